@@ -1,10 +1,10 @@
 """A Kubernetes API server for tests, over TLS on loopback: requests, Leases and other objects by the API's own rules.
 
-Follows pkg/apis/certificates/validation, pkg/registry/certificates and pkg/controller/certificates of Kubernetes:
-client certificates, names taken (409), resource versions (409), conditions that are never taken back, a signer that
-checks usages and names and signs what is approved. A test reads and changes `objects` and `leases`, says in `faults`
-what the next calls are answered instead, and in `denied` what the user may not; with `rbac`, nobody may what that does
-not grant. `received` has every byte that was sent to it inside TLS. Any number of processes may call.
+It follows pkg/apis/certificates/validation, pkg/registry/certificates and pkg/controller/certificates of Kubernetes:
+client certificates, names in use (409), resource versions (409), conditions that are never removed, and a signer that
+checks usages and names and signs approved requests. A test reads and changes `objects` and `leases`, sets the answers
+of the next calls in `faults`, and forbids calls of the user in `denied`. With `rbac`, a user may do only what it
+grants. `received` has every byte that arrived inside TLS. Any number of processes may call.
 """
 
 from __future__ import annotations
@@ -346,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.api.answer(self.command, path, body, query=query, content_type=content_type, user=user)
 
     def _identity(self) -> tuple[str, list[str]]:
-        """Who calls, by the client certificate."""
+        """Return user and groups of the client certificate."""
         assert isinstance(self.connection, ssl.SSLSocket)
         shown: Any = self.connection.getpeercert() or {}
         fields = [(key, value) for part in shown.get("subject", ()) for key, value in part]

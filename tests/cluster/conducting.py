@@ -57,7 +57,7 @@ class Place:
             world.api.store.add("nodes", name, metadata={"labels": labels})
 
     def report(self, rotation: Rotation, /, **changes: Any) -> Report:
-        """What it says when it has come so far, but for the changes."""
+        """Return the report of a node that has reached the phase, with the changes."""
         wanted = desired(rotation)
         issuer = wanted.leaves.sha256 if wanted and wanted.leaves else ""
         trust = digest_of(wanted.trust if wanted else rotation.old)

@@ -97,7 +97,8 @@ Silence = Callable[[str], None]
 
 @pytest.fixture
 def silence(cluster: ApiServer, limits: Limits) -> Silence:
-    """The API server answers nothing from then on: the time of the check, or of each call, is up once it was asked."""
+    """Stop all answers of the API server. The time limit of the check, or of each call, passes after the first request.
+    """
 
     def begin(whose: str) -> None:
         asked: list[str] = []

@@ -1,8 +1,9 @@
-"""A process that takes turns: `KUBECONFIG IDENTITY JOURNAL SECONDS EVENTS`, where EVENTS is a descriptor to write to.
+"""A process that acquires a Lease repeatedly: `KUBECONFIG IDENTITY JOURNAL SECONDS EVENTS`; EVENTS is a descriptor for
+output.
 
-Into the journal and to EVENTS goes each moment of a turn, and when that was by CLOCK_MONOTONIC. The time is read before
-the fence is asked, and what is written passed the fence: so at that time this process held the turn, however late the
-line arrives.
+The process writes each act to the journal and to EVENTS, with its time by CLOCK_MONOTONIC. It reads the time before it
+checks the fence, and writes only after the check. So this process held the Lease at that time, however late the line
+arrives.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Process:
         self.outputs = (os.open(journal, os.O_WRONLY | os.O_APPEND), int(events))
 
     def does(self, what: str) -> bool:
-        """An act of a turn; False, and nothing done, where the fence stands in the way."""
+        """Write an act under the Lease. Return False and write nothing if the fence has passed."""
         at = time.clock_gettime(time.CLOCK_MONOTONIC)
         if not self.lease.held:
             return False

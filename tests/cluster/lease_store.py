@@ -35,7 +35,7 @@ class LeaseStore:
         return made
 
     def change(self, **spec: Any) -> None:
-        """As somebody does with kubectl."""
+        """Change the Lease as an operator does with kubectl."""
         self.only["spec"] |= spec
         self._changed(self.only)
 

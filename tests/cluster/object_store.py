@@ -1,8 +1,9 @@
 """Objects of any kind for the API server of these tests, by the rules of its generic registry.
 
-Follows k8s.io/apiserver's registry/generic/registry and endpoints/handlers: a name is taken once (409), an update or
-patch that names another uid or resource version than the object's is a conflict (409), one that names none is not, a
-change of nothing is none, a page that was not fetched in time is gone (410). `spec` of workloads has a generation.
+It follows k8s.io/apiserver's registry/generic/registry and endpoints/handlers. A name in use is a conflict (409). An
+update or patch with another uid or resource version than the object's is a conflict (409), and one without them is not.
+An empty change keeps the version, and a page that is fetched too late gets 410. `spec` of workloads has a
+generation.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _SELECTABLE = {"metadata.name", "metadata.namespace", "type", "status.phase", "s
 class ObjectStore:
     """A test puts objects in with `add`, reads them with `get`, and changes them with `change`.
 
-    `controllers` are called with resource and object after each write, as controllers that are quick. `before_write` is
-    called before one is looked at: what somebody else does in between.
+    `controllers` are called with resource and object after each write, like fast controllers. `before_write` is called
+    before a write is checked, and represents a concurrent change.
     """
 
     def __init__(self, changed: Callable[[Json], None]) -> None:
@@ -61,7 +62,7 @@ class ObjectStore:
             self.add("namespaces", name)
 
     def add(self, resource: str, name: str, namespace: str = "", **content: Any) -> Json:
-        """Make an object, as somebody did before. `metadata` in `content` is added to the API's own."""
+        """Make an object. `metadata` in `content` is added to the API's own."""
         group = next(group for group, plural in _KINDS if plural == resource)
         made = {
             **copy.deepcopy(content),

@@ -1,8 +1,8 @@
-"""Who may do what at the API server of these tests: RBAC by manifests, the node authorizer, and NodeRestriction.
+"""Authorization of the API server of these tests: RBAC by manifests, the node authorizer, and NodeRestriction.
 
-Follows plugin/pkg/auth/authorizer/rbac, .../node and plugin/pkg/admission/noderestriction of Kubernetes: rights only
-add up; a rule with names permits no request that has none, such as a create; a listing has the name that its field
-selector asks for.
+It follows plugin/pkg/auth/authorizer/rbac, .../node and plugin/pkg/admission/noderestriction of Kubernetes. Rights only
+add up. A rule with names permits no request without a name, such as a create. A listing has the name of its field
+selector.
 """
 
 from __future__ import annotations

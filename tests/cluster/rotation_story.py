@@ -1,7 +1,7 @@
-"""A rotation that writes all that one may write in a cluster, and what has to hold whatever becomes of each write.
+"""A rotation that makes every possible write in a cluster, and the invariants whatever happens to each write.
 
-A control-plane node with its files, and a worker that says what it would. No pass waits: the clocks go on by what it
-would have waited.
+It has a control-plane node with its files, and a worker that only reports. No pass waits: the clocks advance by the
+time that it would have waited.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Hasty(RotatingNode):
 
 
 class Story:
-    """The rotation of the node `node` and of a worker in `world`. `problems` has what may not be, as it was seen."""
+    """The rotation of the node `node` and of a worker in `world`. `problems` has the observed violations."""
 
     def __init__(self, world: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world, api = world, world.api
@@ -116,7 +116,7 @@ class Story:
         if rotation and not rotation.over and not held_back(rotation, WORKER):
             self._worker.gate(rotation)
 
-    # What is so in the cluster
+    # The state of the cluster
 
     def _watched(self, method: str, path: str, body: bytes, **more: Any) -> Any:
         """Each call that takes effect: a phase is followed by the next one, and left when all is as it asks for."""
@@ -158,7 +158,7 @@ class Story:
                 yield f"{where} trusts others"
 
     def unwell(self, ca: Any) -> list[str]:
-        """All that was not, or is not at the end, as it has to be where `ca` is the one to live by."""
+        """Return all violations on the way or at the end, where `ca` must be the only CA."""
         left = [f"{name} is left" for name in self.world.api.objects if name != "certmond-canary"]
         over = [f"the record is in {self.world.phase}"] * (self.world.phase is not Phase.DONE)
         often = [f"the workload was restarted {self.restarts} times"] * (self.restarts > 1)

@@ -1,4 +1,4 @@
-"""What is checked in the cluster before a rotation goes on: signing, tokens, and the CA as it is published."""
+"""The checks in the cluster before a rotation continues: signing, tokens, and the published CA."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: Api
 
 
 def test_a_certificate_of_another_ca_is_told(cluster: ApiServer, access: Access) -> None:
-    """Though the name is the same: by its signature. Afterwards the request is gone."""
+    """The check compares the signature, because the name is the same. Afterwards the request is deleted."""
     says(
         sign(access, NEW), "the cluster signs with a CA (of the name CN=kubernetes) that is not", NEW.facts.sha256[:12]
     )
@@ -82,8 +82,8 @@ def test_a_certificate_of_another_ca_is_told(cluster: ApiServer, access: Access)
 
 @pytest.mark.usefixtures("time_is_up")
 def test_a_request_that_nobody_signs_is_told(cluster: ApiServer, access: Access) -> None:
-    """Approved, and without a certificate within the limit: kube-controller-manager is what to look at. What it signs
-    later is looked at by the next check.
+    """If an approved request has no certificate within the limit, the remedy names kube-controller-manager. The next
+    check reads a certificate that is signed later.
     """
     cluster.signs = False
     check = Signing(access)
@@ -118,7 +118,9 @@ def looker(cluster: ApiServer, access_of: Callable[..., Access]) -> Access:
 
 
 def test_who_may_not_approve_is_told_which_right_is_missing(cluster: ApiServer, looker: Access) -> None:
-    """At once, with the command for who may; the request stays for them, and a further check files no other."""
+    """The message comes at once, with the command for a user who may approve. The request stays, and a further check
+    files no other.
+    """
     check = Signing(looker)
     for _ in range(3):
         canary = check.check(cluster.ca.facts, datetime.now(UTC))
@@ -129,7 +131,7 @@ def test_who_may_not_approve_is_told_which_right_is_missing(cluster: ApiServer, 
 
 
 def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, looker: Access) -> None:
-    """However much later that is: the certificate is looked at by the next check, and the request is gone."""
+    """However late the approval is, the next check reads the certificate and deletes the request."""
     check = Signing(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     says(check.check(cluster.ca.facts, datetime.now(UTC) + timedelta(hours=1)), "waits for approval")
@@ -139,7 +141,7 @@ def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, look
 
 
 def test_another_ca_is_asked_for_anew(cluster: ApiServer, looker: Access) -> None:
-    """A request that waits for approval is none for the CA of another phase."""
+    """A request that waits for approval does not serve the CA of another phase."""
     check = Signing(looker)
     says(check.check(OLD.facts, datetime.now(UTC)), "waits for approval")
     first = cluster.only["metadata"]["uid"]
@@ -151,7 +153,7 @@ def test_another_ca_is_asked_for_anew(cluster: ApiServer, looker: Access) -> Non
 
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "filed by another"])
 def test_a_request_that_is_not_ours_any_more_is_no_answer(cluster: ApiServer, looker: Access, again: bool) -> None:
-    """Where it was deleted while it waited, be it that there is another of its name, it is filed again."""
+    """A request that was deleted while it waited is filed again, also if another one has its name."""
     check, other = Signing(looker), Signing(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     cluster.objects.clear()
@@ -164,8 +166,8 @@ def test_a_request_that_is_not_ours_any_more_is_no_answer(cluster: ApiServer, lo
 
 
 def test_two_processes_of_a_node_wait_for_the_same_approval(cluster: ApiServer, looker: Access) -> None:
-    """A command beside the daemon, say: neither takes away what a person is looking at, and whoever looks first has the
-    answer. The other's request would never live long enough to be approved.
+    """The processes are, for example, a command and the daemon. Neither deletes a request that waits for an operator,
+    and the first check after the approval has the answer. Otherwise no request would exist long enough to be approved.
     """
     daemon, command = Signing(looker), Signing(looker)
     says(daemon.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
@@ -187,7 +189,7 @@ def test_two_processes_of_a_node_wait_for_the_same_approval(cluster: ApiServer, 
 def test_nobody_is_asked_to_approve_what_is_not_as_ours(
     cluster: ApiServer, looker: Access, foreign: dict[str, Any]
 ) -> None:
-    """A request of the name that asks for anything else is taken away before anybody is pointed at it."""
+    """A request of the name with any other content is deleted before the message asks an operator to approve it."""
     oids = {"CN": NameOID.COMMON_NAME, "O": NameOID.ORGANIZATION_NAME}
     names = [x509.NameAttribute(oids[oid], value) for oid, value in foreign.get("names", [("CN", "certmond:canary")])]
     built = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
@@ -222,7 +224,7 @@ def test_what_waits_for_approval_is_withdrawn_in_the_end(cluster: ApiServer, loo
 
 
 def decides(cluster: ApiServer, verdict: str) -> None:
-    """Somebody does, as soon as it is filed."""
+    """Decide the request as soon as it is filed."""
     cluster.signs = False
 
     def decide(method: str, path: str) -> None:
@@ -233,7 +235,7 @@ def decides(cluster: ApiServer, verdict: str) -> None:
 
 
 def test_a_request_that_failed_is_told(cluster: ApiServer, access: Access) -> None:
-    """With what the signer said of it; the next check files another."""
+    """The message has the reason of the signer. The next check files another request."""
     decides(cluster, "Failed")
     says(sign(access, cluster.ca), "certmond-canary has failed (by hand)")
     assert cluster.objects == {}
@@ -241,8 +243,8 @@ def test_a_request_that_failed_is_told(cluster: ApiServer, access: Access) -> No
 
 @pytest.mark.parametrize("again", [False, True], ids=["same process", "another process"])
 def test_a_request_that_was_denied_stays_and_says_why(cluster: ApiServer, access: Access, again: bool) -> None:
-    """Nobody is asked again what a person has refused: each check tells the reason, until somebody takes the request
-    away, be it the cluster; then it is filed again.
+    """After a denial no new request is filed: each check reports the reason, until an operator or the cluster deletes
+    the request. Then it is filed again.
     """
     decides(cluster, "Denied")
     check = Signing(access)
@@ -270,7 +272,7 @@ def test_what_was_denied_is_withdrawn_in_the_end(cluster: ApiServer, access: Acc
 
 
 def test_what_is_no_certificate_of_its_key_is_told(cluster: ApiServer, access: Access) -> None:
-    """Whatever signed something else."""
+    """The check fails if the signed certificate has another key."""
     cluster.sign = lambda csr, spec: NEW.pem  # type: ignore[method-assign]
     says(sign(access, cluster.ca), "is no certificate of its key")
 
@@ -291,7 +293,7 @@ def test_a_request_that_was_left_is_cleared_first(cluster: ApiServer, access: Ac
 
 
 def test_a_request_that_somebody_deletes_is_filed_again(cluster: ApiServer, access: Access) -> None:
-    """It is not taken for an answer."""
+    """A deleted request does not count as an answer."""
     cluster.signs = False
 
     def delete(method: str, path: str) -> None:
@@ -303,7 +305,7 @@ def test_a_request_that_somebody_deletes_is_filed_again(cluster: ApiServer, acce
 
 
 def test_a_request_that_another_files_at_the_same_time_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
-    """Whose it is nobody knows: it is filed again later."""
+    """Its owner is unknown, so the check files its request again later."""
 
     def other(method: str, path: str) -> None:
         if method == "POST":
@@ -331,7 +333,7 @@ def test_a_fresh_token_is_taken(cluster: ApiServer, access: Access) -> None:
 
 @pytest.mark.usefixtures("account")
 def test_a_token_that_is_not_taken_is_told_without_it(cluster: ApiServer, access: Access) -> None:
-    """The API server's reason is told, though it quotes the token, and the token is not."""
+    """The message has the API server's reason, which quotes the token, without the token."""
     cluster.tokens.known = []
     canary = tokens(access)
     says(canary, "a fresh token of kube-system/certmond is not taken ([invalid bearer token it, ")
@@ -341,14 +343,14 @@ def test_a_token_that_is_not_taken_is_told_without_it(cluster: ApiServer, access
 
 @pytest.mark.usefixtures("account")
 def test_a_token_of_another_key_is_told(access: Access) -> None:
-    """A token that is taken, and that the old key signed, is not what was asked for."""
+    """A token that is accepted but signed by the old key fails the check."""
     expected = describe_key(ec.generate_private_key(ec.SECP256R1()).public_key())
     says(tokens(access, signed_by=expected), f"is not signed with the key {expected.sha256[:12]}")
 
 
 @pytest.mark.usefixtures("account")
 def test_a_token_that_is_taken_for_another_is_told(cluster: ApiServer, access: Access) -> None:
-    """Who the token is has to be the service account."""
+    """The authenticated user must be the service account."""
     review = cluster.tokens.review
     cluster.tokens.review = lambda asked: (  # type: ignore[method-assign]
         201, review(asked)[1] | {"status": {"authenticated": True, "user": {"username": "admin"}}},
@@ -375,7 +377,7 @@ def test_another_service_account_takes_another_right(cluster: ApiServer, access:
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize("head", ["", "%", "e30"])
 def test_a_token_that_does_not_say_its_key_is_of_another(cluster: ApiServer, access: Access, head: str) -> None:
-    """Where a key is asked for, a token that names none, or is none, is not signed with it."""
+    """If a key is required, a token without a key identifier, or text that is no token, is not signed with it."""
     cluster.tokens.request = lambda namespace, name, asked: (  # type: ignore[method-assign]
         201, asked | {"status": {"token": f"{head}.x.y", "expirationTimestamp": "2026-11-24T12:00:00Z"}},
     )  # fmt: skip
@@ -389,7 +391,7 @@ def test_a_token_that_does_not_say_its_key_is_of_another(cluster: ApiServer, acc
 
 @pytest.mark.usefixtures("account")
 def test_an_api_that_gives_or_reviews_no_token_is_told(cluster: ApiServer, access: Access) -> None:
-    """Neither is a token that is taken."""
+    """Without a review or a token, the check fails."""
     request = cluster.tokens.request
     cluster.tokens.review = lambda asked: (404, {})  # type: ignore[method-assign]
     says(tokens(access), "the Kubernetes API reviews no tokens")
@@ -454,7 +456,7 @@ def test_a_cluster_without_namespaces_is_none(cluster: ApiServer, access: Access
 
 
 def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: ApiServer, access: Access) -> None:
-    """No ConfigMap at all is told; a namespace that is being deleted gets none, and is passed over."""
+    """A missing ConfigMap is reported. A namespace that is being deleted gets none, and is skipped."""
     for namespace in ("default", "kube-public", "kube-system"):
         publish(cluster, namespace, OLD.pem)
     cluster.store.add("namespaces", "ending", status={"phase": "Terminating"})
@@ -470,7 +472,7 @@ def test_many_namespaces_are_counted() -> None:
 
 
 def test_a_page_that_is_gone_is_no_answer(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the API server has forgotten the next page, nothing is concluded from those before."""
+    """If the API server no longer has the next page, the check concludes nothing from the pages before."""
     monkeypatch.setattr("certmond.cluster.rotation_checks.trust_bundles.PAGE", 1)
     for namespace in ("default", "kube-public", "kube-system"):
         publish(cluster, namespace, OLD.pem)
@@ -479,7 +481,9 @@ def test_a_page_that_is_gone_is_no_answer(cluster: ApiServer, access: Access, mo
 
 
 def test_secrets_are_not_looked_at_unless_asked_for(cluster: ApiServer, access: Access) -> None:
-    """That is ok, and said; nothing is asked, and without the right it is a refusal."""
+    """The check passes and reports that it read nothing; it makes no call. With the option and without the right it
+    fails.
+    """
     canary = token_secrets(access, BOTH)
     assert canary.ok
     assert canary.fact.startswith("not looked at: ")
@@ -488,7 +492,8 @@ def test_secrets_are_not_looked_at_unless_asked_for(cluster: ApiServer, access: 
 
 
 def test_the_ca_in_secrets_with_tokens_is_compared_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:
-    """Those of that type only, in every namespace, with the right that is bound to nobody by itself."""
+    """The check reads only Secrets of that type, in every namespace, with a right that is bound to no user by default.
+    """
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-secrets", "certmond")
     kind = "kubernetes.io/service-account-token"
@@ -517,7 +522,7 @@ def info(cluster: ApiServer, pem: bytes, **changes: Any) -> dict[str, Any]:
 
 
 def test_cluster_info_has_the_wanted_ca_or_that_is_told(cluster: ApiServer, access: Access) -> None:
-    """As a set; and unless it is asked for, nothing is changed."""
+    """The CAs are compared as a set. Without the option nothing is changed."""
     made = info(cluster, bundle(NEW, OLD))
     known(cluster_info(access, BOTH, BOTH))
     before = made["metadata"]["resourceVersion"]
@@ -526,7 +531,7 @@ def test_cluster_info_has_the_wanted_ca_or_that_is_told(cluster: ApiServer, acce
 
 
 def test_a_ca_that_cannot_be_read_is_exchanged_as_well(cluster: ApiServer, access: Access) -> None:
-    """Whatever stood there."""
+    """Whatever the field contains, it is replaced."""
     info(cluster, b"", **{"certificate-authority-data": "abcde"})
     says(cluster_info(access, BOTH, BOTH), "cannot be read")
     assert cluster_info(access, BOTH, BOTH, update=True).ok
@@ -534,7 +539,7 @@ def test_a_ca_that_cannot_be_read_is_exchanged_as_well(cluster: ApiServer, acces
 
 
 def test_cluster_info_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
-    """Where the API gives no resource version, a change would be blind: it is taken for no API at all."""
+    """Without a resource version a change would be blind: the server is no Kubernetes API."""
     del info(cluster, OLD.pem)["metadata"]["resourceVersion"]
     says(cluster_info(access, BOTH, BOTH, update=True), "is no Kubernetes API")
     assert not [call for call in cluster.calls if call.startswith("PATCH")]
@@ -562,8 +567,8 @@ def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, acces
 def test_what_somebody_else_has_cluster_info_trust_stays(
     cluster: ApiServer, access: Access, wanted: tuple[Certificate, ...]
 ) -> None:
-    """A CA that is none of the rotation's is no fault, and stays behind those that are, in each phase; of one that has
-    our key, be it of other dates, the wanted one is left.
+    """A CA outside the rotation is no fault, and stays behind those of the rotation, in each phase. Of several
+    certificates with the CA's key, only the required one stays.
     """
     other, reissued = make_ca(), make_ca(key=OLD.key)
     info(cluster, bundle(other, reissued))
@@ -576,7 +581,7 @@ def test_what_somebody_else_has_cluster_info_trust_stays(
 
 
 def test_cluster_info_is_changed_only_as_it_was_read(cluster: ApiServer, access: Access) -> None:
-    """What somebody else writes meanwhile is not overwritten: it is looked at again."""
+    """A concurrent change is not overwritten. The next check reads it."""
     info(cluster, OLD.pem)
 
     def other() -> None:
@@ -598,7 +603,7 @@ def test_without_cluster_info_nothing_joins_by_it(access: Access) -> None:
 
 @pytest.mark.parametrize("text", ["", "[", "clusters: []", "clusters: [{cluster: 5}]", "users: []"])
 def test_a_cluster_info_that_is_no_kubeconfig_is_told(cluster: ApiServer, access: Access, text: str) -> None:
-    """And never written over."""
+    """It is never overwritten."""
     cluster.store.add("configmaps", "cluster-info", "kube-public", data={"kubeconfig": text})
     says(cluster_info(access, BOTH, BOTH, update=True), "the kubeconfig in the ConfigMap kube-public/cluster-info ")
     assert cluster.store.get("configmaps", "cluster-info", "kube-public")["data"] == {"kubeconfig": text}
@@ -618,7 +623,9 @@ CHECKS: dict[str, Callable[[Access, timedelta], Canary]] = {
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize("whose", ["check", "call"])
 def test_a_cluster_that_does_not_answer_has_not_passed(access: Access, silence: Silence, name: str, whose: str) -> None:
-    """Whatever ends first, the time of the check or that of a call: it is not ok, and says that nobody answered."""
+    """At the limit of the check or of a call, whichever is first, the check fails, and the message reports that no
+    answer came.
+    """
     silence(whose)
     canary = CHECKS[name](access, timedelta(seconds=7))
     assert canary.name == name
@@ -629,12 +636,12 @@ def test_a_cluster_that_does_not_answer_has_not_passed(access: Access, silence: 
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize("fault", [401, 403, 500])
 def test_a_cluster_that_refuses_has_not_passed(cluster: ApiServer, access: Access, name: str, fault: int) -> None:
-    """A refusal is told as one."""
+    """A refusal is reported as a refusal."""
     cluster.faults = [Fault(fault)] * 3
     says(CHECKS[name](access, timedelta(seconds=5)))
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_kubeconfig_that_is_not_there_has_not_passed(access: Access, name: str) -> None:
-    """Nobody could be asked."""
+    """Without a kubeconfig the check makes no call and fails."""
     says(CHECKS[name](replace(access, kubeconfig=lambda: "/nowhere"), timedelta(seconds=5)), "/nowhere")

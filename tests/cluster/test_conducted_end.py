@@ -29,7 +29,7 @@ STOPS = 6
 
 
 class Away(list[Fault]):
-    """The API answers nothing but 503."""
+    """The API answers only 503."""
 
     def __init__(self) -> None:
         super().__init__([Fault(503)])
@@ -107,7 +107,7 @@ def test_an_end_that_is_cut_off_is_ended(world: World, node: RotatingNode) -> No
 
 
 def test_a_record_that_was_deleted_keeps_no_node_in_done(world: World, node: RotatingNode) -> None:
-    """Where the cluster's record is gone when a node is in `done`, the node ends the rotation all the same."""
+    """If the record of the cluster is deleted when a node is in `done`, the node still ends the rotation."""
     enforcer = node.enforcer()
     come_to(Phase.DONE, world, node, enforcer)
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
@@ -116,8 +116,8 @@ def test_a_record_that_was_deleted_keeps_no_node_in_done(world: World, node: Rot
 
 
 def beside(world: World, node: RotatingNode) -> Path:
-    """A service whose restart waits for its turn, which another node has, and that the rotation does not concern. What
-    that restart makes.
+    """Add a service outside the rotation whose restart waits for the lock of another node. Return the file that its
+    restart creates.
     """
     made, other = node.place / "site-was-restarted", make_ca()
     document = yaml.safe_load((node.place / "config.yaml").read_text())

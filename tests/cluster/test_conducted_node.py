@@ -70,7 +70,7 @@ def node(world: World, calm: RotatingNode) -> RotatingNode:
 
 
 def one_pass(world: World, node: RotatingNode, enforcer: Enforcer) -> str | None:
-    """What a daemon does when it is its turn, in a cluster that is as it should be."""
+    """Make a pass like a daemon that holds the Lease, in a cluster that passes all checks."""
     if node.record:
         fit(world, node.record)
     assessment, around = enforcer.see()
@@ -105,8 +105,8 @@ def test_a_node_is_led_to_the_end(world: World, node: RotatingNode) -> None:
 
 
 def test_what_is_over_is_ended_before_the_next_one_is_followed(world: World, node: RotatingNode) -> None:
-    """The cluster is in the next rotation already: what was kept for the way back of this one goes nevertheless, or its
-    key would be in the way of the next.
+    """If the cluster is already in the next rotation, the node still deletes the files of this one, whose key would
+    block the next.
     """
     come_to(Phase.DONE, world, node, node.enforcer())
     over = node.record
@@ -123,7 +123,7 @@ def test_what_is_over_is_ended_before_the_next_one_is_followed(world: World, nod
     "call", ["PUT /api/v1/namespaces/kube-system/configmaps", "GET /api/v1/namespaces/kube-system/configmaps"]
 )
 def test_a_phase_that_cannot_be_recorded_is_not_left(world: World, node: RotatingNode, call: str) -> None:
-    """The node waits and says for what; it goes on when the record can be written, and nothing has failed."""
+    """The node waits and reports the reason. It continues when the record can be written, and no step has failed."""
     enforcer = node.enforcer()
     world.api.denied = {call}
     for _ in range(3):
@@ -138,7 +138,7 @@ def test_a_phase_that_cannot_be_recorded_is_not_left(world: World, node: Rotatin
 
 
 def test_another_record_in_the_cluster_is_told(world: World, node: RotatingNode) -> None:
-    """A record that this node cannot follow stops it, and the next look tells it as what it is."""
+    """A record that this node cannot follow stops it, and the next pass reports the record."""
     enforcer = node.enforcer()
     one_pass(world, node, enforcer)
     before = node.phase
@@ -168,8 +168,8 @@ def test_what_a_node_has_said_holds_while_it_is_so(world: World, node: RotatingN
 
 
 def test_what_cannot_be_written_does_not_make_it_deaf(world: World, node: RotatingNode) -> None:
-    """A daemon whose step fails takes back what it has said, hears that the rotation was led back, and follows. It
-    tries again after a while, and not at once.
+    """A daemon whose step fails withdraws its report, reads that the rotation was aborted, and follows. It tries again
+    after a delay, not at once.
     """
     former, enforcer = node.read("user.conf"), node.enforcer()
     shared = former.replace(b"certificate-authority-data: ", b"certificate-authority-data: &ca ") + b"also: *ca\n"
@@ -178,7 +178,7 @@ def test_what_cannot_be_written_does_not_make_it_deaf(world: World, node: Rotati
     acting = Acting(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
 
     def passes(until: Callable[[], bool]) -> None:
-        end = time.monotonic() + DEADLINE  # the API is asked again after `poll`, which nobody sets for it
+        end = time.monotonic() + DEADLINE  # the API is read again after `poll`, which the test does not set for it
         while time.monotonic() < end:
             fit(world, recorded(node))
             acting.decide(*enforcer.see())
@@ -209,7 +209,7 @@ def recorded(node: RotatingNode) -> Rotation:
 
 
 def test_a_record_that_was_deleted_is_brought_back(world: World, node: RotatingNode) -> None:
-    """By the control plane that knows how far the rotation is, before it does anything else; and it goes on."""
+    """The control plane that has the phase restores the record before any other step, and the rotation continues."""
     come_to(Phase.DETACH, world, node, node.enforcer())
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
     world.api.store.add("nodes", "node-2", metadata={"labels": {"node-role.kubernetes.io/control-plane": ""}})
@@ -223,7 +223,8 @@ def test_a_record_that_was_deleted_is_brought_back(world: World, node: RotatingN
 
 
 def test_a_record_that_cannot_be_brought_back_is_told(world: World, node: RotatingNode) -> None:
-    """Why, and the phase lasts; a worker, which writes no record, waits for those who do."""
+    """The message has the reason, and the phase lasts. A worker, which writes no record, waits for the control planes.
+    """
     come_to(Phase.DETACH, world, node, node.enforcer())
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
     world.api.denied = {"POST /api/v1/namespaces/kube-system/configmaps"}
@@ -269,7 +270,9 @@ def test_who_lags_excludes_in_the_phase_of_the_cluster(world: World, node: Rotat
 
 
 def test_what_changes_while_a_person_decides_is_decided_anew(world: World, node: RotatingNode) -> None:
-    """Between the look and the word of a person the cluster went on: neither a way back nor an exclusion is written."""
+    """If the cluster advanced between the pass and the command of an operator, neither an abort nor an exclusion is
+    written.
+    """
     lags(world, node, Phase.TRUST, Phase.TRUST)
     enforcer = node.enforcer()
     enforcer.rotating.ask()
@@ -285,8 +288,8 @@ def test_what_changes_while_a_person_decides_is_decided_anew(world: World, node:
 
 
 def test_what_others_have_come_to_is_noted_where_nobody_has_decided_meanwhile(world: World, node: RotatingNode) -> None:
-    """Between the look and the note of what the cluster has, another process of this node has led it back: that stays,
-    and is looked at anew.
+    """If another process of this node aborted the rotation between the pass and the write, the abort stays, and the
+    next pass reads it.
     """
     lags(world, node, Phase.PREPARE, Phase.DETACH)
     enforcer = node.enforcer()
@@ -300,7 +303,7 @@ def test_what_others_have_come_to_is_noted_where_nobody_has_decided_meanwhile(wo
 
 
 def told(node: RotatingNode, *, worker: bool) -> list[dict[str, str]]:
-    """What the node tells of its CA in some passes, as a worker without the CA's key or as a control plane."""
+    """Return the findings of the node's CA in some passes, as a worker without the CA's key or as a control plane."""
     if worker:
         (node.files / "ca.key").unlink(missing_ok=True)
     enforcer, found = node.enforcer(), list[dict[str, str]]()
@@ -316,8 +319,8 @@ def told(node: RotatingNode, *, worker: bool) -> list[dict[str, str]]:
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.DISTRUST])
 @pytest.mark.parametrize("worker", [False, True], ids=["control plane", "worker"])
 def test_a_forged_record_is_not_followed(world: World, calm: RotatingNode, phase: Phase, worker: bool) -> None:
-    """Whoever can write the record can make no node trust another CA: nothing is touched, nothing noted, and it is
-    told.
+    """A user who can write the record can make no node trust another CA: no file and no record changes, and the node
+    reports it.
     """
     world.record(world.rotation(phase))
     before = calm.tree()
@@ -328,8 +331,8 @@ def test_a_forged_record_is_not_followed(world: World, calm: RotatingNode, phase
 
 
 def test_a_worker_follows_what_a_control_plane_has_begun(world: World, calm: RotatingNode, tmp_path: Path) -> None:
-    """When its batch has come, and not before; be it that it hears of it late: the former CA's signature is in the
-    record.
+    """The worker follows when its batch has started, not before, also if it reads the record late: the record has the
+    old CA's signature.
     """
     calm.copy(tmp_path / "other").begin(world.new)
     assert world.recorded
@@ -360,7 +363,7 @@ def test_what_a_worker_has_said_stands_until_its_batch_comes(world: World, calm:
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_a_control_plane_has_the_key_on_the_way_back_too(world: World, node: RotatingNode, phase: Phase) -> None:
-    """It says so in each phase: that is what tells it from a worker, whatever its Node is labelled."""
+    """Its report has that in each phase, and distinguishes it from a worker, whatever the labels of its Node."""
     come_to(phase, world, node, node.enforcer())
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
     enforcer, found = node.enforcer(), set[str]()
@@ -389,8 +392,8 @@ def counted(enforcer: Enforcer) -> Workers | None:
 
 
 def test_it_is_told_how_far_the_workers_are(world: World, calm: RotatingNode) -> None:
-    """Before it begins, in which phases they follow in batches; then how many there are, may act, and have said that
-    they have come so far. A node by itself tells of none, nor does what is done at once.
+    """Before the rotation, the plan has the phases with batches. Then the status has the number of workers, of those
+    released, and of those that have reached the phase. A single node and a rotation at once have none.
     """
     calm.stage(world.new)
     said = "workers in trust, issue, distrust: one first, then 10% at a time, when all before them have"
@@ -430,7 +433,7 @@ def test_who_has_no_key_begins_nothing(world: World, calm: RotatingNode, key: by
 
 
 def test_a_forged_record_is_told_to_who_decides(world: World, calm: RotatingNode) -> None:
-    """Neither verb does anything about it."""
+    """Neither verb changes anything."""
     world.record(world.rotation(Phase.TRUST))
     calm.stage(world.new)
     for verb in ("abort", "rotate"):
@@ -440,7 +443,7 @@ def test_a_forged_record_is_told_to_who_decides(world: World, calm: RotatingNode
 
 
 def test_what_several_nodes_have_begun_is_not_ended_alone(world: World, node: RotatingNode) -> None:
-    """Without `cluster:` in the configuration it stands still, and is told; with it, it goes on."""
+    """Without `cluster:` in the configuration the rotation is blocked and reported. With it, the rotation continues."""
     cluster = node.settings["cluster"]
     come_to(Phase.TRUST, world, node, node.enforcer())
     node.configure(cluster={})
@@ -456,8 +459,8 @@ def test_what_several_nodes_have_begun_is_not_ended_alone(world: World, node: Ro
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_an_older_record_that_comes_back_is_not_followed(world: World, node: RotatingNode, phase: Phase) -> None:
-    """Of an etcd that was restored: what went back and was closed is neither begun again nor turned round again. Who
-    begins another one is told which record is stale, and how to take it away; then it begins.
+    """After a restore of etcd, a rotation that was aborted and closed is neither begun nor aborted again. The command
+    that begins another one names the stale record and how to delete it; then it begins.
     """
     come_to(Phase.DETACH, world, node, node.enforcer())
     forth = recorded(node)
@@ -504,7 +507,7 @@ def test_a_forged_record_stops_no_other_family(world: World, calm: RotatingNode)
 
 
 def due(node: RotatingNode, *, by: Issued | None = None) -> None:
-    """web.crt is to be renewed now."""
+    """Make web.crt due for renewal now."""
     now = node.clock()
     web = make_server(by or node.old, "web", names=["DNS:web"], not_before=now - 90 * DAY, not_after=now + DAY)
     node.put("web.crt", web.pem)
@@ -521,10 +524,10 @@ def planned(enforcer: Enforcer) -> tuple[list[str], list[str]]:
 def test_a_record_that_cannot_be_understood_stops_no_renewal_of_who_is_in_none(
     world: World, calm: RotatingNode
 ) -> None:
-    """Where a node is in no rotation, and its CA is the one that it has lived by, leaves are renewed as ever, whatever
-    stands in the cluster's record, which is told; where its CA is another one, they are not.
+    """If a node is in no rotation and its CA is unchanged, leaves are renewed, whatever the cluster's record has, which
+    is reported. If its CA changed, they are not.
     """
-    assert calm.step() is None  # which accepts what it lives by
+    assert calm.step() is None  # which accepts the present CA
     due(calm)
     world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
     enforcer = calm.enforcer()
@@ -542,8 +545,8 @@ def test_a_record_that_cannot_be_understood_stops_no_renewal_of_who_is_in_none(
 def test_what_a_rotation_concerns_is_not_renewed_while_nobody_can_tell_how_far_it_is(
     world: World, calm: RotatingNode, phase: Phase, whose: str
 ) -> None:
-    """Nothing is signed with a CA that a rotation which is under way here concerns, be it the former or the new one,
-    and be it that somebody has put the former one's files back.
+    """certmond signs nothing with a CA of a running rotation, neither the old nor the new one, also if an operator
+    restored the files of the old one.
     """
     assert calm.step() is None
     former = {name: calm.read(name) for name in ("ca.crt", "ca.key")}
@@ -569,7 +572,9 @@ def test_what_a_rotation_concerns_is_not_renewed_while_nobody_can_tell_how_far_i
 
 
 def test_a_node_that_was_left_out_says_that_it_is_cut_off(world: World, node: RotatingNode) -> None:
-    """At its CA, critical, with what to do, beside what is told of the rotation; leaves are renewed as before."""
+    """The critical finding is at its CA with the remedy, beside the state of the rotation. Leaves are renewed as
+    before.
+    """
     enforcer = node.enforcer()
     come_to(Phase.DETACH, world, node, enforcer)
     world.api.before = lambda *_: world.api.faults.append(Fault(401))
@@ -604,7 +609,7 @@ def test_a_check_asks_once_whether_the_cluster_knows_the_node(
 
 
 def test_what_is_not_asked_waits_for_nobody(world: World, calm: RotatingNode) -> None:
-    """A look at another time, or one that only plans, asks the API nothing."""
+    """A pass for another time, or one that only plans, makes no call of the API."""
     world.api.calls.clear()
     for words in (("check", "--at", "2030-01-01T00:00:00Z"), ("plan",), ("metrics",)):
         calm.hurry(*words)

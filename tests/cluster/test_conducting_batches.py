@@ -63,7 +63,7 @@ def may_act(world: World) -> list[str]:
 
 
 def leads(world: World, node: Place) -> Gate:
-    """What this node has to say, that has come so far; what is to be known by all it records."""
+    """Report this node, which has reached the phase, and publish its record."""
     node.conductor.ask()
     gate = node.gate(recorded(world))
     if gate.noted:
@@ -103,7 +103,7 @@ def test_workers_act_when_those_before_them_have_come_so_far(world: World, nodes
 
 
 def test_a_worker_that_is_silent_stops_the_phase_and_is_named(world: World, nodes: dict[str, Place]) -> None:
-    """Nobody behind it acts, however long that takes, until it is left out: then the next ones do."""
+    """No worker behind it starts until it is excluded. Then the next ones start."""
     first, (silent, second, third, *_) = nodes["control-1"], WORKERS
     acknowledge(world, nodes, "control-2")
     leads(world, first)
@@ -119,7 +119,7 @@ def test_a_worker_that_is_silent_stops_the_phase_and_is_named(world: World, node
 
 
 def test_who_takes_its_word_back_stops_those_behind_it(world: World, nodes: dict[str, Place]) -> None:
-    """A worker that was well, and is not any more, is waited for again."""
+    """The coordinator waits again for a worker that was ready and no longer is."""
     first, canary = nodes["control-1"], WORKERS[0]
     acknowledge(world, nodes, "control-2")
     leads(world, first)
@@ -133,8 +133,8 @@ def test_who_takes_its_word_back_stops_those_behind_it(world: World, nodes: dict
 def test_a_worker_that_is_labelled_as_a_control_plane_follows_in_its_turn(
     world: World, nodes: dict[str, Place], silent: str
 ) -> None:
-    """Once `prepare` is over no control plane says that it lacks the new key: who does is a worker, whatever its label
-    is since. It is let act with those of its place, and nobody waits for it before.
+    """After `prepare`, every control plane has the new key, so a node without it is a worker, whatever its label. It is
+    released with its batch, and the coordinator does not wait for it before.
     """
     nodes[silent].gate(trust(world, phase=Phase.DETACH))
     labels = {"node-role.kubernetes.io/control-plane": ""}
@@ -156,7 +156,9 @@ def test_a_control_plane_is_one_whatever_it_has_said_of_another_rotation(world: 
 
 
 def test_only_who_leads_lets_workers_act(world: World, nodes: dict[str, Place]) -> None:
-    """Another control plane says who leads; it goes on where the leader left it, once that one is gone."""
+    """Another control plane reports the coordinator. It continues where the coordinator stopped, when that one has
+    ended.
+    """
     one, two = (nodes[name] for name in CONTROL_PLANES)
     leads(world, two)
     leads(world, one)
@@ -169,7 +171,7 @@ def test_only_who_leads_lets_workers_act(world: World, nodes: dict[str, Place]) 
 
 
 def test_of_two_that_let_workers_act_at_once_one_is_told(world: World, nodes: dict[str, Place]) -> None:
-    """What was decided from an older record is not written, be it found by its content or by its version."""
+    """A decision from an older record is not written, whether its content or its version shows that."""
     one, two = (nodes[name] for name in CONTROL_PLANES)
     for each in (one, two):
         each.conductor.ask()
@@ -185,7 +187,7 @@ def test_of_two_that_let_workers_act_at_once_one_is_told(world: World, nodes: di
 
 
 def test_no_worker_is_held_back_again_in_the_same_phase(world: World, nodes: dict[str, Place]) -> None:
-    """Neither is fewer workers let act than the record says, nor does a node follow a record that was put back."""
+    """The record never releases fewer workers than before, and a node does not follow a record that does."""
     worker, first = nodes[WORKERS[0]].conductor, nodes["control-1"].conductor
     had = replace(recorded(world), released=0.9)
     world.record(had)
@@ -208,7 +210,7 @@ def test_no_worker_is_held_back_again_in_the_same_phase(world: World, nodes: dic
 def test_what_is_at_once_or_changes_no_worker_has_no_batches(
     world: World, nodes: dict[str, Place], changes: dict[str, object]
 ) -> None:
-    """Everybody may act, everybody is waited for, and the record is not touched; nobody is counted."""
+    """All workers act, the coordinator waits for all, and the record is not written. No worker is counted."""
     world.record(rotation := trust(world, **changes))
     assert may_act(world) == WORKERS
     waits = leads(world, nodes["control-1"]).waits
@@ -227,7 +229,7 @@ def test_a_place_that_is_none_is_no_record(world: World, released: str) -> None:
 
 
 def test_nothing_secret_is_said(world: World, nodes: dict[str, Place]) -> None:
-    """A place is a share that the name decides; no key of a CA ever goes through the API."""
+    """The place of a worker is a fraction that its name determines. No key of a CA is ever sent through the API."""
     for name in CONTROL_PLANES[::-1]:
         leads(world, nodes[name])
     assert recorded(world).released == place(WORKERS[1])

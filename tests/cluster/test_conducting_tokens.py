@@ -1,5 +1,4 @@
-"""A rotation of the keys of tokens as the cluster leads it: who is asked, what is looked at, and what is for all to
-know.
+"""A rotation of the token keys in a cluster: which nodes must report, what is checked, and what the record publishes.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ DONE = Report("20261124-sa", Phase.ISSUE, digest_of((OLD, NEW)), "", signs=True,
 
 
 class Leading:
-    """It is always this node's turn."""
+    """This node always holds the Lease."""
 
     def take(self) -> str | None:
         return None
@@ -71,8 +70,8 @@ def test_the_record_has_public_keys() -> None:
 def test_the_time_of_the_former_tokens_counts_from_when_the_new_key_is_seen_to_sign(
     cluster: ApiServer, conductor: ClusterConductor, passed: list[float]
 ) -> None:
-    """As long as some API server signs with the former key, no instant is noted; then it is, for all, and both keys are
-    accepted for `root_ca.token_overlap` from then on. Workers are not asked.
+    """While an API server signs with the old key, no instant is recorded. Then the record has it, and both keys are
+    accepted for `root_ca.token_overlap` from then on. Workers need not report.
     """
     (said,) = conductor.gate(ISSUE, DONE, NOW).waits
     assert said.startswith(f"a fresh token of kube-system/certmond is not signed with the key {NEW.sha256[:12]}")
@@ -103,7 +102,7 @@ def test_who_joins_while_the_cluster_is_looked_at_is_counted(cluster: ApiServer,
 
 
 def test_what_is_signed_otherwise_in_the_end_holds_the_phase(cluster: ApiServer, conductor: ClusterConductor) -> None:
-    """Somebody has put the former key back meanwhile: it is not distrusted."""
+    """If an operator restored the old key meanwhile, it is not distrusted."""
     cluster.tokens.key = KEYS[0]
     (said,) = conductor.gate(replace(ISSUE, published=NOW), DONE, NOW + 24 * HOUR).waits
     assert "is not signed with the key" in said

@@ -95,7 +95,7 @@ def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, A
 
 
 def test_what_has_no_record_is_told() -> None:
-    """A rotation of this node alone, and nodes by names that no node has."""
+    """The error covers a rotation of this node alone, and nodes whose names no Node can have."""
     with pytest.raises(RotationError, match=r"^the rotation r-1 of ca was begun by this node alone, .*; let it end"):
         record_of(replace(ROTATION, found=True), "node-1")
     with pytest.raises(RotationError, match=r"r-1 of ca cannot be recorded \(excluded\); nodes are named as `kubectl"):
@@ -154,7 +154,9 @@ def test_who_was_away_at_the_very_end_learns_of_it_from_the_next_one(world: Worl
 
 
 def test_a_rotation_that_is_over_concerns_who_was_away(world: World) -> None:
-    """A node that has known of none follows it where it lives by the CA that was rotated away, and else does not."""
+    """A node without a rotation follows the record if it still uses the CA that was rotated away, and otherwise does
+    not.
+    """
     node, over = world.node("node-1"), at(ROTATION, Phase.DONE)
     world.record(over)
     node.conductor.ask()
@@ -165,8 +167,8 @@ def test_a_rotation_that_is_over_concerns_who_was_away(world: World) -> None:
 
 @pytest.mark.parametrize("side", ["user", "server"])
 def test_who_is_not_of_the_cluster_any_more_says_so(world: World, side: str) -> None:
-    """Where the API does not know the user, or serves a certificate of another CA, twice in a row; until it answers. A
-    refusal and silence are no such thing.
+    """The report comes if the API does not authenticate the user, or serves a certificate of another CA, twice in a
+    row, until it answers. A refusal or silence is not enough.
     """
     node = world.node("node-1")
     path = Path(node.access.kubeconfig())
@@ -200,7 +202,7 @@ def test_two_rotations_at_once_are_for_a_person(world: World) -> None:
 
 
 def test_a_record_that_cannot_be_understood_stops_every_node(world: World) -> None:
-    """It is told, be it of a later schema or of an unknown phase, until it can be understood again."""
+    """A record of a later schema or of an unknown phase is an error until it is readable again."""
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
     node.conductor.ask()
@@ -220,7 +222,7 @@ def test_a_record_that_cannot_be_understood_stops_every_node(world: World) -> No
 
 @pytest.mark.parametrize("fault", [0, 403, 500])
 def test_an_api_that_does_not_answer_changes_nothing(world: World, fault: int) -> None:
-    """What was read last holds on, and the record is asked for again soon."""
+    """The last record stays valid, and the node soon reads again."""
     node = world.node("node-1", worker=True)
     world.record(ROTATION)
     node.conductor.ask()
@@ -271,7 +273,7 @@ def test_one_rotation_at_a_time(world: World) -> None:
 
 
 def test_the_record_never_goes_back(world: World) -> None:
-    """Who has not seen that it went on neither brings an earlier phase back nor turns it round from there."""
+    """A node that missed the next phase can neither restore an earlier phase nor abort from there."""
     world.record(at(ROTATION, Phase.DISTRUST))
     node = world.node("node-1")
     for stale in (ROTATION, replace(at(ROTATION, Phase.ISSUE), excluded=("node-2",))):
@@ -288,7 +290,7 @@ def test_the_record_never_goes_back(world: World) -> None:
 
 @pytest.mark.parametrize("moment", ["before it is read", "before it is written", "deleted"])
 def test_what_was_decided_from_an_older_record_is_decided_anew(world: World, moment: str) -> None:
-    """Whoever changed it, be it only which nodes are left out: nothing is written, and it is read again at once."""
+    """Whatever changed, also only the excluded nodes: nothing is written, and the record is read again at once."""
     node, changed = world.node("node-1"), replace(ROTATION, excluded=("node-2",))
     world.record(ROTATION)
     node.conductor.ask()
@@ -316,7 +318,7 @@ def test_what_was_decided_from_an_older_record_is_decided_anew(world: World, mom
     [(0, 403, RefusedError), (0, 0, UnreachableError), (1, 403, RefusedError), (1, 500, UnreachableError)],
 )
 def test_who_could_tell_nobody_is_told(world: World, call: int, fault: int, error: type[Exception]) -> None:
-    """Be it that the record cannot be read or cannot be written; nothing is lost, and it goes on when it can be."""
+    """Nothing is lost, and the rotation continues when the record can be read and written."""
     node = world.node("node-1")
     node.conductor.publish(ROTATION)
     calls = len(world.api.calls)
@@ -334,7 +336,7 @@ def test_who_could_tell_nobody_is_told(world: World, call: int, fault: int, erro
 
 
 def test_a_write_whose_answer_is_lost_is_seen_later(world: World) -> None:
-    """The record has gone on; this node follows it when it is read again."""
+    """The record has advanced, and this node follows it at the next read."""
     node = world.node("node-1")
     node.conductor.publish(ROTATION)
 
@@ -370,7 +372,8 @@ def nodes(world: World, **settings: Any) -> tuple[Place, ...]:
 
 
 def test_a_phase_is_left_when_every_node_has_said_so(world: World) -> None:
-    """Each one that has not is named, with what it says; the last one to say so opens it for who may lead."""
+    """Each node without a matching report is named with its state. The last report ends the phase for the coordinator.
+    """
     one, two, worker = nodes(world)
     rotation = world.rotation()
     assert one.gate(rotation).waits == ("control-2 has not answered", "worker-1 has not answered")
@@ -389,7 +392,7 @@ def test_a_phase_is_left_when_every_node_has_said_so(world: World) -> None:
      ({"phase": Phase.TRUST}, "has reached trust, and not issue yet"), ({"rotation": "r-0"}, "has not answered")],
 )  # fmt: skip
 def test_what_a_node_says_is_held_against_the_phase(world: World, changes: dict[str, Any], said: str) -> None:
-    """A claim that does not fit keeps the phase, and is named."""
+    """A report that does not match keeps the phase, and its node is named."""
     one, worker = world.node("control-1"), world.node("worker-1", worker=True)
     rotation = world.rotation(Phase.ISSUE)
     worker.gate(rotation, **changes)
@@ -397,7 +400,9 @@ def test_what_a_node_says_is_held_against_the_phase(world: World, changes: dict[
 
 
 def test_a_node_that_is_left_out_is_not_waited_for(world: World) -> None:
-    """And a name that no node has is told as long as somebody is waited for, who may have been meant."""
+    """An excluded name without a Node is reported while the coordinator waits for any node, because the operator may
+    have meant that one.
+    """
     one, _, _ = nodes(world)
     rotation = world.rotation(excluded=("control-2", "worker-1"))
     assert one.gate(rotation).waits == ()
@@ -406,7 +411,7 @@ def test_a_node_that_is_left_out_is_not_waited_for(world: World) -> None:
 
 
 def test_a_node_that_was_left_out_may_be_deleted(world: World) -> None:
-    """By whoever takes away machines that are gone: the rotation goes on as before."""
+    """After the Node is deleted, the rotation continues as before."""
     one, _, _ = nodes(world)
     rotation = world.rotation(excluded=("control-2", "worker-1"))
     one.gate(rotation)
@@ -428,9 +433,7 @@ def test_a_namesake_of_a_control_plane_is_asked_as_what_it_is(world: World) -> N
 
 @pytest.mark.parametrize("how", ["joins", "takes its word back"])
 def test_who_changes_while_the_cluster_is_looked_at_is_counted(world: World, how: str) -> None:
-    """That takes a while, and is what the phase waits for last: a node that joins meanwhile, or is not so far any more,
-    keeps the phase like any other.
-    """
+    """The checks take time and come last: a node that joins meanwhile, or is no longer ready, keeps the phase."""
     one, two = world.node("control-1"), world.node("control-2")
     rotation = world.rotation(Phase.DETACH)
     two.gate(rotation)
@@ -488,8 +491,8 @@ def test_who_has_ended_it_lets_the_next_one_lead_at_once(world: World) -> None:
 
 
 def test_a_request_that_waits_for_a_person_is_one_for_the_whole_phase(world: World) -> None:
-    """However often the phase is looked at, and whoever approves it when: it opens the phase; and none is left behind
-    where the rotation ends first.
+    """However often the phase is checked and whoever approves, the approval ends the phase. No request remains if the
+    rotation ends first.
     """
     one, rotation = world.node("control-1"), world.rotation()
     fit(world, rotation)
@@ -509,7 +512,7 @@ def test_a_request_that_waits_for_a_person_is_one_for_the_whole_phase(world: Wor
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_both_are_trusted_for_a_while(world: World, phase: Phase) -> None:
-    """Before the new one is used, and before the former one goes, `root_ca.overlap` passes; it is said until when."""
+    """`root_ca.overlap` passes before the new CA is used and before the old one is removed. The message has the end."""
     one = world.node("control-1")
     world.publish(world.old.facts, world.new.facts)
     world.api.ca = world.old if phase is Phase.TRUST else world.new
@@ -524,7 +527,7 @@ def test_both_are_trusted_for_a_while(world: World, phase: Phase) -> None:
     assert one.gate(rotation).waits == ()
 
 
-# What is seen of the cluster itself
+# The checks of the cluster itself
 
 
 def both(world: World) -> None:
@@ -575,7 +578,7 @@ def other_signer(world: World) -> None:
     ],
 )  # fmt: skip
 def test_a_cluster_that_is_not_as_it_should_be_keeps_the_phase(world: World, given: Given, said: str) -> None:
-    """Who leads says what is not, and what to do."""
+    """The coordinator reports the failure and the remedy."""
     one = world.node("control-1", token_secrets=True)
     given(world)
     waits = one.gate(world.rotation(Phase.TRUST)).waits
@@ -592,7 +595,9 @@ def test_token_secrets_are_looked_at_only_where_that_is_asked_for(world: World) 
 
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
 def test_another_ca_asks_nothing_of_the_cluster_but_its_nodes(world: World, family: str) -> None:
-    """What the cluster signs and publishes is of `ca`; and as workers do not live by another, nobody waits for them."""
+    """Signing and publication concern only `ca`. The coordinator does not wait for workers, because they do not use
+    another CA.
+    """
     one, two, _ = nodes(world, workloads="wait", token_secrets=True)
     rotation = world.rotation(Phase.TRUST, family=family)
     two.gate(rotation)
@@ -604,7 +609,7 @@ def test_another_ca_asks_nothing_of_the_cluster_but_its_nodes(world: World, fami
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
 @pytest.mark.parametrize("known", ["by its label", "by what it said", "by what it said of another one"])
 def test_who_was_known_to_hold_a_ca_key_is_asked(world: World, family: str, known: str) -> None:
-    """A control plane whose label was taken off lives by etcd's CA as before, be it that it says nothing more."""
+    """A control plane that lost its label still uses etcd's CA, also if it no longer reports."""
     one, two, _ = nodes(world)
     rotation = world.rotation(Phase.TRUST, family=family)
     unlabelled: dict[str, Any] = {"labels": {}, "annotations": {}}
@@ -627,9 +632,9 @@ def test_who_was_known_to_hold_a_ca_key_is_asked(world: World, family: str, know
 
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
 def test_who_has_said_anything_of_a_rotation_is_asked(world: World, family: str) -> None:
-    """A control plane that was never labelled, and to which nobody has given the new CA, has taken part in `prepare`:
-    it lives by that CA, and without it the others would go where it cannot follow. Who says nothing of it does not.
-    That stays so when it takes its word back, to a daemon as well that has just begun.
+    """An unlabeled control plane that has no new CA has taken part in `prepare`. It uses that CA, and without it the
+    others would distrust its certificates. A node without any report need not. That also holds after the node withdraws
+    its report, and for a daemon that has just started.
     """
     one, two, _ = nodes(world)
     world.put("nodes", "control-2", metadata={"labels": {}})
@@ -649,7 +654,7 @@ def test_who_has_said_anything_of_a_rotation_is_asked(world: World, family: str)
 
 
 def pod(world: World, name: str, at: datetime, owner: str = "") -> None:
-    """One that is given a token, of a DaemonSet where `owner` says so."""
+    """Add a Pod with a token, of a DaemonSet with `owner`."""
     owners = [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": owner, "uid": owner, "controller": True}]
     metadata = {"name": name, "namespace": "default", "uid": name, "ownerReferences": owners if owner else []}
     token = {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}
@@ -678,12 +683,12 @@ def daemon_set(world: World, name: str, *, stuck: bool = False) -> None:
 
 
 def test_both_cas_are_published_from_when_that_was_seen(world: World) -> None:
-    """The instant is recorded once, and is after the look: what was started before may trust one CA only."""
+    """The instant is recorded once, and is after the check: a Pod that started before may trust one CA only."""
     one = world.node("control-1", workloads="wait")
     both(world)
     rotation, began = world.rotation(Phase.TRUST), world.now
     report = one.report(rotation)
-    world.passes(30 * SECOND)  # while the cluster was looked at
+    world.passes(30 * SECOND)  # during the check of the cluster
     gate = one.conductor.gate(rotation, report, began)
     assert gate.waits == ("both CAs are published now; workloads are looked at next",)
     published = one.conductor.follow(rotation, ())
@@ -695,7 +700,7 @@ def test_both_cas_are_published_from_when_that_was_seen(world: World) -> None:
 
 
 def test_workloads_that_were_started_before_are_waited_for(world: World) -> None:
-    """They are named, with what to do, until somebody has restarted them; nothing is written to them."""
+    """The message names them with the remedy, until they are restarted. Nothing is written to them."""
     one = world.node("control-1", workloads="wait")
     both(world)
     rotation = world.rotation(Phase.TRUST, published=world.now)
@@ -711,7 +716,7 @@ def test_workloads_that_were_started_before_are_waited_for(world: World) -> None
 
 @pytest.mark.parametrize("how", ["wait", "restart"])
 def test_workloads_of_a_node_that_is_left_out_are_not_waited_for(world: World, how: str) -> None:
-    """What ran on a machine that is gone is in the API for as long as its Node is: the phase does not last for it."""
+    """The API has the Pods of a removed machine as long as its Node exists. The phase does not wait for them."""
     one = world.node("control-1", workloads=how)
     both(world)
     daemon_set(world, "web", stuck=True)
@@ -760,7 +765,7 @@ def test_workloads_are_restarted_some_at_a_time(world: World) -> None:
 
 
 def test_a_restart_that_makes_no_progress_is_told(world: World) -> None:
-    """By name, and no more than five are restarted in that pass."""
+    """The message has its name, and no more than five workloads are restarted in that pass."""
     one = world.node("control-1", workloads="restart")
     both(world)
     daemon_set(world, "web-0", stuck=True)
@@ -773,7 +778,7 @@ def test_a_restart_that_makes_no_progress_is_told(world: World) -> None:
 
 @pytest.mark.parametrize("mode", [Mode.OVERLAP, Mode.REISSUE])
 def test_workloads_are_not_looked_at_where_that_is_of_no_use(world: World, mode: Mode) -> None:
-    """Where the operator says so, or the CA stays the same but for its dates."""
+    """The operator can disable the check, and a CA that changes only its dates needs none."""
     one = world.node("control-1", workloads="ignore" if mode is Mode.OVERLAP else "wait")
     rotation = world.rotation(Phase.TRUST if mode is Mode.OVERLAP else Phase.DISTRUST, mode=mode)
     fit(world, rotation)
@@ -797,7 +802,7 @@ def fit(world: World, rotation: Rotation) -> None:
 
 @pytest.mark.parametrize("phase", LED)
 def test_a_node_holds_its_phase_while_the_api_is_away(world: World, phase: Phase) -> None:
-    """It says so; when the API is back, the phase is left as if nothing had been."""
+    """The node reports it. When the API answers again, the phase ends normally."""
     one = world.node("control-1")
     rotation = world.rotation(phase)
     fit(world, rotation)
@@ -816,7 +821,7 @@ def test_a_call_that_fails_on_the_way_opens_nothing(world: World) -> None:
     rotation = world.rotation(Phase.TRUST, published=world.now)
     fit(world, rotation)
     assert one.gate(rotation).waits == ()
-    calls = len(world.api.calls) - 1  # but for the annotation, which is there now
+    calls = len(world.api.calls) - 1  # except for the annotation, which exists now
     assert calls > 12
     failed = {"at": 0}
 
@@ -849,8 +854,8 @@ DEEP, NOTHING = b"[" * 100_000 + b"]" * 100_000, b'{"items": [], "metadata": {}}
     ],
 )
 def test_an_answer_that_nobody_expects_opens_nothing(world: World, call: str, fault: Fault, said: str) -> None:
-    """A conflict where nothing is written, no such kind, what cannot be read, a list without this node: it is told as
-    what it is, and the phase lasts; no defect of ours is seen in it.
+    """A conflict without a write, an unknown kind, an unreadable answer, and a list without this node are reported as
+    such. The phase lasts, and the message is no defect of certmond.
     """
     one, rotation = world.node("control-1"), world.rotation()
     fit(world, rotation)
@@ -880,7 +885,7 @@ def test_an_answer_that_nobody_expects_opens_nothing(world: World, call: str, fa
     ],
 )
 def test_a_right_that_is_missing_is_named(world: World, call: str, right: str) -> None:
-    """The phase is not left, and what has to be permitted is said."""
+    """The phase lasts, and the message has the missing right."""
     one = world.node("control-1", workloads="wait")
     rotation = world.rotation(Phase.TRUST, published=world.now)
     fit(world, rotation)
@@ -913,7 +918,7 @@ def test_the_node_is_kept_alive_while_the_api_takes_its_time(world: World) -> No
 
 
 def test_a_node_says_it_once(world: World) -> None:
-    """While nothing changes nothing is written, however often it is asked; another report is said at once."""
+    """While nothing changes the node writes nothing, however often it is called. Another report is written at once."""
     one, _, worker = nodes(world)
     rotation = world.rotation()
     for _ in range(3):
@@ -927,7 +932,7 @@ def test_a_node_says_it_once(world: World) -> None:
 
 
 def test_a_node_that_was_made_anew_says_it_again(world: World) -> None:
-    """Nobody would hear of it, if its Node was deleted since."""
+    """The report of a deleted Node is lost, so the node writes it again."""
     one, _, worker = nodes(world)
     rotation = world.rotation(excluded=("control-2",))
     worker.gate(rotation)
@@ -940,7 +945,9 @@ def test_a_node_that_was_made_anew_says_it_again(world: World) -> None:
 
 
 def test_what_was_said_before_the_machine_was_started_counts_no_more(world: World) -> None:
-    """Be it another machine of the same name, or an older state of its disks: it is named until it says so again."""
+    """The machine may be another one of the same name, or have an older state of its disks. It is named until it
+    reports again.
+    """
     boots = "0a6f2a6b-7d1c-4d0e-9f3a-2b1c0d9e8f7a", "5b1c0d9e-8f7a-4d0e-9f3a-0a6f2a6b7d1c"
     one, rotation = world.node("control-1"), world.rotation()
     for boot in boots:
@@ -953,7 +960,8 @@ def test_what_was_said_before_the_machine_was_started_counts_no_more(world: Worl
 
 
 def test_what_is_so_no_more_is_taken_back(world: World) -> None:
-    """A node that has said that it is so far, and is not any more, keeps the phase; what it said of others stays."""
+    """A node that has reported a phase and is no longer ready keeps the phase. Its statements about other nodes stay.
+    """
     one, _, worker = nodes(world)
     rotation = world.rotation(Phase.TRUST, excluded=("control-2",))
     fit(world, rotation)
@@ -988,7 +996,8 @@ def test_what_the_process_before_has_said_is_taken_back_too(world: World) -> Non
 
 
 def test_three_nodes_come_to_the_end(world: World) -> None:
-    """Led from phase to phase; each is told by its own annotation alone, and no key of a CA goes anywhere."""
+    """The coordinator leads from phase to phase. Each node writes only its own annotation, and no key of a CA is sent.
+    """
     places = nodes(world, workloads="wait", overlap="1s")
     one = places[0]
     one.conductor.publish(world.rotation())

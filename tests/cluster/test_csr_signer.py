@@ -1,4 +1,6 @@
-"""The Kubernetes API signs what is filed with it, once somebody approves it: by its own rules, and certmond's."""
+"""The signer of the Kubernetes API: it files requests, which another user or certmond approves, by the rules of the
+API.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +137,7 @@ def test_what_no_signer_of_kubernetes_signs_is_refused(api: ApiServer, made: Tem
 
 @pytest.mark.parametrize(("days", "seconds"), [(0.001, 600), (1, 86400), (36500, (1 << 31) - 1)])
 def test_the_lifetime_is_within_what_the_api_takes(api: ApiServer, days: float, seconds: int) -> None:
-    """The template's lifetime is asked for, but no less than the API's ten minutes, and no more than it can hold."""
+    """The request has the template's lifetime, at least the API's ten minutes and at most its maximum."""
     waits(signer(api), request(template(days=days)))
     assert api.only["spec"]["expirationSeconds"] == seconds
 
@@ -154,7 +156,7 @@ def test_the_name_is_a_dns_name_and_says_whose_it_is(api: ApiServer, node: str, 
 
 
 def test_the_private_key_stays_here(api: ApiServer) -> None:
-    """The API gets the request; nothing of the key is in it, in the cookie or in an error."""
+    """The API gets the request. No part of the key is in it, in the cookie or in an error."""
     asked = request()
     secret = key_pem(asked.key).decode().splitlines()[1]
     waiting = waits(signer(api), asked)
@@ -167,7 +169,9 @@ def test_the_private_key_stays_here(api: ApiServer) -> None:
 
 
 def test_a_pending_request_waits_longer_and_longer(api: ApiServer) -> None:
-    """While nobody decides, each look is later than the one before, five minutes apart at most; it is filed once."""
+    """While the request is pending, each poll comes later than the one before, at most five minutes apart. The request
+    is filed once.
+    """
     asked = request()
     waiting = waits(signer(api), asked)
     seconds = [waiting.seconds]
@@ -205,7 +209,7 @@ def test_what_was_issued_for_another_key_is_refused(api: ApiServer, content: byt
 
 
 def test_what_is_approved_and_not_signed_says_so(api: ApiServer) -> None:
-    """An approved request that no controller signs waits for its signer, which is named."""
+    """An approved request that no controller signs waits, and the message names its signer."""
     api.signs = False
     asked = request()
     cookie = waits(signer(api), asked).cookie
@@ -215,7 +219,7 @@ def test_what_is_approved_and_not_signed_says_so(api: ApiServer) -> None:
 
 @pytest.mark.parametrize("kind", ["Denied", "Failed"])
 def test_a_verdict_is_told_in_its_own_words(api: ApiServer, kind: str) -> None:
-    """A request that was denied, or that its signer failed, is refused with the message of whoever decided."""
+    """A request that was denied, or that its signer failed, is refused with the message of the approver."""
     asked = request()
     cookie = waits(signer(api), asked).cookie
     api.signs = False
@@ -226,7 +230,7 @@ def test_a_verdict_is_told_in_its_own_words(api: ApiServer, kind: str) -> None:
 
 
 def test_a_request_that_was_cleaned_up_is_filed_again(api: ApiServer) -> None:
-    """Kubernetes removes old requests: one that is gone is filed anew, and waits from the start."""
+    """Kubernetes removes old requests: certmond files a removed request again, and waits from the start."""
     asked = request()
     waiting = waits(signer(api), replace(asked, cookie=waits(signer(api), asked).cookie))
     api.objects.clear()
@@ -237,7 +241,7 @@ def test_a_request_that_was_cleaned_up_is_filed_again(api: ApiServer) -> None:
 
 
 def test_a_request_of_another_key_is_not_ours(api: ApiServer) -> None:
-    """With a cookie of another request, as after the key was made anew, this one is filed beside it."""
+    """With a cookie of another request, as after the key was made again, certmond files this one beside it."""
     cookie = waits(signer(api), request()).cookie
     waits(signer(api), request(cookie=cookie))
     assert len(api.objects) == 2
@@ -272,7 +276,7 @@ def of_version_2(asked: Request) -> bytes:
     ],
 )
 def test_another_content_under_our_name_is_refused(api: ApiServer, change: Any) -> None:
-    """An object of our name that asks for something else is nobody's to pick up, and never approved."""
+    """An object of the name with another content is not used, and never approved."""
     asked = request()
     waits(signer(api), asked)
     change(api.only["spec"])
@@ -282,7 +286,7 @@ def test_another_content_under_our_name_is_refused(api: ApiServer, change: Any) 
 
 
 def test_a_request_that_vanishes_meanwhile_is_for_later(api: ApiServer) -> None:
-    """A name that was taken and is free a moment later is not chased: the next time it is filed anew."""
+    """A name that was in use and is free a moment later is an error: the next pass files the request again."""
     asked = request()
     waits(signer(api), asked)
     api.before = lambda method, path: api.objects.clear() if method == "GET" else None
@@ -295,7 +299,8 @@ def test_a_request_that_vanishes_meanwhile_is_for_later(api: ApiServer) -> None:
 
 @pytest.mark.parametrize("made", [template(), SERVING, template("server auth", names=(DNS,))])
 def test_our_own_identity_is_approved(api: ApiServer, made: Template) -> None:
-    """Where the configuration says so, a request for exactly this node's identity is approved, and told by whom."""
+    """With the option, certmond approves a request for exactly this node's identity, and the condition names certmond.
+    """
     asked = request(made)
     cookie = waits(signer(api, approve=True), asked).cookie
     (condition,) = api.only["status"]["conditions"]
@@ -364,7 +369,7 @@ def test_endless_conflicts_are_for_later(api: ApiServer) -> None:
 
 
 def test_what_was_decided_meanwhile_stands(api: ApiServer) -> None:
-    """A request that somebody denied while certmond was about to approve it stays denied."""
+    """A request that was denied while certmond was about to approve it stays denied."""
     api.before = lambda method, path: api.decide("Denied", "no") if method == "GET" else None
     with pytest.raises(RefusedError, match=r"was denied \(no\)"):
         signer(api, approve=True).sign(request())
@@ -373,7 +378,7 @@ def test_what_was_decided_meanwhile_stands(api: ApiServer) -> None:
 
 @pytest.mark.parametrize("gone", [True, False])
 def test_only_the_request_that_was_read_is_approved(api: ApiServer, gone: bool) -> None:
-    """An object that is gone, or another one under the same name, is not approved in its place."""
+    """An object that is deleted, or another one under the same name, is not approved."""
 
     def swap(method: str, path: str) -> None:
         if method == "GET" and gone:
@@ -406,7 +411,7 @@ def test_only_the_request_that_was_read_is_approved(api: ApiServer, gone: bool) 
 def test_a_missing_right_is_told_with_the_rule(
     api: ApiServer, call: str, approve: bool, made: Template, rule: str
 ) -> None:
-    """What the user may not do (403) is refused with the rule that its cluster role lacks."""
+    """A forbidden call (403) is refused with the rule that its cluster role lacks."""
     asked = request(made)
     if call.startswith("GET /certmond"):
         asked = replace(asked, cookie=waits(signer(api), asked).cookie)
@@ -443,7 +448,7 @@ def test_a_missing_right_is_told_with_the_rule(
 def test_every_failure_of_the_api_has_its_meaning(
     api: ApiServer, fault: Fault, error: type[SigningError], reason: str
 ) -> None:
-    """Who we are and what we ask for can be refused; whatever else the API answers may be better later."""
+    """An answer about the identity or the request is a refusal. Any other error may succeed later."""
     api.faults = [fault]
     with pytest.raises(error, match=reason) as raised:
         signer(api).sign(request())
@@ -451,7 +456,7 @@ def test_every_failure_of_the_api_has_its_meaning(
 
 
 def test_a_busy_api_is_asked_again_when_it_says(api: ApiServer) -> None:
-    """An answer with Retry-After, as of priority and fairness (429), is waited for within the time limit."""
+    """After an answer with Retry-After, as of priority and fairness (429), certmond waits within the time limit."""
     api.faults = [Fault(429, headers={"Retry-After": "1"}), Fault(503, headers={"Retry-After": "0"})]
     calls: list[float] = []
     started = time.monotonic()
@@ -479,7 +484,7 @@ def test_a_silent_api_is_given_up_and_alive_is_called_meanwhile(api: ApiServer) 
 
 
 def test_who_is_told_to_stop_stops(api: ApiServer) -> None:
-    """Where `alive` raises, because the daemon is told to stop, the call is given up at once."""
+    """If `alive` raises because the daemon is stopping, the call is canceled at once."""
     api.before = lambda method, path: silent(api)
 
     def stop() -> None:
@@ -546,7 +551,7 @@ def test_a_broken_key_is_never_quoted(api: ApiServer) -> None:
 
 
 def test_without_the_extra_the_remedy_is_told(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without lightkube everything but the call itself works, and that says what to install."""
+    """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)
     with pytest.raises(RefusedError, match=r"lightkube, .* is missing; pip install certmond\[kubernetes\], or choose"):
@@ -554,7 +559,9 @@ def test_without_the_extra_the_remedy_is_told(api: ApiServer, monkeypatch: pytes
 
 
 def test_the_api_server_of_these_tests_is_strict(api: ApiServer) -> None:
-    """What stands in for Kubernetes fails what Kubernetes fails: usages that the kubelet's signer does not permit."""
+    """The stand-in for Kubernetes fails a request that Kubernetes fails: usages that the kubelet's signer does not
+    permit.
+    """
     waits(signer(api), request())
     api.only["spec"]["usages"] = ["client auth"]
     api.decide("Approved")

@@ -1,4 +1,4 @@
-"""An API that fails at any write: nothing is lost, and what was begun goes on from what is so then, and ends."""
+"""An API that fails at any write: nothing is lost, and the work continues from the resulting state and completes."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def failing(story: Story, limits: Limits, place: int, shift: int) -> Failing:
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("place", "shift"), places())
 def test_any_write_of_a_rotation_may_fail(story: Story, limits: Limits, place: int, shift: int) -> None:
-    """Be it done or not: no phase is left before all nodes have said that they are there, and before all is written
-    that it asks for; no workload is restarted twice; in the end node and cluster live by the new CA alone.
+    """Whether or not the write took effect: no phase ends before all nodes have reported it and all its writes are
+    made. No workload is restarted twice. At the end node and cluster use only the new CA.
     """
     writes = failing(story, limits, place, shift)
     story.command("rotate")
@@ -93,7 +93,7 @@ def test_any_write_of_the_way_back_may_fail(story: Story, limits: Limits, phase:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("write", ["make", "take", "renew", "give back", "take after that"])
 def test_any_write_of_a_turn_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
-    """Two nodes are never in turn at once, and each has its turn."""
+    """Two nodes never hold the Lease at once, and each gets it."""
     clock = Clock()
     cluster.rbac = None
     first, second = lease(cluster, clock, "node-1"), lease(cluster, clock, "node-2")
@@ -134,7 +134,7 @@ def tried(ours: ClusterLease) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("write", ["file", "approve"])
 def test_any_write_of_a_request_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
-    """The certificate is issued when it is asked for again, for the request that was filed, and there is no other."""
+    """The next attempt issues the certificate for the request that was filed, and files no other."""
     cluster.rbac = None
     number = {"file": 0, "approve": 1}[write]
     writes = only(number, fault, cluster, limits)

@@ -47,7 +47,7 @@ def lease(api: ApiServer, clock: Clock, identity: str = "node-1", seconds: float
 
 
 def held(ours: ClusterLease) -> bool:
-    """Asked anew each time, which a property does not say."""
+    """Return whether the Lease is held now. A function prevents narrowing of the property by type checkers."""
     return ours.held
 
 
@@ -63,19 +63,19 @@ def decided(found: Record | None, waited: float = 0) -> Record | Waits:
 
 
 def test_where_there_is_none_it_is_made() -> None:
-    """Without a Lease it is ours to make."""
+    """Without a Lease the node creates it."""
     at = AT + timedelta(days=1)
     assert decided(None) == Record("node-1", 30, at, at, 0)
 
 
 def test_what_is_free_is_taken_at_once() -> None:
-    """A Lease that nobody holds is taken at once: another holder, a new time, one transition more."""
+    """A Lease without a holder is taken at once: another holder, a new time, one transition more."""
     at = AT + timedelta(days=1)
     assert decided(replace(OTHERS, holder="")) == Record("node-1", 30, at, at, 4, "7")
 
 
 def test_our_own_is_renewed_at_once() -> None:
-    """A Lease that this node holds already, by a process before this one, goes on: same start, same transitions."""
+    """A Lease that an earlier process of this node holds continues: same start, same transitions."""
     at = AT + timedelta(days=1)
     assert decided(replace(OTHERS, holder="node-1")) == Record("node-1", 30, AT, at, 3, "7")
 
@@ -91,7 +91,7 @@ def test_another_is_waited_for_by_our_own_clock(skew: timedelta) -> None:
 
 
 def test_a_lease_that_says_no_duration_is_waited_for_as_long_as_ours() -> None:
-    """Where a Lease says no duration, ours is taken."""
+    """If a Lease has no duration, the duration of this node applies."""
     found = replace(OTHERS, seconds=None)
     assert isinstance(decided(found, 29.9), Waits)
     assert isinstance(decided(found, 30), Record)
@@ -116,7 +116,9 @@ def test_a_turn_is_taken(api: ApiServer, clock: Clock, seconds: float, said: int
 
 
 def test_another_has_its_turn_first(api: ApiServer, clock: Clock) -> None:
-    """While another renews, it is waited for, and told; once it has been silent for its duration, the turn is ours."""
+    """While another node renews, this node waits and names it. After its duration without a renewal, this node gets the
+    Lease.
+    """
     theirs, ours = lease(api, Clock(), "node-2"), lease(api, clock)
     theirs.take()
     said = (
@@ -138,7 +140,7 @@ def test_another_has_its_turn_first(api: ApiServer, clock: Clock) -> None:
 
 
 def test_a_name_that_a_terminal_would_obey_is_escaped(api: ApiServer, clock: Clock) -> None:
-    """Whoever wrote it: what the holder calls itself is told on one line."""
+    """The name of any holder is printed on one line."""
     lease(api, clock, "x\n\x1b[2J").take()
     assert (lease(api, clock).take() or "").startswith(r"x\n\x1b[2J holds the Lease")
 
@@ -173,7 +175,9 @@ def test_a_turn_is_kept(api: ApiServer, clock: Clock) -> None:
 
 
 def test_the_fence_counts_from_before_the_request(api: ApiServer, clock: Clock) -> None:
-    """A turn is held for five sixths of the duration since its renewal was asked for, however late the answer came."""
+    """The Lease is held for five sixths of its duration, counted from the request of its renewal, however late the
+    answer arrives.
+    """
 
     def slowly(method: str, path: str) -> None:
         clock.now += 30 if method == "POST" else 0
@@ -188,7 +192,7 @@ def test_the_fence_counts_from_before_the_request(api: ApiServer, clock: Clock) 
 
 
 def test_a_record_counts_as_seen_when_its_answer_came(api: ApiServer, clock: Clock) -> None:
-    """Another's duration begins once we have read its renewal: it may be as young as the answer is."""
+    """The duration of another holder begins when its renewal was read: the renewal may be as recent as the answer."""
     lease(api, Clock(), "node-2").take()
     slow = iter([30])
 
@@ -219,7 +223,7 @@ def test_a_turn_that_another_has_is_lost(api: ApiServer, clock: Clock) -> None:
 
 @pytest.mark.parametrize("how", ["deleted", "deleted, and said so", "freed"])
 def test_a_turn_that_was_freed_by_hand_is_lost(api: ApiServer, clock: Clock, how: str) -> None:
-    """A Lease that somebody deletes or frees while it is held is not just made again: another may have had it."""
+    """A Lease that is deleted or freed while it is held is not created again: another node may have held it."""
     ours = lease(api, clock)
     ours.take()
     api.leases.change(holderIdentity="") if how == "freed" else api.leases.objects.clear()
@@ -232,7 +236,7 @@ def test_a_turn_that_was_freed_by_hand_is_lost(api: ApiServer, clock: Clock, how
 
 
 def test_a_lease_that_was_made_anew_is_another(api: ApiServer, clock: Clock) -> None:
-    """A Lease that was deleted, and made by another since, is not overwritten by who held the old one."""
+    """A Lease that another node created after a deletion is not overwritten by the holder of the old one."""
     ours = lease(api, clock)
     ours.take()
     api.leases.objects.clear()
@@ -244,7 +248,7 @@ def test_a_lease_that_was_made_anew_is_another(api: ApiServer, clock: Clock) -> 
 
 
 def test_what_others_write_into_it_stays(api: ApiServer, clock: Clock) -> None:
-    """A label is no reason to lose a turn, and stays where it is."""
+    """A label on the Lease does not end it, and stays."""
     ours = lease(api, clock)
     ours.take()
     api.leases.only["metadata"]["labels"] = {"team": "a"}
@@ -272,7 +276,7 @@ def test_endless_conflicts_are_for_later(api: ApiServer, clock: Clock) -> None:
 
 
 def test_who_was_faster_is_told(api: ApiServer, clock: Clock) -> None:
-    """Where another takes it between our look and our writing, it is that one's turn."""
+    """If another node takes the Lease between read and write, it holds the Lease."""
     rival = lease(api, clock, "node-2")
     calls = iter([lambda: None])
 
@@ -294,7 +298,7 @@ def test_who_was_faster_is_told(api: ApiServer, clock: Clock) -> None:
 
 
 def test_it_is_given_back(api: ApiServer, clock: Clock) -> None:
-    """What is given back is free for the next node at once, and not held any more."""
+    """The next node can take it at once, and this node no longer holds it."""
     ours = lease(api, clock)
     ours.take()
     ours.give_back()
@@ -333,7 +337,7 @@ def test_giving_back_fails_quietly(api: ApiServer, clock: Clock, fault: Fault) -
 
 
 def test_a_lease_without_a_holder_or_anything_is_free(api: ApiServer, clock: Clock) -> None:
-    """A Lease that somebody made beforehand, with no spec at all, is taken as any that is free."""
+    """A Lease that an operator created without a spec is taken like any free one."""
     lease(api, clock).take()
     api.leases.only["spec"] = {}
     assert lease(api, clock, "node-2").take() is None
@@ -360,7 +364,9 @@ def test_a_lease_without_a_holder_or_anything_is_free(api: ApiServer, clock: Clo
 def test_every_failure_of_the_api_has_its_meaning(
     api: ApiServer, act: str, fault: Fault, error: type[SigningError], reason: str
 ) -> None:
-    """Whether it can be asked again later or not is told; what was held is held for the rest of its time, no longer."""
+    """The error decides whether a later attempt is possible. A held Lease stays held for the rest of its duration, no
+    longer.
+    """
     clock = Clock()
     ours = lease(api, clock)
     ours.take()
@@ -375,7 +381,7 @@ def test_every_failure_of_the_api_has_its_meaning(
 
 
 def test_a_busy_api_is_asked_again_when_it_says(api: ApiServer, clock: Clock) -> None:
-    """An answer with Retry-After, as of priority and fairness (429), is waited for within the time limit."""
+    """After an answer with Retry-After, as of priority and fairness (429), certmond waits within the time limit."""
     api.faults = [Fault(429, headers={"Retry-After": "0"})]
     assert lease(api, clock).take() is None
     assert verbs(api) == ["GET", "GET", "POST"]
@@ -385,7 +391,7 @@ def test_a_busy_api_is_asked_again_when_it_says(api: ApiServer, clock: Clock) ->
     ("call", "doing"), [(f"GET {LEASE}", "read"), (f"POST {LEASES}", "create"), (f"PUT {LEASE}", "update")]
 )
 def test_a_missing_right_is_told_with_the_rule(api: ApiServer, clock: Clock, call: str, doing: str) -> None:
-    """What the user may not do (403) is refused with the rule that its role lacks, and where."""
+    """A forbidden call (403) is refused with the rule that its role lacks, and the namespace."""
     ours = lease(api, clock)
     if doing == "update":
         ours.take()
@@ -397,7 +403,7 @@ def test_a_missing_right_is_told_with_the_rule(api: ApiServer, clock: Clock, cal
 
 
 def test_leases_of_two_names_are_two_turns(api: ApiServer, clock: Clock) -> None:
-    """Who leads a rotation and whose turn it is to restart are two Leases, each held by whoever has that one."""
+    """The Lease of the coordinator and the restart lock are two Leases, each with its own holder."""
     leads, restarts = lease(api, clock, name=ROTATION), lease(api, Clock(), "node-2")
     assert leads.take() is None
     assert restarts.take() is None
@@ -407,13 +413,13 @@ def test_leases_of_two_names_are_two_turns(api: ApiServer, clock: Clock) -> None
 
 
 def test_a_namespace_that_is_not_there_is_named(api: ApiServer, clock: Clock) -> None:
-    """Without its namespace a Lease cannot be made, and that is told."""
+    """Without its namespace a Lease cannot be created, and the error names it."""
     with pytest.raises(RefusedError, match="the cluster has no namespace ops; make it, or name another for the Lease"):
         lease(api, clock, namespace="ops").take()
 
 
 def test_who_is_told_to_stop_stops(api: ApiServer, clock: Clock) -> None:
-    """Where `alive` raises, because the daemon is told to stop, the call is given up at once."""
+    """If `alive` raises because the daemon is stopping, the call is canceled at once."""
 
     def silent(method: str, path: str) -> None:
         api.closing.wait(60)
@@ -427,7 +433,7 @@ def test_who_is_told_to_stop_stops(api: ApiServer, clock: Clock) -> None:
 
 
 def test_without_the_extra_the_remedy_is_told(api: ApiServer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without lightkube everything but the call itself works, and that says what to install."""
+    """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)
     with pytest.raises(
@@ -436,7 +442,7 @@ def test_without_the_extra_the_remedy_is_told(api: ApiServer, clock: Clock, monk
         lease(api, clock).take()
 
 
-# --- what stands in for Kubernetes ------------------------------------------------------------------------------------
+# --- The stand-in for Kubernetes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -454,7 +460,7 @@ def test_without_the_extra_the_remedy_is_told(api: ApiServer, clock: Clock, monk
 def test_the_api_server_of_these_tests_is_strict(
     api: ApiServer, clock: Clock, metadata: dict[str, str], spec: dict[str, Any], status: int
 ) -> None:
-    """What stands in for Kubernetes refuses what Kubernetes refuses."""
+    """The stand-in for Kubernetes refuses what Kubernetes refuses."""
     lease(api, clock).take()
     given = {"metadata": {"name": "certmond-restart"} | metadata, "spec": spec}
     assert api.leases.answer("PUT", LEASE, repr(given).replace("'", '"').encode())[0] == status

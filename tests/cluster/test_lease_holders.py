@@ -43,7 +43,7 @@ class World:
         self.now = 0.0
         self.record: Record | None = None
         self.version = 0
-        self.flying: list[Callable[[], object]] = []  # requests whose senders gave them up, or are gone
+        self.flying: list[Callable[[], object]] = []  # requests whose senders canceled them or ended
 
     def put(self, record: Record) -> Record | None:
         if record.version != (self.record.version if self.record else ""):
@@ -78,7 +78,7 @@ class Wire:
 
 
 class Holder(ClusterLease):
-    """What runs is the real thing, but a call waits at each step until the test lets it go on."""
+    """The real code runs, but a call waits at each step until the test releases it."""
 
     def __init__(self, world: World, identity: str, rate: float, offset: float) -> None:
         super().__init__(
@@ -110,7 +110,7 @@ class Holder(ClusterLease):
 
 
 class Nodes:
-    """Nodes that take, keep, give back, stand still, fail and die at any moment, with clocks of their own."""
+    """Nodes that take, renew, give back, pause, fail and die at any moment, each with its own clock."""
 
     def __init__(self, rates: list[float]) -> None:
         self.world = World()
@@ -168,8 +168,8 @@ EVENTS = (
     ),
 )
 def test_no_two_nodes_ever_hold_it_at_once(rates: list[float], events: list[tuple[str, int, int]]) -> None:
-    """Whatever the nodes do, and wherever they stand still, fail or die: with a Lease that is changed by
-    compare-and-swap, and clocks that differ in speed by less than a fifth, no two hold the turn at once.
+    """Whatever the nodes do, and wherever they pause, fail or die: with compare-and-swap on the Lease, and clocks that
+    differ in speed by less than a fifth, no two nodes hold the Lease at once.
     """
     nodes = Nodes(rates)
     try:
@@ -260,7 +260,7 @@ while process.does("act"):
 
 
 def test_who_was_stopped_finds_its_turn_over_before_it_acts(tmp_path: Path) -> None:
-    """A process that stood still while its turn ran out, and another's began, does nothing more when it goes on."""
+    """A process that was stopped while its Lease expired and another node took it does nothing after it continues."""
     with ApiServer(tmp_path) as api, Processes(api, tmp_path, seconds=1) as processes:
         process = processes.start("node-1", "-c", ACTS_WHILE_HELD)
         next(processes.moments())
@@ -283,8 +283,8 @@ def test_who_was_stopped_finds_its_turn_over_before_it_acts(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_real_processes_have_their_turns_one_after_the_other(tmp_path: Path) -> None:
-    """Three processes, whose holder of the moment is killed and started again, or stopped for longer than its turn may
-    last: of 500 turns that were finished no two of different holders overlap, and everybody has had some.
+    """Three processes run, and the present holder is killed and restarted, or stopped for longer than its Lease may
+    last. Of 500 completed terms no two of different holders overlap, and each node has held the Lease.
     """
     chance = random.Random(7)  # noqa: S311 - a test's dice
     nodes = ("node-1", "node-2", "node-3")
@@ -297,7 +297,7 @@ def test_real_processes_have_their_turns_one_after_the_other(tmp_path: Path) -> 
             finished += moment.what == "end"
             if finished >= 500:
                 break
-            if stopped and stopped.identity != moment.identity:  # somebody else waited for it in vain
+            if stopped and stopped.identity != moment.identity:  # another node waited for it until its end
                 os.kill(stopped.pid, signal.SIGCONT)
                 stopped = None
             process = processes.running[moment.identity]

@@ -31,7 +31,7 @@ def kubelet(access_of: Callable[..., Access], node: str) -> Access:
 
 
 def test_what_a_node_says_is_read_as_it_was_written() -> None:
-    """The text of an acknowledgement gives it again; what a node has not is empty."""
+    """The text of an acknowledgement parses to the same value. Missing facts are empty."""
     assert str(SAID) == f"20261124-ca/trust/{TRUST}/{ISSUER}/key"
     assert str(replace(SAID, boot=BOOT)) == f"{SAID}/{BOOT}"
     for said in (SAID, replace(SAID, issuer="", holds_key=False), replace(SAID, phase="", trust="", boot=BOOT)):
@@ -79,8 +79,8 @@ def test_nodes_are_listed_with_what_they_are_and_say(
 def test_a_machine_that_was_started_since_is_known_by_its_boot_id(
     cluster: ApiServer, access: Access, said: str | None, there: str, since: bool
 ) -> None:
-    """That which it has said differs from that which its kubelet tells of the machine. Where either is not told it is
-    believed.
+    """The boot ID in the acknowledgement differs from that of the kubelet. If either is missing, the acknowledgement
+    counts.
     """
     annotations = {} if said is None else {ANNOTATION: str(replace(SAID, boot=said))}
     status = {"nodeInfo": INFO | {"bootID": there}} if there else {}
@@ -106,7 +106,7 @@ def test_a_listing_may_take_longer_than_a_call(
 def test_a_node_says_so_on_its_own_node_and_changes_nothing_else(
     cluster: ApiServer, access_of: Callable[..., Access]
 ) -> None:
-    """With its kubelet's rights it sets the one annotation, though others write the Node."""
+    """With its kubelet's rights it sets the one annotation, while others write the Node."""
     node = add(
         cluster,
         "node-1",
@@ -123,7 +123,7 @@ def test_a_node_says_so_on_its_own_node_and_changes_nothing_else(
 
 
 def test_a_node_says_nothing_for_another(cluster: ApiServer, access_of: Callable[..., Access], access: Access) -> None:
-    """Neither a kubelet's user nor a leader may annotate any Node but the kubelet's own."""
+    """Neither a kubelet's user nor a coordinator may annotate any Node other than the kubelet's own."""
     add(cluster, "node-2")
     for who in (kubelet(access_of, "node-1"), access):
         with pytest.raises(RefusedError, match=r"may not annotate the Node node-2 .* has to be this node's"):
@@ -155,12 +155,12 @@ def test_a_node_that_is_changed_all_the_time_is_annotated_later(
 
 
 def test_who_may_not_list_nodes_is_told_what_is_missing(access_of: Callable[..., Access]) -> None:
-    """The right is named."""
+    """The error has the missing right."""
     with pytest.raises(RefusedError, match=r"may not list the Nodes .* resources \[nodes\], verbs \[list\]"):
         list_nodes(access_of("nobody"))
 
 
-# --- what stands in for Kubernetes ------------------------------------------------------------------------------------
+# --- The stand-in for Kubernetes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ main()
 
 
 class Shared(RotatingNode):
-    """The only node of a cluster. Its daemon and its commands ask the API as users of their own."""
+    """The only node of a cluster. Its daemon and its commands call the API as separate users."""
 
     kubelet_conf = ""
     users: dict[str, str]
@@ -43,7 +43,7 @@ class Shared(RotatingNode):
         return [sys.executable, "-u", "-c", PROGRAM, self.kubelet_conf, *self.options, *words]
 
     def asks_as(self, user: str) -> None:
-        """So does whoever is started from now on."""
+        """Use this user in each process that starts from now on."""
         self.configure(cluster={"kubeconfig": self.users[user], "workloads": "ignore"})
 
     @contextmanager
@@ -64,7 +64,7 @@ class Shared(RotatingNode):
 
 
 class Watched:
-    """Who has changed requests and Leases, in order, by the API's own account."""
+    """The users that have changed requests and Leases, in order, as the API recorded them."""
 
     def __init__(self, api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests, self.leases = list[tuple[str, str]](), set[str]()

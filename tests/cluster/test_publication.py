@@ -28,7 +28,7 @@ CANNOT = "what pods were given cannot be asked, so that `root_ca.overlap` alone 
 def publish(cluster: ApiServer, *authorities: Issued) -> None:
     """In every namespace that the cluster has."""
     for namespace in ("default", "kube-public", "kube-system"):
-        with suppress(ValueError):  # there is none yet
+        with suppress(ValueError):  # without a rotation record
             cluster.store.remove("configmaps", "kube-root-ca.crt", namespace)
         cluster.store.add("configmaps", "kube-root-ca.crt", namespace, data={"ca.crt": bundle(*authorities).decode()})
 
@@ -42,7 +42,9 @@ def asking(paths: dict[str, str], monotonic: Callable[[], float] = lambda: 0.0) 
 
 @pytest.mark.parametrize("name", ["admin.conf", "super-admin.conf", "controller-manager.conf"])
 def test_the_cluster_is_asked_with_the_nodes_own_kubeconfig(cluster: ApiServer, name: str) -> None:
-    """Without `cluster:`. What is behind is named; what more than both CAs is published harms nobody."""
+    """Without `cluster:` the node checks the publication with its own kubeconfig. A namespace that lacks a CA is named,
+    and a CA beyond the two is accepted.
+    """
     paths = {name: cluster.user("root", "certmond")}
     publish(cluster, OLD)
     held = asking(paths).gate(TRUST, Gate(), NOW)
@@ -56,14 +58,14 @@ def test_the_cluster_is_asked_with_the_nodes_own_kubeconfig(cluster: ApiServer, 
 
 
 def test_no_other_kubeconfig_is_used(cluster: ApiServer, tmp_path: Path) -> None:
-    """Neither another entry's nor one that is not there; then nothing is asked, and nothing is waited for."""
+    """Neither another entry's kubeconfig nor a missing one is used. Then no call is made, and nothing is waited for."""
     for paths in ({"user.conf": cluster.user("root", "certmond")}, {"admin.conf": str(tmp_path / "gone")}):
         assert asking(paths).gate(TRUST, Gate(), NOW) == Gate()
     assert cluster.calls == []
 
 
 def test_a_kubeconfig_that_another_user_can_change_is_refused(cluster: ApiServer) -> None:
-    """It could lead to anybody's server, and is not read; that is said, and the overlap counts."""
+    """Such a kubeconfig could name any server, and is not read. The message reports it, and the overlap counts."""
     path = Path(cluster.user("root", "certmond"))
     path.chmod(0o666)
     told = asking({"admin.conf": str(path)}).gate(TRUST, Gate(), NOW).told
@@ -73,7 +75,7 @@ def test_a_kubeconfig_that_another_user_can_change_is_refused(cluster: ApiServer
 
 
 def test_the_next_kubeconfig_is_tried_where_one_is_refused(cluster: ApiServer) -> None:
-    """An answer of any counts; where all are refused, the first refusal is told."""
+    """The answer to any kubeconfig counts. If all are refused, the first refusal is reported."""
     publish(cluster, OLD, NEW)
     nobody, leader = cluster.user("nobody"), cluster.user("root", "certmond")
     found = asking({"admin.conf": nobody, "controller-manager.conf": leader}).gate(TRUST, Gate(), NOW)
@@ -85,7 +87,7 @@ def test_the_next_kubeconfig_is_tried_where_one_is_refused(cluster: ApiServer) -
 
 
 def test_without_the_extra_that_is_said(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lightkube is optional: without it the overlap counts, and the message says what to install."""
+    """lightkube is optional: without it the overlap counts, and the message has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.rotation_checks.trust_bundles")
     monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
     paths = {"admin.conf": cluster.user("root", "certmond")}
@@ -107,8 +109,8 @@ def test_the_cluster_is_asked_once_in_a_while(cluster: ApiServer) -> None:
 
 @pytest.mark.parametrize("rights", ["leader", "nobody"])
 def test_a_rotation_waits_for_what_pods_were_given(cluster: ApiServer, tmp_path: Path, rights: str) -> None:
-    """On one node, without `cluster:` and with an overlap of a second: the phase `trust` is left when pods have both
-    CAs; with a user who may not ask, after the overlap, and the trail says so.
+    """On one node, without `cluster:` and with an overlap of a second, the phase `trust` ends when Pods have both CAs.
+    With a user without the right, it ends after the overlap, and the audit log records it.
     """
     node, new = RotatingNode(tmp_path / "place"), root_ca()
     with_admin(node, cluster.user("root", *(["certmond"] if rights == "leader" else [])))

@@ -117,16 +117,16 @@ def test_the_manifest_grants_what_is_needed_and_no_more(cluster: ApiServer, acce
 
 
 def test_what_is_bound_to_nobody_is_asked_for_in_vain(cluster: ApiServer, access: Access) -> None:
-    """By itself the manifest gives no right to Secrets, nor to change webhooks: just these two things are missing."""
+    """The manifest by default grants no right to Secrets or to change webhooks: only these two checks fail."""
     furnish(cluster)
     refused = lead(access)
     assert [each.name for each in refused] == ["token_secrets", "ca_bundles"]
 
 
 def test_every_right_that_can_have_names_has_them(cluster: ApiServer) -> None:
-    """What is read or changed by its name is permitted by its name only; who lists or creates has none to give.
+    """A right to read or change a fixed object is limited to its name. A right to list or create cannot have a name.
 
-    Workloads, webhooks and their like are anybody's, so that their names cannot be known here.
+    Workloads, webhooks and similar objects belong to the users of the cluster, so their names are unknown.
     """
     anybodys = {*PLURALS.values(), *BUNDLED}
     assert cluster.rbac
@@ -194,7 +194,7 @@ def test_a_private_key_that_was_sent_would_be_found(sent: bytes) -> None:
     assert not leaks(b'{"data": "' + bundle(OLD, NEW) + NEW.public_pem + b'"}', OLD, NEW)
 
 
-# --- what stands in for Kubernetes ------------------------------------------------------------------------------------
+# --- The stand-in for Kubernetes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_private_key_that_was_sent_would_be_found(sent: bytes) -> None:
     ],
 )
 def test_the_api_server_of_these_tests_grants_as_kubernetes_does(asked: Asked, allowed: bool) -> None:
-    """By verb, group, resource, namespace and name, to the groups of a binding, and to nobody else."""
+    """A right applies by verb, group, resource, namespace and name, to the groups of a binding only."""
     rbac = Rbac(MANIFEST.read_text())
     assert rbac.allows("x", ["certmond", "system:authenticated"], asked) == allowed
     assert not rbac.allows("certmond", ["system:authenticated"], asked)

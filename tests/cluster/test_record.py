@@ -59,7 +59,7 @@ def test_fields_of_a_later_certmond_are_passed_over() -> None:
 
 
 def test_a_schema_of_a_later_certmond_is_refused() -> None:
-    """Another schema is not guessed at, however it looks, and the remedy is told."""
+    """Another schema is an error with the remedy, whatever it contains."""
     text = json.dumps({"schema": 2, "id": 5})
     with pytest.raises(
         MalformedError, match=r"^the map has a record of a schema that .* \(it knows 1\); install the certmond"
@@ -99,7 +99,7 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
     ],
 )
 def test_a_record_that_is_not_to_be_understood_is_told(changes: dict[str, Any], said: str) -> None:
-    """Where it is, the fact, and the remedy; and never what is written there."""
+    """The error has the object, the fact and the remedy, and never the content."""
     with pytest.raises(MalformedError) as raised:
         parse(json.dumps(json.loads(record().text()) | changes), "the ConfigMap it")
     message = str(raised.value)
@@ -110,8 +110,8 @@ def test_a_record_that_is_not_to_be_understood_is_told(changes: dict[str, Any], 
 @given(edited(json.loads(record().text())))
 @settings(max_examples=200, deadline=None)
 def test_whatever_stands_there(document: Any) -> None:
-    """Any JSON, and a record with any of its fields changed, is a record, or told in one printable sentence as what is
-    not to be understood; and what it makes is a rotation whose phases follow each other, or told in the same way.
+    """Any JSON, and a record with any of its fields changed, is a record or an error with one printable sentence. A
+    record gives a rotation whose phases follow each other, or an error in the same form.
     """
     said = ""
     try:
@@ -128,7 +128,7 @@ def test_whatever_stands_there(document: Any) -> None:
 @given(st.text(max_size=40))
 @settings(max_examples=100, deadline=None)
 def test_text_that_is_no_record_is_told(text: str) -> None:
-    """Whatever it is."""
+    """The rule covers any text."""
     with pytest.raises(MalformedError):
         parse(text, "the map")
 
@@ -137,7 +137,7 @@ def test_text_that_is_no_record_is_told(text: str) -> None:
 
 
 def test_a_record_is_made_read_and_replaced(cluster: ApiServer, access: Access) -> None:
-    """First there is none, then what was made, then what it was replaced with; other content of the map stays."""
+    """At first there is no record, then the created one, then its replacement. Other content of the map stays."""
     assert read_record(access) is None
     made = create_record(access, record())
     found = cluster.store.get("configmaps", "certmond-rotation", "kube-system")
@@ -155,7 +155,7 @@ def test_a_record_is_made_read_and_replaced(cluster: ApiServer, access: Access) 
 
 
 def test_who_comes_second_to_make_it_is_told(access: Access) -> None:
-    """Where there is a record already, none is made."""
+    """If a record exists, no other is created."""
     create_record(access, record())
     with pytest.raises(OvertakenError, match=r"kube-system/certmond-rotation is there already, .*; read it again"):
         create_record(access, record(id="other"))
@@ -166,7 +166,7 @@ def test_who_comes_second_to_make_it_is_told(access: Access) -> None:
 
 @pytest.mark.parametrize("moment", ["before", "meanwhile"])
 def test_who_comes_second_to_replace_it_is_told(cluster: ApiServer, access: Access, moment: str) -> None:
-    """What somebody else wrote since it was read is never overwritten, be it before the call or during it."""
+    """A change by another node since the read is never overwritten, whether it comes before the call or during it."""
     found = create_record(access, record())
 
     def other() -> None:
@@ -187,7 +187,7 @@ def test_who_comes_second_to_replace_it_is_told(cluster: ApiServer, access: Acce
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_record_that_was_deleted_is_not_replaced(cluster: ApiServer, access: Access, again: bool) -> None:
-    """What was deleted since it was read is not brought back, nor is what was made anew under its name overwritten."""
+    """A record that was deleted since the read is not restored, and a new one under its name is not overwritten."""
     found = create_record(access, record())
     cluster.store.remove("configmaps", "certmond-rotation", "kube-system")
     if again:
@@ -199,7 +199,7 @@ def test_a_record_that_was_deleted_is_not_replaced(cluster: ApiServer, access: A
 
 
 def test_an_answer_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
-    """Where the API gives no resource version, a replacement would be blind: it is taken for no API at all."""
+    """Without a resource version a replacement would be blind: the server is no Kubernetes API."""
     create_record(access, record())
     del cluster.store.get("configmaps", "certmond-rotation", "kube-system")["metadata"]["resourceVersion"]
     with pytest.raises(UnreachableError, match="is no Kubernetes API"):
@@ -208,7 +208,7 @@ def test_an_answer_without_a_version_is_nothing_to_write_over(cluster: ApiServer
 
 @pytest.mark.parametrize("data", [{"record": "[1"}, {"other": "x"}, None])
 def test_a_map_that_holds_no_record_is_told(cluster: ApiServer, access: Access, data: Any) -> None:
-    """The ConfigMap is named, with the fact and the remedy."""
+    """The error names the ConfigMap, with the fact and the remedy."""
     cluster.store.add("configmaps", "certmond-rotation", "kube-system", data=data)
     with pytest.raises(
         MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; see who (wrote|made) it"
@@ -230,7 +230,7 @@ def test_every_node_reads_the_record_and_only_leaders_write_it(
 
 
 def test_without_its_namespace_it_is_refused(cluster: ApiServer, access: Access) -> None:
-    """A cluster without kube-system is none that a rotation could be recorded in."""
+    """In a cluster without kube-system a rotation cannot be recorded."""
     cluster.store.remove("namespaces", "kube-system")
     with pytest.raises(RefusedError, match="has no namespace kube-system"):
         create_record(access, record())
@@ -240,7 +240,7 @@ def test_without_its_namespace_it_is_refused(cluster: ApiServer, access: Access)
 def test_refusals_and_absences_are_told_apart(
     cluster: ApiServer, access: Access, fault: int, error: type[Exception]
 ) -> None:
-    """What the API will not do is refused; what it cannot do now is asked for later."""
+    """A call that the API refuses is a refusal. A call that fails for now is tried later."""
     found = create_record(access, record())
     calls: tuple[Callable[[], object], ...] = (
         lambda: read_record(access),

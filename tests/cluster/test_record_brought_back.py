@@ -57,8 +57,8 @@ APART = [
 def test_the_further_one_brings_the_record_back(
     world: World, behind: Phase, further: Phase, back: Phase | None, order: int
 ) -> None:
-    """Two control planes are a phase apart when the record is deleted, or an older one of it has come back: whoever
-    looks first, both come to the further phase, and the record has it.
+    """If two control planes are a phase apart when the record is deleted, or an older one has returned, both reach the
+    later phase, and the record has it, whichever node makes the first pass.
     """
     one, two = world.node("control-1"), world.node("control-2")
     if back is not None:
@@ -71,7 +71,7 @@ def test_the_further_one_brings_the_record_back(
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_way_back_is_brought_back(world: World, order: int) -> None:
-    """Who has not heard yet that the rotation was led back does not undo that by bringing the way there back."""
+    """A node that missed the abort of the rotation does not undo it by restoring the earlier record."""
     one, two = world.node("control-1"), world.node("control-2")
     there = world.rotation(Phase.ISSUE)
     places = {one: abort(there, world.now), two: there}
@@ -111,7 +111,7 @@ def test_who_knows_less_than_others_brings_nothing_back(world: World, said: dict
 
 
 def test_what_is_not_known_is_not_brought_back(world: World) -> None:
-    """While the API does not answer, or has what cannot be understood, nobody can tell that the record is gone."""
+    """While the API does not answer, or has an unreadable record, no node can conclude that the record was deleted."""
     one, own = world.node("control-1"), world.rotation(Phase.TRUST)
     world.api.faults = [Fault(503)]
     one.conductor.ask()
@@ -125,8 +125,8 @@ def test_what_is_not_known_is_not_brought_back(world: World) -> None:
 
 
 def test_a_record_of_a_rotation_that_was_ended_does_not_come_back(world: World) -> None:
-    """Of an etcd that was restored: it is followed by nobody who has ended it, and is not brought forward; who begins
-    another one, or goes on with it, is told that it is stale, and what to do.
+    """After a restore of etcd, no node that has ended the rotation follows it or advances it. The command that begins
+    another one, or continues one, reports the stale record and the remedy.
     """
     one, own = world.node("control-1"), world.rotation(Phase.TRUST, id="r-2")
     world.record(world.rotation(Phase.ISSUE))
@@ -154,8 +154,8 @@ BACK_LATER = [
 
 @pytest.mark.parametrize(("there", "at"), BACK_LATER)
 def test_the_way_back_is_brought_back_over_any_record_of_the_way_there(world: World, there: Phase, at: Phase) -> None:
-    """However far the nodes have come on the way back, and from whatever phase of the way there the record is: the
-    abandoned CA has signed nothing there, or what it has signed is issued again.
+    """This holds in every phase of the abort and for a record of any phase before it: the abandoned CA has signed
+    nothing there, or what it has signed is issued again.
     """
     one, two = world.node("control-1"), world.node("control-2")
     back = replace(abort(world.rotation(Phase.ISSUE), world.now), phase=at)
@@ -168,8 +168,8 @@ def test_the_way_back_is_brought_back_over_any_record_of_the_way_there(world: Wo
 
 @pytest.mark.parametrize("at", [Phase.DISTRUST, Phase.ATTACH, Phase.DONE])
 def test_what_distrusts_is_not_brought_back_over_a_record_of_use(world: World, at: Phase) -> None:
-    """Where the record has the abandoned CA used again, others may do so: who knows that it was to be distrusted by now
-    leaves the record to a person, and says what is so, and what to do.
+    """If the record uses the abandoned CA, other nodes may do so. A node that has reached its distrust leaves the
+    record to an operator, and reports the state and the remedy.
     """
     one, there = world.node("control-1"), world.rotation(Phase.ISSUE)
     world.record(there)
@@ -184,8 +184,8 @@ def test_what_distrusts_is_not_brought_back_over_a_record_of_use(world: World, a
 
 @pytest.mark.parametrize("phase", [Phase.DISTRUST, Phase.ATTACH])
 def test_the_way_back_is_not_brought_back_to_who_has_gone_too_far(world: World, phase: Phase) -> None:
-    """Somebody has said that the former CA is distrusted there already: whoever would lead back would issue what that
-    one does not trust.
+    """A node has reported that it distrusts the old CA. An abort would issue certificates that this node does not
+    trust.
     """
     one, _ = world.node("control-1"), world.node("control-2")
     text = str(Acknowledgement("r-1", phase.value, trust="", issuer="", holds_key=True))
@@ -199,8 +199,8 @@ def test_the_way_back_is_not_brought_back_to_who_has_gone_too_far(world: World, 
 @pytest.mark.parametrize("former", ["r-0", "r-0-back"])
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_end_of_a_former_rotation_is_no_record_of_this_one(world: World, former: str, order: int) -> None:
-    """An etcd that was restored to before the rotation began has the one before, which is over: the further of two
-    nodes brings the present one back, so that the other, and who has not heard of it yet, learn how far it is.
+    """An etcd that was restored to before the rotation has the finished rotation before it. The more advanced of two
+    nodes restores the present record, so that the other, and a node that has not read it yet, get the phase.
     """
     one, two = world.node("control-1"), world.node("control-2")
     world.record(world.rotation(Phase.DONE, id=former))
@@ -212,8 +212,8 @@ def test_the_end_of_a_former_rotation_is_no_record_of_this_one(world: World, for
 
 
 def test_the_batches_that_were_let_act_are_brought_back(world: World) -> None:
-    """An older record of the same phase has released fewer workers: who joins, or was away, would be waited for, and
-    would wait itself. Who has noted more brings that back.
+    """An older record of the same phase has released fewer workers: a node that joins, or was away, would wait and
+    block the phase. A node with the later record restores it.
     """
     one, two = world.node("control-1"), world.node("control-2")
     own = world.rotation(Phase.TRUST, released=0.9)
@@ -236,9 +236,9 @@ def waits(world: World, worker: Place, own: Rotation, span: timedelta) -> str:
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ATTACH])
 def test_a_worker_whose_record_was_deleted_after_all_had_ended_comes_to_the_end(world: World, phase: Phase) -> None:
-    """Nobody is left who could lead it on from the last phase, in which all nodes were: it says what is missing, and
-    after ten minutes, in which a control plane would have brought the record back, goes to the end. From an earlier
-    phase it does not.
+    """No node is left that could lead it from the last phase, which all nodes had reached. The worker reports the
+    missing record, and after ten minutes, in which a control plane would have restored it, completes the rotation. From
+    an earlier phase it does not.
     """
     worker, own = world.node("worker-1", worker=True), world.rotation(phase)
     missing = "the cluster has no record of it; a control plane that has noted it brings it back"
@@ -250,7 +250,9 @@ def test_a_worker_whose_record_was_deleted_after_all_had_ended_comes_to_the_end(
 
 
 def test_whatever_answers_that_there_is_no_record_is_not_believed_alone(world: World) -> None:
-    """A proxy that knows nothing says that, too: who ends a rotation by itself is heard on its Node until then."""
+    """A foreign proxy may answer the same. A worker that ends the rotation alone must be able to write its Node until
+    then.
+    """
     worker, own = world.node("worker-1", worker=True), world.rotation(Phase.ATTACH)
     waits(world, worker, own, timedelta(minutes=1))
     node = world.api.store.get("nodes", "worker-1")
@@ -264,7 +266,7 @@ def test_whatever_answers_that_there_is_no_record_is_not_believed_alone(world: W
 
 @pytest.mark.parametrize("how", ["is back", "cannot be asked for"])
 def test_a_record_that_is_not_gone_all_the_time_is_waited_for(world: World, how: str) -> None:
-    """Ten minutes count from when it was seen to be gone last, and while the API answers."""
+    """Ten minutes count from its last disappearance, and only while the API answers."""
     worker, own = world.node("worker-1", worker=True), world.rotation(Phase.ATTACH)
     waits(world, worker, own, timedelta(minutes=9))
     if how == "is back":

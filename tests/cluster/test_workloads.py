@@ -114,7 +114,9 @@ def test_the_oldest_container_counts(cluster: ApiServer, access: Access) -> None
 
 
 def test_only_pods_that_are_given_a_token_or_the_ca_count(cluster: ApiServer, access: Access) -> None:
-    """As the API server adds it where automounting is on, or as somebody wrote it; and only while they run."""
+    """The volume counts as the API server adds it with automounting, or as a user wrote it, and only while the Pod
+    runs.
+    """
     published = {"configMap": {"name": "kube-root-ca.crt"}}
     other = {"configMap": {"name": "other"}}
     counted: dict[str, Any] = {
@@ -134,7 +136,7 @@ def test_only_pods_that_are_given_a_token_or_the_ca_count(cluster: ApiServer, ac
 
 
 def test_pods_of_nodes_that_are_gone_do_not_count(cluster: ApiServer, access: Access) -> None:
-    """Of a node that is gone nobody takes the pods of DaemonSets away, and nothing starts them again."""
+    """No controller deletes or restarts the DaemonSet Pods of a removed node."""
     for node in ("there", "gone"):
         pod(cluster, f"on-{node}", node=node)
     assert [each.name for each in stale_workloads(access, SINCE, {"gone"}).bare] == ["on-there"]
@@ -157,7 +159,7 @@ def test_pods_of_nodes_that_are_gone_do_not_count(cluster: ApiServer, access: Ac
 def test_what_a_new_template_does_not_restart_is_listed_and_left(
     cluster: ApiServer, access: Access, kind: str, more: dict[str, Any], reason: str
 ) -> None:
-    """With its reason; and it is not restarted where somebody asks for it, while the others are."""
+    """The list has the reason. Such a workload is not restarted on request, while the others are."""
     held = add(cluster, kind, "held", **more)
     pod(cluster, "it", replica_set(cluster, "held-1", held) if kind == "Deployment" else held)
     which = Workload(kind, "default", "held")
@@ -193,7 +195,7 @@ def test_pods_of_other_makers_and_of_none_are_listed_apart(cluster: ApiServer, a
 
 
 def test_where_nothing_is_stale_that_is_said(access: Access) -> None:
-    """An instant after which everything started."""
+    """The instant after which all workloads started is in the message."""
     assert workloads(access, SINCE) == Canary("workloads", True, "every workload started after 2026-11-24T12:00:00Z")
 
 
@@ -266,7 +268,7 @@ def test_a_restart_by_hand_in_the_same_second_counts(cluster: ApiServer, access:
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+05:00", "0001-01-01T00:00:00", "9999-12-31T23:59:59-05:00", "x"])
 def test_a_restart_beyond_any_calendar_is_none(cluster: ApiServer, access: Access, text: str) -> None:
-    """Anybody may have written that into a pod template: it is restarted all the same."""
+    """Any user may have written it into a Pod template: the workload is restarted."""
     made = add(cluster, "Deployment")
     finish(cluster)
     made["spec"]["template"]["metadata"]["annotations"] = {ANNOTATION: text}
@@ -276,7 +278,7 @@ def test_a_restart_beyond_any_calendar_is_none(cluster: ApiServer, access: Acces
 
 
 def test_a_pod_of_a_time_beyond_any_calendar_is_compared(cluster: ApiServer, access: Access) -> None:
-    """A kubelet whose clock is anywhere keeps nobody from looking at the others."""
+    """A kubelet with a wrong clock does not stop the check of the other Pods."""
     for name, at in (("first", "0001-01-01T00:00:00+05:00"), ("last", "9999-12-31T23:59:59-05:00")):
         pod(cluster, name, status={"startTime": at})
     assert [each.name for each in stale_workloads(access, SINCE).bare] == ["first"]
@@ -301,7 +303,7 @@ UNFINISHED = [
 def test_what_is_not_rolled_out_in_time_is_told_and_stops_the_next_batch(
     cluster: ApiServer, access: Access, kind: str, status: dict[str, Any], fact: str
 ) -> None:
-    """Each thing that a rollout waits for, by kubectl's rules; those behind it are not touched."""
+    """The message has each condition that a rollout waits for, by kubectl's rules. The next batch is not restarted."""
     slow, behind = Workload(kind, "default", "slow"), Workload(kind, "default", "behind")
     for each in (slow, behind):
         add(cluster, kind, each.name, replicas=3)
@@ -338,7 +340,7 @@ def test_a_rollout_that_makes_no_progress_is_not_waited_for(cluster: ApiServer, 
 def test_a_batch_is_done_before_the_next_begins(
     cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more than a batch is under way at any time, and all get their turn."""
+    """At most one batch is under way at any time, and all are restarted."""
     monkeypatch.setattr("certmond.cluster.rollout._LOOK_AGAIN", 0.01)
     several = [Workload("Deployment", "default", f"web-{number}") for number in range(5)]
     for each in several:
@@ -397,7 +399,7 @@ def test_an_api_that_fails_meanwhile_is_waited_for(cluster: ApiServer, access: A
 
 
 def test_without_the_right_nothing_is_restarted(cluster: ApiServer, access: Access, access_of: Any) -> None:
-    """Who may only look is told which right is missing."""
+    """A user with read access gets the missing right."""
     add(cluster, "Deployment")
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation", "lookers")

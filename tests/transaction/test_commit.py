@@ -1,4 +1,6 @@
-"""Writing on a real file system: all or nothing, whatever is killed, full, forbidden, or written by somebody else."""
+"""Transactions on a real file system are atomic: after a kill, a full disk, a denied access, or a write by another
+process.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ class Host:
         return Removed(path, hashlib.sha256(self.at(path).read_bytes()).hexdigest())
 
     def signing(self) -> list[Change]:
-        """The end of a signing CA of its own: the flags go back, then its two files are gone."""
+        """Return the changes that end a separate signing CA: the flags are restored, then its two files are removed."""
         for path, content in ((SIGNING_KEY, SECRET % b"signing"), (SIGNING_CRT, b"signing certificate")):
             self.at(path).write_bytes(content)
             self.at(path).chmod(0o600)
@@ -132,7 +134,7 @@ class Host:
         return str(raised.value)
 
     def snapshot(self) -> Snapshot:
-        """Every name below the root, with all that is to be kept of it."""
+        """Return every name below the root with the attributes that must be preserved."""
         found = {}
         for path in sorted(self.root.rglob("*")):
             status = path.lstat()
@@ -231,7 +233,9 @@ READABLE_BY_1234 = acl((1, 6, 2**32 - 1), (2, 4, 1234), (4, 0, 2**32 - 1), (16, 
 
 @pytest.mark.usefixtures("root")
 def test_attributes_are_kept(host: Host) -> None:
-    """A replaced file keeps mode, owner, ACL, SELinux label and other extended attributes, whatever was asked for."""
+    """A replaced file keeps its mode, owner, ACL, SELinux label and other extended attributes, whatever the change
+    requests.
+    """
     attributes = {"user.note": b"mine", "security.selinux": b"system_u:object_r:cert_t:s0\0",
                   "system.posix_acl_access": READABLE_BY_1234}  # fmt: skip
     os.chown(host.at(KEY), *NOBODY)
@@ -245,8 +249,8 @@ def test_attributes_are_kept(host: Host) -> None:
 
 
 def test_an_acl_opens_nothing_before_its_time(host: Host) -> None:
-    """Where the old key could be read by its ACL, the new one can be read by nobody else at any moment before it is
-    complete, and then by those of the ACL alone whom its entry permits: here by no one.
+    """If an ACL made the old key readable, no other user can read the new key before it is complete. Then only the
+    users of the ACL whom the entry permits can read it: here none.
     """
     open_to_all = (*READABLE_BY_1234[:-8], *acl((32, 4, 2**32 - 1))[4:])
     set_attribute(host.at(KEY), "system.posix_acl_access", bytes(open_to_all))
@@ -273,7 +277,7 @@ def test_hash_of_the_old_content_is_not_kept(host: Host) -> None:
 
 
 def test_default_acl_gives_nothing_to_a_replaced_file(host: Host) -> None:
-    """A directory's default ACL opens no file to anybody who could not read the old one."""
+    """A directory's default ACL opens no file to a user who could not read the old one."""
     set_attribute(host.at(PKI), "system.posix_acl_default", READABLE_BY_1234)
     host.at(KEY).chmod(0o640)
     host.commit(host.pair())
@@ -283,7 +287,7 @@ def test_default_acl_gives_nothing_to_a_replaced_file(host: Host) -> None:
 
 @pytest.mark.usefixtures("root")
 def test_new_file_is_as_told(host: Host) -> None:
-    """A file that was not there gets the mode and owner that it was asked for; without any, only we can read it."""
+    """A new file gets the requested mode and owner. Without them, only root can read it."""
     told, untold = f"{PKI}/told.crt", f"{PKI}/untold.key"
     host.commit([NewFile(told, b"crt", 0o644, NOBODY), NewFile(untold, NEW[KEY])])
     found = [host.at(path).stat() for path in (told, untold)]
@@ -294,7 +298,7 @@ def test_new_file_is_as_told(host: Host) -> None:
 
 @pytest.mark.usefixtures("root")
 def test_a_new_file_is_not_given_to_the_owner_of_its_directory(host: Host) -> None:
-    """Where no owner is asked for, a new file belongs to who runs certmond, and its directory gives it no ACL."""
+    """If no owner is requested, a new file belongs to the user of certmond, and its directory gives it no ACL."""
     os.chown(host.at(KEY).parent, 12, 34)
     set_attribute(host.at(KEY).parent, "system.posix_acl_default", READABLE_BY_1234)
     path = f"{os.path.dirname(KEY)}/another.key"
@@ -392,7 +396,7 @@ def test_symlink_of_another_user(host: Host, link: str) -> None:
 
 @pytest.mark.usefixtures("root")
 def test_new_link_in_the_place_of_a_users(host: Host) -> None:
-    """A user's symlink that is replaced is not followed, and therefore in nobody's way."""
+    """A user's symlink that is replaced is not followed, and so blocks no write."""
     os.chown(host.at(CURRENT), 1000, 1000, follow_symlinks=False)
     host.commit([NewLink(CURRENT, "new.pem")])
     assert host.at(CURRENT).readlink() == Path("new.pem")
@@ -419,7 +423,7 @@ def test_file_becomes_a_link(host: Host) -> None:
 
 
 def test_all_problems_at_once(host: Host) -> None:
-    """Every obstacle is told in one error, with file, fact and remedy, before anything is written."""
+    """One error reports every obstacle, with file, fact and remedy, before anything is written."""
     host.at(f"{PKI}/loop").symlink_to("loop")
     with socket.socket(socket.AF_UNIX) as peer:
         peer.bind(str(host.at(f"{PKI}/socket")))
@@ -479,7 +483,7 @@ def test_no_static_pod_is_removed(host: Host, path: str) -> None:
 
 
 def test_same_file_twice(host: Host) -> None:
-    """One file under two names is not replaced twice; that they are one is what is said."""
+    """One file under two names is not replaced twice. The error reports that they are one file."""
     host.at(f"{PKI}/other.key").symlink_to("apiserver.key")
     said = f"{PKI}/other.key and {KEY} are one file, {KEY}; give each a file of its own"
     assert host.error([host.new(KEY, b"a"), host.new(f"{PKI}/other.key", b"b")]) == said
@@ -509,7 +513,7 @@ def test_hook_that_raises(host: Host, hook: str, failure: BaseException) -> None
 
 
 def test_message_is_printable(host: Host) -> None:
-    """A name that a terminal would obey is told with escapes."""
+    """The message escapes the control characters of a name."""
     assert host.error([NewFile("/etc/\x1b[2J/a.key", b"")]).isprintable()
     with pytest.raises(WriteError) as raised, Transactions("/", host.place / "\x1b[2J" / "state").lock():
         pass
@@ -522,7 +526,9 @@ RKE2 = "/var/lib/rancher/rke2/agent/pod-manifests"
 
 
 def test_a_manifest_is_replaced(host: Host) -> None:
-    """Where that is asked for: with owner and mode of the old one, from above its directory, where nothing is left."""
+    """A transaction replaces a manifest from the parent of its directory, with owner and mode of the old one. It leaves
+    no draft there.
+    """
     above = sorted(os.listdir(host.at("/etc/kubernetes")))
     before = host.at(MANIFEST).stat()
     waiting: list[bytes] = []
@@ -557,7 +563,7 @@ def test_wherever_the_kubelet_has_its_manifests(host: Host, link: str | None, ta
 
 
 def test_a_manifest_is_never_created(host: Host) -> None:
-    """Where none is, whoever stopped the pod is who starts it."""
+    """certmond creates no manifest, because the operator who stopped the Pod decides when it starts."""
     host.at(MANIFEST).unlink()
     assert f"{MANIFEST} is not there, and certmond starts no pod" in host.error([host.manifest()])
     message = host.error([replace(host.manifest(), expected=hashlib.sha256(POD).hexdigest())])
@@ -566,7 +572,9 @@ def test_a_manifest_is_never_created(host: Host) -> None:
 
 @pytest.mark.parametrize("decided", [False, True])
 def test_a_manifest_that_is_taken_away_meanwhile_stays_away(host: Host, decided: bool) -> None:
-    """However far certmond was, and the other files are as the transaction ended: old, or new if it was half done."""
+    """However far the transaction was, the removed manifest stays away. The other files are old, or new if the
+    transaction was decided.
+    """
     changes: list[Change] = [*host.pair(), host.manifest()]
     if decided:
         renames = [n for n, stop in enumerate(record(lambda: host.commit(changes))) if stop == "exit renameat"]
@@ -599,7 +607,7 @@ def test_a_manifest_changed_meanwhile_is_theirs(host: Host) -> None:
 
 @pytest.mark.parametrize("target", ["other.yaml", "/data/pod.yaml", "../pod.yaml"])
 def test_a_manifest_that_is_a_symlink(host: Host, target: str) -> None:
-    """It is not followed out of the directory, nor within, and stays: the kubelet would be told of nothing there."""
+    """A manifest that is a symlink is not followed and stays, because the kubelet would get no event for its target."""
     host.at("/data").mkdir()
     host.at(MANIFEST).unlink()
     host.at(MANIFEST).symlink_to(target)
@@ -612,7 +620,9 @@ def test_a_manifest_that_is_a_symlink(host: Host, target: str) -> None:
 
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
 def test_a_manifests_directory_of_its_own_mount(host: Host, mount: Mount, kind: str) -> None:
-    """Nothing can be renamed into it, though it were the same file system: that is said before anything is written."""
+    """A manifest directory that is a separate mount accepts no rename, also on the same file system. The error comes
+    before any write.
+    """
     if kind == "tmpfs":
         mount("-t", "tmpfs", "tmpfs", on=host.at(PODS))
         host.at(MANIFEST).write_bytes(POD)
@@ -652,7 +662,7 @@ def test_no_other_file_comes_beside_a_manifest(host: Host) -> None:
 
 
 def test_removed(host: Host) -> None:
-    """The file is gone, and no copy of it is left; all else is as before."""
+    """The file is removed and no copy of it remains. All other files are unchanged."""
     *_, key, crt = host.signing()
     before = host.snapshot()
     host.commit([key, crt])
@@ -672,7 +682,8 @@ def test_verify_is_given_nothing_of_what_is_removed(host: Host) -> None:
 
 
 def test_only_the_expected_file_is_removed(host: Host) -> None:
-    """One that was changed, is gone, is a symlink or no file is left alone; so are the others."""
+    """certmond leaves a file that was changed, is missing, is a symlink or is no regular file, and with it the others.
+    """
     key = host.removed(KEY)
     host.at("/data").mkdir()
     for make, fact in (
@@ -689,7 +700,9 @@ def test_only_the_expected_file_is_removed(host: Host) -> None:
 
 @pytest.mark.parametrize("undone", [False, True])
 def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) -> None:
-    """Theirs stays. Where nothing had been done yet nothing is; half-way, the rest is, and that is said."""
+    """The file of the other process stays. Before the first change nothing is changed; after it the rest completes, and
+    the error reports it.
+    """
     changes = [host.removed(KEY), host.removed(CRT)]
     if undone:
         with pytest.raises(
@@ -713,7 +726,9 @@ def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) ->
 
 @pytest.mark.parametrize("first", [MANIFEST, SIGNING_KEY])
 def test_what_somebody_else_removed_is_no_beginning(host: Host, first: str) -> None:
-    """Where a file that was to be removed is gone, though its turn comes later, the others are left as they are."""
+    """If a file that the transaction removes is already missing, certmond leaves the other files, also if its removal
+    comes later.
+    """
     manifest, key, crt = host.signing()
     changes = [manifest, key, crt] if first == MANIFEST else [key, crt, manifest]
 
@@ -741,7 +756,9 @@ def test_what_is_removed_needs_no_room(host: Host, mount: Mount) -> None:
 
 @pytest.mark.real("chattr")
 def test_removed_that_is_immutable(host: Host) -> None:
-    """It is told beforehand; where it became so since, nothing else is done, or it is finished later."""
+    """An immutable file is an error before any change. If it becomes immutable during the transaction, nothing else is
+    done, or the next start completes it.
+    """
     with attribute("i", host.at(CRT)) as give:
         with pytest.raises(WriteError, match="the old files stay"):
             host.commit([host.removed(CRT), host.removed(KEY)], before_rename=give)
@@ -749,12 +766,12 @@ def test_removed_that_is_immutable(host: Host) -> None:
         assert host.at(KEY).exists()
 
 
-# Somebody else
+# Other processes
 
 
 @pytest.mark.parametrize("path", [KEY, CRT])
 def test_changed_between_staging_and_renaming(host: Host, path: str) -> None:
-    """A file that somebody else writes while ours is staged stays theirs, and the rest of the pair stays old."""
+    """A file that another process writes while certmond stages its own stays, and the rest of the pair stays old."""
     with pytest.raises(WriteError, match=f"^{path} was written by somebody else"):
         host.commit(host.pair(), before_rename=lambda: host.at(path).write_bytes(b"theirs"))
     assert {p: host.at(p).read_bytes() for p in NEW} == {**OLD, path: b"theirs"}
@@ -763,7 +780,7 @@ def test_changed_between_staging_and_renaming(host: Host, path: str) -> None:
 
 
 def test_created_between_staging_and_renaming(host: Host) -> None:
-    """So does a file that somebody else creates where there was none."""
+    """A file that another process creates in the meantime stays, too."""
     path = f"{PKI}/etcd/server.key"
     with pytest.raises(WriteError, match="written by somebody else"):
         host.commit([NewFile(path, NEW[KEY])], before_rename=lambda: host.at(path).write_bytes(b"theirs"))
@@ -773,7 +790,9 @@ def test_created_between_staging_and_renaming(host: Host) -> None:
 
 
 def test_directory_swapped_for_a_symlink(host: Host) -> None:
-    """Who swaps the directory for a symlink after the look gets no file: it goes where it was looked at."""
+    """A user who swaps the directory for a symlink after the check gets no file: it is written to the checked
+    directory.
+    """
 
     def swap() -> None:
         host.at(PKI).rename(host.at("/etc/kubernetes/moved"))
@@ -785,7 +804,9 @@ def test_directory_swapped_for_a_symlink(host: Host) -> None:
 
 
 def test_busy(host: Host) -> None:
-    """While one writes, another is told who that is after the time it was ready to wait, and nobody after that."""
+    """While one process writes, another waits for its limit and then gets an error with the holder. After that the lock
+    is free.
+    """
     who = rf"^another command \(process {os.getpid()}\) is writing on this node; .*\(`ps -fp {os.getpid()}` shows it\)$"
     with host.transactions.lock():
         with pytest.raises(BusyError, match=who), host.transactions.lock(0.1):
@@ -797,7 +818,7 @@ def test_busy(host: Host) -> None:
 
 
 def test_waits_for_its_turn(host: Host) -> None:
-    """Who is ready to wait gets its turn when the other is done."""
+    """A process that waits gets the lock when the holder releases it."""
     with ExitStack() as first:
         first.enter_context(host.transactions.lock())
         threading.Timer(0.15, first.pop_all().close).start()
@@ -807,7 +828,7 @@ def test_waits_for_its_turn(host: Host) -> None:
 
 
 def test_state_is_ours_alone(host: Host) -> None:
-    """Nobody else may enter the state directory or read a record; a record holds no content."""
+    """Only root can enter the state directory or read a record. A record has no file content."""
     seen: list[tuple[int, bytes]] = []
 
     def look() -> None:
@@ -831,7 +852,7 @@ def test_records_that_are_no_directory(host: Host) -> None:
 
 @pytest.mark.parametrize("name", ["a\0", "\ud800"])
 def test_what_can_be_no_path_is_told_as_such(host: Host, name: str) -> None:
-    """A name that the kernel cannot be asked for is refused in words, whether it is to be read or written."""
+    """A name that the kernel does not accept is an error with the reason, for reading and for writing."""
     with pytest.raises(WriteError, match=r"could not be read \(no file can be called so\): correct its path"):
         NodeFiles(str(host.root)).read(f"/etc/{name}/b")
     assert "no file can be called so" in host.error([NewFile(f"/etc/{name}", b"")])
@@ -894,7 +915,7 @@ def changes_of(host: Host, scenario: str) -> list[Change]:
 
 
 class Watcher:
-    """Looks at everything while the writer stands still."""
+    """Checks all files at each stop of the writer."""
 
     def __init__(self, host: Host, changes: Sequence[Change]) -> None:
         self.host = host
@@ -939,7 +960,7 @@ def link_or_content(change: Change) -> bytes | None:
 
 
 class Notices:
-    """What inotify(7) tells of a directory, to whoever watches it as the kubelet does: all but who opens and reads."""
+    """The inotify(7) events of a directory, as the kubelet watches it: all except those of reading."""
 
     MOVED_TO = 0x80
     _READING = 0x1 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_NOWRITE, IN_OPEN
@@ -957,7 +978,7 @@ class Notices:
         os.close(self._descriptor)
 
     def told(self) -> list[tuple[int, str]]:
-        """(what, name) of each notice since it was last asked, in their order. The kernel queues them at once."""
+        """Return (event, name) of each event since the last call, in their order. The kernel queues them at once."""
         found = []
         with suppress(BlockingIOError):
             while data := os.read(self._descriptor, 1 << 16):
@@ -995,10 +1016,12 @@ SCENARIOS = ["pair", "kubelet", "created", "pod"]
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
-    """Killed at any system call, a renewal is found whole after recovery: all old or all new, and nothing beside it.
+    """After a kill at any system call and recovery, a renewal is complete: all files are old or all are new, without
+    any leftover.
 
-    At no moment can others read a private key, is a file half written, or is the old or the new content lost, but for
-    what is removed: that has no copy. Whoever watches the static pods sees a manifest replaced, once, and nothing else.
+    At no moment can others read a private key, is a file incomplete, or is the old or the new content lost, except for
+    removed files, which have no copy. A process that watches the static Pods gets exactly one replacement of a
+    manifest.
     """
     hosts = fresh_hosts(tmp_path)
     host = next(hosts)
@@ -1134,7 +1157,7 @@ def test_order_on_the_disk(host: Host) -> None:
 
 
 def test_order_on_the_disk_of_a_manifest_and_a_removal(host: Host) -> None:
-    """Both directories, where the manifest waited and where it is, reach the disk before the record is forgotten."""
+    """Both directories, of the draft and of the manifest, reach the disk before the record is deleted."""
     changes = host.signing()[:2]
     with host.transactions.lock():
         pass
@@ -1156,7 +1179,7 @@ class Interruption(BaseException):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("call", ["decide", "rename"])
 def test_signal_waits(host: Host, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, call: str) -> None:
-    """Who wants to end the process from the decision on is heard when all is in place, by who heard it before."""
+    """From the decision on, a signal is delivered when all files are in place, to the handler that was there before."""
 
     def interrupt(_: int, __: object) -> None:
         raise Interruption
@@ -1206,7 +1229,9 @@ def test_nothing_to_recover(host: Host) -> None:
 
 @pytest.mark.parametrize("path", [KEY, CRT])
 def test_recovery_keeps_what_somebody_else_wrote(host: Host, path: str) -> None:
-    """Before anything was replaced, a file of somebody else stops the whole: theirs is kept, the others stay old."""
+    """Before the first replacement, a file of another process stops the transaction: that file stays, and the others
+    stay old.
+    """
     host.write_record("commit", staged=NEW)
     host.at(path).write_bytes(b"theirs")
     [found] = host.recover()
@@ -1219,7 +1244,9 @@ def test_recovery_keeps_what_somebody_else_wrote(host: Host, path: str) -> None:
 
 
 def test_recovery_half_way_keeps_what_somebody_else_wrote(host: Host) -> None:
-    """Half-way, theirs is kept, and all the others become new; the message tells which are."""
+    """After the first replacement, the file of another process stays, and all other files become new. The message names
+    them.
+    """
     extra = f"{PKI}/etcd/extra.crt"
     host.write_record("commit", {CRT: NEW[CRT], extra: b"extra"}, {**NEW, extra: b"extra"})
     host.at(KEY).write_bytes(NEW[KEY])  # renamed before the crash
@@ -1278,7 +1305,7 @@ ENTRY = {"path": KEY, "real": KEY, "staged": ".certmond-0123456789abcdef-0", "ol
 )  # fmt: skip
 @pytest.mark.parametrize("state", ["intent", "commit"])
 def test_damaged_record(host: Host, content: bytes, state: str) -> None:
-    """A record that cannot be ours is put aside and told once; no file is touched for it, and writing goes on."""
+    """An invalid record is renamed and reported once. It changes no file, and further transactions work."""
     before = host.snapshot()
     host.put_record(f"0123456789abcdef.{state}.json", content)
     [found] = host.recover()
@@ -1291,7 +1318,7 @@ def test_damaged_record(host: Host, content: bytes, state: str) -> None:
 
 
 def test_damaged_record_is_never_passed_over(host: Host) -> None:
-    """Who writes without having recovered is told of a damaged record, too, once."""
+    """A process that writes without recovery also reports a damaged record, once."""
     host.put_record("0123456789abcdef.commit.json", b"{")
     with pytest.raises(WriteError, match="cannot be understood, and was put aside"):
         host.commit(host.pair())
@@ -1301,8 +1328,8 @@ def test_damaged_record_is_never_passed_over(host: Host) -> None:
 
 @pytest.mark.parametrize("decided", [False, True])
 def test_what_was_begun_below_another_root_is_left_to_it(host: Host, tmp_path: Path, decided: bool) -> None:
-    """A process with another root neither ends nor forgets it, says which root that is, and may write its own; whoever
-    has that root ends it.
+    """A process with another root neither completes nor deletes the transaction, reports that root, and may write its
+    own files. A process with that root completes it.
     """
     before = host.snapshot()
     renames = [n for n, stop in enumerate(record(lambda: host.commit(host.pair()))) if stop == "exit renameat"]
@@ -1335,7 +1362,7 @@ def test_what_is_moved_as_a_whole_is_ended_there(host: Host) -> None:
 
 
 def test_other_files_among_the_records(host: Host) -> None:
-    """Whatever else lies among the records is left there, but for the draft of one."""
+    """Other files among the records stay, except the draft of a record."""
     host.put_record("notes.txt", b"mine")
     host.put_record(".0123456789abcdef", b"{")
     assert host.recover() == ()
@@ -1382,7 +1409,7 @@ def test_pending_files_are_not_written_again(host: Host) -> None:
 
 @pytest.fixture
 def mount(root: None) -> Iterator[Callable[..., None]]:
-    """Mounts what is asked for, until the end of the test."""
+    """Mount file systems until the end of the test."""
     with ExitStack() as mounted:
 
         def make(*arguments: str, on: Path) -> None:
@@ -1406,7 +1433,9 @@ def fill(directory: Path, leave: int) -> None:
 
 
 def test_full_disk_is_seen_beforehand(host: Host, mount: Mount) -> None:
-    """On a full disk nothing is begun, on a disk that has room all is done: the error says where and how much."""
+    """On a full disk nothing begins, and the error has the file system and the missing bytes. On a disk with enough
+    room the transaction completes.
+    """
     mount("-t", "tmpfs", "-o", "size=512k", "tmpfs", on=host.at(KUBELET))
     key, crt = f"{KUBELET}/a.key", f"{KUBELET}/a.crt"
     host.commit([NewFile(key, SECRET), NewFile(crt, b"old")])
@@ -1445,7 +1474,7 @@ def test_disk_that_fills_up_meanwhile(host: Host, mount: Mount, leave: int) -> N
 
 
 def test_no_inodes(host: Host, mount: Mount) -> None:
-    """A file system without free inodes is told as such, and nothing is begun."""
+    """A file system without free inodes is reported as such, and nothing begins."""
     mount("-t", "tmpfs", "-o", "nr_inodes=20", "tmpfs", on=host.at(KUBELET))
     for number in range(11):
         host.at(f"{KUBELET}/{number}").touch()
@@ -1475,7 +1504,7 @@ def test_read_only_state(host: Host, mount: Mount) -> None:
 
 
 def test_file_that_is_a_mount_point(host: Host, mount: Mount) -> None:
-    """A file that is mounted cannot be replaced: that is said beforehand, not between key and certificate."""
+    """A mounted file cannot be replaced. The error comes before any change, not between key and certificate."""
     (host.place / "other").write_bytes(OLD[CRT])
     mount("--bind", str(host.place / "other"), on=host.at(CRT))
     assert "it is a mount point of its own" in host.error(host.pair())
@@ -1501,7 +1530,9 @@ def attribute(letter: str, path: Path) -> Iterator[Callable[[], None]]:
 @pytest.mark.parametrize("letter", ["i", "a"])
 @pytest.mark.parametrize("path", [CRT, PKI])
 def test_immutable(host: Host, letter: str, path: str) -> None:
-    """A file or directory that is immutable or append-only is told beforehand, with the way to change that."""
+    """An immutable or append-only file or directory is reported before any change, with the command that changes the
+    attribute.
+    """
     with attribute(letter, host.at(path)) as give:
         give()
         message = host.error(host.pair())
@@ -1524,7 +1555,9 @@ def test_first_rename_fails(host: Host) -> None:
 
 @pytest.mark.real("chattr")
 def test_second_rename_fails(host: Host) -> None:
-    """Where the second cannot, there is only forward: the error says so, and the next start finishes it."""
+    """If the second rename fails, the transaction can only go forward. The error reports it, and the next start
+    completes it.
+    """
     with attribute("i", host.at(CRT)) as give:
         with pytest.raises(WriteError, match="the next start of certmond tries again"):
             host.commit(host.pair(), before_rename=give)
@@ -1536,7 +1569,7 @@ def test_second_rename_fails(host: Host) -> None:
 
 
 def test_file_system_that_knows_little(host: Host, mount: Mount) -> None:
-    """A file system without extended attributes, and without an end of blocks and inodes, is as good as any."""
+    """A file system without extended attributes and without a limit of blocks and inodes works."""
     mount("-t", "ramfs", "ramfs", on=host.at(KUBELET))
     host.commit([NewFile(f"{KUBELET}/a.key", b"old")])
     host.commit([host.new(f"{KUBELET}/a.key", NEW[KEY])])
@@ -1570,7 +1603,7 @@ except WriteError as error:
 
 
 def inject(host: Host, call: str, fault: str) -> subprocess.CompletedProcess[str]:
-    """Replace the pair in a process of its own, whose system calls fail as told."""
+    """Replace the pair in a separate process whose system calls fail as requested."""
     words = [word for path, content in NEW.items() for word in (path, content.decode())]
     quickly = [real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null"]  # of the other calls it hears nothing
     command = [*quickly, "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
@@ -1650,14 +1683,14 @@ def test_disk_that_lies(host: Host) -> None:
 
 @pytest.mark.real("strace")
 def test_no_extended_attributes(host: Host) -> None:
-    """A file system that has no extended attributes, and says so, is written to all the same."""
+    """A file system that reports no support of extended attributes is written to."""
     done = inject(host, "flistxattr", "error=EOPNOTSUPP")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path: host.at(path).read_bytes() for path in NEW} == NEW
 
 
 def test_a_path_of_this_host_is_told_as_people_write_it(tmp_path: Path) -> None:
-    """Below the root of the host itself a path has one slash in front, in whatever sentence it comes to stand."""
+    """With the root `/` each message has a path with one leading slash."""
     assert str(Transactions("/", tmp_path).real("/etc/passwd")) == "/etc/passwd"
     (tmp_path / "etc").mkdir()
     assert str(Transactions(str(tmp_path), tmp_path).real("/etc/passwd")) == f"{tmp_path}/etc/passwd"

@@ -21,7 +21,7 @@ sys.stdin.read()
 
 
 def test_a_lock_is_held_until_its_holder_is_killed(tmp_path: Path) -> None:
-    """Another process does not get it, and is told who holds it; the kernel releases it at `kill -9`."""
+    """Another process does not get the lock and gets its holder. The kernel releases it at `kill -9`."""
     state = tmp_path / "state"
     command = [sys.executable, "-c", PROGRAM, str(state), "/run/certmond"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -51,7 +51,7 @@ def test_a_lock_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_who_asks_wakes_nobody(tmp_path: Path) -> None:
-    """Asking who holds a lock leaves no trace that a watcher of the directory would see as a write."""
+    """A query of the holder causes no write event for a watcher of the directory."""
     lock = NodeLock(tmp_path, ACTING)
     assert lock.take()
     before = (tmp_path / ACTING).stat()
@@ -63,7 +63,7 @@ def test_who_asks_wakes_nobody(tmp_path: Path) -> None:
 
 
 def test_who_asks_is_in_nobodys_way(tmp_path: Path) -> None:
-    """A lock that is free is taken, however many processes ask at this moment who holds it."""
+    """A process can take a free lock while other processes query its holder."""
     asking = f"""
 from pathlib import Path
 from certmond.transaction.node_lock import ACTING, is_held

@@ -237,8 +237,8 @@ RECORDS = [
 def test_a_record_of_a_later_version_is_refused_by_name(
     node: RotatingNode, record: Callable[[RotatingNode], Path]
 ) -> None:
-    """Its path, both versions and what to do; exit 3, and not a byte of node and state is another one. With the record
-    of this version in its place again, certmond goes on.
+    """The error has the path, both versions and the remedy, and the exit code is 3. No byte of node and state changes.
+    With the record of this version, certmond continues.
     """
     path = record(node)
     own = path.read_text()
@@ -262,7 +262,7 @@ def test_a_record_of_a_later_version_is_refused_by_name(
 def test_a_record_of_a_later_version_is_never_written_over(
     node: RotatingNode, record: Callable[[RotatingNode], Path]
 ) -> None:
-    """Also by what needs no lock: what is to be noted is not, and the error names the file."""
+    """The rule also covers a record that is written without the lock: the write fails, and the error names the file."""
     path = record(node)
     path.write_text(later := json.dumps({**json.loads(path.read_text()), "version": 99}))
     memory = Memory(path.parent, path.name, TypeAdapter(Any))
@@ -300,8 +300,8 @@ def test_a_record_without_a_version_is_version_1(node: RotatingNode, record: Cal
 
 
 def test_a_generation_of_a_later_version_is_refused_by_name(node: RotatingNode) -> None:
-    """It is neither listed nor put back, and the certificate is not renewed over it: no generation is pushed out. When
-    it is this version's again, both go on.
+    """The generation is neither listed nor restored, and the certificate is not renewed over it: no generation is
+    removed. With this version of the record, both work.
     """
     path = next((node.state / "archive/web").glob("*/description.json"))
     own = path.read_text()
@@ -348,9 +348,7 @@ def test_the_daemon_reports_a_later_version_and_does_not_act(node: RotatingNode)
 
 @pytest.mark.parametrize("words", ["check", "metrics"])
 def test_who_only_looks_is_told(node: RotatingNode, words: str) -> None:
-    """`check` and `metrics` have the critical finding at the anchor; without an anchor they could not tell, and exit
-    with 3.
-    """
+    """`check` and `metrics` have the critical finding at the anchor. Without an anchor they exit 3."""
     node.state.chmod(0o777)
     said = f"{node.state} can be written by others (mode 0777); chmod go-w {node.state}"
     looked = node.certmond(words)
@@ -375,7 +373,7 @@ def test_the_daemon_that_observes_reports_it_at_its_start(node: RotatingNode) ->
 
 @pytest.mark.parametrize("padding", [0, 1 << 17])
 def test_a_record_that_was_fit_is_looked_at_again_when_it_changes(tmp_path: Path, padding: int) -> None:
-    """A large record is not parsed at each look; a later version and a chmod are seen all the same."""
+    """A large record is not parsed in each pass, but a later version and a chmod are detected."""
     path = tmp_path / "renewals.json"
     memory = Memory(tmp_path, path.name, TypeAdapter(list[str]))
     memory.write(["x" * padding])

@@ -1,4 +1,6 @@
-"""The CA bundles of webhooks, APIServices and conversions: those of our CA are told, those given to us are updated."""
+"""The CA bundles of webhooks, APIServices and conversions: those with the cluster's CA are reported, annotated ones are
+updated.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def look(access: Access, wanted: Any = BOTH, **more: Any) -> Canary:
 
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_a_bundle_with_our_ca_is_told_until_it_is_as_wanted(cluster: ApiServer, access: Access, resource: str) -> None:
-    """Of each kind: what has the old CA and not the new one is named with the remedy, and nothing is written."""
+    """Of each kind, an object that has the old CA and not the new one is reported with the remedy. Nothing is written.
+    """
     made = add(cluster, resource, "it", b64(OLD, STRANGE))
     canary = look(access, update=True)
     assert not canary.ok
@@ -67,7 +70,7 @@ def test_a_bundle_with_our_ca_is_told_until_it_is_as_wanted(cluster: ApiServer, 
 
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_the_bundles_of_others_are_no_news(cluster: ApiServer, access: Access, resource: str) -> None:
-    """Another's CA, no bundle at all, and what is no certificate, are somebody else's."""
+    """certmond ignores a bundle with another CA, an empty one, and one without a certificate."""
     for number, each in enumerate((b64(STRANGE), None, "", base64.b64encode(b"x").decode(), "%", "abcde")):
         add(cluster, resource, f"it-{number}", each)
     assert look(access).ok
@@ -75,7 +78,7 @@ def test_the_bundles_of_others_are_no_news(cluster: ApiServer, access: Access, r
 
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_an_annotated_bundle_is_updated(cluster: ApiServer, access: Access, resource: str) -> None:
-    """Where it is asked for: it is exactly what is wanted then, in that order; what else is written there stays."""
+    """With the annotation, the bundle becomes exactly the required one in that order. Other fields stay."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
     made = add(cluster, resource, "it", b64(OLD, STRANGE), **ANNOTATED)
@@ -113,7 +116,7 @@ def test_the_annotation_of_another_family_gives_no_right(cluster: ApiServer, acc
 
 
 def test_a_ca_that_was_issued_again_is_ours_by_its_key(cluster: ApiServer, access: Access) -> None:
-    """An older certificate of the same key is not foreign: it is told."""
+    """An older certificate of the same key is reported, and is not foreign."""
     older = reissue(OLD)
     add(cluster, "apiservices", "it", b64(older))
     assert look(access, [OLD.facts]).fact == (
@@ -123,7 +126,7 @@ def test_a_ca_that_was_issued_again_is_ours_by_its_key(cluster: ApiServer, acces
 
 @pytest.mark.parametrize("what", ["changed", "deleted"])
 def test_what_somebody_else_changes_meanwhile_is_looked_at_again(cluster: ApiServer, access: Access, what: str) -> None:
-    """The numbers of webhooks may mean others by then: nothing is written, and it is not ok yet."""
+    """The indices of webhooks may have changed: nothing is written, and the check fails until the next pass."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
     resource = "mutatingwebhookconfigurations"
@@ -144,7 +147,9 @@ def test_what_somebody_else_changes_meanwhile_is_looked_at_again(cluster: ApiSer
 
 
 def test_without_the_right_to_update_it_is_told(cluster: ApiServer, access: Access) -> None:
-    """config/rbac.yaml binds that right to nobody; which one is missing is said, best for this object only."""
+    """config/rbac.yaml binds that right to no user. The message names the missing right, preferably for this object
+    only.
+    """
     add(cluster, "apiservices", "it", b64(OLD), **ANNOTATED)
     canary = look(access, update=True)
     assert not canary.ok
@@ -153,7 +158,7 @@ def test_without_the_right_to_update_it_is_told(cluster: ApiServer, access: Acce
 
 
 def test_a_cluster_without_such_a_kind_is_refused(cluster: ApiServer, access: Access) -> None:
-    """Where the API has no such kind, that is told, and not taken for an empty list."""
+    """If the API has no such kind, the check fails, and the answer does not count as an empty list."""
     cluster.store.missing = {"apiservices"}
     canary = look(access)
     assert not canary.ok
