@@ -72,7 +72,7 @@ def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: Api
     assert cluster.objects == {}
 
 
-def test_a_certificate_of_another_ca_is_told(cluster: ApiServer, access: Access) -> None:
+def test_a_certificate_of_another_ca_is_reported(cluster: ApiServer, access: Access) -> None:
     """The check compares the signature, because the name is the same. Afterwards the request is deleted."""
     says(
         sign(access, NEW), "the cluster signs with a CA (of the name CN=kubernetes) that is not", NEW.facts.sha256[:12]
@@ -81,7 +81,7 @@ def test_a_certificate_of_another_ca_is_told(cluster: ApiServer, access: Access)
 
 
 @pytest.mark.usefixtures("time_is_up")
-def test_a_request_that_nobody_signs_is_told(cluster: ApiServer, access: Access) -> None:
+def test_a_request_that_is_not_signed_is_reported(cluster: ApiServer, access: Access) -> None:
     """If an approved request has no certificate within the limit, the remedy names kube-controller-manager. The next
     check reads a certificate that is signed later.
     """
@@ -117,7 +117,7 @@ def looker(cluster: ApiServer, access_of: Callable[..., Access]) -> Access:
     return access_of("looker", "lookers")
 
 
-def test_who_may_not_approve_is_told_which_right_is_missing(cluster: ApiServer, looker: Access) -> None:
+def test_a_missing_right_to_approve_is_reported(cluster: ApiServer, looker: Access) -> None:
     """The message comes at once, with the command for a user who may approve. The request stays, and a further check
     files no other.
     """
@@ -130,7 +130,7 @@ def test_who_may_not_approve_is_told_which_right_is_missing(cluster: ApiServer, 
     assert len([call for call in cluster.calls if call.startswith("POST")]) == 1
 
 
-def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, looker: Access) -> None:
+def test_a_request_waits_for_another_user_to_approve(cluster: ApiServer, looker: Access) -> None:
     """However late the approval is, the next check reads the certificate and deletes the request."""
     check = Signing(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
@@ -140,7 +140,7 @@ def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, look
     assert cluster.objects == {}
 
 
-def test_another_ca_is_asked_for_anew(cluster: ApiServer, looker: Access) -> None:
+def test_another_ca_needs_a_new_request(cluster: ApiServer, looker: Access) -> None:
     """A request that waits for approval does not serve the CA of another phase."""
     check = Signing(looker)
     says(check.check(OLD.facts, datetime.now(UTC)), "waits for approval")
@@ -152,7 +152,7 @@ def test_another_ca_is_asked_for_anew(cluster: ApiServer, looker: Access) -> Non
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "filed by another"])
-def test_a_request_that_is_not_ours_any_more_is_no_answer(cluster: ApiServer, looker: Access, again: bool) -> None:
+def test_a_deleted_request_is_filed_again(cluster: ApiServer, looker: Access, again: bool) -> None:
     """A request that was deleted while it waited is filed again, also if another one has its name."""
     check, other = Signing(looker), Signing(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
@@ -186,7 +186,7 @@ def test_two_processes_of_a_node_wait_for_the_same_approval(cluster: ApiServer, 
      {"usages": ["client auth"]}, {"signer": "kubernetes.io/kubelet-serving"}, {"rsa": True}, {"pem": b"no request"}],
     ids=str,
 )  # fmt: skip
-def test_nobody_is_asked_to_approve_what_is_not_as_ours(
+def test_a_foreign_request_is_deleted_before_approval(
     cluster: ApiServer, looker: Access, foreign: dict[str, Any]
 ) -> None:
     """A request of the name with any other content is deleted before the message asks an operator to approve it."""
@@ -234,7 +234,7 @@ def decides(cluster: ApiServer, verdict: str) -> None:
     cluster.before = decide
 
 
-def test_a_request_that_failed_is_told(cluster: ApiServer, access: Access) -> None:
+def test_a_request_that_failed_is_reported(cluster: ApiServer, access: Access) -> None:
     """The message has the reason of the signer. The next check files another request."""
     decides(cluster, "Failed")
     says(sign(access, cluster.ca), "certmond-canary has failed (by hand)")
@@ -242,7 +242,7 @@ def test_a_request_that_failed_is_told(cluster: ApiServer, access: Access) -> No
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["same process", "another process"])
-def test_a_request_that_was_denied_stays_and_says_why(cluster: ApiServer, access: Access, again: bool) -> None:
+def test_a_request_that_was_denied_stays_and_has_the_reason(cluster: ApiServer, access: Access, again: bool) -> None:
     """After a denial no new request is filed: each check reports the reason, until an operator or the cluster deletes
     the request. Then it is filed again.
     """
@@ -271,7 +271,7 @@ def test_what_was_denied_is_withdrawn_in_the_end(cluster: ApiServer, access: Acc
     assert cluster.objects == {}
 
 
-def test_what_is_no_certificate_of_its_key_is_told(cluster: ApiServer, access: Access) -> None:
+def test_a_certificate_of_another_key_is_reported(cluster: ApiServer, access: Access) -> None:
     """The check fails if the signed certificate has another key."""
     cluster.sign = lambda csr, spec: NEW.pem  # type: ignore[method-assign]
     says(sign(access, cluster.ca), "is no certificate of its key")
@@ -304,7 +304,7 @@ def test_a_request_that_somebody_deletes_is_filed_again(cluster: ApiServer, acce
     says(sign(access, cluster.ca), "was deleted by somebody else; it is filed again")
 
 
-def test_a_request_that_another_files_at_the_same_time_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
+def test_a_request_of_another_process_is_not_read(cluster: ApiServer, access: Access) -> None:
     """Its owner is unknown, so the check files its request again later."""
 
     def other(method: str, path: str) -> None:
@@ -332,7 +332,7 @@ def test_a_fresh_token_is_taken(cluster: ApiServer, access: Access) -> None:
 
 
 @pytest.mark.usefixtures("account")
-def test_a_token_that_is_not_taken_is_told_without_it(cluster: ApiServer, access: Access) -> None:
+def test_a_token_that_is_not_accepted_is_reported_without_it(cluster: ApiServer, access: Access) -> None:
     """The message has the API server's reason, which quotes the token, without the token."""
     cluster.tokens.known = []
     canary = tokens(access)
@@ -342,14 +342,14 @@ def test_a_token_that_is_not_taken_is_told_without_it(cluster: ApiServer, access
 
 
 @pytest.mark.usefixtures("account")
-def test_a_token_of_another_key_is_told(access: Access) -> None:
+def test_a_token_of_another_key_is_reported(access: Access) -> None:
     """A token that is accepted but signed by the old key fails the check."""
     expected = describe_key(ec.generate_private_key(ec.SECP256R1()).public_key())
     says(tokens(access, signed_by=expected), f"is not signed with the key {expected.sha256[:12]}")
 
 
 @pytest.mark.usefixtures("account")
-def test_a_token_that_is_taken_for_another_is_told(cluster: ApiServer, access: Access) -> None:
+def test_a_token_of_another_user_is_reported(cluster: ApiServer, access: Access) -> None:
     """The authenticated user must be the service account."""
     review = cluster.tokens.review
     cluster.tokens.review = lambda asked: (  # type: ignore[method-assign]
@@ -376,7 +376,7 @@ def test_another_service_account_takes_another_right(cluster: ApiServer, access:
 
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize("head", ["", "%", "e30"])
-def test_a_token_that_does_not_say_its_key_is_of_another(cluster: ApiServer, access: Access, head: str) -> None:
+def test_a_token_without_a_key_id_is_of_another_key(cluster: ApiServer, access: Access, head: str) -> None:
     """If a key is required, a token without a key identifier, or text that is no token, is not signed with it."""
     cluster.tokens.request = lambda namespace, name, asked: (  # type: ignore[method-assign]
         201, asked | {"status": {"token": f"{head}.x.y", "expirationTimestamp": "2026-11-24T12:00:00Z"}},
@@ -390,7 +390,7 @@ def test_a_token_that_does_not_say_its_key_is_of_another(cluster: ApiServer, acc
 
 
 @pytest.mark.usefixtures("account")
-def test_an_api_that_gives_or_reviews_no_token_is_told(cluster: ApiServer, access: Access) -> None:
+def test_an_api_that_issues_or_reviews_no_token_is_reported(cluster: ApiServer, access: Access) -> None:
     """Without a review or a token, the check fails."""
     request = cluster.tokens.request
     cluster.tokens.review = lambda asked: (404, {})  # type: ignore[method-assign]
@@ -471,7 +471,7 @@ def test_many_namespaces_are_counted() -> None:
     assert named(f"n{number}" for number in range(12)) == "n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 2 more"
 
 
-def test_a_page_that_is_gone_is_no_answer(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_page_is_no_answer(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the API server no longer has the next page, the check concludes nothing from the pages before."""
     monkeypatch.setattr("certmond.cluster.rotation_checks.trust_bundles.PAGE", 1)
     for namespace in ("default", "kube-public", "kube-system"):
@@ -480,7 +480,7 @@ def test_a_page_that_is_gone_is_no_answer(cluster: ApiServer, access: Access, mo
     says(published_trust(access, [OLD.facts]), "too old to display a consistent list")
 
 
-def test_secrets_are_not_looked_at_unless_asked_for(cluster: ApiServer, access: Access) -> None:
+def test_secrets_are_not_read_by_default(cluster: ApiServer, access: Access) -> None:
     """The check passes and reports that it read nothing; it makes no call. With the option and without the right it
     fails.
     """
@@ -491,9 +491,8 @@ def test_secrets_are_not_looked_at_unless_asked_for(cluster: ApiServer, access: 
     says(token_secrets(access, BOTH, look=True), "may not list the Secrets", "resources [secrets]")
 
 
-def test_the_ca_in_secrets_with_tokens_is_compared_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:
-    """The check reads only Secrets of that type, in every namespace, with a right that is bound to no user by default.
-    """
+def test_the_ca_in_token_secrets_is_compared_on_request(cluster: ApiServer, access: Access) -> None:
+    """The check reads only Secrets of that type, in every namespace, with a right that is bound to no user by default."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-secrets", "certmond")
     kind = "kubernetes.io/service-account-token"
@@ -521,7 +520,7 @@ def info(cluster: ApiServer, pem: bytes, **changes: Any) -> dict[str, Any]:
     return cluster.store.add("configmaps", "cluster-info", "kube-public", data=data)
 
 
-def test_cluster_info_has_the_wanted_ca_or_that_is_told(cluster: ApiServer, access: Access) -> None:
+def test_cluster_info_has_the_required_ca_or_is_reported(cluster: ApiServer, access: Access) -> None:
     """The CAs are compared as a set. Without the option nothing is changed."""
     made = info(cluster, bundle(NEW, OLD))
     known(cluster_info(access, BOTH, BOTH))
@@ -530,7 +529,7 @@ def test_cluster_info_has_the_wanted_ca_or_that_is_told(cluster: ApiServer, acce
     assert cluster.store.get("configmaps", "cluster-info", "kube-public")["metadata"]["resourceVersion"] == before
 
 
-def test_a_ca_that_cannot_be_read_is_exchanged_as_well(cluster: ApiServer, access: Access) -> None:
+def test_an_unreadable_ca_is_replaced(cluster: ApiServer, access: Access) -> None:
     """Whatever the field contains, it is replaced."""
     info(cluster, b"", **{"certificate-authority-data": "abcde"})
     says(cluster_info(access, BOTH, BOTH), "cannot be read")
@@ -538,7 +537,7 @@ def test_a_ca_that_cannot_be_read_is_exchanged_as_well(cluster: ApiServer, acces
     known(cluster_info(access, BOTH, BOTH))
 
 
-def test_cluster_info_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
+def test_cluster_info_without_a_version_is_not_written(cluster: ApiServer, access: Access) -> None:
     """Without a resource version a change would be blind: the server is no Kubernetes API."""
     del info(cluster, OLD.pem)["metadata"]["resourceVersion"]
     says(cluster_info(access, BOTH, BOTH, update=True), "is no Kubernetes API")
@@ -564,9 +563,7 @@ def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, acces
 
 
 @pytest.mark.parametrize("wanted", [BOTH, (NEW.facts, OLD.facts), (NEW.facts,)], ids=["trust", "issue", "distrust"])
-def test_what_somebody_else_has_cluster_info_trust_stays(
-    cluster: ApiServer, access: Access, wanted: tuple[Certificate, ...]
-) -> None:
+def test_other_cas_in_cluster_info_stay(cluster: ApiServer, access: Access, wanted: tuple[Certificate, ...]) -> None:
     """A CA outside the rotation is no fault, and stays behind those of the rotation, in each phase. Of several
     certificates with the CA's key, only the required one stays.
     """
@@ -580,7 +577,7 @@ def test_what_somebody_else_has_cluster_info_trust_stays(
     known(cluster_info(access, BOTH, wanted, update=True))
 
 
-def test_cluster_info_is_changed_only_as_it_was_read(cluster: ApiServer, access: Access) -> None:
+def test_cluster_info_is_written_only_in_the_version_that_was_read(cluster: ApiServer, access: Access) -> None:
     """A concurrent change is not overwritten. The next check reads it."""
     info(cluster, OLD.pem)
 
@@ -602,7 +599,7 @@ def test_without_cluster_info_nothing_joins_by_it(access: Access) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[", "clusters: []", "clusters: [{cluster: 5}]", "users: []"])
-def test_a_cluster_info_that_is_no_kubeconfig_is_told(cluster: ApiServer, access: Access, text: str) -> None:
+def test_a_cluster_info_that_is_no_kubeconfig_is_reported(cluster: ApiServer, access: Access, text: str) -> None:
     """It is never overwritten."""
     cluster.store.add("configmaps", "cluster-info", "kube-public", data={"kubeconfig": text})
     says(cluster_info(access, BOTH, BOTH, update=True), "the kubeconfig in the ConfigMap kube-public/cluster-info ")

@@ -104,7 +104,7 @@ def test_a_node_is_led_to_the_end(world: World, node: RotatingNode) -> None:
     assert world.api.leases.only["spec"]["holderIdentity"] == ""
 
 
-def test_what_is_over_is_ended_before_the_next_one_is_followed(world: World, node: RotatingNode) -> None:
+def test_a_finished_rotation_ends_before_the_next_one_is_followed(world: World, node: RotatingNode) -> None:
     """If the cluster is already in the next rotation, the node still deletes the files of this one, whose key would
     block the next.
     """
@@ -137,7 +137,7 @@ def test_a_phase_that_cannot_be_recorded_is_not_left(world: World, node: Rotatin
     assert world.phase is Phase.DETACH
 
 
-def test_another_record_in_the_cluster_is_told(world: World, node: RotatingNode) -> None:
+def test_another_record_in_the_cluster_is_reported(world: World, node: RotatingNode) -> None:
     """A record that this node cannot follow stops it, and the next pass reports the record."""
     enforcer = node.enforcer()
     one_pass(world, node, enforcer)
@@ -167,7 +167,7 @@ def test_what_a_node_has_said_holds_while_it_is_so(world: World, node: RotatingN
     assert str(annotation(world)).startswith("20261124T120000Z-abcdef/prepare/")
 
 
-def test_what_cannot_be_written_does_not_make_it_deaf(world: World, node: RotatingNode) -> None:
+def test_a_failed_step_does_not_stop_the_reports(world: World, node: RotatingNode) -> None:
     """A daemon whose step fails withdraws its report, reads that the rotation was aborted, and follows. It tries again
     after a delay, not at once.
     """
@@ -208,7 +208,7 @@ def recorded(node: RotatingNode) -> Rotation:
     return node.record
 
 
-def test_a_record_that_was_deleted_is_brought_back(world: World, node: RotatingNode) -> None:
+def test_a_record_that_was_deleted_is_restored(world: World, node: RotatingNode) -> None:
     """The control plane that has the phase restores the record before any other step, and the rotation continues."""
     come_to(Phase.DETACH, world, node, node.enforcer())
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
@@ -222,9 +222,8 @@ def test_a_record_that_was_deleted_is_brought_back(world: World, node: RotatingN
     come_to(Phase.TRUST, world, node, again)
 
 
-def test_a_record_that_cannot_be_brought_back_is_told(world: World, node: RotatingNode) -> None:
-    """The message has the reason, and the phase lasts. A worker, which writes no record, waits for the control planes.
-    """
+def test_a_record_that_cannot_be_restored_is_reported(world: World, node: RotatingNode) -> None:
+    """The message has the reason, and the phase lasts. A worker, which writes no record, waits for the control planes."""
     come_to(Phase.DETACH, world, node, node.enforcer())
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
     world.api.denied = {"POST /api/v1/namespaces/kube-system/configmaps"}
@@ -269,7 +268,7 @@ def test_who_lags_excludes_in_the_phase_of_the_cluster(world: World, node: Rotat
     assert (world.recorded.excluded, world.phase) == (("w-1", "w-2"), Phase.ISSUE)
 
 
-def test_what_changes_while_a_person_decides_is_decided_anew(world: World, node: RotatingNode) -> None:
+def test_a_decision_from_an_old_state_is_not_written(world: World, node: RotatingNode) -> None:
     """If the cluster advanced between the pass and the command of an operator, neither an abort nor an exclusion is
     written.
     """
@@ -287,7 +286,7 @@ def test_what_changes_while_a_person_decides_is_decided_anew(world: World, node:
     assert node.record == decided
 
 
-def test_what_others_have_come_to_is_noted_where_nobody_has_decided_meanwhile(world: World, node: RotatingNode) -> None:
+def test_the_phase_of_others_is_stored_unless_the_node_decided_meanwhile(world: World, node: RotatingNode) -> None:
     """If another process of this node aborted the rotation between the pass and the write, the abort stays, and the
     next pass reads it.
     """
@@ -330,7 +329,7 @@ def test_a_forged_record_is_not_followed(world: World, calm: RotatingNode, phase
     assert {name: found for name, found in before.items() if name != "ca.key"}.items() <= calm.tree().items()
 
 
-def test_a_worker_follows_what_a_control_plane_has_begun(world: World, calm: RotatingNode, tmp_path: Path) -> None:
+def test_a_worker_follows_a_rotation_of_a_control_plane(world: World, calm: RotatingNode, tmp_path: Path) -> None:
     """The worker follows when its batch has started, not before, also if it reads the record late: the record has the
     old CA's signature.
     """
@@ -362,7 +361,7 @@ def test_what_a_worker_has_said_stands_until_its_batch_comes(world: World, calm:
 
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
-def test_a_control_plane_has_the_key_on_the_way_back_too(world: World, node: RotatingNode, phase: Phase) -> None:
+def test_a_control_plane_has_the_key_during_an_abort_too(world: World, node: RotatingNode, phase: Phase) -> None:
     """Its report has that in each phase, and distinguishes it from a worker, whatever the labels of its Node."""
     come_to(phase, world, node, node.enforcer())
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
@@ -391,7 +390,7 @@ def counted(enforcer: Enforcer) -> Workers | None:
     return enforcer.standing.workers
 
 
-def test_it_is_told_how_far_the_workers_are(world: World, calm: RotatingNode) -> None:
+def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) -> None:
     """Before the rotation, the plan has the phases with batches. Then the status has the number of workers, of those
     released, and of those that have reached the phase. A single node and a rotation at once have none.
     """
@@ -432,7 +431,7 @@ def test_who_has_no_key_begins_nothing(world: World, calm: RotatingNode, key: by
     assert (world.recorded, calm.record) == (None, None)
 
 
-def test_a_forged_record_is_told_to_who_decides(world: World, calm: RotatingNode) -> None:
+def test_a_forged_record_is_reported_to_the_operator(world: World, calm: RotatingNode) -> None:
     """Neither verb changes anything."""
     world.record(world.rotation(Phase.TRUST))
     calm.stage(world.new)
@@ -442,7 +441,7 @@ def test_a_forged_record_is_told_to_who_decides(world: World, calm: RotatingNode
     assert calm.record is None
 
 
-def test_what_several_nodes_have_begun_is_not_ended_alone(world: World, node: RotatingNode) -> None:
+def test_a_rotation_of_several_nodes_is_not_ended_by_one(world: World, node: RotatingNode) -> None:
     """Without `cluster:` in the configuration the rotation is blocked and reported. With it, the rotation continues."""
     cluster = node.settings["cluster"]
     come_to(Phase.TRUST, world, node, node.enforcer())
@@ -458,7 +457,7 @@ def test_what_several_nodes_have_begun_is_not_ended_alone(world: World, node: Ro
 
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
-def test_an_older_record_that_comes_back_is_not_followed(world: World, node: RotatingNode, phase: Phase) -> None:
+def test_an_older_record_that_returns_is_not_followed(world: World, node: RotatingNode, phase: Phase) -> None:
     """After a restore of etcd, a rotation that was aborted and closed is neither begun nor aborted again. The command
     that begins another one names the stale record and how to delete it; then it begins.
     """
@@ -521,9 +520,7 @@ def planned(enforcer: Enforcer) -> tuple[list[str], list[str]]:
     return [each.target for each in made.writes], [each.target for each in made.held]
 
 
-def test_a_record_that_cannot_be_understood_stops_no_renewal_of_who_is_in_none(
-    world: World, calm: RotatingNode
-) -> None:
+def test_an_invalid_record_stops_no_renewal_of_an_uninvolved_node(world: World, calm: RotatingNode) -> None:
     """If a node is in no rotation and its CA is unchanged, leaves are renewed, whatever the cluster's record has, which
     is reported. If its CA changed, they are not.
     """
@@ -542,7 +539,7 @@ def test_a_record_that_cannot_be_understood_stops_no_renewal_of_who_is_in_none(
 
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST])
 @pytest.mark.parametrize("whose", ["the cluster's", "the node's"])
-def test_what_a_rotation_concerns_is_not_renewed_while_nobody_can_tell_how_far_it_is(
+def test_leaves_of_a_rotation_with_unknown_progress_are_not_renewed(
     world: World, calm: RotatingNode, phase: Phase, whose: str
 ) -> None:
     """certmond signs nothing with a CA of a running rotation, neither the old nor the new one, also if an operator
@@ -571,7 +568,7 @@ def test_what_a_rotation_concerns_is_not_renewed_while_nobody_can_tell_how_far_i
         assert planned(again) == ([], ["web"])
 
 
-def test_a_node_that_was_left_out_says_that_it_is_cut_off(world: World, node: RotatingNode) -> None:
+def test_a_node_that_was_excluded_reports_that_it_is_cut_off(world: World, node: RotatingNode) -> None:
     """The critical finding is at its CA with the remedy, beside the state of the rotation. Leaves are renewed as
     before.
     """
@@ -608,7 +605,7 @@ def test_a_check_asks_once_whether_the_cluster_knows_the_node(
     assert (said.code == 2) is cut_off
 
 
-def test_what_is_not_asked_waits_for_nobody(world: World, calm: RotatingNode) -> None:
+def test_a_plan_or_another_time_makes_no_call(world: World, calm: RotatingNode) -> None:
     """A pass for another time, or one that only plans, makes no call of the API."""
     world.api.calls.clear()
     for words in (("check", "--at", "2030-01-01T00:00:00Z"), ("plan",), ("metrics",)):

@@ -102,7 +102,7 @@ def test_workers_act_when_those_before_them_have_come_so_far(world: World, nodes
     assert first.conductor.workers(recorded(world)) == Workers(5, 5, 5)
 
 
-def test_a_worker_that_is_silent_stops_the_phase_and_is_named(world: World, nodes: dict[str, Place]) -> None:
+def test_a_silent_worker_stops_the_phase_and_is_named(world: World, nodes: dict[str, Place]) -> None:
     """No worker behind it starts until it is excluded. Then the next ones start."""
     first, (silent, second, third, *_) = nodes["control-1"], WORKERS
     acknowledge(world, nodes, "control-2")
@@ -118,7 +118,7 @@ def test_a_worker_that_is_silent_stops_the_phase_and_is_named(world: World, node
     assert may_act(world)[:3] == [silent, second, third]
 
 
-def test_who_takes_its_word_back_stops_those_behind_it(world: World, nodes: dict[str, Place]) -> None:
+def test_a_worker_that_withdraws_its_report_stops_those_behind_it(world: World, nodes: dict[str, Place]) -> None:
     """The coordinator waits again for a worker that was ready and no longer is."""
     first, canary = nodes["control-1"], WORKERS[0]
     acknowledge(world, nodes, "control-2")
@@ -130,7 +130,7 @@ def test_who_takes_its_word_back_stops_those_behind_it(world: World, nodes: dict
 
 
 @pytest.mark.parametrize("silent", WORKERS[:2])
-def test_a_worker_that_is_labelled_as_a_control_plane_follows_in_its_turn(
+def test_a_worker_with_the_label_of_a_control_plane_follows_in_its_batch(
     world: World, nodes: dict[str, Place], silent: str
 ) -> None:
     """After `prepare`, every control plane has the new key, so a node without it is a worker, whatever its label. It is
@@ -155,7 +155,7 @@ def test_a_control_plane_is_one_whatever_it_has_said_of_another_rotation(world: 
     assert may_act(world) == []
 
 
-def test_only_who_leads_lets_workers_act(world: World, nodes: dict[str, Place]) -> None:
+def test_only_the_coordinator_releases_workers(world: World, nodes: dict[str, Place]) -> None:
     """Another control plane reports the coordinator. It continues where the coordinator stopped, when that one has
     ended.
     """
@@ -170,7 +170,7 @@ def test_only_who_leads_lets_workers_act(world: World, nodes: dict[str, Place]) 
     assert may_act(world) == WORKERS[:3]
 
 
-def test_of_two_that_let_workers_act_at_once_one_is_told(world: World, nodes: dict[str, Place]) -> None:
+def test_one_of_two_concurrent_releases_is_refused(world: World, nodes: dict[str, Place]) -> None:
     """A decision from an older record is not written, whether its content or its version shows that."""
     one, two = (nodes[name] for name in CONTROL_PLANES)
     for each in (one, two):
@@ -186,7 +186,7 @@ def test_of_two_that_let_workers_act_at_once_one_is_told(world: World, nodes: di
     assert recorded(world).released == 0.9
 
 
-def test_no_worker_is_held_back_again_in_the_same_phase(world: World, nodes: dict[str, Place]) -> None:
+def test_no_worker_is_held_again_in_the_same_phase(world: World, nodes: dict[str, Place]) -> None:
     """The record never releases fewer workers than before, and a node does not follow a record that does."""
     worker, first = nodes[WORKERS[0]].conductor, nodes["control-1"].conductor
     had = replace(recorded(world), released=0.9)
@@ -207,7 +207,7 @@ def test_no_worker_is_held_back_again_in_the_same_phase(world: World, nodes: dic
 
 
 @pytest.mark.parametrize("changes", [{"mode": Mode.REPLACE, "phase": Phase.ISSUE}, {"phase": Phase.ATTACH}])
-def test_what_is_at_once_or_changes_no_worker_has_no_batches(
+def test_a_rotation_without_batches_releases_all_workers(
     world: World, nodes: dict[str, Place], changes: dict[str, object]
 ) -> None:
     """All workers act, the coordinator waits for all, and the record is not written. No worker is counted."""
@@ -228,7 +228,7 @@ def test_a_place_that_is_none_is_no_record(world: World, released: str) -> None:
         parse(text.replace('"released": 0.25', f'"released": {released}'), "it")
 
 
-def test_nothing_secret_is_said(world: World, nodes: dict[str, Place]) -> None:
+def test_no_secret_is_sent(world: World, nodes: dict[str, Place]) -> None:
     """The place of a worker is a fraction that its name determines. No key of a CA is ever sent through the API."""
     for name in CONTROL_PLANES[::-1]:
         leads(world, nodes[name])

@@ -1,5 +1,4 @@
-"""A rotation of the token keys in a cluster: which nodes must report, what is checked, and what the record publishes.
-"""
+"""A rotation of the token keys in a cluster: which nodes must report, what is checked, and what the record publishes."""
 
 from __future__ import annotations
 
@@ -67,7 +66,7 @@ def test_the_record_has_public_keys() -> None:
     assert rotation_of(parse_record(text, "it")) == noted
 
 
-def test_the_time_of_the_former_tokens_counts_from_when_the_new_key_is_seen_to_sign(
+def test_the_time_of_the_old_tokens_counts_from_the_first_new_signature(
     cluster: ApiServer, conductor: ClusterConductor, passed: list[float]
 ) -> None:
     """While an API server signs with the old key, no instant is recorded. Then the record has it, and both keys are
@@ -101,7 +100,7 @@ def test_who_joins_while_the_cluster_is_looked_at_is_counted(cluster: ApiServer,
     assert (gate.waits, gate.noted) == (("cp-2 has not answered",), None)
 
 
-def test_what_is_signed_otherwise_in_the_end_holds_the_phase(cluster: ApiServer, conductor: ClusterConductor) -> None:
+def test_a_signature_of_the_old_key_blocks_the_phase(cluster: ApiServer, conductor: ClusterConductor) -> None:
     """If an operator restored the old key meanwhile, it is not distrusted."""
     cluster.tokens.key = KEYS[0]
     (said,) = conductor.gate(replace(ISSUE, published=NOW), DONE, NOW + 24 * HOUR).waits

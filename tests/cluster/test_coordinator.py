@@ -94,7 +94,7 @@ def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, A
         rotation_of(made)
 
 
-def test_what_has_no_record_is_told() -> None:
+def test_a_rotation_without_a_record_is_an_error() -> None:
     """The error covers a rotation of this node alone, and nodes whose names no Node can have."""
     with pytest.raises(RotationError, match=r"^the rotation r-1 of ca was begun by this node alone, .*; let it end"):
         record_of(replace(ROTATION, found=True), "node-1")
@@ -153,7 +153,7 @@ def test_who_was_away_at_the_very_end_learns_of_it_from_the_next_one(world: Worl
         node.conductor.follow(own, ())
 
 
-def test_a_rotation_that_is_over_concerns_who_was_away(world: World) -> None:
+def test_a_finished_rotation_concerns_a_node_that_was_away(world: World) -> None:
     """A node without a rotation follows the record if it still uses the CA that was rotated away, and otherwise does
     not.
     """
@@ -166,7 +166,7 @@ def test_a_rotation_that_is_over_concerns_who_was_away(world: World) -> None:
 
 
 @pytest.mark.parametrize("side", ["user", "server"])
-def test_who_is_not_of_the_cluster_any_more_says_so(world: World, side: str) -> None:
+def test_a_node_that_left_the_cluster_reports_it(world: World, side: str) -> None:
     """The report comes if the API does not authenticate the user, or serves a certificate of another CA, twice in a
     row, until it answers. A refusal or silence is not enough.
     """
@@ -201,7 +201,7 @@ def test_two_rotations_at_once_are_for_a_person(world: World) -> None:
         node.conductor.follow(ROTATION, ())
 
 
-def test_a_record_that_cannot_be_understood_stops_every_node(world: World) -> None:
+def test_an_unreadable_record_stops_every_node(world: World) -> None:
     """A record of a later schema or of an unknown phase is an error until it is readable again."""
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
@@ -272,7 +272,7 @@ def test_one_rotation_at_a_time(world: World) -> None:
     assert world.phase is Phase.TRUST
 
 
-def test_the_record_never_goes_back(world: World) -> None:
+def test_the_record_never_returns_to_an_earlier_phase(world: World) -> None:
     """A node that missed the next phase can neither restore an earlier phase nor abort from there."""
     world.record(at(ROTATION, Phase.DISTRUST))
     node = world.node("node-1")
@@ -289,7 +289,7 @@ def test_the_record_never_goes_back(world: World) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before it is read", "before it is written", "deleted"])
-def test_what_was_decided_from_an_older_record_is_decided_anew(world: World, moment: str) -> None:
+def test_a_decision_from_an_older_record_is_refused(world: World, moment: str) -> None:
     """Whatever changed, also only the excluded nodes: nothing is written, and the record is read again at once."""
     node, changed = world.node("node-1"), replace(ROTATION, excluded=("node-2",))
     world.record(ROTATION)
@@ -317,7 +317,9 @@ def test_what_was_decided_from_an_older_record_is_decided_anew(world: World, mom
     ("call", "fault", "error"),
     [(0, 403, RefusedError), (0, 0, UnreachableError), (1, 403, RefusedError), (1, 500, UnreachableError)],
 )
-def test_who_could_tell_nobody_is_told(world: World, call: int, fault: int, error: type[Exception]) -> None:
+def test_a_failed_read_or_write_of_the_record_is_reported(
+    world: World, call: int, fault: int, error: type[Exception]
+) -> None:
     """Nothing is lost, and the rotation continues when the record can be read and written."""
     node = world.node("node-1")
     node.conductor.publish(ROTATION)
@@ -335,7 +337,7 @@ def test_who_could_tell_nobody_is_told(world: World, call: int, fault: int, erro
     assert world.phase is Phase.ISSUE
 
 
-def test_a_write_whose_answer_is_lost_is_seen_later(world: World) -> None:
+def test_a_write_whose_answer_is_lost_is_read_later(world: World) -> None:
     """The record has advanced, and this node follows it at the next read."""
     node = world.node("node-1")
     node.conductor.publish(ROTATION)
@@ -371,9 +373,8 @@ def nodes(world: World, **settings: Any) -> tuple[Place, ...]:
     return tuple(world.node(name, worker=worker, **settings) for name, worker in NODES)
 
 
-def test_a_phase_is_left_when_every_node_has_said_so(world: World) -> None:
-    """Each node without a matching report is named with its state. The last report ends the phase for the coordinator.
-    """
+def test_a_phase_ends_when_every_node_has_reported(world: World) -> None:
+    """Each node without a matching report is named with its state. The last report ends the phase for the coordinator."""
     one, two, worker = nodes(world)
     rotation = world.rotation()
     assert one.gate(rotation).waits == ("control-2 has not answered", "worker-1 has not answered")
@@ -391,7 +392,7 @@ def test_a_phase_is_left_when_every_node_has_said_so(world: World) -> None:
      ({"issuer": OLD.facts.sha256}, "says that it is in issue, and has certificates of another CA"),
      ({"phase": Phase.TRUST}, "has reached trust, and not issue yet"), ({"rotation": "r-0"}, "has not answered")],
 )  # fmt: skip
-def test_what_a_node_says_is_held_against_the_phase(world: World, changes: dict[str, Any], said: str) -> None:
+def test_a_report_is_compared_with_the_phase(world: World, changes: dict[str, Any], said: str) -> None:
     """A report that does not match keeps the phase, and its node is named."""
     one, worker = world.node("control-1"), world.node("worker-1", worker=True)
     rotation = world.rotation(Phase.ISSUE)
@@ -399,7 +400,7 @@ def test_what_a_node_says_is_held_against_the_phase(world: World, changes: dict[
     assert one.gate(rotation).waits == (f"worker-1 {said}",)
 
 
-def test_a_node_that_is_left_out_is_not_waited_for(world: World) -> None:
+def test_an_excluded_node_is_not_waited_for(world: World) -> None:
     """An excluded name without a Node is reported while the coordinator waits for any node, because the operator may
     have meant that one.
     """
@@ -410,7 +411,7 @@ def test_a_node_that_is_left_out_is_not_waited_for(world: World) -> None:
     assert said == ("worker-1 has not answered", "the cluster has no Node worker-9, which is excluded")
 
 
-def test_a_node_that_was_left_out_may_be_deleted(world: World) -> None:
+def test_an_excluded_node_may_be_deleted(world: World) -> None:
     """After the Node is deleted, the rotation continues as before."""
     one, _, _ = nodes(world)
     rotation = world.rotation(excluded=("control-2", "worker-1"))
@@ -432,7 +433,7 @@ def test_a_namesake_of_a_control_plane_is_asked_as_what_it_is(world: World) -> N
 
 
 @pytest.mark.parametrize("how", ["joins", "takes its word back"])
-def test_who_changes_while_the_cluster_is_looked_at_is_counted(world: World, how: str) -> None:
+def test_a_change_during_the_checks_counts(world: World, how: str) -> None:
     """The checks take time and come last: a node that joins meanwhile, or is no longer ready, keeps the phase."""
     one, two = world.node("control-1"), world.node("control-2")
     rotation = world.rotation(Phase.DETACH)
@@ -490,7 +491,7 @@ def test_who_has_ended_it_lets_the_next_one_lead_at_once(world: World) -> None:
     assert world.api.leases.only["spec"]["holderIdentity"] == ""
 
 
-def test_a_request_that_waits_for_a_person_is_one_for_the_whole_phase(world: World) -> None:
+def test_one_request_waits_for_approval_during_the_whole_phase(world: World) -> None:
     """However often the phase is checked and whoever approves, the approval ends the phase. No request remains if the
     rotation ends first.
     """
@@ -511,7 +512,7 @@ def test_a_request_that_waits_for_a_person_is_one_for_the_whole_phase(world: Wor
 
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
-def test_both_are_trusted_for_a_while(world: World, phase: Phase) -> None:
+def test_both_cas_are_trusted_for_the_overlap(world: World, phase: Phase) -> None:
     """`root_ca.overlap` passes before the new CA is used and before the old one is removed. The message has the end."""
     one = world.node("control-1")
     world.publish(world.old.facts, world.new.facts)
@@ -577,7 +578,7 @@ def other_signer(world: World) -> None:
         pytest.param(both, r"may not list the Secrets .* resources \[secrets\].*; docs/cluster.md says", id="right"),
     ],
 )  # fmt: skip
-def test_a_cluster_that_is_not_as_it_should_be_keeps_the_phase(world: World, given: Given, said: str) -> None:
+def test_a_failed_check_of_the_cluster_keeps_the_phase(world: World, given: Given, said: str) -> None:
     """The coordinator reports the failure and the remedy."""
     one = world.node("control-1", token_secrets=True)
     given(world)
@@ -594,7 +595,7 @@ def test_token_secrets_are_looked_at_only_where_that_is_asked_for(world: World) 
 
 
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
-def test_another_ca_asks_nothing_of_the_cluster_but_its_nodes(world: World, family: str) -> None:
+def test_another_family_checks_only_the_nodes(world: World, family: str) -> None:
     """Signing and publication concern only `ca`. The coordinator does not wait for workers, because they do not use
     another CA.
     """
@@ -608,7 +609,7 @@ def test_another_ca_asks_nothing_of_the_cluster_but_its_nodes(world: World, fami
 
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
 @pytest.mark.parametrize("known", ["by its label", "by what it said", "by what it said of another one"])
-def test_who_was_known_to_hold_a_ca_key_is_asked(world: World, family: str, known: str) -> None:
+def test_a_node_that_held_a_ca_key_must_report(world: World, family: str, known: str) -> None:
     """A control plane that lost its label still uses etcd's CA, also if it no longer reports."""
     one, two, _ = nodes(world)
     rotation = world.rotation(Phase.TRUST, family=family)
@@ -631,7 +632,7 @@ def test_who_was_known_to_hold_a_ca_key_is_asked(world: World, family: str, know
 
 
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
-def test_who_has_said_anything_of_a_rotation_is_asked(world: World, family: str) -> None:
+def test_a_node_that_took_part_in_prepare_must_report(world: World, family: str) -> None:
     """An unlabeled control plane that has no new CA has taken part in `prepare`. It uses that CA, and without it the
     others would distrust its certificates. A node without any report need not. That also holds after the node withdraws
     its report, and for a daemon that has just started.
@@ -682,7 +683,7 @@ def daemon_set(world: World, name: str, *, stuck: bool = False) -> None:
     world.api.store.controllers.append(control)
 
 
-def test_both_cas_are_published_from_when_that_was_seen(world: World) -> None:
+def test_the_instant_at_which_both_cas_were_published_is_recorded(world: World) -> None:
     """The instant is recorded once, and is after the check: a Pod that started before may trust one CA only."""
     one = world.node("control-1", workloads="wait")
     both(world)
@@ -699,7 +700,7 @@ def test_both_cas_are_published_from_when_that_was_seen(world: World) -> None:
     assert len([call for call in world.calls("PUT", "POST") if "configmaps" in call]) == 1
 
 
-def test_workloads_that_were_started_before_are_waited_for(world: World) -> None:
+def test_workloads_that_started_before_are_waited_for(world: World) -> None:
     """The message names them with the remedy, until they are restarted. Nothing is written to them."""
     one = world.node("control-1", workloads="wait")
     both(world)
@@ -715,7 +716,7 @@ def test_workloads_that_were_started_before_are_waited_for(world: World) -> None
 
 
 @pytest.mark.parametrize("how", ["wait", "restart"])
-def test_workloads_of_a_node_that_is_left_out_are_not_waited_for(world: World, how: str) -> None:
+def test_workloads_of_an_excluded_node_are_not_waited_for(world: World, how: str) -> None:
     """The API has the Pods of a removed machine as long as its Node exists. The phase does not wait for them."""
     one = world.node("control-1", workloads=how)
     both(world)
@@ -764,7 +765,7 @@ def test_workloads_are_restarted_some_at_a_time(world: World) -> None:
     assert (len(again), again[:5]) == (7, restarted)
 
 
-def test_a_restart_that_makes_no_progress_is_told(world: World) -> None:
+def test_a_rollout_without_progress_is_reported(world: World) -> None:
     """The message has its name, and no more than five workloads are restarted in that pass."""
     one = world.node("control-1", workloads="restart")
     both(world)
@@ -777,7 +778,7 @@ def test_a_restart_that_makes_no_progress_is_told(world: World) -> None:
 
 
 @pytest.mark.parametrize("mode", [Mode.OVERLAP, Mode.REISSUE])
-def test_workloads_are_not_looked_at_where_that_is_of_no_use(world: World, mode: Mode) -> None:
+def test_workloads_are_not_checked_if_they_do_not_matter(world: World, mode: Mode) -> None:
     """The operator can disable the check, and a CA that changes only its dates needs none."""
     one = world.node("control-1", workloads="ignore" if mode is Mode.OVERLAP else "wait")
     rotation = world.rotation(Phase.TRUST if mode is Mode.OVERLAP else Phase.DISTRUST, mode=mode)
@@ -853,7 +854,7 @@ DEEP, NOTHING = b"[" * 100_000 + b"]" * 100_000, b'{"items": [], "metadata": {}}
         ("GET /api/v1/nodes", Fault(200, body=NOTHING), "has no Node control-1, which is this one; see"),
     ],
 )
-def test_an_answer_that_nobody_expects_opens_nothing(world: World, call: str, fault: Fault, said: str) -> None:
+def test_an_unexpected_answer_ends_no_phase(world: World, call: str, fault: Fault, said: str) -> None:
     """A conflict without a write, an unknown kind, an unreadable answer, and a list without this node are reported as
     such. The phase lasts, and the message is no defect of certmond.
     """
@@ -917,7 +918,7 @@ def test_the_node_is_kept_alive_while_the_api_takes_its_time(world: World) -> No
 # What a node says
 
 
-def test_a_node_says_it_once(world: World) -> None:
+def test_a_node_reports_once(world: World) -> None:
     """While nothing changes the node writes nothing, however often it is called. Another report is written at once."""
     one, _, worker = nodes(world)
     rotation = world.rotation()
@@ -931,7 +932,7 @@ def test_a_node_says_it_once(world: World) -> None:
     assert worker.says.startswith("r-1/detach/")
 
 
-def test_a_node_that_was_made_anew_says_it_again(world: World) -> None:
+def test_a_node_that_was_created_again_reports_again(world: World) -> None:
     """The report of a deleted Node is lost, so the node writes it again."""
     one, _, worker = nodes(world)
     rotation = world.rotation(excluded=("control-2",))
@@ -944,7 +945,7 @@ def test_a_node_that_was_made_anew_says_it_again(world: World) -> None:
     assert one.gate(rotation).waits == ()
 
 
-def test_what_was_said_before_the_machine_was_started_counts_no_more(world: World) -> None:
+def test_a_report_from_before_the_boot_is_ignored(world: World) -> None:
     """The machine may be another one of the same name, or have an older state of its disks. It is named until it
     reports again.
     """
@@ -959,9 +960,8 @@ def test_what_was_said_before_the_machine_was_started_counts_no_more(world: Worl
         assert one.gate(rotation) == Gate()
 
 
-def test_what_is_so_no_more_is_taken_back(world: World) -> None:
-    """A node that has reported a phase and is no longer ready keeps the phase. Its statements about other nodes stay.
-    """
+def test_an_outdated_report_is_withdrawn(world: World) -> None:
+    """A node that has reported a phase and is no longer ready keeps the phase. Its statements about other nodes stay."""
     one, _, worker = nodes(world)
     rotation = world.rotation(Phase.TRUST, excluded=("control-2",))
     fit(world, rotation)
@@ -995,9 +995,8 @@ def test_what_the_process_before_has_said_is_taken_back_too(world: World) -> Non
     assert again.says == "r-1/-/-/-/nokey"
 
 
-def test_three_nodes_come_to_the_end(world: World) -> None:
-    """The coordinator leads from phase to phase. Each node writes only its own annotation, and no key of a CA is sent.
-    """
+def test_three_nodes_complete_a_rotation(world: World) -> None:
+    """The coordinator leads from phase to phase. Each node writes only its own annotation, and no key of a CA is sent."""
     places = nodes(world, workloads="wait", overlap="1s")
     one = places[0]
     one.conductor.publish(world.rotation())

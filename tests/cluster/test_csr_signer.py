@@ -136,7 +136,7 @@ def test_what_no_signer_of_kubernetes_signs_is_refused(api: ApiServer, made: Tem
 
 
 @pytest.mark.parametrize(("days", "seconds"), [(0.001, 600), (1, 86400), (36500, (1 << 31) - 1)])
-def test_the_lifetime_is_within_what_the_api_takes(api: ApiServer, days: float, seconds: int) -> None:
+def test_the_lifetime_is_within_the_limits_of_the_api(api: ApiServer, days: float, seconds: int) -> None:
     """The request has the template's lifetime, at least the API's ten minutes and at most its maximum."""
     waits(signer(api), request(template(days=days)))
     assert api.only["spec"]["expirationSeconds"] == seconds
@@ -145,7 +145,7 @@ def test_the_lifetime_is_within_what_the_api_takes(api: ApiServer, days: float, 
 @pytest.mark.parametrize(
     ("node", "name"), [("node-1", "kubelet-client"), ("Node_7.Example.com", "my.Entry_"), ("n" * 253, "x" * 63)]
 )
-def test_the_name_is_a_dns_name_and_says_whose_it_is(api: ApiServer, node: str, name: str) -> None:
+def test_the_name_is_a_dns_name_and_has_its_origin(api: ApiServer, node: str, name: str) -> None:
     """The object is called certmond-<node>-<entry>-<hash>, by DNS-1123, the same for the same request."""
     asked = request(node_name=node, name=name)
     waits(signer(api), asked)
@@ -208,7 +208,7 @@ def test_what_was_issued_for_another_key_is_refused(api: ApiServer, content: byt
         signer(api).sign(replace(asked, cookie=cookie))
 
 
-def test_what_is_approved_and_not_signed_says_so(api: ApiServer) -> None:
+def test_an_approved_request_without_a_signature_is_reported(api: ApiServer) -> None:
     """An approved request that no controller signs waits, and the message names its signer."""
     api.signs = False
     asked = request()
@@ -218,7 +218,7 @@ def test_what_is_approved_and_not_signed_says_so(api: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Denied", "Failed"])
-def test_a_verdict_is_told_in_its_own_words(api: ApiServer, kind: str) -> None:
+def test_a_verdict_has_its_message(api: ApiServer, kind: str) -> None:
     """A request that was denied, or that its signer failed, is refused with the message of the approver."""
     asked = request()
     cookie = waits(signer(api), asked).cookie
@@ -240,7 +240,7 @@ def test_a_request_that_was_cleaned_up_is_filed_again(api: ApiServer) -> None:
     assert api.only
 
 
-def test_a_request_of_another_key_is_not_ours(api: ApiServer) -> None:
+def test_a_request_of_another_key_is_left(api: ApiServer) -> None:
     """With a cookie of another request, as after the key was made again, certmond files this one beside it."""
     cookie = waits(signer(api), request()).cookie
     waits(signer(api), request(cookie=cookie))
@@ -275,7 +275,7 @@ def of_version_2(asked: Request) -> bytes:
         lambda spec: spec.update(request=base64.b64encode(of_version_2(request())).decode()),
     ],
 )
-def test_another_content_under_our_name_is_refused(api: ApiServer, change: Any) -> None:
+def test_another_content_under_the_name_is_refused(api: ApiServer, change: Any) -> None:
     """An object of the name with another content is not used, and never approved."""
     asked = request()
     waits(signer(api), asked)
@@ -285,7 +285,7 @@ def test_another_content_under_our_name_is_refused(api: ApiServer, change: Any) 
     assert "conditions" not in api.only["status"]
 
 
-def test_a_request_that_vanishes_meanwhile_is_for_later(api: ApiServer) -> None:
+def test_a_request_that_vanishes_is_filed_later(api: ApiServer) -> None:
     """A name that was in use and is free a moment later is an error: the next pass files the request again."""
     asked = request()
     waits(signer(api), asked)
@@ -298,9 +298,8 @@ def test_a_request_that_vanishes_meanwhile_is_for_later(api: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("made", [template(), SERVING, template("server auth", names=(DNS,))])
-def test_our_own_identity_is_approved(api: ApiServer, made: Template) -> None:
-    """With the option, certmond approves a request for exactly this node's identity, and the condition names certmond.
-    """
+def test_the_identity_of_the_node_is_approved(api: ApiServer, made: Template) -> None:
+    """With the option, certmond approves a request for exactly this node's identity, and the condition names certmond."""
     asked = request(made)
     cookie = waits(signer(api, approve=True), asked).cookie
     (condition,) = api.only["status"]["conditions"]
@@ -368,7 +367,7 @@ def test_endless_conflicts_are_for_later(api: ApiServer) -> None:
         signer(api, approve=True).sign(request())
 
 
-def test_what_was_decided_meanwhile_stands(api: ApiServer) -> None:
+def test_a_concurrent_denial_stays(api: ApiServer) -> None:
     """A request that was denied while certmond was about to approve it stays denied."""
     api.before = lambda method, path: api.decide("Denied", "no") if method == "GET" else None
     with pytest.raises(RefusedError, match=r"was denied \(no\)"):
@@ -408,7 +407,7 @@ def test_only_the_request_that_was_read_is_approved(api: ApiServer, gone: bool) 
         ),
     ],
 )
-def test_a_missing_right_is_told_with_the_rule(
+def test_a_missing_right_is_reported_with_the_rule(
     api: ApiServer, call: str, approve: bool, made: Template, rule: str
 ) -> None:
     """A forbidden call (403) is refused with the rule that its cluster role lacks."""
@@ -455,7 +454,7 @@ def test_every_failure_of_the_api_has_its_meaning(
     assert "\n" not in str(raised.value)
 
 
-def test_a_busy_api_is_asked_again_when_it_says(api: ApiServer) -> None:
+def test_a_busy_api_is_called_again_after_retry_after(api: ApiServer) -> None:
     """After an answer with Retry-After, as of priority and fairness (429), certmond waits within the time limit."""
     api.faults = [Fault(429, headers={"Retry-After": "1"}), Fault(503, headers={"Retry-After": "0"})]
     calls: list[float] = []
@@ -483,7 +482,7 @@ def test_a_silent_api_is_given_up_and_alive_is_called_meanwhile(api: ApiServer) 
     assert max(after - before for before, after in pairwise(calls)) <= 1
 
 
-def test_who_is_told_to_stop_stops(api: ApiServer) -> None:
+def test_a_stopping_daemon_cancels_the_call(api: ApiServer) -> None:
     """If `alive` raises because the daemon is stopping, the call is canceled at once."""
     api.before = lambda method, path: silent(api)
 
@@ -550,7 +549,7 @@ def test_a_broken_key_is_never_quoted(api: ApiServer) -> None:
     assert raised.value.__context__ is None  # not even for who looks at the frames behind it
 
 
-def test_without_the_extra_the_remedy_is_told(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_has_the_remedy(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)

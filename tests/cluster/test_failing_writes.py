@@ -92,7 +92,7 @@ def test_any_write_of_the_way_back_may_fail(story: Story, limits: Limits, phase:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("write", ["make", "take", "renew", "give back", "take after that"])
-def test_any_write_of_a_turn_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
+def test_any_write_of_the_lease_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
     """Two nodes never hold the Lease at once, and each gets it."""
     clock = Clock()
     cluster.rbac = None

@@ -62,19 +62,19 @@ def decided(found: Record | None, waited: float = 0) -> Record | Waits:
     return decide(found, "node-1", 30, seen=100, now=100 + waited, at=AT + timedelta(days=1))
 
 
-def test_where_there_is_none_it_is_made() -> None:
+def test_a_missing_lease_is_created() -> None:
     """Without a Lease the node creates it."""
     at = AT + timedelta(days=1)
     assert decided(None) == Record("node-1", 30, at, at, 0)
 
 
-def test_what_is_free_is_taken_at_once() -> None:
+def test_a_free_lease_is_taken_at_once() -> None:
     """A Lease without a holder is taken at once: another holder, a new time, one transition more."""
     at = AT + timedelta(days=1)
     assert decided(replace(OTHERS, holder="")) == Record("node-1", 30, at, at, 4, "7")
 
 
-def test_our_own_is_renewed_at_once() -> None:
+def test_the_lease_of_this_node_is_renewed_at_once() -> None:
     """A Lease that an earlier process of this node holds continues: same start, same transitions."""
     at = AT + timedelta(days=1)
     assert decided(replace(OTHERS, holder="node-1")) == Record("node-1", 30, AT, at, 3, "7")
@@ -90,7 +90,7 @@ def test_another_is_waited_for_by_our_own_clock(skew: timedelta) -> None:
     assert (taken.holder, taken.transitions) == ("node-1", 4)
 
 
-def test_a_lease_that_says_no_duration_is_waited_for_as_long_as_ours() -> None:
+def test_a_lease_without_a_duration_has_the_duration_of_this_node() -> None:
     """If a Lease has no duration, the duration of this node applies."""
     found = replace(OTHERS, seconds=None)
     assert isinstance(decided(found, 29.9), Waits)
@@ -115,7 +115,7 @@ def test_a_turn_is_taken(api: ApiServer, clock: Clock, seconds: float, said: int
     assert verbs(api) == ["GET", "POST"]
 
 
-def test_another_has_its_turn_first(api: ApiServer, clock: Clock) -> None:
+def test_another_holder_is_waited_for(api: ApiServer, clock: Clock) -> None:
     """While another node renews, this node waits and names it. After its duration without a renewal, this node gets the
     Lease.
     """
@@ -139,7 +139,7 @@ def test_another_has_its_turn_first(api: ApiServer, clock: Clock) -> None:
     assert spec["acquireTime"] == spec["renewTime"]
 
 
-def test_a_name_that_a_terminal_would_obey_is_escaped(api: ApiServer, clock: Clock) -> None:
+def test_a_name_with_control_characters_is_escaped(api: ApiServer, clock: Clock) -> None:
     """The name of any holder is printed on one line."""
     lease(api, clock, "x\n\x1b[2J").take()
     assert (lease(api, clock).take() or "").startswith(r"x\n\x1b[2J holds the Lease")
@@ -191,7 +191,7 @@ def test_the_fence_counts_from_before_the_request(api: ApiServer, clock: Clock) 
     assert not held(ours)
 
 
-def test_a_record_counts_as_seen_when_its_answer_came(api: ApiServer, clock: Clock) -> None:
+def test_a_record_counts_from_its_answer(api: ApiServer, clock: Clock) -> None:
     """The duration of another holder begins when its renewal was read: the renewal may be as recent as the answer."""
     lease(api, Clock(), "node-2").take()
     slow = iter([30])
@@ -222,7 +222,7 @@ def test_a_turn_that_another_has_is_lost(api: ApiServer, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "deleted, and said so", "freed"])
-def test_a_turn_that_was_freed_by_hand_is_lost(api: ApiServer, clock: Clock, how: str) -> None:
+def test_a_lease_that_was_freed_by_hand_is_lost(api: ApiServer, clock: Clock, how: str) -> None:
     """A Lease that is deleted or freed while it is held is not created again: another node may have held it."""
     ours = lease(api, clock)
     ours.take()
@@ -235,7 +235,7 @@ def test_a_turn_that_was_freed_by_hand_is_lost(api: ApiServer, clock: Clock, how
     assert ours.take() is None
 
 
-def test_a_lease_that_was_made_anew_is_another(api: ApiServer, clock: Clock) -> None:
+def test_a_lease_that_was_created_again_is_another(api: ApiServer, clock: Clock) -> None:
     """A Lease that another node created after a deletion is not overwritten by the holder of the old one."""
     ours = lease(api, clock)
     ours.take()
@@ -247,7 +247,7 @@ def test_a_lease_that_was_made_anew_is_another(api: ApiServer, clock: Clock) -> 
     assert api.leases.only["spec"]["holderIdentity"] == "node-2"
 
 
-def test_what_others_write_into_it_stays(api: ApiServer, clock: Clock) -> None:
+def test_a_label_stays_and_keeps_the_lease(api: ApiServer, clock: Clock) -> None:
     """A label on the Lease does not end it, and stays."""
     ours = lease(api, clock)
     ours.take()
@@ -275,7 +275,7 @@ def test_endless_conflicts_are_for_later(api: ApiServer, clock: Clock) -> None:
     assert not held(ours)
 
 
-def test_who_was_faster_is_told(api: ApiServer, clock: Clock) -> None:
+def test_a_faster_node_is_named(api: ApiServer, clock: Clock) -> None:
     """If another node takes the Lease between read and write, it holds the Lease."""
     rival = lease(api, clock, "node-2")
     calls = iter([lambda: None])
@@ -297,7 +297,7 @@ def test_who_was_faster_is_told(api: ApiServer, clock: Clock) -> None:
     assert not held(ours)
 
 
-def test_it_is_given_back(api: ApiServer, clock: Clock) -> None:
+def test_a_lease_that_is_given_back_is_free(api: ApiServer, clock: Clock) -> None:
     """The next node can take it at once, and this node no longer holds it."""
     ours = lease(api, clock)
     ours.take()
@@ -380,7 +380,7 @@ def test_every_failure_of_the_api_has_its_meaning(
     assert not held(ours)
 
 
-def test_a_busy_api_is_asked_again_when_it_says(api: ApiServer, clock: Clock) -> None:
+def test_a_busy_api_is_called_again_after_retry_after(api: ApiServer, clock: Clock) -> None:
     """After an answer with Retry-After, as of priority and fairness (429), certmond waits within the time limit."""
     api.faults = [Fault(429, headers={"Retry-After": "0"})]
     assert lease(api, clock).take() is None
@@ -390,7 +390,7 @@ def test_a_busy_api_is_asked_again_when_it_says(api: ApiServer, clock: Clock) ->
 @pytest.mark.parametrize(
     ("call", "doing"), [(f"GET {LEASE}", "read"), (f"POST {LEASES}", "create"), (f"PUT {LEASE}", "update")]
 )
-def test_a_missing_right_is_told_with_the_rule(api: ApiServer, clock: Clock, call: str, doing: str) -> None:
+def test_a_missing_right_is_reported_with_the_rule(api: ApiServer, clock: Clock, call: str, doing: str) -> None:
     """A forbidden call (403) is refused with the rule that its role lacks, and the namespace."""
     ours = lease(api, clock)
     if doing == "update":
@@ -402,7 +402,7 @@ def test_a_missing_right_is_told_with_the_rule(api: ApiServer, clock: Clock, cal
     assert f"kubelet.conf may not {doing} the Lease kube-system/certmond-restart (" in str(raised.value)
 
 
-def test_leases_of_two_names_are_two_turns(api: ApiServer, clock: Clock) -> None:
+def test_leases_of_two_names_are_independent(api: ApiServer, clock: Clock) -> None:
     """The Lease of the coordinator and the restart lock are two Leases, each with its own holder."""
     leads, restarts = lease(api, clock, name=ROTATION), lease(api, Clock(), "node-2")
     assert leads.take() is None
@@ -412,13 +412,13 @@ def test_leases_of_two_names_are_two_turns(api: ApiServer, clock: Clock) -> None
     assert holders == {"certmond-rotation": "node-1", "certmond-restart": "node-2"}
 
 
-def test_a_namespace_that_is_not_there_is_named(api: ApiServer, clock: Clock) -> None:
+def test_a_missing_namespace_is_named(api: ApiServer, clock: Clock) -> None:
     """Without its namespace a Lease cannot be created, and the error names it."""
     with pytest.raises(RefusedError, match="the cluster has no namespace ops; make it, or name another for the Lease"):
         lease(api, clock, namespace="ops").take()
 
 
-def test_who_is_told_to_stop_stops(api: ApiServer, clock: Clock) -> None:
+def test_a_stopping_daemon_cancels_the_call(api: ApiServer, clock: Clock) -> None:
     """If `alive` raises because the daemon is stopping, the call is canceled at once."""
 
     def silent(method: str, path: str) -> None:
@@ -432,7 +432,9 @@ def test_who_is_told_to_stop_stops(api: ApiServer, clock: Clock) -> None:
         lease(api, clock, alive=stop).take()
 
 
-def test_without_the_extra_the_remedy_is_told(api: ApiServer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_has_the_remedy(
+    api: ApiServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)

@@ -259,7 +259,7 @@ while process.does("act"):
 """
 
 
-def test_who_was_stopped_finds_its_turn_over_before_it_acts(tmp_path: Path) -> None:
+def test_a_stopped_process_finds_its_lease_expired_before_it_acts(tmp_path: Path) -> None:
     """A process that was stopped while its Lease expired and another node took it does nothing after it continues."""
     with ApiServer(tmp_path) as api, Processes(api, tmp_path, seconds=1) as processes:
         process = processes.start("node-1", "-c", ACTS_WHILE_HELD)
@@ -282,7 +282,7 @@ def test_who_was_stopped_finds_its_turn_over_before_it_acts(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_real_processes_have_their_turns_one_after_the_other(tmp_path: Path) -> None:
+def test_real_processes_hold_the_lease_one_after_the_other(tmp_path: Path) -> None:
     """Three processes run, and the present holder is killed and restarted, or stopped for longer than its Lease may
     last. Of 500 completed terms no two of different holders overlap, and each node has held the Lease.
     """

@@ -30,7 +30,7 @@ def kubelet(access_of: Callable[..., Access], node: str) -> Access:
     return access_of(f"system:node:{node}", "system:nodes")
 
 
-def test_what_a_node_says_is_read_as_it_was_written() -> None:
+def test_an_acknowledgement_is_parsed_as_it_was_written() -> None:
     """The text of an acknowledgement parses to the same value. Missing facts are empty."""
     assert str(SAID) == f"20261124-ca/trust/{TRUST}/{ISSUER}/key"
     assert str(replace(SAID, boot=BOOT)) == f"{SAID}/{BOOT}"
@@ -76,7 +76,7 @@ def test_nodes_are_listed_with_what_they_are_and_say(
     ("said", "there", "since"),
     [(BOOT, LATER, True), (BOOT, BOOT, False), (BOOT, "", False), ("", LATER, False), (None, LATER, False)],
 )
-def test_a_machine_that_was_started_since_is_known_by_its_boot_id(
+def test_a_reboot_is_recognized_by_the_boot_id(
     cluster: ApiServer, access: Access, said: str | None, there: str, since: bool
 ) -> None:
     """The boot ID in the acknowledgement differs from that of the kubelet. If either is missing, the acknowledgement
@@ -103,9 +103,7 @@ def test_a_listing_may_take_longer_than_a_call(
     assert len(list_nodes(access_of("certmond", "certmond", seconds=2.5))) == 3
 
 
-def test_a_node_says_so_on_its_own_node_and_changes_nothing_else(
-    cluster: ApiServer, access_of: Callable[..., Access]
-) -> None:
+def test_a_node_writes_only_its_own_annotation(cluster: ApiServer, access_of: Callable[..., Access]) -> None:
     """With its kubelet's rights it sets the one annotation, while others write the Node."""
     node = add(
         cluster,
@@ -122,7 +120,9 @@ def test_a_node_says_so_on_its_own_node_and_changes_nothing_else(
     assert (after["metadata"]["labels"], after["spec"]) == (before["labels"], node["spec"])
 
 
-def test_a_node_says_nothing_for_another(cluster: ApiServer, access_of: Callable[..., Access], access: Access) -> None:
+def test_a_node_writes_nothing_for_another(
+    cluster: ApiServer, access_of: Callable[..., Access], access: Access
+) -> None:
     """Neither a kubelet's user nor a coordinator may annotate any Node other than the kubelet's own."""
     add(cluster, "node-2")
     for who in (kubelet(access_of, "node-1"), access):
@@ -154,7 +154,7 @@ def test_a_node_that_is_changed_all_the_time_is_annotated_later(
         acknowledge(kubelet(access_of, "node-1"), "node-1", SAID)
 
 
-def test_who_may_not_list_nodes_is_told_what_is_missing(access_of: Callable[..., Access]) -> None:
+def test_a_missing_right_to_list_nodes_is_named(access_of: Callable[..., Access]) -> None:
     """The error has the missing right."""
     with pytest.raises(RefusedError, match=r"may not list the Nodes .* resources \[nodes\], verbs \[list\]"):
         list_nodes(access_of("nobody"))

@@ -41,7 +41,7 @@ def asking(paths: dict[str, str], monotonic: Callable[[], float] = lambda: 0.0) 
 
 
 @pytest.mark.parametrize("name", ["admin.conf", "super-admin.conf", "controller-manager.conf"])
-def test_the_cluster_is_asked_with_the_nodes_own_kubeconfig(cluster: ApiServer, name: str) -> None:
+def test_the_node_uses_its_own_kubeconfig(cluster: ApiServer, name: str) -> None:
     """Without `cluster:` the node checks the publication with its own kubeconfig. A namespace that lacks a CA is named,
     and a CA beyond the two is accepted.
     """
@@ -74,7 +74,7 @@ def test_a_kubeconfig_that_another_user_can_change_is_refused(cluster: ApiServer
     assert cluster.calls == []
 
 
-def test_the_next_kubeconfig_is_tried_where_one_is_refused(cluster: ApiServer) -> None:
+def test_the_next_kubeconfig_is_tried_after_a_refusal(cluster: ApiServer) -> None:
     """The answer to any kubeconfig counts. If all are refused, the first refusal is reported."""
     publish(cluster, OLD, NEW)
     nobody, leader = cluster.user("nobody"), cluster.user("root", "certmond")
@@ -86,7 +86,7 @@ def test_the_next_kubeconfig_is_tried_where_one_is_refused(cluster: ApiServer) -
     assert "may not list the namespaces" in refused.told
 
 
-def test_without_the_extra_that_is_said(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_message_has_the_remedy(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """lightkube is optional: without it the overlap counts, and the message has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.rotation_checks.trust_bundles")
     monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
@@ -108,7 +108,7 @@ def test_the_cluster_is_asked_once_in_a_while(cluster: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("rights", ["leader", "nobody"])
-def test_a_rotation_waits_for_what_pods_were_given(cluster: ApiServer, tmp_path: Path, rights: str) -> None:
+def test_a_rotation_waits_for_the_publication_to_pods(cluster: ApiServer, tmp_path: Path, rights: str) -> None:
     """On one node, without `cluster:` and with an overlap of a second, the phase `trust` ends when Pods have both CAs.
     With a user without the right, it ends after the overlap, and the audit log records it.
     """

@@ -116,7 +116,7 @@ def test_the_manifest_grants_what_is_needed_and_no_more(cluster: ApiServer, acce
     assert cluster.rbac.used == granted(cluster.rbac)
 
 
-def test_what_is_bound_to_nobody_is_asked_for_in_vain(cluster: ApiServer, access: Access) -> None:
+def test_an_unbound_right_is_refused(cluster: ApiServer, access: Access) -> None:
     """The manifest by default grants no right to Secrets or to change webhooks: only these two checks fail."""
     furnish(cluster)
     refused = lead(access)

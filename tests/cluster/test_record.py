@@ -98,7 +98,7 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
         ({"later": NEW.key_pem.decode()}, "holds a private key, which is never part of a record"),
     ],
 )
-def test_a_record_that_is_not_to_be_understood_is_told(changes: dict[str, Any], said: str) -> None:
+def test_an_invalid_record_is_an_error(changes: dict[str, Any], said: str) -> None:
     """The error has the object, the fact and the remedy, and never the content."""
     with pytest.raises(MalformedError) as raised:
         parse(json.dumps(json.loads(record().text()) | changes), "the ConfigMap it")
@@ -109,7 +109,7 @@ def test_a_record_that_is_not_to_be_understood_is_told(changes: dict[str, Any], 
 
 @given(edited(json.loads(record().text())))
 @settings(max_examples=200, deadline=None)
-def test_whatever_stands_there(document: Any) -> None:
+def test_any_record_is_parsed_or_refused(document: Any) -> None:
     """Any JSON, and a record with any of its fields changed, is a record or an error with one printable sentence. A
     record gives a rotation whose phases follow each other, or an error in the same form.
     """
@@ -127,7 +127,7 @@ def test_whatever_stands_there(document: Any) -> None:
 
 @given(st.text(max_size=40))
 @settings(max_examples=100, deadline=None)
-def test_text_that_is_no_record_is_told(text: str) -> None:
+def test_a_text_that_is_no_record_is_an_error(text: str) -> None:
     """The rule covers any text."""
     with pytest.raises(MalformedError):
         parse(text, "the map")
@@ -136,7 +136,7 @@ def test_text_that_is_no_record_is_told(text: str) -> None:
 # --- in the cluster ---------------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_made_read_and_replaced(cluster: ApiServer, access: Access) -> None:
+def test_a_record_is_created_read_and_replaced(cluster: ApiServer, access: Access) -> None:
     """At first there is no record, then the created one, then its replacement. Other content of the map stays."""
     assert read_record(access) is None
     made = create_record(access, record())
@@ -154,7 +154,7 @@ def test_a_record_is_made_read_and_replaced(cluster: ApiServer, access: Access) 
     assert (after["data"]["notes"], after["metadata"]["labels"]) == ("of a person", {"a": "b"})
 
 
-def test_who_comes_second_to_make_it_is_told(access: Access) -> None:
+def test_the_second_creator_of_a_record_gets_an_error(access: Access) -> None:
     """If a record exists, no other is created."""
     create_record(access, record())
     with pytest.raises(OvertakenError, match=r"kube-system/certmond-rotation is there already, .*; read it again"):
@@ -165,7 +165,7 @@ def test_who_comes_second_to_make_it_is_told(access: Access) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before", "meanwhile"])
-def test_who_comes_second_to_replace_it_is_told(cluster: ApiServer, access: Access, moment: str) -> None:
+def test_the_second_writer_of_a_record_gets_an_error(cluster: ApiServer, access: Access, moment: str) -> None:
     """A change by another node since the read is never overwritten, whether it comes before the call or during it."""
     found = create_record(access, record())
 
@@ -198,7 +198,7 @@ def test_a_record_that_was_deleted_is_not_replaced(cluster: ApiServer, access: A
     assert (now and now.record.id) == ("other" if again else None)
 
 
-def test_an_answer_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
+def test_an_answer_without_a_version_is_not_overwritten(cluster: ApiServer, access: Access) -> None:
     """Without a resource version a replacement would be blind: the server is no Kubernetes API."""
     create_record(access, record())
     del cluster.store.get("configmaps", "certmond-rotation", "kube-system")["metadata"]["resourceVersion"]
@@ -207,7 +207,7 @@ def test_an_answer_without_a_version_is_nothing_to_write_over(cluster: ApiServer
 
 
 @pytest.mark.parametrize("data", [{"record": "[1"}, {"other": "x"}, None])
-def test_a_map_that_holds_no_record_is_told(cluster: ApiServer, access: Access, data: Any) -> None:
+def test_a_map_without_a_record_is_an_error(cluster: ApiServer, access: Access, data: Any) -> None:
     """The error names the ConfigMap, with the fact and the remedy."""
     cluster.store.add("configmaps", "certmond-rotation", "kube-system", data=data)
     with pytest.raises(
@@ -237,7 +237,7 @@ def test_without_its_namespace_it_is_refused(cluster: ApiServer, access: Access)
 
 
 @pytest.mark.parametrize(("fault", "error"), [(401, RefusedError), (403, RefusedError), (500, UnreachableError)])
-def test_refusals_and_absences_are_told_apart(
+def test_refusals_and_failures_are_distinguished(
     cluster: ApiServer, access: Access, fault: int, error: type[Exception]
 ) -> None:
     """A call that the API refuses is a refusal. A call that fails for now is tried later."""

@@ -54,7 +54,7 @@ APART = [
 
 @pytest.mark.parametrize("order", [1, -1], ids=["the further first", "the further last"])
 @pytest.mark.parametrize(("behind", "further", "back"), APART)
-def test_the_further_one_brings_the_record_back(
+def test_the_most_advanced_node_restores_the_record(
     world: World, behind: Phase, further: Phase, back: Phase | None, order: int
 ) -> None:
     """If two control planes are a phase apart when the record is deleted, or an older one has returned, both reach the
@@ -70,7 +70,7 @@ def test_the_further_one_brings_the_record_back(
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_way_back_is_brought_back(world: World, order: int) -> None:
+def test_an_abort_is_restored(world: World, order: int) -> None:
     """A node that missed the abort of the rotation does not undo it by restoring the earlier record."""
     one, two = world.node("control-1"), world.node("control-2")
     there = world.rotation(Phase.ISSUE)
@@ -110,7 +110,7 @@ def test_who_knows_less_than_others_brings_nothing_back(world: World, said: dict
     assert world.recorded is None
 
 
-def test_what_is_not_known_is_not_brought_back(world: World) -> None:
+def test_an_unreadable_record_is_not_restored(world: World) -> None:
     """While the API does not answer, or has an unreadable record, no node can conclude that the record was deleted."""
     one, own = world.node("control-1"), world.rotation(Phase.TRUST)
     world.api.faults = [Fault(503)]
@@ -124,7 +124,7 @@ def test_what_is_not_known_is_not_brought_back(world: World) -> None:
     assert world.api.store.get("configmaps", "certmond-rotation", "kube-system")["data"] == {"record": "["}
 
 
-def test_a_record_of_a_rotation_that_was_ended_does_not_come_back(world: World) -> None:
+def test_a_record_of_a_closed_rotation_is_not_restored(world: World) -> None:
     """After a restore of etcd, no node that has ended the rotation follows it or advances it. The command that begins
     another one, or continues one, reports the stale record and the remedy.
     """
@@ -153,7 +153,7 @@ BACK_LATER = [
 
 
 @pytest.mark.parametrize(("there", "at"), BACK_LATER)
-def test_the_way_back_is_brought_back_over_any_record_of_the_way_there(world: World, there: Phase, at: Phase) -> None:
+def test_an_abort_is_restored_over_any_record_of_the_same_rotation(world: World, there: Phase, at: Phase) -> None:
     """This holds in every phase of the abort and for a record of any phase before it: the abandoned CA has signed
     nothing there, or what it has signed is issued again.
     """
@@ -167,7 +167,7 @@ def test_the_way_back_is_brought_back_over_any_record_of_the_way_there(world: Wo
 
 
 @pytest.mark.parametrize("at", [Phase.DISTRUST, Phase.ATTACH, Phase.DONE])
-def test_what_distrusts_is_not_brought_back_over_a_record_of_use(world: World, at: Phase) -> None:
+def test_a_distrust_is_not_restored_over_a_record_of_use(world: World, at: Phase) -> None:
     """If the record uses the abandoned CA, other nodes may do so. A node that has reached its distrust leaves the
     record to an operator, and reports the state and the remedy.
     """
@@ -183,7 +183,7 @@ def test_what_distrusts_is_not_brought_back_over_a_record_of_use(world: World, a
 
 
 @pytest.mark.parametrize("phase", [Phase.DISTRUST, Phase.ATTACH])
-def test_the_way_back_is_not_brought_back_to_who_has_gone_too_far(world: World, phase: Phase) -> None:
+def test_an_abort_is_not_restored_for_a_node_beyond_it(world: World, phase: Phase) -> None:
     """A node has reported that it distrusts the old CA. An abort would issue certificates that this node does not
     trust.
     """
@@ -198,7 +198,7 @@ def test_the_way_back_is_not_brought_back_to_who_has_gone_too_far(world: World, 
 
 @pytest.mark.parametrize("former", ["r-0", "r-0-back"])
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_end_of_a_former_rotation_is_no_record_of_this_one(world: World, former: str, order: int) -> None:
+def test_the_end_of_an_earlier_rotation_is_no_record_of_this_one(world: World, former: str, order: int) -> None:
     """An etcd that was restored to before the rotation has the finished rotation before it. The more advanced of two
     nodes restores the present record, so that the other, and a node that has not read it yet, get the phase.
     """
@@ -211,7 +211,7 @@ def test_the_end_of_a_former_rotation_is_no_record_of_this_one(world: World, for
     assert (world.recorded.id, world.phase) == ("r-1", Phase.ISSUE)
 
 
-def test_the_batches_that_were_let_act_are_brought_back(world: World) -> None:
+def test_the_released_batches_are_restored(world: World) -> None:
     """An older record of the same phase has released fewer workers: a node that joins, or was away, would wait and
     block the phase. A node with the later record restores it.
     """
@@ -235,7 +235,7 @@ def waits(world: World, worker: Place, own: Rotation, span: timedelta) -> str:
 
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ATTACH])
-def test_a_worker_whose_record_was_deleted_after_all_had_ended_comes_to_the_end(world: World, phase: Phase) -> None:
+def test_a_worker_completes_a_rotation_whose_record_was_deleted(world: World, phase: Phase) -> None:
     """No node is left that could lead it from the last phase, which all nodes had reached. The worker reports the
     missing record, and after ten minutes, in which a control plane would have restored it, completes the rotation. From
     an earlier phase it does not.
@@ -249,7 +249,7 @@ def test_a_worker_whose_record_was_deleted_after_all_had_ended_comes_to_the_end(
     assert worker.conductor.follow(own, ()) == (replace(own, phase=Phase.DONE) if over else own)
 
 
-def test_whatever_answers_that_there_is_no_record_is_not_believed_alone(world: World) -> None:
+def test_a_missing_record_alone_is_not_trusted(world: World) -> None:
     """A foreign proxy may answer the same. A worker that ends the rotation alone must be able to write its Node until
     then.
     """
@@ -265,7 +265,7 @@ def test_whatever_answers_that_there_is_no_record_is_not_believed_alone(world: W
 
 
 @pytest.mark.parametrize("how", ["is back", "cannot be asked for"])
-def test_a_record_that_is_not_gone_all_the_time_is_waited_for(world: World, how: str) -> None:
+def test_a_record_that_is_missing_only_for_a_while_is_waited_for(world: World, how: str) -> None:
     """Ten minutes count from its last disappearance, and only while the API answers."""
     worker, own = world.node("worker-1", worker=True), world.rotation(Phase.ATTACH)
     waits(world, worker, own, timedelta(minutes=9))

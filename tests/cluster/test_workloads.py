@@ -113,7 +113,7 @@ def test_the_oldest_container_counts(cluster: ApiServer, access: Access) -> None
     assert stale_workloads(access, SINCE + timedelta(microseconds=900)) == stale_workloads(access, SINCE)
 
 
-def test_only_pods_that_are_given_a_token_or_the_ca_count(cluster: ApiServer, access: Access) -> None:
+def test_only_pods_with_a_token_or_the_ca_count(cluster: ApiServer, access: Access) -> None:
     """The volume counts as the API server adds it with automounting, or as a user wrote it, and only while the Pod
     runs.
     """
@@ -135,7 +135,7 @@ def test_only_pods_that_are_given_a_token_or_the_ca_count(cluster: ApiServer, ac
     assert {each.name for each in stale_workloads(access, SINCE).bare} == set(counted)
 
 
-def test_pods_of_nodes_that_are_gone_do_not_count(cluster: ApiServer, access: Access) -> None:
+def test_pods_of_removed_nodes_do_not_count(cluster: ApiServer, access: Access) -> None:
     """No controller deletes or restarts the DaemonSet Pods of a removed node."""
     for node in ("there", "gone"):
         pod(cluster, f"on-{node}", node=node)
@@ -156,7 +156,7 @@ def test_pods_of_nodes_that_are_gone_do_not_count(cluster: ApiServer, access: Ac
          "replaces only the pods from number 2 on (partition)"),
     ],
 )  # fmt: skip
-def test_what_a_new_template_does_not_restart_is_listed_and_left(
+def test_a_workload_that_a_new_template_does_not_restart_is_listed_and_left(
     cluster: ApiServer, access: Access, kind: str, more: dict[str, Any], reason: str
 ) -> None:
     """The list has the reason. Such a workload is not restarted on request, while the others are."""
@@ -194,7 +194,7 @@ def test_pods_of_other_makers_and_of_none_are_listed_apart(cluster: ApiServer, a
         assert said in canary.fact
 
 
-def test_where_nothing_is_stale_that_is_said(access: Access) -> None:
+def test_without_stale_workloads_the_check_passes(access: Access) -> None:
     """The instant after which all workloads started is in the message."""
     assert workloads(access, SINCE) == Canary("workloads", True, "every workload started after 2026-11-24T12:00:00Z")
 
@@ -267,7 +267,7 @@ def test_a_restart_by_hand_in_the_same_second_counts(cluster: ApiServer, access:
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+05:00", "0001-01-01T00:00:00", "9999-12-31T23:59:59-05:00", "x"])
-def test_a_restart_beyond_any_calendar_is_none(cluster: ApiServer, access: Access, text: str) -> None:
+def test_a_restart_time_beyond_any_calendar_is_ignored(cluster: ApiServer, access: Access, text: str) -> None:
     """Any user may have written it into a Pod template: the workload is restarted."""
     made = add(cluster, "Deployment")
     finish(cluster)
@@ -277,7 +277,7 @@ def test_a_restart_beyond_any_calendar_is_none(cluster: ApiServer, access: Acces
     assert restarted_at(cluster.store.get("deployments", "web", "default")) == "2026-11-24T12:05:00Z"
 
 
-def test_a_pod_of_a_time_beyond_any_calendar_is_compared(cluster: ApiServer, access: Access) -> None:
+def test_a_pod_start_beyond_any_calendar_is_compared(cluster: ApiServer, access: Access) -> None:
     """A kubelet with a wrong clock does not stop the check of the other Pods."""
     for name, at in (("first", "0001-01-01T00:00:00+05:00"), ("last", "9999-12-31T23:59:59-05:00")):
         pod(cluster, name, status={"startTime": at})
@@ -300,7 +300,7 @@ UNFINISHED = [
 
 @pytest.mark.usefixtures("time_is_up")
 @pytest.mark.parametrize(("kind", "status", "fact"), UNFINISHED)
-def test_what_is_not_rolled_out_in_time_is_told_and_stops_the_next_batch(
+def test_a_rollout_that_exceeds_its_time_is_reported_and_stops_the_next_batch(
     cluster: ApiServer, access: Access, kind: str, status: dict[str, Any], fact: str
 ) -> None:
     """The message has each condition that a rollout waits for, by kubectl's rules. The next batch is not restarted."""

@@ -286,7 +286,7 @@ def test_default_acl_gives_nothing_to_a_replaced_file(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_new_file_is_as_told(host: Host) -> None:
+def test_a_new_file_has_the_requested_mode_and_owner(host: Host) -> None:
     """A new file gets the requested mode and owner. Without them, only root can read it."""
     told, untold = f"{PKI}/told.crt", f"{PKI}/untold.key"
     host.commit([NewFile(told, b"crt", 0o644, NOBODY), NewFile(untold, NEW[KEY])])
@@ -395,7 +395,7 @@ def test_symlink_of_another_user(host: Host, link: str) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_new_link_in_the_place_of_a_users(host: Host) -> None:
+def test_a_new_link_replaces_the_link_of_a_user(host: Host) -> None:
     """A user's symlink that is replaced is not followed, and so blocks no write."""
     os.chown(host.at(CURRENT), 1000, 1000, follow_symlinks=False)
     host.commit([NewLink(CURRENT, "new.pem")])
@@ -571,7 +571,7 @@ def test_a_manifest_is_never_created(host: Host) -> None:
 
 
 @pytest.mark.parametrize("decided", [False, True])
-def test_a_manifest_that_is_taken_away_meanwhile_stays_away(host: Host, decided: bool) -> None:
+def test_a_manifest_that_is_removed_meanwhile_is_not_created(host: Host, decided: bool) -> None:
     """However far the transaction was, the removed manifest stays away. The other files are old, or new if the
     transaction was decided.
     """
@@ -682,8 +682,7 @@ def test_verify_is_given_nothing_of_what_is_removed(host: Host) -> None:
 
 
 def test_only_the_expected_file_is_removed(host: Host) -> None:
-    """certmond leaves a file that was changed, is missing, is a symlink or is no regular file, and with it the others.
-    """
+    """certmond leaves a file that was changed, is missing, is a symlink or is no regular file, and with it the others."""
     key = host.removed(KEY)
     host.at("/data").mkdir()
     for make, fact in (
@@ -699,7 +698,7 @@ def test_only_the_expected_file_is_removed(host: Host) -> None:
 
 
 @pytest.mark.parametrize("undone", [False, True])
-def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) -> None:
+def test_a_removal_keeps_a_file_that_another_process_wrote(host: Host, undone: bool) -> None:
     """The file of the other process stays. Before the first change nothing is changed; after it the rest completes, and
     the error reports it.
     """
@@ -725,7 +724,7 @@ def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) ->
 
 
 @pytest.mark.parametrize("first", [MANIFEST, SIGNING_KEY])
-def test_what_somebody_else_removed_is_no_beginning(host: Host, first: str) -> None:
+def test_a_file_that_another_process_removed_stops_the_transaction(host: Host, first: str) -> None:
     """If a file that the transaction removes is already missing, certmond leaves the other files, also if its removal
     comes later.
     """
@@ -755,7 +754,7 @@ def test_what_is_removed_needs_no_room(host: Host, mount: Mount) -> None:
 
 
 @pytest.mark.real("chattr")
-def test_removed_that_is_immutable(host: Host) -> None:
+def test_removal_of_an_immutable_file(host: Host) -> None:
     """An immutable file is an error before any change. If it becomes immutable during the transaction, nothing else is
     done, or the next start completes it.
     """
@@ -817,7 +816,7 @@ def test_busy(host: Host) -> None:
         assert stat.S_IMODE((host.state / ".lock").stat().st_mode) == 0o600
 
 
-def test_waits_for_its_turn(host: Host) -> None:
+def test_a_process_that_waits_gets_the_lock(host: Host) -> None:
     """A process that waits gets the lock when the holder releases it."""
     with ExitStack() as first:
         first.enter_context(host.transactions.lock())
@@ -827,7 +826,7 @@ def test_waits_for_its_turn(host: Host) -> None:
     assert host.at(KEY).read_bytes() == NEW[KEY]
 
 
-def test_state_is_ours_alone(host: Host) -> None:
+def test_only_root_can_enter_the_state_directory(host: Host) -> None:
     """Only root can enter the state directory or read a record. A record has no file content."""
     seen: list[tuple[int, bytes]] = []
 
@@ -851,7 +850,7 @@ def test_records_that_are_no_directory(host: Host) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0", "\ud800"])
-def test_what_can_be_no_path_is_told_as_such(host: Host, name: str) -> None:
+def test_an_impossible_path_is_reported_as_such(host: Host, name: str) -> None:
     """A name that the kernel does not accept is an error with the reason, for reading and for writing."""
     with pytest.raises(WriteError, match=r"could not be read \(no file can be called so\): correct its path"):
         NodeFiles(str(host.root)).read(f"/etc/{name}/b")
@@ -1228,7 +1227,7 @@ def test_nothing_to_recover(host: Host) -> None:
 
 
 @pytest.mark.parametrize("path", [KEY, CRT])
-def test_recovery_keeps_what_somebody_else_wrote(host: Host, path: str) -> None:
+def test_recovery_keeps_a_file_that_another_process_wrote(host: Host, path: str) -> None:
     """Before the first replacement, a file of another process stops the transaction: that file stays, and the others
     stay old.
     """
@@ -1243,7 +1242,7 @@ def test_recovery_keeps_what_somebody_else_wrote(host: Host, path: str) -> None:
     assert host.records() == []
 
 
-def test_recovery_half_way_keeps_what_somebody_else_wrote(host: Host) -> None:
+def test_recovery_of_a_partial_replacement_keeps_a_foreign_file(host: Host) -> None:
     """After the first replacement, the file of another process stays, and all other files become new. The message names
     them.
     """
@@ -1327,7 +1326,7 @@ def test_damaged_record_is_never_passed_over(host: Host) -> None:
 
 
 @pytest.mark.parametrize("decided", [False, True])
-def test_what_was_begun_below_another_root_is_left_to_it(host: Host, tmp_path: Path, decided: bool) -> None:
+def test_a_transaction_below_another_root_is_left_to_it(host: Host, tmp_path: Path, decided: bool) -> None:
     """A process with another root neither completes nor deletes the transaction, reports that root, and may write its
     own files. A process with that root completes it.
     """
@@ -1432,7 +1431,7 @@ def fill(directory: Path, leave: int) -> None:
         filler.write(bytes(free.f_bavail * free.f_frsize - leave))
 
 
-def test_full_disk_is_seen_beforehand(host: Host, mount: Mount) -> None:
+def test_full_disk_is_detected_beforehand(host: Host, mount: Mount) -> None:
     """On a full disk nothing begins, and the error has the file system and the missing bytes. On a disk with enough
     room the transaction completes.
     """
@@ -1568,7 +1567,7 @@ def test_second_rename_fails(host: Host) -> None:
     assert host.records() == []
 
 
-def test_file_system_that_knows_little(host: Host, mount: Mount) -> None:
+def test_file_system_without_attributes_and_limits(host: Host, mount: Mount) -> None:
     """A file system without extended attributes and without a limit of blocks and inodes works."""
     mount("-t", "ramfs", "ramfs", on=host.at(KUBELET))
     host.commit([NewFile(f"{KUBELET}/a.key", b"old")])
@@ -1689,7 +1688,7 @@ def test_no_extended_attributes(host: Host) -> None:
     assert {path: host.at(path).read_bytes() for path in NEW} == NEW
 
 
-def test_a_path_of_this_host_is_told_as_people_write_it(tmp_path: Path) -> None:
+def test_a_path_below_the_root_directory_has_one_slash(tmp_path: Path) -> None:
     """With the root `/` each message has a path with one leading slash."""
     assert str(Transactions("/", tmp_path).real("/etc/passwd")) == "/etc/passwd"
     (tmp_path / "etc").mkdir()

@@ -50,7 +50,7 @@ def test_a_lock_is_for_its_owner_alone(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_who_asks_wakes_nobody(tmp_path: Path) -> None:
+def test_a_query_of_the_lock_causes_no_event(tmp_path: Path) -> None:
     """A query of the holder causes no write event for a watcher of the directory."""
     lock = NodeLock(tmp_path, ACTING)
     assert lock.take()
@@ -62,7 +62,7 @@ def test_who_asks_wakes_nobody(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_who_asks_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_query_does_not_block_the_lock(tmp_path: Path) -> None:
     """A process can take a free lock while other processes query its holder."""
     asking = f"""
 from pathlib import Path

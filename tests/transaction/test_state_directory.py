@@ -347,7 +347,7 @@ def test_the_daemon_reports_a_later_version_and_does_not_act(node: RotatingNode)
 
 
 @pytest.mark.parametrize("words", ["check", "metrics"])
-def test_who_only_looks_is_told(node: RotatingNode, words: str) -> None:
+def test_check_and_metrics_report_it(node: RotatingNode, words: str) -> None:
     """`check` and `metrics` have the critical finding at the anchor. Without an anchor they exit 3."""
     node.state.chmod(0o777)
     said = f"{node.state} can be written by others (mode 0777); chmod go-w {node.state}"
@@ -372,7 +372,7 @@ def test_the_daemon_that_observes_reports_it_at_its_start(node: RotatingNode) ->
 
 
 @pytest.mark.parametrize("padding", [0, 1 << 17])
-def test_a_record_that_was_fit_is_looked_at_again_when_it_changes(tmp_path: Path, padding: int) -> None:
+def test_a_valid_record_is_read_again_after_a_change(tmp_path: Path, padding: int) -> None:
     """A large record is not parsed in each pass, but a later version and a chmod are detected."""
     path = tmp_path / "renewals.json"
     memory = Memory(tmp_path, path.name, TypeAdapter(list[str]))

@@ -53,9 +53,10 @@ def look(access: Access, wanted: Any = BOTH, **more: Any) -> Canary:
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
-def test_a_bundle_with_our_ca_is_told_until_it_is_as_wanted(cluster: ApiServer, access: Access, resource: str) -> None:
-    """Of each kind, an object that has the old CA and not the new one is reported with the remedy. Nothing is written.
-    """
+def test_a_bundle_with_the_old_ca_is_reported_until_it_is_current(
+    cluster: ApiServer, access: Access, resource: str
+) -> None:
+    """Of each kind, an object that has the old CA and not the new one is reported with the remedy. Nothing is written."""
     made = add(cluster, resource, "it", b64(OLD, STRANGE))
     canary = look(access, update=True)
     assert not canary.ok
@@ -69,7 +70,7 @@ def test_a_bundle_with_our_ca_is_told_until_it_is_as_wanted(cluster: ApiServer, 
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
-def test_the_bundles_of_others_are_no_news(cluster: ApiServer, access: Access, resource: str) -> None:
+def test_other_bundles_are_not_reported(cluster: ApiServer, access: Access, resource: str) -> None:
     """certmond ignores a bundle with another CA, an empty one, and one without a certificate."""
     for number, each in enumerate((b64(STRANGE), None, "", base64.b64encode(b"x").decode(), "%", "abcde")):
         add(cluster, resource, f"it-{number}", each)
@@ -115,7 +116,7 @@ def test_the_annotation_of_another_family_gives_no_right(cluster: ApiServer, acc
     assert bundles(cluster.store.get("apiservices", "it")) == [b64(OLD)]
 
 
-def test_a_ca_that_was_issued_again_is_ours_by_its_key(cluster: ApiServer, access: Access) -> None:
+def test_a_reissued_ca_is_recognized_by_its_key(cluster: ApiServer, access: Access) -> None:
     """An older certificate of the same key is reported, and is not foreign."""
     older = reissue(OLD)
     add(cluster, "apiservices", "it", b64(older))
@@ -125,7 +126,7 @@ def test_a_ca_that_was_issued_again_is_ours_by_its_key(cluster: ApiServer, acces
 
 
 @pytest.mark.parametrize("what", ["changed", "deleted"])
-def test_what_somebody_else_changes_meanwhile_is_looked_at_again(cluster: ApiServer, access: Access, what: str) -> None:
+def test_a_concurrent_change_stops_the_update(cluster: ApiServer, access: Access, what: str) -> None:
     """The indices of webhooks may have changed: nothing is written, and the check fails until the next pass."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
@@ -146,7 +147,7 @@ def test_what_somebody_else_changes_meanwhile_is_looked_at_again(cluster: ApiSer
         assert bundles(cluster.store.get(resource, "it")) == [b64(OLD), b64(STRANGE)]
 
 
-def test_without_the_right_to_update_it_is_told(cluster: ApiServer, access: Access) -> None:
+def test_a_missing_right_to_update_is_reported(cluster: ApiServer, access: Access) -> None:
     """config/rbac.yaml binds that right to no user. The message names the missing right, preferably for this object
     only.
     """
