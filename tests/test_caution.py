@@ -389,7 +389,9 @@ def test_a_defect_in_one_step_is_reported_and_does_not_stop_the_next(tmp_path: P
 
 
 def test_two_derived_files_that_are_one_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    """If a symlink makes two derived files one, certmond leaves the second and reports it, and the plan becomes empty."""
+    """If a symlink makes two derived files one, certmond leaves the second and reports it, and the plan becomes
+    empty.
+    """
     derived = [
         {"name": name, "kind": "pem-bundle", "source": source, "path": f"/etc/{name}.pem"}
         for name, source in (("one", "apiserver"), ("two", "etcd-server"))

@@ -31,7 +31,9 @@ def test_a_value_or_the_declared_error_and_nothing_else_comes_out(target: str) -
     ],
 )
 def test_a_difference_has_its_place(old: bytes, new: bytes, places: list[tuple[object, ...]]) -> None:
-    """A value, its type, an additional key, another key, and the order of keys are differences, whatever aliases exist."""
+    """A value, its type, an additional key, another key, and the order of keys are differences, whatever aliases
+    exist.
+    """
     assert [each.place for each in differences(BEFORE, BEFORE.replace(old, new))] == places
 
 

@@ -82,7 +82,9 @@ def test_no_damaged_file_ends_a_look_or_takes_a_second() -> None:
 
 @pytest.mark.parametrize(("name", "said"), WORST.items())
 def test_a_file_that_exceeds_a_budget_is_a_finding(name: str, said: str) -> None:
-    """The largest files of their kind are handled in bounded time, and the finding names the budget that they exceed."""
+    """The largest files of their kind are handled in bounded time, and the finding names the budget that they
+    exceed.
+    """
     with node() as root:
         config = parse([Source("config.yaml", CONFIGURATION.encode())])
         look_at(root, config, {name: FILES[name]()})

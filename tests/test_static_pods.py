@@ -102,7 +102,9 @@ def test_crictl_knows_its_flags(tmp_path: Path, program: Path) -> None:
 
 
 def test_a_container_may_be_a_python_of_another_name(tmp_path: Path) -> None:
-    """The container serves TLS as kube-apiserver, is detected as such, and after its restart serves the current files."""
+    """The container serves TLS as kube-apiserver, is detected as such, and after its restart serves the current
+    files.
+    """
     name = "kube-apiserver"
     environment = interpreter(tmp_path / name)
     pod = Pod(container=name, name=f"{name}-node-1", executable=name)

@@ -97,7 +97,9 @@ Silence = Callable[[str], None]
 
 @pytest.fixture
 def silence(cluster: ApiServer, limits: Limits) -> Silence:
-    """Stop all answers of the API server. The time limit of the check, or of each call, passes after the first request."""
+    """Stop all answers of the API server. The time limit of the check, or of each call, passes after the first
+    request.
+    """
 
     def begin(whose: str) -> None:
         asked: list[str] = []

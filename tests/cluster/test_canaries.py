@@ -492,7 +492,9 @@ def test_secrets_are_not_read_by_default(cluster: ApiServer, access: Access) -> 
 
 
 def test_the_ca_in_token_secrets_is_compared_on_request(cluster: ApiServer, access: Access) -> None:
-    """The check reads only Secrets of that type, in every namespace, with a right that is bound to no user by default."""
+    """The check reads only Secrets of that type, in every namespace, with a right that is bound to no user by
+    default.
+    """
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-secrets", "certmond")
     kind = "kubernetes.io/service-account-token"

@@ -223,7 +223,9 @@ def test_a_record_that_was_deleted_is_restored(world: World, node: RotatingNode)
 
 
 def test_a_record_that_cannot_be_restored_is_reported(world: World, node: RotatingNode) -> None:
-    """The message has the reason, and the phase lasts. A worker, which writes no record, waits for the control planes."""
+    """The message has the reason, and the phase lasts. A worker, which writes no record, waits for the control
+    planes.
+    """
     come_to(Phase.DETACH, world, node, node.enforcer())
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
     world.api.denied = {"POST /api/v1/namespaces/kube-system/configmaps"}

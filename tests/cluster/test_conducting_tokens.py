@@ -1,4 +1,6 @@
-"""A rotation of the token keys in a cluster: which nodes must report, what is checked, and what the record publishes."""
+"""A rotation of the token keys in a cluster: which nodes must report, what is checked, and what the record
+publishes.
+"""
 
 from __future__ import annotations
 

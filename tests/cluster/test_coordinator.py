@@ -374,7 +374,9 @@ def nodes(world: World, **settings: Any) -> tuple[Place, ...]:
 
 
 def test_a_phase_ends_when_every_node_has_reported(world: World) -> None:
-    """Each node without a matching report is named with its state. The last report ends the phase for the coordinator."""
+    """Each node without a matching report is named with its state. The last report ends the phase for the
+    coordinator.
+    """
     one, two, worker = nodes(world)
     rotation = world.rotation()
     assert one.gate(rotation).waits == ("control-2 has not answered", "worker-1 has not answered")
@@ -492,8 +494,8 @@ def test_who_has_ended_it_lets_the_next_one_lead_at_once(world: World) -> None:
 
 
 def test_one_request_waits_for_approval_during_the_whole_phase(world: World) -> None:
-    """However often the phase is checked and whoever approves, the approval ends the phase. No request remains if the
-    rotation ends first.
+    """However often the phase is checked, the approval of any user ends it. No request remains if the rotation ends
+    first.
     """
     one, rotation = world.node("control-1"), world.rotation()
     fit(world, rotation)
@@ -961,7 +963,9 @@ def test_a_report_from_before_the_boot_is_ignored(world: World) -> None:
 
 
 def test_an_outdated_report_is_withdrawn(world: World) -> None:
-    """A node that has reported a phase and is no longer ready keeps the phase. Its statements about other nodes stay."""
+    """A node that has reported a phase and is no longer ready keeps the phase. Its statements about other nodes
+    stay.
+    """
     one, _, worker = nodes(world)
     rotation = world.rotation(Phase.TRUST, excluded=("control-2",))
     fit(world, rotation)
@@ -996,7 +1000,9 @@ def test_what_the_process_before_has_said_is_taken_back_too(world: World) -> Non
 
 
 def test_three_nodes_complete_a_rotation(world: World) -> None:
-    """The coordinator leads from phase to phase. Each node writes only its own annotation, and no key of a CA is sent."""
+    """The coordinator leads from phase to phase. Each node writes only its own annotation, and no key of a CA is
+    sent.
+    """
     places = nodes(world, workloads="wait", overlap="1s")
     one = places[0]
     one.conductor.publish(world.rotation())

@@ -299,7 +299,9 @@ def test_a_request_that_vanishes_is_filed_later(api: ApiServer) -> None:
 
 @pytest.mark.parametrize("made", [template(), SERVING, template("server auth", names=(DNS,))])
 def test_the_identity_of_the_node_is_approved(api: ApiServer, made: Template) -> None:
-    """With the option, certmond approves a request for exactly this node's identity, and the condition names certmond."""
+    """With the option, certmond approves a request for exactly this node's identity, and the condition names
+    certmond.
+    """
     asked = request(made)
     cookie = waits(signer(api, approve=True), asked).cookie
     (condition,) = api.only["status"]["conditions"]

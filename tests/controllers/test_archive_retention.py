@@ -61,7 +61,7 @@ def kept(tmp_path: Path) -> Kept:
 
 
 def test_older_generations_go_and_the_others_stay(kept: Kept) -> None:
-    """The keys of a generation that is past its time are gone from the disk; one to the second as old as that stays."""
+    """The keys of a generation beyond its time are removed from the disk. One of exactly that age stays."""
     first, second, third = kept.pair(900), kept.pair(401), kept.pair(400)
     content = (kept.state / "archive/a" / first / "1-a.key").read_bytes()
     assert kept.left() == [third]
@@ -123,8 +123,8 @@ def test_it_is_applied_once_an_hour(kept: Kept) -> None:
 
 
 def test_what_a_killed_process_left_goes(kept: Kept) -> None:
-    """The keys in a generation that a killed process had half stored or half removed are gone from the disk, of a
-    certificate without any other generation, too. A directory that other users can write in stays.
+    """The keys in a generation that a killed process had partly stored or partly removed are removed from the disk,
+    also if the certificate has no other generation. A directory that other users can write stays.
     """
     here = kept.pair(10)
     names = [("a", ".000000-20200101T000000Z"), ("b", ".0123456789abcdef"), ("c", ".0123456789abcdef")]

@@ -43,7 +43,7 @@ class Cluster(RotatingNode):
 
     @property
     def signs_with(self) -> str:
-        """The certificate that the controller-manager is told to sign with: the name of its file."""
+        """Return the file name of the certificate with which the controller-manager signs."""
         (container,) = yaml.safe_load(self.manifest.read_text())["spec"]["containers"]
         return next(Path(word).name for word in container["command"] if "cert-file=" in word)
 
@@ -52,7 +52,9 @@ class Cluster(RotatingNode):
         return {family: each.phase for family, each in RotationRecord(self.state).aids().items()}
 
     def is_aided(self, new: Issued) -> bool:
-        """The new CA comes first, the former one behind it, and the controller-manager signs with the pair in place."""
+        """Return whether the new CA precedes the old one in `ca.crt`, and the controller-manager signs with the new
+        pair.
+        """
         aided = self.trust() == (new.facts, self.old.facts) and self.signs_with == "signing-ca.crt"
         return aided and self.trust("signing-ca.crt") == (new.facts,) and self.key("signing-ca.key") == new.facts.key
 
@@ -60,7 +62,7 @@ class Cluster(RotatingNode):
         return decode(self.read(name), name).key
 
     def settle(self) -> None:
-        """Step after step, until nothing changes any more."""
+        """Make passes until nothing changes."""
         before: Any = None
         for _ in range(RESTS):
             now = self.tree(), self.aids, self.manifest.read_text()
@@ -93,10 +95,10 @@ def node(quick: Path) -> Cluster:
 def test_both_generations_of_clients_are_accepted_again(
     quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: str
 ) -> None:
-    """With the passes that the replaced files cause, whatever holds renewals back and though no API answers, `ca.crt`
-    holds the new CA and then the former one, and the controller-manager, which refuses a file with two, has the new
-    pair for itself. Nothing is issued, no other file is changed, no rotation begins, and the critical finding says what
-    happened, what certmond did, and which commands follow. With further passes nothing changes.
+    """In the passes that the replaced files cause, whatever holds renewals and although no API answers, `ca.crt` gets
+    the new CA followed by the old one. The controller-manager, which refuses a file with two, gets the new pair in
+    separate files. Nothing is issued, no other file changes, and no rotation begins. The critical finding has the
+    event, the action of certmond and the next commands. Further passes change nothing.
     """
     node, clock = Cluster(quick / "place"), Clock()
     if hold == "file":
@@ -151,11 +153,11 @@ def listener() -> Iterator[tuple[int, list[object]]]:
 
 
 def test_nobody_is_asked_before(node: Cluster) -> None:
-    """An API server that does not answer delays nothing: no process connects to it before the former CA is trusted."""
+    """An API server that does not answer delays nothing: certmond connects to it only after the old CA is trusted."""
     with listener() as (port, connections):
         node.put("user.conf", node.read("user.conf").replace(b"127.0.0.1:6443", f"127.0.0.1:{port}".encode()))
         node.step()
-        assert connections  # it is asked as ever
+        assert connections  # it is contacted in a normal pass
         connections.clear()
         new = root_ca()
         put(node, new)
@@ -244,7 +246,7 @@ def test_another_ca_than_the_clusters(node: Cluster) -> None:
 
 
 def is_left_alone(node: Cluster, said: str) -> None:
-    """Step after step nothing is touched, and that is told so."""
+    """Assert that no pass changes a file, and that the finding reports it."""
     before = node.everything()
     node.settle()
     assert (node.everything(), node.aids, node.record) == (before, {}, None)
@@ -261,8 +263,8 @@ MODES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("how", MODES)
 def test_what_the_configuration_forbids_is_not_done(node: Cluster, how: str) -> None:
-    """Not with `on_change: alarm`, not in observe mode, and not with `on_change: replace`, by which the former CA is
-    not to be trusted any more.
+    """Neither with `on_change: alarm` nor in observe mode is a file changed, nor with `on_change: replace`, which
+    removes the trust in the old CA.
     """
     more, said = MODES[how]
     node.configure(**more)
@@ -271,7 +273,7 @@ def test_what_the_configuration_forbids_is_not_done(node: Cluster, how: str) -> 
 
 
 def test_a_former_ca_that_has_expired_is_not_trusted_again(quick: Path) -> None:
-    """Nobody accepts what it has signed: `ca.crt` stays as it is."""
+    """No component accepts its certificates: `ca.crt` stays."""
     node = Cluster(quick / "place")
     expired(node, Clock())
     node.step()
@@ -320,8 +322,8 @@ UNFIT = {
 
 @pytest.mark.parametrize("how", UNFIT)
 def test_what_is_unfit_gets_no_aid(node: Cluster, how: str) -> None:
-    """A former CA that the node does not remember; a found one that could not be followed; a `ca.crt` that another user
-    can write: nothing is touched, and it stays an alarm.
+    """If the old CA is not recorded, the new one cannot be followed, or another user can write `ca.crt`, no file
+    changes and the finding stays.
     """
     put(node, root_ca())
     UNFIT[how](node)
@@ -329,8 +331,8 @@ def test_what_is_unfit_gets_no_aid(node: Cluster, how: str) -> None:
 
 
 def test_what_cannot_be_written_is_told_and_tried_again(node: Cluster) -> None:
-    """Where the files cannot be kept in the archive, none is touched, and the plan says why; with the next pass after
-    that it is done.
+    """If the files cannot be archived, none is changed, and the plan has the reason. The next pass without the obstacle
+    changes them.
     """
     new, archive = root_ca(), node.state / "archive"
     archive.touch()
@@ -356,8 +358,8 @@ def told_of(node: Cluster) -> str:
 
 @pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
 def test_the_former_pair_is_put_back(node: Cluster, first: str) -> None:
-    """In either order, and though it is looked at in between: the former CA is trusted alone, the controller-manager
-    signs with its files again, whose own are gone, and nothing is told any more.
+    """In either order, and also with a pass in between: only the old CA is trusted, the controller-manager signs with
+    its files again, its separate files are removed, and no finding remains.
     """
     before = node.everything()
     put(node, root_ca())
@@ -377,8 +379,8 @@ def test_the_former_pair_is_put_back(node: Cluster, first: str) -> None:
 
 @pytest.mark.parametrize("signs_with", ["", "signing-ca.crt", "ca.crt"])
 def test_a_signers_files_stay_as_long_as_it_uses_them(node: Cluster, signs_with: str) -> None:
-    """The controller-manager may be started again by the former manifest until the kubelet has read the new one: before
-    it is seen to run with `ca.crt`, its own files do not go. "": nothing is known of what runs.
+    """The kubelet may restart the controller-manager with the old manifest until it has read the new one. The separate
+    files stay until the running process uses `ca.crt`. "": the processes are unknown.
     """
     put(node, root_ca())
     node.settle()
@@ -410,7 +412,7 @@ def test_no_rotation_begins_by_hand_before(node: Cluster) -> None:
 
 
 def test_the_former_key_alone_takes_trust_away(node: Cluster) -> None:
-    """Where the former key is back, the other CA goes from `ca.crt` by itself: it is nowhere trusted by accident."""
+    """When the old key is restored, certmond removes the other CA from `ca.crt`, which no node should trust."""
     new = root_ca()
     put(node, new)
     node.settle()
@@ -424,7 +426,7 @@ def test_the_former_key_alone_takes_trust_away(node: Cluster) -> None:
 
 
 def test_put_back_and_replaced_once_more(node: Cluster) -> None:
-    """Between the former pair and the other one, as often as somebody likes."""
+    """The two pairs may alternate any number of times."""
     new = root_ca()
     for _ in range(2):
         put(node, new)
@@ -439,8 +441,8 @@ def test_put_back_and_replaced_once_more(node: Cluster) -> None:
 
 
 def test_what_is_trusted_again_is_taken_out_by_hand(node: Cluster) -> None:
-    """Where somebody has had all of this node follow by hand, the finding says how the former CA goes, and it goes as
-    it says; taken out before, it is put in again, as the node still needs it.
+    """After an operator has moved the whole node to the new CA by hand, the finding has the commands that remove the
+    old CA, and they work. If it is removed earlier, certmond adds it again, because the node still needs it.
     """
     new = root_ca()
     put(node, new)
@@ -482,7 +484,7 @@ def test_a_node_that_is_alone_later_rotates(node: Cluster) -> None:
 
 
 def test_an_alarm_stops_it(node: Cluster) -> None:
-    """With `on_change: alarm` set afterwards, what somebody takes out of `ca.crt` stays out."""
+    """With `on_change: alarm` set afterwards, a CA that an operator removes from `ca.crt` stays out."""
     new = root_ca()
     put(node, new)
     node.settle()
@@ -493,8 +495,8 @@ def test_an_alarm_stops_it(node: Cluster) -> None:
 
 
 def test_a_third_ca(node: Cluster) -> None:
-    """Its files are not touched while the controller-manager has the second one's pair, which would be lost; the former
-    pair put back, all is as it was.
+    """Its files are not changed while the controller-manager has the second pair, which would be lost. After the old
+    pair is restored, everything is as before.
     """
     put(node, root_ca())
     node.settle()
@@ -526,7 +528,9 @@ def test_a_note_that_cannot_be_read_is_made_again(node: Cluster) -> None:
 
 
 def whole(node: Cluster) -> Iterator[str]:
-    """What is wrong at a moment: what is neither as before nor as after, with nothing that says how to go on."""
+    """Yield the defects at an instant: each state that is neither the old nor the new one and has no transaction that
+    completes it.
+    """
     begun = list((node.state / "transactions").glob("*.commit.json"))
     trust = node.trust()
     if not trust or (trust[0].key != node.key() and not begun and node.old.facts not in trust):

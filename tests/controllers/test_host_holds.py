@@ -1,4 +1,4 @@
-"""Why nothing is renewed at this moment: what the host is asked, and what its answers are taken for."""
+"""The holds of the host: what certmond reads or runs, and how it interprets each result."""
 
 from __future__ import annotations
 

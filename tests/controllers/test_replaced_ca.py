@@ -23,7 +23,7 @@ RESTS = 12
 
 
 class Clock:
-    """One that stands still until it is set, a whole second like the dates of certificates."""
+    """A clock that does not run, at a whole second like the dates of certificates."""
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC).replace(microsecond=0)
@@ -63,7 +63,7 @@ def rest(made: Daemon, cause: Cause, until: Callable[[], bool] = lambda: False) 
 
 
 def told(made: Daemon) -> list[str]:
-    """The critical findings of the CA, as all that is published has them."""
+    """Return the critical findings of the CA in the published assessment."""
     assert made._assessment
     (status,) = (each for each in made._assessment.statuses if each.seen.name == "ca")
     return [each.message for each in status.findings if each.reason.value == "root_ca_changed"]
@@ -85,8 +85,8 @@ def is_whole(node: RotatingNode, new: Issued) -> bool:
 def test_a_ca_of_this_second_is_trusted_with_the_next_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, hold: str
 ) -> None:
-    """A CA made this second, of one day, is trusted beside the former one within the passes that its files cause: no
-    instant is waited for, whatever holds renewals back. Then it is told no more as critical.
+    """A CA that was made this second, valid for one day, is trusted beside the old one within the passes that its files
+    cause: certmond waits for no instant, whatever holds renewals. Then the critical finding ends.
     """
     node, clock = RotatingNode(tmp_path / "place"), Clock()
     if hold == "file":
@@ -107,9 +107,9 @@ def test_a_ca_of_this_second_is_trusted_with_the_next_pass(
 
 @pytest.mark.parametrize("between", [False, True])
 def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, between: bool) -> None:
-    """Somebody lets ca.crt hold both CAs, the former one first, or then the new one first with its key: nothing is
-    touched and nothing told, because everything is accepted. As soon as the former one is taken out while leaves and
-    kubeconfigs are of it, it is trusted again, and a rotation leads to the new one.
+    """An operator puts both CAs into ca.crt, first the old one in front, then the new one with its key. No file changes
+    and there is no finding, because everything is accepted. When the old CA is removed while leaves and kubeconfigs are
+    still from it, certmond trusts it again, and a rotation leads to the new one.
     """
     node, clock = RotatingNode(tmp_path / "place"), Clock()
     new = root_ca()
@@ -144,8 +144,8 @@ def found_in_place(node: RotatingNode, ca: Issued, phase: Phase) -> None:
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_third_ca_is_followed_in_the_place_of_the_second(tmp_path: Path, signed: bool) -> None:
-    """While a rotation leads to a CA that was found in place, a third pair takes its place: it is told as a changed CA,
-    the rotation leads to that one from then on, the former CA stays trusted, and the second one only if it has signed.
+    """While a rotation leads to a CA that was found in place, a third pair replaces it. The finding reports a changed
+    CA, the rotation then leads to the third one, the old CA stays trusted, and the second one only if it has signed.
     """
     node, clock = RotatingNode(tmp_path / "place", root_ca={"overlap": "1h"}), Clock()
     second, third = root_ca(subject="second"), root_ca(subject="third")
@@ -171,7 +171,7 @@ def test_a_third_ca_is_followed_in_the_place_of_the_second(tmp_path: Path, signe
 @pytest.mark.parametrize("whose", ["former", "second"])
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_what_is_told_of_a_third_ca_that_cannot_be_followed_leads_out(tmp_path: Path, phase: Phase, whose: str) -> None:
-    """Of an unfit third pair it is told which files to put back: with either of the two pairs the rotation goes on."""
+    """The finding names the files to restore: with either of the two pairs the rotation continues."""
     node = RotatingNode(tmp_path / "place")
     second = root_ca(subject="second")
     found_in_place(node, second, phase)
@@ -192,7 +192,7 @@ def test_what_is_told_of_a_third_ca_that_cannot_be_followed_leads_out(tmp_path: 
 def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """In observe mode, and with `on_change: alarm`, the rotation under way stands still, and nothing is touched."""
+    """In observe mode and with `on_change: alarm`, the running rotation is blocked, and no file changes."""
     node = RotatingNode(tmp_path / "place")
     found_in_place(node, root_ca(subject="second"), Phase.TRUST)
     node.configure(**settings)
@@ -215,8 +215,8 @@ def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
 def test_nobody_signs_with_a_ca_that_is_not_followed_yet(
     tmp_path: Path, new: Issued, following: bool, why: str
 ) -> None:
-    """Whoever asks for a certificate of it by name is told why not and what to look at, exit code 3, and nothing is
-    written; `--all` leaves it alone and says the same.
+    """`renew NAME` reports the reason and the remedy, exits 3 and writes nothing. `--all` omits the certificate and
+    reports the same.
     """
     node = RotatingNode(tmp_path / "place", hurried=False, root_ca={"overlap": "1h"})
     fit = new.facts.key.algorithm != "RSA"
@@ -236,7 +236,9 @@ def test_nobody_signs_with_a_ca_that_is_not_followed_yet(
 
 
 def test_no_command_names_a_way_back_that_is_refused(tmp_path: Path) -> None:
-    """A rotation that was found in place cannot be aborted: who asks for another is told how it goes on."""
+    """A rotation that was found in place cannot be aborted: the command that begins another one reports how this one
+    continues.
+    """
     node = RotatingNode(tmp_path / "place")
     found_in_place(node, root_ca(subject="second"), Phase.TRUST)
     for words in (["root-ca", "rotate", "--at-once"], ["root-ca", "stage", "--generate"]):
@@ -274,8 +276,8 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
 
 
 def test_an_alarm_says_that_nobody_acts_and_which_command_does(tmp_path: Path) -> None:
-    """With `on_change: alarm` the finding says so, the daemon touches nothing, and the command that the finding names
-    heals the node; of a CA that is not valid yet it says from when on the command will do.
+    """With `on_change: alarm` the daemon changes no file, and the finding reports that and names the command that
+    repairs the node. For a CA that is not valid yet it has the time from which the command works.
     """
     node, clock = RotatingNode(tmp_path / "place", root_ca={"on_change": "alarm", "overlap": "1s"}), Clock()
     at = clock.now + 20 * SECOND
@@ -324,8 +326,8 @@ def with_more(node: RotatingNode, name: str, **fields: Any) -> None:
 
 
 def test_the_former_ca_has_expired(tmp_path: Path) -> None:
-    """Where the former CA is accepted no longer, an overlap with it would be an outage: trust and leaves are exchanged
-    at once, whatever the host says of upgrades, and the finding says so until then.
+    """If the old CA is no longer accepted, an overlap with it would be an outage. Trust and leaves are exchanged at
+    once, whatever hold exists, and the finding reports it until then.
     """
     node, clock = RotatingNode(tmp_path / "place", root_ca={"overlap": "1h"}), Clock()
     (tmp_path / "upgrade").touch()
@@ -360,7 +362,7 @@ def expired(node: RotatingNode, clock: Clock) -> None:
 
 
 def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: Path) -> None:
-    """Where two CAs were replaced, and the one that is looked at first is unfit, the other one is followed at once."""
+    """If two CAs were replaced and the first one is unfit, the other one is followed at once."""
     node, clock = RotatingNode(tmp_path / "place"), Clock()
     other = root_ca(subject="other")
     dates: dict[str, Any] = {"not_before": clock.now - HOUR, "not_after": clock.now + 90 * DAY}
@@ -383,8 +385,8 @@ def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: P
 
 @pytest.mark.parametrize("on_change", ["rotate", "alarm"])
 def test_a_second_family_is_told_while_the_first_one_is_followed(tmp_path: Path, on_change: str) -> None:
-    """Where two CAs were replaced together, that of the second one is told all the while, with when it is followed or
-    which command is then to be run; nothing is signed with it before, and it is followed after the first one.
+    """If two CAs were replaced together, the second one has a finding with the time of its rotation or the command to
+    run. Nothing is signed with it before, and it is followed after the first one.
     """
     node, clock = RotatingNode(tmp_path / "place"), Clock()
     other = root_ca(subject="other")

@@ -1,4 +1,4 @@
-"""Restarts carried out step by step, by a real program on a real tree: noted, in its turn, and gone on with."""
+"""Restarts, executed step by step with a real program on a real tree: recorded, under the lock, and continued."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ cp {state}/restarts.json {root}{crt} {runs}/$number/
 
 
 class Turns(Alone):
-    """Whose turn it is, as this test says."""
+    """The restart lock, as the test sets it."""
 
     def __init__(self) -> None:
         self.because: str | None = None
@@ -137,7 +137,7 @@ class Bench:
         served: Seen | None = None,
         seen: bool = True,
     ) -> Progress | None:
-        """One step, on a look that began so many seconds from now."""
+        """Make one step, with a scan that began `after` seconds from now."""
         at = datetime.now(UTC) + after * SECOND
         there = {AT: served} if served else {}
         survey = Survey(serving={AT: ("hook", CRT)} if served else {}, health={"hook": (HEALTH,)} if seen else {})
@@ -184,7 +184,9 @@ def told(progress: Progress | None) -> Progress:
 
 
 def test_a_restart_is_noted_made_and_proven(bench: Bench) -> None:
-    """The record of the act is there before the act; what is remembered then has the contents that it was for."""
+    """The record of the act exists before the act. The record after the proof has the contents for which the service
+    was restarted.
+    """
     first = told(bench.step())
     assert (first.service, first.message, first.result) == ("hook", f"{bench.place}/act was run", None)
     ((record, _),) = bench.runs
@@ -205,7 +207,7 @@ def test_a_restart_is_noted_made_and_proven(bench: Bench) -> None:
 
 
 def test_nothing_is_begun_while_files_change(bench: Bench) -> None:
-    """Whoever writes several files has done when none has changed for three seconds: one restart then serves all."""
+    """certmond waits until no file has changed for three seconds: one restart then covers all files of a writer."""
     bench.age = SECOND
     first = told(bench.step())
     assert (first.message, first.result) == ("waits for the files to come to rest", None)
@@ -238,7 +240,9 @@ def test_what_ended_with_another_is_proven_as_well(bench: Bench) -> None:
 
 
 def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench: Bench) -> None:
-    """The third act is made only when they are there; then the failure is told of the certificate that it was for."""
+    """The third act follows only after the old files are in place. Then the failure of the new certificate is
+    reported.
+    """
     with Transactions(str(bench.node.root), bench.state).lock():
         known = Surroundings(bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents())
         bench.former.keep(bench.former.unkept(bench.assessment(known).statuses), {})
@@ -252,7 +256,7 @@ def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench
     back = told(bench.step(300, ill="it is ill"))
     assert back.message.startswith(f"{CRT} is put back as it was on ")
     assert (len(bench.runs), bench.node.read(CRT[1:])) == (2, former)
-    bench.again()  # and whoever comes next goes on
+    bench.again()  # and the next process continues
     bench.step(1)
     assert [certificate for _, certificate in bench.runs] == [bad, bad, former]
     assert bench.runs[-1][0].put_back_at
@@ -265,7 +269,7 @@ def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench
 
 
 def test_what_is_being_restarted_is_a_former_file_once_it_is_proven(bench: Bench) -> None:
-    """The daemon keeps nothing of it before: it may be what does not work."""
+    """The daemon keeps no file before, because that file may be the defect."""
 
     def kept() -> tuple[str, ...]:
         known = Surroundings(
@@ -284,7 +288,7 @@ def test_what_is_being_restarted_is_a_former_file_once_it_is_proven(bench: Bench
 
 
 def test_without_former_files_a_person_has_to_look(bench: Bench) -> None:
-    """It is said why."""
+    """The message has the reason."""
     bench.step()
     bench.step(300, ill="it is ill")
     done = told(bench.step(300, ill="it is ill"))
@@ -297,7 +301,7 @@ def test_without_former_files_a_person_has_to_look(bench: Bench) -> None:
 
 
 def test_of_an_act_that_fails_it_is_seen_what_came(bench: Bench) -> None:
-    """It may have done all of it, or nothing. Its words are not repeated: they may be a secret."""
+    """The act may have had its effect or not. Its output is not repeated, because it may be secret."""
     (bench.place / "broken").touch()
     done = told(bench.step())
     assert (done.result, done.message) == (None, f"{bench.place}/act ended with 3; run it by hand to see why")
@@ -306,7 +310,7 @@ def test_of_an_act_that_fails_it_is_seen_what_came(bench: Bench) -> None:
 
 
 def test_of_an_act_that_fails_and_of_which_nothing_can_be_seen_it_is_told(bench: Bench) -> None:
-    """It is not made again by itself for the same files."""
+    """certmond does not repeat it for the same files."""
     (bench.place / "broken").touch()
     done = told(bench.step(seen=False))
     message = f"hook was not restarted: {bench.place}/act ended with 3; run it by hand to see why"
@@ -322,7 +326,7 @@ def test_of_an_act_that_fails_and_of_which_nothing_can_be_seen_it_is_told(bench:
     ],
 )
 def test_of_a_program_that_is_ended_it_is_told_what_would_help(bench: Bench, program: str, said: str) -> None:
-    """In words that fit a program that restarts something, too."""
+    """The message also fits a program that restarts something."""
     command = f"/usr/bin/{program}"
     service = bench.service.model_copy(update={"command": (command, "60"), "time_limit": SECOND / 2})
     with pytest.raises(TriedError) as tried:
@@ -347,7 +351,7 @@ def test_files_that_change_again_end_the_restart_for_what_they_were(bench: Bench
 
 
 def test_an_act_that_cannot_be_recorded_is_made_a_few_times_only(bench: Bench) -> None:
-    """Whoever finds the record of an act again and again makes it again, but not for ever."""
+    """A process that finds the record of an unfinished act repeats the act, up to a limit."""
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
     results = []
     for acts in range(6):
@@ -373,7 +377,7 @@ def test_a_look_that_began_before_the_last_restart_ended_shows_nothing(bench: Be
 
 
 def test_whoever_goes_on_for_one_that_was_killed_does_not_know_whether_it_acted(bench: Bench) -> None:
-    """So what it meets is not taken for nothing: what is to be seen next decides."""
+    """A failed act is then no failure of the restart: the next probe decides."""
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
     History(bench.state).remember(Past("hook", begun))
     (bench.place / "broken").touch()
@@ -385,14 +389,14 @@ def test_whoever_goes_on_for_one_that_was_killed_does_not_know_whether_it_acted(
 
 
 def test_what_was_seen_a_while_ago_is_looked_at_once_more(bench: Bench) -> None:
-    """Nothing is restarted for it: it may have been restarted meanwhile."""
+    """The service may have been restarted since the scan, so nothing is restarted for it."""
     assert told(bench.step(-6)).message == "is looked at once more"
     assert bench.runs == []
     assert bench.restarting.under_way() is None
 
 
 def test_nothing_is_begun_out_of_turn(bench: Bench) -> None:
-    """It is waited for, and then begun. Whoever goes on for one that was killed waits, too."""
+    """A restart waits for the lock and then begins. The successor of a killed process waits, too."""
     bench.turn.because = "controller-1 holds it"
     waits = told(bench.step())
     assert (waits.message, waits.result) == ("waits for its turn: controller-1 holds it", None)
@@ -423,8 +427,8 @@ def test_a_turn_that_is_lost_stops_the_first_act_and_no_later_one(bench: Bench) 
 def test_the_turn_looks_for_its_kubeconfig_when_it_is_asked_for(
     node: Node, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Each time anew: where the file cannot be looked for, nothing is begun, and it is told why; the turn that was held
-    is given back without a word. Once it can be, it is asked.
+    """The lookup is repeated each time. If the file cannot be found, nothing begins, the message has the reason, and a
+    held lock is released silently. After the lookup succeeds, the API is called.
     """
     if os.geteuid():
         unavailable("root, whose files a node's are")
@@ -449,7 +453,7 @@ def test_the_turn_looks_for_its_kubeconfig_when_it_is_asked_for(
 def test_where_the_api_is_away_the_configuration_says_what_to_do(
     node: Node, tmp_path_factory: pytest.TempPathFactory, without_api: str, runs: int
 ) -> None:
-    """To wait, or to go on alone. What has begun is brought to its end either way."""
+    """The restart waits or proceeds without the lock. A restart that has begun is completed in both cases."""
     if os.geteuid():
         unavailable("root, whose files a node's are")
     bench = Bench(node, tmp_path_factory.mktemp("bench"), without_api=without_api)
@@ -490,7 +494,7 @@ def test_a_service_that_has_left_the_configuration_is_left_alone(bench: Bench) -
 
 
 def test_one_at_a_time(bench: Bench) -> None:
-    """What is under way goes first, whatever is planned; and nothing is done while somebody else is writing."""
+    """A restart that is under way precedes each planned one, and nothing is done while another process writes."""
     with Transactions(str(bench.node.root), bench.state).lock(), pytest.raises(BusyError):
         bench.step()
     assert bench.runs == []

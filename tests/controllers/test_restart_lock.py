@@ -64,7 +64,7 @@ class Node:
         }))  # fmt: skip
 
     def replace(self) -> None:
-        """Another certificate and key, as somebody would put them there."""
+        """Install another certificate and key, as an operator does."""
         now = datetime.now(UTC)
         made = make_server(self._ca, "web", names=["DNS:web"], not_before=now, not_after=now + timedelta(days=90))
         for name, content in (("web.key", made.key_pem), ("web.crt", made.pem)):
@@ -117,8 +117,8 @@ def nodes(tmp_path: Path) -> Iterator[list[Node]]:
 
 @pytest.mark.slow
 def test_no_two_nodes_restart_at_once(nodes: list[Node]) -> None:
-    """Whatever changes on all of them at once, and though a daemon is killed in the middle of its turn; and each
-    service has taken up its newest certificate in the end.
+    """Certificates change on all nodes at once, and a daemon is killed while it holds the lock. No restarts overlap,
+    and at the end each service uses its newest certificate.
     """
     log = nodes[0].home.parent / "spans"
     with nodes[0].daemon() as first, nodes[1].daemon() as second:

@@ -150,7 +150,7 @@ def reissued(node: RotatingNode) -> Issued:
 
 
 def test_at_once(quick: Path) -> None:
-    """Without an overlap the new CA stands alone from the first change of files on."""
+    """Without an overlap the new CA is alone from the first change of files on."""
     node, new = RotatingNode(quick / "place"), root_ca()
     node.stage(new)
     done = node.hurry("root-ca", "rotate", "--at-once")
@@ -191,7 +191,7 @@ def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
 
 
 def test_a_service_that_fails_with_the_new_ca_is_led_back(quick: Path) -> None:
-    """What it failed with stops the rotation, and not the way back, which puts other files there."""
+    """The failure blocks the rotation, but not the abort, which installs other files."""
     node, new = RotatingNode(quick / "place", served=True), root_ca()
     line = node.old.pem.split()[2].decode()
     node.program(f"head -n 2 {node.files}/ca.crt | grep -qF '{line}'")
@@ -207,7 +207,7 @@ def test_a_service_that_fails_with_the_new_ca_is_led_back(quick: Path) -> None:
 
 @pytest.mark.parametrize("phase", [Phase.DISTRUST, Phase.ATTACH])
 def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
-    """From then on an abort is refused, with the reason, and the rotation goes on to its end."""
+    """From the point of no return, an abort is refused with the reason, and the rotation continues to its end."""
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
     walk_into(node, phase, reached=True)
@@ -236,7 +236,9 @@ def test_what_goes_back_goes_back_once(quick: Path) -> None:
 
 
 def test_a_rotation_that_was_led_back_is_not_done(quick: Path) -> None:
-    """Who asked for the new CA is told, and by the exit code, that somebody else has turned it round."""
+    """The command that waits for the new CA reports, also by its exit code, that another process aborted the
+    rotation.
+    """
     node = RotatingNode(quick / "place")
     node.begin(root_ca())
     node.walk(lambda: node.phase is Phase.ISSUE)
@@ -311,8 +313,8 @@ PUT: dict[str, Callable[[RotatingNode, Issued, Callable[[], None]], None]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("how", PUT)
 def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
-    """However its certificate and key came, and though a half of it is seen first: it is noticed, trusted beside the
-    former one, and is alone in the end.
+    """In whatever way its certificate and key were written, and although a pass sees half of the pair first: it is
+    detected, trusted beside the old one, and alone at the end.
     """
     node, new = RotatingNode(quick / "place", hurried=False), root_ca()
     with node.daemon() as daemon:
@@ -330,8 +332,8 @@ def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
 
 @pytest.mark.slow
 def test_a_wrong_key_is_waited_for(quick: Path) -> None:
-    """A certificate whose key has not come, or is another one's, is told as critical and changes nothing, however long
-    it lasts; as soon as the right key is there it is rotated.
+    """A certificate without its key, or with another one, is critical and changes nothing. When the right key is there,
+    the CA is rotated.
     """
     node, new = RotatingNode(quick / "place", hurried=False), root_ca()
     with node.daemon() as daemon:
@@ -341,7 +343,7 @@ def test_a_wrong_key_is_waited_for(quick: Path) -> None:
         before = node.tree()
         for _ in range(3):
             passes = daemon.passes()
-            node.put("ca.crt", new.pem)  # written once more, so that it is looked at
+            node.put("ca.crt", new.pem)  # written again, so that it is read
             daemon.until(partial(has_looked, daemon, passes), "looked again")
         assert (node.tree(), node.phases()) == (before, [])
         assert "ca.key is not the private key of" in daemon.log.read_text()
@@ -366,7 +368,9 @@ def test_replaced_at_once(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_only_an_alarm(quick: Path) -> None:
-    """With `on_change: alarm` it is told with both ways out, and nothing is touched; put back, it is told no more."""
+    """With `on_change: alarm` the finding has both remedies, and no file changes. When the old CA is restored, the
+    finding ends.
+    """
     node, new = RotatingNode(quick / "place", hurried=False, root_ca={"on_change": "alarm"}), root_ca()
     with node.daemon() as daemon:
         cat(node, new)
@@ -385,7 +389,7 @@ def test_only_an_alarm(quick: Path) -> None:
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
-    """As the alarm says: `root-ca rotate` goes on from the CA that somebody has put in place, whatever the mode."""
+    """As the alarm describes, `root-ca rotate` starts from the CA that an operator installed, in every mode."""
     node, new = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"}), root_ca()
     node.step()
     cat(node, new)
@@ -403,8 +407,8 @@ def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
 @pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
 def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, reached: bool) -> None:
-    """Who puts the former pair back, in whatever phase and order, and though it is looked at in between, has begun a
-    rotation back: the former CA is alone in the end, and what the other one has signed meanwhile is issued again.
+    """Restoring the old pair, in any phase and order, and also with a pass in between, begins a rotation back. At the
+    end the old CA is alone, and certificates of the other one are issued again.
     """
     node = RotatingNode(quick / "place")
     node.step()
@@ -425,7 +429,7 @@ def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, re
 
 @pytest.mark.slow
 def test_who_observes_touches_nothing(quick: Path) -> None:
-    """In observe mode a changed CA is told as critical, and neither the node nor the state directory changes."""
+    """In observe mode a changed CA is critical, and neither the node nor the state directory changes."""
     node = RotatingNode(quick / "place", hurried=False, mode="observe")
     with node.daemon() as daemon:
         cat(node, root_ca())
@@ -456,8 +460,8 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
-    """A stranger in the bundle is told as critical with the first look, and no more when it is taken out; the phase
-    that waits, and for what, stands in what the daemon tells of its activity.
+    """A foreign certificate in the bundle is critical in the first pass, and no longer when it is removed. The activity
+    of the daemon has the waiting phase and its reason.
     """
     node, new = RotatingNode(quick / "place", hurried=False, root_ca={"overlap": "1h"}), root_ca()
     with node.daemon() as daemon:
@@ -480,8 +484,8 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
 def test_no_key_is_lost_where_the_cas_own_is_away(quick: Path, phase: Phase) -> None:
-    """Without ca.key, such as where its mount has gone, a node that signs is not taken for a worker: the rotation
-    stands still, the keys that are kept stay, and it goes on when the key is back.
+    """Without ca.key, such as after its mount disappeared, a node that signs does not count as a worker. The rotation
+    is blocked, the stored keys stay, and it continues when the key is back.
     """
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
@@ -498,7 +502,9 @@ def test_no_key_is_lost_where_the_cas_own_is_away(quick: Path, phase: Phase) -> 
 
 
 def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) -> None:
-    """Two who decide at once: the later one is told that the record has changed, and nothing of the first is lost."""
+    """Of two concurrent decisions, the later one fails because the record has changed, and nothing of the first is
+    lost.
+    """
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
     walk_into(node, Phase.TRUST, reached=False)
@@ -516,8 +522,8 @@ def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) 
 
 @pytest.mark.parametrize("key", [None, root_ca().key_pem, b"rubbish"], ids=["none", "another's", "damaged"])
 def test_a_key_that_is_waited_for_can_be_given(quick: Path, key: bytes | None) -> None:
-    """A rotation that waits for the new CA's key, as there is none or not this one, says what to do, and goes on when
-    that is done; any other CA is not staged in its middle.
+    """A rotation that waits for the new CA's key, which is missing or another one, reports the remedy, and continues
+    after it. No other CA can be staged meanwhile.
     """
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
@@ -554,8 +560,8 @@ def test_a_kubeconfig_of_two_clusters_trusts_the_new_ca_in_both(quick: Path) -> 
 
 
 def test_a_former_ca_does_not_come_back_from_the_archive(quick: Path) -> None:
-    """`archive restore` refuses a CA, whichever generation is named, in a dry run too: what it would put back has no
-    key, and may be what is to be trusted no more. Nothing is touched, and the sentence says what to do.
+    """`archive restore` refuses a CA, whichever generation is named, also with `--dry-run`: the generation has no key
+    and may be distrusted. No file changes, and the message has the remedy.
     """
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
@@ -591,8 +597,8 @@ DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("phase", Phase)
 def test_what_is_strange_stops_it(quick: Path, phase: Phase) -> None:
-    """In any phase, somebody else's certificate or key in the place of the CA's is told as critical at the first look,
-    and nothing is touched; put right, the rotation goes on to its end.
+    """In any phase, a foreign certificate or key in place of the CA's is critical in the first pass, and no file
+    changes. After it is restored, the rotation continues to its end.
     """
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
@@ -616,7 +622,7 @@ def test_what_is_strange_stops_it(quick: Path, phase: Phase) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x00garbage", b'{"id": 1}', None], ids=repr)
 def test_a_record_that_cannot_be_read_stops_it(quick: Path, content: bytes | None) -> None:
-    """Where nobody can tell how far a rotation is, that is critical, and nothing is touched until it can be told."""
+    """An unreadable record is critical, because the progress is unknown. No file changes until it is readable."""
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
     walk_into(node, Phase.ISSUE, reached=False)
@@ -655,8 +661,8 @@ def make_due(node: RotatingNode) -> None:
 
 @pytest.mark.parametrize("what", ["alarm", "unfit", "frozen", "a broken record"])
 def test_nothing_is_signed_that_nobody_may_trust(quick: Path, what: str) -> None:
-    """A certificate that is due stays as it is while the CA in place is not known to be trusted, and the plan says
-    why; the daemon renews it when that is settled.
+    """A certificate that is due stays while the trust in the installed CA is unknown, and the plan has the reason. The
+    daemon renews it when the state is known.
     """
     node = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"})
     good = node.read("ca.crt"), node.read("ca.key")
@@ -691,7 +697,7 @@ def test_nothing_is_signed_that_nobody_may_trust(quick: Path, what: str) -> None
 
 
 def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
-    """A certificate that is due when somebody replaces the CA is not issued from the new one until both are trusted."""
+    """A certificate that is due when the CA is replaced is issued from the new one only after both are trusted."""
     node, new = RotatingNode(quick / "place"), root_ca()
     node.step()
     cat(node, new)
@@ -764,8 +770,8 @@ UNFIT: dict[str, Callable[[], Unfit]] = {
 
 @pytest.mark.parametrize("what", UNFIT)
 def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
-    """A CA that no cluster could live with, put in the place of the node's: critical, with all that is wrong, by the
-    daemon's look as by `check`, and nothing is written; put back, all is well.
+    """A CA that no cluster can use, installed in place of the node's, is critical with all its defects, for the daemon
+    and for `check`, and nothing is written. After the old one is restored, no finding remains.
     """
     node = RotatingNode(quick / "place")
     node.step()
@@ -794,8 +800,8 @@ def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
 
 
 def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> None:
-    """One whose name constraints forbid a leaf of this node is refused with the leaf's file, and nothing is written;
-    put back, all is well.
+    """A CA whose name constraints forbid a leaf of this node is refused with the leaf's file, and nothing is written.
+    After the old one is restored, no finding remains.
     """
     node = RotatingNode(quick / "place")
     node.step()
@@ -815,7 +821,7 @@ def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> 
 
 
 def test_a_found_ca_beside_a_stranger_is_not_rotated(quick: Path) -> None:
-    """Where the file holds a third CA besides, that is told, nothing begins, and no step fails."""
+    """If the file has a third CA, the finding reports it, no rotation begins, and no step fails."""
     node, new, third = RotatingNode(quick / "place"), root_ca(), root_ca()
     node.step()
     node.put("ca.crt", new.pem + third.pem)
@@ -828,7 +834,7 @@ def test_a_found_ca_beside_a_stranger_is_not_rotated(quick: Path) -> None:
 
 
 def test_a_found_ca_that_ends_before_its_leaves_is_told(quick: Path) -> None:
-    """It is rotated, as one that is staged would be, and its short life is told with the first look and by hand."""
+    """It is rotated like a staged one, and its short lifetime is reported in the first pass and by the commands."""
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
     node.step()
     cat(node, short)
@@ -861,7 +867,7 @@ def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
 
 @pytest.mark.parametrize("place", ["certificate", "key"])
 def test_what_is_staged_and_spoilt_is_not_begun(quick: Path, place: str) -> None:
-    """A staged CA whose files were damaged meanwhile is told so, and no rotation to it begins."""
+    """If the files of a staged CA were damaged, the command reports it, and no rotation begins."""
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
     path = node.state / "rotation" / f"new.{'crt' if place == 'certificate' else 'key'}"
@@ -920,8 +926,8 @@ def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch:
 
 
 def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
-    """Without `cluster:` one line says who has to restart pods, and when: with the beginning, with each command that
-    goes on before that is too late, and in a plan beside what it prints, which stays a document.
+    """Without `cluster:` one line names who must restart Pods, and when: at the beginning, with each command that
+    continues the rotation in time, and in a plan on standard error, so that standard output stays a document.
     """
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
@@ -940,8 +946,9 @@ def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
 
 @pytest.mark.parametrize("words", [("--family", "etcd-ca"), ("--at-once",)], ids=" ".join)
 def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path, words: tuple[str, ...]) -> None:
-    """While one is under way, asking for one of another family or at once is refused and brings nothing on; in a plan
-    too. Asked for as it is, it goes on, and `--at-once` is no other where it is at once already.
+    """While one rotation runs, a command for another family or for a rotation at once is refused and advances nothing,
+    also with `--plan`. The same command as before continues it, and `--at-once` is no other if the rotation is at once
+    already.
     """
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
@@ -961,7 +968,9 @@ def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path
 
 
 def test_what_a_phase_waited_for_is_not_told_of_another_one(quick: Path) -> None:
-    """Somebody leads the rotation back in another process: what it waited for on the way there is said no more."""
+    """After another process aborted the rotation, the reason for which an earlier phase waited is no longer
+    reported.
+    """
     node = RotatingNode(quick / "place", root_ca={"overlap": "9000h"})
     node.begin(root_ca())
     node.walk(lambda: node.phase is Phase.TRUST)
@@ -991,8 +1000,8 @@ def test_what_a_phase_waited_for_is_not_told_of_another_one(quick: Path) -> None
 
 @pytest.mark.parametrize("what", ["an encrypted key", "another CA"])
 def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> None:
-    """A rotation that stands still before it has changed anything is led to its end by an abort, whatever is in its
-    way; what this node signs with is held back only where that is not what it was.
+    """An abort ends a blocked rotation that has changed nothing, whatever the obstacle. Renewals by its CA are held
+    only if that CA is not the previous one.
     """
     node, new, other = RotatingNode(quick / "place"), root_ca(), root_ca()
     node.begin(new)
@@ -1017,8 +1026,8 @@ def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> Non
 
 
 def test_a_key_that_nobody_can_tell_is_not_destroyed(quick: Path) -> None:
-    """Where a rotation would end, and the key in place is not that of its CA, a key that is kept and cannot be read may
-    be the only one there is: it is named, and all stays until somebody has put that right.
+    """If a rotation would end and the installed key is not that of its CA, an unreadable stored key may be the only
+    copy. The finding names it, and all files stay until an operator repairs it.
     """
     node, new, other = RotatingNode(quick / "place"), root_ca(), root_ca()
     begun = node.begin(new)
@@ -1154,7 +1163,7 @@ def mount() -> Iterator[Callable[..., None]]:
 
 
 def on_a_small_disk(directory: Path, mount: Callable[..., None]) -> None:
-    """What is in the directory is on a file system of 512 KiB of its own."""
+    """Move the directory to its own file system of 512 KiB."""
     kept = directory.with_name(f"{directory.name}.kept")
     mode = directory.stat().st_mode & 0o777
     directory.rename(kept)
@@ -1177,8 +1186,8 @@ def fill(directory: Path) -> Path:
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
 @pytest.mark.parametrize("place", ["node", "state"])
 def test_a_full_disk_loses_nothing(quick: Path, mount: Callable[..., None], place: str, phase: Phase) -> None:
-    """Where there is no room, for the node's files or for what certmond notes, nothing is lost and it is told; where
-    there is again, the rotation goes on.
+    """If the disk of the node's files or of the state directory is full, nothing is lost, and the finding reports it.
+    With free space the rotation continues.
     """
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
@@ -1205,7 +1214,7 @@ def test_a_full_disk_loses_nothing(quick: Path, mount: Callable[..., None], plac
 
 
 def test_a_command_on_a_full_disk(quick: Path, mount: Callable[..., None]) -> None:
-    """It ends, and says where there is no room; begun again, it goes on."""
+    """The command ends and names the full file system. The next run continues."""
     node, new = RotatingNode(quick / "place"), root_ca()
     node.stage(new)
     on_a_small_disk(node.state, mount)
@@ -1224,8 +1233,8 @@ def test_a_command_on_a_full_disk(quick: Path, mount: Callable[..., None]) -> No
 
 @pytest.mark.slow
 def test_no_key_is_told(quick: Path) -> None:
-    """No line of any private key, old or new, is in what the daemon or a command says, renders, notes or hands to a
-    child, whatever the phase; the state directory is ours alone at every look.
+    """No line of any private key, old or new, is in a log, a rendered file, or the input of a child process, in any
+    phase. Only root can read the state directory at every check.
     """
     node, new = RotatingNode(quick / "place", served=True, hurried=False), root_ca()
     said = dict[str, bytes]()

@@ -26,7 +26,7 @@ def enforcer(node: Node, tmp_path: Path) -> Enforcer:
 
 
 def frozen(enforcer: Enforcer) -> str:
-    """The sentence with which it is told; a pass of the daemon does not end by it, and changes nothing."""
+    """Return the sentence of the finding. A pass of the daemon continues with it, and changes nothing."""
     assessment, around = enforcer.see()
     (found,) = [f for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_frozen"]
     assert found.severity is Severity.CRITICAL
@@ -34,13 +34,13 @@ def frozen(enforcer: Enforcer) -> str:
     assert not made.writes
     assert enforcer.rotate(assessment, around, made) is None
     assert enforcer.standing.broken == found.message
-    assert enforcer.rotating.until is not None  # no event may tell that it can be told again
+    assert enforcer.rotating.until is not None  # no event may report that the state is known again
     assert enforcer.rotating.until - datetime.now(UTC) <= timedelta(seconds=10)
     return found.message
 
 
 def test_a_file_that_cannot_be_read(node: Node, enforcer: Enforcer) -> None:
-    """What stands where a signer's own file would be is told; once it is away, the node goes on."""
+    """A directory at the path of a signer's separate file is reported. After it is removed, the node continues."""
     place = node.root / "etc/kubernetes/pki/signing-ca.crt"
     place.mkdir()
     assert "/etc/kubernetes/pki/signing-ca.crt" in frozen(enforcer)
@@ -50,7 +50,7 @@ def test_a_file_that_cannot_be_read(node: Node, enforcer: Enforcer) -> None:
 
 
 def test_what_is_not_concerned_is_renewed_as_ever(node: Node, enforcer: Enforcer) -> None:
-    """Where one anchor cannot be looked at, leaves of the others, by which the node has lived all the time, go on."""
+    """If one anchor cannot be read, leaves of the other, unchanged anchors are renewed."""
     assessment, around = enforcer.see()
     assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     (node.root / "etc/kubernetes/pki/signing-ca.crt").mkdir()
@@ -59,7 +59,7 @@ def test_what_is_not_concerned_is_renewed_as_ever(node: Node, enforcer: Enforcer
 
 
 def test_what_nobody_foresaw(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A defect of certmond's own freezes it, too: its place is told, and not its words."""
+    """A defect of certmond freezes it, too. The finding has its place, and not its text."""
 
     def fail(*_: object) -> None:
         raise ValueError("secret")

@@ -1,4 +1,4 @@
-"""A cluster of a few nodes on this machine, in which everybody connects to everybody else all the time.
+"""A cluster of a few nodes on this machine, in which every component connects to its peers all the time.
 
     with Bed(tmp_path, programs, control_planes=2, workers=1) as bed:
         bed.start()
@@ -8,10 +8,10 @@
         bed.settled()
         assert bed.failures(mark) == []
 
-Each node has namespaces of mounts and of the network, its tree at "/", kubeadm's manifests, and stand-ins that read
-their files again, or once, as the real components do (components/main.go). Each stand-in is the client that the real
-one is, with the credentials that it has in memory: a new connection every `interval` milliseconds in each direction,
-all of which are recorded. Owns the processes and the question whether all is well.
+Each node has mount and network namespaces, its tree at "/", kubeadm's manifests, and stand-ins that reload their files,
+or read them once, like the real components (components/main.go). Each stand-in is the same client as the real one, with
+the credentials in its memory: it opens a new connection every `interval` milliseconds in each direction, and all are
+recorded. The bed has the processes and the verdict whether all connections succeed.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Bed:
     # --- what runs ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Until everybody has reached everybody."""
+        """Start all nodes, and wait until each component has reached its peers."""
         enter = self._open.enter_context
         signers = [node.signer for node in self.control_planes]
         self.backend = enter(Backend(self.work, [node.name for node in self.nodes], lambda: signers))
@@ -135,7 +135,7 @@ class Bed:
             enter(self._user(node, "pod", "/etc/kubernetes/kubelet.conf"))
 
     def lose(self, node: BedNode) -> None:
-        """All that runs on the node is killed, and nobody is expected to reach anybody there."""
+        """Kill all processes of the node. No connection from or to it is expected."""
         self._gone.add(node.name)
         for name in (*node.components, "kubelet"):
             self.record.note(f"{node.name}/{name}", "ends")
@@ -145,7 +145,7 @@ class Bed:
         return node.name not in self._gone
 
     def find(self, node: BedNode) -> None:
-        """It is back, with the files that it had; nobody is expected to reach it until it `belongs`."""
+        """Start the node with the files that it had. Connections to it are expected only after `belongs`."""
         self._begin(node)
         self._ready(node)
 
@@ -154,7 +154,7 @@ class Bed:
         self._gone.discard(node.name)
 
     def _environment(self, node: BedNode, component: str) -> dict[str, str]:
-        """What a stand-in is told, who it is and whom it asks."""
+        """Return the environment of a stand-in: its identity and its peers."""
         everyone, servers = self.nodes, self.control_planes
         return {
             "STAND_IN_NAME": f"{node.name}/{component}",
@@ -185,8 +185,8 @@ class Bed:
 
     @contextmanager
     def daemons(self) -> Iterator[dict[str, Running]]:
-        """`certmond run` on every node, by the node's name: each has rendered for the first time. What is configured is
-        `settings`, or what a node was told with `configure` since.
+        """Run `certmond run` on every node, by the node's name, until each has rendered. The configuration is
+        `settings`, or that of the last `configure` of a node.
         """
         with ExitStack() as running:
             yield {node.name: running.enter_context(node.daemon()) for node in self.nodes}
@@ -220,7 +220,9 @@ class Bed:
         return {(by.partition("/")[2], to.partition("/")[2]) for _, (by, to), _, _ in self.record.failures(since)}
 
     def settled(self) -> float:
-        """Wait until everybody has tried to reach everybody some times more. The time at which that began."""
+        """Wait until each component has tried to reach its peers some times more. Return the time at which that
+        began.
+        """
         mark = time.time()
 
         def tried(tally: Tally | None) -> bool:
@@ -235,7 +237,7 @@ class Bed:
 
     @contextmanager
     def no_outage(self) -> Iterator[None]:
-        """What the block does keeps nobody from anybody."""
+        """Assert that the block causes no failed connection."""
         mark = self.settled()
         yield
         self.settled()

@@ -78,7 +78,7 @@ class Daemon:
         return (self.node.state / "rotation/last.json").exists()
 
     def findings(self, family: str = "ca") -> list[dict[str, str]]:
-        """What is told of the anchor."""
+        """Return the findings of the anchor."""
         status = json.loads((self.node.work / "run/status.json").read_text())
         found = next(each for each in (*status["trust_anchors"], *status["certificates"]) if each["name"] == family)
         return list(found["findings"])
@@ -96,7 +96,9 @@ def successor(name: str = "kubernetes") -> Issued:
 
 
 def told(bed: Bed, mark: float) -> str:
-    """What a failure is told with: when each phase began, how often who reached whom, who did not."""
+    """Return the message of a failure: the start of each phase, the number of connections by direction, and the
+    failures.
+    """
     lines = [
         f"{node.name}: {entry['at']} {entry['message']}"
         for node in bed.nodes for entry in node.trail() if entry["event"] == "rotation"
@@ -201,8 +203,8 @@ class Cluster:
             each.running.until(lambda each=each: each.over, "comes to its end", within=WITHIN)  # type: ignore[misc]
 
     def check(self, mark: float) -> None:
-        """All of it has come to its end, nobody who should be served was refused, and everybody refuses what is old.
-        The daemons are ended for that.
+        """Assert that all is complete, that no valid client was refused, and that each component refuses the old
+        anchor. Ends the daemons.
         """
         self.bed.settled()
         assert not self.bed.failures(mark), told(self.bed, mark)

@@ -1,7 +1,8 @@
-"""The files of a cluster's nodes before anything runs: `certmond init`, what joined nodes share, kubeadm's manifests.
+"""The files of a cluster's nodes before any process runs: `certmond init`, the files that joined nodes share, and
+kubeadm's manifests.
 
-Owns what differs from kubeadm: the program that stands in for each component, what it is told in its environment, and
-who is how a worker is made, which `certmond init` does not do.
+It has the differences from kubeadm: the stand-in for each component, its environment, and the
+construction of a worker, which `certmond init` does not support.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _kubelet(node: BedNode, first: BedNode) -> None:
     if node.verified:
         node.put_current(SERVER_CURRENT, make_server(first.authority(), subject=_node_name(node), **terms))
         return
-    own = make_ca(f"{node.name}-ca")  # which the kubelet forgets when it has signed
+    own = make_ca(f"{node.name}-ca")  # which the kubelet discards after it has signed
     made = make_server(own, node.name, **terms)
     node.replace(f"{KUBELET_PKI}/kubelet.crt", made.pem + own.pem, 0o644)
     node.replace(f"{KUBELET_PKI}/kubelet.key", made.key_pem)
@@ -125,7 +126,7 @@ def _node_name(node: BedNode) -> x509.Name:
 
 
 def put_manifests(node: BedNode, members: Sequence[BedNode], environments: Mapping[str, Mapping[str, str]]) -> None:
-    """kubeadm's, each with the program that stands in for the component, and its environment."""
+    """Write kubeadm's manifests, each with the stand-in for the component, and its environment."""
     for name in COMPONENTS:
         with tarfile.open(DATA / "kubeadm-1.24.tar") as archive:
             file = archive.extractfile(f"etc/kubernetes/manifests/{name}.yaml")

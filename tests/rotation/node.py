@@ -1,7 +1,7 @@
 """A node of a bed: its tree, its components, and certmond on it.
 
-Owns how its files are made and changed from outside, and how each of its components is started again. Whether anything
-goes wrong meanwhile is told by the record of the bed.
+It creates and changes the node's files from outside, and restarts each of its components. The record of the bed has the
+failures.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class BedNode(ControlPlane):
         return self.at(path).read_bytes()
 
     def replace(self, path: str, content: bytes, mode: int = 0o600) -> None:
-        """By a rename, from outside of the directories that anybody looks at; `mode` is that of a new file."""
+        """Replace the file by a rename from outside the watched directories. `mode` is that of a new file."""
         file = self.at(path)
         staged = self.work / "staged"
         staged.write_bytes(content)
@@ -116,7 +116,9 @@ class BedNode(ControlPlane):
     # --- its components -----------------------------------------------------------------------------------------------
 
     def restart(self, *names: str) -> None:
-        """All of these at once, until they are ready again, and with the API server those who end with it."""
+        """Restart all of these at once, and wait until they are ready. Components that end with the API server are
+        included.
+        """
         containers = [name for name in names if name != "kubelet"]
         with self.again(*{*containers, *(ELECTING if "kube-apiserver" in names else ())}):
             for name in containers:

@@ -64,7 +64,7 @@ class Record:
         self._down = _Down()
 
     def note(self, by: str, event: str) -> None:
-        """What a process tells of itself, for one that cannot any more: "ends"."""
+        """Record an event of a process that can no longer do so, such as "ends"."""
         with self.path.open("a") as file:
             file.write(json.dumps({"by": by, "event": event, "at": time.time()}) + "\n")
 

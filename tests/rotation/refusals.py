@@ -1,7 +1,7 @@
-"""Who takes what of a trust anchor that was rotated: asked of every server that goes by it, and shown to each client.
+"""The acceptance of a rotated trust anchor: requested from every server that uses it, and shown to each client.
 
-Owns who these are, family by family. For each answer that is a refusal there is one that is none, with the same from
-the present anchor, so that nobody is seen to refuse who refuses everything.
+It has the servers and clients of each family. For each answer that is a refusal there is one that is not, from the same
+component with the present anchor, so that a component that refuses everything does not count.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERIFYING = {
 
 @dataclass(frozen=True)
 class Ask:
-    """Who is asked from which node, with the certificate of which name, and the refusal that there is to be."""
+    """A request from a node to a server, with the certificate of a name, and the expected refusal."""
 
     inside: BedNode
     to: str
@@ -72,8 +72,8 @@ def old_clients(bed: Bed, family: str, old: Issued, new: Issued) -> list[str]:
 
 
 def old_servers(bed: Bed, family: str, old: Issued) -> set[tuple[str, str]]:
-    """Between whom nothing goes any more, where servers show a certificate of the former anchor; all is well again
-    then. certmond does not run.
+    """Return the directions that fail while servers show a certificate of the old anchor. Afterwards all succeed again.
+    certmond does not run.
     """
     servers = {"ca": ("apiserver",), "etcd-ca": ("etcd/server", "etcd/peer"), "front-proxy-ca": ()}[family]
     there = [node for node in bed.control_planes if bed.is_there(node)]

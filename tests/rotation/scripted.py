@@ -44,9 +44,9 @@ class Scripted:
             node.replace(f"{PKI}/{self.name}.key", by.key_pem)
 
     def leaves(self, by: Issued, *names: str) -> None:
-        """The pairs of these names, or all, issued anew; where a torn pair would be seen, with the key that they have.
+        """Issue the pairs of these names, or all, again. Where a torn pair would be visible, the key stays.
 
-        That is where it is loaded for each handshake: elsewhere, the last good one is kept.
+        It is visible where each handshake loads the pair. Other servers keep the last good one.
         """
         for node in self.bed.control_planes:
             for name in names or self.pairs:
@@ -61,7 +61,7 @@ class RootCA(Scripted):
         return self.bed.nodes
 
     def detach(self) -> None:
-        """The controller-manager signs with a file of its own."""
+        """Let the controller-manager sign with a separate file."""
         for node in self.bed.control_planes:
             self._signing(node, self.old)
             node.edit("kube-controller-manager", lambda words: _signs_with(words, SIGNING))
@@ -99,7 +99,7 @@ class RootCA(Scripted):
                     node.edit_kubeconfig(path, trusted=_pem(trusted))
 
     def clients(self, by: Issued) -> None:
-        """What stands in kubeconfigs, and what is the kubelets' own."""
+        """Issue the client certificates in kubeconfigs and those of the kubelets again."""
         for node in self.bed.nodes:
             for path in () if node.worker else KUBECONFIGS:
                 if node.at(path).exists():
@@ -108,7 +108,7 @@ class RootCA(Scripted):
                 node.put_current(path, like(node.current(path), by))
 
     def recreate(self) -> None:
-        """Whoever does not read again: one node after the other."""
+        """Restart the components that do not reload, one node after the other."""
         for node in self.bed.nodes:
             if node.worker:
                 node.restart("kubelet")

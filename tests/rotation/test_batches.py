@@ -41,9 +41,9 @@ def one_after_the_other(workers: list[Daemon], phase: str) -> None:
 
 
 def test_workers_follow_one_after_the_other(programs: Path, tmp_path: Path) -> None:
-    """Each restarts its kubelet when the one before has said that it has come so far, and waits for no moment of its
-    own in addition. One whose daemon is dead stops the phase, is named, and nothing on those behind it changes; left
-    out, it lets them go on, and nobody is refused by anybody, be it that it comes back.
+    """Each worker restarts its kubelet when the one before has reported the phase, without an additional delay. A
+    worker with a dead daemon stops the phase and is named, and nothing changes on the next ones. After it is excluded
+    they continue, and no connection is refused, also when it returns.
     """
     with cluster(programs, tmp_path, 100.0, control_planes=1, workers=3, spread="1h") as made:
         leader, mark = made.daemons[0], made.bed.settled()

@@ -37,9 +37,8 @@ def reasons(bed: Bed, since: float, by: str = "", to: str = "") -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("verified", [False, True], ids=["by-default", "kubelets-verified"])
 def test_root_ca(make: Make, verified: bool) -> None:
-    """All phases of a rotation of the Root CA in their order: nobody ever fails to reach anybody, whether or not API
-    servers verify the kubelets, and CSRs are signed all the time. At the end, whoever shows a certificate of the old CA
-    is refused by each server.
+    """All phases of a rotation of the Root CA in their order: no connection fails, whether or not API servers verify
+    the kubelets, and CSRs are signed all the time. At the end each server refuses a certificate of the old CA.
     """
     bed = make(control_planes=2, workers=1, verified=verified)
     script = RootCA(bed)
@@ -79,11 +78,13 @@ def test_etcd_ca(make: Make) -> None:
             assert "unknown certificate authority" in bed.nodes[0].asked(f"{node.address}:{port}", client)
 
 
-# --- Wrong orders: each is an outage, and for those who are concerned -------------------------------------------------
+# --- Wrong orders: each is an outage of exactly the affected components ----------------------------------------------
 
 
 def test_a_leaf_before_trust(make: Make) -> None:
-    """A server that shows a certificate of the new CA too early is refused by all who verify it, and by nobody else."""
+    """A server that shows a certificate of the new CA too early is refused by all clients that verify it, and by no
+    others.
+    """
     bed = make(workers=1)
     script = RootCA(bed)
     script.leaves(script.new, "apiserver")
@@ -105,7 +106,7 @@ def test_a_client_before_trust(make: Make) -> None:
 
 
 def test_distrust_before_leaves(make: Make) -> None:
-    """Where the old CA is taken away first, whoever still shows a certificate of it is unauthorized."""
+    """If the old CA is removed first, a client with a certificate of it is unauthorized."""
     bed = make(workers=1)
     script = RootCA(bed)
     script.bundle(script.new)
@@ -230,7 +231,7 @@ def test_tokens_before_trust(make: Make) -> None:
 
 
 def test_nobody_refuses_what_is_in_place(make: Make) -> None:
-    """Of all who are asked at the end of a rotation nobody is taken for one who refuses, before there was any."""
+    """Before a rotation, none of the servers that are checked at its end counts as one that refuses."""
     bed = make(workers=1)
     for family, name in (("ca", "ca"), ("etcd-ca", "etcd/ca"), ("front-proxy-ca", "front-proxy-ca")):
         present = bed.nodes[0].authority(name)

@@ -67,13 +67,13 @@ def test_as_kubeadm_makes_one() -> None:
 
 @pytest.mark.parametrize("name", ["Example Root", "Zürich", ""])
 def test_a_name_that_is_no_dns_name(name: str) -> None:
-    """Where the common name could be no DNS name, or there is none, there is no subjectAltName either."""
+    """If the common name is missing or no DNS name, there is no subjectAltName either."""
     subject = name or x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example")])
     assert generate(make_ca(subject=subject, names=None).facts, SPEC, TERMS).certificate.names == frozenset()
 
 
 def test_what_the_entry_says_goes_first() -> None:
-    """Kind of key and validity of the entry are taken where it has them."""
+    """The kind of key and the validity come from the entry if it has them."""
     spec = SPEC.model_copy(update={"key_algorithm": KeyAlgorithm.ECDSA_P384, "validity": 3 * YEAR})
     new = generate(make_ca().facts, spec, TERMS).certificate
     assert (str(new.key), new.not_after) == ("ECDSA-384", NOW + 3 * YEAR)
@@ -120,7 +120,7 @@ def test_the_key_of_another() -> None:
 
 
 def test_the_present_key(node: Node) -> None:
-    """The key is read below the root, and what is wrong with it is said of its path on the node."""
+    """The key is read below the root, and an error names its path on the node."""
     transactions = Transactions(str(node.root), node.root / "state")
     assert describe_key(present_key(SPEC, transactions).public_key()) == describe_key(
         node.key(f"{PKI}/ca.key").public_key()
@@ -160,7 +160,7 @@ def test_openssl_accepts_the_leaves_of_both(tmp_path: Path, kind: str, again: bo
 
 @pytest.mark.real("openssl")
 def test_it_follows_what_kubeadm_made(node: Node, tmp_path: Path) -> None:
-    """The CA of a real kubeadm, made anew with its key, verifies what kubeadm signed, by OpenSSL."""
+    """OpenSSL verifies certificates of kubeadm with a CA that certmond reissued with kubeadm's key."""
     (old,) = decode(pem(node.certificate(f"{PKI}/ca.crt")), "ca.crt").certificates
     made = reissue(old, node.key(f"{PKI}/ca.key"), SPEC, Terms(NOW + 10 * DAY, None, {}))
     (tmp_path / "ca.pem").write_bytes(to_pem(made.certificate))

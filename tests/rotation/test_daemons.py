@@ -1,4 +1,4 @@
-"""Real daemons carry a rotation through, on a bed where everybody connects to everybody else all the time."""
+"""Real daemons complete a rotation on a bed whose components connect to each other all the time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AWAY = 8
 
 
 class Cut(list[Fault]):
-    """The API answers nothing but 503, for as long as this is in the place of its faults."""
+    """The API answers only 503 while this replaces its faults."""
 
     def __init__(self) -> None:
         super().__init__([Fault(503)])
@@ -35,7 +35,7 @@ class Cut(list[Fault]):
 
 
 def put(daemon: Daemon, new: Issued) -> None:
-    """Somebody puts another CA in the place of the one that the daemon knows."""
+    """Install another CA in place of the one that the daemon has recorded."""
     node = daemon.node
     daemon.running.until((node.state / "anchors.json").exists, "knows its anchors")
     node.replace(f"{PKI}/ca.key", new.key_pem)
@@ -45,8 +45,8 @@ def put(daemon: Daemon, new: Issued) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_a_ca_that_somebody_replaced(programs: Path, tmp_path: Path) -> None:
-    """On one node, a CA that was put in the place of the other is rotated by the daemon alone: from the moment at which
-    both are trusted to the end nobody is refused, and then whoever shows a certificate of the old one.
+    """On one node, the daemon alone rotates a CA that replaced another one. From the moment at which both are trusted
+    no connection is refused, and at the end only certificates of the old CA are.
     """
     with Bed(tmp_path, programs, control_planes=1, interval=50.0, settings=QUICK) as bed:
         bed.start()
@@ -70,9 +70,9 @@ def test_a_ca_that_somebody_replaced(programs: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("verified", [False, True], ids=["by-default", "kubelets-verified"])
 def test_a_cluster(programs: Path, tmp_path: Path, verified: bool) -> None:
-    """On three nodes, from the first phase to the last, nobody is refused by anybody, whether or not API servers verify
-    the kubelets. In the end every server refuses who shows a certificate of the old CA, and so does every client that
-    verifies. No CA's key has ever gone through the API, or is on the worker.
+    """On three nodes, from the first phase to the last, no connection is refused, whether or not API servers verify the
+    kubelets. At the end every server refuses a certificate of the old CA, and so does every client that verifies. No
+    key of a CA was sent through the API or is on the worker.
     """
     with cluster(programs, tmp_path, verified=verified) as made:
         mark = made.bed.settled()
@@ -97,8 +97,8 @@ def acknowledged(made: Cluster) -> str | None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
-    """Whatever the phase: a node is away since before it, for which the others wait and which they name, their daemons
-    are killed in it, and the API is gone for a while, in which every node holds. It goes on, and nobody is refused.
+    """In any phase: a node is away since before it, and the others wait for it and name it. Daemons are killed, and the
+    API is away for a while, in which every node holds. The rotation continues, and no connection is refused.
     """
     chosen = random.Random(5)  # noqa: S311 - when a daemon is killed is no secret
     with cluster(programs, tmp_path, 100.0) as made:
@@ -109,7 +109,7 @@ def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
         for phase in ("prepare", "detach", "trust", "issue", "distrust", "attach"):
             first.running.until(lambda: first.phase == phase, f"is in {phase}", within=WITHIN)  # noqa: B023 - at once
             bed.backend.faults = Cut()
-            held = {phase, made.phase}  # another node may have gone on just before, and this one may know of it
+            held = {phase, made.phase}  # another node may have advanced just before, and this one may have read it
             for each in made.daemons[:-1]:
                 signal.sigtimedwait([], chosen.uniform(0, 3))
                 each.kill()
@@ -133,9 +133,8 @@ def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_at_once_in_a_cluster(programs: Path, tmp_path: Path) -> None:
-    """Without an overlap, control planes are out for as long as they take to restart what they have, and no longer; a
-    worker is cut off, and says so. It is left out, and once it was given CA and kubeconfig by hand it is well, and it
-    comes to the end by itself.
+    """Without an overlap, control planes are down only while they restart. A worker is cut off and reports it. It is
+    excluded, and after it gets CA and kubeconfig by hand, it completes the rotation.
     """
     with cluster(programs, tmp_path) as made:
         bed, (first, _, lost), mark = made.bed, made.daemons, made.bed.settled()
@@ -163,7 +162,7 @@ def test_at_once_in_a_cluster(programs: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_at_once(programs: Path, tmp_path: Path) -> None:
-    """Without an overlap there is an outage, and it ends: then everybody trusts the new CA only."""
+    """Without an overlap there is an outage, and it ends: then each component trusts only the new CA."""
     with Bed(tmp_path, programs, control_planes=1, interval=50.0, settings=QUICK) as bed:
         bed.start()
         (node,) = bed.nodes
@@ -176,7 +175,7 @@ def test_at_once(programs: Path, tmp_path: Path) -> None:
             daemon.running.until(lambda: daemon.over, "comes to its end", within=WITHIN)
         failures = bed.failures(mark)
         assert failures
-        print(f"\nat once: an outage of {failures[-1].at - failures[0].at:.1f} s")  # noqa: T201 - the figure is asked for
+        print(f"\nat once: an outage of {failures[-1].at - failures[0].at:.1f} s")  # noqa: T201 - a result
         after = bed.settled()
         assert not bed.failures(after)
         assert not old_clients(bed, "ca", old, new)

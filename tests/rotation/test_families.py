@@ -25,8 +25,8 @@ TOKENS: dict[str, Any] = {"overlap": "1s", "token_overlap": "15s"}
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("family", ["front-proxy-ca", "etcd-ca"])
 def test_another_ca(programs: Path, tmp_path: Path, family: str) -> None:
-    """The CA of etcd, and that of front proxies, is rotated without that anybody is refused; in the end whoever shows a
-    certificate of the old one is. Workers have no part in it.
+    """The CA of etcd, and that of front proxies, is rotated without a refused connection. At the end certificates of
+    the old one are refused. Workers have no part in it.
     """
     with cluster(programs, tmp_path, family=family) as made:
         mark = made.bed.settled()

@@ -37,15 +37,15 @@ def lost(made: Cluster, name: str, phase: str) -> Daemon:
 
 
 def files(daemon: Daemon) -> dict[str, bytes]:
-    """All that the node lives by."""
+    """Return all files in /etc/kubernetes of the node."""
     top = daemon.node.at("/etc/kubernetes")
     return {str(path): path.read_bytes() for path in sorted(top.rglob("*")) if path.is_file()}
 
 
 def test_a_worker(programs: Path, tmp_path: Path) -> None:
-    """A worker that is lost stops the phase, which names it, until it is left out: then the others come to their end,
-    and nobody among them is refused. Coming back with a certificate of the old CA, it changes nothing, and says that
-    the cluster and it know each other no more, and what to do.
+    """A worker that is lost stops the phase, which names it, until it is excluded. Then the others complete the
+    rotation without a refused connection. When it returns with a certificate of the old CA, it changes nothing, and
+    reports that it is cut off, with the remedy.
     """
     with cluster(programs, tmp_path, 100.0) as made:
         mark = made.bed.settled()
@@ -62,8 +62,8 @@ def test_a_worker(programs: Path, tmp_path: Path) -> None:
 
 
 def test_a_control_plane(programs: Path, tmp_path: Path) -> None:
-    """So with a control plane. Coming back, it has an API server that knows it, and the CA that was staged there: it
-    follows to the end by itself, nobody else is refused meanwhile, and it is one of them again.
+    """The same holds for a control plane. When it returns, its API server accepts it, and the new CA is staged there:
+    it completes the rotation without a refused connection of another node, and is part of the cluster again.
     """
     with cluster(programs, tmp_path, 100.0) as made:
         bed, mark = made.bed, made.bed.settled()
@@ -75,5 +75,5 @@ def test_a_control_plane(programs: Path, tmp_path: Path) -> None:
         daemon.running.until(lambda: daemon.over, "follows", within=WITHIN)
         assert not [each for each in bed.failures(mark) if "node-2/" not in "".join(each.direction)]
         bed.belongs(daemon.node)
-        bed.settled()  # what it has told before, the others have read
+        bed.settled()  # the others have read its earlier reports
         made.check(bed.settled())

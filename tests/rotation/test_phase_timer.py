@@ -1,4 +1,4 @@
-"""How long both anchors are trusted, whatever somebody does to the clock."""
+"""The overlap, in which both anchors are trusted, whatever happens to the clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rotation(old: Anchor = OLD.facts, new: Anchor = NEW.facts) -> Rotation:
 
 
 class Clocks:
-    """A clock that somebody sets, and one that nobody does. Both CAs are trusted for ten minutes."""
+    """A clock that the test sets, and a monotonic one. Both CAs are trusted for ten minutes."""
 
     def __init__(self) -> None:
         self.now, self.seconds = NOW, 0.0
@@ -40,7 +40,7 @@ class Clocks:
 @pytest.mark.parametrize("step", [300 * HOUR, -300 * HOUR, timedelta()], ids=["forward", "back", "none"])
 @pytest.mark.parametrize("early", [True, False], ids=["before it was reached", "afterwards"])
 def test_a_clock_that_is_set_neither_ends_nor_prolongs_it(step: timedelta, early: bool) -> None:
-    """It lasts as long as it would have, and until when is told by the clock as it is."""
+    """The overlap has its full length, and its end is reported by the present clock."""
     clocks, made = Clocks(), rotation()
     if early:
         clocks.lasting.meet(made, clocks.now)
@@ -64,7 +64,7 @@ def test_what_is_yet_to_come_counts_from_now() -> None:
 
 
 def test_a_clock_that_is_steered_does_not_change_what_is_told() -> None:
-    """It is not set: the difference of seconds is not followed from one look to the next."""
+    """A difference of seconds from one pass to the next is slewing, not setting, and is not followed."""
     clocks, made = Clocks(), rotation()
     before = clocks.gate(made)
     clocks.now += 20 * SECOND
@@ -72,7 +72,7 @@ def test_a_clock_that_is_steered_does_not_change_what_is_told() -> None:
 
 
 def test_the_time_of_tokens_begins_anew_when_it_is_noted() -> None:
-    """What is noted is the record as it was, with that instant."""
+    """The new record is the old one with that instant."""
     clocks, made = Clocks(), replace(rotation(OLD.facts.key, NEW.facts.key), since=NOW + HOUR)
     noted = clocks.gate(made).noted
     assert noted == replace(made, published=NOW)

@@ -44,9 +44,8 @@ AWAY = {"etcd": 2, API: 6, MANAGER: 20, "kube-scheduler": 2}
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("family", list(EXPECTED))
 def test_what_is_planned_is_what_happens(programs: Path, tmp_path: Path, family: str) -> None:
-    """In each phase those services are restarted that the plan names, and no other, each of them once; who ends with an
-    API server because its lease is lost comes back once. How long each is away is told in the plan, and when the
-    rotation begins.
+    """In each phase exactly the planned services restart, each of them once. A service that ends with an API server
+    because its lease is lost returns once. The plan has the length of each outage and the time of the rotation.
     """
     settings = {**QUICK, "root_ca": {"overlap": "1s", "token_overlap": "1s"}}
     with Bed(tmp_path, programs, control_planes=1, interval=200.0, settings=settings) as bed:
@@ -74,7 +73,7 @@ def test_what_is_planned_is_what_happens(programs: Path, tmp_path: Path, family:
 
 
 def stage(node: BedNode, family: str) -> Issued:
-    """Another one of the same name, with a key of its own."""
+    """Stage another CA of the same name with a new key."""
     name = "" if family == "sa" else node.authority(FILES[family]).cert.subject.rfc4514_string()
     new = successor(name.removeprefix("CN=") or "sa")
     content = {"new.key": new.key_pem, **({} if family == "sa" else {"new.crt": new.pem})}

@@ -1,4 +1,4 @@
-"""All leaves of the only control plane of a cluster are renewed while everybody asks everybody."""
+"""All leaves of the only control plane of a cluster are renewed while every component connects to its peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ca.crt and ca.key are replaced on a control-plane node while everybody connects to its API server over TLS."""
+"""ca.crt and ca.key are replaced on a control-plane node while every component connects to its API server over TLS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "un
 
 
 def replace(bed: Bed, new: Issued) -> None:
-    """As somebody does by hand, one file after the other."""
+    """Replace the pair like an operator, one file after the other."""
     (node,) = bed.control_planes
     node.replace(f"{PKI}/ca.crt", new.pem, 0o644)
     node.replace(f"{PKI}/ca.key", new.key_pem)
@@ -37,9 +37,9 @@ def trusted(bed: Bed) -> list[x509.Certificate]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("terms", [{"key": "ec"}, {"key": "rsa"}, {"key": "ec", "later": 10}], ids=str)
 def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[str, Any]) -> None:
-    """A CA of one day that was made this second, or becomes valid in ten seconds, takes the place of the former one:
-    the API server answers admin.conf and every component again long before the daemon would look at everything again,
-    and the rotation comes to its end by itself, with nobody refused any more.
+    """A CA that is valid for one day, made this second or valid in ten seconds, replaces the old one. The API server
+    accepts admin.conf and every component again long before the next full scan of the daemon. The rotation completes,
+    and no connection is refused afterwards.
     """
     bed = make(settings={**QUICK, "resync": "1h"})
     (node,) = bed.control_planes
@@ -99,6 +99,6 @@ def signs(node: BedNode, ca: Issued) -> bool:
 
 
 def heals(bed: Bed) -> bool:
-    """In a while in which everybody was tried, nobody was refused."""
+    """Return whether no connection was refused while each was tried."""
     mark = bed.settled()
     return not bed.failures(mark)

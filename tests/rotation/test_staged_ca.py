@@ -1,4 +1,6 @@
-"""What is staged: whole or told as a half, read by nobody else at any instant, and gone when it is to be gone."""
+"""The staging area of a CA: complete or reported as incomplete, readable only for root at any instant, and removed
+completely.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def whole(ca: Issued, part: Part = Part.NEW) -> StagedCA:
 
 @pytest.mark.parametrize("part", Part)
 def test_what_is_put_is_read(staging: Staging, part: Part) -> None:
-    """Certificate, family and key come back; the key only where it is asked for."""
+    """Certificate, family and key are read back. The key is read only on request."""
     assert staging.read(part) is None
     put(staging, FIRST, part)
     assert staging.read(part) == whole(FIRST, part)
@@ -52,7 +54,7 @@ def test_what_is_put_is_read(staging: Staging, part: Part) -> None:
 
 
 def test_only_we_may_read_it(staging: Staging) -> None:
-    """Directory and files are closed to others, whatever the umask is and whoever made the directory open."""
+    """Directory and files are closed to others, with any umask and also if the directory was open before."""
     staging.directory.mkdir(parents=True, mode=0o755)
     before = os.umask(0)
     try:
@@ -72,7 +74,7 @@ def test_the_key_is_as_kubeadm_writes_one(staging: Staging) -> None:
 
 
 def test_a_node_without_the_key(staging: Staging) -> None:
-    """A certificate without a key is whole, takes the place of a pair with its key, and says that there is none."""
+    """A certificate without a key is complete, replaces a pair with its key, and reports the missing key."""
     put(staging, FIRST)
     put(staging, SECOND, key=False)
     assert staging.read(Part.NEW) == StagedCA(Part.NEW, "ca", SECOND.facts, None)
@@ -90,7 +92,7 @@ def test_another_takes_its_place(staging: Staging) -> None:
 
 
 def test_destroyed(staging: Staging) -> None:
-    """What is destroyed is gone, the record of the rotation stays, and to destroy it once more is no error."""
+    """A destroyed part is removed, the record of the rotation stays, and another destruction is no error."""
     staging.destroy(*Part)
     put(staging)
     put(staging, SECOND, Part.OLD)
@@ -124,7 +126,7 @@ def test_a_key_of_another_is_not_staged(staging: Staging) -> None:
     ],
 )
 def test_what_is_not_whole_is_told(staging: Staging, name: str, content: bytes | None, told: str) -> None:
-    """A file that is missing, damaged or another's is a fault, with its name and remedy; staging again mends it."""
+    """A missing, damaged or foreign file is a fault with its name and remedy. Staging again repairs it."""
     put(staging)
     if content is None:
         files(staging)[name].unlink()
@@ -160,7 +162,7 @@ def states(staging: Staging, *wholes: StagedCA) -> Iterator[str]:
 
 
 def test_a_draft_alone_is_a_half(staging: Staging) -> None:
-    """Where nothing but a draft of the key was left, it is told, so that no key lies there unknown."""
+    """A leftover draft of a key is reported, so that no key stays there unnoticed."""
     put(staging)
     files(staging)["new.key"].rename(staging.directory / ".new.key")
     for name in ("new.crt", "new.family"):
@@ -177,8 +179,8 @@ def test_a_draft_alone_is_a_half(staging: Staging) -> None:
     ("before", "key"), [(None, True), (FIRST, True), (FIRST, False)], ids=["nothing", "another", "without its key"]
 )
 def test_killed_at_every_system_call(tmp_path: Path, before: Issued | None, key: bool) -> None:
-    """At every instant of staging what is there is nothing, whole, or told as a half, and no key is open to others; and
-    wherever it is killed, staging again works and destroying leaves nothing.
+    """At every instant of staging the result is empty, complete, or reported as incomplete, and no key is open to
+    others. After a kill at any of them, staging again works and destruction leaves nothing.
     """
     work = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
     place = work / f"certmond-staged-{os.getpid()}"
@@ -221,7 +223,9 @@ def test_killed_at_every_system_call(tmp_path: Path, before: Issued | None, key:
 
 @pytest.mark.real("ptrace")
 def test_killed_while_destroying(tmp_path: Path) -> None:
-    """Wherever destroying is killed, what is left is whole or told as a half, never a certificate without its key."""
+    """After a kill at any call of the destruction, the rest is complete or reported as incomplete, never a certificate
+    without its key.
+    """
     staging = Staging(tmp_path)
     put(staging)
     stops = len(record(lambda: staging.destroy(Part.NEW)))

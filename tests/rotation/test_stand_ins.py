@@ -23,7 +23,9 @@ API = "kube-apiserver"
 
 
 def test_a_torn_pair(make: Make) -> None:
-    """With a key that does not fit, an API server goes on with its last good pair; each handshake of etcd fails."""
+    """With a key that does not match, an API server continues with its last good pair, and each handshake of etcd
+    fails.
+    """
     bed = make()
     (node,) = bed.nodes
     for name in ("apiserver", "etcd/server"):
@@ -36,8 +38,8 @@ def test_a_torn_pair(make: Make) -> None:
 
 
 def test_a_file_that_is_mounted_by_itself(make: Make) -> None:
-    """In a container it stays the former one when another is renamed there, until the container is another; a
-    directory shows what is renamed in it.
+    """In a container a bind-mounted file stays the old one after a rename, until the container restarts. A mounted
+    directory shows the renamed file.
     """
     bed = make()
     (node,) = bed.nodes
@@ -76,8 +78,10 @@ def test_what_is_down(tmp_path: Path) -> None:
 
 
 def test_a_restart_is_no_failure(make: Make) -> None:
-    """While a server's process is away, connections to it are counted as down; what ends with it is seen again."""
-    bed = make(workers=1, interval=DENSE)  # asked less often, a server may be back before anybody asks
+    """While the process of a server is down, connections to it are counted as down. The components that end with it are
+    recorded.
+    """
+    bed = make(workers=1, interval=DENSE)  # at a longer interval, a server may be back before the next connection
     with bed.no_outage():
         for name in ("etcd", API, "kubelet"):
             bed.nodes[0].restart(name)
@@ -86,8 +90,8 @@ def test_a_restart_is_no_failure(make: Make) -> None:
 
 
 def test_daemons(make: Make) -> None:
-    """certmond runs on each node, sees its components and its kubelet's unit, and asks the API of the cluster itself
-    for its turn: a kubeconfig that is replaced has its reader restarted, without an outage.
+    """certmond runs on each node, finds its components and its kubelet's unit, and takes the restart lock from the
+    cluster's API: the reader of a replaced kubeconfig is restarted without an outage.
     """
     settings = {"cluster": {"kubeconfig": "/etc/kubernetes/kubelet.conf"}}
     bed = make(control_planes=2, workers=1, settings=settings)

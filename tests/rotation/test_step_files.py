@@ -80,7 +80,7 @@ class Arranged:
         return decode(self.read(path), path).certificates
 
     def tree(self) -> dict[Path, str]:
-        """Everything below /etc/kubernetes, drafts of ours too."""
+        """Return the hash of every file below /etc/kubernetes, including drafts of certmond."""
         root = self.node.path("etc/kubernetes")
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
 
@@ -111,8 +111,8 @@ def test_the_keys_of_tokens(arranged: Arranged) -> None:
 
 
 def test_everything_at_once(arranged: Arranged) -> None:
-    """Key, certificates, and the flags that name them are as they are wanted; keys are closed to others; the manifest
-    is the same but for the flags; the certificate that was replaced is kept, and its key with the rotation only.
+    """Key, certificates and flags have the required state. Keys are closed to others, and the manifest changes only in
+    its flags. The replaced certificate is archived, and its key is stored only with the rotation.
     """
     arranged.stage()
     old, new = arranged.old, arranged.new.facts
@@ -139,7 +139,7 @@ def test_everything_at_once(arranged: Arranged) -> None:
 
 
 def test_the_key_goes_back(arranged: Arranged) -> None:
-    """On the way back the former key is put in place from the rotation's own files, and the new one is kept there."""
+    """During an abort the old key is restored from the rotation's files, and the new one is stored there."""
     arranged.stage()
     old, new = arranged.old, arranged.new.facts
     before = decode(arranged.read(KEY), KEY).key
@@ -164,13 +164,13 @@ def test_the_key_goes_back(arranged: Arranged) -> None:
 def test_what_is_kept_is_never_destroyed_for_another_key(
     arranged: Arranged, name: str, content: bytes, said: str
 ) -> None:
-    """A key goes only where it is kept whole; where something else is in its place, or nobody can tell what, all stays
-    as it is, and the file is named.
+    """A key is removed only where a complete copy is stored. If another or an unreadable file is in its place, all
+    files stay, and the error names the file.
     """
     arranged.stage()
     other, back = make_ca(), name == "new.key"
     arranged.staging.put(Part.OLD, "ca", other.facts, load_key(other.key_pem, ""))
-    if back:  # on the way back the new CA's key is the one that goes
+    if back:  # during an abort the new CA's key is removed
         for path, its in ((CRT, arranged.new.pem), (KEY, arranged.new.key_pem)):
             arranged.node.path(path[1:]).write_bytes(its)
     elif name == "old.key":
@@ -199,8 +199,8 @@ def test_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
 
 
 def test_each_cluster_of_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
-    """Every cluster that embeds one of the rotation's anchors gets them in its place, and keeps whomever else it
-    trusts; one that embeds none of them stays as it is, as does everything else.
+    """Every cluster that embeds an anchor of the rotation gets the required anchors, and keeps its other CAs. A cluster
+    without one of them stays, as does everything else.
     """
     other = make_ca()
     document = yaml.safe_load(arranged.read(ADMIN))
@@ -224,7 +224,7 @@ def test_each_cluster_of_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
 
 
 def test_what_is_to_go_is_gone(arranged: Arranged) -> None:
-    """A file that is not wanted any more is removed; one that is not there is none."""
+    """A file that is no longer required is removed. A missing one is no error."""
     for path in APART:
         arranged.node.write(path[1:], b"former")
     arranged.make(*map(Gone, APART))
@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Callable[[Arranged], None], type[CertmondError], str]] 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_made_is_not_begun(arranged: Arranged, what: str) -> None:
-    """With one want that cannot be had, no file changes, and it is told with its remedy."""
+    """If one part of a step is impossible, no file changes, and the error has the remedy."""
     spoil, kind, sentence = REFUSED[what]
     spoil(arranged)
     before = arranged.tree()
@@ -294,7 +294,7 @@ def test_what_cannot_be_made_is_not_begun(arranged: Arranged, what: str) -> None
 
 @pytest.mark.parametrize("what", ["both", "key", "certificate"])
 def test_what_somebody_else_wrote_before_stays(arranged: Arranged, what: str) -> None:
-    """Another pair that was put there since the rotation was planned is not ours to replace, nor is one half of it."""
+    """certmond does not replace another pair that was installed after the plan, nor one half of it."""
     arranged.stage()
     new, theirs = arranged.new.facts, make_ca()
     for path, content in ((KEY, theirs.key_pem), (CRT, theirs.pem)):
@@ -309,7 +309,9 @@ def test_what_somebody_else_wrote_before_stays(arranged: Arranged, what: str) ->
 
 @pytest.mark.parametrize("path", APART)
 def test_a_signer_of_somebody_else_stays(arranged: Arranged, path: str) -> None:
-    """Where the controller-manager's own files go, another CA's certificate or key is not replaced, nor removed."""
+    """If the separate files of the controller-manager must be removed, another CA's certificate or key is neither
+    replaced nor removed.
+    """
     theirs = make_ca()
     arranged.node.write(path[1:], theirs.pem if path == APART[0] else theirs.key_pem)
     before, old, known = arranged.tree(), arranged.old, (arranged.old, arranged.new.facts)
@@ -321,7 +323,7 @@ def test_a_signer_of_somebody_else_stays(arranged: Arranged, path: str) -> None:
 
 @pytest.mark.parametrize("path", [CRT, KEY])
 def test_what_somebody_else_writes_meanwhile_stays(arranged: Arranged, path: str) -> None:
-    """A file that is another than was looked at is not overwritten, whichever of them it is."""
+    """A file that changed since it was read is not overwritten, whichever it is."""
     arranged.stage()
     new, theirs = arranged.new.facts, make_ca()
     content = theirs.pem if path == CRT else theirs.key_pem
@@ -335,7 +337,9 @@ def test_what_somebody_else_writes_meanwhile_stays(arranged: Arranged, path: str
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_key_beside_certificates_of_others_is_refused(arranged: Arranged, apart: bool) -> None:
-    """A step that would leave a CA beside the key of another one changes nothing; a signer of its own likewise."""
+    """A step that would leave a CA beside the key of another one changes nothing. The same holds for a separate
+    signer.
+    """
     arranged.stage()
     path, key = APART if apart else (CRT, KEY)
     wants: tuple[Want, ...] = (Bundle(path, (arranged.new.facts,)),)
@@ -361,7 +365,7 @@ def test_no_key_of_a_ca_where_another_user_can_take_it(arranged: Arranged) -> No
 
 
 def test_nothing_is_copied_through_a_strangers_link(arranged: Arranged) -> None:
-    """A kubeconfig that a symlink of another user leads to is not read for what is written."""
+    """A kubeconfig behind a symlink of another user is not read."""
     if os.geteuid() != 0:
         unavailable("only root can give files away")
     conf = arranged.node.path(ADMIN[1:])

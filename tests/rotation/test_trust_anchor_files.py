@@ -52,7 +52,7 @@ def test_a_control_plane(node: Node) -> None:
 
 
 def test_a_signer_whose_manifest_is_away(node: Node) -> None:
-    """The files of its own are seen nevertheless: they hold a key."""
+    """Its separate files are still found, because they contain a key."""
     node.write(APART[1][1:], make_ca().key_pem)
     assert (found := shown(node))
     assert found.left == ()
@@ -72,7 +72,7 @@ def test_the_keys_of_tokens(node: Node) -> None:
 
 
 def test_a_bundle_in_its_order(node: Node) -> None:
-    """Each certificate of the file is there, as they stand in it."""
+    """The trust has each certificate of the file, in its order."""
     own, other = node.read(f"{PKI[1:]}/ca.crt"), make_ca()
     node.write(f"{PKI[1:]}/ca.crt", other.pem + own)
     found = shown(node)
@@ -106,7 +106,7 @@ def test_a_worker(node: Node) -> None:
 
 
 def test_a_key_that_cannot_be_told(node: Node) -> None:
-    """A key is there, and whose it is nobody knows."""
+    """The key exists, and its CA is unknown."""
     node.write(f"{PKI[1:]}/ca.key", b"-----BEGIN PRIVATE KEY-----\n")
     found = shown(node)
     assert found is not None
@@ -114,7 +114,7 @@ def test_a_key_that_cannot_be_told(node: Node) -> None:
 
 
 def test_a_signer_with_files_of_its_own(node: Node) -> None:
-    """Which files are there is told, and what is in them, whatever the manifest names."""
+    """The result has the existing files and their content, whatever the manifest names."""
     new = make_ca()
     node.write(APART[0][1:], new.pem)
     found = signer(node)
@@ -162,7 +162,7 @@ PROBLEMS: dict[str, tuple[tuple[str, str], str]] = {
 
 @pytest.mark.parametrize("what", PROBLEMS)
 def test_a_signer_that_cannot_be_moved(node: Node, what: str) -> None:
-    """What certmond cannot lead to files of its own and back is told, with the remedy."""
+    """A signer that certmond cannot move to separate files and back is reported with the remedy."""
     replaced, sentence = PROBLEMS[what]
     edit(node, replaced)
     problem = signer(node).problem or ""

@@ -682,7 +682,9 @@ def test_verify_is_given_nothing_of_what_is_removed(host: Host) -> None:
 
 
 def test_only_the_expected_file_is_removed(host: Host) -> None:
-    """certmond leaves a file that was changed, is missing, is a symlink or is no regular file, and with it the others."""
+    """certmond leaves a file that was changed, is missing, is a symlink or is no regular file, and with it the
+    others.
+    """
     key = host.removed(KEY)
     host.at("/data").mkdir()
     for make, fact in (

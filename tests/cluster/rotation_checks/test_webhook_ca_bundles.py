@@ -56,7 +56,9 @@ def look(access: Access, wanted: Any = BOTH, **more: Any) -> Canary:
 def test_a_bundle_with_the_old_ca_is_reported_until_it_is_current(
     cluster: ApiServer, access: Access, resource: str
 ) -> None:
-    """Of each kind, an object that has the old CA and not the new one is reported with the remedy. Nothing is written."""
+    """Of each kind, an object that has the old CA and not the new one is reported with the remedy. Nothing is
+    written.
+    """
     made = add(cluster, resource, "it", b64(OLD, STRANGE))
     canary = look(access, update=True)
     assert not canary.ok
