@@ -60,7 +60,7 @@ def kept(tmp_path: Path) -> Kept:
     return Kept(tmp_path)
 
 
-def test_older_generations_go_and_the_others_stay(kept: Kept) -> None:
+def test_older_generations_are_removed_and_the_others_stay(kept: Kept) -> None:
     """The keys of a generation beyond its time are removed from the disk. One of exactly that age stays."""
     first, second, third = kept.pair(900), kept.pair(401), kept.pair(400)
     content = (kept.state / "archive/a" / first / "1-a.key").read_bytes()
@@ -122,7 +122,7 @@ def test_it_is_applied_once_an_hour(kept: Kept) -> None:
     assert found == [False, True, True]
 
 
-def test_what_a_killed_process_left_goes(kept: Kept) -> None:
+def test_leftovers_of_a_killed_process_are_removed(kept: Kept) -> None:
     """The keys in a generation that a killed process had partly stored or partly removed are removed from the disk,
     also if the certificate has no other generation. A directory that other users can write stays.
     """

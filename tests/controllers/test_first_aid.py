@@ -152,7 +152,7 @@ def listener() -> Iterator[tuple[int, list[object]]]:
             thread.join()
 
 
-def test_nobody_is_asked_before(node: Cluster) -> None:
+def test_no_process_is_contacted_before_the_old_ca_is_trusted(node: Cluster) -> None:
     """An API server that does not answer delays nothing: certmond connects to it only after the old CA is trusted."""
     with listener() as (port, connections):
         node.put("user.conf", node.read("user.conf").replace(b"127.0.0.1:6443", f"127.0.0.1:{port}".encode()))
@@ -272,7 +272,7 @@ def test_what_the_configuration_forbids_is_not_done(node: Cluster, how: str) -> 
     is_left_alone(node, said)
 
 
-def test_a_former_ca_that_has_expired_is_not_trusted_again(quick: Path) -> None:
+def test_an_expired_old_ca_is_not_trusted_again(quick: Path) -> None:
     """No component accepts its certificates: `ca.crt` stays."""
     node = Cluster(quick / "place")
     expired(node, Clock())
@@ -321,7 +321,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("how", UNFIT)
-def test_what_is_unfit_gets_no_aid(node: Cluster, how: str) -> None:
+def test_an_unfit_pair_gets_no_aid(node: Cluster, how: str) -> None:
     """If the old CA is not recorded, the new one cannot be followed, or another user can write `ca.crt`, no file
     changes and the finding stays.
     """
@@ -330,7 +330,7 @@ def test_what_is_unfit_gets_no_aid(node: Cluster, how: str) -> None:
     is_left_alone(node, NOTHING)
 
 
-def test_what_cannot_be_written_is_told_and_tried_again(node: Cluster) -> None:
+def test_a_failed_write_is_reported_and_tried_again(node: Cluster) -> None:
     """If the files cannot be archived, none is changed, and the plan has the reason. The next pass without the obstacle
     changes them.
     """
@@ -357,7 +357,7 @@ def told_of(node: Cluster) -> str:
 
 
 @pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
-def test_the_former_pair_is_put_back(node: Cluster, first: str) -> None:
+def test_restoring_the_old_pair_reverts_the_aid(node: Cluster, first: str) -> None:
     """In either order, and also with a pass in between: only the old CA is trusted, the controller-manager signs with
     its files again, its separate files are removed, and no finding remains.
     """
@@ -378,7 +378,7 @@ def test_the_former_pair_is_put_back(node: Cluster, first: str) -> None:
 
 
 @pytest.mark.parametrize("signs_with", ["", "signing-ca.crt", "ca.crt"])
-def test_a_signers_files_stay_as_long_as_it_uses_them(node: Cluster, signs_with: str) -> None:
+def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with: str) -> None:
     """The kubelet may restart the controller-manager with the old manifest until it has read the new one. The separate
     files stay until the running process uses `ca.crt`. "": the processes are unknown.
     """
@@ -411,7 +411,7 @@ def test_no_rotation_begins_by_hand_before(node: Cluster) -> None:
     assert (node.everything(), node.record) == (before, None)
 
 
-def test_the_former_key_alone_takes_trust_away(node: Cluster) -> None:
+def test_restoring_the_old_key_alone_removes_the_other_ca(node: Cluster) -> None:
     """When the old key is restored, certmond removes the other CA from `ca.crt`, which no node should trust."""
     new = root_ca()
     put(node, new)
@@ -425,7 +425,7 @@ def test_the_former_key_alone_takes_trust_away(node: Cluster) -> None:
     assert node.unwell(node.old) == []
 
 
-def test_put_back_and_replaced_once_more(node: Cluster) -> None:
+def test_restored_and_replaced_again(node: Cluster) -> None:
     """The two pairs may alternate any number of times."""
     new = root_ca()
     for _ in range(2):
@@ -440,7 +440,7 @@ def test_put_back_and_replaced_once_more(node: Cluster) -> None:
     assert node.is_aided(new)
 
 
-def test_what_is_trusted_again_is_taken_out_by_hand(node: Cluster) -> None:
+def test_a_ca_that_is_trusted_again_is_removed_by_hand(node: Cluster) -> None:
     """After an operator has moved the whole node to the new CA by hand, the finding has the commands that remove the
     old CA, and they work. If it is removed earlier, certmond adds it again, because the node still needs it.
     """

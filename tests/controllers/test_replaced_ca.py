@@ -143,7 +143,7 @@ def found_in_place(node: RotatingNode, ca: Issued, phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_a_third_ca_is_followed_in_the_place_of_the_second(tmp_path: Path, signed: bool) -> None:
+def test_a_third_ca_replaces_the_second_one_of_a_rotation(tmp_path: Path, signed: bool) -> None:
     """While a rotation leads to a CA that was found in place, a third pair replaces it. The finding reports a changed
     CA, the rotation then leads to the third one, the old CA stays trusted, and the second one only if it has signed.
     """
@@ -170,7 +170,7 @@ def test_a_third_ca_is_followed_in_the_place_of_the_second(tmp_path: Path, signe
 
 @pytest.mark.parametrize("whose", ["former", "second"])
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
-def test_what_is_told_of_a_third_ca_that_cannot_be_followed_leads_out(tmp_path: Path, phase: Phase, whose: str) -> None:
+def test_the_finding_of_an_unfit_third_ca_has_the_way_out(tmp_path: Path, phase: Phase, whose: str) -> None:
     """The finding names the files to restore: with either of the two pairs the rotation continues."""
     node = RotatingNode(tmp_path / "place")
     second = root_ca(subject="second")
@@ -189,9 +189,7 @@ def test_what_is_told_of_a_third_ca_that_cannot_be_followed_leads_out(tmp_path: 
 
 
 @pytest.mark.parametrize("settings", [{"mode": "observe"}, {"root_ca": {"on_change": "alarm"}}])
-def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
-    tmp_path: Path, settings: dict[str, Any]
-) -> None:
+def test_a_third_ca_is_not_followed_if_no_rotation_may_begin(tmp_path: Path, settings: dict[str, Any]) -> None:
     """In observe mode and with `on_change: alarm`, the running rotation is blocked, and no file changes."""
     node = RotatingNode(tmp_path / "place")
     found_in_place(node, root_ca(subject="second"), Phase.TRUST)
@@ -212,7 +210,7 @@ def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
         (root_ca(key="rsa-1024"), True, "stands still: .*; see: certmond explain rotation_frozen"),
     ],
 )
-def test_nobody_signs_with_a_ca_that_is_not_followed_yet(
+def test_no_certificate_is_signed_by_a_ca_that_is_not_followed_yet(
     tmp_path: Path, new: Issued, following: bool, why: str
 ) -> None:
     """`renew NAME` reports the reason and the remedy, exits 3 and writes nothing. `--all` omits the certificate and
@@ -235,7 +233,7 @@ def test_nobody_signs_with_a_ca_that_is_not_followed_yet(
     assert node.tree() == before
 
 
-def test_no_command_names_a_way_back_that_is_refused(tmp_path: Path) -> None:
+def test_no_message_names_an_abort_that_is_refused(tmp_path: Path) -> None:
     """A rotation that was found in place cannot be aborted: the command that begins another one reports how this one
     continues.
     """
@@ -275,7 +273,7 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         assert is_whole(node, new)
 
 
-def test_an_alarm_says_that_nobody_acts_and_which_command_does(tmp_path: Path) -> None:
+def test_an_alarm_names_the_command_that_repairs_the_node(tmp_path: Path) -> None:
     """With `on_change: alarm` the daemon changes no file, and the finding reports that and names the command that
     repairs the node. For a CA that is not valid yet it has the time from which the command works.
     """
@@ -325,7 +323,7 @@ def with_more(node: RotatingNode, name: str, **fields: Any) -> None:
     path.write_text(yaml.safe_dump(document))
 
 
-def test_the_former_ca_has_expired(tmp_path: Path) -> None:
+def test_an_expired_old_ca_is_replaced_at_once(tmp_path: Path) -> None:
     """If the old CA is no longer accepted, an overlap with it would be an outage. Trust and leaves are exchanged at
     once, whatever hold exists, and the finding reports it until then.
     """
@@ -384,7 +382,7 @@ def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: P
 
 
 @pytest.mark.parametrize("on_change", ["rotate", "alarm"])
-def test_a_second_family_is_told_while_the_first_one_is_followed(tmp_path: Path, on_change: str) -> None:
+def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: Path, on_change: str) -> None:
     """If two CAs were replaced together, the second one has a finding with the time of its rotation or the command to
     run. Nothing is signed with it before, and it is followed after the first one.
     """

@@ -183,7 +183,7 @@ def told(progress: Progress | None) -> Progress:
     return progress
 
 
-def test_a_restart_is_noted_made_and_proven(bench: Bench) -> None:
+def test_a_restart_is_recorded_executed_and_proven(bench: Bench) -> None:
     """The record of the act exists before the act. The record after the proof has the contents for which the service
     was restarted.
     """
@@ -239,7 +239,7 @@ def test_what_ended_with_another_is_proven_as_well(bench: Bench) -> None:
     assert len(bench.runs) == 1
 
 
-def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench: Bench) -> None:
+def test_a_failed_restart_is_repeated_and_then_tried_with_the_old_files(bench: Bench) -> None:
     """The third act follows only after the old files are in place. Then the failure of the new certificate is
     reported.
     """
@@ -268,7 +268,7 @@ def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench
     assert ("step_failed", "taken_back") in bench.trail()
 
 
-def test_what_is_being_restarted_is_a_former_file_once_it_is_proven(bench: Bench) -> None:
+def test_files_are_archived_for_a_rollback_only_after_their_proof(bench: Bench) -> None:
     """The daemon keeps no file before, because that file may be the defect."""
 
     def kept() -> tuple[str, ...]:
@@ -287,7 +287,7 @@ def test_what_is_being_restarted_is_a_former_file_once_it_is_proven(bench: Bench
     assert kept() == ("front-proxy-client",)
 
 
-def test_without_former_files_a_person_has_to_look(bench: Bench) -> None:
+def test_without_old_files_an_operator_must_act(bench: Bench) -> None:
     """The message has the reason."""
     bench.step()
     bench.step(300, ill="it is ill")
@@ -300,7 +300,7 @@ def test_without_former_files_a_person_has_to_look(bench: Bench) -> None:
     assert len(bench.runs) == 2
 
 
-def test_of_an_act_that_fails_it_is_seen_what_came(bench: Bench) -> None:
+def test_a_failed_act_is_judged_by_its_effect(bench: Bench) -> None:
     """The act may have had its effect or not. Its output is not repeated, because it may be secret."""
     (bench.place / "broken").touch()
     done = told(bench.step())
@@ -309,7 +309,7 @@ def test_of_an_act_that_fails_it_is_seen_what_came(bench: Bench) -> None:
     assert bench.past.episode.stage is Stage.PROVE
 
 
-def test_of_an_act_that_fails_and_of_which_nothing_can_be_seen_it_is_told(bench: Bench) -> None:
+def test_a_failed_act_without_a_visible_effect_is_reported(bench: Bench) -> None:
     """certmond does not repeat it for the same files."""
     (bench.place / "broken").touch()
     done = told(bench.step(seen=False))
@@ -325,7 +325,7 @@ def test_of_an_act_that_fails_and_of_which_nothing_can_be_seen_it_is_told(bench:
         ("yes", "wrote more than 1048576 bytes; have it write less"),
     ],
 )
-def test_of_a_program_that_is_ended_it_is_told_what_would_help(bench: Bench, program: str, said: str) -> None:
+def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, program: str, said: str) -> None:
     """The message also fits a program that restarts something."""
     command = f"/usr/bin/{program}"
     service = bench.service.model_copy(update={"command": (command, "60"), "time_limit": SECOND / 2})
@@ -350,7 +350,7 @@ def test_files_that_change_again_end_the_restart_for_what_they_were(bench: Bench
     assert (done.result, bench.past.again) == (Result.SUPERSEDED, True)
 
 
-def test_an_act_that_cannot_be_recorded_is_made_a_few_times_only(bench: Bench) -> None:
+def test_an_act_that_cannot_be_recorded_is_repeated_a_few_times_only(bench: Bench) -> None:
     """A process that finds the record of an unfinished act repeats the act, up to a limit."""
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
     results = []
@@ -376,7 +376,7 @@ def test_a_look_that_began_before_the_last_restart_ended_shows_nothing(bench: Be
     assert (first.message, bench.runs) == ("is looked at once more", [])
 
 
-def test_whoever_goes_on_for_one_that_was_killed_does_not_know_whether_it_acted(bench: Bench) -> None:
+def test_the_successor_of_a_killed_process_does_not_assume_an_act(bench: Bench) -> None:
     """A failed act is then no failure of the restart: the next probe decides."""
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
     History(bench.state).remember(Past("hook", begun))
@@ -388,14 +388,14 @@ def test_whoever_goes_on_for_one_that_was_killed_does_not_know_whether_it_acted(
     assert bench.past.episode.stage is Stage.PROVE
 
 
-def test_what_was_seen_a_while_ago_is_looked_at_once_more(bench: Bench) -> None:
+def test_an_old_scan_is_repeated_before_a_restart(bench: Bench) -> None:
     """The service may have been restarted since the scan, so nothing is restarted for it."""
     assert told(bench.step(-6)).message == "is looked at once more"
     assert bench.runs == []
     assert bench.restarting.under_way() is None
 
 
-def test_nothing_is_begun_out_of_turn(bench: Bench) -> None:
+def test_nothing_begins_without_the_restart_lock(bench: Bench) -> None:
     """A restart waits for the lock and then begins. The successor of a killed process waits, too."""
     bench.turn.because = "controller-1 holds it"
     waits = told(bench.step())
@@ -424,7 +424,7 @@ def test_a_turn_that_is_lost_stops_the_first_act_and_no_later_one(bench: Bench) 
     assert ("step_held", "") in bench.trail()
 
 
-def test_the_turn_looks_for_its_kubeconfig_when_it_is_asked_for(
+def test_the_lock_finds_its_kubeconfig_when_it_is_requested(
     node: Node, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The lookup is repeated each time. If the file cannot be found, nothing begins, the message has the reason, and a
@@ -450,7 +450,7 @@ def test_the_turn_looks_for_its_kubeconfig_when_it_is_asked_for(
 
 
 @pytest.mark.parametrize(("without_api", "runs"), [("hold", 0), ("go_on", 1)])
-def test_where_the_api_is_away_the_configuration_says_what_to_do(
+def test_without_the_api_the_configuration_decides(
     node: Node, tmp_path_factory: pytest.TempPathFactory, without_api: str, runs: int
 ) -> None:
     """The restart waits or proceeds without the lock. A restart that has begun is completed in both cases."""

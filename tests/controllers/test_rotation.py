@@ -190,7 +190,7 @@ def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
         node.step()
 
 
-def test_a_service_that_fails_with_the_new_ca_is_led_back(quick: Path) -> None:
+def test_a_service_that_fails_with_the_new_ca_gets_an_abort(quick: Path) -> None:
     """The failure blocks the rotation, but not the abort, which installs other files."""
     node, new = RotatingNode(quick / "place", served=True), root_ca()
     line = node.old.pem.split()[2].decode()
@@ -235,7 +235,7 @@ def test_what_goes_back_goes_back_once(quick: Path) -> None:
     assert node.unwell(node.old) == []
 
 
-def test_a_rotation_that_was_led_back_is_not_done(quick: Path) -> None:
+def test_a_rotation_that_was_aborted_is_not_done(quick: Path) -> None:
     """The command that waits for the new CA reports, also by its exit code, that another process aborted the
     rotation.
     """
@@ -312,7 +312,7 @@ PUT: dict[str, Callable[[RotatingNode, Issued, Callable[[], None]], None]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", PUT)
-def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
+def test_a_ca_that_was_installed_by_hand_is_rotated(quick: Path, how: str) -> None:
     """In whatever way its certificate and key were written, and although a pass sees half of the pair first: it is
     detected, trusted beside the old one, and alone at the end.
     """
@@ -331,7 +331,7 @@ def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_wrong_key_is_waited_for(quick: Path) -> None:
+def test_a_missing_or_wrong_key_is_waited_for(quick: Path) -> None:
     """A certificate without its key, or with another one, is critical and changes nothing. When the right key is there,
     the CA is rotated.
     """
@@ -406,7 +406,7 @@ def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
 @pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
 @pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
-def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, reached: bool) -> None:
+def test_restoring_the_old_pair_reverses_a_found_ca(quick: Path, phase: Phase, first: str, reached: bool) -> None:
     """Restoring the old pair, in any phase and order, and also with a pass in between, begins a rotation back. At the
     end the old CA is alone, and certificates of the other one are issued again.
     """
@@ -428,7 +428,7 @@ def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, re
 
 
 @pytest.mark.slow
-def test_who_observes_touches_nothing(quick: Path) -> None:
+def test_observe_mode_changes_nothing(quick: Path) -> None:
     """In observe mode a changed CA is critical, and neither the node nor the state directory changes."""
     node = RotatingNode(quick / "place", hurried=False, mode="observe")
     with node.daemon() as daemon:
@@ -459,7 +459,7 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
+def test_the_daemon_reports_a_blocked_rotation(quick: Path) -> None:
     """A foreign certificate in the bundle is critical in the first pass, and no longer when it is removed. The activity
     of the daemon has the waiting phase and its reason.
     """
@@ -483,7 +483,7 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
-def test_no_key_is_lost_where_the_cas_own_is_away(quick: Path, phase: Phase) -> None:
+def test_no_key_is_lost_if_the_key_of_the_ca_is_missing(quick: Path, phase: Phase) -> None:
     """Without ca.key, such as after its mount disappeared, a node that signs does not count as a worker. The rotation
     is blocked, the stored keys stay, and it continues when the key is back.
     """
@@ -501,7 +501,7 @@ def test_no_key_is_lost_where_the_cas_own_is_away(quick: Path, phase: Phase) -> 
     assert node.unwell(new) == []
 
 
-def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) -> None:
+def test_a_decision_concerns_the_record_that_was_read(quick: Path) -> None:
     """Of two concurrent decisions, the later one fails because the record has changed, and nothing of the first is
     lost.
     """
@@ -521,7 +521,7 @@ def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) 
 
 
 @pytest.mark.parametrize("key", [None, root_ca().key_pem, b"rubbish"], ids=["none", "another's", "damaged"])
-def test_a_key_that_is_waited_for_can_be_given(quick: Path, key: bytes | None) -> None:
+def test_a_missing_key_of_the_new_ca_can_be_staged(quick: Path, key: bytes | None) -> None:
     """A rotation that waits for the new CA's key, which is missing or another one, reports the remedy, and continues
     after it. No other CA can be staged meanwhile.
     """
@@ -559,7 +559,7 @@ def test_a_kubeconfig_of_two_clusters_trusts_the_new_ca_in_both(quick: Path) -> 
     assert node.unwell(new) == []
 
 
-def test_a_former_ca_does_not_come_back_from_the_archive(quick: Path) -> None:
+def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
     """`archive restore` refuses a CA, whichever generation is named, also with `--dry-run`: the generation has no key
     and may be distrusted. No file changes, and the message has the remedy.
     """
@@ -596,7 +596,7 @@ DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_what_is_strange_stops_it(quick: Path, phase: Phase) -> None:
+def test_a_foreign_file_stops_the_rotation(quick: Path, phase: Phase) -> None:
     """In any phase, a foreign certificate or key in place of the CA's is critical in the first pass, and no file
     changes. After it is restored, the rotation continues to its end.
     """
@@ -621,7 +621,7 @@ def test_what_is_strange_stops_it(quick: Path, phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x00garbage", b'{"id": 1}', None], ids=repr)
-def test_a_record_that_cannot_be_read_stops_it(quick: Path, content: bytes | None) -> None:
+def test_an_unreadable_record_stops_the_rotation(quick: Path, content: bytes | None) -> None:
     """An unreadable record is critical, because the progress is unknown. No file changes until it is readable."""
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
@@ -660,7 +660,7 @@ def make_due(node: RotatingNode) -> None:
 
 
 @pytest.mark.parametrize("what", ["alarm", "unfit", "frozen", "a broken record"])
-def test_nothing_is_signed_that_nobody_may_trust(quick: Path, what: str) -> None:
+def test_nothing_is_signed_by_a_ca_of_unknown_trust(quick: Path, what: str) -> None:
     """A certificate that is due stays while the trust in the installed CA is unknown, and the plan has the reason. The
     daemon renews it when the state is known.
     """
@@ -769,7 +769,7 @@ UNFIT: dict[str, Callable[[], Unfit]] = {
 
 
 @pytest.mark.parametrize("what", UNFIT)
-def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
+def test_an_unfit_ca_is_not_rotated(quick: Path, what: str) -> None:
     """A CA that no cluster can use, installed in place of the node's, is critical with all its defects, for the daemon
     and for `check`, and nothing is written. After the old one is restored, no finding remains.
     """
@@ -820,7 +820,7 @@ def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> 
     assert node.findings() == {}
 
 
-def test_a_found_ca_beside_a_stranger_is_not_rotated(quick: Path) -> None:
+def test_a_found_ca_beside_a_third_one_is_not_rotated(quick: Path) -> None:
     """If the file has a third CA, the finding reports it, no rotation begins, and no step fails."""
     node, new, third = RotatingNode(quick / "place"), root_ca(), root_ca()
     node.step()
@@ -833,7 +833,7 @@ def test_a_found_ca_beside_a_stranger_is_not_rotated(quick: Path) -> None:
     assert (node.tree(), node.record) == (before, None)
 
 
-def test_a_found_ca_that_ends_before_its_leaves_is_told(quick: Path) -> None:
+def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None:
     """It is rotated like a staged one, and its short lifetime is reported in the first pass and by the commands."""
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
     node.step()
@@ -866,7 +866,7 @@ def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["certificate", "key"])
-def test_what_is_staged_and_spoilt_is_not_begun(quick: Path, place: str) -> None:
+def test_a_damaged_staged_ca_is_not_begun(quick: Path, place: str) -> None:
     """If the files of a staged CA were damaged, the command reports it, and no rotation begins."""
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
@@ -925,7 +925,7 @@ def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch:
     assert (node.tree(), node.staged, node.record) == (before, staged, None)
 
 
-def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
+def test_a_rotation_without_workload_checks_is_announced(quick: Path) -> None:
     """Without `cluster:` one line names who must restart Pods, and when: at the beginning, with each command that
     continues the rotation in time, and in a plan on standard error, so that standard output stays a document.
     """
@@ -945,7 +945,7 @@ def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("--family", "etcd-ca"), ("--at-once",)], ids=" ".join)
-def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path, words: tuple[str, ...]) -> None:
+def test_a_running_rotation_does_not_satisfy_another_request(quick: Path, words: tuple[str, ...]) -> None:
     """While one rotation runs, a command for another family or for a rotation at once is refused and advances nothing,
     also with `--plan`. The same command as before continues it, and `--at-once` is no other if the rotation is at once
     already.
@@ -967,7 +967,7 @@ def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path
     assert node.unwell(at_once) == []
 
 
-def test_what_a_phase_waited_for_is_not_told_of_another_one(quick: Path) -> None:
+def test_the_reason_of_a_phase_is_not_reported_for_another_one(quick: Path) -> None:
     """After another process aborted the rotation, the reason for which an earlier phase waited is no longer
     reported.
     """
@@ -999,7 +999,7 @@ def test_what_a_phase_waited_for_is_not_told_of_another_one(quick: Path) -> None
 
 
 @pytest.mark.parametrize("what", ["an encrypted key", "another CA"])
-def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> None:
+def test_a_rotation_that_has_changed_nothing_can_be_aborted(quick: Path, what: str) -> None:
     """An abort ends a blocked rotation that has changed nothing, whatever the obstacle. Renewals by its CA are held
     only if that CA is not the previous one.
     """
@@ -1025,7 +1025,7 @@ def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> Non
     assert node.tree() == before
 
 
-def test_a_key_that_nobody_can_tell_is_not_destroyed(quick: Path) -> None:
+def test_an_unreadable_key_is_not_destroyed(quick: Path) -> None:
     """If a rotation would end and the installed key is not that of its CA, an unreadable stored key may be the only
     copy. The finding names it, and all files stay until an operator repairs it.
     """
@@ -1232,7 +1232,7 @@ def test_a_command_on_a_full_disk(quick: Path, mount: Callable[..., None]) -> No
 
 
 @pytest.mark.slow
-def test_no_key_is_told(quick: Path) -> None:
+def test_no_output_contains_a_key(quick: Path) -> None:
     """No line of any private key, old or new, is in a log, a rendered file, or the input of a child process, in any
     phase. Only root can read the state directory at every check.
     """

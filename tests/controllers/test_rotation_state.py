@@ -39,7 +39,7 @@ def frozen(enforcer: Enforcer) -> str:
     return found.message
 
 
-def test_a_file_that_cannot_be_read(node: Node, enforcer: Enforcer) -> None:
+def test_an_unreadable_file_is_reported(node: Node, enforcer: Enforcer) -> None:
     """A directory at the path of a signer's separate file is reported. After it is removed, the node continues."""
     place = node.root / "etc/kubernetes/pki/signing-ca.crt"
     place.mkdir()
@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_read(node: Node, enforcer: Enforcer) -> None:
     assert enforcer.standing.broken is None
 
 
-def test_what_is_not_concerned_is_renewed_as_ever(node: Node, enforcer: Enforcer) -> None:
+def test_other_anchors_are_renewed(node: Node, enforcer: Enforcer) -> None:
     """If one anchor cannot be read, leaves of the other, unchanged anchors are renewed."""
     assessment, around = enforcer.see()
     assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
@@ -58,7 +58,7 @@ def test_what_is_not_concerned_is_renewed_as_ever(node: Node, enforcer: Enforcer
     assert list(enforcer.standing.unsure) == ["ca"]
 
 
-def test_what_nobody_foresaw(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_freezes_the_rotation(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect of certmond freezes it, too. The finding has its place, and not its text."""
 
     def fail(*_: object) -> None:

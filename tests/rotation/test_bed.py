@@ -230,7 +230,7 @@ def test_tokens_before_trust(make: Make) -> None:
         pass
 
 
-def test_nobody_refuses_what_is_in_place(make: Make) -> None:
+def test_no_server_refuses_the_present_anchor(make: Make) -> None:
     """Before a rotation, none of the servers that are checked at its end counts as one that refuses."""
     bed = make(workers=1)
     for family, name in (("ca", "ca"), ("etcd-ca", "etcd/ca"), ("front-proxy-ca", "front-proxy-ca")):

@@ -72,7 +72,7 @@ def test_a_name_that_is_no_dns_name(name: str) -> None:
     assert generate(make_ca(subject=subject, names=None).facts, SPEC, TERMS).certificate.names == frozenset()
 
 
-def test_what_the_entry_says_goes_first() -> None:
+def test_the_entry_takes_precedence() -> None:
     """The kind of key and the validity come from the entry if it has them."""
     spec = SPEC.model_copy(update={"key_algorithm": KeyAlgorithm.ECDSA_P384, "validity": 3 * YEAR})
     new = generate(make_ca().facts, spec, TERMS).certificate

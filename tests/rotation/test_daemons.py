@@ -44,7 +44,7 @@ def put(daemon: Daemon, new: Issued) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-def test_a_ca_that_somebody_replaced(programs: Path, tmp_path: Path) -> None:
+def test_a_replaced_ca(programs: Path, tmp_path: Path) -> None:
     """On one node, the daemon alone rotates a CA that replaced another one. From the moment at which both are trusted
     no connection is refused, and at the end only certificates of the old CA are.
     """
@@ -96,7 +96,7 @@ def acknowledged(made: Cluster) -> str | None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
+def test_failures_in_each_phase(programs: Path, tmp_path: Path) -> None:
     """In any phase: a node is away since before it, and the others wait for it and name it. Daemons are killed, and the
     API is away for a while, in which every node holds. The rotation continues, and no connection is refused.
     """

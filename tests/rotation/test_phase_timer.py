@@ -63,7 +63,7 @@ def test_what_is_yet_to_come_counts_from_now() -> None:
     assert clocks.gate(made) == Gate()
 
 
-def test_a_clock_that_is_steered_does_not_change_what_is_told() -> None:
+def test_a_slewed_clock_does_not_change_the_reported_end() -> None:
     """A difference of seconds from one pass to the next is slewing, not setting, and is not followed."""
     clocks, made = Clocks(), rotation()
     before = clocks.gate(made)
@@ -71,7 +71,7 @@ def test_a_clock_that_is_steered_does_not_change_what_is_told() -> None:
     assert clocks.gate(made) == before
 
 
-def test_the_time_of_tokens_begins_anew_when_it_is_noted() -> None:
+def test_the_time_of_tokens_starts_when_it_is_recorded() -> None:
     """The new record is the old one with that instant."""
     clocks, made = Clocks(), replace(rotation(OLD.facts.key, NEW.facts.key), since=NOW + HOUR)
     noted = clocks.gate(made).noted

@@ -43,7 +43,7 @@ def whole(ca: Issued, part: Part = Part.NEW) -> StagedCA:
 
 
 @pytest.mark.parametrize("part", Part)
-def test_what_is_put_is_read(staging: Staging, part: Part) -> None:
+def test_a_staged_ca_is_read(staging: Staging, part: Part) -> None:
     """Certificate, family and key are read back. The key is read only on request."""
     assert staging.read(part) is None
     put(staging, FIRST, part)
@@ -53,7 +53,7 @@ def test_what_is_put_is_read(staging: Staging, part: Part) -> None:
     assert [staging.read(other) for other in Part if other is not part] == [None]
 
 
-def test_only_we_may_read_it(staging: Staging) -> None:
+def test_only_root_can_read_it(staging: Staging) -> None:
     """Directory and files are closed to others, with any umask and also if the directory was open before."""
     staging.directory.mkdir(parents=True, mode=0o755)
     before = os.umask(0)
@@ -125,7 +125,7 @@ def test_a_key_of_another_is_not_staged(staging: Staging) -> None:
         ("new.key", SECOND.key_pem, "new.key is not the key of"),
     ],
 )
-def test_what_is_not_whole_is_told(staging: Staging, name: str, content: bytes | None, told: str) -> None:
+def test_an_incomplete_ca_is_reported(staging: Staging, name: str, content: bytes | None, told: str) -> None:
     """A missing, damaged or foreign file is a fault with its name and remedy. Staging again repairs it."""
     put(staging)
     if content is None:
@@ -161,7 +161,7 @@ def states(staging: Staging, *wholes: StagedCA) -> Iterator[str]:
         yield f"{found} is taken for whole"
 
 
-def test_a_draft_alone_is_a_half(staging: Staging) -> None:
+def test_a_draft_alone_is_incomplete(staging: Staging) -> None:
     """A leftover draft of a key is reported, so that no key stays there unnoticed."""
     put(staging)
     files(staging)["new.key"].rename(staging.directory / ".new.key")

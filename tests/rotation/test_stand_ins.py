@@ -37,7 +37,7 @@ def test_a_torn_pair(make: Make) -> None:
     assert bed.failing(bed.settled()) == set()
 
 
-def test_a_file_that_is_mounted_by_itself(make: Make) -> None:
+def test_a_bind_mounted_file(make: Make) -> None:
     """In a container a bind-mounted file stays the old one after a rename, until the container restarts. A mounted
     directory shows the renamed file.
     """

@@ -138,7 +138,7 @@ def test_everything_at_once(arranged: Arranged) -> None:
     assert list((arranged.state / "transactions").glob("*")) == []
 
 
-def test_the_key_goes_back(arranged: Arranged) -> None:
+def test_an_abort_restores_the_key(arranged: Arranged) -> None:
     """During an abort the old key is restored from the rotation's files, and the new one is stored there."""
     arranged.stage()
     old, new = arranged.old, arranged.new.facts
@@ -161,7 +161,7 @@ def test_the_key_goes_back(arranged: Arranged) -> None:
         ("whole", b"", "old.key is the key of another"),
     ],
 )
-def test_what_is_kept_is_never_destroyed_for_another_key(
+def test_a_stored_key_is_never_destroyed_for_another_one(
     arranged: Arranged, name: str, content: bytes, said: str
 ) -> None:
     """A key is removed only where a complete copy is stored. If another or an unreadable file is in its place, all
@@ -223,7 +223,7 @@ def test_each_cluster_of_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
     assert after == document
 
 
-def test_what_is_to_go_is_gone(arranged: Arranged) -> None:
+def test_an_unwanted_file_is_removed(arranged: Arranged) -> None:
     """A file that is no longer required is removed. A missing one is no error."""
     for path in APART:
         arranged.node.write(path[1:], b"former")
@@ -276,7 +276,7 @@ REFUSED: dict[str, tuple[Callable[[Arranged], None], type[CertmondError], str]] 
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_made_is_not_begun(arranged: Arranged, what: str) -> None:
+def test_an_impossible_step_is_not_begun(arranged: Arranged, what: str) -> None:
     """If one part of a step is impossible, no file changes, and the error has the remedy."""
     spoil, kind, sentence = REFUSED[what]
     spoil(arranged)
@@ -293,7 +293,7 @@ def test_what_cannot_be_made_is_not_begun(arranged: Arranged, what: str) -> None
 
 
 @pytest.mark.parametrize("what", ["both", "key", "certificate"])
-def test_what_somebody_else_wrote_before_stays(arranged: Arranged, what: str) -> None:
+def test_a_foreign_pair_stays(arranged: Arranged, what: str) -> None:
     """certmond does not replace another pair that was installed after the plan, nor one half of it."""
     arranged.stage()
     new, theirs = arranged.new.facts, make_ca()
@@ -308,7 +308,7 @@ def test_what_somebody_else_wrote_before_stays(arranged: Arranged, what: str) ->
 
 
 @pytest.mark.parametrize("path", APART)
-def test_a_signer_of_somebody_else_stays(arranged: Arranged, path: str) -> None:
+def test_a_foreign_signer_stays(arranged: Arranged, path: str) -> None:
     """If the separate files of the controller-manager must be removed, another CA's certificate or key is neither
     replaced nor removed.
     """
@@ -322,7 +322,7 @@ def test_a_signer_of_somebody_else_stays(arranged: Arranged, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [CRT, KEY])
-def test_what_somebody_else_writes_meanwhile_stays(arranged: Arranged, path: str) -> None:
+def test_a_concurrent_write_stays(arranged: Arranged, path: str) -> None:
     """A file that changed since it was read is not overwritten, whichever it is."""
     arranged.stage()
     new, theirs = arranged.new.facts, make_ca()
@@ -364,7 +364,7 @@ def test_no_key_of_a_ca_where_another_user_can_take_it(arranged: Arranged) -> No
     assert arranged.staging.read(Part.OLD) is None
 
 
-def test_nothing_is_copied_through_a_strangers_link(arranged: Arranged) -> None:
+def test_nothing_is_copied_through_a_link_of_another_user(arranged: Arranged) -> None:
     """A kubeconfig behind a symlink of another user is not read."""
     if os.geteuid() != 0:
         unavailable("only root can give files away")

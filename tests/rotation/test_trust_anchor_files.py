@@ -51,7 +51,7 @@ def test_a_control_plane(node: Node) -> None:
     assert own_files(SHARED[0]) == APART
 
 
-def test_a_signer_whose_manifest_is_away(node: Node) -> None:
+def test_a_signer_without_a_manifest(node: Node) -> None:
     """Its separate files are still found, because they contain a key."""
     node.write(APART[1][1:], make_ca().key_pem)
     assert (found := shown(node))
@@ -105,7 +105,7 @@ def test_a_worker(node: Node) -> None:
     assert (found.key, found.holds_key, found.signer) == (None, False, None)
 
 
-def test_a_key_that_cannot_be_told(node: Node) -> None:
+def test_an_unreadable_key(node: Node) -> None:
     """The key exists, and its CA is unknown."""
     node.write(f"{PKI[1:]}/ca.key", b"-----BEGIN PRIVATE KEY-----\n")
     found = shown(node)
@@ -113,7 +113,7 @@ def test_a_key_that_cannot_be_told(node: Node) -> None:
     assert (found.key, found.key_unknown, found.holds_key) == (None, True, True)
 
 
-def test_a_signer_with_files_of_its_own(node: Node) -> None:
+def test_a_signer_with_separate_files(node: Node) -> None:
     """The result has the existing files and their content, whatever the manifest names."""
     new = make_ca()
     node.write(APART[0][1:], new.pem)
