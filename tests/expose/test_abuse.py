@@ -34,10 +34,10 @@ REFUSALS = {
 def test_each_change_is_a_pass_and_reaches_who_may_see_it(
     node: Node, tmp_path: Path, connections: int, changes: int
 ) -> None:
-    """Silence on thousands of connections, slow and broken handshakes, slow requests, huge heads, plain HTTP, wrong
-    passwords, and a web configuration that changes all the while: each change on the node becomes a pass nevertheless,
-    and is answered to a client at another address; nobody is answered without the password, and the threads of the
-    listener stay within what its unit allows.
+    """Clients hold thousands of silent connections, and send slow and broken handshakes, slow requests, huge headers,
+    plain HTTP and wrong passwords, while the web configuration changes. Each change on the node still becomes a pass,
+    and is served to a client at another address. No client is served without the password, and the threads of the
+    listener stay within the limit of its unit.
     """
     for name in ("house", "serve"):
         (tmp_path / name).mkdir()

@@ -45,7 +45,7 @@ def test_the_unit_tests_of_the_rules_hold() -> None:
 
 
 def test_each_recorded_series_is_tested_and_says_what_it_is() -> None:
-    """A recording rule has a name of level:metric:operation, and a unit test that asks for it."""
+    """A recording rule has a name of level:metric:operation, and a unit test that evaluates it."""
     tests = yaml.safe_load((CONFIG / "recording_test.yaml").read_text())["tests"]
     asked = {each["expr"] for test in tests for each in test["promql_expr_test"] if each["exp_samples"]}
     names = [rule["record"] for rule in RECORDING]
@@ -69,8 +69,8 @@ def test_each_alert_is_seen_firing_and_not_firing(alert: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
 def test_an_alert_says_how_bad_it_is_and_where_to_read_on(rule: dict[str, Any]) -> None:
-    """An alert has one of our severities, a summary, a description, the command that explains it offline, and where the
-    same section of the runbook is to be read.
+    """An alert has a severity of certmond, a summary, a description, the command that explains it offline, and the
+    address of the same section of the runbook.
     """
     assert rule["alert"].startswith("Certmond")
     assert rule["labels"].keys() == {"severity"}
@@ -109,7 +109,7 @@ def test_the_rules_know_no_reason_that_does_not_exist() -> None:
 def test_every_finding_that_is_more_than_information_raises_one_alert(tmp_path: Path) -> None:
     """Each Reason, critical or warning, alone on its certificate, raises exactly one alert of its severity.
 
-    `nearing_expiry` raises none: the dates, which say the same, have alerts of their own. Nor does information.
+    `nearing_expiry` raises none, because the dates have their own alerts. Information raises none either.
     """
     kinds = [(reason, severity) for reason in Reason for severity in Severity]
     series = [

@@ -42,7 +42,7 @@ def test_the_file_is_what_the_module_makes() -> None:
 
 
 def test_it_has_what_grafana_asks_of_a_dashboard() -> None:
-    """kinds/dashboard/dashboard_kind.cue: a title, a uid of 8 to 40 characters, a schema version, no id of its own."""
+    """kinds/dashboard/dashboard_kind.cue requires a title, a uid of 8 to 40 characters, a schema version, and no id."""
     assert DASHBOARD["id"] is None
     assert DASHBOARD["title"]
     assert re.fullmatch(r"[A-Za-z0-9_-]{8,40}", DASHBOARD["uid"])
@@ -95,7 +95,7 @@ def test_no_two_panels_share_a_number_or_a_place() -> None:
 
 
 def test_whoever_imports_it_chooses_the_data_source() -> None:
-    """Everything asks the data source of a variable, whose first value is what an import asks for (`__inputs`)."""
+    """All queries use the data source of a variable, whose first value the import requests (`__inputs`)."""
     asks = [*SHOWN, *TARGETS, *(each for each in VARIABLES.values() if each["type"] == "query")]
     assert all(each["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for each in asks)
     (wanted,) = DASHBOARD["__inputs"]
@@ -121,7 +121,7 @@ def test_every_variable_that_is_used_is_one() -> None:
 
 
 def test_each_panel_names_its_questions() -> None:
-    """In a panel every target has a letter of its own; a table asks for the end of the range, a graph for all of it."""
+    """In a panel every target has a unique letter. A table queries the end of the range, a graph all of it."""
     for panel in SHOWN:
         letters = [target["refId"] for target in panel["targets"]]
         assert len(set(letters)) == len(letters)

@@ -137,7 +137,9 @@ def test_the_tree(browser: Browser, shown: Shown) -> None:
 
 
 def test_the_bars(browser: Browser, shown: Shown) -> None:
-    """Each certificate has a bar as long as what is left of its life, with a tick at its renewal point, and says so."""
+    """Each certificate has a bar for its remaining lifetime, with a tick at its renewal point, and a label
+    with both.
+    """
     with browser.page() as page:
         page.open(shown.url)
         for name in ("ca", *TREE["ca"]):
@@ -178,7 +180,7 @@ def test_hostile_names(browser: Browser, shown: Shown) -> None:
 
 
 def test_nothing_else_is_loaded(browser: Browser, shown: Shown) -> None:
-    """The page asks nobody but its own address, again and again, and the console stays empty."""
+    """The page repeatedly loads only its own address, and the console stays empty."""
     with browser.page() as page:
         page.open(shown.url)
         page.until("performance.getEntriesByType('resource').length > 1")
@@ -266,8 +268,8 @@ def test_by_keyboard(browser: Browser, shown: Shown) -> None:
 
 
 def test_each_stop_of_the_keyboard(browser: Browser, shown: Shown) -> None:
-    """Each link and each certificate is a stop, in the order of the page, with a ring around it that nothing cuts off
-    (WCAG 2.4.7); what stands below the window comes into it; Enter opens and closes a certificate.
+    """Each link and each certificate is a stop, in the order of the page, with a complete focus ring (WCAG 2.4.7). A
+    stop below the window scrolls into it. Enter opens and closes a certificate.
     """
     with browser.page(height=400) as page:
         page.open(shown.url)
@@ -315,7 +317,7 @@ def test_a_dead_daemon(browser: Browser, node: Node, tmp_path: Path) -> None:
 
 
 def test_a_server_that_goes_away(browser: Browser, shown: Shown) -> None:
-    """While the server does not answer, the page says since when it is as it is; it goes on when there is an answer."""
+    """While the server does not answer, the page shows the time of its state. It continues when an answer arrives."""
     with browser.page() as page, listening(shown.daemon.runtime) as server:
         port = server.address[1]
         page.open(url_of(server))

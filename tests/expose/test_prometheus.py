@@ -53,7 +53,7 @@ def get(port: int, path: str) -> tuple[int, bytes]:
 
 @contextmanager
 def process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of ours until the block ends; what it printed is in `log`."""
+    """Run a process until the block ends. `log` has its output."""
     with log.open("ab") as output:
         child = subprocess.Popen(command, stdout=output, stderr=output)
     try:
@@ -153,7 +153,7 @@ class Stack:
 
 @pytest.fixture
 def stack(node: Node, tmp_path: Path) -> Iterator[Stack]:
-    """The whole stack. The API server's pair is issued anew, so that it is good on whatever day this runs."""
+    """Start the whole stack. The API server's pair is issued again, so that it is valid on any day of the test."""
     now = datetime.now(UTC).replace(microsecond=0)
     node.reissue(API, start=now - timedelta(days=1), end=now + timedelta(days=365))
     work = tmp_path / "work"
@@ -176,7 +176,8 @@ def on_disk(node: Node) -> dict[str, x509.Certificate]:
 
 def test_a_leaf_that_is_about_to_end_is_told_until_it_is_put_back(stack: Stack) -> None:
     """Prometheus has the dates that cryptography reads. A leaf is replaced by one that ends in an hour: its alert
-    fires, and no other. The file breaks: the alert stays, beside the one for the file. It is put back: nothing fires.
+    fires, and no other. The file breaks: the alert stays, beside the one for the file. The file is restored: no alert
+    fires.
     """
     node, good = stack.node, stack.node.read(f"{API}.crt")
     certificates = on_disk(node)
@@ -253,7 +254,9 @@ def test_a_foreign_leaf_breaks_the_chain_until_it_is_reissued(stack: Stack) -> N
 
 
 def test_a_server_that_is_gone_is_told_until_it_is_back(stack: Stack) -> None:
-    """When nobody answers, that is one alert; it is resolved when the server is there again, and so are the series."""
+    """While the server does not answer, one alert fires. It is resolved when the server is back, and so are the
+    series.
+    """
     stack.until_value(f'{CHAIN_VALID}{{certificate="ca"}}', {"ca": 1.0})
     stack.server.send_signal(signal.SIGTERM)
     stack.server.wait()
@@ -275,8 +278,8 @@ def test_promtool_has_no_objection_to_the_metrics(stack: Stack) -> None:
 
 
 def test_prometheus_comes_in_as_documented(tmp_path: Path) -> None:
-    """With the scrape configuration of docs/web.md Prometheus comes in by client certificate and password, and goes on
-    to when the server's certificate is renewed; without the password it does not.
+    """With the scrape configuration of docs/web.md Prometheus authenticates by client certificate and password, also
+    after the server's certificate is renewed. Without the password it does not.
     """
     house, port = House(tmp_path), free_port()
     names = f"{VERIFY}  client_allowed_sans: [prometheus.example.org]\n"

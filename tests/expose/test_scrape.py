@@ -62,7 +62,7 @@ def test_the_kubelet_s_address_becomes_certmond_s(address: str, scraped: str) ->
 
 
 def test_only_the_job_of_the_node_itself_goes_without_tls_and_a_name() -> None:
-    """Whatever crosses a network is encrypted, and asks as somebody: with a password or a certificate."""
+    """A job across a network is encrypted, and authenticates with a password or a certificate."""
     for name, job in JOBS.items():
         if name != "certmond":
             assert job["scheme"] == "https"

@@ -83,8 +83,8 @@ def observation(
 
 @dataclass
 class Process:
-    """What it has in memory: the issuer of what it serves and presents, whom it trusts as server and as client (None
-    where it is none), what it publishes and by which flags it signs.
+    """The memory of a process: the issuer of its serving and client certificates, its trust as server and as client
+    (None for other roles), its publication, and its signing flags.
     """
 
     serves: Certificate | None = None
@@ -157,7 +157,7 @@ class Node:
                 return Process(None, presents, trusts=trusts)
 
     def restart(self, name: str) -> None:
-        """The process begins anew, and reads all its files."""
+        """Restart the process, which reads all its files."""
         self.processes[name] = self.fresh(name)
 
     def reload(self, name: str) -> None:
@@ -175,7 +175,7 @@ class Node:
         return [name for name, process in self.processes.items() if self.fresh(name) != process]
 
     def replace_anchor(self, by: Certificate) -> None:
-        """Somebody puts another CA in place, with its key, and takes the former key away."""
+        """Install another CA with its key, and remove the old key."""
         self.trust, self.key, self.keys = (by,), by, {by}
 
     def signer(self) -> Certificate | None:
@@ -249,7 +249,7 @@ class Node:
         ready = self.rotation.new in self.keys
         trust, signs = digest_of(self.trust), self.control_plane
         made = Report(self.rotation.id, self.rotation.phase, trust, issuer, signs, ready)
-        if made != (self.sent[-1] if self.sent else self.said):  # what was said already is not said again
+        if made != (self.sent[-1] if self.sent else self.said):  # an unchanged report is not sent again
             self.sent.append(made)
 
     def leaves(self) -> Iterator[Certificate]:
@@ -265,9 +265,9 @@ class Node:
 
 @dataclass
 class Cluster:
-    """The nodes, the record that the API holds, and a workload that trusts what it was given when it began.
+    """The nodes, the record of the API, and a workload that trusts the CAs of its start.
 
-    With `gated` not set nobody is waited for, and with `whole` not set a step is done by halves.
+    Without `gated` no node is waited for, and without `whole` a step is made in parts.
     """
 
     rotation: Rotation
@@ -297,8 +297,8 @@ class Cluster:
         return self.nodes[0].processes["controller-manager"].publishes
 
     def advance(self) -> None:
-        """The coordinator: on to the next workers, and to the next phase, where every node has said so and the workload
-        has been restarted.
+        """Advance like the coordinator: release the next workers, and start the next phase when every node has reported
+        and the workload has restarted.
         """
         wanted = desired(self.rotation)
         members = [Member(node.name, node.control_plane, node.said) for node in self.nodes]
@@ -312,7 +312,7 @@ class Cluster:
         self.rotation = following(self.rotation, self.rotation.since + timedelta(minutes=1))
 
     def trusting(self) -> Iterator[tuple[str, Trust]]:
-        """Everybody who trusts anything now, as a server or as a client."""
+        """Yield each component with its present trust, as a server or as a client."""
         yield "a workload", self.workload
         for node in self.nodes:
             for name, process in node.processes.items():

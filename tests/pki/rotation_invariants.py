@@ -13,7 +13,7 @@ from tests.pki.rotating_cluster import BATCH, SHARED, Cluster, Trust, verifies
 
 
 def servers_accept(cluster: Cluster) -> Iterator[str]:
-    """I1: every server accepts the client certificates that anybody has."""
+    """I1: every server accepts the client certificates of all clients."""
     clients = list(_clients(cluster))
     for node in cluster.nodes:
         for name, process in node.processes.items():
@@ -23,7 +23,7 @@ def servers_accept(cluster: Cluster) -> Iterator[str]:
 
 
 def clients_accept(cluster: Cluster) -> Iterator[str]:
-    """I2: every client accepts the server certificates that anybody has."""
+    """I2: every client accepts the server certificates of all servers."""
     for node in cluster.nodes:
         if server := node.processes.get("apiserver"):
             for who, _, trusts in _clients(cluster):
@@ -32,7 +32,7 @@ def clients_accept(cluster: Cluster) -> Iterator[str]:
 
 
 def signers_are_trusted(cluster: Cluster) -> Iterator[str]:
-    """I3: what signs is trusted by everyone, before it signs anything."""
+    """I3: each component trusts a signer before it signs."""
     everyone = list(cluster.trusting())
     for node in cluster.nodes:
         for signer in filter(None, {node.signer(), node.trust[0] if node.key else None}):
@@ -40,7 +40,7 @@ def signers_are_trusted(cluster: Cluster) -> Iterator[str]:
 
 
 def signers_verify(cluster: Cluster) -> Iterator[str]:
-    """I3 where the key stays: nobody has to know the new certificate to accept what its key signs."""
+    """I3 with the same key: a component need not have the new certificate to accept what its key signs."""
     everyone = list(cluster.trusting())
     for node in cluster.nodes:
         for signer in filter(None, {node.signer(), node.trust[0] if node.key else None}):
@@ -57,7 +57,7 @@ def anchor_fits_key(cluster: Cluster) -> Iterator[str]:
 
 
 def leaves_are_trusted(cluster: Cluster) -> Iterator[str]:
-    """I5: a leaf is issued again only where its new issuer is trusted by everyone, whenever it is read."""
+    """I5: a leaf is issued again only if each component trusts its new issuer, whenever it is read."""
     everyone = list(cluster.trusting())
     for issuer in {issuer for node in cluster.nodes for issuer in node.leaves()}:
         yield from (f"{who} would refuse a new leaf" for who, trust in everyone if not verifies(issuer, trust))
@@ -75,7 +75,7 @@ def distrusted_has_no_leaves(cluster: Cluster) -> Iterator[str]:
 
 
 def former_is_gone(cluster: Cluster) -> Iterator[str]:
-    """I7: in the end the former anchor is trusted nowhere."""
+    """I7: at the end no component trusts the old anchor."""
     if cluster.rotation.over:
         former = set(cluster.rotation.old)
         yield from (f"{who} trusts the former CA still" for who, trust in cluster.trusting() if former & set(trust))
@@ -116,7 +116,7 @@ def violated(cluster: Cluster, invariants: tuple[Invariant, ...] = ALL) -> dict[
 
 
 def _clients(cluster: Cluster) -> Iterator[tuple[str, Certificate | None, Trust]]:
-    """Who talks to API servers, with what it presents."""
+    """Yield the clients of API servers, with the certificates that they present."""
     yield "a workload", None, cluster.workload
     for node in cluster.nodes:
         for name, process in node.processes.items():
@@ -128,7 +128,7 @@ def _clients(cluster: Cluster) -> Iterator[tuple[str, Certificate | None, Trust]
 
 
 def _api_servers(cluster: Cluster) -> Iterator[tuple[str, Certificate | None, Trust]]:
-    """Who talks to kubelets."""
+    """Yield the clients of kubelets."""
     for node in cluster.nodes:
         if server := node.processes.get("apiserver"):
             yield f"the API server of {node.name}", server.presents, ()

@@ -1,9 +1,9 @@
-"""certmond's verdict on two thousand generated chains, against those who have to live with them: Go and OpenSSL.
+"""certmond's verdict on two thousand generated chains, compared with Go and OpenSSL.
 
-Go's crypto/x509 is the authority, since Kubernetes' components run it: where certmond differs from it, the difference
-is one of the classes in `GO`, each with its reason. `openssl verify` is the second opinion that operators reach for:
-the classes in `OPENSSL` are the table of docs/path-validation.md. A disagreement in no class fails the test, and so
-does a class that no longer occurs. A third part holds the PEM reader against client-go's.
+Go's crypto/x509 is the authority, because Kubernetes' components use it: each difference of certmond belongs to a class
+in `GO` with its reason. `openssl verify` is the second opinion of operators: the classes in `OPENSSL` are the table of
+docs/path-validation.md. A disagreement without a class fails the test, and so does a class that no longer occurs. A
+third part compares the PEM reader with client-go's.
 """
 
 from __future__ import annotations
@@ -388,7 +388,7 @@ def renewed_with_its_key(draw: Draw) -> Scene:
 
 
 def its_own_anchor(draw: Draw) -> Scene:
-    """A serving certificate that signed itself: what is asked of a CA does not matter of it."""
+    """Return a self-signed serving certificate, to which the requirements of a CA do not apply."""
     changes = {
         "is_ca": draw.rng.choice([True, False, None]),
         "extended_usages": [draw.usage or SERVER],
@@ -642,7 +642,9 @@ def _constrained_directory_name(question: Question, answer: Answer) -> bool:
 
 
 def _one_issuer_tried(question: Question, answer: Answer) -> bool:
-    """Somewhere on the path, another certificate also has the issuer's name, and nothing told OpenSSL them apart."""
+    """Return whether another certificate on the path also has the issuer's name, and OpenSSL cannot distinguish
+    them.
+    """
     everyone = {*question.anchor_facts, *question.intermediate_facts}
     return any(
         len([other for other in everyone if _folded(other.subject) == _folded(child.issuer)]) > 1

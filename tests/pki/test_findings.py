@@ -22,7 +22,7 @@ def test_the_severities_rank_as_the_exit_codes_of_a_monitoring_plugin() -> None:
 
 
 def test_every_reason_is_a_label_that_the_design_promises() -> None:
-    """None of the promised names is gone or renamed, and each is snake_case, good as a label and as an anchor."""
+    """No documented name is removed or renamed, and each is snake_case, valid as a label and as an anchor."""
     promised = """unreadable missing malformed trailing_data unexpected_chain expired not_yet_valid nearing_expiry
         outlives_ca no_path ca_not_self_signed ca_not_ca ca_cannot_sign wrong_subject wrong_usage missing_name
         key_missing key_mismatch too_open wrong_owner embedded_ca_differs not_rotating_pem not_a_symlink weak_key
@@ -51,7 +51,7 @@ def test_findings_and_faults_are_values() -> None:
 
 
 def test_every_reason_is_classified() -> None:
-    """Each reason has a usual severity, what clears it and what it blocks, each of its own type."""
+    """Each reason has a usual severity, a remedy and a block, each of the right type."""
     assert all(isinstance(reason.severity, Severity) for reason in Reason)
     assert all(isinstance(reason.remedy, Remedy) for reason in Reason)
     assert all(isinstance(reason.blocks, Blocks) for reason in Reason)

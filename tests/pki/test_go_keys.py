@@ -25,7 +25,7 @@ from tests.builders import integer, new_key, oid, tlv
 
 
 def of_words(value: object) -> str:
-    """The name of a case: keys are made anew by each process, and are in no name."""
+    """Return the name of a case. Each process makes new keys, so no name contains one."""
     return value if isinstance(value, str) else ""
 
 

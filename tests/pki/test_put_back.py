@@ -22,8 +22,8 @@ CRT, KEY = "/pki/ca.crt", "/pki/ca.key"
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.ATTACH, Phase.DONE])
 @pytest.mark.parametrize("trust", [(OLD.facts,), (NEW.facts, OLD.facts), (NEW.facts,)], ids=["old", "both", "new"])
 def test_the_former_key_tells(phase: Phase, trust: tuple[object, ...]) -> None:
-    """Whatever the certificate's file holds at this moment: with the former key in place it is a rotation back, which
-    begins with trust in both.
+    """Whatever certificates the file has: with the old key in place it is a rotation back, which begins with trust in
+    both.
     """
     shown = Ground("ca", CRT, KEY, trust, OLD.facts.key)  # type: ignore[arg-type]
     back = put_back(replace(FOUND, phase=phase), shown, NOW)
@@ -36,14 +36,14 @@ def test_the_former_key_tells(phase: Phase, trust: tuple[object, ...]) -> None:
 
 
 def test_what_is_as_it_was_found_is_not_taken_back() -> None:
-    """Nor is a rotation that somebody has asked for: its keys are kept, and it goes on."""
+    """A rotation that an operator began is not reversed either: its keys are stored, and it continues."""
     both = (NEW.facts, OLD.facts)
     assert put_back(FOUND, Ground("ca", CRT, KEY, both, NEW.facts.key), NOW) is None
     assert put_back(replace(FOUND, found=False), Ground("ca", CRT, KEY, (OLD.facts,), OLD.facts.key), NOW) is None
 
 
 def test_of_one_key_the_certificate_tells() -> None:
-    """Where the key is the same one, it is a rotation back when nothing but the former certificate is in place."""
+    """If the key is the same, it is a rotation back when only the old certificate is in place."""
     found = replace(FOUND, mode=Mode.REISSUE, new=AGAIN.facts, phase=Phase.DISTRUST)
     key = OLD.facts.key
     assert put_back(found, Ground("ca", CRT, KEY, (AGAIN.facts,), key), NOW) is None

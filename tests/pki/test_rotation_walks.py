@@ -27,10 +27,10 @@ FOUND = replace(PLANNED, found=True, signature="")
 
 
 def step(cluster: Cluster, action: int, which: int) -> bool:
-    """One thing that happens somewhere; whether that may have changed any file, anybody's memory, or the phase."""
+    """Make one event. Return whether it may have changed a file, a process's memory, or the phase."""
     node = cluster.nodes[which % len(cluster.nodes)]
     match action:
-        case 0:  # a node hears of the phase
+        case 0:  # a node reads the phase
             node.rotation = cluster.rotation
         case 1:  # a node writes, or has a certificate issued
             left = node.lacks()
@@ -58,7 +58,7 @@ def step(cluster: Cluster, action: int, which: int) -> bool:
         case 8:  # a workload is restarted
             cluster.workload = cluster.published()
             return True
-        case 9 if node.control_plane:  # somebody stages the new key
+        case 9 if node.control_plane:  # an operator stages the new key
             node.keys.update(certificates_of((cluster.rotation.new,)))
     return False
 
@@ -93,7 +93,7 @@ def wander(cluster: Cluster, seed: int, until: Phase, steps: int = 6000) -> None
 
 
 def finish(cluster: Cluster, rounds: int = 80) -> None:
-    """Everything that can happen happens again and again, in an order that is nobody's plan; then it is over."""
+    """Repeat all possible events in an arbitrary order until the rotation ends."""
     for _ in range(rounds):
         for action in (7, 0, 9, 1, 1, 1, 1, 1, 1, 4, 2, 2, 2, 8, 6, 5):
             for which in range(len(cluster.nodes)):
@@ -119,8 +119,8 @@ def finish(cluster: Cluster, rounds: int = 80) -> None:
 def test_whoever_should_be_served_is_served_at_every_point(
     seed: int, phase: Phase, actions: list[tuple[int, int]]
 ) -> None:
-    """Nodes come along at their own pace, hear late, report late, write one file and not the other, processes end and
-    begin as they like: I1 to I7 hold at every point, and in the end nothing is left of the rotation but its outcome.
+    """Nodes advance at their own pace, read and report late, and write one file and not the other. Processes end and
+    start at any time. I1 to I7 hold at every point, and at the end only the outcome of the rotation remains.
     """
     cluster = Cluster(begin(PLANNED))
     wander(cluster, seed, phase)
@@ -135,7 +135,7 @@ def test_whoever_should_be_served_is_served_at_every_point(
 def test_the_same_key_with_other_dates_costs_nobody_a_connection(
     seed: int, phase: Phase, actions: list[tuple[int, int]]
 ) -> None:
-    """Every leaf verifies under either certificate, so that they are exchanged without a phase of both, and no leaf is
+    """Every leaf verifies under either certificate, so they are exchanged without a phase of both, and no leaf is
     issued again.
     """
     cluster = Cluster(begin(DATES_ONLY))
@@ -147,7 +147,7 @@ def test_the_same_key_with_other_dates_costs_nobody_a_connection(
 
 
 def test_at_once_is_an_outage_and_comes_to_its_end_all_the_same() -> None:
-    """Without an overlap somebody is refused on the way, whatever the pace; and in the end everyone has the new CA."""
+    """Without an overlap a client is refused on the way, whatever the pace. At the end each node has the new CA."""
     for seed in range(8):
         cluster, refused = Cluster(begin(AT_ONE_BLOW)), False
         chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
@@ -164,8 +164,8 @@ def test_at_once_is_an_outage_and_comes_to_its_end_all_the_same() -> None:
 def test_a_ca_that_was_put_in_place_by_hand_is_trusted_by_all_before_anything_else(
     kinds: dict[str, bool], seed: int, phase: Phase, actions: list[tuple[int, int]]
 ) -> None:
-    """One node has another CA and no longer the former key: both are trusted everywhere first, and from then on I1 to
-    I7 hold; other control planes come along as soon as somebody has given them the key.
+    """One node has another CA and no longer the old key: first both are trusted on all nodes, and from then on I1 to I7
+    hold. The other control planes follow when an operator has staged the key.
     """
     cluster = Cluster(begin(FOUND), kinds)
     wander(cluster, seed, phase)
@@ -217,7 +217,7 @@ def test_with_many_workers_few_of_them_act_at_any_point(
 
 
 def test_workers_that_wait_for_nobody_are_caught() -> None:
-    """The same walks find that too many act at once where the batches are as large as the cluster."""
+    """The same walks find too many acting workers if a batch is as large as the cluster."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tests.pki.rotating_cluster.next_batch", lambda rotation, *_: next_batch(rotation, (), "1"))
         kinds = {"cp-1": True, **dict.fromkeys(WORKERS, False)}
@@ -277,7 +277,7 @@ def test_who_is_not_waited_for_is_refused_or_refuses(by: Invariant) -> None:
 
 
 def test_what_is_done_by_halves_is_caught() -> None:
-    """The files of a step belong together: a certificate beside another's key is what nobody may find."""
+    """The files of a step belong together: no component may read a certificate beside another's key."""
     assert caught(Cluster(begin(PLANNED), whole=False), invariants.anchor_fits_key)
 
 

@@ -1,5 +1,5 @@
-"""A rotation of the keys of service-account tokens on control planes that come along at their own pace: whoever has a
-token is served at every point.
+"""A rotation of the service-account keys on control planes that advance at their own pace: every token is accepted at
+every point.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Plane:
 
 @dataclass
 class Cluster:
-    """Control planes, the record, when each key has signed last, and who outside has heard of which keys until when.
+    """Control planes, the record, the last signature of each key, and the keys that an external verifier has read.
 
-    With `gated` not set nobody is waited for; `hasty` counts the time of a phase from its beginning.
+    Without `gated` no node is waited for. `hasty` counts the time of a phase from its beginning.
     """
 
     rotation: Rotation
@@ -115,7 +115,9 @@ class Cluster:
             self.rotation = following(self.rotation, self.now)
 
     def look(self) -> None:
-        """All signers sign without a pause, and somebody outside asks every API server at every moment."""
+        """All signers sign continuously, and an external verifier reads the keys of every API server at every
+        moment.
+        """
         for plane in self.planes:
             self.last |= dict.fromkeys(plane.signs.values(), self.now)
             self.heard[plane.accepts] = self.now
@@ -135,7 +137,7 @@ def step(cluster: Cluster, action: int, which: int) -> None:
     """One thing that happens somewhere."""
     plane = cluster.planes[which % 2]
     match action:
-        case 0:  # a node hears of the phase
+        case 0:  # a node reads the phase
             plane.rotation = cluster.rotation
         case 1:  # a node writes
             for each in plane.lacks().steps:
@@ -148,7 +150,7 @@ def step(cluster: Cluster, action: int, which: int) -> None:
             plane.said = plane.sent.pop(0)
         case 5:
             cluster.advance()
-        case 6:  # somebody stages the new key
+        case 6:  # an operator stages the new key
             plane.staged.add(cluster.rotation.new)
         case 7:  # time passes
             cluster.now += (which % 5 + 1) * HOUR / 2
@@ -212,7 +214,9 @@ def test_every_token_that_is_alive_is_accepted_at_every_point(
 def test_the_way_back_costs_no_token_either(
     seed: int, phase: Phase, before: list[tuple[int, int]], after: list[tuple[int, int]]
 ) -> None:
-    """Up to the phase from which there is none, and with the tokens that the abandoned key has signed meanwhile."""
+    """The rule holds up to the last phase with an abort, and for the tokens that the abandoned key has signed
+    meanwhile.
+    """
     cluster = Cluster(begin(PLANNED))
     wander(cluster, seed, phase)
     for action, which in before:
@@ -268,7 +272,7 @@ P = Phase
     ids=["use before trust", "distrust before use", "at once"],
 )
 def test_a_wrong_order_is_caught(monkeypatch: pytest.MonkeyPatch, phases: tuple[Phase, ...]) -> None:
-    """The same walks find in any order but the right one somebody who is refused."""
+    """The same walks find a refused client in any order except the right one."""
     monkeypatch.setattr(machine, "_SEQUENCES", {Mode.OVERLAP: phases})
     assert caught(Cluster(begin(PLANNED)))
 

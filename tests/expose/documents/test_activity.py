@@ -43,7 +43,7 @@ def test_the_plan_of_a_daemon(node: Node, tmp_path: Path) -> None:
 
 
 def test_no_more_than_fifty() -> None:
-    """Of many events the last fifty are told, as one line each, with what cannot be seen written as an escape."""
+    """The document has the last fifty events, one line each, with control characters escaped."""
     journal = Journal("none")
     for number in range(RECENT + 7):
         journal.tell(Event.FINDING_RAISED, f"number {number}\n", "warning")

@@ -1,4 +1,4 @@
-"""Who comes in at a listener with a web configuration: real sockets, real TLS, real passwords."""
+"""Access to a listener with a web configuration: real sockets, real TLS, real passwords."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class TestTls:
             await_connections(server, 0)
 
     def test_goodbye(self, house: House) -> None:
-        """The end of a connection is told within TLS, so that nobody can make an answer end early."""
+        """The server closes a connection within TLS, so that an attacker cannot truncate an answer."""
         with running(house.runtime, gate=house.gate(PAIR)) as server:
             context = house.client()
             raw = socket.create_connection(server.address)
@@ -98,7 +98,7 @@ class TestTls:
                 assert hear(client).endswith(TOLD)
 
     def test_answer_under_way(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An answer under way when the server is told to stop is finished, and not a byte of it in plain text."""
+        """If the server is stopped during an answer, it completes the answer, without a byte in plain text."""
         monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
         content = os.urandom(30_000_000)
         put(house.runtime / "metrics.prom", content)
@@ -114,7 +114,7 @@ class TestTls:
             assert (head + hear(client)).endswith(content + TOLD[len(METRICS) :])
 
     def test_large_body(self, house: House) -> None:
-        """A client that sends more than it was asked for still hears the answer."""
+        """A client that sends a larger body than expected still gets the answer."""
         head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
         with running(house.runtime, gate=house.gate(PAIR)) as server:
             assert fetch(server, house.client(), head + bytes(2_000_000)).startswith(b"HTTP/1.1 405 ")
@@ -127,22 +127,22 @@ class TestTls:
             assert client.selected_alpn_protocol() == "http/1.1"
 
     def test_plain_http(self, house: House) -> None:
-        """Who speaks plain HTTP to it is told so, and nothing else."""
+        """A client that speaks plain HTTP gets an explanation, and nothing else."""
         with running(house.runtime, gate=house.gate(PAIR)) as server:
             answer = say(server, get())
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert answer.endswith(b"this port speaks HTTPS, and was spoken to in plain HTTP\n")
 
     def test_without_tls(self, house: House) -> None:
-        """Without `tls_server_config` the port is plain, and passwords are asked for nevertheless."""
+        """Without `tls_server_config` the port is plain, and still requires passwords."""
         with running(house.runtime, gate=house.gate(USERS)) as server:
             assert say(server, get()).startswith(b"HTTP/1.1 401 ")
             assert say(server, get(password="secret")).endswith(TOLD)
 
     @pytest.mark.parametrize(("text", "status"), [(PAIR, b"200"), (USERS, b"200"), ("", b"421")])
     def test_another_name(self, house: House, text: str, status: bytes) -> None:
-        """Where TLS proves the name, or a password is asked for, a browser gives nothing to a page of another name: any
-        name is answered then, also on loopback.
+        """With TLS or a password, a browser sends no credentials to a page of another name. So the server answers any
+        name, also on loopback.
         """
         request = get(password="secret").replace(b"localhost", b"node-1.example.org")
         with running(house.runtime, gate=house.gate(text)) as server:
@@ -215,7 +215,7 @@ class TestTls:
                 assert admitted(server, context) is comes_in
 
     def test_inline(self, house: House) -> None:
-        """Certificate, key and CA may stand in the file itself."""
+        """Certificate, key and CA may be inline in the file."""
         pair = server_pair(house.ca)
         block = {"cert": pair.pem, "key": pair.key_pem, "client_ca": house.clients.pem}
         lines = "".join(
@@ -268,7 +268,7 @@ class TestClientCertificates:
         ],
     )
     def test_policies(self, house: House, policy: str, comes_in: tuple[str, ...], version: str) -> None:
-        """Each `client_auth_type` lets in whom it lets in elsewhere, and nobody else."""
+        """Each `client_auth_type` admits the same clients as in other servers with that setting."""
         authority = "" if policy == "NoClientCert" else "  client_ca_file: clients.crt\n"
         with running(house.runtime, gate=house.gate(f"{PAIR}{authority}  client_auth_type: {policy}\n")) as server:
             found = [kind for kind in self.KINDS if admitted(server, house.client(self.own(house, kind), version))]
@@ -297,7 +297,9 @@ class TestClientCertificates:
         ],
     )
     def test_allowed_names(self, house: House, names: list[str], entry: str, comes_in: bool) -> None:
-        """One of the client's alternative names has to be in `client_allowed_sans`, literally; the subject is none."""
+        """One of the client's alternative names must be literally in `client_allowed_sans`. The subject does not
+        count.
+        """
         with running(house.runtime, gate=house.gate(f"{VERIFY}  client_allowed_sans: ['{entry}', other]\n")) as server:
             assert admitted(server, house.client(client_pair(house.clients, *names))) is comes_in
 
@@ -339,7 +341,7 @@ class TestPasswords:
                 assert say(server, get(password="Secret", user=name)).startswith(b"HTTP/1.1 401 ")
 
     def test_long_password(self, house: House) -> None:
-        """Of a password the first 72 bytes count, as for whoever made the hash."""
+        """Only the first 72 bytes of a password count, as for the tool that made the hash."""
         text = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
         with running(house.runtime, gate=house.gate(f"basic_auth_users: {{alice: {text}}}\n")) as server:
             assert say(server, get(password="x" * 200)).endswith(TOLD)
@@ -442,8 +444,8 @@ class TestChanges:
     def test_files_that_take_turns_are_told(
         self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The wait for a writer counts from the first time that the files could not be used, however often they change;
-        and a new wait begins once they were good for two seconds.
+        """The wait for a writer counts from the first time that the files were unusable, however often they change. A
+        new wait begins after two seconds of valid files.
         """
         now = [1000.0]
         monkeypatch.setattr("time.monotonic", lambda: now[0])
@@ -467,7 +469,9 @@ class TestChanges:
         assert told == [0, 0, 0, 1, 2, 2, 2]
 
     def test_told_once(self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What stays unusable is told once in the journal, with all that is wrong, and what was good stays."""
+        """An unusable configuration is reported once in the journal, with all problems, and the last valid one
+        stays.
+        """
         monkeypatch.setattr(gate_module, "CHANGE_SECONDS", 0)
         with running(house.runtime, gate=house.gate(USERS)) as server:
             house.write(f"{USERS}colour: red\nrate_limits: 1\n")
@@ -486,8 +490,8 @@ class TestChanges:
         assert len(caplog.records) == 2
 
     def test_a_metric_says_so(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While a change is refused, `/metrics` says so behind what the daemon rendered, in each form, with another
-        tag; it says 1 before, as long as it may be half a change, and again when the file is right.
+        """While a change is refused, `/metrics` reports it after the daemon's metrics, in each form, with another tag.
+        The metric is 1 before, while the change may be incomplete, and again when the file is valid.
         """
         now = [1000.0]
         monkeypatch.setattr("time.monotonic", lambda: now[0])
@@ -533,7 +537,7 @@ class TestChanges:
                     assert client.getpeercert(binary_form=True) == pair.der
 
     def test_authority(self, house: House) -> None:
-        """A CA that is no longer listed lets nobody in, on new connections at once, on an old one after an answer."""
+        """A CA that is no longer listed admits no client: new connections at once, an old one after an answer."""
         own = client_pair(house.clients)
         with running(house.runtime, gate=house.gate(VERIFY)) as server:
             with connect(server, house.client(own)) as client, client.makefile("rb") as stream:
@@ -556,7 +560,7 @@ class TestChanges:
             assert say(server, get()).endswith(TOLD)
 
     def test_another_password_is_no_change_for_the_certificate(self, house: House) -> None:
-        """Who has shown the right password need not have it checked again because the certificate was renewed."""
+        """A client with the right password is not checked again because the certificate was renewed."""
         gate = house.gate(PAIR + USERS)
         before = gate.policy()
         house.put_pair(server_pair(house.ca))
@@ -580,7 +584,7 @@ class TestStart:
         ],
     )
     def test_files(self, house: House, files: dict[str, bytes | None], problem: str) -> None:
-        """A file that is missing, empty, too large or something else is told with its key, line and path."""
+        """A file that is missing, empty, too large or of another kind is reported with its key, line and path."""
         for name, content in files.items():
             path = house.directory / name
             path.unlink() if content is None else path.write_bytes(content)
@@ -589,7 +593,7 @@ class TestStart:
         assert len(caught.value.problems) == 1
 
     def test_all_files(self, house: House) -> None:
-        """Several are told at once."""
+        """Several problems are reported at once."""
         for name in ("tls.crt", "tls.key", "clients.crt"):
             (house.directory / name).unlink()
         with pytest.raises(ConfigError) as caught:
@@ -597,14 +601,14 @@ class TestStart:
         assert len(caught.value.problems) == 3
 
     def test_a_curve_that_cannot_be_had(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A curve that this Python or OpenSSL does not know by name is told with its line, as any other problem."""
+        """A curve that this Python or OpenSSL does not have is reported with its line, like any other problem."""
         monkeypatch.setitem(tls._CURVES, "X25519", "a curve of another time")
         problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519 .*; take it away"
         with pytest.raises(ConfigError, match=problem):
             house.gate(PAIR + "  curve_preferences: [X25519]\n")
 
     def test_strange_pair(self, house: House) -> None:
-        """A key that is another's is told as such."""
+        """A key that does not belong to the certificate is reported."""
         put(house.directory / "tls.key", server_pair(house.ca).key_pem)
         with pytest.raises(
             ConfigError, match=r"cert_file: is not the certificate of \S+/tls.key; put in place the pair"
@@ -613,7 +617,7 @@ class TestStart:
 
     @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
     def test_encrypted_key(self, house: House, form: PrivateFormat) -> None:
-        """A key that wants a password is refused, and nobody is asked for it."""
+        """An encrypted key is refused without a prompt for its password."""
         pair = server_pair(house.ca)
         put(house.directory / "tls.crt", pair.pem)
         put(house.directory / "tls.key", pair.key_as(form, b"password"))
@@ -653,7 +657,7 @@ class TestStart:
     def test_open_to_others(
         self, house: House, listen: str, text: str | None, warned: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Listening where others can come, without TLS and a proof of who they are, is allowed, and told once."""
+        """A listener on a network without TLS and authentication is allowed, and reported once."""
         with make_server(house.runtime, listen, None if text is None else house.gate(text)):
             pass
         assert [record.levelno for record in caplog.records] == [logging.WARNING] * warned
@@ -706,7 +710,7 @@ class TestAbuse:
                 each.close()
 
     def test_a_handshake_makes_room(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who begins a handshake displaces at once who has begun none, also from the same address."""
+        """A client that begins a handshake replaces at once a client that has not, also from the same address."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
         clients = [socket.create_connection(server.address) for _ in range(seats.SHARE)]
         try:
@@ -720,7 +724,7 @@ class TestAbuse:
                 each.close()
 
     def test_half_a_handshake(self, house: House) -> None:
-        """A handshake that does not go on is cut when its time is up, and holds up nobody."""
+        """An unfinished handshake is closed at the end of its time, and delays no other client."""
         with running(house.runtime, patience=0.5, gate=house.gate(PAIR)) as server:
             with socket.create_connection(server.address) as client:
                 incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -782,7 +786,7 @@ class TestAbuse:
         ],
     )
     def test_huge_headers(self, server: Server, house: House, request_bytes: bytes, status: int) -> None:
-        """What is too long is told so, as without TLS."""
+        """A header that is too long gets the error status, as without TLS."""
         assert fetch(server, house.client(), request_bytes).startswith(b"HTTP/1.1 %d " % status)
         assert self.served(server, house)
 

@@ -1,4 +1,4 @@
-"""The check of passwords: what it costs, what is remembered, and whose turn it is."""
+"""The check of passwords: its cost, its cache, and the order of waiting clients."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_right_password_is_checked_once(costs: list[int]) -> None:
 
 
 def test_unknown_users_cost_the_same(costs: list[int]) -> None:
-    """Who asks for a user that is not there causes the same work as for one that is, whatever their hashes cost."""
+    """A request for an unknown user costs the same work as for a known one, whatever the costs of their hashes are."""
     dear = bcrypt.hashpw(b"secret", bcrypt.gensalt(5)).decode()
     checker = Passwords({"alice": CHEAP, "bob": dear})
     work = []
@@ -58,20 +58,20 @@ def test_unknown_users_cost_the_same(costs: list[int]) -> None:
 
 
 def test_no_password_is_that_of_nobody() -> None:
-    """No password lets in a user who is not there, not even an empty one."""
+    """No password admits an unknown user, not even an empty one."""
     checker = Passwords({"alice": CHEAP})
     assert {ask(checker, "nobody", password) for password in ("", ".", "secret", "." * 31)} == {401}
 
 
 def test_user_and_password_are_told_apart() -> None:
-    """Letters cannot wander from the user to the password: what was right for one pair is not for another."""
+    """Letters cannot move from the user to the password: a valid pair does not validate another."""
     checker = Passwords({"alice": CHEAP, "alices": bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()})
     assert ask(checker, "alice", "secret") == 200
     assert ask(checker, "alices", "ecret") == 401
 
 
 def test_who_knocks_often_waits_behind_himself() -> None:
-    """Among those who wait, one from another address than the last comes first."""
+    """Among the waiting clients, one from another address than the last comes first."""
     turns, order, lock = Turns(), list[str](), threading.Lock()
 
     def wait(origin: str) -> None:
@@ -93,7 +93,7 @@ def test_who_knocks_often_waits_behind_himself() -> None:
 
 
 def test_a_crowd_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where several from one address wait already, a further one is told 503 at once, and one from another waits."""
+    """If several clients from one address wait already, a further one gets 503 at once, and one from another waits."""
     monkeypatch.setattr(passwords, "WAITING", 2)
     checker, answers = Passwords({"alice": CHEAP}), list[int]()
     turns = checker._turns
@@ -116,7 +116,7 @@ def test_a_crowd_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose turn does not come in time is told 503, and the turn goes on to others."""
+    """A client that waits longer than the limit gets 503, and the others continue."""
     monkeypatch.setattr(passwords, "WAIT_SECONDS", 0.05)
     checker = Passwords({"alice": CHEAP})
     with checker._turns.turn("another"):

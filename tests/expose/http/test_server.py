@@ -76,7 +76,7 @@ class TestEndpoints:
         assert response.headers["Content-Type"] == "application/json"
 
     def test_page(self, server: Server) -> None:
-        """`/` is a page of what the daemon rendered; it may run nothing but its own, and be framed by nobody."""
+        """`/` is a page of the daemon's rendering. It may run only its own script, and no page may frame it."""
         response, body = ask(server, "/")
         assert response.status == 200
         assert b"node-1" in body
@@ -86,7 +86,7 @@ class TestEndpoints:
         assert {f"/{path}" for path in re.findall(r'<a href="([a-z][^"]+)"', body.decode())} == set(PATHS) - {"/"}
 
     def test_page_without_a_rendering(self, server: Server, runtime_dir: Path) -> None:
-        """As long as the daemon has rendered nothing, `/` says so under the same policy, with the same links."""
+        """While the daemon has rendered nothing, `/` reports that under the same policy, with the same links."""
         policy = ask(server, "/")[0].headers["Content-Security-Policy"]
         (runtime_dir / "status.json").unlink()
         response, body = ask(server, "/")
@@ -96,7 +96,7 @@ class TestEndpoints:
         assert {f"/{path}" for path in re.findall(r'<a href="([a-z][^"]+)"', body.decode())} == set(PATHS) - {"/"}
 
     def test_page_of_something_else(self, server: Server, runtime_dir: Path) -> None:
-        """Of a status document that is none, `/` says that it cannot be shown."""
+        """If the status document is invalid, `/` reports that it cannot be shown."""
         put(runtime_dir / "status.json", b'{"schema": 2}')
         response, body = ask(server, "/")
         assert response.status == 200
@@ -117,7 +117,7 @@ class TestEndpoints:
         assert again.status == 200
 
     def test_page_of_a_dead_daemon(self, server: Server, runtime_dir: Path) -> None:
-        """When the daemon has gone, the page says so beside what was seen last, and needs no activity for it."""
+        """When the daemon has ended, the page reports it beside the last state, and needs no activity for it."""
         for name in ("heartbeat.json", "activity.json"):
             (runtime_dir / name).unlink()
         body = ask(server, "/")[1].decode()
@@ -126,7 +126,7 @@ class TestEndpoints:
 
     @pytest.mark.parametrize("path", PATHS)
     def test_common_headers(self, server: Server, path: str) -> None:
-        """Nothing is to be stored or to have its type guessed, and the server tells its name without a version."""
+        """Clients must not store answers or guess their type, and the server sends its name without a version."""
         response, _ = ask(server, path)
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
@@ -166,7 +166,7 @@ class TestEndpoints:
         assert response.headers["Allow"] == "GET, HEAD"
 
     def test_body_is_no_request(self, server: Server) -> None:
-        """What follows a request that announces a body is never taken for another request."""
+        """The body of a request is never parsed as another request."""
         smuggled = b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
         head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(smuggled)
         answer = say(server, head + smuggled)
@@ -174,7 +174,7 @@ class TestEndpoints:
         assert answer.count(b"HTTP/1.1 ") == 1
 
     def test_large_body(self, server: Server) -> None:
-        """A client that sends more than it was asked for still hears the answer."""
+        """A client that sends a larger body than expected still gets the answer."""
         head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n"
         assert say(server, head + bytes(20_000_000)).startswith(b"HTTP/1.1 405 ")
 
@@ -297,7 +297,7 @@ class TestEncodings:
 
     @pytest.mark.parametrize("coding", ["gzip", "identity"])
     def test_not_modified(self, server: Server, runtime_dir: Path, coding: str) -> None:
-        """A client that shows the tag of the present rendering is told that it has it; the next one is sent."""
+        """A client that sends the tag of the present rendering gets 304. The next rendering is sent."""
         first, _ = ask(server, "/api/v1/status", Accept_Encoding=coding)
         tag = first.headers["ETag"]
         for shown in (tag, f"W/{tag}", f'"other", {tag}', "*"):
@@ -310,7 +310,7 @@ class TestEncodings:
         assert changed.headers["ETag"] != tag
 
     def test_forms_have_tags_of_their_own(self, server: Server) -> None:
-        """The plain form and the gzip form are told apart by their tags."""
+        """The plain form and the gzip form have different tags."""
         tags = {ask(server, "/metrics", Accept_Encoding=coding)[0].headers["ETag"] for coding in ("gzip", "identity")}
         assert len(tags) == 2
 
@@ -367,7 +367,7 @@ class TestHealth:
         assert body.count(b"\n") == 1
 
     def test_stale_pass_is_still_alive(self, server: Server, runtime_dir: Path) -> None:
-        """Readiness and life are told apart."""
+        """Readiness and liveness are independent."""
         put(runtime_dir / "heartbeat.json", beat(passed=86400))
         assert [ask(server, path)[0].status for path in ("/healthz", "/readyz")] == [200, 503]
 
@@ -455,7 +455,7 @@ class TestManyClients:
         assert answer.endswith(METRICS)
 
     def crowd(self, stack: ExitStack, server: Server, said: bytes) -> list[socket.socket]:
-        """Connections from 127.0.0.2 that have all the seats which an address may have, each having said that."""
+        """Open as many connections from 127.0.0.2 as one address may have, and send `said` on each."""
         clients = []
         for number in range(seats.SHARE):
             client = stack.enter_context(socket.create_connection(server.address, source_address=("127.0.0.2", 0)))
@@ -481,7 +481,9 @@ class TestManyClients:
             assert hear(clients[-1]).startswith(b"HTTP/1.1 200 ")
 
     def test_a_moment_to_speak(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who has hardly been there makes no room for who says no more: that one is told 503, and others come in."""
+        """A new connection is not closed for a client that sends nothing more: that one gets 503, and others are
+        served.
+        """
         monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"G")
@@ -491,7 +493,7 @@ class TestManyClients:
             assert hear(clients[0]).startswith(b"HTTP/1.1 200 ")
 
     def test_a_request_makes_room(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who brings a whole request displaces at once who has not asked for anything, the oldest first."""
+        """A client with a complete request replaces at once a client without one, the oldest first."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, WHOLE[:-2])
@@ -499,7 +501,7 @@ class TestManyClients:
             assert hear(clients[0]) == b""
 
     def test_who_has_asked_stays(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who has had an answer has a moment for the next request, also where others bring theirs."""
+        """A client that was served has a moment for the next request, also if other clients send theirs."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -510,7 +512,7 @@ class TestManyClients:
             assert hear(clients[0]).startswith(b"HTTP/1.1 200 ")
 
     def test_silence_takes_no_seat(self, server: Server) -> None:
-        """A connection on which nothing is said takes no seat at first: the kernel keeps it."""
+        """A connection on which no byte arrives takes no slot at first: the kernel queues it."""
         with ExitStack() as stack:
             silent = [stack.enter_context(socket.create_connection(server.address)) for _ in range(seats.SHARE)]
             assert ask(server, "/healthz")[0].status == 200
@@ -519,21 +521,23 @@ class TestManyClients:
             assert hear(silent[0]).startswith(b"HTTP/1.1 200 ")
 
     def test_no_thread_left(self, server: Server) -> None:
-        """Where no thread is to be had, a client is told 503; the next one is served when there is one."""
+        """If no thread can be started, a client gets 503. The next one is served when a thread is available."""
         with no_thread_left():
             assert self.another(server, WHOLE).startswith(b"HTTP/1.1 503 ")
         assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
         await_connections(server, 0)
 
     def test_origins(self) -> None:
-        """IPv4 clients are told apart by their address, also on an IPv6 socket, and IPv6 clients by its first half."""
+        """IPv4 clients are distinguished by their address, also on an IPv6 socket, and IPv6 clients by its first
+        half.
+        """
         with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
             for host, origin in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "0" * 16)):
                 with socket.create_connection((host, listener.getsockname()[1])), listener.accept()[0] as connection:
                     assert seats.origin_of(connection) == origin
 
     def test_all_seats(self, server: Server, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While 64 connections take their answers, another is told 503; when one of them has gone, there is room."""
+        """While 64 connections read their answers, another gets 503. When one of them ends, there is room."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
         put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
         with ExitStack() as stack:
@@ -569,7 +573,7 @@ class TestBadClients:
             assert answer == b""
 
     def test_idle_connection(self, runtime_dir: Path) -> None:
-        """A connection on which nothing more is asked is closed when its time is up."""
+        """An idle connection is closed when its time has passed."""
         with running(runtime_dir, patience=0.3) as server, socket.create_connection(server.address) as client:
             client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert hear(client).endswith(METRICS)
@@ -628,7 +632,7 @@ class TestBadClients:
         ],
     )
     def test_malformed_requests(self, server: Server, request_bytes: bytes, status: int) -> None:
-        """What is no HTTP/1 request, or is too long for one, is told so, and the connection is closed."""
+        """Bytes that are no HTTP/1 request, or exceed its limits, get an error status, and the connection is closed."""
         answer = say(server, request_bytes)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
         assert b"\r\nConnection: close\r\n" in answer
@@ -651,7 +655,7 @@ class TestBadClients:
         ).map(b"".join)
     )
     def test_arbitrary_bytes(self, server: Server, caplog: pytest.LogCaptureFixture, request_bytes: bytes) -> None:
-        """No bytes bring the server down, or a traceback out of it: whoever comes next is served."""
+        """No bytes stop the server or cause a traceback: the next client is served."""
         answer = say(server, request_bytes)
         assert answer == b"" or re.match(rb"HTTP/1\.1 [2-5][0-9][0-9] ", answer)
         assert ask(server, "/healthz")[0].status == 200
@@ -659,7 +663,7 @@ class TestBadClients:
 
 
 class TestHost:
-    """Who may ask under which name, where nobody has to show who they are."""
+    """The names under which a client without authentication may send requests."""
 
     OWN = (
         "127.0.0.1",
@@ -675,8 +679,8 @@ class TestHost:
 
     @pytest.mark.parametrize("path", [*PATHS, "/nothing"])
     def test_another_name(self, server: Server, path: str) -> None:
-        """On loopback, what is asked of another name than this host's is 421 and tells nothing: a page in a browser may
-        have had its own name lead here.
+        """On loopback, a request for another name than this host's gets 421 without content: a page in a browser may
+        have resolved its own name to this address.
         """
         response, body = ask(server, path, Host=f"rebound.example:{server.address[1]}")
         assert response.status == 421
@@ -707,14 +711,14 @@ class TestHost:
          ("http://user@localhost", "localhost", b"421"), ("http://localhost", "rebound.example", b"200")],
     )  # fmt: skip
     def test_a_name_in_the_target(self, server: Server, target: str, host: str, status: bytes) -> None:
-        """The name in a target in absolute form is the one that was asked for, whatever Host says (RFC 9112, 3.2.2)."""
+        """The name in a target in absolute form takes precedence over Host (RFC 9112, 3.2.2)."""
         for version in ("1.0", "1.1"):
             request = f"GET {target}/metrics HTTP/{version}\r\nHost: {host}\r\nConnection: close\r\n\r\n"
             assert say(server, request.encode()).startswith(b"HTTP/1.1 %s " % status)
 
     @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
     def test_where_others_can_reach_it(self, runtime_dir: Path, listen: str) -> None:
-        """A listener that is not on loopback is scraped by whatever name leads to it."""
+        """A listener that is not on loopback answers any name."""
         with running(runtime_dir, listen) as server:
             assert ask(server, "/metrics", Host="node-1.example.org:9964")[1] == METRICS
 
@@ -838,7 +842,7 @@ sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
                 make_server(runtime_dir, "127.0.0.1:0")
 
     def test_answer_under_way(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An answer under way when the server is told to stop is finished; a new connection is refused."""
+        """If the server is stopped during an answer, it completes the answer. A new connection is refused."""
         monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
         content = os.urandom(50_000_000)
         put(runtime_dir / "metrics.prom", content)
@@ -852,7 +856,7 @@ sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
             socket.create_connection(address)
 
     def test_idle_connection_at_the_end(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A connection on which nothing is asked does not hold up the end."""
+        """An idle connection does not delay the end."""
         monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
         with running(runtime_dir, patience=1000) as server, socket.create_connection(server.address) as client:
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")

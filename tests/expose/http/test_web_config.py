@@ -1,4 +1,4 @@
-"""The file format of a web configuration: what it may say, and how everything that is wrong is told."""
+"""The file format of a web configuration: its fields, and the report of every problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HASH = "$2b$04$ijAd9uJcYV3NIMbT5lSoke/T4t7miIGURy9ljYBsfTUvT5C1E56Ey"  # of "sec
 
 
 def told(text: str | bytes) -> list[str]:
-    """All that is wrong with a configuration of this text."""
+    """Return all problems of a configuration with this text."""
     with pytest.raises(ConfigError) as caught:
         parse("web.yaml", text, Path("/etc/certmond"))
     return list(caught.value.problems)
@@ -84,7 +84,7 @@ def test_nothing(text: str) -> None:
 
 
 def test_defaults() -> None:
-    """By default TLS 1.2 and 1.3 are spoken, and no client is asked for a certificate."""
+    """By default the server speaks TLS 1.2 and 1.3, and requests no client certificate."""
     tls = read(PAIR).tls_server_config
     assert (tls.min_version, tls.max_version, tls.client_auth_type) == ("TLS12", "TLS13", "NoClientCert")
     assert tls.prefer_server_cipher_suites
@@ -92,7 +92,7 @@ def test_defaults() -> None:
 
 
 def test_every_problem_at_once() -> None:
-    """All that is wrong is told in one go, each with its file, line and key, and with the remedy."""
+    """All problems are reported at once, each with its file, line and key, and with the remedy."""
     text = f"""tls_server_config:
   cert_file: nope.crt
   min_version: TLS13
@@ -198,7 +198,7 @@ def test_secrets_are_not_told(key: str) -> None:
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
 def test_file_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
-    """A configuration that is not there, or is no file, is told with its path, and not waited for."""
+    """A configuration that is missing or no file is reported with its path, without a wait."""
     path = tmp_path / "web.yaml"
     if kind == "fifo":
         os.mkfifo(path)

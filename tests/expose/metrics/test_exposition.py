@@ -120,7 +120,7 @@ def parsed(text: str) -> dict[str, Metric]:
 
 
 def samples(text: str) -> dict[str, dict[Labels, float]]:
-    """family -> labels -> value; a series that stands there twice fails the test."""
+    """Return family -> labels -> value. A duplicate series fails the test."""
     found: dict[str, dict[Labels, float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -199,7 +199,7 @@ def test_a_real_node_reads_as_cryptography_reads_it(node: Node) -> None:
 
 
 def test_what_goes_wrong_is_seen_in_the_series(node: Node) -> None:
-    """A broken chain is a 0, each finding a 1 with its reason and severity, and the counts count them."""
+    """A broken chain is a 0, each finding a 1 with its reason and severity, and the counters count them."""
     before = samples(Renderer().metrics(looked_at(node)))
     node.write(f"{API}.crt", node.read(f"{PKI}/front-proxy-client.crt"))
     node.path(f"{API}.key").chmod(0o640)
@@ -244,7 +244,7 @@ def written(renderer: Renderer, assessment: Assessment, directory: Path) -> tupl
 
 
 def test_a_series_goes_when_its_certificate_goes(node: Node, tmp_path: Path) -> None:
-    """A certificate that matched a pattern and is gone leaves no series, and nothing kept in memory."""
+    """A certificate that matched a pattern and was removed leaves no series, and nothing in memory."""
     more = "certificates: [{name: extra, path: /etc/extra/*.crt, ca: ca, optional: true}]"
     node.path("etc/extra").mkdir()
     node.path("etc/extra/a.crt").write_bytes(node.read(f"{API}.crt"))
@@ -270,7 +270,7 @@ hostile = st.text(st.characters() | st.sampled_from('\\"\n\r{},= \udcff'), max_s
 
 
 def readable(text: str) -> str:
-    """What a label says of a text: the text, but for bytes of a file's name that are no UTF-8."""
+    """Return the label of a text: the text, with the bytes of a file's name that are no UTF-8 escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -286,7 +286,7 @@ LEAF = builders.make_leaf(builders.make_ca(key="ec"), key="ec")
 @given(hostile, hostile, hostile)
 @example('\\"\n', "\\n\\\\", "\udcff\\udcff")
 def test_a_label_says_what_was_meant(name: str, path: str, subject: str) -> None:
-    """Backslash, quote, newline and whatever else a name, a path or a subject has in it is read back unchanged."""
+    """Backslash, quote, newline and any other character in a name, a path or a subject are read back unchanged."""
     facts = replace(LEAF.facts, subject=subject, issuer=subject)
     seen = Observation(name, CertificateSpec(name="x", path="/x"), path, certificates=(facts,))
     text = Renderer().metrics(assess(Inventory((seen,)), builders.NOW))
@@ -308,7 +308,7 @@ def test_a_hostile_subject_is_one_label(organisation: str) -> None:
 
 @pytest.mark.real("promtool")
 def test_promtool_accepts_the_names_that_a_file_system_can_have(node: Node) -> None:
-    """File names with line breaks, quotes and bytes that are no UTF-8 spoil the text for nobody."""
+    """File names with line breaks, quotes and bytes that are no UTF-8 give a valid text."""
     directory = node.path("etc/extra")
     directory.mkdir()
     for name in (b"\xff\xfe.crt", b'a"b.crt', b"a\\b.crt", b"a\nb.crt", "ü\u2028.crt".encode()):
@@ -337,7 +337,9 @@ def test_two_findings_of_one_reason_are_one_series(node: Node) -> None:
 
 
 def test_one_reason_in_two_severities_is_two_series(node: Node) -> None:
-    """A key that all may read is critical, the certificate that others may write a warning: both are seen."""
+    """A key that all users can read is critical, and a certificate that others can write is a warning: both have a
+    series.
+    """
     node.path(f"{API}.crt").chmod(0o664)
     node.path(f"{API}.key").chmod(0o644)
     found = samples(Renderer().metrics(looked_at(node)))
@@ -346,7 +348,7 @@ def test_one_reason_in_two_severities_is_two_series(node: Node) -> None:
 
 
 def test_two_rows_for_one_file_are_two_certificates(node: Node) -> None:
-    """A file that two entries of the catalogue name has the series of both, told apart by the name."""
+    """A file that two entries name has the series of both, with different names."""
     more = f"""
 certificates:
 - {{name: again, path: /{API}.crt, ca: ca}}
@@ -404,7 +406,9 @@ class Pen:
 
 
 def test_what_did_not_change_is_not_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A pass renders the certificate that changed and takes all others from the files, which are as if made anew."""
+    """A pass renders the certificate that changed, and copies the others from the files. The result equals a complete
+    rendering.
+    """
     pen, renderer, config = Pen(monkeypatch), Renderer(), parse([])
     store = Store(config.certificates, str(node.root))
     first = assess(store.observe(), NOW, None, config.renew_before)
@@ -420,7 +424,7 @@ def test_what_did_not_change_is_not_rendered_again(node: Node, monkeypatch: pyte
 
 
 def test_what_time_alone_changes_is_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A certificate that becomes due without a change on the disk is rendered anew; one that does not is not."""
+    """A certificate that becomes due without a change on the disk is rendered again, and no other is."""
     pen, renderer, config = Pen(monkeypatch), Renderer(), parse([])
     store = Store(config.certificates, str(node.root))
     first = assess(store.observe(), NOW, None, config.renew_before)
@@ -534,7 +538,7 @@ def test_a_rendering_replaces_the_old_one_whole(tmp_path: Path) -> None:
 
 
 def test_a_rendering_does_not_follow_a_link(tmp_path: Path) -> None:
-    """A link that somebody put where the text is staged is not written through: it goes, and the text is in place."""
+    """A link at the path of the draft is not followed: it is replaced, and the text is in place."""
     (tmp_path / ".metrics.prom.new").symlink_to(tmp_path / "elsewhere")
     write(tmp_path, "metrics.prom", "text")
     assert not (tmp_path / "elsewhere").exists()
@@ -543,7 +547,7 @@ def test_a_rendering_does_not_follow_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
 def test_a_status_that_is_none_is_said_to_be(tmp_path: Path, content: bytes | None) -> None:
-    """Where the daemon has rendered nothing that can be read, that is an error which asks whether it runs."""
+    """If no readable status exists, the error asks whether the daemon runs."""
     if content is not None:
         (tmp_path / "status.json").write_bytes(content)
     with pytest.raises(RuntimeDirError, match="certmond run"):

@@ -16,7 +16,7 @@ from certmond.expose.metrics.incremental_rewrite import Sheet
 
 
 class Row:
-    """A row with a text of its own in each of three columns; it counts how often it was asked for them."""
+    """A row with a text in each of three columns. It counts how often its texts are requested."""
 
     def __init__(self, text: str) -> None:
         self.text, self.asked = text, 0
@@ -43,7 +43,7 @@ POOL = [Row(text) for text in ("", "x", "yy", "ü\udcff", "long" * 40, "z")]
 def test_the_file_is_as_if_made_anew(
     tmp_path_factory: pytest.TempPathFactory, writings: list[tuple[list[int], str]]
 ) -> None:
-    """Whatever stays, goes, comes and moves from one writing to the next, the file has just the rows it was given."""
+    """Whatever stays, disappears, appears and moves from one write to the next, the file has exactly the given rows."""
     sheet, path = Sheet(Row.texts), tmp_path_factory.mktemp("sheet") / "rows"
     for numbers, tail in writings:
         rows = [POOL[number] for number in numbers]
@@ -61,7 +61,7 @@ def test_a_separator_stands_between_two(tmp_path: Path) -> None:
 
 
 def test_a_row_that_stays_is_not_made_again(tmp_path: Path) -> None:
-    """A row is asked for its texts once, as long as it is the same object and nobody touches the file."""
+    """The texts of a row are requested once, while it is the same object and no other process changes the file."""
     sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b"), Row("c")]
     sheet.write(path, rows, HEADS, "")
     sheet.write(path, [rows[0], Row("new"), rows[2]], HEADS, "")
@@ -82,7 +82,7 @@ def test_a_writing_takes_no_more_at_a_time_than_the_heap_gives_and_takes_back(tm
 
 @pytest.mark.parametrize("touch", ["write", "truncate", "remove"])
 def test_a_file_that_somebody_touched_is_made_anew(tmp_path: Path, touch: str) -> None:
-    """What somebody else wrote into the file is not copied on: the next writing has none of it."""
+    """Content of another process in the file is not copied: the next write has none of it."""
     sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b")]
     sheet.write(path, rows, HEADS, "end")
     if touch == "write":
@@ -97,7 +97,9 @@ def test_a_file_that_somebody_touched_is_made_anew(tmp_path: Path, touch: str) -
 
 
 def test_a_full_disk_costs_one_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file cannot be written, the old one stays whole and the next is made anew; no descriptor is lost."""
+    """If a file cannot be written, the old one stays complete and the next write is a complete one. No descriptor
+    leaks.
+    """
     sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b")]
     sheet.write(path, rows, HEADS, "old")
     opened = len(os.listdir("/proc/self/fd"))

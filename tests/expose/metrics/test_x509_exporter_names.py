@@ -50,7 +50,7 @@ def looked_at(node: Node, at: datetime = NOW, before: Assessment | None = None) 
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """(series, labels) -> value; one that stands there twice fails the test."""
+    """Return (series, labels) -> value. A duplicate series fails the test."""
     every = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in every}
     assert len(found) == len(every)
@@ -77,7 +77,7 @@ def test_each_certificate_has_its_dates_and_names(node: Node) -> None:
 
 
 def test_a_kubeconfig_says_whose_each_is(node: Node) -> None:
-    """Of a kubeconfig both are told: the user's certificate and the CA that is trusted for the cluster."""
+    """A kubeconfig has two series: the user's certificate and the CA that is trusted for the cluster."""
     text = Compatible().text(looked_at(node))
     path = "/etc/kubernetes/admin.conf"
     user = {"embedded_kind": "user", "embedded_key": "kubernetes-admin", "subject_CN": "kubernetes-admin"}
@@ -131,7 +131,7 @@ def test_a_file_that_breaks_is_an_error_and_keeps_its_dates(node: Node) -> None:
 
 
 def test_the_rest_of_a_file_is_told_and_nothing_twice() -> None:
-    """A chain has a series for each of its certificates; two entries for one path are no two series."""
+    """A chain has a series for each of its certificates. Two entries for one path do not give two series."""
     ca = builders.make_ca()
     leaf = builders.make_leaf(ca)
     specs = [CertificateSpec.model_validate({"name": name, "path": "/x.pem"}) for name in ("a", "b")]
@@ -141,7 +141,7 @@ def test_the_rest_of_a_file_is_told_and_nothing_twice() -> None:
 
 
 def test_a_certificate_that_is_gone_has_no_series(node: Node) -> None:
-    """Nothing of it is kept."""
+    """The rendering keeps no part of it."""
     compatible = Compatible()
     assert about(compatible.text(looked_at(node)), "x509_cert_not_after")
     assert not about(compatible.text(assess(Inventory(()), NOW)), "x509_cert_not_after")

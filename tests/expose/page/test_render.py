@@ -76,7 +76,7 @@ def shown(status: dict[str, Any], activity: dict[str, Any] | None = None, halted
 
 
 def entry(name: str, **fields: Any) -> dict[str, Any]:
-    """A certificate that is well, but for what is said."""
+    """Return a certificate without findings, with the changes."""
     return {
         "name": name, "path": f"/{name}.crt", "kind": "file", "subject": f"CN={name}", "issuer": "CN=r", "serial": "7",
         "sha256": hashlib.sha256(name.encode()).hexdigest(), "key": "ECDSA P-256",
@@ -165,14 +165,14 @@ class TestPolicy:
 
 class TestTree:
     def test_every_certificate_once(self, node: Node) -> None:
-        """Each certificate has one row with an identity of its own, and links from findings lead to rows."""
+        """Each certificate has one row with a unique identity, and links from findings lead to rows."""
         parsed = shown(document(node))
         rows = [attributes["id"] for tag, attributes in parsed.elements if tag == "details"]
         assert sorted(filter(None, rows)) == sorted(map(identity, document(node)["certificates"]))
         assert not [name for name, times in Counter(parsed.ids()).items() if times > 1]
 
     def test_no_path(self) -> None:
-        """What chains to no trust anchor stands last, and is said to."""
+        """A certificate without a path to a trust anchor is last, under that heading."""
         ca = entry("ca")
         ca["trust_anchor"] = ca["sha256"]
         leaf = entry("leaf", trust_anchor=ca["sha256"])
@@ -182,7 +182,7 @@ class TestTree:
         assert [[each["name"] for each in branch.leaves] for branch in branches] == [["leaf"], ["lost"]]
 
     def test_an_anchor_in_no_file(self) -> None:
-        """A leaf whose trust anchor is in no file of its own hangs on the anchor's subject."""
+        """A leaf whose trust anchor is in no separate file is below the anchor's subject."""
         leaf = entry("leaf", trust_anchor="ab", authority="CN=its own CA")
         assert "CN=its own CA in no file of its own" in shown(status(leaf)).text
 
@@ -216,7 +216,7 @@ class TestTree:
 
     @pytest.mark.parametrize("indent", [None, 1])
     def test_any_layout(self, node: Node, indent: int | None) -> None:
-        """The status document is read as JSON, however it is laid out and whatever stands before or after the list."""
+        """The status document is read as JSON, whatever its layout and the order of its fields."""
         given_ = document(node)
         turned = dict(reversed(given_.items()))
         for each in (given_, turned, {**given_, "new": [1]}):
@@ -273,7 +273,7 @@ class TestLife:
 
 class TestFindings:
     def test_worst_first(self) -> None:
-        """Findings stand in the order of their severity, each with its remedy, those of no certificate among them."""
+        """Findings are in the order of their severity, each with its remedy, including those without a certificate."""
         given_ = status(
             entry("a", findings=[finding("info", message="one; cure one")]),
             entry("b", findings=[finding("warning", message="two; cure two"), finding("critical", message="three")]),
@@ -295,7 +295,7 @@ class TestFindings:
         assert re.search(r" Findings .* worst .* w0 .* and 39 more", parsed.text)
 
     def test_none(self) -> None:
-        """Where nothing stands, no service is seen, nothing is planned and nothing has happened, the page says so."""
+        """Without findings, services, steps and events, the page reports each absence."""
         said = shown(status(), NOTHING).text
         for sentence in (
             "None: nothing is to be done.", "There is no certificate to show.",
@@ -368,13 +368,13 @@ class TestActivity:
         assert "and 7 more; certmond plan lists them" in shown(status(), doing).text
 
     def test_not_known(self) -> None:
-        """Where the daemon told nothing of what it does, the page is shown without."""
+        """If the daemon published no activity, the page is shown without it."""
         assert "Not known." in shown(status()).text
 
 
 class TestHalted:
     def test_since_when(self) -> None:
-        """A daemon that is dead, or makes no pass, is said to be, in words that stay the same while that lasts."""
+        """A daemon that is dead or makes no pass is reported in a sentence that stays the same meanwhile."""
         beat = {"alive_at": 1000.0, "pass_at": 900.0, "resync": 300, "ready": True}
 
         def said(now: float, **fields: object) -> str | None:
@@ -390,7 +390,7 @@ class TestHalted:
             assert halted(broken, 1.0) == "The daemon's sign of life cannot be read"
 
     def test_on_the_page(self) -> None:
-        """It stands above everything, with the time of the last pass."""
+        """The sentence is above everything, with the time of the last pass."""
         said = shown(status(), NOTHING, "The daemon is not running").text
         assert "The daemon is not running. What follows is as of 2026-11-24 12:00:00 UTC." in said
         assert said.index("not running") < said.index("Findings")

@@ -41,7 +41,7 @@ def test_the_parts_are_those_of_the_certificate(issued: Issued) -> None:
 
 
 def test_a_value_ends_where_its_length_says() -> None:
-    """In the short and in the long form; a length that makes no sense is nobody's."""
+    """The length may have the short or the long form. An invalid length gives no value."""
     for length in (b"\x02", b"\x81\x02", b"\x82\x00\x02"):
         value = b"\x30" + length + b"ab"
         assert leading_value(value + b"more") == value
@@ -50,7 +50,7 @@ def test_a_value_ends_where_its_length_says() -> None:
 
 
 def test_another_word_beside_the_signature_is_nobodys() -> None:
-    """RFC 5280, 4.1.1.2: it has to be the same as in what is signed. Here only the absent NULL tells the two apart, so
+    """RFC 5280, 4.1.1.2: the algorithm must equal the one in the signed part. Here only the absent NULL differs, so
     that the signature itself would verify.
     """
     leaf = make_leaf(ROOT)
@@ -65,8 +65,8 @@ def test_another_word_beside_the_signature_is_nobodys() -> None:
 
 @pytest.mark.parametrize(("issuer", "other"), [(ROOT, CURVED), (CURVED, ROOT)], ids=["rsa", "ecdsa"])
 def test_a_signature_of_another_kind_than_it_says_is_nobodys(issuer: Issued, other: Issued) -> None:
-    """What verifies with the issuer's key counts only where both words for the algorithm are of that kind of key, as in
-    cryptography's own judgement.
+    """A signature that verifies with the issuer's key counts only if both algorithm fields match the type of that key,
+    as in cryptography.
     """
     for said, counts in ((issuer, True), (other, False)):
         made = signed_as(signed_part_of(make_leaf(said).der).algorithm, make_leaf(issuer), issuer)
@@ -74,7 +74,7 @@ def test_a_signature_of_another_kind_than_it_says_is_nobodys(issuer: Issued, oth
 
 
 def signed_as(algorithm: bytes, leaf: Issued, issuer: Issued) -> bytes:
-    """The leaf with `algorithm` for what it is signed with, signed afresh as the key of `issuer` does over SHA-256."""
+    """Return the leaf with `algorithm` as its signature algorithm, signed again by the key of `issuer` over SHA-256."""
     parts = signed_part_of(leaf.der)
     header = 2 + (parts.content[1] & 0x7F if parts.content[1] & 0x80 else 0)
     body = tlv(0x30, parts.content[header:].replace(parts.algorithm, algorithm, 1))
@@ -119,7 +119,7 @@ def test_a_value_does_not_go_beyond_the_one_that_holds_it() -> None:
 
 @given(st.binary(max_size=64))
 def test_any_bytes_give_a_value_inside_them_or_are_malformed(data: bytes) -> None:
-    """`read_value` raises nothing but MalformedError, and never looks outside of the bytes."""
+    """`read_value` raises only MalformedError, and never reads beyond the bytes."""
     try:
         value = read_value(data)
     except MalformedError:

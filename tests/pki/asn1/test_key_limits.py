@@ -1,4 +1,4 @@
-"""Sizes that a key may have, and what is said of one that exceeds them, before any library has seen it."""
+"""Limits of the size of a key, and the error for a larger one before any library parses it."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def rebuilt(der: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def test_the_key_of_a_request_has_a_limit() -> None:
-    """Who files a request chooses its key."""
+    """The author of a request chooses its key."""
     body = tlv(0x30, integer(0), tlv(0x30), spki(RSA, tlv(0x05), tlv(0x30, LARGE, SMALL)), tlv(0xA0))
     with pytest.raises(LimitError, match="16,385 bits"):
         check_request(tlv(0x30, body, tlv(0x30, oid(RSA)), tlv(0x03, b"\0")))

@@ -1,4 +1,4 @@
-"""The assessment as a whole: it depends on what is seen and on the hour, and on nothing that came before."""
+"""The assessment as a whole depends on the observation and the time, and on nothing before."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def by_name(assessment: Assessment) -> dict[str, CertificateStatus]:
 
 
 def verdict(status: CertificateStatus) -> dict[str, Any]:
-    """All that is said, but for what an absent certificate inherits, when it was last looked at, and since when its
-    files are damaged.
+    """Return the verdict without the fields that an absent certificate inherits, the time of the judgment, and the
+    start of a damage.
     """
     kept = {"judged_at", "damage", "changes_at"} | (
         {"certificate", "stale", "renew_at"} if not status.seen.certificates else set()
@@ -139,9 +139,9 @@ def histories(draw: st.DrawFn) -> list[tuple[Inventory, datetime]]:
 @settings(deadline=None, max_examples=200)
 @given(histories())
 def test_the_previous_assessment_changes_no_verdict(history: list[tuple[Inventory, datetime]]) -> None:
-    """Whatever was seen before, and wherever the clock went, forwards or backwards: the same things seen at the same
-    hour are judged the same. Only of a file that went bad, the last good certificate is remembered, for as long as the
-    file is looked for."""
+    """Whatever was observed before, and wherever the clock went: the same observation at the same time gives the same
+    verdict. Only the last valid certificate of a damaged file is stored, while the file is expected.
+    """
     previous = None
     last: dict[tuple[str, str], Certificate | None] = {}
     for seen, now in history:
@@ -187,8 +187,9 @@ spans = st.tuples(seconds, seconds).map(lambda span: (NOW + min(span) * DAY, NOW
 def test_nothing_changes_before_the_instant_that_was_announced(
     validities: list[tuple[datetime, datetime]], now: datetime, others: list[datetime], kind: str
 ) -> None:
-    """From now until `changes_at` (exclusive) every verdict stays as it is; and without one, for ever. So a daemon may
-    sleep until then."""
+    """From now until `changes_at` (exclusive) every verdict stays, and without it without limit. So a daemon may sleep
+    until then.
+    """
     made: list[dict[str, Any]] = [{"not_before": start, "not_after": end} for start, end in validities]
     ca, twin = make_ca(key=KEYS[0], **made[0]), make_ca(key=KEYS[1], **made[1])
     upper = make_intermediate(ca, "upper", key=KEYS[2], **made[2])
@@ -211,7 +212,7 @@ def test_nothing_changes_before_the_instant_that_was_announced(
 
 
 def test_each_intermediate_that_ends_is_told_at_its_hour() -> None:
-    """Not only the first on the path."""
+    """The rule covers not only the first one on the path."""
     upper = make_intermediate(ROOT, "upper", not_after=NOW + 2 * DAY)
     lower = make_intermediate(upper, "lower", not_after=NOW + DAY)
     seen = inventory(CA_GOOD, see(row("leaf"), make_leaf(lower), lower, upper))
@@ -265,8 +266,9 @@ def test_a_verdict_is_the_same_object_until_something_changes() -> None:
 def test_only_what_a_change_concerns_is_judged_again(
     change: dict[str, Any], again: set[str], searches: list[Certificate]
 ) -> None:
-    """A new observation, its anchors, the facts, the terms, the hour: nothing else brings a verdict down. And no path
-    is searched again but for new anchors or new certificates."""
+    """Only a new observation, its anchors, the facts, the terms or the time cause a new judgment. A path is searched
+    again only for new anchors or new certificates.
+    """
     conf = see(CONF, MINE, embedded=(Embedded("/etc/admin.conf", (ROOT.facts,)),))
     first = assess(inventory(CA_GOOD, LEAF_GOOD, conf), NOW)
     searches.clear()
@@ -328,7 +330,7 @@ def serving(issued: Issued, changed: datetime, at: datetime = NOW, reloads: bool
 
 
 def test_what_is_seen_around_a_certificate_is_judged_with_it() -> None:
-    """And where nobody looked, nothing is said of it."""
+    """Without a probe there is no finding about services."""
     seen = inventory(CA_GOOD, SERVED_LEAF)
     looked = by_name(assess(seen, NOW, around=serving(OLD, NOW - DAY)))["leaf"]
     assert [item.reason for item in looked.findings] == [Reason.SERVED_DIFFERS]
@@ -339,7 +341,7 @@ def test_what_is_seen_around_a_certificate_is_judged_with_it() -> None:
 
 
 def test_what_is_seen_anew_is_judged_anew() -> None:
-    """The verdict stays the same object while the same is seen, and no longer."""
+    """The verdict stays the same object while the probe is the same, and no longer."""
     seen = inventory(CA_GOOD, SERVED_LEAF)
     first = assess(seen, NOW, around=serving(MINE, NOW - DAY))
     same = assess(seen, NOW + DAY, first, around=serving(MINE, NOW - DAY, NOW + DAY))
@@ -385,7 +387,7 @@ def test_what_is_no_longer_looked_for_is_forgotten() -> None:
 
 
 def test_a_ca_file_that_goes_bad_is_no_trust_anchor_any_more() -> None:
-    """It is remembered for its dates, and nothing is proved with what is not there."""
+    """Its dates are kept, but it proves nothing."""
     good = assess(inventory(CA_GOOD, LEAF_GOOD), NOW)
     bad = assess(inventory(see(AUTHORITY, faults=(Fault(Reason.MALFORMED, "/pki/ca is junk"),)), LEAF_GOOD), NOW, good)
     assert [(status.certificate, status.stale) for status in bad.trust_anchors] == [(ROOT.facts, True)]
@@ -393,7 +395,7 @@ def test_a_ca_file_that_goes_bad_is_no_trust_anchor_any_more() -> None:
 
 
 def test_a_ca_that_is_on_no_row_any_more_is_said_to_be_missing_at_once() -> None:
-    """As long as its row tells what is wrong with it, its leaves say nothing; without one, they do."""
+    """While its entry reports the defect, its leaves have no finding. Without an entry, they do."""
     told = assess(inventory(see(AUTHORITY, faults=(Fault(Reason.MISSING, "/pki/ca is not there"),)), LEAF_GOOD), NOW)
     untold = assess(inventory(LEAF_GOOD), NOW, told)
     again = assess(inventory(CA_GOOD, LEAF_GOOD), NOW, untold)
@@ -435,7 +437,7 @@ def test_an_authority_that_is_named_twice_is_one_anchor() -> None:
 
 
 def test_an_assessment_says_the_worst_and_the_next_instant() -> None:
-    """Over everything that was seen; None where nothing stands, or where time changes nothing any more."""
+    """It covers all observations. A field is None without a finding, or without a change by time."""
     empty = assess(inventory(), NOW)
     assert (empty.severity, empty.changes_at, empty.statuses) == (None, None, ())
     well = assess(inventory(CA_GOOD, LEAF_GOOD), NOW)
@@ -449,7 +451,7 @@ def test_an_assessment_says_the_worst_and_the_next_instant() -> None:
 
 
 def test_certificates_anchors_and_loose_findings_are_told_apart() -> None:
-    """The service-account keys are no certificate; what is found of them belongs to none."""
+    """The service-account keys are no certificate. Their findings belong to none."""
     pair = see(PAIR, public_key=MINE.facts.key)
     whole = assess(inventory(CA_GOOD, LEAF_GOOD, pair, replace(see(AUTHORITY), name="etcd-ca")), NOW)
     assert [status.seen.name for status in whole.certificates] == ["ca", "leaf", "etcd-ca"]

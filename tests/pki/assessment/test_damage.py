@@ -1,4 +1,4 @@
-"""Which broken files are put right, with what, and when: the decision, as a function of what is known."""
+"""The repair of broken files: which ones, with what, and when, as a function of the known facts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def archived(*names: str, end: datetime = NOW + 10 * DAY, **fields: Any) -> Issu
 
 
 class Node:
-    """A pass after the other on one entry: what is seen, what is kept, and what was tried."""
+    """A sequence of passes on one entry: the observation, the archive, and the attempts."""
 
     def __init__(self, seen: Observation = GOOD, salvage: Salvage | None = None, **fields: Any) -> None:
         self.now, self.salvage, self.past, self.fields = NOW, salvage or Salvage(), dict[Any, Attempt](), fields
@@ -101,8 +101,8 @@ def test_what_holds_no_whole_pair_is_broken(seen: Observation) -> None:
     ],
 )
 def test_what_others_decide_or_cannot_be_read_is_none_of_it(seen: Observation) -> None:
-    """Trust anchors, patterns, bundles, keystores, further users of a kubeconfig, files that nobody asks for any
-    longer, that cannot be read, or whose key may well be right.
+    """The rule covers trust anchors, patterns, bundles, keystores, further users of a kubeconfig, files that are no
+    longer expected, unreadable files, and files whose key may be right.
     """
     assert damage(seen) is None
 
@@ -168,7 +168,7 @@ def test_asked_for_it_is_put_right_at_once() -> None:
 
 
 def test_asked_for_it_nothing_is_issued_by_a_ca_that_not_everyone_trusts() -> None:
-    """What was good before is put back all the same."""
+    """A valid generation is restored."""
     doubt = "not everyone trusts it"
     node = Node()
     node.look(CUT)
@@ -272,8 +272,8 @@ def client(text: str, end: datetime = NOW + 10 * DAY, ca: Issued = ROOT) -> Issu
 def test_of_several_accepted_subjects_only_the_last_one_or_less_comes_back(
     remembered: str, last: str, former: str, *, back: bool
 ) -> None:
-    """That an entry accepts a subject does not bring it back once another was there: only a part of that one. It is
-    known from the files, or remembered of what certmond put in place. Issued anew, the certificate has the last one.
+    """An accepted subject is not restored after another one was in place, unless it is a part of that one. The last one
+    is known from the files, or from the ledger. A new certificate has the last one.
     """
     spec = row("leaf", subject=[ADMINS, MASTERS, PLAIN], usages=["digital signature", "client auth"])
     old, new = client(former).facts, client(last, NOW + YEAR).facts
@@ -300,7 +300,7 @@ def test_where_two_subjects_may_have_been_the_last_one_the_first_of_the_entry_is
 
 
 def test_what_another_ca_signed_says_nothing_of_the_rights_that_were_there() -> None:
-    """Who can write the file could otherwise have every right brought back, by a certificate of their own."""
+    """A user who can write the file could otherwise have every right restored by a forged certificate."""
     other = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
     mine, forged = client(MASTERS).facts, client(MASTERS, ca=other).facts
     assert last_issued(mine, (ROOT.facts,)) == mine
@@ -313,7 +313,9 @@ def test_what_another_ca_signed_says_nothing_of_the_rights_that_were_there() -> 
 
 
 def test_the_finding_names_what_certmond_would_do_by_itself() -> None:
-    """Not a generation that it refuses to put back: then what is in the way of a new certificate, or how to have it."""
+    """The finding does not name a generation that certmond refuses to restore. It names the obstacle of a new
+    certificate, or the command that issues it.
+    """
     old = client(MASTERS).facts
     for subject, obstacle, known, said in (
         (MASTERS, None, None, "put it back: certmond archive restore leaf 000001-x"),
@@ -355,8 +357,8 @@ def test_in_a_rotation_the_ca_of_the_phase_decides() -> None:
 def test_a_certificate_without_a_predecessor_says_what_the_entry_fixes(
     subjects: list[str], usages: set[str], names: set[str], former: set[str]
 ) -> None:
-    """Its subject is one of the entry's, its usages and names are the entry's, whatever the archive had; and the policy
-    grants it without any predecessor. Where the entry does not fix enough, nothing is issued, and the plan says why.
+    """Its subject is one of the entry's, and its usages and names are the entry's, whatever the archive has. The policy
+    grants it without a predecessor. If the entry does not fix enough, nothing is issued, and the plan has the reason.
     """
     spec = row("leaf", subject=subjects, usages=[*usages], names=[*names])
     kept = archived(*sorted(former)).facts if former else make_leaf(ROOT).facts
@@ -405,7 +407,9 @@ def subject_of(name: str, group: str) -> Any:
 
 
 def test_what_cannot_be_put_right_says_why_and_what_to_do() -> None:
-    """The reason names the obstacle: who renews it, who could take the key, where the key of the CA is."""
+    """The reason names the obstacle: the component that renews, the user who could take the key, or the place of the
+    CA's key.
+    """
     other = see(AUTHORITY, ROOT, key=None)
     for fields, ca, said in (
         ({"renewed_by": "the distribution at its start"}, CA, "it is not renewed by certmond"),

@@ -72,8 +72,8 @@ def test_it_is_known_when_one_more_is_admitted(events: list[Event], key: str, ur
 
 
 def test_a_key_that_flaps_has_no_part_in_the_reserve() -> None:
-    """Where the overall budget is used up, a key that has used more than half of its own is admitted no more, however
-    urgent it is.
+    """If the overall budget is used up, a key that has used more than half of its budget is not admitted, however urgent
+    it is.
     """
     quota = Quota(EACH, Budget(3, 1000), RESERVE)
     assert [quota.take("flaps", 0, urgent=True) for _ in range(5)] == [True, True, True, False, False]
@@ -87,7 +87,7 @@ def test_keys_are_dropped_that_have_their_budget_again() -> None:
     quota = Quota(EACH, Budget(10, 0.001), RESERVE)
     for number in range(5000):
         assert quota.take(number, number)
-    assert len(quota._used) < 2000  # what is asked is what it keeps
+    assert len(quota._used) < 2000  # the table of used budgets
 
 
 @given(st.lists(st.tuples(PAUSES, st.sampled_from("abc"), st.integers(0, 3)), max_size=60))

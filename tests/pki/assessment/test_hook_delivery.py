@@ -1,4 +1,4 @@
-"""What a hook is told: exactly what it does not know yet, in an order that leaves its receiver with the truth."""
+"""The events for a hook: exactly the unknown ones, in an order that leaves the receiver with the current state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ some = st.lists(notices, unique_by=lambda each: each.subject)
 
 @given(some, some)
 def test_who_was_told_all_that_is_due_knows_what_stands(want: list[Notice], told: list[Notice]) -> None:
-    """Whatever a hook knew: when it has been told until nothing is due, it knows what stands, each event once."""
+    """Whatever a hook had received, it has the current findings when no event is due, each event once."""
     knows, heard = known(*told), list[tuple[str, Key]]()
     while found := list(due(known(*want), knows, NOW, settled=True, at=NOW)):
         step = found[0]
@@ -55,7 +55,7 @@ def test_who_was_told_all_that_is_due_knows_what_stands(want: list[Notice], told
 
 @given(some, some)
 def test_a_receiver_that_knows_subjects_only_ends_with_the_truth(want: list[Notice], told: list[Notice]) -> None:
-    """One that keeps an alarm for certificate and reason, whatever the severity, has those that stand in the end."""
+    """A receiver with one alarm per certificate and reason, whatever the severity, has the current ones at the end."""
     knows, alarms = known(*told), {each.subject for each in told}
     while found := list(due(known(*want), knows, NOW, settled=True, at=NOW)):
         step = found[-1]  # in the worst order that is allowed
@@ -86,18 +86,18 @@ def test_one_that_gets_graver_is_cleared_before_it_is_raised_again() -> None:
 
 
 def test_nothing_is_cleared_before_everything_has_been_looked_at() -> None:
-    """Until the node is settled, what a hook knows may only seem to be gone; what is new is raised all the same."""
+    """Until the node is settled, a finding may only seem to be absent. A new one is raised."""
     assert [each.event for each in steps([notice("b")], [notice("a")], settled=False)] == ["raised"]
 
 
 def test_a_clearing_is_dated_when_it_was_seen() -> None:
-    """`at` of what is cleared is the pass that did not find it, with the sentence that it was raised with."""
+    """`at` of a cleared finding is the pass without it, with the sentence of its raised event."""
     (step,) = due({}, known(notice(message="old")), NOW, settled=True, at=NOW + HOUR)
     assert (step.notice.at, step.notice.message) == (NOW + HOUR, "old")
 
 
 def test_what_stands_is_told_again_where_that_is_asked_for() -> None:
-    """With `repeat` it is due again so long after it was told; also where the clock was set back; never without."""
+    """With `repeat` an event is due again after that time, also after the clock was set back. Without it, never."""
     told = known(notice("a", told_at=NOW - HOUR), notice("b", told_at=NOW), notice("later", told_at=NOW + DAY))
     assert [
         each.notice.certificate for each in due(told, told, NOW, settled=True, at=NOW, repeat=timedelta(hours=1))
@@ -109,7 +109,9 @@ def test_what_stands_is_told_again_where_that_is_asked_for() -> None:
 
 
 def test_there_is_a_most_and_the_gravest_are_in_it() -> None:
-    """Of more than `most`, what was told stays, so that nothing is cleared that stands; then the gravest are taken."""
+    """Beyond `most`, the findings already sent stay, so that no open one is cleared. The worst of the others fill the
+    rest.
+    """
     old = notice("old", INFO)
     found = known(notice("w", WARNING), notice("c", CRITICAL), old)
     assert wanted(found, known(old), {}, 2).keys() == known(old, notice("c", CRITICAL)).keys()
@@ -118,7 +120,7 @@ def test_there_is_a_most_and_the_gravest_are_in_it() -> None:
 
 
 def test_a_finding_is_as_old_as_it_is() -> None:
-    """What waits to be told keeps the instant at which it was first seen."""
+    """A finding that waits for delivery keeps the instant of its first observation."""
     (kept,) = wanted(known(notice(at=NOW)), {}, known(notice(at=NOW - DAY)), 10).values()
     assert kept.at == NOW - DAY
 

@@ -113,7 +113,7 @@ def test_a_pair_that_matches_at_times_is_reported_all_the_time() -> None:
 
 
 def test_it_is_over_when_the_pair_has_matched_for_two_seconds() -> None:
-    """Then the finding is cleared, at an announced instant, and the next mismatch is waited for afresh."""
+    """Then the finding is cleared, at an announced instant, and the next mismatch starts a new wait."""
     looks = Looks()
     looks.see(BAD)
     looks.passing(3)
@@ -160,7 +160,7 @@ def test_a_look_that_does_not_wait_reports_at_once() -> None:
 
 
 def test_a_clock_that_is_set_back_begins_anew() -> None:
-    """A beginning in the future is none: the wait is never longer than two seconds."""
+    """A start in the future is ignored: the wait is never longer than two seconds."""
     past = NOW - timedelta(hours=1)
     assert mismatch_of(False, None, Mismatch(NOW), past, first=False) == Mismatch(past)
     matching = Mismatch(past, True, matching_since=NOW)

@@ -134,7 +134,7 @@ def test_every_instant_at_which_the_verdict_turns_is_exact(kind: str) -> None:
 
 
 def test_a_certificate_that_ends_before_it_begins_is_expired_and_nothing_fails() -> None:
-    """Such things are signed by accident; the arithmetic of its life holds all the same."""
+    """A signer can issue it by mistake. The arithmetic of its lifetime raises no error."""
     leaf = make_leaf(ROOT, not_before=NOW + DAY, not_after=NOW - DAY)
     assert of_leaf(leaf).keys() == {"expired", "not_yet_valid"}
 
@@ -150,7 +150,7 @@ def test_a_certificate_without_end_is_no_trouble() -> None:
 
 
 def test_an_intermediate_that_has_ended_is_told_where_it_lies() -> None:
-    """It has no entry of its own, so the certificate's entry names it."""
+    """It has no separate entry, so the certificate's entry names it."""
     short = make_intermediate(ROOT, not_after=NOW - DAY)
     leaf = make_leaf(short)
     found = of_leaf(leaf, short)
@@ -162,7 +162,7 @@ def test_an_intermediate_that_has_ended_is_told_where_it_lies() -> None:
 
 
 def test_an_anchor_that_has_ended_is_told_once_at_its_own_entry() -> None:
-    """A hundred leaves need not repeat it: they only have no valid chain."""
+    """A hundred leaves do not repeat it: they only have no valid chain."""
     old = make_ca(not_after=NOW - DAY)
     verdicts = judge(see(AUTHORITY, old), see(row(), make_leaf(old, not_after=NOW - DAY / 2)))
     assert [item.reason for item in verdicts["ca"].findings] == [Reason.EXPIRED]
@@ -180,7 +180,7 @@ def test_a_ca_that_ends_is_to_be_rotated(left: timedelta) -> None:
 
 
 def test_a_further_ca_of_a_bundle_that_has_ended_is_a_leftover() -> None:
-    """The first one is what the file stands for; the others do without it once they were rotated away from it."""
+    """The first CA is the present one. The others are no longer needed after a rotation."""
     old = make_ca(not_after=NOW - DAY)
     seen = see(AUTHORITY, ROOT), replace(see(AUTHORITY, old), name="ca#2")
     found = findings(*seen, about="ca#2")["expired"]
@@ -196,7 +196,7 @@ def test_a_further_ca_of_a_bundle_has_its_last_second_too() -> None:
 
 
 def test_a_further_user_of_a_kubeconfig_that_has_ended_is_as_bad_as_the_first() -> None:
-    """It is somebody's credential, not a leftover."""
+    """It is the credential of a user, not a leftover."""
     second = replace(see(row(kind="kubeconfig"), make_leaf(ROOT, not_after=NOW - DAY)), name="leaf#b")
     found = findings(see(AUTHORITY, ROOT), second, about="leaf#b")["expired"]
     assert (found.severity, "renew it" in found.message) == (Severity.CRITICAL, True)
@@ -204,7 +204,7 @@ def test_a_further_user_of_a_kubeconfig_that_has_ended_is_as_bad_as_the_first() 
 
 @pytest.mark.parametrize("ca", [[], "self"])
 def test_an_anchor_in_the_same_file_speaks_through_that_file(ca: Any) -> None:
-    """The kubelet's own CA has no entry: where it has ended, its certificate's entry says so."""
+    """The kubelet's own CA has no entry: when it has expired, its certificate's entry reports it."""
     own = make_ca("own", not_after=NOW - DAY)
     assert "CN=own expired" in of_leaf(make_leaf(own), own, ca=ca)["expired"].message
 
@@ -222,7 +222,7 @@ def test_the_path_that_holds_now_counts_not_the_one_that_will_last_longest() -> 
 
 
 def test_a_leaf_that_ends_after_its_ca_will_fail_before_its_own_date_says_so() -> None:
-    """The sentence names the CA that ends first. Once that has ended, its own entry tells."""
+    """The sentence names the CA that ends first. After that end, its own entry has the finding."""
     short = make_ca(not_after=NOW + 100 * DAY)
     leaf = make_leaf(short)
     found = of_leaf(leaf, by=short)["outlives_ca"]
@@ -237,14 +237,14 @@ def test_a_leaf_that_ends_after_its_ca_will_fail_before_its_own_date_says_so() -
 
 
 def test_a_stranger_of_the_same_name_is_no_ca_of_ours() -> None:
-    """`CN=kubernetes` is the name of every cluster's CA: the signature decides, and the sentence says so."""
+    """`CN=kubernetes` is the name of every cluster's CA: the signature decides, and the sentence explains it."""
     found = of_leaf(make_leaf(make_ca()))["no_path"]
     assert "not signed by the certificate of its issuer's name" in found.message
     assert "to ca:" in found.message
 
 
 def test_the_refusal_that_knows_most_is_told() -> None:
-    """That some intermediate fits nowhere says less than that the one that fits is no CA."""
+    """That an intermediate matches nothing is less specific than that a matching one is no CA."""
     stranger = make_intermediate(ROOT, "middle")
     for middle, fact in (
         (make_intermediate(ROOT, "middle", is_ca=False), "CN=middle (issuer CN=kubernetes): the issuer is not a CA"),
@@ -263,7 +263,7 @@ def test_the_refusal_that_knows_most_is_told() -> None:
     ],
 )
 def test_what_is_wrong_with_the_ca_is_told_at_the_ca_and_not_at_its_leaves(flaw: Any, reason: str) -> None:
-    """A fault is told once, where it is."""
+    """A fault is reported once, at its place."""
     bad = make_ca(**flaw)
     verdicts = judge(see(AUTHORITY, bad), see(row(), make_leaf(bad)), see(row("other"), make_server(bad)))
     assert reason in {item.reason for item in verdicts["ca"].findings}
@@ -273,7 +273,7 @@ def test_what_is_wrong_with_the_ca_is_told_at_the_ca_and_not_at_its_leaves(flaw:
 
 @pytest.mark.parametrize("fault", [Reason.MISSING, Reason.MALFORMED, Reason.UNREADABLE])
 def test_where_the_ca_cannot_be_read_its_leaves_are_not_blamed(fault: Reason) -> None:
-    """The CA's own entry says it; whether the leaves chain to it cannot be told."""
+    """The CA's entry has the finding. Whether the leaves chain to it is unknown."""
     absent = see(AUTHORITY, faults=(Fault(fault, "/pki/ca.crt is not as it should be"),))
     verdicts = judge(absent, see(row(), make_leaf(ROOT)))
     assert [item.reason for item in verdicts["ca"].findings] == [fault]
@@ -283,7 +283,7 @@ def test_where_the_ca_cannot_be_read_its_leaves_are_not_blamed(fault: Reason) ->
 
 
 def test_an_anchor_in_the_same_file_that_is_no_ca_is_told_there() -> None:
-    """It has no entry of its own that could report it."""
+    """It has no separate entry that could report it."""
     own = make_ca("own", is_ca=False)
     assert "CN=own" in of_leaf(make_leaf(own), own, ca="self")["no_path"].message
 
@@ -296,7 +296,7 @@ def test_what_another_check_says_of_the_leaf_is_not_said_again() -> None:
 
 
 def test_a_ca_that_may_not_certify_the_usage_is_a_matter_of_the_path() -> None:
-    """Its own entry asks nothing of the kind, so the leaf's entry tells."""
+    """The CA's entry has no such requirement, so the leaf's entry has the finding."""
     narrow = make_ca(extended_usages=["server auth"])
     found = of_leaf(make_leaf(narrow), by=narrow, usages=["client auth"])
     assert "the issuer may not certify this usage" in found["no_path"].message
@@ -312,7 +312,7 @@ def test_a_file_does_not_prove_itself_where_a_ca_is_named() -> None:
 
 
 def test_self_means_the_self_signed_certificate_in_the_file() -> None:
-    """A certificate that somebody else signed does not prove itself: with `self` named, there has to be an anchor."""
+    """A certificate that another CA signed does not prove itself: with `self`, the file must have an anchor."""
     alone = make_leaf(make_ca("elsewhere"))
     assert "no certification path to self" in of_leaf(alone, ca="self")["no_path"].message
     assert not of_leaf(alone, ca=[])
@@ -330,7 +330,7 @@ def test_self_or_the_root_ca_takes_whichever_signed_it() -> None:
 
 
 def test_a_ca_that_is_nowhere_leaves_its_leaves_unproven() -> None:
-    """Where no entry of that name was seen, there is nobody else to tell."""
+    """Without an entry of that name, the leaf's entry has the finding."""
     found = findings(see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))["no_path"]
     assert "cannot be proven: etcd-ca or ca is not on this node" in found.message
     assert not findings(see(AUTHORITY, ROOT), see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))
@@ -347,7 +347,7 @@ def test_a_ca_that_is_nowhere_leaves_its_leaves_unproven() -> None:
     ],
 )
 def test_a_row_says_how_bad_its_findings_can_be(most: str | None, severities: set[str]) -> None:
-    """What is less severe stays as it is."""
+    """A lower severity stays."""
     leaf = make_leaf(ROOT, serial=0, key="rsa-1024", not_after=NOW - DAY)
     assert {item.severity.value for item in of_leaf(leaf, at_most=most).values()} == severities
     absent = see(row(at_most=most), faults=(Fault(Reason.MISSING, "/pki/leaf.crt is not there"),))
@@ -365,7 +365,7 @@ def test_an_intermediate_is_refused_as_trust_anchor() -> None:
 
 
 def test_a_ca_says_that_it_is_one() -> None:
-    """CA:TRUE in basicConstraints. A version 1 certificate has no way to say it and is let through, as Go does."""
+    """The flag is CA:TRUE in basicConstraints. A version 1 certificate cannot have it and is accepted, as in Go."""
     assert of_ca(make_ca(is_ca=None)).keys() == {"ca_not_ca"}
     assert of_ca(make_ca(is_ca=False)).keys() == {"ca_not_ca"}
     assert not of_ca(make_ca(version=1))
@@ -378,7 +378,7 @@ def test_a_ca_may_sign_certificates() -> None:
 
 
 def test_a_broken_digest_on_a_root_is_for_information() -> None:
-    """Nobody verifies that signature; on a leaf it is refused by every component."""
+    """No component verifies the signature of a root. On a leaf every component refuses it."""
     root = make_ca(key="rsa", hash="sha1")
     assert of_ca(root)["weak_signature"].severity is Severity.INFO
     rsa = make_ca(key="rsa")
@@ -407,7 +407,7 @@ def test_the_subject_is_the_identity() -> None:
 
 
 def test_of_an_unknown_fact_nothing_is_demanded() -> None:
-    """Where one accepted subject cannot be told, it may be just the one that the certificate has."""
+    """If one accepted subject is unknown, it may be the one of the certificate."""
     spec = row(subject=["CN=system:node:${node_name}", "CN=fixed"], names=["DNS:${node_name}", "IP:${service_ip}"])
     seen = see(AUTHORITY, ROOT), see(spec, make_leaf(ROOT, "system:node:worker-1"))
     assert not findings(*seen)
@@ -448,7 +448,7 @@ def test_names_are_compared_as_resolvers_and_routers_do() -> None:
 
 
 def test_a_fact_that_is_no_address_is_a_name_that_is_missing() -> None:
-    """What the node's files say may be nonsense; it is told as it stands."""
+    """The node's files may have an invalid value, which is reported as it is."""
     spec = row(names=["IP:${advertise_address}"])
     found = findings(see(AUTHORITY, ROOT), see(spec, make_leaf(ROOT)), facts={"advertise_address": "nowhere"})
     assert "IP:nowhere" in found["missing_name"].message
@@ -512,7 +512,7 @@ def test_the_private_key_beside_it_is_its_own() -> None:
 
 
 def test_a_key_may_be_elsewhere_where_the_catalogue_says_so() -> None:
-    """An external CA keeps its key outside."""
+    """The key of an external CA is not on the node."""
     assert not of_leaf(make_leaf(ROOT), key_optional=True, key="/pki/leaf.key")
     spec = row(key_optional=True)
     assert not findings(see(AUTHORITY, ROOT), see(spec, make_leaf(ROOT), key_path="/pki/leaf.key"))
@@ -522,7 +522,7 @@ def test_a_key_may_be_elsewhere_where_the_catalogue_says_so() -> None:
 def test_the_verdict_says_whether_the_key_matches_or_that_it_cannot_be_told(
     matches: bool | None, verdict: bool | None
 ) -> None:
-    """null in the JSON, no series in the metrics."""
+    """null in the JSON is no series in the metrics."""
     leaf = make_leaf(ROOT)
     key = {True: leaf.facts.key, False: ROOT.facts.key, None: None}[matches]
     assert judge(see(AUTHORITY, ROOT), see(row(), leaf, key=key))["leaf"].key_matches is verdict
@@ -549,7 +549,9 @@ def test_service_account_keys_belong_together() -> None:
 
 
 def test_a_kubeconfig_trusts_exactly_what_the_ca_file_holds() -> None:
-    """None of it is critical: nothing connects any more. One more or less is a rotation left half done."""
+    """Without any of them the finding is critical, because no connection works. One more or less is an incomplete
+    rotation.
+    """
     spec = row(kind="kubeconfig", embedded_ca="ca")
     new = reissue(ROOT, not_before=NOW - DAY)
     anchors = see(AUTHORITY, ROOT), replace(see(AUTHORITY, new), name="ca#2")
@@ -579,7 +581,7 @@ def test_without_a_ca_file_nothing_can_be_said_of_what_is_embedded() -> None:
     [("/pki/leaf.crt", None), (None, None), ("", "embedded credentials"), ("/pki/dated.pem", "/pki/dated.pem")],
 )
 def test_kubelet_conf_refers_to_the_pem_that_rotates(refers_to: str | None, instead: str | None) -> None:
-    """Otherwise the next start of the kubelet uses credentials that nobody renews."""
+    """Otherwise the next start of the kubelet uses credentials that no component renews."""
     spec = row(kind="kubelet", kubeconfig="/etc/kubelet.conf")
     found = findings(see(AUTHORITY, ROOT), see(spec, make_leaf(ROOT), refers_to=refers_to))
     assert bool(found) == bool(instead)
@@ -588,7 +590,7 @@ def test_kubelet_conf_refers_to_the_pem_that_rotates(refers_to: str | None, inst
 
 
 def test_the_kubelets_current_pem_is_a_link() -> None:
-    """Where that is asked at all."""
+    """The rule applies if the entry requires it."""
     spec = row(kind="kubelet")
     assert findings(see(AUTHORITY, ROOT), see(spec, make_leaf(ROOT), symlink=False)).keys() == {"not_a_symlink"}
     assert not findings(see(AUTHORITY, ROOT), see(spec, make_leaf(ROOT), symlink=True))
@@ -626,8 +628,9 @@ def test_a_chain_belongs_where_its_readers_take_one() -> None:
     ],
 )
 def test_who_may_read_and_write_it(mode: int, fields: Any, secret: bool, severity: Severity | None) -> None:
-    """At most what the catalogue permits. A private key that everybody can read is critical; a certificate is public,
-    so that only writing is restricted where no mode is given."""
+    """The catalogue has the maximum. A private key that all users can read is critical. A certificate is public, so
+    only writing is restricted if the entry has no mode.
+    """
     permissions = (Permissions("/pki/some.file", mode, "root:root", secret),)
     found = findings(see(AUTHORITY, ROOT), see(row(**fields), make_leaf(ROOT), permissions=permissions)).get("too_open")
     assert (found and found.severity) == severity
@@ -653,7 +656,7 @@ def test_whom_it_belongs_to(wanted: str | None, owner: str, right: bool) -> None
 
 @pytest.mark.parametrize("reason", [Reason.UNREADABLE, Reason.MISSING, Reason.MALFORMED, Reason.TRAILING_DATA])
 def test_a_fault_of_a_file_is_a_finding_with_a_remedy(reason: Reason) -> None:
-    """Its own, or the usual one for its reason. It is told beside what can still be judged."""
+    """The remedy is the fault's own, or the usual one of its reason. The finding is beside the other verdicts."""
     faults = (Fault(reason, "/pki/leaf.crt has a flaw"), Fault(reason, "/pki/leaf.crt has another", "stand on one leg"))
     verdict = judge(see(AUTHORITY, ROOT), see(row(), make_leaf(ROOT), faults=faults))["leaf"]
     assert [item.message.rpartition("; ")[0] for item in verdict.findings] == [fault.detail for fault in faults]
@@ -663,7 +666,7 @@ def test_a_fault_of_a_file_is_a_finding_with_a_remedy(reason: Reason) -> None:
 
 
 def test_a_message_holds_nothing_that_a_terminal_would_obey() -> None:
-    """A subject is whatever somebody had signed."""
+    """A subject may have any content."""
     evil = make_leaf(ROOT, "a\x1b[31m\nb\u202e")
     message = of_leaf(evil, subject="CN=good")["wrong_subject"].message
     assert message.isprintable()

@@ -1,4 +1,4 @@
-"""The policy for what is served and held: when something is said, how bad it is, and what to do about it."""
+"""The policy for services that serve or use an old certificate: the condition, the severity and the remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def said(*stale: Stale, now: datetime = NOW, failures: tuple[str, ...] = ()) -> 
 
 
 def test_where_nothing_is_stale_nothing_is_said() -> None:
-    """Nor of what still has time to read its file again."""
+    """A service that still has time to reload its file has none either."""
     assert list(about_services(NOWHERE, NOW)) == []
     assert said(replace(SERVED, due=False), replace(HELD, due=False)) == []
 
@@ -41,13 +41,13 @@ def test_where_nothing_is_stale_nothing_is_said() -> None:
     ],
 )
 def test_what_is_served_is_as_bad_as_its_end_is_near(left: timedelta | None, severity: Severity) -> None:
-    """In its last week it is critical, and so is one whose end cannot be told."""
+    """In its last week it is critical, and so is one whose end is unknown."""
     (found,) = said(replace(SERVED, ends_at=None if left is None else NOW + left))
     assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, severity)
 
 
 def test_it_says_until_when_and_whom_to_restart() -> None:
-    """Where no service of the configuration listens there, somebody has to look."""
+    """If no configured service listens there, the remedy is to look."""
     (known,) = said(SERVED)
     assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; restart web"
     (unknown,) = said(replace(SERVED, service="", ends_at=None))
@@ -55,7 +55,9 @@ def test_it_says_until_when_and_whom_to_restart() -> None:
 
 
 def test_a_server_that_ends_every_handshake_is_critical() -> None:
-    """Of a server that took the connection and presented nothing, it is said why, once both files have settled."""
+    """If a server accepts the connection and presents nothing, the finding has the reason, once both files have
+    settled.
+    """
     at = ServedAt(Endpoint.parse("127.0.0.1:2379"), "etcd", None, None, "the handshake failed (internal error)")
     (found,) = about_services(Presence(refusing=(Refusing(at, "/a", due=True),)), NOW)
     assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, Severity.CRITICAL)
@@ -69,7 +71,9 @@ def test_a_server_that_ends_every_handshake_is_critical() -> None:
 
 
 def test_an_endpoint_that_has_served_and_serves_no_more_is_told() -> None:
-    """Whatever it serves now is no matter, nor is one that served nothing before, or is not looked at any more."""
+    """The certificate that it serves now does not matter. An endpoint that served nothing before, or is no longer
+    probed, is not reported.
+    """
     one, two, three, four = (Endpoint("127.0.0.1", port) for port in (1, 2, 3, 4))
     before = Presence(served=(
         ServedAt(one, "etcd", "00", True), ServedAt(two, "", "00", False), ServedAt(three, "c", None, None, "refused"),
@@ -94,7 +98,7 @@ def test_a_process_that_holds_an_older_one_is_to_be_restarted() -> None:
 
 
 def test_a_restart_that_failed_is_told() -> None:
-    """With where to look and what ends it."""
+    """It has the place of the log and the remedy."""
     (found,) = said(failures=("web did not come up",))
     assert found.reason is Reason.RESTART_FAILED
     assert found.message == (
@@ -103,7 +107,7 @@ def test_a_restart_that_failed_is_told() -> None:
 
 
 def test_the_instants_at_which_it_gets_worse_are_told() -> None:
-    """So that a daemon may sleep until then."""
+    """So a daemon may sleep until then."""
     presence = Presence(stale=(SERVED, HELD))
     (only,) = turning_points(presence)
     severities = [found.severity for at in (only - TICK, only) for found in about_services(presence, at)]

@@ -1,4 +1,4 @@
-"""An endpoint is its text, and what was seen there is a value."""
+"""An endpoint is its text, and the result of a probe there is a value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADDRESSES = st.ip_addresses().filter(lambda address: not address.is_unspecified)
 
 @given(ADDRESSES, st.integers(1, 65535), st.none() | NAMES)
 def test_the_text_of_an_endpoint_is_the_endpoint(address: str, port: int, name: str | None) -> None:
-    """Whatever can be said of one is in it, and can be read again."""
+    """The text has all fields of an endpoint, and parses to it."""
     endpoint = Endpoint(address, port, name)
     assert Endpoint.parse(str(endpoint)) == endpoint
 
@@ -73,7 +73,7 @@ def test_an_endpoint_is_written_in_one_way(text: str, written: str) -> None:
     ],
 )
 def test_what_nobody_can_connect_to_is_no_endpoint(text: str, complaint: str) -> None:
-    """And the sentence says what is wrong with it."""
+    """The error has the reason."""
     with pytest.raises(MalformedError, match=complaint.replace("*", r"\*")):
         Endpoint.parse(text)
 
@@ -94,7 +94,7 @@ def test_what_is_served_is_compared_by_the_digest_of_its_der() -> None:
 
 
 def test_an_endpoint_and_what_is_seen_there_do_not_change() -> None:
-    """They are handed from thread to thread."""
+    """Threads share them."""
     for value in (Endpoint("192.0.2.10", 6443), Served(b"", "TLSv1.3", NOW), Unserved("refused", NOW)):
         for field in dataclasses.fields(value):
             with pytest.raises(dataclasses.FrozenInstanceError):

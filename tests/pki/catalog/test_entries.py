@@ -166,7 +166,7 @@ def test_other_owners_are_refused(owner: str) -> None:
 
 
 def test_one_value_may_stand_for_a_list_of_one() -> None:
-    """And an editor is told so by the schema."""
+    """The schema has both forms for an editor."""
     assert row(ca="ca", consumers=["a", "b"]).ca == ("ca",)
     assert "tuple" in refused(ca=1)
     schema = TypeAdapter(CertificateSpec).json_schema()["properties"]
@@ -211,7 +211,7 @@ def test_a_row_is_conditional_where_other_files_decide() -> None:
     [("systemd", "unit", "kubelet.service"), ("static-pod", "pod", "etcd"), ("command", "command", ["/bin/x", "-a"])],
 )
 def test_a_service_says_what_restarts_it(kind: str, field: str, value: object) -> None:
-    """Each kind has one field that it cannot do without."""
+    """Each kind has one required field."""
     service = ServiceSpec.model_validate({"name": "s", "kind": kind, field: value})
     assert getattr(service, field) == (tuple(value) if isinstance(value, list) else value)
     with pytest.raises(ValidationError, match=f"must be given for kind {kind}"):
@@ -229,7 +229,7 @@ def service(**fields: Any) -> ServiceSpec:
 
 
 def test_only_a_unit_can_be_told_to_reload() -> None:
-    """What a restart leaves as the process that it was is no other instance; nor is what a command does."""
+    """A restart that keeps the process changes no instance, and neither does a command."""
     assert service().changes_instance
     assert not service(means="reload").changes_instance
     assert service(kind="static-pod", pod="etcd").changes_instance
@@ -239,7 +239,7 @@ def test_only_a_unit_can_be_told_to_reload() -> None:
 
 
 def test_where_something_is_served_is_an_address_that_can_be_connected_to() -> None:
-    """Written in one way; with a name where the server is asked by one."""
+    """It is written in one way, with a name if the server needs one."""
     served = service(
         serves={"apiserver": ["[2001:DB8:0::1]:6443", "API.example.com@192.0.2.1:443"], "b": "127.0.0.1:1"}
     )
@@ -255,7 +255,7 @@ def test_where_something_is_served_is_an_address_that_can_be_connected_to() -> N
     "text", ["http://127.0.0.1:2381/health?serializable=true", "https://[::1]:6443/readyz", "tcp://localhost:80"]
 )
 def test_where_a_service_says_that_it_is_well_is_an_address_with_a_port(text: str) -> None:
-    """A name will do: whoever answers there is asked, and not believed to be another."""
+    """A name is accepted: the answer is not authenticated by the address."""
     assert service(health=text).health == (text,)
 
 
@@ -265,7 +265,7 @@ def test_where_a_service_says_that_it_is_well_is_an_address_with_a_port(text: st
      "ftp://a:1", "https://u@a:1/", ""],
 )  # fmt: skip
 def test_other_health_addresses_are_refused(text: str) -> None:
-    """The sentence says the forms."""
+    """The error has the accepted forms."""
     with pytest.raises(ValidationError, match="must be http://ADDRESS:PORT/PATH, https://"):
         service(health=text)
 

@@ -33,7 +33,7 @@ def row(**fields: Any) -> CertificateSpec:
 def test_no_subject_is_wrong_where_one_of_the_right_ones_cannot_be_told(
     subjects: list[str], facts: Mapping[str, str], accepted: tuple[str, ...]
 ) -> None:
-    """The unknown one may be the one that the certificate has. The first is the one to issue."""
+    """The unknown subject may be the one of the certificate. The first is the one to issue."""
     assert accepted_subjects(row(subject=subjects), facts) == accepted
 
 

@@ -26,7 +26,7 @@ def test_what_is_right_stays_as_it_was_given(field: str, text: str) -> None:
 
 
 def test_a_signer_approves_nothing_and_waits_for_no_call_long_unless_that_is_said() -> None:
-    """What is promised of one that has a name and a kind only."""
+    """These are the defaults of a signer with only a name and a kind."""
     plain = SignerSpec.model_validate({"name": "api", "kind": "csr"})
     assert (plain.approve, plain.time_limit.total_seconds()) == (False, 20)
 

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_go_refuses_is_refused_in_its_words(case: str) -> None:
-    """And the dates are there all the same."""
+    """The dates are still read."""
     change, words = REFUSED[case]
     fields = parse_fields(changed(change))
     assert words in "; ".join(fields.objections)
@@ -116,13 +116,13 @@ def parts(*, algorithm: bytes | None = None, signature: bytes | None = None) -> 
     ids=["another algorithm", "no algorithm", "a bad signature", "no signature"],
 )
 def test_what_stands_beside_what_is_signed_is_read_too(der: bytes, words: str) -> None:
-    """The algorithm once more, and a BIT STRING."""
+    """The fields are the repeated algorithm and a BIT STRING."""
     assert words in "; ".join(parse_fields(der).objections)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_before_version_3_there_are_no_extensions(number: int) -> None:
-    """Go does not look at them, so that a CA of version 1 is none by its extensions."""
+    """Go ignores them, so no certificate of version 1 is a CA by its extensions."""
 
     def change(fields: dict[str, Node]) -> None:
         fields["version"].children = [Node(0x02, bytes([number]))]

@@ -67,7 +67,7 @@ def test_a_uri_that_go_refuses(uri: str, words: str) -> None:
 
 
 def test_a_domain_has_no_empty_label() -> None:
-    """But for the empty domain, which has none."""
+    """The only exception is the empty domain, which has no label."""
     assert [is_domain(name) for name in ("", "a.b", "a..b", "a.", ".a", "a b", "é")] == [True, True, *[False] * 5]
 
 

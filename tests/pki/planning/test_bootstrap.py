@@ -68,7 +68,7 @@ def named(cn: str, group: str) -> x509.Name:
 def observed(
     paths: Iterable[str], certificates: Mapping[str, Issued] | None = None, specs: Sequence[CertificateSpec] = SPECS
 ) -> Assessment:
-    """What is seen of a node that has these files, judged."""
+    """Return the judged observation of a node with these files."""
     there, made = frozenset(paths), {**whole(), **(certificates or {})}
     seen = []
     for spec in specs:
@@ -149,7 +149,7 @@ def test_any_files(there: set[str]) -> None:
 @given(st.integers(0, 17))
 @settings(max_examples=18, deadline=None)
 def test_any_step_may_be_the_last(number: int) -> None:
-    """A run that ends after any step is gone on with by the next one, with the very steps that were left."""
+    """If a run ends after any step, the next run continues with exactly the remaining steps."""
     steps = decide(()).steps
     assert len(steps) == 17
     done = frozenset[str]().union(*map(files_of, steps[:number]))
@@ -190,14 +190,14 @@ def test_everything_is_there() -> None:
     ],
 )
 def test_what_forbids_it(gone: list[str], told: str) -> None:
-    """What belongs to something that is not there, and what nobody can sign, forbids all steps."""
+    """A file whose counterpart is missing, or that no CA can sign, prevents all steps."""
     made = decide(without(*gone))
     assert made.steps == ()
     assert any(told in problem for problem in made.problems), made.problems
 
 
 def test_everything_that_forbids_it_is_told() -> None:
-    """Every problem is told, not only the first."""
+    """The plan has every problem, not only the first."""
     made = decide(without(*pki("ca.crt", "ca.key", "etcd/ca.crt", "etcd/ca.key", "front-proxy-client.key", "sa.pub")))
     assert len(made.problems) == 4
     text = made.problems[0]
@@ -218,7 +218,7 @@ def test_kubelet_conf_needs_no_key() -> None:
 
 
 def test_a_ca_with_another_key() -> None:
-    """A CA whose key is that of another one is told once, as what it is."""
+    """A CA with the key of another one is reported once."""
     there = without(*pki("apiserver.crt", "apiserver.key"))
     seen = observed(there)
     other = make_ca().facts.key
@@ -230,7 +230,7 @@ def test_a_ca_with_another_key() -> None:
 
 
 def test_a_key_that_cannot_be_read() -> None:
-    """A CA's key that is there and cannot be read signs nothing, which is told before anything is made."""
+    """A CA's unreadable key signs nothing, which is reported before any file is made."""
     there = without(*pki("apiserver.crt", "apiserver.key"))
     odd = tuple(
         replace(item, key=None, key_unknown=True) if item.name == "ca" else item
@@ -241,7 +241,7 @@ def test_a_key_that_cannot_be_read() -> None:
 
 
 def test_a_broken_ca() -> None:
-    """A CA that cannot be read is told as such, and as nothing else."""
+    """An unreadable CA is reported as such, and as nothing else."""
     there = frozenset(pki("ca.crt", "ca.key"))
     spec = next(spec for spec in SPECS if spec.name == "ca")
     fault = Fault(Reason.MALFORMED, f"{spec.path} holds no certificate")
@@ -314,7 +314,7 @@ def test_the_given_ca_is_there() -> None:
 
 
 def test_a_node_that_joins() -> None:
-    """A node that joins has to be given what all share; then it is made the rest, but for super-admin.conf."""
+    """A node that joins needs a copy of the shared files. Then `init` makes the others, except super-admin.conf."""
     made = decide((), joins=True)
     assert len(made.problems) == 4
     assert "copy it and /etc/kubernetes/pki/sa.key from another control-plane node" in made.problems[-1]
@@ -413,7 +413,7 @@ def test_validities() -> None:
 
 
 def test_a_subject_that_cannot_be() -> None:
-    """What no certificate can say is told with the entry, before anything is made."""
+    """A subject that no certificate can have is reported with the entry, before any file is made."""
     facts = facts_of(INIT, "n" * 60, "192.0.2.10")
     seen = replace(observed(()), facts=facts)
     made = bootstrap(SPECS, Ground(seen, frozenset()), INIT, POLICY)
@@ -515,6 +515,6 @@ def test_certificates_elsewhere() -> None:
 
 
 def test_usable_addresses() -> None:
-    """An address that stands for all interfaces is none to be reached by."""
+    """The address of all interfaces is no usable address."""
     assert is_usable_address("192.0.2.1")
     assert not any(map(is_usable_address, (None, "0.0.0.0", "::")))  # noqa: S104 - nothing is bound to it

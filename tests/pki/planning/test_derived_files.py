@@ -1,4 +1,4 @@
-"""A derived file, whose source is not what its CA has issued: nothing is made from that, and who asks is told why."""
+"""A derived file whose source is not signed by its CA: certmond does not make it, and reports the reason."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def looked(issuer: Issued, end: timedelta) -> Assessment:
 
 
 def test_nothing_is_made_from_a_certificate_that_its_ca_has_not_signed() -> None:
-    """Who can write the source's file would have what it says in the other one. The plan says so, of the derived file
-    by its own name and path. Made from what the CA has signed, it is there with the next plan.
+    """A user who can write the source's file could otherwise have its content copied. The plan reports it at the
+    derived file by its name and path. After the CA signs the source, the next plan makes the derived file.
     """
     made = plan(looked(STRANGER, YEAR), Policy(), {}, BESIDE)
     assert (made.steps, made.held) == ((), (Held("copy", "/etc/copy.pem", BECAUSE),))

@@ -1,4 +1,4 @@
-"""The plan run forward in time: it says what will happen, and what goes wrong if nobody acts."""
+"""The plan run forward in time: future events, and the consequences if no operator acts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def foresee(made: World, length: timedelta = 12 * YEAR, now: datetime = NOW) -> 
 
 
 def told(found: Forecast, *kinds: What, about: str | None = None) -> list[tuple[datetime, str]]:
-    """When, and about what."""
+    """Return the time and target of each event of these kinds."""
     return [(e.at, e.target) for e in found.events if e.what in kinds and about in {None, e.target}]
 
 
@@ -154,7 +154,7 @@ def test_a_service_is_restarted_once_for_all_that_it_holds() -> None:
 
 
 def test_the_first_time_that_a_ca_cuts_a_life_short_is_told_once_for_each_ca() -> None:
-    """Not for the lives that merely end before it, and not for a CA that is nobody's here."""
+    """A lifetime that only ends before its CA is not reported, nor is a CA without leaves."""
     made = world(leaf(NOW + DAY), leaf(NOW + 2 * DAY), ca=ending(NOW + 100 * DAY))
     other = row("other", ca=["second"])
     cas = ending(NOW + 100 * YEAR, "second"), ending(NOW + 100 * DAY, "idle")
@@ -168,7 +168,7 @@ def test_the_first_time_that_a_ca_cuts_a_life_short_is_told_once_for_each_ca() -
 
 
 def test_a_ca_that_ends_takes_its_leaves_with_it() -> None:
-    """The leaf's last renewal, that there is no other, and both ends, each told once."""
+    """The events are the leaf's last renewal, the missing next one, and both ends, each once."""
     found = foresee(world(leaf(NOW + 40 * DAY), ca=ending(NOW + 100 * DAY)))
     assert [(event.at - NOW, event.what, event.target) for event in found.events] == [
         (10 * DAY, What.CLAMP, "ca"),
@@ -200,7 +200,9 @@ ROTATED = KUBELET.model_copy(update={"signer": "none", "renew_before": 30 * DAY}
 def test_the_end_of_what_is_not_renewed_is_told(
     spec: CertificateSpec, symlink: bool | None, end: timedelta, expected: list[tuple[str, timedelta, bool]]
 ) -> None:
-    """And from when it is due; what is past already comes first. A kubelet is expected to rotate its own."""
+    """The forecast also has its renewal point. Past events come first. The kubelet is expected to rotate its own
+    certificate.
+    """
     found = foresee(World((CA, see(spec, leaf(NOW + end), symlink=symlink))), 2 * YEAR)
     events = [event for event in found.events if event.target == spec.name]
     assert [(event.what.value, event.at - NOW, event.bad) for event in events] == expected
@@ -211,7 +213,7 @@ def test_the_end_of_what_is_not_renewed_is_told(
 
 
 def test_of_what_is_not_there_nothing_is_foretold() -> None:
-    """A finding says so today."""
+    """A finding reports it today."""
     assert foresee(World((see(row()),))).events == ()
     assert next_event(World((see(row()),)).look(NOW), POLICY) is None
     remembered = assess(Inventory((CA, see(row()))), NOW, World((CA, see(row(), leaf(NOW + DAY)))).look(NOW))
@@ -219,7 +221,7 @@ def test_of_what_is_not_there_nothing_is_foretold() -> None:
 
 
 def test_a_certificate_that_has_to_wait_beyond_its_end_is_told_to_expire() -> None:
-    """Its life is shorter than the hour between two renewals; once is enough."""
+    """Its lifetime is shorter than the hour between two renewals. The expiry is reported once."""
     made = world(leaf(NOW + 90 * SECOND, 90 * SECOND), spec=row(validity="90s"))
     found = foresee(made, 10 * HOUR)
     renewals = told(found, What.RENEW)
@@ -228,7 +230,7 @@ def test_a_certificate_that_has_to_wait_beyond_its_end_is_told_to_expire() -> No
 
 
 def test_it_ends_after_so_many_events_and_says_so() -> None:
-    """Certificates of 90 seconds for a dozen years: the beginning is told in full, and nothing from after it."""
+    """Certificates of 90 seconds for a dozen years: the forecast has all events up to an instant, and none after it."""
     made = world(*(leaf(NOW + SECOND, 90 * SECOND) for _ in range(4)), policy=replace(POLICY, validity=90 * SECOND))
     found = foresee(made)
     assert not found.complete
@@ -239,11 +241,11 @@ def test_it_ends_after_so_many_events_and_says_so() -> None:
     assert foresee(made, DAY).complete
 
 
-# --- what is said of it -----------------------------------------------------------------------------------------------
+# --- the sentences ----------------------------------------------------------------------------------------------------
 
 
 def test_what_changes_is_said_once() -> None:
-    """The next certificate is as the new one was."""
+    """The next certificate is like the new one."""
     spec = row(names="DNS:worker-1", keep_key=True)
     found = foresee(world(leaf(NOW + DAY), spec=spec), 2 * YEAR)
     first, second, *_ = sentences(found, What.RENEW)
@@ -290,7 +292,7 @@ def test_certificates_of_one_name_are_told_apart_by_their_path() -> None:
 
 
 def test_what_is_damaged_today_is_put_right_once() -> None:
-    """Of what is issued without a predecessor nobody can tell the dates, and so no more is foretold of it."""
+    """The dates of a certificate without a predecessor are unknown, so the forecast has no further event for it."""
     found = foresee(World((CA, see(row("other"), leaf(NOW + YEAR)), GONE)))
     assert told(found, What.RENEW, about="leaf") == [(NOW, "leaf")]
     assert sentences(found, What.RENEW)[0].startswith("/pki/leaf.crt is not there; issued anew")
@@ -298,7 +300,7 @@ def test_what_is_damaged_today_is_put_right_once() -> None:
 
 
 def test_what_another_service_renews_is_told_as_its_fate_alone() -> None:
-    """It is due then, and ends then; nothing is held of it besides."""
+    """It has no hold."""
     found = foresee(World((CA, see(row(renewed_by="the start of k3s"), leaf(NOW + 40 * DAY)))), 50 * DAY)
     assert told(found, *What) == [(NOW + 10 * DAY, "leaf"), (NOW + 40 * DAY + TICK, "leaf")]
 
@@ -328,6 +330,6 @@ def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -
 
 @pytest.mark.parametrize("end", [NOW - DAY, NOW + YEAR], ids=["has ended", "rotates"])
 def test_what_only_ends_is_not_next(end: datetime) -> None:
-    """What has expired and nobody signs is due no more, nor is what the kubelet rotates by itself."""
+    """An expired certificate without a signer is not due, nor is one that the kubelet rotates."""
     spec = row(**UNSIGNED) if end < NOW else ROTATED
     assert next_event(World((see(spec, leaf(end), symlink=True),)).look(NOW), POLICY) is None

@@ -1,4 +1,4 @@
-"""Which of two certificates in one place is the later one, by what certmond remembers of its renewals."""
+"""The order of two certificates at one path, by certmond's record of its renewals."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_certificates_beside_it_are_later_by_their_end_or_by_the_renewal() -> No
 
 
 def test_a_common_name_is_remembered_as_text_that_a_file_can_hold() -> None:
-    """Control characters are escaped; without a common name there is nothing to remember."""
+    """Control characters are escaped. Without a common name nothing is recorded."""
     assert holder_of(make_leaf(CA, "a\nb").facts) == "a\\nb"
     nameless = make_leaf(CA, subject=x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "o")]))
     assert holder_of(nameless.facts) is None

@@ -33,8 +33,8 @@ def planned(made: World, *, rotates: bool = True, **circumstances: Any) -> Plan:
 
 
 def test_a_leaf_that_nobody_accepts_waits_for_nothing_of_the_host() -> None:
-    """Where a CA was replaced and the former one is trusted no longer, its leaves are issued again whatever the host
-    says; in any other rotation they are held until they get critical.
+    """If a CA was replaced and the old one is no longer trusted, its leaves are issued again despite each hold. In any
+    other rotation they are held until they are critical.
     """
     node = world(leaf(NOW + 200 * DAY))
     assert steps(planned(node, **HOST, healing=REFUSED)) == [("leaf", Cause.ROTATION)]
@@ -43,8 +43,8 @@ def test_a_leaf_that_nobody_accepts_waits_for_nothing_of_the_host() -> None:
 
 
 def test_a_leaf_that_is_accepted_waits_for_the_operator_and_not_for_the_clock() -> None:
-    """Where the former CA is trusted beside the one that replaced it, a hold of the operator counts, because to wait
-    harms nobody; a clock that nothing may ever synchronise does not keep the rotation from its end.
+    """If the old CA is trusted beside its replacement, a hold of the operator applies, because the wait is harmless. A
+    clock that never synchronizes does not prevent the end of the rotation.
     """
     node = world(leaf(NOW + 200 * DAY))
     assert steps(planned(node, clock=HOST["clock"], healing=TRUSTED)) == [("leaf", Cause.ROTATION)]
@@ -55,8 +55,8 @@ def test_a_leaf_that_is_accepted_waits_for_the_operator_and_not_for_the_clock() 
 
 @pytest.mark.parametrize("end", [NOW - HOUR, NOW + 20 * DAY], ids=["expired", "due"])
 def test_an_expired_leaf_does_not_wait_until_pods_trust_the_new_ca(end: Any) -> None:
-    """As long as others may not trust the CA that replaced the former one, it signs nothing new but for a certificate
-    that has expired, which nobody accepts.
+    """While other components may not trust the replacing CA, it signs only successors of expired certificates, which no
+    component accepts.
     """
     made = planned(world(leaf(end)), rotates=False, unsure={"ca": "not in issue yet"}, clock="no", healing=TRUSTED)
     assert [each.because for each in made.held] == ([] if end < NOW else ["not in issue yet"])
@@ -65,8 +65,8 @@ def test_an_expired_leaf_does_not_wait_until_pods_trust_the_new_ca(end: Any) -> 
 
 @pytest.mark.parametrize("failures", [0, 9])
 def test_what_was_tried_before_the_ca_was_replaced_delays_nothing(failures: int) -> None:
-    """An attempt of before counts no more. One of after, that failed, is made again after a minute at the latest where
-    nobody accepts the certificate, and the plan says when.
+    """An earlier attempt does not count. A later one that failed is repeated after at most a minute if no component
+    accepts the certificate, and the plan has the time.
     """
     old = leaf(NOW + 200 * DAY)
     before = Attempt(NOW - 2 * SECOND, failures, "no room", sha256=old.facts.sha256)
@@ -82,8 +82,8 @@ def test_what_was_tried_before_the_ca_was_replaced_delays_nothing(failures: int)
 
 @pytest.mark.parametrize("superseded", [False, True], ids=["restarted", "superseded again"])
 def test_a_service_that_is_refused_is_restarted_at_once(superseded: bool) -> None:
-    """Neither a hold of the host nor the spacing of restarts keeps it waiting, but for files that somebody goes on and
-    on to change. A service that is not refused waits.
+    """Neither a hold of the host nor the spacing of restarts delays it, but a sequence of file changes does. A service
+    that is not refused waits.
     """
     result = Result.SUPERSEDED if superseded else Result.PROVEN
     past = Past("web", None, NOW - MINUTE, result, "it was restarted", ("leaf",), "web-1", {"/leaf.crt": "another"})

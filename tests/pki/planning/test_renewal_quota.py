@@ -1,4 +1,4 @@
-"""How work is shared among entries: each has its turn, and one pattern has a quota."""
+"""The order of work among entries, and the quota of one pattern."""
 
 from __future__ import annotations
 

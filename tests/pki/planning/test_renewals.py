@@ -37,7 +37,7 @@ MINUTE = timedelta(minutes=1)
 FACTS = {"node_name": "worker-1"}
 KEY, CA_KEY = new_key(), new_key()
 ROOT = make_ca(key=CA_KEY, not_before=NOW - 5 * YEAR, not_after=NOW + 5 * YEAR)
-POLICY = Policy(spread=TICK)  # every node in its turn, which is the same instant
+POLICY = Policy(spread=TICK)  # every node at the same instant
 
 
 def row(name: str = "leaf", **fields: Any) -> CertificateSpec:
@@ -66,7 +66,7 @@ def leaf(end: datetime, life: timedelta = YEAR, **modifiers: Any) -> Issued:
 
 @dataclass(frozen=True)
 class World:
-    """All that a plan depends on but for the hour."""
+    """All inputs of a plan except the time."""
 
     seen: tuple[Observation, ...]
     policy: Policy = POLICY
@@ -131,7 +131,7 @@ def status_of(made: World, name: str = "leaf", now: datetime = NOW) -> Certifica
 
 
 def flood(**fields: Any) -> World:
-    """A certificate of a pattern that is due, where as many as the quota has were renewed under names that are gone."""
+    """Return a due certificate of a pattern whose quota is used up by renewals of removed files."""
     spec = row("apps", path="/srv/*.pem", key="/srv/*.pem", **fields)
     past = {("apps", f"/srv/{number}.pem"): Attempt(NOW - 30 * MINUTE, sha256="ab") for number in range(RENEWALS)}
     return World((CA, replace(see(spec, leaf(NOW + DAY)), path="/srv/new.pem")), past=past)
@@ -149,7 +149,7 @@ def test_a_pattern_has_an_hourly_quota() -> None:
 
 
 def test_the_quota_holds_back_no_person_and_no_rotation() -> None:
-    """Who asks for a certificate gets it beyond the quota, and so does a rotation."""
+    """A command gets its certificate beyond the quota, and so does a rotation."""
     made = flood()
     assert steps(made.plan(NOW, frozenset({"apps"}))) == [("apps", Cause.ASKED)]
     reissue = {("apps", "/srv/new.pem"): ROOT.facts}
@@ -211,7 +211,7 @@ def test_nodes_take_turns_up_to_the_spread_before_it_is_due(
 
 
 def test_an_expired_certificate_is_renewed_and_the_cause_is_said() -> None:
-    """At its last instant it is due, one later it has expired."""
+    """At its last instant it is due, and later it has expired."""
     made = world(leaf(NOW))
     assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
     assert steps(made.plan(NOW + TICK)) == [("leaf", Cause.EXPIRED)]
@@ -220,7 +220,7 @@ def test_an_expired_certificate_is_renewed_and_the_cause_is_said() -> None:
 
 
 def test_the_kubelet_renews_its_own_until_nine_tenths_of_the_life_are_over() -> None:
-    """So certmond's turn is then, and not spread: it is late already."""
+    """The renewal is then not spread, because it is late already."""
     made = world(leaf(NOW + 100 * DAY, 100 * DAY), spec=KUBELET, policy=Policy(spread=30 * DAY))
     made = replace(made, seen=(CA, replace(made.seen[1], symlink=True)))
     due = NOW + 90 * DAY
@@ -291,7 +291,7 @@ def test_what_is_not_valid_yet_is_renewed_at_once_though_its_successor_ends_soon
 
 
 def test_what_is_not_valid_yet_waits_after_an_attempt_like_any_other() -> None:
-    """Its signer's clock may be the wrong one: it is asked once an hour."""
+    """Its signer's clock may be wrong: certmond asks it once an hour."""
     ahead = {"not_before": NOW + DAY, "not_after": NOW + YEAR}
     made = world(leaf(NOW + 2 * YEAR))
     made = made.after(made.plan(NOW), NOW, **ahead)
@@ -322,7 +322,7 @@ def test_after_a_failure_it_waits_twice_as_long_each_time_up_to_an_hour(failures
 
 
 def test_what_its_signer_has_not_decided_is_asked_for_again_when_the_signer_said() -> None:
-    """Not sooner, however long ago it was asked."""
+    """The attempt is not earlier, however long ago the last one was."""
     made = with_attempt(Attempt(NOW - DAY, message="an approver is asked", wait_until=NOW + DAY))
     assert held(made.plan(NOW)).because == "its signer has not decided yet: an approver is asked"
     assert held(made.plan(NOW)).until == made.plan(NOW).changes_at == NOW + DAY
@@ -330,7 +330,7 @@ def test_what_its_signer_has_not_decided_is_asked_for_again_when_the_signer_said
 
 
 def test_nothing_is_renewed_twice_within_an_hour() -> None:
-    """Whatever lies there now: somebody put an old one back, which is renewed again, but not at once."""
+    """The rule covers any file: a restored old certificate is renewed again, but not at once."""
     made = with_attempt(Attempt(NOW, sha256="of another"))
     assert held(made.plan(NOW + HOUR - TICK)).until == NOW + HOUR
     assert steps(made.plan(NOW + HOUR)) == [("leaf", Cause.DUE)]
@@ -365,7 +365,7 @@ def reasons(made: World, now: datetime = NOW, name: str = "leaf") -> set[Reason]
 
 
 def test_renewed_and_still_due_is_a_finding() -> None:
-    """Of what certmond put there itself; it says who is to be asked for a longer life."""
+    """The rule covers a certificate that certmond installed. The finding names the signer that limits the lifetime."""
     made = world(leaf(NOW))
     long = made.after(made.plan(NOW), NOW)
     assert Reason.STILL_DUE not in reasons(long)
@@ -379,7 +379,7 @@ def test_renewed_and_still_due_is_a_finding() -> None:
 
 @pytest.mark.parametrize("now", [NOW, NOW + 25 * DAY, NOW + 25 * DAY + TICK, NOW + 40 * DAY])
 def test_what_ends_with_its_ca_is_not_renewed_but_told(now: datetime) -> None:
-    """No later end is to be had, before that day or after it."""
+    """No later end is possible, before that day or after it."""
     ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + 25 * DAY))
     made = world(leaf(NOW + 25 * DAY), leaf(NOW + 27 * DAY), leaf(NOW + 24 * DAY), ca=ca)
     because = "no new one can last beyond 2026-12-19 12:00 UTC, the end of its CA: rotate the CA"
@@ -391,14 +391,14 @@ def test_what_ends_with_its_ca_is_not_renewed_but_told(now: datetime) -> None:
 
 
 def test_a_shorter_validity_than_there_was_is_no_reason_to_wait() -> None:
-    """Whoever sets one wants it; only the CA's end makes a renewal useless."""
+    """The operator sets it on purpose. Only the CA's end makes a renewal useless."""
     made = world(leaf(NOW + 29 * DAY), policy=replace(POLICY, validity=2 * DAY))
     assert issue(made.plan(NOW)).template.not_after == NOW + 2 * DAY
 
 
 @pytest.mark.parametrize("life", [YEAR, 30 * DAY])
 def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: timedelta) -> None:
-    """In the last 7 days, or the last tenth of a shorter life, it is renewed all the same."""
+    """In the last 7 days, or the last tenth of a shorter lifetime, it is renewed despite the hold."""
     late = NOW + life - min(7 * DAY, life / 10)
     made = world(leaf(NOW + life, life), circumstances=Circumstances(hold="an upgrade is under way"))
     assert made.plan(late - TICK) == Plan((), (Held("leaf", "/pki/leaf.crt", "an upgrade is under way", late),), late)
@@ -408,7 +408,7 @@ def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: 
 
 
 def test_what_may_be_trusted_by_nobody_is_not_issued() -> None:
-    """As long as that is so, whatever the date, and whoever asks for it; what another CA signs is."""
+    """The rule holds at any date and for any command. A certificate of another CA is issued."""
     made = world(leaf(NOW), circumstances=Circumstances(unsure={"ca": "the CA was replaced"}))
     for now in (NOW, NOW + YEAR):
         assert held(made.plan(now)) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
@@ -501,7 +501,7 @@ def test_what_cannot_be_renewed_has_its_reason(
 
 
 def test_a_file_that_went_bad_has_no_successor() -> None:
-    """The last good certificate is remembered for its dates. It is put right by other rules, which say why not."""
+    """The dates of the last valid certificate are kept. Other rules repair the file, or have the reason why not."""
     first = World((CA, GOOD)).look(NOW)
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
@@ -554,7 +554,7 @@ def test_what_refers_to_a_certificate_and_its_key_shares_neither() -> None:
 
 
 def test_a_key_is_the_same_one_whatever_it_is_called() -> None:
-    """By another way to the same file a key is shared as well; two files are two keys, and nobody else is harmed."""
+    """A key that two paths reach is shared. Two files are two keys, and do not affect each other."""
     own = see(row(), leaf(NOW + DAY), key_file="/real/key")
     other = see(row("other", key="/etc/link.key"), leaf(NOW + YEAR))
     assert "with other" in held(World((CA, own, replace(other, key_file="/real/key"))).plan(NOW)).because
@@ -562,7 +562,7 @@ def test_a_key_is_the_same_one_whatever_it_is_called() -> None:
 
 
 def test_files_of_one_glob_have_each_a_key_of_their_own() -> None:
-    """They have the name of their entry, and are told apart by their path."""
+    """They have the name of their entry, and differ by their path."""
     spec = row(path="/pki/*.pem", key="/pki/*.pem")
     files = [replace(see(spec, leaf(NOW + DAY)), path=f"/pki/{n}.pem", key_path=f"/pki/{n}.pem") for n in "ab"]
     assert steps(World((CA, *files)).plan(NOW)) == [("leaf", Cause.DUE)] * 2
@@ -596,7 +596,7 @@ def test_what_is_impossible_is_not_done_for_the_asking_either() -> None:
 
 
 def test_a_step_says_what_is_signed_by_whom_and_what_holds_the_old_one() -> None:
-    """Services that read it again by themselves are not restarted; but the kubelet does not read what others wrote."""
+    """A service that reloads is not restarted. The kubelet does not reload a file of another writer."""
     services = [
         ServiceSpec(name="apiserver", kind="static-pod", pod="x", reloads=("leaf", "kubelet-client")),
         ServiceSpec(name="scheduler", kind="static-pod", pod="y"),
@@ -629,7 +629,7 @@ def test_a_step_says_what_is_signed_by_whom_and_what_holds_the_old_one() -> None
 def test_a_key_is_kept_where_the_entry_says_so_and_it_is_as_a_new_one_would_be(
     kind: str, fields: Any, mine: bool, kept: bool
 ) -> None:
-    """A key that is too weak, of another kind than the entry names, or another certificate's, is not."""
+    """A key that is too weak, of another kind than the entry's, or of another certificate, is not kept."""
     old = leaf(NOW + DAY, key=kind, usages=["digital signature"])
     seen = see(row(**fields), old) if mine else see(row(**fields), old, key=ROOT.facts.key)
     step = issue(World((CA, seen)).plan(NOW))
@@ -697,7 +697,7 @@ def test_an_entry_that_is_refused_takes_no_turn_of_another(asked: frozenset[str]
 
 
 def test_each_entry_that_shares_a_certificate_is_told_so() -> None:
-    """Two entries that have one certificate, and keys of their own, are both held."""
+    """Two entries with one certificate and separate keys are both held."""
     due = leaf(NOW + DAY)
     seen = (CA, see(row(), due), see(row("twin"), due, certificate_file="/pki/leaf.crt"))
     made = World(seen).plan(NOW)
@@ -718,7 +718,7 @@ def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: f
 
 
 def test_what_others_renew_and_is_not_there_is_theirs_to_make() -> None:
-    """Nothing is planned, and nothing is told of it here: its finding is enough."""
+    """The plan has neither a step nor a hold: the finding suffices."""
     made = World((CA, see(row(renewed_by="the start of another service")))).plan(NOW)
     assert (made.steps, made.held, made.changes_at) == ((), (), None)
 
@@ -785,7 +785,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 def essence(made: Plan) -> tuple[Any, ...]:
-    """What is to be done and what is held, without the dates of what would be issued."""
+    """Return the steps and holds without the dates of new certificates."""
     return [(s.target, s.cause, s.restarts, s.keep_key) if isinstance(s, Issue) else s for s in made.steps], made.held
 
 
@@ -794,7 +794,9 @@ def essence(made: Plan) -> tuple[Any, ...]:
 def test_until_it_says_a_plan_stays_as_it_is(
     made: World, now: datetime, number: int | None, shares: list[float]
 ) -> None:
-    """At every instant before `changes_at` the plan is the same, and without one for ever: a daemon sleeps so long."""
+    """At every instant before `changes_at` the plan is the same, and without it without limit: the daemon sleeps until
+    then.
+    """
     known = edges(made)
     start = now if number is None else known[number % len(known)]
     first = made.plan(start)
@@ -841,7 +843,7 @@ def test_what_was_renewed_is_not_renewed_again_whatever_the_clock_does(
 def test_a_daemon_that_wakes_when_its_plan_says_never_falls_into_a_loop(
     made: World, now: datetime, given: dict[str, Any]
 ) -> None:
-    """Every certificate rests for an hour after a renewal, and the clock always moves on."""
+    """Each certificate is not renewed again within an hour, and the clock always advances."""
     last: dict[str, datetime] = {}
     for _ in range(12):
         wanted = made.plan(now)
@@ -867,7 +869,9 @@ def test_a_server_certificate_is_planned_like_any_other() -> None:
 
 
 def test_who_has_to_be_restarted_is_told_by_the_node_before_the_catalogue() -> None:
-    """Flags that were seen count for more than what the configuration lists; the kubelet takes up nothing of others."""
+    """Flags of running processes take precedence over the configured list. The kubelet does not reload a file of
+    another writer.
+    """
     spec = row(consumers=["listed", "reloading"])
     services = tuple(
         ServiceSpec(name=name, kind="systemd", unit=f"{name}.service", reloads=("leaf",) if name == "reloading" else ())
@@ -885,7 +889,7 @@ def test_who_has_to_be_restarted_is_told_by_the_node_before_the_catalogue() -> N
 
 
 def test_after_a_restart_that_failed_nothing_new_is_issued_by_itself() -> None:
-    """A new certificate would bring the same again. Asked for by hand, it is issued: that is another try."""
+    """A new certificate would fail again. A command issues it as another attempt."""
     services = (ServiceSpec(name="web", kind="systemd", unit="web.service"),)
     made = world(leaf(NOW), spec=row(consumers="web"))
     past = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "2", {"/pki/leaf.crt": "x"})
@@ -899,7 +903,7 @@ def test_after_a_restart_that_failed_nothing_new_is_issued_by_itself() -> None:
 
 
 def test_what_changes_files_is_told_from_what_restarts() -> None:
-    """So that all of the first are done before any of the second."""
+    """So all writes precede all restarts."""
     write = issue(world(leaf(NOW)).plan(NOW))
     restart = Restart(ServiceSpec(name="web", kind="systemd", unit="web.service"), (), Cause.RENEWED, "")
     assert Plan((write, restart)).writes == (write,)
@@ -923,7 +927,7 @@ def rotated(
 
 
 def test_what_is_of_the_former_ca_is_issued_again_whatever_its_dates() -> None:
-    """And has to be of the new one then. Others are left alone, and who asks by hand gets what is right now."""
+    """The new one must be of the new CA. Other certificates stay, and a command issues by the present CA."""
     made = rotated(of=world(LASTING, leaf(NOW + 300 * DAY, key=new_key())))
     step = issue(made)
     assert (step.target, step.cause, step.under) == ("leaf", Cause.ROTATION, ROOT.facts)
@@ -935,7 +939,7 @@ def test_what_is_of_the_former_ca_is_issued_again_whatever_its_dates() -> None:
 
 
 def test_a_renewal_of_a_minute_ago_does_not_hold_up_a_rotation_for_an_hour() -> None:
-    """What it brought was of the former CA; but a minute goes by, lest a signer that knows no better is overrun."""
+    """Its result was of the old CA. The delay of a minute protects a signer that still uses the old CA."""
     for past in (Attempt(NOW, sha256="x"), Attempt(NOW + 30 * SECOND, sha256="x", issued_at=NOW)):
         waiting = held(rotated(NOW + MINUTE - TICK, past))
         assert waiting.until == NOW + MINUTE
@@ -945,7 +949,7 @@ def test_a_renewal_of_a_minute_ago_does_not_hold_up_a_rotation_for_an_hour() -> 
 
 
 def test_what_fails_in_a_rotation_backs_off_as_ever() -> None:
-    """Twice as long each time; and what the signer has not decided is asked for when it said."""
+    """The delay doubles each time. certmond asks an undecided signer at the time that it named."""
     failing = Attempt(NOW, failures=3, message="no")
     assert held(rotated(NOW + MINUTE, failing)).until == NOW + 4 * MINUTE
     assert steps(rotated(NOW + 4 * MINUTE, failing)) == [("leaf", Cause.ROTATION)]
@@ -971,5 +975,5 @@ def test_a_rotation_needs_no_later_end_but_a_ca_that_has_not_ended() -> None:
 
 
 def test_what_cannot_be_issued_again_holds_the_rotation_with_its_reason() -> None:
-    """So that somebody does it."""
+    """The hold has the reason, so that an operator can act."""
     assert held(rotated(of=world(LASTING, spec=row(signer="none")))).because == "its entry says that nobody signs it"

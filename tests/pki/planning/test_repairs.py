@@ -27,7 +27,7 @@ def cured(
     salvage: Salvage | None = None,
     asked: frozenset[str] | None = frozenset({"leaf"}),
 ) -> Issue | Restore | Held:
-    """What is done about the entry `leaf`, which somebody asks to put right; with None, the daemon does."""
+    """Return the step or hold for the entry `leaf`, for a command with `asked`, or for the daemon with None."""
     around = Surroundings(salvage={seen.identity: salvage or Salvage()})
     assessment = assess(Inventory((ca, seen, *others), FACTS), NOW, around=around)
     return only(plan(assessment, Policy(), {}, Circumstances(), asked))
@@ -39,7 +39,9 @@ def fixing(**fields: Any) -> Observation:
 
 
 def test_a_ca_that_has_ended_signs_nothing_anew() -> None:
-    """Nobody would accept it: the CA is to be rotated. As long as the CA is valid, what it signs ends with it."""
+    """No component would accept it: the CA must be rotated. A valid CA issues certificates that end with it at the
+    latest.
+    """
     for end, issued in ((NOW - SECOND, False), (NOW, False), (NOW + SECOND, True)):
         ca = see(AUTHORITY, make_ca(key=CA_KEY, not_before=NOW - YEAR, not_after=end))
         found = cured(GONE, ca=ca)
@@ -68,8 +70,8 @@ def test_an_entry_that_asks_for_the_impossible_is_to_be_corrected(fields: dict[s
 
 
 def test_a_name_that_the_node_does_not_tell_waits_for_the_other_damaged_files() -> None:
-    """One of them may be the file that tells it. Where no other file is damaged, nothing will tell it any more, and the
-    certificate is issued without that name.
+    """One of them may be the source of the name. Without another damaged file the name stays unknown, and the
+    certificate is issued without it.
     """
     seen = fixing(names=["DNS:leaf", "IP:${service_ip}"], usages=["server auth"])
     other = replace(GONE, name="other", spec=SPEC.model_copy(update={"name": "other", "path": "/pki/other.crt"}),
@@ -95,7 +97,7 @@ def test_a_name_that_the_node_does_not_tell_waits_for_the_other_damaged_files() 
     ids=["not in the catalogue", "gone", "refused"],
 )
 def test_a_ca_that_cannot_sign_is_named(fields: dict[str, Any], ca: Observation, said: str) -> None:
-    """It is none of the catalogue's, its file holds no certificate, or Go or cryptography does not read that."""
+    """The CA is not in the catalogue, its file has no certificate, or Go or cryptography cannot read it."""
     found = cured(fixing(**fields), ca=ca)
     assert isinstance(found, Held)
     assert said in found.because
@@ -132,7 +134,7 @@ def test_a_kubeconfig_is_not_made_without_its_server() -> None:
 
 
 def test_no_key_is_written_where_somebody_else_could_take_it() -> None:
-    """Neither from the archive nor a new one."""
+    """This holds for the archive and for a new key."""
     barrier = "/pki may be written by others"
     for good in ((), (("000001-x", GOOD.certificates[0]),)):
         found = cured(GONE, salvage=Salvage(good, barrier=barrier))

@@ -111,7 +111,7 @@ def test_what_holds_an_older_certificate_is_restarted() -> None:
 
 
 def test_what_holds_nothing_old_is_left_alone() -> None:
-    """And so is everything where nobody has looked."""
+    """Without a probe, no service is."""
     known = around(LEAF)
     fresh = replace(known, live=Live(NOW, {"web": ServiceSeen(True, "2", NOW)}))
     assert made(LEAF, known=fresh) == made(LEAF, known=replace(known, live=None)) == Plan()
@@ -238,7 +238,7 @@ def test_it_is_not_restarted_on_what_is_not_good(seen: Observation, said: str) -
 
 
 def test_a_broken_file_is_not_restarted_on_either() -> None:
-    """A key pair in memory whose certificate has gone bad: what was seen then still says that it holds an older one."""
+    """The pair in memory has a damaged certificate file: the last observation still reports an older one."""
     known = around(LEAF)
     before = judge(known, LEAF)
     (status,) = [each for each in before.statuses if each.seen is LEAF]
@@ -272,7 +272,7 @@ def test_a_file_that_is_made_from_it_comes_first() -> None:
 
 
 def test_while_the_host_says_so_it_waits_unless_that_is_critical() -> None:
-    """An upgrade restarts things itself; but it is not waited for until the end has come."""
+    """An upgrade restarts services itself. The hold does not last beyond the end of the certificate."""
     hold = Caution("an upgrade is under way")
     assert held(made(LEAF, caution=hold)).because == "an upgrade is under way"
     serving = Survey({"web": {"/leaf.crt": Use(False, "--x")}}, {AT: ("web", "/leaf.crt")})
@@ -308,7 +308,7 @@ def test_it_is_not_restarted_twice_in_a_short_time() -> None:
         assert held(of).until == of.changes_at == NOW + TICK
         assert restart(tried(result, TERMS.spacing, {"/leaf.crt": "former"})).target == "web"
     assert restart(tried(Result.SEEN, TICK, {})).target == "web"
-    assert held(tried(Result.PROVEN, -TICK, {"/leaf.crt": "former"})).until  # a look begins before that ends
+    assert held(tried(Result.PROVEN, -TICK, {"/leaf.crt": "former"})).until  # a scan begins before that ends
     assert restart(tried(Result.PROVEN, -TERMS.spacing, {"/leaf.crt": "former"})).target == "web"  # another clock
 
 

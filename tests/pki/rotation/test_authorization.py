@@ -73,13 +73,13 @@ BOTH, TURNED, AFTER = (OLD.facts, NEW.facts), (NEW.facts, OLD.facts), (NEW.facts
     ],
 )
 def test_what_is_signed_is_followed(own: Rotation | None, told: Rotation, ground: Ground, staged: bool) -> None:
-    """From whatever phase on a node hears of it, has joined in it, or is told that it goes back."""
+    """The node follows it in any phase in which it reads it, joins, or reads the abort."""
     assert said(own, told, ground, staged) == ""
 
 
 @pytest.mark.parametrize("key", ["rsa", "ec", "ed25519"])
 def test_whatever_key_the_former_ca_has(key: str) -> None:
-    """RSA, ECDSA and Ed25519 sign, and what they have signed verifies for that rotation only."""
+    """RSA, ECDSA and Ed25519 sign, and the signature verifies for that rotation only."""
     old = make_ca(key=key, **DATES)
     made = signed(replace(BEGUN, old=(old.facts,)), old)
     assert said(None, made, worker(old.facts)) == ""
@@ -99,7 +99,7 @@ EVIL = signed(replace(BEGUN, new=FOREIGN.facts), FOREIGN)
     ids=["by another", "by nobody", "for another", "nonsense", "at once", "family", "again", "of another"],
 )  # fmt: skip
 def test_what_the_former_ca_has_not_signed_is_not_followed(told: Rotation, ground: Ground, phase: Phase) -> None:
-    """By nobody who hears of it for the first time, whatever its phase, and whatever is staged there."""
+    """No node without that rotation follows it, in any phase and with any staged CA."""
     why = said(None, at(phase, told), ground, staged=True)
     assert why.startswith(f"{told.name} is not followed: it is not signed with the key of the CA that it is to follow")
     assert why.endswith("; see who wrote the ConfigMap kube-system/certmond-rotation, and delete it if that was none "
@@ -108,7 +108,7 @@ def test_what_the_former_ca_has_not_signed_is_not_followed(told: Rotation, groun
 
 @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
 def test_a_foreign_ca_that_signs_for_itself_is_not_followed(phase: Phase) -> None:
-    """A rotation from a CA that this node does not trust is none of its own, whoever has signed it."""
+    """A node follows no rotation from a CA that it does not trust, with any signature."""
     told = at(phase, signed(replace(BEGUN, old=(FOREIGN.facts,)), FOREIGN))
     others = at(phase, signed(replace(BEGUN, old=(OLD.facts, FOREIGN.facts)), FOREIGN))
     first = signed(replace(BEGUN, old=(FOREIGN.facts,), new=OLD.facts), FOREIGN)
@@ -134,7 +134,9 @@ def test_a_beginning_is_from_what_the_node_trusts() -> None:
 
 
 def test_an_unfit_ca_is_not_followed() -> None:
-    """Although it is signed, be it no CA at all or one that has ended; but the way back is to what has been there."""
+    """The rule holds also for a signed record, if the new CA is no CA or has expired. An abort leads to the CA that was
+    there before.
+    """
     for new in (make_leaf(OLD, "x", **DATES), make_ca(not_before=NOW - 9 * DAY, not_after=NOW - DAY)):
         made = signed(replace(BEGUN, new=new.facts))
         assert "its new CA" in said(None, made, worker())
@@ -150,7 +152,7 @@ def test_an_unfit_ca_is_not_followed() -> None:
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip
 def test_a_rotation_stays_what_it_is(changes: dict[str, Any]) -> None:
-    """Under its id nothing but the phase, the nodes that are left out and what is published changes."""
+    """Under its id only the phase, the excluded nodes and the publication change."""
     told = replace(at(Phase.ISSUE), **changes)
     assert "it has this node's own rotation, with other" in said(at(Phase.TRUST), told, worker(*BOTH))
 
@@ -177,7 +179,7 @@ def test_a_way_back_is_that_of_the_way_there() -> None:
 
 
 def test_a_key_that_signs_nothing_here_has_signed_nothing() -> None:
-    """A former CA with a key of a kind that no CA of Kubernetes has consents to nothing, whatever is said of it."""
+    """An old CA with a key that no CA of Kubernetes has authorizes nothing."""
     strange = replace(OLD.facts, key=describe_key(ed448.Ed448PrivateKey.generate().public_key()))
     assert "not signed" in said(None, replace(BEGUN, old=(strange,)), worker(strange))
 

@@ -42,7 +42,7 @@ def test_the_one_that_signs_is_first() -> None:
 
 
 def test_without_a_key() -> None:
-    """Where no key is here, or one that cannot be told, the order of the file is all there is."""
+    """Without a readable key, the order of the file decides."""
     for unknown in (False, True):
         family = seen(NEW, OLD, key=None, unknown=unknown, leaves={})
         assert family

@@ -1,4 +1,4 @@
-"""When a node by itself may leave `trust`: not before pods have both CAs, as far as anybody can be asked."""
+"""The end of `trust` on a single node: not before Pods have both CAs, as far as the API can be asked."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_only_the_phase_before_the_new_ca_is_used_waits_for_pods() -> None:
 
 @pytest.mark.parametrize("held", [Gate(), OVERLAP], ids=["overlap over", "overlap lasts"])
 def test_what_is_published_is_noted_and_given_the_kubelets_time(held: Gate) -> None:
-    """The instant goes into the record; from it on kubelets have their sync, and the overlap what is left of it. A
-    clock that was set back since does not make anybody wait for it.
+    """The record has the instant. From it on kubelets have their sync, and the overlap has its rest. A clock that was
+    set back since does not prolong the wait.
     """
     found = asked(Answer.PUBLISHED, held)
     assert (found.waits, found.noted) == (
@@ -60,15 +60,15 @@ def test_what_is_published_is_noted_and_given_the_kubelets_time(held: Gate) -> N
 
 @pytest.mark.parametrize("held", [Gate(), OVERLAP], ids=["overlap over", "overlap lasts"])
 def test_what_is_not_published_is_waited_for(held: Gate) -> None:
-    """However long it takes, and though the overlap is over; it is asked again after the pause."""
+    """The wait has no limit and exceeds the overlap. The question is repeated after the pause."""
     for ago in (timedelta(), DAY):
         assert asked(Answer.BEHIND, held, ago) == Gate((*held.waits, "the answer"), NOW + PAUSE)
 
 
 @pytest.mark.parametrize("answer", [Answer.REFUSED, Answer.SILENT])
 def test_where_nobody_can_be_asked_the_overlap_counts(answer: Answer) -> None:
-    """It is said while the overlap lasts, and when the phase is left for it. An API server that does not answer has
-    the time that a publication takes to come back.
+    """The message appears during the overlap, and when the phase ends for it. A silent API server has the time of a
+    publication to return.
     """
     said = "what pods were given cannot be asked, so that `root_ca.overlap` alone counts: the answer"
     for ago in (timedelta(), TAKES - SECOND, TAKES):
@@ -80,8 +80,8 @@ def test_where_nobody_can_be_asked_the_overlap_counts(answer: Answer) -> None:
 
 
 def test_an_overlap_that_is_too_short_for_pods_is_told() -> None:
-    """Below the time of a leader's Lease and a kubelet's sync, where nobody waits for pods, with the figures and what
-    to set instead.
+    """The limit is the time of a leader's Lease and a kubelet's sync, if the rotation does not wait for Pods. The
+    message has the figures and the setting.
     """
     assert LEADS.total_seconds() == 39.4
     assert SYNCED.total_seconds() == 90

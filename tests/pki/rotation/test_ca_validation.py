@@ -1,4 +1,4 @@
-"""A Root CA that is to be: each way of being unfit has its one sentence, and what is fit is fit to OpenSSL, too."""
+"""The validation of a new Root CA: each defect has one sentence, and OpenSSL accepts each valid one."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_what_is_refused(ca: Issued, told: str) -> None:
 
 @pytest.mark.parametrize(("ca", "told"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_among_others(ca: Issued, told: str) -> None:
-    """It is refused as well where no key is asked for, and where another CA is trusted beside the present one."""
+    """It is also refused without a required key, and with another CA beside the present one."""
     found = judge(
         ca.facts, None, [OTHER.facts, OLD.facts], None, NOW, where="new.crt", key_where=None, leaves=LEAVES
     ).problems
@@ -147,8 +147,8 @@ FOLLOWED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_in_place_is_followed_where_kubernetes_can_live_with_it(what: str) -> None:
-    """Of a CA that is in place already, whose clients are refused until it is followed, only a warning remains of what
-    other programs may mind, and nothing of its age; whatever makes it unfit for Kubernetes forbids it all the same.
+    """A CA that is installed already, and whose clients are refused until it is followed, has only a warning about
+    other programs, and none about its age. A defect for Kubernetes still forbids it.
     """
     ca, told = REFUSED[what]
     verdict = judged(ca, in_place=True)
@@ -175,7 +175,7 @@ def test_when_a_candidate_is_fit() -> None:
 
 
 def test_the_key() -> None:
-    """The key has to be there where one is asked for, and to be that of the certificate."""
+    """If a key is required, it must exist and belong to the certificate."""
     ca = make_ca()
     assert judged(ca, key=OTHER).problems == (
         "new.key is not the private key of new.crt; put back the pair that belongs together, or reissue it",
@@ -187,7 +187,7 @@ def test_the_key() -> None:
 
 @pytest.mark.parametrize("candidate", ["another key", "the same key"])
 def test_where_no_identifier_is_known(candidate: str) -> None:
-    """Of a candidate without a key identifier only that is told, also where the present CA has none either."""
+    """A candidate without a key identifier has only that problem, also if the present CA has none."""
     present = make_ca(subject_key_id=None, authority_key_id=None)
     key = present.key if candidate == "the same key" else make_ca().key
     for other in (present, reissue(present, subject_key_id=b"one", authority_key_id=b"one")):
@@ -198,25 +198,25 @@ def test_where_no_identifier_is_known(candidate: str) -> None:
 
 
 def test_a_negative_serial_number_is_told_once() -> None:
-    """A serial number that Go refuses is no warning as well."""
+    """A serial number that Go refuses is not a warning as well."""
     assert judged(make_ca(serial=-1)).warnings == ()
 
 
 def test_all_at_once() -> None:
-    """Everything that speaks against a candidate is told at once."""
+    """All problems of a candidate are reported at once."""
     ca = make_ca(key="rsa-1024", hash="sha1", not_after=NOW - DAY, usages=["digital signature"])
     assert len(judged(ca, key=OTHER).problems) == 5
 
 
 def test_a_leaf_is_told_what_it_is_not() -> None:
-    """Of an ordinary leaf it is told that it is no CA, and not that it lacks what only a CA needs."""
+    """An ordinary leaf is reported as no CA, without the requirements of a CA."""
     found = judged(make_leaf(OLD)).problems
     assert len(found) == 3
     assert not any("identifier" in problem for problem in found)
 
 
 def test_the_first_instant() -> None:
-    """Five minutes after its start it is fit, and not a second before; a start in the future is told once."""
+    """Five minutes after its start it is valid, and not a second before. A start in the future is reported once."""
     for ago, fit in ((300, True), (299, False), (0, False), (-1, False)):
         assert len(judged(make_ca(not_before=NOW - ago * SECOND)).problems) == (not fit)
 
@@ -231,7 +231,7 @@ WARNED = {
 
 @pytest.mark.parametrize(("ca", "told"), WARNED.values(), ids=WARNED)
 def test_what_is_warned_of(ca: Issued, told: str) -> None:
-    """What goes through all the same is told, each with its one sentence."""
+    """An accepted defect is a warning, each with one sentence."""
     verdict = judged(ca)
     assert not verdict.problems
     (warning,) = verdict.warnings

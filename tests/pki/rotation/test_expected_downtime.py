@@ -1,4 +1,4 @@
-"""How long a service is away in a rotation, told before it is begun."""
+"""The downtime of a service in a rotation, reported before the rotation begins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOUND = (
 
 
 def test_a_service_is_away_while_it_drains_and_until_it_serves_again() -> None:
-    """For each restart that is planned; of a service whose row does not say how long it takes nothing is told."""
+    """The estimate covers each planned restart. A service whose entry has no duration has no estimate."""
     assert list(absences(FOUND, [STORE, API, OTHER])) == [
         Absence(Phase.TRUST, "store", 2 * SECOND, ANCHOR),
         Absence(Phase.TRUST, "api", 6 * SECOND, ANCHOR),
@@ -40,8 +40,8 @@ def test_a_service_is_away_while_it_drains_and_until_it_serves_again() -> None:
 
 
 def test_it_is_told_with_the_file_that_makes_it_so() -> None:
-    """In the document by phase, and in words with the phases of one service and file together; nothing where nothing is
-    restarted. Where one is restarted more than once, the words say how much longer that takes if it is soon.
+    """The document has it by phase, and the text combines the phases of one service and file. Without a restart there
+    is none. For several restarts, the text has the additional time of a restart that follows soon.
     """
     document = preview_document(PLANNED, FOUND, absences(FOUND, [STORE, API]), None)
     told = {each["phase"]: each["away"] for each in document["phases"]}

@@ -49,7 +49,7 @@ BACK = sure(carried_on(AID, ground(NEW, OLD, key=OLD), lives_by_former=True, set
 
 
 def test_it_is_the_first_step_of_a_rotation_to_what_was_found() -> None:
-    """From the former anchors that the node remembers and that are valid; of none others."""
+    """It uses only recorded anchors that are valid."""
     assert (AID.old, AID.new, AID.phase, AID.found) == ((OLD.facts,), NEW.facts, Phase.TRUST, True)
     assert made(EXPIRED, OLD, LATER) == AID
     assert made(OLD, STRANGER, known=(OLD,)) == AID
@@ -58,7 +58,7 @@ def test_it_is_the_first_step_of_a_rotation_to_what_was_found() -> None:
 
 @pytest.mark.parametrize("old", [EXPIRED, LATER])
 def test_there_is_none_for_what_is_not_valid_now(old: Issued) -> None:
-    """What such a CA has signed nobody accepts."""
+    """No component accepts the certificates of such a CA."""
     assert (
         made(old)
         == made(OLD, known=())
@@ -67,7 +67,7 @@ def test_there_is_none_for_what_is_not_valid_now(old: Issued) -> None:
 
 
 def test_there_is_none_where_its_step_could_not_be_taken() -> None:
-    """A controller-manager with files of somebody else's keeps them."""
+    """A controller-manager with foreign files keeps them."""
     foreign = ground(NEW, key=NEW, signer=signer(STRANGER, now=SHARED))
     assert OWN in str(made(OLD, seen=foreign))
 
@@ -90,19 +90,19 @@ def test_both_are_trusted_and_the_signer_has_a_pair_of_its_own() -> None:
 
 @pytest.mark.parametrize("seen", [ground(NEW, key=OLD), ground(NEW, key=None), ground(NEW, STRANGER, key=NEW)])
 def test_nothing_is_touched_where_another_key_or_anchor_is(seen: Ground) -> None:
-    """No key of a CA is ever written by it, nor is a stranger taken out; and so it is not reached."""
+    """The aid never writes a key of a CA and never removes a foreign one. So it is not reached."""
     assert step_of(AID, seen) is None
     assert not is_reached(AID, seen)
 
 
 def test_it_goes_on_until_somebody_decides() -> None:
-    """As long as the other CA's pair is in place, and the former one in its file or needed."""
+    """It lasts while the other CA's pair is installed, and the old one is in its file or needed."""
     for trust, lives in (((NEW, OLD), True), ((NEW, OLD), False), ((NEW,), True), ((OLD,), False)):
         assert carried_on(AID, ground(*trust, key=NEW), lives_by_former=lives, settled=True, now=NOW) is AID
 
 
 def test_the_former_key_ends_it_by_the_former_anchor_alone() -> None:
-    """First the signer goes back to the anchor's files, then its own go, and then it is over."""
+    """First the signer returns to the anchor's files, then its separate files are removed, and then the aid ends."""
     assert (BACK.old, BACK.new, BACK.phase, BACK.aborted) == ((NEW.facts,), OLD.facts, Phase.ATTACH, True)
     step = step_of(BACK, ground(NEW, OLD, key=OLD, signer=signer(NEW)))
     assert step
@@ -112,7 +112,7 @@ def test_the_former_key_ends_it_by_the_former_anchor_alone() -> None:
 
 
 def test_what_is_taken_out_ends_it_by_the_other_anchor_alone() -> None:
-    """Where nothing on the node lives by the former one any more."""
+    """The condition is that no file of the node uses the old one."""
     seen = ground(NEW, key=NEW, signer=signer(NEW))
     later = sure(carried_on(AID, seen, lives_by_former=False, settled=False, now=NOW + DAY))
     assert later == replace(AID, phase=Phase.ATTACH, since=NOW + DAY)

@@ -28,7 +28,7 @@ def says(phase: Phase, **fields: Any) -> Report:
 
 
 def why(rotation: Rotation, report: Report | None, *, control_plane: bool = True) -> list[str]:
-    """What `cp-2` keeps, where `cp-1` has said all that is asked."""
+    """Return what `cp-2` blocks while `cp-1` has reported everything."""
     return list(
         closed(rotation, [Member("cp-1", True, says(rotation.phase)), Member("cp-2", control_plane, report)])
     )  # fmt: skip
@@ -42,12 +42,12 @@ def test_a_phase_may_be_left_when_every_node_has_said_so(phase: Phase) -> None:
 
 @pytest.mark.parametrize("report", [None, says(P.TRUST, rotation="r0"), says(P.TRUST, rotation="r1-back")])
 def test_who_has_not_answered_is_not_presumed_to_agree(report: Report | None) -> None:
-    """What was said of another rotation is no answer, be it this one on its way back."""
+    """A report of another rotation is no answer, also not of this one before its abort."""
     assert why(at(P.TRUST), report) == ["cp-2 has not answered"]
 
 
 def test_what_was_said_before_the_machine_was_started_is_no_answer() -> None:
-    """Whatever the machine was then, nobody has seen it since."""
+    """The state of the machine may have changed since."""
     since = [Member("cp-1", True, says(P.TRUST)), Member("cp-2", True, says(P.TRUST), started_since=True)]
     assert list(closed(at(P.TRUST), since)) == ["cp-2 has not answered since its machine was started"]
     assert list(closed(at(P.TRUST, excluded=("cp-2",)), since)) == []
@@ -72,12 +72,14 @@ def test_another_phase_is_another_answer() -> None:
     ],
 )
 def test_who_knows_most_of_a_rotation(report: Report | None, said: list[str]) -> None:
-    """Is whom no other node contradicts: by a later phase, the way back, or a rotation that was not ended here."""
+    """A node is the most advanced unless another one reports a later phase, an abort, or a rotation that was not closed
+    here.
+    """
     assert list(ahead(at(P.TRUST), [Member("cp-1", True), Member("cp-2", True, report)], {"r0"})) == said
 
 
 def test_who_is_on_the_way_back_knows_more_than_who_is_not() -> None:
-    """In whatever phase of the way there that one is, but for those from which none leads back."""
+    """This holds for any phase before it, except those from which no abort is possible."""
     back = abort(at(P.ISSUE), NOW)
     assert list(ahead(back, [Member("cp-2", True, says(P.ISSUE))], ())) == []
     gone_too_far = ["cp-2 has reached distrust on the way there, from which none leads back"]
@@ -87,7 +89,7 @@ def test_who_is_on_the_way_back_knows_more_than_who_is_not() -> None:
 
 @pytest.mark.parametrize("lack", [{"signs": False}, {"ready": False}])
 def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lack: dict[str, bool]) -> None:
-    """It is told where to put the key. A worker needs none, and later phases do not ask again."""
+    """The message has the command that stages the key. A worker needs none, and later phases do not check again."""
     (said,) = why(at(P.PREPARE), says(P.PREPARE, **lack))
     assert said.startswith("cp-2 is a control-plane node without the new CA's key; run `certmond root-ca stage` there")
     assert why(at(P.PREPARE), says(P.PREPARE, **lack), control_plane=False) == []
@@ -95,15 +97,17 @@ def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lac
 
 
 def test_who_says_that_it_is_so_far_and_trusts_others_is_not() -> None:
-    """What it sees counts for more than what it says."""
+    """Its trust takes precedence over its reported phase."""
     for trust in ((OLD.facts,), (OLD.facts, NEW.facts, STRANGER.facts), ()):
         said = why(at(P.TRUST), says(P.TRUST, trust=digest_of(trust)))
         assert said == ["cp-2 says that it is in trust, and trusts other CAs"]
-    assert why(at(P.PREPARE), says(P.PREPARE, trust="whatever")) == []  # nothing is asked of files yet
+    assert why(at(P.PREPARE), says(P.PREPARE, trust="whatever")) == []  # this phase checks no files
 
 
 def test_who_has_certificates_of_the_former_ca_keeps_it_trusted() -> None:
-    """Where leaves matter, that is; a node that has none, or several, says nothing of their CA."""
+    """The rule applies where leaves matter. A node without leaves, or with several issuers, has no issuer in its
+    report.
+    """
     said = why(at(P.ISSUE), says(P.ISSUE, issuer=OLD.facts.sha256))
     assert said == ["cp-2 says that it is in issue, and has certificates of another CA"]
     assert why(at(P.ISSUE), says(P.ISSUE, issuer=NEW.facts.sha256)) == []
@@ -111,14 +115,14 @@ def test_who_has_certificates_of_the_former_ca_keeps_it_trusted() -> None:
 
 
 def test_every_node_that_keeps_it_is_named() -> None:
-    """But for those that a person has left out."""
+    """Nodes that the operator has excluded are not."""
     members = [Member(name, True) for name in ("a", "b", "c")]
     assert list(closed(at(P.TRUST), members)) == [f"{name} has not answered" for name in ("a", "b", "c")]
     assert list(closed(at(P.TRUST, excluded=("a", "c")), members)) == ["b has not answered"]
 
 
 def test_a_name_that_no_node_has_excludes_nothing() -> None:
-    """It is most likely a slip of the pen, and told as such."""
+    """It is probably a typing error, and is reported."""
     members = {name: Member(name, True) for name in ("a", "b")}
     assert unknown_exclusions(at(P.TRUST, excluded=("a", "bb", "c")), members) == ("bb", "c")
     assert unknown_exclusions(at(P.TRUST), members) == ()
@@ -157,8 +161,9 @@ def test_both_keys_of_tokens_are_known_to_outsiders_before_the_new_one_is_used()
 
 
 def test_the_former_key_is_trusted_while_its_last_token_may_live() -> None:
-    """Counted from when all were first seen to sign with the new one, however long after the phase began; that instant
-    is for all to know before it counts. Never less than the overlap. At once is at once.
+    """The time counts from the instant at which all signers were first observed to use the new key, however long the
+    phase lasts. The record has the instant before it counts. The time is never shorter than the overlap. A rotation at
+    once has none.
     """
     spec, late = RootCaSpec(overlap=HOUR, token_overlap=24 * HOUR), NOW + 100 * HOUR
     issue = replace(KEYS, phase=P.ISSUE)

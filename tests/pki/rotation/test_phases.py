@@ -1,4 +1,4 @@
-"""The phases of a rotation alone: their sequence, what each asks of files, the beginning, and the way back."""
+"""The phases of a rotation: their sequence, the required files of each, the start, and the abort."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_another_family_asks_nothing_of_the_controller_manager(phase: Phase, wan
 
 
 def test_what_was_found_signs_already_and_is_trusted_beside_the_former_one() -> None:
-    """The key that is there belongs to the new one, which therefore comes first, and all that went before follows."""
+    """The installed key belongs to the new CA, which is therefore first, followed by all earlier ones."""
     old = (O, STRANGER.facts)
     assert desired(at(P.TRUST, found=True, old=old)) == Desired((N, *old), detached=N)
     assert desired(at(P.TRUST, found=True, old=old, family="etcd-ca")) == Desired((N, *old))
@@ -151,8 +151,8 @@ def test_what_is_asked_for_begins_with_nothing_and_what_was_found_with_trust(giv
     ],
 )  # fmt: skip
 def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rotation, phase: Phase) -> None:
-    """It begins in the mirrored phase, now, as a rotation of which nobody has said anything yet; and it is a phase of
-    its sequence, so that it goes on from there to the end.
+    """It begins in the mirrored phase, now, as a rotation without reports. The phase is one of its sequence, so that it
+    continues to the end.
     """
     now = NOW + HOUR
     assert may_be_aborted(given)
@@ -180,7 +180,7 @@ def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rota
     ],
 )  # fmt: skip
 def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -> None:
-    """And what to do instead. No command says before that an abort would lead back."""
+    """The error has the alternative. No earlier message offers an abort."""
     assert not may_be_aborted(given)
     with pytest.raises(RotationError, match=said):
         abort(given, NOW)
@@ -200,5 +200,5 @@ def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -
     ],
 )
 def test_what_nobody_can_have_begun(given: Rotation, said: str | None) -> None:
-    """A rotation that was read is one of those that begin, go on and go back, or it is said why not."""
+    """A record that was read is a rotation that begins, continues or aborts, or an error with the reason."""
     assert flaw(given) == said

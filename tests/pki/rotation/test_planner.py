@@ -94,7 +94,7 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
 )  # fmt: skip
 @pytest.mark.parametrize("phase", [P.PREPARE, P.TRUST, P.DONE])
 def test_what_is_neither_of_before_nor_of_after_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
-    """In any phase: somebody else changes the same files. It is said what is strange, and how to put it right."""
+    """In any phase another process may change the same files. The message has the foreign file and the remedy."""
     found = lacks(at(phase), of, judged(conf(OLD), leaf(OLD)))
     assert (found.frozen or "").startswith(f"the rotation r1 of ca stands still: {said}")
     assert found == Lacks(frozen=found.frozen)
@@ -117,8 +117,8 @@ BACK = at(P.DONE, old=(N,), new=O, aborted=True)
     ids=["an unreadable key", "a stranger", "a signer", "and the CA", "and its key", "and its signer"],
 )  # fmt: skip
 def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool) -> None:
-    """Led back to its end, a rotation wants nothing of a node whose anchor has nothing of the abandoned CA; where it
-    has, what is strange stops it as ever. Kubeconfigs and leaves of that CA are put right, and no others.
+    """At its end, an aborted rotation requires nothing of a node whose anchor has no part of the abandoned CA.
+    Otherwise a foreign file stops it. Kubeconfigs and leaves of that CA are repaired, and no others.
     """
     nothing = judged(conf(OLD, STRANGER, issuer=OLD), leaf(OLD))
     assert (lacks(BACK, of, nothing).frozen is not None) is frozen
@@ -143,7 +143,7 @@ def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool)
     ],
 )
 def test_a_node_is_as_before_where_all_trust_what_it_signs_with(rotation: Rotation, of: Ground, same: bool) -> None:
-    """Prepared only, or led back to its end, with the former CA alone in place, and its own key or none."""
+    """It is so after `prepare` or a complete abort, with only the old CA and its own key or none."""
     assert is_as_before(rotation, of) is same
 
 
@@ -162,7 +162,7 @@ def test_nothing_is_changed_to_prepare() -> None:
 
 
 def test_a_signer_gets_its_files_before_it_is_told_of_them() -> None:
-    """And the key of a certificate before the certificate."""
+    """The key of a certificate precedes the certificate."""
     own = [KeyOf(OWN_KEY, O), Bundle(OWN, (O,))]
     assert wants(at(P.DETACH), ground(OLD, signer=signer())) == [*own, flags(APART)]
     assert wants(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED))) == [flags(APART)]
@@ -180,7 +180,7 @@ def test_the_first_that_is_trusted_is_the_one_of_the_key() -> None:
 
 
 def test_what_signs_is_exchanged_together_with_what_it_signs_with() -> None:
-    """Both signers of a control plane, in one step: keys before certificates, and nothing of it without the rest."""
+    """Both signers of a control plane change in one step: keys before certificates, and no part without the others."""
     found = lacks(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
     detail = (
         f"{OWN_KEY} is to be the key of the new CA; {OWN} is to hold the new CA; "
@@ -191,7 +191,7 @@ def test_what_signs_is_exchanged_together_with_what_it_signs_with() -> None:
 
 
 def test_no_leaf_is_issued_before_its_ca_signs() -> None:
-    """First the files, and only what is seen then is issued again: it would be of the former one once more."""
+    """The files change first, and then the leaves are issued: otherwise they would be of the old CA again."""
     seen = judged(leaf(OLD), trust=(OLD, NEW))
     assert lacks(at(P.ISSUE), ground(OLD, NEW), seen).reissue == frozenset()
     assert lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), seen).reissue == {("leaf", "/pki/leaf.crt")}
@@ -206,12 +206,12 @@ def test_a_worker_trusts_and_never_gets_a_key(of: Ground) -> None:
 
 
 def test_a_key_whose_place_is_not_known_is_not_written() -> None:
-    """The catalogue says where it is, or nobody does."""
+    """Only the catalogue has the path."""
     assert wants(at(P.ISSUE), replace(ground(OLD), key_path=None)) == [Bundle(ANCHOR, (N, O))]
 
 
 def test_the_signer_goes_back_before_its_files_go() -> None:
-    """They are removed at the very end, and only where nothing names them any more."""
+    """They are removed at the end, and only if no flag names them."""
     after = ground(NEW, key=NEW, signer=signer(NEW))
     assert wants(at(P.ATTACH), after) == [flags(SHARED)]
     assert wants(at(P.DONE), after) == [flags(SHARED)]
@@ -222,7 +222,7 @@ def test_the_signer_goes_back_before_its_files_go() -> None:
 
 
 def test_each_want_is_told() -> None:
-    """In words, of what it is for the rotation: all CAs may well have the same name."""
+    """The sentence has the role of the CA in the rotation, because all CAs may have the same name."""
     (step,) = lacks(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED)), judged()).steps
     assert step.detail == f"{MANAGER} is to sign with {APART[0]}"
     (step,) = lacks(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
@@ -250,7 +250,7 @@ def test_with_the_same_key_only_certificates_are_exchanged() -> None:
 
 
 def test_a_kubeconfig_trusts_what_the_anchors_file_trusts() -> None:
-    """Each in a step of its own: whoever reads it needs no other."""
+    """Each kubeconfig has a separate step, because its reader needs no other."""
     found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
     assert found.steps == tuple(
         Rotate(
@@ -271,9 +271,7 @@ def test_in_which_order_a_kubeconfig_trusts_does_not_matter() -> None:
 
 
 def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
-    """That file is somebody's, and most likely the anchor's own; it keeps the phase from being reached while it is
-    another one.
-    """
+    """The file belongs to another entry, usually the anchor's. It blocks the phase while its content differs."""
     seen = judged(conf(OLD, file="/other/ca.crt"), trust=(OLD, NEW))
     assert lacks(at(P.TRUST), ground(OLD, NEW), seen) == Lacks()
     (said,) = unsettled(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
@@ -321,8 +319,8 @@ def self_signed() -> Observation:
     ],
 )
 def test_what_the_former_one_has_signed_is_issued_again_and_nothing_else(seen: Observation, again: bool) -> None:
-    """By proof, and not by name: what is of the new one, of neither, or signs itself, stays; and so does what is no
-    end entity of this family.
+    """The signature decides, not the name. A certificate of the new CA, of neither, or self-signed stays, and so does
+    one that is no end entity of this family.
     """
     found = lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), judged(seen, trust=(NEW, OLD)))
     assert found == Lacks(reissue=frozenset({seen.identity} if again else ()))
@@ -330,7 +328,7 @@ def test_what_the_former_one_has_signed_is_issued_again_and_nothing_else(seen: O
 
 
 def test_of_a_file_that_went_bad_nothing_is_issued_again() -> None:
-    """The certificate that it had is remembered, and is not there."""
+    """Its last certificate is recorded, but not in place."""
     before = judged(leaf(OLD), trust=(NEW, OLD))
     gone = assess(Inventory((*anchors(NEW, OLD), see(row()))), NOW, before)
     assert gone.by_identity["leaf", "/pki/leaf.crt"].stale
@@ -374,13 +372,13 @@ def kept(known: Surroundings, of: Ground | None = None, plan: Plan | None = None
 
 
 def test_where_nothing_is_left_to_do_the_phase_is_reached() -> None:
-    """Also where nothing was to be done."""
+    """The rule also holds if there was no work at all."""
     assert kept(around()) == []
     assert kept(around(), phase=P.PREPARE) == []
 
 
 def test_each_step_that_is_left_keeps_it() -> None:
-    """And each certificate that is still of the former one, with the reason why it is not renewed at once."""
+    """So does each certificate of the old CA, with the reason why it is not renewed at once."""
     seen = judged(conf(OLD), trust=(OLD,))
     said = list(unsettled(at(P.TRUST), ground(OLD), seen, around(), Plan()))
     assert said == [
@@ -423,8 +421,8 @@ def test_a_kubeconfig_that_others_can_change_keeps_no_phase(file: str | None) ->
     ],
 )
 def test_a_leaf_that_others_hold_up_keeps_no_phase(origin: Provenance, later: bool, waits: bool) -> None:
-    """A leaf of the former CA that the CA's key does not sign, or that came after the phase began, keeps the phase only
-    where root alone can write its file. It is issued anew in any case, if that is possible.
+    """A leaf of the old CA that the CA's key does not sign, or that is newer than the phase, blocks the phase only if
+    root alone can write its file. It is issued again in any case, if possible.
     """
     seen = replace(leaf(OLD), changed_at=NOW + HOUR if later else NOW - HOUR)
     known = around(provenance={seen.identity: origin})
@@ -436,7 +434,7 @@ def test_a_leaf_that_others_hold_up_keeps_no_phase(origin: Provenance, later: bo
 
 
 def test_what_nobody_has_looked_at_is_not_reached() -> None:
-    """Before the first look; and after a change of the files, until somebody has looked again who it is that runs."""
+    """This holds before the first probe, and after a change of the files until the next probe of the processes."""
     assert kept(around(live=None)) == ["nothing is known yet of what runs here"]
     before = Live(CHANGED - HOUR, {"web": runs(), "kcm": runs(running=False)})
     assert kept(around(live=before))[:1] == ["web was not looked at since /pki/leaf.crt changed"]
@@ -461,7 +459,7 @@ def test_below_another_root_only_what_no_service_uses_is_reached() -> None:
 
 
 def test_what_cannot_be_seen_keeps_it() -> None:
-    """A bus that does not answer, two containers at once: it may hold the older one. What there is none of does not."""
+    """With a silent bus or two containers it may use the older file. A service that does not exist blocks nothing."""
     blind = ServiceSeen(None, problem="systemd cannot be asked")
     assert kept(around(web=blind)) == ["what web holds cannot be told: systemd cannot be asked"]
     assert kept(around(web=replace(blind, absent=True))) == []
@@ -507,7 +505,7 @@ def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
 
 @pytest.mark.parametrize(("ago", "back", "frozen"), [(HOUR, True, False), (-HOUR, True, True), (HOUR, False, True)])
 def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, back: bool, frozen: bool) -> None:
-    """What it asks for is something else. Where that fails, too, it stands still."""
+    """It requires other files. If those fail, too, it is blocked."""
     failed = Past("web", None, NOW - ago, Result.FAILED, "it is down", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     turned = at(P.ISSUE, old=(N,), new=O, aborted=True) if back else at(P.ISSUE)
     left = lacks(turned, ground(*BOTH), judged(leaf(NEW), leaf(OLD, "other"), around=around(past={"web": failed})))
@@ -516,7 +514,7 @@ def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, 
 
 
 def test_a_restart_that_is_under_way_or_has_failed_keeps_it() -> None:
-    """Until it is over, or somebody has put it right."""
+    """It lasts until the restart ends, or an operator repairs it."""
     under_way = Past("web", episode=Episode("web", (), "x", NOW))
     assert kept(around(past={"web": under_way})) == ["the restart of web is not over"]
     failed = Past("web", None, NOW, Result.FAILED, "web does not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
@@ -544,14 +542,14 @@ OTHER_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, SH
 def test_the_controller_manager_has_to_run_with_the_signer_of_its_manifest(
     command: tuple[str, ...], said: str | None
 ) -> None:
-    """However its flags are written, as long as they are to be seen: the kubelet may not have restarted it yet."""
+    """The form of its flags does not matter, as long as they are visible: the kubelet may not have restarted it yet."""
     assert kept(around(kcm=runs(timedelta(), *command))) == ([f"kcm {said}"] if said else [])
     assert kept(around(kcm=runs(timedelta(), *command)), ground(*BOTH)) == []
 
 
 @pytest.mark.parametrize(("running", "said"), [(False, ["kcm does not run"]), (None, [])])
 def test_a_controller_manager_that_is_down_keeps_it(running: bool | None, said: list[str]) -> None:
-    """Nobody could tell whether it takes up its signer. Where nothing can be seen of it, nothing is claimed."""
+    """Whether it uses its signer is unknown. Without a probe there is no claim."""
     assert kept(around(kcm=runs(running=running, since=timedelta()))) == said
     assert kept(around(live=Live(NOW, {"web": runs()}))) == []
     assert kept(around(services=(WEB,))) == []
@@ -559,7 +557,7 @@ def test_a_controller_manager_that_is_down_keeps_it(running: bool | None, said: 
 
 @pytest.mark.parametrize("phase", [P.TRUST, P.ATTACH, P.DONE])
 def test_no_key_of_a_signer_stays_behind(phase: Phase) -> None:
-    """Whose manifest is away may want it when it comes back: it is neither removed nor forgotten at the end."""
+    """A signer without a manifest may need it after its return: the key is neither removed nor ignored at the end."""
     known, left = around(services=(WEB,)), (OWN, OWN_KEY)
     here = ground(*BOTH) if phase is P.TRUST else ground(NEW, key=NEW)
     before, after = kept(known, here, phase=phase), kept(known, replace(here, left=left), phase=phase)

@@ -1,4 +1,4 @@
-"""What a rotation would do, told before anything is begun."""
+"""The preview of a rotation, before it begins."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def shown(rotation: Rotation, of: Ground, seen: Assessment) -> tuple[Preview, ..
 
 
 def test_every_phase_is_told_on_the_node_as_the_one_before_would_have_left_it() -> None:
-    """With the changes of files, and the services that are restarted for them, in the order of restarts: who does not
-    read again what is changed, and who has it embedded.
+    """Each phase has the changes of files and the services that restart for them, in their order: those that do not
+    reload a changed file, and those that embed it.
     """
 
     def own(ca: str) -> tuple[str, str]:
@@ -105,14 +105,14 @@ def test_a_worker_is_told_of_no_key_and_no_signer() -> None:
 
 
 def test_it_begins_in_the_present_phase() -> None:
-    """What is behind is told no more."""
+    """Past phases are not shown."""
     after = ground(NEW, key=NEW, signer=signer(NEW))
     found = shown(at(P.ATTACH), after, node(conf(NEW), leaf(NEW), trust=(NEW,)))
     assert [each.phase for each in found] == [P.ATTACH, P.DONE]
 
 
 def test_what_was_found_is_told_with_the_leaves_that_nobody_trusts_now() -> None:
-    """The anchor that has signed them is in no file of the node any more, and they are what is most urgent."""
+    """The anchor that signed them is in no file of the node, and they are the most urgent."""
     found = shown(begin(replace(PLANNED, found=True)), ground(NEW, key=NEW), node(leaf(OLD), trust=(NEW,)))
     assert found[0] == Preview(P.TRUST, (f"{ANCHOR} is to hold the new CA and the former CA",), ("kubelet",))
     assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued anew from the new CA",), ("reader",))
@@ -131,7 +131,7 @@ def test_other_dates_bring_no_leaf_and_at_once_means_one_phase() -> None:
 
 
 def test_what_a_kubeconfig_refers_to_is_not_written_there() -> None:
-    """But who reads it has to begin again all the same; and each file is named once, whatever its contexts."""
+    """Its reader restarts in any case. Each file is named once, whatever its contexts."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD, issuer=NEW), embedded=(embedded, embedded))
     assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf is to trust the same",)
@@ -147,7 +147,7 @@ def test_who_signs_with_the_cas_key_is_restarted_when_it_is_another() -> None:
 
 @pytest.mark.parametrize("of", [ground(OLD, STRANGER), ground(OLD, signer=signer(problem="it signs elsewhere"))])
 def test_a_node_that_would_stand_still_is_told_as_such(of: Ground) -> None:
-    """Before it is begun, and nothing is told of phases that would not come."""
+    """The preview precedes the rotation, and has no phases after the block."""
     (only,) = shown(PLANNED, of, node(leaf(OLD)))
     assert only.phase is P.PREPARE
     assert only.steps[0].startswith("the rotation r1 of ca stands still: ")

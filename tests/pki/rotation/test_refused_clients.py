@@ -1,4 +1,4 @@
-"""An anchor that was found in place of another: until when clients of the former one are kept out."""
+"""An anchor that was found in place of another: the time until clients of the old one are accepted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_while_both_are_to_be_trusted_the_anchors_file_and_each_kubeconfig_decid
 
 @pytest.mark.parametrize("trust", [(NEW,), (NEW, OLD), (OLD,)])
 def test_without_an_overlap_it_lasts_until_the_leaves_have_followed(trust: tuple[Issued, ...]) -> None:
-    """Whatever the files hold; and of one key nobody is kept out."""
+    """The content of the files does not matter. With the same key no client is refused."""
     shown = ground(*trust, key=NEW)
     for phase in Phase:
         found = at(phase, found=True, mode=Mode.REPLACE)
@@ -43,6 +43,6 @@ def test_without_an_overlap_it_lasts_until_the_leaves_have_followed(trust: tuple
 
 
 def test_a_rotation_that_somebody_asked_for_keeps_nobody_out() -> None:
-    """Both were trusted before anything was of the new one."""
+    """Both CAs are trusted before any certificate is of the new one."""
     assert is_refused(at(Phase.TRUST, found=True), ground(NEW, key=NEW), NOTHING)
     assert not is_refused(at(Phase.TRUST), ground(NEW, key=NEW), NOTHING)

@@ -1,4 +1,4 @@
-"""Another anchor stands where the node's own one stood: by which evidence that is told, and what is none."""
+"""The detection of a replaced anchor: the evidence that counts, and what does not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def change(because: str, *old: Issued, new: Issued = NEW) -> Change:
 
 
 def test_a_kubeconfig_that_trusts_another_one_is_evidence() -> None:
-    """No memory is needed: what it embeds is what the node has lived by."""
+    """No record is needed: the embedded CA is the one that the node has used."""
     assert seen(conf(OLD)) == change("/admin.conf trusts the former one", OLD)
     assert seen(conf(OLD, file=ANCHOR)) == change("/admin.conf trusts the former one", OLD)
 
@@ -57,31 +57,31 @@ def test_a_leaf_that_a_remembered_one_has_signed_is_evidence() -> None:
 
 
 def test_a_leaf_alone_does_not_tell_whose_it_was() -> None:
-    """Where nobody remembers the former one, there is nothing to go back to or to trust beside."""
+    """Without a record of the old CA, certmond can neither restore it nor trust it beside the new one."""
     assert seen(leaf(OLD)) is None
     assert seen(leaf(OLD), known=(STRANGER,)) is None
 
 
 def test_the_former_one_may_still_be_in_the_bundle() -> None:
-    """Then its leaves tell, though every kubeconfig trusts both."""
+    """Then its leaves are evidence, although every kubeconfig trusts both."""
     assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
     assert seen(leaf(OLD), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
     assert seen(conf(OLD, NEW), trust=(NEW, OLD)) is None
 
 
 def test_the_former_one_may_be_known_from_a_kubeconfig_that_trusts_both() -> None:
-    """It is no evidence by itself, but says who has signed the leaves."""
+    """The kubeconfig alone is no evidence, but identifies the issuer of the leaves."""
     assert seen(leaf(OLD), conf(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
 
 
 def test_several_that_went_before_are_all_told() -> None:
-    """Each is needed until all that hangs on it is of the new one. The first evidence is the one that is said."""
+    """Each is needed until all its certificates are of the new one. The message has the first evidence."""
     found = seen(conf(OLD), leaf(STRANGER), known=(STRANGER, OLD))
     assert found == change("/admin.conf trusts the former one", OLD, STRANGER)
 
 
 def test_where_the_former_one_is_remembered_no_file_makes_another_one_of_it() -> None:
-    """Else whoever can write a kubeconfig would have a CA of their own trusted beside it."""
+    """Otherwise a user who can write a kubeconfig would have another CA trusted."""
     assert seen(conf(STRANGER), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
     assert seen(conf(STRANGER), known=(OLD,)) is None
     assert seen(leaf(STRANGER), conf(STRANGER), trust=(NEW, STRANGER), known=(OLD,)) is None
@@ -93,7 +93,7 @@ def test_where_the_former_one_is_remembered_no_file_makes_another_one_of_it() ->
      ("root:root", 0o602, False)],
 )  # fmt: skip
 def test_where_nobody_remembers_it_only_files_of_root_tell(owner: str, mode: int, counts: bool) -> None:
-    """What others can write is what they would have us believe."""
+    """Other users can forge other files."""
     permissions = (Permissions("/admin.conf", mode, owner, secret=True),)
     found = seen(replace(conf(OLD), permissions=permissions), replace(leaf(OLD), permissions=permissions))
     assert (found is not None) == counts
@@ -106,7 +106,7 @@ def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:
 
 
 def test_a_former_one_that_is_gone_from_the_bundle_is_a_change() -> None:
-    """The new one was remembered when both were trusted. What is left of the former one has nobody who accepts it."""
+    """The record has the new CA since both were trusted. No component accepts the certificates of the old one."""
     for known in ((OLD, NEW), (NEW, OLD)):
         assert seen(conf(OLD), known=known) == change("/admin.conf trusts the former one", OLD)
         assert seen(conf(OLD, NEW), leaf(OLD), known=known) == change("/pki/leaf.crt is of the former one", OLD)
@@ -114,14 +114,14 @@ def test_a_former_one_that_is_gone_from_the_bundle_is_a_change() -> None:
 
 
 def test_both_in_the_bundle_are_no_change_whichever_signs() -> None:
-    """Somebody rotates by hand, and everything is accepted: a leaf that is of either, a kubeconfig that trusts one."""
+    """An operator rotates by hand, and everything is accepted: a leaf of either, a kubeconfig that trusts one."""
     for trust in ((OLD, NEW), (NEW, OLD)):
         assert seen(conf(OLD), conf(NEW), leaf(OLD), leaf(NEW), trust=trust, known=(OLD, NEW)) is None
 
 
 @pytest.mark.parametrize(("owner", "counts"), [("root:root", True), ("kim:root", False)])
 def test_only_files_of_root_tell_of_one_that_was_trusted_beside(owner: str, counts: bool) -> None:
-    """It was taken out, and did not sign when it was remembered: nobody else's file is to have it trusted again."""
+    """It was removed and did not sign when it was recorded. A file of another user must not restore its trust."""
     permissions = (Permissions("/admin.conf", 0o600, owner, secret=True),)
     embeds, signed = replace(conf(STRANGER), permissions=permissions), replace(leaf(STRANGER), permissions=permissions)
     for observation in (embeds, signed):
@@ -130,7 +130,7 @@ def test_only_files_of_root_tell_of_one_that_was_trusted_beside(owner: str, coun
 
 
 def test_where_nothing_is_left_of_the_former_one_there_is_nothing_to_rotate() -> None:
-    """Somebody has done it all."""
+    """An operator has completed the rotation."""
     assert seen(conf(NEW), leaf(NEW), known=(OLD,)) is None
 
 
@@ -153,12 +153,12 @@ def test_the_same_key_again_is_told_by_kubeconfigs_only() -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_hang_on_the_family_is_no_evidence(other: Observation) -> None:
-    """Nor is what stands behind another in its file, nor an entry without a certificate, nor an anchor itself."""
+    """Neither is a further certificate of a file, an entry without a certificate, or an anchor."""
     assert seen(other, known=(OLD,)) is None
 
 
 def test_a_file_without_a_ca_is_not_another_ca() -> None:
-    """That is told as what it is."""
+    """The missing CA has its own finding."""
     none: tuple[Certificate, ...] = ()
     assert changed("ca", Ground("ca", ANCHOR, None, none), (OLD.facts,), Inventory((conf(OLD),))) is None
 
@@ -176,8 +176,8 @@ def test_a_file_without_a_ca_is_not_another_ca() -> None:
 def test_a_third_one_takes_the_place_of_the_second(
     phase: Phase, fields: dict[str, Any], leaves: list[Observation], trusted: tuple[Issued, ...]
 ) -> None:
-    """With its key, while a rotation leads to the second one, which was found in place. Trusted beside it is every one
-    that has signed, or may have done so on another node; of a second one that has signed nothing nobody needs trust.
+    """The third pair has its key, while a rotation leads to the second one, which was found in place. Each CA that has
+    signed, or may have done so on another node, is trusted beside it. A second one without certificates needs no trust.
     """
     rotation = at(phase, found=True)
     found = overtaken(rotation, ground(STRANGER, key=STRANGER, **fields), Inventory(tuple(leaves)))
@@ -186,7 +186,7 @@ def test_a_third_one_takes_the_place_of_the_second(
 
 
 def test_a_second_one_that_is_still_in_the_bundle_stays_trusted() -> None:
-    """Who has put the third one in place has let it stand there."""
+    """The operator who installed the third one has left it there."""
     found = overtaken(at(Phase.TRUST, found=True), ground(STRANGER, NEW, key=STRANGER), Inventory(()))
     assert found is not None
     assert found.old == (OLD.facts, NEW.facts)
@@ -202,5 +202,5 @@ def test_a_second_one_that_is_still_in_the_bundle_stays_trusted() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_third_pair_takes_no_ones_place(found: bool, of: Ground) -> None:
-    """Nor does it where a person has staged and begun the rotation: somebody else changes the same files."""
+    """A pair does not replace one in a rotation that an operator began: another process changes the same files."""
     assert overtaken(at(Phase.TRUST, found=found), of, Inventory((leaf(OLD),))) is None

@@ -39,8 +39,8 @@ def test_nothing_holds_a_node_that_is_well() -> None:
 
 
 def test_what_the_host_says_holds_while_a_leaf_would_wait_for_it() -> None:
-    """Until the last leaf gets critical, from which point on it is issued in any case; where all are, nothing holds. A
-    clock does not hold a rotation in which nothing is issued, an upgrade does, for its restarts.
+    """It ends when the last leaf becomes critical, because leaves are then issued in any case. A clock does not hold a
+    rotation that issues nothing. An upgrade does, because of the restarts.
     """
     seen = judged(leaf(OLD))
     until = max(critical_point(s.certificate) for s in seen.certificates if s.certificate and s.seen.name == "leaf")
@@ -53,14 +53,14 @@ def test_what_the_host_says_holds_while_a_leaf_would_wait_for_it() -> None:
 
 
 def test_a_leaf_of_another_ca_says_nothing() -> None:
-    """Only what the former CA has signed is issued in this rotation."""
+    """This rotation issues only certificates of the old CA."""
     other = judged(leaf(OLD), see(row("other", ca="etcd-ca"), make_leaf(NEW, "other")))
     assert [each.reason for each in found(seen=other, clock=CLOCK)] == [REASONS.CLOCK]
     assert found(seen=judged(see(row("other", ca="etcd-ca"), make_leaf(NEW, "other"))), clock=CLOCK) == []
 
 
 def test_a_restart_that_failed_holds() -> None:
-    """With what went wrong, since when, and the command that tries it again: in the next phase it would stand still."""
+    """The hold has the failure, its time, and the command that tries again: the next phase would be blocked."""
     contents = {"/pki/leaf.crt": Content("x", NOW - DAY)}
     bad = Past("web", None, NOW - SECOND, Result.FAILED, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     around = Surroundings(contents=contents, past={"web": bad})
@@ -100,7 +100,9 @@ def test_a_renewal_that_failed_holds_until_its_next_try(failures: int) -> None:
     ids=["overlap", "etcd", "at once", "same key", "found", "back"],
 )
 def test_where_a_rotation_waits(rotation: Rotation, phases: set[Phase]) -> None:
-    """Before the keys are exchanged, and never after; not where that has happened already, nor on the way back."""
+    """A rotation waits before the keys are exchanged, and never after. It does not wait if the exchange has happened
+    already, or in an abort.
+    """
     from certmond.pki.rotation.phases import sequence
 
     assert {phase for phase in sequence(rotation) if waits_here(replace(rotation, phase=phase))} == phases

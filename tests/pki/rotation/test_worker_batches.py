@@ -1,4 +1,4 @@
-"""Workers follow in batches: who may act, who is waited for, and that nobody overtakes who is silent."""
+"""Workers follow in batches: the released workers, the awaited ones, and no worker that passes a silent one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shared(phase: Phase = P.TRUST, **fields: Any) -> Rotation:
 
 
 def members(names: Collection[str], silent: Collection[str] = (), control_planes: Sequence[str] = ()) -> list[Member]:
-    """All of them have acknowledged `trust`, but for the silent ones."""
+    """Return members that have all acknowledged `trust`, except the silent ones."""
     said = Report("r1", P.TRUST, BOTH)
     return [
         Member(name, name in control_planes, None if name in silent else said) for name in (*control_planes, *names)
@@ -62,8 +62,8 @@ def at_most(batch: str, count: int) -> int:
 def test_never_more_than_a_batch_is_under_way_and_every_worker_has_its_turn(
     names: list[str], batch: str, data: st.DataObject
 ) -> None:
-    """In whatever order workers acknowledge: first one alone acts, then no more at a time than the batch, nobody twice
-    held back, until all have acted. Workers that are left out stop none of that.
+    """In any order of acknowledgments: first one worker acts, then at most a batch at a time, none is held twice, until
+    all have acted. Excluded workers stop none of that.
     """
     excluded = data.draw(st.sets(st.sampled_from(names)))
     counted = [name for name in names if name not in excluded]
@@ -88,7 +88,7 @@ def test_never_more_than_a_batch_is_under_way_and_every_worker_has_its_turn(
 
 @given(NAMES, SIZES, st.data())
 def test_who_is_silent_is_named_and_nobody_behind_it_begins(names: list[str], batch: str, data: st.DataObject) -> None:
-    """Until it answers, or is left out. Of those that have not begun nobody is told."""
+    """It lasts until the worker answers or is excluded. Workers that have not begun are not named."""
     silent, rotation = data.draw(st.sampled_from(names)), shared()
     while not (waits := behind(rotation, members(names, {silent}))):
         raised = next_batch(rotation, members(names, {silent}), batch).noted
@@ -140,7 +140,7 @@ def test_a_share_is_rounded_down_but_is_one_at_least(batch: str, count: int, siz
 
 
 def test_who_joins_in_front_of_those_that_wait_acts_at_once() -> None:
-    """And behind them in its turn."""
+    """A worker behind the batch acts in its order."""
     order = in_order([f"worker-{number}" for number in range(9)])
     present = [*order[:3], *order[6:]]
     rotation = next_batch(shared(released=place(order[1])), members(present, order[1:]), "2").noted
@@ -151,7 +151,7 @@ def test_who_joins_in_front_of_those_that_wait_acts_at_once() -> None:
 
 @pytest.mark.parametrize("left_out", [(), ("w1", "w2")])
 def test_where_no_worker_is_waited_for_none_is_held_back(left_out: tuple[str, ...]) -> None:
-    """Be it that there is none, or that all are left out: one of these may be there after all, and follows."""
+    """There is no worker, or all are excluded: an excluded one may still exist, and follows."""
     gate = next_batch(shared(excluded=left_out), members(left_out, left_out), "1")
     assert gate == Gate(("no worker is held back any more",), noted=shared(excluded=left_out, released=1.0))
 
@@ -167,7 +167,9 @@ def test_where_no_worker_is_waited_for_none_is_held_back(left_out: tuple[str, ..
     ],
 )
 def test_only_what_changes_a_worker_is_made_in_batches(rotation: Rotation, phases: tuple[Phase, ...]) -> None:
-    """Not what is to be done at once, nor what is none of a worker's; elsewhere all may act, and nothing is counted."""
+    """A rotation at once, or one that concerns no worker, has none. In other phases all may act, and no worker is
+    counted.
+    """
     assert stepwise(rotation) == phases
     for phase in P:
         here, there = replace(rotation, phase=phase), members(["w1"], ["w1"])
@@ -178,7 +180,9 @@ def test_only_what_changes_a_worker_is_made_in_batches(rotation: Rotation, phase
 
 
 def test_a_worker_says_why_it_does_nothing_yet() -> None:
-    """It does not know for whom it waits, and says who does; once it may act it says nothing."""
+    """The worker does not have the list of the others, and names the node that has it. After its release it reports
+    nothing.
+    """
     why = "the batch of this worker has not come yet; a control plane says who has to come so far before"
     assert held_back(shared(released=place("w1")), "w1") == why
     assert held_back(shared(released=1.0), "w1") is None
@@ -191,7 +195,7 @@ def test_a_node_by_itself_waits_for_no_batch() -> None:
 
 
 def test_each_phase_begins_anew() -> None:
-    """On the way there and on the way back."""
+    """The rule holds in a rotation and in its abort."""
     rotation = shared(released=0.7)
     assert following(rotation, NOW + HOUR).released == 0
     assert abort(rotation, NOW + HOUR).released == 0
@@ -233,8 +237,8 @@ def test_the_count_is_of_those_that_are_waited_for() -> None:
 def test_who_is_labelled_as_a_control_plane_is_believed_that_it_has_no_key(
     said: Report | None, worker: bool, back: bool
 ) -> None:
-    """It has come beyond `prepare` without, as only workers do: it is counted, and held back, among them; also on the
-    way back, by what it said on the way there.
+    """It has passed `prepare` without a key, as only workers do: it is counted and held among them, also in an abort,
+    by its earlier report.
     """
     rotation = replace(shared(), id="r1-back") if back else shared()
     there = [Member("x", True, said)]

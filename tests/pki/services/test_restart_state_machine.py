@@ -98,7 +98,7 @@ def test_looks_that_follow_each_other_too_fast_count_once(between: float) -> Non
 
 
 def test_what_was_seen_before_the_act_proves_nothing() -> None:
-    """A look that began before it shows the old instance, whatever it says."""
+    """A probe that began before the act shows the old instance."""
     assert after(ACTED, look(0)) == Wait(ACTED, NOW + INTERVAL)
 
 
@@ -115,7 +115,7 @@ def test_what_was_seen_before_the_act_proves_nothing() -> None:
     ],
 )
 def test_one_bad_look_begins_the_count_anew(bad: Glance, said: str) -> None:
-    """And it is told what was wrong."""
+    """The message has the failure."""
     if not bad.service.failed:
         assert trouble(after(ACTED, look(1), look(2), bad)) == said
         assert not isinstance(after(ACTED, look(1), look(2), bad, look(4), look(5), look(6), look(8)), Ended)
@@ -126,7 +126,7 @@ def test_one_bad_look_begins_the_count_anew(bad: Glance, said: str) -> None:
 
 
 def test_another_instance_begins_the_count_anew() -> None:
-    """What was well has died; its successor has to show all of it by itself."""
+    """The healthy instance has ended, so its successor needs the whole proof."""
     move = after(ACTED, look(1), look(2), look(3, seen("3")), look(4, seen("3")))
     assert (move.episode.instances, move.episode.good) == (("2", "3"), 2)
     assert move.episode.good_since == look(3).at
@@ -139,13 +139,13 @@ def test_an_address_that_was_not_well_before_is_not_waited_for() -> None:
 
 
 def test_what_was_restarted_for_no_certificate_is_well() -> None:
-    """Nothing is said to have been taken up."""
+    """The message names no certificate."""
     done = ended(after(replace(ACTED, targets=()), look(1), look(2), look(3), look(6)))
     assert done == (Result.PROVEN, "s was restarted and is well")
 
 
 def test_a_reload_is_proven_by_the_same_instance() -> None:
-    """It is told to read its files again, and lives on; of a command nothing is seen but what it serves."""
+    """A reload keeps the process. Of a command only the served certificate is visible."""
     for service in (seen("1"), ServiceSeen(None)):
         looks = [look(n, service) for n in (1, 2, 3, 6)]
         assert ended(after(ACTED, *looks, changes_instance=False))[0] is Result.PROVEN
@@ -155,7 +155,9 @@ def test_a_reload_is_proven_by_the_same_instance() -> None:
 
 
 def test_it_is_tried_once_more_then_the_former_files_come_back() -> None:
-    """The second act ends what runs now; the third is recorded as one on the former files before they are there."""
+    """The second act ends the present instance. The third is recorded as one with the old files before they are
+    restored.
+    """
     again = after(ACTED, look(20, ill=[WELL]))
     assert again == Act(replace(after(ACTED, look(19, ill=[WELL])).episode, stage=Stage.ACT, attempt=2, before="2"))
     back = after(acted(again.episode, look(21).at), look(41, seen("3"), ill=[WELL]))
@@ -190,7 +192,7 @@ def test_what_has_ended_with_another_is_proven_as_if_by_us(now: ServiceSeen) -> 
 
 @pytest.mark.parametrize("now", [seen("1"), ServiceSeen(None)])
 def test_what_goes_on_or_cannot_be_seen_has_not_ended_with_another(now: ServiceSeen) -> None:
-    """It has its own turn."""
+    """It is restarted separately."""
     assert taken_along(BYSTANDER, now, NOW) is None
 
 
@@ -199,21 +201,21 @@ STOPPED = ServiceSeen(running=False, stopped=True)
 
 @pytest.mark.parametrize("changes_instance", [True, False])
 def test_what_somebody_stops_during_its_proof_stays_stopped(changes_instance: bool) -> None:
-    """It is over at once, nothing is tried again, and nothing is blamed on the certificate."""
+    """The episode ends at once, without another attempt, and the certificate is not the cause."""
     looks = look(1, seen("2" if changes_instance else "1")), look(2, STOPPED)
     done = ended(after(ACTED, *looks, changes_instance=changes_instance))
     assert done == (Result.REFUSED, "s was stopped meanwhile, and not by certmond: it is left so")
 
 
 def test_what_somebody_stops_on_its_former_files_has_not_come_up_with_the_new_ones() -> None:
-    """That stands, and it stays stopped."""
+    """The failure stays, and the service stays stopped."""
     told = "s did not come up with the new files; on the former ones it was stopped meanwhile, and not by certmond: "
     later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
     assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}it is left so")
 
 
 def test_what_is_stopped_before_it_was_seen_to_run_again_may_have_been_stopped_by_us() -> None:
-    """As where what it depends on did not start: it is tried once more."""
+    """It may be that a dependency did not start: the restart is repeated once."""
     move = after(ACTED, look(1, STOPPED), look(20, STOPPED))
     assert isinstance(move, Act)
     assert move.episode.attempt == 2
@@ -229,7 +231,7 @@ def test_one_that_was_not_well_before_is_left_with_its_new_files() -> None:
 
 
 def test_what_cannot_be_seen_is_not_acted_on() -> None:
-    """Neither a second try nor former files: a person has to look."""
+    """There is neither a second attempt nor a rollback: an operator must look."""
     result, said = ended(after(ACTED, look(20, ServiceSeen(None, problem="no bus"))))
     assert (result, said) == (
         Result.UNPROVEN, "s was restarted, and what became of it cannot be told (s cannot be seen: no bus)"
@@ -254,7 +256,7 @@ def test_what_was_asked_for_without_a_certificate_has_nothing_to_take_back() -> 
 
 
 def test_on_the_former_files_it_has_to_begin_anew() -> None:
-    """What began before they were back holds the others, however well it is."""
+    """An instance from before the rollback uses the new files, however healthy it is."""
     old, new = (seen("4", started_at=PUT_BACK_AT + shift * SECOND) for shift in (-1, 1))
     assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since the former files are back"
     good = [look(60 + n, new) for n in (1, 2, 3, 6)]
@@ -264,7 +266,7 @@ def test_on_the_former_files_it_has_to_begin_anew() -> None:
 
 
 def test_on_the_former_files_it_is_waited_for_as_long_as_a_kubelet_backs_off() -> None:
-    """A container that has ended often is not started again at once, though nothing is wrong any more."""
+    """A container that has ended often is not restarted at once, although the cause has ended."""
     end = 60 * SECOND + TERMS.ready_within + BACK_OFF
     late = [Glance(NOW + end + shift, ServiceSeen(False)) for shift in (-SECOND, 0 * SECOND)]
     assert trouble(after(THIRD, late[0])) == "s does not run"
@@ -272,7 +274,7 @@ def test_on_the_former_files_it_is_waited_for_as_long_as_a_kubelet_backs_off() -
 
 
 def test_who_comes_up_on_the_former_files_has_as_long_to_get_well_as_ever() -> None:
-    """From when it was started again, however long the kubelet has backed off: to be up is not yet to be well."""
+    """The time counts from its start, however long the kubelet backed off: a running service is not yet healthy."""
     began = PUT_BACK_AT + TERMS.ready_within + BACK_OFF / 2
     up = seen("4", started_at=began)
     end, ill = began + TERMS.ready_within, {WELL: f"{WELL} answers 500"}
@@ -291,11 +293,11 @@ def test_where_the_former_files_do_not_help_either_it_is_over(last: Glance) -> N
     assert said.startswith("s did not come up with the new files, nor with the former ones (")
 
 
-# --- whoever acts is killed -------------------------------------------------------------------------------------------
+# --- the acting process is killed -------------------------------------------------------------------------------------
 
 
 def test_an_act_that_was_recorded_is_made_unless_it_was() -> None:
-    """Another instance than the one that it was to end says so; a reload leaves no such trace."""
+    """Another instance than the recorded one proves the effect. A reload leaves no such trace."""
     assert after(BEGUN, look(1, seen("1"))) == Act(BEGUN)
     assert after(BEGUN, look(1, ServiceSeen(False))) == Act(BEGUN)
     assert after(BEGUN, look(1, seen("2"))) == Wait(acted(BEGUN, look(1).at), look(2).at)
@@ -304,19 +306,19 @@ def test_an_act_that_was_recorded_is_made_unless_it_was() -> None:
 
 
 def test_after_the_former_files_are_back_what_runs_is_ended() -> None:
-    """Whatever it is: it may have begun before."""
+    """It may have started before."""
     third = put_back(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
     assert after(third, look(61, seen("4"))) == Act(replace(third, before="4"))
 
 
 def test_an_episode_is_read_back_as_it_was_written() -> None:
-    """So that any process can go on with it."""
+    """So any process can continue it."""
     whole = Past("s", replace(THIRD, instances=("4",), good=1, good_since=NOW, good_at=NOW, trouble="x"))
     adapter = TypeAdapter(Past)
     assert adapter.validate_json(adapter.dump_json(whole)) == whole
 
 
-# --- what is remembered -----------------------------------------------------------------------------------------------
+# --- the record -------------------------------------------------------------------------------------------------------
 
 
 PAST = Past("s", None, NOW, Result.FAILED, "it broke", ("admin.conf",), "2", {"/a": "new", "/b": "same"})
@@ -376,7 +378,7 @@ class Fate:
     blind_from: int = 1000  # all looks from this one on
     kills: frozenset[int] = frozenset()  # points at which the controller is killed
     pause: int = 1  # seconds until a controller that was killed is there again
-    by_another: int | None = None  # the second in which somebody else restarts it
+    by_another: int | None = None  # the second in which another process restarts it
     no_former: bool = False
 
 
@@ -452,7 +454,7 @@ class World:
             self._read()
             return
         if self.running and instance not in {"", str(self.instance)}:
-            raise ActError  # another one runs than was seen
+            raise ActError  # another instance runs than the observed one
         self._start()
 
     def healthy(self) -> bool:
@@ -479,7 +481,7 @@ class World:
 
 @dataclass
 class Controller:
-    """Whoever carries it out, and what it leaves on the disk when it is killed."""
+    """The executor of a restart, and its record on the disk when it is killed."""
 
     world: World
     record: Episode | None = None
@@ -502,7 +504,7 @@ class Controller:
         # A record precedes every act.
         assert self.record == episode
         assert episode.stage is Stage.ACT
-        # The third is made only after the former files were put back.
+        # The third act follows only after the old files were restored.
         assert (episode.attempt == 3) == (self.world.disk == "former") == (episode.put_back_at is not None)
         self.log.append(("act", episode.attempt))
         assert len(self.log) <= 3 + self.kills
@@ -588,9 +590,10 @@ CRASHING = (Life(dies_after=1),)
 @example(Fate(deaf=frozenset(range(5))))
 @given(fates)
 def test_whatever_happens_a_restart_keeps_its_word(fate: Fate) -> None:
-    """A record precedes every act. There are at most three acts, and one more for each kill; the third only after the
-    former files were put back. It always ends, in bounded time. Proven is only what is another instance, well, serving,
-    at least so often and so long; taken back only what runs on the former files."""
+    """A record precedes every act. There are at most three acts, and one more for each kill. The third follows only
+    after the rollback. The restart ends in bounded time. A proof needs another instance that is healthy and serves, for
+    the required number of probes and time. A rollback is reported only for the old files.
+    """
     world = World(fate)
     controller = Controller(world)
     truth: list[tuple[datetime, str, bool]] = []
@@ -604,7 +607,7 @@ def test_whatever_happens_a_restart_keeps_its_word(fate: Fate) -> None:
             done = controller.step(glance)
         except KilledError:
             if controller.record and controller.record.good_at != glance.at:
-                truth.pop()  # what was seen and not recorded is known to nobody
+                truth.pop()  # an observation without a record is lost
             world.advance(world.now + fate.pause * SECOND)
             continue
         if isinstance(done, Ended):
@@ -648,7 +651,7 @@ def test_the_worlds_are_of_every_kind() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 1, 19])
 def test_a_wait_is_never_for_the_past(seconds: int) -> None:
-    """Whoever obeys it makes no busy loop."""
+    """So a caller makes no busy loop."""
     for glance in (look(seconds), look(seconds, ill=[WELL]), look(seconds, seen("1"))):
         move = after(ACTED, glance)
         assert isinstance(move, Wait)
@@ -675,7 +678,7 @@ def test_what_was_noted_before_the_clock_was_set_back_counts_from_now(noted: dic
 
 
 def test_a_few_seconds_are_no_clock_that_was_set_back() -> None:
-    """A look begins before what it sees is noted, and clocks are corrected all the time."""
+    """A probe begins before its result is recorded, and clocks are corrected all the time."""
     shortly = look(1).at + 5 * INTERVAL
     move = after(replace(ACTED, acted_at=shortly), look(1))
     assert isinstance(move, Wait)

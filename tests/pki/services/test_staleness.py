@@ -1,4 +1,6 @@
-"""Who uses a certificate, what is served of it, and who has an older one: what may be claimed, and what not."""
+"""The consumers of a certificate, the served one, and services with an older one: the claims that the evidence
+allows.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,7 @@ HELD = [("web", Reason.RESTART_PENDING, "/leaf.crt")]
 
 
 def test_what_nobody_mentions_is_nowhere() -> None:
-    """Neither flags nor the catalogue; the further certificates of a bundle are no files of their own."""
+    """Neither flags nor the catalogue mention it. The further certificates of a bundle are no separate files."""
     assert around().presence(see()) is NOWHERE
     bundled = replace(see(row(consumers="web")), name="leaf#2")
     assert around(uses(True), live(web=runs())).presence(bundled) is NOWHERE
@@ -105,7 +107,7 @@ def test_a_pair_is_reloaded_if_both_of_its_files_are() -> None:
 
 
 def test_what_the_configuration_says_it_serves_is_used_though_no_flag_names_it() -> None:
-    """The catalogue then says whether it is read again."""
+    """No flag names the file. The catalogue then decides whether the service reloads it."""
     web = UNIT.model_copy(update={"serves": {"leaf": ("127.0.0.1:6443",)}})
     survey = replace(uses(True, "/elsewhere.crt"), serving={AT: ("web", "/leaf.crt")})
     assert around(survey, services=(web,)).presence(see()).consumers == ()
@@ -132,7 +134,7 @@ SERVING = Survey({"web": {"/leaf.crt": Use(True, "--a")}}, {AT: ("web", "/leaf.c
 
 
 def test_each_endpoint_says_what_it_serves() -> None:
-    """The file's own certificate, another one, or none with the reason; what was not asked is not told."""
+    """It is the file's certificate, another one, or none with the reason. An endpoint without a probe is omitted."""
     there: dict[Endpoint, Seen] = {AT: served(NEW), BESIDE: Unserved("the connection was refused", NOW)}
     told = around(SERVING, live(served_there=there)).presence(see()).served
     assert [(at.endpoint, at.service, at.sha256, at.matches, at.reason) for at in told] == [
@@ -150,7 +152,7 @@ def test_each_endpoint_says_what_it_serves() -> None:
     ("changed", "due"), [(RELOAD_WITHIN - TICK, False), (RELOAD_WITHIN, True), (RELOAD_WITHIN + DAY, True)]
 )
 def test_who_reads_again_has_time_to(changed: timedelta, due: bool) -> None:
-    """Until then the former certificate is none that was missed; the instant is told."""
+    """Until then the old certificate is not overdue. The instant is known."""
     since = NOW - changed
     known = around(SERVING, live(web=runs(), served_there={AT: served(OLD)}), contents=content(since))
     assert known.presence(see()).stale == (
@@ -162,7 +164,7 @@ def test_who_reads_again_has_time_to(changed: timedelta, due: bool) -> None:
 
 
 def test_who_does_not_read_again_is_late_at_once() -> None:
-    """So is what listens there and is no service of ours, and a certificate that cannot be parsed has no end."""
+    """So is a listener outside the configured services. A certificate that cannot be parsed has no end."""
     junk = Served(b"junk", "TLSv1.2", NOW)
     known = around(SERVING, live(served_there={BESIDE: junk}), contents=content(NOW))
     (only,) = known.presence(see()).stale
@@ -171,7 +173,7 @@ def test_who_does_not_read_again_is_late_at_once() -> None:
 
 
 def test_what_is_seen_to_be_served_counts_for_more_than_any_age() -> None:
-    """A process that is older than the file and serves it has read it; where nobody answered, the age speaks."""
+    """A process that is older than the file and serves it has read it. Without an answer, the age decides."""
     survey = replace(uses(False), serving={AT: ("web", "/leaf.crt")})
     for there, expected in ((served(NEW), []), (Unserved("the connection was refused", NOW), HELD)):
         assert stale(around(survey, live(web=runs(), served_there={AT: there})).presence(see())) == expected
@@ -199,7 +201,7 @@ def test_a_server_that_ends_the_handshake_refuses(ago: float, due: bool) -> None
 
 
 def test_a_process_that_is_older_than_its_file_holds_the_former_one() -> None:
-    """To the instant: what began with the change has read it."""
+    """The comparison is exact: a process that started with the change has read it."""
     for began, expected in ((CHANGED - TICK, HELD), (CHANGED, []), (CHANGED + TICK, [])):
         assert stale(around(uses(False), live(web=runs(began))).presence(see())) == expected
     (only,) = around(uses(False), live(web=runs())).presence(see()).stale
@@ -216,20 +218,20 @@ def test_a_process_that_is_older_than_its_file_holds_the_former_one() -> None:
         around(uses(True), live(web=runs())),  # it reads them again
         around(uses(False), live(web=ServiceSeen(False))),  # it does not run
         around(uses(False), live(web=ServiceSeen(False, started_at=NOW - DAY))),
-        around(uses(False), live(web=ServiceSeen(None, problem="no bus"))),  # nobody knows since when
+        around(uses(False), live(web=ServiceSeen(None, problem="no bus"))),  # its start is unknown
         around(uses(False), live()),
         around(uses(False), live(CHANGED - TICK, web=runs())),  # the look is older than the change
-        around(uses(False), live(web=runs()), contents={}),  # nobody knows since when the file is so
-        around(uses(False)),  # nobody has looked
+        around(uses(False), live(web=runs()), contents={}),  # the change of the file is unknown
+        around(uses(False)),  # there was no probe
     ],
 )
 def test_what_cannot_be_seen_is_not_claimed(known: Surroundings) -> None:
-    """Not even that nothing is stale: it is not told."""
+    """Not even the absence of a stale service is claimed."""
     assert known.presence(see()).stale == ()
 
 
 def test_nothing_is_held_of_a_file_that_holds_nothing() -> None:
-    """Restarting on it would end what lives; the fault of the file is told instead."""
+    """A restart on it would end a running service. The file has a finding instead."""
     known = around(uses(False), live(web=runs()))
     assert known.presence(see(issued=None)).stale == ()
     pair = row(kind="key-pair", path="/leaf.crt")
@@ -295,13 +297,13 @@ SAID = ["hook was not restarted since /leaf.crt changed at 2026-11-24 11:00:00 U
 
 
 def test_a_command_is_to_be_run_for_what_certmond_renewed() -> None:
-    """Nobody has run it for that. For a change by others before it was ever run, nothing says that it has to be."""
+    """It has not run for that certificate. A change by another process before its first run does not require it."""
     assert hooked(renewed_at=CHANGED) == SAID
     assert hooked() == []
 
 
 def test_a_command_has_brought_into_use_what_was_there_when_it_was_run() -> None:
-    """A later change is another reason to run it, whoever made it."""
+    """A later change requires another run, whatever caused it."""
     for ended_at, expected in ((CHANGED + SECOND, []), (CHANGED - SECOND, SAID)):
         past = Past("hook", None, ended_at, Result.PROVEN, "", ("leaf",), "", {"/leaf.crt": "old"})
         assert hooked(past) == hooked(past, CHANGED) == expected
@@ -319,7 +321,7 @@ def test_a_command_that_failed_was_not_run() -> None:
 
 
 def test_a_failed_restart_is_told_of_what_it_was_for_while_the_files_are_the_same() -> None:
-    """And of no other certificate."""
+    """It is reported at no other certificate."""
     past = Past("web", None, NOW, Result.TAKEN_BACK, "it broke", ("leaf",), "2", {"/leaf.crt": "new"})
     known = around(uses(True), live(web=runs()), past={"web": past, "other": Past("other")})
     assert known.presence(see()).failures == ("it broke",)
@@ -329,7 +331,7 @@ def test_a_failed_restart_is_told_of_what_it_was_for_while_the_files_are_the_sam
 
 
 def test_what_is_told_of_an_anchor_that_changes_is_told_of_that_entry() -> None:
-    """Whether or not anybody uses its file."""
+    """It does not matter whether a service uses its file."""
     said = (finding(Reason.ROTATION_UNDER_WAY, "it is in the phase trust"),)
     assert around(told={"leaf": said}, contents={}).presence(see()) == Presence(told=said)
     assert around(uses(True), live(web=runs()), told={"leaf": said}).presence(see()).told == said

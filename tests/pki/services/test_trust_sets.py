@@ -21,7 +21,7 @@ LEAF = CertificateSpec(name="leaf", path="/pki/ca.crt", ca=("ca",))
 
 
 def of_ca(*issued: Issued, **fields: Any) -> list[Observation]:
-    """What is seen of a CA's file with these certificates: a row for each."""
+    """Return the observations of a CA's file with these certificates: one for each."""
     rows = [Observation("ca", CA, CA.path, (each.facts,), **fields) for each in issued]
     return [replace(row, name=row.name if number == 1 else f"ca#{number}") for number, row in enumerate(rows, 1)]
 

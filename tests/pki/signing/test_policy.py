@@ -86,7 +86,7 @@ def test_an_expired_certificate_of_the_ca_has_a_successor_with_its_subject_usage
 
 
 def test_a_former_ca_that_the_node_knows_counts_as_well() -> None:
-    """Where the CA was replaced, the leaves of the former one have successors of the present one."""
+    """If the CA was replaced, the leaves of the old one have successors of the present one."""
     old = make_leaf(FORMER, "app", **OLD)
     assert "no present or former CA of its entry has signed it" in denied(decided(old, entry(), basis_of(old)))
     granted(decided(old, entry(), basis_of(old, former=(FORMER.facts,))))
@@ -140,7 +140,7 @@ def test_a_forged_certificate_has_no_successor(forge: Any) -> None:
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=list(FORGERIES))
 def test_in_place_of_a_forged_certificate_what_the_entry_fixes_is_signed(forge: Any) -> None:
-    """The entry alone decides subject, usages and names; nothing of the forged one is left."""
+    """The entry alone decides subject, usages and names. No part of the forged certificate remains."""
     forged = forge()
     spec = entry(subject="CN=app", usages=["digital signature", "client auth"])
     made = granted(decided(forged, spec, basis_of(forged)))
@@ -157,7 +157,7 @@ def test_a_file_that_others_can_write_passes_nothing_on() -> None:
 
 
 def test_a_ca_file_that_others_can_write_proves_nothing() -> None:
-    """A user who can add a CA of their own to it would have it vouch for any certificate."""
+    """A user who can add a CA to it could use it for any certificate."""
     old = make_leaf(ROOT, "app", **OLD)
     derived = basis_of(old, ca_writers="/ca.crt belongs to user 1000")
     assert "/ca.crt belongs to user 1000, so it does not prove what its CA has signed" in denied(
@@ -167,7 +167,7 @@ def test_a_ca_file_that_others_can_write_proves_nothing() -> None:
 
 
 def test_nothing_is_signed_where_others_can_take_the_key() -> None:
-    """Who can put another file in its place would own the file with the new key, even of a fixed subject."""
+    """A user who can replace the file would own the file with the new key, even for a fixed subject."""
     old = make_leaf(ROOT, "app", **OLD)
     derived = basis_of(old, path_writers="/srv can be written by every user (mode 0777)")
     spec = entry(subject="CN=app", usages="client auth")
@@ -211,7 +211,7 @@ def test_usages_that_the_later_key_cannot_have_are_not_missed() -> None:
 
 
 def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
-    """What is archived may be a forged one that was seen; it takes no right away."""
+    """An archived certificate may be forged. It removes no right."""
     old = make_leaf(ROOT, subject=_name(CN="app", O="developers"), **OLD)
     granted(decided(old, entry(), basis_of(old, later=(make_leaf(TWIN, "app").facts,))))
 
@@ -316,7 +316,7 @@ def test_a_fact_that_the_node_cannot_tell_fixes_no_subject() -> None:
 
 
 def test_what_an_entry_fixes_and_no_certificate_can_have_fixes_nothing() -> None:
-    """A subject that is none, and a name that is none, cover nothing."""
+    """An invalid subject or name covers nothing."""
     old = make_leaf(TWIN, "app", names=["DNS:app"], **OLD)
     derived = basis_of(old)
     template = successor(old.facts, entry(), Terms(NOW, None, FACTS), inherits=False)
@@ -444,7 +444,7 @@ def test_what_is_signed_or_not_due_has_no_such_finding(provenance: Provenance | 
 
 
 def test_the_plan_holds_what_is_not_signed_and_says_why() -> None:
-    """There is no step for it; beside it, what the CA has signed is renewed."""
+    """The plan has no step for it. Certificates that the CA has signed are renewed."""
     made = plan(looked(make_leaf(TWIN, "app", **OLD), Provenance()), Policy(), {}, Circumstances())
     assert made.steps == ()
     (held,) = made.held
@@ -478,8 +478,8 @@ def test_a_self_signed_certificate_has_no_successor_of_the_ca() -> None:
 
 
 def test_what_a_later_certificate_no_longer_had_is_told_of_a_former_one_that_came_back() -> None:
-    """Each part that no entry fixes, once; where the later one is lost, all that no entry fixes. A later one that the
-    CA has not signed takes nothing away.
+    """Each part that no entry fixes is named once. If the later certificate is lost, all parts that no entry fixes are.
+    A later one that the CA has not signed removes nothing.
     """
     old, new = make_leaf(ROOT, "app", names=["DNS:a"]).facts, make_leaf(ROOT, "app").facts
     forged = make_leaf(make_ca(), "app").facts

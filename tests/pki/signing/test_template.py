@@ -162,7 +162,7 @@ def test_a_common_name_longer_than_the_standard_permits_is_taken_over() -> None:
 
 
 def test_a_certificate_that_is_as_the_catalogue_wants_it_changes_in_nothing_but_key_and_dates() -> None:
-    """So nothing is said of changes, and the two differ in serial number, dates, key and its identifiers alone."""
+    """No change is reported, and the two differ only in serial number, dates, key and its identifiers."""
     old = make_server(ROOT, "worker-1", key="rsa")
     fields: dict[str, Any] = {
         "usages": ["digital signature", "key encipherment", "server auth"],
@@ -211,9 +211,9 @@ def leaves(draw: st.DrawFn) -> Issued:
 def test_what_changes_is_what_is_said_and_a_second_renewal_changes_nothing(
     old: Issued, usages: list[str], names: list[str], key: KeyAlgorithm | None
 ) -> None:
-    """Whatever the old certificate was: the new one is a leaf with all that was demanded and can be had, nothing that
-    was there is lost in silence, and its own successor is the same again. What Go or cryptography does not read is not
-    renewed."""
+    """For any old certificate: the new one is a leaf with all possible requirements, each loss is reported, and its
+    successor is equal. A certificate that Go or cryptography does not read is not renewed.
+    """
     assume(not (old.facts.objections or old.facts.unread))
     fields: dict[str, Any] = {"usages": usages, "names": names, "key_algorithm": key}
     template = following(old, **fields)
@@ -249,7 +249,7 @@ def test_what_changes_is_what_is_said_and_a_second_renewal_changes_nothing(
     ],
 )
 def test_what_differs_from_the_old_certificate_is_said(old: Any, fields: Any, said: str) -> None:
-    """One sentence for each difference, and none for what stays."""
+    """Each difference has one sentence, and an unchanged field has none."""
     plain: dict[str, Any] = {"usages": ["digital signature"]}
     template = following(make_leaf(ROOT, **(plain | old)), **fields)
     assert template.changes == (said,)
@@ -289,7 +289,7 @@ def test_a_name_that_no_certificate_can_have_is_not_demanded(name: str) -> None:
 
 
 def test_extensions_that_were_there_anew_are_not_said_to_be_dropped() -> None:
-    """Key identifiers are made for the new key; what nobody here makes is told by its number."""
+    """Key identifiers are computed for the new key. An extension that certmond cannot make is named by its OID."""
     old = make_leaf(ROOT, usages=["digital signature"], subject_key_id=b"other", extra=[(UNKNOWN_OID, False, b"\5\0")])
     assert following(old).changes == (f"drops the extension {UNKNOWN_OID}",)
 
@@ -315,8 +315,9 @@ KEYS = [
 
 @pytest.mark.parametrize(("kind", "made"), KEYS)
 def test_a_new_key_is_as_the_old_one_was_unless_that_is_none_of_ours(kind: str, made: KeyAlgorithm | None) -> None:
-    """Too short a key becomes RSA-2048, and a kind that certmond does not make becomes the general one; both is said.
-    What the entry names counts before either."""
+    """A key that is too short becomes RSA-2048, and an unsupported kind becomes the configured one. Both are reported.
+    The kind in the entry takes precedence.
+    """
     leaf = make_leaf(ROOT, key=kind, usages=["digital signature"], not_after=NOW + DAY)
     terms = replace(TERMS, key=KeyAlgorithm.ECDSA_P384)
     template = following(leaf, terms)
@@ -329,7 +330,7 @@ def test_a_new_key_is_as_the_old_one_was_unless_that_is_none_of_ours(kind: str, 
 
 
 def test_a_key_longer_than_any_of_ours_becomes_the_longest() -> None:
-    """Which is said, as it is shorter than the old one."""
+    """The change is reported, because the new key is shorter."""
     facts = replace(make_leaf(ROOT, key="rsa").facts.key, bits=8192)
     assert algorithm_of(facts) is KeyAlgorithm.RSA_4096
     assert not is_a(facts, KeyAlgorithm.RSA_4096)
@@ -349,7 +350,7 @@ def test_usages_fit_the_key(key: KeyAlgorithm) -> None:
 
 
 def test_it_begins_five_minutes_ago_and_lasts_as_long_as_its_entry_says_or_its_ca() -> None:
-    """In whole seconds: a certificate has no others (RFC 5280, 4.1.2.5)."""
+    """The dates are whole seconds, because a certificate has no others (RFC 5280, 4.1.2.5)."""
     leaf, now = make_leaf(ROOT), NOW + timedelta(microseconds=999_999)
     terms = replace(TERMS, now=now, validity=90 * DAY)
     template = following(leaf, terms)

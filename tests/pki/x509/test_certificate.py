@@ -1,4 +1,4 @@
-"""The facts of certificates: those of a real kubeadm, those that openssl and careless hands make, and what is none."""
+"""The facts of certificates: of a real kubeadm, of openssl, of malformed ones, and of other bytes."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ def test_the_ca_of_a_kubeadm_before_1_27_has_serial_number_zero(kubeadm: dict[st
 
 
 def test_the_names_of_a_real_apiserver_are_read(kubeadm: dict[str, bytes]) -> None:
-    """DNS names and addresses stand as kubeadm's documentation lists them."""
+    """DNS names and addresses match kubeadm's documentation."""
     names = real(kubeadm, "pki/apiserver.crt").names
     assert {"DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc", "IP:10.96.0.1"} <= names
 
 
 def test_serial_number_zero_prints_no_warning() -> None:
-    """cryptography warns of it to whoever runs it; certmond has a finding for that, and a clean log."""
+    """cryptography warns about it on standard error. certmond has a finding for it, and no warning in its log."""
     module = "certmond.pki.x509.certificate"
     code = f"import sys; from {module} import parse_certificate as p; p(sys.stdin.buffer.read()).serial"
     done = subprocess.run(
@@ -171,7 +171,7 @@ def test_what_certificates_have_in_common_is_one_object() -> None:
 
 
 def test_of_large_certificates_that_are_gone_nothing_is_kept() -> None:
-    """Whoever may write a file can have the one daemon read a thousand names of a megabyte, one after the other."""
+    """A user who can write a file can have the daemon read a thousand names of a megabyte, one after the other."""
 
     def one_path(number: int) -> None:
         subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"{number}{'x' * 100_000}")])
@@ -239,7 +239,7 @@ def test_a_usage_is_given_by_its_extension_or_by_the_absence_of_it(
 
 
 def test_critical_extensions_that_nobody_understands_are_listed() -> None:
-    """Only the critical ones: an unknown extension that is not critical may be ignored by everyone."""
+    """Only critical ones are listed: an unknown extension that is not critical may be ignored."""
     extra = [(UNKNOWN_OID, True, b"\x05\x00"), (UNKNOWN_OID + ".2", False, b"\x05\x00")]
     assert make_leaf(make_ca(), extra=extra).facts.unknown_critical == (UNKNOWN_OID,)
 
@@ -307,12 +307,12 @@ def test_a_key_that_cannot_sign_is_named_all_the_same() -> None:
     [("ec", "sha1", "sha1"), ("rsa", "md5", "md5"), ("rsa", "sha256-pss", "sha256"), ("ed25519", "sha256", None)],
 )
 def test_the_digest_of_the_signature_is_read(key: str, digest: str, expected: str | None) -> None:
-    """Ed25519 has none of its own."""
+    """Ed25519 has no separate digest."""
     assert make_ca(key=key, hash=digest).facts.signature_hash == expected
 
 
 def test_a_signature_algorithm_without_a_name_is_shown_by_its_oid() -> None:
-    """The certificate is still read: its dates matter even if nobody can verify it."""
+    """The certificate is still read: its dates matter even without a verification."""
     unknown = "1.2.840.10045.4.3.99"
     der = make_ca().der.replace(oid("1.2.840.10045.4.3.2"), oid(unknown))
     assert parse_certificate(der).signature_hash == unknown
@@ -344,7 +344,7 @@ def test_what_is_not_exactly_one_usable_certificate_is_malformed(der: bytes) -> 
 
 
 def test_load_gives_cryptographys_own_object() -> None:
-    """Where the facts do not suffice, the certificate itself is at hand."""
+    """It serves callers that need more than the facts."""
     ca = make_ca()
     assert load(ca.der) == ca.cert
     with pytest.raises(MalformedError):
@@ -372,7 +372,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("issued", "objection"), REFUSED.values(), ids=REFUSED)
 def test_of_what_go_refuses_the_dates_are_read_and_gos_words_are_kept(issued: Issued, objection: str) -> None:
-    """Its expiry is exported all the same, and a finding says what Go says."""
+    """Its expiry is exported, and a finding quotes Go's error."""
     facts = parse_certificate(issued.der)
     assert objection in "; ".join(facts.objections)
     assert facts.not_after > NOW
@@ -412,7 +412,7 @@ def test_what_go_reads_is_read_with_its_dates_though_cryptography_refuses_it(nam
 
 
 def shortened(der: bytes, octets: int) -> bytes:
-    """`der`, of which what is signed lost so many octets, with the two lengths around it put right."""
+    """Return `der` with so many octets removed from the signed part, and the two lengths around it corrected."""
     if not octets:
         return der
     outer, inner = (int.from_bytes(der[at : at + 2]) - octets for at in (2, 6))

@@ -37,7 +37,7 @@ def test_whatever_a_library_raises_is_one_sentence_that_quotes_nothing(raised: B
     ],
 )
 def test_of_public_bytes_the_first_line_of_what_it_says_follows(raised: Exception, said: str) -> None:
-    """It is bounded, and an error that OpenSSL does not explain is named by its kind."""
+    """The line has a limit. An error without an explanation of OpenSSL is named by its class."""
     with pytest.raises(MalformedError) as found, guarded("is no request", quotable=True):
         raise raised
     assert str(found.value) == said

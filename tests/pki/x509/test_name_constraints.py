@@ -61,7 +61,7 @@ def test_an_empty_domain_takes_in_every_name_of_its_kind() -> None:
 
 
 def test_a_constraint_says_nothing_of_names_of_another_kind() -> None:
-    """A CA that is limited to a domain may certify any address, and the other way round."""
+    """A CA that is limited to a domain may certify any address, and vice versa."""
     assert allowed("IP:10.0.0.1", permit=["DNS:example.com"])
     assert allowed("DNS:example.com", permit=["IP:10.0.0.0/8"])
     assert allowed("URI:https://example.com/", exclude=["DNS:example.com"])
@@ -114,12 +114,12 @@ def test_a_malformed_constraint_makes_a_ca_unreadable(constraint: str) -> None:
     "constraint", ["DNS:", "DNS:.a", "IP:10.0.0.0/8", "email:a@b", "email:.b", "URI:a", "dirName:a b"]
 )
 def test_a_proper_constraint_is_readable(constraint: str) -> None:
-    """Empty, with a leading dot, an address range, a mailbox; and nobody reads directory names."""
+    """The cases are an empty one, a leading dot, an address range and a mailbox. Directory names are not read."""
     assert not make_ca(permitted=[constraint]).facts.objections
     assert not make_ca(excluded=[constraint]).facts.objections
 
 
 def test_a_constraint_on_directory_names_is_passed_over() -> None:
-    """Not critical, it is nobody's concern; critical, the CA is refused before its constraints are looked at."""
+    """If it is not critical, it has no effect. If it is critical, the CA is refused before its constraints are read."""
     assert allowed("DNS:a", exclude=["dirName:a"])
     assert allowed("DNS:a.example.com", permit=["dirName:a", "DNS:example.com"])

@@ -28,7 +28,9 @@ def faulty(*reasons: Reason) -> Document:
 
 
 def test_the_end_entity_comes_first() -> None:
-    """The one whose key is there; else the first that is no CA, else the first of all. It is told where it stood."""
+    """It is the one whose key is in the file, otherwise the first that is no CA, otherwise the first. The result has
+    its position.
+    """
     several = (CA.facts, LEAF.facts, OTHER.facts)
     assert leaf_of(Document(several)) == {"certificates": (LEAF.facts, CA.facts, OTHER.facts), "leaf_first": False}
     assert leaf_of(Document(several, key=OTHER.facts.key))["certificates"][0] == OTHER.facts
@@ -66,7 +68,7 @@ def test_what_is_known_of_a_key(document: Document, has: bool, may_hide: bool, b
 
 
 def test_an_encrypted_key_is_a_fault_that_names_the_file() -> None:
-    """And its remedy; any other key is none."""
+    """The fault has the remedy. Another key has no fault."""
     (fault,) = encrypted_key_in(ENCRYPTED, "/a.key")
     assert (fault.reason, fault.remedy) == (Reason.UNREADABLE, "store it decrypted, mode 0600")
     assert fault.detail == "the private key in /a.key is encrypted, which no component of Kubernetes can read"
@@ -80,7 +82,7 @@ def test_what_is_missing_is_left_out() -> None:
 
 
 def test_certificates_that_are_not_pem_are_a_fault_where_kubernetes_reads_them() -> None:
-    """A file without a certificate says nothing of that."""
+    """A file without a certificate has no such fault."""
     (fault,) = not_pem(Document((LEAF.facts,), pem=False), "/a.crt")
     assert (fault.reason, fault.detail.startswith("/a.crt is not PEM")) == (Reason.MALFORMED, True)
     assert [*not_pem(Document((LEAF.facts,)), "/a.crt"), *not_pem(Document(pem=False), "/a.crt")] == []

@@ -261,7 +261,7 @@ def test_no_fault_quotes_what_is_in_the_file(data: bytes) -> None:
 
 
 def test_every_bad_block_is_told() -> None:
-    """All the faults of a file at once."""
+    """All faults of a file are reported at once."""
     document = read(JUNK + CA.pem + JUNK)
     assert holds(document, CA)
     assert re.findall(r"block (\d)", details(document)) == ["1", "3"]
@@ -276,7 +276,7 @@ def test_the_last_block_cut_off_is_one_fault() -> None:
 
 
 def test_text_after_the_last_block_is_trailing_data() -> None:
-    """Text before and between is explanation; at the end it may be the rest of a block whose BEGIN is gone."""
+    """Text before and between is explanation. At the end it may be the rest of a block without its BEGIN line."""
     document = read(b"a comment\n" + CA.pem + b"between\n" + OTHER.pem + b"rest\n")
     assert holds(document, CA, OTHER)
     assert reasons(document) == [Reason.TRAILING_DATA]
@@ -310,7 +310,7 @@ def test_a_certificate_in_der() -> None:
 
 @pytest.mark.parametrize("rest", [b"\n", b"\x00", OTHER.der, b"-----BEGIN"])
 def test_bytes_after_a_certificate_in_der_are_trailing_data(rest: bytes) -> None:
-    """The certificate is read, and the number of bytes behind it told."""
+    """The certificate is read, and the fault has the number of bytes behind it."""
     document = read(CA.der + rest)
     assert holds(document, CA)
     assert reasons(document) == [Reason.TRAILING_DATA]
@@ -332,7 +332,7 @@ def test_bytes_after_a_certificate_in_der_are_trailing_data(rest: bytes) -> None
     ],
 )
 def test_what_is_neither_pem_nor_der_nor_pkcs12_is_malformed(data: bytes) -> None:
-    """One fault, which says so."""
+    """The file has one fault with that reason."""
     document = read(data)
     assert document == Document(faults=document.faults)
     assert reasons(document) == [Reason.MALFORMED]
@@ -359,7 +359,7 @@ def test_an_empty_file_is_malformed_and_called_empty(data: bytes) -> None:
     ],
 )
 def test_an_encrypted_key_is_known_to_be_there(form: PrivateFormat, encoding: Encoding) -> None:
-    """It is a key file whose public half cannot be told, which is no fault."""
+    """It is a key file whose public half is unknown, which is no fault."""
     data = LEAF.key_as(form, b"secret", encoding)
     document = read(data)
     assert document == Document(encrypted_key=True)
@@ -480,7 +480,7 @@ SECRETS = {
 
 
 def leaks(document: Document, key_pem: bytes) -> bool:
-    """Something of the key, as it stands in the file, shows in what is returned."""
+    """Return whether a part of the key, as it is in the file, is in the result."""
     shown = repr(document) + str(document) + details(document)
     der = b"".join(line for line in key_pem.splitlines() if not line.startswith(b"-"))
     pieces = [der[place : place + 12].decode() for place in range(40, len(der) - 12)]
@@ -541,7 +541,7 @@ def test_a_mutated_bundle_gives_a_document_without_a_key_in_it(
 
 
 def test_the_public_half_is_told_by_its_fingerprint_alone() -> None:
-    """What is kept of a key is an algorithm, a size and a SHA-256."""
+    """A stored key has an algorithm, a size and a SHA-256."""
     spki = LEAF.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     key = read(LEAF.key_pem).key
     assert key is not None

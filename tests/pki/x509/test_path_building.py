@@ -43,7 +43,7 @@ class Scene(NamedTuple):
 
     leaf: Issued
     anchors: list[Issued]
-    intermediates: list[Issued] = []  # noqa: RUF012 - a NamedTuple's default, which nobody changes
+    intermediates: list[Issued] = []  # noqa: RUF012 - a NamedTuple's default, which no code changes
     usages: tuple[str, ...] = (CLIENT,)
 
 
@@ -361,7 +361,7 @@ def test_every_key_that_kubernetes_can_use_makes_a_path(key: str) -> None:
 
 
 def test_a_rejection_names_the_child_for_its_signature_and_the_issuer_for_its_rights() -> None:
-    """A rejection stands beside the certificate that has to change."""
+    """A rejection is beside the certificate that has to change."""
     root, stranger = make_ca(), make_ca()
     leaf = make_leaf(root)
     assert search(Scene(leaf, [stranger])).rejections == (Rejection(Refusal.BAD_SIGNATURE, leaf.facts),)
@@ -376,7 +376,7 @@ def test_the_uppermost_certificate_that_lacks_the_usage_is_the_one_named() -> No
 
 
 def test_the_same_rejection_is_told_once() -> None:
-    """Two strangers of the issuer's name give one rejection."""
+    """Two foreign CAs of the issuer's name give one rejection."""
     leaf = make_leaf(make_ca())
     assert search(Scene(leaf, [make_ca(), make_ca()])).rejections == (Rejection(Refusal.BAD_SIGNATURE, leaf.facts),)
 
@@ -403,7 +403,9 @@ def test_of_two_roots_of_one_name_the_one_that_signed_is_found_in_either_order()
 
 
 def test_a_cross_signed_root_bridges_a_rotation() -> None:
-    """Who trusts only the old root gets to a leaf of the new one through the certificate that the old one gave it."""
+    """A verifier that trusts only the old root reaches a leaf of the new one through the certificate that the old one
+    issued for it.
+    """
     old, new = make_ca(), make_ca()
     bridge, leaf = cross_sign(new, by=old), make_leaf(new)
     assert not valid(Scene(leaf, [old]))
@@ -414,7 +416,7 @@ def test_a_cross_signed_root_bridges_a_rotation() -> None:
 
 
 def test_every_path_is_found() -> None:
-    """With both roots trusted and the bridge at hand, both ways are known: what ends one may leave the other."""
+    """With both roots trusted and the bridge available, both paths are known: the end of one may leave the other."""
     old, new = make_ca(), make_ca()
     found = search(Scene(make_leaf(new), [old, new], [cross_sign(new, by=old)]))
     assert {path.anchor for path in found.paths} == {old.facts, new.facts}
