@@ -31,7 +31,7 @@ REFUSALS = {
     ("connections", "changes"),
     [(300, 3), pytest.param(10_000, 40, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
 )
-def test_each_change_is_a_pass_and_reaches_who_may_see_it(
+def test_each_change_is_a_pass_and_reaches_authorized_clients(
     node: Node, tmp_path: Path, connections: int, changes: int
 ) -> None:
     """Clients hold thousands of silent connections, and send slow and broken handshakes, slow requests, huge headers,

@@ -44,7 +44,7 @@ def test_the_unit_tests_of_the_rules_hold() -> None:
     promtool("test", "rules", CONFIG / "alerts_test.yaml", CONFIG / "recording_test.yaml")
 
 
-def test_each_recorded_series_is_tested_and_says_what_it_is() -> None:
+def test_each_recorded_series_is_tested_and_has_a_level() -> None:
     """A recording rule has a name of level:metric:operation, and a unit test that evaluates it."""
     tests = yaml.safe_load((CONFIG / "recording_test.yaml").read_text())["tests"]
     asked = {each["expr"] for test in tests for each in test["promql_expr_test"] if each["exp_samples"]}
@@ -55,7 +55,7 @@ def test_each_recorded_series_is_tested_and_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("alert", sorted({rule["alert"] for rule in RULES}))
-def test_each_alert_is_seen_firing_and_not_firing(alert: str) -> None:
+def test_each_alert_is_tested_firing_and_not_firing(alert: str) -> None:
     """The unit tests have, for each alert and severity, a moment at which it fires and one at which it does not."""
     expected = [
         {item["exp_labels"]["severity"] for item in each["exp_alerts"]}
@@ -68,7 +68,7 @@ def test_each_alert_is_seen_firing_and_not_firing(alert: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
-def test_an_alert_says_how_bad_it_is_and_where_to_read_on(rule: dict[str, Any]) -> None:
+def test_an_alert_has_a_severity_and_a_runbook(rule: dict[str, Any]) -> None:
     """An alert has a severity of certmond, a summary, a description, the command that explains it offline, and the
     address of the same section of the runbook.
     """

@@ -41,7 +41,7 @@ def test_the_file_is_what_the_module_makes() -> None:
     assert runpy.run_path(str(CONFIG / "grafana_dashboard.py"))["text"]() == TEXT
 
 
-def test_it_has_what_grafana_asks_of_a_dashboard() -> None:
+def test_it_has_the_fields_that_grafana_requires() -> None:
     """kinds/dashboard/dashboard_kind.cue requires a title, a uid of 8 to 40 characters, a schema version, and no id."""
     assert DASHBOARD["id"] is None
     assert DASHBOARD["title"]
@@ -94,7 +94,7 @@ def test_no_two_panels_share_a_number_or_a_place() -> None:
         assert beside or above
 
 
-def test_whoever_imports_it_chooses_the_data_source() -> None:
+def test_the_user_chooses_the_data_source_at_import() -> None:
     """All queries use the data source of a variable, whose first value the import requests (`__inputs`)."""
     asks = [*SHOWN, *TARGETS, *(each for each in VARIABLES.values() if each["type"] == "query")]
     assert all(each["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for each in asks)
@@ -120,7 +120,7 @@ def test_every_variable_that_is_used_is_one() -> None:
     assert {name for name in used if name.startswith("__")} <= {"__rate_interval", "__all"}
 
 
-def test_each_panel_names_its_questions() -> None:
+def test_each_panel_labels_its_queries() -> None:
     """In a panel every target has a unique letter. A table queries the end of the range, a graph all of it."""
     for panel in SHOWN:
         letters = [target["refId"] for target in panel["targets"]]

@@ -174,7 +174,7 @@ def on_disk(node: Node) -> dict[str, x509.Certificate]:
     return found | {"kubelet-client": node.certificate(KUBELET_PEM)}
 
 
-def test_a_leaf_that_is_about_to_end_is_told_until_it_is_put_back(stack: Stack) -> None:
+def test_a_leaf_that_is_about_to_end_fires_until_it_is_restored(stack: Stack) -> None:
     """Prometheus has the dates that cryptography reads. A leaf is replaced by one that ends in an hour: its alert
     fires, and no other. The file breaks: the alert stays, beside the one for the file. The file is restored: no alert
     fires.
@@ -253,7 +253,7 @@ def test_a_foreign_leaf_breaks_the_chain_until_it_is_reissued(stack: Stack) -> N
     stack.until_fires(certificate="apiserver")
 
 
-def test_a_server_that_is_gone_is_told_until_it_is_back(stack: Stack) -> None:
+def test_a_stopped_server_fires_one_alert(stack: Stack) -> None:
     """While the server does not answer, one alert fires. It is resolved when the server is back, and so are the
     series.
     """
@@ -277,7 +277,7 @@ def test_promtool_has_no_objection_to_the_metrics(stack: Stack) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_prometheus_comes_in_as_documented(tmp_path: Path) -> None:
+def test_prometheus_scrapes_as_documented(tmp_path: Path) -> None:
     """With the scrape configuration of docs/web.md Prometheus authenticates by client certificate and password, also
     after the server's certificate is renewed. Without the password it does not.
     """

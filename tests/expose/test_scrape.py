@@ -61,7 +61,7 @@ def test_the_kubelet_s_address_becomes_certmond_s(address: str, scraped: str) ->
     assert re.sub(f"^(?:{rule['regex']})$", rule["replacement"].replace("$", "\\"), address) == scraped
 
 
-def test_only_the_job_of_the_node_itself_goes_without_tls_and_a_name() -> None:
+def test_only_the_local_job_has_no_tls_and_no_authentication() -> None:
     """A job across a network is encrypted, and authenticates with a password or a certificate."""
     for name, job in JOBS.items():
         if name != "certmond":

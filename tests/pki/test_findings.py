@@ -21,7 +21,7 @@ def test_the_severities_rank_as_the_exit_codes_of_a_monitoring_plugin() -> None:
     assert {severity.value for severity in Severity} == {"info", "warning", "critical"}
 
 
-def test_every_reason_is_a_label_that_the_design_promises() -> None:
+def test_every_promised_reason_exists_as_a_label() -> None:
     """No documented name is removed or renamed, and each is snake_case, valid as a label and as an anchor."""
     promised = """unreadable missing malformed trailing_data unexpected_chain expired not_yet_valid nearing_expiry
         outlives_ca no_path ca_not_self_signed ca_not_ca ca_cannot_sign wrong_subject wrong_usage missing_name

@@ -21,7 +21,7 @@ CRT, KEY = "/pki/ca.crt", "/pki/ca.key"
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.ATTACH, Phase.DONE])
 @pytest.mark.parametrize("trust", [(OLD.facts,), (NEW.facts, OLD.facts), (NEW.facts,)], ids=["old", "both", "new"])
-def test_the_former_key_tells(phase: Phase, trust: tuple[object, ...]) -> None:
+def test_the_old_key_decides(phase: Phase, trust: tuple[object, ...]) -> None:
     """Whatever certificates the file has: with the old key in place it is a rotation back, which begins with trust in
     both.
     """
@@ -35,14 +35,14 @@ def test_the_former_key_tells(phase: Phase, trust: tuple[object, ...]) -> None:
     assert again == replace(FOUND, id="x-back-back", since=NOW)
 
 
-def test_what_is_as_it_was_found_is_not_taken_back() -> None:
+def test_a_found_ca_in_place_is_not_reversed() -> None:
     """A rotation that an operator began is not reversed either: its keys are stored, and it continues."""
     both = (NEW.facts, OLD.facts)
     assert put_back(FOUND, Ground("ca", CRT, KEY, both, NEW.facts.key), NOW) is None
     assert put_back(replace(FOUND, found=False), Ground("ca", CRT, KEY, (OLD.facts,), OLD.facts.key), NOW) is None
 
 
-def test_of_one_key_the_certificate_tells() -> None:
+def test_with_one_key_the_certificate_decides() -> None:
     """If the key is the same, it is a rotation back when only the old certificate is in place."""
     found = replace(FOUND, mode=Mode.REISSUE, new=AGAIN.facts, phase=Phase.DISTRUST)
     key = OLD.facts.key

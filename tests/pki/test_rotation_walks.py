@@ -116,9 +116,7 @@ def finish(cluster: Cluster, rounds: int = 80) -> None:
 
 @settings(max_examples=25)
 @given(SEEDS, st.sampled_from(sequence(PLANNED)), ACTIONS)
-def test_whoever_should_be_served_is_served_at_every_point(
-    seed: int, phase: Phase, actions: list[tuple[int, int]]
-) -> None:
+def test_every_valid_client_is_served_at_every_point(seed: int, phase: Phase, actions: list[tuple[int, int]]) -> None:
     """Nodes advance at their own pace, read and report late, and write one file and not the other. Processes end and
     start at any time. I1 to I7 hold at every point, and at the end only the outcome of the rotation remains.
     """
@@ -132,7 +130,7 @@ def test_whoever_should_be_served_is_served_at_every_point(
 
 @settings(max_examples=10)
 @given(SEEDS, st.sampled_from(sequence(DATES_ONLY)), ACTIONS)
-def test_the_same_key_with_other_dates_costs_nobody_a_connection(
+def test_the_same_key_with_other_dates_refuses_no_connection(
     seed: int, phase: Phase, actions: list[tuple[int, int]]
 ) -> None:
     """Every leaf verifies under either certificate, so they are exchanged without a phase of both, and no leaf is
@@ -146,7 +144,7 @@ def test_the_same_key_with_other_dates_costs_nobody_a_connection(
     assert {issuer for node in cluster.nodes for issuer in node.leaves()} == {OLD.facts}
 
 
-def test_at_once_is_an_outage_and_comes_to_its_end_all_the_same() -> None:
+def test_at_once_is_an_outage_that_ends() -> None:
     """Without an overlap a client is refused on the way, whatever the pace. At the end each node has the new CA."""
     for seed in range(8):
         cluster, refused = Cluster(begin(AT_ONE_BLOW)), False
@@ -161,7 +159,7 @@ def test_at_once_is_an_outage_and_comes_to_its_end_all_the_same() -> None:
 @pytest.mark.parametrize("kinds", [{"cp-1": True}, {"cp-1": True, "cp-2": True, "worker": False}])
 @settings(max_examples=10)
 @given(SEEDS, st.sampled_from(sequence(FOUND)[1:]), ACTIONS)
-def test_a_ca_that_was_put_in_place_by_hand_is_trusted_by_all_before_anything_else(
+def test_a_ca_that_was_installed_by_hand_is_trusted_first(
     kinds: dict[str, bool], seed: int, phase: Phase, actions: list[tuple[int, int]]
 ) -> None:
     """One node has another CA and no longer the old key: first both are trusted on all nodes, and from then on I1 to I7
@@ -216,7 +214,7 @@ def test_with_many_workers_few_of_them_act_at_any_point(
     finish(cluster)
 
 
-def test_workers_that_wait_for_nobody_are_caught() -> None:
+def test_workers_without_batches_are_caught() -> None:
     """The same walks find too many acting workers if a batch is as large as the cluster."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tests.pki.rotating_cluster.next_batch", lambda rotation, *_: next_batch(rotation, (), "1"))
@@ -276,7 +274,7 @@ def test_who_is_not_waited_for_is_refused_or_refuses(by: Invariant) -> None:
     assert caught(Cluster(begin(PLANNED), gated=False), by)
 
 
-def test_what_is_done_by_halves_is_caught() -> None:
+def test_a_partial_step_is_caught() -> None:
     """The files of a step belong together: no component may read a certificate beside another's key."""
     assert caught(Cluster(begin(PLANNED), whole=False), invariants.anchor_fits_key)
 

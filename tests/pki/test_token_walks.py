@@ -211,7 +211,7 @@ def test_every_token_that_is_alive_is_accepted_at_every_point(
 
 @settings(max_examples=25)
 @given(SEEDS, st.sampled_from(sequence(PLANNED)[:3]), ACTIONS, ACTIONS)
-def test_the_way_back_costs_no_token_either(
+def test_an_abort_refuses_no_token(
     seed: int, phase: Phase, before: list[tuple[int, int]], after: list[tuple[int, int]]
 ) -> None:
     """The rule holds up to the last phase with an abort, and for the tokens that the abandoned key has signed

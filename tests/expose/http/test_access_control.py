@@ -347,7 +347,7 @@ class TestPasswords:
             assert say(server, get(password="x" * 200)).endswith(TOLD)
             assert say(server, get(password="x" * 71)).startswith(b"HTTP/1.1 401 ")
 
-    def test_nothing_of_it_is_told(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_no_secret_is_in_an_answer_or_log(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
         """Neither password nor hash is in an answer or in the log."""
         caplog.set_level(logging.DEBUG)
         with running(house.runtime, gate=house.gate(USERS)) as server:
@@ -441,7 +441,7 @@ class TestChanges:
             assert served() == after.der
         assert caplog.records == []
 
-    def test_files_that_take_turns_are_told(
+    def test_files_that_alternate_are_reported(
         self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The wait for a writer counts from the first time that the files were unusable, however often they change. A
@@ -468,7 +468,9 @@ class TestChanges:
             gate.policy()
         assert told == [0, 0, 0, 1, 2, 2, 2]
 
-    def test_told_once(self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_problem_is_reported_once(
+        self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """An unusable configuration is reported once in the journal, with all problems, and the last valid one
         stays.
         """
@@ -489,7 +491,7 @@ class TestChanges:
             assert say(server, get()).endswith(TOLD)
         assert len(caplog.records) == 2
 
-    def test_a_metric_says_so(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_metric_reports_a_refused_change(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """While a change is refused, `/metrics` reports it after the daemon's metrics, in each form, with another tag.
         The metric is 1 before, while the change may be incomplete, and again when the file is valid.
         """
@@ -600,14 +602,14 @@ class TestStart:
             house.gate(VERIFY)
         assert len(caught.value.problems) == 3
 
-    def test_a_curve_that_cannot_be_had(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unsupported_curve_is_reported(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """A curve that this Python or OpenSSL does not have is reported with its line, like any other problem."""
         monkeypatch.setitem(tls._CURVES, "X25519", "a curve of another time")
         problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519 .*; take it away"
         with pytest.raises(ConfigError, match=problem):
             house.gate(PAIR + "  curve_preferences: [X25519]\n")
 
-    def test_strange_pair(self, house: House) -> None:
+    def test_a_key_of_another_certificate_is_reported(self, house: House) -> None:
         """A key that does not belong to the certificate is reported."""
         put(house.directory / "tls.key", server_pair(house.ca).key_pem)
         with pytest.raises(

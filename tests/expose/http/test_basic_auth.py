@@ -57,20 +57,20 @@ def test_unknown_users_cost_the_same(costs: list[int]) -> None:
     assert work == [[4, 5]] * 4
 
 
-def test_no_password_is_that_of_nobody() -> None:
+def test_no_password_is_valid_for_an_unknown_user() -> None:
     """No password admits an unknown user, not even an empty one."""
     checker = Passwords({"alice": CHEAP})
     assert {ask(checker, "nobody", password) for password in ("", ".", "secret", "." * 31)} == {401}
 
 
-def test_user_and_password_are_told_apart() -> None:
+def test_user_and_password_are_separate() -> None:
     """Letters cannot move from the user to the password: a valid pair does not validate another."""
     checker = Passwords({"alice": CHEAP, "alices": bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()})
     assert ask(checker, "alice", "secret") == 200
     assert ask(checker, "alices", "ecret") == 401
 
 
-def test_who_knocks_often_waits_behind_himself() -> None:
+def test_a_frequent_client_waits_behind_others() -> None:
     """Among the waiting clients, one from another address than the last comes first."""
     turns, order, lock = Turns(), list[str](), threading.Lock()
 
@@ -92,7 +92,7 @@ def test_who_knocks_often_waits_behind_himself() -> None:
     assert order == ["one", "many", "many", "many"]
 
 
-def test_a_crowd_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_beyond_the_queue_gets_503(monkeypatch: pytest.MonkeyPatch) -> None:
     """If several clients from one address wait already, a further one gets 503 at once, and one from another waits."""
     monkeypatch.setattr(passwords, "WAITING", 2)
     checker, answers = Passwords({"alice": CHEAP}), list[int]()
@@ -115,7 +115,7 @@ def test_a_crowd_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answers == [200, 200, 200]
 
 
-def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_client_waits_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that waits longer than the limit gets 503, and the others continue."""
     monkeypatch.setattr(passwords, "WAIT_SECONDS", 0.05)
     checker = Passwords({"alice": CHEAP})

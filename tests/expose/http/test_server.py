@@ -309,7 +309,7 @@ class TestEncodings:
         assert changed.status == 200
         assert changed.headers["ETag"] != tag
 
-    def test_forms_have_tags_of_their_own(self, server: Server) -> None:
+    def test_forms_have_separate_tags(self, server: Server) -> None:
         """The plain form and the gzip form have different tags."""
         tags = {ask(server, "/metrics", Accept_Encoding=coding)[0].headers["ETag"] for coding in ("gzip", "identity")}
         assert len(tags) == 2
@@ -480,7 +480,7 @@ class TestManyClients:
             clients[-1].sendall(WHOLE[1:])
             assert hear(clients[-1]).startswith(b"HTTP/1.1 200 ")
 
-    def test_a_moment_to_speak(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_new_connection_has_time_to_send(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """A new connection is not closed for a client that sends nothing more: that one gets 503, and others are
         served.
         """
@@ -500,7 +500,7 @@ class TestManyClients:
             assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
             assert hear(clients[0]) == b""
 
-    def test_who_has_asked_stays(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_client_that_was_served_stays(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """A client that was served has a moment for the next request, also if other clients send theirs."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
@@ -511,7 +511,7 @@ class TestManyClients:
             clients[0].sendall(WHOLE)
             assert hear(clients[0]).startswith(b"HTTP/1.1 200 ")
 
-    def test_silence_takes_no_seat(self, server: Server) -> None:
+    def test_a_silent_connection_takes_no_slot(self, server: Server) -> None:
         """A connection on which no byte arrives takes no slot at first: the kernel queues it."""
         with ExitStack() as stack:
             silent = [stack.enter_context(socket.create_connection(server.address)) for _ in range(seats.SHARE)]
@@ -536,7 +536,7 @@ class TestManyClients:
                 with socket.create_connection((host, listener.getsockname()[1])), listener.accept()[0] as connection:
                     assert seats.origin_of(connection) == origin
 
-    def test_all_seats(self, server: Server, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_all_slots(self, server: Server, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """While 64 connections read their answers, another gets 503. When one of them ends, there is room."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
         put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
@@ -717,7 +717,7 @@ class TestHost:
             assert say(server, request.encode()).startswith(b"HTTP/1.1 %s " % status)
 
     @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
-    def test_where_others_can_reach_it(self, runtime_dir: Path, listen: str) -> None:
+    def test_another_name_on_a_network(self, runtime_dir: Path, listen: str) -> None:
         """A listener that is not on loopback answers any name."""
         with running(runtime_dir, listen) as server:
             assert ask(server, "/metrics", Host="node-1.example.org:9964")[1] == METRICS

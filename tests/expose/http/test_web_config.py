@@ -185,7 +185,7 @@ def test_one_problem(text: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["cert", "key", "client_ca"])
-def test_secrets_are_not_told(key: str) -> None:
+def test_no_secret_is_in_a_message(key: str) -> None:
     """No problem and no repr of a configuration quotes a key or a hash."""
     secret = "-----BEGIN PRIVATE KEY----- MIIsecret"
     problems = told(f"tls_server_config:\n  {key}: {secret}\n  x: 1\nbasic_auth_users:\n  a: {HASH}x\n  b: {HASH}\n")

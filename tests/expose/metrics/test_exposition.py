@@ -198,7 +198,7 @@ def test_a_real_node_reads_as_cryptography_reads_it(node: Node) -> None:
     }
 
 
-def test_what_goes_wrong_is_seen_in_the_series(node: Node) -> None:
+def test_a_defect_changes_the_series(node: Node) -> None:
     """A broken chain is a 0, each finding a 1 with its reason and severity, and the counters count them."""
     before = samples(Renderer().metrics(looked_at(node)))
     node.write(f"{API}.crt", node.read(f"{PKI}/front-proxy-client.crt"))
@@ -285,7 +285,7 @@ LEAF = builders.make_leaf(builders.make_ca(key="ec"), key="ec")
 
 @given(hostile, hostile, hostile)
 @example('\\"\n', "\\n\\\\", "\udcff\\udcff")
-def test_a_label_says_what_was_meant(name: str, path: str, subject: str) -> None:
+def test_a_label_is_read_back_unchanged(name: str, path: str, subject: str) -> None:
     """Backslash, quote, newline and any other character in a name, a path or a subject are read back unchanged."""
     facts = replace(LEAF.facts, subject=subject, issuer=subject)
     seen = Observation(name, CertificateSpec(name="x", path="/x"), path, certificates=(facts,))
@@ -405,7 +405,9 @@ class Pen:
         return taken
 
 
-def test_what_did_not_change_is_not_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unchanged_certificate_is_not_rendered_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A pass renders the certificate that changed, and copies the others from the files. The result equals a complete
     rendering.
     """
@@ -423,7 +425,7 @@ def test_what_did_not_change_is_not_rendered_again(node: Node, monkeypatch: pyte
     assert json.loads(status) == status_document(second, "observe", next_event(second, Policy()))
 
 
-def test_what_time_alone_changes_is_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_change_by_time_alone_is_rendered(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A certificate that becomes due without a change on the disk is rendered again, and no other is."""
     pen, renderer, config = Pen(monkeypatch), Renderer(), parse([])
     store = Store(config.certificates, str(node.root))
@@ -546,7 +548,7 @@ def test_a_rendering_does_not_follow_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
-def test_a_status_that_is_none_is_said_to_be(tmp_path: Path, content: bytes | None) -> None:
+def test_an_invalid_status_is_an_error(tmp_path: Path, content: bytes | None) -> None:
     """If no readable status exists, the error asks whether the daemon runs."""
     if content is not None:
         (tmp_path / "status.json").write_bytes(content)

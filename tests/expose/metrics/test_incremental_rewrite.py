@@ -40,7 +40,7 @@ POOL = [Row(text) for text in ("", "x", "yy", "ü\udcff", "long" * 40, "z")]
 
 @given(st.lists(st.tuples(st.lists(st.sampled_from(range(len(POOL))), unique=True), st.text(max_size=3)), min_size=2))
 @settings(max_examples=150, deadline=None)
-def test_the_file_is_as_if_made_anew(
+def test_the_file_equals_a_complete_rendering(
     tmp_path_factory: pytest.TempPathFactory, writings: list[tuple[list[int], str]]
 ) -> None:
     """Whatever stays, disappears, appears and moves from one write to the next, the file has exactly the given rows."""
@@ -81,7 +81,7 @@ def test_a_writing_takes_no_more_at_a_time_than_the_heap_gives_and_takes_back(tm
 
 
 @pytest.mark.parametrize("touch", ["write", "truncate", "remove"])
-def test_a_file_that_somebody_touched_is_made_anew(tmp_path: Path, touch: str) -> None:
+def test_a_file_that_was_changed_is_written_completely(tmp_path: Path, touch: str) -> None:
     """Content of another process in the file is not copied: the next write has none of it."""
     sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b")]
     sheet.write(path, rows, HEADS, "end")

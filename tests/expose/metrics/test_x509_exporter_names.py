@@ -76,7 +76,7 @@ def test_each_certificate_has_its_dates_and_names(node: Node) -> None:
     assert about(text, "x509_cert_error", filename="apiserver.crt", filepath=f"/{API}.crt") == [0]
 
 
-def test_a_kubeconfig_says_whose_each_is(node: Node) -> None:
+def test_a_kubeconfig_has_user_and_cluster(node: Node) -> None:
     """A kubeconfig has two series: the user's certificate and the CA that is trusted for the cluster."""
     text = Compatible().text(looked_at(node))
     path = "/etc/kubernetes/admin.conf"
@@ -130,7 +130,7 @@ def test_a_file_that_breaks_is_an_error_and_keeps_its_dates(node: Node) -> None:
     assert about(text, "x509_read_errors") == [1]
 
 
-def test_the_rest_of_a_file_is_told_and_nothing_twice() -> None:
+def test_each_certificate_of_a_file_has_one_series() -> None:
     """A chain has a series for each of its certificates. Two entries for one path do not give two series."""
     ca = builders.make_ca()
     leaf = builders.make_leaf(ca)

@@ -208,7 +208,7 @@ class TestTree:
         assert (branch.hidden, read.total) == (2, 6)
         assert "and 2 certificates more that end later" in shown(status(*leaves, ca, trust_anchors=[ca])).text
 
-    def test_same_names_are_told_apart(self) -> None:
+    def test_certificates_of_one_name_show_their_files(self) -> None:
         """Certificates of one entry of the catalogue show their files."""
         parsed = shown(status(entry("leaf", path="/a/one.crt"), entry("leaf", path="/a/two.crt"), entry("other")))
         assert {"one.crt", "two.crt"} <= set(parsed.said)

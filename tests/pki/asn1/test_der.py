@@ -49,7 +49,7 @@ def test_a_value_ends_where_its_length_says() -> None:
         assert leading_value(senseless) == senseless
 
 
-def test_another_word_beside_the_signature_is_nobodys() -> None:
+def test_another_algorithm_beside_the_signature_is_refused() -> None:
     """RFC 5280, 4.1.1.2: the algorithm must equal the one in the signed part. Here only the absent NULL differs, so
     that the signature itself would verify.
     """
@@ -64,7 +64,7 @@ def test_another_word_beside_the_signature_is_nobodys() -> None:
 
 
 @pytest.mark.parametrize(("issuer", "other"), [(ROOT, CURVED), (CURVED, ROOT)], ids=["rsa", "ecdsa"])
-def test_a_signature_of_another_kind_than_it_says_is_nobodys(issuer: Issued, other: Issued) -> None:
+def test_a_signature_of_another_key_type_is_refused(issuer: Issued, other: Issued) -> None:
     """A signature that verifies with the issuer's key counts only if both algorithm fields match the type of that key,
     as in cryptography.
     """

@@ -211,7 +211,7 @@ def test_nothing_changes_before_the_instant_that_was_announced(
     assert said.changes_at is None or said.changes_at > now
 
 
-def test_each_intermediate_that_ends_is_told_at_its_hour() -> None:
+def test_each_intermediate_that_ends_is_reported_at_its_time() -> None:
     """The rule covers not only the first one on the path."""
     upper = make_intermediate(ROOT, "upper", not_after=NOW + 2 * DAY)
     lower = make_intermediate(upper, "lower", not_after=NOW + DAY)
@@ -329,7 +329,7 @@ def serving(issued: Issued, changed: datetime, at: datetime = NOW, reloads: bool
     )
 
 
-def test_what_is_seen_around_a_certificate_is_judged_with_it() -> None:
+def test_the_services_of_a_certificate_are_judged_with_it() -> None:
     """Without a probe there is no finding about services."""
     seen = inventory(CA_GOOD, SERVED_LEAF)
     looked = by_name(assess(seen, NOW, around=serving(OLD, NOW - DAY)))["leaf"]
@@ -340,7 +340,7 @@ def test_what_is_seen_around_a_certificate_is_judged_with_it() -> None:
     assert [each.service for each in gone.presence.consumers] == ["web"]
 
 
-def test_what_is_seen_anew_is_judged_anew() -> None:
+def test_a_new_probe_is_judged_again() -> None:
     """The verdict stays the same object while the probe is the same, and no longer."""
     seen = inventory(CA_GOOD, SERVED_LEAF)
     first = assess(seen, NOW, around=serving(MINE, NOW - DAY))
@@ -386,7 +386,7 @@ def test_what_is_no_longer_looked_for_is_forgotten() -> None:
     assert (status.certificate, status.stale, status.renew_at) == (None, False, None)
 
 
-def test_a_ca_file_that_goes_bad_is_no_trust_anchor_any_more() -> None:
+def test_a_ca_file_that_breaks_is_no_trust_anchor() -> None:
     """Its dates are kept, but it proves nothing."""
     good = assess(inventory(CA_GOOD, LEAF_GOOD), NOW)
     bad = assess(inventory(see(AUTHORITY, faults=(Fault(Reason.MALFORMED, "/pki/ca is junk"),)), LEAF_GOOD), NOW, good)
@@ -394,7 +394,7 @@ def test_a_ca_file_that_goes_bad_is_no_trust_anchor_any_more() -> None:
     assert not by_name(bad)["leaf"].chain_valid
 
 
-def test_a_ca_that_is_on_no_row_any_more_is_said_to_be_missing_at_once() -> None:
+def test_a_ca_without_an_entry_is_reported_at_once() -> None:
     """While its entry reports the defect, its leaves have no finding. Without an entry, they do."""
     told = assess(inventory(see(AUTHORITY, faults=(Fault(Reason.MISSING, "/pki/ca is not there"),)), LEAF_GOOD), NOW)
     untold = assess(inventory(LEAF_GOOD), NOW, told)
@@ -436,7 +436,7 @@ def test_an_authority_that_is_named_twice_is_one_anchor() -> None:
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 
-def test_an_assessment_says_the_worst_and_the_next_instant() -> None:
+def test_an_assessment_has_the_worst_severity_and_the_next_instant() -> None:
     """It covers all observations. A field is None without a finding, or without a change by time."""
     empty = assess(inventory(), NOW)
     assert (empty.severity, empty.changes_at, empty.statuses) == (None, None, ())
@@ -450,7 +450,7 @@ def test_an_assessment_says_the_worst_and_the_next_instant() -> None:
     assert worst(()) is None
 
 
-def test_certificates_anchors_and_loose_findings_are_told_apart() -> None:
+def test_certificates_anchors_and_loose_findings_are_separate() -> None:
     """The service-account keys are no certificate. Their findings belong to none."""
     pair = see(PAIR, public_key=MINE.facts.key)
     whole = assess(inventory(CA_GOOD, LEAF_GOOD, pair, replace(see(AUTHORITY), name="etcd-ca")), NOW)

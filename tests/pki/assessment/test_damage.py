@@ -100,7 +100,7 @@ def test_what_holds_no_whole_pair_is_broken(seen: Observation) -> None:
         replace(GONE, spec=row("leaf", kind="kubeconfig", key=None), renewable=False),
     ],
 )
-def test_what_others_decide_or_cannot_be_read_is_none_of_it(seen: Observation) -> None:
+def test_an_unsupported_or_unreadable_file_is_not_repaired(seen: Observation) -> None:
     """The rule covers trust anchors, patterns, bundles, keystores, further users of a kubeconfig, files that are no
     longer expected, unreadable files, and files whose key may be right.
     """
@@ -167,7 +167,7 @@ def test_asked_for_it_is_put_right_at_once() -> None:
     assert isinstance(only(node.plan(asked=True)), Issue)
 
 
-def test_asked_for_it_nothing_is_issued_by_a_ca_that_not_everyone_trusts() -> None:
+def test_a_request_issues_nothing_by_a_ca_without_full_trust() -> None:
     """A valid generation is restored."""
     doubt = "not everyone trusts it"
     node = Node()
@@ -269,7 +269,7 @@ def client(text: str, end: datetime = NOW + 10 * DAY, ca: Issued = ROOT) -> Issu
         (MASTERS, MASTERS, True),
     ],
 )
-def test_of_several_accepted_subjects_only_the_last_one_or_less_comes_back(
+def test_of_several_accepted_subjects_only_the_last_or_less_is_restored(
     remembered: str, last: str, former: str, *, back: bool
 ) -> None:
     """An accepted subject is not restored after another one was in place, unless it is a part of that one. The last one
@@ -299,7 +299,7 @@ def test_where_two_subjects_may_have_been_the_last_one_the_first_of_the_entry_is
         assert attributes_of(template.subject) == client(ADMINS).facts.attributes
 
 
-def test_what_another_ca_signed_says_nothing_of_the_rights_that_were_there() -> None:
+def test_a_certificate_of_another_ca_proves_no_earlier_right() -> None:
     """A user who can write the file could otherwise have every right restored by a forged certificate."""
     other = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
     mine, forged = client(MASTERS).facts, client(MASTERS, ca=other).facts
@@ -312,7 +312,7 @@ def test_what_another_ca_signed_says_nothing_of_the_rights_that_were_there() -> 
     assert isinstance(only(node.after(REPAIR_WAIT)), Held)
 
 
-def test_the_finding_names_what_certmond_would_do_by_itself() -> None:
+def test_the_finding_names_the_action_of_certmond() -> None:
     """The finding does not name a generation that certmond refuses to restore. It names the obstacle of a new
     certificate, or the command that issues it.
     """
@@ -354,7 +354,7 @@ def test_in_a_rotation_the_ca_of_the_phase_decides() -> None:
     names=st.sets(st.sampled_from(NAMES)),
     former=st.sets(st.sampled_from([*NAMES, "DNS:former"])),
 )
-def test_a_certificate_without_a_predecessor_says_what_the_entry_fixes(
+def test_a_certificate_without_a_predecessor_has_what_the_entry_fixes(
     subjects: list[str], usages: set[str], names: set[str], former: set[str]
 ) -> None:
     """Its subject is one of the entry's, and its usages and names are the entry's, whatever the archive has. The policy
@@ -406,7 +406,7 @@ def subject_of(name: str, group: str) -> Any:
     )
 
 
-def test_what_cannot_be_put_right_says_why_and_what_to_do() -> None:
+def test_an_impossible_repair_has_its_reason_and_remedy() -> None:
     """The reason names the obstacle: the component that renews, the user who could take the key, or the place of the
     CA's key.
     """

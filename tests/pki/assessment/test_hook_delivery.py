@@ -38,7 +38,7 @@ some = st.lists(notices, unique_by=lambda each: each.subject)
 
 
 @given(some, some)
-def test_who_was_told_all_that_is_due_knows_what_stands(want: list[Notice], told: list[Notice]) -> None:
+def test_a_hook_that_received_all_due_events_has_the_current_state(want: list[Notice], told: list[Notice]) -> None:
     """Whatever a hook had received, it has the current findings when no event is due, each event once."""
     knows, heard = known(*told), list[tuple[str, Key]]()
     while found := list(due(known(*want), knows, NOW, settled=True, at=NOW)):
@@ -54,7 +54,9 @@ def test_who_was_told_all_that_is_due_knows_what_stands(want: list[Notice], told
 
 
 @given(some, some)
-def test_a_receiver_that_knows_subjects_only_ends_with_the_truth(want: list[Notice], told: list[Notice]) -> None:
+def test_a_receiver_that_keeps_subjects_only_ends_with_the_current_state(
+    want: list[Notice], told: list[Notice]
+) -> None:
     """A receiver with one alarm per certificate and reason, whatever the severity, has the current ones at the end."""
     knows, alarms = known(*told), {each.subject for each in told}
     while found := list(due(known(*want), knows, NOW, settled=True, at=NOW)):
@@ -85,18 +87,18 @@ def test_one_that_gets_graver_is_cleared_before_it_is_raised_again() -> None:
     assert [each.event for each in steps([critical], [])] == ["raised"]
 
 
-def test_nothing_is_cleared_before_everything_has_been_looked_at() -> None:
+def test_nothing_is_cleared_before_the_first_complete_scan() -> None:
     """Until the node is settled, a finding may only seem to be absent. A new one is raised."""
     assert [each.event for each in steps([notice("b")], [notice("a")], settled=False)] == ["raised"]
 
 
-def test_a_clearing_is_dated_when_it_was_seen() -> None:
+def test_a_cleared_event_has_the_time_of_its_pass() -> None:
     """`at` of a cleared finding is the pass without it, with the sentence of its raised event."""
     (step,) = due({}, known(notice(message="old")), NOW, settled=True, at=NOW + HOUR)
     assert (step.notice.at, step.notice.message) == (NOW + HOUR, "old")
 
 
-def test_what_stands_is_told_again_where_that_is_asked_for() -> None:
+def test_an_open_finding_is_repeated_on_request() -> None:
     """With `repeat` an event is due again after that time, also after the clock was set back. Without it, never."""
     told = known(notice("a", told_at=NOW - HOUR), notice("b", told_at=NOW), notice("later", told_at=NOW + DAY))
     assert [
@@ -108,7 +110,7 @@ def test_what_stands_is_told_again_where_that_is_asked_for() -> None:
     assert next_repeat({}, timedelta(hours=1)) is None
 
 
-def test_there_is_a_most_and_the_gravest_are_in_it() -> None:
+def test_the_number_of_findings_has_a_limit_and_keeps_the_worst() -> None:
     """Beyond `most`, the findings already sent stay, so that no open one is cleared. The worst of the others fill the
     rest.
     """
@@ -119,7 +121,7 @@ def test_there_is_a_most_and_the_gravest_are_in_it() -> None:
     assert wanted(found, known(old), {}, 0).keys() == known(old).keys()
 
 
-def test_a_finding_is_as_old_as_it_is() -> None:
+def test_a_waiting_finding_keeps_its_time() -> None:
     """A finding that waits for delivery keeps the instant of its first observation."""
     (kept,) = wanted(known(notice(at=NOW)), {}, known(notice(at=NOW - DAY)), 10).values()
     assert kept.at == NOW - DAY

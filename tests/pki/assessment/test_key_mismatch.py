@@ -159,7 +159,7 @@ def test_a_look_that_does_not_wait_reports_at_once() -> None:
     assert first.waits_until is None
 
 
-def test_a_clock_that_is_set_back_begins_anew() -> None:
+def test_a_clock_that_is_set_back_restarts_the_wait() -> None:
     """A start in the future is ignored: the wait is never longer than two seconds."""
     past = NOW - timedelta(hours=1)
     assert mismatch_of(False, None, Mismatch(NOW), past, first=False) == Mismatch(past)

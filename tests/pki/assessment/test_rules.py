@@ -133,7 +133,7 @@ def test_every_instant_at_which_the_verdict_turns_is_exact(kind: str) -> None:
     )
 
 
-def test_a_certificate_that_ends_before_it_begins_is_expired_and_nothing_fails() -> None:
+def test_a_certificate_that_ends_before_it_begins_is_expired() -> None:
     """A signer can issue it by mistake. The arithmetic of its lifetime raises no error."""
     leaf = make_leaf(ROOT, not_before=NOW + DAY, not_after=NOW - DAY)
     assert of_leaf(leaf).keys() == {"expired", "not_yet_valid"}
@@ -149,7 +149,7 @@ def test_a_certificate_without_end_is_no_trouble() -> None:
 # --- validity of what the path needs ----------------------------------------------------------------------------------
 
 
-def test_an_intermediate_that_has_ended_is_told_where_it_lies() -> None:
+def test_an_expired_intermediate_is_reported_at_its_file() -> None:
     """It has no separate entry, so the certificate's entry names it."""
     short = make_intermediate(ROOT, not_after=NOW - DAY)
     leaf = make_leaf(short)
@@ -161,7 +161,7 @@ def test_an_intermediate_that_has_ended_is_told_where_it_lies() -> None:
     assert "intermediate" in of_leaf(make_leaf(early), early)["not_yet_valid"].message
 
 
-def test_an_anchor_that_has_ended_is_told_once_at_its_own_entry() -> None:
+def test_an_expired_anchor_is_reported_once_at_its_entry() -> None:
     """A hundred leaves do not repeat it: they only have no valid chain."""
     old = make_ca(not_after=NOW - DAY)
     verdicts = judge(see(AUTHORITY, old), see(row(), make_leaf(old, not_after=NOW - DAY / 2)))
@@ -179,7 +179,7 @@ def test_a_ca_that_ends_is_to_be_rotated(left: timedelta) -> None:
     assert told.message.endswith("; rotate it")
 
 
-def test_a_further_ca_of_a_bundle_that_has_ended_is_a_leftover() -> None:
+def test_an_expired_further_ca_of_a_bundle_is_a_leftover() -> None:
     """The first CA is the present one. The others are no longer needed after a rotation."""
     old = make_ca(not_after=NOW - DAY)
     seen = see(AUTHORITY, ROOT), replace(see(AUTHORITY, old), name="ca#2")
@@ -195,7 +195,7 @@ def test_a_further_ca_of_a_bundle_has_its_last_second_too() -> None:
     assert "expired" not in findings(see(AUTHORITY, ROOT), ending, about="ca#2")
 
 
-def test_a_further_user_of_a_kubeconfig_that_has_ended_is_as_bad_as_the_first() -> None:
+def test_an_expired_further_user_of_a_kubeconfig_is_critical() -> None:
     """It is the credential of a user, not a leftover."""
     second = replace(see(row(kind="kubeconfig"), make_leaf(ROOT, not_after=NOW - DAY)), name="leaf#b")
     found = findings(see(AUTHORITY, ROOT), second, about="leaf#b")["expired"]
@@ -203,7 +203,7 @@ def test_a_further_user_of_a_kubeconfig_that_has_ended_is_as_bad_as_the_first() 
 
 
 @pytest.mark.parametrize("ca", [[], "self"])
-def test_an_anchor_in_the_same_file_speaks_through_that_file(ca: Any) -> None:
+def test_an_anchor_in_the_same_file_is_reported_at_that_file(ca: Any) -> None:
     """The kubelet's own CA has no entry: when it has expired, its certificate's entry reports it."""
     own = make_ca("own", not_after=NOW - DAY)
     assert "CN=own expired" in of_leaf(make_leaf(own), own, ca=ca)["expired"].message
@@ -221,7 +221,7 @@ def test_the_path_that_holds_now_counts_not_the_one_that_will_last_longest() -> 
     assert not verdict.findings
 
 
-def test_a_leaf_that_ends_after_its_ca_will_fail_before_its_own_date_says_so() -> None:
+def test_a_leaf_that_ends_after_its_ca_has_a_finding() -> None:
     """The sentence names the CA that ends first. After that end, its own entry has the finding."""
     short = make_ca(not_after=NOW + 100 * DAY)
     leaf = make_leaf(short)
@@ -236,14 +236,14 @@ def test_a_leaf_that_ends_after_its_ca_will_fail_before_its_own_date_says_so() -
 # --- paths ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_stranger_of_the_same_name_is_no_ca_of_ours() -> None:
+def test_a_foreign_ca_of_the_same_name_is_no_anchor() -> None:
     """`CN=kubernetes` is the name of every cluster's CA: the signature decides, and the sentence explains it."""
     found = of_leaf(make_leaf(make_ca()))["no_path"]
     assert "not signed by the certificate of its issuer's name" in found.message
     assert "to ca:" in found.message
 
 
-def test_the_refusal_that_knows_most_is_told() -> None:
+def test_the_most_specific_refusal_is_reported() -> None:
     """That an intermediate matches nothing is less specific than that a matching one is no CA."""
     stranger = make_intermediate(ROOT, "middle")
     for middle, fact in (
@@ -262,7 +262,7 @@ def test_the_refusal_that_knows_most_is_told() -> None:
         ({"extra": [CRITICAL_UNKNOWN]}, "no_path"),
     ],
 )
-def test_what_is_wrong_with_the_ca_is_told_at_the_ca_and_not_at_its_leaves(flaw: Any, reason: str) -> None:
+def test_a_defect_of_the_ca_is_reported_at_the_ca_only(flaw: Any, reason: str) -> None:
     """A fault is reported once, at its place."""
     bad = make_ca(**flaw)
     verdicts = judge(see(AUTHORITY, bad), see(row(), make_leaf(bad)), see(row("other"), make_server(bad)))
@@ -272,7 +272,7 @@ def test_what_is_wrong_with_the_ca_is_told_at_the_ca_and_not_at_its_leaves(flaw:
 
 
 @pytest.mark.parametrize("fault", [Reason.MISSING, Reason.MALFORMED, Reason.UNREADABLE])
-def test_where_the_ca_cannot_be_read_its_leaves_are_not_blamed(fault: Reason) -> None:
+def test_the_leaves_of_an_unreadable_ca_have_no_finding(fault: Reason) -> None:
     """The CA's entry has the finding. Whether the leaves chain to it is unknown."""
     absent = see(AUTHORITY, faults=(Fault(fault, "/pki/ca.crt is not as it should be"),))
     verdicts = judge(absent, see(row(), make_leaf(ROOT)))
@@ -282,20 +282,20 @@ def test_where_the_ca_cannot_be_read_its_leaves_are_not_blamed(fault: Reason) ->
     assert verdicts["leaf"].trust_anchor is None
 
 
-def test_an_anchor_in_the_same_file_that_is_no_ca_is_told_there() -> None:
+def test_an_anchor_in_the_same_file_that_is_no_ca_is_reported_there() -> None:
     """It has no separate entry that could report it."""
     own = make_ca("own", is_ca=False)
     assert "CN=own" in of_leaf(make_leaf(own), own, ca="self")["no_path"].message
 
 
-def test_what_another_check_says_of_the_leaf_is_not_said_again() -> None:
+def test_the_finding_of_another_check_is_not_repeated() -> None:
     """A leaf without the usage, or with a broken digest, has no path for that reason alone."""
     assert of_leaf(make_leaf(ROOT), usages=["server auth"]).keys() == {"wrong_usage"}
     rsa = make_ca(key="rsa")
     assert of_leaf(make_leaf(rsa, hash="md5"), by=rsa).keys() == {"weak_signature"}
 
 
-def test_a_ca_that_may_not_certify_the_usage_is_a_matter_of_the_path() -> None:
+def test_a_ca_that_may_not_certify_the_usage_is_reported_at_the_leaf() -> None:
     """The CA's entry has no such requirement, so the leaf's entry has the finding."""
     narrow = make_ca(extended_usages=["server auth"])
     found = of_leaf(make_leaf(narrow), by=narrow, usages=["client auth"])
@@ -329,7 +329,7 @@ def test_self_or_the_root_ca_takes_whichever_signed_it() -> None:
     assert not findings(see(AUTHORITY), see(spec, leaf)), "that the CA is absent is told at the CA"
 
 
-def test_a_ca_that_is_nowhere_leaves_its_leaves_unproven() -> None:
+def test_an_absent_ca_leaves_its_leaves_unproven() -> None:
     """Without an entry of that name, the leaf's entry has the finding."""
     found = findings(see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))["no_path"]
     assert "cannot be proven: etcd-ca or ca is not on this node" in found.message
@@ -346,7 +346,7 @@ def test_a_ca_that_is_nowhere_leaves_its_leaves_unproven() -> None:
         ("info", {"info"}),
     ],
 )
-def test_a_row_says_how_bad_its_findings_can_be(most: str | None, severities: set[str]) -> None:
+def test_an_entry_limits_the_severity_of_its_findings(most: str | None, severities: set[str]) -> None:
     """A lower severity stays."""
     leaf = make_leaf(ROOT, serial=0, key="rsa-1024", not_after=NOW - DAY)
     assert {item.severity.value for item in of_leaf(leaf, at_most=most).values()} == severities
@@ -364,7 +364,7 @@ def test_an_intermediate_is_refused_as_trust_anchor() -> None:
     assert "Root CA only" in of_ca(make_intermediate(ROOT))["ca_not_self_signed"].message
 
 
-def test_a_ca_says_that_it_is_one() -> None:
+def test_a_ca_has_the_ca_flag() -> None:
     """The flag is CA:TRUE in basicConstraints. A version 1 certificate cannot have it and is accepted, as in Go."""
     assert of_ca(make_ca(is_ca=None)).keys() == {"ca_not_ca"}
     assert of_ca(make_ca(is_ca=False)).keys() == {"ca_not_ca"}
@@ -406,7 +406,7 @@ def test_the_subject_is_the_identity() -> None:
     assert "CN=system:kube-scheduler, expected CN=x or CN=system:kube-scheduler,O=system:masters" in found.message
 
 
-def test_of_an_unknown_fact_nothing_is_demanded() -> None:
+def test_an_unknown_fact_requires_nothing() -> None:
     """If one accepted subject is unknown, it may be the one of the certificate."""
     spec = row(subject=["CN=system:node:${node_name}", "CN=fixed"], names=["DNS:${node_name}", "IP:${service_ip}"])
     seen = see(AUTHORITY, ROOT), see(spec, make_leaf(ROOT, "system:node:worker-1"))
@@ -447,7 +447,7 @@ def test_names_are_compared_as_resolvers_and_routers_do() -> None:
     )
 
 
-def test_a_fact_that_is_no_address_is_a_name_that_is_missing() -> None:
+def test_a_fact_that_is_no_address_is_a_missing_name() -> None:
     """The node's files may have an invalid value, which is reported as it is."""
     spec = row(names=["IP:${advertise_address}"])
     found = findings(see(AUTHORITY, ROOT), see(spec, make_leaf(ROOT)), facts={"advertise_address": "nowhere"})
@@ -511,7 +511,7 @@ def test_the_private_key_beside_it_is_its_own() -> None:
     assert not findings(see(AUTHORITY, ROOT), see(row(), leaf))
 
 
-def test_a_key_may_be_elsewhere_where_the_catalogue_says_so() -> None:
+def test_a_key_may_be_elsewhere_if_the_catalogue_allows_it() -> None:
     """The key of an external CA is not on the node."""
     assert not of_leaf(make_leaf(ROOT), key_optional=True, key="/pki/leaf.key")
     spec = row(key_optional=True)
@@ -519,9 +519,7 @@ def test_a_key_may_be_elsewhere_where_the_catalogue_says_so() -> None:
 
 
 @pytest.mark.parametrize(("matches", "verdict"), [(True, True), (False, False), (None, None)])
-def test_the_verdict_says_whether_the_key_matches_or_that_it_cannot_be_told(
-    matches: bool | None, verdict: bool | None
-) -> None:
+def test_the_verdict_has_whether_the_key_matches_or_null(matches: bool | None, verdict: bool | None) -> None:
     """null in the JSON is no series in the metrics."""
     leaf = make_leaf(ROOT)
     key = {True: leaf.facts.key, False: ROOT.facts.key, None: None}[matches]
@@ -548,7 +546,7 @@ def test_service_account_keys_belong_together() -> None:
 # --- kubeconfigs and the kubelet --------------------------------------------------------------------------------------
 
 
-def test_a_kubeconfig_trusts_exactly_what_the_ca_file_holds() -> None:
+def test_a_kubeconfig_trusts_exactly_the_cas_of_the_file() -> None:
     """Without any of them the finding is critical, because no connection works. One more or less is an incomplete
     rotation.
     """
@@ -627,7 +625,7 @@ def test_a_chain_belongs_where_its_readers_take_one() -> None:
         (0o4600, {}, True, None),
     ],
 )
-def test_who_may_read_and_write_it(mode: int, fields: Any, secret: bool, severity: Severity | None) -> None:
+def test_the_mode_and_owner_are_limited(mode: int, fields: Any, secret: bool, severity: Severity | None) -> None:
     """The catalogue has the maximum. A private key that all users can read is critical. A certificate is public, so
     only writing is restricted if the entry has no mode.
     """
@@ -665,7 +663,7 @@ def test_a_fault_of_a_file_is_a_finding_with_a_remedy(reason: Reason) -> None:
     assert verdict.chain_valid
 
 
-def test_a_message_holds_nothing_that_a_terminal_would_obey() -> None:
+def test_a_message_has_no_control_character() -> None:
     """A subject may have any content."""
     evil = make_leaf(ROOT, "a\x1b[31m\nb\u202e")
     message = of_leaf(evil, subject="CN=good")["wrong_subject"].message
@@ -673,7 +671,7 @@ def test_a_message_holds_nothing_that_a_terminal_would_obey() -> None:
     assert r"CN=a\x1b[31m\nb\u202e" in message
 
 
-def test_what_fails_now_is_told_before_what_is_untidy() -> None:
+def test_an_outage_precedes_a_defect_of_form() -> None:
     """The order of the policy is the order of the findings."""
     leaf = make_leaf(make_ca(), not_after=NOW - DAY, key="rsa-1024", serial=0)
     order = list(of_leaf(leaf, subject="CN=other", names="DNS:a"))

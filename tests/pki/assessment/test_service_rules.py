@@ -25,7 +25,7 @@ def said(*stale: Stale, now: datetime = NOW, failures: tuple[str, ...] = ()) -> 
     return list(about_services(Presence(stale=stale, failures=failures), now))
 
 
-def test_where_nothing_is_stale_nothing_is_said() -> None:
+def test_without_a_stale_service_there_is_no_finding() -> None:
     """A service that still has time to reload its file has none either."""
     assert list(about_services(NOWHERE, NOW)) == []
     assert said(replace(SERVED, due=False), replace(HELD, due=False)) == []
@@ -40,13 +40,13 @@ def test_where_nothing_is_stale_nothing_is_said() -> None:
         (None, Severity.CRITICAL),
     ],
 )
-def test_what_is_served_is_as_bad_as_its_end_is_near(left: timedelta | None, severity: Severity) -> None:
+def test_the_severity_of_a_served_certificate_grows_toward_its_end(left: timedelta | None, severity: Severity) -> None:
     """In its last week it is critical, and so is one whose end is unknown."""
     (found,) = said(replace(SERVED, ends_at=None if left is None else NOW + left))
     assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, severity)
 
 
-def test_it_says_until_when_and_whom_to_restart() -> None:
+def test_the_finding_has_the_end_and_the_service_to_restart() -> None:
     """If no configured service listens there, the remedy is to look."""
     (known,) = said(SERVED)
     assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; restart web"
@@ -70,7 +70,7 @@ def test_a_server_that_ends_every_handshake_is_critical() -> None:
     assert unknown.message.startswith("what listens at 127.0.0.1:2379 serves no certificate")
 
 
-def test_an_endpoint_that_has_served_and_serves_no_more_is_told() -> None:
+def test_an_endpoint_that_stopped_serving_is_reported() -> None:
     """The certificate that it serves now does not matter. An endpoint that served nothing before, or is no longer
     probed, is not reported.
     """
@@ -97,7 +97,7 @@ def test_a_process_that_holds_an_older_one_is_to_be_restarted() -> None:
     assert (found.reason, found.message) == (Reason.RESTART_PENDING, "web has not read /a; restart web")
 
 
-def test_a_restart_that_failed_is_told() -> None:
+def test_a_failed_restart_is_a_finding() -> None:
     """It has the place of the log and the remedy."""
     (found,) = said(failures=("web did not come up",))
     assert found.reason is Reason.RESTART_FAILED
@@ -106,7 +106,7 @@ def test_a_restart_that_failed_is_told() -> None:
     )  # fmt: skip
 
 
-def test_the_instants_at_which_it_gets_worse_are_told() -> None:
+def test_the_instants_of_a_higher_severity_are_known() -> None:
     """So a daemon may sleep until then."""
     presence = Presence(stale=(SERVED, HELD))
     (only,) = turning_points(presence)

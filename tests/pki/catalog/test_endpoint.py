@@ -72,7 +72,7 @@ def test_an_endpoint_is_written_in_one_way(text: str, written: str) -> None:
         (f"{'a.' * 127}a@192.0.2.10:6443", "is no DNS name"),
     ],
 )
-def test_what_nobody_can_connect_to_is_no_endpoint(text: str, complaint: str) -> None:
+def test_an_address_without_a_possible_connection_is_no_endpoint(text: str, complaint: str) -> None:
     """The error has the reason."""
     with pytest.raises(MalformedError, match=complaint.replace("*", r"\*")):
         Endpoint.parse(text)
@@ -93,7 +93,7 @@ def test_what_is_served_is_compared_by_the_digest_of_its_der() -> None:
     assert "certificate" not in repr(served).replace("Served", "")
 
 
-def test_an_endpoint_and_what_is_seen_there_do_not_change() -> None:
+def test_an_endpoint_and_its_result_are_immutable() -> None:
     """Threads share them."""
     for value in (Endpoint("192.0.2.10", 6443), Served(b"", "TLSv1.3", NOW), Unserved("refused", NOW)):
         for field in dataclasses.fields(value):

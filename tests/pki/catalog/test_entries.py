@@ -210,7 +210,7 @@ def test_a_row_is_conditional_where_other_files_decide() -> None:
     ("kind", "field", "value"),
     [("systemd", "unit", "kubelet.service"), ("static-pod", "pod", "etcd"), ("command", "command", ["/bin/x", "-a"])],
 )
-def test_a_service_says_what_restarts_it(kind: str, field: str, value: object) -> None:
+def test_a_service_has_the_field_that_restarts_it(kind: str, field: str, value: object) -> None:
     """Each kind has one required field."""
     service = ServiceSpec.model_validate({"name": "s", "kind": kind, field: value})
     assert getattr(service, field) == (tuple(value) if isinstance(value, list) else value)
@@ -238,7 +238,7 @@ def test_only_a_unit_can_be_told_to_reload() -> None:
         service(kind="command", command=["/x"], means="reload")
 
 
-def test_where_something_is_served_is_an_address_that_can_be_connected_to() -> None:
+def test_a_served_address_must_be_connectable() -> None:
     """It is written in one way, with a name if the server needs one."""
     served = service(
         serves={"apiserver": ["[2001:DB8:0::1]:6443", "API.example.com@192.0.2.1:443"], "b": "127.0.0.1:1"}
@@ -254,7 +254,7 @@ def test_where_something_is_served_is_an_address_that_can_be_connected_to() -> N
 @pytest.mark.parametrize(
     "text", ["http://127.0.0.1:2381/health?serializable=true", "https://[::1]:6443/readyz", "tcp://localhost:80"]
 )
-def test_where_a_service_says_that_it_is_well_is_an_address_with_a_port(text: str) -> None:
+def test_a_health_address_has_a_port(text: str) -> None:
     """A name is accepted: the answer is not authenticated by the address."""
     assert service(health=text).health == (text,)
 

@@ -30,7 +30,7 @@ def row(**fields: Any) -> CertificateSpec:
         (["CN=a", "CN=${node_name}"], {}, ()),
     ],
 )
-def test_no_subject_is_wrong_where_one_of_the_right_ones_cannot_be_told(
+def test_no_subject_is_wrong_if_an_accepted_one_is_unknown(
     subjects: list[str], facts: Mapping[str, str], accepted: tuple[str, ...]
 ) -> None:
     """The unknown subject may be the one of the certificate. The first is the one to issue."""

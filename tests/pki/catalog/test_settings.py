@@ -25,7 +25,7 @@ def test_what_is_right_stays_as_it_was_given(field: str, text: str) -> None:
     assert getattr(InitSpec.model_validate({field: text}), field) == text
 
 
-def test_a_signer_approves_nothing_and_waits_for_no_call_long_unless_that_is_said() -> None:
+def test_a_signer_approves_nothing_and_has_a_short_time_limit_by_default() -> None:
     """These are the defaults of a signer with only a name and a kind."""
     plain = SignerSpec.model_validate({"name": "api", "kind": "csr"})
     assert (plain.approve, plain.time_limit.total_seconds()) == (False, 20)

@@ -115,7 +115,7 @@ def parts(*, algorithm: bytes | None = None, signature: bytes | None = None) -> 
     ],
     ids=["another algorithm", "no algorithm", "a bad signature", "no signature"],
 )
-def test_what_stands_beside_what_is_signed_is_read_too(der: bytes, words: str) -> None:
+def test_the_fields_beside_the_signed_part_are_read_too(der: bytes, words: str) -> None:
     """The fields are the repeated algorithm and a BIT STRING."""
     assert words in "; ".join(parse_fields(der).objections)
 

@@ -196,7 +196,7 @@ def test_what_forbids_it(gone: list[str], told: str) -> None:
     assert any(told in problem for problem in made.problems), made.problems
 
 
-def test_everything_that_forbids_it_is_told() -> None:
+def test_every_obstacle_is_reported() -> None:
     """The plan has every problem, not only the first."""
     made = decide(without(*pki("ca.crt", "ca.key", "etcd/ca.crt", "etcd/ca.key", "front-proxy-client.key", "sa.pub")))
     assert len(made.problems) == 4
@@ -229,7 +229,7 @@ def test_a_ca_with_another_key() -> None:
     assert "ca.key is not the private key of /etc/kubernetes/pki/ca.crt" in problem
 
 
-def test_a_key_that_cannot_be_read() -> None:
+def test_an_unreadable_key() -> None:
     """A CA's unreadable key signs nothing, which is reported before any file is made."""
     there = without(*pki("apiserver.crt", "apiserver.key"))
     odd = tuple(
@@ -412,7 +412,7 @@ def test_validities() -> None:
     assert (NOW + longest).year == 9999
 
 
-def test_a_subject_that_cannot_be() -> None:
+def test_an_impossible_subject() -> None:
     """A subject that no certificate can have is reported with the entry, before any file is made."""
     facts = facts_of(INIT, "n" * 60, "192.0.2.10")
     seen = replace(observed(()), facts=facts)

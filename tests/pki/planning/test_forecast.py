@@ -153,7 +153,7 @@ def test_a_service_is_restarted_once_for_all_that_it_holds() -> None:
     assert restart.at == told(found, What.RENEW)[0][0]
 
 
-def test_the_first_time_that_a_ca_cuts_a_life_short_is_told_once_for_each_ca() -> None:
+def test_the_first_shortened_lifetime_is_reported_once_for_each_ca() -> None:
     """A lifetime that only ends before its CA is not reported, nor is a CA without leaves."""
     made = world(leaf(NOW + DAY), leaf(NOW + 2 * DAY), ca=ending(NOW + 100 * DAY))
     other = row("other", ca=["second"])
@@ -197,7 +197,7 @@ ROTATED = KUBELET.model_copy(update={"signer": "none", "renew_before": 30 * DAY}
         (ROTATED, False, YEAR, [("due", YEAR - 30 * DAY, True), LAST]),
     ],
 )
-def test_the_end_of_what_is_not_renewed_is_told(
+def test_the_end_of_an_unrenewed_certificate_is_reported(
     spec: CertificateSpec, symlink: bool | None, end: timedelta, expected: list[tuple[str, timedelta, bool]]
 ) -> None:
     """The forecast also has its renewal point. Past events come first. The kubelet is expected to rotate its own
@@ -212,7 +212,7 @@ def test_the_end_of_what_is_not_renewed_is_told(
     assert ("unless the kubelet rotates it" in last) is not events[-1].bad
 
 
-def test_of_what_is_not_there_nothing_is_foretold() -> None:
+def test_an_absent_certificate_has_no_forecast() -> None:
     """A finding reports it today."""
     assert foresee(World((see(row()),))).events == ()
     assert next_event(World((see(row()),)).look(NOW), POLICY) is None
@@ -220,7 +220,7 @@ def test_of_what_is_not_there_nothing_is_foretold() -> None:
     assert forecast(remembered, POLICY, NOW + DAY).events == ()
 
 
-def test_a_certificate_that_has_to_wait_beyond_its_end_is_told_to_expire() -> None:
+def test_a_certificate_that_waits_beyond_its_end_expires() -> None:
     """Its lifetime is shorter than the hour between two renewals. The expiry is reported once."""
     made = world(leaf(NOW + 90 * SECOND, 90 * SECOND), spec=row(validity="90s"))
     found = foresee(made, 10 * HOUR)
@@ -229,7 +229,7 @@ def test_a_certificate_that_has_to_wait_beyond_its_end_is_told_to_expire() -> No
     assert told(found, What.EXPIRE, What.HOLD) == [(renewals[0][0] + 90 * SECOND + TICK, "leaf")]
 
 
-def test_it_ends_after_so_many_events_and_says_so() -> None:
+def test_the_number_of_events_has_a_limit() -> None:
     """Certificates of 90 seconds for a dozen years: the forecast has all events up to an instant, and none after it."""
     made = world(*(leaf(NOW + SECOND, 90 * SECOND) for _ in range(4)), policy=replace(POLICY, validity=90 * SECOND))
     found = foresee(made)
@@ -244,7 +244,7 @@ def test_it_ends_after_so_many_events_and_says_so() -> None:
 # --- the sentences ----------------------------------------------------------------------------------------------------
 
 
-def test_what_changes_is_said_once() -> None:
+def test_a_change_is_reported_once() -> None:
     """The next certificate is like the new one."""
     spec = row(names="DNS:worker-1", keep_key=True)
     found = foresee(world(leaf(NOW + DAY), spec=spec), 2 * YEAR)
@@ -282,7 +282,7 @@ def test_derived_files_are_made_when_they_are_old_and_after_their_source() -> No
     assert sentences(found, What.DERIVE) == ["/b is not there", "leaf is renewed", "leaf is renewed"]
 
 
-def test_certificates_of_one_name_are_told_apart_by_their_path() -> None:
+def test_certificates_of_one_name_have_their_path() -> None:
     """A glob's files have the name of their entry."""
     spec = row(path="/pki/*.pem", key="/pki/*.pem")
     ca = ending(NOW + 20 * DAY)
@@ -291,7 +291,7 @@ def test_certificates_of_one_name_are_told_apart_by_their_path() -> None:
     assert len(told(found, What.HOLD, about="leaf")) == len(told(found, What.EXPIRE, about="leaf")) == 2
 
 
-def test_what_is_damaged_today_is_put_right_once() -> None:
+def test_a_file_that_is_damaged_today_is_repaired_once() -> None:
     """The dates of a certificate without a predecessor are unknown, so the forecast has no further event for it."""
     found = foresee(World((CA, see(row("other"), leaf(NOW + YEAR)), GONE)))
     assert told(found, What.RENEW, about="leaf") == [(NOW, "leaf")]
@@ -299,7 +299,7 @@ def test_what_is_damaged_today_is_put_right_once() -> None:
     assert len(told(found, What.RENEW, about="other")) > 1
 
 
-def test_what_another_service_renews_is_told_as_its_fate_alone() -> None:
+def test_a_certificate_of_another_service_has_due_and_end_only() -> None:
     """It has no hold."""
     found = foresee(World((CA, see(row(renewed_by="the start of k3s"), leaf(NOW + 40 * DAY)))), 50 * DAY)
     assert told(found, *What) == [(NOW + 10 * DAY, "leaf"), (NOW + 40 * DAY + TICK, "leaf")]
@@ -329,7 +329,7 @@ def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -
 
 
 @pytest.mark.parametrize("end", [NOW - DAY, NOW + YEAR], ids=["has ended", "rotates"])
-def test_what_only_ends_is_not_next(end: datetime) -> None:
+def test_an_end_alone_is_not_the_next_event(end: datetime) -> None:
     """An expired certificate without a signer is not due, nor is one that the kubelet rotates."""
     spec = row(**UNSIGNED) if end < NOW else ROTATED
     assert next_event(World((see(spec, leaf(end), symlink=True),)).look(NOW), POLICY) is None

@@ -77,7 +77,7 @@ def test_certificates_beside_it_are_later_by_their_end_or_by_the_renewal() -> No
     assert later_beside(short.facts, beside, []) == (PRESENT.facts,)
 
 
-def test_a_common_name_is_remembered_as_text_that_a_file_can_hold() -> None:
+def test_a_common_name_is_recorded_as_printable_text() -> None:
     """Control characters are escaped. Without a common name nothing is recorded."""
     assert holder_of(make_leaf(CA, "a\nb").facts) == "a\\nb"
     nameless = make_leaf(CA, subject=x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "o")]))

@@ -32,7 +32,7 @@ def planned(made: World, *, rotates: bool = True, **circumstances: Any) -> Plan:
     return plan(found.look(NOW), found.policy, found.past, found.circumstances, None, reissue=reissue)
 
 
-def test_a_leaf_that_nobody_accepts_waits_for_nothing_of_the_host() -> None:
+def test_a_refused_leaf_ignores_the_holds_of_the_host() -> None:
     """If a CA was replaced and the old one is no longer trusted, its leaves are issued again despite each hold. In any
     other rotation they are held until they are critical.
     """
@@ -42,7 +42,7 @@ def test_a_leaf_that_nobody_accepts_waits_for_nothing_of_the_host() -> None:
     assert held(planned(node, clock=HOST["clock"])).because == HOST["clock"]
 
 
-def test_a_leaf_that_is_accepted_waits_for_the_operator_and_not_for_the_clock() -> None:
+def test_an_accepted_leaf_waits_for_the_operator_and_not_for_the_clock() -> None:
     """If the old CA is trusted beside its replacement, a hold of the operator applies, because the wait is harmless. A
     clock that never synchronizes does not prevent the end of the rotation.
     """
@@ -64,7 +64,7 @@ def test_an_expired_leaf_does_not_wait_until_pods_trust_the_new_ca(end: Any) -> 
 
 
 @pytest.mark.parametrize("failures", [0, 9])
-def test_what_was_tried_before_the_ca_was_replaced_delays_nothing(failures: int) -> None:
+def test_an_attempt_before_the_replacement_delays_nothing(failures: int) -> None:
     """An earlier attempt does not count. A later one that failed is repeated after at most a minute if no component
     accepts the certificate, and the plan has the time.
     """

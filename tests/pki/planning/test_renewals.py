@@ -148,7 +148,7 @@ def test_a_pattern_has_an_hourly_quota() -> None:
     assert steps(made.plan(NOW + 30 * MINUTE)) == [("apps", Cause.DUE)]
 
 
-def test_the_quota_holds_back_no_person_and_no_rotation() -> None:
+def test_the_quota_applies_to_no_command_and_no_rotation() -> None:
     """A command gets its certificate beyond the quota, and so does a rotation."""
     made = flood()
     assert steps(made.plan(NOW, frozenset({"apps"}))) == [("apps", Cause.ASKED)]
@@ -210,7 +210,7 @@ def test_nodes_take_turns_up_to_the_spread_before_it_is_due(
     assert min(tenths) >= 15
 
 
-def test_an_expired_certificate_is_renewed_and_the_cause_is_said() -> None:
+def test_an_expired_certificate_has_the_cause_expired() -> None:
     """At its last instant it is due, and later it has expired."""
     made = world(leaf(NOW))
     assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
@@ -219,7 +219,7 @@ def test_an_expired_certificate_is_renewed_and_the_cause_is_said() -> None:
     assert issue(made.plan(NOW + TICK)).detail == "has expired, signed by local, until 2027-11-24 12:00 UTC"
 
 
-def test_the_kubelet_renews_its_own_until_nine_tenths_of_the_life_are_over() -> None:
+def test_certmond_renews_for_the_kubelet_after_nine_tenths_of_the_lifetime() -> None:
     """The renewal is then not spread, because it is late already."""
     made = world(leaf(NOW + 100 * DAY, 100 * DAY), spec=KUBELET, policy=Policy(spread=30 * DAY))
     made = replace(made, seen=(CA, replace(made.seen[1], symlink=True)))
@@ -290,7 +290,7 @@ def test_what_is_not_valid_yet_is_renewed_at_once_though_its_successor_ends_soon
     assert made.after(made.plan(NOW), NOW).plan(NOW).steps == ()
 
 
-def test_what_is_not_valid_yet_waits_after_an_attempt_like_any_other() -> None:
+def test_a_certificate_that_is_not_yet_valid_waits_after_an_attempt() -> None:
     """Its signer's clock may be wrong: certmond asks it once an hour."""
     ahead = {"not_before": NOW + DAY, "not_after": NOW + YEAR}
     made = world(leaf(NOW + 2 * YEAR))
@@ -321,7 +321,7 @@ def test_after_a_failure_it_waits_twice_as_long_each_time_up_to_an_hour(failures
     assert steps(made.plan(until)) == [("leaf", Cause.DUE)]
 
 
-def test_what_its_signer_has_not_decided_is_asked_for_again_when_the_signer_said() -> None:
+def test_an_undecided_signer_is_asked_at_the_time_that_it_named() -> None:
     """The attempt is not earlier, however long ago the last one was."""
     made = with_attempt(Attempt(NOW - DAY, message="an approver is asked", wait_until=NOW + DAY))
     assert held(made.plan(NOW)).because == "its signer has not decided yet: an approver is asked"
@@ -378,7 +378,7 @@ def test_renewed_and_still_due_is_a_finding() -> None:
 
 
 @pytest.mark.parametrize("now", [NOW, NOW + 25 * DAY, NOW + 25 * DAY + TICK, NOW + 40 * DAY])
-def test_what_ends_with_its_ca_is_not_renewed_but_told(now: datetime) -> None:
+def test_a_certificate_that_ends_with_its_ca_is_held(now: datetime) -> None:
     """No later end is possible, before that day or after it."""
     ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + 25 * DAY))
     made = world(leaf(NOW + 25 * DAY), leaf(NOW + 27 * DAY), leaf(NOW + 24 * DAY), ca=ca)
@@ -390,14 +390,14 @@ def test_what_ends_with_its_ca_is_not_renewed_but_told(now: datetime) -> None:
     assert (Reason.STILL_DUE in reasons(made, now)) is (now <= NOW + 25 * DAY)
 
 
-def test_a_shorter_validity_than_there_was_is_no_reason_to_wait() -> None:
+def test_a_shorter_validity_does_not_hold_a_renewal() -> None:
     """The operator sets it on purpose. Only the CA's end makes a renewal useless."""
     made = world(leaf(NOW + 29 * DAY), policy=replace(POLICY, validity=2 * DAY))
     assert issue(made.plan(NOW)).template.not_after == NOW + 2 * DAY
 
 
 @pytest.mark.parametrize("life", [YEAR, 30 * DAY])
-def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: timedelta) -> None:
+def test_a_hold_ends_when_the_certificate_becomes_critical(life: timedelta) -> None:
     """In the last 7 days, or the last tenth of a shorter lifetime, it is renewed despite the hold."""
     late = NOW + life - min(7 * DAY, life / 10)
     made = world(leaf(NOW + life, life), circumstances=Circumstances(hold="an upgrade is under way"))
@@ -407,7 +407,7 @@ def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: 
     assert critical_point(made.seen[1].certificates[0]) == late
 
 
-def test_what_may_be_trusted_by_nobody_is_not_issued() -> None:
+def test_nothing_is_issued_by_a_ca_of_unknown_trust() -> None:
     """The rule holds at any date and for any command. A certificate of another CA is issued."""
     made = world(leaf(NOW), circumstances=Circumstances(unsure={"ca": "the CA was replaced"}))
     for now in (NOW, NOW + YEAR):
@@ -553,7 +553,7 @@ def test_what_refers_to_a_certificate_and_its_key_shares_neither() -> None:
     assert "shares its certificate /pki/leaf.crt with conf" in held(World((CA, own, apart)).plan(NOW)).because
 
 
-def test_a_key_is_the_same_one_whatever_it_is_called() -> None:
+def test_a_key_with_two_paths_is_one_key() -> None:
     """A key that two paths reach is shared. Two files are two keys, and do not affect each other."""
     own = see(row(), leaf(NOW + DAY), key_file="/real/key")
     other = see(row("other", key="/etc/link.key"), leaf(NOW + YEAR))
@@ -561,7 +561,7 @@ def test_a_key_is_the_same_one_whatever_it_is_called() -> None:
     assert steps(World((CA, own, other)).plan(NOW)) == [("leaf", Cause.DUE)]
 
 
-def test_files_of_one_glob_have_each_a_key_of_their_own() -> None:
+def test_files_of_one_glob_have_separate_keys() -> None:
     """They have the name of their entry, and differ by their path."""
     spec = row(path="/pki/*.pem", key="/pki/*.pem")
     files = [replace(see(spec, leaf(NOW + DAY)), path=f"/pki/{n}.pem", key_path=f"/pki/{n}.pem") for n in "ab"]
@@ -595,7 +595,7 @@ def test_what_is_impossible_is_not_done_for_the_asking_either() -> None:
 # --- what a step says -------------------------------------------------------------------------------------------------
 
 
-def test_a_step_says_what_is_signed_by_whom_and_what_holds_the_old_one() -> None:
+def test_a_step_has_its_signer_its_content_and_its_restarts() -> None:
     """A service that reloads is not restarted. The kubelet does not reload a file of another writer."""
     services = [
         ServiceSpec(name="apiserver", kind="static-pod", pod="x", reloads=("leaf", "kubelet-client")),
@@ -626,7 +626,7 @@ def test_a_step_says_what_is_signed_by_whom_and_what_holds_the_old_one() -> None
         ("ec", {"keep_key": True, "key_algorithm": "ECDSA-P256"}, True, True),
     ],
 )
-def test_a_key_is_kept_where_the_entry_says_so_and_it_is_as_a_new_one_would_be(
+def test_a_key_is_kept_if_the_entry_allows_it_and_it_equals_a_new_one(
     kind: str, fields: Any, mine: bool, kept: bool
 ) -> None:
     """A key that is too weak, of another kind than the entry's, or of another certificate, is not kept."""
@@ -696,7 +696,7 @@ def test_an_entry_that_is_refused_takes_no_turn_of_another(asked: frozenset[str]
     ]
 
 
-def test_each_entry_that_shares_a_certificate_is_told_so() -> None:
+def test_each_entry_that_shares_a_certificate_is_held() -> None:
     """Two entries with one certificate and separate keys are both held."""
     due = leaf(NOW + DAY)
     seen = (CA, see(row(), due), see(row("twin"), due, certificate_file="/pki/leaf.crt"))
@@ -717,7 +717,7 @@ def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: f
     assert len(World((CA, bundle)).plan(NOW).steps) == 1
 
 
-def test_what_others_renew_and_is_not_there_is_theirs_to_make() -> None:
+def test_a_missing_certificate_of_another_service_is_not_planned() -> None:
     """The plan has neither a step nor a hold: the finding suffices."""
     made = World((CA, see(row(renewed_by="the start of another service")))).plan(NOW)
     assert (made.steps, made.held, made.changes_at) == ((), (), None)
@@ -791,7 +791,7 @@ def essence(made: Plan) -> tuple[Any, ...]:
 
 @settings(deadline=None, max_examples=300)
 @given(worlds(), INSTANTS, st.none() | st.integers(0, 30), st.lists(st.floats(0, 1), max_size=3))
-def test_until_it_says_a_plan_stays_as_it_is(
+def test_a_plan_is_constant_until_its_next_change(
     made: World, now: datetime, number: int | None, shares: list[float]
 ) -> None:
     """At every instant before `changes_at` the plan is the same, and without it without limit: the daemon sleeps until
@@ -868,7 +868,7 @@ def test_a_server_certificate_is_planned_like_any_other() -> None:
 # --- who holds the old one --------------------------------------------------------------------------------------------
 
 
-def test_who_has_to_be_restarted_is_told_by_the_node_before_the_catalogue() -> None:
+def test_the_consumers_of_the_node_take_precedence() -> None:
     """Flags of running processes take precedence over the configured list. The kubelet does not reload a file of
     another writer.
     """
@@ -888,7 +888,7 @@ def test_who_has_to_be_restarted_is_told_by_the_node_before_the_catalogue() -> N
     assert issue(world(leaf(NOW), spec=kubelet, policy=policy).plan(NOW)).restarts == ("reloading",)
 
 
-def test_after_a_restart_that_failed_nothing_new_is_issued_by_itself() -> None:
+def test_after_a_failed_restart_nothing_new_is_issued() -> None:
     """A new certificate would fail again. A command issues it as another attempt."""
     services = (ServiceSpec(name="web", kind="systemd", unit="web.service"),)
     made = world(leaf(NOW), spec=row(consumers="web"))
@@ -902,7 +902,7 @@ def test_after_a_restart_that_failed_nothing_new_is_issued_by_itself() -> None:
     assert steps(asked) == [("leaf", Cause.ASKED)]
 
 
-def test_what_changes_files_is_told_from_what_restarts() -> None:
+def test_writes_and_restarts_are_separate() -> None:
     """So all writes precede all restarts."""
     write = issue(world(leaf(NOW)).plan(NOW))
     restart = Restart(ServiceSpec(name="web", kind="systemd", unit="web.service"), (), Cause.RENEWED, "")
@@ -926,7 +926,7 @@ def rotated(
     return plan(of.look(now), of.policy, attempts, around, reissue=OUT)
 
 
-def test_what_is_of_the_former_ca_is_issued_again_whatever_its_dates() -> None:
+def test_a_certificate_of_the_old_ca_is_issued_again_whatever_its_dates() -> None:
     """The new one must be of the new CA. Other certificates stay, and a command issues by the present CA."""
     made = rotated(of=world(LASTING, leaf(NOW + 300 * DAY, key=new_key())))
     step = issue(made)
@@ -938,7 +938,7 @@ def test_what_is_of_the_former_ca_is_issued_again_whatever_its_dates() -> None:
     assert issue(world(leaf(NOW + DAY)).plan(NOW)).under is None
 
 
-def test_a_renewal_of_a_minute_ago_does_not_hold_up_a_rotation_for_an_hour() -> None:
+def test_a_recent_renewal_does_not_delay_a_rotation_for_an_hour() -> None:
     """Its result was of the old CA. The delay of a minute protects a signer that still uses the old CA."""
     for past in (Attempt(NOW, sha256="x"), Attempt(NOW + 30 * SECOND, sha256="x", issued_at=NOW)):
         waiting = held(rotated(NOW + MINUTE - TICK, past))
@@ -948,7 +948,7 @@ def test_a_renewal_of_a_minute_ago_does_not_hold_up_a_rotation_for_an_hour() -> 
     assert rotated(NOW + SECOND, Attempt(NOW)).changes_at == NOW + MINUTE
 
 
-def test_what_fails_in_a_rotation_backs_off_as_ever() -> None:
+def test_a_failure_in_a_rotation_has_the_usual_backoff() -> None:
     """The delay doubles each time. certmond asks an undecided signer at the time that it named."""
     failing = Attempt(NOW, failures=3, message="no")
     assert held(rotated(NOW + MINUTE, failing)).until == NOW + 4 * MINUTE
@@ -974,6 +974,6 @@ def test_a_rotation_needs_no_later_end_but_a_ca_that_has_not_ended() -> None:
     assert "the end of its CA: rotate the CA" in held(rotated(of=world(LASTING, ca=see(AUTHORITY, ended)))).because
 
 
-def test_what_cannot_be_issued_again_holds_the_rotation_with_its_reason() -> None:
+def test_a_certificate_that_cannot_be_issued_again_holds_the_rotation() -> None:
     """The hold has the reason, so that an operator can act."""
     assert held(rotated(of=world(LASTING, spec=row(signer="none")))).because == "its entry says that nobody signs it"

@@ -38,7 +38,7 @@ def fixing(**fields: Any) -> Observation:
     return replace(GONE, spec=row("leaf", **({"subject": "CN=leaf", "usages": ["client auth"]} | fields)))
 
 
-def test_a_ca_that_has_ended_signs_nothing_anew() -> None:
+def test_an_expired_ca_issues_nothing() -> None:
     """No component would accept it: the CA must be rotated. A valid CA issues certificates that end with it at the
     latest.
     """
@@ -69,7 +69,7 @@ def test_an_entry_that_asks_for_the_impossible_is_to_be_corrected(fields: dict[s
     assert found.because.endswith("); correct it")
 
 
-def test_a_name_that_the_node_does_not_tell_waits_for_the_other_damaged_files() -> None:
+def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
     """One of them may be the source of the name. Without another damaged file the name stays unknown, and the
     certificate is issued without it.
     """
@@ -133,7 +133,7 @@ def test_a_kubeconfig_is_not_made_without_its_server() -> None:
     assert isinstance(new_template(seen, salvage, TERMS, signer="local", authority=CA), Template)
 
 
-def test_no_key_is_written_where_somebody_else_could_take_it() -> None:
+def test_no_key_is_written_where_another_user_could_take_it() -> None:
     """This holds for the archive and for a new key."""
     barrier = "/pki may be written by others"
     for good in ((), (("000001-x", GOOD.certificates[0]),)):
@@ -155,7 +155,7 @@ def test_a_server_does_not_lose_a_name_that_its_entry_does_not_fix() -> None:
     assert isinstance(cured(seen, salvage=salvage), Issue)
 
 
-def test_of_a_pair_that_is_shared_no_half_is_made_anew() -> None:
+def test_a_shared_pair_is_not_replaced_by_half() -> None:
     """The other entry would have a certificate without its key."""
     other = see(row("other", key="/pki/leaf.key"), make_leaf(ROOT, key=KEY, not_before=NOW, not_after=NOW + YEAR))
     found = cured(GONE, other)

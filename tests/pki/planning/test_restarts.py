@@ -110,7 +110,7 @@ def test_what_holds_an_older_certificate_is_restarted() -> None:
     assert step.detail.startswith("web runs since ")
 
 
-def test_what_holds_nothing_old_is_left_alone() -> None:
+def test_a_current_service_is_not_restarted() -> None:
     """Without a probe, no service is."""
     known = around(LEAF)
     fresh = replace(known, live=Live(NOW, {"web": ServiceSeen(True, "2", NOW)}))
@@ -271,7 +271,7 @@ def test_a_file_that_is_made_from_it_comes_first() -> None:
     assert restart(made(LEAF, caution=Caution(unmade={"other": "x"}))).target == "web"
 
 
-def test_while_the_host_says_so_it_waits_unless_that_is_critical() -> None:
+def test_a_hold_delays_a_restart_until_it_is_critical() -> None:
     """An upgrade restarts services itself. The hold does not last beyond the end of the certificate."""
     hold = Caution("an upgrade is under way")
     assert held(made(LEAF, caution=hold)).because == "an upgrade is under way"

@@ -72,7 +72,7 @@ BOTH, TURNED, AFTER = (OLD.facts, NEW.facts), (NEW.facts, OLD.facts), (NEW.facts
         (None, back(Phase.TRUST), worker(*BOTH), False),
     ],
 )
-def test_what_is_signed_is_followed(own: Rotation | None, told: Rotation, ground: Ground, staged: bool) -> None:
+def test_a_signed_record_is_followed(own: Rotation | None, told: Rotation, ground: Ground, staged: bool) -> None:
     """The node follows it in any phase in which it reads it, joins, or reads the abort."""
     assert said(own, told, ground, staged) == ""
 
@@ -98,7 +98,7 @@ EVIL = signed(replace(BEGUN, new=FOREIGN.facts), FOREIGN)
      signed(replace(BEGUN, old=(FOREIGN.facts,), new=NEW.facts), OLD)],
     ids=["by another", "by nobody", "for another", "nonsense", "at once", "family", "again", "of another"],
 )  # fmt: skip
-def test_what_the_former_ca_has_not_signed_is_not_followed(told: Rotation, ground: Ground, phase: Phase) -> None:
+def test_an_unsigned_record_is_not_followed(told: Rotation, ground: Ground, phase: Phase) -> None:
     """No node without that rotation follows it, in any phase and with any staged CA."""
     why = said(None, at(phase, told), ground, staged=True)
     assert why.startswith(f"{told.name} is not followed: it is not signed with the key of the CA that it is to follow")
@@ -107,7 +107,7 @@ def test_what_the_former_ca_has_not_signed_is_not_followed(told: Rotation, groun
 
 
 @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
-def test_a_foreign_ca_that_signs_for_itself_is_not_followed(phase: Phase) -> None:
+def test_a_foreign_ca_that_signs_its_own_record_is_not_followed(phase: Phase) -> None:
     """A node follows no rotation from a CA that it does not trust, with any signature."""
     told = at(phase, signed(replace(BEGUN, old=(FOREIGN.facts,)), FOREIGN))
     others = at(phase, signed(replace(BEGUN, old=(OLD.facts, FOREIGN.facts)), FOREIGN))
@@ -151,7 +151,7 @@ def test_an_unfit_ca_is_not_followed() -> None:
      {"aborted": True}, {"signature": ""}],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip
-def test_a_rotation_stays_what_it_is(changes: dict[str, Any]) -> None:
+def test_a_rotation_keeps_its_identity(changes: dict[str, Any]) -> None:
     """Under its id only the phase, the excluded nodes and the publication change."""
     told = replace(at(Phase.ISSUE), **changes)
     assert "it has this node's own rotation, with other" in said(at(Phase.TRUST), told, worker(*BOTH))
@@ -178,7 +178,7 @@ def test_a_way_back_is_that_of_the_way_there() -> None:
     assert "a way back without a way there" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())
 
 
-def test_a_key_that_signs_nothing_here_has_signed_nothing() -> None:
+def test_a_key_of_an_unsupported_kind_has_signed_nothing() -> None:
     """An old CA with a key that no CA of Kubernetes has authorizes nothing."""
     strange = replace(OLD.facts, key=describe_key(ed448.Ed448PrivateKey.generate().public_key()))
     assert "not signed" in said(None, replace(BEGUN, old=(strange,)), worker(strange))

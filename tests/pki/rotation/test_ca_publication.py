@@ -42,7 +42,7 @@ def test_only_the_phase_before_the_new_ca_is_used_waits_for_pods() -> None:
 
 
 @pytest.mark.parametrize("held", [Gate(), OVERLAP], ids=["overlap over", "overlap lasts"])
-def test_what_is_published_is_noted_and_given_the_kubelets_time(held: Gate) -> None:
+def test_a_publication_is_recorded_and_followed_by_the_sync_of_kubelets(held: Gate) -> None:
     """The record has the instant. From it on kubelets have their sync, and the overlap has its rest. A clock that was
     set back since does not prolong the wait.
     """
@@ -59,14 +59,14 @@ def test_what_is_published_is_noted_and_given_the_kubelets_time(held: Gate) -> N
 
 
 @pytest.mark.parametrize("held", [Gate(), OVERLAP], ids=["overlap over", "overlap lasts"])
-def test_what_is_not_published_is_waited_for(held: Gate) -> None:
+def test_a_missing_publication_is_waited_for(held: Gate) -> None:
     """The wait has no limit and exceeds the overlap. The question is repeated after the pause."""
     for ago in (timedelta(), DAY):
         assert asked(Answer.BEHIND, held, ago) == Gate((*held.waits, "the answer"), NOW + PAUSE)
 
 
 @pytest.mark.parametrize("answer", [Answer.REFUSED, Answer.SILENT])
-def test_where_nobody_can_be_asked_the_overlap_counts(answer: Answer) -> None:
+def test_without_an_answer_the_overlap_counts(answer: Answer) -> None:
     """The message appears during the overlap, and when the phase ends for it. A silent API server has the time of a
     publication to return.
     """
@@ -79,7 +79,7 @@ def test_where_nobody_can_be_asked_the_overlap_counts(answer: Answer) -> None:
             assert asked(answer, OVERLAP, ago) == replace(OVERLAP, waits=(*OVERLAP.waits, said))
 
 
-def test_an_overlap_that_is_too_short_for_pods_is_told() -> None:
+def test_an_overlap_that_is_too_short_for_pods_is_reported() -> None:
     """The limit is the time of a leader's Lease and a kubelet's sync, if the rotation does not wait for Pods. The
     message has the figures and the setting.
     """

@@ -129,7 +129,7 @@ def test_what_is_refused(ca: Issued, told: str) -> None:
 
 
 @pytest.mark.parametrize(("ca", "told"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_among_others(ca: Issued, told: str) -> None:
+def test_a_defect_is_refused_beside_other_cas(ca: Issued, told: str) -> None:
     """It is also refused without a required key, and with another CA beside the present one."""
     found = judge(
         ca.facts, None, [OTHER.facts, OLD.facts], None, NOW, where="new.crt", key_where=None, leaves=LEAVES
@@ -146,7 +146,7 @@ FOLLOWED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_in_place_is_followed_where_kubernetes_can_live_with_it(what: str) -> None:
+def test_an_installed_ca_is_followed_if_kubernetes_can_use_it(what: str) -> None:
     """A CA that is installed already, and whose clients are refused until it is followed, has only a warning about
     other programs, and none about its age. A defect for Kubernetes still forbids it.
     """
@@ -186,7 +186,7 @@ def test_the_key() -> None:
 
 
 @pytest.mark.parametrize("candidate", ["another key", "the same key"])
-def test_where_no_identifier_is_known(candidate: str) -> None:
+def test_without_an_identifier(candidate: str) -> None:
     """A candidate without a key identifier has only that problem, also if the present CA has none."""
     present = make_ca(subject_key_id=None, authority_key_id=None)
     key = present.key if candidate == "the same key" else make_ca().key
@@ -197,7 +197,7 @@ def test_where_no_identifier_is_known(candidate: str) -> None:
         assert verdict.mode == "overlap"
 
 
-def test_a_negative_serial_number_is_told_once() -> None:
+def test_a_negative_serial_number_is_reported_once() -> None:
     """A serial number that Go refuses is not a warning as well."""
     assert judged(make_ca(serial=-1)).warnings == ()
 
@@ -208,7 +208,7 @@ def test_all_at_once() -> None:
     assert len(judged(ca, key=OTHER).problems) == 5
 
 
-def test_a_leaf_is_told_what_it_is_not() -> None:
+def test_a_leaf_is_reported_as_no_ca() -> None:
     """An ordinary leaf is reported as no CA, without the requirements of a CA."""
     found = judged(make_leaf(OLD)).problems
     assert len(found) == 3
@@ -230,7 +230,7 @@ WARNED = {
 
 
 @pytest.mark.parametrize(("ca", "told"), WARNED.values(), ids=WARNED)
-def test_what_is_warned_of(ca: Issued, told: str) -> None:
+def test_warnings(ca: Issued, told: str) -> None:
     """An accepted defect is a warning, each with one sentence."""
     verdict = judged(ca)
     assert not verdict.problems

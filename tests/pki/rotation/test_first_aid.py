@@ -48,7 +48,7 @@ AID = sure(made(OLD))
 BACK = sure(carried_on(AID, ground(NEW, OLD, key=OLD), lives_by_former=True, settled=False, now=NOW))
 
 
-def test_it_is_the_first_step_of_a_rotation_to_what_was_found() -> None:
+def test_it_is_the_first_step_of_a_rotation_to_the_found_ca() -> None:
     """It uses only recorded anchors that are valid."""
     assert (AID.old, AID.new, AID.phase, AID.found) == ((OLD.facts,), NEW.facts, Phase.TRUST, True)
     assert made(EXPIRED, OLD, LATER) == AID
@@ -57,7 +57,7 @@ def test_it_is_the_first_step_of_a_rotation_to_what_was_found() -> None:
 
 
 @pytest.mark.parametrize("old", [EXPIRED, LATER])
-def test_there_is_none_for_what_is_not_valid_now(old: Issued) -> None:
+def test_an_invalid_old_ca_gets_no_aid(old: Issued) -> None:
     """No component accepts the certificates of such a CA."""
     assert (
         made(old)
@@ -66,7 +66,7 @@ def test_there_is_none_for_what_is_not_valid_now(old: Issued) -> None:
     )
 
 
-def test_there_is_none_where_its_step_could_not_be_taken() -> None:
+def test_there_is_none_if_its_step_is_impossible() -> None:
     """A controller-manager with foreign files keeps them."""
     foreign = ground(NEW, key=NEW, signer=signer(STRANGER, now=SHARED))
     assert OWN in str(made(OLD, seen=foreign))
@@ -89,19 +89,19 @@ def test_both_are_trusted_and_the_signer_has_a_pair_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("seen", [ground(NEW, key=OLD), ground(NEW, key=None), ground(NEW, STRANGER, key=NEW)])
-def test_nothing_is_touched_where_another_key_or_anchor_is(seen: Ground) -> None:
+def test_no_file_changes_beside_another_key_or_anchor(seen: Ground) -> None:
     """The aid never writes a key of a CA and never removes a foreign one. So it is not reached."""
     assert step_of(AID, seen) is None
     assert not is_reached(AID, seen)
 
 
-def test_it_goes_on_until_somebody_decides() -> None:
+def test_it_continues_until_an_operator_decides() -> None:
     """It lasts while the other CA's pair is installed, and the old one is in its file or needed."""
     for trust, lives in (((NEW, OLD), True), ((NEW, OLD), False), ((NEW,), True), ((OLD,), False)):
         assert carried_on(AID, ground(*trust, key=NEW), lives_by_former=lives, settled=True, now=NOW) is AID
 
 
-def test_the_former_key_ends_it_by_the_former_anchor_alone() -> None:
+def test_the_old_key_ends_it_with_the_old_anchor_alone() -> None:
     """First the signer returns to the anchor's files, then its separate files are removed, and then the aid ends."""
     assert (BACK.old, BACK.new, BACK.phase, BACK.aborted) == ((NEW.facts,), OLD.facts, Phase.ATTACH, True)
     step = step_of(BACK, ground(NEW, OLD, key=OLD, signer=signer(NEW)))
@@ -111,7 +111,7 @@ def test_the_former_key_ends_it_by_the_former_anchor_alone() -> None:
     ended(BACK, ground(OLD, key=OLD, signer=signer(NEW, now=SHARED)))
 
 
-def test_what_is_taken_out_ends_it_by_the_other_anchor_alone() -> None:
+def test_a_removed_ca_ends_it_with_the_other_anchor_alone() -> None:
     """The condition is that no file of the node uses the old one."""
     seen = ground(NEW, key=NEW, signer=signer(NEW))
     later = sure(carried_on(AID, seen, lives_by_former=False, settled=False, now=NOW + DAY))

@@ -41,12 +41,12 @@ def test_a_phase_may_be_left_when_every_node_has_said_so(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("report", [None, says(P.TRUST, rotation="r0"), says(P.TRUST, rotation="r1-back")])
-def test_who_has_not_answered_is_not_presumed_to_agree(report: Report | None) -> None:
+def test_a_node_without_an_answer_does_not_count_as_ready(report: Report | None) -> None:
     """A report of another rotation is no answer, also not of this one before its abort."""
     assert why(at(P.TRUST), report) == ["cp-2 has not answered"]
 
 
-def test_what_was_said_before_the_machine_was_started_is_no_answer() -> None:
+def test_a_report_from_before_the_boot_is_no_answer() -> None:
     """The state of the machine may have changed since."""
     since = [Member("cp-1", True, says(P.TRUST)), Member("cp-2", True, says(P.TRUST), started_since=True)]
     assert list(closed(at(P.TRUST), since)) == ["cp-2 has not answered since its machine was started"]
@@ -71,14 +71,14 @@ def test_another_phase_is_another_answer() -> None:
         (says(P.DISTRUST, rotation="r1-back"), ["cp-2 has said that it is in r1-back, of which nothing is known here"]),
     ],
 )
-def test_who_knows_most_of_a_rotation(report: Report | None, said: list[str]) -> None:
+def test_the_most_advanced_node(report: Report | None, said: list[str]) -> None:
     """A node is the most advanced unless another one reports a later phase, an abort, or a rotation that was not closed
     here.
     """
     assert list(ahead(at(P.TRUST), [Member("cp-1", True), Member("cp-2", True, report)], {"r0"})) == said
 
 
-def test_who_is_on_the_way_back_knows_more_than_who_is_not() -> None:
+def test_a_node_in_an_abort_is_more_advanced() -> None:
     """This holds for any phase before it, except those from which no abort is possible."""
     back = abort(at(P.ISSUE), NOW)
     assert list(ahead(back, [Member("cp-2", True, says(P.ISSUE))], ())) == []
@@ -96,7 +96,7 @@ def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lac
     assert why(at(P.TRUST), says(P.TRUST, **lack)) == []
 
 
-def test_who_says_that_it_is_so_far_and_trusts_others_is_not() -> None:
+def test_a_node_that_trusts_other_cas_is_not_ready() -> None:
     """Its trust takes precedence over its reported phase."""
     for trust in ((OLD.facts,), (OLD.facts, NEW.facts, STRANGER.facts), ()):
         said = why(at(P.TRUST), says(P.TRUST, trust=digest_of(trust)))
@@ -104,7 +104,7 @@ def test_who_says_that_it_is_so_far_and_trusts_others_is_not() -> None:
     assert why(at(P.PREPARE), says(P.PREPARE, trust="whatever")) == []  # this phase checks no files
 
 
-def test_who_has_certificates_of_the_former_ca_keeps_it_trusted() -> None:
+def test_a_node_with_certificates_of_the_old_ca_keeps_it_trusted() -> None:
     """The rule applies where leaves matter. A node without leaves, or with several issuers, has no issuer in its
     report.
     """
@@ -114,14 +114,14 @@ def test_who_has_certificates_of_the_former_ca_keeps_it_trusted() -> None:
     assert why(at(P.TRUST), says(P.TRUST, issuer=OLD.facts.sha256)) == []
 
 
-def test_every_node_that_keeps_it_is_named() -> None:
+def test_every_blocking_node_is_named() -> None:
     """Nodes that the operator has excluded are not."""
     members = [Member(name, True) for name in ("a", "b", "c")]
     assert list(closed(at(P.TRUST), members)) == [f"{name} has not answered" for name in ("a", "b", "c")]
     assert list(closed(at(P.TRUST, excluded=("a", "c")), members)) == ["b has not answered"]
 
 
-def test_a_name_that_no_node_has_excludes_nothing() -> None:
+def test_an_excluded_name_without_a_node_has_no_effect() -> None:
     """It is probably a typing error, and is reported."""
     members = {name: Member(name, True) for name in ("a", "b")}
     assert unknown_exclusions(at(P.TRUST, excluded=("a", "bb", "c")), members) == ("bb", "c")
@@ -160,7 +160,7 @@ def test_both_keys_of_tokens_are_known_to_outsiders_before_the_new_one_is_used()
     assert lasting(noted, long, late).until == late + 3 * HOUR
 
 
-def test_the_former_key_is_trusted_while_its_last_token_may_live() -> None:
+def test_the_old_key_is_trusted_while_its_last_token_may_be_valid() -> None:
     """The time counts from the instant at which all signers were first observed to use the new key, however long the
     phase lasts. The record has the instant before it counts. The time is never shorter than the overlap. A rotation at
     once has none.

@@ -96,7 +96,7 @@ def test_another_family_asks_nothing_of_the_controller_manager(phase: Phase, wan
     assert desired(at(phase, family="etcd-ca")) == wanted
 
 
-def test_what_was_found_signs_already_and_is_trusted_beside_the_former_one() -> None:
+def test_a_found_ca_signs_already_and_is_trusted_beside_the_old_one() -> None:
     """The installed key belongs to the new CA, which is therefore first, followed by all earlier ones."""
     old = (O, STRANGER.facts)
     assert desired(at(P.TRUST, found=True, old=old)) == Desired((N, *old), detached=N)
@@ -150,7 +150,7 @@ def test_what_is_asked_for_begins_with_nothing_and_what_was_found_with_trust(giv
         (at(P.PREPARE, mode=Mode.REPLACE), P.DONE),
     ],
 )  # fmt: skip
-def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rotation, phase: Phase) -> None:
+def test_an_abort_is_the_same_machine_with_old_and_new_exchanged(given: Rotation, phase: Phase) -> None:
     """It begins in the mirrored phase, now, as a rotation without reports. The phase is one of its sequence, so that it
     continues to the end.
     """
@@ -179,7 +179,7 @@ def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rota
         (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "put the former certificate and key back yourself"),
     ],
 )  # fmt: skip
-def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -> None:
+def test_an_impossible_abort_has_its_reason(given: Rotation, said: str) -> None:
     """The error has the alternative. No earlier message offers an abort."""
     assert not may_be_aborted(given)
     with pytest.raises(RotationError, match=said):
@@ -199,6 +199,6 @@ def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -
         (at(P.DETACH, found=True), "by overlap, a rotation of ca has no phase detach"),
     ],
 )
-def test_what_nobody_can_have_begun(given: Rotation, said: str | None) -> None:
+def test_an_impossible_rotation_is_refused(given: Rotation, said: str | None) -> None:
     """A record that was read is a rotation that begins, continues or aborts, or an error with the reason."""
     assert flaw(given) == said

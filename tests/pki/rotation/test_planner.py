@@ -93,7 +93,7 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
          "another signer's files", "another key in its place", "a key there that cannot be read"],
 )  # fmt: skip
 @pytest.mark.parametrize("phase", [P.PREPARE, P.TRUST, P.DONE])
-def test_what_is_neither_of_before_nor_of_after_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
+def test_a_foreign_file_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
     """In any phase another process may change the same files. The message has the foreign file and the remedy."""
     found = lacks(at(phase), of, judged(conf(OLD), leaf(OLD)))
     assert (found.frozen or "").startswith(f"the rotation r1 of ca stands still: {said}")
@@ -116,7 +116,7 @@ BACK = at(P.DONE, old=(N,), new=O, aborted=True)
     ],
     ids=["an unreadable key", "a stranger", "a signer", "and the CA", "and its key", "and its signer"],
 )  # fmt: skip
-def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool) -> None:
+def test_an_aborted_rotation_ends_whatever_else_exists(of: Ground, frozen: bool) -> None:
     """At its end, an aborted rotation requires nothing of a node whose anchor has no part of the abandoned CA.
     Otherwise a foreign file stops it. Kubeconfigs and leaves of that CA are repaired, and no others.
     """
@@ -142,13 +142,13 @@ def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool)
         (BACK, ground(OLD, key=STRANGER), False),
     ],
 )
-def test_a_node_is_as_before_where_all_trust_what_it_signs_with(rotation: Rotation, of: Ground, same: bool) -> None:
+def test_a_node_is_unchanged_if_all_trust_its_signer(rotation: Rotation, of: Ground, same: bool) -> None:
     """It is so after `prepare` or a complete abort, with only the old CA and its own key or none."""
     assert is_as_before(rotation, of) is same
 
 
 @pytest.mark.parametrize("of", [ground(OLD), ground(NEW, key=NEW), ground(OLD, NEW), ground(OLD, key=None)])
-def test_what_is_of_before_or_after_is_not_strange(of: Ground) -> None:
+def test_a_file_of_the_old_or_new_state_is_expected(of: Ground) -> None:
     """Each certificate may be there, with either key or none."""
     assert lacks(at(P.TRUST), of, judged()).frozen is None
 
@@ -161,7 +161,7 @@ def test_nothing_is_changed_to_prepare() -> None:
     assert lacks(at(P.PREPARE), ground(OLD, signer=signer()), judged(conf(NEW), leaf(OLD))) == Lacks()
 
 
-def test_a_signer_gets_its_files_before_it_is_told_of_them() -> None:
+def test_a_signer_gets_its_files_before_its_flags() -> None:
     """The key of a certificate precedes the certificate."""
     own = [KeyOf(OWN_KEY, O), Bundle(OWN, (O,))]
     assert wants(at(P.DETACH), ground(OLD, signer=signer())) == [*own, flags(APART)]
@@ -179,7 +179,7 @@ def test_the_first_that_is_trusted_is_the_one_of_the_key() -> None:
     assert wants(at(P.TRUST), ground(OLD, NEW, signer=signer(OLD))) == []
 
 
-def test_what_signs_is_exchanged_together_with_what_it_signs_with() -> None:
+def test_both_signers_are_exchanged_in_one_step() -> None:
     """Both signers of a control plane change in one step: keys before certificates, and no part without the others."""
     found = lacks(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
     detail = (
@@ -205,12 +205,12 @@ def test_a_worker_trusts_and_never_gets_a_key(of: Ground) -> None:
     assert wants(at(P.ISSUE), of) == [Bundle(ANCHOR, (N, O))]
 
 
-def test_a_key_whose_place_is_not_known_is_not_written() -> None:
+def test_a_key_of_an_unknown_path_is_not_written() -> None:
     """Only the catalogue has the path."""
     assert wants(at(P.ISSUE), replace(ground(OLD), key_path=None)) == [Bundle(ANCHOR, (N, O))]
 
 
-def test_the_signer_goes_back_before_its_files_go() -> None:
+def test_the_signer_returns_before_its_files_are_removed() -> None:
     """They are removed at the end, and only if no flag names them."""
     after = ground(NEW, key=NEW, signer=signer(NEW))
     assert wants(at(P.ATTACH), after) == [flags(SHARED)]
@@ -221,7 +221,7 @@ def test_the_signer_goes_back_before_its_files_go() -> None:
     assert wants(at(P.DONE), replace(after, signer=signer())) == []
 
 
-def test_each_want_is_told() -> None:
+def test_each_change_is_described() -> None:
     """The sentence has the role of the CA in the rotation, because all CAs may have the same name."""
     (step,) = lacks(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED)), judged()).steps
     assert step.detail == f"{MANAGER} is to sign with {APART[0]}"
@@ -249,7 +249,7 @@ def test_with_the_same_key_only_certificates_are_exchanged() -> None:
 # --- kubeconfigs ------------------------------------------------------------------------------------------------------
 
 
-def test_a_kubeconfig_trusts_what_the_anchors_file_trusts() -> None:
+def test_a_kubeconfig_trusts_the_cas_of_the_anchor_file() -> None:
     """Each kubeconfig has a separate step, because its reader needs no other."""
     found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
     assert found.steps == tuple(
@@ -318,7 +318,7 @@ def self_signed() -> Observation:
         (see(row()), False),
     ],
 )
-def test_what_the_former_one_has_signed_is_issued_again_and_nothing_else(seen: Observation, again: bool) -> None:
+def test_only_a_certificate_of_the_old_ca_is_issued_again(seen: Observation, again: bool) -> None:
     """The signature decides, not the name. A certificate of the new CA, of neither, or self-signed stays, and so does
     one that is no end entity of this family.
     """
@@ -327,7 +327,7 @@ def test_what_the_former_one_has_signed_is_issued_again_and_nothing_else(seen: O
     assert lacks(at(P.TRUST), ground(OLD, NEW), judged(seen, trust=(OLD, NEW))).reissue == frozenset()
 
 
-def test_of_a_file_that_went_bad_nothing_is_issued_again() -> None:
+def test_a_damaged_file_is_not_issued_again() -> None:
     """Its last certificate is recorded, but not in place."""
     before = judged(leaf(OLD), trust=(NEW, OLD))
     gone = assess(Inventory((*anchors(NEW, OLD), see(row()))), NOW, before)
@@ -371,13 +371,13 @@ def kept(known: Surroundings, of: Ground | None = None, plan: Plan | None = None
     return list(unsettled(at(phase), of or ground(*BOTH, signer=signer(OLD)), seen, known, plan or Plan()))
 
 
-def test_where_nothing_is_left_to_do_the_phase_is_reached() -> None:
+def test_without_remaining_work_the_phase_is_reached() -> None:
     """The rule also holds if there was no work at all."""
     assert kept(around()) == []
     assert kept(around(), phase=P.PREPARE) == []
 
 
-def test_each_step_that_is_left_keeps_it() -> None:
+def test_each_remaining_step_blocks_the_phase() -> None:
     """So does each certificate of the old CA, with the reason why it is not renewed at once."""
     seen = judged(conf(OLD), trust=(OLD,))
     said = list(unsettled(at(P.TRUST), ground(OLD), seen, around(), Plan()))
@@ -420,7 +420,7 @@ def test_a_kubeconfig_that_others_can_change_keeps_no_phase(file: str | None) ->
         (Provenance(lost=True), True, True),
     ],
 )
-def test_a_leaf_that_others_hold_up_keeps_no_phase(origin: Provenance, later: bool, waits: bool) -> None:
+def test_a_leaf_that_another_user_blocks_does_not_block_the_phase(origin: Provenance, later: bool, waits: bool) -> None:
     """A leaf of the old CA that the CA's key does not sign, or that is newer than the phase, blocks the phase only if
     root alone can write its file. It is issued again in any case, if possible.
     """
@@ -433,7 +433,7 @@ def test_a_leaf_that_others_hold_up_keeps_no_phase(origin: Provenance, later: bo
     assert [each for each in unsettled(rotation, of, found, known, Plan()) if "of the former" in each] == said
 
 
-def test_what_nobody_has_looked_at_is_not_reached() -> None:
+def test_a_service_without_a_probe_has_not_reached_the_phase() -> None:
     """This holds before the first probe, and after a change of the files until the next probe of the processes."""
     assert kept(around(live=None)) == ["nothing is known yet of what runs here"]
     before = Live(CHANGED - HOUR, {"web": runs(), "kcm": runs(running=False)})
@@ -458,7 +458,7 @@ def test_below_another_root_only_what_no_service_uses_is_reached() -> None:
     assert (unattainable(at(P.TRUST), many) or "").endswith("used by 0, 1, 2 …")
 
 
-def test_what_cannot_be_seen_keeps_it() -> None:
+def test_a_service_of_unknown_state_blocks_the_phase() -> None:
     """With a silent bus or two containers it may use the older file. A service that does not exist blocks nothing."""
     blind = ServiceSeen(None, problem="systemd cannot be asked")
     assert kept(around(web=blind)) == ["what web holds cannot be told: systemd cannot be asked"]
@@ -504,7 +504,7 @@ def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
 
 
 @pytest.mark.parametrize(("ago", "back", "frozen"), [(HOUR, True, False), (-HOUR, True, True), (HOUR, False, True)])
-def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, back: bool, frozen: bool) -> None:
+def test_an_abort_ignores_a_failure_of_the_rotation(ago: timedelta, back: bool, frozen: bool) -> None:
     """It requires other files. If those fail, too, it is blocked."""
     failed = Past("web", None, NOW - ago, Result.FAILED, "it is down", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     turned = at(P.ISSUE, old=(N,), new=O, aborted=True) if back else at(P.ISSUE)
@@ -513,7 +513,7 @@ def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, 
     assert left.reissue == (frozenset() if frozen else {("leaf", "/pki/leaf.crt")})
 
 
-def test_a_restart_that_is_under_way_or_has_failed_keeps_it() -> None:
+def test_a_running_or_failed_restart_blocks_the_phase() -> None:
     """It lasts until the restart ends, or an operator repairs it."""
     under_way = Past("web", episode=Episode("web", (), "x", NOW))
     assert kept(around(past={"web": under_way})) == ["the restart of web is not over"]
@@ -548,7 +548,7 @@ def test_the_controller_manager_has_to_run_with_the_signer_of_its_manifest(
 
 
 @pytest.mark.parametrize(("running", "said"), [(False, ["kcm does not run"]), (None, [])])
-def test_a_controller_manager_that_is_down_keeps_it(running: bool | None, said: list[str]) -> None:
+def test_a_stopped_controller_manager_blocks_the_phase(running: bool | None, said: list[str]) -> None:
     """Whether it uses its signer is unknown. Without a probe there is no claim."""
     assert kept(around(kcm=runs(running=running, since=timedelta()))) == said
     assert kept(around(live=Live(NOW, {"web": runs()}))) == []
@@ -556,7 +556,7 @@ def test_a_controller_manager_that_is_down_keeps_it(running: bool | None, said: 
 
 
 @pytest.mark.parametrize("phase", [P.TRUST, P.ATTACH, P.DONE])
-def test_no_key_of_a_signer_stays_behind(phase: Phase) -> None:
+def test_no_key_of_a_signer_is_left(phase: Phase) -> None:
     """A signer without a manifest may need it after its return: the key is neither removed nor ignored at the end."""
     known, left = around(services=(WEB,)), (OWN, OWN_KEY)
     here = ground(*BOTH) if phase is P.TRUST else ground(NEW, key=NEW)

@@ -60,7 +60,7 @@ def shown(rotation: Rotation, of: Ground, seen: Assessment) -> tuple[Preview, ..
     return preview(rotation, of, seen, NAMES)
 
 
-def test_every_phase_is_told_on_the_node_as_the_one_before_would_have_left_it() -> None:
+def test_every_phase_is_shown_on_the_node_of_the_one_before() -> None:
     """Each phase has the changes of files and the services that restart for them, in their order: those that do not
     reload a changed file, and those that embed it.
     """
@@ -94,7 +94,7 @@ def test_every_phase_is_told_on_the_node_as_the_one_before_would_have_left_it() 
     )
 
 
-def test_a_worker_is_told_of_no_key_and_no_signer() -> None:
+def test_a_worker_has_no_key_and_no_signer() -> None:
     """Its files are fewer, and so are the sentences."""
     found = shown(PLANNED, ground(OLD, key=None), node(leaf(OLD)))
     assert [each.steps for each in found] == [
@@ -111,7 +111,7 @@ def test_it_begins_in_the_present_phase() -> None:
     assert [each.phase for each in found] == [P.ATTACH, P.DONE]
 
 
-def test_what_was_found_is_told_with_the_leaves_that_nobody_trusts_now() -> None:
+def test_a_found_ca_is_shown_with_the_refused_leaves() -> None:
     """The anchor that signed them is in no file of the node, and they are the most urgent."""
     found = shown(begin(replace(PLANNED, found=True)), ground(NEW, key=NEW), node(leaf(OLD), trust=(NEW,)))
     assert found[0] == Preview(P.TRUST, (f"{ANCHOR} is to hold the new CA and the former CA",), ("kubelet",))
@@ -130,7 +130,7 @@ def test_other_dates_bring_no_leaf_and_at_once_means_one_phase() -> None:
     )
 
 
-def test_what_a_kubeconfig_refers_to_is_not_written_there() -> None:
+def test_a_file_that_a_kubeconfig_refers_to_is_not_written_there() -> None:
     """Its reader restarts in any case. Each file is named once, whatever its contexts."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD, issuer=NEW), embedded=(embedded, embedded))
@@ -146,7 +146,7 @@ def test_who_signs_with_the_cas_key_is_restarted_when_it_is_another() -> None:
 
 
 @pytest.mark.parametrize("of", [ground(OLD, STRANGER), ground(OLD, signer=signer(problem="it signs elsewhere"))])
-def test_a_node_that_would_stand_still_is_told_as_such(of: Ground) -> None:
+def test_a_blocked_node_is_shown_as_such(of: Ground) -> None:
     """The preview precedes the rotation, and has no phases after the block."""
     (only,) = shown(PLANNED, of, node(leaf(OLD)))
     assert only.phase is P.PREPARE

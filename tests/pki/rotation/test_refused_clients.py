@@ -42,7 +42,7 @@ def test_without_an_overlap_it_lasts_until_the_leaves_have_followed(trust: tuple
         assert not is_refused(replace(found, mode=Mode.REISSUE), shown, NOTHING)
 
 
-def test_a_rotation_that_somebody_asked_for_keeps_nobody_out() -> None:
+def test_a_requested_rotation_refuses_no_client() -> None:
     """Both CAs are trusted before any certificate is of the new one."""
     assert is_refused(at(Phase.TRUST, found=True), ground(NEW, key=NEW), NOTHING)
     assert not is_refused(at(Phase.TRUST), ground(NEW, key=NEW), NOTHING)

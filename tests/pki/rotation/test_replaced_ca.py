@@ -43,7 +43,7 @@ def change(because: str, *old: Issued, new: Issued = NEW) -> Change:
     return Change("ca", tuple(each.facts for each in old), new.facts, because)
 
 
-def test_a_kubeconfig_that_trusts_another_one_is_evidence() -> None:
+def test_a_kubeconfig_that_trusts_another_ca_is_evidence() -> None:
     """No record is needed: the embedded CA is the one that the node has used."""
     assert seen(conf(OLD)) == change("/admin.conf trusts the former one", OLD)
     assert seen(conf(OLD, file=ANCHOR)) == change("/admin.conf trusts the former one", OLD)
@@ -56,31 +56,31 @@ def test_a_leaf_that_a_remembered_one_has_signed_is_evidence() -> None:
     assert seen(see(row(), make_leaf(below), below), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
 
 
-def test_a_leaf_alone_does_not_tell_whose_it_was() -> None:
+def test_a_leaf_alone_does_not_identify_the_old_ca() -> None:
     """Without a record of the old CA, certmond can neither restore it nor trust it beside the new one."""
     assert seen(leaf(OLD)) is None
     assert seen(leaf(OLD), known=(STRANGER,)) is None
 
 
-def test_the_former_one_may_still_be_in_the_bundle() -> None:
+def test_the_old_ca_may_still_be_in_the_bundle() -> None:
     """Then its leaves are evidence, although every kubeconfig trusts both."""
     assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
     assert seen(leaf(OLD), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
     assert seen(conf(OLD, NEW), trust=(NEW, OLD)) is None
 
 
-def test_the_former_one_may_be_known_from_a_kubeconfig_that_trusts_both() -> None:
+def test_the_old_ca_may_be_known_from_a_kubeconfig_that_trusts_both() -> None:
     """The kubeconfig alone is no evidence, but identifies the issuer of the leaves."""
     assert seen(leaf(OLD), conf(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
 
 
-def test_several_that_went_before_are_all_told() -> None:
+def test_several_old_cas_are_all_reported() -> None:
     """Each is needed until all its certificates are of the new one. The message has the first evidence."""
     found = seen(conf(OLD), leaf(STRANGER), known=(STRANGER, OLD))
     assert found == change("/admin.conf trusts the former one", OLD, STRANGER)
 
 
-def test_where_the_former_one_is_remembered_no_file_makes_another_one_of_it() -> None:
+def test_a_recorded_old_ca_is_not_replaced_by_a_file() -> None:
     """Otherwise a user who can write a kubeconfig would have another CA trusted."""
     assert seen(conf(STRANGER), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
     assert seen(conf(STRANGER), known=(OLD,)) is None
@@ -92,7 +92,7 @@ def test_where_the_former_one_is_remembered_no_file_makes_another_one_of_it() ->
     [("root:root", 0o600, True), ("0:0", 0o644, True), ("kim:root", 0o600, False), ("root:root", 0o620, False),
      ("root:root", 0o602, False)],
 )  # fmt: skip
-def test_where_nobody_remembers_it_only_files_of_root_tell(owner: str, mode: int, counts: bool) -> None:
+def test_without_a_record_only_files_of_root_count(owner: str, mode: int, counts: bool) -> None:
     """Other users can forge other files."""
     permissions = (Permissions("/admin.conf", mode, owner, secret=True),)
     found = seen(replace(conf(OLD), permissions=permissions), replace(leaf(OLD), permissions=permissions))
@@ -105,7 +105,7 @@ def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:
     assert seen(conf(OLD), trust=(OLD, NEW), known=(OLD,)) is None
 
 
-def test_a_former_one_that_is_gone_from_the_bundle_is_a_change() -> None:
+def test_an_old_ca_that_left_the_bundle_is_a_change() -> None:
     """The record has the new CA since both were trusted. No component accepts the certificates of the old one."""
     for known in ((OLD, NEW), (NEW, OLD)):
         assert seen(conf(OLD), known=known) == change("/admin.conf trusts the former one", OLD)
@@ -120,7 +120,7 @@ def test_both_in_the_bundle_are_no_change_whichever_signs() -> None:
 
 
 @pytest.mark.parametrize(("owner", "counts"), [("root:root", True), ("kim:root", False)])
-def test_only_files_of_root_tell_of_one_that_was_trusted_beside(owner: str, counts: bool) -> None:
+def test_only_files_of_root_prove_a_ca_that_was_trusted_beside(owner: str, counts: bool) -> None:
     """It was removed and did not sign when it was recorded. A file of another user must not restore its trust."""
     permissions = (Permissions("/admin.conf", 0o600, owner, secret=True),)
     embeds, signed = replace(conf(STRANGER), permissions=permissions), replace(leaf(STRANGER), permissions=permissions)
@@ -129,12 +129,12 @@ def test_only_files_of_root_tell_of_one_that_was_trusted_beside(owner: str, coun
         assert seen(observation, known=(STRANGER, NEW)) is not None
 
 
-def test_where_nothing_is_left_of_the_former_one_there_is_nothing_to_rotate() -> None:
+def test_without_a_file_of_the_old_ca_there_is_nothing_to_rotate() -> None:
     """An operator has completed the rotation."""
     assert seen(conf(NEW), leaf(NEW), known=(OLD,)) is None
 
 
-def test_the_same_key_again_is_told_by_kubeconfigs_only() -> None:
+def test_a_reissued_ca_is_detected_by_kubeconfigs_only() -> None:
     """Every leaf verifies under either certificate."""
     assert seen(conf(OLD), leaf(OLD), trust=(AFRESH,), known=(OLD,)) == change(
         "/admin.conf trusts the former one", OLD, new=AFRESH
@@ -152,7 +152,7 @@ def test_the_same_key_again_is_told_by_kubeconfigs_only() -> None:
         replace(conf(OLD), spec=row("admin.conf", embedded_ca="other", ca="etcd-ca", kind="kubeconfig", key=None)),
     ],
 )  # fmt: skip
-def test_what_does_not_hang_on_the_family_is_no_evidence(other: Observation) -> None:
+def test_a_file_outside_the_family_is_no_evidence(other: Observation) -> None:
     """Neither is a further certificate of a file, an entry without a certificate, or an anchor."""
     assert seen(other, known=(OLD,)) is None
 
@@ -173,7 +173,7 @@ def test_a_file_without_a_ca_is_not_another_ca() -> None:
         (Phase.DISTRUST, {}, [leaf(NEW)], (NEW,)),
     ],
 )  # fmt: skip
-def test_a_third_one_takes_the_place_of_the_second(
+def test_a_third_pair_replaces_the_second(
     phase: Phase, fields: dict[str, Any], leaves: list[Observation], trusted: tuple[Issued, ...]
 ) -> None:
     """The third pair has its key, while a rotation leads to the second one, which was found in place. Each CA that has
@@ -201,6 +201,6 @@ def test_a_second_one_that_is_still_in_the_bundle_stays_trusted() -> None:
         (True, ground(NEW, STRANGER, key=STRANGER)),
     ],
 )  # fmt: skip
-def test_what_is_no_third_pair_takes_no_ones_place(found: bool, of: Ground) -> None:
+def test_an_incomplete_pair_replaces_none(found: bool, of: Ground) -> None:
     """A pair does not replace one in a rotation that an operator began: another process changes the same files."""
     assert overtaken(at(Phase.TRUST, found=found), of, Inventory((leaf(OLD),))) is None

@@ -38,7 +38,7 @@ def test_nothing_holds_a_node_that_is_well() -> None:
     assert found() == []
 
 
-def test_what_the_host_says_holds_while_a_leaf_would_wait_for_it() -> None:
+def test_a_hold_of_the_host_lasts_while_a_leaf_would_wait_for_it() -> None:
     """It ends when the last leaf becomes critical, because leaves are then issued in any case. A clock does not hold a
     rotation that issues nothing. An upgrade does, because of the restarts.
     """
@@ -52,14 +52,14 @@ def test_what_the_host_says_holds_while_a_leaf_would_wait_for_it() -> None:
     assert [each.reason for each in found(seen=judged(), **both)] == [REASONS.FILE]
 
 
-def test_a_leaf_of_another_ca_says_nothing() -> None:
+def test_a_leaf_of_another_ca_does_not_count() -> None:
     """This rotation issues only certificates of the old CA."""
     other = judged(leaf(OLD), see(row("other", ca="etcd-ca"), make_leaf(NEW, "other")))
     assert [each.reason for each in found(seen=other, clock=CLOCK)] == [REASONS.CLOCK]
     assert found(seen=judged(see(row("other", ca="etcd-ca"), make_leaf(NEW, "other"))), clock=CLOCK) == []
 
 
-def test_a_restart_that_failed_holds() -> None:
+def test_a_failed_restart_holds() -> None:
     """The hold has the failure, its time, and the command that tries again: the next phase would be blocked."""
     contents = {"/pki/leaf.crt": Content("x", NOW - DAY)}
     bad = Past("web", None, NOW - SECOND, Result.FAILED, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
@@ -99,7 +99,7 @@ def test_a_renewal_that_failed_holds_until_its_next_try(failures: int) -> None:
     ],
     ids=["overlap", "etcd", "at once", "same key", "found", "back"],
 )
-def test_where_a_rotation_waits(rotation: Rotation, phases: set[Phase]) -> None:
+def test_the_phases_that_wait_for_a_hold(rotation: Rotation, phases: set[Phase]) -> None:
     """A rotation waits before the keys are exchanged, and never after. It does not wait if the exchange has happened
     already, or in an abort.
     """

@@ -59,7 +59,7 @@ def at_most(batch: str, count: int) -> int:
 
 
 @given(NAMES, SIZES, st.data())
-def test_never_more_than_a_batch_is_under_way_and_every_worker_has_its_turn(
+def test_at_most_one_batch_is_under_way_and_every_worker_acts(
     names: list[str], batch: str, data: st.DataObject
 ) -> None:
     """In any order of acknowledgments: first one worker acts, then at most a batch at a time, none is held twice, until
@@ -87,7 +87,7 @@ def test_never_more_than_a_batch_is_under_way_and_every_worker_has_its_turn(
 
 
 @given(NAMES, SIZES, st.data())
-def test_who_is_silent_is_named_and_nobody_behind_it_begins(names: list[str], batch: str, data: st.DataObject) -> None:
+def test_a_silent_worker_is_named_and_none_behind_it_begins(names: list[str], batch: str, data: st.DataObject) -> None:
     """It lasts until the worker answers or is excluded. Workers that have not begun are not named."""
     silent, rotation = data.draw(st.sampled_from(names)), shared()
     while not (waits := behind(rotation, members(names, {silent}))):
@@ -139,7 +139,7 @@ def test_a_share_is_rounded_down_but_is_one_at_least(batch: str, count: int, siz
     assert sum(is_released(second, name) for name in names) == 1 + size
 
 
-def test_who_joins_in_front_of_those_that_wait_acts_at_once() -> None:
+def test_a_worker_that_joins_before_the_batch_acts_at_once() -> None:
     """A worker behind the batch acts in its order."""
     order = in_order([f"worker-{number}" for number in range(9)])
     present = [*order[:3], *order[6:]]
@@ -150,7 +150,7 @@ def test_who_joins_in_front_of_those_that_wait_acts_at_once() -> None:
 
 
 @pytest.mark.parametrize("left_out", [(), ("w1", "w2")])
-def test_where_no_worker_is_waited_for_none_is_held_back(left_out: tuple[str, ...]) -> None:
+def test_without_an_awaited_worker_none_is_held(left_out: tuple[str, ...]) -> None:
     """There is no worker, or all are excluded: an excluded one may still exist, and follows."""
     gate = next_batch(shared(excluded=left_out), members(left_out, left_out), "1")
     assert gate == Gate(("no worker is held back any more",), noted=shared(excluded=left_out, released=1.0))
@@ -166,7 +166,7 @@ def test_where_no_worker_is_waited_for_none_is_held_back(left_out: tuple[str, ..
         (shared(family="etcd-ca"), ()),
     ],
 )
-def test_only_what_changes_a_worker_is_made_in_batches(rotation: Rotation, phases: tuple[Phase, ...]) -> None:
+def test_only_phases_that_change_a_worker_have_batches(rotation: Rotation, phases: tuple[Phase, ...]) -> None:
     """A rotation at once, or one that concerns no worker, has none. In other phases all may act, and no worker is
     counted.
     """
@@ -179,7 +179,7 @@ def test_only_what_changes_a_worker_is_made_in_batches(rotation: Rotation, phase
         assert (next_batch(here, there, "1") == Gate()) is (phase not in phases)
 
 
-def test_a_worker_says_why_it_does_nothing_yet() -> None:
+def test_a_worker_reports_why_it_waits() -> None:
     """The worker does not have the list of the others, and names the node that has it. After its release it reports
     nothing.
     """
@@ -194,7 +194,7 @@ def test_a_node_by_itself_waits_for_no_batch() -> None:
     assert is_released(at(P.TRUST), "w1")
 
 
-def test_each_phase_begins_anew() -> None:
+def test_each_phase_starts_with_the_first_batch() -> None:
     """The rule holds in a rotation and in its abort."""
     rotation = shared(released=0.7)
     assert following(rotation, NOW + HOUR).released == 0
@@ -234,7 +234,7 @@ def test_the_count_is_of_those_that_are_waited_for() -> None:
     ],
 )
 @pytest.mark.parametrize("back", [False, True])
-def test_who_is_labelled_as_a_control_plane_is_believed_that_it_has_no_key(
+def test_a_labelled_control_plane_without_a_key_counts_as_a_worker(
     said: Report | None, worker: bool, back: bool
 ) -> None:
     """It has passed `prepare` without a key, as only workers do: it is counted and held among them, also in an abort,

@@ -97,7 +97,7 @@ def test_looks_that_follow_each_other_too_fast_count_once(between: float) -> Non
     assert after(ACTED, look(1), look(1 + between)) == Wait(after(ACTED, look(1)).episode, look(2).at)
 
 
-def test_what_was_seen_before_the_act_proves_nothing() -> None:
+def test_a_probe_from_before_the_act_proves_nothing() -> None:
     """A probe that began before the act shows the old instance."""
     assert after(ACTED, look(0)) == Wait(ACTED, NOW + INTERVAL)
 
@@ -114,7 +114,7 @@ def test_what_was_seen_before_the_act_proves_nothing() -> None:
         (look(3, unproven="127.0.0.1:1 serves another certificate"), "127.0.0.1:1 serves another certificate"),
     ],
 )
-def test_one_bad_look_begins_the_count_anew(bad: Glance, said: str) -> None:
+def test_one_bad_probe_restarts_the_count(bad: Glance, said: str) -> None:
     """The message has the failure."""
     if not bad.service.failed:
         assert trouble(after(ACTED, look(1), look(2), bad)) == said
@@ -125,7 +125,7 @@ def test_one_bad_look_begins_the_count_anew(bad: Glance, said: str) -> None:
         assert move.episode.trouble == said
 
 
-def test_another_instance_begins_the_count_anew() -> None:
+def test_another_instance_restarts_the_count() -> None:
     """The healthy instance has ended, so its successor needs the whole proof."""
     move = after(ACTED, look(1), look(2), look(3, seen("3")), look(4, seen("3")))
     assert (move.episode.instances, move.episode.good) == (("2", "3"), 2)
@@ -138,7 +138,7 @@ def test_an_address_that_was_not_well_before_is_not_waited_for() -> None:
     assert trouble(after(replace(ACTED, well_before=()), look(1, ill=[ILL]))) == f"{ILL} answers 500"
 
 
-def test_what_was_restarted_for_no_certificate_is_well() -> None:
+def test_a_restart_without_a_certificate_needs_health_only() -> None:
     """The message names no certificate."""
     done = ended(after(replace(ACTED, targets=()), look(1), look(2), look(3), look(6)))
     assert done == (Result.PROVEN, "s was restarted and is well")
@@ -154,7 +154,7 @@ def test_a_reload_is_proven_by_the_same_instance() -> None:
 # --- what follows where it fails --------------------------------------------------------------------------------------
 
 
-def test_it_is_tried_once_more_then_the_former_files_come_back() -> None:
+def test_a_restart_is_repeated_once_and_then_rolled_back() -> None:
     """The second act ends the present instance. The third is recorded as one with the old files before they are
     restored.
     """
@@ -191,7 +191,7 @@ def test_what_has_ended_with_another_is_proven_as_if_by_us(now: ServiceSeen) -> 
 
 
 @pytest.mark.parametrize("now", [seen("1"), ServiceSeen(None)])
-def test_what_goes_on_or_cannot_be_seen_has_not_ended_with_another(now: ServiceSeen) -> None:
+def test_a_running_or_unknown_service_has_not_ended_with_another(now: ServiceSeen) -> None:
     """It is restarted separately."""
     assert taken_along(BYSTANDER, now, NOW) is None
 
@@ -200,21 +200,21 @@ STOPPED = ServiceSeen(running=False, stopped=True)
 
 
 @pytest.mark.parametrize("changes_instance", [True, False])
-def test_what_somebody_stops_during_its_proof_stays_stopped(changes_instance: bool) -> None:
+def test_a_service_that_is_stopped_during_its_proof_stays_stopped(changes_instance: bool) -> None:
     """The episode ends at once, without another attempt, and the certificate is not the cause."""
     looks = look(1, seen("2" if changes_instance else "1")), look(2, STOPPED)
     done = ended(after(ACTED, *looks, changes_instance=changes_instance))
     assert done == (Result.REFUSED, "s was stopped meanwhile, and not by certmond: it is left so")
 
 
-def test_what_somebody_stops_on_its_former_files_has_not_come_up_with_the_new_ones() -> None:
+def test_a_service_that_is_stopped_on_its_old_files_has_failed() -> None:
     """The failure stays, and the service stays stopped."""
     told = "s did not come up with the new files; on the former ones it was stopped meanwhile, and not by certmond: "
     later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
     assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}it is left so")
 
 
-def test_what_is_stopped_before_it_was_seen_to_run_again_may_have_been_stopped_by_us() -> None:
+def test_a_service_that_stopped_before_it_ran_again_may_be_an_effect() -> None:
     """It may be that a dependency did not start: the restart is repeated once."""
     move = after(ACTED, look(1, STOPPED), look(20, STOPPED))
     assert isinstance(move, Act)
@@ -230,7 +230,7 @@ def test_one_that_was_not_well_before_is_left_with_its_new_files() -> None:
     assert not isinstance(after(replace(ACTED, well_before=()), look(20, ServiceSeen(False), ill=[ILL])), Ended)
 
 
-def test_what_cannot_be_seen_is_not_acted_on() -> None:
+def test_an_unknown_service_is_not_acted_on() -> None:
     """There is neither a second attempt nor a rollback: an operator must look."""
     result, said = ended(after(ACTED, look(20, ServiceSeen(None, problem="no bus"))))
     assert (result, said) == (
@@ -255,7 +255,7 @@ def test_what_was_asked_for_without_a_certificate_has_nothing_to_take_back() -> 
     )  # fmt: skip
 
 
-def test_on_the_former_files_it_has_to_begin_anew() -> None:
+def test_on_the_old_files_it_has_to_start_again() -> None:
     """An instance from before the rollback uses the new files, however healthy it is."""
     old, new = (seen("4", started_at=PUT_BACK_AT + shift * SECOND) for shift in (-1, 1))
     assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since the former files are back"
@@ -265,7 +265,7 @@ def test_on_the_former_files_it_has_to_begin_anew() -> None:
     )  # fmt: skip
 
 
-def test_on_the_former_files_it_is_waited_for_as_long_as_a_kubelet_backs_off() -> None:
+def test_on_the_old_files_the_wait_includes_the_backoff_of_the_kubelet() -> None:
     """A container that has ended often is not restarted at once, although the cause has ended."""
     end = 60 * SECOND + TERMS.ready_within + BACK_OFF
     late = [Glance(NOW + end + shift, ServiceSeen(False)) for shift in (-SECOND, 0 * SECOND)]
@@ -273,7 +273,7 @@ def test_on_the_former_files_it_is_waited_for_as_long_as_a_kubelet_backs_off() -
     assert ended(after(THIRD, late[1]))[0] is Result.FAILED
 
 
-def test_who_comes_up_on_the_former_files_has_as_long_to_get_well_as_ever() -> None:
+def test_a_service_on_the_old_files_has_the_usual_time_to_become_healthy() -> None:
     """The time counts from its start, however long the kubelet backed off: a running service is not yet healthy."""
     began = PUT_BACK_AT + TERMS.ready_within + BACK_OFF / 2
     up = seen("4", started_at=began)
@@ -286,7 +286,7 @@ def test_who_comes_up_on_the_former_files_has_as_long_to_get_well_as_ever() -> N
 @pytest.mark.parametrize(
     "last", [look(80, ill=[WELL]), look(80, ServiceSeen(None)), look(61, ServiceSeen(False, failed=True))]
 )
-def test_where_the_former_files_do_not_help_either_it_is_over(last: Glance) -> None:
+def test_if_the_old_files_fail_too_the_restart_has_failed(last: Glance) -> None:
     """There is no fourth act."""
     result, said = ended(after(THIRD, last))
     assert result is Result.FAILED
@@ -296,7 +296,7 @@ def test_where_the_former_files_do_not_help_either_it_is_over(last: Glance) -> N
 # --- the acting process is killed -------------------------------------------------------------------------------------
 
 
-def test_an_act_that_was_recorded_is_made_unless_it_was() -> None:
+def test_a_recorded_act_is_made_unless_it_took_effect() -> None:
     """Another instance than the recorded one proves the effect. A reload leaves no such trace."""
     assert after(BEGUN, look(1, seen("1"))) == Act(BEGUN)
     assert after(BEGUN, look(1, ServiceSeen(False))) == Act(BEGUN)
@@ -305,13 +305,13 @@ def test_an_act_that_was_recorded_is_made_unless_it_was() -> None:
     assert after(BEGUN, look(1, seen("2")), changes_instance=False) == Act(BEGUN)
 
 
-def test_after_the_former_files_are_back_what_runs_is_ended() -> None:
+def test_after_the_rollback_any_running_instance_is_ended() -> None:
     """It may have started before."""
     third = put_back(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
     assert after(third, look(61, seen("4"))) == Act(replace(third, before="4"))
 
 
-def test_an_episode_is_read_back_as_it_was_written() -> None:
+def test_an_episode_is_parsed_as_it_was_written() -> None:
     """So any process can continue it."""
     whole = Past("s", replace(THIRD, instances=("4",), good=1, good_since=NOW, good_at=NOW, trouble="x"))
     adapter = TypeAdapter(Past)
@@ -589,7 +589,7 @@ CRASHING = (Life(dies_after=1),)
 @example(Fate(reload=True, kills=frozenset({3})))
 @example(Fate(deaf=frozenset(range(5))))
 @given(fates)
-def test_whatever_happens_a_restart_keeps_its_word(fate: Fate) -> None:
+def test_every_restart_is_bounded_and_proven(fate: Fate) -> None:
     """A record precedes every act. There are at most three acts, and one more for each kill. The third follows only
     after the rollback. The restart ends in bounded time. A proof needs another instance that is healthy and serves, for
     the required number of probes and time. A rollback is reported only for the old files.
@@ -650,7 +650,7 @@ def test_the_worlds_are_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 19])
-def test_a_wait_is_never_for_the_past(seconds: int) -> None:
+def test_a_wait_is_never_in_the_past(seconds: int) -> None:
     """So a caller makes no busy loop."""
     for glance in (look(seconds), look(seconds, ill=[WELL]), look(seconds, seen("1"))):
         move = after(ACTED, glance)
@@ -677,7 +677,7 @@ def test_what_was_noted_before_the_clock_was_set_back_counts_from_now(noted: dic
     assert ended(after(move.episode, *(look(seconds) for seconds in (2, 3, 4, 7))))[0] is Result.PROVEN
 
 
-def test_a_few_seconds_are_no_clock_that_was_set_back() -> None:
+def test_a_correction_of_seconds_is_no_clock_that_was_set_back() -> None:
     """A probe begins before its result is recorded, and clocks are corrected all the time."""
     shortly = look(1).at + 5 * INTERVAL
     move = after(replace(ACTED, acted_at=shortly), look(1))

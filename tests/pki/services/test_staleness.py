@@ -77,7 +77,7 @@ HELD = [("web", Reason.RESTART_PENDING, "/leaf.crt")]
 # --- who uses it ------------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_mentions_is_nowhere() -> None:
+def test_an_unmentioned_certificate_has_no_consumer() -> None:
     """Neither flags nor the catalogue mention it. The further certificates of a bundle are no separate files."""
     assert around().presence(see()) is NOWHERE
     bundled = replace(see(row(consumers="web")), name="leaf#2")
@@ -106,7 +106,7 @@ def test_a_pair_is_reloaded_if_both_of_its_files_are() -> None:
         assert around(survey).presence(see()).consumers == (Consumer("web", reloads=reloads, files=PAIR),)
 
 
-def test_what_the_configuration_says_it_serves_is_used_though_no_flag_names_it() -> None:
+def test_a_configured_endpoint_makes_a_service_a_consumer() -> None:
     """No flag names the file. The catalogue then decides whether the service reloads it."""
     web = UNIT.model_copy(update={"serves": {"leaf": ("127.0.0.1:6443",)}})
     survey = replace(uses(True, "/elsewhere.crt"), serving={AT: ("web", "/leaf.crt")})
@@ -133,7 +133,7 @@ def test_the_kubelet_knows_only_what_it_fetched_itself() -> None:
 SERVING = Survey({"web": {"/leaf.crt": Use(True, "--a")}}, {AT: ("web", "/leaf.crt"), BESIDE: ("", "/leaf.crt")})
 
 
-def test_each_endpoint_says_what_it_serves() -> None:
+def test_each_endpoint_has_its_served_certificate() -> None:
     """It is the file's certificate, another one, or none with the reason. An endpoint without a probe is omitted."""
     there: dict[Endpoint, Seen] = {AT: served(NEW), BESIDE: Unserved("the connection was refused", NOW)}
     told = around(SERVING, live(served_there=there)).presence(see()).served
@@ -151,7 +151,7 @@ def test_each_endpoint_says_what_it_serves() -> None:
 @pytest.mark.parametrize(
     ("changed", "due"), [(RELOAD_WITHIN - TICK, False), (RELOAD_WITHIN, True), (RELOAD_WITHIN + DAY, True)]
 )
-def test_who_reads_again_has_time_to(changed: timedelta, due: bool) -> None:
+def test_a_service_that_reloads_has_time(changed: timedelta, due: bool) -> None:
     """Until then the old certificate is not overdue. The instant is known."""
     since = NOW - changed
     known = around(SERVING, live(web=runs(), served_there={AT: served(OLD)}), contents=content(since))
@@ -163,7 +163,7 @@ def test_who_reads_again_has_time_to(changed: timedelta, due: bool) -> None:
     )  # fmt: skip
 
 
-def test_who_does_not_read_again_is_late_at_once() -> None:
+def test_a_service_that_does_not_reload_is_late_at_once() -> None:
     """So is a listener outside the configured services. A certificate that cannot be parsed has no end."""
     junk = Served(b"junk", "TLSv1.2", NOW)
     known = around(SERVING, live(served_there={BESIDE: junk}), contents=content(NOW))
@@ -172,7 +172,7 @@ def test_who_does_not_read_again_is_late_at_once() -> None:
     assert only.detail.startswith("what listens at 127.0.0.1:6444 ")
 
 
-def test_what_is_seen_to_be_served_counts_for_more_than_any_age() -> None:
+def test_the_served_certificate_takes_precedence_over_the_age() -> None:
     """A process that is older than the file and serves it has read it. Without an answer, the age decides."""
     survey = replace(uses(False), serving={AT: ("web", "/leaf.crt")})
     for there, expected in ((served(NEW), []), (Unserved("the connection was refused", NOW), HELD)):
@@ -200,7 +200,7 @@ def test_a_server_that_ends_the_handshake_refuses(ago: float, due: bool) -> None
 # --- what is held -----------------------------------------------------------------------------------------------------
 
 
-def test_a_process_that_is_older_than_its_file_holds_the_former_one() -> None:
+def test_a_process_that_is_older_than_its_file_uses_the_old_one() -> None:
     """The comparison is exact: a process that started with the change has read it."""
     for began, expected in ((CHANGED - TICK, HELD), (CHANGED, []), (CHANGED + TICK, [])):
         assert stale(around(uses(False), live(web=runs(began))).presence(see())) == expected
@@ -225,12 +225,12 @@ def test_a_process_that_is_older_than_its_file_holds_the_former_one() -> None:
         around(uses(False)),  # there was no probe
     ],
 )
-def test_what_cannot_be_seen_is_not_claimed(known: Surroundings) -> None:
+def test_an_unknown_state_is_not_claimed(known: Surroundings) -> None:
     """Not even the absence of a stale service is claimed."""
     assert known.presence(see()).stale == ()
 
 
-def test_nothing_is_held_of_a_file_that_holds_nothing() -> None:
+def test_a_file_without_content_makes_no_service_stale() -> None:
     """A restart on it would end a running service. The file has a finding instead."""
     known = around(uses(False), live(web=runs()))
     assert known.presence(see(issued=None)).stale == ()
@@ -296,13 +296,13 @@ def hooked(past: Past | None = None, renewed_at: datetime | None = None) -> list
 SAID = ["hook was not restarted since /leaf.crt changed at 2026-11-24 11:00:00 UTC"]
 
 
-def test_a_command_is_to_be_run_for_what_certmond_renewed() -> None:
+def test_a_command_must_run_after_a_renewal() -> None:
     """It has not run for that certificate. A change by another process before its first run does not require it."""
     assert hooked(renewed_at=CHANGED) == SAID
     assert hooked() == []
 
 
-def test_a_command_has_brought_into_use_what_was_there_when_it_was_run() -> None:
+def test_a_command_covers_the_files_of_its_run() -> None:
     """A later change requires another run, whatever caused it."""
     for ended_at, expected in ((CHANGED + SECOND, []), (CHANGED - SECOND, SAID)):
         past = Past("hook", None, ended_at, Result.PROVEN, "", ("leaf",), "", {"/leaf.crt": "old"})
@@ -320,7 +320,7 @@ def test_a_command_that_failed_was_not_run() -> None:
 # --- what went wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_restart_is_told_of_what_it_was_for_while_the_files_are_the_same() -> None:
+def test_a_failed_restart_is_reported_while_its_files_are_unchanged() -> None:
     """It is reported at no other certificate."""
     past = Past("web", None, NOW, Result.TAKEN_BACK, "it broke", ("leaf",), "2", {"/leaf.crt": "new"})
     known = around(uses(True), live(web=runs()), past={"web": past, "other": Past("other")})
@@ -330,7 +330,7 @@ def test_a_failed_restart_is_told_of_what_it_was_for_while_the_files_are_the_sam
     assert newer.presence(see()).failures == ()
 
 
-def test_what_is_told_of_an_anchor_that_changes_is_told_of_that_entry() -> None:
+def test_a_finding_of_a_changing_anchor_is_at_its_entry() -> None:
     """It does not matter whether a service uses its file."""
     said = (finding(Reason.ROTATION_UNDER_WAY, "it is in the phase trust"),)
     assert around(told={"leaf": said}, contents={}).presence(see()) == Presence(told=said)

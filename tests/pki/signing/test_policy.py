@@ -85,7 +85,7 @@ def test_an_expired_certificate_of_the_ca_has_a_successor_with_its_subject_usage
     assert made.extended_usages == ("server auth",)
 
 
-def test_a_former_ca_that_the_node_knows_counts_as_well() -> None:
+def test_an_old_ca_that_the_node_recorded_counts() -> None:
     """If the CA was replaced, the leaves of the old one have successors of the present one."""
     old = make_leaf(FORMER, "app", **OLD)
     assert "no present or former CA of its entry has signed it" in denied(decided(old, entry(), basis_of(old)))
@@ -139,7 +139,7 @@ def test_a_forged_certificate_has_no_successor(forge: Any) -> None:
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=list(FORGERIES))
-def test_in_place_of_a_forged_certificate_what_the_entry_fixes_is_signed(forge: Any) -> None:
+def test_in_place_of_a_forged_certificate_the_entry_decides(forge: Any) -> None:
     """The entry alone decides subject, usages and names. No part of the forged certificate remains."""
     forged = forge()
     spec = entry(subject="CN=app", usages=["digital signature", "client auth"])
@@ -315,7 +315,7 @@ def test_a_fact_that_the_node_cannot_tell_fixes_no_subject() -> None:
     assert "is reserved" in denied(grant(template, fixed_by(spec, {}), basis_of(old)))
 
 
-def test_what_an_entry_fixes_and_no_certificate_can_have_fixes_nothing() -> None:
+def test_an_impossible_field_of_an_entry_fixes_nothing() -> None:
     """An invalid subject or name covers nothing."""
     old = make_leaf(TWIN, "app", names=["DNS:app"], **OLD)
     derived = basis_of(old)
@@ -443,7 +443,7 @@ def test_what_is_signed_or_not_due_has_no_such_finding(provenance: Provenance | 
         assert Reason.NOT_ISSUED_BY_CA not in {each.reason for each in status.findings}
 
 
-def test_the_plan_holds_what_is_not_signed_and_says_why() -> None:
+def test_the_plan_holds_an_unsigned_certificate_with_the_reason() -> None:
     """The plan has no step for it. Certificates that the CA has signed are renewed."""
     made = plan(looked(make_leaf(TWIN, "app", **OLD), Provenance()), Policy(), {}, Circumstances())
     assert made.steps == ()
@@ -477,7 +477,7 @@ def test_a_self_signed_certificate_has_no_successor_of_the_ca() -> None:
     assert made.held[0].because.startswith("it is self-signed, and no CA signs its successor")
 
 
-def test_what_a_later_certificate_no_longer_had_is_told_of_a_former_one_that_came_back() -> None:
+def test_a_right_that_a_later_certificate_lost_is_named() -> None:
     """Each part that no entry fixes is named once. If the later certificate is lost, all parts that no entry fixes are.
     A later one that the CA has not signed removes nothing.
     """

@@ -161,7 +161,7 @@ def test_a_common_name_longer_than_the_standard_permits_is_taken_over() -> None:
     assert renewed(old, subject="CN=system:node:" + "n" * 200).facts.subject_der == name
 
 
-def test_a_certificate_that_is_as_the_catalogue_wants_it_changes_in_nothing_but_key_and_dates() -> None:
+def test_a_conforming_certificate_changes_only_key_and_dates() -> None:
     """No change is reported, and the two differ only in serial number, dates, key and its identifiers."""
     old = make_server(ROOT, "worker-1", key="rsa")
     fields: dict[str, Any] = {
@@ -208,7 +208,7 @@ def leaves(draw: st.DrawFn) -> Issued:
     st.lists(st.sampled_from(["DNS:a", "IP:10.0.0.1", "DNS:${node_name}", "DNS:${dns_domain}", "IP:${node_name}"])),
     st.none() | st.sampled_from(list(KeyAlgorithm)),
 )
-def test_what_changes_is_what_is_said_and_a_second_renewal_changes_nothing(
+def test_every_change_is_reported_and_a_second_renewal_has_none(
     old: Issued, usages: list[str], names: list[str], key: KeyAlgorithm | None
 ) -> None:
     """For any old certificate: the new one is a leaf with all possible requirements, each loss is reported, and its
@@ -248,7 +248,7 @@ def test_what_changes_is_what_is_said_and_a_second_renewal_changes_nothing(
         ({}, {"key_algorithm": "RSA-2048"}, "has a key RSA-2048 in place of ECDSA-256"),
     ],
 )
-def test_what_differs_from_the_old_certificate_is_said(old: Any, fields: Any, said: str) -> None:
+def test_each_difference_from_the_old_certificate_is_reported(old: Any, fields: Any, said: str) -> None:
     """Each difference has one sentence, and an unchanged field has none."""
     plain: dict[str, Any] = {"usages": ["digital signature"]}
     template = following(make_leaf(ROOT, **(plain | old)), **fields)
@@ -288,7 +288,7 @@ def test_a_name_that_no_certificate_can_have_is_not_demanded(name: str) -> None:
     assert (template.names, template.changes) == ((), ())
 
 
-def test_extensions_that_were_there_anew_are_not_said_to_be_dropped() -> None:
+def test_a_recomputed_extension_is_not_reported_as_dropped() -> None:
     """Key identifiers are computed for the new key. An extension that certmond cannot make is named by its OID."""
     old = make_leaf(ROOT, usages=["digital signature"], subject_key_id=b"other", extra=[(UNKNOWN_OID, False, b"\5\0")])
     assert following(old).changes == (f"drops the extension {UNKNOWN_OID}",)
@@ -314,7 +314,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("kind", "made"), KEYS)
-def test_a_new_key_is_as_the_old_one_was_unless_that_is_none_of_ours(kind: str, made: KeyAlgorithm | None) -> None:
+def test_a_new_key_equals_the_old_one_if_certmond_makes_its_kind(kind: str, made: KeyAlgorithm | None) -> None:
     """A key that is too short becomes RSA-2048, and an unsupported kind becomes the configured one. Both are reported.
     The kind in the entry takes precedence.
     """
@@ -329,7 +329,7 @@ def test_a_new_key_is_as_the_old_one_was_unless_that_is_none_of_ours(kind: str, 
     assert following(leaf, terms, key_algorithm="Ed25519").key is KeyAlgorithm.ED25519
 
 
-def test_a_key_longer_than_any_of_ours_becomes_the_longest() -> None:
+def test_a_longer_key_becomes_the_longest_supported() -> None:
     """The change is reported, because the new key is shorter."""
     facts = replace(make_leaf(ROOT, key="rsa").facts.key, bits=8192)
     assert algorithm_of(facts) is KeyAlgorithm.RSA_4096
@@ -349,7 +349,7 @@ def test_usages_fit_the_key(key: KeyAlgorithm) -> None:
 # --- its dates --------------------------------------------------------------------------------------------------------
 
 
-def test_it_begins_five_minutes_ago_and_lasts_as_long_as_its_entry_says_or_its_ca() -> None:
+def test_it_begins_five_minutes_ago_and_lasts_as_long_as_entry_and_ca_allow() -> None:
     """The dates are whole seconds, because a certificate has no others (RFC 5280, 4.1.2.5)."""
     leaf, now = make_leaf(ROOT), NOW + timedelta(microseconds=999_999)
     terms = replace(TERMS, now=now, validity=90 * DAY)

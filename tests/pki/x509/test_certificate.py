@@ -170,7 +170,7 @@ def test_what_certificates_have_in_common_is_one_object() -> None:
     assert ca.facts.subject_der is ca.facts.issuer_der is one.issuer_der
 
 
-def test_of_large_certificates_that_are_gone_nothing_is_kept() -> None:
+def test_large_removed_certificates_use_no_memory() -> None:
     """A user who can write a file can have the daemon read a thousand names of a megabyte, one after the other."""
 
     def one_path(number: int) -> None:
@@ -238,7 +238,7 @@ def test_a_usage_is_given_by_its_extension_or_by_the_absence_of_it(
     assert make_leaf(make_ca(), usages=usages, extended_usages=extended).facts.has_usage(usage) is expected
 
 
-def test_critical_extensions_that_nobody_understands_are_listed() -> None:
+def test_unknown_critical_extensions_are_listed() -> None:
     """Only critical ones are listed: an unknown extension that is not critical may be ignored."""
     extra = [(UNKNOWN_OID, True, b"\x05\x00"), (UNKNOWN_OID + ".2", False, b"\x05\x00")]
     assert make_leaf(make_ca(), extra=extra).facts.unknown_critical == (UNKNOWN_OID,)
@@ -371,7 +371,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("issued", "objection"), REFUSED.values(), ids=REFUSED)
-def test_of_what_go_refuses_the_dates_are_read_and_gos_words_are_kept(issued: Issued, objection: str) -> None:
+def test_the_dates_of_a_certificate_that_go_refuses_are_read(issued: Issued, objection: str) -> None:
     """Its expiry is exported, and a finding quotes Go's error."""
     facts = parse_certificate(issued.der)
     assert objection in "; ".join(facts.objections)

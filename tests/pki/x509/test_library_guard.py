@@ -36,7 +36,7 @@ def test_whatever_a_library_raises_is_one_sentence_that_quotes_nothing(raised: B
         (ValueError("x" * 500), f"is no request ({'x' * 200})"),
     ],
 )
-def test_of_public_bytes_the_first_line_of_what_it_says_follows(raised: Exception, said: str) -> None:
+def test_of_public_bytes_the_first_line_of_the_error_follows(raised: Exception, said: str) -> None:
     """The line has a limit. An error without an explanation of OpenSSL is named by its class."""
     with pytest.raises(MalformedError) as found, guarded("is no request", quotable=True):
         raise raised

@@ -60,7 +60,7 @@ def test_an_empty_domain_takes_in_every_name_of_its_kind() -> None:
     assert not allowed("email:a@anything", exclude=["email:"])
 
 
-def test_a_constraint_says_nothing_of_names_of_another_kind() -> None:
+def test_a_constraint_does_not_apply_to_names_of_another_kind() -> None:
     """A CA that is limited to a domain may certify any address, and vice versa."""
     assert allowed("IP:10.0.0.1", permit=["DNS:example.com"])
     assert allowed("DNS:example.com", permit=["IP:10.0.0.0/8"])
@@ -119,7 +119,7 @@ def test_a_proper_constraint_is_readable(constraint: str) -> None:
     assert not make_ca(excluded=[constraint]).facts.objections
 
 
-def test_a_constraint_on_directory_names_is_passed_over() -> None:
+def test_a_constraint_on_directory_names_is_ignored() -> None:
     """If it is not critical, it has no effect. If it is critical, the CA is refused before its constraints are read."""
     assert allowed("DNS:a", exclude=["dirName:a"])
     assert allowed("DNS:a.example.com", permit=["dirName:a", "DNS:example.com"])

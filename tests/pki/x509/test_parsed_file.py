@@ -81,7 +81,7 @@ def test_what_is_missing_is_left_out() -> None:
     assert [fault.reason for fault in without_missing(faults)] == [Reason.MALFORMED, Reason.UNREADABLE]
 
 
-def test_certificates_that_are_not_pem_are_a_fault_where_kubernetes_reads_them() -> None:
+def test_certificates_that_are_not_pem_are_a_fault_if_kubernetes_reads_them() -> None:
     """A file without a certificate has no such fault."""
     (fault,) = not_pem(Document((LEAF.facts,), pem=False), "/a.crt")
     assert (fault.reason, fault.detail.startswith("/a.crt is not PEM")) == (Reason.MALFORMED, True)

@@ -260,7 +260,7 @@ def test_no_fault_quotes_what_is_in_the_file(data: bytes) -> None:
     assert not [word for word in ("root", "SECRET", "Zm9v", "c2Vj", "114", "0x72", "Tag", "value:") if word in shown]
 
 
-def test_every_bad_block_is_told() -> None:
+def test_every_bad_block_is_reported() -> None:
     """All faults of a file are reported at once."""
     document = read(JUNK + CA.pem + JUNK)
     assert holds(document, CA)
@@ -358,7 +358,7 @@ def test_an_empty_file_is_malformed_and_called_empty(data: bytes) -> None:
         (PrivateFormat.PKCS8, Encoding.DER),
     ],
 )
-def test_an_encrypted_key_is_known_to_be_there(form: PrivateFormat, encoding: Encoding) -> None:
+def test_an_encrypted_key_counts_as_a_key(form: PrivateFormat, encoding: Encoding) -> None:
     """It is a key file whose public half is unknown, which is no fault."""
     data = LEAF.key_as(form, b"secret", encoding)
     document = read(data)
@@ -540,7 +540,7 @@ def test_a_mutated_bundle_gives_a_document_without_a_key_in_it(
     assert document.faults or document.certificates or document.only_keys
 
 
-def test_the_public_half_is_told_by_its_fingerprint_alone() -> None:
+def test_the_public_half_is_represented_by_its_fingerprint() -> None:
     """A stored key has an algorithm, a size and a SHA-256."""
     spki = LEAF.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     key = read(LEAF.key_pem).key

@@ -375,7 +375,7 @@ def test_the_uppermost_certificate_that_lacks_the_usage_is_the_one_named() -> No
     assert search(under(root, extended_usages=[SERVER])).rejections == (Rejection(Refusal.USAGE, root.facts),)
 
 
-def test_the_same_rejection_is_told_once() -> None:
+def test_the_same_rejection_is_reported_once() -> None:
     """Two foreign CAs of the issuer's name give one rejection."""
     leaf = make_leaf(make_ca())
     assert search(Scene(leaf, [make_ca(), make_ca()])).rejections == (Rejection(Refusal.BAD_SIGNATURE, leaf.facts),)
