@@ -53,8 +53,8 @@ def noted(tmp_path: Path, rotation: Rotation) -> Rotation:
 def test_an_abort_is_offered_only_where_it_is_not_refused(
     tmp_path: Path, handover: Handover, capsys: pytest.CaptureFixture[str], fields: dict[str, object], end: str
 ) -> None:
-    """That goes for what a phase waits for, and for a service of it that is not well. A file of the former CA, put back
-    alone, would only stop the rotation: that is not offered.
+    """The rule covers the reason of a phase, and an unhealthy service in it. The restore of a single file of the old CA
+    is not offered, because it would only block the rotation.
     """
     rotation = noted(tmp_path, replace(ROTATION, **fields))  # type: ignore[arg-type]
     handover.tell_rotation_wait(rotation, "web is older")
@@ -67,7 +67,7 @@ def test_an_abort_is_offered_only_where_it_is_not_refused(
 def test_of_a_hold_the_one_command_is_offered_that_ends_it(
     tmp_path: Path, handover: Handover, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
 ) -> None:
-    """And its own since: neither the way back nor the beginning of the phase is beside them."""
+    """The line has the start of the hold, and neither an abort nor the start of the phase."""
     held = Hold(HoldReason.FILE, "held while /hold is there", "who keeps it", "rm /hold", NOW - HOUR, NOW + HOUR)
     handover.tell_rotation_wait(noted(tmp_path, replace(ROTATION, **fields)), held.sentence, 1)
     (line,) = capsys.readouterr().out.splitlines()
@@ -82,7 +82,7 @@ def test_of_a_hold_the_one_command_is_offered_that_ends_it(
 def test_a_restart_without_a_rotation_offers_the_archive_where_it_is_not_well(
     handover: Handover, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As long as nothing is wrong, nobody has to do anything."""
+    """While the service is healthy, no command is offered."""
     handover.tell_episode(EPISODE)
     handover.tell_episode(replace(EPISODE, trouble="web does not run"))
     well, ill = capsys.readouterr().out.splitlines()
@@ -95,7 +95,7 @@ TURN = "web waits for its turn: the Kubernetes API cannot be reached; it is wait
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Path]:
-    """Who acts, as far as a command can tell; the file in which it says what it does."""
+    """Hold the lock of the acting daemon. Yield the file in which it publishes its activity."""
     (tmp_path / "run").mkdir()
     lock = NodeLock(tmp_path, ACTING)
     assert lock.take(tmp_path / "run")
@@ -116,8 +116,8 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
 def test_why_a_restart_has_not_begun_is_what_a_phase_waits_for(
     tmp_path: Path, daemon: Path, capsys: pytest.CaptureFixture[str], events: list[tuple[str, str]], said: str
 ) -> None:
-    """That a service has not read its file is the same for as long as the restart takes. What keeps the restart from
-    its beginning is the reason: another node has its turn, or the API that decides it does not answer.
+    """The stale service is a reason as long as the restart lasts. If the restart cannot begin, its obstacle is the
+    reason: another node holds the lock, or the API does not answer.
     """
     rotation = noted(tmp_path, ROTATION)
     told = [{"at": f"{number}", "event": event, "message": text} for number, (event, text) in enumerate(events)]
@@ -138,8 +138,8 @@ def test_why_a_restart_has_not_begun_is_what_a_phase_waits_for(
 def test_a_daemon_that_hangs_is_waited_for_until_an_instant(
     tmp_path: Path, daemon: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A daemon that is stopped gives no sign of life: the command says so, with the command that ends that, and gives
-    up at the instant that it named.
+    """A stopped daemon has no heartbeat. The command reports it with the command that ends the stop, and gives up at
+    the instant that it named.
     """
     monkeypatch.setattr("certmond.cli.acting_process._SILENT", 0.05)
     monkeypatch.setattr("certmond.cli.acting_process._HUNG", 0.2)

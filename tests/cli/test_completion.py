@@ -73,7 +73,7 @@ def test_names_are_completed_where_they_are_asked_for(monkeypatch: pytest.Monkey
 
 
 def test_a_configuration_that_is_broken_costs_nobody_the_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the configuration cannot be read, the profile's names serve, and nothing is said."""
+    """If the configuration is unreadable, the profile's names are offered, without a message."""
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text("nonsense: [")
     assert offered("certmond renew --config c.yaml scheduler", monkeypatch) == ["scheduler.conf"]

@@ -73,7 +73,7 @@ def test_a_name_like_no_other_is_answered_with_the_list(wrong: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_section_is_short_and_says_how_to_look(name: str) -> None:
-    """A section has at most twelve lines that fit on a terminal, a command to see for oneself among them."""
+    """A section has at most twelve lines that fit on a terminal, with a command that shows the state."""
     _, *lines = [line for line in explain(name).splitlines() if line]
     assert 3 <= len(lines) <= 12
     assert max(map(len, lines)) <= 120
@@ -82,7 +82,7 @@ def test_a_section_is_short_and_says_how_to_look(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_section_has_a_cause_a_look_and_a_remedy(name: str) -> None:
-    """What it means stands before the first command, and what to do behind the last one."""
+    """The meaning precedes the first command, and the remedy follows the last one."""
     _, *lines = [line for line in explain(name).splitlines() if line]
     is_command = [line.startswith("    ") for line in lines]
     assert not is_command[0]
@@ -91,7 +91,7 @@ def test_a_section_has_a_cause_a_look_and_a_remedy(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_code_is_broken_over_two_lines(name: str) -> None:
-    """What stands in backquotes can be copied from one line."""
+    """Text in backquotes can be copied from one line."""
     assert all(line.count("`") % 2 == 0 for line in explain(name).splitlines())
 
 

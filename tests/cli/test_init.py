@@ -74,7 +74,7 @@ def certmond(*arguments: str | Path) -> Done:
 
 
 class Host:
-    """A node without any PKI, below a directory of its own, and what is told of its cluster."""
+    """A node without any PKI below a separate directory, and the kubeadm configuration of its cluster."""
 
     def __init__(self, place: Path, kubeadm: str = ECDSA) -> None:
         self.place, self.root, self.state = place, place / "root", place / "state"
@@ -112,7 +112,7 @@ class Host:
         return x509.load_pem_x509_certificate(self.at(path).read_bytes())
 
     def copy(self, place: Path) -> Host:
-        """The same host once more."""
+        """Return a copy of the host."""
         shutil.copytree(self.place, place, symlinks=True)
         other = object.__new__(Host)
         other.place, other.root, other.state, other.config = (
@@ -168,7 +168,7 @@ def certificates(root: Path) -> dict[str, bytes]:
 
 
 def keys(root: Path) -> dict[str, bytes]:
-    """The PEM of each private key in a tree, likewise."""
+    """Return the PEM of each private key in a tree."""
     found = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.key")}
     for name in KUBECONFIGS:
         found[f"etc/kubernetes/{name}"] = credential(root, name, "client-key-data")
@@ -253,8 +253,8 @@ SAID = {
 
 
 def test_every_certificate_is_as_kubeadm_makes_it(node: Node, like_kubeadm: Host) -> None:
-    """Each field of each certificate is what a real kubeadm wrote for the same configuration, but for the differences
-    that stand in the table in docs/init.md; and each of those is one.
+    """Each field of each certificate equals that of a real kubeadm for the same configuration, except for the
+    differences in the table of docs/init.md. Each of those differs.
     """
     theirs, ours = certificates(node.root), certificates(like_kubeadm.root)
     assert len(theirs) == 14
@@ -448,8 +448,8 @@ def free_ports(count: int) -> list[int]:
 @pytest.mark.real("etcd")
 @pytest.mark.real("etcdctl")
 def test_etcd_lives_on_it(whole: Host, tmp_path: Path) -> None:
-    """Two members of a real etcd, the second on a node that joined, reach each other with mutual TLS, and answer the
-    health check of who has a client certificate, and of nobody else.
+    """Two members of a real etcd, the second on a node that joined, connect with mutual TLS. They answer the health
+    check of a client with a certificate, and of no other.
     """
     etcd, etcdctl = real_part("etcd"), real_part("etcdctl")
     second = joined(whole, tmp_path / "second", name="node-2")
@@ -597,7 +597,7 @@ def test_kubectl_lives_on_it(host: Host) -> None:
 
 
 def joined(first: Host, place: Path, name: str = "node-1") -> Host:
-    """A host with nothing but what all control-plane nodes share, copied from the first one."""
+    """Return a host with only the files that all control-plane nodes share, copied from the first one."""
     host = Host(place, first.config.read_text().replace("name: node-1", f"name: {name}"))
     host.at(f"{PKI}/etcd").mkdir(parents=True)
     for path in ("ca", "etcd/ca", "front-proxy-ca", "sa"):
@@ -607,7 +607,7 @@ def joined(first: Host, place: Path, name: str = "node-1") -> Host:
 
 
 def test_twice(whole: Host, tmp_path: Path) -> None:
-    """A second run has nothing to do, says so, and changes no byte, time or inode of the node."""
+    """A second run has nothing to do, reports that, and changes no byte, time or inode of the node."""
     host = whole.copy(tmp_path / "copy")
     before = snapshot(host.root), snapshot(host.state)
     done = host.made()
@@ -626,7 +626,7 @@ def test_nothing_to_do_on_what_kubeadm_made(node: Node, tmp_path: Path) -> None:
 
 
 def test_a_node_that_joins(whole: Host, tmp_path: Path) -> None:
-    """A control plane that was given CAs and service-account keys is made leaves of its own; what it had stays."""
+    """A control plane that has the CAs and service-account keys gets new leaves. Its files stay."""
     host = joined(whole, tmp_path / "second", name="node-2")
     before = snapshot(host.root)
     out = host.made().out
@@ -662,7 +662,7 @@ def test_what_a_node_that_joins_must_be_given(host: Host) -> None:
 
 
 def test_a_super_admin_in_a_safe(whole: Host, tmp_path: Path) -> None:
-    """Where admin.conf is there, a super-admin.conf that is not is in somebody's safe, and not made again."""
+    """If admin.conf exists, a missing super-admin.conf was moved away by the operator, and is not created again."""
     host = whole.copy(tmp_path / "copy")
     host.at("etc/kubernetes/super-admin.conf").unlink()
     assert host.made().out == "nothing to do: everything is there\n"
@@ -736,7 +736,7 @@ def test_killed_at_every_system_call(quick: Path) -> None:
             if path.name != "audit.log"  # only ever appended to
             for status in [path.lstat()]
         )
-        if mark not in seen:  # what a process leaves that is killed here, as it stands still
+        if mark not in seen:  # the leftovers of a process that is killed here, while it is stopped
             seen[mark] = host.copy(quick / f"killed-{len(seen)}")
 
     record(host.made, look)
@@ -764,7 +764,7 @@ def test_killed_for_good(host: Host, n: int) -> None:
 
 
 def test_dry_run_beside_a_damaged_record(host: Host) -> None:
-    """A record that was put aside, and whatever else is no record, is no run to be gone on with."""
+    """A renamed record, and any other file that is no record, is no run to continue."""
     records = host.state / "transactions"
     records.mkdir(mode=0o700, parents=True)
     for name in ("0123456789abcdef.intent.json.damaged", "notes.txt", ".0123456789abcdef"):
@@ -776,7 +776,7 @@ def test_dry_run_beside_a_damaged_record(host: Host) -> None:
 
 @pytest.mark.real("gcc")
 def test_dry_run_after_a_kill(host: Host) -> None:
-    """What a killed run left half-way is finished by the next run; `--dry-run` leaves it alone and says so."""
+    """The next run completes what a killed run left. `--dry-run` only reports it."""
     stops = record(Host(host.place / "other").made)
     n = [number for number, stop in enumerate(stops) if stop == "exit renameat"][1]  # a record, then the first key
     kill_at(host.made, n)
@@ -792,8 +792,8 @@ def test_dry_run_after_a_kill(host: Host) -> None:
 
 
 def test_all_that_forbids_it_at_once(whole: Host, tmp_path: Path) -> None:
-    """A CA that is gone, a key without its certificate, a broken leaf, a leaf without its key: all are told, each with
-    the file and what to do, and nothing is made.
+    """A missing CA, a key without its certificate, a broken leaf, and a leaf without its key are all reported with file
+    and remedy, and nothing is created.
     """
     host = whole.copy(tmp_path / "copy")
     for path in ("etcd/ca.crt", "etcd/ca.key", "front-proxy-client.crt", "apiserver-kubelet-client.key"):
@@ -812,7 +812,7 @@ def test_all_that_forbids_it_at_once(whole: Host, tmp_path: Path) -> None:
 
 
 def test_kubelet_conf_without_its_pem(whole: Host, tmp_path: Path) -> None:
-    """A kubelet.conf whose PEM is gone is not trusted to fit a new one."""
+    """A kubelet.conf without its PEM is not assumed to match a new one."""
     host = whole.copy(tmp_path / "copy")
     host.at(CURRENT).unlink()
     path = "/etc/kubernetes/kubelet.conf"
@@ -820,7 +820,7 @@ def test_kubelet_conf_without_its_pem(whole: Host, tmp_path: Path) -> None:
 
 
 def test_a_ca_that_is_no_good(node: Node, tmp_path: Path) -> None:
-    """A CA that is there and has expired, or is none, signs nothing new."""
+    """A certificate that has expired or is no CA signs nothing."""
     node.new_ca(end=datetime.now(UTC) - timedelta(hours=1), start=datetime(2026, 1, 1, tzinfo=UTC))
     node.new_ca(f"{PKI}/etcd/ca", is_ca=False)
     node.path(f"{PKI}/apiserver.crt").unlink()
@@ -833,8 +833,8 @@ def test_a_ca_that_is_no_good(node: Node, tmp_path: Path) -> None:
 
 
 def test_external_ca(whole: Host, tmp_path: Path) -> None:
-    """With the CA's key elsewhere, a node that has everything has nothing to do, and one that has not is told what to
-    bring; what other CAs sign is made.
+    """If the CA's key is elsewhere, a complete node has nothing to do. An incomplete one gets the list of missing
+    files. Files of other CAs are created.
     """
     host = whole.copy(tmp_path / "copy")
     host.at(f"{PKI}/ca.key").unlink()
@@ -849,7 +849,7 @@ def test_external_ca(whole: Host, tmp_path: Path) -> None:
 
 
 def test_a_ca_whose_key_is_encrypted(whole: Host, tmp_path: Path) -> None:
-    """A CA whose key has a passphrase cannot sign, which is told before anything is made."""
+    """A CA whose key has a passphrase cannot sign, which is reported before anything is created."""
     host = joined(whole, tmp_path / "second")
     key = load_pem_private_key(host.at(f"{PKI}/ca.key").read_bytes(), None)
     host.at(f"{PKI}/ca.key").write_bytes(key_pem(key, b"secret"))
@@ -858,7 +858,7 @@ def test_a_ca_whose_key_is_encrypted(whole: Host, tmp_path: Path) -> None:
 
 
 def test_leaves_of_another_node(whole: Host, tmp_path: Path) -> None:
-    """Leaves that were copied from another node are told by their names."""
+    """Leaves that were copied from another node are reported with their names."""
     host = whole.copy(tmp_path / "copy")
     host.config.write_text(ECDSA.replace("node-1", "node-2"))
     problems = host.refused()
@@ -1080,7 +1080,7 @@ def test_a_profile_of_which_init_makes_nothing(host: Host) -> None:
 
 @pytest.mark.parametrize("name", ["under_score", "-", "ü", "a b"])
 def test_a_host_name_that_is_none(host: Host, name: str) -> None:
-    """A host's name that no node can have is told, with the remedy."""
+    """A host name that no node can have is reported with the remedy."""
     host.at("etc").mkdir()
     host.at("etc/hostname").write_text(name)
     done = bare(host)
@@ -1090,7 +1090,7 @@ def test_a_host_name_that_is_none(host: Host, name: str) -> None:
 
 @pytest.mark.real("unshare")
 def test_no_default_route(host: Host) -> None:
-    """A host without any route is told to be given its address."""
+    """On a host without any route, the error asks for the address."""
     command = [real_part("unshare"), "--net", sys.executable, "-m", "certmond", "init", f"--root={host.root}",
                f"--state-dir={host.state}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
@@ -1117,7 +1117,7 @@ def test_certificates_elsewhere_and_etcd_elsewhere(host: Host) -> None:
 
 
 def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
-    """What cannot be read is told with one sentence."""
+    """An unreadable file is reported with one sentence."""
     done = certmond("init", "--root", host.root, "--state-dir", host.state, "--kubeadm-config", "/dev/zero")
     assert done.code == 3
     assert "/dev/zero cannot be read (it is no regular file)" in done.err
@@ -1172,8 +1172,8 @@ def test_the_configuration_of_the_real_tree_is_at_hand() -> None:
 
 
 def test_the_state_lies_on_the_node_that_is_written_on(tmp_path: Path) -> None:
-    """Without `--state-dir` it is in `/var/lib/certmond` below `--root`; `init` makes the directories above it, unless
-    nothing is to be done.
+    """Without `--state-dir` the state is in `/var/lib/certmond` below `--root`. `init` creates the directories above
+    it, unless there is nothing to do.
     """
     host = Host(tmp_path)
     options = ("--root", host.root, "--kubeadm-config", host.config)

@@ -54,7 +54,9 @@ def kubeadms_view() -> dict[str, str]:
 
 
 def test_a_healthy_node_is_well(node: Node) -> None:
-    """A real kubeadm node exits 0, with every certificate proven, and only the serial numbers of its CAs noted."""
+    """On a real kubeadm node `check` exits 0 with every certificate proven, and reports only the serial numbers of its
+    CAs.
+    """
     code, document = check(node.root)
     assert code == 0
     assert {entry["name"] for entry in document["certificates"]} == NAMES
@@ -235,7 +237,7 @@ def test_metrics_prints_one_pass(node: Node) -> None:
 
 
 def test_metrics_are_for_programs_as_they_are_and_for_a_terminal_escaped(node: Node) -> None:
-    """A name that a terminal would obey is read back as it is by whoever reads the text; a terminal gets it escaped."""
+    """A program reads a name with control characters unchanged. A terminal gets it escaped."""
     name = "etc/extra/a\x1b[2Jb\x07.crt"
     node.path("etc/extra").mkdir()
     node.write(name, node.read(f"{PKI}/apiserver.crt"))
@@ -248,7 +250,7 @@ def test_metrics_are_for_programs_as_they_are_and_for_a_terminal_escaped(node: N
         process = subprocess.Popen([sys.executable, "-m", "certmond", *map(str, command)], stdout=end)
         os.close(end)
         shown = bytearray()
-        with suppress(OSError):  # EIO, where nobody writes any more
+        with suppress(OSError):  # EIO, when the writer has ended
             while piece := screen.read(1 << 16):
                 shown += piece
         assert process.wait() == 0
@@ -257,7 +259,7 @@ def test_metrics_are_for_programs_as_they_are_and_for_a_terminal_escaped(node: N
 
 
 def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
-    """`metrics -o` replaces the file as a whole, readable for all, and prints nothing; where it cannot, it says so."""
+    """`metrics -o` replaces the file as a whole, readable for all users, and prints nothing. A failure is reported."""
     file = tmp_path / "certmond.prom"
     file.write_text("old")
     with file.open() as reader:
@@ -321,7 +323,7 @@ def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, argument
 
 
 def test_who_only_looks_may_be_anybody(node: Node, tmp_path: Path) -> None:
-    """A state directory that the caller may not read is as one where nothing is remembered, also where it is named."""
+    """A state directory that the caller may not read counts as empty, also if the command names it."""
     closed = tmp_path / "state"
     closed.mkdir(mode=0)
     with running(node.root, tmp_path) as daemon:
@@ -399,7 +401,7 @@ def test_a_time_beyond_the_calendar_is_refused(at: str) -> None:
     ],
 )
 def test_no_verb_looks_beyond_the_calendar_with_a_traceback(node: Node, arguments: tuple[str, ...]) -> None:
-    """Where what would be done ends after the last year there is, or begins before the first, that is said."""
+    """An operation beyond the last year, or before the first, is an error."""
     done = certmond(*arguments, "--root", node.root)
     assert "Traceback" not in done.stderr
     if arguments[:3:2] == ("forecast", "9999-12-31T23:59:59Z"):
@@ -446,7 +448,7 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     [("raise ValueError('SEC' + 'RET')", "an unexpected ValueError in"), ("bytearray(1 << 62)", "enough memory")],
 )
 def test_a_mistake_of_our_own_is_not_a_warning(mistake: str, told: str) -> None:
-    """What nobody foresaw, and want of memory, exit 3; what is told of it quotes nothing, which could be a key."""
+    """An unexpected error and a lack of memory exit 3. The message quotes nothing that could be a key."""
     broken = f"from certmond.cli import main\n@main.cli.command()\ndef broken(): {mistake}\nmain.main()"
     done = subprocess.run([sys.executable, "-c", broken, "broken"], capture_output=True, text=True, check=False)
     assert done.returncode == 3
@@ -474,7 +476,7 @@ def test_streams_that_are_closed_change_nothing(node: Node, tmp_path: Path, clos
 
 
 def test_what_a_library_warns_of_is_not_told(node: Node) -> None:
-    """A name longer than RFC 5280 allows is no reason to print a line of cryptography's source."""
+    """A name longer than RFC 5280 allows does not print a line of cryptography's source."""
     with pytest.warns(UserWarning, match="length"):
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x" * 65, _validate=False)])
     node.write(f"{PKI}/front-proxy-client.crt", make_leaf(make_ca(), subject=name).pem)
@@ -492,7 +494,7 @@ def test_colours_that_are_asked_for_are_there(node: Node, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("arguments", ["check", "check -o json", "metrics", "plan", "config schema", "check --help"])
 def test_a_reader_that_has_gone_is_not_a_warning(node: Node, arguments: str) -> None:
-    """Where the reader of a pipe has gone, as `head` does, the exit code is 3, and nothing is said."""
+    """If the reader of a pipe has ended, like `head`, the exit code is 3, without a message."""
     (reading, output), where = os.pipe(), ["--root", str(node.root)]
     os.close(reading)
     command = [sys.executable, "-m", "certmond", *where, *arguments.split()]
@@ -503,13 +505,13 @@ def test_a_reader_that_has_gone_is_not_a_warning(node: Node, arguments: str) -> 
 
 @pytest.mark.parametrize("arguments", ["check --root /nowhere", "nonsense", "renew --config /nowhere apiserver"])
 def test_an_error_that_nobody_hears_keeps_its_exit_code(arguments: str) -> None:
-    """Where stderr cannot be written either, the exit code is still 3, and not that of a warning."""
+    """If stderr cannot be written either, the exit code is still 3, and not that of a warning."""
     command = f"{sys.executable} -m certmond {arguments} 2> /dev/full"
     assert subprocess.run(["bash", "-c", command], timeout=60, check=False).returncode == 3
 
 
 def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None:
-    """An error of the system that nobody foresaw is told as what it is, and not as one of the output."""
+    """An unexpected error of the system is reported as such, and not as one of the output."""
     (tmp_path / "archive").symlink_to("archive")
     done = certmond("archive", "list", "--state-dir", tmp_path)
     assert done.returncode == 3
@@ -531,7 +533,7 @@ def test_no_name_reaches_the_terminal_as_a_command(node: Node) -> None:
 
 
 def test_an_error_is_told_without_the_key_that_it_quotes() -> None:
-    """A failure whose text quotes a private key is told without it, and exits with 3."""
+    """A failure whose text quotes a private key is reported without it, and exits 3."""
     code = (
         "import sys, certmond.cli.main as verbs\n"
         "from certmond.errors import CertmondError\n"

@@ -14,8 +14,8 @@ AT = datetime(2026, 11, 27, 20, 0, tzinfo=UTC)
 
 
 def test_a_wait_is_told_when_its_reason_changes(capsys: pytest.CaptureFixture[str]) -> None:
-    """The line has the reason, since when, until when, and the command that ends it; where a person has nothing to do,
-    the command that shows what is going on. No reason is repeated.
+    """The line has the reason, its start, its end, and the command that ends it. If the operator has nothing to do, it
+    has the command that shows the progress. No reason is repeated.
     """
     progress = Progress()
     for until in (AT + timedelta(minutes=1), AT + timedelta(minutes=2)):
@@ -28,7 +28,7 @@ def test_a_wait_is_told_when_its_reason_changes(capsys: pytest.CaptureFixture[st
 
 
 def test_nothing_is_told_where_a_document_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """With `-o json` standard output is the document alone."""
+    """With `-o json` standard output has only the document."""
     progress = Progress(quiet=True)
     progress.tell("something")
     progress.wait("something")

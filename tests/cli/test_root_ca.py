@@ -119,7 +119,7 @@ def test_the_pin_is_kubeadms(host: Host) -> None:
     ],
 )
 def test_the_other_families(host: Host, family: str, signs: set[str]) -> None:
-    """Each family has its own CA, leaves, and staged CA, which is told under another family, too."""
+    """Each family has a separate CA, leaves, and staged CA, which is also shown under another family."""
     (present,) = host.document("show", "--family", family)["present"]
     assert set(present["signs"]) == signs
     assert host.run("stage", "--generate", "--family", family, "--key-algorithm", "ECDSA-P256").code == 0
@@ -129,7 +129,7 @@ def test_the_other_families(host: Host, family: str, signs: set[str]) -> None:
 
 
 def test_two_cas_in_place(host: Host) -> None:
-    """In a bundle each certificate is shown with what chains to it; the key is said to be of the one that it is of."""
+    """In a bundle each certificate has its chained leaves, and the key is assigned to its certificate."""
     host.node.write(f"{PKI}/ca.crt", ca().pem + host.node.read(f"{PKI}/ca.crt"))
     first, second = host.document("show")["present"]
     assert (first["signs"], first["key_here"]) == ([], False)
@@ -147,7 +147,7 @@ def test_a_key_with_a_passphrase(host: Host) -> None:
 
 
 def test_a_damaged_key(host: Host) -> None:
-    """A key whose numbers do not fit each other is not staged; and the CA of such a one is not made anew."""
+    """A key whose numbers do not match is not staged, and a CA with such a key is not reissued."""
     new = ca(key="rsa")
     given = host.give(new)
     host.key.write_bytes(damaged(new))
@@ -249,7 +249,7 @@ def test_verify_what_is_no_certificate(host: Host, content: bytes | None) -> Non
 
 @pytest.mark.parametrize("verb", ["verify", "stage"])
 def test_what_cannot_be_read(host: Host, verb: str) -> None:
-    """A file that is not there, a FIFO that nobody writes to and a file of 2 MiB exit 3, both files told at once."""
+    """A missing file, a FIFO without a writer and a file of 2 MiB exit 3, with both files in one message."""
     os.mkfifo(host.key)
     done = host.run(verb, host.certificate, host.key)
     assert done.code == 3
@@ -261,7 +261,7 @@ def test_what_cannot_be_read(host: Host, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", [("show",), ("export",), ("stage", "--generate"), ("verify", "own.crt")])
 def test_nothing_is_in_place(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    """Where the node has no CA of the family, that is told, and nothing is made."""
+    """If the node has no CA of the family, the error reports it, and nothing is created."""
     done = here("root-ca", *verb, "--root", tmp_path)
     assert done.code == 3
     assert f"there is no certificate of ca below {tmp_path}" in done.err
@@ -277,7 +277,9 @@ def test_export(host: Host) -> None:
 
 
 def test_export_into_a_file(host: Host, tmp_path: Path) -> None:
-    """The file is replaced as a whole, with the mode that it had, where a symlink leads; a new one is for everybody."""
+    """The file is replaced as a whole with its mode, at the target of a symlink. A new file is readable for all
+    users.
+    """
     target, link = tmp_path / "trust.pem", tmp_path / "link.pem"
     before = os.umask(0o077)
     try:
@@ -310,7 +312,7 @@ def test_export_where_no_file_can_be(host: Host, tmp_path: Path, target: str) ->
 
 
 def test_export_of_what_is_damaged(host: Host) -> None:
-    """Of a file that is not all legible nothing is exported: a part of a trust is none."""
+    """A partly unreadable file is not exported, because a part of a trust bundle is wrong."""
     host.node.write(f"{PKI}/ca.crt", host.node.read(f"{PKI}/ca.crt") + b"-----BEGIN CERTIFICATE-----\nrubbish\n")
     done = host.run("export")
     assert (done.code, done.out) == (3, "")
@@ -318,7 +320,7 @@ def test_export_of_what_is_damaged(host: Host) -> None:
 
 
 def test_stage(host: Host) -> None:
-    """CERT and KEY are kept, closed to others, and shown with their pin; nothing of the node changes."""
+    """CERT and KEY are stored, closed to others, and shown with their pin. No file of the node changes."""
     before = {path: path.read_bytes() for path in host.node.path("etc/kubernetes").rglob("*") if path.is_file()}
     new = ca("Example Root", key="rsa")
     done = host.stage(new)
@@ -369,7 +371,7 @@ def test_constraints_are_held_against_the_nodes_own_leaves(host: Host) -> None:
 
 
 def test_a_key_that_cannot_be_used_is_told_once(host: Host) -> None:
-    """Of a key with a passphrase it is not told as well that there is none."""
+    """A key with a passphrase is not also reported as missing."""
     new = ca()
     host.give(new)
     host.key.write_bytes(new.key_as(PrivateFormat.PKCS8, b"secret"))
@@ -379,7 +381,7 @@ def test_a_key_that_cannot_be_used_is_told_once(host: Host) -> None:
 
 
 def test_warnings_go_through(host: Host) -> None:
-    """What is only warned of is staged, and told on standard error."""
+    """A CA with warnings is staged, and they are printed on standard error."""
     host.give(ca(serial=0))
     host.key.chmod(0o644)
     done = host.run("stage", host.certificate, host.key)
@@ -389,7 +391,7 @@ def test_warnings_go_through(host: Host) -> None:
 
 
 def test_not_in_place_of_another(host: Host) -> None:
-    """What is staged is replaced with --force only; the very same once more is no news."""
+    """A staged CA is replaced with --force only. The same CA again changes nothing."""
     first, second = ca("first"), ca("second")
     assert host.stage(first).code == 0
     assert host.stage(first).code == 0
@@ -405,7 +407,7 @@ def test_not_in_place_of_another(host: Host) -> None:
 
 
 def test_the_same_for_another_family_is_another(host: Host) -> None:
-    """A CA that is staged for one family is not taken for another's."""
+    """A CA that is staged for one family does not count for another."""
     new = ca("shared")
     assert host.stage(new).code == 0
     assert host.stage(new, "--family", "etcd-ca").code == 2
@@ -422,7 +424,9 @@ def test_a_half_is_put_right(host: Host) -> None:
 
 
 def test_the_ca_of_the_rotation_is_staged_while_it_is_under_way(host: Host) -> None:
-    """A node may hear of a rotation before its CA is staged there, or have lost it: that one is taken, and no other."""
+    """A node may read the record before its CA is staged there, or have lost it: `stage` accepts that CA, and no
+    other.
+    """
     new, now = ca(), datetime.now(UTC)
     under_way = Rotation("r1", "ca", Mode.OVERLAP, (ca().facts,), new.facts, Phase.PREPARE, now)
     with Transactions(str(host.node.root), host.state).lock():
@@ -465,7 +469,7 @@ def test_not_before_the_end_of_a_rotation(host: Host) -> None:
 
 
 def test_somebody_else_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another process is writing nothing is staged, and that is exit 3, with that process."""
+    """While another process writes, nothing is staged, and the error names that process."""
     monkeypatch.setattr("certmond.cli.acting_process.PATIENCE", timedelta())
     with Transactions(str(host.node.root), host.state).lock():
         done = host.stage(ca())
@@ -488,8 +492,8 @@ def test_where_nothing_can_be_written(host: Host, tmp_path: Path) -> None:
 
 @pytest.mark.real("openssl")
 def test_generate(host: Host, tmp_path: Path) -> None:
-    """--generate makes a CA of the present one's name, and of the kind and life that are asked for; old and new
-    together verify the node's leaves, by OpenSSL, in any order.
+    """--generate makes a CA of the present name, and of the requested kind and lifetime. OpenSSL verifies the node's
+    leaves with the old and new CA, in any order.
     """
     done = host.run("stage", "--generate", "--key-algorithm", "ECDSA-P384", "--validity", "20y")
     assert (done.code, done.err) == (0, "")
@@ -525,8 +529,8 @@ def test_a_short_one_is_warned_of(host: Host) -> None:
 
 @pytest.mark.real("openssl")
 def test_reuse_key(host: Host) -> None:
-    """--reuse-key makes the present CA anew: the same key, pin, name and identifier, and the new one alone verifies
-    every leaf, by certmond and by OpenSSL.
+    """--reuse-key reissues the present CA with the same key, pin, name and identifier. The new one alone verifies every
+    leaf, by certmond and by OpenSSL.
     """
     (present,) = host.document("show")["present"]
     done = host.run("stage", "--reuse-key", "--validity", "15y")
@@ -567,7 +571,7 @@ def test_without_the_key_of_the_present_one(host: Host) -> None:
 
 
 def test_with_the_key_of_the_present_one(host: Host) -> None:
-    """Where the node signs, a CA without its key is of no use, and refused."""
+    """If the node signs, a CA without its key is refused."""
     host.give(ca())
     done = host.run("stage", host.certificate)
     assert done.code == 2
@@ -609,7 +613,7 @@ def test_a_validity_beyond_the_calendar(host: Host) -> None:
 
 
 def test_a_configuration_that_others_can_write_is_not_obeyed(host: Host, tmp_path: Path) -> None:
-    """Who could choose what is staged would choose whom the cluster trusts."""
+    """A user who could choose the staged CA could choose the trust of the cluster."""
     config = tmp_path / "config.yaml"
     config.write_text("mode: observe\n")
     config.chmod(0o666)
@@ -620,7 +624,7 @@ def test_a_configuration_that_others_can_write_is_not_obeyed(host: Host, tmp_pat
 
 
 def test_the_entry_point(host: Host) -> None:
-    """As a process of its own the group explains itself, stages under any umask, and leaves no core of the key."""
+    """As a separate process the group prints its help, stages under any umask, and leaves no core dump of the key."""
     done = separate("root-ca", "--help")
     assert done.returncode == 0
     for verb in ("show", "verify", "export", "stage"):
@@ -637,7 +641,7 @@ def test_the_entry_point(host: Host) -> None:
 
 
 def test_who_only_looks_may_be_anybody(host: Host) -> None:
-    """Where the caller may not look into the state directory `show` says so, and shows the rest."""
+    """If the caller may not read the state directory, `show` reports that, and shows everything else."""
     if os.geteuid() != 0:
         unavailable("only root can stop being root")
     assert host.stage(ca()).code == 0

@@ -102,7 +102,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def test_an_endpoint_that_serves_the_new_one_is_told(served: Served) -> None:
-    """It is done then: exit 0."""
+    """The command is then complete: exit 0."""
     done = served.certmond("renew", "leaf")
     assert (done.exit_code, done.stderr) == (0, "")
     assert f"leaf is served at 127.0.0.1:{served.port}\n" in done.stdout

@@ -56,7 +56,7 @@ def test_nothing_is_the_default_configuration(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["''", "'  '", '"one\\nanother"'])
 def test_who_renews_is_told_in_a_few_words(text: str) -> None:
-    """`renewed_by` is text on one line, for it becomes part of sentences."""
+    """`renewed_by` is text on one line, because messages quote it."""
     (said,) = problems(f"certificates: [{{name: a, path: /a, renewed_by: {text}}}]")
     assert "renewed_by: must be a few words, on one line" in said
 
@@ -127,7 +127,7 @@ def test_anchors_aliases_and_merge_keys_are_understood() -> None:
     assert (c.path, c.mode, c.owner) == ("/c", 0o640, "root:root")
 
 
-# --- what is refused, and how it is said ------------------------------------------------------------------------------
+# --- errors and their messages ----------------------------------------------------------------------------------------
 
 IN_FILE = [
     ("archive: many", ":1: archive: must be a whole number, not 'many'"),
@@ -261,7 +261,7 @@ IN_SERVICE = [
 
 @pytest.mark.parametrize("field", ["serves: text", "serves: [text]", "reloads: {x: y}", "after: {s: s}"])
 def test_what_is_of_the_wrong_form_is_told_once(field: str) -> None:
-    """What it would mean if it were another form is nobody's question."""
+    """Its meaning in another type is not checked."""
     (found,) = problems(f"services: [{{name: s, kind: command, command: [/s], {field}}}]\n")
     assert ": must be " in found
 
@@ -282,7 +282,7 @@ def test_a_certificate_says_what_is_wrong_with_which_of_its_fields(field: str, s
 
 
 def test_what_is_served_is_a_certificate_of_the_configuration() -> None:
-    """Each name that is none is told in its place, and so is each endpoint that nobody can connect to."""
+    """Each unknown name is reported at its place, and so is each endpoint without a possible connection."""
     text = """\
 certificates: [{name: web, path: /web}]
 services:
@@ -327,8 +327,8 @@ def test_a_service_says_what_is_wrong_with_which_of_its_fields(fields: str, said
 
 
 def test_an_entry_that_keeps_its_key_has_no_signer_that_makes_one() -> None:
-    """kubeadm makes a key of its own: whoever gives it an entry of the profile that keeps its key is told what to
-    write, at the line with the signer.
+    """kubeadm makes a new key: an entry of the profile that keeps its key gets an error with the setting, at the line
+    with the signer.
     """
     text = """
         signers: [{name: adm, kind: kubeadm}, {name: site, kind: command, command: [/helper]}, {name: api, kind: csr}]
@@ -421,7 +421,7 @@ def test_a_key_of_another_version_is_told_from_a_mistake() -> None:
 
 
 def test_a_problem_in_an_overriding_entry_is_told_where_the_field_stands() -> None:
-    """Merging moves entries; a sentence still points to the file, line and number where somebody wrote the field."""
+    """Merging moves entries. The error still has the file, line and number of the field."""
     first = "certificates:\n- {name: a, path: /a}\n- name: b\n  path: b\n"
     second = "certificates:\n- name: b\n  mode: 9\n"
     assert [said.partition(": must")[0] for said in problems(first, second)] == [
@@ -751,7 +751,7 @@ def test_a_configuration_that_others_can_write_may_not_have_certmond_act(tmp_pat
 @pytest.mark.parametrize("name", ["config.yaml", "conf.d/a.yaml"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket", "link to a pipe"])
 def test_only_a_regular_file_is_a_configuration(tmp_path: Path, name: str, kind: str) -> None:
-    """What might never end, or never begin, is told as a problem and not waited for."""
+    """A file without an end, or without a writer, is an error without a wait."""
     path = tmp_path / name
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "config.yaml").write_text("profile: none")
@@ -782,7 +782,7 @@ def test_who_acts_by_hand_obeys_no_configuration_that_others_can_write(tmp_path:
 
 @pytest.mark.parametrize("below", ["", "conf.d", "elsewhere"])
 def test_a_directory_that_others_can_write_is_as_bad_as_the_file(tmp_path: Path, below: str) -> None:
-    """Who may put a file in place of the one that is read may write it; where the sticky bit is set, nobody may."""
+    """A user who can replace the file can write it. The sticky bit prevents the replacement."""
     home = tmp_path / "home"
     for name in ("conf.d", "elsewhere"):
         (home / name).mkdir(parents=True)
@@ -802,7 +802,7 @@ def test_a_directory_that_others_can_write_is_as_bad_as_the_file(tmp_path: Path,
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("below", ["", "conf.d"])
 def test_a_directory_of_another_user_is_as_bad_as_the_file(tmp_path: Path, below: str) -> None:
-    """Who owns the directory can put what they like into it."""
+    """The owner of the directory can put any file into it."""
     home = tmp_path / "home"
     (home / "conf.d").mkdir(parents=True)
     os.chown(home / below, 1234, 0)
@@ -813,7 +813,7 @@ def test_a_directory_of_another_user_is_as_bad_as_the_file(tmp_path: Path, below
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_configuration_of_another_user_may_not_have_certmond_act(tmp_path: Path) -> None:
-    """A file that belongs to neither root nor whoever runs certmond is refused in enforce mode."""
+    """A file that belongs neither to root nor to the user of certmond is refused in enforce mode."""
     main = tmp_path / "config.yaml"
     main.write_text("mode: enforce")
     main.chmod(0o600)
@@ -824,11 +824,11 @@ def test_a_configuration_of_another_user_may_not_have_certmond_act(tmp_path: Pat
 
 @pytest.mark.parametrize("command", ["hook", "/hook --now", ["hook"], [], [""], ["/a\0b"]])
 def test_a_hook_is_a_list_that_begins_with_a_whole_path(command: object) -> None:
-    """No shell takes it apart and no PATH is searched: what is run is said in full."""
+    """certmond uses no shell and no PATH for a hook."""
     (said,) = problems(yaml.safe_dump({"hooks": [{"name": "x", "command": command}]}))
     assert said.startswith("a.yaml:2: hooks[0].command: must be a list ")
 
 
 def test_a_configuration_with_a_hook_runs_programs() -> None:
-    """It acts, so that nobody else may be able to write it, in observe mode, too."""
+    """A hook runs programs, so no other user may be able to write the configuration, also in observe mode."""
     assert read("hooks: [{name: x, command: [/x]}]").acts

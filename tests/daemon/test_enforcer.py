@@ -1,4 +1,6 @@
-"""The daemon in enforce mode keeps the node's certificates, whoever kills, fills, waits or writes beside it."""
+"""The daemon in enforce mode maintains the node's certificates, despite kills, full disks, waits and concurrent
+writers.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def renewed(daemon: Running, name: str, result: str = "done") -> float:
 
 
 def at_rest(daemon: Running, host: Host) -> bool:
-    """Everything is renewed, and nothing planned any more."""
+    """Return whether everything is renewed and the plan is empty."""
     return daemon.number('certmond_planned_steps{step="issue"}') == 0 and all(
         entry["findings"] == [] for entry in daemon.status()["certificates"]
     )
@@ -254,7 +256,7 @@ def test_observing_writes_nothing(host: Host) -> None:
 
 
 def test_a_reload_begins_to_enforce(host: Host) -> None:
-    """A daemon that is told to enforce by a new configuration renews what is due."""
+    """A daemon whose new configuration sets enforce mode renews what is due."""
     host.settings["mode"] = "observe"
     with enforcing(host) as daemon:
         host.settings["mode"] = "enforce"
@@ -265,7 +267,7 @@ def test_a_reload_begins_to_enforce(host: Host) -> None:
 
 
 def test_a_hold_is_seen_to_end(host: Host) -> None:
-    """While the file that holds is there nothing is renewed, which is told once; when it goes, all is."""
+    """While the hold file exists nothing is renewed, which is reported once. When it is removed, everything is."""
     host.settings["hold"] = {"unsynchronised_clock": False, "file": "/run/upgrade"}
     host.put("/run/upgrade", b"")
     del host.entries["kubelet-client"]  # a day before its end it is critical, and does not wait
@@ -289,7 +291,7 @@ def test_a_hold_is_seen_to_end(host: Host) -> None:
 
 
 class Gate:
-    """A signer that stands still in the middle of a step until the test lets it go on."""
+    """A signer that is blocked in the middle of a step until the test releases it."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -316,15 +318,15 @@ class Gate:
         return self.asked.exists() and self.asked.read_text().endswith("\n")
 
     def open(self) -> None:
-        """Let all go on, those that come later, too."""
+        """Release all calls, including later ones."""
         os.write(self._held, b"go\n" * 100)
 
     def close(self) -> None:
-        """Whoever still stands there goes home."""
+        """Close the gate, which ends each waiting call."""
         os.close(self._held)
 
     def dismiss(self) -> None:
-        """Send home the one that stands there, for whom nobody waits any more."""
+        """End the waiting call, for which no process waits."""
         os.write(self._held, b"home\n")
         with suppress(ProcessLookupError):
             end = os.pidfd_open(int(self.asked.read_text().split()[-1]))
@@ -343,7 +345,9 @@ def gate(host: Host) -> Iterator[Gate]:
 
 @pytest.mark.real("openssl")
 def test_killed_in_the_middle(host: Host, gate: Gate) -> None:
-    """A daemon that is killed while a step is under way has done the ones before; the next goes on with the rest."""
+    """A daemon that is killed during a step has completed the steps before. The next daemon continues with the
+    others.
+    """
     gate.stand_before("etcd-server")
     before = host.serials()
     with enforcing(host) as daemon:
@@ -396,7 +400,7 @@ def test_killed_whenever(host: Host, moment: str) -> None:
 
 @pytest.mark.real("openssl")
 def test_stopped_in_the_middle(host: Host, gate: Gate) -> None:
-    """A daemon that is told to stop ends the step that it is at, begins no other, and exits with 0."""
+    """A daemon that is stopped completes its step, begins no other, and exits 0."""
     gate.stand_before("apiserver")
     before = host.serials()
     with enforcing(host) as daemon:
@@ -438,7 +442,7 @@ def test_a_command_waits_for_the_daemon(host: Host, gate: Gate) -> None:
 
 
 def test_the_daemon_waits_for_a_command(host: Host) -> None:
-    """While somebody else is writing the daemon goes on observing; then it does what is due."""
+    """While another process writes, the daemon still observes. Then it makes the due steps."""
     with Transactions(str(host.root), host.state).lock() as _:
         manager = enforcing(host)
         daemon = manager.__enter__()
@@ -502,8 +506,8 @@ def test_a_signer_is_asked_again_by_the_next_daemon(waiting: tuple[Host, Helper]
 
 @pytest.mark.parametrize("obstacle", ["full", "read-only"])
 def test_a_state_that_cannot_be_written_does_not_blind(host: Host, mount: Any, obstacle: str) -> None:
-    """With its state directory full or read-only the daemon says so, writes nothing on the node, and goes on observing;
-    when that is over, the next look renews.
+    """If its state directory is full or read-only, the daemon reports it, writes nothing on the node, and still
+    observes. When it is writable again, the next pass renews.
     """
     host.enforcer().executor.recover()
     if obstacle == "full":
@@ -521,7 +525,7 @@ def test_a_state_that_cannot_be_written_does_not_blind(host: Host, mount: Any, o
     with enforcing(host) as daemon:
         daemon.until(lambda: "step_failed" in daemon.log.read_text(), "told")
         assert fact in daemon.log.read_text()
-        if obstacle == "full":  # what became of a step is told where it cannot be noted, too
+        if obstacle == "full":  # the result of a step is reported also if it cannot be recorded
             daemon.until(lambda: '"result": "failed"' in daemon.log.read_text(), "told")
         assert "Traceback" not in daemon.log.read_text()
         host.at(ENTRIES["apiserver"]["key"]).chmod(0o644)
@@ -541,8 +545,8 @@ def test_a_state_that_cannot_be_written_does_not_blind(host: Host, mount: Any, o
 
 
 def test_bundles_follow_what_others_do(host: Host) -> None:
-    """When somebody else replaces a certificate, the bundle that is made from it follows; a foreign file in the place
-    of one is left alone, which is told once.
+    """When another process replaces a certificate, its bundle follows. A foreign file at the path of a bundle stays,
+    which is reported once.
     """
     host.settings["derived"] = [
         {"name": "front", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/front.pem"},
@@ -571,7 +575,7 @@ def test_bundles_follow_what_others_do(host: Host) -> None:
 
 
 class Leaks:
-    """Looks for private keys in whatever was said or kept: as PEM, as base64 of that, and as the numbers themselves."""
+    """Searches output and files for private keys: as PEM, as base64 of it, and as the numbers."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -611,7 +615,9 @@ class Leaks:
 
 
 def told(host: Host, work: Path) -> dict[str, bytes]:
-    """All that certmond wrote but certificates and keys: its state, what it renders, what children got."""
+    """Return everything that certmond wrote except certificates and keys: its state, its metrics, the input of child
+    processes.
+    """
     secret = re.compile(r"archive/[^/]+/[^/]+/\d+-.*|pending/.*\.key")
     kept = {str(path.relative_to(host.state)): path for path in host.state.rglob("*") if path.is_file()}
     kept = {name: path for name, path in kept.items() if not secret.fullmatch(name)}
@@ -627,8 +633,8 @@ def told(host: Host, work: Path) -> dict[str, bytes]:
 @pytest.mark.timeout(300)
 @pytest.mark.real("openssl")
 def test_no_key_is_told(tmp_path: Path) -> None:
-    """No private key, old or new, is in anything that certmond says, notes, renders, or hands to a child: not by hand
-    with -v, not in a failure, not from the daemon, not when the disk fails at any moment; the state is ours alone.
+    """No private key, old or new, is in the output, the log, the metrics, or the input of a child process: not with -v,
+    not in a failure, not of the daemon, and not if the disk fails at any moment. Only root can read the state.
     """
     host = Host(tmp_path / "host", now=now())
     bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
@@ -672,13 +678,13 @@ def test_no_key_is_told(tmp_path: Path) -> None:
     strace = real_part("strace")
     results = set()
     for call, calls in (("fsync", range(1, 24, 3)), ("renameat", range(1, 6, 3)), ("write", range(1, 13))):
-        for n in calls:  # of the writes, some are of what is said; which, differs from host to host
+        for n in calls:  # some of the writes are output; which ones, differs from host to host
             inject = (strace, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={n}")
             results.add(by_hand("-v", "renew", "admin.conf", command=inject))
     assert results == {0, 2, 3}
     host.now = now()
     for name in host.entries:
-        host.install(name)  # all are due once more
+        host.install(name)  # all are due again
     leaks.look_again()
     (host.state / "renewals.json").unlink()
     helper.answers(1, "cookie")

@@ -32,7 +32,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def config(work: Path, certificates: list[dict[str, object]], **more: object) -> list[str]:
-    """The options for a configuration of its own, without a profile."""
+    """Return the options for a separate configuration without a profile."""
     path = work / "config.yaml"
     path.write_text(yaml.safe_dump({"profile": "none", "certificates": certificates, **more}))
     return ["--config", str(path)]
@@ -57,7 +57,7 @@ def shows(daemon: Running, name: str, certificate: x509.Certificate) -> None:
 
 
 def test_a_replaced_leaf_is_seen(node: Node, work: Path) -> None:
-    """A leaf replaced by rename shows its new serial number and end."""
+    """A leaf that is replaced by a rename has its new serial number and end."""
     with running(node.root, work) as daemon:
         before = daemon.entry("apiserver")
         certificate, key = node.mint(node.certificate(f"{API}.crt"), end=datetime(2027, 12, 24, tzinfo=UTC))
@@ -95,7 +95,7 @@ def test_a_certificate_that_goes_takes_its_series_along(node: Node, work: Path) 
 
 
 def test_a_fifo_does_not_hang(node: Node, work: Path) -> None:
-    """A FIFO in a certificate's place is a finding, and everything else goes on."""
+    """A FIFO in place of a certificate is a finding, and all other work continues."""
     with running(node.root, work) as daemon:
         node.path(f"{API}.crt").unlink()
         os.mkfifo(node.path(f"{API}.crt"))
@@ -115,7 +115,7 @@ def test_2_gigabytes_are_not_read(node: Node, work: Path) -> None:
 
 
 def test_a_target_rewritten_behind_a_symlink_is_seen(node: Node, work: Path) -> None:
-    """The file behind the kubelet's symlink is rewritten in place, and the new certificate shows."""
+    """The file behind the kubelet's symlink is rewritten in place, and the new certificate is shown."""
     with running(node.root, work) as daemon:
         certificate, key = node.mint(node.certificate(KUBELET_PEM))
         node.write(KUBELET_PEM, pem(certificate) + key_pem(key))
@@ -123,7 +123,7 @@ def test_a_target_rewritten_behind_a_symlink_is_seen(node: Node, work: Path) -> 
 
 
 def test_the_kubelets_own_rotation_is_seen(node: Node, work: Path) -> None:
-    """The kubelet writes a new dated PEM and moves its symlink; the retired PEM is no finding."""
+    """The kubelet writes a new dated PEM and moves its symlink. The old PEM has no finding."""
     with running(node.root, work) as daemon:
         certificate, key = node.mint(node.certificate(KUBELET_PEM))
         dated = "var/lib/kubelet/pki/kubelet-client-2026-11-25-10-00-00.pem"
@@ -138,7 +138,7 @@ def test_the_kubelets_own_rotation_is_seen(node: Node, work: Path) -> None:
 
 
 def test_a_projected_volume_swaps_its_data(node: Node, work: Path) -> None:
-    """Files behind a `..data` symlink, as in a projected volume, are seen when the symlink is swapped."""
+    """Files behind a `..data` symlink, as in a projected volume, are read when the symlink is swapped."""
     volume = node.path("volume")
     one, two = volume / "..one", volume / "..two"
     for place in (one, two):
@@ -158,7 +158,7 @@ def test_a_projected_volume_swaps_its_data(node: Node, work: Path) -> None:
 
 
 def test_same_size_and_mtime_are_no_disguise(node: Node, work: Path) -> None:
-    """A file replaced by one of the same size and mtime is seen."""
+    """A file that is replaced by one of the same size and mtime is detected."""
     old = node.read(f"{API}.crt")
     status = node.path(f"{API}.crt").stat()
     with running(node.root, work) as daemon:
@@ -182,7 +182,7 @@ def test_a_bad_block_hides_no_good_one(node: Node, work: Path) -> None:
 
 
 def test_a_token_user_hides_no_certificate(node: Node, work: Path) -> None:
-    """In a kubeconfig, users with a token or an exec plugin stand beside those with certificates and hide none."""
+    """In a kubeconfig, users with a token or an exec plugin hide no user with a certificate."""
     document = node.kubeconfig("etc/kubernetes/admin.conf")
     document["users"] = [
         {"name": "robot", "user": {"token": "abc"}},
@@ -197,7 +197,7 @@ def test_a_token_user_hides_no_certificate(node: Node, work: Path) -> None:
 
 
 def test_duplicates_are_told_apart(node: Node, work: Path) -> None:
-    """Two entries for one file, and one certificate twice in a bundle, give no series twice."""
+    """Two entries for one file, and one certificate twice in a bundle, give no duplicate series."""
     node.write("bundle.pem", node.read(f"{PKI}/ca.crt") * 3)
     rows: list[dict[str, object]] = [
         {"name": "one", "path": "/bundle.pem", "kind": "bundle"},
@@ -211,7 +211,7 @@ def test_duplicates_are_told_apart(node: Node, work: Path) -> None:
 
 
 def test_a_directory_that_comes_later_is_seen(node: Node, work: Path) -> None:
-    """A directory that is not there yet, or goes and comes back, is picked up when it comes."""
+    """A directory that does not exist yet, or is removed and created again, is watched when it appears."""
     options = config(work, [{"name": "later", "path": "/a/b/c/tls.crt"}])
     with running(node.root, work, *options) as daemon:
         assert daemon.reasons("later") == {"missing"}
@@ -228,7 +228,7 @@ def test_a_directory_that_comes_later_is_seen(node: Node, work: Path) -> None:
 
 
 def test_permissions_are_watched(node: Node, work: Path) -> None:
-    """A chmod alone, with the bytes as they were, is seen at once and cleared at once."""
+    """A chmod alone, without a change of bytes, is a finding at once, and is cleared at once."""
     with running(node.root, work) as daemon:
         node.path(f"{API}.key").chmod(0o644)
         daemon.until(lambda: daemon.reasons("apiserver") == {"too_open"}, "too open")
@@ -237,7 +237,7 @@ def test_permissions_are_watched(node: Node, work: Path) -> None:
 
 
 def test_a_scrape_never_sees_half_a_pass(node: Node, work: Path) -> None:
-    """Whoever reads the metrics while passes are made sees every certificate each time."""
+    """Each scrape during passes has every certificate."""
     with running(node.root, work) as daemon:
         counts: set[int] = set()
         stop = threading.Event()
@@ -274,7 +274,7 @@ def test_a_storm_ends_in_the_truth(node: Node, work: Path) -> None:
 def test_time_alone_moves_the_verdict(node: Node, work: Path) -> None:
     """A certificate's end comes without any event, and the finding with it: no resync is needed."""
     with running(node.root, work) as daemon:
-        for life in (3, 9, 27):  # on a busy machine the first may have ended before anybody looks
+        for life in (3, 9, 27):  # on a busy machine the first may end before it is observed
             now = datetime.now(UTC).replace(microsecond=0)
             node.reissue(API, start=now - timedelta(minutes=5), end=now + timedelta(seconds=life))
             shows(daemon, "apiserver", node.certificate(f"{API}.crt"))
@@ -288,7 +288,7 @@ def test_time_alone_moves_the_verdict(node: Node, work: Path) -> None:
 
 
 def test_a_mount_over_the_directory_is_seen(node: Node, work: Path) -> None:
-    """A file system mounted over a watched directory shows what is in it, and what was there when it is gone."""
+    """A file system mounted over a watched directory shows its files, and after the unmount those below it."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     options = config(work, [{"name": "apiserver", "path": f"/{API}.crt"}], poll="1h")  # whatever file system this is
@@ -326,7 +326,7 @@ def test_it_stops_when_asked(node: Node, work: Path) -> None:
 
 
 def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
-    """A second daemon with the same runtime directory says so and exits with 3."""
+    """A second daemon with the same runtime directory reports it and exits 3."""
     with running(node.root, work) as daemon:
         command = ["-m", "certmond", "--root", str(node.root), "run", "--runtime-dir", str(daemon.runtime)]
         second = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=20, check=False)
@@ -337,7 +337,7 @@ def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
 
 @pytest.mark.real("strace")
 def test_a_lock_that_cannot_be_had_is_not_another_daemon(node: Node, work: Path) -> None:
-    """Where the file system of the runtime directory gives no locks, that is what is said; the exit code is 3."""
+    """If the file system of the runtime directory supports no locks, the error reports that, and the exit code is 3."""
     without = (real_part("strace"), "-f", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK")
     command = ("-m", "certmond", "--root", str(node.root), "run", "--runtime-dir", str(work / "run"))
     done = subprocess.run([*without, sys.executable, *command], capture_output=True, text=True, check=False)
@@ -346,7 +346,7 @@ def test_a_lock_that_cannot_be_had_is_not_another_daemon(node: Node, work: Path)
 
 
 def test_a_full_runtime_directory_is_told_once(node: Node, work: Path) -> None:
-    """A full runtime directory is one journal entry, no crash, and over when there is room again."""
+    """A full runtime directory is one journal entry and no crash. It ends when there is space again."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     (work / "run").mkdir()
@@ -391,7 +391,9 @@ def test_no_core_file_gets_a_key(node: Node, work: Path) -> None:
 
 
 def test_a_hook_is_told_of_a_finding_once_over_restarts_of_the_daemon(node: Node, work: Path) -> None:
-    """Raised once, not again by a restart, cleared once when the finding is gone; the metrics count it."""
+    """It runs once for the raised finding, not again after a restart, and once for the cleared one. The metrics count
+    it.
+    """
     log, program = work / "told", work / "hook"
     program.write_text(f"#!/bin/sh\ncat >>{log}\n")
     program.chmod(0o755)
@@ -418,7 +420,9 @@ def test_a_hook_is_told_of_a_finding_once_over_restarts_of_the_daemon(node: Node
 
 
 def test_a_hook_is_run_only_for_a_configuration_that_nobody_else_can_write(work: Path) -> None:
-    """Who can write the configuration decides what is run: with a hook in it, one that others can write is refused."""
+    """A user who can write the configuration chooses the program: with a hook in it, a configuration that others can
+    write is refused.
+    """
     options = config(work, [], hooks=[{"name": "log", "command": ["/bin/true"]}])
     (work / "config.yaml").chmod(0o666)
     done = subprocess.run(

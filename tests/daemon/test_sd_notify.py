@@ -1,4 +1,4 @@
-"""What the service manager is told, on a socket as systemd has one."""
+"""The notifications to the service manager, on a socket like that of systemd."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 @pytest.mark.parametrize("tell", [Notifier.status, Notifier.ready])
 def test_a_name_says_nothing_to_the_service_manager(manager: socket.socket, tell: object) -> None:
-    """A status is one line, however a certificate is called: each more would be an order, such as to end certmond."""
+    """A status is one line, whatever the name of a certificate: another line would be a command, such as to end
+    certmond.
+    """
     assert callable(tell)
     tell(Notifier(), "1 critical (a\nWATCHDOG=trigger\nMAINPID=1\udcff: malformed)")
     told = manager.recv(4096).decode().removeprefix("READY=1\n")
@@ -32,13 +34,13 @@ def test_a_name_says_nothing_to_the_service_manager(manager: socket.socket, tell
 
 
 def test_a_status_of_any_length_is_told(manager: socket.socket) -> None:
-    """Cut off, for a message has a limit."""
+    """A message has a size limit."""
     Notifier().status("x" * (1 << 24))
     assert manager.recv(4096) == b"STATUS=" + b"x" * 500
 
 
 def test_a_service_manager_that_does_not_listen_ends_nothing(manager: socket.socket, tmp_path: Path) -> None:
-    """What is told is for it, and nothing of the work depends on it."""
+    """A notification that fails does not affect the work."""
     notifier = Notifier()
     (tmp_path / "notify").unlink()
     notifier.ready("well")

@@ -93,7 +93,7 @@ def create(node: Node, name: str, content: bytes | str) -> None:
 
 
 def keep_only(node: Node, *names: str) -> None:
-    """Remove every file that is none of `names`."""
+    """Remove every file outside `names`."""
     for directory, _, files in os.walk(node.root):
         for file in (Path(directory) / file for file in files):
             if str(file.relative_to(node.root)) not in names:
@@ -101,7 +101,7 @@ def keep_only(node: Node, *names: str) -> None:
 
 
 def new_ca(node: Node, name: str, like: str = f"{PKI}/ca") -> None:
-    """A CA of its own at `name`.crt and `name`.key."""
+    """Write a separate CA to `name`.crt and `name`.key."""
     key = ec.generate_private_key(ec.SECP256R1())
     create(node, f"{name}.crt", pem(ca_like(node.certificate(f"{like}.crt"), key)))
     create(node, f"{name}.key", key_pem(key))
@@ -116,7 +116,7 @@ def new_leaf(node: Node, name: str, like: str, ca: str = f"{PKI}/ca") -> None:
 
 
 def test_a_node_as_kubeadm_made_it_differs_in_nothing(node: Node) -> None:
-    """On a node as kubeadm made it the configuration is the profile and the node's name, and says so."""
+    """On a node of kubeadm the configuration has only the profile and the node's name, and reports that."""
     text = found(node)
     assert text == (
         "# nothing on this node differs from the profile kubeadm\n"
@@ -149,7 +149,7 @@ def test_a_moved_pair_is_an_override_that_names_its_flags(node: Node) -> None:
 
 
 def test_a_file_that_a_flag_names_is_missed_when_it_goes(node: Node) -> None:
-    """What is discovered under another path is missing as soon as it is not there any more."""
+    """A certificate that was discovered under another path is missing as soon as it does not exist there."""
     test_a_moved_pair_is_an_override_that_names_its_flags(node)
     text = found(node)
     node.path("etc/ssl/private/api.crt").unlink()
@@ -158,9 +158,9 @@ def test_a_file_that_a_flag_names_is_missed_when_it_goes(node: Node) -> None:
 
 
 def test_etcds_certificates_elsewhere(node: Node) -> None:
-    """etcd's certificates in /etc/etcd, as StarlingX has them, are overrides; a CA's key is looked for beside it.
+    """etcd's certificates in /etc/etcd, as on StarlingX, are overrides. A CA's key is expected beside it.
 
-    What no flag names cannot be told to have moved: it is not expected any more, and a comment says so.
+    A file that no flag names cannot be found at another path: it is no longer expected, and a comment reports it.
     """
     move(node, f"{PKI}/etcd", "etc/etcd")
     for manifest in (API, ETCD):
@@ -285,7 +285,7 @@ def test_manifests_elsewhere(node: Node, how: str) -> None:
     "content", [b"spec: [", b"", b"- a\n", b"\x00\xff\xfe", b"spec: {containers: {a: 1}}", b"a: 1\n---\nb: 2\n"]
 )
 def test_a_broken_manifest_is_said_in_a_comment(node: Node, content: bytes) -> None:
-    """A manifest that cannot be read is named in a comment, and the rest of the node is told as ever."""
+    """A comment names an unreadable manifest, and all other files are discovered."""
     node.write(API, content)
     text = found(node)
     assert f"/{API}" in comments(text)[0]
@@ -295,7 +295,7 @@ def test_a_broken_manifest_is_said_in_a_comment(node: Node, content: bytes) -> N
 
 
 def test_a_manifest_that_is_no_file_is_said_in_a_comment(node: Node) -> None:
-    """A directory, or a link that leads nowhere, in the place of a manifest is no traceback either."""
+    """A directory or a dangling link in place of a manifest gives no traceback."""
     node.path(API).unlink()
     node.path(API).mkdir()
     node.path(f"{MANIFESTS}/gone.yaml").symlink_to("/nowhere")
@@ -303,7 +303,7 @@ def test_a_manifest_that_is_no_file_is_said_in_a_comment(node: Node) -> None:
 
 
 def test_an_empty_root(node: Node) -> None:
-    """Where there is nothing of a node, a comment says so, and the configuration is the profile alone."""
+    """If the root has no part of a node, a comment reports it, and the configuration is only the profile."""
     keep_only(node)
     text = found(node)
     assert f"there is nothing of a Kubernetes node below {node.root}" in comments(text)[0]
@@ -559,7 +559,7 @@ def test_the_kubelets_serving_certificate(node: Node) -> None:
 
 
 def test_settings_that_are_no_paths_are_passed_over(node: Node) -> None:
-    """A place of manifests or of a kubeconfig that is relative, or no path at all, is as good as none."""
+    """A manifest directory or kubeconfig with a relative path, or no path at all, counts as unset."""
     create(node, "var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=--pod-manifest-path=x --kubeconfig=a*b\n")
     assert "nothing on this node differs" in comments(found(node))[0]
     create(node, KUBELET, 'staticPodPath: "/a\\0b"\n')
@@ -577,7 +577,7 @@ def test_a_manifest_whose_name_is_no_text_is_passed_over(node: Node) -> None:
     "fields", [{"authentication": None}, {"authentication": {"x509": []}}, {"authentication": "x"}]
 )
 def test_a_strange_kubelet_configuration(node: Node, fields: dict[str, object]) -> None:
-    """What has not the shape of a kubelet's configuration says nothing."""
+    """A document without the fields of a kubelet's configuration is ignored."""
     create(node, KUBELET, yaml.safe_dump({"kind": "KubeletConfiguration", **fields}))
     assert "nothing on this node differs" in comments(found(node))[0]
 
@@ -594,7 +594,7 @@ def test_without_a_profile_all_that_flags_name_is_listed(node: Node) -> None:
 
 
 def test_a_name_that_kubernetes_would_not_take_is_left_out(node: Node) -> None:
-    """The node's name is told only where it can be one; the configuration in force has the first word."""
+    """The node's name is proposed only if it is valid. The present configuration takes precedence."""
     keep_only(node)
     create(node, "etc/hostname", "not_a-name!\n")
     assert "node_name" not in yaml.safe_load(found(node))
@@ -674,7 +674,7 @@ def test_a_manifest_of_another_shape_is_no_traceback(node: Node, part: str, valu
 
 
 def test_a_kubelet_conf_that_is_none_says_nothing(node: Node) -> None:
-    """A broken kubelet.conf tells nothing here, and stays the finding that it is."""
+    """A broken kubelet.conf gives no entry, and its finding stays."""
     node.write("etc/kubernetes/kubelet.conf", "a: [")
     text = found(node)
     assert not entries(text)

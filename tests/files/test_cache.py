@@ -1,4 +1,6 @@
-"""Reading files on a real file system: what is followed, what is opened, and when a file is looked at again."""
+"""Reading files on a real file system: the links that are followed, the files that are opened, and when they are read
+again.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ YEAR = 365 * 86400
 
 
 class Reader:
-    """A parser that remembers what it was given."""
+    """A parser that stores its input."""
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
@@ -126,7 +128,7 @@ class Calls:
 
 
 def settle(path: Path) -> None:
-    """As if its last change were long ago, which the kernel's clock cannot be told."""
+    """Set the times as if the last change were long ago, which the kernel does not allow for ctime."""
     past = time.time_ns() - YEAR * 10**9
     os.utime(path, ns=(past, past))
 
@@ -198,7 +200,7 @@ def test_forty_links_are_followed_and_no_more(tree: Tree) -> None:
 
 
 def test_what_is_not_there_is_missing(tree: Tree) -> None:
-    """Whichever part of the path is not; a link that leads nowhere is known as a link."""
+    """Any part of the path may be absent. A dangling link is known as a link."""
     tree.write("/etc/file")
     tree.link("/etc/dangling.crt", "/nowhere/a.crt")
     for path in ("/etc/a.crt", "/a/b/c.crt", "/etc/file/a.crt", "/etc/dangling.crt"):
@@ -222,7 +224,7 @@ def test_a_name_that_no_file_can_have_is_a_fault(tree: Tree) -> None:
 
 
 def test_only_regular_files_are_opened(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A FIFO would block, a device might do anything: they are told by their kind."""
+    """A FIFO would block, and a device has side effects: the message has their type."""
     os.mkfifo(tree.at("/fifo"))
     tree.at("/directory").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -315,7 +317,7 @@ def test_of_many_files_a_few_are_read_and_then_parsed(tree: Tree, monkeypatch: p
 
 
 def test_a_file_that_is_longer_than_it_said_is_read_to_its_end_or_to_the_limit() -> None:
-    """As one is that grows meanwhile. The kernel says of its own files that they are empty."""
+    """A file may grow meanwhile. The kernel reports a size of 0 for its own files."""
     with open("/proc/version", "rb") as file:
         assert content_of(file) == Path("/proc/version").read_bytes()
     with open("/dev/zero", "rb") as file, pytest.raises(OSError, match="too large"):
@@ -326,7 +328,9 @@ def test_a_file_that_is_longer_than_it_said_is_read_to_its_end_or_to_the_limit()
 def test_a_file_is_read_as_it_was_at_one_moment(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, first: list[bytes | None]
 ) -> None:
-    """A writer that writes in place is waited for; one that goes on and on is a fault, not half a file."""
+    """certmond waits for a process that writes in place. A file that changes continuously is a fault, not a partial
+    read.
+    """
     path = tree.write("/a.crt", b"AAAA")
     pread = os.pread
     writes: Iterator[bytes | None] = iter(first)
@@ -378,11 +382,11 @@ def test_descriptors_are_given_back(tree: Tree) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# --- when it is looked at again ---------------------------------------------------------------------------------------
+# --- when a file is read again ----------------------------------------------------------------------------------------
 
 
 def test_what_nobody_touched_is_not_looked_at(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a hundred files, the one whose directory reported it: not a system call for the others."""
+    """Of a hundred files only the one whose directory reported it is read, without a system call for the others."""
     for number in range(100):
         tree.write(f"/etc/{number}.crt", b"%d" % number)
         tree.value(f"/etc/{number}.crt")
@@ -424,14 +428,14 @@ def same_size_and_time(tree: Tree, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["in place", "by rename"])
 def test_a_replacement_of_the_same_size_and_time_is_seen(tree: Tree, how: str, long_ago: None) -> None:
-    """A restored backup, or a tool that puts the time back: the change of the inode (ctime) gives it away."""
+    """A restored backup, or a tool that sets the time back, is detected by the change of the inode (ctime)."""
     same_size_and_time(tree, how)
     tree.files.refresh(None)
     assert tree.value("/a.crt") == b"<two>"
 
 
 def test_two_changes_within_one_tick_of_the_clock_are_seen(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's time stamps are coarse: what was read of a file just written is not trusted by them alone."""
+    """The kernel's timestamps are coarse: a recently written file is not trusted by them alone."""
     without_times(monkeypatch)
     path = tree.write("/a.crt", b"one")
     assert tree.value("/a.crt") == b"<one>"
@@ -457,7 +461,7 @@ def test_a_fresh_file_is_read_once_more_and_then_trusted(tree: Tree, monkeypatch
 
 @pytest.mark.parametrize("link", ["real.crt", "/etc/pki/real.crt", "../pki/./real.crt"])
 def test_a_rewrite_in_place_behind_a_link_is_seen(tree: Tree, link: str) -> None:
-    """It is the target's directory that reports it."""
+    """The directory of the target reports it."""
     tree.write("/etc/pki/real.crt", b"one")
     tree.link("/etc/pki/current.pem", link)
     assert tree.value("/etc/pki/current.pem") == b"<one>"
@@ -467,7 +471,7 @@ def test_a_rewrite_in_place_behind_a_link_is_seen(tree: Tree, link: str) -> None
 
 
 def test_a_link_that_is_moved_to_another_file_is_seen(tree: Tree) -> None:
-    """As the kubelet does when it has renewed."""
+    """The kubelet moves it after a renewal."""
     tree.write("/pki/1.pem", b"one")
     tree.write("/pki/2.pem", b"two")
     tree.link("/pki/current.pem", "/pki/1.pem")
@@ -495,7 +499,7 @@ def test_the_swap_of_a_projected_volume_is_seen(tree: Tree) -> None:
 
 
 def test_a_change_of_mode_or_owner_is_seen_and_is_no_news_of_the_content(tree: Tree) -> None:
-    """Another entry, the same value: nothing is parsed."""
+    """The entry is new, and the value is the same: nothing is parsed."""
     path = tree.write("/a.crt")
     entry, value = tree.files.entry("/a.crt"), tree.value("/a.crt")
     path.chmod(0o640)
@@ -528,7 +532,9 @@ def test_equal_bytes_are_no_news(tree: Tree, how: str) -> None:
 
 
 def test_a_file_may_be_read_in_several_ways(tree: Tree) -> None:
-    """Each has its value, and all of them are made anew when the content is new: also if that was seen by one first."""
+    """Each parser has its value. All values are computed again when the content changes, whichever parser detected
+    it.
+    """
     path = tree.write("/a.crt", b"one")
     first, second = Reader(), Reader()
     assert tree.files.value("/a.crt", first) == b"<one>"
@@ -597,7 +603,7 @@ def test_the_directory_itself_stands_for_all_in_it(tree: Tree) -> None:
 
 
 def test_what_nobody_asks_for_any_more_is_forgotten(tree: Tree) -> None:
-    """Volumes of pods come and go for years: neither memory nor watches are kept for those that went."""
+    """Volumes of Pods come and go for years: removed ones use neither memory nor watches."""
     for number in range(50):
         tree.write(f"/pods/{number}/tls.crt")
         tree.value(f"/pods/{number}/tls.crt")
@@ -611,7 +617,7 @@ def test_what_nobody_asks_for_any_more_is_forgotten(tree: Tree) -> None:
 
 
 def test_of_where_a_link_led_before_nothing_is_kept(tree: Tree) -> None:
-    """Whoever turns a link again and again, or makes one after the other to the same file, fills no memory with it."""
+    """A user who moves a link again and again, or creates links to the same file, does not fill the memory."""
     tree.write("/target")
     for number in range(50):
         tree.link("/turned", f"none-{number}")
@@ -732,7 +738,7 @@ def test_every_hop_is_of_interest(tree: Tree) -> None:
 
 
 def test_interest_is_told_on_this_node_without_a_root() -> None:
-    """Directories as they are called here."""
+    """The directories have their names on this host."""
     files = Files("/")
     assert files.entry("/certmond-test-none/a.crt").missing
     assert files.interest == {"/": frozenset({"certmond-test-none"})}
@@ -812,7 +818,7 @@ def known(tree: Tree, paths: list[str]) -> object:
 
 @pytest.mark.filterwarnings(FORKS)
 def test_what_is_known_already_is_not_looked_at_elsewhere(tree: Tree) -> None:
-    """An entry stays the object that it is, whoever asks for it again, in one way or another."""
+    """An entry stays the same object, however it is requested again."""
     paths = [tree.write(f"/{name}").name for name in "abc"]
     first, second = (tree.files.entry(f"/{name}") for name in "ab")
     with elsewhere() as brought:
@@ -832,9 +838,7 @@ def test_what_is_known_already_is_not_looked_at_elsewhere(tree: Tree) -> None:
 def test_what_was_asked_for_meanwhile_stays_what_it_is(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever works on what is parsed first may look at a file that is parsed later: there is one entry of it, which is
-    forgotten when it changes.
-    """
+    """The caller may read a file that is parsed later: it has one entry, which is dropped when it changes."""
     worthwhile(monkeypatch)
     paths = [f"/{tree.write(f'/{name}').name}" for name in "abc"]
     os.mkfifo(tmp_path / "gate")
@@ -863,7 +867,7 @@ def test_what_was_asked_for_meanwhile_stays_what_it_is(
 def test_how_fresh_a_file_was_is_known_from_the_second_process(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, age: int, settled: bool
 ) -> None:
-    """What was written a moment ago is not trusted by its time stamps alone, whoever looked."""
+    """A recently written file is not trusted by its timestamps alone, whichever process read it."""
     written = tree.write("/a").stat().st_ctime_ns
     monkeypatch.setattr(time, "time_ns", lambda: written + age)
     with elsewhere():
@@ -883,7 +887,7 @@ class Found:
 
 @pytest.mark.filterwarnings(FORKS)
 def test_the_second_process_keeps_nothing_that_it_has_told(tree: Tree) -> None:
-    """However many files there are, it takes no more memory than a piece of them."""
+    """Whatever the number of files, it uses no more memory than for one piece."""
     paths = [f"/{tree.write(f'/{number}').name}" for number in range(20)]
     with elsewhere():
         for _ in tree.files.parsed(paths, found := lambda _data, _path: Found()):
@@ -937,7 +941,7 @@ def change(tree: Tree, kind: str, what: Any, content: bytes) -> set[str]:
 
 
 def as_nobody(act: Callable[[], str]) -> str:
-    """What `act` returns in a child process without privileges."""
+    """Return the result of `act` in a child process without privileges."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -996,7 +1000,7 @@ def test_a_file_that_becomes_readable_again_is_read() -> None:
 
 
 def test_a_writer_that_is_held_up_half_way(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that changed just now is read again after a while: half of a write is not taken for a content."""
+    """A file that has just changed is read again after a while: half of a write does not count as content."""
     path = tree.write("/a.crt", b"A" * 3000)
     with path.open("r+b") as half:
         half.write(b"B" * 1500)
@@ -1007,8 +1011,8 @@ def test_a_writer_that_is_held_up_half_way(tree: Tree, monkeypatch: pytest.Monke
 
 
 def test_a_look_waits_for_so_many_writers_and_says_which_are_left(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of known files that changed just now, a look waits for the writers of twenty. It reads the others at once, and
-    names them for the next look, which waits for twenty of them.
+    """Of known files that have just changed, a scan waits for the writers of twenty. It reads the others at once, and
+    names them for the next scan, which waits for twenty of them.
     """
     paths = [f"/{number}.crt" for number in range(50)]
     for path in paths:

@@ -1,4 +1,4 @@
-"""From the rows of the catalogue and the files of a node to what was seen: real files below a temporary root."""
+"""From the entries of the catalogue and the files of a node to observations: real files below a temporary root."""
 
 from __future__ import annotations
 
@@ -130,7 +130,9 @@ CONF = row("conf", "/x.conf", kind="kubeconfig", embedded_ca="ca")
 
 
 def test_a_certificate_is_seen_with_its_key(tree: Tree) -> None:
-    """In a file beside it, or in the same one: where it lies, whose it is, and who may read it."""
+    """The key is in a file beside it, or in the same one. The observation has its path, its public half, and its
+    permissions.
+    """
     tree.write("/x.crt", LEAF.pem, 0o644)
     tree.write("/x.key", LEAF.key_pem)
     seen = tree.one(row(key="/x.key"))
@@ -159,7 +161,7 @@ def test_a_key_that_is_not_there_is_for_the_checks(tree: Tree) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"junk", LEAF.key_pem[:100]], ids=["empty", "junk", "cut off"])
 def test_a_key_that_cannot_be_read_is_a_fault_and_no_missing_key(tree: Tree, content: bytes) -> None:
-    """One is there, but what it is cannot be told."""
+    """The key exists, but its type is unknown."""
     tree.write("/x.crt", LEAF.pem)
     tree.write("/x.key", content)
     seen = tree.one(row(key="/x.key"))
@@ -170,7 +172,7 @@ def test_a_key_that_cannot_be_read_is_a_fault_and_no_missing_key(tree: Tree, con
 
 @pytest.mark.parametrize("place", ["beside it", "in the same file", "referred to", "embedded"])
 def test_an_encrypted_key_is_of_no_use_to_kubernetes(tree: Tree, place: str) -> None:
-    """Told once and wherever it is, with what to do; it is not said to be missing or another's."""
+    """It is reported once, in any file, with the remedy. It is neither missing nor a mismatch."""
     key = LEAF.key_as(PKCS8, b"secret")
     spec = row()
     if place == "beside it":
@@ -194,7 +196,7 @@ def test_an_encrypted_key_is_of_no_use_to_kubernetes(tree: Tree, place: str) -> 
 
 
 def test_a_private_key_in_a_certificates_file_makes_that_file_a_secret(tree: Tree) -> None:
-    """Also where the key that counts lies elsewhere, and where somebody copied sa.key over sa.pub."""
+    """The rule also covers a key elsewhere in the catalogue, and sa.key copied over sa.pub."""
     tree.write("/x.crt", LEAF.pem + OTHER.key_pem)
     tree.write("/x.key", LEAF.key_pem)
     seen = tree.one(row(key="/x.key"))
@@ -205,7 +207,7 @@ def test_a_private_key_in_a_certificates_file_makes_that_file_a_secret(tree: Tre
 
 @pytest.mark.parametrize("key", ["PUBLIC", "PRIVATE", "CERTIFICATE"])
 def test_service_account_keys_are_seen_as_kubernetes_reads_them(tree: Tree, key: str) -> None:
-    """The file for verifying may hold a public key, a private one or a certificate (client-go, util/keyutil)."""
+    """The verification file may have a public key, a private one or a certificate (client-go, util/keyutil)."""
     tree.write("/sa.pub", {"PUBLIC": LEAF.public_pem, "PRIVATE": LEAF.key_pem, "CERTIFICATE": LEAF.pem}[key])
     tree.write("/sa.key", LEAF.key_pem)
     seen = tree.one(row("sa", "/sa.pub", kind="key-pair", key="/sa.key"))
@@ -213,7 +215,7 @@ def test_service_account_keys_are_seen_as_kubernetes_reads_them(tree: Tree, key:
 
 
 def test_of_several_public_keys_the_one_that_belongs_to_the_key_counts(tree: Tree) -> None:
-    """While service-account keys are changed, the API server verifies with both. Where none fits, the first is told."""
+    """While service-account keys change, the API server verifies with both. If none matches, the first is reported."""
     tree.write("/sa.pub", OTHER.public_pem + LEAF.public_pem)
     spec = row("sa", "/sa.pub", kind="key-pair", key="/sa.key")
     for key, counts in ((LEAF, LEAF), (OTHER, OTHER), (ROOT, OTHER)):
@@ -226,7 +228,7 @@ def test_of_several_public_keys_the_one_that_belongs_to_the_key_counts(tree: Tre
     [(b"", "/sa.pub is empty"), (pem_block("X509 CRL", b"\x30\x00"), "/sa.pub holds no public key")],
 )
 def test_a_file_without_a_public_key_is_told_once(tree: Tree, content: bytes, fact: str) -> None:
-    """As the one thing that is wrong with it."""
+    """It is the only fault of the file."""
     tree.write("/sa.pub", content)
     tree.write("/sa.key", LEAF.key_pem)
     assert told(tree.one(row("sa", "/sa.pub", kind="key-pair", key="/sa.key"))) == [f"malformed: {fact}"]
@@ -255,7 +257,7 @@ def test_the_end_entity_is_judged_wherever_it_stands(tree: Tree) -> None:
 
 
 def test_the_same_certificate_twice_is_seen_once(tree: Tree) -> None:
-    """In a bundle, in a chain, and in two rows for one file."""
+    """The rule covers a bundle, a chain, and two entries for one file."""
     tree.write("/ca.crt", bundle(ROOT, LEAF, ROOT, LEAF))
     seen = tree.look(row("ca", "/ca.crt", authority=True), row("copy", "/ca.crt", kind="bundle"))
     assert names(seen) == ["ca", "ca#2", "copy", "copy#2"]
@@ -265,7 +267,7 @@ def test_the_same_certificate_twice_is_seen_once(tree: Tree) -> None:
 
 
 def test_what_is_said_of_a_bundles_file_is_said_once(tree: Tree) -> None:
-    """At its first certificate: faults, permissions and key. A bad block hides no good one."""
+    """The first certificate has the faults, permissions and key. A bad block hides no good one."""
     tree.write("/ca.crt", ROOT.pem + pem_block("CERTIFICATE", b"junk") + OTHER.pem + ROOT.key_pem)
     first, second = tree.look(row("ca", "/ca.crt", authority=True))
     assert [fault.reason for fault in first.faults] == [Reason.MALFORMED]
@@ -276,7 +278,7 @@ def test_what_is_said_of_a_bundles_file_is_said_once(tree: Tree) -> None:
 
 
 def test_pkcs12_is_opened_with_the_password_in_a_file(tree: Tree) -> None:
-    """Its first line. Without the right one, that is told, and so is a file that is not there."""
+    """The password is the first line. A wrong password and a missing file are faults."""
     lock = BestAvailableEncryption(b"secret")
     store = pkcs12.serialize_key_and_certificates(b"x", LEAF.key, LEAF.cert, [ROOT.cert], lock)
     tree.write("/x.p12", store)
@@ -301,7 +303,7 @@ def test_pkcs12_is_opened_with_the_password_in_a_file(tree: Tree) -> None:
 
 
 def test_every_user_of_a_kubeconfig_is_seen(tree: Tree) -> None:
-    """The current one under the row's name, with what the row demands; others are clients, and no more is known."""
+    """The current one has the entry's name and requirements. Others are clients without further requirements."""
     tree.write("/x.conf", kubeconfig(
         [user("token", token="t"), user("a", LEAF), user("exec", exec={"command": "aws"}), user("b", OTHER)],
         [cluster("c", ROOT)], ("b", "c"),
@@ -349,7 +351,7 @@ def test_references_are_followed(tree: Tree) -> None:
 
 
 def test_references_that_lead_nowhere_are_told(tree: Tree) -> None:
-    """The certificate's as a fault; the key's as a key that is missing. One file for both is told of once."""
+    """The certificate's is a fault, and the key's is a missing key. One file for both is reported once."""
     tree.write("/x.conf", kubeconfig([user("a", client_certificate="/a.crt", client_key="/a.key")]))
     seen = tree.one(CONF)
     assert (told(seen), seen.key, seen.key_unknown, seen.key_path) == (
@@ -369,7 +371,7 @@ def test_references_that_lead_nowhere_are_told(tree: Tree) -> None:
 
 
 def test_embedded_data_that_is_no_certificate_is_told(tree: Tree) -> None:
-    """By the file, the field and the user."""
+    """The fault has the file, the field and the user."""
     tree.write("/x.conf", kubeconfig([user("a", client_certificate_data=b64(b"junk")), user("b", LEAF)], (), ("b", "")))
     first, second = tree.look(CONF)
     assert not first.faults
@@ -379,7 +381,7 @@ def test_embedded_data_that_is_no_certificate_is_told(tree: Tree) -> None:
 
 
 def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
-    """It is told beside it."""
+    """The broken entry has a fault beside it."""
     tree.write("/x.conf", kubeconfig(["nonsense", user("a", LEAF), user("a", OTHER)], [cluster("c", ROOT)], ("a", "c")))
     seen = tree.one(CONF)
     assert subjects(seen) == ["client"]
@@ -417,7 +419,7 @@ def test_a_kubeconfig_may_be_without_a_certificate_where_none_is_demanded(tree: 
 
 
 def test_ca_data_that_no_row_stands_for_is_seen_by_itself(tree: Tree) -> None:
-    """Every certificate of every cluster: their ends matter as well. Nothing but their dates is demanded."""
+    """Every certificate of every cluster is observed, because its end matters. Only its dates are judged."""
     clusters = [
         cluster("c", ROOT, OTHER),
         cluster("d", certificate_authority="/d.crt"),
@@ -502,7 +504,7 @@ def test_what_kubelet_conf_refers_to(tree: Tree, users: list[Any], refers_to: st
     ],
 )
 def test_a_bad_kubelet_conf_is_told_at_the_kubelets_certificate(tree: Tree, content: bytes | None, fact: str) -> None:
-    """There is no row for it alone, and the certificate itself may be well."""
+    """kubelet.conf has no separate entry, and the certificate itself may be valid."""
     tree.write("/pki/current.pem", LEAF.pem + LEAF.key_pem)
     if content is not None:
         tree.write("/kubelet.conf", content)
@@ -522,7 +524,7 @@ def test_whether_it_is_a_link_matters_for_the_rotating_pem_alone(tree: Tree) -> 
 
 
 def test_what_is_always_expected_is_missing(tree: Tree) -> None:
-    """What is optional is not. A link that leads nowhere is told as such, whatever the row says."""
+    """An optional one is not. A dangling link is reported as such, whatever the entry requires."""
     assert told(tree.one(row())) == ["missing: /x.crt is not there"]
     for spec in (row(optional=True), row(belongs_with="/none"), row(path="/*.crt", optional=True)):
         assert tree.look(spec) == ()
@@ -547,7 +549,7 @@ def test_a_file_may_be_expected_because_another_names_it(tree: Tree) -> None:
 
 
 def test_a_file_is_expected_where_what_may_name_it_cannot_be_read(tree: Tree) -> None:
-    """Rather one finding too many than a silence that nobody can explain."""
+    """An additional finding is better than an unexplained absence."""
     tree.at("/a.yaml").mkdir()
     assert told(tree.one(row(mentioned_in="/a.yaml"))) == ["missing: /x.crt is not there"]
 
@@ -665,7 +667,7 @@ def test_a_pattern_passes_over_what_is_in_no_use(tree: Tree) -> None:
 
 
 def test_a_pattern_takes_what_is_broken_for_a_fault(tree: Tree) -> None:
-    """A file of that name is there and cannot be read, or a link that leads nowhere. Directories are passed over."""
+    """The cases are an unreadable file and a dangling link. Directories are skipped."""
     tree.write("/c/a.crt", LEAF.pem)
     tree.write("/c/b.crt", "junk")
     os.mkfifo(tree.at("/c/c.crt"))
@@ -690,7 +692,9 @@ def test_links_to_directories_are_not_descended(tree: Tree) -> None:
 
 @pytest.mark.parametrize("pattern", ["/c/*.crt", "/c/*/tls.crt", "/none/**", "/c/*.pem"])
 def test_a_pattern_that_matches_nothing_is_missing(tree: Tree, pattern: str) -> None:
-    """Unless it is optional, or belongs with what is not there. It stays the same object while that is so."""
+    """An optional pattern is not, nor one that belongs with an absent file. The observation stays the same object
+    meanwhile.
+    """
     tree.write("/c/d/other.crt", LEAF.pem)
     tree.write("/c/lone.pem", LEAF.key_pem)
     store = Store([row(path=pattern)], str(tree.root))
@@ -704,8 +708,8 @@ def test_a_pattern_that_matches_nothing_is_missing(tree: Tree, pattern: str) -> 
 
 
 def test_a_pattern_stands_for_so_many_files_and_no_more(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may write in its directory does not choose how much is looked at. The rest is told, by the pattern, until
-    it is no more; and what is looked at is looked at as ever.
+    """A user who can write in its directory does not choose the amount of work. The pattern reports the excess while it
+    lasts. The files within the limit are observed as usual.
     """
     monkeypatch.setattr("certmond.files.glob.MOST", 3)
     for number in range(3):
@@ -725,8 +729,8 @@ def test_a_pattern_stands_for_so_many_files_and_no_more(tree: Tree, monkeypatch:
 
 
 def test_a_pattern_leads_into_so_many_directories_and_no_more(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is watched, and of watches a user has a limited number, root's with the kubelet's: they are not for whoever
-    may make directories. The rest is told, by the pattern, until it is no more.
+    """Each directory needs a watch, and the number of watches of a user is limited; root shares it with the kubelet.
+    The pattern reports the excess while it lasts.
     """
     monkeypatch.setattr("certmond.files.glob.MOST_DIRECTORIES", 3)
     for name in ("a", "b"):
@@ -807,7 +811,7 @@ def test_equal_bytes_keep_the_observations(node: Node) -> None:
 
 
 def test_only_what_lies_behind_a_change_is_seen_anew(node: Node) -> None:
-    """A CA file concerns the row of its name; the kubelet's row hangs on its kubeconfig as well."""
+    """A CA file concerns the entry of its name. The kubelet's entry also depends on its kubeconfig."""
     store = Store(load(None).certificates, str(node.root))
     for name, concerned in (
         (f"{PKI}/apiserver.key", {"apiserver"}),
@@ -824,8 +828,8 @@ def test_only_what_lies_behind_a_change_is_seen_anew(node: Node) -> None:
 @settings(max_examples=150, deadline=None)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=12))
 def test_what_was_reported_is_seen_as_by_a_new_store(changes: list[Any], tmp_path_factory: Any) -> None:
-    """Whatever comes, goes, moves or is linked elsewhere, in patterns as well: with the events in the directories of
-    interest, and those alone.
+    """Files appear, disappear, move and are linked elsewhere, in patterns as well. Only the events in the watched
+    directories are used.
     """
     files = FileTree(tmp_path_factory.mktemp("root"))
     patterns = ["/d/*", "/**/x", "/l/*", "/*/e/x", "/m"]
@@ -877,7 +881,7 @@ def test_every_file_that_was_looked_at_is_of_interest(node: Node) -> None:
 
 
 def test_the_kubelets_renewal_is_seen(node: Node) -> None:
-    """A new dated file, and the link moved to it by a rename."""
+    """A new dated file appears, and a rename moves the link to it."""
     store = Store(load(None).certificates, str(node.root))
     before = by_name(store.observe())["kubelet-client"]
     certificate, key = node.mint(node.certificate(KUBELET_PEM))
@@ -892,7 +896,7 @@ def test_the_kubelets_renewal_is_seen(node: Node) -> None:
 
 
 def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> None:
-    """The users of a mounted disk are not this node's; 0 is root everywhere. Whoever has no name is a number."""
+    """The users of a mounted disk are not this node's. 0 is root everywhere. A user without a name is a number."""
     path = tree.write("/x.crt", LEAF.pem)
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
@@ -915,7 +919,7 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_without_privileges_what_may_not_be_read_is_unreadable() -> None:
-    """Certificates are seen all the same; of keys and kubeconfigs it is said that they cannot be read."""
+    """Certificates are observed, and keys and kubeconfigs are reported as unreadable."""
     with tempfile.TemporaryDirectory(dir="/tmp") as root:
         node = Node(Path(root))
         node.root.chmod(0o755)
@@ -944,7 +948,7 @@ def test_without_privileges_what_may_not_be_read_is_unreadable() -> None:
 
 
 def test_two_hundred_looks_beside_a_writer_in_place(tree: Tree) -> None:
-    """A certificate that is seen was written so, to the last byte, or else there is a fault: never a mixture."""
+    """An observed certificate equals a written one to the last byte, or there is a fault: never a mixture."""
     # Ed25519 signatures have one length, so that the files do, and a mixture would parse.
     ca = make_ca(key="ed25519")
     issued = [make_server(ca, f"server-{number}", key="ed25519") for number in range(4)]
@@ -1031,7 +1035,7 @@ def test_no_private_key_is_kept(node: Node) -> None:
 
 @pytest.mark.filterwarnings(FORKS)
 def test_a_second_process_brings_what_would_be_seen_here_and_no_key(node: Node) -> None:
-    """Of every file of a node, its kubeconfigs with their keys as well."""
+    """The rule covers every file of a node, including kubeconfigs with their keys."""
     specs = load(None).certificates
     with elsewhere() as brought:
         inventory = Store(specs, str(node.root)).observe()
@@ -1062,7 +1066,7 @@ def test_no_fault_reveals_what_is_embedded(tree: Tree) -> None:
 
 
 def test_more_private_keys_than_are_read_are_told_once_for_each_user(tree: Tree) -> None:
-    """Those of the first 256 users are read; of the others it is not known whether they fit."""
+    """The keys of the first 256 users are read. Whether the others match is unknown."""
     tree.write("/many.conf", kubeconfig([user(f"u{number}", make_leaf(ROOT)) for number in range(258)]))
     seen = tree.look(row("many", "/many.conf", kind="kubeconfig"))
     assert [each.key is None for each in seen] == [False] * 256 + [True] * 2

@@ -1,7 +1,7 @@
-"""Real inotify, real mounts, real limits. Nothing here sleeps: what is expected is awaited, and silence is proved by a
-later event that arrives alone (one inotify instance keeps the order of its events).
+"""Real inotify, real mounts, real limits. No test sleeps: it awaits the expected event, and proves silence by a later
+event that arrives alone (one inotify instance preserves the order of its events).
 
-A scene that needs a namespace or another user of its own is a function that `apart` runs in a process of its own.
+A scene that needs a namespace or another user is a function that `apart` runs in a separate process.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class Eyes:
         self.woken.set()
 
     def follow(self, interest: Interest) -> None:
-        """Follow these, and forget what is new because it was never followed before."""
+        """Follow these directories, and discard the events of the first watch."""
         self.look_at(interest)
         self.reported()
         self.wakes = 0
@@ -77,7 +77,7 @@ class Eyes:
 
 
 class Holder:
-    """Who is woken, and then holds the thread that woke him until it may go on."""
+    """A callback that, when the watcher calls it, blocks the calling thread until it may continue."""
 
     def __init__(self) -> None:
         self.holds = False
@@ -174,7 +174,7 @@ def is_moved_away(path: str) -> None:
     ids=lambda happens: str(happens.__name__),
 )
 def test_reports_a_name_and_nothing_else(eyes: Eyes, pki: str, happens: Callable[[str], None]) -> None:
-    """Whatever is done to a file that was asked for, its path is reported, and no other."""
+    """Whatever happens to a watched file, its path is reported, and no other."""
     path = put(pki, "ca.crt")
     eyes.follow({pki: frozenset({"ca.crt"})})
     happens(path)
@@ -226,7 +226,7 @@ def test_the_root_directory_has_no_double_slash(eyes: Eyes) -> None:
 
 
 def test_other_names_are_silent(eyes: Eyes, pki: str) -> None:
-    """What happens to names that nobody asked for wakes nobody."""
+    """An event of an unwatched name wakes no caller."""
     eyes.follow({pki: frozenset({"ca.crt"})})
     before = eyes.watcher.events
     for name in ("apiserver.crt", "ca.crt.bak", "ca", "CA.CRT"):
@@ -238,7 +238,7 @@ def test_other_names_are_silent(eyes: Eyes, pki: str) -> None:
 
 
 def test_every_name(eyes: Eyes, pki: str) -> None:
-    """Where every name was asked for, every name is reported: a pattern may match it."""
+    """If every name is watched, every name is reported, because a pattern may match it."""
     eyes.follow({pki: None})
     put(pki, "a.pem")
     os.mkdir(os.path.join(pki, "etcd"))
@@ -246,7 +246,7 @@ def test_every_name(eyes: Eyes, pki: str) -> None:
 
 
 def test_taking_empties(eyes: Eyes, pki: str) -> None:
-    """What was taken is not told again, and where nothing happened there is nothing to take."""
+    """Reported changes are not reported again, and without an event there is no change."""
     eyes.follow({pki: frozenset({"ca.crt"})})
     assert eyes.watcher.take() is None
     put(pki, "ca.crt")
@@ -276,7 +276,7 @@ def test_directory_changes_itself(eyes: Eyes, pki: str) -> None:
 
 
 def test_what_is_new_counts_as_changed(eyes: Eyes, pki: str) -> None:
-    """A directory is looked at before it is followed; what changed in between must not be lost."""
+    """A directory is read before it is watched. A change in between must not be lost."""
     eyes.follow({})
     put(pki, "ca.crt")
     eyes.look_at({pki: frozenset({"ca.crt"})})
@@ -284,7 +284,7 @@ def test_what_is_new_counts_as_changed(eyes: Eyes, pki: str) -> None:
 
 
 def test_names_that_are_newly_asked_for_count_as_changed(eyes: Eyes, pki: str) -> None:
-    """A name is looked up before it is asked for; what happened to it in between made no event that was heard."""
+    """A name is looked up before it is watched. A change in between made no event for the watcher."""
     eyes.follow({pki: frozenset({"ca.crt"})})
     put(pki, "ca.key")
     eyes.look_at({pki: frozenset({"ca.key"})})
@@ -364,7 +364,7 @@ def test_directory_removed_and_back(eyes: Eyes, pki: str) -> None:
 
 
 def test_directory_removed_and_back_at_once(eyes: Eyes, pki: str) -> None:
-    """The same where nobody looked in between, be its inode number the old one or not."""
+    """The same holds without a scan in between, whether or not the inode number is the old one."""
     interest = {pki: frozenset({"ca.crt"})}
     eyes.follow(interest)
     for _ in range(20):
@@ -460,7 +460,7 @@ def test_directory_followed_at_its_new_place(eyes: Eyes, pki: str) -> None:
 
 
 def test_storm(eyes: Eyes, pki: str) -> None:
-    """Who looks again at what is reported, and at nothing else, has the truth after 10,000 renames."""
+    """A caller that reads only the reported paths has the current state after 10,000 renames."""
     names = [f"{number}.pem" for number in range(100)]
     eyes.follow({pki: frozenset(names)})
     storm = threading.Thread(target=lambda: [put(pki, name, str(turn)) for turn in range(100) for name in names])
@@ -483,7 +483,7 @@ def test_storm(eyes: Eyes, pki: str) -> None:
 
 
 def test_too_many_to_name(eyes: Eyes, pki: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody takes for a long time: the memory of it is bounded, and all must be looked at."""
+    """While no caller takes the changes, their memory is bounded, and then all paths must be read."""
     monkeypatch.setattr(watch, "_MANY", 100)
     eyes.follow({pki: None})
     for number in range(101):
@@ -534,7 +534,7 @@ def test_overflow(tmp_path: Path, pki: str) -> None:
         assert reading.wait(GENEROUS)
         for number in range(room // 2 + 2048):  # each makes two; the reader holds some itself
             os.rename(name, name := os.path.join(pki, str(number + 1)))
-        os.rmdir(etcd)  # the notice that this watch is gone has no room any more
+        os.rmdir(etcd)  # the event that this watch has ended has no room
         os.mkdir(etcd)
         reported.clear()
         go_on.set()
@@ -632,11 +632,11 @@ def play(eyes: Eyes, tree: str, steps: list[int]) -> None:
     assert {file: known.get(file) for file in files} == {file: content(file) for file in files}
 
 
-# Where inotify cannot see: scenes that need a process of their own.
+# What inotify does not report: scenes that need a separate process.
 
 
 def apart(scene: Callable[[Path], None], home: Path, *wrapper: str) -> None:
-    """Run a scene in a process of its own, in the namespaces that the wrapper makes."""
+    """Run a scene in a separate process, in the namespaces that the wrapper creates."""
     if wrapper and (refusal := subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False).stderr):
         pytest.skip(f"namespaces are not to be had here: {refusal.strip()}")
     result = subprocess.run(
@@ -734,7 +734,7 @@ def held_by_whom_it_woke(home: Path) -> None:
 
 
 def test_who_reads_the_mounts_gives_back_what_it_has(tmp_path: Path) -> None:
-    """The thread that reads the mounts gives its descriptors back at its end, though nobody waits for that any more."""
+    """The thread that reads the mounts closes its descriptors at its end, although no caller waits for it."""
     apart(held_by_whom_it_woke, tmp_path, *OWN_MOUNTS)
 
 
@@ -753,7 +753,7 @@ def pods_come_and_go(home: Path) -> None:
 
 
 def test_mounts_of_others_are_silent(tmp_path: Path) -> None:
-    """A node mounts and unmounts for each of its pods; where nothing followed is concerned, nobody is woken."""
+    """A node mounts and unmounts for each of its Pods. If no watched path is concerned, no caller is woken."""
     apart(pods_come_and_go, tmp_path, *OWN_MOUNTS)
 
 
@@ -772,12 +772,12 @@ def idling(home: Path) -> None:
             eyes.reported()
         return switches() == before
 
-    assert any(rests() for _ in range(5))  # it may have to come to rest first
+    assert any(rests() for _ in range(5))  # the thread may first have to become idle
     eyes.watcher.close()
 
 
 def test_idle(tmp_path: Path) -> None:
-    """Whoever waits for mounts does not run while there are none."""
+    """A thread that waits for mounts does not run meanwhile."""
     apart(idling, tmp_path, *OWN_MOUNTS)
 
 
@@ -955,7 +955,9 @@ def test_forbidden_directory() -> None:
 
 
 def test_no_thread_left(tmp_path: Path, pki: str) -> None:
-    """Where no thread is to be had all is polled, and no descriptor stays open; once there is one, all is watched."""
+    """If no thread can be started, all paths are polled, and no descriptor stays open. When one can, all are
+    watched.
+    """
     before = descriptors()
     with no_thread_left():
         eyes = Eyes(tmp_path / "eyes")
@@ -1126,7 +1128,7 @@ def test_filesystem_is_not_known() -> None:
 
 
 def test_filesystem_as_findmnt_says(tmp_path: Path) -> None:
-    """On this very machine, util-linux comes to the same."""
+    """On this machine, util-linux has the same result."""
     if shutil.which("findmnt") is None:
         pytest.skip("no findmnt here")
     types = {mount.point: mount.type for mount in parse_mounts(Path("/proc/self/mountinfo").read_bytes())}
@@ -1142,7 +1144,7 @@ def test_filesystem_as_findmnt_says(tmp_path: Path) -> None:
 @example(TABLE.replace(b" ", b"\r"))
 @example(b"\n \n - \n  -  ")
 def test_no_table_is_too_strange(table: bytes) -> None:
-    """Whatever stands in the mount table, it is read."""
+    """Any content of the mount table is parsed."""
     for mount in parse_mounts(table):
         assert mount.point.startswith("/")
         assert mount.type

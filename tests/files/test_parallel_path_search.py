@@ -28,7 +28,7 @@ QUESTIONS = [
 
 @pytest.mark.filterwarnings(FORKS)
 def test_the_answers_are_those_of_one_process() -> None:
-    """Of the very certificates that were asked about, so that none is in memory twice."""
+    """The results refer to the same certificate objects, so that none is in memory twice."""
     with elsewhere() as brought:
         found = [*find_in_two(QUESTIONS)]
     assert len(brought) == len(QUESTIONS)

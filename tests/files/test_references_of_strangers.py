@@ -1,4 +1,4 @@
-"""What a kubeconfig names that strangers can change is followed only as far as these users can read."""
+"""The references of a kubeconfig that other users can write are followed only to files that these users can read."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def assess_one(node: Node) -> list[tuple[Reason, str]]:
 
 
 def test_a_writer_is_told_of_their_own_files_and_of_public_ones(node: Node) -> None:
-    """A key of the user's own, mode 0600, and a certificate and a CA that all users can read are followed."""
+    """A key of the user with mode 0600, and a certificate and a CA that all users can read, are followed."""
     node.put("/home/own.key", LEAF.key_pem, 0o600, THEIRS)
     node.put("/home/x.conf", node.names("../public/tls.crt", "own.key"), owner=THEIRS)
     seen = node.look()
@@ -186,8 +186,8 @@ def test_a_chain_of_a_reference_and_a_symlink(node: Node) -> None:
 
 @pytest.mark.parametrize("first", ["root's", "theirs"])
 def test_what_root_names_is_read_whatever_a_stranger_names(node: Node, first: str) -> None:
-    """A closed file that an entry, a kubeconfig of root's and a kubeconfig of a user name is read for the first two and
-    refused for the third, in whichever order and however often they are looked at.
+    """A closed file is read for an entry and for a kubeconfig of root, and refused for a kubeconfig of a user, in any
+    order and number of reads.
     """
     node.put("/home/x.conf", node.names("/vault/tls.crt"), owner=THEIRS)
     node.put("/vault/root.conf", node.names("/vault/tls.crt"))
@@ -206,8 +206,8 @@ def test_what_root_names_is_read_whatever_a_stranger_names(node: Node, first: st
 
 
 def test_a_reference_is_looked_at_again_when_its_terms_change(node: Node) -> None:
-    """`chown root` of the kubeconfig, a target whose mode is opened, and a directory that is closed each change what is
-    told, in a pass that is woken by just that.
+    """`chown root` of the kubeconfig, a target with a wider mode, and a directory that is closed each change the
+    result, in a pass that only this change causes.
     """
     node.put("/home/x.conf", node.names("/public/tls.key", "/public/tls.key"), owner=THEIRS)
     node.put("/public/tls.key", LEAF.pem + LEAF.key_pem, 0o600)
@@ -233,7 +233,7 @@ def test_a_reference_is_looked_at_again_when_its_terms_change(node: Node) -> Non
 
 
 def test_no_closed_directory_is_watched_for_a_stranger(node: Node) -> None:
-    """Of the way to a refused target, certmond watches what is in directories that the writer can read."""
+    """On the path to a refused target, certmond watches only directories that the writer can read."""
     node.directory("/vault/deep", 0o755)
     node.put("/home/x.conf", node.names("/vault/deep/tls.crt", "/home/none.key", "/none/ca.crt"), owner=THEIRS)
     store = Store((CONF,), str(node.root))
@@ -246,7 +246,7 @@ def test_no_closed_directory_is_watched_for_a_stranger(node: Node) -> None:
 
 @pytest.mark.parametrize("owner", [0, THEIRS])
 def test_a_token_and_a_program_are_not_looked_at(node: Node, owner: int) -> None:
-    """`tokenFile` and `exec` name files that certmond has no use for, whoever owns the kubeconfig."""
+    """certmond does not use the files of `tokenFile` and `exec`, whatever the owner of the kubeconfig."""
     command = {"command": "/public/program", "args": ["/public/argument"]}
     users = [user("a", tokenFile="/public/token", exec=command)]
     node.put("/home/x.conf", kubeconfig(users, [cluster("c", ROOT)], ("a", "c")), owner=owner)
@@ -283,8 +283,8 @@ def test_a_file_that_only_root_can_change_is_no_referrer(node: Node) -> None:
 
 @pytest.mark.parametrize(("certificate", "key"), [("/public/tls.crt", "own.key"), ("own.crt", "/public/tls.key")])
 def test_a_stranger_holds_up_no_renewal(node: Node, certificate: str, key: str) -> None:
-    """A kubeconfig that names the certificate or the key of another entry beside a half of its own shares nothing with
-    that entry, which is renewed; and the key that it names is no file of the kubeconfig's.
+    """A kubeconfig that names the certificate or key of another entry beside another file shares nothing with
+    that entry, which is renewed. The named key is no file of the kubeconfig.
     """
     node.put("/home/own.crt", LEAF.pem, 0o600, THEIRS)
     node.put("/home/own.key", make_leaf(ROOT).key_pem, 0o600, THEIRS)
@@ -303,8 +303,8 @@ def test_a_stranger_holds_up_no_renewal(node: Node, certificate: str, key: str) 
 @pytest.mark.parametrize("first", ["root's", "theirs"])
 @pytest.mark.parametrize("way", ["file", "directory", "both"])
 def test_a_strangers_symlink_holds_up_no_renewal(node: Node, way: str, first: str) -> None:
-    """A symlink of a user to the certificate of another entry, with a key of the user's own or with that entry's, makes
-    that certificate no file of the user's entry: the other entry is renewed, whichever of the two comes first.
+    """A symlink of a user to the certificate of another entry, with a key of the user or with that entry's, makes that
+    certificate no file of the user's entry: the other entry is renewed, whichever is first.
     """
     node.put("/public/tls.key", LEAF.key_pem, 0o644 if way == "both" else 0o600)
     node.put("/public/ca.key", ROOT.key_pem)
@@ -341,7 +341,7 @@ def test_a_users_symlink_to_their_own_file_is_another_name_of_it(node: Node) -> 
 
 @pytest.mark.parametrize("names", [True, False])
 def test_a_strangers_symlink_behind_roots_reference_shares_nothing(node: Node, names: bool) -> None:
-    """Whether a kubeconfig of root's names a user's symlink, or is behind one, it has no file of another entry."""
+    """If a kubeconfig of root names a user's symlink, or is behind one, it has no file of another entry."""
     node.link("/home/tls.crt", "/public/tls.crt")
     node.put("/public/root.conf", node.names("/home/tls.crt", "/home/tls.crt"), 0o644)
     node.link("/home/y.conf", "/public/root.conf")

@@ -116,7 +116,7 @@ def test_what_it_brought_before_its_end_counts(tmp_path: Path, brought: int) -> 
 
 
 def test_it_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that stands still is ended, and its piece is done here."""
+    """A stopped second process is killed, and this process does its piece."""
     monkeypatch.setattr(second, "_PATIENCE", 0.05)
 
     def still(things: Sequence[int]) -> Made:
@@ -155,7 +155,7 @@ def test_without_a_process_all_is_done_here(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_result_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No part of a result is taken for all of it: its piece is done here."""
+    """No part of a result counts as all of it: this process does the piece."""
 
     def breaks_off(_pieces: object, _work: object, turns: FileIO, tell: FileIO) -> None:
         turns.read(1)
@@ -169,7 +169,7 @@ def test_a_result_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.Mo
 def test_who_stopped_in_the_middle_of_a_result_is_not_heard_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it says when it goes on begins in the middle of something, and would be taken for what it is not."""
+    """Its further output begins in the middle of a message, and would be misread."""
     monkeypatch.setattr(second, "_PATIENCE", 0.05)
     go_on, gone_on = tmp_path / "go on", tmp_path / "gone on"
     os.mkfifo(go_on)
@@ -207,14 +207,14 @@ def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
 
 
 def test_nothing_is_waited_for_that_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the other process stands still without a piece, all is done here, and that is that."""
+    """If the second process stops without a piece, this process does everything, and does not wait."""
     monkeypatch.setattr(second, "_PATIENCE", 10**6)
     monkeypatch.setattr(second, "_work_through", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
     assert shared_out() == {HERE}
 
 
 def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is heard when there is somebody to end the other process."""
+    """The interrupt is delivered when the handler can end the other process."""
     fork = os.fork
     # What is started in the background ignores it, and so may this process.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -234,7 +234,7 @@ def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytes
 
 
 def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: Path) -> None:
-    """What he does with it, he does while the other process goes on."""
+    """The caller uses a piece while the other process continues."""
     begun, patient = [], Patient(tmp_path)
 
     def work(things: Sequence[int]) -> Made:
@@ -250,7 +250,7 @@ def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: P
 
 @pytest.mark.parametrize("error", [OSError("no file"), MemoryError(), KeyboardInterrupt()])
 def test_what_fails_here_is_raised_and_ends_the_other(tmp_path: Path, error: BaseException) -> None:
-    """Whatever it is: nothing is taken for a second process that cannot be had."""
+    """No failure counts as the absence of a second process."""
     calls = []
     patient = Patient(tmp_path)
 
@@ -304,8 +304,8 @@ def test_it_has_nothing_of_this_process_but_its_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", ["few", "one processor", "threads", "reaped"])
 def test_there_is_one_process_where_two_are_not_worthwhile(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    """Few things, one processor, another thread, whose locks would be copied, or a process that waits for no other, so
-    that a number is soon somebody else's: then all is one piece.
+    """The cases are a few items, one processor, another thread whose locks would be copied, and a process that waits
+    for no child, so that the number of a child is soon reused. Then all items are one piece.
     """
     match why:
         case "few":
@@ -354,7 +354,7 @@ list(second.in_two(range(1000), work))
 
 
 def test_it_ends_with_this_process(tmp_path: Path) -> None:
-    """Though it stands still: nothing stays of a daemon that was killed, or holds what it left."""
+    """Also a stopped process ends: no process of a killed daemon remains, or holds its locks."""
     os.mkfifo(tmp_path / "fifo")
     command = [sys.executable, "-c", ENDS_IN_THE_MIDDLE, str(tmp_path / "fifo")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -1,4 +1,4 @@
-"""What is told to the process that this one is a copy of arrives as it was, and nothing secret is among it."""
+"""The messages of the scan process arrive unchanged, and contain no secret."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_paths_and_refusals_arrive_as_they_were() -> None:
 
 
 def test_what_both_have_is_told_by_its_place() -> None:
-    """It is the object that is there, not one like it; what only one has is told whole."""
+    """The receiver gets its own object, not a copy. An object of one side only is sent completely."""
     there = [CA.facts, MIDDLE.facts]
     packed = pack([CA.facts, Path((LEAF.facts, MIDDLE.facts, CA.facts))], there)
     root, path = unpack(packed, there)
@@ -73,7 +73,7 @@ def test_what_both_have_is_told_by_its_place() -> None:
 
 
 def test_a_certificate_that_is_in_memory_is_told_to_be_that() -> None:
-    """As whoever reads it here would have it: in ten thousand files with the chain of their CA, that is there once."""
+    """The receiver would share it, too: ten thousand files with the chain of their CA have that in memory once."""
     here = decode(bundle(CA, MIDDLE), "/here")
     found = [unpack(pack(decode(bundle(leaf, CA), "/there"))) for leaf in (LEAF, make_leaf(CA))]
     assert all(document.certificates[1] is here.certificates[0] for document in found)
@@ -81,7 +81,7 @@ def test_a_certificate_that_is_in_memory_is_told_to_be_that() -> None:
 
 
 def test_no_part_of_a_private_key_is_told(node: Node) -> None:
-    """Whatever file of a node it is: of a key, the public half is a fact, and there is no other."""
+    """This holds for every file of a node: only the public half of a key is sent."""
     wanted = secrets(node.root)
     files = [path for path in node.root.rglob("*") if path.is_file()]
     packed = b"".join(pack(decode(path.read_bytes(), str(path))) for path in files)

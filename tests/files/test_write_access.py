@@ -1,4 +1,4 @@
-"""Who can write a file, or replace it, is told from every directory and symlink on the way to it."""
+"""Write access to a file, or to its replacement, by every directory and symlink on its path."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_what_only_root_can_write(root: Path) -> None:
 
 @pytest.mark.parametrize("directory", ["", "srv", "srv/app"])
 def test_any_directory_on_the_way_can_be_used_to_replace_the_file(root: Path, directory: str) -> None:
-    """Its owner, every user or a group: whoever can rename a name in it."""
+    """The cases are its owner, every user and a group: each user who can rename a name in it."""
     place = root / directory
     shown = f"/{directory}"
     place.chmod(0o777)
@@ -64,7 +64,7 @@ def test_a_file_that_others_can_change(root: Path) -> None:
 
 
 def test_the_declared_owner_is_no_stranger(root: Path) -> None:
-    """By name or number, the user and the group that the entry declares; that they can write is said."""
+    """The entry declares user and group by name or number. That they can write is reported separately."""
     os.chown(root / "srv/app", ALICE, BOB)
     (root / "srv/app").chmod(0o775)
     os.chown(root / "srv/app/x.crt", ALICE, BOB)

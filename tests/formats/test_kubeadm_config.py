@@ -1,4 +1,4 @@
-"""kubeadm's configuration files: what is taken from them, what is passed over, and every mistake told at once."""
+"""kubeadm's configuration files: the used fields, the ignored fields, and every mistake reported at once."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_init_configuration_alone() -> None:
 
 
 def test_join_configuration() -> None:
-    """A control plane that joins says where it is in a JoinConfiguration; what the cluster is stands beside it."""
+    """A control plane that joins has its address in a JoinConfiguration, beside the configuration of the cluster."""
     found = parse(f"{JOIN}---\n{CLUSTER}dnsDomain: ignored\ncontrolPlaneEndpoint: k8s.example.com\n")
     assert found.joins
     assert found.node_name == "controller-1"
@@ -200,7 +200,7 @@ def test_encryption_algorithms(algorithm: str) -> None:
 
 @pytest.mark.parametrize("gate", ["false", "'true'", "null"])
 def test_feature_gate_that_is_off(gate: str) -> None:
-    """Without the feature gate nothing is said of keys."""
+    """Without the feature gate the kind of keys is unset."""
     assert parse(f"{CLUSTER}featureGates: {{PublicKeysECDSA: {gate}}}").key_algorithm is None
 
 
@@ -235,7 +235,7 @@ def test_any_address_is_none(address: str) -> None:
      ("stable-1", None), ("latest", None), ("v1.34.0-rc.1", "v1.34.0-rc.1"), ("1.34", "1.34")],
 )  # fmt: skip
 def test_versions(label: str, meant: str | None) -> None:
-    """A label stands for the version in it; without one, for a current one."""
+    """A label represents the version in it, or a current one without it."""
     assert parse(f"{CLUSTER}kubernetesVersion: '{label}'").init.kubernetes_version == meant
 
 
@@ -250,19 +250,19 @@ def test_service_networks(subnet: str, first: str) -> None:
     assert facts_of(init, "node", "192.0.2.9")["service_ip"] == first
 
 
-# What is told
+# Error messages
 
 
 @pytest.mark.parametrize("version", ["v1alpha1", "v1beta1", "v1beta2", "v1", "v1beta5", ""])
 def test_other_versions(version: str) -> None:
-    """Another version of the API is told with the remedy, for each document."""
+    """Another version of the API is reported with the remedy, for each document."""
     text = f"apiVersion: kubeadm.k8s.io/{version}\nkind: InitConfiguration\n"
     told = "has a version of kubeadm.k8s.io other than v1beta3 and v1beta4; `kubeadm config migrate` helps"
     assert problems(f"{text}---\n{text}") == [f"document 1: {told}", f"document 2: {told}"]
 
 
 def test_everything_at_once() -> None:
-    """Each mistake is told with its place in the file, all of them at once, whatever their kind."""
+    """Each mistake is reported with its place in the file, all of them at once, whatever their kind."""
     found = problems(
         """
 apiVersion: kubeadm.k8s.io/v1beta4
@@ -328,7 +328,7 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
     ],
 )
 def test_what_is_wrong_with_the_cluster(text: str, told: str) -> None:
-    """A value of the wrong type, or none of its kind, is told by its place."""
+    """A value of the wrong type or kind is reported with its place."""
     (problem,) = problems(CLUSTER + text)
     assert problem.startswith("ClusterConfiguration: ")
     assert told in problem
@@ -336,21 +336,21 @@ def test_what_is_wrong_with_the_cluster(text: str, told: str) -> None:
 
 @pytest.mark.parametrize("address", ["[a]", "{a: b}", "7", "host", "fe80::1%eth0", "192.0.2.0/24"])
 def test_addresses(address: str) -> None:
-    """What is no address is told as such, or not to be text."""
+    """A text that is no address is reported as such, and so is a value that is no text."""
     (problem,) = problems(f"{INIT}localAPIEndpoint: {{advertiseAddress: {address}}}")
     assert re.fullmatch(r"InitConfiguration: localAPIEndpoint.advertiseAddress: must be (an IP address|text)", problem)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "yes", "1.5", "x", "[1]", "'70000'"])
 def test_ports(port: str) -> None:
-    """What is no port is told as such."""
+    """A value that is no port is reported as such."""
     (problem,) = problems(f"{INIT}localAPIEndpoint: {{bindPort: {port}}}")
     assert problem == "InitConfiguration: localAPIEndpoint.bindPort: must be a port from 1 to 65535"
 
 
 @pytest.mark.parametrize("name", ["7", "[a]", "-a", "a b", "ü", "'a,O=system:masters'", "a_b", "'${node_name}'"])
 def test_node_names(name: str) -> None:
-    """A node's name goes into subjects and names as it is, so what is no name is told."""
+    """Subjects and names contain a node's name, so an invalid one is reported."""
     (problem,) = problems(f"{INIT}nodeRegistration: {{name: {name}}}")
     assert problem.startswith("InitConfiguration: nodeRegistration.name: must be a name of")
 
@@ -362,7 +362,7 @@ def test_a_node_name_may_be_long() -> None:
 
 
 def test_what_is_wrong_with_a_node_that_joins() -> None:
-    """What is wrong in a JoinConfiguration is told by its places."""
+    """Mistakes in a JoinConfiguration are reported with their places."""
     text = JOIN.replace("192.0.2.11", "here").replace("7443", "0").replace("controller-1", "-")
     assert problems(f"{text}---\n{CLUSTER}") == [
         "JoinConfiguration: controlPlane.localAPIEndpoint.advertiseAddress: must be an IP address",
@@ -406,13 +406,13 @@ def test_who_joins_needs_the_cluster() -> None:
     ],
 )
 def test_what_is_no_configuration(text: str, told: str) -> None:
-    """What is no kubeadm configuration is told with the place, and without a word of its content."""
+    """A document that is no kubeadm configuration is reported with its place, and without its content."""
     (problem,) = problems(text)
     assert told in problem
 
 
 def test_the_line_of_a_syntax_error() -> None:
-    """Where YAML breaks, the line is told."""
+    """A YAML error has its line."""
     assert problems(f"{CLUSTER}clusterName: 'unfinished\n") == [f"{PATH}:4: is not YAML; correct it"]
 
 
@@ -451,7 +451,7 @@ VALUES = st.recursive(
 )
 @settings(max_examples=300, deadline=None)
 def test_arbitrary_values(kind: str, fields: dict[str, object]) -> None:
-    """Whatever stands in the fields is a configuration that facts can be told from, or problems that quote no token."""
+    """Any values give a configuration with readable facts, or problems that quote no token."""
     fields = {"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": kind, "token": SECRETS[0], **fields}
     text = yaml.safe_dump(fields)
     text = f"{text}---\n{CLUSTER}" if kind == "JoinConfiguration" else text

@@ -73,7 +73,7 @@ def test_a_relative_reference_starts_at_the_kubeconfig() -> None:
 
 
 def test_embedded_data_goes_before_a_reference() -> None:
-    """As in client-go. Empty data is none."""
+    """The order is that of client-go. Empty data does not count."""
     user = {
         "client-certificate": "/a.crt",
         "client-certificate-data": b64(b"x"),
@@ -129,7 +129,7 @@ def test_the_name_that_the_server_is_checked_against(cluster: Any, name: str) ->
     [("two", "b"), ("one", "a"), ("none", None), (None, None), ("", None), (["two"], None), (7, None)],
 )
 def test_the_current_context_says_who_is_current(current: Any, user: str | None) -> None:
-    """Nobody is where it is not given, or names no context."""
+    """Without a current context, or with an unknown one, no user is current."""
     contexts = [
         ("one", {"user": "a", "cluster": "c"}),
         ("two", {"user": "b", "cluster": "c"}),
@@ -162,7 +162,7 @@ def test_the_current_context_says_who_is_current(current: Any, user: str | None)
     ],
 )
 def test_what_is_no_kubeconfig_is_malformed(text: bytes, fact: str) -> None:
-    """One error says so, with the line where that is known, whatever the YAML parser stumbles over."""
+    """One error reports it, with the line if it is known, whatever the YAML parser raises."""
     with pytest.raises(MalformedError, match=fact):
         parse_kubeconfig(text, PATH)
 
@@ -192,7 +192,7 @@ def test_what_is_no_kubeconfig_is_malformed(text: bytes, fact: str) -> None:
     ],
 )
 def test_a_broken_entry_is_a_problem_beside_the_good_ones(broken: Any, problem: str) -> None:
-    """It hides no other, and is told by its number or name."""
+    """It hides no other entry, and is reported with its number or name."""
     document = config(users=[("good", {"client-certificate": "/a.crt"})])
     document["users"].insert(0, broken)
     found = parse(document)
@@ -210,13 +210,13 @@ def test_a_name_that_is_given_twice_is_a_problem() -> None:
 
 
 def test_an_entry_that_stands_alone_is_a_list_of_one() -> None:
-    """Where somebody forgot the dash; a list of something else is a problem."""
+    """The user omitted the dash. A list of other values is a problem."""
     assert parse({"users": {"name": "a", "user": {}}, "clusters": 5}).users[0].name == "a"
     assert parse({"users": None, "clusters": 5}).problems == ("entry 1 of clusters is not a cluster",)
 
 
 def test_aliases_cannot_make_it_endless() -> None:
-    """A few lines of YAML stand for more text than there is memory; no text is made of them."""
+    """A few lines of YAML can represent more text than the memory holds. No text is made of them."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]
     lines += ["users: [{name: *a39, user: {client-key: *a39, client-key-data: *a39}}]", "current-context: *a39"]
@@ -269,12 +269,12 @@ def test_no_representation_holds_what_is_embedded() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(TEXT)), st.integers(0, 8), st.binary(max_size=4))
 def test_a_damaged_kubeconfig_reveals_no_key(start: int, length: int, instead: bytes) -> None:
-    """Wherever it was damaged, what is said of it holds no part of the key."""
+    """Whatever the damage, no message contains a part of the key."""
     assert not reveals(said(TEXT[:start] + instead + TEXT[start + length :]))
 
 
 def test_a_key_in_the_wrong_field_is_not_told_as_a_path() -> None:
-    """Paths are told to everybody: in messages, labels and the journal."""
+    """Messages, labels and the journal contain paths."""
     assert b"client-key-data: LS0t" in TEXT
     for text in (
         TEXT.replace(b"client-key-data", b"client-key"),

@@ -1,4 +1,4 @@
-"""Credentials exchanged in the text of a kubeconfig: everything else in it is somebody's, and stays."""
+"""Credentials exchanged in the text of a kubeconfig: all other text stays."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refusal(data: bytes, old: Certificate | None = OLD.facts) -> str:
 
 
 def replaced(data: bytes) -> bytes:
-    """What has to come of it where all values stand on one line: the three texts exchanged."""
+    """Return the expected result if all values are on one line: the three texts exchanged."""
     for old, new in ((OLD.pem, NEW.pem), (OLD.key_pem, NEW.key_pem), (CA.pem, TRUST)):
         assert data.count(b64(old).encode()) == 1
         data = data.replace(b64(old).encode(), b64(new).encode())
@@ -94,7 +94,9 @@ users:
 
 
 def minimal(certificate: str, key: str, trust: str) -> bytes:
-    """A kubeconfig with these three values as they are to be written, all of them six blanks in where they go on."""
+    """Return a kubeconfig with these three values in their written form, indented by six spaces on continuation
+    lines.
+    """
     return f"""\
 apiVersion: v1
 clusters:
@@ -140,7 +142,7 @@ def test_the_files_of_kubeadm_are_renewed_in_place(node: Node, name: str) -> Non
     ]
 
 
-# Each a head, the text in lines, and what closes it; %s is a name of its own.
+# Each style has a head, the text in lines, and an end. %s is a unique name.
 STYLES = {
     "plain": ("", "", 0),
     "plain over lines": ("", "", 76),
@@ -224,13 +226,13 @@ def test_the_user_is_the_one_that_embeds_the_old_certificate() -> None:
 
 
 def test_without_an_old_certificate_it_is_the_current_user() -> None:
-    """Even where what that embeds is no certificate any more."""
+    """The rule also applies if its embedded data is no certificate."""
     damaged = FULL.replace(b64(OLD.pem).encode(), b"LS0tLQ")
     assert exchange(damaged, None) == exchange(FULL)
 
 
 def test_of_two_users_with_the_certificate_the_current_one_changes() -> None:
-    """Exactly one; the other one's turn comes when it is looked at next."""
+    """Exactly one user changes. The next pass changes the other one."""
     twin = f"- {{name: a, user: {{client-certificate-data: {b64(OLD.pem)}, client-key-data: {b64(OLD.key_pem)}}}}}\n"
     data = FULL.replace(b"users:\n", f"users:\n{twin}".encode())
     first = exchange(data)
@@ -280,7 +282,7 @@ def test_a_cluster_that_embeds_no_ca_gets_none(line: bytes, instead: bytes) -> N
 
 
 def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
-    """Those files are entries of their own."""
+    """Those files have separate entries."""
     for old in (None, OLD.facts):
         message = refusal(node.read("etc/kubernetes/kubelet.conf"), old)
         assert "refers to a file with its client-certificate; renew that file" in message
@@ -325,7 +327,7 @@ SHARED = {
 
 @pytest.mark.parametrize("what", SHARED)
 def test_what_cannot_change_alone_is_refused(what: str) -> None:
-    """A value or mapping that stands for others as well, or twice, or in another encoding."""
+    """The cases are a value or mapping that represents others as well, or appears twice, or has another encoding."""
     assert yaml.safe_load(SHARED[what])["users"][0]["user"]["client-key-data"] == b64(OLD.key_pem)
     assert "cannot be exchanged without changing more than that" in refusal(SHARED[what])
 
@@ -357,7 +359,7 @@ def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part:
 
 
 def test_a_mapping_in_another_order_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is lost by it, but somebody wrote it as it was."""
+    """Nothing is lost by it, but the user chose the order."""
     version = b"apiVersion: v1\n"
     moved = exchange(PLAIN).replace(version, b"") + version
     monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: moved.decode())
@@ -365,7 +367,7 @@ def test_a_mapping_in_another_order_is_not_proven(monkeypatch: pytest.MonkeyPatc
 
 
 def test_aliases_elsewhere_are_nobodys_business() -> None:
-    """Neither those that stand for more than there is memory, nor those that go in circles."""
+    """The cases are aliases that represent more than the memory holds, and circular ones."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]
     data = FULL + ("\n".join(lines) + "\nround: &r {again: *r}\n").encode()
@@ -443,7 +445,7 @@ def test_the_documents_are_equal_but_for_the_credentials(
 def test_a_damaged_kubeconfig_is_exchanged_rightly_or_refused(
     start: int, length: int, instead: bytes, by_certificate: bool
 ) -> None:
-    """Wherever it was damaged: no other error gets out, no key is told, and what is returned holds the new ones."""
+    """Whatever the damage: no other error is raised, no message has a key, and the result has the new values."""
     data = FULL[:start] + instead + FULL[start + length :]
     try:
         result = exchange(data, OLD.facts if by_certificate else None)
@@ -452,7 +454,7 @@ def test_a_damaged_kubeconfig_is_exchanged_rightly_or_refused(
         assert PATH in said
         assert not any(key in said for key in (b64(OLD.key_pem)[100:120], OLD.key_pem.decode()[100:120]))
     else:
-        # What was damaged may be another user, who is left as he is.
+        # The damage may be in another user, which stays.
         users = [user["user"] for user in yaml.safe_load(result)["users"] if isinstance(user.get("user"), dict)]
         holders = [user for user in users if user.get("client-key-data") == b64(NEW.key_pem)]
         assert [user["client-certificate-data"] for user in holders] == [b64(NEW.pem)]
@@ -500,7 +502,7 @@ def test_a_new_kubeconfig_is_kubeadms_byte_for_byte(node: Node, name: str) -> No
 
 @given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))
 def test_a_new_kubeconfig_says_what_it_was_told(cluster: str, server: str, user: str) -> None:
-    """Whatever the names are."""
+    """The rule holds for any names."""
     made = new_kubeconfig(
         cluster=cluster, server=server, user=user, trust_pem=TRUST, credentials=Embedded(NEW.pem, NEW.key_pem)
     )

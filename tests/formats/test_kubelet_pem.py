@@ -77,7 +77,7 @@ def test_a_path_that_is_no_rotating_pem_is_refused(path: str) -> None:
 
 
 def test_the_file_holds_the_certificate_and_then_the_key(node: Node) -> None:
-    """Each in lines of its own, whatever line ends they came with; put together again, a kubelet's file is itself."""
+    """Each has separate lines, whatever its line ends. A kubelet's file that is composed again is unchanged."""
     ca = make_ca()
     leaf = make_leaf(ca)
     found = content(bundle(leaf, ca).rstrip(b"\n"), leaf.key_pem + b"\n\n")

@@ -88,7 +88,7 @@ def test_of_a_flag_that_is_given_twice_the_last_counts() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_pod_has_no_flags(document: Any) -> None:
-    """Any other YAML is taken for its fields."""
+    """Any other YAML is read for its fields."""
     found = parse_manifest(yaml.safe_dump(document).encode(), "/m.yaml")
     assert (found.flags, found.fields) == ({}, document)
 
@@ -113,8 +113,8 @@ def test_text_that_is_no_yaml_is_kept_as_text() -> None:
     ],
 )
 def test_a_volume_of_the_host_is_at_an_absolute_path(path: object, within: str | None, place: str | None) -> None:
-    """What is mounted from a relative one, or from an absolute one within a volume, no kubelet would start: it leads
-    nowhere, and least of all to where certmond happens to run.
+    """The kubelet starts no Pod with a relative path, or with an absolute one within a volume: such a path resolves to
+    nothing, and never to certmond's working directory.
     """
     mount = {"name": "v", "mountPath": "/in"} | ({"subPath": within} if within else {})
     spec = {"containers": [{"volumeMounts": [mount]}], "volumes": [{"name": "v", "hostPath": {"path": path}}]}
@@ -123,7 +123,7 @@ def test_a_volume_of_the_host_is_at_an_absolute_path(path: object, within: str |
 
 
 def test_aliases_cannot_make_it_endless() -> None:
-    """A few lines of YAML stand for more text than there is memory; no text is made of them."""
+    """A few lines of YAML can represent more text than the memory holds. No text is made of them."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]
     lines += ["clusterDomain: *a39", "spec: {containers: [{name: *a39, command: *a39, args: [*a39, --a=1]}]}"]
@@ -135,7 +135,7 @@ def test_aliases_cannot_make_it_endless() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_manifest(data: bytes) -> None:
-    """Reading never fails: there are flags or there are none."""
+    """The parser never fails: the result has flags or none."""
     for text in (data, b"spec:\n  containers:\n" + data, b"spec: {containers: [{name: a, command: [" + data + b"]}]}"):
         found = parse_manifest(text, "/m.yaml")
         assert all(isinstance(value, str) for flags in found.flags.values() for value in flags.values())

@@ -1,4 +1,4 @@
-"""Flags exchanged in the text of a static pod's manifest: everything else in it is somebody's, and stays."""
+"""Flags exchanged in the text of a static Pod's manifest: all other text stays."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def refusal(data: bytes, flags: Mapping[str, str] = NEW) -> str:
 
 
 def manifest(*lines: str, name: str = NAME) -> bytes:
-    """One with these lines below its container, as they are to be written."""
+    """Return a manifest with these lines below its container, in their written form."""
     below = "\n".join(f"    {line}" for line in lines)
     return f"""\
 # ours, do not touch
@@ -156,7 +156,7 @@ def test_what_is_there_already_stays_as_it_is_written() -> None:
 
 
 def test_a_quoted_word_may_be_written_with_escapes() -> None:
-    """It is written anew between its quotes."""
+    """It is written again between its quotes."""
     data = manifest(f'command: ["\\x2d-{CERT}=\\', "  /etc\", '--x=it''s']")
     assert exchange(data, {CERT: "/d"}) == replaced(data, (f'\\x2d-{CERT}=\\\n      /etc"', f'--{CERT}=/d"'))
 
@@ -198,12 +198,12 @@ def test_a_quoted_word_may_be_written_with_escapes() -> None:
     ],
 )  # fmt: skip
 def test_refused(data: bytes, fact: str) -> None:
-    """With file, fact and remedy, whatever stands in the way of a sure edit."""
+    """The error has file, fact and remedy for each obstacle of a safe edit."""
     assert fact in refusal(data)
 
 
 def test_every_flag_that_cannot_be_exchanged_is_told() -> None:
-    """At once."""
+    """All are reported at once."""
     assert len(refusal(manifest(f"command: [--{CERT}]")).split("\n")) == 2
 
 

@@ -1,4 +1,4 @@
-"""PKCS#12 files of which a part is encrypted: opened in a process of their own, for a second at most."""
+"""PKCS#12 files with an encrypted part: opened in a separate process, for at most a second."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def concealing(iterations: int, password: bytes) -> bytes:
 
 @pytest.mark.parametrize("password", [b"secret", None])
 def test_iterations_that_an_encrypted_part_conceals_take_a_second_and_no_more(password: bytes | None) -> None:
-    """Nothing of them is seen before, and the file is malformed."""
+    """Their number is not visible before, and the file is malformed."""
     data = concealing((1 << 31) - 1, password or b"")
     assert check_iterations(data)
     (fault,) = decode_apart(data, "/a.p12", password).faults
@@ -70,7 +70,7 @@ def test_a_file_without_a_key_has_none() -> None:
 
 
 def test_what_a_process_cannot_be_had_for_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look goes on."""
+    """The scan continues."""
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     (fault,) = decode_apart(concealing(1, b""), "/a.p12").faults
     assert fault.reason is Reason.MALFORMED

@@ -1,4 +1,4 @@
-"""Private keys of others: what cannot be used is said in one sentence, which never quotes the key."""
+"""Foreign private keys: an unusable one gives one sentence, which never quotes the key."""
 
 from __future__ import annotations
 

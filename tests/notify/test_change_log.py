@@ -23,7 +23,7 @@ States = Mapping[str, str]
 
 
 class Log(Journal):
-    """A journal that keeps everything, and knows what stands by what it was given."""
+    """A journal that stores all entries, and derives the open findings from them."""
 
     def __init__(self) -> None:
         super().__init__("none")
@@ -95,8 +95,8 @@ STATES = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["well", "noted
 def test_the_journal_ends_with_what_is_so_and_what_it_left_out_is_counted_once(
     passes: list[tuple[float, States]],
 ) -> None:
-    """Nothing is raised that stands, nor cleared that does not. Of a node at rest the journal has what is so; the
-    summaries together have counted each change that was left out, once.
+    """No open finding is raised again, and no other is cleared. The journal of an idle node has the current state. The
+    summaries together count each omitted change once.
     """
     walk = Walk()
     for pause, states in [*passes, (0.0, {"a": "well"})]:
@@ -110,8 +110,8 @@ def test_the_journal_ends_with_what_is_so_and_what_it_left_out_is_counted_once(
 
 
 def test_a_certificate_that_flaps_has_its_budget_and_a_summary() -> None:
-    """Of a certificate that changes hundreds of times in a minute ten changes are written, then one a minute, for what
-    is so by then; and one summary a minute says how many were left out, under a MESSAGE_ID of its own.
+    """Of a certificate that changes hundreds of times in a minute ten changes are written, then one a minute, for the
+    state by then. One summary a minute has the number of omitted changes, under a separate MESSAGE_ID.
     """
     walk = Walk()
     walk.look({"a": "well", "b": "well"})
@@ -145,20 +145,20 @@ def test_a_critical_finding_of_a_certificate_that_did_not_flap_is_always_written
 
 
 def test_files_that_come_and_go_under_new_names_leave_nothing_behind() -> None:
-    """What was never written is not remembered when it is gone."""
+    """A change that was never written is dropped with its file."""
     walk = Walk()
     for number in range(OVERALL.burst + 50):
         walk.look({f"n{number}": "noted"})
     walk.look({})
-    assert len(walk._changes._owed) <= OVERALL.burst / 2  # what is asked is what it keeps
+    assert len(walk._changes._owed) <= OVERALL.burst / 2  # the table of omitted changes
     walk.rest(LONG)
     assert walk._changes._owed == {}
     assert walk.log.standing == set()
 
 
 def test_what_is_gone_from_a_file_that_stays_is_named_by_its_certificate() -> None:
-    """Of two CAs in one file, one may go, and the file stays: the entry says which certificate the file no longer
-    holds, and does not say that the file is gone. Where the file never held one, it is the file that is gone.
+    """Of two CAs in one file, one may be removed while the file stays: the entry names the certificate, and does not
+    report the file as removed. If the file never had one, the entry reports the removal of the file.
     """
     spec = CertificateSpec.model_validate({"name": "ca", "path": "/ca.crt"})
     first, second = (

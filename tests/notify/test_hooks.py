@@ -1,4 +1,4 @@
-"""Hooks: each finding is told once when it is raised and once when it is cleared, whatever happens in between."""
+"""Hooks: each finding runs a hook once when it is raised and once when it is cleared, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def known(*notices: Notice) -> dict[Key, Notice]:
 
 
 class Told:
-    """A program that writes down what it is told, and the hook that runs it."""
+    """A program that records its input, and the hook that runs it."""
 
     def __init__(self, work: Path) -> None:
         self.work, self.log = work, work / "log"
@@ -99,7 +99,7 @@ def test_a_hook_reads_one_document_of_what_was_raised(told: Told) -> None:
 
 
 def test_it_is_told_once_and_once_when_it_is_cleared(told: Told) -> None:
-    """However often a finding is seen it is raised once; when it is gone it is cleared once."""
+    """However often a finding is observed, it is raised once and cleared once."""
     with told.running() as hook:
         for found in (known(notice()), known(notice()), known(notice(), notice("b"))):
             hook.hand(found, SETTLED)
@@ -110,7 +110,9 @@ def test_it_is_told_once_and_once_when_it_is_cleared(told: Told) -> None:
 
 
 def test_a_hook_without_a_thread_is_told_later(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where no thread is to be had, that is said once, and nothing is lost: it is told as soon as there is one."""
+    """If no thread can be started, that is reported once, and nothing is lost: the hook runs when a thread can be
+    started.
+    """
     with told.running() as hook:
         with no_thread_left():
             hook.hand(known(notice()), SETTLED)
@@ -120,11 +122,13 @@ def test_a_hook_without_a_thread_is_told_later(told: Told, capsys: pytest.Captur
     assert told.heard() == [RAISED]
     assert capsys.readouterr().err.count("until a thread is to be had") == 1
     with no_thread_left(), told.running() as hook:
-        hook.hand(known(notice()), SETTLED)  # and whoever has none comes to an end
+        hook.hand(known(notice()), SETTLED)  # and a hook without a thread ends
 
 
 def test_a_restart_of_certmond_is_no_news(told: Told) -> None:
-    """After a start nothing is told that was told before; what stands and was not told is, and what went meanwhile."""
+    """After a start the hook runs only for open findings that it has not received, and for those that ended
+    meanwhile.
+    """
     with told.running() as hook:
         hook.hand(known(notice(), notice("b")), SETTLED)
         told.until("told", "told")
@@ -139,7 +143,7 @@ def test_a_restart_of_certmond_is_no_news(told: Told) -> None:
 
 
 def test_what_is_remembered_is_for_nobody_else(told: Told) -> None:
-    """The memory is readable by its owner only."""
+    """The record of a hook is readable only for its owner."""
     with told.running() as hook:
         hook.hand(known(notice()), SETTLED)
         told.until("told")
@@ -149,7 +153,9 @@ def test_what_is_remembered_is_for_nobody_else(told: Told) -> None:
 
 
 def test_a_hook_that_fails_is_run_again(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
-    """What failed is tried again until it succeeds, each failure counted and told with the first line that it wrote."""
+    """A failed run is repeated until it succeeds. Each failure is counted and reported with the first line of its
+    output.
+    """
     fails = Path(f"{told.log}.fails")
     fails.touch()
     with told.running() as hook:
@@ -164,7 +170,7 @@ def test_a_hook_that_fails_is_run_again(told: Told, capfd: pytest.CaptureFixture
 
 
 def test_one_event_that_fails_does_not_keep_others_back(told: Told) -> None:
-    """Another event has its turn before the one that failed is tried once more."""
+    """Another event follows before the failed one is repeated."""
     told.program.write_text('#!/bin/sh\nread -r line\ncase $line in *\'"a"\'*) exit 1 ;; esac\necho "$line" >>"$LOG"\n')
     with told.running() as hook:
         hook.hand(known(notice("a", Severity.CRITICAL), notice("b")), SETTLED)
@@ -173,7 +179,7 @@ def test_one_event_that_fails_does_not_keep_others_back(told: Told) -> None:
 
 
 def test_what_went_before_its_turn_is_passed_over(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
-    """A finding that is cleared before the hook could be told of it is never told; that is counted and said."""
+    """A finding that is cleared before the hook ran is never sent. That is counted and reported."""
     fails = Path(f"{told.log}.fails")
     fails.touch()
     with told.running() as hook:
@@ -188,7 +194,9 @@ def test_what_went_before_its_turn_is_passed_over(told: Told, capfd: pytest.Capt
 
 
 def test_a_flood_is_cut_off_and_that_is_said(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
-    """No more than a bound of findings is told, the gravest; the others when some of these are cleared."""
+    """At most a limited number of findings is sent, the most severe first. The others follow when some of these are
+    cleared.
+    """
     bad, good = notice("bad", Severity.CRITICAL), notice("good")
     with told.running(most=1) as hook:
         hook.hand(known(good, bad), SETTLED)
@@ -210,7 +218,7 @@ def test_a_hook_that_hangs_is_ended(told: Told) -> None:
 
 
 def test_handing_over_waits_for_nobody(told: Told) -> None:
-    """While a program hangs, what stands is handed over at once; a stop ends it, and the next start runs it again."""
+    """While a program hangs, the caller returns at once. A stop ends the program, and the next start runs it again."""
     hangs = Path(f"{told.log}.hangs")
     hangs.touch()
     hook = Hook(told.spec(), told.work, Journal("none"), told.count)
@@ -227,7 +235,7 @@ def test_handing_over_waits_for_nobody(told: Told) -> None:
 
 
 def test_a_program_that_others_can_write_is_not_run(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
-    """Where somebody else could have changed the program the run fails, and the remedy is said."""
+    """If another user could have changed the program, the run fails with the remedy."""
     told.program.chmod(0o757)
     with told.running() as hook:
         hook.hand(known(notice()), SETTLED)
@@ -237,7 +245,7 @@ def test_a_program_that_others_can_write_is_not_run(told: Told, capfd: pytest.Ca
 
 
 def test_what_stands_is_told_again_to_who_may_forget(told: Told) -> None:
-    """With `repeat` the same is raised again and again while it stands."""
+    """With `repeat` the same finding is raised again and again while it is open."""
     with told.running() as hook:
         hook.spec = hook.spec.model_copy(update={"repeat": timedelta(milliseconds=50)})
         hook.hand(known(notice()), SETTLED)
@@ -247,7 +255,7 @@ def test_what_stands_is_told_again_to_who_may_forget(told: Told) -> None:
 
 @pytest.mark.parametrize("written", ["", "[]", '{"a": 1}', "[{}]", '[{"certificate": 1}]', "\x00"])
 def test_a_memory_that_is_broken_is_as_none(told: Told, written: str) -> None:
-    """What cannot be read is as if nothing was told: rather twice than never."""
+    """An event is sent twice rather than never."""
     (told.work / "hooks").mkdir()
     (told.work / "hooks/hook.json").write_text(written)
     with told.running() as hook:
@@ -256,10 +264,10 @@ def test_a_memory_that_is_broken_is_as_none(told: Told, written: str) -> None:
 
 
 def test_hooks_follow_a_configuration_that_was_read_again(told: Told) -> None:
-    """A hook that is as it was goes on; one that changed begins with what its predecessor was told."""
+    """An unchanged hook continues. A changed one continues from the record of its predecessor."""
     hooks = Hooks(told.work, Journal("none"), told.count)
     hooks.configure([told.spec(), told.spec(name="other")])
-    other = hooks._hooks["other"]  # what is asked is whether it is the same thread
+    other = hooks._hooks["other"]  # the test checks that the thread is the same
     for hook in hooks._hooks.values():
         hook.hand(known(notice()), SETTLED)
     told.until("told", "told")
@@ -290,8 +298,8 @@ CRITICAL = notice("a", Severity.CRITICAL)
 
 
 def test_a_finding_that_flaps_is_told_a_few_times_and_then_as_it_is_once_a_minute(told: Told) -> None:
-    """However often a finding comes and goes, the hook is run four times for it, and then once a minute: for what is so
-    by then, so that it ends with the truth.
+    """However often a finding changes, the hook runs four times for it, and then once a minute for the current state,
+    so that it ends with the current one.
     """
     clock, journal = Hand(), Journal("none")
     with told.running(monotonic=clock, journal=journal) as hook:
@@ -318,8 +326,8 @@ def test_a_finding_that_flaps_is_told_a_few_times_and_then_as_it_is_once_a_minut
 
 
 def test_one_that_is_cleared_for_a_moment_is_not_told_so(told: Told) -> None:
-    """A finding that was told, and is cleared and raised again before the hook may be run once more, stands for it as
-    before; that it was passed over is counted.
+    """A finding that was sent, and is cleared and raised again before the next run, stays open for the hook. The
+    skipped change is counted.
     """
     clock = Hand()
     with told.running(monotonic=clock) as hook:
@@ -339,8 +347,8 @@ def test_one_that_is_cleared_for_a_moment_is_not_told_so(told: Told) -> None:
 
 
 def test_many_findings_are_told_at_a_bounded_rate_and_the_critical_ones_at_once(told: Told) -> None:
-    """In all a hook is run a hundred times at once, and then twice a second; for a critical finding that has not come
-    and gone it is run at once also then.
+    """A hook runs at most a hundred times at once, and then twice a second. For a critical finding that has not changed
+    repeatedly it still runs at once.
     """
     told.program.write_text('#!/bin/sh\nread -r line\necho "$line" >>"$LOG"\n')
     clock, many = Hand(), known(*(notice(f"n{number}") for number in range(110)))

@@ -47,7 +47,7 @@ def test_of_what_is_too_long_the_beginning_and_the_end_are_told(capsys: pytest.C
 
 
 def test_who_tells_nobody_still_remembers(capsys: pytest.CaptureFixture[str]) -> None:
-    """The style `none` writes nothing, and the page shows the entry all the same, the newest first."""
+    """The style `none` writes nothing, and the page still shows the entry, the newest first."""
     journal = Journal("none")
     journal.tell(Event.STARTED, "first")
     journal.tell(Event.STOPPED, "second", "error")
@@ -59,7 +59,7 @@ def test_who_tells_nobody_still_remembers(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_details_are_for_who_wants_them(capsys: pytest.CaptureFixture[str]) -> None:
-    """How it works is told only to who asks for more, and is no event of the page."""
+    """Details of the operation are written only in verbose mode, and are no event of the page."""
     for journal in (Journal("json"), Journal("json", verbose=True)):
         journal.detail(Event.PASSED, "a pass", cause="resync")
         assert (list(journal.recent), journal.told) == ([], 0)
@@ -97,8 +97,8 @@ def test_the_process_that_listens_writes_sentences(
 def test_a_terminal_of_a_service_is_no_journal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where journald reads stderr, an entry goes to the journal alone. A terminal that a service has started inherits
-    JOURNAL_STREAM, and shows the entries all the same.
+    """If journald reads stderr, an entry goes to the journal alone. A terminal that a service has started inherits
+    JOURNAL_STREAM, and still shows the entries.
     """
     found = os.fstat(2)
     for stream, style in ((f"{found.st_dev}:{found.st_ino}", "auto"), ("1:2", "auto"), ("1:2", "serve")):

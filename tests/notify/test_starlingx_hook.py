@@ -84,7 +84,9 @@ def manager(tmp_path: Path) -> FaultManager:
 def test_an_alarm_is_raised_once_and_cleared(
     manager: FaultManager, reason: str, alarm: str, severity: str, text: str
 ) -> None:
-    """500.200 for one that ends soon, 500.210 for one that has ended: raised once however often told, then cleared."""
+    """The alarm is 500.200 for a certificate that ends soon, and 500.210 for an expired one. It is raised once for
+    repeated events, then cleared.
+    """
     for _ in range(2):
         assert manager.tell("raised", reason).returncode == 0
     ((key, fields),) = manager.alarms.items()
@@ -108,7 +110,7 @@ def test_one_that_was_about_to_end_and_has_ended_is_one_alarm(manager: FaultMana
 
 @pytest.mark.parametrize("fields", [{"reason": "too_open"}, {"certificate": "ca"}, {"certificate": "etcd-ca"}])
 def test_the_rest_is_not_its_business(manager: FaultManager, fields: dict[str, str]) -> None:
-    """Other reasons have no alarm, and the Root CAs are watched by StarlingX itself: nobody is asked."""
+    """Other reasons have no alarm, and StarlingX itself watches the Root CAs: the hook makes no call."""
     reason = fields.pop("reason", "expired")
     assert manager.tell("raised", reason, **fields).returncode == 0
     assert not manager.calls

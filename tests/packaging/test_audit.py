@@ -34,7 +34,7 @@ SKIPPED = {"name": "other", "skip_reason": "Dependency not found on PyPI and cou
     ],
 )
 def test_what_could_not_be_asked_is_not_well(dependencies: list[dict[str, Any]], status: int, said: str) -> None:
-    """What is known comes first; then what could not be asked; only where all was asked, that nothing is known."""
+    """Known vulnerabilities come first, then unchecked dependencies. Only if all were checked, the result is clean."""
     found, lines = audit.judge({"dependencies": dependencies, "fixes": []})
     assert (found, lines[0]) == (status, said)
 
@@ -43,7 +43,7 @@ def test_what_could_not_be_asked_is_not_well(dependencies: list[dict[str, Any]],
 def test_without_a_network_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
 ) -> None:
-    """A pip-audit that fails, or says nothing that can be read, is no answer: exit status 3, and the question."""
+    """A pip-audit that fails, or has unreadable output, is no answer: exit status 3, with the command."""
     program = tmp_path / "pip-audit"
     program.write_text(f"#!/bin/sh\n{answer}\n")
     program.chmod(0o700)

@@ -50,7 +50,9 @@ def written(state: Path, more_than: int) -> int:
 
 @pytest.mark.real("logrotate")
 def test_no_line_is_lost_while_the_trail_is_rotated(tmp_path: Path) -> None:
-    """Each entry is in one of the files, once and whole; certmond goes on in a new one that only its user can read."""
+    """Each entry is in one of the files, once and complete. certmond continues in a new one that only its user can
+    read.
+    """
     state, conf, stop = tmp_path / "state", tmp_path / "certmond", tmp_path / "stop"
     conf.write_text(SNIPPET.read_text().replace("/var/lib/certmond/", f"{state}/"))
     conf.chmod(0o644)

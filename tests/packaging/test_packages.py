@@ -166,7 +166,7 @@ def test_lintian_finds_no_error(built: Built) -> None:
 @long
 @pytest.mark.real("rpm")
 def test_the_rpm_has_what_the_deb_has(built: Built) -> None:
-    """The .rpm has the same files as the .deb, but for what each distribution has of its own."""
+    """The .rpm has the same files as the .deb, except those of each distribution."""
 
     def ask(*query: str) -> list[str]:
         done = subprocess.run(["rpm", "-qp", *query, built[".rpm"]], check=True, capture_output=True, text=True)
@@ -227,9 +227,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def dpkg(machine: Machine, *arguments: str) -> str:
-    """Run dpkg to its end, with nobody there to answer it, and without a sync for each file: what it unpacks is in
-    memory.
-    """
+    """Run dpkg to its end, without a terminal, and without a sync for each file, because it unpacks into memory."""
     done = subprocess.run(
         machine.command("dpkg", "--force-unsafe-io", *arguments),
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
@@ -240,7 +238,7 @@ def dpkg(machine: Machine, *arguments: str) -> str:
 
 
 def former(package: Path, work: Path) -> Path:
-    """The package as an earlier version, with a file that is no longer there."""
+    """Return the package as an earlier version, with a file that no longer exists."""
     tree = work / "former"
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     control = tree / "DEBIAN/control"
@@ -276,8 +274,8 @@ def active(machine: Machine, unit: str) -> str:
 @long
 @pytest.mark.real("systemd")
 def test_a_package_from_its_installation_to_its_purge(machine: Machine, package: Path, tmp_path: Path) -> None:
-    """Installed, it observes; an upgrade keeps what the operator has set and stopped; the documented ways to run
-    work as they stand there; removed, it leaves configuration and state, and purged, nothing.
+    """An installed package observes. An upgrade keeps what the operator has set and stopped. The documented ways to run
+    work as written. A removed package leaves configuration and state, and a purged one nothing.
     """
     for name, file in (("former.deb", former(package, tmp_path)), ("new.deb", package)):
         shutil.copy(file, machine.path(f"/opt/{name}"))
@@ -303,7 +301,7 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
         assert "certmond" not in machine.attempt("systemd-analyze", "verify", f"{UNITS}/{unit}").stderr
     machine.run("systemd-analyze", "security", "--offline=yes", "--threshold=20", f"{UNITS}/{CHECK}")
 
-    # Upgraded: the operator's configuration is in force, the new version runs, and the old one's files are gone.
+    # Upgraded: the operator's configuration is in force, the new version runs, and the old one's files are removed.
     machine.path(CONFIG).write_text("resync: 7m\n")
     machine.path(MINE).write_text("renew_before: 20d\n")
     first = machine.property(DAEMON, "InvocationID")
@@ -361,7 +359,7 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
     assert machine.path(CONFIG).read_text() == "resync: 7m\n"
     assert (active(machine, DAEMON), enabled(machine, WEB)) == ("active", "disabled")
 
-    # Purged, it was never there, but for its user.
+    # Purged, only its user is left.
     carry_out(machine, on)
     dpkg(machine, "--purge", "certmond")
     assert files_of(machine) - before == set()
@@ -372,8 +370,8 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
 
 
 def files_of(machine: Machine) -> set[str]:
-    """Every file of the machine with certmond in its path, but for what other packages and these tests have."""
-    places = ("/etc", "/etc/systemd/system", "/usr", "/run", "/var")  # the second is a file system of its own
+    """Return every file of the machine with certmond in its path, except those of other packages and of these tests."""
+    places = ("/etc", "/etc/systemd/system", "/usr", "/run", "/var")  # the second is a separate file system
     but = ("(", "-path", "/var/lib/dpkg", "-o", "-path", "/var/log", ")", "-prune")
     found = machine.run("find", *places, "-xdev", *but, "-o", "-path", "*certmond*", "-print")
     return {line for line in found.splitlines() if "certmond-test" not in line}

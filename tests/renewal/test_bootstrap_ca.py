@@ -85,7 +85,7 @@ def test_other_encodings(files: Files) -> None:
 
 
 def test_a_weak_signature_is_no_matter(files: Files) -> None:
-    """Nobody verifies the signature of a trust anchor, so one made with SHA-1 is accepted."""
+    """No verifier checks the signature of a trust anchor, so SHA-1 is accepted."""
     ca = make_ca(hash="sha1")
     assert files.give(ca.pem, ca.key_pem).certificate == ca.facts
 
@@ -156,7 +156,7 @@ def test_several_certificates(files: Files) -> None:
 
 
 def test_none(files: Files) -> None:
-    """A file without a certificate is told, and so is one without a key, both at once."""
+    """A file without a certificate is reported, and so is one without a key, both at once."""
     assert files.refused(ROOT.key_pem, ROOT.pem) == [
         "own.crt holds 0 certificates; give exactly one, the Root CA",
         "own.key holds no private key that can be used; put the right one there",
@@ -170,13 +170,13 @@ def test_rubbish(files: Files, content: bytes) -> None:
 
 
 def test_an_encrypted_key(files: Files) -> None:
-    """A key with a passphrase is refused: it would be of no use to Kubernetes."""
+    """A key with a passphrase is refused, because Kubernetes cannot read it."""
     (problem,) = files.refused(ROOT.pem, ROOT.key_as(PrivateFormat.PKCS8, b"secret"))
     assert "own.key is encrypted" in problem
 
 
 def test_files_that_cannot_be_read(files: Files, tmp_path: Path) -> None:
-    """What is not there, or is no file, is told, both at once."""
+    """A missing path, or one that is no file, is reported, both at once."""
     os.mkfifo(files.key)
     with pytest.raises(ConfigError) as caught:
         read_authority(str(files.certificate), str(files.key), NOW)
@@ -192,7 +192,7 @@ def test_root_ca_only() -> None:
 
 
 def test_a_leaf(files: Files) -> None:
-    """A certificate that is no CA at all is told everything that it is not."""
+    """A certificate that is no CA is reported with each missing property."""
     leaf = make_leaf(ROOT, "leaf")
     found = files.refused(leaf.pem, leaf.key_pem)
     assert len(found) == 3

@@ -69,7 +69,7 @@ def test_what_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
 
 
 def test_a_former_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(host: Host) -> None:
-    """Each of the three alone; where the record knows the CAs, kubeconfigs add none."""
+    """Each of the three suffices. If the record has the CAs, kubeconfigs add none."""
     own = {host.ca.facts}
     assert {*found(host)["apiserver"].former} == own  # what the kubeconfigs embed
 
@@ -96,7 +96,7 @@ def test_a_former_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_roo
 
 
 def test_the_ca_of_another_cluster_in_one_kubeconfig_is_no_former_one(host: Host) -> None:
-    """A context of another cluster in one kubeconfig of root proves nothing: each of them has to embed the CA."""
+    """A context of another cluster in one kubeconfig of root proves nothing: each kubeconfig must embed the CA."""
     other = make_ca()
     host.entries["second.conf"] = {**host.entries["admin.conf"], "path": "/etc/kubernetes/second.conf"}
     host.put("/etc/kubernetes/second.conf", kubeconfig(other, make_leaf(other)), 0o600)
@@ -106,14 +106,14 @@ def test_the_ca_of_another_cluster_in_one_kubeconfig_is_no_former_one(host: Host
 
 
 def test_who_can_change_the_cas_file_is_told(host: Host) -> None:
-    """Besides root and the owner that the CA's own entry declares."""
+    """Root and the owner that the CA's entry declares are not."""
     assert found(host)["apiserver"].ca_writers == ""
     os.chown(host.at("/etc/kubernetes/pki/ca.crt"), ALICE, ALICE)
     assert found(host)["apiserver"].ca_writers == f"/etc/kubernetes/pki/ca.crt belongs to user {ALICE}"
 
 
 def test_the_former_cas_are_those_of_the_ca_that_signs(host: Host) -> None:
-    """Of an entry that accepts several CAs, the first that is on the node signs, and no other one counts."""
+    """If an entry accepts several CAs, the first one on the node signs, and no other counts."""
     site = make_ca("site")
     host.put("/etc/site.crt", site.pem)
     host.put("/etc/site.key", site.key_pem, 0o600)
@@ -169,7 +169,7 @@ def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) ->
 
 
 def test_of_what_no_ca_has_signed_possession_is_not_asked(host: Host) -> None:
-    """A self-signed certificate of the owner is not possessed, whatever key lies beside it."""
+    """A self-signed certificate of the owner is not possessed, whatever key is beside it."""
     host.entries["apiserver"] |= {"owner": str(ALICE)}
     own = make_ca("app", is_ca=None, not_before=NOW - YEAR, not_after=NOW + DAY)
     host.put(host.entries["apiserver"]["path"], own.pem)
@@ -192,9 +192,7 @@ def test_a_key_that_a_kubeconfig_refers_to_is_not_possessed(host: Host, *, right
 
 
 def test_a_key_that_comes_after_the_look_is_not_possessed(host: Host) -> None:
-    """The look saw another key beside the certificate: that the file has the right one by now proves nothing of what
-    was seen.
-    """
+    """The scan read another key beside the certificate: a later right key proves nothing about the scan."""
     path = host.entries["admin.conf"]["path"]
     host.entries["admin.conf"] |= {"owner": str(ALICE)}
     leaf = make_leaf(host.ca, "bob", not_before=NOW - YEAR, not_after=NOW + DAY)
@@ -242,7 +240,9 @@ def remembered(host: Host, sha256: str, ends_at: Any) -> None:
 
 
 def test_what_certmond_put_in_place_last_is_lost_where_no_generation_has_it(host: Host) -> None:
-    """The present certificate ends before it, or is in the archive itself: then it was replaced, and put back."""
+    """If the present certificate ends before it, or is in the archive itself, the last one was replaced and an older
+    one restored.
+    """
     remembered(host, "0" * 64, NOW + YEAR)
     assert found(host)["apiserver"].lost
     remembered(host, "0" * 64, NOW + HOUR)
@@ -266,7 +266,7 @@ def test_the_last_one_is_later_where_a_generation_has_it(host: Host) -> None:
 
 
 def test_writers_are_those_of_certificate_and_key(host: Host) -> None:
-    """A key in a directory that every user can write is told as well."""
+    """A key in a directory that every user can write is reported as well."""
     host.entries["apiserver"] |= {"key": "/srv/apiserver.key"}
     host.put("/srv/apiserver.key", host.at("/etc/kubernetes/pki/apiserver.key").read_bytes(), 0o600)
     host.at("/srv").chmod(0o777)

@@ -1,4 +1,4 @@
-"""Files made from others: what they hold, when they are out of date, and when they are not ours to replace."""
+"""Derived files: their content, when they are out of date, and when certmond may not replace them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OLD, NEW, OTHER = make_leaf(CA, "api", key="rsa"), make_leaf(CA, "api"), make_le
 
 
 def foreign(found: State) -> str:
-    """What is said of a file that is left alone; it always says how to get out of it."""
+    """Return the message of a foreign file, which always has the remedy."""
     assert isinstance(found, Foreign)
     assert found.message.startswith("/")
     assert found.message.endswith(", so it is not replaced; move it away, and it is made anew")
@@ -126,7 +126,7 @@ def test_what_was_made_is_current(new: Issued) -> None:
         (NEW.pem, "is not a certificate with its key"),  # it is open to all, perhaps: no key is put into it
         (OLD.pem + OLD.key_pem[:-40], "is not a certificate with its key"),
         (OLD.pem + OLD.key_pem + b"# ours\n", "is not a certificate with its key"),
-        (NEW.pem + NEW.key_pem + b"# ours\n", "is not a certificate with its key"),  # told before it is out of date
+        (NEW.pem + NEW.key_pem + b"# ours\n", "is not a certificate with its key"),  # reported before it is out of date
         (OLD.pem + OLD.key_as(PrivateFormat.TraditionalOpenSSL, b"x"), "is not a certificate with its key"),
         (OLD.pem + pem_block("ENCRYPTED PRIVATE KEY", b"0\0"), "holds a block ENCRYPTED PRIVATE KEY"),
     ],
@@ -332,7 +332,7 @@ def test_a_broken_kubeconfig_is_not_handed_on(source: bytes | None, present: byt
 
 
 def test_a_kubeconfig_without_certificates_is_copied_too() -> None:
-    """One with a token; one that trusts what the host trusts; and one whose key is in a file of its own."""
+    """The cases are one with a token, one that trusts the CAs of the host, and one whose key is in a separate file."""
     public = edited(lambda d: d["clusters"][0].update(cluster={"server": "https://a"}))
     assert state(COPY, public, None, public + b"# mine\n") == Stale(public)
     token = edited(lambda d: d["users"][0].update(user={"token": "abc"}))

@@ -90,7 +90,7 @@ RSA = make_leaf(CA, "rsa", key="rsa")
     ids=map(str, range(12)),  # of the keys themselves, each process would make another name
 )
 def test_what_is_no_pair_is_told_with_its_file(certificate: bytes | None, key: bytes | None, said: str) -> None:
-    """The first certificate and the first key count, as for Go; the key has to sign; no message quotes a key."""
+    """The first certificate and the first key count, as in Go. The key has to sign, and no message quotes a key."""
     assert problem(key_pair(certificate, key, "/crt", "/key")) == said
 
 
@@ -121,7 +121,7 @@ def two_users(first: bytes, second: Mapping[str, str]) -> bytes:
 
 
 def test_the_pairs_of_a_kubeconfig_begin_with_its_current_users() -> None:
-    """Others follow; a user without a certificate has none; what it refers to is read only where that is asked for."""
+    """Others follow. A user without a certificate has none. Referenced files are read only on request."""
     referring = two_users(kubeconfig(CA, LEAF), {"client-certificate": "two.crt", "client-key": "/k/two.key"})
     files = {"/etc/two.crt": OTHER.pem, "/k/two.key": OTHER.key_pem}
     assert kubeconfig_pairs(referring, "/etc/a.conf") == (KeyPair((LEAF.facts,)),)
@@ -150,13 +150,15 @@ def test_the_pairs_of_a_kubeconfig_begin_with_its_current_users() -> None:
     ],
 )
 def test_a_kubeconfig_without_a_pair_says_so(data: bytes | None, said: str) -> None:
-    """It has one problem, whatever it is."""
+    """It has one problem, whatever its content."""
     (found,) = kubeconfig_pairs(data, "/a.conf")
     assert problem(found) == said
 
 
 def test_the_key_of_a_user_is_found_by_the_certificate() -> None:
-    """Of several users that one's; none where the certificate is nobody's, or has no key beside it."""
+    """Of several users the key of that one is found. There is no key if no user has the certificate, or if it has no
+    key beside it.
+    """
     data = two_users(kubeconfig(CA, LEAF), {"client-certificate-data": "!"})
     assert key_of_user(data, "/a.conf", LEAF.facts) == LEAF.key_pem
     assert key_of_user(data, "/a.conf", OTHER.facts) is None

@@ -1,5 +1,5 @@
-"""What a signer gave is proven before it replaces anything: that it is of the CA that a rotation leads to, and that it
-belongs to the key that will lie beside it.
+"""The result of a signer is verified before it replaces a file: it must be of the CA to which a rotation leads, and
+match the key that will be beside it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def verify(made: Issue, signer: Issued) -> None:
 
 
 def test_a_signer_that_still_issues_from_the_former_ca_is_refused_by_name() -> None:
-    """In a rotation the new certificate has to be of the new CA, though the node trusts both; by hand either does."""
+    """In a rotation the new certificate has to be of the new CA, although the node trusts both. A command accepts
+    either.
+    """
     verify(step(), NEW)
     with pytest.raises(RefusedError, match=r"^what local issued for leaf is of the CA that is on its way out$"):
         verify(step(), OLD)
@@ -124,7 +126,7 @@ def test_a_certificate_is_proven_against_the_key_that_is_in_place() -> None:
 
 
 def test_a_pair_of_another_key_than_was_certified_is_refused() -> None:
-    """A pair that belongs together is not enough: it is the one that was asked for."""
+    """A matching pair does not suffice: it must be the requested one."""
     made = kept()
     stranger = Issued(b"", KEY, HELD.subject, None, None)
     with pytest.raises(RefusedError, match=r"is not for the key that was asked for$"):

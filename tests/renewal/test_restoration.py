@@ -1,5 +1,5 @@
-"""`certmond archive restore` puts back a pair that belongs together, the newest good one unless another is named, and
-says what it passed over.
+"""`certmond archive restore` restores a matching pair, the newest good one unless the command names another, and
+reports the skipped ones.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def host(tmp_path: Path) -> Kept:
 
 @pytest.mark.parametrize("form", [form for form in FORMS if "shared" not in form])
 def test_the_torn_pair_that_was_repaired_does_not_come_back(tmp_path: Path, form: str) -> None:
-    """The newest generation is what a renewal replaced: where that was a certificate with another key, the good one
-    before it is put back, whatever the form, and the sentence names what was passed over and why.
+    """The newest generation has the files that a renewal replaced: if its certificate has another key, the good one
+    before it is restored, in any form. The message has the skipped one and the reason.
     """
     host = One(tmp_path / "host", form, keep=False)
     good = host.contents()
@@ -94,7 +94,7 @@ def test_the_torn_pair_that_was_repaired_does_not_come_back(tmp_path: Path, form
 
 
 def test_the_newest_of_several_good_ones_comes_back(host: Kept) -> None:
-    """One that is there already is none; where there is no other, that is said, and nothing is done."""
+    """The present one does not count. If there is no other, the message reports it, and nothing changes."""
     first = host.there()
     host.put_aside()
     host.write(*host.issue())
@@ -110,7 +110,7 @@ def test_the_newest_of_several_good_ones_comes_back(host: Kept) -> None:
 
 
 def test_nothing_is_done_where_what_is_there_is_all_that_is_good(host: Kept) -> None:
-    """It is said which generation that is, and what is wrong with the others."""
+    """The message has the present generation, and the defects of the others."""
     good = host.put_aside()
     assert host.restore() == [f"leaf is as in {good} already"]
     kept = host.there()
@@ -150,7 +150,7 @@ def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
 def test_one_that_is_in_date_goes_before_a_newer_one_that_is_not(
     host: Kept, start: float, end: float, why: str
 ) -> None:
-    """One that is out of date comes back only in the place of what is no pair, and says so."""
+    """An expired one is restored only in place of a broken pair, with a message."""
     good = host.there()
     host.put_aside()
     host.write(*host.issue(start, end))
@@ -190,7 +190,7 @@ def test_an_outdated_pair_is_better_than_none(host: Kept) -> None:
 
 
 def test_one_of_a_former_ca_is_outdated(host: Kept) -> None:
-    """It would be refused by everybody who trusts the present CA. Where that cannot be read, only the dates count."""
+    """Every component that trusts the present CA would refuse it. If that CA is unreadable, only the dates count."""
     former = host.put_aside()
     host.write(*host.issue())
     ca = make_ca(not_before=host.now - YEAR, not_after=host.now + YEAR)
@@ -215,7 +215,7 @@ def test_a_certificate_alone_counts_with_the_key_that_is_there(host: Kept) -> No
 
 
 def test_a_key_with_a_passphrase_is_not_judged(host: Kept) -> None:
-    """It is passed over by default, and put back where it is named."""
+    """It is skipped by default, and restored by its name."""
     made = make_leaf(host.ca, "leaf", not_after=host.now + 90 * DAY)
     host.write(made.pem, made.key_as(PrivateFormat.PKCS8, b"secret"))
     locked, generation = host.there(), host.put_aside()
@@ -240,8 +240,8 @@ def test_a_generation_of_an_entry_that_has_gone_is_judged_by_its_files(host: Kep
 
 
 def test_no_pair_of_another_entry_is_torn(tmp_path: Path) -> None:
-    """One that has the same key, and a certificate of its own, would be left without its key: nothing changes, and the
-    trail says so.
+    """An entry with the same key and a separate certificate would be left without its key: nothing changes, and the
+    audit log has the reason.
     """
     host = Kept(tmp_path / "host", "shared key", keep=True)
     kept = host.there()
@@ -260,7 +260,7 @@ def test_no_pair_of_another_entry_is_torn(tmp_path: Path) -> None:
 
 
 def test_a_ca_is_not_judged(host: Kept) -> None:
-    """It is never put back, by whichever name."""
+    """It is never restored, under any name."""
     Archive(host.state).store("old-name", {CA["path"]: host.real(CA["path"])}, host.now, {})
     (generation,) = Archive(host.state).ids("old-name")
     assert host.restoration().verdict("old-name", generation) is None
@@ -270,8 +270,8 @@ def test_a_ca_is_not_judged(host: Kept) -> None:
 
 
 def test_the_command_shows_what_is_good(host: Kept) -> None:
-    """`archive list` has the worth of each generation, and why one is not good; `archive restore` exits with 2 where it
-    refuses, with 0 where a good one is put back.
+    """`archive list` has the verdict of each generation with its reason. `archive restore` exits 2 if it refuses, and 0
+    if it restores a good one.
     """
     kept, good = host.there(), host.put_aside()
     host.write(kept[0], STRANGER.key_pem)
@@ -337,8 +337,9 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
 
 @pytest.mark.parametrize("later", ["issued later", "the same dates", "ends later", "kept before", "kept after"])
 def test_which_certificate_is_the_later_one(host: Kept, later: str) -> None:
-    """One that was issued or ends later, or of which the dates are the same; and one that was kept after the other was
-    kept for the first time, whatever the dates. When a former one that came back was kept again says nothing.
+    """A certificate is the later one if it was issued or ends later, or has the same dates. It also is if it was first
+    stored after the first time of the other, whatever the dates. A second storage of a restored older one does not
+    count.
     """
     host.entries["leaf"].pop("subject", None)
     usages = host.entries["leaf"]["usages"]

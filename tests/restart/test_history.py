@@ -1,4 +1,4 @@
-"""The memory of restarts: whoever comes next goes on with what was under way."""
+"""The record of restarts: the next process continues a restart that was under way."""
 
 from __future__ import annotations
 

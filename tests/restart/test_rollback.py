@@ -107,7 +107,7 @@ def keeper(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Keeper:
 
 
 def test_what_services_use_and_is_good_is_kept(keeper: Keeper) -> None:
-    """Certificate and key together, byte for byte; no CA, no keys of tokens, nothing that nobody uses."""
+    """Certificate and key are archived together, byte for byte. No CA, no token keys and no unused files are."""
     keeper.keep()
     kept = set(keeper.archive.names())
     assert {PAIR, CONF, "apiserver", "etcd-server", "controller-manager.conf"} <= kept
@@ -136,7 +136,7 @@ def test_what_is_not_good_is_not_kept(keeper: Keeper, damage: str) -> None:
 
 
 def test_what_nobody_has_taken_up_yet_is_not_kept(keeper: Keeper) -> None:
-    """Whether it works is not known; and it would push out what did."""
+    """Whether it works is unknown, and it would displace one that did."""
     path = f"/{FILES[CONF][0]}"
     older = Live(NOW, {"kube-scheduler": ServiceSeen(True, "1", NOW - DAY)})
     contents = {path: Content("x", NOW - DAY / 2)}
@@ -146,14 +146,14 @@ def test_what_nobody_has_taken_up_yet_is_not_kept(keeper: Keeper) -> None:
 
 
 def test_what_was_not_looked_at_since_it_changed_is_not_kept(keeper: Keeper) -> None:
-    """That nobody is seen to hold something older says nothing before a look."""
+    """Without a probe, the absence of an older instance proves nothing."""
     for unseen in (None, Live(NOW - 2 * DAY)):
         assert keeper.unkept(live=unseen) == set()
     assert {PAIR, CONF} <= keeper.unkept(live=Live(NOW - DAY / 2))
 
 
 def test_what_a_restart_has_failed_with_is_not_kept(keeper: Keeper) -> None:
-    """It would be put back for the next that does not work. Another certificate is another matter."""
+    """It would be restored for the next failure. Another certificate is archived."""
     (path,) = FILES[CONF]
     sha256 = digest(keeper.node.read(path))
     for result in (Result.FAILED, Result.UNPROVEN, Result.TAKEN_BACK):
@@ -172,7 +172,7 @@ def test_what_a_service_uses_that_is_being_restarted_is_not_kept(keeper: Keeper)
 
 
 def test_of_what_is_gone_nothing_is_remembered(keeper: Keeper) -> None:
-    """Certificates come and go below a pattern for years: one that comes back is looked at anew."""
+    """Certificates appear and disappear below a pattern for years: a returning one is checked again."""
     statuses = list(keeper.statuses().values())
     with Transactions(str(keeper.node.root), keeper.state).lock():
         keeper.former.keep(keeper.former.unkept(statuses), {})
@@ -184,7 +184,7 @@ def test_of_what_is_gone_nothing_is_remembered(keeper: Keeper) -> None:
 
 
 def test_the_same_is_kept_once(keeper: Keeper) -> None:
-    """Neither in one process nor by the next; what is looked at once is not read again."""
+    """This holds within a process and for the next one. A file that was checked once is not read again."""
     statuses = list(keeper.statuses().values())
     for _ in range(2):
         with Transactions(str(keeper.node.root), keeper.state).lock():
@@ -210,8 +210,8 @@ def test_a_damaged_archive_is_no_obstacle(keeper: Keeper) -> None:
 
 
 def test_a_former_certificate_with_more_that_somebody_put_back_is_not_kept(keeper: Keeper) -> None:
-    """Kept as good, it would come back where a file breaks, and have a successor of its own. It is looked at once. It
-    is kept where it was certmond that put it there last.
+    """As a good generation it would be restored when a file breaks, and have a successor. It is checked once. It is
+    archived if certmond itself installed it last.
     """
     free = {"subject": (), "owner": "64998"}
     specs = [each.model_copy(update=free) if each.name == PAIR else each for each in keeper.config.certificates]
@@ -250,7 +250,7 @@ def _remember(keeper: Keeper) -> None:
 
 @pytest.mark.parametrize("name", [PAIR, CONF])
 def test_the_newest_former_files_come_back(keeper: Keeper, name: str) -> None:
-    """As they were, mode and owner too. What did not work is kept beside them, to be looked at."""
+    """Mode and owner are restored, too. The failed files are stored beside them for inspection."""
     versions = []
     for _ in range(2):
         keeper.keep()
@@ -292,7 +292,7 @@ def test_where_one_file_of_a_pair_was_kept_only_the_other_comes_back(keeper: Kee
 
 
 def refused(keeper: Keeper, *targets: Target) -> str:
-    """What is said; and nothing was changed."""
+    """Return the error, after asserting that nothing changed."""
     before = keeper.read(PAIR)
     with pytest.raises(WriteError) as caught:
         keeper.put_back(*targets)
@@ -323,7 +323,7 @@ def test_where_nothing_was_kept_nothing_comes_back(keeper: Keeper) -> None:
 
 
 def test_one_that_has_expired_does_not_come_back(keeper: Keeper) -> None:
-    """It would be refused by everybody; neither does one that is not valid yet."""
+    """Every component would refuse it. The same holds for one that is not valid yet."""
     keeper.keep()
     keeper.node.reissue(f"{PKI}/{PAIR}", FRONT_CA, end=NOW + 900 * DAY)
     end = NOW + 600 * DAY
@@ -333,7 +333,9 @@ def test_one_that_has_expired_does_not_come_back(keeper: Keeper) -> None:
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_one_that_does_not_lead_to_the_cas_of_now_does_not_come_back(keeper: Keeper, beside: bool) -> None:
-    """Everybody would refuse it, however long it is valid. It does where the former CA is still trusted beside."""
+    """Every component would refuse it, however long it is valid. It is restored if the old CA is still trusted
+    beside.
+    """
     keeper.keep()
     before, former_ca = keeper.read(PAIR), keeper.node.read(f"{FRONT_CA}.crt")
     other = make_ca("front-proxy-ca", not_before=NOW - DAY, not_after=NOW + 900 * DAY)
@@ -350,7 +352,7 @@ def test_one_that_does_not_lead_to_the_cas_of_now_does_not_come_back(keeper: Kee
 
 @pytest.mark.parametrize("damage", ["description", "content", "half"])
 def test_one_that_is_not_whole_is_passed_over(keeper: Keeper, damage: str) -> None:
-    """The one before it comes back then; where there is none, nothing does."""
+    """The one before it is restored. If there is no other, nothing is."""
     keeper.keep()
     first = keeper.read(PAIR)
     keeper.renew(PAIR)
@@ -370,7 +372,7 @@ def test_one_that_is_not_whole_is_passed_over(keeper: Keeper, damage: str) -> No
 
 
 def test_what_somebody_changed_meanwhile_is_left_as_it_is(keeper: Keeper) -> None:
-    """It is not what did not work."""
+    """The failure was of another content."""
     keeper.keep()
     keeper.renew(PAIR)
     target = keeper.target(PAIR)
@@ -391,7 +393,7 @@ def test_a_file_that_has_gone_comes_back(keeper: Keeper) -> None:
 
 @pytest.mark.parametrize("kept", [1, 3])
 def test_who_was_killed_after_it_may_do_it_again(keeper: Keeper, kept: int) -> None:
-    """They are back already: nothing is changed, and the same is said. However few generations are kept."""
+    """The old files are there already, and the message is the same, however few generations the archive keeps."""
     keeper = Keeper(keeper.node, keeper.state, archive=ArchiveSpec(keep=kept))
     keeper.keep()
     before = keeper.read(PAIR)
@@ -436,7 +438,7 @@ with Transactions(root, Path(state)).lock() as writer:
 
 
 def test_wherever_it_is_killed_the_former_files_come_back_in_the_end(keeper: Keeper) -> None:
-    """Also where one generation is kept: what did not work does not push out what it is replaced by."""
+    """The rule also holds with one generation: the failed files do not displace their replacement."""
     keeper = Keeper(keeper.node, keeper.state, archive=ArchiveSpec(keep=1))
     keeper.keep()
     before = keeper.read(PAIR)
@@ -473,7 +475,7 @@ def test_what_did_not_work_once_is_not_put_back_for_what_does_not_either(keeper:
 
 
 def test_files_that_would_tear_another_pair_do_not_come_back(keeper: Keeper) -> None:
-    """Another entry that has the same key, and a certificate of its own, would be left without its key."""
+    """An entry with the same key and a separate certificate would be left without its key."""
     keeper.keep()
     keeper.renew(PAIR)
     other = f"{PKI}/beside.crt"

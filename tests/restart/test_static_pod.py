@@ -1,4 +1,4 @@
-"""Exactly the container that was seen is stopped, and whatever else is on the host, nothing happens to it."""
+"""certmond stops exactly the observed container, and no other process of the host."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Told = dict[str, Any]
 
 
 def quiet() -> None:
-    """Nobody watches."""
+    """Do nothing."""
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ Client = Callable[[Pods], Crictl | None]
 
 @contextmanager
 def apiserver(tmp_path: Path, program: Path, *arguments: str, factor: float = SLOW) -> Iterator[tuple[Pods, Told]]:
-    """A kubelet with one API server, and its start as it was told."""
+    """Run a kubelet with one API server. Yield it with its start event."""
     with kubelet(tmp_path, factor) as pods:
         pods.apply("kube-apiserver", {"kube-apiserver": [str(program), *arguments]})
         yield pods, pods.ready("kube-apiserver", pod="kube-apiserver-node-1")
@@ -92,7 +92,7 @@ def ended(pods: Pods) -> list[tuple[str, str]]:
 
 
 def test_the_container_that_was_seen_is_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
-    """It ends by SIGTERM, in words that name it, and the kubelet starts the same pod's next container."""
+    """It ends by SIGTERM, the message names it, and the kubelet starts the next container of the same Pod."""
     with apiserver(tmp_path, program, factor=0.1) as (pods, told):
         manifests = sorted(os.scandir(pods.settings.manifests), key=lambda entry: entry.name)
         before = [(entry.name, entry.stat().st_mtime_ns, entry.inode()) for entry in manifests]
@@ -126,7 +126,7 @@ def test_no_other_is_touched(tmp_path: Path, program: Path, crictl: Client) -> N
 
 
 def test_the_next_container_is_not_the_one_that_was_seen(tmp_path: Path, program: Path, crictl: Client) -> None:
-    """Where the kubelet has started it again meanwhile, that is said, and nothing is stopped."""
+    """If the kubelet has restarted the container meanwhile, the error reports it, and nothing is stopped."""
     with apiserver(tmp_path, program, factor=0.01) as (pods, told):
         os.kill(told["pid"], signal.SIGKILL)
         again = pods.ready("kube-apiserver", attempt=1)
@@ -148,7 +148,7 @@ def test_where_none_runs_nothing_is_done(tmp_path: Path, program: Path, crictl: 
 
 
 def test_a_deaf_container_is_killed_after_its_grace(tmp_path: Path, program: Path, crictl: Client) -> None:
-    """SIGTERM alone does not end it; SIGKILL does. Whoever watches us is told all the while."""
+    """SIGTERM alone does not end it, and SIGKILL does. The watchdog is notified all the while."""
     calls: list[None] = []
     with apiserver(tmp_path, program, "--deaf") as (pods, told):
         client = crictl(pods)
@@ -159,7 +159,9 @@ def test_a_deaf_container_is_killed_after_its_grace(tmp_path: Path, program: Pat
 
 
 def test_a_container_that_drains_is_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
-    """One that takes its time within the grace is not killed; those who lose their lease with it end by themselves."""
+    """A container that ends within its grace is not killed. The components that lose their lease with it end on their
+    own.
+    """
     manager = shutil.copy(program, tmp_path / "kube-controller-manager")
     with kubelet(tmp_path, 0.05, ("kube-apiserver",), ("kube-controller-manager",)) as pods:
         pods.apply("kube-apiserver", {"kube-apiserver": [str(program)]})
@@ -178,8 +180,8 @@ def free_port() -> int:
 
 
 def test_who_listens_no_longer_is_not_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
-    """An API server closes its listener and goes on for the sake of open watches: it is killed as soon as it has
-    drained, and not when its grace is over.
+    """An API server closes its listener and continues for open watches: it is killed when its drain time is over, not
+    at the end of its grace.
     """
     port = free_port()
     with apiserver(tmp_path, program, f"--listening={port}") as (pods, told):
@@ -238,7 +240,7 @@ def listed(*identifiers: str) -> str:
     ("line", "seconds"), [("echo unreachable >&2; exit 1", 20), ("sleep 60", 0.2), ("echo garbage", 20)]
 )
 def test_a_client_that_fails_is_not_needed(tmp_path: Path, program: Path, line: str, seconds: float) -> None:
-    """Where it fails, hangs or answers garbage, the container is stopped without it, and that is said."""
+    """If it fails, hangs or answers garbage, the container is stopped without it, and the message reports that."""
     with apiserver(tmp_path, program) as (pods, told):
         done = stop(APISERVER, told["id"], crictl=fake(tmp_path, line, seconds), alive=quiet, logs=pods.logs)
         assert f"PID {told['pid']}, was ended by SIGTERM, without the container runtime: " in done
@@ -247,7 +249,7 @@ def test_a_client_that_fails_is_not_needed(tmp_path: Path, program: Path, line: 
 
 
 def test_without_its_client_the_next_container_is_not_stopped_either(tmp_path: Path, program: Path) -> None:
-    """Who was never asked to stop the one that was seen has not done it."""
+    """A restart that never stopped the observed container does not count as done."""
     with apiserver(tmp_path, program, factor=0.01) as (pods, told):
         os.kill(told["pid"], signal.SIGKILL)
         pods.ready("kube-apiserver", attempt=1)
@@ -277,7 +279,7 @@ def test_a_client_that_fails_after_the_end_has_done_it(tmp_path: Path, program: 
 
 
 def test_of_two_containers_none_is_stopped(tmp_path: Path, program: Path) -> None:
-    """Whichever of them was seen."""
+    """The observed container may be either of them."""
     with apiserver(tmp_path, program) as (pods, told):
         both = fake(tmp_path, listed(told["id"], "cd" * 32))
         with pytest.raises(RestartError, match="nothing was stopped"):
@@ -385,7 +387,7 @@ def test_another_program_of_the_same_name_is_left_alone(tmp_path: Path, program:
 
 
 def test_a_program_that_was_replaced_is_still_known(tmp_path: Path, program: Path) -> None:
-    """Its file is deleted, and the kernel says so after its name."""
+    """Its file is deleted, and the kernel appends that to its name."""
     with apiserver(tmp_path, program) as (pods, told):
         program.unlink()
         assert "SIGTERM" in stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
@@ -413,7 +415,7 @@ except RestartError as error:
     ],
 )
 def test_without_a_privilege_nothing_is_stopped(tmp_path: Path, program: Path, privilege: str, said: str) -> None:
-    """Who may not see which program runs, or not signal it, is told which privilege that takes."""
+    """The error has the missing privilege, to read the program of a process or to signal it."""
     with apiserver(tmp_path, program, "--nobody") as (pods, told):
         command = [real_part("setpriv"), "--bounding-set", f"-{privilege}", sys.executable, "-c", SCRIPT]
         pod = (APISERVER.container, APISERVER.name, APISERVER.executable)
@@ -425,7 +427,7 @@ def test_without_a_privilege_nothing_is_stopped(tmp_path: Path, program: Path, p
 
 
 def test_a_failure_to_open_the_process_is_told(tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is signalled by its number instead."""
+    """The process is not signaled by its number instead."""
     with apiserver(tmp_path, program) as (pods, told):
 
         def full(pid: int) -> int:

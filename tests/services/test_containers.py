@@ -131,7 +131,7 @@ def test_version_1_names_the_container_in_each_hierarchy(tree: Tree) -> None:
 
 
 def test_who_is_in_two_containers_is_in_none(tree: Tree) -> None:
-    """Whoever has joined another container in one hierarchy is not told to be either."""
+    """A process that has joined another container in one hierarchy is assigned to neither."""
     tree.process(40, lines=("4:memory:",))
     with (tree.proc / "40/cgroup").open("a") as file:
         file.write(f"1:name=systemd:/kubepods/pod{STATIC}/{OTHER}\n")
@@ -183,7 +183,9 @@ def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tree: Tre
 
 
 def test_the_containers_own_process_is_nobodys_child_in_there(tree: Tree) -> None:
-    """Its children are not it, were they as old and had a lower number; nor what was executed in there later on."""
+    """Its children do not count, also with the same age and a lower number, and neither does a process that was
+    executed in the container later.
+    """
     tree.process(40, parent=7, ticks=5000)
     tree.process(30, parent=40, ticks=5000)
     tree.process(20, parent=7, ticks=6000)
@@ -199,7 +201,7 @@ def test_where_all_are_children_it_is_the_oldest(tree: Tree) -> None:
 
 @pytest.mark.parametrize("command", [("/pause",), ("kube-apiserver-proxy",), ("sh", "kube-apiserver"), (), ("",)])
 def test_another_program_is_another_container(tree: Tree, command: tuple[str, ...]) -> None:
-    """The pod's sandbox and its other containers are told apart by the last part of their first word."""
+    """The Pod's sandbox and its other containers are distinguished by the last part of their first word."""
     tree.process(40, command=command)
     assert tree.find() == []
     tree.process(41, f"/kubepods/burstable/pod{STATIC}/{OTHER}", command=("kube-apiserver", "-v"))
@@ -239,7 +241,7 @@ def test_the_start_is_by_the_hosts_clock(tree: Tree) -> None:
 
 
 def test_who_ends_meanwhile_is_passed_over(tree: Tree) -> None:
-    """Whatever of a process is gone when it is to be read."""
+    """Any of its files may disappear before it is read."""
     tree.process(40)
     for pid, missing in ((50, "cgroup"), (51, "stat"), (52, "cmdline")):
         tree.process(pid, f"/kubepods/burstable/pod{STATIC}/{pid:064x}")
@@ -283,7 +285,7 @@ def test_nothing_in_proc_breaks_the_look(cgroup: bytes, stat: bytes, cmdline: by
 
 
 def test_a_process_is_still_the_same_while_container_and_start_are(tree: Tree) -> None:
-    """Whoever has its number later is another, in whatever container it is and whenever it started."""
+    """A later process with its number is another one, whatever its container and start."""
     tree.process(40)
     (found,) = tree.find()
     proc = str(tree.proc)
@@ -327,7 +329,9 @@ def test_of_several_containers_nothing_is_told_but_their_ids(tree: Tree) -> None
 
 @pytest.mark.real("cgroup")
 def test_a_real_container_is_found_and_a_restarted_one_is_another(tmp_path: Path) -> None:
-    """By pid, id, uid and start, among processes of the same name and children of its own; and again afterwards."""
+    """The match uses pid, id, uid and start, among processes of the same name and children of the container, also after
+    a restart.
+    """
     program = compiled(tmp_path).rename(tmp_path / "kube-apiserver")
     with kubelet(tmp_path, factor=0.1) as pods:
         before = time.time()
@@ -338,7 +342,7 @@ def test_a_real_container_is_found_and_a_restarted_one_is_another(tmp_path: Path
         (found,) = find([APISERVER], logs=pods.logs)[APISERVER]
         assert (found.pid, found.container_id, found.pod_uid) == (told["pid"], told["id"], told["uid"])
         assert found.command == (str(program), "--fork")
-        # A tick is 10 ms, which it is told to have started too early at most.
+        # A tick is 10 ms, by which the reported start is too early at most.
         assert before - 0.02 < found.started_at.timestamp() < datetime.fromtimestamp(told["time"], UTC).timestamp()
         os.kill(told["pid"], 9)
         again = pods.ready("kube-apiserver", pod="kube-apiserver-node-1", attempt=1)

@@ -53,7 +53,7 @@ def changed_at(node: Node) -> datetime:
 
 
 def test_a_file_that_was_never_seen_is_as_old_as_its_last_change_of_any_kind(node: Node, looker: Looker) -> None:
-    """So that nothing is claimed to be older than it may be."""
+    """So no file is claimed to be older than it may be."""
     assert looker.look().since == changed_at(node)
 
 
@@ -81,7 +81,7 @@ def test_what_leaves_the_content_is_no_change(node: Node, looker: Looker, touch:
 
 
 def test_another_content_is_a_change_and_so_is_the_way_back(node: Node, looker: Looker) -> None:
-    """What was there before has been away; its process has not read it anew."""
+    """The earlier content was replaced, and the process has not read it again."""
     first, content = looker.look(), node.read(KEY)
     node.write(KEY, key_pem(other_key()))
     second = looker.look()
@@ -94,7 +94,7 @@ def test_another_content_is_a_change_and_so_is_the_way_back(node: Node, looker: 
 
 
 def test_who_only_looks_leaves_nothing_behind(node: Node, tmp_path: Path) -> None:
-    """But remembers it for as long as it looks."""
+    """It still has the instants while it runs."""
     looker = Looker(node, tmp_path / "state", keeps=False)
     before = looker.look()
     node.path(KEY).chmod(0o640)
@@ -132,7 +132,7 @@ def test_what_is_written_is_written_once(looker: Looker) -> None:
 
 
 def test_a_file_that_was_away_and_is_back_as_it_was_has_not_changed(tmp_path: Path) -> None:
-    """Somebody has moved it out of the way, and back."""
+    """An operator has moved it away and back."""
     changes = Changes(tmp_path, keeps=True)
     first = changes.contents([("/a", "1", 5_000_000_000)], LATE)
     assert changes.contents([], LATE) == {}
@@ -141,7 +141,7 @@ def test_a_file_that_was_away_and_is_back_as_it_was_has_not_changed(tmp_path: Pa
 
 
 def test_what_was_seen_last_is_remembered_though_its_content_is_old(tmp_path: Path) -> None:
-    """Names that come with each rotation, and go for ever, do not make a CA of years ago forgotten that is away."""
+    """Names that each rotation creates and removes do not displace an old CA that is absent for a while."""
     ca = ("/ca", "1", 1_000_000_000)
     for number in range(150):
         Changes(tmp_path, keeps=True).contents([ca, (f"/{number}", "2", (number + 5) * 1_000_000_000)], LATE)
@@ -159,7 +159,9 @@ def test_of_many_files_that_are_gone_the_oldest_are_forgotten(tmp_path: Path) ->
 
 
 def test_a_clock_that_was_wrong_is_not_believed_for_ever(tmp_path: Path) -> None:
-    """A remembered instant that is later than the file's last change of any kind is none: it counts as that old."""
+    """A recorded instant that is later than the file's last change of any kind is invalid: the file counts as old as
+    that change.
+    """
     Changes(tmp_path, keeps=True).contents([("/a", "ab", 2 * 10**18)], LATE)
     earlier = Changes(tmp_path, keeps=True).contents([("/a", "ab", 10**18)], LATE)
     assert earlier["/a"].since == datetime.fromtimestamp(10**9, UTC)
@@ -180,7 +182,7 @@ def test_a_clock_that_was_set_back_leaves_no_change_in_the_future(tmp_path: Path
 
 @given(st.binary() | st.sampled_from([b"[]", b'{"/a": {"sha256": "ab", "since": "2001-01-01T00:00:00"}}', b"\x00"]))
 def test_garbage_is_no_memory(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    """Whatever is in the file, the files are as old as their last change, and are remembered again."""
+    """Whatever is in the record, the files are as old as their last change, and are recorded again."""
     state = tmp_path_factory.mktemp("state")
     (state / "changes.json").write_bytes(content)
     expected = {"/a": Content("ab", datetime.fromtimestamp(10**9, UTC))}

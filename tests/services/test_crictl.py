@@ -33,7 +33,7 @@ NO_LABELS = '{"containers": [{"id": "1", "state": "CONTAINER_RUNNING", "labels":
 
 
 def quiet() -> None:
-    """Nobody watches."""
+    """Do nothing."""
 
 
 def answer(*containers: dict[str, Any]) -> str:
@@ -127,11 +127,11 @@ def test_it_is_found_where_distributions_put_it(host: Host, files: tuple[str, ..
 def test_it_is_told_the_runtime_once(
     host: Host, files: tuple[str, ...], endpoint: str | None, options: list[str]
 ) -> None:
-    """By its own configuration and nothing else, or by the kubelet's endpoint, or by the first socket there is."""
+    """It is set by crictl's configuration alone, by the kubelet's endpoint, or by the first existing socket."""
     assert command(host("/path/crictl", *files), endpoint) == ["/path/crictl", *options]
 
 
-# --- what it is asked -------------------------------------------------------------------------------------------------
+# --- the calls --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_no_answer_breaks_it(said: bytes) -> None:
 
 @pytest.mark.parametrize("verb", ["ps", "stop"])
 def test_a_failure_is_told_with_its_words(script: Callable[..., Crictl], verb: str) -> None:
-    """Its exit status, the first line of what it says, and the command to see for oneself."""
+    """The error has its exit status, the first line of its output, and the command to run."""
     failing = script("echo 'connection refused' >&2; exit 1")
     with pytest.raises(RestartError) as raised:
         failing.running(SCHEDULER, quiet) if verb == "ps" else failing.stop(ID, 1, quiet)
@@ -225,7 +225,7 @@ def test_a_failure_is_told_with_its_words(script: Callable[..., Crictl], verb: s
 
 
 def test_it_is_not_waited_for_longer_than_its_limit(script: Callable[..., Crictl]) -> None:
-    """A client that hangs is ended, and told of. Nothing in that is about signers."""
+    """A client that hangs is killed and reported. The message does not mention signers."""
     calls: list[None] = []
     with pytest.raises(RestartError, match=r"did not end within 0\.2 s; run ") as raised:
         script("sleep 60", 0.2).running(SCHEDULER, lambda: calls.append(None))
@@ -239,7 +239,7 @@ def test_a_client_that_is_gone_is_told_of(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_that_no_word_can_be_is_told_of() -> None:
-    """The kubelet's configuration can name one with a NUL in it, which no program can be given."""
+    """The kubelet's configuration may have one with a NUL, which no argument can contain."""
     with pytest.raises(RestartError, match="true cannot be run"):
         Crictl(("true", "--runtime-endpoint", "a\0b")).running(SCHEDULER, quiet)
 
@@ -249,7 +249,7 @@ def test_an_endpoint_that_no_word_can_be_is_told_of() -> None:
 
 @pytest.mark.real("cgroup")
 def test_one_container_is_named_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two pods with a container of the same name the one is told that is meant, and that one is stopped."""
+    """Of two Pods with a container of the same name, the requested one is stopped."""
     program = compiled(tmp_path).rename(tmp_path / "kube-scheduler")
     monkeypatch.setenv("PATH", str(installed_crictl(tmp_path).parent), prepend=":")
     with kubelet(tmp_path, factor=100) as pods:

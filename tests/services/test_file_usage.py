@@ -1,4 +1,4 @@
-"""Who uses which file, who serves what where, and how each is seen to be well: from a node's own manifests."""
+"""The files of each service, the certificates that it serves, and its health endpoints: from a node's own manifests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def real(node: Node) -> Components:
 
 
 def test_a_real_control_plane_says_what_it_reads_again(real: Components) -> None:
-    """The API server its own pair and those it shows as a client; etcd both pairs; kubeconfigs and etcd's CA nobody."""
+    """The API server reloads its own pair and its client pairs, and etcd both pairs. No component reloads kubeconfigs
+    and etcd's CA.
+    """
     uses = survey(real, PROFILE, {}).uses
     told = {name: {path.removeprefix("/etc/kubernetes/"): use.reloads for path, use in each.items()
                    if path.startswith("/etc/kubernetes/")} for name, each in uses.items()}  # fmt: skip
@@ -105,7 +107,7 @@ def test_a_file_that_is_mounted_by_itself_is_never_read_again() -> None:
      ("ten", None), ("", None)],
 )  # fmt: skip
 def test_how_long_a_server_listens_that_is_told_to_end(value: str, seconds: float | None) -> None:
-    """--shutdown-delay-duration is a duration as Go writes it; what is none says nothing."""
+    """--shutdown-delay-duration is a duration as Go writes it. An invalid one is ignored."""
     told = surveyed(pod("kube-apiserver", f"--shutdown-delay-duration={value}"), services=[static("kube-apiserver")])
     assert {name: each.total_seconds() for name, each in told.delays.items()} == (
         {} if seconds is None else {"kube-apiserver": seconds}
@@ -113,7 +115,7 @@ def test_how_long_a_server_listens_that_is_told_to_end(value: str, seconds: floa
 
 
 def test_a_pair_for_names_is_two_files() -> None:
-    """And what is no file of this host is none of ours."""
+    """A path that is no file of this host does not count."""
     found = surveyed(
         pod("kube-apiserver", f"--tls-sni-cert-key={PKI}/a.crt,{PKI}/a.key:b.example", "--v=2", "--x=rel/a.crt"),
         services=[static("kube-apiserver")],
@@ -141,7 +143,7 @@ def test_a_unit_is_known_by_its_command_line() -> None:
 
 
 def test_a_component_that_is_no_service_of_ours_serves_nevertheless() -> None:
-    """It can be looked at; to restart it is nobody's."""
+    """It is probed, but not restarted."""
     api = pod("kube-apiserver", f"--tls-cert-file={PKI}/a.crt")
     assert surveyed(api).serving == {Endpoint("127.0.0.1", 6443): ("", f"{PKI}/a.crt")}
     mine = surveyed(api, services=[static("kube-apiserver").model_copy(update={"name": "api"})])
@@ -158,7 +160,7 @@ def test_the_kubelets_own_endpoint_is_that_of_its_unit() -> None:
         }
 
 
-# --- how it is seen to be well ----------------------------------------------------------------------------------------
+# --- health endpoints -------------------------------------------------------------------------------------------------
 
 
 def health(*pods: Manifest, services: Sequence[ServiceSpec], **files: Any) -> dict[str, tuple[str, ...]]:
@@ -166,7 +168,9 @@ def health(*pods: Manifest, services: Sequence[ServiceSpec], **files: Any) -> di
 
 
 def test_a_real_node_says_where_to_ask(real: Components) -> None:
-    """The API server at the address that it advertises; what has no readiness probe by its liveness."""
+    """The API server is probed at its advertised address. A component without a readiness probe is probed by its
+    liveness.
+    """
     assert survey(real, PROFILE, {}).health == {
         "kube-apiserver": ("https://192.0.2.10:6443/readyz",),
         "kube-controller-manager": ("https://127.0.0.1:10257/healthz",),
@@ -176,7 +180,7 @@ def test_a_real_node_says_where_to_ask(real: Components) -> None:
 
 
 def test_what_the_configuration_says_goes_before_the_probes() -> None:
-    """All of its addresses are asked."""
+    """All its addresses are used."""
     own = static("etcd", health=("tcp://127.0.0.1:2379", "http://127.0.0.1:1/"))
     assert health(pod("etcd", livenessProbe={"httpGet": {"port": 2381}}), services=[own]) == {"etcd": own.health}
 
@@ -198,14 +202,14 @@ def test_what_the_configuration_says_goes_before_the_probes() -> None:
     ],
 )
 def test_a_probe_says_where_to_ask(probe: Any, address: str | None) -> None:
-    """A port may be given by the name that the container has for it. Where the probe says nothing, nothing is asked."""
+    """A port may be the name of a container port. Without an address in the probe there is no endpoint."""
     ports = [{"name": "other", "containerPort": 1}, {"name": "probe", "containerPort": 8443}, "junk"]
     found = health(pod("etcd", livenessProbe={"httpGet": probe}, ports=ports), services=[static("etcd")])
     assert found == {"etcd": (address,) if address else ()}
 
 
 def test_readiness_says_more_than_liveness() -> None:
-    """And a probe that is no request says nothing."""
+    """A probe that is no request does not count."""
     live, ready = ({"httpGet": {"port": port}} for port in (1, 2))
     both = pod("etcd", livenessProbe=live, readinessProbe=ready)
     assert health(both, services=[static("etcd")]) == {"etcd": ("http://127.0.0.1:2/",)}
@@ -226,7 +230,7 @@ def test_readiness_says_more_than_liveness() -> None:
     ],
 )
 def test_the_kubelet_says_where_to_ask_or_that_it_does_not_listen(fields: Any, addresses: tuple[str, ...]) -> None:
-    """A port of 0 switches it off."""
+    """A port of 0 disables it."""
     kubelet = ServiceSpec(name="kubelet", kind="systemd", unit="kubelet.service")
     assert health(services=[kubelet], kubelet_config=manifest({"kind": "K"} | fields)) == {"kubelet": addresses}
     assert health(services=[kubelet]) == {}
@@ -262,7 +266,7 @@ def test_a_pod_without_a_command_runs_what_it_is_called() -> None:
     ],
 )
 def test_the_kubelet_says_where_the_runtime_listens(flags: Any, config: Any, endpoint: str | None) -> None:
-    """Its flag before its configuration, as for the kubelet itself."""
+    """Its flag precedes its configuration, as in the kubelet itself."""
     components = Components(
         (),
         None if config is None else manifest(config),

@@ -57,7 +57,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def wrong(address: str, anchors: str | None = None, limit: float = GENEROUS) -> str | None:
-    """What is said without the address itself."""
+    """Return the message without the address."""
     said = asyncio.run(ask({address: anchors}, limit))[address]
     if said is None:
         return None
@@ -79,7 +79,7 @@ def status(code: int | str, reason: str = "OK") -> bytes:
 
 @pytest.mark.parametrize("code", [200, 204, 302, 399, 401, 403])
 def test_an_answer_is_well(serve: Serve, code: int) -> None:
-    """As for the kubelet; and who refuses strangers is up. No redirect is followed."""
+    """The rule is the kubelet's, and a server that refuses unknown clients is up. No redirect is followed."""
     server = serve(saying(status(code)))
     assert wrong(f"http://{server.endpoint}/healthz") is None
     assert server.asked == 1
@@ -87,7 +87,7 @@ def test_an_answer_is_well(serve: Serve, code: int) -> None:
 
 @pytest.mark.parametrize("code", [100, 199, 400, 404, 429, 500, 503])
 def test_another_answer_is_not(serve: Serve, code: int) -> None:
-    """It is told with its status."""
+    """The message has its status."""
     assert wrong(f"http://{serve(saying(status(code))).endpoint}/") == f"answers {code}"
 
 
@@ -102,14 +102,14 @@ def test_what_is_no_answer_of_http_is_none(serve: Serve, words: bytes) -> None:
 
 
 def test_a_server_that_closes_has_not_answered(serve: Serve) -> None:
-    """Nor one where nobody listens."""
+    """The same holds if no process listens."""
     server = serve(lambda connection: connection.recv(1 << 16))
     assert wrong(f"http://{server.endpoint}/") == "gives no answer of HTTP"
     assert wrong("http://127.0.0.1:1/") is not None
 
 
 def test_the_path_is_asked_for_and_nothing_else_is_sent(serve: Serve) -> None:
-    """With its query, to the host that it names; no header of ours tells anything."""
+    """The request has the query and the named host, and no header that identifies certmond."""
     heard: list[bytes] = []
 
     def answer(connection: socket.socket) -> None:
@@ -186,7 +186,7 @@ def test_a_server_with_an_expired_certificate_is_not_well(serve: Serve, files: F
 
 
 def test_a_ca_of_an_old_kubeadm_will_do(serve: Serve, files: Files) -> None:
-    """Before v1.27 it has the serial number 0, which OpenSSL refuses when it is told to be strict."""
+    """Before v1.27 it has the serial number 0, which OpenSSL refuses in strict mode."""
     old = make_ca(serial=0, not_before=ALWAYS["not_before"], not_after=ALWAYS["not_after"])
     leaf = server_certificate(old)
     address = f"https://{serve(over_tls(files.context(leaf), status(200))).endpoint}/"
@@ -194,7 +194,7 @@ def test_a_ca_of_an_old_kubeadm_will_do(serve: Serve, files: Files) -> None:
 
 
 def test_a_server_that_does_not_speak_tls_is_not_well(serve: Serve, ca: Issued) -> None:
-    """It is told that the handshake failed, with or without a CA; and anchors that are none are no reason to raise."""
+    """The message reports a failed handshake, with or without a CA. Invalid anchors raise no error."""
     server = serve(saying(b"HTTP/1.1 400 no TLS\r\n\r\n"))
     for given_anchors in (None, anchors(ca)):
         said = wrong(f"https://{server.endpoint}/", given_anchors)
@@ -204,14 +204,14 @@ def test_a_server_that_does_not_speak_tls_is_not_well(serve: Serve, ca: Issued) 
 
 
 def test_a_server_may_demand_a_client_certificate(serve: Serve, files: Files, ca: Issued) -> None:
-    """We have none, and it is told as what it is: not well, without anything raised."""
+    """certmond has no such certificate, and reports the server as unhealthy without an exception."""
     context = files.context(server_certificate(ca), ssl.TLSVersion.TLSv1_2)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=anchors(ca))
     assert wrong(f"https://{serve(over_tls(context, status(200))).endpoint}/", anchors(ca)) is not None
 
 
-# --- whatever is asked ------------------------------------------------------------------------------------------------
+# --- any address ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:99999/", "http://127.0.0.1/", "https://[::1/", "", "junk"])
@@ -223,7 +223,7 @@ def test_what_is_no_address_is_not_well(address: str) -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.text())
 def test_no_address_raises(text: str) -> None:
-    """Nobody listens at port 1."""
+    """No process listens at port 1."""
     address = f"tcp://127.0.0.1:1/{text}"
     assert asyncio.run(ask({address: None, text: None}, SHORT))[address]
 
@@ -266,7 +266,7 @@ def silent_after(context: ssl.SSLContext, words: bytes, end: threading.Event) ->
 def test_a_server_that_says_no_more_is_not_waited_for(
     serve: Serve, files: Files, ca: Issued, words: bytes, well: bool
 ) -> None:
-    """Not for its answer longer than the limit, and not at all for an orderly end of TLS."""
+    """The wait for its answer has a limit, and there is no wait for an orderly end of TLS."""
     end = threading.Event()
     server = serve(silent_after(files.context(server_certificate(ca)), words, end))
     address = f"https://127.0.0.1:{server.endpoint.port}/"

@@ -1,4 +1,4 @@
-"""A look is made in a thread of its own: nobody waits for a server, and of what waits only the last is made."""
+"""A probe runs in a separate thread: no caller waits for a server, and of waiting requests only the last is made."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 class Asker:
-    """Whoever has looks made: woken once for each."""
+    """A caller of probes, which is woken once for each."""
 
     def __init__(self, limit: float = GENEROUS) -> None:
         self._woken = threading.Semaphore(0)
@@ -99,7 +99,7 @@ class Gate:
 
 
 def test_a_look_wakes_whoever_asked_for_it(serve: Serve, files: Files, ca: Issued, asker: Asker) -> None:
-    """Then the results are there, and are those of that look alone."""
+    """Then the results are available, and are those of that probe alone."""
     leaf = server_certificate(ca)
     first, second = (serve(tls(files.context(leaf))).endpoint for _ in range(2))
     assert asker.served() == {}
@@ -115,7 +115,7 @@ def test_a_look_wakes_whoever_asked_for_it(serve: Serve, files: Files, ca: Issue
 
 
 def test_nobody_waits_for_a_server(serve: Serve, files: Files, ca: Issued, asker: Asker) -> None:
-    """While one hangs, more can be asked for; of what waits, only the last is looked at."""
+    """While one server hangs, more requests are possible. Of the waiting ones only the last is made."""
     leaf, gate = server_certificate(ca), Gate()
     passed_over, wanted = (serve(tls(files.context(leaf))) for _ in range(2))
     asker.ask(serve(gate).endpoint)
@@ -150,7 +150,9 @@ def looking() -> bool:
 
 
 def test_closing_ends_the_thread(serve: Serve) -> None:
-    """Idle or in the middle of a look; what still waits is not looked at, and to close twice is to close."""
+    """The thread may be idle or in the middle of a probe. A waiting request is dropped, and a second close has no
+    effect.
+    """
     Asker().lookout.close()
     assert not looking()
     gate, asker, other = Gate(), Asker(limit=SHORT), serve(until_closed)
@@ -167,7 +169,7 @@ def test_closing_ends_the_thread(serve: Serve) -> None:
 
 
 def test_without_a_thread_nothing_is_known(asker: Asker) -> None:
-    """Where no thread is to be had, whoever asks is not harmed and is told why; once there is one, the look is made."""
+    """If no thread can be started, the caller gets the reason without an exception. When one can, the probe is made."""
     with no_thread_left():
         asker.lookout.ask(Question(units={"kubelet": "kubelet.service"}))
     problem = asker.seen().services["kubelet"].problem

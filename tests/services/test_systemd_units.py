@@ -35,7 +35,7 @@ def silent(peer: socket.socket) -> None:
 
 
 def deaf(peer: socket.socket) -> None:
-    """Lets everybody in, and answers nothing."""
+    """Accept every client, and answer nothing."""
     peer.recv(1 << 10)
     peer.sendall(b"OK 0123456789abcdef\r\n")
 
@@ -51,7 +51,7 @@ def hanging_up(peer: socket.socket) -> None:
 
 
 def babbling(peer: socket.socket) -> None:
-    """Lets everybody in, and then speaks anything but D-Bus."""
+    """Accept every client, and then send bytes that are no D-Bus."""
     deaf(peer)
     peer.recv(1 << 10)
     peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9)
@@ -59,7 +59,7 @@ def babbling(peer: socket.socket) -> None:
 
 @contextmanager
 def listening(place: Path, behave: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A socket on which somebody behaves so, with everybody who connects; its address."""
+    """Listen on a socket with this behavior for every client. Yield its address."""
     peers: list[socket.socket] = []
 
     def serve() -> None:
@@ -93,7 +93,7 @@ def listening(place: Path, behave: Callable[[socket.socket], None]) -> Iterator[
     ],
 )
 def test_a_bus_that_is_none_is_not_waited_for(tmp_path: Path, behave: Callable[..., None], words: str) -> None:
-    """Whoever listens there and is no bus: a look says so of each unit, a restart is refused, and neither hangs."""
+    """If the listener is no bus, a probe reports it for each unit, a restart is refused, and neither hangs."""
     with listening(tmp_path / "bus", behave) as bus:
         seen = look(["a.service", "b.service"], bus, 0.3)
         with pytest.raises(RestartError) as refused:
@@ -107,7 +107,7 @@ def test_a_bus_that_is_none_is_not_waited_for(tmp_path: Path, behave: Callable[.
 
 @pytest.mark.parametrize("reload", [False, True])
 def test_without_a_bus_the_remedy_is_named(tmp_path: Path, reload: bool) -> None:
-    """Where nobody listens the reason is the kernel's word, and where to look is named."""
+    """If no process listens, the reason is the kernel's error, and the message has the next command."""
     bus = f"unix:path={tmp_path}/none"
     words = f"systemd cannot be asked over {bus} (No such file or directory); see systemctl status dbus.socket"
     (seen,) = look([UNIT], bus).values()
@@ -118,7 +118,7 @@ def test_without_a_bus_the_remedy_is_named(tmp_path: Path, reload: bool) -> None
 
 
 def test_an_address_that_is_none_is_a_problem() -> None:
-    """An address that is no D-Bus address raises nothing in a look."""
+    """An address that is no D-Bus address raises nothing in a probe."""
     (seen,) = look([UNIT], "nowhere").values()
     assert seen.running is None
 
@@ -135,7 +135,7 @@ def test_who_waits_is_alive(tmp_path: Path) -> None:
     assert len(called) > 2
 
 
-# --- A real bus, and a stand-in for systemd that answers as the test would have it ------------------------------------
+# --- A real bus, and a stand-in for systemd that answers as the test requires -----------------------------------------
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ Act = Callable[["Manager", Message], None]
 
 
 class Manager:
-    """Stands in for systemd. `restarting` is what it does when a restart is asked for; `asked` is what it was."""
+    """A stand-in for systemd. `restarting` is its reaction to a restart; `asked` has the received calls."""
 
     def __init__(self, address: str, restarting: Act) -> None:
         self.address = address
@@ -170,7 +170,7 @@ class Manager:
     def connected(self) -> DBusConnection:
         """Another connection, which is systemd to all from now on."""
         connection = open_dbus_connection(self.address)
-        Proxy(message_bus, connection).RequestName(SYSTEMD, 2 | 1)  # from whoever has it, and for whoever wants it
+        Proxy(message_bus, connection).RequestName(SYSTEMD, 2 | 1)  # replaces the present owner, and allows another one
         return connection
 
     def removed(self, job: str, result: str, to: str | None = None, by: DBusConnection | None = None) -> None:
@@ -246,7 +246,7 @@ def test_a_job_that_ends_before_it_is_named_is_heard(bus: str) -> None:
 
 @pytest.mark.real("dbus-daemon")
 def test_nobody_else_says_how_a_job_ended(bus: str) -> None:
-    """The signal of whoever is not systemd is not believed, whether sent to all or to certmond alone."""
+    """The signal of another sender is ignored, whether sent to all or to certmond alone."""
 
     def act(manager: Manager, call: Message) -> None:
         with open_dbus_connection(manager.address) as liar:
@@ -264,7 +264,7 @@ def test_nobody_else_says_how_a_job_ended(bus: str) -> None:
 
 @pytest.mark.real("dbus-daemon")
 def test_an_answer_that_does_not_come_is_no_refusal(bus: str) -> None:
-    """Where systemd was asked and has not answered, what it does is unknown: that is "timeout", and not a refusal."""
+    """If systemd received the call and has not answered, the result is unknown: "timeout", and not a refusal."""
     with systemd(bus, lambda manager, call: None) as manager:
         result = restarted(manager, limit=0.5)
     assert result.result == "timeout"
@@ -273,7 +273,7 @@ def test_an_answer_that_does_not_come_is_no_refusal(bus: str) -> None:
 
 @pytest.mark.real("dbus-daemon")
 def test_a_connection_that_ends_leaves_the_end_unknown(bus: str) -> None:
-    """Where systemd leaves the bus after it was asked, what it did is unknown: that is "timeout", too."""
+    """If systemd leaves the bus after the call, the result is unknown: "timeout", too."""
 
     def act(manager: Manager, call: Message) -> None:
         manager.connection.close()
@@ -332,7 +332,7 @@ def test_without_systemd_on_the_bus_nothing_is_known(bus: str) -> None:
 def test_a_unit_was_told_to_stop_where_nothing_else_explains_it(
     bus: str, job: int, result: str, left_active: int, stopped: bool
 ) -> None:
-    """It is inactive and well, ended after it was no longer active, and no job for it is there."""
+    """It is inactive without a failure, ended after it was no longer active, and has no job."""
 
     class Inactive(Manager):
         def _properties(self) -> dict[str, tuple[str, Any]]:
@@ -352,7 +352,7 @@ def test_a_unit_was_told_to_stop_where_nothing_else_explains_it(
 
 @pytest.mark.real("dbus-daemon")
 def test_what_was_seen_counts_though_the_rest_was_not(bus: str) -> None:
-    """Units that were seen before the time was up are seen; the others are unknown."""
+    """Units that were read before the limit are known. The others are unknown."""
 
     class Slow(Manager):
         def _answer(self, call: Message) -> None:

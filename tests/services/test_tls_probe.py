@@ -1,7 +1,8 @@
-"""What is served is seen, whoever serves it and however badly. Every server here is a real one on the loopback.
+"""The probe reads the served certificate of any server, however it behaves. Every server here is a real one on
+loopback.
 
-Nothing sleeps and no duration is measured: where a limit must pass, it is short and nothing else can happen; where it
-must not, it is `GENEROUS`.
+No test sleeps or measures a duration. If a limit must pass, it is short and no other result is possible. If it must
+not, it is `GENEROUS`.
 """
 
 from __future__ import annotations
@@ -171,14 +172,14 @@ def reason(seen: Seen) -> str:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("key", ["ec", "ec-p521", "rsa", "ed25519"])
 def test_the_leaf_is_seen(serve: Serve, files: Files, ca: Issued, version: ssl.TLSVersion, key: str) -> None:
-    """With the version of TLS and the caller's time, and it is the certificate byte for byte."""
+    """The result has the version of TLS, the caller's time, and the exact certificate."""
     leaf = server_certificate(ca, key)
     server = serve(tls(files.context(leaf, version)))
     assert look(server.endpoint) == Served(leaf.der, version.name.replace("v1_", "v1."), NOW)
 
 
 def test_a_certificate_that_is_worth_nothing_is_seen_all_the_same(serve: Serve, files: Files) -> None:
-    """It is looked at, not trusted: expired, for another name, by an unknown CA, with a weak key and SHA-1."""
+    """The probe does not verify it: expired, for another name, of an unknown CA, with a weak key and SHA-1."""
     old = {"not_before": NOW - timedelta(days=9), "not_after": NOW - timedelta(days=8), "names": ["DNS:other"]}
     leaf = server_certificate(make_ca(), "rsa-1024", hash="sha1", **old)
     server = serve(tls(files.context(leaf)))
@@ -187,7 +188,7 @@ def test_a_certificate_that_is_worth_nothing_is_seen_all_the_same(serve: Serve, 
 
 @pytest.mark.parametrize("cipher", ["AES128-SHA256", "AES256-GCM-SHA384", "AES128-SHA"])
 def test_a_server_with_rsa_key_exchange_is_seen(serve: Serve, files: Files, ca: Issued, cipher: str) -> None:
-    """TLS 1.2 and nothing newer, as old configurations demand it."""
+    """It supports TLS 1.2 and nothing newer, as old configurations require."""
     leaf = server_certificate(ca, "rsa")
     server = serve(tls(files.context(leaf, ssl.TLSVersion.TLSv1_2, f"{cipher}:@SECLEVEL=0")))
     assert look(server.endpoint) == Served(leaf.der, "TLSv1.2", NOW)
@@ -198,7 +199,7 @@ def test_a_server_with_rsa_key_exchange_is_seen(serve: Serve, files: Files, ca: 
 def test_a_server_that_demands_a_client_certificate_is_seen_without_one(
     serve: Serve, files: Files, ca: Issued, version: ssl.TLSVersion, key: str
 ) -> None:
-    """The whole handshake fails in TLS 1.2; the certificate was presented before."""
+    """The handshake fails in TLS 1.2, after the server has presented its certificate."""
     leaf = server_certificate(ca, key)
     context = files.context(leaf, version)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -217,7 +218,9 @@ def test_a_server_that_demands_a_client_certificate_is_seen_without_one(
 
 
 def test_a_server_may_answer_by_name(serve: Serve, files: Files, ca: Issued) -> None:
-    """Each name is an endpoint of its own, and so is none; a name that is not sent has the default answer."""
+    """Each name is a separate endpoint, and so is an endpoint without a name. Without a name the server sends the
+    default certificate.
+    """
     leaves = {name: server_certificate(ca) for name in (None, "a.example", "b.example")}
     contexts = {name: files.context(leaf) for name, leaf in leaves.items()}
     asked = []
@@ -247,7 +250,7 @@ def test_an_endpoint_may_be_ipv6(serve: Serve, files: Files, ca: Issued) -> None
 
 
 def test_a_certificate_that_is_replaced_is_seen_at_the_next_look(serve: Serve, files: Files, ca: Issued) -> None:
-    """Nothing is kept from look to look, no session either."""
+    """No state is kept between probes, and no session."""
     first, second = server_certificate(ca), server_certificate(ca)
     context = files.context(first)
     server = serve(tls(context))
@@ -305,7 +308,7 @@ def free_ports(count: int) -> list[int]:
 def test_openssl_that_demands_a_client_certificate_is_seen(
     run: Callable[..., Running], files: Files, ca: Issued, option: str, version: str
 ) -> None:
-    """As `s_server -Verify`: without one, and with one."""
+    """The server is `s_server -Verify`, without a client certificate and with one."""
     leaf, client = server_certificate(ca, "rsa"), files.pair(make_leaf(ca, "client", **ALWAYS), "client")
     pair, trusted = files.pair(leaf), files.path("ca.crt", ca.pem)
     server = run(
@@ -372,7 +375,7 @@ def go_server(run: Callable[..., Running], files: Files, ca: Issued, go_program:
 def test_go_that_demands_a_client_certificate_is_seen(
     go_server: Callable[..., Running], files: Files, ca: Issued, version: str, key: str
 ) -> None:
-    """Without one; with one, which the server then has no complaint about; and with one that cannot be used."""
+    """The cases are no client certificate, an accepted one, and an unusable one."""
     leaf = server_certificate(ca, key)
     client = make_leaf(ca, "kube-etcd-healthcheck-client", **ALWAYS)
     server = go_server(leaf, version)
@@ -403,7 +406,7 @@ def test_go_that_demands_a_client_certificate_is_seen(
 def test_etcd_with_mutual_tls_is_seen(
     run: Callable[..., Running], files: Files, ca: Issued, tmp_path: Path, versions: list[str]
 ) -> None:
-    """For clients and for peers; a client certificate spares its log a line for each."""
+    """The probe covers clients and peers. A client certificate avoids a line in its log for each probe."""
     program = real_part("etcd")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
     if tuple(map(int, version.split(".")[:2])) < (3, 5):
@@ -450,14 +453,14 @@ print("done")
 
 
 def test_nobody_is_asked_for_the_password_of_a_key(files: Files, ca: Issued) -> None:
-    """Not even where there is a terminal to ask at."""
+    """The rule also holds with a terminal."""
     client = make_leaf(ca, "client", **ALWAYS)
     pair = files.pair(client)._replace(key=files.path("a.key", client.key_as(PrivateFormat.PKCS8, b"secret")))
     master, terminal = pty.openpty()
     with open(master, "rb", buffering=0) as screen:
         child = subprocess.Popen(
             [sys.executable, "-c", ENCRYPTED, *pair], stdin=terminal, stdout=terminal, stderr=terminal,
-            preexec_fn=lambda: os.login_tty(terminal),  # noqa: PLW1509 - a terminal of its own is had in no other way
+            preexec_fn=lambda: os.login_tty(terminal),  # noqa: PLW1509 - the only way to a separate terminal
         )  # fmt: skip
         os.close(terminal)
         assert screen.read(1 << 10).startswith(b"done")
@@ -468,14 +471,14 @@ def test_nobody_is_asked_for_the_password_of_a_key(files: Files, ca: Issued) -> 
 
 
 def test_a_closed_port_refuses() -> None:
-    """It is bound here, so that nobody else listens there."""
+    """The test binds it, so that no other process listens there."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         assert reason(look(Endpoint("127.0.0.1", bound.getsockname()[1]))) == "the connection was refused"
 
 
 def test_a_network_that_cannot_be_reached_is_a_reason() -> None:
-    """In the words of the kernel, which lets nobody connect to a broadcast address without asking for it."""
+    """The reason is the kernel's error, which refuses connections to a broadcast address by default."""
     assert reason(look(Endpoint("255.255.255.255", 1))) in {
         f"the connection failed ({os.strerror(number)})" for number in (errno.EACCES, errno.ENETUNREACH)
     }
@@ -510,8 +513,8 @@ def test_a_server_that_takes_no_more_connections_does_not_answer() -> None:
     ],
 )
 def test_whatever_else_a_server_says_is_a_reason(serve: Serve, words: bytes, expected: str) -> None:
-    """Silence, half of a handshake, no TLS at all, an alert, too long a record or message: only a server
-    that ended a TLS handshake has spoken TLS.
+    """The cases are silence, half of a handshake, no TLS at all, an alert, and a record or message that is too long.
+    Only a server that completed a TLS handshake has spoken TLS.
     """
     limit = SHORT if "time" in expected or len(words) == 1 else GENEROUS
     seen = look(serve(saying(words)).endpoint, limit=limit)
@@ -535,7 +538,7 @@ def test_a_server_that_closes_the_connection_has_served_nothing(serve: Serve, wo
 
 
 def test_a_connection_that_is_reset_is_a_reason(serve: Serve) -> None:
-    """At once, as a proxy does that has nobody behind it."""
+    """The reset comes at once, as from a proxy without a backend."""
 
     def answer(connection: socket.socket) -> None:
         connection.recv(1)
@@ -568,7 +571,7 @@ def server_flight(context: ssl.SSLContext, hello: bytes) -> bytes:
 def test_a_certificate_that_was_presented_is_seen_though_nothing_follows(
     serve: Serve, files: Files, ca: Issued
 ) -> None:
-    """The server hangs in the middle of a TLS 1.2 handshake: that is what it serves."""
+    """The server hangs in the middle of a TLS 1.2 handshake: the presented certificate is the served one."""
     leaf = server_certificate(ca)
     context = files.context(leaf, ssl.TLSVersion.TLSv1_2)
 
@@ -626,7 +629,7 @@ def flight(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
 
 @given(st.lists(st.integers(0, 1 << 16), max_size=40))
 def test_the_leaf_is_read_however_it_is_cut_into_records(flight: tuple[bytes, bytes], cuts: list[int]) -> None:
-    """Records and messages know nothing of each other."""
+    """Boundaries of records and messages are independent."""
     sent, leaf = flight
     assert leaf_in_clear(records(sent, cuts)) == leaf
 
@@ -664,7 +667,7 @@ def test_any_bytes_can_be_read(tail: bytes, message: bytes) -> None:
     ],
 )
 def test_a_message_without_a_certificate_has_none(received: bytes) -> None:
-    """And what lies behind it, or is no handshake, is not taken for one."""
+    """Bytes after the message, or bytes that are no handshake, do not count as a certificate."""
     assert leaf_in_clear(received) is None
 
 
@@ -672,7 +675,7 @@ def test_a_message_without_a_certificate_has_none(received: bytes) -> None:
 
 
 def test_no_endpoint_waits_for_another(serve: Serve, files: Files, ca: Issued) -> None:
-    """A server that answers nobody lets go here only when the last of many was asked: they are asked together."""
+    """A silent server lets the test continue only after the last of many probes: they run concurrently."""
     leaf = server_certificate(ca)
     asked = threading.Event()
     good = tls(files.context(leaf))
@@ -693,7 +696,7 @@ def test_no_endpoint_waits_for_another(serve: Serve, files: Files, ca: Issued) -
 
 
 def test_what_one_look_runs_into_is_nothing_to_the_others(serve: Serve, files: Files, ca: Issued) -> None:
-    """Not even a mistake of our own."""
+    """This also covers a defect of certmond."""
     leaf = server_certificate(ca)
     context = tls(files.context(leaf))
     bad, good = serve(context), serve(context)
@@ -720,7 +723,7 @@ for more in range(5):
 
 
 def test_without_descriptors_nothing_is_seen_and_nothing_raised() -> None:
-    """Neither for the loop nor for the connection; it is told, and later there are some again."""
+    """The rule covers the loop and the connection. The message reports it, and a later probe works."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         script = DESTITUTE.replace("PORT", str(bound.getsockname()[1]))
@@ -730,7 +733,7 @@ def test_without_descriptors_nothing_is_seen_and_nothing_raised() -> None:
 
 
 def test_nothing_to_look_at_is_nothing_seen() -> None:
-    """At once."""
+    """The probe returns at once."""
     assert probe([], NOW) == {}
 
 

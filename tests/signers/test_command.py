@@ -72,11 +72,11 @@ def certificates(pem: bytes) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(pem)
 
 
-# --- what the helper is told ------------------------------------------------------------------------------------------
+# --- the input of the helper ------------------------------------------------------------------------------------------
 
 
 def told(helper: Ask, asked: Request, profile: str | None = None) -> dict[str, str]:
-    """The environment that the helper saw, as it says itself."""
+    """Return the environment of the helper, as the helper reports it."""
     command = helper("import json; print(1); print(json.dumps(dict(os.environ))); sys.exit(5)")
     with pytest.raises(WaitingError) as raised:
         signer(command, profile=profile).sign(asked)
@@ -112,7 +112,7 @@ def test_a_waiting_request_is_polled(helper: Ask) -> None:
 
 
 def test_what_would_be_empty_is_not_told(helper: Ask) -> None:
-    """A request without names, old certificate, profile or cookie has no words for them."""
+    """A request without names, old certificate, profile or cookie has no variables for them."""
     words = told(helper, request(grant=Grant(replace(template(), names=()))))
     assert {word for word in words if word.startswith("CERTMONGER")} == {
         "CERTMONGER_OPERATION", "CERTMONGER_CSR", "CERTMONGER_REQ_SUBJECT", "CERTMONGER_CA_NICKNAME",
@@ -120,7 +120,7 @@ def test_what_would_be_empty_is_not_told(helper: Ask) -> None:
 
 
 def test_nothing_of_our_own_environment_is_told(helper: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the contract a helper gets PATH, HOME and LANG, and nothing that certmond was started with."""
+    """Beside the contract a helper gets PATH, HOME and LANG, and no variable of certmond's environment."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/secret")
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
     words = told(helper, request())
@@ -129,7 +129,7 @@ def test_nothing_of_our_own_environment_is_told(helper: Ask, monkeypatch: pytest
 
 
 def test_a_helper_stands_alone(helper: Ask) -> None:
-    """A helper has a session of its own, nothing to read, no descriptor of ours, and makes private files."""
+    """A helper has a separate session, no input, no descriptor of certmond, and a private umask."""
     inherited, writing = os.pipe()
     os.write(writing, b"not for helpers")
     os.close(writing)
@@ -304,7 +304,7 @@ def test_waiting_without_a_cookie_is_refused(helper: Ask, status: int, output: b
 
 
 def test_a_missing_program_is_said(tmp_path: Path) -> None:
-    """A program that is missing, or not executable, could not be asked; it is named, with the remedy."""
+    """If a program is missing or not executable, the call failed. The error names it, with the remedy."""
     path = tmp_path / "helper"
     with pytest.raises(UnreachableError, match=rf"^{path} cannot be run \(No such file.*; install it, and see that"):
         signer((str(path), "--token", "hunter2")).sign(request())
@@ -388,7 +388,7 @@ def test_alive_is_called_every_second(helper: Ask) -> None:
 
 
 def test_who_is_no_longer_alive_ends_the_helper(helper: Ask) -> None:
-    """Where `alive` raises, because the daemon is told to stop, the helper is ended and the error goes on up."""
+    """If `alive` raises because the daemon is stopping, the helper is killed and the error propagates."""
     marker = f"stop-{os.getpid()}"
 
     def stop() -> None:

@@ -1,4 +1,4 @@
-"""kubeadm signs in a directory of its own, with its own key; a stand-in does here what its source does."""
+"""kubeadm signs in a separate directory, with its own key. Here a stand-in does what its source does."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def request(name: str = "apiserver", made: Template | None = None) -> Request:
 
 
 class Kubeadm:
-    """A kubeadm that can be told to be of another version, or to be something else."""
+    """A kubeadm whose version and behavior a test can set."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -150,7 +150,7 @@ def test_kubeadm_makes_client_credentials(kubeadm: Kubeadm, subject: str, attrib
 
 @pytest.mark.parametrize("algorithm", [KeyAlgorithm.RSA_3072, KeyAlgorithm.ECDSA_P256, KeyAlgorithm.ECDSA_P384])
 def test_kubeadm_makes_the_kind_of_key_that_is_asked_for(kubeadm: Kubeadm, algorithm: KeyAlgorithm) -> None:
-    """From v1.31 on kubeadm is told what kind of key to make."""
+    """From v1.31 on the configuration of kubeadm has the kind of key."""
     issued = kubeadm.signer().sign(request(made=template(key=algorithm)))
     assert str(facts(issued.pem).key).removesuffix("-256").removesuffix("-384") in algorithm.value
 
@@ -162,7 +162,7 @@ def test_kubeadm_makes_the_kind_of_key_that_is_asked_for(kubeadm: Kubeadm, algor
 def test_a_kind_of_key_that_kubeadm_makes_not_is_refused(
     kubeadm: Kubeadm, version: str, algorithm: KeyAlgorithm
 ) -> None:
-    """What this kubeadm cannot make is refused before it is asked."""
+    """A kind that this kubeadm cannot make is refused before the call."""
     kubeadm.be(version)
     expected = f"kubeadm {version} makes no {algorithm.value} key; choose another signer"
     with pytest.raises(RefusedError, match=expected):
@@ -180,7 +180,7 @@ def test_each_version_gets_a_configuration_that_it_reads(
 
 
 def test_kubeadm_works_in_a_private_directory(kubeadm: Kubeadm) -> None:
-    """It is shown links to the CA and a certificate, in a directory that nobody else may enter, and writes there."""
+    """It has links to the CA and a certificate, in a directory that no other user may enter, and writes there."""
     look = f"d=$(dirname \"${{4#--config=}}\"); stat -c '%a %F %n' $d $d/etcd $d/etcd/* > {kubeadm.seen}.ls"
     kubeadm.be("v1.31.0", look)
     before = {path: path.read_bytes() for path in kubeadm.directory.glob("real-ca.*")}
@@ -204,7 +204,7 @@ def test_the_directory_goes_whatever_happens(kubeadm: Kubeadm, instead: str) -> 
 
 
 def test_what_a_crash_left_is_removed(kubeadm: Kubeadm) -> None:
-    """A directory that a crash of ours left, with a key in it, goes with the next call; nothing else does."""
+    """A directory that a crash of certmond left, with a key in it, is removed by the next call. Nothing else is."""
     left = kubeadm.state / "kubeadm-crashed"
     left.mkdir()
     (left / "apiserver.key").write_text("a key")
@@ -227,14 +227,14 @@ def test_what_a_crash_left_is_removed(kubeadm: Kubeadm) -> None:
     ],
 )
 def test_what_kubeadm_cannot_make_is_refused(kubeadm: Kubeadm, name: str, made: Template, reason: str) -> None:
-    """A subject, a name or a use that kubeadm cannot make is refused before it is asked."""
+    """A subject, a name or a usage that kubeadm cannot make is refused before the call."""
     with pytest.raises(RefusedError, match=reason):
         kubeadm.signer().sign(request(name, made))
     assert not kubeadm.seen.exists()
 
 
 def test_a_ca_without_its_key_is_told(kubeadm: Kubeadm) -> None:
-    """kubeadm fails where it finds no CA key and no pair of its own, and that is told in its words."""
+    """kubeadm fails without the CA's key or its own pair, and the error quotes it."""
     (kubeadm.directory / "real-ca.key").unlink()
     expected = r"certs renew ended with status 1 \(Error checking external CA condition for ca .*\); run it by hand"
     with pytest.raises(RefusedError, match=expected):
@@ -242,7 +242,9 @@ def test_a_ca_without_its_key_is_told(kubeadm: Kubeadm) -> None:
 
 
 def test_a_kubeadm_that_renews_nothing_is_told(kubeadm: Kubeadm) -> None:
-    """kubeadm ends with 0 for what it leaves alone: that nothing was renewed is noticed, and told in its words."""
+    """kubeadm exits 0 for a certificate that it leaves. The signer detects that nothing was renewed, and the error
+    quotes kubeadm.
+    """
     kubeadm.be("v1.31.0", 'echo "Detected external ca, certificate for apiserver can\'t be renewed"; exit 0')
     expected = (
         r"left apiserver as it was \(Detected external ca, .* can't be renewed\); see that its CA and the CA's key"
@@ -260,7 +262,7 @@ def test_what_is_no_kubeadm_is_refused(kubeadm: Kubeadm, version: str) -> None:
 
 
 def test_how_kubeadm_fails_is_told(kubeadm: Kubeadm, tmp_path: Path) -> None:
-    """Its first line on stderr is told; one that is missing, hangs or is killed may do better later."""
+    """The error quotes its first line on stderr. A missing, hanging or killed kubeadm may succeed later."""
     kubeadm.be("v1.31.0", "echo 'failure loading ca' >&2; exit 1")
     expected = r"kubeadm certs renew ended with status 1 \(failure loading ca\); run it by hand to see why"
     with pytest.raises(RefusedError, match=expected):
@@ -289,7 +291,7 @@ HALF = (
     ],
 )
 def test_what_kubeadm_prints_is_never_quoted(kubeadm: Kubeadm, output: str) -> None:
-    """Standard output may hold a private key: where it cannot be read, or kubeadm fails, nothing of it is told."""
+    """Standard output may contain a private key: if it is unreadable, or kubeadm fails, no part of it is quoted."""
     printed = kubeadm.directory / "printed"
     printed.write_text(output)
     kubeadm.be("v1.31.0", f"cat {printed}; exit 0")

@@ -91,7 +91,7 @@ def verify(leaf: bytes, root: bytes, tmp_path: Path, untrusted: bytes = b"") -> 
     ],
 )
 def test_openssl_verifies_it(signer: Any, tmp_path: Path, ca_key: str, signature: str, algorithm: KeyAlgorithm) -> None:
-    """OpenSSL verifies strictly what any kind of CA signed for any kind of key, and reads in it what was asked for."""
+    """OpenSSL strictly verifies what any kind of CA signed for any kind of key, and reads the requested fields."""
     ca = make_ca(key=ca_key)
     asked = request(wanted(algorithm))
     issued = signer(ca.pem, ca.key_pem).sign(asked)
@@ -139,7 +139,7 @@ def test_of_one_key_the_certificate_that_lasts_signs(signer: Any) -> None:
 
 
 def test_a_certificate_that_may_sign_is_preferred(signer: Any) -> None:
-    """A certificate of the CA's key that may not sign stands in nobody's way."""
+    """A certificate of the CA's key that may not sign is ignored."""
     ca = make_ca(not_after=NOW + 30 * DAY)
     useless = make_leaf(ca, key=ca.key, not_after=NOW + 20 * YEAR)
     issued = signer(bundle(useless, ca), ca.key_pem).sign(request())
@@ -228,7 +228,7 @@ def test_only_a_regular_file_of_sane_size_is_read(tmp_path: Path, signer: Any) -
 
 
 def test_files_are_read_at_the_moment_of_use(tmp_path: Path, signer: Any) -> None:
-    """What a CA's files hold when it is asked counts, not what they held before."""
+    """The content of the CA's files at the time of the signature counts, not an earlier one."""
     old, new = make_ca(), make_ca()
     made = signer(old.pem, old.key_pem)
     made.sign(request())
@@ -262,7 +262,7 @@ def test_an_encrypted_key_is_opened_with_a_credential(
 def test_a_wrong_credential_is_said(
     tmp_path: Path, signer: Any, monkeypatch: pytest.MonkeyPatch, content: str | None, reason: str
 ) -> None:
-    """A credential that is missing, empty or wrong is named with the remedy, and never quoted."""
+    """The error names a missing, empty or wrong credential with the remedy, and never quotes it."""
     ca = make_ca()
     if content is not None:
         (tmp_path / "ca-passphrase").write_text(content)
@@ -273,7 +273,7 @@ def test_a_wrong_credential_is_said(
 
 
 def test_an_encrypted_key_without_credential_is_said(signer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encrypted key for which no credential is configured, or none was handed over, is told with the remedy."""
+    """An encrypted key without a configured or passed credential is reported with the remedy."""
     ca = make_ca()
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with pytest.raises(KeyUnusableError, match="is encrypted; give its passphrase as a systemd credential"):

@@ -71,7 +71,7 @@ def facts(pem: bytes) -> Certificate:
 
 
 def check(pem: bytes, ca: Issued, tmp_path: Path) -> None:
-    """It is what was asked for, and OpenSSL verifies it."""
+    """Assert that the certificate has the requested fields, and that OpenSSL verifies it."""
     made = facts(pem)
     assert made.attributes == {"CN=kube-apiserver", "O=shop"}
     assert made.names == frozenset({"DNS:kubernetes", "IP:10.96.0.1"})
@@ -85,7 +85,7 @@ def check(pem: bytes, ca: Issued, tmp_path: Path) -> None:
 
 
 def test_the_openssl_script_signs(tmp_path: Path) -> None:
-    """The script for OpenSSL, run for real, signs what is asked for, for 90 days, with another serial each time."""
+    """A real run of the script for OpenSSL signs the request, for 90 days, with another serial each time."""
     helper = Helper(tmp_path, "sign-with-openssl")
     pem = helper.sign(request())
     check(pem, helper.ca, tmp_path)
@@ -140,7 +140,7 @@ def test_the_other_scripts_hand_over_what_is_signed(tmp_path: Path, name: str, m
 
 
 def test_every_script_is_tested() -> None:
-    """No script stands in the text that is not run here."""
+    """The tests run every script of the page."""
     assert TEXT.count("#!/bin/sh") == len(SCRIPTS) == 4
 
 

@@ -1,4 +1,4 @@
-"""The archive on a real file system: what goes in comes out, complete or not at all, and nobody else sees it."""
+"""The archive on a real file system: a generation is complete or absent, unchanged, and readable only for root."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Host:
         self.files[CRT].chmod(0o644)
 
     def store(self, why: str = "it is due", when: datetime = WHEN, name: str = "apiserver") -> Generation:
-        self.files[CRT].write_bytes(f"certificate: {why}".encode())  # a former one each time
+        self.files[CRT].write_bytes(f"certificate: {why}".encode())  # another old one each time
         return self.keep(why, when, name)
 
     def keep(self, why: str = "it is due", when: datetime = WHEN, name: str = "apiserver") -> Generation:
@@ -72,7 +72,7 @@ def test_what_goes_in_comes_out(host: Host) -> None:
 
 
 def test_description(host: Host) -> None:
-    """A generation tells when, why and what; its description holds digests, and nothing of the content."""
+    """A generation has its time, reason and files. Its description has digests, and no part of the content."""
     generation = host.store(when=WHEN.astimezone(timezone(timedelta(hours=5))))
     assert host.generations() == (generation,)
     assert generation.id == "000001-20261201T123015Z"
@@ -87,7 +87,7 @@ def test_description(host: Host) -> None:
 
 
 def test_ours_alone(host: Host) -> None:
-    """Nobody else may enter a directory of the archive or read a file in it, whatever could read the original."""
+    """No other user may enter a directory of the archive or read a file in it, whatever the mode of the original."""
     host.store()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in host.state.rglob("*") if path.is_dir()}
     assert modes == {0o700}
@@ -119,7 +119,7 @@ def test_what_is_kept_already_is_not_kept_again(host: Host) -> None:
 
 
 def test_what_is_damaged_is_kept_again(host: Host) -> None:
-    """The newest generation does not stand for files that it would not give back."""
+    """The newest generation does not count for files that it cannot restore."""
     (host.directory(host.store("1")) / "0-apiserver.key").write_bytes(b"")
     host.keep("2")
     assert host.reasons() == ["1", "2"]
@@ -181,7 +181,7 @@ def test_attempts_that_fail_do_not_pile_up(host: Host) -> None:
 
 
 def test_symlink_is_not_kept(host: Host) -> None:
-    """A symlink in the place of the real file is refused: nobody leads the copy elsewhere."""
+    """A symlink in place of the real file is refused, so that no user redirects the copy."""
     host.files[CRT].unlink()
     host.files[CRT].symlink_to(host.files[KEY])
     with pytest.raises(WriteError, match="is not replaced before it is kept"):
@@ -198,7 +198,7 @@ def test_no_such_generation(host: Host, generation: str) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"files": [{}], "when": 1}', b"\xff"])
 def test_damaged_description(host: Host, content: bytes) -> None:
-    """A damaged description is told as such, and the next generations are stored all the same."""
+    """A damaged description is reported as such, and the next generations are stored."""
     (host.directory(host.store()) / "description.json").write_bytes(content)
     with pytest.raises(MalformedError, match=r"description\.json is damaged"):
         host.generations()
@@ -243,7 +243,7 @@ def test_a_file_described_with_other_types(host: Host, fact: dict[str, object]) 
 
 
 def test_one_damaged_generation_harms_no_other(host: Host) -> None:
-    """It is told, and beside it the others are listed, described, loaded, and found to be put back."""
+    """It is reported, and the others are listed, described, loaded, and found for a restore."""
     first, second = host.store("1"), host.store("2")
     (host.directory(first) / "description.json").write_bytes(b"{}")
     assert host.archive.ids("apiserver") == (first.id, second.id)
@@ -262,7 +262,7 @@ def test_a_description_without_end(host: Host) -> None:
 
 
 def test_a_pipe_in_the_archive(host: Host) -> None:
-    """Nobody is waited for who never writes: a pipe in the place of a file is damage, and beside one it is nothing."""
+    """certmond does not wait for a writer: a pipe in place of a file is damage, and another one is ignored."""
     generation = host.store()
     os.mkfifo(host.state / "archive" / "pipe")
     assert host.archive.names() == ("apiserver",)

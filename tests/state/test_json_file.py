@@ -58,7 +58,7 @@ def test_what_was_written_is_there_for_the_next_process(
 
 
 def test_it_is_readable_by_its_owner_only(tmp_path: Path) -> None:
-    """The directory is made where there is none, and nothing else is left in it."""
+    """A missing directory is created, and no other file is left in it."""
     state = tmp_path / "state"
     memory(state).write({"a": Entry(at=NOW)})
     memory(state).write({"b": Entry(at=NOW)})
@@ -78,7 +78,9 @@ def test_it_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes) -> None:
-    """Also one with an instant that has no time zone, or with which nobody could count on. It is replaced."""
+    """The rule also covers an instant without a time zone, or beyond the range of calculations. The file is
+    replaced.
+    """
     (tmp_path / "entries.json").write_bytes(content)
     assert memory(tmp_path).read() is None
     memory(tmp_path).write({})
@@ -95,7 +97,7 @@ def test_arbitrary_bytes_are_no_error(tmp_path_factory: pytest.TempPathFactory, 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link", "nothing"])
 def test_what_is_no_file_is_no_memory(tmp_path: Path, kind: str) -> None:
-    """Nobody is waited for who never writes into a pipe, and no link is followed."""
+    """certmond does not wait for the writer of a pipe, and follows no link."""
     path = tmp_path / "entries.json"
     if kind == "fifo":
         os.mkfifo(path)

@@ -43,7 +43,7 @@ def test_an_attempt_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_name_that_is_no_text_is_remembered(tmp_path: Path) -> None:
-    """A path with bytes that are no UTF-8 is told from others."""
+    """A path with bytes that are no UTF-8 is distinct from others."""
     odd = ("nginx", "/etc/nginx/\udcff.pem")
     Ledger(tmp_path).remember(odd, Attempt(NOW))
     Ledger(tmp_path).remember(LEAF, Attempt(NOW))
@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes)
 
 
 def test_a_pipe_is_no_memory(tmp_path: Path) -> None:
-    """Nobody is waited for who never writes into what stands in the file's place, and it is replaced."""
+    """certmond does not wait for a writer of a pipe at the path of the file, and replaces it."""
     os.mkfifo(tmp_path / "renewals.json")
     assert Ledger(tmp_path).attempts() == {}
     Ledger(tmp_path).remember(LEAF, Attempt(NOW))
@@ -85,7 +85,7 @@ def test_a_pipe_is_no_memory(tmp_path: Path) -> None:
 
 
 def test_an_instant_is_in_utc(tmp_path: Path) -> None:
-    """Whatever zone the file names, what is remembered of it is in UTC."""
+    """Whatever zone the file has, the instant that is read is in UTC."""
     (tmp_path / "renewals.json").write_text('[{"name": "a", "path": "b", "at": "2026-11-24T17:00:00+05:00"}]')
     (attempt,) = Ledger(tmp_path).attempts().values()
     assert (attempt.at, attempt.at.tzinfo) == (NOW, UTC)
@@ -155,7 +155,7 @@ def test_the_last_hour_of_a_flood_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_memory_of_a_large_node_is_read_again(tmp_path: Path) -> None:
-    """Ten thousand certificates that were all renewed are no more than is read: nothing is forgotten at some size."""
+    """Ten thousand renewed certificates are within the limit of the reader: no size loses entries."""
     entries = [{"name": "leaf", "path": f"/certs/{number:06d}.crt", "at": NOW.isoformat(), "sha256": f"{number:064x}"}
                for number in range(10_000)]  # fmt: skip
     (tmp_path / "renewals.json").write_text(json.dumps(entries))

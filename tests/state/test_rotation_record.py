@@ -1,4 +1,4 @@
-"""The record of a rotation: there, not there, or told as what cannot be read; and the anchors that were lived by."""
+"""The record of a rotation: present, absent, or an error if unreadable; and the recorded anchors of the node."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_is_noted_is_there_for_the_next_process(tmp_path: Path, rotation: R
 
 
 def test_the_first_aid_is_remembered(tmp_path: Path) -> None:
-    """By family, beside the record and whatever that is; where it cannot be read, there is none."""
+    """It is recorded by family, independently of the rotation's record. If it is unreadable, there is no aid."""
     known, aid = RotationRecord(tmp_path), replace(BEGUN, found=True)
     assert known.aids() == {}
     known.note_aids({"ca": aid})
@@ -62,7 +62,7 @@ def test_the_first_aid_is_remembered(tmp_path: Path) -> None:
 
 
 def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
-    """An older certmond goes on with the record of a newer one."""
+    """An older certmond continues with the record of a newer one."""
     RotationRecord(tmp_path).save(BEGUN)
     path = tmp_path / "rotation/record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"later": {"a": 1}}))
@@ -123,7 +123,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage: str) -> None:
-    """Then nobody knows how far the rotation is, which is said with the file, the fact and both ways out."""
+    """The progress of the rotation is then unknown. The error has the file, the fact and both remedies."""
     RotationRecord(tmp_path).save(BEGUN)
     path = tmp_path / "rotation/record.json"
     act, said = DAMAGES[damage]
@@ -140,8 +140,8 @@ def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage:
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_stands_there(tmp_path: Path, data: st.DataObject) -> None:
-    """Any JSON, and a record with any of its fields changed, is a rotation whose phases follow each other, or told as
-    what is not to be understood, in one printable sentence with its remedy.
+    """Any JSON, and a record with any of its fields changed, is a rotation whose phases follow each other, or an error
+    with one printable sentence and its remedy.
     """
     noted = RotationRecord(tmp_path)
     noted.save(BEGUN)
@@ -162,8 +162,8 @@ def test_whatever_stands_there(tmp_path: Path, data: st.DataObject) -> None:
 
 
 def test_a_rotation_that_is_over(tmp_path: Path) -> None:
-    """It is under way no more, and its id is remembered, beside those before and that of the way there of one that went
-    back; where that cannot be read, it is as if there had been none.
+    """It is no longer under way, and its id is recorded beside those before, including the one before an abort. An
+    unreadable list counts as empty.
     """
     noted = RotationRecord(tmp_path)
     assert noted.closed() == set()
@@ -179,7 +179,7 @@ def test_a_rotation_that_is_over(tmp_path: Path) -> None:
 
 
 def test_the_anchors_that_were_lived_by(tmp_path: Path) -> None:
-    """Each family's come back in their order; what cannot be read is as if nothing were remembered."""
+    """The anchors of each family are read in their order. An unreadable file counts as empty."""
     noted = RotationRecord(tmp_path)
     assert noted.anchors() == {}
     noted.accept({"ca": (NEW.facts, OLD.facts), "etcd-ca": (OTHER.facts,)})

@@ -118,7 +118,7 @@ class Consumers:
         self._etcd_ca = make_ca("etcd", **ending_in(3650))
 
     def install(self) -> None:
-        """Everything is installed and runs, but for idle.service and certmond itself."""
+        """Install and start everything, except idle.service and certmond itself."""
         machine = self.machine
         for name in (TLS, "/etc/certmond", "/etc/systemd/system"):
             machine.path(name).mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ class Consumers:
         self._path(file).write_bytes(content)
         self._path(file).chmod(0o600 if file.endswith("key") else 0o644)
 
-    # What is to be seen:
+    # The observable state:
 
     def instance(self, name: str) -> str:
         return self.machine.property(UNITS[name], "InvocationID")
@@ -254,14 +254,14 @@ class Consumers:
         return sum(float(each.rpartition(" ")[2]) for each in lines if each.startswith(line))
 
     def episode(self, service: str) -> dict[str, Any]:
-        """What is recorded of a restart that is not over; nothing where there is none."""
+        """Return the record of an unfinished restart, or an empty one."""
         record = self.machine.path(RECORD)
         known: dict[str, Any] = json.loads(record.read_text())["content"] if record.exists() else {}
         found: dict[str, Any] = known.get(service, {}).get("episode") or {}
         return found
 
     def passes(self, number: int) -> None:
-        """Wait for so many further passes that look at everything anew."""
+        """Wait for this number of further complete passes."""
         for _ in range(number):
             enough = self.metric("certmond_passes_total") + 2
             self.machine.systemctl("reload", DAEMON)
@@ -295,7 +295,9 @@ class Consumers:
 
     @contextmanager
     def intruder(self, name: str, ends: int) -> Iterator[None]:
-        """Somebody takes the port as soon as the service is down, and holds it until that has ended so many times."""
+        """Let a program take the port as soon as the service is down, and hold it until the service has ended so
+        often.
+        """
         port, file = PORTS[name], self.machine.path(f"/run/{name}.ended")
         file.unlink(missing_ok=True)
         command = self.machine.command(PYTHON, "-I", INTRUDER, str(port), f"/run/{name}.ended", str(ends))

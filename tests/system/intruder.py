@@ -1,6 +1,6 @@
-"""Takes a port as soon as it is free, and leaves it when a file has so many lines or the input ends: PORT FILE LINES.
+"""Takes a port as soon as it is free, and releases it when a file has so many lines or the input ends: PORT FILE LINES.
 
-Who connects is let go at once. It runs in the machine of the tests, with the standard library only.
+Each client is disconnected at once. The program runs in the machine of the tests, with the standard library only.
 """
 
 from __future__ import annotations

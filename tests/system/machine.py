@@ -103,7 +103,7 @@ class Machine:
         ]
 
     def get(self, path: str) -> tuple[int, str, str]:
-        """Status, content type and body of what certmond-web answers to somebody on the machine."""
+        """Return status, content type and body of the answer of certmond-web to a client on the machine."""
         status, content_type, body = json.loads(self.run(PYTHON, "-I", "-c", GET, path))
         return status, content_type, body
 
@@ -134,7 +134,7 @@ class Machine:
 
     @contextmanager
     def held(self, process: int) -> Iterator[None]:
-        """The first thread of a process is held in its next system call; the others go on."""
+        """Stop the first thread of a process in its next system call. The others continue."""
         command = ["nsenter", "-t", self._leader, "-m", "-p", "setpriv", "--pdeathsig", "KILL", real_part("strace")]
         options = ["-qq", "-o", "/dev/null", "-p", str(process), "--inject=all:delay_enter=1000s"]
         tracer = subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
@@ -168,7 +168,8 @@ def booted(work: Path, hidden: tuple[str, ...] = HIDDEN) -> Iterator[Machine]:
         nspawn, f"--directory={lower}", "--volatile=overlay", "--boot", "--machine=certmond-test", "--register=no",
         "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--private-network", "--quiet",
         "--console=passive", "--notify-ready=yes",
-        # Calls that set the clock reach the kernel, which finds no privilege: so a unit's own refusal can be told.
+        # Calls that set the clock reach the kernel, which finds no privilege: so a refusal by the unit is
+        # distinguishable.
         "--system-call-filter=@clock",
         *(f"--tmpfs={path}" for path in hidden),
         "systemd.unit=basic.target",
@@ -190,7 +191,7 @@ def booted(work: Path, hidden: tuple[str, ...] = HIDDEN) -> Iterator[Machine]:
         )
         try:
             _await_boot(ready, console)
-            ready.close()  # nspawn goes on to tell what nobody reads, and would wait for room in the end
+            ready.close()  # nspawn still writes to it, and would otherwise block when it is full
             machine = Machine(_only_child(_only_child(process.pid)))
             yield machine
             machine.attempt("systemctl", "poweroff", "--no-block")
@@ -210,7 +211,9 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def _await_boot(ready: socket.socket, console: Path) -> None:
-    """Until systemd has told nspawn, and nspawn us, that it has reached its target (sd_notify(3))."""
+    """Wait until systemd has notified nspawn, and nspawn this process, that it has reached its target
+    (sd_notify(3)).
+    """
     ready.settimeout(BOOT_DEADLINE)
     lines: list[str] = []
     try:
@@ -260,13 +263,13 @@ def install(machine: Machine) -> None:
         shutil.copy(REPOSITORY / "systemd" / name, machine.path(UNITS))
     shutil.copy(REPOSITORY / "systemd/certmond.sysusers", machine.path("/usr/lib/sysusers.d/certmond.conf"))
     machine.run("systemd-sysusers", "certmond.conf")
-    # What multi-user.target would be to them. A unit that nothing wants is forgotten when it stops, with its results.
+    # It represents multi-user.target. systemd unloads a unit without a dependent when it stops, with its results.
     machine.path(f"{UNITS}/{TARGET}").write_text(f"[Unit]\nWants={' '.join(SERVICES)}\n")
     machine.systemctl("daemon-reload")
 
 
 def _needed() -> list[Distribution]:
-    """certmond, and what it needs to run: what each package says that it requires, but for extras."""
+    """Return certmond and its requirements: those that each package declares, except for extras."""
     found = {"certmond": distribution("certmond")}
     waiting = list(found.values())
     while waiting:

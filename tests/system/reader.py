@@ -1,7 +1,7 @@
-"""A TLS server that reads its certificate once, at its start, as most do: PORT CERTIFICATE KEY [NAME].
+"""A TLS server that reads its certificate once, at its start, like most servers: PORT CERTIFICATE KEY [NAME].
 
-It runs in the machine of the tests, with the standard library only. It exits with 1 where the certificate does not
-have NAME in it, and where somebody else has the port.
+It runs in the machine of the tests, with the standard library only. It exits 1 if the certificate does not have NAME,
+or if another process uses the port.
 """
 
 from __future__ import annotations

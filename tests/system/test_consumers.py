@@ -47,7 +47,7 @@ def consumers(booted_consumers: Consumers) -> Consumers:
     return booted_consumers
 
 
-# --- A new certificate, by whomever -----------------------------------------------------------------------------------
+# --- A new certificate, in any way ------------------------------------------------------------------------------------
 
 
 def assert_taken_up(consumers: Consumers, changes: list[Change]) -> None:
@@ -76,8 +76,8 @@ def test_a_new_certificate_is_taken_up_by_each_service_once(
     consumers: Consumers,
     way: Callable[[Consumers, str, Issued], Change],
 ) -> None:
-    """However it gets there: who reads once is restarted once, or reloaded where that is said; etcd reads its pair by
-    itself and is left alone, and so is what does not run.
+    """The way of the write does not matter. A service that reads once is restarted once, or reloaded if configured.
+    etcd reloads its pair and is left alone, and so is a stopped service.
     """
     names = ("web", "lb", "app", "etcd-server")
     minted = {name: consumers.mint(name) for name in names}
@@ -86,7 +86,7 @@ def test_a_new_certificate_is_taken_up_by_each_service_once(
 
 
 def test_what_the_daemon_renews_is_taken_up_once(consumers: Consumers) -> None:
-    """A certificate that is due is renewed first, and then everybody is restarted once, for the new one."""
+    """A due certificate is renewed first, and then each service is restarted once for the new one."""
     # Before anything is renewed by hand: the daemon renews nothing twice within an hour.
     minted = {name: consumers.mint(name, days=20) for name in ("web", "lb", "app", "etcd-server")}
     changes = [consumers.rename(name, issued) for name, issued in minted.items()]
@@ -106,7 +106,7 @@ def test_what_is_renewed_by_hand_is_taken_up_once(consumers: Consumers) -> None:
 
 
 def test_another_trusted_ca_restarts_nothing(consumers: Consumers) -> None:
-    """etcd reads the CA that it trusts once; a new one is told, but all nodes have to know it first: no restart."""
+    """etcd reads the CA that it trusts once. A new one is reported, but all nodes must have it first: no restart."""
     change = consumers.trust(make_ca("another", **ending_in(3650)))
     try:
         consumers.machine.until(lambda: "restart_pending" in consumers.findings("etcd-ca"), "told")
@@ -124,8 +124,8 @@ def test_another_trusted_ca_restarts_nothing(consumers: Consumers) -> None:
 
 
 def test_a_certificate_that_a_service_refuses_is_taken_back(consumers: Consumers) -> None:
-    """A service that does not start with a new certificate is tried once more, then gets the former files back and runs
-    on them; that is critical, nothing more is done to it, and it is over once a good certificate is there.
+    """A service that does not start with a new certificate is tried again, then gets the old files back and runs with
+    them. The finding is critical, and nothing more is done until a good certificate is there.
     """
     before, good = consumers.on_disk("fussy"), consumers.mint("fussy")
     taken_back = 'certmond_restarts_total{result="taken_back",service="fussy"}'
@@ -158,8 +158,8 @@ def test_a_port_that_is_taken_for_a_while_costs_one_more_try(consumers: Consumer
 
 
 def test_a_port_that_stays_taken_is_left_to_people(consumers: Consumers) -> None:
-    """A service that comes up with neither certificate is critical, has the former files, and is not tried any more.
-    When somebody has seen to it, another certificate is a new beginning.
+    """A service that starts with neither certificate is critical, has the old files, and is not tried again. After the
+    operator has repaired it, another certificate is a new attempt.
     """
     before, good = consumers.on_disk("pushed"), consumers.mint("pushed")
     with consumers.intruder("pushed", ends=99):
@@ -209,7 +209,7 @@ def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
 @pytest.mark.parametrize(
     ("path", "when", "stage"),
     [
-        (STATE, 3, "act"),  # of the record that it was restarted, which it was in vain
+        (STATE, 3, "act"),  # of the record of the restart without an effect
         (FILES, 2, "put_back"),  # the former key is in its place, the certificate is not
         (STATE, 7, "put_back"),  # of the record that both are
     ],
@@ -217,8 +217,8 @@ def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
 def test_a_daemon_that_is_killed_as_it_takes_back_goes_on_with_it(
     consumers: Consumers, path: str, when: int, stage: str
 ) -> None:
-    """Killed when a service is down that does not take the new certificate, or as the former one is put back: the next
-    one puts both files back, and restarts the service on them once.
+    """The daemon is killed while a service that refuses the new certificate is down, or while the old one is restored:
+    the next daemon restores both files, and restarts the service with them once.
     """
     before = consumers.on_disk("fussy")
     with consumers.daemon_dies("renameat", path, when):
@@ -231,7 +231,7 @@ def test_a_daemon_that_is_killed_as_it_takes_back_goes_on_with_it(
 
 
 def test_what_somebody_stops_before_it_is_restarted_stays_stopped(consumers: Consumers) -> None:
-    """Between the decision and the act a service can be stopped by people: then it is left to them, in the end, too."""
+    """An operator stops the service between decision and act: it stays stopped, also at the end."""
     machine = consumers.machine
     with machine.drop_in(DAEMON, "Restart=no"):
         with consumers.daemon_dies("fsync", STATE, 2):
@@ -248,7 +248,9 @@ def test_what_somebody_stops_before_it_is_restarted_stays_stopped(consumers: Con
 
 
 def test_what_somebody_stops_while_it_is_proven_stays_stopped(consumers: Consumers) -> None:
-    """It is not started again as if its new certificate were to blame: that is told, and it is left to people."""
+    """It is not restarted as if its new certificate were the cause. The message reports it, and leaves it to the
+    operator.
+    """
     machine = consumers.machine
     change = consumers.rename("app", consumers.mint("app"))
     machine.until(lambda: consumers.episode("reader").get("instances"), "it was seen to run again")

@@ -1,4 +1,4 @@
-"""What is asked of systemd over D-Bus, of a real one: what runs, and how a restart or a reload ended."""
+"""The D-Bus calls to a real systemd: the running units, and the result of a restart or a reload."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def machine(booted_machine: Machine) -> Machine:
 
 
 def ask(machine: Machine, *questions: Any, user: int = 0) -> list[Any]:
-    """What certmond hears on the machine: a list of units is looked at, arguments are those of a restart."""
+    """Return the results of certmond's calls on the machine: a list of units is probed, and a mapping has the arguments
+    of a restart.
+    """
     identity = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     lines = machine.run(*identity, f"{PREFIX}/bin/python3", ASK, json.dumps(questions)).splitlines()
     return [json.loads(line) for line in lines]
@@ -120,7 +122,9 @@ def restarting(machine: Machine, unit: str) -> Iterator[Callable[[], str]]:
 
 
 def test_a_running_unit_is_seen_with_its_instance_and_its_process(machine: Machine) -> None:
-    """The instance is systemd's InvocationID, the start that of the main process in UTC, the command its own."""
+    """The instance is systemd's InvocationID, the start is that of the main process in UTC, and the command is its
+    own.
+    """
     before = datetime.now(UTC)
     machine.systemctl("start", "plain.service")
     (seen,) = look(machine, "plain.service")
@@ -165,8 +169,8 @@ def test_what_is_on_its_way_up_or_down_still_runs(machine: Machine) -> None:
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("how", ["stop", "kill", "term", "end"])
 def test_a_unit_that_was_told_to_stop_is_told_from_one_that_ended(machine: Machine, how: str, kept: bool) -> None:
-    """Whether it has failed, or ended by itself and well; the latter where systemd keeps it in mind, as it does what
-    another unit wants.
+    """The unit may have failed, or ended without a failure. The latter is known while systemd keeps the unit loaded, as
+    for a unit that another one wants.
     """
     machine.systemctl("start", "wanting.target" if kept else "brief.service")
     match how:
@@ -182,7 +186,7 @@ def test_a_unit_that_was_told_to_stop_is_told_from_one_that_ended(machine: Machi
 
 
 def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
-    """Of a unit that there is not nothing can be told, and the problem names it; the others are seen."""
+    """The state of a missing unit is unknown, and the problem names it. The others are known."""
     missing, other = look(machine, "missing.service", "plain.service")
     assert (missing.running, missing.absent) == (None, True)
     assert missing.problem == "there is no unit missing.service: correct its name in the configuration"
@@ -190,7 +194,7 @@ def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
 
 
 def test_a_unit_whose_file_is_gone_is_seen_to_run(machine: Machine) -> None:
-    """A unit that runs on without its file is there all the same."""
+    """A unit that continues without its file exists."""
     file = machine.path("/run/systemd/system/fleeting.service")
     file.write_text(f"[Service]\nExecStart={SLEEP}\n")
     machine.systemctl("daemon-reload")
@@ -205,7 +209,7 @@ def test_a_unit_whose_file_is_gone_is_seen_to_run(machine: Machine) -> None:
 
 
 def test_fifty_units_are_looked_at_at_once(machine: Machine) -> None:
-    """Fifty units are seen in one look, each with an instance of its own."""
+    """One probe reads fifty units, each with its instance."""
     units = [f"crowd@{number}.service" for number in range(50)]
     machine.systemctl("start", *units)
     found = look(machine, *units)
@@ -217,7 +221,7 @@ def test_fifty_units_are_looked_at_at_once(machine: Machine) -> None:
 
 
 def test_a_restart_makes_another_instance(machine: Machine) -> None:
-    """A unit that runs is restarted: "done" is told when the new process is there, another instance, started later."""
+    """A running unit is restarted: "done" comes when the new process is there, another instance with a later start."""
     machine.systemctl("start", "plain.service")
     (before,) = look(machine, "plain.service")
     result, message = restart(machine, "plain.service")
@@ -233,7 +237,7 @@ def test_a_restart_makes_another_instance(machine: Machine) -> None:
 @pytest.mark.parametrize("reload", [False, True])
 @pytest.mark.parametrize("before", ["never ran", "stopped", "failed"])
 def test_what_does_not_run_stays_as_it_is(machine: Machine, before: str, reload: bool) -> None:
-    """A unit that never ran, was stopped or has failed is neither started nor forgiven, and that is told."""
+    """A unit that never ran, was stopped or has failed is neither started nor reset, and the message reports it."""
     if before != "never ran":
         machine.systemctl("start", "plain.service")
     if before == "stopped":
@@ -250,7 +254,7 @@ def test_what_does_not_run_stays_as_it_is(machine: Machine, before: str, reload:
 
 
 def test_what_stops_between_look_and_restart_stays_stopped(machine: Machine) -> None:
-    """A unit that was seen to run, and is stopping when its restart is asked for, is stopped at the end."""
+    """A unit that was running, and is stopping at the time of the restart, is stopped at the end."""
     machine.systemctl("start", "slow-end.service")
     machine.systemctl("stop", "--no-block", "slow-end.service")
     machine.until(lambda: machine.property("slow-end.service", "ActiveState") == "deactivating", "it is stopping")
@@ -263,7 +267,9 @@ def test_what_stops_between_look_and_restart_stays_stopped(machine: Machine) -> 
 
 
 def test_a_new_start_that_fails_is_told(machine: Machine) -> None:
-    """A unit that does not come up again is "failed", with systemd's own reason and where to read on, and looks so."""
+    """A unit that does not start again is "failed", with systemd's own reason and the next command, and is probed as
+    such.
+    """
     machine.systemctl("start", "fragile.service")
     machine.path(FLAG).unlink()
     result, message = restart(machine, "fragile.service")
@@ -274,7 +280,7 @@ def test_a_new_start_that_fails_is_told(machine: Machine) -> None:
 
 
 def test_a_condition_that_no_longer_holds_is_told(machine: Machine) -> None:
-    """A unit that its own condition keeps from the new start was stopped: that is no "done", and not nothing."""
+    """A unit whose condition prevents the new start was stopped: the result is neither "done" nor nothing."""
     machine.systemctl("start", "conditional.service")
     machine.path(FLAG).unlink()
     result, message = restart(machine, "conditional.service")
@@ -284,14 +290,14 @@ def test_a_condition_that_no_longer_holds_is_told(machine: Machine) -> None:
 
 
 def test_a_start_limit_is_no_obstacle(machine: Machine) -> None:
-    """A unit that was started as often as it may be is restarted all the same, again and again."""
+    """A unit at its start limit is restarted, again and again."""
     machine.systemctl("start", "limited.service")
     answers = ask(machine, *[{"unit": "limited.service", "reload": False}] * 4)
     assert [answer["result"] for answer in answers] == ["done"] * 4
 
 
 def test_a_unit_that_never_gets_ready_is_not_waited_for_beyond_the_limit(machine: Machine) -> None:
-    """At the limit the call returns, "timeout" is told, and that the restart may still be under way."""
+    """At the limit the call returns "timeout", and the message reports that the restart may still be under way."""
     machine.systemctl("start", "mute.service")
     machine.path(FLAG).unlink()
     result, message = restart(machine, "mute.service", limit=1.0)
@@ -337,7 +343,7 @@ def test_a_reload_keeps_the_process(machine: Machine) -> None:
 
 
 def test_a_reload_that_fails_is_told(machine: Machine) -> None:
-    """Where ExecReload= fails the reload has failed, with systemd's reason, and the unit runs on."""
+    """If ExecReload= fails the reload has failed, with systemd's reason, and the unit continues."""
     machine.systemctl("start", "bad-reload.service")
     result, message = restart(machine, "bad-reload.service", reload=True)
     assert result == "failed"
@@ -372,7 +378,9 @@ def test_what_cannot_be_restarted_is_refused(machine: Machine, unit: str, remedy
 
 @pytest.mark.parametrize("reload", [False, True])
 def test_who_has_no_right_is_refused(machine: Machine, reload: bool) -> None:
-    """Who is not root may look, but a restart is refused, nothing is done, and the remedy is the drop-in or polkit."""
+    """A user other than root may read. A restart is refused, nothing is done, and the remedy is the drop-in or
+    polkit.
+    """
     machine.systemctl("start", "plain.service")
     before = machine.property("plain.service", "InvocationID")
     result, message = restart(machine, "plain.service", reload=reload, user=65534)
@@ -384,7 +392,7 @@ def test_who_has_no_right_is_refused(machine: Machine, reload: bool) -> None:
 
 
 def test_without_a_bus_nothing_is_told_and_nothing_done(machine: Machine) -> None:
-    """Where no bus listens every unit is unknown, with the reason, and a restart is refused."""
+    """If no bus listens every unit is unknown, with the reason, and a restart is refused."""
     machine.systemctl("start", "plain.service")
     before = machine.property("plain.service", "InvocationID")
     machine.systemctl("stop", "dbus.socket", "dbus.service")
@@ -402,9 +410,9 @@ def test_without_a_bus_nothing_is_told_and_nothing_done(machine: Machine) -> Non
 
 
 def test_who_connects_first_starts_the_bus(machine: Machine) -> None:
-    """Where a look is what starts the bus, systemd, which joins it only then, is waited for."""
+    """If a probe starts the bus, it waits for systemd, which joins the bus only then."""
     machine.systemctl("start", "plain.service")
-    for _ in range(3):  # a look that does not wait is lucky now and then
+    for _ in range(3):  # a probe that does not wait may succeed by chance
         machine.systemctl("stop", "dbus.socket", "dbus.service")
         machine.systemctl("reset-failed", "dbus.socket", "dbus.service")  # so often it may not be started otherwise
         machine.systemctl("start", "dbus.socket")

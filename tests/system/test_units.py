@@ -99,13 +99,13 @@ def test_the_daemon_is_ready_when_it_has_rendered(machine: Machine) -> None:
 
 
 def test_the_state_is_told_in_one_line(machine: Machine) -> None:
-    """`systemctl status` shows how many certificates there are, and which is due next."""
+    """`systemctl status` shows the number of certificates, and the next one that is due."""
     text = machine.property(DAEMON, "StatusText")
     assert re.fullmatch(r"14 certificates, .*; next due \S+ on \d{4}-\d\d-\d\d", text)
 
 
 def test_the_daemon_is_not_root(machine: Machine) -> None:
-    """The daemon runs as its own user; all may read what it renders, nobody what it keeps."""
+    """The daemon runs as its own user. All users can read what it renders, and no other user its state."""
     process = machine.path(f"/proc/{main_pid(machine, DAEMON)}")
     user = int(machine.run("id", "-u", "certmond"))
     assert process.stat().st_uid == user != 0
@@ -115,7 +115,7 @@ def test_the_daemon_is_not_root(machine: Machine) -> None:
 
 
 def test_the_work_tree_is_not_needed(machine: Machine) -> None:
-    """What was installed stands by itself."""
+    """The installed files need no other."""
     assert not list(machine.path(str(Path(__file__).parents[2])).iterdir())
     assert machine.run("certmond", "version")
 
@@ -134,7 +134,7 @@ def test_a_stop_takes_less_than_two_seconds(machine: Machine, unit: str) -> None
 
 
 def test_a_finding_is_told_once(machine: Machine) -> None:
-    """Each finding that stands is one entry with its fields, and further passes do not repeat it."""
+    """Each open finding is one entry with its fields, and further passes do not repeat it."""
     since = time.time()
     machine.systemctl("restart", DAEMON)
     for _ in range(3):
@@ -157,7 +157,7 @@ def test_a_finding_is_told_once(machine: Machine) -> None:
 
 
 def test_a_broken_file_is_told_once_and_so_is_its_repair(machine: Machine, node: Node) -> None:
-    """A file that breaks is one finding raised; put back, it is one finding cleared."""
+    """A file that breaks is one raised finding. After it is restored, it is one cleared finding."""
     since, good = time.time(), node.read(API)
 
     def told(kind: str) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ def test_a_broken_file_is_told_once_and_so_is_its_repair(machine: Machine, node:
 
 
 def test_a_mount_of_the_host_is_seen_inside(machine: Machine) -> None:
-    """A file system that is mounted later over what is watched is seen through the sandbox, and so is its end."""
+    """A file system that is mounted later over a watched directory is visible in the sandbox, and so is its end."""
     missing = (RAISED, "CERTMOND_REASON=missing", "CERTMOND_CERTIFICATE=etcd-server")
     since = time.time()
     machine.run("mount", "-t", "tmpfs", "-o", "mode=755", "test", f"/{PKI}/etcd")
@@ -226,7 +226,7 @@ def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: M
 
 
 def test_a_hook_runs_in_the_sandbox_of_the_unit(machine: Machine) -> None:
-    """With the unit as it is shipped a hook is told, once over a restart, as certmond, and writes nothing else."""
+    """With the shipped unit a hook runs, once over a restart, as certmond, and writes nothing else."""
     program, log = "/usr/lib/certmond-test-hook", "/var/lib/certmond/told"
     machine.path(program).write_text(
         f'#!/bin/sh\nread -r told\necho >/etc/certmond-was-here && exit 9\necho "$(id -un) $told" >>{log}\n'
@@ -285,7 +285,7 @@ def test_the_web_unit_answers_on_loopback(machine: Machine) -> None:
 
 
 def test_the_web_unit_outlives_a_hang_up(machine: Machine) -> None:
-    """SIGHUP, by which other services are told to read their files again, leaves somebody who answers."""
+    """After SIGHUP, with which operators reload other services, a process answers."""
     before = main_pid(machine, WEB)
     machine.systemctl("kill", "--kill-whom=main", "--signal=HUP", WEB)
     machine.until(lambda: main_pid(machine, WEB) not in {before, 0}, "another process")
@@ -401,7 +401,7 @@ def killed_by_watchdog(machine: Machine, since: float) -> None:
 
 
 def test_a_healthy_process_is_left_alone_by_the_watchdog(machine: Machine) -> None:
-    """Over three timeouts with nothing to do, the loops go on to give signs of life and are not killed."""
+    """Over three timeouts without work, the loops notify the watchdog and are not killed."""
     with watched(machine):
         processes = [main_pid(machine, unit) for unit in BOTH]
 
@@ -415,7 +415,7 @@ def test_a_healthy_process_is_left_alone_by_the_watchdog(machine: Machine) -> No
 
 
 def test_a_process_that_is_stopped_is_killed_and_started_again(machine: Machine) -> None:
-    """A process that stands still is killed with SIGABRT after WatchdogSec, and started again."""
+    """A stopped process is killed with SIGABRT after WatchdogSec, and restarted."""
     with watched(machine):
         since = time.time()
         for unit in BOTH:
@@ -521,7 +521,7 @@ def own_namespaces(machine: Machine, report: dict[str, Any]) -> set[str]:
 
 
 def writable(machine: Machine, report: dict[str, Any]) -> set[str]:
-    """Where the unit can write, but for places of its own."""
+    """Return where the unit can write, except for its own directories."""
     found: dict[str, list[int]] = report["writable"]
     for place in OWN:
         there = machine.path(place).stat()
@@ -659,8 +659,8 @@ def test_in_enforce_mode_all_that_is_due_is_renewed(machine: Machine, node: Node
 
 
 def test_a_stop_waits_for_the_restart_that_is_under_way(machine: Machine, node: Node) -> None:
-    """Its program is not told to end, and the daemon notes that the act was made. There is time for the longest act, by
-    the default of its time limit.
+    """Its program gets no signal, and the daemon records that the act was made. The default of its time limit leaves
+    time for the longest act.
     """
     program, log, flag = (machine.path(f"/var/lib/certmond-test-{name}") for name in ("act", "log", "flag"))
     inside = {path: f"/var/lib/{path.name}" for path in (program, log, flag)}

@@ -72,8 +72,8 @@ def test_it_is_known_when_one_more_is_admitted(events: list[Event], key: str, ur
 
 
 def test_a_key_that_flaps_has_no_part_in_the_reserve() -> None:
-    """If the overall budget is used up, a key that has used more than half of its budget is not admitted, however urgent
-    it is.
+    """If the overall budget is used up, a key that has used more than half of its budget is not admitted, whatever its
+    urgency.
     """
     quota = Quota(EACH, Budget(3, 1000), RESERVE)
     assert [quota.take("flaps", 0, urgent=True) for _ in range(5)] == [True, True, True, False, False]

@@ -40,8 +40,8 @@ def test_a_service_is_away_while_it_drains_and_until_it_serves_again() -> None:
 
 
 def test_the_downtime_has_the_file_that_causes_it() -> None:
-    """The document has it by phase, and the text combines the phases of one service and file. Without a restart there
-    is none. For several restarts, the text has the additional time of a restart that follows soon.
+    """The document has it by phase, and the text combines the phases of one service and file. It is empty without a
+    restart. For several restarts, the text has the additional time of a restart that follows soon.
     """
     document = preview_document(PLANNED, FOUND, absences(FOUND, [STORE, API]), None)
     told = {each["phase"]: each["away"] for each in document["phases"]}
