@@ -50,7 +50,7 @@ def noted(tmp_path: Path, rotation: Rotation) -> Rotation:
         ({"mode": Mode.REPLACE, "phase": Phase.ISSUE}, STATUS),
     ],
 )
-def test_an_abort_is_offered_only_where_it_is_not_refused(
+def test_an_abort_is_offered_only_if_it_is_possible(
     tmp_path: Path, handover: Handover, capsys: pytest.CaptureFixture[str], fields: dict[str, object], end: str
 ) -> None:
     """The rule covers the reason of a phase, and an unhealthy service in it. The restore of a single file of the old CA
@@ -64,7 +64,7 @@ def test_an_abort_is_offered_only_where_it_is_not_refused(
 
 
 @pytest.mark.parametrize("fields", [{}, {"found": True}])
-def test_of_a_hold_the_one_command_is_offered_that_ends_it(
+def test_a_hold_offers_the_one_command_that_ends_it(
     tmp_path: Path, handover: Handover, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
 ) -> None:
     """The line has the start of the hold, and neither an abort nor the start of the phase."""
@@ -79,7 +79,7 @@ def test_of_a_hold_the_one_command_is_offered_that_ends_it(
     assert line.endswith("; it depends on who keeps it (since 2026-11-24 12:00:00 UTC; to end it: rm /hold)")
 
 
-def test_a_restart_without_a_rotation_offers_the_archive_where_it_is_not_well(
+def test_a_restart_without_a_rotation_offers_the_archive_if_it_is_unhealthy(
     handover: Handover, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """While the service is healthy, no command is offered."""
@@ -113,7 +113,7 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
         ([("step_held", "other waits for its turn: nobody plans it")], "waiting: [trust] web is older (since "),
     ],
 )
-def test_why_a_restart_has_not_begun_is_what_a_phase_waits_for(
+def test_the_obstacle_of_a_restart_is_the_reason_of_a_phase(
     tmp_path: Path, daemon: Path, capsys: pytest.CaptureFixture[str], events: list[tuple[str, str]], said: str
 ) -> None:
     """The stale service is a reason as long as the restart lasts. If the restart cannot begin, its obstacle is the

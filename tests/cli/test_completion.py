@@ -72,7 +72,7 @@ def test_names_are_completed_where_they_are_asked_for(monkeypatch: pytest.Monkey
     assert offered("certmond root-ca show --family f", monkeypatch) == ["front-proxy-ca"]
 
 
-def test_a_configuration_that_is_broken_costs_nobody_the_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_broken_configuration_still_completes_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """If the configuration is unreadable, the profile's names are offered, without a message."""
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text("nonsense: [")

@@ -72,7 +72,7 @@ def test_a_name_like_no_other_is_answered_with_the_list(wrong: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_section_is_short_and_says_how_to_look(name: str) -> None:
+def test_a_section_is_short_and_has_a_command(name: str) -> None:
     """A section has at most twelve lines that fit on a terminal, with a command that shows the state."""
     _, *lines = [line for line in explain(name).splitlines() if line]
     assert 3 <= len(lines) <= 12
@@ -81,7 +81,7 @@ def test_a_section_is_short_and_says_how_to_look(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_section_has_a_cause_a_look_and_a_remedy(name: str) -> None:
+def test_a_section_has_a_cause_a_check_and_a_remedy(name: str) -> None:
     """The meaning precedes the first command, and the remedy follows the last one."""
     _, *lines = [line for line in explain(name).splitlines() if line]
     is_command = [line.startswith("    ") for line in lines]

@@ -447,7 +447,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.mark.real("etcd")
 @pytest.mark.real("etcdctl")
-def test_etcd_lives_on_it(whole: Host, tmp_path: Path) -> None:
+def test_etcd_works_with_it(whole: Host, tmp_path: Path) -> None:
     """Two members of a real etcd, the second on a node that joined, connect with mutual TLS. They answer the health
     check of a client with a certificate, and of no other.
     """
@@ -661,7 +661,7 @@ def test_what_a_node_that_joins_must_be_given(host: Host) -> None:
     assert host.init().out == "nothing to do: everything is there\n"
 
 
-def test_a_super_admin_in_a_safe(whole: Host, tmp_path: Path) -> None:
+def test_a_super_admin_that_was_moved_away(whole: Host, tmp_path: Path) -> None:
     """If admin.conf exists, a missing super-admin.conf was moved away by the operator, and is not created again."""
     host = whole.copy(tmp_path / "copy")
     host.at("etc/kubernetes/super-admin.conf").unlink()
@@ -679,7 +679,7 @@ def test_dry_run_writes_nothing(host: Host) -> None:
     assert len(told) == 17
 
 
-def test_json_says_what_was_made(host: Host) -> None:
+def test_json_has_the_created_files(host: Host) -> None:
     """`-o json` and `-o yaml` print the steps and nothing else."""
     document = json.loads(host.made("-o", "json").out)
     assert [document["steps"][0][field] for field in ("step", "target", "reason")] == ["init", "ca", "missing"]
@@ -791,7 +791,7 @@ def test_dry_run_after_a_kill(host: Host) -> None:
 # What is refused
 
 
-def test_all_that_forbids_it_at_once(whole: Host, tmp_path: Path) -> None:
+def test_all_obstacles_at_once(whole: Host, tmp_path: Path) -> None:
     """A missing CA, a key without its certificate, a broken leaf, and a leaf without its key are all reported with file
     and remedy, and nothing is created.
     """
@@ -819,7 +819,7 @@ def test_kubelet_conf_without_its_pem(whole: Host, tmp_path: Path) -> None:
     assert host.refused() == [f"{path} is there without /{CURRENT}; put that back, or {path} away"]
 
 
-def test_a_ca_that_is_no_good(node: Node, tmp_path: Path) -> None:
+def test_an_invalid_ca(node: Node, tmp_path: Path) -> None:
     """A certificate that has expired or is no CA signs nothing."""
     node.new_ca(end=datetime.now(UTC) - timedelta(hours=1), start=datetime(2026, 1, 1, tzinfo=UTC))
     node.new_ca(f"{PKI}/etcd/ca", is_ca=False)
@@ -1079,7 +1079,7 @@ def test_a_profile_of_which_init_makes_nothing(host: Host) -> None:
 
 
 @pytest.mark.parametrize("name", ["under_score", "-", "ü", "a b"])
-def test_a_host_name_that_is_none(host: Host, name: str) -> None:
+def test_an_invalid_host_name(host: Host, name: str) -> None:
     """A host name that no node can have is reported with the remedy."""
     host.at("etc").mkdir()
     host.at("etc/hostname").write_text(name)
@@ -1171,7 +1171,7 @@ def test_the_configuration_of_the_real_tree_is_at_hand() -> None:
     assert "v1.24.0" in CONFIG.read_text()
 
 
-def test_the_state_lies_on_the_node_that_is_written_on(tmp_path: Path) -> None:
+def test_the_state_is_on_the_node_below_the_root(tmp_path: Path) -> None:
     """Without `--state-dir` the state is in `/var/lib/certmond` below `--root`. `init` creates the directories above
     it, unless there is nothing to do.
     """

@@ -188,7 +188,7 @@ def test_what_stands_after_the_verb_wins(node: Node, tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_told_exits_3(arguments: tuple[str, ...]) -> None:
+def test_an_impossible_command_exits_3(arguments: tuple[str, ...]) -> None:
     """A wrong option, time, root, profile, configuration or runtime directory exits 3, with one clear text."""
     done = certmond(*arguments)
     assert done.returncode == 3
@@ -236,7 +236,7 @@ def test_metrics_prints_one_pass(node: Node) -> None:
     assert 'certmond_findings{severity="critical"} 0' in done.stdout
 
 
-def test_metrics_are_for_programs_as_they_are_and_for_a_terminal_escaped(node: Node) -> None:
+def test_metrics_are_escaped_for_a_terminal_only(node: Node) -> None:
     """A program reads a name with control characters unchanged. A terminal gets it escaped."""
     name = "etc/extra/a\x1b[2Jb\x07.crt"
     node.path("etc/extra").mkdir()
@@ -322,7 +322,7 @@ def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, argument
     assert told[0].returncode != COULD_NOT_TELL
 
 
-def test_who_only_looks_may_be_anybody(node: Node, tmp_path: Path) -> None:
+def test_a_verb_that_reads_runs_as_any_user(node: Node, tmp_path: Path) -> None:
     """A state directory that the caller may not read counts as empty, also if the command names it."""
     closed = tmp_path / "state"
     closed.mkdir(mode=0)
@@ -400,7 +400,7 @@ def test_a_time_beyond_the_calendar_is_refused(at: str) -> None:
         ("plan", "--at", "0001-01-01T00:00:00Z"),
     ],
 )
-def test_no_verb_looks_beyond_the_calendar_with_a_traceback(node: Node, arguments: tuple[str, ...]) -> None:
+def test_no_verb_ends_beyond_the_calendar_with_a_traceback(node: Node, arguments: tuple[str, ...]) -> None:
     """An operation beyond the last year, or before the first, is an error."""
     done = certmond(*arguments, "--root", node.root)
     assert "Traceback" not in done.stderr
@@ -447,7 +447,7 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     ("mistake", "told"),
     [("raise ValueError('SEC' + 'RET')", "an unexpected ValueError in"), ("bytearray(1 << 62)", "enough memory")],
 )
-def test_a_mistake_of_our_own_is_not_a_warning(mistake: str, told: str) -> None:
+def test_a_defect_of_certmond_is_not_a_warning(mistake: str, told: str) -> None:
     """An unexpected error and a lack of memory exit 3. The message quotes nothing that could be a key."""
     broken = f"from certmond.cli import main\n@main.cli.command()\ndef broken(): {mistake}\nmain.main()"
     done = subprocess.run([sys.executable, "-c", broken, "broken"], capture_output=True, text=True, check=False)
@@ -475,7 +475,7 @@ def test_streams_that_are_closed_change_nothing(node: Node, tmp_path: Path, clos
         process.wait()
 
 
-def test_what_a_library_warns_of_is_not_told(node: Node) -> None:
+def test_a_warning_of_a_library_is_not_printed(node: Node) -> None:
     """A name longer than RFC 5280 allows does not print a line of cryptography's source."""
     with pytest.warns(UserWarning, match="length"):
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x" * 65, _validate=False)])
@@ -493,7 +493,7 @@ def test_colours_that_are_asked_for_are_there(node: Node, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("arguments", ["check", "check -o json", "metrics", "plan", "config schema", "check --help"])
-def test_a_reader_that_has_gone_is_not_a_warning(node: Node, arguments: str) -> None:
+def test_a_closed_pipe_is_not_a_warning(node: Node, arguments: str) -> None:
     """If the reader of a pipe has ended, like `head`, the exit code is 3, without a message."""
     (reading, output), where = os.pipe(), ["--root", str(node.root)]
     os.close(reading)
@@ -504,7 +504,7 @@ def test_a_reader_that_has_gone_is_not_a_warning(node: Node, arguments: str) -> 
 
 
 @pytest.mark.parametrize("arguments", ["check --root /nowhere", "nonsense", "renew --config /nowhere apiserver"])
-def test_an_error_that_nobody_hears_keeps_its_exit_code(arguments: str) -> None:
+def test_a_closed_stderr_does_not_change_the_exit_code(arguments: str) -> None:
     """If stderr cannot be written either, the exit code is still 3, and not that of a warning."""
     command = f"{sys.executable} -m certmond {arguments} 2> /dev/full"
     assert subprocess.run(["bash", "-c", command], timeout=60, check=False).returncode == 3
@@ -532,7 +532,7 @@ def test_no_name_reaches_the_terminal_as_a_command(node: Node) -> None:
     assert r"evil\x1b[2J" in done.stdout
 
 
-def test_an_error_is_told_without_the_key_that_it_quotes() -> None:
+def test_an_error_does_not_print_the_key_that_it_quotes() -> None:
     """A failure whose text quotes a private key is reported without it, and exits 3."""
     code = (
         "import sys, certmond.cli.main as verbs\n"

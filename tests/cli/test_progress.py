@@ -13,7 +13,7 @@ from tests.builders import make_ca
 AT = datetime(2026, 11, 27, 20, 0, tzinfo=UTC)
 
 
-def test_a_wait_is_told_when_its_reason_changes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wait_is_printed_when_its_reason_changes(capsys: pytest.CaptureFixture[str]) -> None:
     """The line has the reason, its start, its end, and the command that ends it. If the operator has nothing to do, it
     has the command that shows the progress. No reason is repeated.
     """
@@ -27,7 +27,7 @@ def test_a_wait_is_told_when_its_reason_changes(capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_nothing_is_told_where_a_document_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_has_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     """With `-o json` standard output has only the document."""
     progress = Progress(quiet=True)
     progress.tell("something")

@@ -248,7 +248,7 @@ def test_verify_what_is_no_certificate(host: Host, content: bytes | None) -> Non
 
 
 @pytest.mark.parametrize("verb", ["verify", "stage"])
-def test_what_cannot_be_read(host: Host, verb: str) -> None:
+def test_unreadable_files(host: Host, verb: str) -> None:
     """A missing file, a FIFO without a writer and a file of 2 MiB exit 3, with both files in one message."""
     os.mkfifo(host.key)
     done = host.run(verb, host.certificate, host.key)
@@ -311,7 +311,7 @@ def test_export_where_no_file_can_be(host: Host, tmp_path: Path, target: str) ->
     assert {each.name for each in tmp_path.iterdir()} == {"node", "directory", "fifo"}
 
 
-def test_export_of_what_is_damaged(host: Host) -> None:
+def test_export_of_a_damaged_file(host: Host) -> None:
     """A partly unreadable file is not exported, because a part of a trust bundle is wrong."""
     host.node.write(f"{PKI}/ca.crt", host.node.read(f"{PKI}/ca.crt") + b"-----BEGIN CERTIFICATE-----\nrubbish\n")
     done = host.run("export")
@@ -370,7 +370,7 @@ def test_constraints_are_held_against_the_nodes_own_leaves(host: Host) -> None:
     assert "cannot sign /etc/kubernetes/pki/apiserver.crt (has a name that" in done.err
 
 
-def test_a_key_that_cannot_be_used_is_told_once(host: Host) -> None:
+def test_an_unusable_key_is_reported_once(host: Host) -> None:
     """A key with a passphrase is not also reported as missing."""
     new = ca()
     host.give(new)
@@ -380,7 +380,7 @@ def test_a_key_that_cannot_be_used_is_told_once(host: Host) -> None:
     assert f"the private key in {host.key} is encrypted" in done.err
 
 
-def test_warnings_go_through(host: Host) -> None:
+def test_a_warning_does_not_stop_stage(host: Host) -> None:
     """A CA with warnings is staged, and they are printed on standard error."""
     host.give(ca(serial=0))
     host.key.chmod(0o644)
@@ -406,7 +406,7 @@ def test_not_in_place_of_another(host: Host) -> None:
     assert found.anchor == second.facts
 
 
-def test_the_same_for_another_family_is_another(host: Host) -> None:
+def test_the_same_ca_for_another_family_is_another(host: Host) -> None:
     """A CA that is staged for one family does not count for another."""
     new = ca("shared")
     assert host.stage(new).code == 0
@@ -468,7 +468,7 @@ def test_not_before_the_end_of_a_rotation(host: Host) -> None:
     assert "rotation r1 of etcd-ca: phase done" in host.run("show").out
 
 
-def test_somebody_else_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_staging_exits_3_while_another_certmond_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process writes, nothing is staged, and the error names that process."""
     monkeypatch.setattr("certmond.cli.acting_process.PATIENCE", timedelta())
     with Transactions(str(host.node.root), host.state).lock():
@@ -612,7 +612,7 @@ def test_a_validity_beyond_the_calendar(host: Host) -> None:
     assert found.anchor.not_after.year == 9999
 
 
-def test_a_configuration_that_others_can_write_is_not_obeyed(host: Host, tmp_path: Path) -> None:
+def test_a_configuration_that_others_can_write_is_refused(host: Host, tmp_path: Path) -> None:
     """A user who could choose the staged CA could choose the trust of the cluster."""
     config = tmp_path / "config.yaml"
     config.write_text("mode: observe\n")
@@ -640,7 +640,7 @@ def test_the_entry_point(host: Host) -> None:
     assert stat.S_IMODE((host.state / "rotation/new.key").stat().st_mode) == 0o600
 
 
-def test_who_only_looks_may_be_anybody(host: Host) -> None:
+def test_show_runs_as_any_user(host: Host) -> None:
     """If the caller may not read the state directory, `show` reports that, and shows everything else."""
     if os.geteuid() != 0:
         unavailable("only root can stop being root")

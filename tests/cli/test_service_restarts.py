@@ -101,7 +101,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
         server.close()
 
 
-def test_an_endpoint_that_serves_the_new_one_is_told(served: Served) -> None:
+def test_an_endpoint_that_serves_the_new_certificate_is_reported(served: Served) -> None:
     """The command is then complete: exit 0."""
     done = served.certmond("renew", "leaf")
     assert (done.exit_code, done.stderr) == (0, "")

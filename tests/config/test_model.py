@@ -55,7 +55,7 @@ def test_nothing_is_the_default_configuration(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["''", "'  '", '"one\\nanother"'])
-def test_who_renews_is_told_in_a_few_words(text: str) -> None:
+def test_renewed_by_is_a_few_words(text: str) -> None:
     """`renewed_by` is text on one line, because messages quote it."""
     (said,) = problems(f"certificates: [{{name: a, path: /a, renewed_by: {text}}}]")
     assert "renewed_by: must be a few words, on one line" in said
@@ -260,7 +260,7 @@ IN_SERVICE = [
 
 
 @pytest.mark.parametrize("field", ["serves: text", "serves: [text]", "reloads: {x: y}", "after: {s: s}"])
-def test_what_is_of_the_wrong_form_is_told_once(field: str) -> None:
+def test_a_value_of_the_wrong_type_is_reported_once(field: str) -> None:
     """Its meaning in another type is not checked."""
     (found,) = problems(f"services: [{{name: s, kind: command, command: [/s], {field}}}]\n")
     assert ": must be " in found
@@ -281,7 +281,7 @@ def test_a_certificate_says_what_is_wrong_with_which_of_its_fields(field: str, s
         assert found.startswith("a.yaml:6:" if rest else "a.yaml:5:")
 
 
-def test_what_is_served_is_a_certificate_of_the_configuration() -> None:
+def test_a_served_name_is_a_certificate_of_the_configuration() -> None:
     """Each unknown name is reported at its place, and so is each endpoint without a possible connection."""
     text = """\
 certificates: [{name: web, path: /web}]
@@ -420,7 +420,7 @@ def test_a_key_of_another_version_is_told_from_a_mistake() -> None:
     assert said == f"a.yaml:1: plugins: unknown key; this version knows {', '.join(Config.model_fields)}"
 
 
-def test_a_problem_in_an_overriding_entry_is_told_where_the_field_stands() -> None:
+def test_a_problem_in_an_overriding_entry_has_the_line_of_the_field() -> None:
     """Merging moves entries. The error still has the file, line and number of the field."""
     first = "certificates:\n- {name: a, path: /a}\n- name: b\n  path: b\n"
     second = "certificates:\n- name: b\n  mode: 9\n"
@@ -812,7 +812,7 @@ def test_a_directory_of_another_user_is_as_bad_as_the_file(tmp_path: Path, below
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_configuration_of_another_user_may_not_have_certmond_act(tmp_path: Path) -> None:
+def test_a_configuration_of_another_user_does_not_allow_enforce_mode(tmp_path: Path) -> None:
     """A file that belongs neither to root nor to the user of certmond is refused in enforce mode."""
     main = tmp_path / "config.yaml"
     main.write_text("mode: enforce")
@@ -823,7 +823,7 @@ def test_a_configuration_of_another_user_may_not_have_certmond_act(tmp_path: Pat
 
 
 @pytest.mark.parametrize("command", ["hook", "/hook --now", ["hook"], [], [""], ["/a\0b"]])
-def test_a_hook_is_a_list_that_begins_with_a_whole_path(command: object) -> None:
+def test_a_hook_is_a_list_that_begins_with_an_absolute_path(command: object) -> None:
     """certmond uses no shell and no PATH for a hook."""
     (said,) = problems(yaml.safe_dump({"hooks": [{"name": "x", "command": command}]}))
     assert said.startswith("a.yaml:2: hooks[0].command: must be a list ")

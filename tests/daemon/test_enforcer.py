@@ -266,7 +266,7 @@ def test_a_reload_begins_to_enforce(host: Host) -> None:
     well(host)
 
 
-def test_a_hold_is_seen_to_end(host: Host) -> None:
+def test_the_end_of_a_hold_is_detected(host: Host) -> None:
     """While the hold file exists nothing is renewed, which is reported once. When it is removed, everything is."""
     host.settings["hold"] = {"unsynchronised_clock": False, "file": "/run/upgrade"}
     host.put("/run/upgrade", b"")
@@ -505,7 +505,7 @@ def test_a_signer_is_asked_again_by_the_next_daemon(waiting: tuple[Host, Helper]
 
 
 @pytest.mark.parametrize("obstacle", ["full", "read-only"])
-def test_a_state_that_cannot_be_written_does_not_blind(host: Host, mount: Any, obstacle: str) -> None:
+def test_an_unwritable_state_does_not_stop_observation(host: Host, mount: Any, obstacle: str) -> None:
     """If its state directory is full or read-only, the daemon reports it, writes nothing on the node, and still
     observes. When it is writable again, the next pass renews.
     """
@@ -544,7 +544,7 @@ def test_a_state_that_cannot_be_written_does_not_blind(host: Host, mount: Any, o
 # Derived files
 
 
-def test_bundles_follow_what_others_do(host: Host) -> None:
+def test_bundles_follow_replaced_certificates(host: Host) -> None:
     """When another process replaces a certificate, its bundle follows. A foreign file at the path of a bundle stays,
     which is reported once.
     """
@@ -632,7 +632,7 @@ def told(host: Host, work: Path) -> dict[str, bytes]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.real("openssl")
-def test_no_key_is_told(tmp_path: Path) -> None:
+def test_no_output_contains_a_key(tmp_path: Path) -> None:
     """No private key, old or new, is in the output, the log, the metrics, or the input of a child process: not with -v,
     not in a failure, not of the daemon, and not if the disk fails at any moment. Only root can read the state.
     """

@@ -56,7 +56,7 @@ def shows(daemon: Running, name: str, certificate: x509.Certificate) -> None:
     daemon.until(lambda: (daemon.entry(name) or {})["serial"] == serial, f"{name} with serial {serial}")
 
 
-def test_a_replaced_leaf_is_seen(node: Node, work: Path) -> None:
+def test_a_replaced_leaf_is_detected(node: Node, work: Path) -> None:
     """A leaf that is replaced by a rename has its new serial number and end."""
     with running(node.root, work) as daemon:
         before = daemon.entry("apiserver")
@@ -114,7 +114,7 @@ def test_2_gigabytes_are_not_read(node: Node, work: Path) -> None:
         assert int(peak) < 150_000
 
 
-def test_a_target_rewritten_behind_a_symlink_is_seen(node: Node, work: Path) -> None:
+def test_a_rewritten_target_of_a_symlink_is_detected(node: Node, work: Path) -> None:
     """The file behind the kubelet's symlink is rewritten in place, and the new certificate is shown."""
     with running(node.root, work) as daemon:
         certificate, key = node.mint(node.certificate(KUBELET_PEM))
@@ -122,7 +122,7 @@ def test_a_target_rewritten_behind_a_symlink_is_seen(node: Node, work: Path) -> 
         shows(daemon, "kubelet-client", certificate)
 
 
-def test_the_kubelets_own_rotation_is_seen(node: Node, work: Path) -> None:
+def test_the_rotation_of_the_kubelet_is_detected(node: Node, work: Path) -> None:
     """The kubelet writes a new dated PEM and moves its symlink. The old PEM has no finding."""
     with running(node.root, work) as daemon:
         certificate, key = node.mint(node.certificate(KUBELET_PEM))
@@ -157,7 +157,7 @@ def test_a_projected_volume_swaps_its_data(node: Node, work: Path) -> None:
         daemon.until(lambda: (daemon.entry("projected") or {})["serial"] == str(second.serial_number), "swap seen")
 
 
-def test_same_size_and_mtime_are_no_disguise(node: Node, work: Path) -> None:
+def test_a_file_of_the_same_size_and_mtime_is_detected(node: Node, work: Path) -> None:
     """A file that is replaced by one of the same size and mtime is detected."""
     old = node.read(f"{API}.crt")
     status = node.path(f"{API}.crt").stat()
@@ -196,7 +196,7 @@ def test_a_token_user_hides_no_certificate(node: Node, work: Path) -> None:
         assert (daemon.entry("admin.conf#second") or {})["subject"] == "CN=system:kube-scheduler"
 
 
-def test_duplicates_are_told_apart(node: Node, work: Path) -> None:
+def test_duplicates_have_separate_series(node: Node, work: Path) -> None:
     """Two entries for one file, and one certificate twice in a bundle, give no duplicate series."""
     node.write("bundle.pem", node.read(f"{PKI}/ca.crt") * 3)
     rows: list[dict[str, object]] = [
@@ -210,7 +210,7 @@ def test_duplicates_are_told_apart(node: Node, work: Path) -> None:
         assert {entry["name"] for entry in daemon.status()["certificates"]} == {"one", "two", "glob"}
 
 
-def test_a_directory_that_comes_later_is_seen(node: Node, work: Path) -> None:
+def test_a_directory_that_appears_later_is_detected(node: Node, work: Path) -> None:
     """A directory that does not exist yet, or is removed and created again, is watched when it appears."""
     options = config(work, [{"name": "later", "path": "/a/b/c/tls.crt"}])
     with running(node.root, work, *options) as daemon:
@@ -236,7 +236,7 @@ def test_permissions_are_watched(node: Node, work: Path) -> None:
         daemon.until(lambda: healthy(daemon, "apiserver"), "healthy")
 
 
-def test_a_scrape_never_sees_half_a_pass(node: Node, work: Path) -> None:
+def test_a_scrape_never_has_a_part_of_a_pass(node: Node, work: Path) -> None:
     """Each scrape during passes has every certificate."""
     with running(node.root, work) as daemon:
         counts: set[int] = set()
@@ -287,7 +287,7 @@ def test_time_alone_moves_the_verdict(node: Node, work: Path) -> None:
         assert daemon.number('certmond_passes_total{cause="resync"}') == 0
 
 
-def test_a_mount_over_the_directory_is_seen(node: Node, work: Path) -> None:
+def test_a_mount_over_the_directory_is_detected(node: Node, work: Path) -> None:
     """A file system mounted over a watched directory shows its files, and after the unmount those below it."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
@@ -336,7 +336,7 @@ def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
 
 
 @pytest.mark.real("strace")
-def test_a_lock_that_cannot_be_had_is_not_another_daemon(node: Node, work: Path) -> None:
+def test_an_unsupported_lock_is_not_another_daemon(node: Node, work: Path) -> None:
     """If the file system of the runtime directory supports no locks, the error reports that, and the exit code is 3."""
     without = (real_part("strace"), "-f", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK")
     command = ("-m", "certmond", "--root", str(node.root), "run", "--runtime-dir", str(work / "run"))
@@ -345,7 +345,7 @@ def test_a_lock_that_cannot_be_had_is_not_another_daemon(node: Node, work: Path)
     assert "run cannot be locked (No locks available); give another with --runtime-dir" in done.stderr
 
 
-def test_a_full_runtime_directory_is_told_once(node: Node, work: Path) -> None:
+def test_a_full_runtime_directory_is_reported_once(node: Node, work: Path) -> None:
     """A full runtime directory is one journal entry and no crash. It ends when there is space again."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
@@ -390,7 +390,7 @@ def test_no_core_file_gets_a_key(node: Node, work: Path) -> None:
         assert core.split()[4:6] == ["0", "0"]
 
 
-def test_a_hook_is_told_of_a_finding_once_over_restarts_of_the_daemon(node: Node, work: Path) -> None:
+def test_a_hook_runs_once_for_a_finding_across_restarts(node: Node, work: Path) -> None:
     """It runs once for the raised finding, not again after a restart, and once for the cleared one. The metrics count
     it.
     """
@@ -419,7 +419,7 @@ def test_a_hook_is_told_of_a_finding_once_over_restarts_of_the_daemon(node: Node
     assert len(told()) == 2
 
 
-def test_a_hook_is_run_only_for_a_configuration_that_nobody_else_can_write(work: Path) -> None:
+def test_a_configuration_with_a_hook_must_be_closed_to_others(work: Path) -> None:
     """A user who can write the configuration chooses the program: with a hook in it, a configuration that others can
     write is refused.
     """

@@ -23,7 +23,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 
 @pytest.mark.parametrize("tell", [Notifier.status, Notifier.ready])
-def test_a_name_says_nothing_to_the_service_manager(manager: socket.socket, tell: object) -> None:
+def test_a_name_cannot_add_a_notification(manager: socket.socket, tell: object) -> None:
     """A status is one line, whatever the name of a certificate: another line would be a command, such as to end
     certmond.
     """
@@ -33,13 +33,13 @@ def test_a_name_says_nothing_to_the_service_manager(manager: socket.socket, tell
     assert told == r"STATUS=1 critical (a\nWATCHDOG=trigger\nMAINPID=1\udcff: malformed)"
 
 
-def test_a_status_of_any_length_is_told(manager: socket.socket) -> None:
+def test_a_long_status_is_truncated(manager: socket.socket) -> None:
     """A message has a size limit."""
     Notifier().status("x" * (1 << 24))
     assert manager.recv(4096) == b"STATUS=" + b"x" * 500
 
 
-def test_a_service_manager_that_does_not_listen_ends_nothing(manager: socket.socket, tmp_path: Path) -> None:
+def test_a_missing_service_manager_stops_nothing(manager: socket.socket, tmp_path: Path) -> None:
     """A notification that fails does not affect the work."""
     notifier = Notifier()
     (tmp_path / "notify").unlink()

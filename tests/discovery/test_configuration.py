@@ -115,7 +115,7 @@ def new_leaf(node: Node, name: str, like: str, ca: str = f"{PKI}/ca") -> None:
     node.path(f"{name}.key").chmod(0o600)
 
 
-def test_a_node_as_kubeadm_made_it_differs_in_nothing(node: Node) -> None:
+def test_a_node_of_kubeadm_equals_the_profile(node: Node) -> None:
     """On a node of kubeadm the configuration has only the profile and the node's name, and reports that."""
     text = found(node)
     assert text == (
@@ -148,7 +148,7 @@ def test_a_moved_pair_is_an_override_that_names_its_flags(node: Node) -> None:
     assert not judged(node, text)
 
 
-def test_a_file_that_a_flag_names_is_missed_when_it_goes(node: Node) -> None:
+def test_a_file_of_a_flag_is_missing_when_it_is_removed(node: Node) -> None:
     """A certificate that was discovered under another path is missing as soon as it does not exist there."""
     test_a_moved_pair_is_an_override_that_names_its_flags(node)
     text = found(node)
@@ -284,7 +284,7 @@ def test_manifests_elsewhere(node: Node, how: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"spec: [", b"", b"- a\n", b"\x00\xff\xfe", b"spec: {containers: {a: 1}}", b"a: 1\n---\nb: 2\n"]
 )
-def test_a_broken_manifest_is_said_in_a_comment(node: Node, content: bytes) -> None:
+def test_a_broken_manifest_is_reported_in_a_comment(node: Node, content: bytes) -> None:
     """A comment names an unreadable manifest, and all other files are discovered."""
     node.write(API, content)
     text = found(node)
@@ -294,7 +294,7 @@ def test_a_broken_manifest_is_said_in_a_comment(node: Node, content: bytes) -> N
     assert not judged(node, text)
 
 
-def test_a_manifest_that_is_no_file_is_said_in_a_comment(node: Node) -> None:
+def test_a_manifest_that_is_no_file_is_reported_in_a_comment(node: Node) -> None:
     """A directory or a dangling link in place of a manifest gives no traceback."""
     node.path(API).unlink()
     node.path(API).mkdir()
@@ -558,7 +558,7 @@ def test_the_kubelets_serving_certificate(node: Node) -> None:
     assert judged(node, text) == {("kubelet-server", Reason.MISSING)}
 
 
-def test_settings_that_are_no_paths_are_passed_over(node: Node) -> None:
+def test_settings_without_an_absolute_path_are_ignored(node: Node) -> None:
     """A manifest directory or kubeconfig with a relative path, or no path at all, counts as unset."""
     create(node, "var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=--pod-manifest-path=x --kubeconfig=a*b\n")
     assert "nothing on this node differs" in comments(found(node))[0]
@@ -593,7 +593,7 @@ def test_without_a_profile_all_that_flags_name_is_listed(node: Node) -> None:
     assert not judged(node, text)
 
 
-def test_a_name_that_kubernetes_would_not_take_is_left_out(node: Node) -> None:
+def test_a_name_that_kubernetes_refuses_is_omitted(node: Node) -> None:
     """The node's name is proposed only if it is valid. The present configuration takes precedence."""
     keep_only(node)
     create(node, "etc/hostname", "not_a-name!\n")
@@ -673,7 +673,7 @@ def test_a_manifest_of_another_shape_is_no_traceback(node: Node, part: str, valu
     loaded(found(node))
 
 
-def test_a_kubelet_conf_that_is_none_says_nothing(node: Node) -> None:
+def test_an_invalid_kubelet_conf_is_ignored(node: Node) -> None:
     """A broken kubelet.conf gives no entry, and its finding stays."""
     node.write("etc/kubernetes/kubelet.conf", "a: [")
     text = found(node)

@@ -199,7 +199,7 @@ def test_forty_links_are_followed_and_no_more(tree: Tree) -> None:
     assert tree.fault("/a/x.crt") == "unreadable: …: /a is a loop of symlinks"
 
 
-def test_what_is_not_there_is_missing(tree: Tree) -> None:
+def test_an_absent_file_is_missing(tree: Tree) -> None:
     """Any part of the path may be absent. A dangling link is known as a link."""
     tree.write("/etc/file")
     tree.link("/etc/dangling.crt", "/nowhere/a.crt")
@@ -316,7 +316,7 @@ def test_of_many_files_a_few_are_read_and_then_parsed(tree: Tree, monkeypatch: p
     assert len(held) == 40
 
 
-def test_a_file_that_is_longer_than_it_said_is_read_to_its_end_or_to_the_limit() -> None:
+def test_a_file_that_is_longer_than_its_size_is_read_to_its_end_or_the_limit() -> None:
     """A file may grow meanwhile. The kernel reports a size of 0 for its own files."""
     with open("/proc/version", "rb") as file:
         assert content_of(file) == Path("/proc/version").read_bytes()
@@ -325,9 +325,7 @@ def test_a_file_that_is_longer_than_it_said_is_read_to_its_end_or_to_the_limit()
 
 
 @pytest.mark.parametrize("first", [[b"AABB", b"BBBB"], [None, b"BBBB"]])
-def test_a_file_is_read_as_it_was_at_one_moment(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, first: list[bytes | None]
-) -> None:
+def test_a_file_is_read_in_one_state(tree: Tree, monkeypatch: pytest.MonkeyPatch, first: list[bytes | None]) -> None:
     """certmond waits for a process that writes in place. A file that changes continuously is a fault, not a partial
     read.
     """
@@ -385,7 +383,7 @@ def test_descriptors_are_given_back(tree: Tree) -> None:
 # --- when a file is read again ----------------------------------------------------------------------------------------
 
 
-def test_what_nobody_touched_is_not_looked_at(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_read(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a hundred files only the one whose directory reported it is read, without a system call for the others."""
     for number in range(100):
         tree.write(f"/etc/{number}.crt", b"%d" % number)
@@ -427,14 +425,14 @@ def same_size_and_time(tree: Tree, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["in place", "by rename"])
-def test_a_replacement_of_the_same_size_and_time_is_seen(tree: Tree, how: str, long_ago: None) -> None:
+def test_a_replacement_of_the_same_size_and_time_is_detected(tree: Tree, how: str, long_ago: None) -> None:
     """A restored backup, or a tool that sets the time back, is detected by the change of the inode (ctime)."""
     same_size_and_time(tree, how)
     tree.files.refresh(None)
     assert tree.value("/a.crt") == b"<two>"
 
 
-def test_two_changes_within_one_tick_of_the_clock_are_seen(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_changes_within_one_clock_tick_are_detected(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's timestamps are coarse: a recently written file is not trusted by them alone."""
     without_times(monkeypatch)
     path = tree.write("/a.crt", b"one")
@@ -460,7 +458,7 @@ def test_a_fresh_file_is_read_once_more_and_then_trusted(tree: Tree, monkeypatch
 
 
 @pytest.mark.parametrize("link", ["real.crt", "/etc/pki/real.crt", "../pki/./real.crt"])
-def test_a_rewrite_in_place_behind_a_link_is_seen(tree: Tree, link: str) -> None:
+def test_a_rewrite_in_place_behind_a_link_is_detected(tree: Tree, link: str) -> None:
     """The directory of the target reports it."""
     tree.write("/etc/pki/real.crt", b"one")
     tree.link("/etc/pki/current.pem", link)
@@ -470,7 +468,7 @@ def test_a_rewrite_in_place_behind_a_link_is_seen(tree: Tree, link: str) -> None
     assert tree.value("/etc/pki/current.pem") == b"<two>"
 
 
-def test_a_link_that_is_moved_to_another_file_is_seen(tree: Tree) -> None:
+def test_a_link_that_moves_to_another_file_is_detected(tree: Tree) -> None:
     """The kubelet moves it after a renewal."""
     tree.write("/pki/1.pem", b"one")
     tree.write("/pki/2.pem", b"two")
@@ -483,7 +481,7 @@ def test_a_link_that_is_moved_to_another_file_is_seen(tree: Tree) -> None:
     assert tree.interest()["/pki"] == frozenset({"current.pem", "2.pem"})
 
 
-def test_the_swap_of_a_projected_volume_is_seen(tree: Tree) -> None:
+def test_the_swap_of_a_projected_volume_is_detected(tree: Tree) -> None:
     """`tls.crt -> ..data/tls.crt`, `..data -> ..2026_1`: one rename moves all files, and touches none of them."""
     for version in ("1", "2"):
         for name in ("tls.crt", "ca.crt"):
@@ -498,7 +496,7 @@ def test_the_swap_of_a_projected_volume_is_seen(tree: Tree) -> None:
     assert [tree.value(f"/vol/{name}") for name in ("tls.crt", "ca.crt")] == [b"<tls.crt 2>", b"<ca.crt 2>"]
 
 
-def test_a_change_of_mode_or_owner_is_seen_and_is_no_news_of_the_content(tree: Tree) -> None:
+def test_a_change_of_mode_or_owner_is_detected_without_a_parse(tree: Tree) -> None:
     """The entry is new, and the value is the same: nothing is parsed."""
     path = tree.write("/a.crt")
     entry, value = tree.files.entry("/a.crt"), tree.value("/a.crt")
@@ -602,7 +600,7 @@ def test_the_directory_itself_stands_for_all_in_it(tree: Tree) -> None:
     assert tree.value("/b.crt") == b"<three>"
 
 
-def test_what_nobody_asks_for_any_more_is_forgotten(tree: Tree) -> None:
+def test_an_unused_path_is_dropped(tree: Tree) -> None:
     """Volumes of Pods come and go for years: removed ones use neither memory nor watches."""
     for number in range(50):
         tree.write(f"/pods/{number}/tls.crt")
@@ -616,7 +614,7 @@ def test_what_nobody_asks_for_any_more_is_forgotten(tree: Tree) -> None:
     assert tree.interest() == {"/": {"pods"}, "/pods": {"7"}, "/pods/7": {"tls.crt"}}
 
 
-def test_of_where_a_link_led_before_nothing_is_kept(tree: Tree) -> None:
+def test_old_targets_of_a_link_are_dropped(tree: Tree) -> None:
     """A user who moves a link again and again, or creates links to the same file, does not fill the memory."""
     tree.write("/target")
     for number in range(50):
@@ -737,7 +735,7 @@ def test_every_hop_is_of_interest(tree: Tree) -> None:
     }
 
 
-def test_interest_is_told_on_this_node_without_a_root() -> None:
+def test_interest_without_a_root_has_the_paths_of_this_host() -> None:
     """The directories have their names on this host."""
     files = Files("/")
     assert files.entry("/certmond-test-none/a.crt").missing
@@ -817,7 +815,7 @@ def known(tree: Tree, paths: list[str]) -> object:
 
 
 @pytest.mark.filterwarnings(FORKS)
-def test_what_is_known_already_is_not_looked_at_elsewhere(tree: Tree) -> None:
+def test_a_known_file_is_not_read_elsewhere(tree: Tree) -> None:
     """An entry stays the same object, however it is requested again."""
     paths = [tree.write(f"/{name}").name for name in "abc"]
     first, second = (tree.files.entry(f"/{name}") for name in "ab")
@@ -835,7 +833,7 @@ def test_what_is_known_already_is_not_looked_at_elsewhere(tree: Tree) -> None:
 
 
 @pytest.mark.filterwarnings(FORKS)
-def test_what_was_asked_for_meanwhile_stays_what_it_is(
+def test_a_file_that_was_read_meanwhile_keeps_its_entry(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller may read a file that is parsed later: it has one entry, which is dropped when it changes."""
@@ -864,7 +862,7 @@ def test_what_was_asked_for_meanwhile_stays_what_it_is(
 
 @pytest.mark.filterwarnings(FORKS)
 @pytest.mark.parametrize(("age", "settled"), [(0, False), (10**12, True)])
-def test_how_fresh_a_file_was_is_known_from_the_second_process(
+def test_the_freshness_of_a_file_comes_from_the_second_process(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, age: int, settled: bool
 ) -> None:
     """A recently written file is not trusted by its timestamps alone, whichever process read it."""
@@ -886,7 +884,7 @@ class Found:
 
 
 @pytest.mark.filterwarnings(FORKS)
-def test_the_second_process_keeps_nothing_that_it_has_told(tree: Tree) -> None:
+def test_the_second_process_keeps_no_result_after_it_sent_it(tree: Tree) -> None:
     """Whatever the number of files, it uses no more memory than for one piece."""
     paths = [f"/{tree.write(f'/{number}').name}" for number in range(20)]
     with elsewhere():
@@ -999,7 +997,7 @@ def test_a_file_that_becomes_readable_again_is_read() -> None:
 # --- writers ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_writer_that_is_held_up_half_way(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_is_interrupted(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that has just changed is read again after a while: half of a write does not count as content."""
     path = tree.write("/a.crt", b"A" * 3000)
     with path.open("r+b") as half:
@@ -1010,7 +1008,7 @@ def test_a_writer_that_is_held_up_half_way(tree: Tree, monkeypatch: pytest.Monke
     assert (tree.value("/a.crt") or b"")[1:-1] == b"B" * 3000
 
 
-def test_a_look_waits_for_so_many_writers_and_says_which_are_left(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_waits_for_a_limited_number_of_writers(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of known files that have just changed, a scan waits for the writers of twenty. It reads the others at once, and
     names them for the next scan, which waits for twenty of them.
     """

@@ -129,7 +129,7 @@ CONF = row("conf", "/x.conf", kind="kubeconfig", embedded_ca="ca")
 # --- certificates and their keys --------------------------------------------------------------------------------------
 
 
-def test_a_certificate_is_seen_with_its_key(tree: Tree) -> None:
+def test_a_certificate_is_observed_with_its_key(tree: Tree) -> None:
     """The key is in a file beside it, or in the same one. The observation has its path, its public half, and its
     permissions.
     """
@@ -160,7 +160,7 @@ def test_a_key_that_is_not_there_is_for_the_checks(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", LEAF.key_pem[:100]], ids=["empty", "junk", "cut off"])
-def test_a_key_that_cannot_be_read_is_a_fault_and_no_missing_key(tree: Tree, content: bytes) -> None:
+def test_an_unreadable_key_is_a_fault_and_no_missing_key(tree: Tree, content: bytes) -> None:
     """The key exists, but its type is unknown."""
     tree.write("/x.crt", LEAF.pem)
     tree.write("/x.key", content)
@@ -171,7 +171,7 @@ def test_a_key_that_cannot_be_read_is_a_fault_and_no_missing_key(tree: Tree, con
 
 
 @pytest.mark.parametrize("place", ["beside it", "in the same file", "referred to", "embedded"])
-def test_an_encrypted_key_is_of_no_use_to_kubernetes(tree: Tree, place: str) -> None:
+def test_an_encrypted_key_is_unreadable_for_kubernetes(tree: Tree, place: str) -> None:
     """It is reported once, in any file, with the remedy. It is neither missing nor a mismatch."""
     key = LEAF.key_as(PKCS8, b"secret")
     spec = row()
@@ -206,7 +206,7 @@ def test_a_private_key_in_a_certificates_file_makes_that_file_a_secret(tree: Tre
 
 
 @pytest.mark.parametrize("key", ["PUBLIC", "PRIVATE", "CERTIFICATE"])
-def test_service_account_keys_are_seen_as_kubernetes_reads_them(tree: Tree, key: str) -> None:
+def test_service_account_keys_are_parsed_as_kubernetes_does(tree: Tree, key: str) -> None:
     """The verification file may have a public key, a private one or a certificate (client-go, util/keyutil)."""
     tree.write("/sa.pub", {"PUBLIC": LEAF.public_pem, "PRIVATE": LEAF.key_pem, "CERTIFICATE": LEAF.pem}[key])
     tree.write("/sa.key", LEAF.key_pem)
@@ -214,7 +214,7 @@ def test_service_account_keys_are_seen_as_kubernetes_reads_them(tree: Tree, key:
     assert (seen.public_key, seen.key, seen.certificates, seen.faults) == (LEAF.facts.key, LEAF.facts.key, (), ())
 
 
-def test_of_several_public_keys_the_one_that_belongs_to_the_key_counts(tree: Tree) -> None:
+def test_of_several_public_keys_the_matching_one_counts(tree: Tree) -> None:
     """While service-account keys change, the API server verifies with both. If none matches, the first is reported."""
     tree.write("/sa.pub", OTHER.public_pem + LEAF.public_pem)
     spec = row("sa", "/sa.pub", kind="key-pair", key="/sa.key")
@@ -227,7 +227,7 @@ def test_of_several_public_keys_the_one_that_belongs_to_the_key_counts(tree: Tre
     ("content", "fact"),
     [(b"", "/sa.pub is empty"), (pem_block("X509 CRL", b"\x30\x00"), "/sa.pub holds no public key")],
 )
-def test_a_file_without_a_public_key_is_told_once(tree: Tree, content: bytes, fact: str) -> None:
+def test_a_file_without_a_public_key_is_reported_once(tree: Tree, content: bytes, fact: str) -> None:
     """It is the only fault of the file."""
     tree.write("/sa.pub", content)
     tree.write("/sa.key", LEAF.key_pem)
@@ -256,7 +256,7 @@ def test_the_end_entity_is_judged_wherever_it_stands(tree: Tree) -> None:
     assert (subjects(tree.one(row())), tree.one(row()).leaf_first) == (["intermediate", "kubernetes"], True)
 
 
-def test_the_same_certificate_twice_is_seen_once(tree: Tree) -> None:
+def test_the_same_certificate_twice_is_observed_once(tree: Tree) -> None:
     """The rule covers a bundle, a chain, and two entries for one file."""
     tree.write("/ca.crt", bundle(ROOT, LEAF, ROOT, LEAF))
     seen = tree.look(row("ca", "/ca.crt", authority=True), row("copy", "/ca.crt", kind="bundle"))
@@ -266,7 +266,7 @@ def test_the_same_certificate_twice_is_seen_once(tree: Tree) -> None:
     assert (subjects(tree.one(row())), tree.one(row()).leaf_first) == (["client"], True)
 
 
-def test_what_is_said_of_a_bundles_file_is_said_once(tree: Tree) -> None:
+def test_a_fault_of_a_bundle_is_reported_once(tree: Tree) -> None:
     """The first certificate has the faults, permissions and key. A bad block hides no good one."""
     tree.write("/ca.crt", ROOT.pem + pem_block("CERTIFICATE", b"junk") + OTHER.pem + ROOT.key_pem)
     first, second = tree.look(row("ca", "/ca.crt", authority=True))
@@ -302,7 +302,7 @@ def test_pkcs12_is_opened_with_the_password_in_a_file(tree: Tree) -> None:
 # --- kubeconfigs ------------------------------------------------------------------------------------------------------
 
 
-def test_every_user_of_a_kubeconfig_is_seen(tree: Tree) -> None:
+def test_every_user_of_a_kubeconfig_is_observed(tree: Tree) -> None:
     """The current one has the entry's name and requirements. Others are clients without further requirements."""
     tree.write("/x.conf", kubeconfig(
         [user("token", token="t"), user("a", LEAF), user("exec", exec={"command": "aws"}), user("b", OTHER)],
@@ -350,7 +350,7 @@ def test_references_are_followed(tree: Tree) -> None:
     ]  # fmt: skip
 
 
-def test_references_that_lead_nowhere_are_told(tree: Tree) -> None:
+def test_dangling_references_are_reported(tree: Tree) -> None:
     """The certificate's is a fault, and the key's is a missing key. One file for both is reported once."""
     tree.write("/x.conf", kubeconfig([user("a", client_certificate="/a.crt", client_key="/a.key")]))
     seen = tree.one(CONF)
@@ -370,7 +370,7 @@ def test_references_that_lead_nowhere_are_told(tree: Tree) -> None:
     assert told(tree.one(CONF)) == ["malformed: /a.pem holds no certificate"]
 
 
-def test_embedded_data_that_is_no_certificate_is_told(tree: Tree) -> None:
+def test_embedded_data_without_a_certificate_is_reported(tree: Tree) -> None:
     """The fault has the file, the field and the user."""
     tree.write("/x.conf", kubeconfig([user("a", client_certificate_data=b64(b"junk")), user("b", LEAF)], (), ("b", "")))
     first, second = tree.look(CONF)
@@ -418,7 +418,7 @@ def test_a_kubeconfig_may_be_without_a_certificate_where_none_is_demanded(tree: 
     assert tree.look(CONF) == ()
 
 
-def test_ca_data_that_no_row_stands_for_is_seen_by_itself(tree: Tree) -> None:
+def test_ca_data_without_an_entry_is_observed_separately(tree: Tree) -> None:
     """Every certificate of every cluster is observed, because its end matters. Only its dates are judged."""
     clusters = [
         cluster("c", ROOT, OTHER),
@@ -503,7 +503,9 @@ def test_what_kubelet_conf_refers_to(tree: Tree, users: list[Any], refers_to: st
         (kubeconfig(["x"]), "malformed: /kubelet.conf: entry 1 of users is not a user"),
     ],
 )
-def test_a_bad_kubelet_conf_is_told_at_the_kubelets_certificate(tree: Tree, content: bytes | None, fact: str) -> None:
+def test_a_bad_kubelet_conf_is_reported_at_the_kubelets_certificate(
+    tree: Tree, content: bytes | None, fact: str
+) -> None:
     """kubelet.conf has no separate entry, and the certificate itself may be valid."""
     tree.write("/pki/current.pem", LEAF.pem + LEAF.key_pem)
     if content is not None:
@@ -523,7 +525,7 @@ def test_whether_it_is_a_link_matters_for_the_rotating_pem_alone(tree: Tree) -> 
 # --- what should be there ---------------------------------------------------------------------------------------------
 
 
-def test_what_is_always_expected_is_missing(tree: Tree) -> None:
+def test_a_required_file_is_missing(tree: Tree) -> None:
     """An optional one is not. A dangling link is reported as such, whatever the entry requires."""
     assert told(tree.one(row())) == ["missing: /x.crt is not there"]
     for spec in (row(optional=True), row(belongs_with="/none"), row(path="/*.crt", optional=True)):
@@ -548,7 +550,7 @@ def test_a_file_may_be_expected_because_another_names_it(tree: Tree) -> None:
     assert told(tree.one(spec)) == ["missing: /x.crt is not there, though /b.yaml uses it"]
 
 
-def test_a_file_is_expected_where_what_may_name_it_cannot_be_read(tree: Tree) -> None:
+def test_a_file_is_expected_if_the_file_that_may_name_it_is_unreadable(tree: Tree) -> None:
     """An additional finding is better than an unexplained absence."""
     tree.at("/a.yaml").mkdir()
     assert told(tree.one(row(mentioned_in="/a.yaml"))) == ["missing: /x.crt is not there"]
@@ -666,7 +668,7 @@ def test_a_pattern_passes_over_what_is_in_no_use(tree: Tree) -> None:
     ]  # fmt: skip
 
 
-def test_a_pattern_takes_what_is_broken_for_a_fault(tree: Tree) -> None:
+def test_a_broken_file_of_a_pattern_is_a_fault(tree: Tree) -> None:
     """The cases are an unreadable file and a dangling link. Directories are skipped."""
     tree.write("/c/a.crt", LEAF.pem)
     tree.write("/c/b.crt", "junk")
@@ -691,7 +693,7 @@ def test_links_to_directories_are_not_descended(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["/c/*.crt", "/c/*/tls.crt", "/none/**", "/c/*.pem"])
-def test_a_pattern_that_matches_nothing_is_missing(tree: Tree, pattern: str) -> None:
+def test_a_pattern_without_a_match_is_missing(tree: Tree, pattern: str) -> None:
     """An optional pattern is not, nor one that belongs with an absent file. The observation stays the same object
     meanwhile.
     """
@@ -707,7 +709,7 @@ def test_a_pattern_that_matches_nothing_is_missing(tree: Tree, pattern: str) -> 
     assert len(tree.look(row(path=pattern, belongs_with="/m.yaml"))) == 1
 
 
-def test_a_pattern_stands_for_so_many_files_and_no_more(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_has_a_limit_of_files(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who can write in its directory does not choose the amount of work. The pattern reports the excess while it
     lasts. The files within the limit are observed as usual.
     """
@@ -728,7 +730,7 @@ def test_a_pattern_stands_for_so_many_files_and_no_more(tree: Tree, monkeypatch:
     assert paths(store.observe().observations) == ["/c/1.crt", "/c/2.crt", "/c/3.crt"]
 
 
-def test_a_pattern_leads_into_so_many_directories_and_no_more(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_has_a_limit_of_directories(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each directory needs a watch, and the number of watches of a user is limited; root shares it with the kubelet.
     The pattern reports the excess while it lasts.
     """
@@ -810,7 +812,7 @@ def test_equal_bytes_keep_the_observations(node: Node) -> None:
         assert all(one is two for one, two in zip(first, seen, strict=True))
 
 
-def test_only_what_lies_behind_a_change_is_seen_anew(node: Node) -> None:
+def test_only_observations_behind_a_change_are_new(node: Node) -> None:
     """A CA file concerns the entry of its name. The kubelet's entry also depends on its kubeconfig."""
     store = Store(load(None).certificates, str(node.root))
     for name, concerned in (
@@ -827,7 +829,7 @@ def test_only_what_lies_behind_a_change_is_seen_anew(node: Node) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=12))
-def test_what_was_reported_is_seen_as_by_a_new_store(changes: list[Any], tmp_path_factory: Any) -> None:
+def test_a_reported_change_gives_the_same_result_as_a_new_store(changes: list[Any], tmp_path_factory: Any) -> None:
     """Files appear, disappear, move and are linked elsewhere, in patterns as well. Only the events in the watched
     directories are used.
     """
@@ -880,7 +882,7 @@ def test_every_file_that_was_looked_at_is_of_interest(node: Node) -> None:
     assert interest[""] == frozenset({"etc", "var"})
 
 
-def test_the_kubelets_renewal_is_seen(node: Node) -> None:
+def test_the_renewal_of_the_kubelet_is_detected(node: Node) -> None:
     """A new dated file appears, and a rename moves the link to it."""
     store = Store(load(None).certificates, str(node.root))
     before = by_name(store.observe())["kubelet-client"]
@@ -918,7 +920,7 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_without_privileges_what_may_not_be_read_is_unreadable() -> None:
+def test_without_privileges_a_closed_file_is_unreadable() -> None:
     """Certificates are observed, and keys and kubeconfigs are reported as unreadable."""
     with tempfile.TemporaryDirectory(dir="/tmp") as root:
         node = Node(Path(root))
@@ -947,7 +949,7 @@ def test_without_privileges_what_may_not_be_read_is_unreadable() -> None:
     assert any(line.startswith("kubelet-client 0") and denied in line for line in lines)
 
 
-def test_two_hundred_looks_beside_a_writer_in_place(tree: Tree) -> None:
+def test_two_hundred_scans_beside_a_writer_in_place(tree: Tree) -> None:
     """An observed certificate equals a written one to the last byte, or there is a fault: never a mixture."""
     # Ed25519 signatures have one length, so that the files do, and a mixture would parse.
     ca = make_ca(key="ed25519")
@@ -1034,7 +1036,7 @@ def test_no_private_key_is_kept(node: Node) -> None:
 
 
 @pytest.mark.filterwarnings(FORKS)
-def test_a_second_process_brings_what_would_be_seen_here_and_no_key(node: Node) -> None:
+def test_a_second_process_returns_the_same_result_and_no_key(node: Node) -> None:
     """The rule covers every file of a node, including kubeconfigs with their keys."""
     specs = load(None).certificates
     with elsewhere() as brought:
@@ -1065,7 +1067,7 @@ def test_no_fault_reveals_what_is_embedded(tree: Tree) -> None:
         )
 
 
-def test_more_private_keys_than_are_read_are_told_once_for_each_user(tree: Tree) -> None:
+def test_private_keys_beyond_the_limit_are_reported_once_for_each_user(tree: Tree) -> None:
     """The keys of the first 256 users are read. Whether the others match is unknown."""
     tree.write("/many.conf", kubeconfig([user(f"u{number}", make_leaf(ROOT)) for number in range(258)]))
     seen = tree.look(row("many", "/many.conf", kind="kubeconfig"))

@@ -173,7 +173,7 @@ def is_moved_away(path: str) -> None:
     ],
     ids=lambda happens: str(happens.__name__),
 )
-def test_reports_a_name_and_nothing_else(eyes: Eyes, pki: str, happens: Callable[[str], None]) -> None:
+def test_an_event_reports_only_its_path(eyes: Eyes, pki: str, happens: Callable[[str], None]) -> None:
     """Whatever happens to a watched file, its path is reported, and no other."""
     path = put(pki, "ca.crt")
     eyes.follow({pki: frozenset({"ca.crt"})})
@@ -275,7 +275,7 @@ def test_directory_changes_itself(eyes: Eyes, pki: str) -> None:
 # Following.
 
 
-def test_what_is_new_counts_as_changed(eyes: Eyes, pki: str) -> None:
+def test_a_new_directory_counts_as_changed(eyes: Eyes, pki: str) -> None:
     """A directory is read before it is watched. A change in between must not be lost."""
     eyes.follow({})
     put(pki, "ca.crt")
@@ -283,7 +283,7 @@ def test_what_is_new_counts_as_changed(eyes: Eyes, pki: str) -> None:
     assert eyes.reported().paths == {pki}
 
 
-def test_names_that_are_newly_asked_for_count_as_changed(eyes: Eyes, pki: str) -> None:
+def test_new_names_count_as_changed(eyes: Eyes, pki: str) -> None:
     """A name is looked up before it is watched. A change in between made no event for the watcher."""
     eyes.follow({pki: frozenset({"ca.crt"})})
     put(pki, "ca.key")
@@ -733,7 +733,7 @@ def held_by_whom_it_woke(home: Path) -> None:
     assert descriptors() == before
 
 
-def test_who_reads_the_mounts_gives_back_what_it_has(tmp_path: Path) -> None:
+def test_the_mount_reader_closes_its_descriptors(tmp_path: Path) -> None:
     """The thread that reads the mounts closes its descriptors at its end, although no caller waits for it."""
     apart(held_by_whom_it_woke, tmp_path, *OWN_MOUNTS)
 
@@ -1006,7 +1006,7 @@ def test_close(pki: str, follows: bool) -> None:
         assert own_threads() == []
 
 
-def test_close_wakes_nobody(eyes: Eyes, pki: str) -> None:
+def test_close_causes_no_event(eyes: Eyes, pki: str) -> None:
     """The end of the watches at closing is no change."""
     eyes.follow({pki: None})
     eyes.watcher.close()
@@ -1143,7 +1143,7 @@ def test_filesystem_as_findmnt_says(tmp_path: Path) -> None:
 @example(b"1 2 3:4 / /\\777 rw - ext4 x rw")
 @example(TABLE.replace(b" ", b"\r"))
 @example(b"\n \n - \n  -  ")
-def test_no_table_is_too_strange(table: bytes) -> None:
+def test_any_mount_table_is_parsed(table: bytes) -> None:
     """Any content of the mount table is parsed."""
     for mount in parse_mounts(table):
         assert mount.point.startswith("/")

@@ -98,7 +98,7 @@ def assess_one(node: Node) -> list[tuple[Reason, str]]:
     return [(item.reason, item.message) for item in status.findings]
 
 
-def test_a_writer_is_told_of_their_own_files_and_of_public_ones(node: Node) -> None:
+def test_a_writer_can_refer_to_own_and_public_files(node: Node) -> None:
     """A key of the user with mode 0600, and a certificate and a CA that all users can read, are followed."""
     node.put("/home/own.key", LEAF.key_pem, 0o600, THEIRS)
     node.put("/home/x.conf", node.names("../public/tls.crt", "own.key"), owner=THEIRS)
@@ -185,7 +185,7 @@ def test_a_chain_of_a_reference_and_a_symlink(node: Node) -> None:
 
 
 @pytest.mark.parametrize("first", ["root's", "theirs"])
-def test_what_root_names_is_read_whatever_a_stranger_names(node: Node, first: str) -> None:
+def test_a_reference_of_root_is_read_whatever_other_users_refer_to(node: Node, first: str) -> None:
     """A closed file is read for an entry and for a kubeconfig of root, and refused for a kubeconfig of a user, in any
     order and number of reads.
     """
@@ -205,7 +205,7 @@ def test_what_root_names_is_read_whatever_a_stranger_names(node: Node, first: st
         node.put("/vault/tls.crt", LEAF.pem + b"\n", 0o644)
 
 
-def test_a_reference_is_looked_at_again_when_its_terms_change(node: Node) -> None:
+def test_a_reference_is_read_again_when_its_permissions_change(node: Node) -> None:
     """`chown root` of the kubeconfig, a target with a wider mode, and a directory that is closed each change the
     result, in a pass that only this change causes.
     """
@@ -232,7 +232,7 @@ def test_a_reference_is_looked_at_again_when_its_terms_change(node: Node) -> Non
     assert certificates("/home") == 1
 
 
-def test_no_closed_directory_is_watched_for_a_stranger(node: Node) -> None:
+def test_no_closed_directory_is_watched_for_another_user(node: Node) -> None:
     """On the path to a refused target, certmond watches only directories that the writer can read."""
     node.directory("/vault/deep", 0o755)
     node.put("/home/x.conf", node.names("/vault/deep/tls.crt", "/home/none.key", "/none/ca.crt"), owner=THEIRS)
@@ -245,7 +245,7 @@ def test_no_closed_directory_is_watched_for_a_stranger(node: Node) -> None:
 
 
 @pytest.mark.parametrize("owner", [0, THEIRS])
-def test_a_token_and_a_program_are_not_looked_at(node: Node, owner: int) -> None:
+def test_a_token_and_a_program_are_not_read(node: Node, owner: int) -> None:
     """certmond does not use the files of `tokenFile` and `exec`, whatever the owner of the kubeconfig."""
     command = {"command": "/public/program", "args": ["/public/argument"]}
     users = [user("a", tokenFile="/public/token", exec=command)]
@@ -282,7 +282,7 @@ def test_a_file_that_only_root_can_change_is_no_referrer(node: Node) -> None:
 
 
 @pytest.mark.parametrize(("certificate", "key"), [("/public/tls.crt", "own.key"), ("own.crt", "/public/tls.key")])
-def test_a_stranger_holds_up_no_renewal(node: Node, certificate: str, key: str) -> None:
+def test_another_user_blocks_no_renewal(node: Node, certificate: str, key: str) -> None:
     """A kubeconfig that names the certificate or key of another entry beside another file shares nothing with
     that entry, which is renewed. The named key is no file of the kubeconfig.
     """
@@ -302,7 +302,7 @@ def test_a_stranger_holds_up_no_renewal(node: Node, certificate: str, key: str) 
 
 @pytest.mark.parametrize("first", ["root's", "theirs"])
 @pytest.mark.parametrize("way", ["file", "directory", "both"])
-def test_a_strangers_symlink_holds_up_no_renewal(node: Node, way: str, first: str) -> None:
+def test_a_link_of_another_user_blocks_no_renewal(node: Node, way: str, first: str) -> None:
     """A symlink of a user to the certificate of another entry, with a key of the user or with that entry's, makes that
     certificate no file of the user's entry: the other entry is renewed, whichever is first.
     """
@@ -340,7 +340,7 @@ def test_a_users_symlink_to_their_own_file_is_another_name_of_it(node: Node) -> 
 
 
 @pytest.mark.parametrize("names", [True, False])
-def test_a_strangers_symlink_behind_roots_reference_shares_nothing(node: Node, names: bool) -> None:
+def test_a_link_of_another_user_behind_a_reference_of_root_shares_nothing(node: Node, names: bool) -> None:
     """If a kubeconfig of root names a user's symlink, or is behind one, it has no file of another entry."""
     node.link("/home/tls.crt", "/public/tls.crt")
     node.put("/public/root.conf", node.names("/home/tls.crt", "/home/tls.crt"), 0o644)

@@ -115,7 +115,7 @@ def test_what_it_brought_before_its_end_counts(tmp_path: Path, brought: int) -> 
     assert len(shared_out(work)) == 2
 
 
-def test_it_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_process_is_not_waited_for_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped second process is killed, and this process does its piece."""
     monkeypatch.setattr(second, "_PATIENCE", 0.05)
 
@@ -154,7 +154,7 @@ def test_without_a_process_all_is_done_here(monkeypatch: pytest.MonkeyPatch) -> 
     assert shared_out() == {HERE}
 
 
-def test_a_result_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_result_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No part of a result counts as all of it: this process does the piece."""
 
     def breaks_off(_pieces: object, _work: object, turns: FileIO, tell: FileIO) -> None:
@@ -166,9 +166,7 @@ def test_a_result_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.Mo
     assert shared_out(Patient(tmp_path)) == {HERE}
 
 
-def test_who_stopped_in_the_middle_of_a_result_is_not_heard_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_stopped_within_a_result_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its further output begins in the middle of a message, and would be misread."""
     monkeypatch.setattr(second, "_PATIENCE", 0.05)
     go_on, gone_on = tmp_path / "go on", tmp_path / "gone on"
@@ -206,7 +204,7 @@ def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
     assert len({pid for some in results for pid, _ in some}) == 2
 
 
-def test_nothing_is_waited_for_that_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_missing_results_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the second process stops without a piece, this process does everything, and does not wait."""
     monkeypatch.setattr(second, "_PATIENCE", 10**6)
     monkeypatch.setattr(second, "_work_through", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
@@ -249,7 +247,7 @@ def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: P
 
 
 @pytest.mark.parametrize("error", [OSError("no file"), MemoryError(), KeyboardInterrupt()])
-def test_what_fails_here_is_raised_and_ends_the_other(tmp_path: Path, error: BaseException) -> None:
+def test_a_failure_here_is_raised_and_ends_the_other(tmp_path: Path, error: BaseException) -> None:
     """No failure counts as the absence of a second process."""
     calls = []
     patient = Patient(tmp_path)
@@ -303,7 +301,7 @@ def test_it_has_nothing_of_this_process_but_its_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("why", ["few", "one processor", "threads", "reaped"])
-def test_there_is_one_process_where_two_are_not_worthwhile(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+def test_one_process_works_if_two_are_not_worthwhile(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """The cases are a few items, one processor, another thread whose locks would be copied, and a process that waits
     for no child, so that the number of a child is soon reused. Then all items are one piece.
     """

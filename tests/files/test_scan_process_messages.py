@@ -59,7 +59,7 @@ def test_paths_and_refusals_arrive_as_they_were() -> None:
     assert search.paths[0].until - search.paths[0].since > timedelta(0)
 
 
-def test_what_both_have_is_told_by_its_place() -> None:
+def test_a_shared_object_is_sent_by_its_index() -> None:
     """The receiver gets its own object, not a copy. An object of one side only is sent completely."""
     there = [CA.facts, MIDDLE.facts]
     packed = pack([CA.facts, Path((LEAF.facts, MIDDLE.facts, CA.facts))], there)
@@ -72,7 +72,7 @@ def test_what_both_have_is_told_by_its_place() -> None:
     assert CA.facts.der not in packed
 
 
-def test_a_certificate_that_is_in_memory_is_told_to_be_that() -> None:
+def test_a_certificate_in_memory_is_reused() -> None:
     """The receiver would share it, too: ten thousand files with the chain of their CA have that in memory once."""
     here = decode(bundle(CA, MIDDLE), "/here")
     found = [unpack(pack(decode(bundle(leaf, CA), "/there"))) for leaf in (LEAF, make_leaf(CA))]
@@ -80,7 +80,7 @@ def test_a_certificate_that_is_in_memory_is_told_to_be_that() -> None:
     assert found[0].certificates[0] is not found[1].certificates[0]
 
 
-def test_no_part_of_a_private_key_is_told(node: Node) -> None:
+def test_no_part_of_a_private_key_is_sent(node: Node) -> None:
     """This holds for every file of a node: only the public half of a key is sent."""
     wanted = secrets(node.root)
     files = [path for path in node.root.rglob("*") if path.is_file()]

@@ -63,7 +63,7 @@ def test_a_file_that_others_can_change(root: Path) -> None:
     assert writers(root) == Writers(file="/srv/app/x.crt can be written by every user (mode 0646)")
 
 
-def test_the_declared_owner_is_no_stranger(root: Path) -> None:
+def test_the_declared_owner_is_allowed(root: Path) -> None:
     """The entry declares user and group by name or number. That they can write is reported separately."""
     os.chown(root / "srv/app", ALICE, BOB)
     (root / "srv/app").chmod(0o775)

@@ -327,7 +327,7 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
         ("certificateValidityPeriod: {a: b}", "must be a duration"),
     ],
 )
-def test_what_is_wrong_with_the_cluster(text: str, told: str) -> None:
+def test_invalid_values_of_the_cluster(text: str, told: str) -> None:
     """A value of the wrong type or kind is reported with its place."""
     (problem,) = problems(CLUSTER + text)
     assert problem.startswith("ClusterConfiguration: ")
@@ -361,7 +361,7 @@ def test_a_node_name_may_be_long() -> None:
     assert not is_node_name("a" * 254)
 
 
-def test_what_is_wrong_with_a_node_that_joins() -> None:
+def test_invalid_values_of_a_node_that_joins() -> None:
     """Mistakes in a JoinConfiguration are reported with their places."""
     text = JOIN.replace("192.0.2.11", "here").replace("7443", "0").replace("controller-1", "-")
     assert problems(f"{text}---\n{CLUSTER}") == [
@@ -405,7 +405,7 @@ def test_who_joins_needs_the_cluster() -> None:
         ("[" * 100_000, "is not YAML; correct it"),
     ],
 )
-def test_what_is_no_configuration(text: str, told: str) -> None:
+def test_other_documents(text: str, told: str) -> None:
     """A document that is no kubeadm configuration is reported with its place, and without its content."""
     (problem,) = problems(text)
     assert told in problem

@@ -72,7 +72,7 @@ def test_a_relative_reference_starts_at_the_kubeconfig() -> None:
     assert found.clusters[0].ca == Material(path="/etc/kubernetes/ca.crt")
 
 
-def test_embedded_data_goes_before_a_reference() -> None:
+def test_embedded_data_precedes_a_reference() -> None:
     """The order is that of client-go. Empty data does not count."""
     user = {
         "client-certificate": "/a.crt",
@@ -128,7 +128,7 @@ def test_the_name_that_the_server_is_checked_against(cluster: Any, name: str) ->
     ("current", "user"),
     [("two", "b"), ("one", "a"), ("none", None), (None, None), ("", None), (["two"], None), (7, None)],
 )
-def test_the_current_context_says_who_is_current(current: Any, user: str | None) -> None:
+def test_the_current_context_selects_the_user(current: Any, user: str | None) -> None:
     """Without a current context, or with an unknown one, no user is current."""
     contexts = [
         ("one", {"user": "a", "cluster": "c"}),
@@ -161,7 +161,7 @@ def test_the_current_context_says_who_is_current(current: Any, user: str | None)
         (b"users: &a !!int {=: *a}\n", "is not YAML"),
     ],
 )
-def test_what_is_no_kubeconfig_is_malformed(text: bytes, fact: str) -> None:
+def test_an_invalid_kubeconfig_is_malformed(text: bytes, fact: str) -> None:
     """One error reports it, with the line if it is known, whatever the YAML parser raises."""
     with pytest.raises(MalformedError, match=fact):
         parse_kubeconfig(text, PATH)
@@ -209,13 +209,13 @@ def test_a_name_that_is_given_twice_is_a_problem() -> None:
     assert [user.key for user in found.users] == [Material(path="/1")]
 
 
-def test_an_entry_that_stands_alone_is_a_list_of_one() -> None:
+def test_an_entry_without_a_list_is_a_list_of_one() -> None:
     """The user omitted the dash. A list of other values is a problem."""
     assert parse({"users": {"name": "a", "user": {}}, "clusters": 5}).users[0].name == "a"
     assert parse({"users": None, "clusters": 5}).problems == ("entry 1 of clusters is not a cluster",)
 
 
-def test_aliases_cannot_make_it_endless() -> None:
+def test_aliases_have_bounded_cost() -> None:
     """A few lines of YAML can represent more text than the memory holds. No text is made of them."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]
@@ -273,7 +273,7 @@ def test_a_damaged_kubeconfig_reveals_no_key(start: int, length: int, instead: b
     assert not reveals(said(TEXT[:start] + instead + TEXT[start + length :]))
 
 
-def test_a_key_in_the_wrong_field_is_not_told_as_a_path() -> None:
+def test_a_key_in_the_wrong_field_is_not_reported_as_a_path() -> None:
     """Messages, labels and the journal contain paths."""
     assert b"client-key-data: LS0t" in TEXT
     for text in (

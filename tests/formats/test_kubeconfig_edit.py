@@ -326,7 +326,7 @@ SHARED = {
 
 
 @pytest.mark.parametrize("what", SHARED)
-def test_what_cannot_change_alone_is_refused(what: str) -> None:
+def test_a_shared_value_is_refused(what: str) -> None:
     """The cases are a value or mapping that represents others as well, or appears twice, or has another encoding."""
     assert yaml.safe_load(SHARED[what])["users"][0]["user"]["client-key-data"] == b64(OLD.key_pem)
     assert "cannot be exchanged without changing more than that" in refusal(SHARED[what])
@@ -366,7 +366,7 @@ def test_a_mapping_in_another_order_is_not_proven(monkeypatch: pytest.MonkeyPatc
     refusal(PLAIN)
 
 
-def test_aliases_elsewhere_are_nobodys_business() -> None:
+def test_aliases_elsewhere_are_ignored() -> None:
     """The cases are aliases that represent more than the memory holds, and circular ones."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]
@@ -442,7 +442,7 @@ def test_the_documents_are_equal_but_for_the_credentials(
 @settings(max_examples=150, deadline=None)
 @example(FULL.index(b"me: aws"), 8, b"", False)  # two lines of another user are one
 @given(st.integers(0, len(FULL)), st.integers(0, 8), st.binary(max_size=4), st.booleans())
-def test_a_damaged_kubeconfig_is_exchanged_rightly_or_refused(
+def test_a_damaged_kubeconfig_is_exchanged_correctly_or_refused(
     start: int, length: int, instead: bytes, by_certificate: bool
 ) -> None:
     """Whatever the damage: no other error is raised, no message has a key, and the result has the new values."""
@@ -501,7 +501,7 @@ def test_a_new_kubeconfig_is_kubeadms_byte_for_byte(node: Node, name: str) -> No
 
 
 @given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))
-def test_a_new_kubeconfig_says_what_it_was_told(cluster: str, server: str, user: str) -> None:
+def test_a_new_kubeconfig_has_its_parameters(cluster: str, server: str, user: str) -> None:
     """The rule holds for any names."""
     made = new_kubeconfig(
         cluster=cluster, server=server, user=user, trust_pem=TRUST, credentials=Embedded(NEW.pem, NEW.key_pem)

@@ -87,7 +87,7 @@ def test_of_a_flag_that_is_given_twice_the_last_counts() -> None:
         {"spec": {"containers": None}},
     ],
 )  # fmt: skip
-def test_what_is_no_pod_has_no_flags(document: Any) -> None:
+def test_another_document_has_no_flags(document: Any) -> None:
     """Any other YAML is read for its fields."""
     found = parse_manifest(yaml.safe_dump(document).encode(), "/m.yaml")
     assert (found.flags, found.fields) == ({}, document)
@@ -122,7 +122,7 @@ def test_a_volume_of_the_host_is_at_an_absolute_path(path: object, within: str |
     assert container.on_host("/in/ca.crt") == place
 
 
-def test_aliases_cannot_make_it_endless() -> None:
+def test_aliases_have_bounded_cost() -> None:
     """A few lines of YAML can represent more text than the memory holds. No text is made of them."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]

@@ -202,7 +202,7 @@ def test_refused(data: bytes, fact: str) -> None:
     assert fact in refusal(data)
 
 
-def test_every_flag_that_cannot_be_exchanged_is_told() -> None:
+def test_every_flag_without_an_exchange_is_reported() -> None:
     """All are reported at once."""
     assert len(refusal(manifest(f"command: [--{CERT}]")).split("\n")) == 2
 

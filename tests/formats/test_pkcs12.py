@@ -38,7 +38,7 @@ def concealing(iterations: int, password: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("password", [b"secret", None])
-def test_iterations_that_an_encrypted_part_conceals_take_a_second_and_no_more(password: bytes | None) -> None:
+def test_iterations_in_an_encrypted_part_take_at_most_a_second(password: bytes | None) -> None:
     """Their number is not visible before, and the file is malformed."""
     data = concealing((1 << 31) - 1, password or b"")
     assert check_iterations(data)
@@ -69,7 +69,7 @@ def test_a_file_without_a_key_has_none() -> None:
         assert decode_apart(data, "/a.p12", b"secret").key is None
 
 
-def test_what_a_process_cannot_be_had_for_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_of_the_process_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scan continues."""
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     (fault,) = decode_apart(concealing(1, b""), "/a.p12").faults

@@ -92,7 +92,7 @@ STATES = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["well", "noted
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.1, 1.0, 61.0]), STATES), max_size=60))
 @settings(max_examples=50)
-def test_the_journal_ends_with_what_is_so_and_what_it_left_out_is_counted_once(
+def test_the_journal_ends_with_the_current_state_and_counts_omissions_once(
     passes: list[tuple[float, States]],
 ) -> None:
     """No open finding is raised again, and no other is cleared. The journal of an idle node has the current state. The
@@ -144,7 +144,7 @@ def test_a_critical_finding_of_a_certificate_that_did_not_flap_is_always_written
     assert {name for name, reason in walk.log.standing if reason == "missing"} == {*many, "a"}
 
 
-def test_files_that_come_and_go_under_new_names_leave_nothing_behind() -> None:
+def test_files_under_ever_new_names_use_no_memory() -> None:
     """A change that was never written is dropped with its file."""
     walk = Walk()
     for number in range(OVERALL.burst + 50):
@@ -156,7 +156,7 @@ def test_files_that_come_and_go_under_new_names_leave_nothing_behind() -> None:
     assert walk.log.standing == set()
 
 
-def test_what_is_gone_from_a_file_that_stays_is_named_by_its_certificate() -> None:
+def test_a_removed_certificate_of_a_file_is_named() -> None:
     """Of two CAs in one file, one may be removed while the file stays: the entry names the certificate, and does not
     report the file as removed. If the file never had one, the entry reports the removal of the file.
     """

@@ -98,7 +98,7 @@ def test_a_hook_reads_one_document_of_what_was_raised(told: Told) -> None:
     }  # fmt: skip
 
 
-def test_it_is_told_once_and_once_when_it_is_cleared(told: Told) -> None:
+def test_a_hook_runs_once_for_raised_and_once_for_cleared(told: Told) -> None:
     """However often a finding is observed, it is raised once and cleared once."""
     with told.running() as hook:
         for found in (known(notice()), known(notice()), known(notice(), notice("b"))):
@@ -109,7 +109,7 @@ def test_it_is_told_once_and_once_when_it_is_cleared(told: Told) -> None:
     assert told.heard() == [RAISED, ("raised", "b", "warning"), CLEARED]
 
 
-def test_a_hook_without_a_thread_is_told_later(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hook_without_a_thread_runs_later(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
     """If no thread can be started, that is reported once, and nothing is lost: the hook runs when a thread can be
     started.
     """
@@ -125,7 +125,7 @@ def test_a_hook_without_a_thread_is_told_later(told: Told, capsys: pytest.Captur
         hook.hand(known(notice()), SETTLED)  # and a hook without a thread ends
 
 
-def test_a_restart_of_certmond_is_no_news(told: Told) -> None:
+def test_a_restart_of_certmond_sends_nothing_again(told: Told) -> None:
     """After a start the hook runs only for open findings that it has not received, and for those that ended
     meanwhile.
     """
@@ -142,7 +142,7 @@ def test_a_restart_of_certmond_is_no_news(told: Told) -> None:
     )
 
 
-def test_what_is_remembered_is_for_nobody_else(told: Told) -> None:
+def test_only_the_owner_can_read_the_record(told: Told) -> None:
     """The record of a hook is readable only for its owner."""
     with told.running() as hook:
         hook.hand(known(notice()), SETTLED)
@@ -169,7 +169,7 @@ def test_a_hook_that_fails_is_run_again(told: Told, capfd: pytest.CaptureFixture
     assert f"ended with status 7 (no, {fails} is there) (it is run again in 0.05 s)" in capfd.readouterr().err
 
 
-def test_one_event_that_fails_does_not_keep_others_back(told: Told) -> None:
+def test_one_failing_event_does_not_block_others(told: Told) -> None:
     """Another event follows before the failed one is repeated."""
     told.program.write_text('#!/bin/sh\nread -r line\ncase $line in *\'"a"\'*) exit 1 ;; esac\necho "$line" >>"$LOG"\n')
     with told.running() as hook:
@@ -178,7 +178,7 @@ def test_one_event_that_fails_does_not_keep_others_back(told: Told) -> None:
     assert told.heard() == [("raised", "b", "warning")]
 
 
-def test_what_went_before_its_turn_is_passed_over(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_finding_that_ended_before_its_run_is_skipped(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
     """A finding that is cleared before the hook ran is never sent. That is counted and reported."""
     fails = Path(f"{told.log}.fails")
     fails.touch()
@@ -193,7 +193,7 @@ def test_what_went_before_its_turn_is_passed_over(told: Told, capfd: pytest.Capt
     assert "too_open of /a was cleared before hook hook was told of it" in capfd.readouterr().err
 
 
-def test_a_flood_is_cut_off_and_that_is_said(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_flood_has_a_limit_and_is_reported(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
     """At most a limited number of findings is sent, the most severe first. The others follow when some of these are
     cleared.
     """
@@ -217,7 +217,7 @@ def test_a_hook_that_hangs_is_ended(told: Told) -> None:
         hangs.unlink()
 
 
-def test_handing_over_waits_for_nobody(told: Told) -> None:
+def test_a_hanging_program_does_not_block_the_caller(told: Told) -> None:
     """While a program hangs, the caller returns at once. A stop ends the program, and the next start runs it again."""
     hangs = Path(f"{told.log}.hangs")
     hangs.touch()
@@ -244,7 +244,7 @@ def test_a_program_that_others_can_write_is_not_run(told: Told, capfd: pytest.Ca
     assert f"chmod go-w {told.program}" in capfd.readouterr().err
 
 
-def test_what_stands_is_told_again_to_who_may_forget(told: Told) -> None:
+def test_an_open_finding_is_repeated_on_request(told: Told) -> None:
     """With `repeat` the same finding is raised again and again while it is open."""
     with told.running() as hook:
         hook.spec = hook.spec.model_copy(update={"repeat": timedelta(milliseconds=50)})
@@ -254,7 +254,7 @@ def test_what_stands_is_told_again_to_who_may_forget(told: Told) -> None:
 
 
 @pytest.mark.parametrize("written", ["", "[]", '{"a": 1}', "[{}]", '[{"certificate": 1}]', "\x00"])
-def test_a_memory_that_is_broken_is_as_none(told: Told, written: str) -> None:
+def test_an_unreadable_record_counts_as_empty(told: Told, written: str) -> None:
     """An event is sent twice rather than never."""
     (told.work / "hooks").mkdir()
     (told.work / "hooks/hook.json").write_text(written)
@@ -263,7 +263,7 @@ def test_a_memory_that_is_broken_is_as_none(told: Told, written: str) -> None:
         told.until("told")
 
 
-def test_hooks_follow_a_configuration_that_was_read_again(told: Told) -> None:
+def test_hooks_follow_a_new_configuration(told: Told) -> None:
     """An unchanged hook continues. A changed one continues from the record of its predecessor."""
     hooks = Hooks(told.work, Journal("none"), told.count)
     hooks.configure([told.spec(), told.spec(name="other")])
@@ -297,7 +297,7 @@ class Hand:
 CRITICAL = notice("a", Severity.CRITICAL)
 
 
-def test_a_finding_that_flaps_is_told_a_few_times_and_then_as_it_is_once_a_minute(told: Told) -> None:
+def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(told: Told) -> None:
     """However often a finding changes, the hook runs four times for it, and then once a minute for the current state,
     so that it ends with the current one.
     """
@@ -325,7 +325,7 @@ def test_a_finding_that_flaps_is_told_a_few_times_and_then_as_it_is_once_a_minut
     assert len(said) == 3
 
 
-def test_one_that_is_cleared_for_a_moment_is_not_told_so(told: Told) -> None:
+def test_a_finding_that_is_cleared_for_a_moment_sends_nothing(told: Told) -> None:
     """A finding that was sent, and is cleared and raised again before the next run, stays open for the hook. The
     skipped change is counted.
     """
@@ -346,7 +346,7 @@ def test_one_that_is_cleared_for_a_moment_is_not_told_so(told: Told) -> None:
     assert [each[:2] for each in told.heard()][-2:] == [("raised", "a"), ("raised", "c")]
 
 
-def test_many_findings_are_told_at_a_bounded_rate_and_the_critical_ones_at_once(told: Told) -> None:
+def test_many_findings_have_a_bounded_rate_and_critical_ones_run_at_once(told: Told) -> None:
     """A hook runs at most a hundred times at once, and then twice a second. For a critical finding that has not changed
     repeatedly it still runs at once.
     """

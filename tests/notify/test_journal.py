@@ -32,7 +32,7 @@ def test_a_json_entry_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert second["kind"] == "stopped"
 
 
-def test_of_what_is_too_long_the_beginning_and_the_end_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_message_keeps_its_beginning_and_end(capsys: pytest.CaptureFixture[str]) -> None:
     """A name of half a megabyte fills neither the journal nor the memory for the last events, and hides no remedy."""
     journal, name = Journal("json"), "x" * LONGEST
     journal.tell(Event.FINDING_RAISED, f"of {name * 100}; renew it", path=name, certificate=f"admin#{name}")
@@ -46,7 +46,7 @@ def test_of_what_is_too_long_the_beginning_and_the_end_are_told(capsys: pytest.C
     assert len(entry["certificate"]) < LONGEST + 40
 
 
-def test_who_tells_nobody_still_remembers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_style_none_still_stores_events(capsys: pytest.CaptureFixture[str]) -> None:
     """The style `none` writes nothing, and the page still shows the entry, the newest first."""
     journal = Journal("none")
     journal.tell(Event.STARTED, "first")
@@ -58,7 +58,7 @@ def test_who_tells_nobody_still_remembers(capsys: pytest.CaptureFixture[str]) ->
     assert journal.told == 2
 
 
-def test_details_are_for_who_wants_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_details_are_written_only_when_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     """Details of the operation are written only in verbose mode, and are no event of the page."""
     for journal in (Journal("json"), Journal("json", verbose=True)):
         journal.detail(Event.PASSED, "a pass", cause="resync")

@@ -109,7 +109,7 @@ def test_one_that_was_about_to_end_and_has_ended_is_one_alarm(manager: FaultMana
 
 
 @pytest.mark.parametrize("fields", [{"reason": "too_open"}, {"certificate": "ca"}, {"certificate": "etcd-ca"}])
-def test_the_rest_is_not_its_business(manager: FaultManager, fields: dict[str, str]) -> None:
+def test_other_reasons_are_ignored(manager: FaultManager, fields: dict[str, str]) -> None:
     """Other reasons have no alarm, and StarlingX itself watches the Root CAs: the hook makes no call."""
     reason = fields.pop("reason", "expired")
     assert manager.tell("raised", reason, **fields).returncode == 0

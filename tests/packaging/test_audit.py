@@ -33,14 +33,14 @@ SKIPPED = {"name": "other", "skip_reason": "Dependency not found on PyPI and cou
         ([], 3, "Nothing is proven: the index could not be asked about anything."),
     ],
 )
-def test_what_could_not_be_asked_is_not_well(dependencies: list[dict[str, Any]], status: int, said: str) -> None:
+def test_an_unchecked_dependency_is_not_good(dependencies: list[dict[str, Any]], status: int, said: str) -> None:
     """Known vulnerabilities come first, then unchecked dependencies. Only if all were checked, the result is clean."""
     found, lines = audit.judge({"dependencies": dependencies, "fixes": []})
     assert (found, lines[0]) == (status, said)
 
 
 @pytest.mark.parametrize("answer", ["exit 2", "echo connection refused >&2; exit 1", "echo '{'"])
-def test_without_a_network_it_says_so(
+def test_a_failed_audit_exits_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
 ) -> None:
     """A pip-audit that fails, or has unreadable output, is no answer: exit status 3, with the command."""

@@ -84,7 +84,7 @@ def test_other_encodings(files: Files) -> None:
     assert files.give(text, ca.key_as(PrivateFormat.TraditionalOpenSSL)).certificate == ca.facts
 
 
-def test_a_weak_signature_is_no_matter(files: Files) -> None:
+def test_a_weak_signature_is_accepted(files: Files) -> None:
     """No verifier checks the signature of a trust anchor, so SHA-1 is accepted."""
     ca = make_ca(hash="sha1")
     assert files.give(ca.pem, ca.key_pem).certificate == ca.facts
@@ -175,7 +175,7 @@ def test_an_encrypted_key(files: Files) -> None:
     assert "own.key is encrypted" in problem
 
 
-def test_files_that_cannot_be_read(files: Files, tmp_path: Path) -> None:
+def test_unreadable_files(files: Files, tmp_path: Path) -> None:
     """A missing path, or one that is no file, is reported, both at once."""
     os.mkfifo(files.key)
     with pytest.raises(ConfigError) as caught:

@@ -68,7 +68,7 @@ def test_what_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
     assert found(host).keys() == {"kubelet-client"}
 
 
-def test_a_former_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(host: Host) -> None:
+def test_an_old_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(host: Host) -> None:
     """Each of the three suffices. If the record has the CAs, kubeconfigs add none."""
     own = {host.ca.facts}
     assert {*found(host)["apiserver"].former} == own  # what the kubeconfigs embed
@@ -95,7 +95,7 @@ def test_a_former_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_roo
     assert {*found(host)["apiserver"].former} == {FORMER.facts}
 
 
-def test_the_ca_of_another_cluster_in_one_kubeconfig_is_no_former_one(host: Host) -> None:
+def test_the_ca_of_another_cluster_in_one_kubeconfig_is_no_old_one(host: Host) -> None:
     """A context of another cluster in one kubeconfig of root proves nothing: each kubeconfig must embed the CA."""
     other = make_ca()
     host.entries["second.conf"] = {**host.entries["admin.conf"], "path": "/etc/kubernetes/second.conf"}
@@ -105,14 +105,14 @@ def test_the_ca_of_another_cluster_in_one_kubeconfig_is_no_former_one(host: Host
     assert found(host)["apiserver"].former == (other.facts,)
 
 
-def test_who_can_change_the_cas_file_is_told(host: Host) -> None:
+def test_users_who_can_change_the_ca_file_are_reported(host: Host) -> None:
     """Root and the owner that the CA's entry declares are not."""
     assert found(host)["apiserver"].ca_writers == ""
     os.chown(host.at("/etc/kubernetes/pki/ca.crt"), ALICE, ALICE)
     assert found(host)["apiserver"].ca_writers == f"/etc/kubernetes/pki/ca.crt belongs to user {ALICE}"
 
 
-def test_the_former_cas_are_those_of_the_ca_that_signs(host: Host) -> None:
+def test_the_old_cas_are_those_of_the_ca_that_signs(host: Host) -> None:
     """If an entry accepts several CAs, the first one on the node signs, and no other counts."""
     site = make_ca("site")
     host.put("/etc/site.crt", site.pem)
@@ -168,7 +168,7 @@ def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) ->
     assert lookup.of_due(inventory(host), NOW, within=0.0) == {}
 
 
-def test_of_what_no_ca_has_signed_possession_is_not_asked(host: Host) -> None:
+def test_possession_of_a_self_signed_certificate_does_not_count(host: Host) -> None:
     """A self-signed certificate of the owner is not possessed, whatever key is beside it."""
     host.entries["apiserver"] |= {"owner": str(ALICE)}
     own = make_ca("app", is_ca=None, not_before=NOW - YEAR, not_after=NOW + DAY)
@@ -191,7 +191,7 @@ def test_a_key_that_a_kubeconfig_refers_to_is_not_possessed(host: Host, *, right
     assert (found(host)["admin.conf"].owner_writes, found(host)["admin.conf"].possessed) == (True, False)
 
 
-def test_a_key_that_comes_after_the_look_is_not_possessed(host: Host) -> None:
+def test_a_key_that_appears_after_the_scan_is_not_possessed(host: Host) -> None:
     """The scan read another key beside the certificate: a later right key proves nothing about the scan."""
     path = host.entries["admin.conf"]["path"]
     host.entries["admin.conf"] |= {"owner": str(ALICE)}
@@ -239,7 +239,7 @@ def remembered(host: Host, sha256: str, ends_at: Any) -> None:
     Ledger(host.state).remember(identity, Attempt(NOW - DAY, sha256=sha256, ends_at=ends_at))
 
 
-def test_what_certmond_put_in_place_last_is_lost_where_no_generation_has_it(host: Host) -> None:
+def test_the_last_certificate_of_certmond_is_lost_if_no_generation_has_it(host: Host) -> None:
     """If the present certificate ends before it, or is in the archive itself, the last one was replaced and an older
     one restored.
     """

@@ -89,7 +89,7 @@ RSA = make_leaf(CA, "rsa", key="rsa")
     ],
     ids=map(str, range(12)),  # of the keys themselves, each process would make another name
 )
-def test_what_is_no_pair_is_told_with_its_file(certificate: bytes | None, key: bytes | None, said: str) -> None:
+def test_an_invalid_pair_is_reported_with_its_file(certificate: bytes | None, key: bytes | None, said: str) -> None:
     """The first certificate and the first key count, as in Go. The key has to sign, and no message quotes a key."""
     assert problem(key_pair(certificate, key, "/crt", "/key")) == said
 
@@ -149,7 +149,7 @@ def test_the_pairs_of_a_kubeconfig_begin_with_its_current_users() -> None:
         (b"users: []", "/a.conf holds no client certificate"),
     ],
 )
-def test_a_kubeconfig_without_a_pair_says_so(data: bytes | None, said: str) -> None:
+def test_a_kubeconfig_without_a_pair_has_one_problem(data: bytes | None, said: str) -> None:
     """It has one problem, whatever its content."""
     (found,) = kubeconfig_pairs(data, "/a.conf")
     assert problem(found) == said

@@ -58,7 +58,7 @@ def verify(made: Issue, signer: Issued) -> None:
     Renewal(made, KEY, pem, NOW).verify({"/pki/leaf.key": key_pem, "/pki/leaf.crt": pem}.get)
 
 
-def test_a_signer_that_still_issues_from_the_former_ca_is_refused_by_name() -> None:
+def test_a_certificate_of_the_old_ca_is_refused_in_a_rotation() -> None:
     """In a rotation the new certificate has to be of the new CA, although the node trusts both. A command accepts
     either.
     """
@@ -125,7 +125,7 @@ def test_a_certificate_is_proven_against_the_key_that_is_in_place() -> None:
         Renewal(made, own, signed_for(made, own), NOW).verify({"/pki/leaf.crt": signed_for(made, own)}.get)
 
 
-def test_a_pair_of_another_key_than_was_certified_is_refused() -> None:
+def test_a_pair_of_another_key_than_requested_is_refused() -> None:
     """A matching pair does not suffice: it must be the requested one."""
     made = kept()
     stranger = Issued(b"", KEY, HELD.subject, None, None)

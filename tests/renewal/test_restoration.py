@@ -57,7 +57,7 @@ def host(tmp_path: Path) -> Kept:
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if "shared" not in form])
-def test_the_torn_pair_that_was_repaired_does_not_come_back(tmp_path: Path, form: str) -> None:
+def test_a_torn_pair_that_was_repaired_is_not_restored(tmp_path: Path, form: str) -> None:
     """The newest generation has the files that a renewal replaced: if its certificate has another key, the good one
     before it is restored, in any form. The message has the skipped one and the reason.
     """
@@ -93,7 +93,7 @@ def test_the_torn_pair_that_was_repaired_does_not_come_back(tmp_path: Path, form
     assert torn not in now_there.values()
 
 
-def test_the_newest_of_several_good_ones_comes_back(host: Kept) -> None:
+def test_the_newest_of_several_good_ones_is_restored(host: Kept) -> None:
     """The present one does not count. If there is no other, the message reports it, and nothing changes."""
     first = host.there()
     host.put_aside()
@@ -109,7 +109,7 @@ def test_the_newest_of_several_good_ones_comes_back(host: Kept) -> None:
     assert first != second
 
 
-def test_nothing_is_done_where_what_is_there_is_all_that_is_good(host: Kept) -> None:
+def test_nothing_is_restored_if_the_present_pair_is_the_only_good_one(host: Kept) -> None:
     """The message has the present generation, and the defects of the others."""
     good = host.put_aside()
     assert host.restore() == [f"leaf is as in {good} already"]
@@ -147,9 +147,7 @@ def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
     ("start", "end", "why"),
     [(-90, -1, "its certificate ended on "), (1, 90, "its certificate is not valid before ")],
 )
-def test_one_that_is_in_date_goes_before_a_newer_one_that_is_not(
-    host: Kept, start: float, end: float, why: str
-) -> None:
+def test_a_valid_one_precedes_a_newer_expired_one(host: Kept, start: float, end: float, why: str) -> None:
     """An expired one is restored only in place of a broken pair, with a message."""
     good = host.there()
     host.put_aside()
@@ -189,7 +187,7 @@ def test_an_outdated_pair_is_better_than_none(host: Kept) -> None:
     assert said[-1].startswith(f"{newest} is outdated: its certificate ended on ")
 
 
-def test_one_of_a_former_ca_is_outdated(host: Kept) -> None:
+def test_one_of_an_old_ca_is_outdated(host: Kept) -> None:
     """Every component that trusts the present CA would refuse it. If that CA is unreadable, only the dates count."""
     former = host.put_aside()
     host.write(*host.issue())
@@ -269,7 +267,7 @@ def test_a_ca_is_not_judged(host: Kept) -> None:
             host.restoration().restore("old-name", asked, dry_run=False)
 
 
-def test_the_command_shows_what_is_good(host: Kept) -> None:
+def test_the_command_shows_the_good_generations(host: Kept) -> None:
     """`archive list` has the verdict of each generation with its reason. `archive restore` exits 2 if it refuses, and 0
     if it restores a good one.
     """

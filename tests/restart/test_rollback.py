@@ -106,7 +106,7 @@ def keeper(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Keeper:
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_what_services_use_and_is_good_is_kept(keeper: Keeper) -> None:
+def test_used_and_valid_files_are_archived(keeper: Keeper) -> None:
     """Certificate and key are archived together, byte for byte. No CA, no token keys and no unused files are."""
     keeper.keep()
     kept = set(keeper.archive.names())
@@ -135,7 +135,7 @@ def test_what_is_not_good_is_not_kept(keeper: Keeper, damage: str) -> None:
     assert keeper.generations(CONF)
 
 
-def test_what_nobody_has_taken_up_yet_is_not_kept(keeper: Keeper) -> None:
+def test_a_file_that_no_service_uses_yet_is_not_archived(keeper: Keeper) -> None:
     """Whether it works is unknown, and it would displace one that did."""
     path = f"/{FILES[CONF][0]}"
     older = Live(NOW, {"kube-scheduler": ServiceSeen(True, "1", NOW - DAY)})
@@ -145,14 +145,14 @@ def test_what_nobody_has_taken_up_yet_is_not_kept(keeper: Keeper) -> None:
     assert CONF in keeper.unkept(live=newer, contents=contents)
 
 
-def test_what_was_not_looked_at_since_it_changed_is_not_kept(keeper: Keeper) -> None:
+def test_a_file_without_a_probe_since_its_change_is_not_archived(keeper: Keeper) -> None:
     """Without a probe, the absence of an older instance proves nothing."""
     for unseen in (None, Live(NOW - 2 * DAY)):
         assert keeper.unkept(live=unseen) == set()
     assert {PAIR, CONF} <= keeper.unkept(live=Live(NOW - DAY / 2))
 
 
-def test_what_a_restart_has_failed_with_is_not_kept(keeper: Keeper) -> None:
+def test_a_file_of_a_failed_restart_is_not_archived(keeper: Keeper) -> None:
     """It would be restored for the next failure. Another certificate is archived."""
     (path,) = FILES[CONF]
     sha256 = digest(keeper.node.read(path))
@@ -171,7 +171,7 @@ def test_what_a_service_uses_that_is_being_restarted_is_not_kept(keeper: Keeper)
     assert PAIR in found
 
 
-def test_of_what_is_gone_nothing_is_remembered(keeper: Keeper) -> None:
+def test_removed_files_use_no_memory(keeper: Keeper) -> None:
     """Certificates appear and disappear below a pattern for years: a returning one is checked again."""
     statuses = list(keeper.statuses().values())
     with Transactions(str(keeper.node.root), keeper.state).lock():
@@ -183,7 +183,7 @@ def test_of_what_is_gone_nothing_is_remembered(keeper: Keeper) -> None:
     assert found <= {status.seen.name for status in gone}
 
 
-def test_the_same_is_kept_once(keeper: Keeper) -> None:
+def test_the_same_file_is_archived_once(keeper: Keeper) -> None:
     """This holds within a process and for the next one. A file that was checked once is not read again."""
     statuses = list(keeper.statuses().values())
     for _ in range(2):
@@ -209,7 +209,7 @@ def test_a_damaged_archive_is_no_obstacle(keeper: Keeper) -> None:
     assert len(os.listdir(keeper.state / "archive" / CONF)) == 2
 
 
-def test_a_former_certificate_with_more_that_somebody_put_back_is_not_kept(keeper: Keeper) -> None:
+def test_an_older_certificate_with_more_rights_is_not_archived(keeper: Keeper) -> None:
     """As a good generation it would be restored when a file breaks, and have a successor. It is checked once. It is
     archived if certmond itself installed it last.
     """
@@ -249,7 +249,7 @@ def _remember(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("name", [PAIR, CONF])
-def test_the_newest_former_files_come_back(keeper: Keeper, name: str) -> None:
+def test_the_newest_old_files_are_restored(keeper: Keeper, name: str) -> None:
     """Mode and owner are restored, too. The failed files are stored beside them for inspection."""
     versions = []
     for _ in range(2):
@@ -322,7 +322,7 @@ def test_where_nothing_was_kept_nothing_comes_back(keeper: Keeper) -> None:
     assert refused(keeper, gone) == "gone is not in the configuration any more"
 
 
-def test_one_that_has_expired_does_not_come_back(keeper: Keeper) -> None:
+def test_an_expired_one_is_not_restored(keeper: Keeper) -> None:
     """Every component would refuse it. The same holds for one that is not valid yet."""
     keeper.keep()
     keeper.node.reissue(f"{PKI}/{PAIR}", FRONT_CA, end=NOW + 900 * DAY)
@@ -332,7 +332,7 @@ def test_one_that_has_expired_does_not_come_back(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_one_that_does_not_lead_to_the_cas_of_now_does_not_come_back(keeper: Keeper, beside: bool) -> None:
+def test_one_of_another_ca_is_not_restored(keeper: Keeper, beside: bool) -> None:
     """Every component would refuse it, however long it is valid. It is restored if the old CA is still trusted
     beside.
     """
@@ -351,7 +351,7 @@ def test_one_that_does_not_lead_to_the_cas_of_now_does_not_come_back(keeper: Kee
 
 
 @pytest.mark.parametrize("damage", ["description", "content", "half"])
-def test_one_that_is_not_whole_is_passed_over(keeper: Keeper, damage: str) -> None:
+def test_an_incomplete_one_is_skipped(keeper: Keeper, damage: str) -> None:
     """The one before it is restored. If there is no other, nothing is."""
     keeper.keep()
     first = keeper.read(PAIR)
@@ -371,7 +371,7 @@ def test_one_that_is_not_whole_is_passed_over(keeper: Keeper, damage: str) -> No
     assert keeper.read(PAIR) == first
 
 
-def test_what_somebody_changed_meanwhile_is_left_as_it_is(keeper: Keeper) -> None:
+def test_a_file_that_changed_meanwhile_stays(keeper: Keeper) -> None:
     """The failure was of another content."""
     keeper.keep()
     keeper.renew(PAIR)
@@ -392,7 +392,7 @@ def test_a_file_that_has_gone_comes_back(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("kept", [1, 3])
-def test_who_was_killed_after_it_may_do_it_again(keeper: Keeper, kept: int) -> None:
+def test_a_repeated_rollback_changes_nothing(keeper: Keeper, kept: int) -> None:
     """The old files are there already, and the message is the same, however few generations the archive keeps."""
     keeper = Keeper(keeper.node, keeper.state, archive=ArchiveSpec(keep=kept))
     keeper.keep()
@@ -437,7 +437,7 @@ with Transactions(root, Path(state)).lock() as writer:
 """
 
 
-def test_wherever_it_is_killed_the_former_files_come_back_in_the_end(keeper: Keeper) -> None:
+def test_after_a_kill_at_any_call_the_old_files_are_restored(keeper: Keeper) -> None:
     """The rule also holds with one generation: the failed files do not displace their replacement."""
     keeper = Keeper(keeper.node, keeper.state, archive=ArchiveSpec(keep=1))
     keeper.keep()
@@ -474,7 +474,7 @@ def test_what_did_not_work_once_is_not_put_back_for_what_does_not_either(keeper:
         assert keeper.read(PAIR) == good
 
 
-def test_files_that_would_tear_another_pair_do_not_come_back(keeper: Keeper) -> None:
+def test_files_that_would_tear_another_pair_are_not_restored(keeper: Keeper) -> None:
     """An entry with the same key and a separate certificate would be left without its key."""
     keeper.keep()
     keeper.renew(PAIR)

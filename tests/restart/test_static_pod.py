@@ -91,7 +91,7 @@ def ended(pods: Pods) -> list[tuple[str, str]]:
 # --- exactly one ------------------------------------------------------------------------------------------------------
 
 
-def test_the_container_that_was_seen_is_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
+def test_the_observed_container_is_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
     """It ends by SIGTERM, the message names it, and the kubelet starts the next container of the same Pod."""
     with apiserver(tmp_path, program, factor=0.1) as (pods, told):
         manifests = sorted(os.scandir(pods.settings.manifests), key=lambda entry: entry.name)
@@ -125,7 +125,7 @@ def test_no_other_is_touched(tmp_path: Path, program: Path, crictl: Client) -> N
         assert len(ended(pods)) == 2
 
 
-def test_the_next_container_is_not_the_one_that_was_seen(tmp_path: Path, program: Path, crictl: Client) -> None:
+def test_the_next_container_is_not_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
     """If the kubelet has restarted the container meanwhile, the error reports it, and nothing is stopped."""
     with apiserver(tmp_path, program, factor=0.01) as (pods, told):
         os.kill(told["pid"], signal.SIGKILL)
@@ -179,7 +179,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def test_who_listens_no_longer_is_not_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
+def test_a_server_that_closed_its_listener_is_not_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
     """An API server closes its listener and continues for open watches: it is killed when its drain time is over, not
     at the end of its grace.
     """
@@ -386,7 +386,7 @@ def test_another_program_of_the_same_name_is_left_alone(tmp_path: Path, program:
         assert not ended(pods)
 
 
-def test_a_program_that_was_replaced_is_still_known(tmp_path: Path, program: Path) -> None:
+def test_a_program_that_was_replaced_is_recognized(tmp_path: Path, program: Path) -> None:
     """Its file is deleted, and the kernel appends that to its name."""
     with apiserver(tmp_path, program) as (pods, told):
         program.unlink()
@@ -426,7 +426,9 @@ def test_without_a_privilege_nothing_is_stopped(tmp_path: Path, program: Path, p
         assert not ended(pods)
 
 
-def test_a_failure_to_open_the_process_is_told(tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_open_the_process_is_reported(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The process is not signaled by its number instead."""
     with apiserver(tmp_path, program) as (pods, told):
 

@@ -130,7 +130,7 @@ def test_version_1_names_the_container_in_each_hierarchy(tree: Tree) -> None:
     assert tree.pids() == [40]
 
 
-def test_who_is_in_two_containers_is_in_none(tree: Tree) -> None:
+def test_a_process_in_two_containers_is_in_none(tree: Tree) -> None:
     """A process that has joined another container in one hierarchy is assigned to neither."""
     tree.process(40, lines=("4:memory:",))
     with (tree.proc / "40/cgroup").open("a") as file:
@@ -182,7 +182,7 @@ def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tree: Tre
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-def test_the_containers_own_process_is_nobodys_child_in_there(tree: Tree) -> None:
+def test_the_main_process_of_a_container_has_its_parent_outside(tree: Tree) -> None:
     """Its children do not count, also with the same age and a lower number, and neither does a process that was
     executed in the container later.
     """
@@ -240,7 +240,7 @@ def test_the_start_is_by_the_hosts_clock(tree: Tree) -> None:
     assert min(before, after) - 0.1 < started < max(before, after) + 0.1
 
 
-def test_who_ends_meanwhile_is_passed_over(tree: Tree) -> None:
+def test_a_process_that_ends_meanwhile_is_skipped(tree: Tree) -> None:
     """Any of its files may disappear before it is read."""
     tree.process(40)
     for pid, missing in ((50, "cgroup"), (51, "stat"), (52, "cmdline")):

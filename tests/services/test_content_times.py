@@ -52,7 +52,7 @@ def changed_at(node: Node) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ctime // 1000)
 
 
-def test_a_file_that_was_never_seen_is_as_old_as_its_last_change_of_any_kind(node: Node, looker: Looker) -> None:
+def test_an_unknown_file_is_as_old_as_its_last_change_of_any_kind(node: Node, looker: Looker) -> None:
     """So no file is claimed to be older than it may be."""
     assert looker.look().since == changed_at(node)
 
@@ -80,7 +80,7 @@ def test_what_leaves_the_content_is_no_change(node: Node, looker: Looker, touch:
     assert looker.look() == before
 
 
-def test_another_content_is_a_change_and_so_is_the_way_back(node: Node, looker: Looker) -> None:
+def test_another_content_is_a_change_and_so_is_its_reversal(node: Node, looker: Looker) -> None:
     """The earlier content was replaced, and the process has not read it again."""
     first, content = looker.look(), node.read(KEY)
     node.write(KEY, key_pem(other_key()))
@@ -93,7 +93,7 @@ def test_another_content_is_a_change_and_so_is_the_way_back(node: Node, looker: 
     assert (third.sha256, third.since) == (first.sha256, changed_at(node))
 
 
-def test_who_only_looks_leaves_nothing_behind(node: Node, tmp_path: Path) -> None:
+def test_a_reader_leaves_no_record(node: Node, tmp_path: Path) -> None:
     """It still has the instants while it runs."""
     looker = Looker(node, tmp_path / "state", keeps=False)
     before = looker.look()
@@ -131,7 +131,7 @@ def test_what_is_written_is_written_once(looker: Looker) -> None:
     assert path.stat().st_ino == written
 
 
-def test_a_file_that_was_away_and_is_back_as_it_was_has_not_changed(tmp_path: Path) -> None:
+def test_a_file_that_returns_unchanged_has_not_changed(tmp_path: Path) -> None:
     """An operator has moved it away and back."""
     changes = Changes(tmp_path, keeps=True)
     first = changes.contents([("/a", "1", 5_000_000_000)], LATE)
@@ -140,7 +140,7 @@ def test_a_file_that_was_away_and_is_back_as_it_was_has_not_changed(tmp_path: Pa
     assert Changes(tmp_path, keeps=True).contents([("/a", "1", 9_000_000_000)], LATE) == first
 
 
-def test_what_was_seen_last_is_remembered_though_its_content_is_old(tmp_path: Path) -> None:
+def test_a_recently_observed_file_stays_recorded_though_its_content_is_old(tmp_path: Path) -> None:
     """Names that each rotation creates and removes do not displace an old CA that is absent for a while."""
     ca = ("/ca", "1", 1_000_000_000)
     for number in range(150):
@@ -158,7 +158,7 @@ def test_of_many_files_that_are_gone_the_oldest_are_forgotten(tmp_path: Path) ->
     assert len(json.loads((tmp_path / "changes.json").read_text())["content"]) == 100
 
 
-def test_a_clock_that_was_wrong_is_not_believed_for_ever(tmp_path: Path) -> None:
+def test_a_wrong_clock_does_not_last(tmp_path: Path) -> None:
     """A recorded instant that is later than the file's last change of any kind is invalid: the file counts as old as
     that change.
     """
@@ -181,7 +181,7 @@ def test_a_clock_that_was_set_back_leaves_no_change_in_the_future(tmp_path: Path
 
 
 @given(st.binary() | st.sampled_from([b"[]", b'{"/a": {"sha256": "ab", "since": "2001-01-01T00:00:00"}}', b"\x00"]))
-def test_garbage_is_no_memory(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_garbage_counts_as_an_empty_record(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     """Whatever is in the record, the files are as old as their last change, and are recorded again."""
     state = tmp_path_factory.mktemp("state")
     (state / "changes.json").write_bytes(content)

@@ -124,9 +124,7 @@ def test_it_is_found_where_distributions_put_it(host: Host, files: tuple[str, ..
         ((), None, []),
     ],
 )
-def test_it_is_told_the_runtime_once(
-    host: Host, files: tuple[str, ...], endpoint: str | None, options: list[str]
-) -> None:
+def test_the_runtime_is_set_once(host: Host, files: tuple[str, ...], endpoint: str | None, options: list[str]) -> None:
     """It is set by crictl's configuration alone, by the kubelet's endpoint, or by the first existing socket."""
     assert command(host("/path/crictl", *files), endpoint) == ["/path/crictl", *options]
 
@@ -215,7 +213,7 @@ def test_no_answer_breaks_it(said: bytes) -> None:
 
 
 @pytest.mark.parametrize("verb", ["ps", "stop"])
-def test_a_failure_is_told_with_its_words(script: Callable[..., Crictl], verb: str) -> None:
+def test_a_failure_is_reported_with_its_output(script: Callable[..., Crictl], verb: str) -> None:
     """The error has its exit status, the first line of its output, and the command to run."""
     failing = script("echo 'connection refused' >&2; exit 1")
     with pytest.raises(RestartError) as raised:
@@ -224,7 +222,7 @@ def test_a_failure_is_told_with_its_words(script: Callable[..., Crictl], verb: s
     assert str(raised.value).endswith("fake-crictl --config /c.yaml ps by hand to see why")
 
 
-def test_it_is_not_waited_for_longer_than_its_limit(script: Callable[..., Crictl]) -> None:
+def test_a_call_has_a_time_limit(script: Callable[..., Crictl]) -> None:
     """A client that hangs is killed and reported. The message does not mention signers."""
     calls: list[None] = []
     with pytest.raises(RestartError, match=r"did not end within 0\.2 s; run ") as raised:
@@ -238,7 +236,7 @@ def test_a_client_that_is_gone_is_told_of(tmp_path: Path) -> None:
         Crictl((str(tmp_path / "crictl"),)).running(SCHEDULER, quiet)
 
 
-def test_an_endpoint_that_no_word_can_be_is_told_of() -> None:
+def test_an_impossible_endpoint_is_reported() -> None:
     """The kubelet's configuration may have one with a NUL, which no argument can contain."""
     with pytest.raises(RestartError, match="true cannot be run"):
         Crictl(("true", "--runtime-endpoint", "a\0b")).running(SCHEDULER, quiet)

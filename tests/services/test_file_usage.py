@@ -54,7 +54,7 @@ def real(node: Node) -> Components:
 # --- which files it uses ----------------------------------------------------------------------------------------------
 
 
-def test_a_real_control_plane_says_what_it_reads_again(real: Components) -> None:
+def test_a_real_control_plane_has_the_files_that_it_reloads(real: Components) -> None:
     """The API server reloads its own pair and its client pairs, and etcd both pairs. No component reloads kubeconfigs
     and etcd's CA.
     """
@@ -106,7 +106,7 @@ def test_a_file_that_is_mounted_by_itself_is_never_read_again() -> None:
     [("10s", 10), ("1m30s", 90), ("1.5s", 1.5), ("1500ms", 1.5), ("2h", 7200), ("0", 0), ("0s", 0), ("10", None),
      ("ten", None), ("", None)],
 )  # fmt: skip
-def test_how_long_a_server_listens_that_is_told_to_end(value: str, seconds: float | None) -> None:
+def test_the_time_that_a_stopping_server_listens(value: str, seconds: float | None) -> None:
     """--shutdown-delay-duration is a duration as Go writes it. An invalid one is ignored."""
     told = surveyed(pod("kube-apiserver", f"--shutdown-delay-duration={value}"), services=[static("kube-apiserver")])
     assert {name: each.total_seconds() for name, each in told.delays.items()} == (
@@ -142,7 +142,7 @@ def test_a_unit_is_known_by_its_command_line() -> None:
         assert surveyed(services=[ETCD], commands=other) == Survey()
 
 
-def test_a_component_that_is_no_service_of_ours_serves_nevertheless() -> None:
+def test_a_component_without_a_service_serves() -> None:
     """It is probed, but not restarted."""
     api = pod("kube-apiserver", f"--tls-cert-file={PKI}/a.crt")
     assert surveyed(api).serving == {Endpoint("127.0.0.1", 6443): ("", f"{PKI}/a.crt")}
@@ -167,7 +167,7 @@ def health(*pods: Manifest, services: Sequence[ServiceSpec], **files: Any) -> di
     return dict(surveyed(*pods, services=services, **files).health)
 
 
-def test_a_real_node_says_where_to_ask(real: Components) -> None:
+def test_a_real_node_has_health_endpoints(real: Components) -> None:
     """The API server is probed at its advertised address. A component without a readiness probe is probed by its
     liveness.
     """
@@ -179,7 +179,7 @@ def test_a_real_node_says_where_to_ask(real: Components) -> None:
     }
 
 
-def test_what_the_configuration_says_goes_before_the_probes() -> None:
+def test_the_configuration_precedes_the_probes() -> None:
     """All its addresses are used."""
     own = static("etcd", health=("tcp://127.0.0.1:2379", "http://127.0.0.1:1/"))
     assert health(pod("etcd", livenessProbe={"httpGet": {"port": 2381}}), services=[own]) == {"etcd": own.health}
@@ -201,14 +201,14 @@ def test_what_the_configuration_says_goes_before_the_probes() -> None:
         (None, None),
     ],
 )
-def test_a_probe_says_where_to_ask(probe: Any, address: str | None) -> None:
+def test_a_probe_has_an_address(probe: Any, address: str | None) -> None:
     """A port may be the name of a container port. Without an address in the probe there is no endpoint."""
     ports = [{"name": "other", "containerPort": 1}, {"name": "probe", "containerPort": 8443}, "junk"]
     found = health(pod("etcd", livenessProbe={"httpGet": probe}, ports=ports), services=[static("etcd")])
     assert found == {"etcd": (address,) if address else ()}
 
 
-def test_readiness_says_more_than_liveness() -> None:
+def test_readiness_precedes_liveness() -> None:
     """A probe that is no request does not count."""
     live, ready = ({"httpGet": {"port": port}} for port in (1, 2))
     both = pod("etcd", livenessProbe=live, readinessProbe=ready)
@@ -229,7 +229,7 @@ def test_readiness_says_more_than_liveness() -> None:
         ({"healthzPort": "junk"}, ()),
     ],
 )
-def test_the_kubelet_says_where_to_ask_or_that_it_does_not_listen(fields: Any, addresses: tuple[str, ...]) -> None:
+def test_the_kubelet_has_an_address_or_does_not_listen(fields: Any, addresses: tuple[str, ...]) -> None:
     """A port of 0 disables it."""
     kubelet = ServiceSpec(name="kubelet", kind="systemd", unit="kubelet.service")
     assert health(services=[kubelet], kubelet_config=manifest({"kind": "K"} | fields)) == {"kubelet": addresses}
@@ -265,7 +265,7 @@ def test_a_pod_without_a_command_runs_what_it_is_called() -> None:
         (None, None, None),
     ],
 )
-def test_the_kubelet_says_where_the_runtime_listens(flags: Any, config: Any, endpoint: str | None) -> None:
+def test_the_kubelet_has_the_runtime_endpoint(flags: Any, config: Any, endpoint: str | None) -> None:
     """Its flag precedes its configuration, as in the kubelet itself."""
     components = Components(
         (),

@@ -78,7 +78,7 @@ def status(code: int | str, reason: str = "OK") -> bytes:
 
 
 @pytest.mark.parametrize("code", [200, 204, 302, 399, 401, 403])
-def test_an_answer_is_well(serve: Serve, code: int) -> None:
+def test_an_answer_is_healthy(serve: Serve, code: int) -> None:
     """The rule is the kubelet's, and a server that refuses unknown clients is up. No redirect is followed."""
     server = serve(saying(status(code)))
     assert wrong(f"http://{server.endpoint}/healthz") is None
@@ -86,7 +86,7 @@ def test_an_answer_is_well(serve: Serve, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [100, 199, 400, 404, 429, 500, 503])
-def test_another_answer_is_not(serve: Serve, code: int) -> None:
+def test_another_answer_is_unhealthy(serve: Serve, code: int) -> None:
     """The message has its status."""
     assert wrong(f"http://{serve(saying(status(code))).endpoint}/") == f"answers {code}"
 
@@ -108,7 +108,7 @@ def test_a_server_that_closes_has_not_answered(serve: Serve) -> None:
     assert wrong("http://127.0.0.1:1/") is not None
 
 
-def test_the_path_is_asked_for_and_nothing_else_is_sent(serve: Serve) -> None:
+def test_the_request_has_only_the_path(serve: Serve) -> None:
     """The request has the query and the named host, and no header that identifies certmond."""
     heard: list[bytes] = []
 
@@ -185,7 +185,7 @@ def test_a_server_with_an_expired_certificate_is_not_well(serve: Serve, files: F
     assert wrong(address) is None
 
 
-def test_a_ca_of_an_old_kubeadm_will_do(serve: Serve, files: Files) -> None:
+def test_a_ca_of_an_old_kubeadm_is_accepted(serve: Serve, files: Files) -> None:
     """Before v1.27 it has the serial number 0, which OpenSSL refuses in strict mode."""
     old = make_ca(serial=0, not_before=ALWAYS["not_before"], not_after=ALWAYS["not_after"])
     leaf = server_certificate(old)
@@ -193,7 +193,7 @@ def test_a_ca_of_an_old_kubeadm_will_do(serve: Serve, files: Files) -> None:
     assert wrong(address, anchors(old)) is None
 
 
-def test_a_server_that_does_not_speak_tls_is_not_well(serve: Serve, ca: Issued) -> None:
+def test_a_server_that_does_not_speak_tls_is_unhealthy(serve: Serve, ca: Issued) -> None:
     """The message reports a failed handshake, with or without a CA. Invalid anchors raise no error."""
     server = serve(saying(b"HTTP/1.1 400 no TLS\r\n\r\n"))
     for given_anchors in (None, anchors(ca)):
@@ -263,9 +263,7 @@ def silent_after(context: ssl.SSLContext, words: bytes, end: threading.Event) ->
 
 
 @pytest.mark.parametrize(("words", "well"), [(b"", False), (b"HTTP/1.1 200 OK\r\n\r\n", True)])
-def test_a_server_that_says_no_more_is_not_waited_for(
-    serve: Serve, files: Files, ca: Issued, words: bytes, well: bool
-) -> None:
+def test_a_silent_server_is_not_waited_for(serve: Serve, files: Files, ca: Issued, words: bytes, well: bool) -> None:
     """The wait for its answer has a limit, and there is no wait for an orderly end of TLS."""
     end = threading.Event()
     server = serve(silent_after(files.context(server_certificate(ca)), words, end))

@@ -98,7 +98,7 @@ class Gate:
         self.opened.wait(GENEROUS)
 
 
-def test_a_look_wakes_whoever_asked_for_it(serve: Serve, files: Files, ca: Issued, asker: Asker) -> None:
+def test_a_probe_wakes_its_caller(serve: Serve, files: Files, ca: Issued, asker: Asker) -> None:
     """Then the results are available, and are those of that probe alone."""
     leaf = server_certificate(ca)
     first, second = (serve(tls(files.context(leaf))).endpoint for _ in range(2))
@@ -114,7 +114,7 @@ def test_a_look_wakes_whoever_asked_for_it(serve: Serve, files: Files, ca: Issue
     assert asker.idle()
 
 
-def test_nobody_waits_for_a_server(serve: Serve, files: Files, ca: Issued, asker: Asker) -> None:
+def test_no_caller_waits_for_a_server(serve: Serve, files: Files, ca: Issued, asker: Asker) -> None:
     """While one server hangs, more requests are possible. Of the waiting ones only the last is made."""
     leaf, gate = server_certificate(ca), Gate()
     passed_over, wanted = (serve(tls(files.context(leaf))) for _ in range(2))
@@ -168,7 +168,7 @@ def test_closing_ends_the_thread(serve: Serve) -> None:
     assert other.asked == 0
 
 
-def test_without_a_thread_nothing_is_known(asker: Asker) -> None:
+def test_without_a_thread_the_state_is_unknown(asker: Asker) -> None:
     """If no thread can be started, the caller gets the reason without an exception. When one can, the probe is made."""
     with no_thread_left():
         asker.lookout.ask(Question(units={"kubelet": "kubelet.service"}))

@@ -92,7 +92,7 @@ def listening(place: Path, behave: Callable[[socket.socket], None]) -> Iterator[
         (babbling, "what is there is no bus, or does not let us in: KeyError"),
     ],
 )
-def test_a_bus_that_is_none_is_not_waited_for(tmp_path: Path, behave: Callable[..., None], words: str) -> None:
+def test_a_false_bus_is_not_waited_for(tmp_path: Path, behave: Callable[..., None], words: str) -> None:
     """If the listener is no bus, a probe reports it for each unit, a restart is refused, and neither hangs."""
     with listening(tmp_path / "bus", behave) as bus:
         seen = look(["a.service", "b.service"], bus, 0.3)
@@ -106,7 +106,7 @@ def test_a_bus_that_is_none_is_not_waited_for(tmp_path: Path, behave: Callable[.
 
 
 @pytest.mark.parametrize("reload", [False, True])
-def test_without_a_bus_the_remedy_is_named(tmp_path: Path, reload: bool) -> None:
+def test_without_a_bus_the_message_has_the_remedy(tmp_path: Path, reload: bool) -> None:
     """If no process listens, the reason is the kernel's error, and the message has the next command."""
     bus = f"unix:path={tmp_path}/none"
     words = f"systemd cannot be asked over {bus} (No such file or directory); see systemctl status dbus.socket"
@@ -117,7 +117,7 @@ def test_without_a_bus_the_remedy_is_named(tmp_path: Path, reload: bool) -> None
     assert words in str(refused.value)
 
 
-def test_an_address_that_is_none_is_a_problem() -> None:
+def test_an_invalid_address_is_a_problem() -> None:
     """An address that is no D-Bus address raises nothing in a probe."""
     (seen,) = look([UNIT], "nowhere").values()
     assert seen.running is None
@@ -245,7 +245,7 @@ def test_a_job_that_ends_before_it_is_named_is_heard(bus: str) -> None:
 
 
 @pytest.mark.real("dbus-daemon")
-def test_nobody_else_says_how_a_job_ended(bus: str) -> None:
+def test_only_systemd_can_report_the_end_of_a_job(bus: str) -> None:
     """The signal of another sender is ignored, whether sent to all or to certmond alone."""
 
     def act(manager: Manager, call: Message) -> None:
@@ -263,7 +263,7 @@ def test_nobody_else_says_how_a_job_ended(bus: str) -> None:
 
 
 @pytest.mark.real("dbus-daemon")
-def test_an_answer_that_does_not_come_is_no_refusal(bus: str) -> None:
+def test_a_missing_answer_is_no_refusal(bus: str) -> None:
     """If systemd received the call and has not answered, the result is unknown: "timeout", and not a refusal."""
     with systemd(bus, lambda manager, call: None) as manager:
         result = restarted(manager, limit=0.5)
@@ -329,7 +329,7 @@ def test_without_systemd_on_the_bus_nothing_is_known(bus: str) -> None:
         (0, "success", 7, False),  # its process ended before that
     ],
 )
-def test_a_unit_was_told_to_stop_where_nothing_else_explains_it(
+def test_a_unit_counts_as_stopped_if_no_other_reason_exists(
     bus: str, job: int, result: str, left_active: int, stopped: bool
 ) -> None:
     """It is inactive without a failure, ended after it was no longer active, and has no job."""
@@ -351,7 +351,7 @@ def test_a_unit_was_told_to_stop_where_nothing_else_explains_it(
 
 
 @pytest.mark.real("dbus-daemon")
-def test_what_was_seen_counts_though_the_rest_was_not(bus: str) -> None:
+def test_a_partial_probe_counts(bus: str) -> None:
     """Units that were read before the limit are known. The others are unknown."""
 
     class Slow(Manager):

@@ -171,14 +171,14 @@ def reason(seen: Seen) -> str:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("key", ["ec", "ec-p521", "rsa", "ed25519"])
-def test_the_leaf_is_seen(serve: Serve, files: Files, ca: Issued, version: ssl.TLSVersion, key: str) -> None:
+def test_the_leaf_is_read(serve: Serve, files: Files, ca: Issued, version: ssl.TLSVersion, key: str) -> None:
     """The result has the version of TLS, the caller's time, and the exact certificate."""
     leaf = server_certificate(ca, key)
     server = serve(tls(files.context(leaf, version)))
     assert look(server.endpoint) == Served(leaf.der, version.name.replace("v1_", "v1."), NOW)
 
 
-def test_a_certificate_that_is_worth_nothing_is_seen_all_the_same(serve: Serve, files: Files) -> None:
+def test_an_invalid_certificate_is_read(serve: Serve, files: Files) -> None:
     """The probe does not verify it: expired, for another name, of an unknown CA, with a weak key and SHA-1."""
     old = {"not_before": NOW - timedelta(days=9), "not_after": NOW - timedelta(days=8), "names": ["DNS:other"]}
     leaf = server_certificate(make_ca(), "rsa-1024", hash="sha1", **old)
@@ -187,7 +187,7 @@ def test_a_certificate_that_is_worth_nothing_is_seen_all_the_same(serve: Serve, 
 
 
 @pytest.mark.parametrize("cipher", ["AES128-SHA256", "AES256-GCM-SHA384", "AES128-SHA"])
-def test_a_server_with_rsa_key_exchange_is_seen(serve: Serve, files: Files, ca: Issued, cipher: str) -> None:
+def test_a_server_with_rsa_key_exchange_is_probed(serve: Serve, files: Files, ca: Issued, cipher: str) -> None:
     """It supports TLS 1.2 and nothing newer, as old configurations require."""
     leaf = server_certificate(ca, "rsa")
     server = serve(tls(files.context(leaf, ssl.TLSVersion.TLSv1_2, f"{cipher}:@SECLEVEL=0")))
@@ -196,7 +196,7 @@ def test_a_server_with_rsa_key_exchange_is_seen(serve: Serve, files: Files, ca: 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("key", ["ec", "rsa"])
-def test_a_server_that_demands_a_client_certificate_is_seen_without_one(
+def test_a_server_that_requires_a_client_certificate_is_probed_without_one(
     serve: Serve, files: Files, ca: Issued, version: ssl.TLSVersion, key: str
 ) -> None:
     """The handshake fails in TLS 1.2, after the server has presented its certificate."""
@@ -249,7 +249,7 @@ def test_an_endpoint_may_be_ipv6(serve: Serve, files: Files, ca: Issued) -> None
     assert look(server.endpoint) == Served(leaf.der, "TLSv1.3", NOW)
 
 
-def test_a_certificate_that_is_replaced_is_seen_at_the_next_look(serve: Serve, files: Files, ca: Issued) -> None:
+def test_a_replaced_certificate_is_read_by_the_next_probe(serve: Serve, files: Files, ca: Issued) -> None:
     """No state is kept between probes, and no session."""
     first, second = server_certificate(ca), server_certificate(ca)
     context = files.context(first)
@@ -305,7 +305,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("option", "version"), [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")])
-def test_openssl_that_demands_a_client_certificate_is_seen(
+def test_openssl_that_requires_a_client_certificate_is_probed(
     run: Callable[..., Running], files: Files, ca: Issued, option: str, version: str
 ) -> None:
     """The server is `s_server -Verify`, without a client certificate and with one."""
@@ -372,7 +372,7 @@ def go_server(run: Callable[..., Running], files: Files, ca: Issued, go_program:
 @pytest.mark.real("go")
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 @pytest.mark.parametrize("key", ["ec", "rsa"])
-def test_go_that_demands_a_client_certificate_is_seen(
+def test_go_that_requires_a_client_certificate_is_probed(
     go_server: Callable[..., Running], files: Files, ca: Issued, version: str, key: str
 ) -> None:
     """The cases are no client certificate, an accepted one, and an unusable one."""
@@ -403,7 +403,7 @@ def test_go_that_demands_a_client_certificate_is_seen(
 
 @pytest.mark.real("etcd")
 @pytest.mark.parametrize("versions", [[], ["--tls-min-version=TLS1.2", "--tls-max-version=TLS1.2"]])
-def test_etcd_with_mutual_tls_is_seen(
+def test_etcd_with_mutual_tls_is_probed(
     run: Callable[..., Running], files: Files, ca: Issued, tmp_path: Path, versions: list[str]
 ) -> None:
     """The probe covers clients and peers. A client certificate avoids a line in its log for each probe."""
@@ -452,7 +452,7 @@ print("done")
 """
 
 
-def test_nobody_is_asked_for_the_password_of_a_key(files: Files, ca: Issued) -> None:
+def test_no_password_of_a_key_is_prompted_for(files: Files, ca: Issued) -> None:
     """The rule also holds with a terminal."""
     client = make_leaf(ca, "client", **ALWAYS)
     pair = files.pair(client)._replace(key=files.path("a.key", client.key_as(PrivateFormat.PKCS8, b"secret")))
@@ -512,7 +512,7 @@ def test_a_server_that_takes_no_more_connections_does_not_answer() -> None:
         (b"\x16\x03\x03\x00\x04\x63\x00\x00\x00", r"the handshake failed \([a-z ]+\)"),
     ],
 )
-def test_whatever_else_a_server_says_is_a_reason(serve: Serve, words: bytes, expected: str) -> None:
+def test_any_other_answer_is_a_reason(serve: Serve, words: bytes, expected: str) -> None:
     """The cases are silence, half of a handshake, no TLS at all, an alert, and a record or message that is too long.
     Only a server that completed a TLS handshake has spoken TLS.
     """
@@ -568,9 +568,7 @@ def server_flight(context: ssl.SSLContext, hello: bytes) -> bytes:
     return outgoing.read()
 
 
-def test_a_certificate_that_was_presented_is_seen_though_nothing_follows(
-    serve: Serve, files: Files, ca: Issued
-) -> None:
+def test_a_presented_certificate_is_read_though_nothing_follows(serve: Serve, files: Files, ca: Issued) -> None:
     """The server hangs in the middle of a TLS 1.2 handshake: the presented certificate is the served one."""
     leaf = server_certificate(ca)
     context = files.context(leaf, ssl.TLSVersion.TLSv1_2)
@@ -695,7 +693,7 @@ def test_no_endpoint_waits_for_another(serve: Serve, files: Files, ca: Issued) -
     assert {reason(each) for each in seen.values()} == {"it closed the connection before the handshake had ended"}
 
 
-def test_what_one_look_runs_into_is_nothing_to_the_others(serve: Serve, files: Files, ca: Issued) -> None:
+def test_a_failed_probe_does_not_affect_the_others(serve: Serve, files: Files, ca: Issued) -> None:
     """This also covers a defect of certmond."""
     leaf = server_certificate(ca)
     context = tls(files.context(leaf))
@@ -722,7 +720,7 @@ for more in range(5):
 """
 
 
-def test_without_descriptors_nothing_is_seen_and_nothing_raised() -> None:
+def test_without_descriptors_the_probe_has_a_reason() -> None:
     """The rule covers the loop and the connection. The message reports it, and a later probe works."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -732,7 +730,7 @@ def test_without_descriptors_nothing_is_seen_and_nothing_raised() -> None:
     assert reasons == ["the connection failed (Too many open files)"] * 4 + ["the connection was refused"]
 
 
-def test_nothing_to_look_at_is_nothing_seen() -> None:
+def test_no_endpoint_gives_no_result() -> None:
     """The probe returns at once."""
     assert probe([], NOW) == {}
 

@@ -111,7 +111,7 @@ def test_a_waiting_request_is_polled(helper: Ask) -> None:
     assert "CERTMONGER_CSR" in words
 
 
-def test_what_would_be_empty_is_not_told(helper: Ask) -> None:
+def test_an_empty_value_is_not_passed(helper: Ask) -> None:
     """A request without names, old certificate, profile or cookie has no variables for them."""
     words = told(helper, request(grant=Grant(replace(template(), names=()))))
     assert {word for word in words if word.startswith("CERTMONGER")} == {
@@ -119,7 +119,7 @@ def test_what_would_be_empty_is_not_told(helper: Ask) -> None:
     }  # fmt: skip
 
 
-def test_nothing_of_our_own_environment_is_told(helper: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_variable_of_certmond_is_passed(helper: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the contract a helper gets PATH, HOME and LANG, and no variable of certmond's environment."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/secret")
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
@@ -128,7 +128,7 @@ def test_nothing_of_our_own_environment_is_told(helper: Ask, monkeypatch: pytest
     assert rest == {"PATH", "HOME", "LANG"}
 
 
-def test_a_helper_stands_alone(helper: Ask) -> None:
+def test_a_helper_is_isolated(helper: Ask) -> None:
     """A helper has a separate session, no input, no descriptor of certmond, and a private umask."""
     inherited, writing = os.pipe()
     os.write(writing, b"not for helpers")
@@ -303,7 +303,7 @@ def test_waiting_without_a_cookie_is_refused(helper: Ask, status: int, output: b
 # --- what it cannot do to us ------------------------------------------------------------------------------------------
 
 
-def test_a_missing_program_is_said(tmp_path: Path) -> None:
+def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     """If a program is missing or not executable, the call failed. The error names it, with the remedy."""
     path = tmp_path / "helper"
     with pytest.raises(UnreachableError, match=rf"^{path} cannot be run \(No such file.*; install it, and see that"):
@@ -387,7 +387,7 @@ def test_alive_is_called_every_second(helper: Ask) -> None:
     assert len(calls) < 50  # and nothing spins meanwhile
 
 
-def test_who_is_no_longer_alive_ends_the_helper(helper: Ask) -> None:
+def test_a_stopping_daemon_ends_the_helper(helper: Ask) -> None:
     """If `alive` raises because the daemon is stopping, the helper is killed and the error propagates."""
     marker = f"stop-{os.getpid()}"
 

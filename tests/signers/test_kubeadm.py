@@ -149,7 +149,7 @@ def test_kubeadm_makes_client_credentials(kubeadm: Kubeadm, subject: str, attrib
 
 
 @pytest.mark.parametrize("algorithm", [KeyAlgorithm.RSA_3072, KeyAlgorithm.ECDSA_P256, KeyAlgorithm.ECDSA_P384])
-def test_kubeadm_makes_the_kind_of_key_that_is_asked_for(kubeadm: Kubeadm, algorithm: KeyAlgorithm) -> None:
+def test_kubeadm_makes_the_requested_kind_of_key(kubeadm: Kubeadm, algorithm: KeyAlgorithm) -> None:
     """From v1.31 on the configuration of kubeadm has the kind of key."""
     issued = kubeadm.signer().sign(request(made=template(key=algorithm)))
     assert str(facts(issued.pem).key).removesuffix("-256").removesuffix("-384") in algorithm.value
@@ -159,9 +159,7 @@ def test_kubeadm_makes_the_kind_of_key_that_is_asked_for(kubeadm: Kubeadm, algor
     ("version", "algorithm"),
     [("v1.31.0", KeyAlgorithm.ED25519), ("v1.30.9", KeyAlgorithm.ECDSA_P256), ("v1.24.17", KeyAlgorithm.RSA_4096)],
 )
-def test_a_kind_of_key_that_kubeadm_makes_not_is_refused(
-    kubeadm: Kubeadm, version: str, algorithm: KeyAlgorithm
-) -> None:
+def test_an_unsupported_kind_of_key_is_refused(kubeadm: Kubeadm, version: str, algorithm: KeyAlgorithm) -> None:
     """A kind that this kubeadm cannot make is refused before the call."""
     kubeadm.be(version)
     expected = f"kubeadm {version} makes no {algorithm.value} key; choose another signer"
@@ -203,7 +201,7 @@ def test_the_directory_goes_whatever_happens(kubeadm: Kubeadm, instead: str) -> 
     assert list(kubeadm.state.iterdir()) == []
 
 
-def test_what_a_crash_left_is_removed(kubeadm: Kubeadm) -> None:
+def test_leftovers_of_a_crash_are_removed(kubeadm: Kubeadm) -> None:
     """A directory that a crash of certmond left, with a key in it, is removed by the next call. Nothing else is."""
     left = kubeadm.state / "kubeadm-crashed"
     left.mkdir()
@@ -226,14 +224,14 @@ def test_what_a_crash_left_is_removed(kubeadm: Kubeadm) -> None:
         ("web", template(("client auth",)), "kubeadm knows no certificate web"),
     ],
 )
-def test_what_kubeadm_cannot_make_is_refused(kubeadm: Kubeadm, name: str, made: Template, reason: str) -> None:
+def test_an_unsupported_subject_is_refused(kubeadm: Kubeadm, name: str, made: Template, reason: str) -> None:
     """A subject, a name or a usage that kubeadm cannot make is refused before the call."""
     with pytest.raises(RefusedError, match=reason):
         kubeadm.signer().sign(request(name, made))
     assert not kubeadm.seen.exists()
 
 
-def test_a_ca_without_its_key_is_told(kubeadm: Kubeadm) -> None:
+def test_a_ca_without_its_key_is_reported(kubeadm: Kubeadm) -> None:
     """kubeadm fails without the CA's key or its own pair, and the error quotes it."""
     (kubeadm.directory / "real-ca.key").unlink()
     expected = r"certs renew ended with status 1 \(Error checking external CA condition for ca .*\); run it by hand"
@@ -241,7 +239,7 @@ def test_a_ca_without_its_key_is_told(kubeadm: Kubeadm) -> None:
         kubeadm.signer().sign(request())
 
 
-def test_a_kubeadm_that_renews_nothing_is_told(kubeadm: Kubeadm) -> None:
+def test_a_kubeadm_that_renews_nothing_is_reported(kubeadm: Kubeadm) -> None:
     """kubeadm exits 0 for a certificate that it leaves. The signer detects that nothing was renewed, and the error
     quotes kubeadm.
     """
@@ -261,7 +259,7 @@ def test_what_is_no_kubeadm_is_refused(kubeadm: Kubeadm, version: str) -> None:
         kubeadm.signer().sign(request())
 
 
-def test_how_kubeadm_fails_is_told(kubeadm: Kubeadm, tmp_path: Path) -> None:
+def test_a_failure_of_kubeadm_is_reported(kubeadm: Kubeadm, tmp_path: Path) -> None:
     """The error quotes its first line on stderr. A missing, hanging or killed kubeadm may succeed later."""
     kubeadm.be("v1.31.0", "echo 'failure loading ca' >&2; exit 1")
     expected = r"kubeadm certs renew ended with status 1 \(failure loading ca\); run it by hand to see why"

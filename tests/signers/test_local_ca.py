@@ -259,7 +259,7 @@ def test_an_encrypted_key_is_opened_with_a_credential(
         (None, r"cannot be read \(No such file.*; add LoadCredentialEncrypted=ca-passphrase:FILE to the unit"),
     ],
 )
-def test_a_wrong_credential_is_said(
+def test_a_wrong_credential_is_reported(
     tmp_path: Path, signer: Any, monkeypatch: pytest.MonkeyPatch, content: str | None, reason: str
 ) -> None:
     """The error names a missing, empty or wrong credential with the remedy, and never quotes it."""
@@ -272,7 +272,7 @@ def test_a_wrong_credential_is_said(
     assert "horse" not in str(raised.value)
 
 
-def test_an_encrypted_key_without_credential_is_said(signer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encrypted_key_without_a_credential_is_reported(signer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An encrypted key without a configured or passed credential is reported with the remedy."""
     ca = make_ca()
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)

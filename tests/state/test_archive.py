@@ -86,7 +86,7 @@ def test_description(host: Host) -> None:
     assert "PRIVATE" not in text
 
 
-def test_ours_alone(host: Host) -> None:
+def test_only_root_can_read_it(host: Host) -> None:
     """No other user may enter a directory of the archive or read a file in it, whatever the mode of the original."""
     host.store()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in host.state.rglob("*") if path.is_dir()}
@@ -118,7 +118,7 @@ def test_what_is_kept_already_is_not_kept_again(host: Host) -> None:
     assert host.reasons() == ["3", "closed", "2"]
 
 
-def test_what_is_damaged_is_kept_again(host: Host) -> None:
+def test_a_damaged_generation_is_stored_again(host: Host) -> None:
     """The newest generation does not count for files that it cannot restore."""
     (host.directory(host.store("1")) / "0-apiserver.key").write_bytes(b"")
     host.keep("2")
@@ -180,7 +180,7 @@ def test_attempts_that_fail_do_not_pile_up(host: Host) -> None:
     assert os.listdir(host.state / "archive/apiserver") == []
 
 
-def test_symlink_is_not_kept(host: Host) -> None:
+def test_a_symlink_is_not_stored(host: Host) -> None:
     """A symlink in place of the real file is refused, so that no user redirects the copy."""
     host.files[CRT].unlink()
     host.files[CRT].symlink_to(host.files[KEY])

@@ -77,7 +77,7 @@ def test_it_is_readable_by_its_owner_only(tmp_path: Path) -> None:
         b'{"a": {"at": "9999-12-31T23:59:59Z"}}',
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_file_counts_as_empty(tmp_path: Path, content: bytes) -> None:
     """The rule also covers an instant without a time zone, or beyond the range of calculations. The file is
     replaced.
     """
@@ -96,7 +96,7 @@ def test_arbitrary_bytes_are_no_error(tmp_path_factory: pytest.TempPathFactory, 
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link", "nothing"])
-def test_what_is_no_file_is_no_memory(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_no_file_counts_as_empty(tmp_path: Path, kind: str) -> None:
     """certmond does not wait for the writer of a pipe, and follows no link."""
     path = tmp_path / "entries.json"
     if kind == "fifo":

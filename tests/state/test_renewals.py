@@ -42,7 +42,7 @@ def test_an_attempt_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFac
     assert Ledger(state).attempts() == {LEAF: attempt}
 
 
-def test_a_name_that_is_no_text_is_remembered(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_recorded(tmp_path: Path) -> None:
     """A path with bytes that are no UTF-8 is distinct from others."""
     odd = ("nginx", "/etc/nginx/\udcff.pem")
     Ledger(tmp_path).remember(odd, Attempt(NOW))
@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes)
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW)}
 
 
-def test_a_pipe_is_no_memory(tmp_path: Path) -> None:
+def test_a_pipe_counts_as_empty(tmp_path: Path) -> None:
     """certmond does not wait for a writer of a pipe at the path of the file, and replaces it."""
     os.mkfifo(tmp_path / "renewals.json")
     assert Ledger(tmp_path).attempts() == {}
@@ -154,7 +154,7 @@ def test_the_last_hour_of_a_flood_is_kept(tmp_path: Path) -> None:
     assert len(kept) <= RENEWALS + 100
 
 
-def test_the_memory_of_a_large_node_is_read_again(tmp_path: Path) -> None:
+def test_the_ledger_of_a_large_node_is_read_completely(tmp_path: Path) -> None:
     """Ten thousand renewed certificates are within the limit of the reader: no size loses entries."""
     entries = [{"name": "leaf", "path": f"/certs/{number:06d}.crt", "at": NOW.isoformat(), "sha256": f"{number:064x}"}
                for number in range(10_000)]  # fmt: skip

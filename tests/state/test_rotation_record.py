@@ -44,7 +44,7 @@ def test_what_is_noted_is_there_for_the_next_process(tmp_path: Path, rotation: R
     assert b"PRIVATE" not in path.read_bytes()
 
 
-def test_the_first_aid_is_remembered(tmp_path: Path) -> None:
+def test_the_first_aid_is_recorded(tmp_path: Path) -> None:
     """It is recorded by family, independently of the rotation's record. If it is unreadable, there is no aid."""
     known, aid = RotationRecord(tmp_path), replace(BEGUN, found=True)
     assert known.aids() == {}
@@ -61,7 +61,7 @@ def test_the_first_aid_is_remembered(tmp_path: Path) -> None:
         assert (known.aids(), path.exists()) == ({}, False)
 
 
-def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
+def test_a_field_of_a_later_version_is_ignored(tmp_path: Path) -> None:
     """An older certmond continues with the record of a newer one."""
     RotationRecord(tmp_path).save(BEGUN)
     path = tmp_path / "rotation/record.json"
@@ -122,7 +122,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage: str) -> None:
+def test_an_unreadable_record_is_not_absent(tmp_path: Path, damage: str) -> None:
     """The progress of the rotation is then unknown. The error has the file, the fact and both remedies."""
     RotationRecord(tmp_path).save(BEGUN)
     path = tmp_path / "rotation/record.json"
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage:
 
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_stands_there(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_content_is_parsed_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     """Any JSON, and a record with any of its fields changed, is a rotation whose phases follow each other, or an error
     with one printable sentence and its remedy.
     """
@@ -178,7 +178,7 @@ def test_a_rotation_that_is_over(tmp_path: Path) -> None:
     assert (noted.load(), noted.closed()) == (None, frozenset())
 
 
-def test_the_anchors_that_were_lived_by(tmp_path: Path) -> None:
+def test_the_recorded_anchors(tmp_path: Path) -> None:
     """The anchors of each family are read in their order. An unreadable file counts as empty."""
     noted = RotationRecord(tmp_path)
     assert noted.anchors() == {}

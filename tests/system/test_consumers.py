@@ -72,7 +72,7 @@ def assert_taken_up(consumers: Consumers, changes: list[Change]) -> None:
 
 
 @pytest.mark.parametrize("way", [Consumers.in_place, Consumers.rename])
-def test_a_new_certificate_is_taken_up_by_each_service_once(
+def test_a_new_certificate_is_used_by_each_service_after_one_restart(
     consumers: Consumers,
     way: Callable[[Consumers, str, Issued], Change],
 ) -> None:
@@ -85,7 +85,7 @@ def test_a_new_certificate_is_taken_up_by_each_service_once(
     assert_taken_up(consumers, changes)
 
 
-def test_what_the_daemon_renews_is_taken_up_once(consumers: Consumers) -> None:
+def test_a_renewal_of_the_daemon_restarts_each_service_once(consumers: Consumers) -> None:
     """A due certificate is renewed first, and then each service is restarted once for the new one."""
     # Before anything is renewed by hand: the daemon renews nothing twice within an hour.
     minted = {name: consumers.mint(name, days=20) for name in ("web", "lb", "app", "etcd-server")}
@@ -123,7 +123,7 @@ def test_another_trusted_ca_restarts_nothing(consumers: Consumers) -> None:
 # --- A certificate that does not do -----------------------------------------------------------------------------------
 
 
-def test_a_certificate_that_a_service_refuses_is_taken_back(consumers: Consumers) -> None:
+def test_a_certificate_that_a_service_refuses_is_rolled_back(consumers: Consumers) -> None:
     """A service that does not start with a new certificate is tried again, then gets the old files back and runs with
     them. The finding is critical, and nothing more is done until a good certificate is there.
     """
@@ -157,7 +157,7 @@ def test_a_port_that_is_taken_for_a_while_costs_one_more_try(consumers: Consumer
     assert consumers.is_served("pushed")
 
 
-def test_a_port_that_stays_taken_is_left_to_people(consumers: Consumers) -> None:
+def test_a_port_that_stays_in_use_is_left_to_the_operator(consumers: Consumers) -> None:
     """A service that starts with neither certificate is critical, has the old files, and is not tried again. After the
     operator has repaired it, another certificate is a new attempt.
     """
@@ -214,7 +214,7 @@ def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
         (STATE, 7, "put_back"),  # of the record that both are
     ],
 )
-def test_a_daemon_that_is_killed_as_it_takes_back_goes_on_with_it(
+def test_a_daemon_that_is_killed_during_a_rollback_continues_it(
     consumers: Consumers, path: str, when: int, stage: str
 ) -> None:
     """The daemon is killed while a service that refuses the new certificate is down, or while the old one is restored:
@@ -230,7 +230,7 @@ def test_a_daemon_that_is_killed_as_it_takes_back_goes_on_with_it(
     assert (consumers.count("fussy", STARTED, change.at), consumers.count("fussy", FAILED, change.at)) == (1, 2)
 
 
-def test_what_somebody_stops_before_it_is_restarted_stays_stopped(consumers: Consumers) -> None:
+def test_a_service_that_is_stopped_before_its_restart_stays_stopped(consumers: Consumers) -> None:
     """An operator stops the service between decision and act: it stays stopped, also at the end."""
     machine = consumers.machine
     with machine.drop_in(DAEMON, "Restart=no"):
@@ -247,7 +247,7 @@ def test_what_somebody_stops_before_it_is_restarted_stays_stopped(consumers: Con
     assert consumers.count("app", STARTED, change.at) == 0
 
 
-def test_what_somebody_stops_while_it_is_proven_stays_stopped(consumers: Consumers) -> None:
+def test_a_service_that_is_stopped_during_its_proof_stays_stopped(consumers: Consumers) -> None:
     """It is not restarted as if its new certificate were the cause. The message reports it, and leaves it to the
     operator.
     """

@@ -121,7 +121,7 @@ def restarting(machine: Machine, unit: str) -> Iterator[Callable[[], str]]:
 # --- What runs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_running_unit_is_seen_with_its_instance_and_its_process(machine: Machine) -> None:
+def test_a_running_unit_has_its_instance_and_its_process(machine: Machine) -> None:
     """The instance is systemd's InvocationID, the start is that of the main process in UTC, and the command is its
     own.
     """
@@ -168,7 +168,7 @@ def test_what_is_on_its_way_up_or_down_still_runs(machine: Machine) -> None:
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("how", ["stop", "kill", "term", "end"])
-def test_a_unit_that_was_told_to_stop_is_told_from_one_that_ended(machine: Machine, how: str, kept: bool) -> None:
+def test_a_unit_that_was_stopped_is_distinguished_from_one_that_ended(machine: Machine, how: str, kept: bool) -> None:
     """The unit may have failed, or ended without a failure. The latter is known while systemd keeps the unit loaded, as
     for a unit that another one wants.
     """
@@ -193,7 +193,7 @@ def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
     assert other.running is False
 
 
-def test_a_unit_whose_file_is_gone_is_seen_to_run(machine: Machine) -> None:
+def test_a_unit_whose_file_was_removed_still_runs(machine: Machine) -> None:
     """A unit that continues without its file exists."""
     file = machine.path("/run/systemd/system/fleeting.service")
     file.write_text(f"[Service]\nExecStart={SLEEP}\n")
@@ -208,7 +208,7 @@ def test_a_unit_whose_file_is_gone_is_seen_to_run(machine: Machine) -> None:
         machine.systemctl("stop", "fleeting.service")
 
 
-def test_fifty_units_are_looked_at_at_once(machine: Machine) -> None:
+def test_fifty_units_are_probed_at_once(machine: Machine) -> None:
     """One probe reads fifty units, each with its instance."""
     units = [f"crowd@{number}.service" for number in range(50)]
     machine.systemctl("start", *units)
@@ -236,7 +236,7 @@ def test_a_restart_makes_another_instance(machine: Machine) -> None:
 
 @pytest.mark.parametrize("reload", [False, True])
 @pytest.mark.parametrize("before", ["never ran", "stopped", "failed"])
-def test_what_does_not_run_stays_as_it_is(machine: Machine, before: str, reload: bool) -> None:
+def test_a_unit_that_does_not_run_stays_so(machine: Machine, before: str, reload: bool) -> None:
     """A unit that never ran, was stopped or has failed is neither started nor reset, and the message reports it."""
     if before != "never ran":
         machine.systemctl("start", "plain.service")
@@ -253,7 +253,7 @@ def test_what_does_not_run_stays_as_it_is(machine: Machine, before: str, reload:
     assert (seen.running, seen.failed) == (False, before == "failed")
 
 
-def test_what_stops_between_look_and_restart_stays_stopped(machine: Machine) -> None:
+def test_a_unit_that_stops_between_probe_and_restart_stays_stopped(machine: Machine) -> None:
     """A unit that was running, and is stopping at the time of the restart, is stopped at the end."""
     machine.systemctl("start", "slow-end.service")
     machine.systemctl("stop", "--no-block", "slow-end.service")
@@ -266,7 +266,7 @@ def test_what_stops_between_look_and_restart_stays_stopped(machine: Machine) -> 
     machine.until(lambda: machine.property("slow-end.service", "ActiveState") == "inactive", "it has stopped")
 
 
-def test_a_new_start_that_fails_is_told(machine: Machine) -> None:
+def test_a_new_start_that_fails_is_reported(machine: Machine) -> None:
     """A unit that does not start again is "failed", with systemd's own reason and the next command, and is probed as
     such.
     """
@@ -279,7 +279,7 @@ def test_a_new_start_that_fails_is_told(machine: Machine) -> None:
     assert look(machine, "fragile.service") == [ServiceSeen(running=False, failed=True)]
 
 
-def test_a_condition_that_no_longer_holds_is_told(machine: Machine) -> None:
+def test_a_condition_that_no_longer_holds_is_reported(machine: Machine) -> None:
     """A unit whose condition prevents the new start was stopped: the result is neither "done" nor nothing."""
     machine.systemctl("start", "conditional.service")
     machine.path(FLAG).unlink()
@@ -342,7 +342,7 @@ def test_a_reload_keeps_the_process(machine: Machine) -> None:
     assert machine.show("plain.service", "InvocationID", "MainPID") == before
 
 
-def test_a_reload_that_fails_is_told(machine: Machine) -> None:
+def test_a_reload_that_fails_is_reported(machine: Machine) -> None:
     """If ExecReload= fails the reload has failed, with systemd's reason, and the unit continues."""
     machine.systemctl("start", "bad-reload.service")
     result, message = restart(machine, "bad-reload.service", reload=True)
@@ -377,7 +377,7 @@ def test_what_cannot_be_restarted_is_refused(machine: Machine, unit: str, remedy
 
 
 @pytest.mark.parametrize("reload", [False, True])
-def test_who_has_no_right_is_refused(machine: Machine, reload: bool) -> None:
+def test_a_user_without_the_right_is_refused(machine: Machine, reload: bool) -> None:
     """A user other than root may read. A restart is refused, nothing is done, and the remedy is the drop-in or
     polkit.
     """
@@ -391,7 +391,7 @@ def test_who_has_no_right_is_refused(machine: Machine, reload: bool) -> None:
     assert seen["plain.service"]["instance"] == before
 
 
-def test_without_a_bus_nothing_is_told_and_nothing_done(machine: Machine) -> None:
+def test_without_a_bus_the_state_is_unknown_and_nothing_is_done(machine: Machine) -> None:
     """If no bus listens every unit is unknown, with the reason, and a restart is refused."""
     machine.systemctl("start", "plain.service")
     before = machine.property("plain.service", "InvocationID")
@@ -409,7 +409,7 @@ def test_without_a_bus_nothing_is_told_and_nothing_done(machine: Machine) -> Non
     assert machine.property("plain.service", "InvocationID") == before
 
 
-def test_who_connects_first_starts_the_bus(machine: Machine) -> None:
+def test_the_first_client_starts_the_bus(machine: Machine) -> None:
     """If a probe starts the bus, it waits for systemd, which joins the bus only then."""
     machine.systemctl("start", "plain.service")
     for _ in range(3):  # a probe that does not wait may succeed by chance

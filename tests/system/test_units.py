@@ -98,7 +98,7 @@ def test_the_daemon_is_ready_when_it_has_rendered(machine: Machine) -> None:
     assert machine.show(DAEMON, "Type", "ActiveState", "NRestarts") == ["notify", "active", "0"]
 
 
-def test_the_state_is_told_in_one_line(machine: Machine) -> None:
+def test_the_status_has_one_line(machine: Machine) -> None:
     """`systemctl status` shows the number of certificates, and the next one that is due."""
     text = machine.property(DAEMON, "StatusText")
     assert re.fullmatch(r"14 certificates, .*; next due \S+ on \d{4}-\d\d-\d\d", text)
@@ -133,7 +133,7 @@ def test_a_stop_takes_less_than_two_seconds(machine: Machine, unit: str) -> None
 # --- The journal ------------------------------------------------------------------------------------------------------
 
 
-def test_a_finding_is_told_once(machine: Machine) -> None:
+def test_a_finding_is_written_once(machine: Machine) -> None:
     """Each open finding is one entry with its fields, and further passes do not repeat it."""
     since = time.time()
     machine.systemctl("restart", DAEMON)
@@ -156,7 +156,7 @@ def test_a_finding_is_told_once(machine: Machine) -> None:
         assert machine.path(entry["CERTMOND_PATH"]).exists()
 
 
-def test_a_broken_file_is_told_once_and_so_is_its_repair(machine: Machine, node: Node) -> None:
+def test_a_broken_file_is_written_once_and_so_is_its_repair(machine: Machine, node: Node) -> None:
     """A file that breaks is one raised finding. After it is restored, it is one cleared finding."""
     since, good = time.time(), node.read(API)
 
@@ -180,7 +180,7 @@ def test_a_broken_file_is_told_once_and_so_is_its_repair(machine: Machine, node:
     assert told(RAISED) == [raised]
 
 
-def test_a_mount_of_the_host_is_seen_inside(machine: Machine) -> None:
+def test_a_mount_of_the_host_is_visible_inside(machine: Machine) -> None:
     """A file system that is mounted later over a watched directory is visible in the sandbox, and so is its end."""
     missing = (RAISED, "CERTMOND_REASON=missing", "CERTMOND_CERTIFICATE=etcd-server")
     since = time.time()
@@ -414,7 +414,7 @@ def test_a_healthy_process_is_left_alone_by_the_watchdog(machine: Machine) -> No
         assert {machine.property(unit, "NRestarts") for unit in BOTH} == {"0"}
 
 
-def test_a_process_that_is_stopped_is_killed_and_started_again(machine: Machine) -> None:
+def test_a_stopped_process_is_killed_and_restarted(machine: Machine) -> None:
     """A stopped process is killed with SIGABRT after WatchdogSec, and restarted."""
     with watched(machine):
         since = time.time()
