@@ -23,7 +23,7 @@ from tests.listening import hear
 ORIGINS = ("127.0.0.1", "127.0.0.2")
 """Where they are: at the address that is listened on, and at another."""
 CROWD = 24
-"""Slow connections of one client; two clients of each kind have more than there are seats."""
+"""Slow connections of one client; two clients of each kind need more than the available slots."""
 NOISE = (b"\0" * 100_000, b"\x16\x03\x01\xff\xff" + b"\1" * 70_000, b"\x15\x03\x01\0\2\2\x28", b"SSH-2.0-x\r\n" * 9000)
 CONFIGURATIONS = (
     PAIR + USERS,

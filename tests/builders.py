@@ -50,7 +50,7 @@ Key = (
     | dsa.DSAPrivateKey
 )
 RawExtension = tuple[str, bool, bytes]
-"""An extension as it stands in the certificate: its OID, whether it is critical, and the DER inside."""
+"""An extension as it is in the certificate: its OID, whether it is critical, and the DER inside."""
 
 UNKNOWN_OID = "1.3.6.1.4.1.99999.1"
 

@@ -30,7 +30,7 @@ READ_ONCE = {
 }  # fmt: skip
 PORTS = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
 UNUSABLE = b"# of another version"
-"""A kubeconfig with this in it makes its reader end at its start, and is good for everybody else."""
+"""A kubeconfig with this in it ends its reader at its start, and is valid for every other program."""
 
 draining = threading.Event()
 

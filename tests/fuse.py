@@ -1,7 +1,7 @@
 """Imitates a process that dies at any instruction that changes a file, without a second process.
 
-From the call at which the fuse blows, every call of this thread that would change a file fails. So the disk shows
-nothing of the code that unwinds. `tracing` kills a real process, which takes much longer.
+From the call at which the fuse blows, every call of this thread that would change a file fails. So the code that
+unwinds changes no file. `tracing` kills a real process, which takes much longer.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 SOURCE = Path(__file__).parent / "pki" / "oracle"
 OLDEST = (1, 24)
-"""The version of Go whose rules are asked about."""
+"""The version of Go whose rules the tests check."""
 
 
 def version_of(go: str) -> str:

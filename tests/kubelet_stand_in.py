@@ -32,9 +32,9 @@ BACK_OFF = (0.7, 20.0, 20.0, 45.0, 80.0, 160.0, 300.0)
 
 FORGIVEN = 600.0  # seconds without an end, after which the first delay counts again
 DRAIN = 60.0
-"""Seconds that an API server goes on at most after SIGTERM while a watch is open: the timeout of its requests
+"""Seconds that an API server runs at most after SIGTERM while a watch is open: the timeout of its requests
 (staging/src/k8s.io/apiserver/pkg/server/config.go, ShutdownTimeout); measured 12 in v1.24 and v1.33, more than 30 in
-v1.27. It is told them as STAND_IN_DRAIN.
+v1.27. The stand-in gets them as STAND_IN_DRAIN.
 """
 LEASE_LOST = 1.0  # seconds from the end of an API server to that of the holder of a lease
 GRACE = 30.0  # seconds for the containers of a pod that is removed
@@ -54,7 +54,7 @@ shift
 mount --rbind "/run/rootfs$0" "$0"
 exec "$@"
 """
-"""In a tree of its own, as in a container's: a mount on the very file would go when another is renamed there."""
+"""The tree is separate, as in a container: a mount on the file itself would end when another file is renamed there."""
 MOUNTING = ("unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, MOUNTED)
 
 

@@ -100,7 +100,7 @@ UNLISTED = {
     "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (),
     "microk8s": tuple(f"{MICROK8S}/{name}.crt" for name in ("client", "controller", "scheduler", "proxy")),
 }  # fmt: skip
-"""What nobody reads but who makes kubeconfigs from it."""
+"""Read only by the code that makes kubeconfigs from it."""
 
 
 def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -> None:

@@ -34,7 +34,7 @@ from tests.tracing import EVERY_STOP, kill_at, record
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(900)]
 
 STOPS = 10
-"""At so many of the stops of each end it is cut off, where not at every one."""
+"""The number of stops of each end at which it is killed, unless every stop is tested."""
 LEFT = {"closed.json", "last.json"}
 """What a rotation leaves in its directory."""
 

@@ -24,7 +24,7 @@ from typing import NoReturn
 from tests.conftest import real_part, unavailable
 
 Observer = Callable[[str], object]
-"""Called at each stop with its name, such as "entry renameat" or "exit renameat", while the child stands still."""
+"""Called at each stop with its name, such as "entry renameat" or "exit renameat", while the child is stopped."""
 
 EVERY_STOP = os.environ.get("CERTMOND_EVERY_STOP") == "1"
 

@@ -32,7 +32,7 @@ NAMES = {
 }  # fmt: skip
 LOOKS = ("check", "plan", "forecast --for 1y", "renew apiserver --dry-run")
 UNPRIVILEGED = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
-"""What makes root subject to the modes of files, as everybody is."""
+"""Makes root subject to the modes of files, like every user."""
 
 
 def certmond(*arguments: str | Path, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ from tests.tracing import EVERY_STOP, changes, kill_at, record
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(600)]
 
 STOPS = 6
-"""At so many of the stops it is cut off, where not at every one."""
+"""The number of stops at which it is killed, unless every stop is tested."""
 
 
 class Away(list[Fault]):

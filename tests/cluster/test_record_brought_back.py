@@ -149,7 +149,7 @@ BACK_LATER = [
     for at in (Phase.ISSUE, Phase.DISTRUST, Phase.ATTACH)
     if there is not Phase.ISSUE or at is Phase.ISSUE
 ]
-"""What of the way there an etcd that was restored may have, and how far the nodes were on the way back."""
+"""The phase in the record of a restored etcd, and the phase that the nodes had reached in the abort."""
 
 
 @pytest.mark.parametrize(("there", "at"), BACK_LATER)

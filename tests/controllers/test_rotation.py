@@ -502,9 +502,7 @@ def test_no_key_is_lost_if_the_key_of_the_ca_is_missing(quick: Path, phase: Phas
 
 
 def test_a_decision_concerns_the_record_that_was_read(quick: Path) -> None:
-    """Of two concurrent decisions, the later one fails because the record has changed, and nothing of the first is
-    lost.
-    """
+    """Of two concurrent decisions, the later one fails because the record has changed, and the first one stays."""
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
     walk_into(node, Phase.TRUST, reached=False)
@@ -717,7 +715,7 @@ def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
 
 
 Unfit = tuple[bytes, bytes | None, str]
-"""The certificate, the key beside it, and what is said of them."""
+"""The certificate, the key beside it, and the message about them."""
 
 
 def _intermediate() -> Unfit:

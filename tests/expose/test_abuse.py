@@ -15,7 +15,7 @@ from tests.node import PKI, Node
 from tests.serving import free_ports, serving
 
 GOOD = "127.0.0.9"
-"""Where somebody is who has the password, and asks for nothing else."""
+"""The address of a client that has the password and sends no other request."""
 PASSES = 'certmond_passes_total{cause="inotify"}'
 PATIENCE = 120.0
 THREADS = 96
@@ -24,7 +24,7 @@ REFUSALS = {
     "slow_handshakes": {0}, "slow_requests": {0}, "noise": {0}, "silence": {0}, "rewrite": {0},
     "huge_head": {0, 431}, "plain": {0, 400}, "wrong_password": {0, 401, 503},
 }  # fmt: skip
-"""What each kind of abuse may be answered; 0 is an end without an answer, as where there is no seat."""
+"""The possible answers to each kind of abuse; 0 is an end without an answer, for example without a free slot."""
 
 
 @pytest.mark.parametrize(

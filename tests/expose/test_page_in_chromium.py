@@ -46,7 +46,7 @@ STOP = """(() => {
     const ring = style.outlineStyle === "solid" && width >= 2 && whole;
     return [[...document.querySelectorAll("a, summary")].indexOf(at), ring];
 })()"""
-"""Which stop of the keyboard has the focus, and whether all of its ring is to be seen."""
+"""The stop of the keyboard that has the focus, and whether all of its ring is visible."""
 
 pytestmark = pytest.mark.real("chromium")
 

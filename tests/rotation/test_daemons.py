@@ -21,7 +21,7 @@ from tests.rotation.scripted import joins
 pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
 
 AWAY = 8
-"""Seconds without an API, several times as long as it is asked again."""
+"""Seconds without an API, several times as long as the interval of its calls."""
 
 
 class Cut(list[Fault]):

@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 AWAY = 8
-"""Seconds in which a phase would have gone on, had it not been for who is lost."""
+"""Seconds in which the phase would have ended without the lost node."""
 
 
 def lost(made: Cluster, name: str, phase: str) -> Daemon:

@@ -36,7 +36,7 @@ TARGET = "certmond-test.target"
 BOOT_DEADLINE, COMMAND_DEADLINE = 60.0, 30.0
 
 HIDDEN = (str(REPOSITORY), "/etc/systemd/system", "/etc/certmond", "/etc/kubernetes", "/var/lib/kubelet", PREFIX)
-"""Empty in the machine, whatever they are on this one: it needs no work tree, and gets a node's tree of its own."""
+"""Empty in the machine, whatever they are on this one: it needs no work tree, and gets the tree of a node."""
 
 GET = """
 import http.client, json, sys

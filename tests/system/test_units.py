@@ -447,7 +447,9 @@ def test_it_is_the_loop_that_gives_the_signs_of_life(machine: Machine) -> None:
 # --- The sandbox ------------------------------------------------------------------------------------------------------
 
 OWN = {"/tmp", "/var/tmp", "/dev/mqueue"}
-"""Writable, but the unit's own: nobody else sees what is in them, and they end with the process."""
+"""Directories that the unit can write but does not share: no other process sees their files, and they end with the
+process.
+"""
 
 NEVER = {
     "netlink socket": "EAFNOSUPPORT",
@@ -478,7 +480,7 @@ OTHERS = {
     "see process 1", "signal process 1", "read the command line of process 1", "read the program of process 1",
     "read the memory of process 1",
 }  # fmt: skip
-"""What there is to do with somebody else's process."""
+"""The actions on a process of another user."""
 
 
 def probe(machine: Machine, unit: str) -> dict[str, Any]:

@@ -912,7 +912,7 @@ def test_writes_and_restarts_are_separate() -> None:
 # --- a CA that is on its way out --------------------------------------------------------------------------------------
 
 OUT = {("leaf", "/pki/leaf.crt"): ROOT.facts}
-"""What is to be issued again, under which anchor."""
+"""The certificates to issue again, with their anchor."""
 LASTING = leaf(NOW + 300 * DAY)
 NOTHING = Circumstances()
 

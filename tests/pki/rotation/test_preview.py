@@ -47,7 +47,7 @@ USES: Uses = {
     "kubelet": {ANCHOR: Use(False, "--x")},
     "reader": {"/pki/leaf.crt": Use(False, "--x"), "/admin.conf": Use(True, "--x")},
 }
-"""Who uses which files: the first follows them, the last follows its kubeconfig only."""
+"""The files of each service: the first reloads them, the last reloads only its kubeconfig."""
 
 
 def node(*seen: Observation, trust: tuple[Issued, ...] = (OLD,), uses: Uses = USES) -> Assessment:
