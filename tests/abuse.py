@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle
 
-from tests.guarded import PAIR, USERS, House, server_pair
-from tests.listening import hear
+from tests.http_server import hear
+from tests.web_config_files import PAIR, USERS, House, server_pair
 
 ORIGINS = ("127.0.0.1", "127.0.0.2")
 """Where they are: at the address that is listened on, and at another."""

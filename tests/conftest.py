@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from tests.node import Node
-from tests.sharing_out import Scheduling, turn
+from tests.xdist_scheduler import Scheduling, turn
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers of one that a unit starts
 

@@ -12,11 +12,11 @@ import pytest
 from certmond.daemon.reconciler import Acting
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.journal import Event, Journal
-from tests import rotating_node, test_renewal
+from tests import rotation_node, test_renewal
 from tests.controllers import test_restart
 from tests.node import Node
 from tests.notify.test_library_log import records
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 from tests.test_renewal import Host, now
 
 
@@ -65,7 +65,7 @@ def test_all_that_a_rotation_does_names_it(
     quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a rotation runs, each entry of a pass has its id: steps, phases, and the records of libraries."""
-    in_json(monkeypatch, rotating_node)
+    in_json(monkeypatch, rotation_node)
     node = RotatingNode(quick / "place")
     rotation = node.begin(root_ca())
     enforcer = node.enforcer()

@@ -22,7 +22,7 @@ from certmond.transaction.commit import Transactions
 from certmond.transaction.node_lock import ACTING, WRITING, is_held
 from tests.builders import make_ca, make_server
 from tests.daemon_harness import DEADLINE, Running, running
-from tests.sleeping import asleep, needs_poll
+from tests.idle_process import asleep, needs_poll
 
 DAY = timedelta(days=1)
 

@@ -29,7 +29,7 @@ from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT, WAIT
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.fuse import Killed, fuse
-from tests.modelled import TOLD, Leaf, ca_of, read
+from tests.node_model import TOLD, Leaf, ca_of, read
 from tests.test_renewal import CA, ENTRIES, Host, kubeconfig
 
 LEAVES = ("apiserver", "etcd-server", "admin.conf")

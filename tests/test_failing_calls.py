@@ -15,7 +15,7 @@ from certmond.errors import CertmondError, WriteError
 from certmond.state.archive import Archive
 from tests.builders import DAY, Issued
 from tests.controllers.test_rotation import Watched, rotates, staged  # noqa: F401  # a fixture
-from tests.rotating_node import RotatingNode
+from tests.rotation_node import RotatingNode
 from tests.test_renewal import FORMS, Host, copies, readable
 from tests.tracing import EVERY_STOP, READING, SHORT, fail_at, record
 

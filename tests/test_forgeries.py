@@ -31,7 +31,7 @@ from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, pem_block, tlv
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running
-from tests.forging import DEVELOPERS, MASTERS, forgeries
+from tests.forgeries import DEVELOPERS, MASTERS, forgeries
 from tests.test_renewal import CA, Helper, Host, certmond, kubeconfig, now
 
 MALLORY, BOB = 64_999, 64_998

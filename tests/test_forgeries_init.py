@@ -11,7 +11,7 @@ import pytest
 from certmond.pki.x509.parsing import decode
 from tests.builders import DAY, YEAR, Issued, make_ca
 from tests.cli.test_init import Host
-from tests.forging import forgeries
+from tests.forgeries import forgeries
 from tests.node import PKI
 
 CLIENT = f"{PKI}/apiserver-kubelet-client"

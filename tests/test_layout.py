@@ -84,7 +84,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/files/test_cache.py": ("reads files that change", ["files/cache_entry", "files/consistent_read"]),
     "tests/files/test_catalog_observer.py": ("observes files of every kind", ["files/glob", "files/owner_names"]),
-    "tests/files/test_references_of_strangers.py": (
+    "tests/files/test_reference_permissions.py": (
         "resolves the paths that another user controls",
         ["files/path_resolution", "formats/kubeconfig_credentials"],
     ),
@@ -146,13 +146,13 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "renews on real files, killed anywhere",
         ["cli/renew", "controllers/executor", "controllers/signer_choice"],
     ),
-    "tests/test_renewing_by_request.py": ("waits for a signer that answers later", ["state/pending_requests"]),
+    "tests/test_csr_renewal.py": ("waits for a signer that answers later", ["state/pending_requests"]),
     "tests/test_repairs.py": (
         "repairs damaged files",
         ["expose/documents/plan", "renewal/damaged_files", "renewal/repair", "renewal/repair_sources"],
     ),
     "tests/test_stolen_keys.py": ("renews beside files that another user can write", ["files/key_exposure"]),
-    "tests/test_strangers.py": ("writes where another user owns a symlink", ["cli/output_file"]),
+    "tests/test_unprivileged_users.py": ("writes where another user owns a symlink", ["cli/output_file"]),
     "tests/transaction/test_commit.py": (
         "kills a transaction at each of its calls, and recovers it",
         [

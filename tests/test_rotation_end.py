@@ -28,7 +28,7 @@ from certmond.transaction.commit import Transactions
 from tests.builders import DAY, Issued, reissue
 from tests.controllers.test_rotation import brought, cat, walk_into
 from tests.daemon_harness import DEADLINE, Running
-from tests.rotating_node import RotatingNode, root_ca, with_manager
+from tests.rotation_node import RotatingNode, root_ca, with_manager
 from tests.tracing import EVERY_STOP, kill_at, record
 
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(900)]

@@ -16,7 +16,7 @@ from certmond.pki.rotation.phases import Mode, Phase
 from certmond.pki.services.restart_state_machine import Past, Result
 from certmond.restart.history import History
 from certmond.state.renewals import Ledger
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 
 End = Callable[[], object]
 """Ends the hold."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.daemon_harness import DEADLINE
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemon_harness import DEADLINE
-from tests.guarded import HASH
-from tests.serving import free_ports, serving
+from tests.serve_process import free_ports, serving
+from tests.web_config_files import HASH
 
 
 def answers(port: int) -> bool:

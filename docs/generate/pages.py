@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from docs.generate import ROOT
 from docs.generate.terminal import seen
 from tests.chromium import Browser, chromium
-from tests.listening import put, render, running
+from tests.http_server import put, render, running
 
 PHASES = ("prepare", "detach", "trust", "issue", "distrust", "attach", "done")
 

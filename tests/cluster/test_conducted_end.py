@@ -16,10 +16,10 @@ from certmond.cluster.connection import Access
 from certmond.pki.rotation.phases import Phase, Rotation
 from tests.builders import DAY, make_ca, make_server
 from tests.cluster.api_server import ApiServer, Fault
-from tests.cluster.conducting import World
+from tests.cluster.coordinator_world import World
 from tests.cluster.lease_store import LEASES
 from tests.cluster.test_conducted_node import NODE, come_to, one_pass
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 from tests.tracing import EVERY_STOP, changes, kill_at, record
 
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(600)]

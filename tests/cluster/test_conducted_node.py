@@ -29,11 +29,11 @@ from certmond.state.boot import boot_id
 from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, Issued, make_server
 from tests.cluster.api_server import ApiServer, Fault
-from tests.cluster.conducting import World
+from tests.cluster.coordinator_world import World
 from tests.cluster.leaks import leaks
 from tests.cluster.test_coordinator import fit
 from tests.daemon_harness import DEADLINE
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"
 HELD_BACK = "the batch of this worker has not come yet; a control plane says who has to come so far before"

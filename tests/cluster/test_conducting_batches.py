@@ -17,7 +17,7 @@ from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.worker_batches import Workers, held_back, place
 from tests.builders import SECOND
 from tests.cluster.api_server import ApiServer
-from tests.cluster.conducting import POLL, Place, World
+from tests.cluster.coordinator_world import POLL, Place, World
 from tests.cluster.leaks import leaks
 
 CONTROL_PLANES = ("control-1", "control-2")

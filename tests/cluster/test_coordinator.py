@@ -24,7 +24,7 @@ from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, desired, 
 from certmond.pki.x509.certificate import certificates_of
 from tests.builders import HOUR, NOW, SECOND, make_ca
 from tests.cluster.api_server import CSRS, ApiServer, Fault
-from tests.cluster.conducting import OVERLAP, POLL, Place, World
+from tests.cluster.coordinator_world import OVERLAP, POLL, Place, World
 from tests.cluster.leaks import leaks
 from tests.cluster.test_nodes import INFO
 

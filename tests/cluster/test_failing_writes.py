@@ -16,11 +16,11 @@ from certmond.cluster.lease import ClusterLease
 from certmond.errors import LostError, RefusedError, UnreachableError, WaitingError
 from certmond.pki.rotation.phases import Phase
 from tests.cluster.api_server import ApiServer
-from tests.cluster.conducting import World
 from tests.cluster.conftest import Limits
+from tests.cluster.coordinator_world import World
 from tests.cluster.faults import FAULTS, Failing
 from tests.cluster.leaks import leaks
-from tests.cluster.rotation_story import Story
+from tests.cluster.rotation_scenario import Story
 from tests.cluster.test_csr_signer import facts, request, signer
 from tests.cluster.test_lease import Clock, held, lease
 

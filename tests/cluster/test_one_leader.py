@@ -17,11 +17,11 @@ import pytest
 from certmond.cluster.connection import Access
 from certmond.pki.rotation.phases import Phase
 from tests.cluster.api_server import CSRS, ApiServer
-from tests.cluster.conducting import World
+from tests.cluster.coordinator_world import World
 from tests.cluster.lease_store import LEASES
 from tests.cluster.test_coordinator import fit
 from tests.daemon_harness import DEADLINE
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"
 PROGRAM = """

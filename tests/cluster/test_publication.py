@@ -19,7 +19,7 @@ from certmond.pki.rotation.phases import Phase
 from tests.builders import NOW, SECOND, Issued, bundle
 from tests.cluster.api_server import ApiServer
 from tests.pki.rotation_node import NEW, OLD, STRANGER, at
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 
 TRUST = at(Phase.TRUST)
 CANNOT = "what pods were given cannot be asked, so that `root_ca.overlap` alone counts: "

@@ -23,7 +23,7 @@ from certmond.pki.x509.parsing import decode
 from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
 from tests.controllers.test_replaced_ca import Clock, daemon, expired, put, rest, told, with_more
-from tests.rotating_node import RotatingNode, kubeconfig, root_ca, with_manager
+from tests.rotation_node import RotatingNode, kubeconfig, root_ca, with_manager
 from tests.tracing import distinct, kill_at, record
 
 pytestmark = pytest.mark.real("openssl")

@@ -16,7 +16,7 @@ from certmond.daemon.loop import Cause, Daemon
 from certmond.notify.journal import Journal
 from certmond.pki.rotation.phases import Phase
 from tests.builders import DAY, HOUR, SECOND, Issued, make_ca, make_leaf, make_server
-from tests.rotating_node import RotatingNode, kubeconfig, root_ca
+from tests.rotation_node import RotatingNode, kubeconfig, root_ca
 
 RESTS = 12
 """After so many passes in a row a daemon is at rest; else it is in a loop."""

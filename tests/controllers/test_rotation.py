@@ -29,8 +29,8 @@ from certmond.rotation.staged_ca import Part, Staging
 from tests.builders import DAY, Issued, make_intermediate, make_leaf, make_server, reissue
 from tests.conftest import unavailable
 from tests.daemon_harness import Running
-from tests.rotating_node import RotatingNode, kubeconfig, root_ca, secret_lines
-from tests.sleeping import asleep, needs_poll
+from tests.idle_process import asleep, needs_poll
+from tests.rotation_node import RotatingNode, kubeconfig, root_ca, secret_lines
 from tests.tracing import kill_at, record
 
 STOPS, SHARES = 24, 2

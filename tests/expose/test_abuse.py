@@ -10,9 +10,9 @@ import pytest
 
 from tests.abuse import Abuse, descriptors
 from tests.daemon_harness import running
-from tests.guarded import PAIR, USERS, House
 from tests.node import PKI, Node
-from tests.serving import free_ports, serving
+from tests.serve_process import free_ports, serving
+from tests.web_config_files import PAIR, USERS, House
 
 GOOD = "127.0.0.9"
 """The address of a client that has the password and sends no other request."""

@@ -24,9 +24,9 @@ from cryptography import x509
 
 from tests.conftest import real_part
 from tests.daemon_harness import DEADLINE, Running, running
-from tests.guarded import USERS, VERIFY, House, client_pair, server_pair
-from tests.listening import running as listening
+from tests.http_server import running as listening
 from tests.node import KUBELET_PEM, PKI, Node, pem
+from tests.web_config_files import USERS, VERIFY, House, client_pair, server_pair
 
 pytestmark = pytest.mark.real("prometheus")
 

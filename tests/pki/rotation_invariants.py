@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from certmond.pki.rotation.worker_batches import in_batches
 from certmond.pki.x509.certificate import Certificate
-from tests.pki.rotating_cluster import BATCH, SHARED, Cluster, Trust, verifies
+from tests.pki.cluster_model import BATCH, SHARED, Cluster, Trust, verifies
 
 
 def servers_accept(cluster: Cluster) -> Iterator[str]:

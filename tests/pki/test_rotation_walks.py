@@ -16,7 +16,7 @@ from certmond.pki.rotation.worker_batches import next_batch
 from certmond.pki.x509.certificate import certificates_of
 from tests.builders import NOW
 from tests.pki import rotation_invariants as invariants
-from tests.pki.rotating_cluster import AFRESH, NEW, OLD, SHARED, Cluster, verifies
+from tests.pki.cluster_model import AFRESH, NEW, OLD, SHARED, Cluster, verifies
 from tests.pki.rotation_invariants import ALL, AT_ONCE, SAME_KEY, Invariant, violated
 
 PLANNED = Rotation("r1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.PREPARE, NOW, signature="c2lnbmVk")
@@ -217,7 +217,7 @@ def test_with_many_workers_few_of_them_act_at_any_point(
 def test_workers_without_batches_are_caught() -> None:
     """The same walks find too many acting workers if a batch is as large as the cluster."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tests.pki.rotating_cluster.next_batch", lambda rotation, *_: next_batch(rotation, (), "1"))
+        patched.setattr("tests.pki.cluster_model.next_batch", lambda rotation, *_: next_batch(rotation, (), "1"))
         kinds = {"cp-1": True, **dict.fromkeys(WORKERS, False)}
         assert caught(Cluster(begin(PLANNED), kinds), invariants.few_workers_act)
 

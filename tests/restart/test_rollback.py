@@ -32,7 +32,7 @@ from certmond.transaction.dirfd import digest
 from tests.builders import make_ca
 from tests.conftest import unavailable
 from tests.node import NOW, PKI, Node, key_pem
-from tests.test_mutations import other_key
+from tests.test_node_defects import other_key
 
 PAIR, CONF = "front-proxy-client", "scheduler.conf"
 FILES = {PAIR: (f"{PKI}/{PAIR}.key", f"{PKI}/{PAIR}.crt"), CONF: (f"etc/kubernetes/{CONF}",)}

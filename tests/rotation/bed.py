@@ -28,7 +28,7 @@ from typing import Any, Self
 
 from tests.control_plane import ELECTING, namespaces
 from tests.daemon_harness import DEADLINE, Running
-from tests.rotation import making
+from tests.rotation import node_files
 from tests.rotation.backend import Backend
 from tests.rotation.network import link, switch
 from tests.rotation.node import BedNode
@@ -83,7 +83,7 @@ class Bed:
 
     def __enter__(self) -> Self:
         (self.work / "bin").symlink_to(self._programs)
-        making.make(self.nodes, self._programs)
+        node_files.make(self.nodes, self._programs)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -105,7 +105,7 @@ class Bed:
             link(hub, node.inside, number)
         for node in self.control_planes:
             environments = {name: self._environment(node, name) for name in node.components}
-            making.put_manifests(node, self.control_planes, environments)
+            node_files.put_manifests(node, self.control_planes, environments)
         for node in self.nodes:
             self._running[node.name] = enter(ExitStack())
             self._begin(node)

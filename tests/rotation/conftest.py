@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.rotation.bed import Bed, Make
-from tests.rotation.making import built
+from tests.rotation.node_files import built
 
 INTERVAL = 50.0
 """Milliseconds: with more connections there would be no time left for what the tests themselves do on two cores."""

@@ -12,9 +12,9 @@ from tests.control_plane import ELECTING, PKI
 from tests.rotation.backend import SigningError
 from tests.rotation.bed import Bed, Make
 from tests.rotation.node import SERVER_CURRENT, like
+from tests.rotation.phase_script import EtcdCA, RootCA
 from tests.rotation.record import summary
 from tests.rotation.refusals import old_clients, servers
-from tests.rotation.scripted import EtcdCA, RootCA
 
 pytestmark = [
     *(pytest.mark.real(part) for part in ("cgroup", "go", "unshare")),

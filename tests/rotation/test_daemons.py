@@ -15,8 +15,8 @@ from tests.cluster.api_server import Fault
 from tests.control_plane import PKI
 from tests.rotation.bed import Bed
 from tests.rotation.cluster import QUICK, WITHIN, Cluster, Daemon, cluster, publish, successor, told
+from tests.rotation.phase_script import joins
 from tests.rotation.refusals import API, old_clients
-from tests.rotation.scripted import joins
 
 pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
 

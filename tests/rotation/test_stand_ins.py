@@ -11,8 +11,8 @@ import pytest
 from tests.control_plane import PKI, SCHEDULER_CONF
 from tests.rotation.bed import DENSE, Make
 from tests.rotation.node import like
+from tests.rotation.phase_script import RootCA
 from tests.rotation.record import LATE, Record
-from tests.rotation.scripted import RootCA
 
 pytestmark = [
     *(pytest.mark.real(part) for part in ("cgroup", "go", "unshare")),

@@ -16,7 +16,7 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.services.model import Content
 from certmond.services.content_times import Changes
 from tests.node import PKI, Node, key_pem
-from tests.test_mutations import other_key
+from tests.test_node_defects import other_key
 
 KEY = f"{PKI}/apiserver.key"
 LATE = datetime(2100, 1, 1, tzinfo=UTC)

@@ -19,9 +19,9 @@ import pytest
 
 from certmond.notify.journal import MESSAGE_IDS, Event
 from certmond.pki.catalog.entries import ServiceSpec
-from tests.guarded import PAIR, USERS, House, server_pair
 from tests.node import PKI, Node
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install
+from tests.web_config_files import PAIR, USERS, House, server_pair
 
 BOTH = DAEMON, WEB = SERVICES
 STATUS = "/run/certmond/status.json"

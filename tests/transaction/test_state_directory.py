@@ -37,7 +37,7 @@ from certmond.transaction.node_lock import ACTING, COMMAND, WRITING
 from certmond.transaction.state_directory import VERSION, refuse_unfit, understood, versioned
 from tests.builders import DAY, make_server
 from tests.conftest import unavailable
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 
 ANOTHER = 12345
 WEB = ("web", "/web.crt")

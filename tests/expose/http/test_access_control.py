@@ -32,8 +32,8 @@ from certmond.expose.http.server import Server, make_server
 from certmond.expose.http.web_config import SUITES, VERSIONS, RateLimit
 from tests.builders import Issued, bundle, make_ca, make_intermediate
 from tests.conftest import real_part
-from tests.guarded import HASH, LIFE, NOW, PAIR, USERS, VERIFY, House, client_pair, server_pair
-from tests.listening import METRICS, ask, await_connections, hear, put, running, say
+from tests.http_server import METRICS, ask, await_connections, hear, put, running, say
+from tests.web_config_files import HASH, LIFE, NOW, PAIR, USERS, VERIFY, House, client_pair, server_pair
 
 OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 

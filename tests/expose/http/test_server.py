@@ -26,7 +26,7 @@ from certmond.expose.http.health import Heartbeat, not_alive, not_ready
 from certmond.expose.http.routes import prefers_gzip
 from certmond.expose.http.server import Server, make_server
 from tests.conftest import no_thread_left
-from tests.listening import (
+from tests.http_server import (
     ACTIVITY,
     METRICS,
     PATHS,

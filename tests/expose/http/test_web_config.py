@@ -13,7 +13,7 @@ from certmond.errors import ConfigError
 from certmond.expose.http.access_control import Gate
 from certmond.expose.http.web_config import CURVES, SUITES, SUITES_13, WebConfig, load, parse
 from tests.conftest import real_part
-from tests.guarded import PAIR, USERS, VERIFY, House
+from tests.web_config_files import PAIR, USERS, VERIFY, House
 
 HASH = "$2b$04$ijAd9uJcYV3NIMbT5lSoke/T4t7miIGURy9ljYBsfTUvT5C1E56Ey"  # of "secret", as cheap as may be
 

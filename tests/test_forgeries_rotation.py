@@ -16,8 +16,8 @@ from certmond.pki.rotation.phases import Mode, Phase
 from certmond.pki.x509.parsing import decode
 from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, Issued, make_leaf
-from tests.forging import forgeries
-from tests.rotating_node import RotatingNode, kubeconfig, root_ca
+from tests.forgeries import forgeries
+from tests.rotation_node import RotatingNode, kubeconfig, root_ca
 
 pytestmark = pytest.mark.real("openssl")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sharing_out import company, turn
+from tests.xdist_scheduler import company, turn
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -23,12 +23,12 @@ from certmond.pki.rotation.worker_batches import held_back
 from certmond.pki.x509.certificate import Anchor
 from certmond.pki.x509.parsing import decode
 from tests.builders import SECOND
-from tests.cluster.conducting import POLL, World
+from tests.cluster.coordinator_world import POLL, World
 from tests.cluster.lease_store import Json
 from tests.cluster.test_canaries import info
 from tests.cluster.test_coordinator import daemon_set, fit, pod
 from tests.controllers.test_rotation import Watched
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 
 NODE, WORKER = "node-1", "worker-1"
 

@@ -13,7 +13,7 @@ from certmond.pki.findings import Reason
 from certmond.pki.rotation.phases import Phase
 from tests.builders import DAY, YEAR, make_leaf, make_server
 from tests.owned_tree import THEIRS
-from tests.rotating_node import RotatingNode, kubeconfig, root_ca
+from tests.rotation_node import RotatingNode, kubeconfig, root_ca
 
 pytestmark = [
     pytest.mark.real("openssl"),

@@ -15,7 +15,7 @@ from certmond.cluster.nodes import ANNOTATION, Acknowledgement
 from certmond.errors import OvertakenError, RotationError
 from certmond.pki.rotation.phases import Phase, Rotation, abort
 from tests.cluster.api_server import ApiServer, Fault
-from tests.cluster.conducting import POLL, Place, World
+from tests.cluster.coordinator_world import POLL, Place, World
 from tests.cluster.leaks import leaks
 
 

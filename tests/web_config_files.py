@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from certmond.expose.http.access_control import Gate
 from tests.builders import Issued, make_ca, make_leaf
-from tests.listening import put, render
+from tests.http_server import put, render
 
 HASH = "$2b$04$OvYMHI/91PxcZqq3VVbrn.f6w9WnXAZUR0jPghYDkmFpSLFu6ynkq"  # of "secret", as cheap as may be
 PAIR = "tls_server_config:\n  cert_file: tls.crt\n  key_file: tls.key\n"

@@ -11,7 +11,7 @@ from certmond.daemon.enforcer import Enforcer
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Journal
 from certmond.pki.rotation.phases import Mode, Phase
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotation_node import RotatingNode, root_ca
 
 UNSEEN = "below another root nothing runs, so that it cannot be seen which files are used by web"
 REFUSED = f"refused: {UNSEEN}, and no phase would end; "

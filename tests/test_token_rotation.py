@@ -20,7 +20,7 @@ from certmond.pki.x509.certificate import PublicKey
 from certmond.pki.x509.parsing import decode
 from certmond.rotation.staged_ca import Part, Staging
 from tests.builders import HOUR, Issued, make_ca
-from tests.rotating_node import RotatingNode, secret_lines
+from tests.rotation_node import RotatingNode, secret_lines
 from tests.tracing import kill_at, record
 
 STOPS = 12
