@@ -21,7 +21,7 @@ from tests.http_server import hear
 from tests.web_config_files import PAIR, USERS, House, server_pair
 
 ORIGINS = ("127.0.0.1", "127.0.0.2")
-"""Where they are: at the address that is listened on, and at another."""
+"""The addresses of the clients: the address of the listener, and another one."""
 CROWD = 24
 """Slow connections of one client; two clients of each kind need more than the available slots."""
 NOISE = (b"\0" * 100_000, b"\x16\x03\x01\xff\xff" + b"\1" * 70_000, b"\x15\x03\x01\0\2\2\x28", b"SSH-2.0-x\r\n" * 9000)
@@ -31,7 +31,7 @@ CONFIGURATIONS = (
     PAIR + USERS + "colour: red\n",
     "tls_server_config: [",
 )
-"""What the web configuration is in turn: right, with another user, with a mistake, and no YAML."""
+"""The successive web configurations: valid, with another user, with a mistake, and no YAML."""
 
 
 class Abuse:
@@ -44,7 +44,7 @@ class Abuse:
 
     @contextmanager
     def under_way(self, connections: int) -> Iterator[None]:
-        """All of it at once; `connections` are those that say nothing."""
+        """Run all kinds of abuse at once; `connections` is the number of silent ones."""
         kinds = (self.slow_handshakes, self.slow_requests, self.huge_head, self.noise, self.plain, self.wrong_password)
         with ThreadPoolExecutor(len(kinds) * len(ORIGINS) + 2) as pool:
             begun = [pool.submit(self.again_and_again, kind, origin) for kind in kinds for origin in ORIGINS]
@@ -157,7 +157,7 @@ class Abuse:
 
 @contextmanager
 def descriptors(wanted: int) -> Iterator[int]:
-    """As many as that, or as this process may have, for as long as the block lasts."""
+    """Set the limit of descriptors to `count`, or to the maximum of this process, for the block."""
     before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = min(max(wanted, before), most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))

@@ -73,7 +73,7 @@ class Modifiers(TypedDict, total=False):
     names_critical: bool
     subject_key_id: bytes | None
     authority_key_id: bytes | None
-    permitted: Sequence[str]  # name constraints, written as names are; "IP:" takes a network
+    permitted: Sequence[str]  # name constraints in the form of names; "IP:" takes a network
     excluded: Sequence[str]
     constraints_critical: bool
     extra: Sequence[RawExtension]
@@ -108,7 +108,7 @@ class Issued:
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def key_as(self, form: PrivateFormat, password: bytes | None = None, encoding: Encoding = Encoding.PEM) -> bytes:
-        """The key as PKCS#1 or SEC1 (TraditionalOpenSSL) or PKCS#8, under a password where one is given."""
+        """Return the key as PKCS#1 or SEC1 (TraditionalOpenSSL) or PKCS#8, encrypted if a password is given."""
         lock: KeySerializationEncryption = BestAvailableEncryption(password) if password else NoEncryption()
         return self.key.private_bytes(encoding, form, lock)
 
@@ -139,7 +139,9 @@ def make_server(issuer: Issued, cn: str = "kube-apiserver", **modifiers: Unpack[
 
 
 def cross_sign(ca: Issued, by: Issued, **modifiers: Unpack[Modifiers]) -> Issued:
-    """The name, key and identifier of `ca` in a certificate signed by another: what bridges a rotation."""
+    """Return a certificate with the name, key and identifier of `ca`, signed by another CA: the bridge of a
+    rotation.
+    """
     return _make(by, _CA | _identity(ca) | modifiers)
 
 
@@ -160,7 +162,7 @@ def bundle(*certificates: Issued) -> bytes:
 
 
 def pem_block(label: str, der: bytes, eol: bytes = b"\n", width: int = 64) -> bytes:
-    """One PEM block (RFC 7468)."""
+    """Return one PEM block (RFC 7468)."""
     import base64
 
     text = base64.b64encode(der)

@@ -25,13 +25,13 @@ FLAGS = (
     "--remote-debugging-pipe", "--host-resolver-rules=MAP rebound.example 127.0.0.1",
 )  # fmt: skip
 PATIENCE = 60.0
-"""Seconds that whatever is waited for has; nothing is asserted about how soon it comes."""
+"""Seconds until an awaited event must arrive. No test asserts how soon it does."""
 
 Message = dict[str, Any]
 
 
 class Browser:
-    """The process, and the messages that came from it and were not asked for."""
+    """The browser process, and its unsolicited messages."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: int, into: int) -> None:
         self.process, self._out, self._into = process, out, into
@@ -40,7 +40,7 @@ class Browser:
         self.events: list[Message] = []
 
     def call(self, method: str, session: str | None = None, **parameters: object) -> Message:
-        """One command and its result."""
+        """Run one command and return its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         data = json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0"
@@ -52,7 +52,7 @@ class Browser:
         return result
 
     def await_event(self, method: str, session: str) -> Message:
-        """The first event of this kind that has not been asked for yet."""
+        """Return the first event of this kind that was not returned before."""
 
         def wanted(message: Message) -> bool:
             return message.get("method") == method and message.get("sessionId") == session
@@ -104,7 +104,7 @@ def scheme(dark: bool) -> dict[str, str]:
 
 
 class Page:
-    """A tab. What it complained of and what it asked for is kept from the beginning."""
+    """A tab with all its errors and requests."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self.browser, self.session = browser, session
@@ -118,7 +118,7 @@ class Page:
         self.browser.await_event("Page.loadEventFired", self.session)
 
     def run(self, expression: str) -> Any:
-        """The value of an expression; of a promise, what it comes to."""
+        """Return the value of an expression, or the result of a promise."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -179,7 +179,7 @@ def chromium(command: str, work: Path) -> Iterator[Browser]:
     read_command, write_command = os.pipe()
     read_answer, write_answer = os.pipe()
     flags = (*FLAGS, f"--user-data-dir={work / 'profile'}")
-    # The protocol's descriptors are 3 and 4; a shell is what can put any descriptor there.
+    # The protocol's descriptors are 3 and 4. A shell can redirect any descriptor to them.
     line = ["bash", "-c", f'exec "$@" 3<&{read_command} 4>&{write_answer}', "chromium", command, *flags]
     with (work / "chromium.log").open("wb") as log:
         process = subprocess.Popen(

@@ -47,7 +47,7 @@ def loaded(pair: tuple[str, str]) -> ssl.SSLContext:
 
 
 def answer(connection: socket.socket, load: Callable[[], ssl.SSLContext] | None) -> None:
-    """One request; over TLS, where there is something to `load` for the handshake."""
+    """Answer one request, over TLS with `load` for the handshake."""
     connection.settimeout(5)
     with suppress(OSError, ssl.SSLError), connection:
         if load:
@@ -67,7 +67,7 @@ def listen(address: tuple[str, int], pair: tuple[str, str] | None) -> socket.soc
         load = lambda: context  # noqa: E731 - a component that does not do what it should
 
     def serve() -> None:
-        with suppress(OSError):  # it is shut down
+        with suppress(OSError):  # the server is shut down
             while True:
                 threading.Thread(target=answer, args=(listener.accept()[0], load), daemon=True).start()
 
@@ -96,7 +96,7 @@ def main() -> None:
             pair = flags["tls-cert-file"], flags["tls-private-key-file"]
             closing = listen(("", int(flags["secure-port"])), pair)
         case _:
-            own = os.environ["STAND_IN_PAIR"]  # it would make itself one in memory
+            own = os.environ["STAND_IN_PAIR"]  # it would otherwise make one in memory
             listen((flags["bind-address"], PORTS[name]), (own, own))
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What every test module shares."""
+"""Fixtures and options of all test modules."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from tests.xdist_scheduler import Scheduling, turn
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers of one that a unit starts
 
-hypothesis.settings.register_profile("certmond", deadline=None)  # how long an example takes is no test's business
+hypothesis.settings.register_profile("certmond", deadline=None)  # no test depends on the duration of an example
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)  # --hypothesis-profile=thorough
 hypothesis.settings.load_profile("certmond")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Whatever `--dist` says: so that never two workers want the one machine, nor make what one could have shared."""
-    config.option.loadscopereorder = False  # else those of one test, which may be long, would be the last
+    """Use this scheduler for any `--dist`: two workers never need the one machine, nor build what one could have
+    shared.
+    """
+    config.option.loadscopereorder = False  # otherwise the tests of one long module would be the last
     return Scheduling(config, log)
 
 
@@ -41,7 +43,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def real_part(command: str) -> str:
-    """The path of a real peer such as openssl. Without it the test is skipped, or fails where all are required."""
+    """Return the path of a real peer such as openssl. Without it the test is skipped, or fails where all are
+    required.
+    """
     return shutil.which(command) or unavailable(f"{command} not installed")
 
 
@@ -72,7 +76,7 @@ def node(tmp_path: Path) -> Node:
 
 @pytest.fixture
 def quick(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one with room: what is written or killed a thousand times awaits no disk."""
+    """Return a directory in memory if one with room exists: thousands of writes and kills do not wait for a disk."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or shutil.disk_usage(memory).free < 256 << 20:
         yield tmp_path

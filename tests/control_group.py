@@ -14,7 +14,9 @@ from tests.daemon_harness import DEADLINE
 
 @contextmanager
 def control_group(name: str) -> Iterator[Path]:
-    """A group of version 2, below that of this process. Skips the test, or fails it in CI, where none can be had."""
+    """Create a control group of version 2 below that of this process. Skip the test, or fail it in CI, if this is
+    impossible.
+    """
     if os.geteuid() != 0:
         unavailable("only root can make control groups")
     mounts = map(str.split, Path("/proc/self/mountinfo").read_text().splitlines())

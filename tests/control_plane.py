@@ -45,7 +45,7 @@ PAIRS = {
 
 Dates = tuple[datetime | None, datetime | None]
 AS_BEFORE: Dates = (None, None)
-"""From and until when a certificate is valid; None where it is as it was."""
+"""The start and end of the validity; None keeps the present dates."""
 
 SETTINGS: dict[str, Any] = {
     "mode": "enforce",
@@ -73,14 +73,14 @@ exec cat
 
 
 class Tree(Node):
-    """The tree that certmond has made, in the place of kubeadm's."""
+    """The tree that certmond has made in place of kubeadm's."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
 
 class ControlPlane:
-    """A node below `work`, before or while it runs."""
+    """A node below `work`, stopped or running."""
 
     def __init__(self, work: Path, components: Sequence[str] = COMPONENTS) -> None:
         self.work = work
@@ -89,7 +89,7 @@ class ControlPlane:
         self.components = tuple(components)
         self.settings = SETTINGS
         self.inside: list[str] = []
-        """The words before a command that run it on this node."""
+        """The prefix of a command that runs it on this node."""
         self.pods: Pods  # once it runs
         self.path = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -107,7 +107,7 @@ class ControlPlane:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(self.settings))
 
-    # --- its files, as others write them ------------------------------------------------------------------------------
+    # --- its files, as other programs write them ----------------------------------------------------------------------
 
     def pair(self, name: str, dates: Dates = AS_BEFORE) -> tuple[bytes, bytes]:
         """A new certificate like that of pki/`name`.crt, and its key."""
@@ -137,7 +137,7 @@ class ControlPlane:
             self.write(path, self.kubeconfig(path, dates=dates))
 
     def write(self, path: str, content: bytes) -> None:
-        """In place, as kubeadm does."""
+        """Write in place, like kubeadm."""
         self.at(path).write_bytes(content)
 
     def replace(self, path: str, content: bytes) -> None:
@@ -150,13 +150,13 @@ class ControlPlane:
     def sha256(self, path: str) -> str:
         return hashlib.sha256(self.at(path).read_bytes()).hexdigest()
 
-    # --- what runs ----------------------------------------------------------------------------------------------------
+    # --- its processes ------------------------------------------------------------------------------------------------
 
     def starts(self, container: str) -> list[dict[str, Any]]:
         return self.pods.events(event="started", container=container)
 
     def attempts(self) -> dict[str, int]:
-        """How often each component was started again."""
+        """Return the number of restarts of each component."""
         return {name: len(self.starts(name)) - 1 for name in self.components}
 
     def log(self, start: dict[str, Any]) -> str:
@@ -167,12 +167,12 @@ class ControlPlane:
         return ""
 
     def held(self, container: str) -> dict[str, str]:
-        """What the newest process of the container has read at its start: path -> SHA-256."""
+        """Return what the newest process of the container has read at its start: path -> SHA-256."""
         lines = map(str.split, self.log(self.starts(container)[-1]).splitlines())
         return {words[1]: words[2] for words in lines if words[0] == "holds"}
 
     def is_up_to_date(self) -> bool:
-        """Every component runs, and holds what is on disk; by what it says itself."""
+        """Return whether every component runs and has read the files on disk, by its own report."""
         newest = [self.starts(name)[-1] for name in self.components]
         return all("ready" in self.log(start) and "draining" not in self.log(start) for start in newest) and all(
             self.sha256(path) == held for name in self.components for path, held in self.held(name).items()
@@ -204,7 +204,7 @@ class ControlPlane:
         return document
 
     def daemon(self, *before: str) -> AbstractContextManager[Running]:
-        """`certmond run`; `before` is what runs it."""
+        """Run `certmond run`; `before` is the prefix of the command."""
         options = ("--state-dir", str(self.state))
         return running(Path("/"), self.work, *options, before=(*self.inside, *before), PATH=self.path)
 
@@ -220,7 +220,7 @@ class ControlPlane:
         return {}
 
     def trail(self) -> list[dict[str, Any]]:
-        """What the audit log has."""
+        """Return the entries of the audit log."""
         with suppress(FileNotFoundError):
             return list(map(json.loads, (self.state / "audit.log").read_text().splitlines()))
         return []
@@ -230,7 +230,7 @@ class ControlPlane:
         return name in self.certmond("archive", "list").stdout
 
     def findings(self, daemon: Running, name: str) -> dict[str, tuple[str, str]]:
-        """Of a certificate: reason -> severity, message."""
+        """Return the findings of a certificate: reason -> severity, message."""
         entry = daemon.entry(name)
         found = entry["findings"] if entry else ()
         return {each["reason"]: (each["severity"], each["message"]) for each in found}
@@ -273,7 +273,7 @@ def control_plane(
     due: bool = False,
     settings: Any = (),
 ) -> Iterator[ControlPlane]:
-    """Such a node, running, until the block ends. `factor` scales the kubelet's times; `edit` changes each manifest."""
+    """Run such a node until the block ends. `factor` scales the kubelet's times; `edit` changes each manifest."""
     node = ControlPlane(work, components)
     shutil.copytree(made / "node", node.root, symlinks=True)
     node.configure(**dict(settings))
@@ -310,7 +310,9 @@ def control_plane(
 
 @contextmanager
 def namespaces(work: Path, address: str = ADDRESS) -> Iterator[list[str]]:
-    """Namespaces in which what is below `work`/node is the machine's own: the words that run a command there."""
+    """Make namespaces in which the files below `work`/node are those of the machine. Return the prefix of a command
+    there.
+    """
     for directory in ("etc", "var/lib", "var/log/pods"):
         (work / "node" / directory).mkdir(parents=True, exist_ok=True)
     for name in os.listdir("/etc"):

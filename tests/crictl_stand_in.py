@@ -36,7 +36,7 @@ def fail(message: str) -> NoReturn:
 
 
 def parse(words: list[str], known: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The flags at the beginning of `words`, by their long names, and the rest."""
+    """Return the flags at the beginning of `words` by their long names, and the other words."""
     flags: dict[str, Any] = {}
     while words and words[0].startswith("-") and words[0] != "-":
         word, *words = words

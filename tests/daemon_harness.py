@@ -1,4 +1,4 @@
-"""A real daemon on a tree of the test's own, and the waiting for what it renders."""
+"""A real daemon on the tree of a test, and functions that wait for its output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 DEADLINE = 45.0
-"""Seconds that a test waits for what must come. Nothing is asserted about how soon it does."""
+"""Seconds until an awaited result must exist. No test asserts how soon it does."""
 
 _SERIES = re.compile(r'^(\w+)\{certificate="([^"]*)",path="([^"]*)"(?:,(.*))?\} (\S+)$')
 
@@ -92,9 +92,8 @@ def running(
     within: float = DEADLINE,
     **environment: str,
 ) -> Iterator[Running]:
-    """`certmond run` below `root` until the block ends; it has rendered for the first time when the block begins.
-
-    `before` is what runs it, and leaves it its own process; it has `within` seconds for the beginning.
+    """Run `certmond run` below `root` until the block ends. The block begins after the first output. `before` is the
+    prefix of the command, and must keep it in its own process. `within` is the limit of the start in seconds.
     """
     runtime, log = work / "run", work / "log"
     runtime.mkdir(exist_ok=True)

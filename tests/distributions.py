@@ -81,7 +81,9 @@ class Tree:
             shutil.rmtree(self.at(directory))
 
     def join_as_worker(self) -> None:
-        """MicroK8s on a node that has joined as a worker: the CA of the others, a lock, and a port that is theirs."""
+        """Create MicroK8s on a node that joined as a worker: the CA of the cluster, a lock file, and a separate
+        port.
+        """
         current = "/var/snap/microk8s/current"
         theirs = make_ca("10.152.183.1", names=None, usages=["cert sign", "crl sign"])
         self.write(f"{current}/certs/ca.remote.crt", theirs.pem, 0o660)
@@ -162,7 +164,7 @@ def rancher(root: Path, program: str) -> Tree:
     tree.kubeconfig(f"/etc/rancher/{program}/{program}.yaml", chain, traditional(admin), tree.authorities[server].pem)
     for name in ("client-kubelet", "serving-kubelet"):  # shared with agents that send no request
         tree.write(f"{tls}/{name}.key", traditional(make_leaf(tree.authorities[client])), 0o600)
-    # of the agent
+    # certificates of the agent
     tree.write("/etc/rancher/node/password", "", 0o600)
     for path, name in ((client, "client-ca"), (server, "server-ca")):
         tree.write(f"{agent}/{name}.crt", tree.authorities[path].pem, 0o600)
@@ -312,7 +314,9 @@ def etcd(root: Path) -> Tree:
 
 
 def starlingx(root: Path) -> Tree:
-    """The active controller: what kubeadm makes, with etcd's files and HAProxy's bundle where StarlingX has them."""
+    """Create the active controller: kubeadm's files, with etcd's files and HAProxy's bundle at the paths of
+    StarlingX.
+    """
     node = Node(root)
     tree = Tree(root)
     for path in (root / "etc/kubernetes/pki/etcd").iterdir():

@@ -1,6 +1,6 @@
-"""The pages of the documentation, taken apart: their blocks of code, and the commands in these.
+"""The pages of the documentation as data: their blocks of code, and the commands in them.
 
-Owns what counts as a block, as a command, and as a call of certmond. Runs nothing.
+It defines a block, a command, and a call of certmond. It runs nothing.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def _item(lines: list[str], number: int) -> Iterator[str]:
-    """The lines that follow on a list's item up to the next one, or to what is not in the list."""
+    """Return the lines after the item of a list up to the next item or the end of the list."""
     for line in lines[number + 1 :]:
         if line and not line.startswith(" "):
             return
@@ -124,7 +124,7 @@ def calls(command: str) -> Iterator[list[str]]:
 
 
 def refusal(arguments: list[str]) -> str | None:
-    """What is wrong with the verb or the options of a call, by click's own parser; None where nothing is."""
+    """Return the error of the verb or the options of a call, by click's own parser, or None."""
     command: click.Command = cli
     context = click.Context(cli, info_name="certmond")
     while isinstance(command, click.Group):

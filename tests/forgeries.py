@@ -1,6 +1,6 @@
-"""What a user of the host who is not root can put in the place of a certificate, so that its successor has more rights.
+"""Forgeries with which an unprivileged user could replace a certificate to give its successor more rights.
 
-Each claims the group system:masters, or a name that its holder has no right to.
+Each claims the group system:masters, or a name to which its holder has no right.
 """
 
 from __future__ import annotations

@@ -21,12 +21,12 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Killed(BaseException):
-    """What a process that is dead would not see."""
+    """Raised to unwind a process that is dead."""
 
 
 @contextmanager
 def fuse(calls: int | None) -> Iterator[None]:
-    """Let so many calls change something within the block, and none after them; None for as many as there are."""
+    """Allow so many changing calls within the block, and none after them; None allows all."""
     if calls is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Go as the authority of the differential tests: tests/pki/oracle, built once and asked over its standard input."""
+"""Go as the authority of the differential tests: tests/pki/oracle, built once and queried over its standard input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_old(version: str) -> bool:
 
 
 def build(go: str, place: Path) -> Path:
-    """Return the program, built in `place` of the standard library alone."""
+    """Return the program, built in `place` with the standard library only."""
     settings = {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"}
     environment = {"GOCACHE": str(place / "cache")} if "HOME" not in os.environ else {}
     program = place / "oracle"
@@ -40,7 +40,7 @@ def build(go: str, place: Path) -> Path:
 
 
 class Batch:
-    """One process that answers question after question."""
+    """One process that answers a sequence of questions."""
 
     def __init__(self, program: Path) -> None:
         self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -25,14 +25,14 @@ RESYNC = 300
 
 
 def put(path: Path, content: bytes) -> None:
-    """As the daemon does it: written beside, then renamed into place."""
+    """Write like the daemon: to a draft, which is then renamed."""
     beside = path.with_name(f".{path.name}.{threading.get_ident()}")
     beside.write_bytes(content)
     beside.rename(path)
 
 
 def beat(alive: float = 0, passed: float | None = 0, **other: object) -> bytes:
-    """A heartbeat whose loop was alive, and whose pass was completed, so many seconds ago."""
+    """Return a heartbeat whose loop was alive, and whose pass was complete, so many seconds ago."""
     now = time.time()
     pass_at = None if passed is None else now - passed
     return json.dumps({"alive_at": now - alive, "pass_at": pass_at, "resync": RESYNC, "ready": True, **other}).encode()

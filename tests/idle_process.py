@@ -1,4 +1,4 @@
-"""Whether a process sleeps: what the kernel says of its main thread."""
+"""Detects that a process sleeps, by the state of its main thread in the kernel."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ json.dump([entries, list(journal.recent)], sys.stdout)
 
 
 def received(told: Iterable[Told], **context: object) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Return what journald receives of these events, inside `bound(**context)`, and the events of the page."""
+    """Return the entries that journald receives for these events inside `bound(**context)`, and the events of the
+    page.
+    """
     script = 'mount -t tmpfs tmpfs /run && exec "$@"'
     command = [
         real_part("unshare"),

@@ -38,7 +38,7 @@ v1.27. The stand-in gets them as STAND_IN_DRAIN.
 """
 LEASE_LOST = 1.0  # seconds from the end of an API server to that of the holder of a lease
 GRACE = 30.0  # seconds for the containers of a pod that is removed
-LOOK = 0.05  # seconds between two looks at the manifests, which are not scaled
+LOOK = 0.05  # seconds between two scans of the manifests, which are not scaled
 
 MOUNTED = "/etc/kubernetes"
 _MOUNT = """
@@ -63,10 +63,10 @@ class Settings:
     """`apiservers` and `electing` are names of containers; all that have no default are paths."""
 
     manifests: str
-    logs: str  # as /var/log/pods
-    tasks: str  # as /run/containerd/io.containerd.runtime.v2.task/k8s.io
+    logs: str  # like /var/log/pods
+    tasks: str  # like /run/containerd/io.containerd.runtime.v2.task/k8s.io
     group: str  # the control group to make kubepods in
-    socket: str  # where tests/crictl_stand_in.py asks
+    socket: str  # where tests/crictl_stand_in.py connects
     events: str  # a line of JSON for each start and end of a container
     node: str = "node-1"
     factor: float = 1.0
@@ -93,7 +93,7 @@ class Container:
 
 @dataclass
 class Place:
-    """A container in a manifest, what it mounts of this machine, and its runs."""
+    """A container in a manifest, its mounts of this machine, and its runs."""
 
     spec: dict[str, Any]
     mounts: list[str] = field(default_factory=list)  # a path here, and where it is in the container; the next one
@@ -123,7 +123,7 @@ class Pod:
 
 
 def mounts_of(container: dict[str, Any], pod: dict[str, Any]) -> list[str]:
-    """What it mounts below MOUNTED, path by path."""
+    """Return the mounts below MOUNTED, path by path."""
     paths = {each["name"]: each["hostPath"]["path"] for each in pod.get("volumes", ()) if "hostPath" in each}
     mounted = {each["mountPath"]: paths.get(each["name"], "") for each in container.get("volumeMounts", ())}
     return [word for path, here in mounted.items() if path.startswith(f"{MOUNTED}/") for word in (here, path)]
@@ -135,7 +135,7 @@ class Kubelet:
         self.pods: dict[str, Pod] = {}
         self.loop = asyncio.get_running_loop()
         self.jobs: set[asyncio.Task[None]] = set()
-        self.parsed: dict[bytes, Any] = {}  # of the last look: parsing is most of what one takes
+        self.parsed: dict[bytes, Any] = {}  # of the last scan: parsing takes most of its time
 
     def scaled(self, seconds: float) -> float:
         return seconds * self.settings.factor
@@ -165,7 +165,7 @@ class Kubelet:
         self.loop.call_later(LOOK, self.look)
 
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """By uid, which depends on the node, the path and the text."""
+        """Return the manifests by uid, which depends on the node, the path and the text."""
         found, before, self.parsed = {}, self.parsed, {}
         for path in Path(self.settings.manifests).iterdir():
             with suppress(OSError, yaml.YAMLError, TypeError):
@@ -293,7 +293,7 @@ class Kubelet:
         await container.ended.wait()
 
     async def clear(self, group: Path) -> None:
-        """What a container has left behind ends with it, and its group goes."""
+        """Kill the leftover processes of a container, and remove its group."""
         with suppress(FileNotFoundError):
             (group / "cgroup.kill").write_text("1")
             while True:
@@ -301,7 +301,7 @@ class Kubelet:
                     return group.rmdir()
                 except FileNotFoundError:
                     return None
-                except OSError:  # the last process is on its way out
+                except OSError:  # the last process is about to end
                     await asyncio.sleep(0.01)
 
     def job(self, work: Any) -> None:
@@ -310,12 +310,12 @@ class Kubelet:
         task.add_done_callback(self.jobs.discard)
         task.add_done_callback(asyncio.Task.result)  # the loop prints errors on stderr
 
-    # --- what the client asks -----------------------------------------------------------------------------------------
+    # --- calls of the client ------------------------------------------------------------------------------------------
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = json.loads(await reader.readline())
         answer = self.containers() if asked["call"] == "list" else await self.stop(asked["id"], asked["timeout"])
-        with suppress(ConnectionError):  # the client may have given up
+        with suppress(ConnectionError):  # the client may have disconnected
             writer.write(json.dumps(answer).encode() + b"\n")
             writer.close()
             await writer.wait_closed()
@@ -364,7 +364,7 @@ async def main(settings: Settings) -> None:
         kubelet.look()
         await over.wait()
     for pod in kubelet.pods.values():
-        pod.leaving = True  # nothing begins again that ends now
+        pod.leaving = True  # no container that ends now restarts
     Path(settings.group, "cgroup.kill").write_text("1")
 
 

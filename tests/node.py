@@ -1,4 +1,4 @@
-"""A control-plane node's tree as a real kubeadm wrote it, to be broken in one way at a time."""
+"""The tree of a control-plane node that a real kubeadm wrote, in which a test breaks one thing."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Node:
         return self.path(name).read_bytes()
 
     def write(self, name: str, content: bytes | str) -> None:
-        """In place: mode, owner and inode stay."""
+        """Write in place: mode, owner and inode stay."""
         self.path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
     def replace(self, name: str, content: bytes | str) -> None:
-        """By rename, as a careful writer does; the mode stays."""
+        """Replace by a rename, like a careful writer; the mode stays."""
         staged = self.path(name).with_name(".staged")
         staged.write_bytes(content if isinstance(content, bytes) else content.encode())
         staged.chmod(self.path(name).stat().st_mode & 0o777)

@@ -23,7 +23,7 @@ TOLD = frozenset({"missing", "malformed", "key_missing", "key_mismatch", "no_pat
 
 @dataclass(frozen=True)
 class Leaf:
-    """What is in place of one entry, as far as it can be read."""
+    """The files of one entry, as far as they are readable."""
 
     there: bool
     certificate: x509.Certificate | None
@@ -65,7 +65,7 @@ def read(root: Path, entry: dict[str, Any]) -> Leaf:
 
 
 def ca_of(root: Path, entry: dict[str, Any]) -> x509.Certificate | None:
-    """The CA that is in place, whether its key is there as well or not."""
+    """Return the installed CA, with or without its key."""
     return _leaf((root / entry["path"].lstrip("/")).read_bytes(), None).certificate
 
 

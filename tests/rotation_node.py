@@ -46,13 +46,13 @@ _KEYS = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*-----
 
 
 def root_ca(**modifiers: Any) -> Issued:
-    """One that has been valid for ten days, and will be for more than two years."""
+    """Return a CA that has been valid for ten days, and will be for more than two years."""
     now = datetime.now(UTC)
     return make_ca(**{"not_before": now - 10 * DAY, "not_after": now + 900 * DAY} | modifiers)
 
 
 class Said(NamedTuple):
-    """What a command ended with, and what it printed."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -114,7 +114,7 @@ class RotatingNode:
         (self.place / "config.yaml").write_text(yaml.safe_dump(document))
 
     def program(self, check: str) -> None:
-        """What restarts the service, which comes up where `check`, in words of a shell, is so."""
+        """Write the program that restarts the service, which is healthy if the shell condition `check` is true."""
         self._program.write_text(
             f"#!/bin/sh\necho run >>{self.place}/restarts\n"
             f"cat /proc/$$/cmdline /proc/$$/environ /proc/$PPID/cmdline /proc/$PPID/environ >>{self.place}/processes\n"
@@ -123,7 +123,7 @@ class RotatingNode:
         self._program.chmod(0o755)
 
     def put(self, name: str, content: bytes) -> None:
-        """A file of the node, written in place as `cat >` does."""
+        """Write a file of the node in place, like `cat >`."""
         path = self.files / name
         path.touch(0o644 if name.endswith(".crt") else 0o600)
         with path.open("r+b") as file:
@@ -219,7 +219,7 @@ class RotatingNode:
         return made
 
     def step(self) -> str | None:
-        """One pass of a process that has just begun; what it says of the rotation."""
+        """Make one pass of a new process. Return what it reports of the rotation."""
         enforcer = self.enforcer()
         assessment, around = enforcer.see()
         made = enforcer.plan(assessment, around=around)
@@ -241,7 +241,7 @@ class RotatingNode:
         assessment, _ = self.enforcer().see()
         return {each.reason.value: each.message for status in assessment.statuses for each in status.findings}
 
-    # What is there
+    # The state of the node
 
     @property
     def record(self) -> Rotation | None:
@@ -249,12 +249,12 @@ class RotatingNode:
 
     @property
     def phase(self) -> Phase | None:
-        record = self.record  # read once: a rotation may end between two looks
+        record = self.record  # read once: a rotation may end between two reads
         return record.phase if record else None
 
     @property
     def staged(self) -> list[str]:
-        """The files of CAs that are kept for the rotation."""
+        """Return the files of CAs that are stored for the rotation."""
         directory = self.state / "rotation"
         found = (path.name for path in directory.iterdir()) if directory.is_dir() else iter(())
         return sorted(name for name in found if name.startswith(("new.", "old.", ".new", ".old")))
@@ -263,7 +263,7 @@ class RotatingNode:
         return decode(self.read(name), name).certificates
 
     def embedded(self) -> tuple[Certificate, ...]:
-        """Whom the kubeconfig trusts."""
+        """Return the CAs that the kubeconfig trusts."""
         found = yaml.safe_load(self.read("user.conf"))["clusters"][0]["cluster"]["certificate-authority-data"]
         return decode(base64.b64decode(found), "user.conf").certificates
 
@@ -298,13 +298,13 @@ class RotatingNode:
         anchors, certificate = self.place / "anchors.pem", self.place / "leaf.pem"
         anchors.write_bytes(b"".join(each.pem for each in trust))
         certificate.write_bytes(leaf)
-        at = str(int(self.clock().timestamp()) + 1)  # what was issued within this second is valid
+        at = str(int(self.clock().timestamp()) + 1)  # a certificate of this second is valid
         options = ["-x509_strict", "-attime", at, "-purpose", usage, "-CAfile", str(anchors)]
         command = [real_part("openssl"), "verify", *options, str(certificate)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def unwell(self, ca: Issued) -> list[str]:
-        """All that is not as it has to be where `ca` is the only one, and nothing is under way."""
+        """Return all deviations from the state in which `ca` is the only CA and no rotation runs."""
         trusted = {"ca.crt": self.trust(), "user.conf": self.embedded()}
         problems = [f"{name} trusts others" for name, trust in trusted.items() if trust != (ca.facts,)]
         key = decode(self.read("ca.key"), "ca.key").key
@@ -321,7 +321,7 @@ class RotatingNode:
         return problems + self.readable()
 
     def belongs(self, name: str) -> bool:
-        """Whether a leaf belongs to its key."""
+        """Return whether a leaf belongs to its key."""
         if name == "user.conf":
             data = yaml.safe_load(self.read(name))["users"][0]["user"]["client-key-data"]
             leaf, key = self.user(), base64.b64decode(data)
@@ -330,10 +330,12 @@ class RotatingNode:
         return decode(leaf, "").certificates[0].key == decode(key, "").key
 
     def readable(self) -> list[str]:
-        """What others could read of a key, and what they could enter or read of the state directory."""
+        """Return the key files that other users can read, and the parts of the state directory that they can enter or
+        read.
+        """
         problems = list[str]()
         for path in self.files.iterdir():
-            with suppress(FileNotFoundError):  # it has another name by now
+            with suppress(FileNotFoundError):  # it was renamed meanwhile
                 if not path.is_file() or not path.stat().st_mode & 0o077:
                     continue
                 content = path.read_bytes()
@@ -351,7 +353,7 @@ class RotatingNode:
         """Every private key that is anywhere on the node or in the state directory, by its content."""
         found = dict[str, bytes]()
         for path in (*self.files.rglob("*"), *self.state.rglob("*")):
-            with suppress(FileNotFoundError):  # it has another name by now, by which it was or will be found
+            with suppress(FileNotFoundError):  # it was renamed, and is found under its other name
                 content = path.read_bytes() if path.is_file() else b""
                 for data in re.findall(rb"client-key-data: (\S+)", content):
                     content += base64.b64decode(data)

@@ -14,7 +14,7 @@ from tests.daemon_harness import Running
 
 @contextmanager
 def serving(work: Path, configuration: str, *options: str) -> Iterator[Running]:
-    """The process, until the block ends. What it serves is in `work`, unless an option has it elsewhere."""
+    """Run the process until the block ends. It serves the files in `work`, unless an option names another directory."""
     config, log = work / "config.yaml", work / "log"
     config.write_text(configuration)
     command = [sys.executable, "-m", "certmond", "--config", str(config), "serve", "--runtime-dir", str(work), *options]

@@ -80,7 +80,7 @@ def compiled(directory: Path) -> Path:
 
 
 def interpreter(path: Path) -> dict[str, str]:
-    """Make a Python that is called as `path` says, in its command line and its file. The environment that it needs."""
+    """Create a Python with the name `path` in its command line and its file. Return the environment that it needs."""
     shutil.copy2(os.path.realpath(sys.executable), path)
     return {"PYTHONHOME": sys.base_prefix, "LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"}
 
@@ -136,12 +136,12 @@ class Pods:
         return found
 
     def event(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The first such event, which is waited for."""
+        """Return the first such event, and wait for it."""
         found: dict[str, Any] = self.until(lambda: self.events(event=event, **fields), f"{event} {fields}")[0]
         return found
 
     def ready(self, container: str, **fields: Any) -> dict[str, Any]:
-        """The start of a container, once it has said that it is ready."""
+        """Return the start event of a container, after it has reported that it is ready."""
         started = self.event("started", container=container, **fields)
         pod = f"kube-system_{started['pod']}_{started['uid']}"
         log = Path(self.logs, pod, container, f"{started['attempt']}.log")
@@ -161,10 +161,9 @@ def kubelet(
     mounts: bool = False,
     **elsewhere: str,
 ) -> Iterator[Pods]:
-    """A kubelet until the block ends; then all of its containers have ended as well.
-
-    `before` is what runs it, and leaves it its own process; with `mounts`, containers see what they mount;
-    `elsewhere` are directories that are not below `work`.
+    """Run a kubelet until the block ends, and with it all of its containers. `before` is the prefix of the command, and
+    must keep it in its own process. With `mounts`, containers see their mounts; `elsewhere` are directories outside
+    `work`.
     """
     with control_group(f"kubelet-{node}") as group:
         paths = {name: elsewhere.get(name, str(work / name)) for name in ("manifests", "logs", "tasks")}
@@ -187,7 +186,7 @@ def kubelet(
 
 
 def installed_crictl(directory: Path) -> Path:
-    """The stand-in for crictl as an executable of that name, in a directory that may be on PATH."""
+    """Install the stand-in for crictl as an executable of that name, in a directory for PATH."""
     path = directory / "crictl"
     script = f"""\
         #!/bin/sh

@@ -1,4 +1,4 @@
-"""The arithmetic of the comparison with other exporters, and how it reads what they serve."""
+"""The arithmetic of the comparison with other exporters, and the parser of their metrics."""
 
 from __future__ import annotations
 

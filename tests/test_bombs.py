@@ -83,12 +83,12 @@ BOMBS = {
     "itself": USERS % ("&z [*z, {a: *z}]", "x"),
 }
 MAY_BE_READ = {"a kubeconfig", "new credentials", "a manifest"}
-"""What the kubelet and client-go read as well; aliases are one value that is there often."""
+"""Accepted by the kubelet and client-go as well; an alias is one value that appears repeatedly."""
 
 
 def test_what_is_small_and_stands_for_much_takes_no_memory(tmp_path: Path) -> None:
-    """Each reader comes to an end with it in a gigabyte of memory: with a value, or with a sentence that names the
-    file. A configuration with it is refused.
+    """Each reader finishes within a gigabyte of memory: with a value, or with a sentence that names the file. A
+    configuration with such a text is refused.
     """
     (tmp_path / "reading.py").write_text(READING)
     (tmp_path / "ca.pem").write_bytes(make_ca().pem)

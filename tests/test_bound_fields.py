@@ -1,4 +1,4 @@
-"""What each entry of the log names without saying so itself: the thing that certmond works on."""
+"""Each log entry names the object of the work, without an explicit argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What could go wrong beside a renewal, and does not: keys keep to themselves, and nothing good gives way to worse."""
+"""Side effects that a renewal must not have: no key reaches another reader, and no valid file gives way to a worse
+one.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def mode(host: Host, path: str) -> int:
 
 @pytest.mark.parametrize("key", [None, "/etc/app/*.pem"])
 def test_each_file_of_a_pattern_keeps_a_key_of_its_own(tmp_path: Path, key: str | None) -> None:
-    """Whether `key` is left out or repeats the pattern, each file is renewed with its key in it; no other is made."""
+    """Whether `key` is omitted or repeats the pattern, each file is renewed with its key in it, and no other file is
+    created.
+    """
     host = Host(tmp_path / "host", "apiserver")
     host.entries["app"] = GLOB | ({"key": key} if key else {})
     for number in (1, 2):
@@ -130,7 +134,7 @@ def test_no_key_is_made_in_a_directory_that_another_user_can_write(
 
 @pytest.mark.parametrize("owner", ["root:root", "nobody", None])
 def test_a_component_that_runs_as_a_user_of_its_own_keeps_its_key(tmp_path: Path, owner: str | None) -> None:
-    """Root gave it the file, as only root can write in the directory; or the entry says that it is this user's."""
+    """Root gave the file to the user, since only root can write in the directory, or the entry declares the user."""
     if os.geteuid() != 0:
         unavailable("only root can give files away")
     host = Host(tmp_path / "host", "apiserver")
@@ -189,7 +193,7 @@ def test_a_restored_key_is_no_more_open_than_it_was(tmp_path: Path) -> None:
 
 
 def test_a_derived_file_among_those_of_a_pattern_is_made_from_its_source_alone(tmp_path: Path) -> None:
-    """It is not renewed by the entry of the pattern as well: each would be written over the other, hour after hour."""
+    """The entry of the pattern does not renew it as well: each step would overwrite the other, hour after hour."""
     bundle = {"name": "b", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/app/b.pem"}
     host = Host(tmp_path / "host", "apiserver", derived=[bundle])
     host.entries["app"] = GLOB | {"usages": ["server auth"]}
@@ -221,7 +225,7 @@ def test_a_pair_that_is_one_file_is_renewed_as_one(tmp_path: Path) -> None:
 
 
 def test_a_certificate_with_two_names_is_renewed_once(tmp_path: Path) -> None:
-    """Two entries of one pair, one of them by the way of a symlink: one step, and none that fails."""
+    """Two entries of one pair, one of them by a symlink, give one step, and none that fails."""
     host = Host(tmp_path / "host", "apiserver")
     host.at("/etc/alias").symlink_to("kubernetes/pki")
     host.entries["two"] = ENTRIES["apiserver"] | {"path": "/etc/alias/apiserver.crt", "key": "/etc/alias/apiserver.key"}
@@ -230,7 +234,7 @@ def test_a_certificate_with_two_names_is_renewed_once(tmp_path: Path) -> None:
 
 
 def test_a_certificate_alone_does_not_become_a_bundle(tmp_path: Path) -> None:
-    """A file with a certificate and no key was not made by certmond: no key is put into it."""
+    """certmond did not write a file with a certificate and no key: no key is put into it."""
     bundle = {"name": "bundle", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/bundle.pem"}
     host = Host(tmp_path / "host", "apiserver", derived=[bundle])
     host.put("/etc/bundle.pem", host.at(ENTRIES["apiserver"]["path"]).read_bytes())
@@ -251,7 +255,9 @@ def test_a_renewed_key_is_no_more_open_than_its_entry_permits(tmp_path: Path) ->
 
 
 def helped(tmp_path: Path, days: int) -> tuple[Host, Helper]:
-    """A node whose one certificate, good for ten days more, is signed by a helper that issues for so many days."""
+    """Return a node whose only certificate, valid for ten more days, is signed by a helper that issues for so many
+    days.
+    """
     signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}
     soon = now() + timedelta(minutes=1)  # this node's clock does not run, and openssl's does
     host = Host(tmp_path / "host", "apiserver", now=soon, signers=[signer])
@@ -264,7 +270,7 @@ def helped(tmp_path: Path, days: int) -> tuple[Host, Helper]:
 
 @pytest.mark.real("openssl")
 def test_a_certificate_that_ends_sooner_replaces_none(tmp_path: Path) -> None:
-    """What a signer gives has to end later than what is there; asked for by hand, it is taken nevertheless."""
+    """A signed certificate has to end later than the present one. A command accepts an earlier end."""
     host, _ = helped(tmp_path, 5)
     before = host.serials()
     [outcome] = host.start()
@@ -278,7 +284,7 @@ def test_a_certificate_that_ends_sooner_replaces_none(tmp_path: Path) -> None:
 
 @pytest.mark.real("openssl")
 def test_a_ca_that_is_replaced_meanwhile_is_looked_at_again(tmp_path: Path) -> None:
-    """Where the CA on the node became another while a signer was at it, what it signed is not put in place."""
+    """If the CA on the node changed while a signer worked, the signed certificate is not installed."""
     host, helper = helped(tmp_path, 90)
     before = host.at(ENTRIES["apiserver"]["path"]).read_bytes()
     (helper.place / "other.crt").write_bytes(make_ca().pem)
@@ -293,7 +299,7 @@ def test_a_ca_that_is_replaced_meanwhile_is_looked_at_again(tmp_path: Path) -> N
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("other", [{"path": "/etc/site/*.crt"}, {"password_file": "/etc/site/password"}])
 def test_a_ca_that_no_plain_file_holds_is_no_obstacle(tmp_path: Path, other: dict[str, str]) -> None:
-    """Where the anchors are those of a pattern, or of a file with a password, what a signer gives is put in place."""
+    """If the anchors are those of a pattern, or of a file with a password, the signed certificate is installed."""
     host, _ = helped(tmp_path, 90)
     host.entries["site-ca"] = {"path": "/etc/site/ca.crt", "authority": True, "ca": []} | other
     host.entries["apiserver"]["ca"] = "site-ca"
@@ -309,7 +315,7 @@ def test_a_ca_that_no_plain_file_holds_is_no_obstacle(tmp_path: Path, other: dic
 
 @pytest.mark.parametrize("called", ["/etc/link.key", "/etc/kubernetes/pki/../pki/apiserver.key"])
 def test_a_key_that_another_entry_reaches_by_another_way_is_not_replaced(tmp_path: Path, called: str) -> None:
-    """By a symlink or a detour: the other's certificate would be left without its key."""
+    """The path may have a symlink or a detour. The other entry's certificate would be left without its key."""
     host = Host(tmp_path / "host", "apiserver")
     before, entry = host.serials(), ENTRIES["apiserver"]
     other = make_leaf(host.ca, "app", not_before=host.now - DAY, not_after=host.now + YEAR, key=host.keys[-1])
@@ -347,7 +353,7 @@ def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_stays_whol
 
 @pytest.mark.parametrize("name", ["apiserver", "kubelet-client"])
 def test_an_anchor_beside_the_certificate_is_no_obstacle(tmp_path: Path, name: str) -> None:
-    """A certificate is renewed whose own file holds the CA as well, as the last of its chain."""
+    """A certificate is renewed if its own file has the CA as the last of its chain."""
     host = Host(tmp_path / "host", name)
     path = host.at(DATED if name == "kubelet-client" else ENTRIES[name]["path"])
     path.write_bytes(path.read_bytes() + host.ca.pem)
@@ -357,7 +363,7 @@ def test_an_anchor_beside_the_certificate_is_no_obstacle(tmp_path: Path, name: s
 
 
 def test_nothing_is_renewed_that_could_not_be_remembered(tmp_path: Path) -> None:
-    """Where the memory cannot be written, a renewal fails before anything is signed: else it would be made again."""
+    """If the ledger cannot be written, a renewal fails before anything is signed. Otherwise it would be repeated."""
     host = Host(tmp_path / "host", "apiserver")
     before = host.serials()
     (host.state / "renewals.json").mkdir(parents=True)

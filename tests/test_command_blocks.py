@@ -43,7 +43,7 @@ CANNOT_BE_RUN = {
 }
 """A command that matches is not run, for this reason."""
 ALSO_GOOD = {"check": 2, "plan": 1, "verify": 2, "renew": 1, "list": 3}
-"""The highest exit code of a verb that has found something, or nothing, and done its part; of others 0."""
+"""The highest exit code of a successful verb, with or without findings; 0 for verbs that are not listed."""
 PLACEHOLDERS = {
     "FILE.crt": "/etc/kubernetes/pki/apiserver.crt",
     "FILE.key": "/etc/kubernetes/pki/apiserver.key",
@@ -123,16 +123,16 @@ class Sandbox:
         shutil.copytree(self._template, self.root, symlinks=True)
 
     def run(self, command: str) -> str | None:
-        """Type it; what went wrong, or None."""
+        """Run it. Return the error, or None."""
         for placeholder, meant in PLACEHOLDERS.items():
             command = re.sub(rf"\b{re.escape(placeholder)}(?![\w.])", meant, command)
         typed = _PLACES.sub(rf"{self.root}/\1", command)
         status, said = self._call(typed) if re.fullmatch(r"certmond [^|;&<>()$]*", typed) else self._type(typed)
-        if "is staged already" in said:  # one of several ways to stage, of which a node takes one
+        if "is staged already" in said:  # one of several ways to stage, of which a node accepts one
             self.refresh()
             status, said = self._type(typed)
         verbs = [word for call in calls(command) for word in call if not word.startswith("-")][:2]
-        most = max([ALSO_GOOD.get(verb, 0) for verb in verbs], default=int("grep" in command))  # it may find nothing
+        most = max([ALSO_GOOD.get(verb, 0) for verb in verbs], default=int("grep" in command))  # may find nothing
         return None if status <= most else f"{command}\n  {status}: {said}"
 
     def _type(self, typed: str) -> tuple[int, str]:
@@ -176,7 +176,7 @@ def test_every_command_that_can_be_run_is_good(page: Path, template: Path, tmp_p
 
 @pytest.mark.real("unshare")
 def test_the_first_steps_need_no_network(tmp_path: Path) -> None:
-    """A node in a directory, as the quick start has it, is made and looked at on a host without any network."""
+    """The node in a directory of the quick start is created and checked on a host without any network."""
     first = next(block for block in blocks(ROOT / "docs/quickstart.md") if block.is_commands)
     done = subprocess.run(
         [real_part("unshare"), "--map-root-user", "--net", "bash", "-euc", first.text], cwd=tmp_path,
@@ -209,8 +209,8 @@ def _yaml_blocks() -> list[Block]:
 
 @pytest.mark.parametrize("block", _yaml_blocks(), ids=lambda block: f"{block.page.stem}:{block.line}")
 def test_every_yaml_is_good(block: Block) -> None:
-    """A configuration of certmond is one, by the schema and its own rules, save that it may name what it does not show;
-    a web configuration is one. What others read is well-formed.
+    """A certmond configuration is valid by the schema and its own rules, except that it may name objects outside the
+    block. A web configuration is valid. Other YAML is well-formed.
     """
     documents = list(yaml.safe_load_all(block.text))
     assert all(isinstance(document, dict) for document in documents)

@@ -1,4 +1,4 @@
-"""Commands beside the daemon: one process acts on the node, and each command follows that one to the end."""
+"""Commands beside the daemon: one process acts on the node, and each command follows its work to the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAY = timedelta(days=1)
 
 
 class Command:
-    """A command that runs, and what it has printed."""
+    """A running command, and its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -52,7 +52,7 @@ class Command:
 
 
 class Home:
-    """A certificate and its one service, which a program restarts. It is well while `health` is listened to."""
+    """A certificate and its only service, which a program restarts. The service is healthy while `health` listens."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.state = place, place / "state"
@@ -106,7 +106,7 @@ class Home:
             os.close(descriptor)
 
     def acts(self) -> list[str]:
-        """What has run the program, once for each time."""
+        """Return the parent of each run of the program."""
         return self.runs.read_text().split() if self.runs.exists() else []
 
     @property
@@ -144,7 +144,7 @@ class Home:
             yield command
 
     def ended(self, result: str) -> bool:
-        """Whether the daemon has noted such an end of a restart."""
+        """Return whether the daemon has recorded such an end of a restart."""
         lines = map(json.loads, (self.state / "audit.log").read_text().splitlines())
         return any(line.get("result") == result and line["by"] == "daemon" for line in lines)
 
@@ -161,8 +161,8 @@ def daemon_acts(daemon: Running) -> str:
 
 
 def test_the_daemon_makes_the_restart_that_a_command_asks_for(home: Home) -> None:
-    """The command notes what a person has decided, and the daemon restarts and proves. The command shows both, and ends
-    with what came of it.
+    """The command records the operator's decision, and the daemon restarts and proves. The command shows both, and ends
+    with the result.
     """
     with home.daemon() as daemon:
         daemon.until((home.state / "restarts.json").exists, "it has met the service")
@@ -182,7 +182,7 @@ def test_a_renewal_beside_a_daemon_lasts_as_long_as_the_restart(home: Home) -> N
         daemon.until((home.state / "restarts.json").exists, "it has met the service")
         with home.command("renew", "--all") as command:
             command.until("waiting: web: is being restarted (since ")
-            with home.command("renew", "--all", patient=False) as second:  # which has to write while the daemon does
+            with home.command("renew", "--all", patient=False) as second:  # which must write while the daemon does
                 second.until(f"waiting: the daemon (process {daemon.process.pid}) is writing on this node (since ")
                 end()
                 assert second.end() == 0, second.lines
@@ -215,13 +215,13 @@ def test_what_writes_waits_for_a_daemon_that_is_writing(home: Home, words: tuple
                 asleep(second.process.pid, 20_000)
                 end()
                 assert second.end() == 0, second.lines
-            assert first.end() in {0, 2}, first.lines  # what it renewed may be replaced again by now
+            assert first.end() in {0, 2}, first.lines  # its result may be replaced again by now
 
 
 @pytest.mark.parametrize("words", WRITERS, ids=" ".join)
 def test_a_command_that_is_writing_is_waited_for_until_an_instant(home: Home, words: tuple[str, ...]) -> None:
-    """Where no daemon acts, the line names the process that is writing and until when it is waited for. Then the exit
-    code is 3, and the message has that process and the command that shows what it does.
+    """Without an acting daemon, the line names the writing process and the end of the wait. Then the exit code is 3,
+    and the message has that process and the command that shows its work.
     """
     pid = os.getpid()
     with home.command("renew", "web") as command:

@@ -64,8 +64,8 @@ def asking(tmp_path: Path) -> Iterator[Asking]:
 
 
 def test_the_request_is_shown_and_its_approval_is_waited_for(asking: Asking) -> None:
-    """The line about the wait names the request, its signer and usages, until when it is waited for, and the command
-    that approves it. When a person has approved it, the certificate is in place, and the command ends with 0.
+    """The line about the wait has the request, its signer and usages, the end of the wait, and the command that
+    approves it. After an approval, the certificate is in place, and the command exits 0.
     """
     before = (asking.place / "app.crt").read_bytes()
     with asking.renew("--timeout", "10m") as command:
@@ -107,7 +107,7 @@ def test_an_undecided_request_is_waited_for_until_the_timeout(asking: Asking) ->
 
 
 class Helped(Asking):
-    """A node whose certificate is signed by a helper, which notes each question and answers what `says` has."""
+    """A node whose certificate is signed by a helper, which records each question and gives the answer in `says`."""
 
     def __init__(self, place: Path, api: ApiServer) -> None:
         super().__init__(place, api)
@@ -119,7 +119,7 @@ class Helped(Asking):
         (place / "config.yaml").write_text(yaml.safe_dump(config))
 
     def says(self, seconds: int) -> None:
-        """It has not decided, and wants to be asked again after so many seconds."""
+        """Set the answer: undecided, with another question after so many seconds."""
         (self.place / "says").write_text(f"echo {seconds}\necho cookie\nexit 5\n")
 
     def calls(self) -> list[str]:
@@ -146,7 +146,7 @@ def test_a_helper_is_asked_again_at_the_time_that_it_named(helped: Helped) -> No
 
 
 def test_a_helper_is_asked_no_more_often_than_it_said(helped: Helped) -> None:
-    """In three seconds a helper that wants a second between two questions has three at most after the first."""
+    """In three seconds a helper that names a second between two questions has at most three after the first."""
     helped.says(1)
     with helped.renew("--timeout", "3s") as command:
         assert command.wait(DEADLINE) == 1

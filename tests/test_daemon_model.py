@@ -45,7 +45,7 @@ Standing = set[tuple[str, str, str]]
 
 
 class Told(Journal):
-    """A journal that knows which findings stand, by what was raised and cleared."""
+    """A journal that derives the open findings from raised and cleared events."""
 
     def __init__(self) -> None:
         super().__init__("none")
@@ -74,7 +74,7 @@ class Process:
 
     def __init__(self, host: Host, runtime: Path) -> None:
         self._host, self.journal = host, Told()
-        text, hours = yaml.safe_dump(host.document()), count()  # so that nothing comes too often to be written
+        text, hours = yaml.safe_dump(host.document()), count()  # so that no event is omitted for its frequency
         self._daemon = Daemon(
             lambda: parse([Source("test", text)]), root=str(host.root), runtime_dir=runtime, state_dir=host.state,
             journal=self.journal, clock=lambda: host.now, monotonic=lambda: next(hours) * 3600.0,
@@ -99,7 +99,7 @@ class Process:
             acted = self._wake("deadline")
 
     def _wake(self, cause: str) -> bool:
-        """Whether anything was done."""
+        """Return whether a step was made."""
         for number in range(RESTS):
             self._daemon._pass(Cause(cause, None))
             self._daemon._act()
@@ -109,7 +109,7 @@ class Process:
         raise AssertionError("it does not come to rest")
 
     def changes_at(self) -> datetime | None:
-        """When time alone changes what it does: a repair that breaks again, an attempt that failed."""
+        """Return when its plan changes by time alone: a repeated repair, a failed attempt."""
         return self._daemon._acting.plan.changes_at
 
     def end(self) -> None:
@@ -117,7 +117,7 @@ class Process:
         self._daemon._hooks.close()
         self._daemon._enforcer.neighbourhood.close()
         self._daemon._wake.close()
-        self._daemon._lead.release()  # as the kernel does
+        self._daemon._lead.release()  # like the kernel
 
 
 class Node(RuleBasedStateMachine):
@@ -139,7 +139,7 @@ class Node(RuleBasedStateMachine):
         self.process.end()
         shutil.rmtree(self.place)
 
-    # What happens
+    # Events
 
     @initialize()
     def begins(self) -> None:
@@ -231,7 +231,7 @@ class Node(RuleBasedStateMachine):
         self._live(self.process.wake)
         assert self._files() == files or (waits and waits <= self.host.now), "nothing was waited for"
 
-    # What holds
+    # Invariants
 
     def _live(self, step: Any, before: tuple[dict[str, Leaf], dict[str, bytes]] | None = None) -> None:
         """A step of the daemon; whatever it has changed, it may have changed."""
@@ -255,13 +255,13 @@ class Node(RuleBasedStateMachine):
             assert leaf.wrong(ca_of(self.host.root, CA), self.host.now) == set()
             assert leaf.certificate.subject == old.certificate.subject
             assert (name, f"{old.certificate.serial_number:x}") in begun, f"{name} was replaced, and that was not begun"
-            if before is None:  # who is killed may have had no time to say that it is done
+            if before is None:  # a killed process may not have recorded its result
                 assert (name, f"{leaf.certificate.serial_number:x}") in done, (
                     f"{name} was replaced, and that is not told"
                 )
 
     def _renewable(self, leaf: Leaf) -> bool:
-        """It is due, or beyond its dates."""
+        """Return whether the certificate is due or outside its dates."""
         assert leaf.certificate
         start, end = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
         earliest = end - min(30 * DAY, (end - start) / 3) - min(3 * DAY, (end - start) / 20)
@@ -299,7 +299,7 @@ class Node(RuleBasedStateMachine):
     def nothing_is_left_behind(self) -> None:
         assert self.host.temporary() == []
 
-    # How it is read
+    # Access to the state
 
     def _path(self, name: str) -> Path:
         return self.host.at(ENTRIES[name]["path"])

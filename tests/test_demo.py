@@ -1,4 +1,4 @@
-"""`certmond demo`: what a newcomer sees first. It runs the real daemon and the real server, so this is end to end."""
+"""`certmond demo`, the first contact of a new user. It runs the real daemon and the real server end to end."""
 
 import os
 import pwd
@@ -25,13 +25,13 @@ from tests.conftest import real_part
 
 DEMO = [sys.executable, "-m", "certmond", "demo"]
 USERS = ("whoever runs the tests", "nobody") if os.geteuid() == 0 else ("whoever runs the tests",)
-NEAR = 30.0  # seconds that a test waits for what must come
+NEAR = 30.0  # seconds until an awaited result must exist
 BROKEN = "/etc/kubernetes/pki/apiserver-kubelet-client.crt"
 
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A directory for temporary files alone that every user can reach: pytest's own is closed to others."""
+    """Return a directory for temporary files that every user can reach: pytest's own is closed to others."""
     with tempfile.TemporaryDirectory(prefix="certmond-test-", dir="/tmp") as name:
         yield Path(name)
 
@@ -61,7 +61,7 @@ def demo_as(user: str, scratch: Path, *options: str) -> subprocess.CompletedProc
 
 
 def processes(mentioning: Path) -> list[str]:
-    """The command lines of the processes that have to do with a directory."""
+    """Return the command lines of the processes that use a directory."""
     lines = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -78,8 +78,9 @@ def stages(output: str) -> Mapping[int, str]:
 
 @pytest.mark.parametrize("user", USERS)
 def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Path) -> None:
-    """As root and as an ordinary user without a home, the demo shows each change in the metrics and in the table,
-    ends with exit code 0, and leaves neither a file nor a process."""
+    """As root and as an ordinary user without a home, the demo shows each change in the metrics and in the table, exits
+    0, and leaves neither a file nor a process.
+    """
     ended = demo_as(user, scratch)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
     assert list(scratch.iterdir()) == []
@@ -119,14 +120,14 @@ def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Pa
 
 
 def test_demo_that_is_piped_prints_plain_text_and_no_key(scratch: Path) -> None:
-    """What the demo prints into a pipe is plain text without control characters, and never holds a private key."""
+    """Into a pipe the demo prints plain text without control characters, and never a private key."""
     output = demo_as("whoever runs the tests", scratch).stdout
     assert all(character.isprintable() or character == "\n" for character in output)
     assert "PRIVATE KEY" not in output
 
 
 def test_kept_demo_can_be_looked_at_with_the_commands_that_it_prints(scratch: Path) -> None:
-    """--keep leaves the directory, closed to others, and prints commands that work on it; the processes are ended."""
+    """--keep leaves the directory, closed to others, and prints commands that work on it. The processes are ended."""
     ended = demo_as("whoever runs the tests", scratch, "--keep")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert processes(scratch) == []
@@ -144,7 +145,7 @@ def test_kept_demo_can_be_looked_at_with_the_commands_that_it_prints(scratch: Pa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_demo_cleans_up(number: signal.Signals, scratch: Path) -> None:
     """Ctrl-C, SIGTERM or a closed terminal ends both processes and removes the directory; the exit code is 130."""
-    ours = signal.signal(number, signal.SIG_DFL)  # under nohup, or in the background, it would be ignored
+    ours = signal.signal(number, signal.SIG_DFL)  # under nohup, or in the background, the signal would be ignored
     try:
         demo = subprocess.Popen(DEMO, env=environment(scratch), stdout=subprocess.PIPE, text=True)
     finally:
@@ -184,7 +185,7 @@ def test_reader_of_the_pipe_that_goes_away_is_no_reason_to_leave_anything(scratc
 
 @pytest.fixture
 def impatient(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The demo in this process, which waits for less than a second once all is well."""
+    """Run the demo in this process with a limit of less than a second after the start."""
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     well = Running.wait_all_well
 
@@ -200,7 +201,7 @@ def impatient(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_stage_that_does_not_show_what_it_should_fails_the_demo(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A change that is not seen in time ends the demo with exit code 1, what was expected, and the processes' logs."""
+    """If a change does not appear in time, the demo exits 1 with the expected result and the logs of its processes."""
     monkeypatch.setattr(Node, "cut_off", lambda self, path: None)
     assert story.run(keep=False) == 1
     output = capsys.readouterr().out
@@ -226,7 +227,7 @@ def test_open_findings_are_printed_when_a_stage_fails(
 def test_process_that_ends_fails_the_demo_at_once(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A daemon that ends by itself is not waited for: the demo names it, prints what it said, and cleans up."""
+    """The demo does not wait for a daemon that has ended: it names it, prints its output, and cleans up."""
     monkeypatch.setattr(running, "PATIENCE", NEAR)
     monkeypatch.setattr(Node, "make", lambda self: self.put({}))
     monkeypatch.setattr(story, "_options", lambda place, **_: ["--root", f"{place}/nowhere"])
@@ -245,7 +246,7 @@ def test_a_missing_temporary_directory_is_reported(monkeypatch: pytest.MonkeyPat
 
 
 def test_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that ignores SIGTERM does not keep the demo from ending."""
+    """The demo ends although a process ignores SIGTERM."""
     stubborn = tmp_path / "python"
     stubborn.write_text("#!/bin/sh\ntrap '' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
     stubborn.chmod(0o755)
@@ -288,7 +289,7 @@ def test_node_is_as_closed_as_kubeadm_makes_it(tree: Path) -> None:
 
 
 def test_kubelet_link_is_absolute(tree: Path) -> None:
-    """As the kubelet makes it, the link to its current certificate names a path of the node, not of the demo."""
+    """Like the kubelet's, the link to its current certificate names a path of the node, not of the demo."""
     target = os.readlink(tree / "var/lib/kubelet/pki/kubelet-client-current.pem")
     assert re.fullmatch(r"/var/lib/kubelet/pki/kubelet-client-\d{4}(-\d\d){5}\.pem", target)
 
@@ -305,7 +306,7 @@ def test_kubelet_link_is_absolute(tree: Path) -> None:
     ],
 )
 def test_chains_of_the_node_satisfy_openssl(tree: Path, anchor: str, leaf: str, purpose: str) -> None:
-    """What the demo's CAs sign is accepted by openssl for its purpose."""
+    """openssl accepts the certificates of the demo's CAs for their purpose."""
     pki = tree / "etc/kubernetes/pki"
     command = [
         real_part("openssl"),

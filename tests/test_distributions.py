@@ -35,7 +35,7 @@ from tests.distributions import MAKERS, Tree
 from tests.node import Node
 
 AT = NOW + DAY
-STARTER = {"k3s", "rke2", "k0s"}  # they renew what they have made, each time that they start
+STARTER = {"k3s", "rke2", "k0s"}  # they renew their certificates each time that they start
 K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
 MICROK8S, ETCD = "/var/snap/microk8s/current/certs", "/etc/etcd"
 
@@ -191,7 +191,9 @@ def test_a_key_that_others_can_read_is_a_finding(profile: str, tree: Tree) -> No
 
 @pytest.mark.parametrize("profile", sorted(STARTER))
 def test_what_is_renewed_by_others_is_not_renewed(profile: str, tree: Tree) -> None:
-    """Ten days before the end the plan has no step, says who renews it and when, and `renew` refuses with the same."""
+    """Ten days before the end the plan has no step, and names the component that renews and the time. `renew` refuses
+    with the same.
+    """
     at = NOW - DAY + YEAR - 10 * DAY
     plan = run(tree, "plan", "--profile", profile, "-o", "json", at=at)
     document = json.loads(plan.stdout)
@@ -224,7 +226,7 @@ def test_the_forecast_names_the_component_that_renews(profile: str, tree: Tree) 
 @pytest.mark.parametrize("profile", ["k0s", "microk8s"])
 @pytest.mark.parametrize("family", ["ca", "front-proxy-ca"])
 def test_a_ca_that_others_replace_is_not_rotated(profile: str, tree: Tree, family: str) -> None:
-    """`root-ca stage` and `rotate` refuse it and say by whom it is replaced; nothing is written."""
+    """`root-ca stage` and `rotate` refuse it and name the component that replaces it. Nothing is written."""
     for verb in ("root-ca stage --generate", "root-ca rotate --plan"):
         done = run(tree, verb, "--profile", profile, "--family", family, at=None)
         assert done.exit_code != 0
@@ -434,7 +436,7 @@ def test_k3s_and_rke2_differ_in_their_names_only(profile: str) -> None:
 
 
 def test_every_path_of_a_distribution_is_below_its_own_directories() -> None:
-    """No profile reaches into another distribution's files."""
+    """No profile uses a path of another distribution."""
     places = {
         "k3s": ("/var/lib/rancher/k3s/", "/etc/rancher/"), "rke2": ("/var/lib/rancher/rke2/", "/etc/rancher/"),
         "k0s": ("/var/lib/k0s/", "/run/k0s/"), "microk8s": ("/var/snap/microk8s/current/",), "etcd": ("/etc/etcd/",),
@@ -459,7 +461,7 @@ def test_every_entry_that_is_used_names_who_uses_it() -> None:
 
 @pytest.mark.parametrize("profile", sorted(STARTER))
 def test_what_a_starter_writes_at_its_start_is_no_news_to_it(profile: str) -> None:
-    """What is written after the process has started is in `reloads`, so that it seems to wait for no restart."""
+    """A file that is written after the start of the process is in `reloads`, so that it does not wait for a restart."""
     for service in parse((), profile=profile).services:
         used = {spec.name for spec in specs(profile).values() if service.name in spec.consumers}
         assert used == set(service.reloads), service.name
@@ -499,7 +501,7 @@ def test_a_kubelet_of_k0s_that_no_longer_rotates_is_a_finding(tmp_path: Path) ->
 
 
 def test_kinds_are_those_of_the_files() -> None:
-    """Whatever has the ending of a kubeconfig is one."""
+    """A file with the suffix of a kubeconfig is one."""
     for profile in MAKERS:
         for spec in specs(profile).values():
             ending = posixpath.splitext(spec.path)[1]

@@ -1,4 +1,4 @@
-"""What the documentation promises is what the code does."""
+"""The documentation matches the code."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 
 def test_the_changelog_has_entries_below_headings() -> None:
-    """A version consists of headings, none of them twice, with entries below each. An entry is a list item that ends
-    with a full stop.
+    """A version consists of distinct headings with entries below each. An entry is a list item that ends with a full
+    stop.
     """
     for text in re.split(r"^## ", CHANGELOG, flags=re.MULTILINE)[1:]:
         _, *parts = re.split(r"^### ", text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Where certmond acts on the world is written down, and nowhere else does it."""
+"""The table of certmond's effects is complete."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Module:
                     pass
 
     def called(self, function: ast.expr) -> str:
-        """The function by its full name, such as os.rename; or ".name", the method of something."""
+        """Return the full name of the function, such as os.rename, or ".name" for a method."""
         root, *rest = ast.unparse(function).split(".")
         return ".".join((self.names.get(root, root), *rest)) if root in self.names or not rest else f".{rest[-1]}"
 
@@ -90,7 +90,7 @@ class Module:
         if name == "os.open" or name.endswith(".open_straight"):
             return any(FLAGS.search(self.constants.get(word, word)) for word in words)
         if name in {"open", "io.open", "os.fdopen", ".open"}:
-            modes = words if name == ".open" else words[1:]  # a path's own method is given no path
+            modes = words if name == ".open" else words[1:]  # a method of a path has no path argument
             return any(re.fullmatch(r"'[rbt]*[wax+][rwaxbt+]*'", mode) for mode in modes)
         # `replace` of a path has one argument, that of a text two, that of a time or a dataclass has names.
         return name.removeprefix(".") in OF_A_PATH or (name == ".replace" and len(call.args) == 1 and not call.keywords)
@@ -146,8 +146,8 @@ def written_down() -> set[tuple[str, str]]:
 
 
 def test_where_certmond_acts_is_written_down() -> None:
-    """A module that writes, runs a program, signals, connects, or changes something in the cluster is in the table of
-    the security model, with what it acts on; and what is in the table is so.
+    """A module that writes, runs a program, signals, connects, or changes the cluster is in the table of the security
+    model, with its target. Each row of the table is true.
     """
     assert written_down() == FOUND
 

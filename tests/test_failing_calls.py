@@ -20,7 +20,7 @@ from tests.test_renewal import FORMS, Host, copies, readable
 from tests.tracing import EVERY_STOP, READING, SHORT, fail_at, record
 
 PLACES, SHARES = 96, 4
-"""At so many of the hundreds of calls of a rotation one fails, in so many tests."""
+"""The number of calls of a rotation that fail, one per test."""
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EDQUOT)
 
 
@@ -48,8 +48,8 @@ def defects(state: Path) -> list[str]:
     "form", ["pair", *(pytest.param(form, marks=pytest.mark.long) for form in FORMS if form != "pair")]
 )
 def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> None:
-    """With EIO, ENOSPC, EROFS, ESTALE or EDQUOT, or by half a write: the renewal is done or is not, never is a pair
-    torn, or a key readable by others; and an hour later it is whole, with nothing left beside it.
+    """With EIO, ENOSPC, EROFS, ESTALE or EDQUOT, or with half of a write: the renewal is complete or absent, no pair is
+    torn, and no key is readable by others. An hour later it is complete, without leftovers.
     """
     original = Host(quick / "original", *FORMS[form], plain=form == "plain")
     before = original.serials()
@@ -98,11 +98,11 @@ def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE])
 def test_any_call_that_only_looks_may_fail(quick: Path, failure: int) -> None:
-    """What cannot be read is a finding, or is not there for this once: never an exception, and never a change of what
-    is on the node.
+    """An unreadable file is a finding, or is absent in this pass: there is never an exception, and never a change of
+    the node.
     """
     host = Host(quick / "host")
-    host.look()  # whatever is loaded at the first look is loaded
+    host.look()  # modules of the first scan are loaded
     seen = quick / "seen"
 
     def looks() -> None:
@@ -130,8 +130,8 @@ def tries(node: RotatingNode) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("share", range(SHARES))
 def test_any_call_of_a_rotation_may_fail(quick: Path, staged: tuple[RotatingNode, Issued], share: int) -> None:  # noqa: F811
-    """Be it of the record, of the keys that are kept, or of the node's files: the command ends, or says what was in its
-    way; no CA's key is lost or can be read by others; and begun again, it finishes the rotation and leaves nothing.
+    """The call may concern the record, the stored keys, or the node's files: the command completes or reports the
+    obstacle. No key of a CA is lost or readable by others. The next run completes the rotation without leftovers.
     """
     original, new = staged
     stops = record(partial(rotates, original.copy(quick / "whole")))
@@ -146,7 +146,7 @@ def test_any_call_of_a_rotation_may_fail(quick: Path, staged: tuple[RotatingNode
         assert watched.problems == [], where
         assert defects(node.state) == [], where
         again = node.hurry("root-ca", "rotate")
-        over = again.code == 3 and "no CA is staged" in again.err  # what failed was on its way out, or no matter
+        over = again.code == 3 and "no CA is staged" in again.err  # the failed call was at the end, or had no effect
         assert again.code == 0 or over, (where, again)
         assert node.unwell(new) == [], where
         assert node.findings() == {}, where

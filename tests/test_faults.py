@@ -41,7 +41,7 @@ def host(tmp_path: Path) -> Host:
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Host:
-    """All is due, and nothing so late that it would not wait until HOLD is removed."""
+    """Return a node on which all is due, but not critical, so that it waits until HOLD is removed."""
     host = Host(tmp_path / "host", "apiserver", "etcd-server", "admin.conf", now=now())
     host.settings["hold"] = {"unsynchronised_clock": False, "file": HOLD}
     host.put(HOLD, b"")
@@ -146,7 +146,7 @@ def test_the_runtime_directory_is_lost(waiting: Host) -> None:
 
 
 def test_it_ends_in_good_order_whatever_lies_there(waiting: Host) -> None:
-    """Where something else is in the place of the runtime directory by now, the daemon that is stopped exits with 0."""
+    """If the path of the runtime directory has another file, the stopped daemon exits 0."""
     with enforcing(waiting) as daemon:
         shutil.rmtree(daemon.runtime)
         daemon.runtime.write_text("something else")
@@ -225,7 +225,7 @@ def test_the_state_directory_is_lost(waiting: Host) -> None:
     due.
     """
     with enforcing(waiting) as daemon:
-        waiting.state.rename(waiting.state.with_name("lost"))  # at once, whatever the daemon writes meanwhile
+        waiting.state.rename(waiting.state.with_name("lost"))  # at once, although the daemon writes meanwhile
         waiting.at(HOLD).unlink()
         daemon.until(lambda: at_rest(daemon, waiting), "renewed")
         assert "Traceback" not in daemon.log.read_text()

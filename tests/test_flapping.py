@@ -29,7 +29,7 @@ NAMES = tuple(f"leaf-{number}" for number in range(3))
 
 
 class Recorder(Journal):
-    """A journal that counts, and says when something was written."""
+    """A journal that counts entries and records their times."""
 
     def __init__(self) -> None:
         super().__init__("none")
@@ -61,7 +61,7 @@ class Hand:
 
 
 class Published:
-    """What the daemon publishes, watched by the passes that it makes."""
+    """The published state of the daemon after each pass."""
 
     def __init__(self, runtime: Path) -> None:
         self._status = runtime / "status.json"
@@ -147,8 +147,8 @@ def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -
 
 
 def test_what_is_held_and_not_held_again_and_again_does_not_fill_the_trail(tmp_path: Path) -> None:
-    """That a step is held is noted ten times for one file, then once a minute; what was held for a moment only is
-    counted in a summary. What certmond does is always noted.
+    """A held step is recorded ten times for one file, then once a minute. A brief hold is counted in a summary. An
+    action of certmond is always recorded.
     """
     host = Host(tmp_path / "host", "apiserver")
     host.settings["hold"] = {"file": "/hold", "unsynchronised_clock": False}

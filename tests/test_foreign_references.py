@@ -59,13 +59,13 @@ def printed(node: Node, options: list[str], *verb: str) -> str:
 
 
 def cleared(text: str, target: str) -> str:
-    """The text without the path that the user wrote, and without what differs between any two runs."""
+    """Return the text without the path that the user wrote, and without the differences between any two runs."""
     text = re.sub(r'"(taken_at|timestamp)": "[^"]*"', "", text.replace(target, "TARGET"))
     return re.sub(r"(?m)^certmond_(?!certificate|finding).*\n", "", text)
 
 
 def says(daemon: Running, sentence: str) -> str:
-    """The line of the journal with that sentence, once `status.json` has it as well; "" before."""
+    """Return the line of the journal with that sentence when `status.json` has it as well, and "" before."""
     lines = [line for line in daemon.log.read_text().splitlines() if sentence in line]
     return lines[0] if lines and sentence in json.dumps(daemon.entry("users")) else ""
 
@@ -92,10 +92,10 @@ def test_every_command_prints_the_same_whatever_is_named(watched: tuple[Node, li
 
 
 def test_the_daemon_renders_the_same_whatever_is_named(watched: tuple[Node, list[str]], tmp_path: Path) -> None:
-    """The entry in `status.json`, its lines in `metrics.prom` and what the journal tells are the same for each."""
+    """The entry in `status.json`, its lines in `metrics.prom` and the journal are the same for each."""
     node, options = watched
     seen = set[tuple[str, ...]]()
-    for number, target in enumerate(TARGETS):  # a daemon for each: the journal has a budget for what changes often
+    for number, target in enumerate(TARGETS):  # one daemon for each: the journal limits frequent changes
         work = tmp_path / f"work-{number}"
         work.mkdir()
         name_everywhere(node, "/home/user/first")

@@ -35,7 +35,7 @@ from tests.forgeries import DEVELOPERS, MASTERS, forgeries
 from tests.test_renewal import CA, Helper, Host, certmond, kubeconfig, now
 
 MALLORY, BOB = 64_999, 64_998
-"""Users of the host who are not root, and have nothing."""
+"""Unprivileged users of the host."""
 FORMS = ("file", "kubeconfig", "kubelet")
 
 
@@ -98,7 +98,7 @@ def forged_node(place: Path, signer: dict[str, Any] | None = None, forms: tuple[
             host.entries[f"{form}-{name}"] = entry | ({"signer": signer["name"]} if signer else {})
             (made.genuine if name == "genuine" else made.files)[f"{form}-{name}"] = path
         host.at(f"/srv/{form}/shared").chmod(0o777)
-        # certmond has put a later certificate in the place of the older one, without the group.
+        # certmond has installed a later certificate in place of the older one, without the group.
         identity = (f"{form}-older", host.entries[f"{form}-older"]["path"])
         attempt = Attempt(host.now - 30 * DAY, sha256="0" * 64, ends_at=host.now + YEAR)
         Ledger(host.state).remember(identity, attempt)
@@ -121,8 +121,8 @@ def forged(tmp_path: Path) -> Forged:
 
 
 def test_the_daemon_signs_no_forged_certificate(forged: Forged, tmp_path: Path) -> None:
-    """The daemon leaves each forged file byte for byte as it is, reports not_issued_by_ca of it, and renews the genuine
-    ones beside them.
+    """The daemon leaves each forged file byte for byte, reports not_issued_by_ca for it, and renews the genuine
+    ones.
     """
     before, serials = forged.contents(), forged.serials(forged.genuine)
     config = tmp_path / "config.yaml"
@@ -142,16 +142,14 @@ def test_the_daemon_signs_no_forged_certificate(forged: Forged, tmp_path: Path) 
 
 
 def renewed(path: Path) -> Path:
-    """Where the present certificate is: the kubelet's PEM has a new name each time."""
+    """Return the path of the present certificate: the kubelet's PEM has a new name each time."""
     current = path.with_name("client-current.pem")
     return path.parent / Path(current.readlink()).name if current.is_symlink() else path
 
 
 @pytest.mark.parametrize("how", ["all", "names"])
 def test_by_hand_no_forged_certificate_is_signed(forged: Forged, how: str) -> None:
-    """`certmond renew` says of each why it is not renewed, and leaves its file as it is; with --all, the genuine ones
-    are renewed.
-    """
+    """`certmond renew` prints the reason for each, and leaves its file. With --all, the genuine ones are renewed."""
     before, serials = forged.contents(), forged.serials(forged.genuine)
     arguments = ["--all"] if how == "all" else [*forged.files]
     done = certmond(forged.host, "renew", *arguments)
@@ -168,7 +166,9 @@ def test_by_hand_no_forged_certificate_is_signed(forged: Forged, how: str) -> No
 
 
 def test_a_dry_run_shows_what_would_be_signed(forged: Forged) -> None:
-    """`certmond renew NAME --dry-run` prints the entry that would fix what the file says, and what is missing."""
+    """`certmond renew NAME --dry-run` prints the entry that would fix the content of the file, and the missing
+    fields.
+    """
     done = certmond(forged.host, "renew", "file-self-signed", "--dry-run")
     assert done.returncode == 3
     shown = yaml.safe_load(done.stdout)["certificates"]
@@ -239,7 +239,7 @@ def test_a_copied_certificate_of_another_user_is_not_renewed_for_the_owner(tmp_p
 
 
 def owned(host: Host, name: str, certificate: bytes, key: bytes, **fields: Any) -> None:
-    """An entry below a directory of its owner, who is not root."""
+    """Write an entry below a directory of its unprivileged owner."""
     entry = {"path": f"/home/{name}/app.crt", "key": f"/home/{name}/app.key", "owner": str(MALLORY), **fields}
     host.entries[name] = entry
     host.put(entry["path"], certificate)
@@ -261,7 +261,7 @@ def past(host: Host) -> Any:
 
 
 def test_the_numbers_of_a_public_key_are_no_private_key(plain: Host) -> None:
-    """The key of another user's certificate has to sign: one made up of its public numbers does not count."""
+    """The key of another user's certificate has to sign: one that is built from its public numbers does not count."""
     bobs = make_leaf(plain.ca, "bob", key="rsa", **past(plain))
     numbers: Any = bobs.key.public_key().public_numbers()  # type: ignore[union-attr]
     made_up = tlv(0x30, *map(integer, (0, numbers.n, numbers.e, 3, 3, 5, 3, 3, 3)))
@@ -362,8 +362,8 @@ def test_no_request_is_filed_or_approved_for_a_forged_certificate(tmp_path: Path
 
 
 def test_in_a_rotation_no_leaf_is_signed_that_another_user_can_replace(tmp_path: Path) -> None:
-    """The leaves of the former CA are issued again, but none whose directory another user can write, nor one of a
-    reserved subject that its entry does not name; the plan says of each why.
+    """The leaves of the old CA are issued again, except those whose directory another user can write, and those of a
+    reserved subject that the entry does not name. The plan has the reason for each.
     """
     host = Host(tmp_path / "node", "apiserver", now=now())
     host.entries = {}
@@ -384,7 +384,7 @@ def test_in_a_rotation_no_leaf_is_signed_that_another_user_can_replace(tmp_path:
 
 
 def test_in_a_rotation_no_forged_leaf_is_signed(forged: Forged) -> None:
-    """Were each leaf to be issued again at once, only the genuine ones would be."""
+    """Even if each leaf were issued again at once, only the genuine ones would be."""
     assessment, _ = forged.host.enforcer().see()
     leaves = {each.seen.identity: forged.host.ca.facts for each in assessment.certificates if each.seen.name != "ca"}
     made = plan(assessment, policy_of(forged.host.config), {}, Circumstances(), reissue=leaves)
@@ -420,7 +420,7 @@ def test_a_change_between_plan_and_signature_stops_the_signature(tmp_path: Path)
 
 
 def test_only_one_function_grants_a_signature() -> None:
-    """No module but `signing_policy` makes a Grant, and no request for a certificate is made without one."""
+    """Only `signing_policy` makes a Grant, and each request for a certificate has one."""
     makers = set()
     for path in (Path(__file__).parent.parent / "certmond").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -431,7 +431,7 @@ def test_only_one_function_grants_a_signature() -> None:
 
 
 def wide_and_narrow(host: Host) -> tuple[Issued, Issued]:
-    """What the owner of an entry keeps from former days, which lasts for years, and what is due in its place."""
+    """Return an old, long-lived certificate of the entry's owner, and the due one that replaced it."""
     wide = make_leaf(host.ca, subject=DEVELOPERS, not_before=host.now - 2 * YEAR, not_after=host.now + 60 * DAY)
     narrow = make_leaf(host.ca, "mallory", not_before=host.now - YEAR, not_after=host.now + DAY)
     return wide, narrow
@@ -543,8 +543,8 @@ def test_a_broken_file_is_not_made_again_where_another_user_can_take_the_key(pla
 
 
 def test_nothing_is_put_back_through_a_symlink_of_another_user(plain: Host) -> None:
-    """An owner that is not root makes the key's name a symlink into root's files and breaks the certificate: what the
-    link leads to stays as it is.
+    """An unprivileged owner makes the key's name a symlink to a file of root and breaks the certificate: the target of
+    the link is unchanged.
     """
     leaf = make_leaf(plain.ca, "app", not_before=plain.now - YEAR, not_after=plain.now + 5 * DAY)
     owned(plain, "app", leaf.pem, leaf.key_pem, subject="CN=app", usages=["client auth"])

@@ -1,4 +1,4 @@
-"""A forged file on a node whose first certificates `certmond init` is to make: its content goes into no certificate."""
+"""A forged file on a node before `certmond init`: its content goes into no certificate."""
 
 from __future__ import annotations
 

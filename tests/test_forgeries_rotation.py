@@ -1,4 +1,4 @@
-"""A whole rotation of the Root CA on a node with forged files: neither of the two CAs signs what is forged."""
+"""A complete rotation of the Root CA on a node with forged files: neither CA signs a forgery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real("openssl")
 
 FORMS = ("file", "kubeconfig", "kubelet")
 LEGITIMATE = frozenset({"CN=web", "CN=user", "CN=app"})
-"""All subjects that the former CA has signed here and has to sign again."""
+"""All subjects that the old CA has signed here and must sign again."""
 
 
 class ForgedNode(RotatingNode):
@@ -46,7 +46,7 @@ class ForgedNode(RotatingNode):
             (self.files / form / "shared").chmod(0o777)
             older = self.files / form / "older"
             entry = next(each for each in self.entries if each["path"].startswith(f"{older}/"))
-            # certmond has put a later certificate in the place of this one, without the group.
+            # certmond has installed a later certificate in place of this one, without the group.
             Ledger(self.state).remember(
                 (entry["name"], entry["path"]), Attempt(now - DAY, sha256="0" * 64, ends_at=now + YEAR)
             )
@@ -85,13 +85,13 @@ class ForgedNode(RotatingNode):
         path.write_text(yaml.safe_dump(document))
 
     def forget(self, names: set[str]) -> None:
-        """Take entries out of the configuration."""
+        """Remove entries from the configuration."""
         self.entries = [entry for entry in self.entries if entry["name"] not in names]
         self.configure()
 
     @property
     def forged(self) -> dict[str, bytes]:
-        """What the forged files hold, by entry."""
+        """Return the content of the forged files, by entry."""
         return {name: path.read_bytes() for name, path in self.certificates.items() if not name.endswith("-genuine")}
 
     @property

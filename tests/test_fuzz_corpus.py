@@ -1,4 +1,4 @@
-"""What fuzzing has kept: inputs that go everywhere in the readers of what others wrote."""
+"""The inputs that fuzzing has found, for the parsers of foreign files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BEFORE = b"# ours\nusers: [{name: a, key: QQ==, n: 1, self: &x [.nan, *x]}]  # a
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_value_or_the_declared_error_and_nothing_else_comes_out(target: str) -> None:
-    """Each input that is kept of a format breaks no promise of its reader."""
+    """No stored input of a format violates the contract of its parser."""
     kept = inputs(target)
     assert kept, "nothing is kept of this target"
     for each in kept:

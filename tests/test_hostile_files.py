@@ -1,4 +1,4 @@
-"""Files that cost much, or end a parser: what each verb, and the daemon, makes of them."""
+"""Files that are expensive, or crash a parser: the reaction of each verb and of the daemon."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_hostile_key_is_a_finding_of_its_file_in_every_verb(tmp_path: Path) ->
 
 
 def test_no_damaged_file_ends_a_look_or_takes_a_second() -> None:
-    """Two hundred of those that `python -m fuzz.looks` makes, through all that `check`, `plan` and `metrics` do."""
+    """Two hundred files of `python -m fuzz.looks` pass through the work of `check`, `plan` and `metrics`."""
     broken, _ = run_looks(seed=7, first=0, count=200)
     assert not [each for each in broken if not each.said.endswith(" s")]
 

@@ -1,4 +1,4 @@
-"""What the two processes load: each module costs memory on every node, for as long as the node lives."""
+"""The modules that the two processes load: each module uses memory on every node, during the whole run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ROOT = Path(certmond.__file__).parents[1]
 
 
 def loaded(*modules: str) -> set[str]:
-    """The modules that a process has after it imported these, packages by their name and with what is in them."""
+    """Return the modules that a process has after these imports, packages by their name and with their content."""
     code = f"import sys, {', '.join(modules)}\nprint(*sys.modules)"
-    own = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it loads much itself
+    own = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it loads many
     run = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True, cwd=ROOT)
     return set(run.stdout.split())
 

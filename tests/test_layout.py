@@ -165,11 +165,13 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         ],
     ),
 }
-"""Modules whose behavior shows in another one: the test module that executes them, how it does so, and the modules."""
+"""Modules whose behavior is tested in another one: the test module that executes them, how it does so, and the
+modules.
+"""
 
 
 def mirror(module: str) -> str:
-    """The test module of `module`, such as tests/a/test_b.py of a/b."""
+    """Return the test module of `module`, such as tests/a/test_b.py of a/b."""
     directory, slash, name = module.rpartition("/")
     return f"tests/{directory}{slash}test_{name}.py"
 

@@ -40,7 +40,7 @@ class Steps:
 
 
 def hand(host: Host, **more: Any) -> tuple[Acting, Any]:
-    """What acts for the daemon, in slices of one step, and what it acts with."""
+    """Return the object that acts for the daemon in slices of one step, and its enforcer."""
     enforcer = host.enforcer()
     made = Acting(
         enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False,
@@ -50,7 +50,7 @@ def hand(host: Host, **more: Any) -> tuple[Acting, Any]:
 
 
 class Damaging(Journal):
-    """Damages a file when the first renewal is done, and notes at each beginning whether the metrics show that."""
+    """Damages a file after the first renewal, and records at each start of a step whether the metrics show that."""
 
     def __init__(self, host: Host, metrics: Path) -> None:
         super().__init__("none")
@@ -95,7 +95,7 @@ def test_damage_is_published_before_the_last_renewal_begins(tmp_path: Path, monk
 
 
 def test_damage_is_published_while_a_command_writes(tmp_path: Path) -> None:
-    """While another process holds the lock, such as `certmond renew --all`, the daemon watches and publishes."""
+    """While another process holds the lock, such as `certmond renew --all`, the daemon observes and publishes."""
     host = Host(tmp_path / "host", now=now())
     with enforcing(host) as daemon:
         daemon.until(lambda: daemon.number('certmond_planned_steps{step="issue"}') == 0, "at rest")

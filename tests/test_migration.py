@@ -24,7 +24,7 @@ LOOKS = {"check", "plan", "forecast", "discover", "metrics", "config"}
 
 
 def test_the_commands_for_a_starlingx_node_run_on_one(tmp_path: Path) -> None:
-    """Each of them that looks, and each dry run, does its part with the profile that the page proposes."""
+    """Each command that reads, and each dry run, works with the profile that the page proposes."""
     tree = MAKERS["starlingx"](tmp_path)
     commands = [command for block in blocks(PAGES["starlingx"]) if block.is_commands for command in block.commands()]
     ours = [words for command in commands for words in calls(command) if words[0] in LOOKS or "--dry-run" in words]

@@ -1,4 +1,6 @@
-"""The mistakes that are made on purpose: each is one, it is another program, and what does not run is left alone."""
+"""The mutants of mutation testing: each has one mistake and differs from the original, and unreachable code has
+none.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,14 @@ from tests.documents import ROOT
     ],
 )
 def test_a_mutant_has_one_mistake(text: str, wrong: list[str]) -> None:
-    """Of comparisons, booleans, numbers, operators, returned values and statements; words, annotations and decorators
-    stay as they are.
+    """The mistakes concern comparisons, booleans, numbers, operators, returned values and statements. Strings,
+    annotations and decorators stay.
     """
     assert [each.text for each in mutants(text)] == [ast.unparse(ast.parse(each)) for each in wrong]
 
 
 def test_a_mutant_knows_its_line_and_where_its_statement_begins() -> None:
-    """So that the tests which reach it can be found."""
+    """So the tests that reach it can be found."""
     (found,) = mutants("x = (\n    a\n    == b\n)\n")
     assert (found.begin, found.line) == (1, 2)
 
@@ -55,7 +57,7 @@ print(run(Order(), ["tests"]).failed)
 
 
 def test_a_mutant_with_which_no_test_can_begin_is_noticed(tmp_path: Path) -> None:
-    """Where not even the tests' own preparations can be imported, no test fails."""
+    """If even the fixtures cannot be imported, no test fails."""
     for name in ("certmond/__init__.py", "tests/test_it.py"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("")

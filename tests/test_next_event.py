@@ -58,7 +58,7 @@ def test_a_forecast_that_ends_before_it_names_it_too(node: Node) -> None:
 
 
 def test_what_certmond_cannot_renew_is_due(node: Node) -> None:
-    """A certificate whose CA has no key here is no renewal, but due, in every document."""
+    """A certificate whose CA has no key here has no renewal, but is due, in every document."""
     for name in ("ca", "etcd/ca", "front-proxy-ca"):
         node.path(f"{PKI}/{name}.key").unlink()
     at = ("--root", node.root, "--at", AT)
@@ -97,8 +97,8 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_the_daemon_names_the_same_next_event(home: Path) -> None:
-    """`status` of a running daemon, its page and its line for systemd have what `forecast` has: the renewal that this
-    node makes first, by the configured `spread`.
+    """`status` of a running daemon, its page and its line for systemd have the same event as `forecast`: the first
+    renewal of this node, by the configured `spread`.
     """
     from certmond.expose.page.render import page
 

@@ -390,7 +390,7 @@ ROTATIONS: dict[str, Told] = {
         follow(record_damaged), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "nobody knows how far"
     ),
 }  # fmt: skip
-"""What goes wrong, settings, and of the Root CA's entry the reason, how bad it is, and what its message says."""
+"""The defect, the settings, and the reason, severity and message of the Root CA's entry."""
 
 
 def judge(root: Path, now: datetime = NOW) -> dict[tuple[str, str], Severity]:
@@ -400,7 +400,7 @@ def judge(root: Path, now: datetime = NOW) -> dict[tuple[str, str], Severity]:
 
 @pytest.mark.parametrize(("mutate", "name", "reason"), MUTATIONS.values(), ids=MUTATIONS)
 def test_each_fault_raises_its_reason_and_no_other(tmp_path: Path, mutate: Mutation, name: str, reason: str) -> None:
-    """One thing that is wrong raises exactly its reason, at the certificate that it is about, and nothing else."""
+    """One defect raises exactly its reason, at its certificate, and nothing else."""
     node = Node(tmp_path)
     mutate(node)
     found = judge(tmp_path)
@@ -432,7 +432,7 @@ TOLD_BY_ROTATIONS = {Reason.ROOT_CA_CHANGED, Reason.ROTATION_UNDER_WAY, Reason.R
 
 
 def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
-    """One look at the node, with what it knows of a rotation."""
+    """Return one assessment of the node with its record of a rotation."""
     given = parse([Source("test", yaml.safe_dump(settings))])
     assert isinstance(given, Config)
     state = node.path("state")
@@ -445,7 +445,7 @@ def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
 
 
 def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) -> None:
-    """A CA is due earlier than its leaves: replacing it takes longer."""
+    """A CA is due earlier than its leaves, because its replacement takes longer."""
     node = Node(tmp_path)
     node.new_ca(end=datetime(2027, 12, 1, tzinfo=UTC))
     found = {key for key, severity in judge(tmp_path, LATER).items() if severity is not Severity.INFO}
@@ -466,11 +466,11 @@ def test_a_due_leaf_that_ends_with_its_ca_is_still_due(tmp_path: Path) -> None:
 
 def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     """The table of mutations has each Reason that files alone can give, and at least forty of them."""
-    # About what runs, of which no file tells anything: tests/pki/services/test_staleness.py and test_service_checks.py.
-    # So with what the Kubernetes API says: tests/cluster/test_conducted_node.py. Of a due certificate's origin:
+    # Reasons about running services: tests/pki/services/test_staleness.py and test_service_checks.py. Reasons from the
+    # Kubernetes API: tests/cluster/test_conducted_node.py. The origin of a due certificate:
     # tests/pki/signing/test_policy.py.
     running = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED, Reason.CUT_OFF}
-    remembered = {Reason.STILL_DUE, Reason.BREAKS_AGAIN}  # of which files alone say nothing
+    remembered = {Reason.STILL_DUE, Reason.BREAKS_AGAIN}  # which files alone do not show
     later = {*running, *remembered, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
     assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}
@@ -478,7 +478,7 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
 
 
 def test_a_row_can_limit_how_severe_its_findings_are(node: Node) -> None:
-    """`at_most` lowers what is more severe, and leaves the rest as it is."""
+    """`at_most` lowers a higher severity, and leaves the others."""
     specs = tuple(
         spec.model_copy(update={"at_most": Severity.WARNING}) if spec.name == "apiserver" else spec
         for spec in load().certificates
@@ -492,7 +492,7 @@ def test_a_row_can_limit_how_severe_its_findings_are(node: Node) -> None:
 
 
 def test_a_leaf_whose_ca_is_nowhere_is_not_well(node: Node) -> None:
-    """Where the CA's own entry has nothing to say because the CA is not expected, the leaf says that it is unproven."""
+    """If the CA's entry has no finding because the CA is not expected, the leaf is reported as unproven."""
     specs = tuple(
         spec.model_copy(update={"optional": True}) if spec.name == "front-proxy-ca" else spec
         for spec in load().certificates
@@ -508,13 +508,13 @@ def kubelet_key(path: str) -> Mutation:
 
 
 def test_the_kubelets_key_must_be_the_rotating_one_too(node: Node) -> None:
-    """A kubelet.conf whose client-key names another file than the rotating PEM is found."""
+    """A kubelet.conf whose client-key names another file than the rotating PEM is a finding."""
     kubelet_key(f"/{API}.key")(node)
     assert ("kubelet-client", "not_rotating_pem") in judge(node.root)
 
 
 def test_a_manifest_that_cannot_be_read_excuses_nothing(node: Node) -> None:
-    """While a manifest cannot be read, what it may mention is expected."""
+    """While a manifest is unreadable, the files that it may mention are expected."""
     node.path(f"{CONF}/manifests/kube-apiserver.yaml").unlink()
     node.path(f"{CONF}/manifests/kube-apiserver.yaml").mkdir()
     node.path(f"{API}.crt").unlink()
@@ -522,7 +522,7 @@ def test_a_manifest_that_cannot_be_read_excuses_nothing(node: Node) -> None:
 
 
 def test_a_link_that_leads_nowhere_is_missing_even_where_it_is_optional(node: Node) -> None:
-    """A dangling symlink says that something should be there."""
+    """A dangling symlink shows that a file should be there."""
     node.path("var/lib/kubelet/pki/kubelet-server-current.pem").symlink_to("/var/lib/kubelet/pki/gone.pem")
     assert ("kubelet-server", "missing") in judge(node.root)
 
@@ -534,7 +534,7 @@ def test_service_account_keys_may_be_several(node: Node) -> None:
 
 
 def test_an_expired_further_root_is_to_be_removed_not_renewed(node: Node) -> None:
-    """A root behind the first of a bundle that has expired is a warning: the others do without it."""
+    """An expired root behind the first of a bundle is a warning: no certificate needs it."""
     old = ca_like(node.certificate(f"{PKI}/ca.crt"), other_key(), end=NOW - DAY)
     bundle = node.read(f"{PKI}/ca.crt") + pem(old)
     node.write(f"{PKI}/ca.crt", bundle)
@@ -545,7 +545,7 @@ def test_an_expired_further_root_is_to_be_removed_not_renewed(node: Node) -> Non
 
 
 def test_a_tunnel_demands_no_name(node: Node) -> None:
-    """A kubeconfig that goes through a port of this host does not ask the API server for a loopback name."""
+    """A kubeconfig that uses a port of this host does not require a loopback name of the API server."""
     document = node.kubeconfig(f"{CONF}/kubelet.conf")
     document["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:6443"
     node.write(f"{CONF}/kubelet.conf", yaml.safe_dump(document))

@@ -1,8 +1,9 @@
-"""What is written works with the oldest Python that is supported, as far as that can be seen without one.
+"""The code works with the oldest supported Python, as far as static checks can show.
 
-mypy knows which functions that one has, and ruff which syntax. Neither sees a class that can be subscripted only since
-a later version: `array[int]` is fine as an annotation, and a TypeError where it is evaluated. Neither sees a value that
-is hashable only since a later version: as the default of a field, it is a ValueError when the dataclass is made.
+mypy checks the functions of that version, and ruff the syntax. Neither detects a class that can be subscripted only
+since a later version: `array[int]` is valid as an annotation, and a TypeError if it is evaluated. Neither detects a
+value that is hashable only since a later version: as the default of a field, it is a ValueError when the dataclass is
+created.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OLDEST = tuple(
 
 
 def stub(module: str) -> ast.Module:
-    """What is known of a module of the standard library, by the stubs that mypy brings."""
+    """Return mypy's stub of a module of the standard library."""
     spec = find_spec("mypy")
     assert spec
     assert spec.origin
@@ -77,7 +78,7 @@ def too_new(source: str) -> list[str]:
 
 
 def test_nothing_is_subscripted_that_the_oldest_cannot() -> None:
-    """No class of the standard library is subscripted at run time that Python 3.11 cannot subscript."""
+    """At run time no class of the standard library is subscripted that Python 3.11 cannot subscript."""
     sources = [path for part in ("certmond", "fuzz", "benchmarks", "packaging") for path in (ROOT / part).rglob("*.py")]
     assert {str(path): found for path in sources if (found := too_new(path.read_text()))} == {}
 
@@ -101,7 +102,7 @@ def modules() -> Iterator[ModuleType]:
 
 
 def is_refused(default: object) -> bool:
-    """Python 3.11 takes the default of a field for mutable: it is not hashable there."""
+    """Python 3.11 treats the default of a field as mutable: it is not hashable there."""
     return isinstance(default, HASHABLE_LATER) or type(default).__hash__ is None
 
 

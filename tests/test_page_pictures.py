@@ -15,8 +15,8 @@ IMAGES = Path(__file__).parents[1] / "docs/img"
 
 @pytest.mark.real("chromium")
 def test_pictures(tmp_path: Path) -> None:
-    """They are of the page as a browser shows it, without a complaint: with findings, a tree, services, a rotation, a
-    plan and events, and no path of the place where they were made. docs/img has each of them.
+    """The pictures show the page in a browser without an error: with findings, a tree, services, a rotation, a plan and
+    events, and without a path of the build. docs/img has each of them.
     """
     with shown(tmp_path) as url, chromium(real_part("chromium"), tmp_path) as browser:
         with browser.page() as page:

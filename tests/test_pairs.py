@@ -1,5 +1,5 @@
-"""Every signer, with and without `keep_key`, for every form of a certificate on a node: whatever comes of it, the
-certificate and the key on the disk belong together, or the old ones are there.
+"""Every signer, with and without `keep_key`, for every form of a certificate on a node: after any answer the
+certificate and the key on the disk match, or the old ones are still there.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ OTHER = {"path": "/etc/app/other.crt", "key": PAIR["key"], "keep_key": True}
 
 
 class One(Host):
-    """A node with one certificate of a form, which is due now by the real clock, and what a test signer answers."""
+    """A node with one certificate of a form, which is due now by the real clock, and the answers of a test signer."""
 
     def __init__(self, place: Path, form: str, *, keep: bool, ca: Issued | None = None, **settings: Any) -> None:
         self.place, self.now, self.form, self.keep = place, now(), form, keep
@@ -120,7 +120,7 @@ class One(Host):
             self.put(OTHER["path"], other.pem)  # type: ignore[arg-type]
 
     def real(self, path: str) -> Path:
-        """The file that a path of the node leads to."""
+        """Return the file to which a path of the node resolves."""
         place = self.at(path)
         while place.is_symlink():
             target = os.readlink(place)
@@ -150,7 +150,7 @@ class One(Host):
         return {str(path): path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
 
     def executor(self) -> Executor:
-        """One that asks `answer` for a certificate."""
+        """Return an executor that calls `answer` for a certificate."""
 
         class Answering:
             @staticmethod
@@ -164,7 +164,7 @@ class One(Host):
         )  # fmt: skip
 
     def renew(self) -> tuple[Outcome, ...]:
-        """One pass, whose signer is `answer`."""
+        """Make one pass with the signer `answer`."""
         return self.executor().execute(self.plan())
 
 
@@ -174,7 +174,7 @@ def _spki(key: Any) -> bytes:
 
 
 def held(form: str, *, keep: bool) -> bool:
-    """What shares its key with another entry is not renewed with a new one."""
+    """Return the holds: a certificate that shares its key with another entry is not renewed with a new one."""
     return form == "shared key" and not keep
 
 
@@ -213,7 +213,7 @@ def defective(host: One, request: Request) -> protocol.Issued:
 
 
 ANSWERS: dict[str, tuple[Callable[[One, Request], protocol.Issued], str, str]] = {
-    # what is answered, and the outcome with a new key and with the key that is kept
+    # the answer, and the outcome with a new key and with the kept key
     "what was asked for": (lambda host, r: protocol.Issued(signed(host, r, r.key)), "done", "done"),
     "with its chain": (lambda host, r: protocol.Issued(signed(host, r, r.key) + host.ca.pem), "done", "done"),
     "its CA first": (lambda host, r: protocol.Issued(host.ca.pem + signed(host, r, r.key)), "done", "done"),
@@ -239,8 +239,8 @@ ANSWERS: dict[str, tuple[Callable[[One, Request], protocol.Issued], str, str]] =
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_whatever_a_signer_answers_the_pair_belongs_together(tmp_path: Path, form: str, keep: bool) -> None:
-    """A pair of files, PKCS#1 and PKCS#8, one file with both, a pattern's, a kubeconfig's, the kubelet's, one behind
-    symlinks, and one that entries share: after each answer it is a new pair, or byte for byte the old one.
+    """The forms are a pair of files, PKCS#1 and PKCS#8, one file with both, a pattern's, a kubeconfig's, the kubelet's,
+    one behind symlinks, and one that entries share. After each answer it is a new pair, or byte for byte the old one.
     """
     for number, (name, (answer, with_new, with_kept)) in enumerate(ANSWERS.items()):
         host = One(tmp_path / str(number), form, keep=keep)
@@ -315,12 +315,12 @@ def test_a_promise_for_a_new_key_does_not_count_for_one_that_is_kept(tmp_path: P
 
 
 def test_a_bundle_is_made_of_no_key_that_does_not_sign(tmp_path: Path) -> None:
-    """A derived file whose key is damaged is not written: the one that is there stays."""
+    """A derived file whose key is damaged is not written: the present one stays."""
     bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "leaf", "path": "/etc/haproxy/leaf.pem"}
     host = One(tmp_path, "pkcs1", keep=True, derived=[bundle])
     host.at("/etc/haproxy").mkdir()
     host.put(PAIR["key"], lying(host.leaf.key), 0o600)
-    host.now -= 60 * DAY  # nothing is due
+    host.now -= 60 * DAY  # no certificate is due
     (outcome,) = host.renew()
     assert outcome.result == "failed"
     assert "PEM block 2: no component of Kubernetes loads this private key" in outcome.message
@@ -333,13 +333,13 @@ def test_a_bundle_is_made_of_no_key_that_does_not_sign(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_ca_on_this_node_signs_every_form(tmp_path: Path, form: str, keep: bool) -> None:
-    """With a new key, and with the key that is kept."""
+    """The cases are a new key and the kept key."""
     host = One(tmp_path, form, keep=keep)
     renewed(host, host.start())
 
 
 def renewed(host: One, outcomes: list[Outcome]) -> None:
-    """It is a new pair, of the old key exactly where that is kept."""
+    """Assert that the pair is new, with the old key exactly if it is kept."""
     expected = [] if held(host.form, keep=host.keep) else ["done"]
     assert [outcome.result for outcome in outcomes] == expected, outcomes
     assert host.belongs_together()
@@ -350,8 +350,8 @@ def renewed(host: One, outcomes: list[Outcome]) -> None:
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "shared key"])
 def test_kubeadm_signs_every_form_with_a_key_of_its_own(tmp_path: Path, form: str) -> None:
-    """It makes the key, which is put in place with the certificate; an entry that keeps its key is refused by the
-    configuration.
+    """kubeadm makes the key, which is installed with the certificate. The configuration refuses an entry that keeps its
+    key.
     """
     command = [sys.executable, str(STAND_IN), "v1.31.0"]
     host = One(tmp_path, form, keep=False, signers=[{"name": "adm", "kind": "kubeadm", "command": command}])
@@ -364,7 +364,7 @@ def test_kubeadm_signs_every_form_with_a_key_of_its_own(tmp_path: Path, form: st
 
 
 def test_kubeadm_never_tears_the_pair_of_an_entry_that_keeps_its_key(tmp_path: Path) -> None:
-    """Were the configuration to let it pass, the step would be refused before anything is written."""
+    """Even without that check, the step would be refused before anything is written."""
     command = [sys.executable, str(STAND_IN), "v1.31.0"]
     host = One(tmp_path, "pair", keep=False, signers=[{"name": "adm", "kind": "kubeadm", "command": command}])
     host.entries["leaf"]["signer"] = "adm"
@@ -430,8 +430,8 @@ def api(tmp_path: Path) -> Iterator[ApiServer]:
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_cluster_signs_every_form(tmp_path: Path, api: ApiServer, form: str, keep: bool) -> None:
-    """A CertificateSigningRequest of the key is filed, and its certificate put in place once it is approved; while it
-    waits, and where it is denied, the old pair stays.
+    """A CertificateSigningRequest of the key is filed, and its certificate installed after the approval. While it
+    waits, and after a denial, the old pair stays.
     """
     host = One(tmp_path / "host", form, keep=keep, ca=api.ca, signers=[{"name": "api", "kind": "csr"}])
     host.put("/etc/kubernetes/kubelet.conf", Path(api.kubeconfig).read_bytes(), 0o600)

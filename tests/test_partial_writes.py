@@ -1,4 +1,4 @@
-"""A key that does not belong to its certificate, seen a moment after it was written: by `check`, and by the daemon."""
+"""A key that does not match its certificate, a moment after it was written: in `check`, and in the daemon."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_check_waits_for_the_rest_of_the_time(node: Node, capsys: pytest.Captu
 
 
 def test_a_check_tells_nothing_of_a_writer_that_is_done_in_time(node: Node) -> None:
-    """The second look is the one that counts."""
+    """The second read counts."""
     good = node.read(f"{API}.key")
     node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
     clock = Clock()

@@ -1,4 +1,4 @@
-"""What the passes of the loop leave behind."""
+"""The objects that passes of the loop leave behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp
         renderer.write_metrics(tmp_path / "metrics.prom", assessment)
         renderer.write_status(tmp_path / "status.json", assessment, "observe", None)
 
-    one_pass()  # what is made once, such as caches, is not of a pass
+    one_pass()  # caches of the first pass do not count
     gc.disable()
     try:
         for content in (node.read(f"{PKI}/apiserver-kubelet-client.crt"), b"broken"):
@@ -45,7 +45,7 @@ def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp
 
 
 def test_the_collector_is_not_at_work_while_the_daemon_is_loaded(tmp_path: Path) -> None:
-    """It would go through modules, again and again, that are there for as long as the daemon is."""
+    """It would repeatedly traverse modules, which exist as long as the daemon."""
     (tmp_path / "file").touch()
     code = """if True:
         import gc, sys

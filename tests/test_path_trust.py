@@ -31,7 +31,7 @@ def test_a_program_that_no_other_user_can_change_is_trusted(program: Path) -> No
 @pytest.mark.parametrize("mode", [0o775, 0o757])
 @pytest.mark.parametrize("what", [".", ".."])
 def test_what_others_can_write_is_not_trusted(program: Path, mode: int, what: str) -> None:
-    """A file, or a directory on the way, that group or others can write: it is named with its mode and the remedy."""
+    """A file, or a directory on the path, that group or others can write is named with its mode and the remedy."""
     place = program if what == "." else program.parent
     place.chmod(mode)
     assert exposure(str(program)) == f"{place} can be written by others (mode 0{mode:o}); chmod go-w {place}"
@@ -51,7 +51,7 @@ def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path:
 
 
 def test_a_directory_that_is_a_symlink_is_looked_at_on_both_sides(program: Path, tmp_path: Path) -> None:
-    """Neither where the link to a directory lies may others write, nor where it leads to."""
+    """Others may write neither in the directory of the link nor in its target."""
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
     program.parent.rename(tmp_path / "there/bin")
@@ -76,7 +76,9 @@ def test_what_belongs_to_another_user_is_not_trusted(program: Path, monkeypatch:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the rights to give a file to another user")
 def test_a_symlink_of_another_user_is_not_trusted(program: Path, tmp_path: Path) -> None:
-    """In a directory with the sticky bit, too: its owner can let it lead to any other program of root's."""
+    """The rule also holds in a directory with the sticky bit: the owner can retarget the link to any other program of
+    root.
+    """
     (shared := tmp_path / "shared").mkdir()
     shared.chmod(0o1777)
     (link := shared / "link").symlink_to(program)
@@ -97,7 +99,7 @@ def test_each_symlink_between_counts(program: Path, tmp_path: Path) -> None:
 
 
 def test_a_script_among_the_arguments_counts(program: Path, tmp_path: Path) -> None:
-    """The rule holds for each argument that is the whole path of a regular file; for other words it does not."""
+    """The rule holds for each argument that is the absolute path of a regular file, and for no other word."""
     data, command = (
         tmp_path / "x.sh",
         ("/bin/sh", "-e", str(tmp_path / "x.sh"), str(tmp_path), "/dev/null", "/none", "-"),
@@ -119,7 +121,7 @@ def test_what_is_not_there_is_the_systems_error(program: Path) -> None:
 
 
 def test_an_ordinary_users_own_group_is_that_user(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the umask 0002 of many distributions, what a user makes can be written by the group of the same name."""
+    """With the umask 0002 of many distributions, the files of a user are writable for the group of the same name."""
     program.parent.chmod(0o775)
     gid = os.stat(program.parent).st_gid
     assert exposure(str(program)) is not None or os.geteuid() != 0

@@ -1,4 +1,4 @@
-"""The shipped profiles: what they demand is what the real tools wrote."""
+"""The shipped profiles match the files of the real tools."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def real(root: Path, path: str) -> Path:
-    """The file that a path of the node leads to."""
+    """Return the file to which a path of the node resolves."""
     place = root / path[1:]
     return real(root, str(place.readlink())) if place.is_symlink() else place
 
 
 def written(root: Path, spec: CertificateSpec) -> list[Certificate]:
-    """The certificates that kubeadm wrote where the entry says."""
+    """Return the certificates that kubeadm wrote at the path of the entry."""
     data = real(root, spec.path).read_bytes()
     if spec.kind is Kind.KUBECONFIG:
         data = base64.b64decode(yaml.safe_load(data)["users"][0]["user"]["client-certificate-data"])
@@ -75,7 +75,7 @@ def written(root: Path, spec: CertificateSpec) -> list[Certificate]:
 def test_every_profile_loads_and_stands_on_its_own(name: str) -> None:
     assert parse([], profile=name).certificates
     text = profiles()[name]
-    begins = yaml.safe_load(text).get("profile", "none")  # from another one, or from nothing
+    begins = yaml.safe_load(text).get("profile", "none")  # from another profile, or from none
     assert parse([Source("as an operator writes it", text)], profile=begins).certificates
 
 

@@ -63,11 +63,11 @@ def pieces(text: str) -> set[str]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", PEM)
 def test_no_piece_of_a_key_is_left(kind: str, form: str) -> None:
-    """Of a private key nothing is left, and what surrounds it is."""
+    """The private key is removed completely, and the text around it stays."""
     quoted = FORMS[form](PEM[kind])
     text = redacted(f"signer: the answer was: {quoted}; see: certmond check")
     assert text.startswith("signer: the answer was:")
-    if form != "without its end":  # whatever follows may be key
+    if form != "without its end":  # the following text may be part of the key
         assert text.endswith("; see: certmond check")
     assert REMOVED in text
     flat = text.replace("\\n", "").replace("\n", "")
@@ -114,7 +114,7 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
     ],
     ids=lambda text: f"{text[:30]}…",
 )
-@pytest.mark.timeout(60)  # it takes milliseconds; a search of quadratic time takes hours
+@pytest.mark.timeout(60)  # milliseconds; a search of quadratic time takes hours
 def test_half_a_megabyte_is_searched_in_linear_time(text: str) -> None:
-    """A name of half a megabyte that looks like many keys, or like half of one, is searched once."""
+    """A name of half a megabyte that looks like many keys, or half of one, is searched once."""
     assert "-----BEGIN PRIVATE KEY" not in redacted(text)

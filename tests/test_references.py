@@ -1,4 +1,4 @@
-"""The references, the manual pages and the schema are the code's own words, and committed as they are now."""
+"""The references, the manual pages and the schema are generated from the code, and committed in their present form."""
 
 from __future__ import annotations
 

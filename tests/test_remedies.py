@@ -50,7 +50,7 @@ def reasons(root: Path) -> set[str]:
 
 
 def foreign(name: str) -> Callable[[Path], None]:
-    """The pair of another certificate in the place of the API server's."""
+    """Install the pair of another certificate in place of the API server's."""
 
     def change(pki: Path) -> None:
         for suffix in (".crt", ".key"):
@@ -82,7 +82,7 @@ def reissued(**changes: Any) -> Callable[[Path], None]:
 def plain_pem(pki: Path) -> None:
     """Replace the symlink to the kubelet's PEM with a plain file."""
     link = pki.parents[2] / KUBELET_LINK
-    content = (link.parent / link.readlink().name).read_bytes()  # its target is absolute, on the node
+    content = (link.parent / link.readlink().name).read_bytes()  # the target is an absolute path of the node
     link.unlink()
     link.write_bytes(content)
     link.chmod(0o600)

@@ -63,7 +63,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
 
 
 def kubeconfig(ca: Issued, user: Issued, key_pem: bytes | None = None) -> bytes:
-    """As kubeadm writes it: everything embedded."""
+    """Return a kubeconfig like kubeadm's: everything is embedded."""
 
     def text(data: bytes) -> str:
         return base64.b64encode(data).decode()
@@ -80,7 +80,7 @@ def kubeconfig(ca: Issued, user: Issued, key_pem: bytes | None = None) -> bytes:
 
 
 def kubelet_conf(ca: Issued) -> bytes:
-    """As kubeadm leaves it: it refers to the rotating PEM."""
+    """Return a kubelet.conf like kubeadm's: it refers to the rotating PEM."""
     document = yaml.safe_load(kubeconfig(ca, ca))
     document["users"][0]["user"] = {"client-certificate": CURRENT, "client-key": CURRENT}
     return yaml.safe_dump(document).encode()
@@ -111,7 +111,7 @@ class Host:
         subject = entry["subject"].removeprefix("CN=")
         dates: Any = {"not_before": self.now - YEAR, "not_after": self.now + 10 * DAY, "key": key}
         if name == "kubelet-client":
-            dates |= {"not_after": self.now + DAY}  # the kubelet's own turn comes before
+            dates |= {"not_after": self.now + DAY}  # the kubelet itself renews before
         make = make_server if "server auth" in entry["usages"] else make_leaf
         extended = {"extended_usages": entry["usages"]}
         leaf = make(self.ca, subject, **dates, **extended)
@@ -138,7 +138,7 @@ class Host:
         self.at(path).chmod(mode)
 
     def real(self, path: str) -> Path:
-        """The file that a path of the node leads to."""
+        """Return the file to which a path of the node resolves."""
         return Transactions(str(self.root), self.state).real(path)
 
     def copy(self, place: Path) -> Host:
@@ -188,7 +188,7 @@ class Host:
         raise AssertionError(f"it does not come to rest: {outcomes}")
 
     def start_once(self) -> tuple[Outcome, ...]:
-        """As one pass."""
+        """Run like one pass."""
         enforcer = self.enforcer()
         return enforcer.executor.execute(enforcer.plan(self.look()))
 
@@ -205,19 +205,19 @@ class Host:
         return (path for path in self.place.rglob("*") if path.is_file() and not path.is_symlink())
 
     def serials(self) -> dict[str, int]:
-        """The certificate that is in place, of each entry."""
+        """Return the serial number of the installed certificate of each entry."""
         found = {each.seen.name: each.certificate for each in self.look().statuses}
         return {name: certificate.serial for name, certificate in found.items() if certificate and name != "ca"}
 
     def temporary(self) -> list[str]:
-        """Whatever a process left that was interrupted."""
+        """Return the leftovers of an interrupted process."""
         odd = [path for path in self.place.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
         for directory in ("transactions", "pending"):
             odd += (self.state / directory).glob("*")
         return [str(path.relative_to(self.place)) for path in odd]
 
     def unwell(self) -> list[str]:
-        """Everything that is not as it has to be when all is done: findings, steps, leftovers, modes."""
+        """Return all deviations from the final state: findings, steps, leftovers, modes."""
         seen = self.look()
         problems = [f"{item.reason}: {item.message}" for status in seen.statuses for item in status.findings]
         problems += [f"{status.seen.name} has no path" for status in seen.statuses if not status.chain_valid]
@@ -227,7 +227,9 @@ class Host:
 
 
 def readable(host: Host) -> list[str]:
-    """What others could read that holds a private key, and what they could enter or read of the state directory."""
+    """Return the files with a private key that other users can read, and the parts of the state directory that they can
+    enter.
+    """
     problems = []
     for path in host.files():
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -261,8 +263,8 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_killed_anywhere(quick: Path, form: str) -> None:
-    """Killed before or after any system call that changes something, a renewal is whole after the next start: one new
-    certificate, nothing left beside it, and never a private key that others could read.
+    """After a kill before or after any changing system call, a renewal is complete after the next start: one new
+    certificate, no leftover, and never a private key that others could read.
     """
     host = Host(quick / "original", *FORMS[form], plain=form == "plain")
     before = host.serials()
@@ -308,7 +310,7 @@ def test_killed_with_everything_on_rsa(quick: Path) -> None:
 
 
 def accepted_by_openssl(host: Host) -> None:
-    """Each certificate verifies up to the CA, and belongs to the key beside it."""
+    """Return whether each certificate verifies up to the CA, and matches the key beside it."""
     ca, openssl = host.at(CA["path"]), real_part("openssl")
 
     def output(*arguments: object) -> bytes:
@@ -351,7 +353,7 @@ class Story:
                           if ended["step_done", name] > 1 or ended["step_failed", name]]  # fmt: skip
 
     def _killed(self, host: Host, n: int) -> bool:
-        """Whether it came so far."""
+        """Return whether the process reached the call."""
         failed = host.place / "failed"
 
         def run() -> None:
@@ -360,8 +362,8 @@ class Story:
             failed.unlink()
 
         try:
-            kill_at(run, n + 1, counted=changes)  # after what marks it as failed
-        except AssertionError:  # it has come to its end before
+            kill_at(run, n + 1, counted=changes)  # after the call that marks it as failed
+        except AssertionError:  # it has ended before
             self.problems += ["a start failed by itself"] * failed.exists()
             return False
         finally:
@@ -383,7 +385,7 @@ def test_killed_again_and_again(quick: Path, seed: int) -> None:
     last = sum(map(changes, record(next(twins).start)))
     chosen = random.Random(seed)  # noqa: S311 - which of the stops is no secret
     kills = 0
-    while kills < (250 if EVERY_STOP else 80):  # there are three times as many stops as changes
+    while kills < (250 if EVERY_STOP else 80):  # the number of stops is three times that of changes
         plan = [chosen.randrange(last >> turn // 2) for turn in range(chosen.randint(1, 6))]
         story = Story(next(twins), plan)
         if story.problems:
@@ -435,7 +437,7 @@ class Helper:
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> tuple[Host, Helper]:
-    """A node whose one certificate is signed by a helper: by the real clock, which openssl has."""
+    """Return a node whose only certificate is signed by a helper, by the real clock, which openssl uses."""
     signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}
     host = Host(tmp_path / "host", "apiserver", now=now(), signers=[signer])
     host.entries["apiserver"] |= {"signer": "site"}
@@ -482,7 +484,7 @@ def test_a_damaged_request_is_replaced_by_a_new_one(waiting: tuple[Host, Helper]
 
 @pytest.mark.real("openssl")
 def test_what_stands_beside_a_request_is_not_sent(waiting: tuple[Host, Helper]) -> None:
-    """Of a damaged file only the request itself goes to the signer, as it was sent before."""
+    """Of a damaged file only the request itself goes to the signer, as before."""
     host, helper = waiting
     helper.answers(5, "60\ncookie\n")
     host.start()
@@ -613,7 +615,7 @@ def test_killed_while_a_signer_waits(waiting: tuple[Host, Helper], quick: Path) 
     stops = first + len(record(lambda: ask(0)))
     for n in range(0, stops, 5):
         twin = next(twins)
-        twin.now = now()  # openssl's certificates begin when they are made: a slow machine must not come behind that
+        twin.now = now()  # openssl's certificates begin when they are made: a slow machine must not be behind that
         if n < first:
             kill_at(lambda: ask(5, "60\ncookie\n"), n)
             assert readable(twin) == []
@@ -696,7 +698,7 @@ def test_what_cannot_be_written_is_tried_again(tmp_path: Path, mount: Mount, obs
 
 
 def test_other_steps_go_on(tmp_path: Path, mount: Mount) -> None:
-    """What cannot be written does not stop the rest."""
+    """A step that cannot write does not stop the others."""
     host = Host(tmp_path / "host")
     read_only(host, mount, PKI)
     results = {outcome.step.target: outcome.result for outcome in host.start()}
@@ -880,8 +882,8 @@ def test_the_hold_command_runs_only_if_a_step_is_due(tmp_path: Path) -> None:
 
 
 def test_the_kubelets_pem_is_linked_again_right_after_a_renewal(tmp_path: Path) -> None:
-    """A PEM that becomes a plain file a minute after certmond has renewed it is linked at once; the second time too,
-    but the third waits, and says that this comes back.
+    """A PEM that becomes a plain file a minute after its renewal is linked at once, and also the second time. The third
+    time the step is held, and reports the repetition.
     """
     host = Host(tmp_path, "kubelet-client")
     host.entries["kubelet-client"] |= {"kubeconfig": "/etc/kubernetes/kubelet.conf"}
@@ -906,8 +908,8 @@ def test_the_kubelets_pem_is_linked_again_right_after_a_renewal(tmp_path: Path) 
 
 
 def test_every_step_is_in_the_trail(tmp_path: Path) -> None:
-    """For each certificate the trail has what was begun and what became of it: why, by whom, from which serial number
-    to which.
+    """For each certificate the log has the start and the result: the cause, the actor, and the old and the new serial
+    number.
     """
     host = Host(tmp_path / "host")
     before = host.serials()
@@ -924,8 +926,8 @@ def test_every_step_is_in_the_trail(tmp_path: Path) -> None:
 
 
 def test_what_was_replaced_can_be_put_back(tmp_path: Path, mount: Mount) -> None:
-    """A restored generation is what it was, byte for byte; what it replaced is kept as a new one; a failure is in the
-    trail.
+    """A restored generation is equal byte for byte. What it replaced is archived as a new one. A failure is in the
+    audit log.
     """
     host = Host(tmp_path / "host", "apiserver")
     files = [host.at(ENTRIES["apiserver"][field]) for field in ("path", "key")]
@@ -949,13 +951,13 @@ def test_what_was_replaced_can_be_put_back(tmp_path: Path, mount: Mount) -> None
     assert readable(host) == []
 
 
-# By hand
+# Commands
 
 
 def certmond(
     host: Host, *arguments: str, before: Sequence[str] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command line on this node, by the real clock; `before` is what runs it, such as strace."""
+    """Run the command line on this node, by the real clock; `before` is a prefix such as strace."""
     path = host.place / "config.yaml"
     path.write_text(yaml.safe_dump(host.document()))
     options = ["--config", path, "--root", host.root, "--state-dir", host.state]
@@ -1029,7 +1031,9 @@ def test_nothing_is_restarted_where_that_is_asked_for(host: Host) -> None:
 
 
 def test_renew_everything(host: Host) -> None:
-    """`renew --all` renews what can be renewed, as JSON if asked for; certificates, keys and modes are right then."""
+    """`renew --all` renews every certificate that can be renewed, and prints JSON on request. Certificates, keys and
+    modes are right afterwards.
+    """
     before = host.serials()
     done = certmond(host, "renew", "--all", "-o", "json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -1091,8 +1095,8 @@ def test_renew_refuses_an_incomplete_selection(host: Host, arguments: tuple[str,
 
 
 def test_renew_does_not_exit_with_0_where_something_broken_is_left_alone(host: Host) -> None:
-    """`renew --all` that leaves a certificate alone which has a finding exits 1, and says what is in the way: here the
-    file of the CA that the entry names, which holds none.
+    """`renew --all` that leaves a certificate with a finding exits 1, and reports the obstacle: here the CA file that
+    the entry names, which has no CA.
     """
     host.put(CA["path"], b"junk")
     done = certmond(host, "renew", "--all")
@@ -1154,7 +1158,7 @@ def test_what_was_interrupted_is_finished_first(host: Host, quick: Path) -> None
 
 
 def test_forecast(host: Host) -> None:
-    """`forecast` tells what is renewed when until then, as JSON, as a table with a chart; a shorter time tells less."""
+    """`forecast` shows the renewals until a time, as JSON, and as a table with a chart. A shorter time has fewer."""
     done = certmond(host, "forecast", "--for", "3y", "-o", "json")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
@@ -1248,8 +1252,8 @@ def test_a_damaged_generation_is_reported_and_blocks_no_other(tmp_path: Path) ->
 @pytest.mark.real("strace")
 @pytest.mark.parametrize("call", ["fsync", "renameat", "mkdir", "write"])
 def test_any_call_fails_once(quick: Path, call: str) -> None:
-    """Whichever call fails with an error of the disk, `renew` says truly what became of it: 0 with a new certificate,
-    else the old one and a sentence why; and the next start ends in the same place.
+    """Whichever call fails with an error of the disk, `renew` reports the true result: 0 with a new certificate,
+    otherwise the old one and a reason. The next start ends in the same state.
     """
     host = Host(quick / "original", "apiserver", now=now())
     before = host.serials()
@@ -1258,7 +1262,7 @@ def test_any_call_fails_once(quick: Path, call: str) -> None:
     codes = Counter[int]()
     for n in sorted({*range(1, count + 1, 2), *range(max(1, count - 5), count + 1)}):  # the last ones are memories only
         twin = next(twins)
-        quickly = (real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null")  # of the other calls it hears nothing
+        quickly = (real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null")  # it ignores the other calls
         inject = (*quickly, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={n}")
         done = certmond(twin, "renew", "apiserver", before=inject, PYTHONDONTWRITEBYTECODE="1")
         where = f"{call} {n}: {done}"

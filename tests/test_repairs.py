@@ -107,8 +107,8 @@ BROKEN: dict[str, tuple[str, Damage]] = {
 
 
 def whole(place: Path, *names: str, archived: bool, key: str = "ec", **more: Any) -> Host:
-    """A node whose certificates are good for a year; if `archived`, the archive has one generation of each that is good
-    for another five days, and one that has ended.
+    """Return a node whose certificates are valid for a year. With `archived`, the archive has one generation of each
+    that is valid for another five days, and one that has expired.
     """
     host = Host(place, *names, key=key, **more)
     if "kubelet-client" in host.entries:
@@ -137,7 +137,7 @@ def test_each_damage_is_repaired(tmp_path: Path, how: str, archived: bool) -> No
     damage(host)
     first = host.start_once()
     assert kinds(first) == [("restore" if archived else "issue", "done")]
-    host.start()  # what comes from the archive is due
+    host.start()  # the restored one is due
     assert host.unwell() == []
     assert host.serials() != before
     paths = [host.real(path) for path in (host.entries[name]["path"], host.entries[name].get("key")) if path]
@@ -162,8 +162,8 @@ def test_several_damages_are_repaired_in_one_pass(tmp_path: Path, archived: bool
 @pytest.mark.parametrize("how", ["cut PEM", "deleted pair", "kubeconfig that is none", "dangling link"])
 @pytest.mark.parametrize("archived", [True, False])
 def test_killed_anywhere(quick: Path, how: str, archived: bool) -> None:
-    """Killed before or after any system call that changes something, a repair is whole after the next start; no key is
-    ever open to others.
+    """After a kill before or after any changing system call, a repair is complete after the next start. No key is ever
+    open to others.
     """
     name, damage = BROKEN[how]
     host = whole(quick / "original", name, archived=archived)
@@ -185,8 +185,8 @@ def test_killed_anywhere(quick: Path, how: str, archived: bool) -> None:
 
 
 def test_the_newest_good_generation_comes_back_byte_for_byte(tmp_path: Path) -> None:
-    """Not one that has ended, and none with which a service did not work. What was damaged is kept apart, and pushes no
-    generation out.
+    """An expired one is not, nor one with which a service failed. The damaged file is stored separately, and displaces
+    no generation.
     """
     host = Host(tmp_path, "apiserver")
     first = host.at(API["path"]).read_bytes(), host.at(API["key"]).read_bytes()
@@ -206,7 +206,7 @@ def test_the_newest_good_generation_comes_back_byte_for_byte(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("archived", [True, False])
 def test_the_only_copy_of_a_private_key_is_not_pushed_out_of_the_archive(tmp_path: Path, *, archived: bool) -> None:
-    """The key of the CA was moved over that of a certificate: the message of the repair says where it is kept, and it
+    """The key of the CA was moved over that of a certificate: the message of the repair has the path of the copy, which
     is still there after further damage, beside the last generations.
     """
     host = whole(tmp_path, "apiserver", archived=archived)
@@ -301,7 +301,9 @@ def test_during_a_rotation_no_generation_of_the_old_ca_is_restored(tmp_path: Pat
 
 
 def test_what_breaks_again_and_again_is_put_right_at_growing_intervals(tmp_path: Path) -> None:
-    """A minute, two, four: meanwhile the finding breaks_again says how often, and the plan when."""
+    """The intervals are a minute, two, four. Meanwhile the finding breaks_again has the count, and the plan the
+    time.
+    """
     host = whole(tmp_path, "apiserver", archived=False)
     pauses = []
     for number in range(1, 5):
@@ -334,7 +336,7 @@ def test_a_file_that_the_node_no_longer_expects_is_not_restored(tmp_path: Path) 
     assert [step_name(step) for step in host.plan().steps] == ["restore"]
     host.at(manifest).unlink()
     assert host.plan() == Plan()
-    host.put(API["path"], b"")  # and what was left of it is not made whole
+    host.put(API["path"], b"")  # and the leftover is not completed
     assert host.plan().steps == ()
     host.entries["apiserver"] = API | {"optional": True}
     host.at(API["path"]).unlink()
@@ -372,8 +374,8 @@ def test_without_the_key_of_the_ca_the_finding_says_where_it_is(tmp_path: Path) 
 
 
 def test_a_name_that_the_entry_does_not_fix_is_not_lost_unasked(tmp_path: Path) -> None:
-    """Clients reach the API server by a name that only the lost certificate had: nothing is issued without it, and by
-    hand it is.
+    """Clients reach the API server by a name that only the lost certificate had: nothing is issued without it, except
+    by a command.
     """
     host = whole(tmp_path, "apiserver", archived=False)
     lost = make_server(host.ca, names=["DNS:lb.example", *API["names"]], not_before=host.now - YEAR,
@@ -420,7 +422,7 @@ def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [gone(CURRENT), written(CURRENT, b"")])
 def test_the_pem_of_a_kubelet_that_reads_another_one_is_not_made(tmp_path: Path, damage: Damage) -> None:
-    """Where kubelet.conf embeds its credentials, a certificate of the node would be made that nothing reads."""
+    """If kubelet.conf embeds its credentials, certmond would issue a certificate that no component reads."""
     host = whole(tmp_path, "kubelet-client", archived=False)
     pem = host.real(CURRENT).read_bytes()
     document = yaml.safe_load(host.at("/etc/kubernetes/kubelet.conf").read_bytes())
@@ -485,11 +487,11 @@ def test_the_server_of_a_kubeconfig_comes_from_another_of_the_same_ca(tmp_path: 
     assert host.unwell() == []
 
 
-# By hand, and by the daemon
+# By a command, and by the daemon
 
 
 def test_renew_puts_right_what_it_used_to_refuse(tmp_path: Path) -> None:
-    """At once, however a short while ago it broke; `plan` shows the step and `check` the command."""
+    """It does so at once, without the pause. `plan` shows the step and `check` the command."""
     host = whole(tmp_path, "kubelet-client", archived=True, now=now())
     BROKEN["cut PEM"][1](host)
     shown = certmond(host, "check")
@@ -502,7 +504,7 @@ def test_renew_puts_right_what_it_used_to_refuse(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["cut PEM", "deleted link", "deleted certificate", "kubeconfig that is none"])
 def test_the_command_of_the_finding_works(tmp_path: Path, how: str) -> None:
-    """`certmond archive restore NAME` puts the files back; the kubelet's PEM keeps its link."""
+    """`certmond archive restore NAME` restores the files. The kubelet's PEM keeps its link."""
     name, damage = BROKEN[how]
     host = whole(tmp_path, name, archived=True, now=now())
     damage(host)

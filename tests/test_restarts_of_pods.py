@@ -1,4 +1,4 @@
-"""What holds an older certificate than its file has is restarted: on a node that runs, as kubeadm set it up."""
+"""Services with an older certificate than its file are restarted, on a running node of kubeadm."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def node(template: Path, tmp_path: Path) -> Iterator[ControlPlane]:
 
 @pytest.fixture(params=[False, True], ids=["signal", "crictl"])
 def crictl(request: pytest.FixtureRequest) -> bool:
-    """Whether there is a client of the container runtime."""
+    """Return whether a client of the container runtime exists."""
     return bool(request.param)
 
 
@@ -71,7 +71,7 @@ def either(crictl: bool, template: Path, tmp_path: Path) -> Iterator[ControlPlan
 
 
 def restarts(daemon: Running, service: str, result: str = "proven") -> float:
-    """How often, as the metrics say."""
+    """Return the number of restarts in the metrics."""
     try:
         return daemon.number(f'certmond_restarts_total{{result="{result}",service="{service}"}}')
     except StopIteration:
@@ -101,7 +101,7 @@ def number_of_looks(daemon: Running) -> float:
 
 
 def matches(daemon: Running, name: str) -> set[tuple[str, bool]]:
-    """What is served of a certificate, and whether that is what its file has."""
+    """Return the served certificates, and whether each equals its file."""
     entry = daemon.entry(name)
     return {(at["sha256"], at["matches"]) for at in entry["served"]} if entry else set()
 
@@ -111,8 +111,8 @@ def sha256(certificate: bytes) -> str:
 
 
 def test_renewed_by_hand(either: ControlPlane) -> None:
-    """`renew --all` writes every file first, and then restarts what does not read its files again, once: the
-    controller-manager and the scheduler. The API server and etcd serve on.
+    """`renew --all` first writes every file, and then restarts each service that does not reload its files, once: the
+    controller-manager and the scheduler. The API server and etcd continue.
     """
     node = either
     done = node.certmond("renew", "--all")
@@ -130,7 +130,7 @@ def test_renewed_by_hand(either: ControlPlane) -> None:
 
 
 def test_renewed_by_the_daemon(due: ControlPlane) -> None:
-    """So does the daemon where everything is due, and each restart of it is in the metrics."""
+    """The daemon does the same when everything is due, and the metrics have each restart."""
     with due.daemon() as daemon:
         daemon.until(lambda: restarts(daemon, "kube-scheduler") == 1, "the scheduler is restarted")
         daemon.until(due.is_up_to_date, "all hold what is on disk")
@@ -196,7 +196,7 @@ def test_an_api_server_with_open_watches(template: Path, tmp_path: Path, crictl:
 
 
 def test_renewed_by_hand_beside_the_daemon(node: ControlPlane) -> None:
-    """The daemon and who gives a command bring one and the same restart to its end: nothing is restarted twice."""
+    """The daemon and a command complete the same restart: nothing is restarted twice."""
     with node.daemon() as daemon:
         done = node.certmond("renew", "--all")
         assert (done.returncode, done.stderr) == (0, "")
@@ -206,7 +206,7 @@ def test_renewed_by_hand_beside_the_daemon(node: ControlPlane) -> None:
 
 
 def test_restarted_by_rote(node: ControlPlane) -> None:
-    """The control: who restarts the three one after another has the kubelet back off."""
+    """The control: a program that restarts the three one after another causes the kubelet's backoff."""
     for name, attempt in (("kube-apiserver", 1), ("kube-controller-manager", 2), ("kube-scheduler", 2)):
         os.kill(node.starts(name)[-1]["pid"], signal.SIGTERM)
         node.pods.ready(name, attempt=attempt)
@@ -231,8 +231,8 @@ def test_one_kubeconfig(either: ControlPlane, by: str) -> None:
 
 @pytest.mark.parametrize("by", ["write", "replace"])
 def test_what_is_reloaded(node: ControlPlane, by: str) -> None:
-    """A pair that is read for each handshake takes effect without a restart, and the moment in which its two files do
-    not match is no finding.
+    """A pair that is read for each handshake takes effect without a restart. The moment in which its two files do not
+    match is no finding.
     """
     certificate, key = node.pair("apiserver")
     with node.daemon() as daemon:
@@ -326,7 +326,7 @@ def keep_the_pair(manifest: dict[str, Any]) -> None:
 
 
 def test_without_a_kubelet(node: ControlPlane) -> None:
-    """Nothing is stopped while the kubelet is not well, which alone would start it again."""
+    """While the kubelet is not healthy, certmond stops nothing, because only the kubelet restarts it."""
     config = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "healthzPort": 10248}
     node.at("/var/lib/kubelet/config.yaml").write_text(yaml.safe_dump(config))
     node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
@@ -415,8 +415,8 @@ def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment:
 
 
 def test_killed_in_a_take_back(template: Path, tmp_path: Path) -> None:
-    """A daemon that is killed between the decision to take a file back and its being there does it when it is started
-    again, and ends the episode as it would have: the kubelet may back off longer than a component has to get well.
+    """A daemon that is killed between the decision to restore a file and its presence restores it after its restart,
+    and ends the episode in the same way: the kubelet may back off longer than a component may take to become healthy.
     """
     name, conf = "kube-controller-manager", os.path.basename(MANAGER_CONF)
     terms = {**SETTINGS["restart"], "ready_within": "10s"}
@@ -454,7 +454,7 @@ def killing(daemon: Running, *calls: str, path: str = "") -> Iterator[None]:
 
 
 def stage(node: ControlPlane, service: str) -> str:
-    """What the record says of the restart under way."""
+    """Return the stage in the record of the running restart."""
     episode = node.past(service).get("episode")
     return str(episode["stage"]) if episode else ""
 
@@ -507,8 +507,8 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_the_verbs(node: ControlPlane) -> None:
-    """`plan` names each restart with its reason, `check -o wide` what is served and used by whom, and `restart` goes
-    the daemon's way, with a line for each step of it. A service that there is not, or that does not run, is refused.
+    """`plan` has each restart with its reason, `check -o wide` the served certificate and its users, and `restart` uses
+    the daemon's procedure, with a line for each step. An unknown or stopped service is refused.
     """
     node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
     (step,) = node.json("plan")["steps"]

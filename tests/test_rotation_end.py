@@ -1,6 +1,6 @@
-"""The last writes of a rotation: cut off anywhere, they are done by the next process that comes.
+"""The last writes of a rotation: after a kill at any of them, the next process completes them.
 
-docs/decisions/0040 has their order. `CERTMOND_EVERY_STOP=1` tries every state of the disk with all that may follow.
+docs/decisions/0040 has their order. `CERTMOND_EVERY_STOP=1` tries every state of the disk with all possible successors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(900)]
 STOPS = 10
 """The number of stops of each end at which it is killed, unless every stop is tested."""
 LEFT = {"closed.json", "last.json"}
-"""What a rotation leaves in its directory."""
+"""The files that a rotation leaves in its directory."""
 
 
 def to_the_last_phase(node: RotatingNode) -> None:
@@ -53,7 +53,7 @@ def commands(node: RotatingNode) -> None:
 
 @dataclass(frozen=True)
 class Ending:
-    """A node whose rotation is about to end, with `ca` as the only one, and a copy of it as it is then."""
+    """A node whose rotation is about to end, with `ca` as the only one, and a copy of that state."""
 
     node: RotatingNode
     ca: Issued
@@ -70,7 +70,7 @@ class Ending:
 
     @property
     def stops(self) -> list[tuple[int, str]]:
-        """Those at which it is cut off, of all at which anything on the disk is another than at the one before."""
+        """Return the stops at which it is killed: those at which the disk differs from the one before."""
         node, found = self.again(), list[dict[str, str]]()
         all_of_them = record(partial(commands, node), lambda _: found.append(on_disk(node)))
         changing = [(n, stop) for n, stop in enumerate(all_of_them) if n == 0 or found[n] != found[n - 1]]
@@ -79,7 +79,7 @@ class Ending:
 
 
 def on_disk(node: RotatingNode) -> dict[str, str]:
-    """Every file of the node and of its state directory, by its name: what is in it."""
+    """Return every file of the node and of its state directory, with its content."""
     paths = (path for top in (node.files, node.state, node.place / "manifests") for path in top.rglob("*"))
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
@@ -134,7 +134,7 @@ def at_once(node: RotatingNode) -> Issued:
 
 
 def with_a_signer(node: RotatingNode) -> Issued:
-    """Beside a controller-manager, whose own files go in the end."""
+    """Add a controller-manager, whose separate files are removed at the end."""
     with_manager(node)
     new = forth(node)
     assert (node.files / "signing-ca.key").exists()
@@ -160,7 +160,7 @@ def plain(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:
 def made(place: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> Ending:
     node = RotatingNode(place / "place")
     monkeypatch.setattr("certmond.files.catalog_observer._KUBERNETES", str(node.place))
-    node.step()  # it knows by which CA it lives
+    node.step()  # it records its CA
     ca = WAYS[way](node)
     rotation = node.record
     assert rotation
@@ -168,7 +168,7 @@ def made(place: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> Ending:
 
 
 def wrong(ending: Ending) -> Iterator[str]:
-    """What a cut may not leave: each write is there only where those before it are."""
+    """Yield the states that a kill may not leave: each write requires those before it."""
     node, records = ending.node, RotationRecord(ending.node.state)
     now, lived_by, ended = node.record, records.anchors().get("ca"), records.closed()
     whole = [each for each in map(Staging(node.state).read, Part) if each and each.key and not each.fault]
@@ -225,7 +225,7 @@ def ended(ending: Ending, where: str) -> None:
 
 
 def test_the_end_is_whole_at_every_moment(ending: Ending) -> None:
-    """At each system call, the record is there as long as a key is kept, and no key is destroyed before the phase is
+    """At each system call, the record exists as long as a key is stored, and no key is destroyed before the phase is
     `done` and the node has accepted its CA.
     """
     node, problems = ending.again(), list[str]()
@@ -252,8 +252,8 @@ def test_an_end_that_is_cut_off_is_ended(ending: Ending) -> None:
 
 
 def test_nothing_is_staged_in_an_end_that_is_cut_off(plain: Ending) -> None:
-    """As long as there is a record, its end would destroy what is staged meanwhile: that is refused, with the command
-    that ends the rotation; `show` says that one is under way; and after that command, staging goes through.
+    """As long as the record exists, its end would destroy a newly staged CA. `stage` is refused with the command that
+    ends the rotation, and `show` reports the rotation. After that command, `stage` works.
     """
     refusals = 0
     for n, stop in plain.stops:
@@ -326,7 +326,7 @@ def test_a_record_that_comes_back_is_ended_again(plain: Ending) -> None:
 
 
 def test_another_does_not_begin_in_the_place_of_one_that_has_not_ended(plain: Ending) -> None:
-    """A record in `done` is replaced by no other rotation: what it keeps would be kept for another."""
+    """No other rotation replaces a record in `done`: its stored keys would be assigned to the wrong rotation."""
     node, following = plain.again(), root_ca()
     to_the_last_phase(node)
     before, kept = node.record, node.staged
@@ -361,8 +361,8 @@ def test_an_anchor_that_left_the_configuration_is_reported(plain: Ending) -> Non
 
 
 def test_a_clock_that_was_set_back_keeps_no_record(plain: Ending, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the phase began later than it is now, the process that carries the rotation on counts from when it met the
-    phase, and ends it long before the clock has caught up.
+    """If the start of the phase is in the future, the process counts from the time at which it found the phase, and
+    ends it long before the clock reaches that start.
     """
     node = plain.again()
     to_the_last_phase(node)
@@ -381,9 +381,9 @@ def test_a_clock_that_was_set_back_keeps_no_record(plain: Ending, monkeypatch: p
 
 @pytest.fixture
 def timely(quick: Path) -> Ending:
-    """By the time of day, as the real program has it."""
+    """Use the time of day, like the real program."""
     node = RotatingNode(quick / "place", hurried=False, resync="24h")
-    node.step()  # it knows by which CA it lives
+    node.step()  # it records its CA
     ca = forth(node)
     rotation = node.record
     assert rotation
@@ -391,7 +391,7 @@ def timely(quick: Path) -> Ending:
 
 
 def is_over(node: RotatingNode, daemon: Running) -> bool:
-    """As the daemon tells it, too."""
+    """Return whether the rotation is over, also by the daemon's report."""
     idle = daemon.number('certmond_rotation_phase{phase="idle"}') == 1
     return node.record is None and node.staged == [] and idle and not daemon.reasons("ca")
 
@@ -471,5 +471,5 @@ def test_a_command_and_a_daemon_that_are_killed_while_both_end_it(timely: Ending
             daemon.until(partial(is_over, node, daemon), "it is over")
         else:
             daemon.process.kill()
-            assert command.wait(DEADLINE) in {0, 3}  # 3: the daemon had ended it before the command looked
+            assert command.wait(DEADLINE) in {0, 3}  # 3: the daemon had ended it before the command read it
     ended(timely, survivor)

@@ -1,4 +1,4 @@
-"""A rotation that a hold would stop waits before any key is exchanged, and says why beforehand and meanwhile."""
+"""A rotation with a hold waits before any key is exchanged, and reports the reason before and meanwhile."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def test_a_hold_keeps_a_rotation_in_prepare(
 
 
 def test_a_hold_that_comes_later_keeps_a_rotation_in_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that is lost while both CAs are trusted already keeps the former key in place, until it is back."""
+    """If the clock loses its synchronization while both CAs are trusted, the old key stays until the clock is
+    synchronized.
+    """
     node, new = RotatingNode(tmp_path / "place"), root_ca()
     node.begin(new)
     node.walk(lambda: node.phase is Phase.TRUST and len(node.trust()) == 2)
@@ -126,7 +128,7 @@ def test_a_hold_that_comes_later_keeps_a_rotation_in_trust(tmp_path: Path, monke
 
 
 def test_the_host_is_asked_once_in_a_while(tmp_path: Path) -> None:
-    """As long as a rotation waits, the program of `hold.command` is run once in a `poll`, and not in each pass."""
+    """While a rotation waits, the program of `hold.command` runs once in a `poll`, not in each pass."""
     ran, program = tmp_path / "ran", tmp_path / "quiet"
     program.write_text(f"#!/bin/sh\necho run >>{ran}\nexit 1\n")
     program.chmod(0o755)

@@ -39,7 +39,7 @@ class BelowRoot(RotatingNode):
 
 
 def test_with_services_it_is_refused(tmp_path: Path) -> None:
-    """`rotate` exits with 2 and the remedies, with `--no-wait` as well, and begins nothing. A plan is shown."""
+    """`rotate` exits 2 with the remedies, also with `--no-wait`, and begins nothing. A plan is shown."""
     node = BelowRoot(tmp_path / "place", served=True)
     node.stage(root_ca())
     before = node.tree()
@@ -52,7 +52,7 @@ def test_with_services_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_at_once_it_ends(tmp_path: Path) -> None:
-    """With `--at-once` no service is waited for: what runs on that node later starts with the new files."""
+    """With `--at-once` certmond waits for no service: the services of that node start later with the new files."""
     node, new = BelowRoot(tmp_path / "place", served=True), root_ca()
     node.stage(new)
     done = node.hurry("root-ca", "rotate", "--at-once")
@@ -62,7 +62,7 @@ def test_at_once_it_ends(tmp_path: Path) -> None:
 
 
 def test_without_services_it_ends(tmp_path: Path) -> None:
-    """Where the configuration has no services, nothing runs that could hold an older file."""
+    """Without services in the configuration, no process could use an older file."""
     node, new = BelowRoot(tmp_path / "place"), root_ca()
     node.stage(new)
     assert node.hurry("root-ca", "rotate").code == 0
@@ -70,8 +70,8 @@ def test_without_services_it_ends(tmp_path: Path) -> None:
 
 
 def test_an_abort_is_refused_or_ends(tmp_path: Path) -> None:
-    """With services, `abort` of what was begun without them is refused, and changes nothing; without, the former CA is
-    back.
+    """With services, `abort` of a rotation that began without them is refused, and changes nothing. Without, the old CA
+    is back.
     """
     node = BelowRoot(tmp_path / "place")
     node.begin(root_ca())
@@ -91,7 +91,7 @@ def test_an_abort_is_refused_or_ends(tmp_path: Path) -> None:
 
 
 def test_an_abort_of_one_at_once_ends(tmp_path: Path) -> None:
-    """Before it has signed anything, a rotation at once is given up below another root as well."""
+    """Before it has signed, a rotation at once can be aborted below another root as well."""
     node = BelowRoot(tmp_path / "place", served=True)
     node.begin(root_ca(), Mode.REPLACE)
     assert node.hurry("root-ca", "abort").code == 0

@@ -42,7 +42,7 @@ class SharedNode(RotatingNode):
         path.write_text(yaml.safe_dump(document))
 
     def expire(self) -> bytes:
-        """Put a server certificate in place that is due, and return it."""
+        """Install a server certificate that is due, and return it."""
         now = datetime.now(UTC)
         web = make_server(self.old, "web", names=["DNS:web"], not_before=now - YEAR, not_after=now + DAY)
         self.put("web.crt", web.pem)
@@ -51,8 +51,8 @@ class SharedNode(RotatingNode):
 
 
 def test_a_symlink_of_another_user_holds_up_no_renewal(tmp_path: Path) -> None:
-    """While a kubeconfig cannot be given the new CA, because its owner has put a symlink there, certificates that are
-    due are renewed.
+    """While a kubeconfig cannot get the new CA, because its owner has put a symlink there, due certificates are
+    renewed.
     """
     node = SharedNode(tmp_path / "place")
     node.begin(root_ca())
@@ -66,8 +66,8 @@ def test_a_symlink_of_another_user_holds_up_no_renewal(tmp_path: Path) -> None:
 
 
 def test_a_symlink_of_another_user_holds_up_no_rotation(tmp_path: Path) -> None:
-    """A rotation goes through although a kubeconfig cannot be given the CAs, because its owner has put a symlink there;
-    that this kubeconfig trusts another CA is a finding.
+    """A rotation completes although a kubeconfig cannot get the CAs, because its owner has put a symlink there. A
+    finding reports that this kubeconfig trusts another CA.
     """
     node, new = SharedNode(tmp_path / "place"), root_ca()
     before = (node.theirs / "real").read_bytes()

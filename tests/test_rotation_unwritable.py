@@ -34,8 +34,8 @@ def mounted(path: Path) -> Iterator[None]:
 
 
 def test_a_file_that_cannot_be_written_keeps_no_restart_from_its_turn(tmp_path: Path) -> None:
-    """While a kubeconfig cannot be given both CAs, a service that uses other files is restarted. The command says once
-    what it waits for, with the command that ends the wait, and ends with 0 once the file can be written.
+    """While a kubeconfig cannot get both CAs, a service with other files is restarted. The command reports once what it
+    waits for, with the command that ends the wait, and exits 0 after the file can be written.
     """
     node, new = RotatingNode(tmp_path / "place", served=True, hurried=False), root_ca()
     node.stage(new)

@@ -1,4 +1,4 @@
-"""`certmond serve` as a process: where it listens, and what it holds."""
+"""`certmond serve` as a process: its address and its memory."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Addresses(HTMLParser):
-    """What a browser fetches by itself when it opens a page."""
+    """The addresses that a browser loads when it opens a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

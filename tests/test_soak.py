@@ -70,7 +70,7 @@ def test_each_source_that_differs_is_reported(words: str, planted: Callable[[Opi
 
 
 def test_the_journal_is_followed_from_line_to_line(tmp_path: Path) -> None:
-    """What was raised stands until it is cleared; half a line is left for the next time."""
+    """A raised finding is open until it is cleared. An incomplete line waits for the next read."""
     finding = '"certificate": "leaf", "path": "/leaves/2.pem", "reason": "malformed", "severity": "warning"'
     raised, cleared = (f'{{"kind": "finding_{kind}", {finding}}}\n' for kind in ("raised", "cleared"))
     (log := tmp_path / "log").write_text('{"kind": "started"}\n' + raised + cleared[:20])
@@ -120,7 +120,9 @@ benchmarks.main()
 
 
 def programs_of(pid: int) -> Iterator[tuple[Path, list[str]]]:
-    """The Python programs that a process has begun, each with its command: openssl comes and goes."""
+    """Return the Python programs that a process has started, each with its command: openssl processes are
+    short-lived.
+    """
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with suppress(OSError):
             words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
@@ -132,7 +134,7 @@ def programs_of(pid: int) -> Iterator[tuple[Path, list[str]]]:
 @pytest.mark.real("openssl")
 @pytest.mark.timeout(400)
 def test_a_soak_that_is_ended_leaves_nothing() -> None:
-    """SIGTERM ends its processes as well, and what they worked in is removed."""
+    """SIGTERM ends its processes as well, and removes their directory."""
     real_part("openssl")
     with subprocess.Popen([sys.executable, "-c", SOAK, "soak"], stdout=subprocess.PIPE) as process:
         assert process.stdout

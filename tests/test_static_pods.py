@@ -1,4 +1,4 @@
-"""The stand-ins for a kubelet and for crictl do what was measured of the real ones, and what their sources say."""
+"""The stand-ins for a kubelet and for crictl behave as measured with the real ones and as their sources define."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ended(pods: Pods, attempt: int) -> None:
 
 
 def test_restarts_are_backed_off(tmp_path: Path, program: Path) -> None:
-    """The first comes at once, the next ones later and later, of one pod; another manifest is a pod with no past."""
+    """The first restart comes at once, the next ones later and later, of one Pod. Another manifest is a new Pod."""
     with kubelet(tmp_path, factor=0.02) as pods:
         pods.apply("kube-scheduler", {"kube-scheduler": [str(program)]})
         for attempt in range(5):
@@ -62,7 +62,7 @@ def test_restarts_are_backed_off(tmp_path: Path, program: Path) -> None:
 
 
 def test_a_container_is_in_the_files_of_the_runtime(tmp_path: Path, program: Path) -> None:
-    """Its pid and its names while it runs; nothing afterwards."""
+    """Its pid and its names are there while it runs, and not afterwards."""
     with kubelet(tmp_path, factor=1000) as pods:
         pods.apply("kube-scheduler", {"kube-scheduler": [str(program)]})
         told = pods.ready("kube-scheduler")

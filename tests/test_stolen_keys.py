@@ -1,4 +1,4 @@
-"""Users who can write beside a file of an entry, and what they do to come to a private key that is not theirs."""
+"""Users who can write beside a file of an entry, and their attempts to get a private key of another user."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conftest import unavailable
 from tests.test_renewal import Host, kubeconfig, now
 
 APP, MALLORY = 64_999, 64_998
-"""Users of the host: the owner of an entry's files, and one who has nothing."""
+"""Users of the host: the owner of an entry's files, and an uninvolved one."""
 PLACE = "/srv/app"
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -59,11 +59,11 @@ def due(host: Host, name: str) -> Issued:
     )
 
 
-# A key that is kept
+# A kept key
 
 
 def keeping(host: Host, form: str) -> tuple[Issue, Path, Issued]:
-    """The planned renewal of the application's certificate, which keeps its key in one file with it."""
+    """Return the planned renewal of the application's certificate, which keeps its key in one file with it."""
     path, issued = f"{PLACE}/app", due(host, "app")
     entry = {"path": path, "owner": str(APP), "keep_key": True, "subject": "CN=app", "usages": ["client auth"]}
     host.entries["app"] = entry | ({"kind": "kubeconfig"} if form == "kubeconfig" else {"key": path})
@@ -86,7 +86,7 @@ FORMS = pytest.mark.parametrize("form", ["pem", "kubeconfig"])
 
 @FORMS
 def test_a_key_is_kept_only_of_the_certificate_that_is_replaced(host: Host, form: str) -> None:
-    """A key that came into the file after the look is not kept: not the CA's, nor any other."""
+    """A key that was written into the file after the scan is not kept: neither the CA's nor any other."""
     step, path, issued = keeping(host, form)
     files = NodeFiles(str(host.root))
     assert present_key(step, files).public_key() == issued.key.public_key()
@@ -109,7 +109,7 @@ def test_a_key_is_not_read_through_a_link_of_another_user(host: Host, form: str)
 
 @FORMS
 def test_a_key_that_was_exchanged_in_one_file_ends_the_step(host: Host, form: str) -> None:
-    """Where only the key in the file became another, the step is overtaken, though the certificate is the same."""
+    """If only the key in the file changed, the step is overtaken, although the certificate is the same."""
     step, path, issued = keeping(host, form)
     assert overtaken(step, NodeFiles(str(host.root))) is None
     path.write_bytes(content(host, form, issued, host.ca.key_pem))
@@ -120,7 +120,9 @@ def test_a_key_that_was_exchanged_in_one_file_ends_the_step(host: Host, form: st
 
 
 def test_a_new_file_belongs_to_the_owner_of_its_entry(host: Host) -> None:
-    """The dated PEM of the kubelet's form is a new file each time; it belongs to `owner`, not to who runs certmond."""
+    """The dated PEM of the kubelet's form is a new file each time. It belongs to `owner`, not to the user of
+    certmond.
+    """
     path, conf, issued = f"{PLACE}/client-current.pem", "/etc/kubernetes/app.conf", due(host, "app")
     pem = {"kind": "kubelet", "path": path, "key": path, "kubeconfig": conf, "owner": f"{APP}:12"}
     host.entries["app"] = pem | {"subject": "CN=app", "usages": ["client auth"]}
@@ -225,8 +227,8 @@ def test_no_generation_is_restored_where_another_user_can_take_its_key(host: Hos
     ],
 )
 def test_init_makes_nothing_where_another_user_can_take_a_key(tmp_path: Path, directory: str, keys: set[str]) -> None:
-    """Where a directory of one key belongs to another user, `init` refuses before it writes anything, dry or not, and
-    names each key; once the directory is root's, all is made, and is root's.
+    """If a directory of one key belongs to another user, `init` refuses before it writes anything, also with
+    `--dry-run`, and names each key. After the directory belongs to root, all files are created and belong to root.
     """
     bare = BareHost(tmp_path / "bare")
     bare.at(directory).mkdir(parents=True)
@@ -242,8 +244,8 @@ def test_init_makes_nothing_where_another_user_can_take_a_key(tmp_path: Path, di
 
 
 def test_the_first_files_belong_to_the_owner_of_their_entry(tmp_path: Path) -> None:
-    """In a directory that only root and `owner` can write a key is made, and belongs to that owner. In one that has
-    become another user's since the steps were decided nothing is made, not even what other directories are to hold.
+    """In a directory that only root and `owner` can write, the key is created and belongs to that owner. If the
+    directory was given to another user after the plan, nothing is created, also not in other directories.
     """
     state, audit = tmp_path / "state", Audit(Journal("none"), tmp_path / "state", "init")
     maker = Bootstrapper(root=str(tmp_path), state_dir=state, audit=audit, clock=lambda: datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""Each place that runs a program refuses one that another user can change, right before it would run it."""
+"""Each call of a program refuses one that another user can change, immediately before it runs."""
 
 from __future__ import annotations
 
@@ -82,18 +82,20 @@ def ask_crictl(program: Program) -> None:
 def test_a_program_that_another_user_can_change_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: object, name: str, kind: type[CertmondError]
 ) -> None:
-    """Signers, services, crictl, what PATH leads to: the error is the one of that use, with file, fact and remedy."""
+    """The calls are signers, services, crictl, and a lookup in PATH: the error is the one of that use, with file, fact
+    and remedy.
+    """
     program = Program(tmp_path, name)
     monkeypatch.setenv("PATH", str(program.path.parent), prepend=os.pathsep)
     with pytest.raises(kind) as refused:
         use(program)  # type: ignore[operator]
     assert str(refused.value).startswith(program.said)
-    assert not isinstance(refused.value, TriedError)  # of a restart that was tried, something may have come
+    assert not isinstance(refused.value, TriedError)  # a tried restart may have had an effect
     assert not program.ran.exists()
 
 
 def test_the_check_is_made_at_each_run(tmp_path: Path) -> None:
-    """A program that was run before, and that others can write now, is not run again."""
+    """A program that ran before, and that others can write now, does not run again."""
     program = Program(tmp_path, "again")
     program.path.chmod(0o755)
     assert run((str(program.path),), {}, MINUTE, lambda: None).status == 0
@@ -105,7 +107,7 @@ def test_the_check_is_made_at_each_run(tmp_path: Path) -> None:
 
 
 def test_validation_reports_each_program_that_would_not_be_run(tmp_path: Path) -> None:
-    """`config validate` exits with 3 and names what runs it; a program that is not there yet is no problem."""
+    """`config validate` exits 3 and names its user. A missing program is no problem."""
     program = Program(tmp_path, "ours")
     command = [str(program.path)]
     given = {
@@ -132,7 +134,7 @@ def test_a_trusted_program_has_no_exposure() -> None:
 
 
 def test_what_a_program_printed_is_quoted_without_keys() -> None:
-    """Of what a program printed the first line is quoted, with each private key removed, and cut after that."""
+    """The first line of the output is quoted, with each private key removed before it is truncated."""
     key = make_ca().key_pem
     assert first_line(b"\n" + key + b"more") == "[private key removed]"
     assert first_line(b"key: " + b64encode(key) + b" is refused\nmore") == "key: [private key removed] is refused"

@@ -1,4 +1,4 @@
-"""The picture of what `certmond check` prints."""
+"""The picture of the output of `certmond check`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from docs.generate.terminal import picture, seen
 
 
 def test_picture(tmp_path: Path) -> None:
-    """It shows every certificate and every finding of the node, no path of the place where it was made, and fetches
-    nothing.
-    """
+    """It shows every certificate and every finding of the node, has no path of the build, and loads nothing."""
     document = seen(tmp_path)
     made = picture(document)
     ET.fromstring(made)  # noqa: S314 - made here

@@ -1,4 +1,6 @@
-"""The verbs `root-ca` with `--family sa` on a real kubeadm node's tree: what they print, leave, and refuse."""
+"""The verbs `root-ca` with `--family sa` on the tree of a real kubeadm node: their output, their changes, and their
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def place(node: Node, tmp_path: Path) -> Place:
 
 
 def test_show(place: Place) -> None:
-    """`show` has the public key with its digest, and null for what only a certificate has."""
+    """`show` has the public key with its digest, and null for fields that only a certificate has."""
     found = place.document("show", *SA)
     public = decode(place.node.read(f"{PKI}/sa.pub"), "").public_keys[0]
     assert (found["family"], found["path"], found["staged"]) == ("sa", "/etc/kubernetes/pki/sa.pub", [])
@@ -87,7 +89,7 @@ def test_generate(place: Place) -> None:
     ],
 )
 def test_what_kubernetes_does_not_sign_with_is_refused(place: Place, kind: str, said: str) -> None:
-    """With the reason, and nothing is kept."""
+    """The error has the reason, and nothing is stored."""
     done = place.run("stage", place.bring(kind), *SA)
     assert done.code == 2
     assert said in done.err
@@ -95,7 +97,7 @@ def test_what_kubernetes_does_not_sign_with_is_refused(place: Place, kind: str, 
 
 
 def test_the_key_that_is_in_use_is_refused(place: Place) -> None:
-    """It would follow itself."""
+    """A rotation to itself is no rotation."""
     done = place.run("stage", place.node.path(f"{PKI}/sa.key"), *SA)
     assert done.code == 2
     assert "is in use already; give another one" in done.err
@@ -133,7 +135,7 @@ def test_what_takes_a_certificate_is_refused(place: Place, arguments: tuple[str,
 
 
 def test_a_node_without_the_key_takes_none(place: Place) -> None:
-    """As a worker is: a key that signs tokens belongs where they are signed only."""
+    """A worker has none: the key that signs tokens belongs only on nodes that sign."""
     place.node.path(f"{PKI}/sa.key").unlink()
     done = place.run("stage", place.bring(), *SA)
     assert done.code == 2
@@ -143,7 +145,7 @@ def test_a_node_without_the_key_takes_none(place: Place) -> None:
 
 
 def plan(place: Place) -> dict[str, tuple[list[str], list[str]]]:
-    """What each phase would change, and whom it restarts."""
+    """Return the changes and restarts of each phase."""
     done = place.run("rotate", "--plan", *SA, "-o", "json")
     assert done.code == 0, done.err
     return {each["phase"]: (each["steps"], each["restarts"]) for each in json.loads(done.out)["phases"]}
@@ -167,7 +169,9 @@ def test_a_plan_restarts_who_has_read_what_changes(place: Place) -> None:
 
 
 def test_what_speaks_against_a_beginning(place: Place) -> None:
-    """Nothing staged; what is staged for another; two keys in place; an API server that reads other files."""
+    """The cases are nothing staged, a CA of another family, two keys in place, and an API server that reads other
+    files.
+    """
     assert "no key is staged that could follow sa" in place.run("rotate", "--plan", *SA).err
     assert place.run("stage", "--generate").code == 0
     assert "no key is staged that could follow sa" in place.run("rotate", "--plan", *SA).err
@@ -188,7 +192,7 @@ def test_what_speaks_against_a_beginning(place: Place) -> None:
 
 
 def test_an_unfit_key_that_was_staged_otherwise_is_not_begun(place: Place) -> None:
-    """It is judged again: what the state directory holds is no proof."""
+    """It is checked again: the content of the state directory is no proof."""
     weak = make_ca(key=new_key("rsa-1024"))
     place.state.mkdir(mode=0o700)
     place.staging.put(Part.NEW, "sa", weak.facts.key, weak.key)  # type: ignore[arg-type]

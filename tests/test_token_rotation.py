@@ -1,4 +1,4 @@
-"""The keys of service-account tokens that are followed by others on one node: the real program, on real files."""
+"""A rotation of the service-account keys on one node: the real program, on real files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.rotation_node import RotatingNode, secret_lines
 from tests.tracing import kill_at, record
 
 STOPS = 12
-"""At so many of the stops in a rotation it is killed."""
+"""The number of stops of a rotation at which it is killed."""
 SA = ("--family", "sa")
 FILES = {"sa.pub", "sa.key"}
 
 
 class TokenNode(RotatingNode):
-    """A node that signs and verifies tokens, too; `served` says whether a service reads the keys."""
+    """A node that signs and verifies tokens, too; `served` decides whether a service reads the keys."""
 
     def __init__(self, place: Path, *, served: bool = False) -> None:
         self.pair = make_ca(key="ec")
@@ -70,12 +70,12 @@ class TokenNode(RotatingNode):
         return decode(self.read("sa.pub"), "sa.pub").public_keys
 
     def sign(self) -> tuple[bytes, bytes]:
-        """What a token is: something, and its signature with the key in place."""
+        """Return a token: a payload and its signature with the installed key."""
         key: Any = load_pem_private_key(self.read("sa.key"), None)
         return b"a token", key.sign(b"a token", ec.ECDSA(hashes.SHA256()))
 
     def accepts(self, token: tuple[bytes, bytes]) -> bool:
-        """Whether it verifies by one of the public keys in place."""
+        """Return whether it verifies by one of the installed public keys."""
         for text in self.read("sa.pub").split(b"-----END PUBLIC KEY-----\n")[:-1]:
             key: Any = load_pem_public_key(text + b"-----END PUBLIC KEY-----\n")
             try:
@@ -86,7 +86,7 @@ class TokenNode(RotatingNode):
         return False
 
     def amiss(self, own: Issued) -> list[str]:
-        """All that is not as it has to be where `own` is the only key, and nothing is under way."""
+        """Return all deviations from the state in which `own` is the only key and no rotation runs."""
         problems = [] if self.pub() == (own.facts.key,) else ["sa.pub has other keys"]
         problems += [] if decode(self.read("sa.key"), "").key == own.facts.key else ["sa.key is another one"]
         problems += [] if (self.files / "sa.pub").stat().st_mode & 0o777 == 0o644 else ["sa.pub cannot be read"]
@@ -102,8 +102,8 @@ def differing(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def test_a_key_follows_another(tmp_path: Path) -> None:
-    """Staged and rotated by hand, the new key is the only one in the end, no other file has changed, and no key is left
-    but the one in its place. On the way a token of either key is accepted until its time is over, and no longer.
+    """After staging and rotation by commands, the new key is the only one, no other file has changed, and the only key
+    is at its path. During the rotation a token of either key is accepted until its end, and no longer.
     """
     node, new = TokenNode(tmp_path / "place"), key()
     before, former = node.tree(), node.sign()
@@ -130,7 +130,9 @@ def test_a_key_follows_another(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_services_that_read_the_keys_are_restarted_in_each_phase(tmp_path: Path) -> None:
-    """Once in each that changes a file: they read them at their start only. The command says what it waits for."""
+    """They restart once in each phase that changes a file, because they read it at their start only. The command
+    reports its wait.
+    """
     node, new = TokenNode(tmp_path / "place", served=True), key()
     node.staged_now(new)
     done = node.hurry("root-ca", "rotate", *SA)
@@ -163,14 +165,14 @@ def test_the_time_of_the_last_tokens_is_kept(tmp_path: Path) -> None:
 
 
 def reach(node: TokenNode, phase: Phase) -> None:
-    """To where the files of the phase are written."""
+    """Walk to the point at which the files of the phase are written."""
     node.walk(lambda: node.phase is phase, passes=20000)
     node.step()
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE])
 def test_it_goes_back(tmp_path: Path, phase: Phase) -> None:
-    """Aborted before the former key is distrusted, that one is the only one again; the tokens that the new one has
+    """After an abort before the old key is distrusted, that one is the only one again. Tokens that the new one has
     signed meanwhile are accepted as long as the others would have been.
     """
     node, new = TokenNode(tmp_path / "place"), key()
@@ -191,7 +193,7 @@ def test_it_goes_back(tmp_path: Path, phase: Phase) -> None:
 
 
 def test_there_is_a_point_of_no_return(tmp_path: Path) -> None:
-    """From then on an abort is refused, with the reason."""
+    """From the point of no return, an abort is refused with the reason."""
     node, new = TokenNode(tmp_path / "place"), key()
     node.follow(new)
     reach(node, Phase.DISTRUST)
@@ -260,7 +262,7 @@ def test_a_replaced_pair_begins_no_rotation(tmp_path: Path) -> None:
 
 
 def test_only_one_rotation_at_a_time(tmp_path: Path) -> None:
-    """While the keys are rotated no CA is, and what is staged stays."""
+    """During the rotation of the keys no CA is rotated, and a staged one stays."""
     node, new = TokenNode(tmp_path / "place"), key()
     node.follow(new)
     refused = node.hurry("root-ca", "stage", "--generate", "--force")
@@ -274,7 +276,7 @@ def test_only_one_rotation_at_a_time(tmp_path: Path) -> None:
 
 
 class Watched:
-    """What has to hold of a node at every moment, looked at from outside."""
+    """The invariants of a node at every moment, checked from outside."""
 
     def __init__(self, node: TokenNode, new: Issued) -> None:
         self._node, self._old, self._new = node, node.pair.facts.key, new.facts.key
@@ -312,8 +314,8 @@ def staged(tmp_path: Path) -> tuple[TokenNode, Issued]:
 @pytest.mark.slow
 @pytest.mark.real("openssl")
 def test_killed_anywhere(tmp_path: Path, staged: tuple[TokenNode, Issued]) -> None:
-    """At every system call what is signed now is accepted, no key is lost while it is wanted, and none can be read by
-    others; killed at any of them, the command begun again finishes the rotation, and leaves nothing behind.
+    """At every system call a new token is accepted, no key is lost while it is needed, and none is readable by others.
+    After a kill at any of them, the next run of the command completes the rotation without leftovers.
     """
     original, new = staged
     whole = original.copy(tmp_path / "whole")
@@ -327,7 +329,7 @@ def test_killed_anywhere(tmp_path: Path, staged: tuple[TokenNode, Issued]) -> No
         where = f"killed at {(n := number * len(stops) // STOPS)}, {kill_at(partial(rotates, node), n)}"
         seen.add(str(node.phase))
         again = node.hurry("root-ca", "rotate", *SA)
-        over = again.code == 3 and "no key is staged" in again.err  # it was killed on its way out
+        over = again.code == 3 and "no key is staged" in again.err  # it was killed at its end
         assert again.code == 0 or over, (where, again)
         assert node.amiss(new) == [], where
         assert node.findings() == {}, where
@@ -362,6 +364,6 @@ def test_no_output_contains_a_key(tmp_path: Path) -> None:
     assert len(said) >= 12
     public = node.pair.public_pem + new.public_pem  # an EC private key has its public half in it
     secret = {line for line in secret_lines(keys) if line not in public}
-    assert any(line in node.read("sa.key") for line in secret)  # it can find them
+    assert any(line in node.read("sa.key") for line in secret)  # the search can find them
     assert {name for name, text in said.items() if any(line in text.encode() for line in secret)} == set()
     assert not [name for name, text in said.items() if "PRIVATE KEY" in text or "Traceback" in text]

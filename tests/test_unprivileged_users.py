@@ -43,7 +43,7 @@ class Shared(OwnedTree):
         self.files = Files(str(root))
 
     def seen(self, path: str) -> bytes | str:
-        """The content, or what is wrong."""
+        """Return the content, or the error."""
         value = self.files.value(path, lambda data, _: data)
         fault = self.files.entry(path).fault
         return f"{fault.reason}: {fault.detail.replace(path, '…')}" if fault else value or b""
@@ -183,7 +183,7 @@ def read_as(user: int, root: Path, paths: list[str]) -> dict[str, bytes | str]:
 
 
 def content_of(path: str) -> str:
-    """What this process can read at the path: "" where that is nothing."""
+    """Return what this process can read at the path, or ""."""
     try:
         return Path(path).read_text("utf-8")
     except IsADirectoryError:
@@ -221,8 +221,8 @@ def test_every_owner_of_a_link_on_the_path_can_traverse_it(shared: Shared) -> No
 
 
 def test_a_users_place_below_a_closed_directory_is_no_secret(shared: Shared) -> None:
-    """As in /var/lib/private of systemd: what a user's link names in its own directory is followed, by a relative
-    target or an absolute one; the other names in the closed directory are not looked up.
+    """An example is /var/lib/private of systemd: the target of a user's link in its own directory is followed, relative
+    or absolute. The other names in the closed directory are not looked up.
     """
     shared.at("/vault/app").mkdir()
     os.chown(shared.at("/vault/app"), THEIRS, THEIRS)
@@ -257,7 +257,7 @@ def test_a_directory_that_becomes_a_link_before_open_is_not_followed(shared: Sha
 
 
 def test_who_swaps_again_and_again_never_wins(shared: Shared) -> None:
-    """Two thousand looks while a directory and a link to the vault take turns: never is the secret read."""
+    """In two thousand reads while a directory and a link to the vault alternate, the secret is never read."""
     shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
     shared.link("/shared/evil", "../vault")
     done = threading.Event()
@@ -302,7 +302,7 @@ def test_metrics_are_written_through_a_draft_of_certmond(shared: Shared, planted
             draft.hardlink_to(shared.at("/vault/tls.key"))
         case "FIFO":
             os.mkfifo(draft)
-            keeper = os.open(draft, os.O_RDWR | os.O_NONBLOCK)  # else the writer would wait for a reader
+            keeper = os.open(draft, os.O_RDWR | os.O_NONBLOCK)  # otherwise the writer would wait for a reader
         case "symlink":
             draft.symlink_to(shared.at("/vault/tls.key"))
         case _:

@@ -15,7 +15,7 @@ SPREAD = timedelta(minutes=2)
 
 
 def moments(names: list[str]) -> Iterator[float]:
-    """How many seconds after it first asks each of them is in turn."""
+    """Return after how many seconds from its first call each node may restart."""
     for name in names:
         turn = Scattered(name, SPREAD, monotonic=count().__next__)
         yield next(number for number in count() if turn.take() is None)
@@ -63,7 +63,7 @@ def test_without_a_spread_no_worker_waits(name: str) -> None:
 
 
 def test_who_is_called_waits_for_no_moment_of_its_own() -> None:
-    """In a rotation few begin at a time anyway; otherwise its moment comes as ever."""
+    """In a rotation only a few workers begin at a time. In other cases the moment applies."""
     called = [False]
     turn = Scattered("worker-1", SPREAD, called=lambda: called[0], monotonic=lambda: 0.0)
     assert turn.take() is not None
@@ -74,7 +74,7 @@ def test_who_is_called_waits_for_no_moment_of_its_own() -> None:
 
 
 def test_a_restart_that_a_command_asks_for_waits_for_no_moment() -> None:
-    """A worker restarts at once what a person asks for; what the daemon plans by itself waits for its moment."""
+    """A worker restarts at once on a command. A restart that the daemon plans waits for its moment."""
     turns = TurnTaking(Scattered("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
     assert turns.wait_for_others(asked=True) is None
     assert "the moment of this node" in str(turns.wait_for_others())

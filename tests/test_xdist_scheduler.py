@@ -1,4 +1,4 @@
-"""How tests are shared out among workers, seen where it is done."""
+"""The distribution of tests to workers, in a real run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def test_a_module_is_done_by_one_worker() -> None:
-    """Of several workers one does all tests of a module, and no worker has to do all modules."""
+    """One of several workers runs all tests of a module, and no worker runs all modules."""
     names = ("catalog/test_requirements", "test_findings", "assessment/test_service_rules", "services/test_staleness")
     modules = [f"tests/pki/{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-n", "2", "-v", "-p", "no:cacheprovider", *modules]
@@ -36,7 +36,7 @@ def test_a_module_is_done_by_one_worker() -> None:
     "names", [("system/test_units", "packaging/test_packages"), ("rotation/test_bed", "rotation/test_families")]
 )
 def test_what_takes_a_machine_or_a_cluster_is_done_by_one_worker_that_begins_with_it(names: Sequence[str]) -> None:
-    """There is one machine, and one cluster at a time: their modules have a worker each, from the first moment."""
+    """There is one machine, and one cluster at a time: their modules have one worker each, from the start."""
     wanting = [f"tests/{name}.py::test_it" for name in names]
     assert len(set(map(company, wanting))) == 1
     others = [

@@ -34,8 +34,8 @@ _CHANGING = re.compile(
     r"|f?truncate(64)?|fallocate|exit_group"
 )
 READING = re.compile(r"open(at2?)?|p?read(v2?|64)?|readlink(at)?|[fl]?stat(x|64)?|newfstatat|getdents(64)?|f?statfs")
-"""The calls that only look, and the opening of what is read."""
-_FLAGS_AT = {"open": 1, "openat": 2}  # the argument that tells whether an open only reads; openat2 hides its own
+"""The calls that only read, and the opening for reading."""
+_FLAGS_AT = {"open": 1, "openat": 2}  # the argument with the mode of an open; openat2 hides its own
 _WRITING = os.O_CREAT | os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 # linux/ptrace.h
@@ -44,9 +44,9 @@ _TRACESYSGOOD, _EXITKILL = 1, 1 << 20
 _ENTRY, _EXIT = 1, 2
 _WALL = 0x40000000
 
-_NO_CALL = (1 << 64) - 1  # as the number of a call: none is made
+_NO_CALL = (1 << 64) - 1  # as the number of a call: no call is made
 SHORT = 0
-"""In the place of an errno: the call is made, with half of its bytes, as write(2) may."""
+"""In place of an errno: the call is made with half of its bytes, as write(2) may do."""
 _LENGTH_AT = 2  # the argument of write(2) that tells how many
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +56,7 @@ _libc.sched_getcpu.restype = ctypes.c_int
 
 
 class _SyscallInfo(Structure):
-    """The head of struct ptrace_syscall_info, with what it holds at an entry."""
+    """The head of struct ptrace_syscall_info, with its content at an entry."""
 
     _fields_ = [
         ("op", c_uint8), ("pad", c_uint8 * 3), ("arch", c_uint32), ("ip", c_uint64), ("sp", c_uint64),
@@ -64,15 +64,16 @@ class _SyscallInfo(Structure):
     ]  # fmt: skip
 
     def fail(self, error: int) -> None:
-        """As the kernel tells it at the exit of a call: the result, and that it is an error."""
+        """Set the result of the call at its exit: the value, and the error flag."""
         self.number, self.arguments[0] = -error & _NO_CALL, 1
 
 
 def changes(stop: str) -> bool:
-    """Whether a kill at this stop may leave what it left at none before: at the exit of a call, but not of fsync.
+    """Return whether a kill at this stop may leave a state that no earlier one leaves: at the exit of a call, except
+    fsync.
 
-    At the entry of a call all is as at the exit of the last one, unless others than the traced thread changed it
-    meanwhile; what is on the disk shows only when the machine dies, too.
+    At the entry of a call the state is that of the exit of the last one, unless another thread changed it meanwhile.
+    What has reached the disk matters only if the machine fails, too.
     """
     return EVERY_STOP or (stop.startswith("exit ") and stop.removeprefix("exit ") not in {"fsync", "fdatasync"})
 
@@ -103,10 +104,10 @@ def kill_at(
     observer: Observer = lambda _: None,
     counted: Callable[[str], bool] = lambda _: True,
 ) -> str:
-    """Run `function` in a child up to the n-th (from 0) of its stops that are `counted`, and kill it there. The name of
+    """Run `function` in a child up to the n-th (from 0) of its `counted` stops, and kill it there. Return the name of
     that stop.
 
-    A call at whose entry it is killed is not made; one at whose exit it is killed has been.
+    A call at whose entry it is killed is not made. One at whose exit it is killed was made.
     """
     stops: list[str] = []
 
@@ -123,8 +124,10 @@ def kill_at(
 
 
 def fail_at(function: Callable[[], object], n: int, error: int, *, calls: re.Pattern[str] = _CHANGING) -> str | None:
-    """Run `function` to its end in a child, where the n-th (from 0) of its `calls` fails with `error` and does nothing,
-    or is SHORT. The name of that call; None where there are not so many. The child has to end well.
+    """Run `function` to its end in a child, where the n-th (from 0) of its `calls` fails with `error` without an
+    effect, or is SHORT.
+
+    Return the name of that call, or None if there are fewer. The child has to end without an error.
     """
     seen: list[str] = []
 
@@ -144,10 +147,12 @@ def _run(
     calls: re.Pattern[str] = _CHANGING,
     fault: Callable[[str], int | None] = lambda _: None,
 ) -> int:
-    """The child's wait status. It is killed as soon as `go_on` says no or raises; calls fail as `fault` says."""
+    """Return the child's wait status. It is killed when `go_on` returns False or raises. Calls fail according to
+    `fault`.
+    """
     names = _calls(calls)
     processors = os.sched_getaffinity(0)
-    # Two that take turns all the time do so in half the time on one processor, and with half the work of the kernel.
+    # Two processes that alternate take half the time on one processor, with half of the kernel's work.
     os.sched_setaffinity(0, {_libc.sched_getcpu()})
     child = os.fork()
     if child == 0:
@@ -201,7 +206,7 @@ def _be_traced(function: Callable[[], object]) -> NoReturn:
 
 
 def _spoil(child: int, info: _SyscallInfo, error: int) -> None:
-    """No call in the place of this one, whose result is set at its exit; or the same of half the length."""
+    """Replace the call with none and set its result at its exit, or halve its length."""
     if error == SHORT:
         info.arguments[_LENGTH_AT] = max(info.arguments[_LENGTH_AT] // 2, 1)
     else:

@@ -1,4 +1,4 @@
-"""A directory with a web configuration and what it names, and clients that know its CA."""
+"""A directory with a web configuration and its files, and clients that trust its CA."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from certmond.expose.http.access_control import Gate
 from tests.builders import Issued, make_ca, make_leaf
 from tests.http_server import put, render
 
-HASH = "$2b$04$OvYMHI/91PxcZqq3VVbrn.f6w9WnXAZUR0jPghYDkmFpSLFu6ynkq"  # of "secret", as cheap as may be
+HASH = "$2b$04$OvYMHI/91PxcZqq3VVbrn.f6w9WnXAZUR0jPghYDkmFpSLFu6ynkq"  # of "secret", at the lowest cost
 PAIR = "tls_server_config:\n  cert_file: tls.crt\n  key_file: tls.key\n"
 USERS = f"basic_auth_users:\n  alice: {HASH}\n"
 VERIFY = PAIR + "  client_ca_file: clients.crt\n  client_auth_type: RequireAndVerifyClientCert\n"
@@ -22,7 +22,7 @@ class Life(TypedDict):
     not_after: datetime
 
 
-NOW = datetime.now(UTC).replace(microsecond=0)  # a handshake asks the clock of this machine
+NOW = datetime.now(UTC).replace(microsecond=0)  # a handshake uses the clock of this machine
 LIFE: Life = {"not_before": NOW - timedelta(days=2), "not_after": NOW + timedelta(days=2)}
 TLS = {
     "TLS10": ssl.TLSVersion.TLSv1,
@@ -43,7 +43,7 @@ def client_pair(ca: Issued, *names: str, **other: object) -> Issued:
 
 
 class House:
-    """A directory with a web configuration and what it names, and clients that know its CA."""
+    """A directory with a web configuration and its files, and clients that trust its CA."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.path = directory, directory / "web.yaml"

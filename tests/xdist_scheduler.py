@@ -14,7 +14,9 @@ TOGETHER = {
     "tests/packaging/": "the one machine that can be booted at a time",
     "tests/rotation/": "a whole cluster: two at once would have a core each",
 }
-"""What the tests below a directory want. One worker does all that want the same, and begins with it."""
+"""The resource of the tests below a directory. One worker runs all tests with the same resource, and begins with
+them.
+"""
 
 FIRST = (
     "tests/controllers/test_restart_lock.py",
@@ -25,23 +27,23 @@ FIRST = (
     "tests/test_restarts_of_pods.py",
     "tests/controllers/test_rotation.py",
 )
-"""Modules that wait for much, or take long: others have to be there that work meanwhile."""
+"""Modules that wait or take long: other modules run meanwhile."""
 
 LAST = "tests/test_renewal.py"
-"""What there is left to do where a worker has nothing else."""
+"""The module for workers without other work."""
 
 SPREAD = ("tests/test_restarts_of_pods.py", "tests/controllers/test_rotation.py", LAST)
 """Modules of long tests that share little: each test is done wherever there is room."""
 
 
 def turn(test: str) -> int:
-    """When a test is to begin, among all: the less, the earlier."""
+    """Return the position of a test among all: a smaller one begins earlier."""
     module = test.partition("::")[0]
     return (module.startswith(tuple(TOGETHER)), module.endswith(FIRST), not module.endswith(LAST), True).index(True)
 
 
 def company(test: str) -> str:
-    """What a test has in common with those that the same worker has to do."""
+    """Return the group of tests that one worker must run together."""
     module = test.partition("::")[0]
     wanted = next((what for directory, what in TOGETHER.items() if module.startswith(directory)), None)
     return wanted or (test if module.endswith(SPREAD) else module)

@@ -1,4 +1,6 @@
-"""What was replaced is kept for a while, and the newest good generation of each certificate for as long as it takes."""
+"""Replaced files are archived for a while, and the newest good generation of each certificate as long as it is
+needed.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,7 @@ def test_the_newest_good_one_stays_however_old_it_is(kept: Kept) -> None:
 
 
 def test_where_none_is_good_the_newest_stays(kept: Kept) -> None:
-    """It is all that there is to look at."""
+    """It is the only evidence."""
     kept.mismatched(1700)
     last = kept.mismatched(1600)
     assert kept.left() == [last]
@@ -103,7 +105,7 @@ def test_of_a_later_certmonds_none_goes(kept: Kept) -> None:
 
 
 def test_a_directory_with_no_time_in_its_name_stays(kept: Kept) -> None:
-    """Nothing is known of its age."""
+    """Its age is unknown."""
     kept.pair(10)
     odd = kept.state / "archive/a/000000-99999999T999999Z"
     odd.mkdir()
@@ -111,7 +113,7 @@ def test_a_directory_with_no_time_in_its_name_stays(kept: Kept) -> None:
 
 
 def test_it_is_applied_once_an_hour(kept: Kept) -> None:
-    """And at once where the clock was set back."""
+    """It also runs at once after the clock was set back."""
     rule = kept.rule(DAY)
     assert rule.due()
     rule.apply()
@@ -161,7 +163,7 @@ def test_a_public_key_belongs_to_its_private_key(kept: Kept) -> None:
 
 
 def test_a_start_and_each_hour_of_the_daemon_apply_it(tmp_path: Path) -> None:
-    """Under the lock, and noted in the trail; where the clock is in doubt, nothing goes."""
+    """It holds the lock and is recorded in the audit log. With an unsynchronized clock nothing is removed."""
     host = Host(tmp_path / "host", "apiserver", archive={"keep": 10, "keep_for": "30d"})
     kept = Kept(tmp_path)
     kept.archive = Archive(host.state, 10)

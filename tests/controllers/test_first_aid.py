@@ -1,4 +1,6 @@
-"""A CA that was replaced where certmond may begin no rotation: the node trusts the former CA beside it, and no more."""
+"""A CA that was replaced where certmond may begin no rotation: the node trusts the old CA beside it, and changes
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from tests.tracing import distinct, kill_at, record
 pytestmark = pytest.mark.real("openssl")
 
 STOPS = 20
-"""At so many of the moments at which anything has changed it is killed."""
+"""The number of changes at which it is killed."""
 RESTS = 30
 
 
@@ -79,13 +81,13 @@ class Cluster(RotatingNode):
 
 @pytest.fixture(autouse=True)
 def _manifests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick: Path) -> None:
-    """Where the node's manifests are."""
+    """Return the directory of the node's manifests."""
     monkeypatch.setattr("certmond.files.catalog_observer._KUBERNETES", str(quick / "place"))
 
 
 @pytest.fixture
 def node(quick: Path) -> Cluster:
-    """One that knows its CA."""
+    """Return a node that has recorded its CA."""
     made = Cluster(quick / "place")
     made.step()
     return made
@@ -193,10 +195,10 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
 
 
 def test_a_command_that_only_looks_tells_the_same(node: Cluster) -> None:
-    """`check` and `plan` say of the other nodes, and of the aid, what the daemon says, before and after it."""
+    """`check` and `plan` report the other nodes and the aid like the daemon, before and after it."""
     put(node, root_ca())
     assert "puts the former CA behind it now" in " ".join(node.hurry("check").out.split())
-    node.step()  # it is noted
+    node.step()  # the change is recorded
     assert "first aid for ca: " in " ".join(node.hurry("plan").out.split())
     node.settle()
     assert "has put the former CA behind it" in " ".join(node.hurry("check").out.split())
@@ -211,7 +213,7 @@ def of_three(node: Cluster) -> None:
 
 
 def test_one_of_several_without_a_cluster(quick: Path) -> None:
-    """Where etcd has several members and `cluster:` is not configured, it is the same."""
+    """If etcd has several members and `cluster:` is not configured, the result is the same."""
     node, new = Cluster(quick / "place", cluster={}), root_ca()
     of_three(node)
     node.step()
@@ -223,8 +225,8 @@ def test_one_of_several_without_a_cluster(quick: Path) -> None:
 
 
 def test_another_ca_than_the_clusters(node: Cluster) -> None:
-    """Of each family: the former CA is trusted behind the one in place, and alone again when its pair is back. The
-    controller-manager, which does not sign with it, is left alone.
+    """For each family the old CA is trusted behind the installed one, and alone again when its pair is back. The
+    controller-manager, which does not sign with it, is unchanged.
     """
     other, new = root_ca(subject="other"), root_ca(subject="other")
     leaf = make_server(other, "leaf", not_before=node.clock() - HOUR, not_after=node.clock() + 90 * DAY)
@@ -242,7 +244,7 @@ def test_another_ca_than_the_clusters(node: Cluster) -> None:
     assert (node.signs_with, node.aids, node.unwell(node.old)) == ("ca.crt", {}, [])
 
 
-# What gets no aid
+# Cases without aid
 
 
 def is_left_alone(node: Cluster, said: str) -> None:
@@ -353,7 +355,7 @@ def told_of(node: Cluster) -> str:
     return node.findings()["root_ca_changed"]
 
 
-# Its end
+# The end of the aid
 
 
 @pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
@@ -385,7 +387,7 @@ def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with
     put(node, root_ca())
     node.settle()
     put(node, node.old)
-    for _ in range(2):  # it is noted, and the manifest is written
+    for _ in range(2):  # the change is recorded, and the manifest is written
         node.step()
     assert (node.signs_with, node.aids) == ("ca.crt", {"ca": Phase.ATTACH})
     enforcer = node.enforcer()
@@ -401,7 +403,7 @@ def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with
 
 
 def test_no_rotation_begins_by_hand_before(node: Cluster) -> None:
-    """`root-ca rotate` is refused with what comes first, and changes nothing."""
+    """`root-ca rotate` is refused with the required step, and changes nothing."""
     put(node, root_ca())
     node.settle()
     before = node.everything()
@@ -434,7 +436,7 @@ def test_restored_and_replaced_again(node: Cluster) -> None:
         node.settle()
         assert node.is_aided(new)
         put(node, node.old)
-        node.step()  # its end has begun
+        node.step()  # the end of the aid has begun
     put(node, new)
     node.settle()
     assert node.is_aided(new)
@@ -468,8 +470,8 @@ def test_a_ca_that_is_trusted_again_is_removed_by_hand(node: Cluster) -> None:
 
 
 def test_a_node_that_is_alone_later_rotates(node: Cluster) -> None:
-    """Where the configuration says afterwards that there are no other nodes, the rotation to the CA that was found
-    begins from there by itself, and in the end nothing is left of the aid.
+    """If the configuration later declares no other nodes, the rotation to the found CA begins from there, and at the
+    end no part of the aid remains.
     """
     new = root_ca()
     put(node, new)
@@ -512,7 +514,7 @@ def test_a_third_ca(node: Cluster) -> None:
 
 
 def test_a_note_that_cannot_be_read_is_made_again(node: Cluster) -> None:
-    """What the node noted of its aid is a memory only."""
+    """The node's record of its aid is only a cache."""
     new = root_ca()
     put(node, new)
     node.settle()
@@ -547,8 +549,8 @@ def whole(node: Cluster) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["there", "back"])
 def test_killed_anywhere(node: Cluster, quick: Path, way: str) -> None:
-    """Killed at any system call that changes something, on the way there or back, the node is whole: its CA's file
-    holds what its key signs for, and the controller-manager can start. The next process brings it to the end.
+    """After a kill at any changing system call, in either direction, the node is consistent: its CA's file has the CA
+    of its key, and the controller-manager can start. The next process completes the change.
     """
     new = root_ca()
     put(node, new)
@@ -568,7 +570,7 @@ def test_killed_anywhere(node: Cluster, quick: Path, way: str) -> None:
     for n in chosen[:: max(len(chosen) // STOPS, 1)]:
         where = f"{n}, {kill_at(partial(Cluster.settle, again()), n)}"
         assert list(whole(node)) == [], where
-        node.enforcer().executor.recover()  # as a process that begins
+        node.enforcer().executor.recover()  # like a new process
         node.settle()
         assert node.is_aided(new) if way == "there" else node.unwell(node.old) == [], where
         left = [*(node.state / "transactions").glob("*"), *(p for p in node.files.iterdir() if p.name[0] == ".")]

@@ -26,7 +26,7 @@ def test_nothing_asked_is_no_reason(tmp_path: Path) -> None:
 
 
 def test_a_file_holds_while_it_is_there(tmp_path: Path) -> None:
-    """Whatever is at its path, below the root directory."""
+    """Any kind of file at its path holds, below the root directory."""
     spec = hold(file="/run/upgrade")
     assert reason(spec, tmp_path) is None
     (tmp_path / "run").mkdir()
@@ -45,7 +45,7 @@ def test_a_program_holds_while_it_exits_with_zero(tmp_path: Path, command: tuple
 
 
 def test_a_program_that_another_user_can_change_holds(tmp_path: Path) -> None:
-    """It is not run, so its answer is unknown, and nothing is let through; the reason names file, fact and remedy."""
+    """It does not run, so its answer is unknown, and every step is held. The reason has file, fact and remedy."""
     program, ran = tmp_path / "quiet", tmp_path / "ran"
     program.write_text(f"#!/bin/sh\n: >{ran}\nexit 1\n")
     program.chmod(0o755)
@@ -63,7 +63,7 @@ def test_a_program_that_another_user_can_change_holds(tmp_path: Path) -> None:
 
 @pytest.mark.real("python3")
 def test_the_kernels_word_on_the_clock_is_taken() -> None:
-    """What adjtimex(2) says to another program holds here; an unsynchronised clock is a reason where that is wanted."""
+    """The result of adjtimex(2) counts. An unsynchronized clock is a reason if the configuration requires it."""
     asked = "import ctypes; print(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))"
     done = subprocess.run([real_part("python3"), "-c", asked], capture_output=True, text=True, check=True)
     synchronised = done.stdout.strip() != "5"

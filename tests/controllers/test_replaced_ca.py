@@ -1,4 +1,6 @@
-"""A CA that was replaced on disk: the daemon follows it at once, or says until when it waits and wakes at that time."""
+"""A CA that was replaced on disk: the daemon follows it at once, or reports until when it waits and wakes at that
+time.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,7 @@ def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, betwe
 
 
 def found_in_place(node: RotatingNode, ca: Issued, phase: Phase) -> None:
-    """Let the node, which knows its CA, follow another one as far as that phase."""
+    """Let the node, which has recorded its CA, follow another one up to that phase."""
     node.step()
     put(node, ca)
     node.step()
@@ -247,8 +249,8 @@ def test_no_message_names_an_abort_that_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: Path) -> None:
-    """Of a CA whose notBefore is 20 s ahead one critical finding says until when it waits and what ends that; nothing
-    is touched before, and the daemon wakes at that very instant, not at the next resync.
+    """For a CA whose notBefore is 20 s ahead, one critical finding has the end of the wait and the remedy. No file
+    changes before, and the daemon wakes at that very instant, not at the next resync.
     """
     node, clock = RotatingNode(tmp_path / "place", resync="1h"), Clock()
     at = clock.now + 20 * SECOND
@@ -265,7 +267,7 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         assert (node.tree(), node.record, len(told(made))) == (before, None, 1)
         assert 0 < made._patience() <= 1
         made._wake.wait(0)
-        made._watcher.take()  # what was written above
+        made._watcher.take()  # the writes above
         clock.now = at
         while (cause := made._next_cause()) is None or cause.name != "deadline":
             assert cause is None or cause.name == "look"
@@ -292,8 +294,8 @@ def test_an_alarm_names_the_command_that_repairs_the_node(tmp_path: Path) -> Non
 
 
 def test_a_ca_is_followed_before_anything_else_is_written(tmp_path: Path) -> None:
-    """The rotation to a CA that was put in place begins before certificates that are due are written, although one of
-    them cannot be.
+    """The rotation to an installed CA begins before certificates that are due are written, although one of them cannot
+    be.
     """
     node, clock = RotatingNode(tmp_path / "place"), Clock()
     other = root_ca(subject="other")
@@ -432,7 +434,7 @@ def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: P
 
 
 def test_the_wait_of_a_second_process_is_over_with_the_clock(tmp_path: Path) -> None:
-    """A command that looks while the daemon waits for a CA's first instant tells the same, and touches nothing."""
+    """A command that reads while the daemon waits for a CA's first instant reports the same, and changes no file."""
     node, clock = RotatingNode(tmp_path / "place"), Clock()
     node.step()
     put(node, make_ca(not_before=clock.now + timedelta(hours=40), not_after=clock.now + 9 * DAY))

@@ -80,7 +80,7 @@ class Turns(Alone):
 
 
 class Bench:
-    """A node whose front-proxy-client is brought into use by a program; looks at it are as the test says."""
+    """A node whose front-proxy-client is put into use by a program; the test sets the results of probes."""
 
     def __init__(self, node: Node, place: Path, **cluster: str) -> None:
         self.node, self.place, self.state = node, place, place / "state"
@@ -153,7 +153,7 @@ class Bench:
 
     @property
     def runs(self) -> list[tuple[Episode, bytes]]:
-        """What each run of the program saw: the record of the moment, and the certificate."""
+        """Return the state at each run of the program: the record, and the certificate."""
         found = []
         for number in sorted(map(int, os.listdir(self.place / "runs"))):
             run = self.place / "runs" / str(number)
@@ -219,7 +219,7 @@ def test_nothing_is_begun_while_files_change(bench: Bench) -> None:
 
 
 def test_what_ended_with_another_is_proven_as_well(bench: Bench) -> None:
-    """The API server takes the scheduler with it: that is not restarted again, and not left to itself either."""
+    """The scheduler ends with the API server: it is not restarted again, and still needs a proof."""
     scheduler = next(each for each in bench.config.services if each.name == "kube-scheduler")
     other = Restart(scheduler, (bench.target(),), Cause.RESTART_PENDING, "it is older, too", "scheduler-1")
     plan = Plan((*bench.planned().steps, other))
@@ -335,7 +335,7 @@ def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, progra
 
 
 def test_files_that_change_again_end_the_restart_for_what_they_were(bench: Bench) -> None:
-    """The new ones are another matter, and nothing of theirs is taken back."""
+    """The new files have a separate restart, and are not rolled back."""
     bench.step()
     plan = bench.planned()
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
@@ -361,7 +361,7 @@ def test_an_act_that_cannot_be_recorded_is_repeated_a_few_times_only(bench: Benc
 
 
 def test_where_nothing_can_be_recorded_nothing_is_done(bench: Bench) -> None:
-    """A full disk: the act would be made again and again."""
+    """On a full disk the act would be repeated without limit."""
     bench.state.mkdir(exist_ok=True)
     (bench.state / "restarts.json").mkdir()
     with pytest.raises(WriteError):
@@ -370,7 +370,7 @@ def test_where_nothing_can_be_recorded_nothing_is_done(bench: Bench) -> None:
 
 
 def test_a_look_that_began_before_the_last_restart_ended_shows_nothing(bench: Bench) -> None:
-    """It may show what was before that."""
+    """It may show the state before that."""
     History(bench.state).remember(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
     first = told(bench.step(-1))
     assert (first.message, bench.runs) == ("is looked at once more", [])
@@ -411,7 +411,7 @@ def test_nothing_begins_without_the_restart_lock(bench: Bench) -> None:
 
 
 def test_a_turn_that_is_lost_stops_the_first_act_and_no_later_one(bench: Bench) -> None:
-    """Half-way is worse for all."""
+    """A partial restart is worse than a late one."""
     bench.turn.ours = False
     done = told(bench.step())
     assert (done.result, done.message) == (Result.REFUSED, "hook: the turn was lost before anything was done")
@@ -471,7 +471,7 @@ def test_without_the_api_the_configuration_decides(
 
 
 def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
-    """Another certificate, and none at all, are no proof."""
+    """Another certificate, or none at all, is no proof."""
     bench.step()
     own = bench.node.certificate(CRT[1:]).public_bytes(Encoding.DER)
     other = bench.node.certificate(f"{PKI}/apiserver.crt").public_bytes(Encoding.DER)
@@ -486,7 +486,7 @@ def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
 
 
 def test_a_service_that_has_left_the_configuration_is_left_alone(bench: Bench) -> None:
-    """What was under way is over."""
+    """Its restart ends."""
     History(bench.state).remember(Past("gone", Episode("gone", (), "x", datetime.now(UTC))))
     done = told(bench.step(plan=Plan()))
     assert (done.service, done.result) == ("gone", Result.REFUSED)

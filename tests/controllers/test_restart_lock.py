@@ -1,4 +1,4 @@
-"""Three daemons of three nodes, one Kubernetes API: what they restart, they restart one after the other."""
+"""Three daemons of three nodes with one Kubernetes API restart their services one after the other."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.daemon_harness import Running
 NODES = ("node-1", "node-2", "node-3")
 ROUNDS = 3
 SLOW = 0.4
-"""Seconds that a restart takes here: long enough for two to meet, were they let."""
+"""Seconds that a restart takes here: long enough for an overlap, if the lock allowed it."""
 
 
 class Span(NamedTuple):
-    """A restart, by the clock of this host; `end` is None where its daemon was killed in it."""
+    """A restart, by the clock of this host; `end` is None if its daemon was killed in it."""
 
     node: str
     begin: float
@@ -74,7 +74,7 @@ class Node:
             staged.rename(self.home / name)
 
     def audit(self, result: str) -> int:
-        """How many restarts have ended so."""
+        """Return the number of restarts with this result."""
         with suppress(FileNotFoundError):
             return (self.home / "state/audit.log").read_text().count(f'"result": "{result}"')
         return 0

@@ -34,7 +34,7 @@ from tests.rotation_node import RotatingNode, kubeconfig, root_ca, secret_lines
 from tests.tracing import kill_at, record
 
 STOPS, SHARES = 24, 2
-"""At so many of the more than a thousand stops in a rotation it is killed, in so many tests."""
+"""The number of stops of a rotation, out of more than a thousand, at which it is killed, and the number of tests."""
 
 pytestmark = pytest.mark.real("openssl")
 
@@ -59,13 +59,13 @@ def restarts_by_phase(node: RotatingNode) -> Counter[str]:
     return found
 
 
-# By hand
+# By commands
 
 
 @pytest.mark.slow
 def test_a_ca_follows_another(quick: Path) -> None:
-    """Staged and rotated by hand, the new CA is the only one that is trusted, what the old one signed is accepted no
-    more, each phase that concerns a service has restarted it once, and no CA's key is left but the one in its place.
+    """After staging and rotation by commands, only the new CA is trusted, certificates of the old one are refused, each
+    phase that concerns a service has restarted it once, and the only key of a CA is at its path.
     """
     node, new = RotatingNode(quick / "place", served=True, hurried=False), root_ca()
     old_leaf, old_user = node.read("web.crt"), node.user()
@@ -87,7 +87,7 @@ def test_a_ca_follows_another(quick: Path) -> None:
 
 
 def test_a_plan_changes_nothing(quick: Path) -> None:
-    """It names every phase with its files and restarts, and neither the node nor the record is another for it."""
+    """It names every phase with its files and restarts, and changes neither the node nor the record."""
     node = RotatingNode(quick / "place", served=True)
     node.stage(root_ca())
     before, state = node.tree(), sorted(map(str, node.state.rglob("*")))
@@ -104,7 +104,7 @@ def test_a_plan_changes_nothing(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_the_same_key_with_other_dates(quick: Path) -> None:
-    """Where only dates change, leaves and keys stay as they are, and one restart does."""
+    """If only the dates change, leaves and keys stay, and one restart suffices."""
     node = RotatingNode(quick / "place", served=True, hurried=False)
     before, user = node.tree(), node.user()
     staged = node.certmond("root-ca", "stage", "--reuse-key", "--validity", "3y")
@@ -125,7 +125,7 @@ def test_the_same_key_with_other_dates(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_the_same_key_where_everything_has_expired(quick: Path) -> None:
-    """Where the CA and all that it signed have ended, one rotation to the same key brings all of it back."""
+    """If the CA and all its certificates have expired, one rotation to the same key makes all valid again."""
     node, now = RotatingNode(quick / "place", served=True, hurried=False), datetime.now(UTC)
     dates: Any = {"not_before": now - 90 * DAY, "not_after": now - DAY}
     node.old = reissue(node.old, not_before=now - 900 * DAY, not_after=now - DAY)
@@ -144,7 +144,7 @@ def test_the_same_key_where_everything_has_expired(quick: Path) -> None:
 
 
 def reissued(node: RotatingNode) -> Issued:
-    """The CA that is in place, as the builders have it."""
+    """Return the installed CA as a value of the builders."""
     (now,) = node.trust()
     return Issued(now.der, node.old.key, node.old.subject, node.old.subject_key_id, node.old.names)
 
@@ -166,8 +166,8 @@ PHASES_BACK = (Phase.PREPARE, Phase.DETACH, Phase.TRUST, Phase.ISSUE)
 @pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
 @pytest.mark.parametrize("phase", PHASES_BACK)
 def test_a_rotation_goes_back(quick: Path, phase: Phase, reached: bool) -> None:
-    """Aborted in any phase before the former CA is distrusted, at its beginning or at its end: that one is the only
-    one again, everything verifies, and no staged key is left.
+    """After an abort in any phase before the old CA is distrusted, at its start or its end, that CA is the only one
+    again, everything verifies, and no staged key is left.
     """
     node = RotatingNode(quick / "place")
     node.begin(root_ca())
@@ -180,7 +180,7 @@ def test_a_rotation_goes_back(quick: Path, phase: Phase, reached: bool) -> None:
 
 
 def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
-    """To the first moment of a phase, or to where its files are written."""
+    """Walk to the first moment of a phase, or to the point at which its files are written."""
     node.walk(lambda: node.phase is phase)
     while reached:
         enforcer = node.enforcer()
@@ -222,7 +222,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
 
 
 def test_what_goes_back_goes_back_once(quick: Path) -> None:
-    """Neither a rotation that goes back nor none at all can be aborted."""
+    """Neither an aborted rotation nor a missing one can be aborted."""
     node = RotatingNode(quick / "place")
     assert "no rotation is under way; there is nothing to abort" in node.hurry("root-ca", "abort").err
     node.begin(root_ca())
@@ -251,10 +251,11 @@ def test_a_rotation_that_was_aborted_is_not_done(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
-    """Ended in the middle by Ctrl-C, and begun again, the command finishes what it found."""
+    """After Ctrl-C in the middle, the next run of the command completes the rotation that it finds."""
     node, new = RotatingNode(quick / "place", root_ca={"overlap": "1m"}), root_ca()
     node.stage(new)
-    # By the host's clock: a minute is time enough to end it. A shell that began this in the background ignores SIGINT.
+    # The host's clock counts: a minute suffices to interrupt it. A shell that began this in the background ignores
+    # SIGINT.
     command = ["env", "--default-signal=INT", *node.command("root-ca", "rotate")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
@@ -271,7 +272,7 @@ def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
     assert {entry["rotation"] for entry in node.audit() if entry["event"] == "rotation"} == {rotation.id}
 
 
-# By itself
+# By the daemon
 
 
 def cat(node: RotatingNode, new: Issued) -> None:
@@ -280,7 +281,7 @@ def cat(node: RotatingNode, new: Issued) -> None:
 
 
 def has_looked(daemon: Running, since: float) -> bool:
-    """It has made a pass."""
+    """Return whether it has made a pass."""
     return daemon.passes() > since
 
 
@@ -354,7 +355,7 @@ def test_a_missing_or_wrong_key_is_waited_for(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_replaced_at_once(quick: Path) -> None:
-    """With `on_change: replace` the former CA is trusted no more from the first change of files on."""
+    """With `on_change: replace` the old CA is not trusted from the first change of files on."""
     node, new = (
         RotatingNode(quick / "place", hurried=False, root_ca={"on_change": "replace"}),
         root_ca(subject="site"),
@@ -445,7 +446,7 @@ def test_observe_mode_changes_nothing(quick: Path) -> None:
 
 
 def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
-    """What it signs ends with it at the latest; by hand that is warned of before, and goes through."""
+    """Its certificates end with it at the latest. A command prints a warning before, and continues."""
     now = datetime.now(UTC)
     node, short = RotatingNode(quick / "place"), root_ca(not_after=now + 60 * DAY)
     staged = node.hurry("root-ca", "stage", *brought(node, short))
@@ -543,7 +544,7 @@ def test_a_missing_key_of_the_new_ca_can_be_staged(quick: Path, key: bytes | Non
 
 
 def test_a_kubeconfig_of_two_clusters_trusts_the_new_ca_in_both(quick: Path) -> None:
-    """In the end the former CA is trusted for no cluster of the file, be it the current context's or not."""
+    """At the end the old CA is trusted for no cluster of the file, whether or not it is in the current context."""
     node, new = RotatingNode(quick / "place"), root_ca()
     document = yaml.safe_load(node.read("user.conf"))
     document["clusters"].append({"name": "direct", "cluster": dict(document["clusters"][0]["cluster"])})
@@ -846,7 +847,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None
 
 @pytest.mark.parametrize("what", UNFIT)
 def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
-    """Brought by an operator, the same is refused, and neither kept nor rotated to."""
+    """The same CA from an operator is refused, and neither stored nor rotated to."""
     node = RotatingNode(quick / "place")
     certificate, key, sentence = UNFIT[what]()
     paths = node.place / "ca.crt", node.place / "ca.key"
@@ -902,8 +903,8 @@ HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
 
 @pytest.mark.parametrize("what", HINDERED)
 def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Neither from the terminal nor otherwise: it is refused with what is in the way, nothing is recorded, and the plan
-    tells it too.
+    """Neither a terminal nor another caller can begin it: the error has the obstacle, nothing is recorded, and the plan
+    has it too.
     """
     node, new = RotatingNode(quick / "place"), root_ca()
     monkeypatch.setattr("certmond.files.catalog_observer._KUBERNETES", str(node.place))
@@ -1053,7 +1054,7 @@ def test_an_unreadable_key_is_not_destroyed(quick: Path) -> None:
 
 
 class Watched:
-    """What has to hold of a node at every moment of a rotation, looked at from outside."""
+    """The invariants of a node at every moment of a rotation, checked from outside."""
 
     def __init__(self, node: RotatingNode, new: Issued) -> None:
         self._node, self._old, self._new = node, node.old, new
@@ -1061,7 +1062,9 @@ class Watched:
         self.looks = 0
 
     def look(self, stop: str) -> None:
-        """Where a call has changed something: at the entry of the next, and after a sync, all is as it was then."""
+        """Check after a call has changed something: at the entry of the next, and after a sync, the state is the
+        same.
+        """
         if stop.startswith("exit") and stop != "exit fsync":
             self.looks += 1
             self.problems += [f"{self.looks}, {stop}: {problem}" for problem in self._wrong()]
@@ -1093,7 +1096,7 @@ def rotates(node: RotatingNode) -> None:
 
 @pytest.fixture
 def staged(quick: Path) -> tuple[RotatingNode, Issued]:
-    """A node with a CA that is to follow."""
+    """Return a node with a staged CA."""
     node, new = RotatingNode(quick / "original"), root_ca()
     node.stage(new)
     node.step()
@@ -1102,8 +1105,8 @@ def staged(quick: Path) -> tuple[RotatingNode, Issued]:
 
 @pytest.mark.slow
 def test_whole_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None:
-    """From the first system call of a rotation to its last, pairs are whole or will be made whole, no CA's key is lost
-    while it is wanted, and none can be read by others.
+    """From the first system call of a rotation to its last, pairs match or will be completed, no CA's key is lost while
+    it is needed, and none is readable by others.
     """
     node, new = staged
     watched = Watched(node, new)
@@ -1116,8 +1119,8 @@ def test_whole_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(SHARES))
 def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share: int) -> None:
-    """Killed at any system call that changes something, the command begun again finishes the rotation, and leaves
-    nothing behind.
+    """After a kill at any changing system call, the next run of the command completes the rotation without
+    leftovers.
     """
     original, new = staged
     stops = record(partial(rotates, original.copy(quick / "whole")))
@@ -1130,7 +1133,7 @@ def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share
         watched.look("exit")
         seen.add(str(node.phase))
         again = node.hurry("root-ca", "rotate")
-        over = again.code == 3 and "no CA is staged" in again.err  # it was killed on its way out
+        over = again.code == 3 and "no CA is staged" in again.err  # it was killed at its end
         assert again.code == 0 or over, (where, again)
         assert watched.problems == [], where
         assert node.unwell(new) == [], where
@@ -1139,7 +1142,7 @@ def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share
     assert seen >= {"issue", "distrust", "done"}
 
 
-# No room
+# A full disk
 
 
 @pytest.fixture
@@ -1274,7 +1277,7 @@ def test_no_output_contains_a_key(quick: Path) -> None:
     assert problems == []
     secrets = secret_lines(keys)
     assert len(keys) >= 6
-    assert any(line in node.read("ca.key") for line in secrets)  # it can find them
+    assert any(line in node.read("ca.key") for line in secrets)  # the search can find them
     for kind in ("metrics.prom", "status.json", "audit.log", "record.json", "anchors.json", "processes", "last.json"):
         assert any(kind in name for name in said), kind
     assert {
@@ -1286,8 +1289,8 @@ def test_no_output_contains_a_key(quick: Path) -> None:
 @pytest.mark.slow
 @needs_poll
 def test_a_command_that_waits_for_an_instant_looks_at_nothing(quick: Path) -> None:
-    """While both CAs are trusted, `rotate` has said until when, and sleeps until then or for minutes, and nothing wakes
-    it.
+    """While both CAs are trusted, `rotate` has reported the end of the wait, and sleeps until then or for minutes,
+    without an event.
     """
     node, new = RotatingNode(quick / "place", hurried=False, root_ca={"overlap": "10m"}), root_ca()
     node.stage(new)

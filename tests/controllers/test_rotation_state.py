@@ -1,4 +1,6 @@
-"""What a node tells, and leaves alone, where it cannot tell how a rotation stands; on the files of a kubeadm node."""
+"""The findings and the restraint of a node that cannot determine the state of a rotation, on the files of a kubeadm
+node.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ Snapshot = Mapping[str, tuple[object, ...]]
 
 
 class Host:
-    """A node's files below `root`, and what certmond keeps of them."""
+    """The files of a node below `root`, and the state directory of certmond."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -75,7 +75,7 @@ class Host:
         return self.root / path.lstrip("/")
 
     def new(self, path: str, content: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> NewFile:
-        """To be written in the place of what is there now."""
+        """Return a file that replaces the present one."""
         real = self.transactions.real(path)
         expected = hashlib.sha256(real.read_bytes()).hexdigest() if real.is_file() else None
         return NewFile(path, content, mode, owner, expected)
@@ -106,7 +106,7 @@ class Host:
             writer.commit(changes, verify=verify, before_rename=lambda: void(before_rename()))
 
     def renew(self, changes: Sequence[Change]) -> None:
-        """As a renewal does it: recovery first, and what is replaced goes to the archive; not so what is removed."""
+        """Commit like a renewal: recovery first, and replaced files are archived; removed ones are not."""
 
         def keep() -> None:
             replaced = [change.path for change in changes if not isinstance(change, Removed)]
@@ -125,7 +125,7 @@ class Host:
         return found
 
     def error(self, changes: Sequence[Change], **hooks: Callable[..., None]) -> str:
-        """What committing is refused with; it left the world as it was."""
+        """Return the error of a commit, after asserting that it changed nothing."""
         before = self.snapshot()
         with pytest.raises(WriteError) as raised:
             self.commit(changes, **hooks)
@@ -146,7 +146,7 @@ class Host:
         return sorted(path.name for path in self.state.glob("transactions/*"))
 
     def write_record(self, state: str, staged: Mapping[str, bytes], new: Mapping[str, bytes] = NEW) -> None:
-        """What a process left that was killed in this state, with these of the staged files."""
+        """Write the record of a process that was killed in this state, with these of the staged files."""
         identity = "0123456789abcdef"
         entries = []
         for number, (path, content) in enumerate(new.items()):
@@ -164,7 +164,7 @@ class Host:
 
 
 def void(_: object) -> None:
-    """Tests do with expressions what a hook does with statements."""
+    """Discard the value: tests use expressions where a hook uses statements."""
 
 
 @pytest.fixture
@@ -178,11 +178,11 @@ def root() -> None:
         unavailable("only root can give files away and mount")
 
 
-# What is written
+# Written content
 
 
 def test_replaced(host: Host) -> None:
-    """The new content is where the old was, and nothing else is left of it: no file beside it, no record."""
+    """The new content is at the old path, and no draft and no record remain."""
     before = host.snapshot()
     host.commit(host.pair())
     after = host.snapshot()
@@ -193,7 +193,7 @@ def test_replaced(host: Host) -> None:
 
 
 def test_verify_sees_what_was_read_back(host: Host) -> None:
-    """`verify` is given every new file's content, by the path that the caller used, before anything is replaced."""
+    """`verify` gets every new file's content, by the path of the caller, before anything is replaced."""
     seen: list[Mapping[str, bytes]] = []
 
     def verify(staged: Mapping[str, bytes]) -> None:
@@ -205,7 +205,7 @@ def test_verify_sees_what_was_read_back(host: Host) -> None:
 
 
 def test_order_of_the_hooks(host: Host) -> None:
-    """`before_rename` comes after `verify`, and sees the old files."""
+    """`before_rename` comes after `verify`, and still finds the old files."""
     calls: list[object] = []
     host.commit(
         host.pair(),
@@ -216,7 +216,7 @@ def test_order_of_the_hooks(host: Host) -> None:
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
-    """A POSIX ACL (tag, permissions, id) as the kernel takes it."""
+    """Return a POSIX ACL (tag, permissions, id) in the form of the kernel."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
@@ -270,7 +270,7 @@ def test_an_acl_opens_nothing_before_its_time(host: Host) -> None:
 
 
 def test_hash_of_the_old_content_is_not_kept(host: Host) -> None:
-    """A signature that the kernel keeps of the old content is not carried over to the new."""
+    """A signature of the kernel over the old content is not copied to the new one."""
     set_attribute(host.at(KEY), "security.ima", b"\x04\x04" + bytes(32))
     host.commit(host.pair())
     assert "security.ima" not in os.listxattr(host.at(KEY))
@@ -311,7 +311,7 @@ def test_a_new_file_is_not_given_to_the_owner_of_its_directory(host: Host) -> No
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("before", ["a file", "nothing"])
 def test_owner_and_acl_are_those_of_the_file_that_was_looked_at(host: Host, before: str) -> None:
-    """A file that comes to the name while the new one is staged gives it neither owner nor ACL."""
+    """A file that appears at the path while the new one is staged gives it neither owner nor ACL."""
     key, other = host.at(KEY), host.at(KEY).with_name("other")
     other.write_bytes(b"")
     os.chown(other, *NOBODY)
@@ -328,7 +328,7 @@ def test_owner_and_acl_are_those_of_the_file_that_was_looked_at(host: Host, befo
             staged.append((each.stat().st_uid, len(os.listxattr(each))))
 
     def commit() -> None:
-        with suppress(WriteError):  # what came to the name meanwhile is not overwritten
+        with suppress(WriteError):  # a file that appeared meanwhile is not overwritten
             host.commit([host.new(KEY, NEW[KEY])])
 
     record(commit, look)
@@ -341,12 +341,12 @@ def test_content_is_not_shown() -> None:
     assert "PRIVATE" not in repr(NewFile(KEY, NEW[KEY]))
 
 
-# Where it is written
+# Paths
 
 
 @pytest.mark.parametrize("target", ["../../../data/real.key", "/data/real.key", "/../../data/./real.key"])
 def test_symlink_stays(host: Host, target: str) -> None:
-    """A symlink is followed, below the root, and stays; what it leads to is replaced."""
+    """A symlink is followed, below the root, and stays. Its target is replaced."""
     host.at("/data").mkdir()
     host.at(KEY).rename(host.at("/data/real.key"))
     host.at(KEY).symlink_to(target)
@@ -357,7 +357,7 @@ def test_symlink_stays(host: Host, target: str) -> None:
 
 
 def test_symlinked_directory(host: Host) -> None:
-    """So is a symlink on the way."""
+    """A symlink on the path is followed as well."""
     host.at(PKI).rename(host.at("/pki"))
     host.at(PKI).symlink_to("/pki")
     host.commit(host.pair())
@@ -375,7 +375,9 @@ def test_dangling_symlink(host: Host) -> None:
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("link", ["/home/ops/.kube", "/home/ops/.kube/config"])
 def test_symlink_of_another_user(host: Host, link: str) -> None:
-    """Where a user's symlink leads, nothing is written or archived: they may not write there. Root's are followed."""
+    """Nothing is written or archived at the target of a user's symlink, because that user may not write there. Links of
+    root are followed.
+    """
     path = "/home/ops/.kube/config"
     host.at("/cron.d").mkdir()
     host.at(link).parent.mkdir(parents=True)
@@ -403,7 +405,7 @@ def test_a_new_link_replaces_the_link_of_a_user(host: Host) -> None:
 
 
 def test_link_is_replaced(host: Host) -> None:
-    """A new link takes the place of the old one, and the file that it led to stays."""
+    """A new link replaces the old one, and the old target stays."""
     host.commit([NewFile(DATED, NEW[KEY]), NewLink(CURRENT, os.path.basename(DATED))])
     assert host.at(CURRENT).readlink() == Path(os.path.basename(DATED))
     assert host.at(CURRENT).read_bytes() == NEW[KEY]
@@ -411,7 +413,7 @@ def test_link_is_replaced(host: Host) -> None:
 
 
 def test_file_becomes_a_link(host: Host) -> None:
-    """A file makes way for a link only if it is the one that the decision was made upon."""
+    """A link replaces a file only if it is the one of the decision."""
     expected = hashlib.sha256(OLD[CRT]).hexdigest()
     for wrong in (None, hashlib.sha256(b"something else").hexdigest()):
         assert f"{CRT} is no symlink" in host.error([NewLink(CRT, "etcd/a.crt", wrong)])
@@ -419,7 +421,7 @@ def test_file_becomes_a_link(host: Host) -> None:
     assert host.at(CRT).readlink() == Path("etcd/a.crt")
 
 
-# What is refused
+# Refusals
 
 
 def test_all_problems_at_once(host: Host) -> None:
@@ -464,7 +466,7 @@ def test_all_problems_at_once(host: Host) -> None:
     ],
 )
 def test_static_pods(host: Host, path: str, link: str | None, target: str) -> None:
-    """Nothing is ever put where the kubelet would start it, whatever the way there is called."""
+    """No file is created where the kubelet would start it, under any path."""
     for directory in (f"{PKI}/manifests", "/pods/manifests"):
         host.at(directory).mkdir(parents=True)
     if link:
@@ -476,7 +478,7 @@ def test_static_pods(host: Host, path: str, link: str | None, target: str) -> No
 
 @pytest.mark.parametrize("path", [MANIFEST, "/etc/kubernetes/pki/manifests/etcd.yaml"])
 def test_no_static_pod_is_removed(host: Host, path: str) -> None:
-    """Nor is anything taken away from where the kubelet would stop it."""
+    """No file is removed where the kubelet would stop it either."""
     host.at(path).parent.mkdir(exist_ok=True)
     host.at(path).write_bytes(POD)
     assert "is among the static Pods" in host.error([host.removed(path)])
@@ -500,7 +502,7 @@ def refuse(*_: object) -> None:
 @pytest.mark.parametrize("hook", ["verify", "before_rename"])
 @pytest.mark.parametrize("failure", [RefusedError("no"), KeyboardInterrupt()])
 def test_hook_that_raises(host: Host, hook: str, failure: BaseException) -> None:
-    """What a hook raises passes through, and everything is as it was."""
+    """An exception of a hook propagates, and everything is unchanged."""
 
     def fail(*_: object) -> None:
         raise failure
@@ -547,7 +549,7 @@ def test_a_manifest_is_replaced(host: Host) -> None:
 
 @pytest.mark.parametrize(("link", "target"), [(None, ""), (RKE2, "/data"), (os.path.dirname(RKE2), "/data")])
 def test_wherever_the_kubelet_has_its_manifests(host: Host, link: str | None, target: str) -> None:
-    """That it is one is what the caller says, not its path; of a directory behind a symlink it is the real one."""
+    """The caller declares a manifest, not its path. For a directory behind a symlink the real one counts."""
     directory = host.at(RKE2 if link is None else RKE2.replace(link, target))
     directory.mkdir(parents=True)
     if link:
@@ -596,7 +598,7 @@ def test_a_manifest_that_is_removed_meanwhile_is_not_created(host: Host, decided
 
 
 def test_a_manifest_changed_meanwhile_is_theirs(host: Host) -> None:
-    """As any other file, before the decision upon it and after."""
+    """The rule is that of any other file, before the decision and after it."""
     stale = host.manifest()
     host.at(MANIFEST).write_bytes(b"theirs")
     assert "was changed by someone else since it was looked at" in host.error([stale])
@@ -636,7 +638,7 @@ def test_a_manifests_directory_of_its_own_mount(host: Host, mount: Mount, kind: 
 
 @pytest.mark.parametrize("path", [f"{PODS}/deep/a.yaml", "/etc/kubernetes/x/manifests/deep/a.yaml", "/a.yaml"])
 def test_a_manifest_never_waits_among_static_pods(host: Host, path: str) -> None:
-    """Where above its directory pods are started as well, or nothing is above, it is refused."""
+    """If the parent directory also starts Pods, or does not exist, the commit is refused."""
     host.at(path).parent.mkdir(parents=True, exist_ok=True)
     host.at(path).write_bytes(POD)
     assert "where it would wait, is among the static Pods" in host.error([host.manifest(path)])
@@ -658,7 +660,7 @@ def test_no_other_file_comes_beside_a_manifest(host: Host) -> None:
     assert host.at(f"{RKE2}/b.yaml").read_bytes() == b"b"
 
 
-# What is removed
+# Removals
 
 
 def test_removed(host: Host) -> None:
@@ -674,7 +676,7 @@ def test_removed(host: Host) -> None:
 
 
 def test_verify_is_given_nothing_of_what_is_removed(host: Host) -> None:
-    """Only what is new was read back; until then the old file is there."""
+    """Only new files are read back. Until the rename the old file exists."""
     seen: list[Mapping[str, bytes]] = []
     changes = host.signing()
     host.commit(changes, verify=seen.append, before_rename=lambda: host.at(SIGNING_KEY).stat())
@@ -745,7 +747,7 @@ def test_a_file_that_another_process_removed_stops_the_transaction(host: Host, f
 
 
 def test_what_is_removed_needs_no_room(host: Host, mount: Mount) -> None:
-    """A full disk, or one without inodes, is the last to be in the way."""
+    """A full disk, or one without inodes, does not block a removal."""
     mount("-t", "tmpfs", "-o", "size=512k,nr_inodes=20", "tmpfs", on=host.at(KUBELET))
     host.at(f"{KUBELET}/a.key").write_bytes(SECRET)
     for number in range(17):
@@ -844,7 +846,7 @@ def test_only_root_can_enter_the_state_directory(host: Host) -> None:
 
 
 def test_records_that_are_no_directory(host: Host) -> None:
-    """Where something else has the name of the records' directory, the error names it, and what to do."""
+    """If another file has the name of the records' directory, the error names it and the remedy."""
     host.state.mkdir(mode=0o700)
     (host.state / "transactions").write_text("")
     with pytest.raises(WriteError, match=r"/transactions could not be written \(Not a directory\): a part of its path"):
@@ -860,7 +862,7 @@ def test_an_impossible_path_is_reported_as_such(host: Host, name: str) -> None:
 
 
 def test_state_directory_without_a_parent(host: Host) -> None:
-    """Where the state directory cannot be made, the error names it."""
+    """If the state directory cannot be created, the error names it."""
     transactions = Transactions(str(host.root), host.place / "no" / "state")
     with pytest.raises(WriteError, match="/no/state could not be written"), transactions.lock():
         pass
@@ -903,7 +905,7 @@ def test_harness_tells_what_went_wrong(tmp_path: Path, capfd: pytest.CaptureFixt
 
 
 def changes_of(host: Host, scenario: str) -> list[Change]:
-    """What a renewal changes."""
+    """Return the changes of a renewal."""
     if scenario == "pair":
         return host.pair()
     if scenario == "pod":
@@ -991,7 +993,7 @@ class Notices:
 
 
 def test_nothing_is_opened_but_regular_files(tmp_path: Path) -> None:
-    """A FIFO, a device or a symlink is refused without having been opened: opening one has effects on others."""
+    """A FIFO, a device or a symlink is refused without being opened, which would have side effects."""
     os.mkfifo(tmp_path / "fifo")
     os.mknod(tmp_path / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
     (tmp_path / "link").symlink_to("file")
@@ -1060,7 +1062,7 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", ["pair", "pod"])
 def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
-    """Recovery, too, may be killed at any system call; the next one ends what it began."""
+    """Recovery may also be killed at any system call. The next one completes it."""
     hosts = fresh_hosts(tmp_path)
     host = next(hosts)
     changes = changes_of(host, scenario)
@@ -1069,7 +1071,7 @@ def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     after = host.snapshot()
     announced, archived, decided, *replaced = [n for n, stop in enumerate(stops) if stop == "exit renameat"]
     ends = {announced: before, archived: before, decided: after, **dict.fromkeys(replaced, after)}
-    if scenario == "pod":  # what comes before the manifest is as with a pair
+    if scenario == "pod":  # the part before the manifest equals that of a pair
         removed = stops.index("exit unlinkat", replaced[-1])
         ends = {decided: after, replaced[-1]: after, removed: after}
 
@@ -1095,7 +1097,7 @@ def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_killed_with_any_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Whatever files there are, old or new, and wherever writer and recovery are killed: all or none."""
+    """For any files, old or new, and a kill of writer and recovery at any point: all or none."""
     hosts = fresh_hosts(tmp_path_factory.mktemp("any"))
     sizes = data.draw(st.lists(st.tuples(st.booleans(), st.integers(0, 9000)), min_size=1, max_size=4))
     at = data.draw(st.integers(0, len(sizes)))
@@ -1145,14 +1147,14 @@ def test_order_on_the_disk(host: Host) -> None:
     calls = [stop.removeprefix("entry ") for stop in record(commit) if stop.startswith("entry ")]
     staging = ["openat", "write", "fchown", "fsync", "fchmod", "fsync"]
     assert calls == [
-        "mkdir", "mkdir", "openat", "ftruncate", "pwrite64",  # the state directory; the lock, and whose it is
-        "unlinkat", "unlinkat",  # may these be replaced? Asked as rmdir, which no file obeys
+        "mkdir", "mkdir", "openat", "ftruncate", "pwrite64",  # the state directory; the lock, and its holder
+        "unlinkat", "unlinkat",  # may these be replaced? checked with rmdir, which fails for files
         "openat", "write", "fsync", "renameat", "fsync",  # announced
         *staging, *staging, "fsync",  # staged, and their directory
         "renameat", "fsync",  # decided
         "renameat", "renameat", "fsync",  # replaced, in this order
-        "unlinkat", "unlinkat", "fsync",  # nothing staged is left
-        "unlinkat", "unlinkat", "fsync",  # nor a record, nor a draft of one
+        "unlinkat", "unlinkat", "fsync",  # no staged file is left
+        "unlinkat", "unlinkat", "fsync",  # nor a record or its draft
         "exit_group",
     ]  # fmt: skip
 
@@ -1167,14 +1169,14 @@ def test_order_on_the_disk_of_a_manifest_and_a_removal(host: Host) -> None:
     assert calls[decided:] == [
         "renameat", "fsync",  # decided
         "renameat", "unlinkat", "fsync", "fsync", "fsync",  # replaced and removed; manifests/, /etc/kubernetes and pki/
-        "unlinkat", "unlinkat", "fsync", "fsync", "fsync",  # nothing staged is left
-        "unlinkat", "unlinkat", "fsync",  # nor a record, nor a draft of one
+        "unlinkat", "unlinkat", "fsync", "fsync", "fsync",  # no staged file is left
+        "unlinkat", "unlinkat", "fsync",  # nor a record or its draft
         "exit_group",
     ]  # fmt: skip
 
 
 class Interruption(BaseException):
-    """What a handler raises, as Ctrl-C does."""
+    """Raised by a signal handler, like Ctrl-C."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -1208,7 +1210,7 @@ def test_signal_waits(host: Host, monkeypatch: pytest.MonkeyPatch, number: signa
 def test_signal_before_the_decision(host: Host) -> None:
     """Until then it is heard at once, and the old files stay."""
     changes = host.pair()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell started beside itself ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
             host.commit(changes, before_rename=lambda: signal.raise_signal(signal.SIGINT))
@@ -1222,7 +1224,7 @@ def test_signal_before_the_decision(host: Host) -> None:
 
 
 def test_nothing_to_recover(host: Host) -> None:
-    """Where nothing was left, recovery changes nothing and has nothing to say."""
+    """Without leftovers, recovery changes and reports nothing."""
     before = host.snapshot()
     assert host.recover() == ()
     assert host.snapshot() == before
@@ -1263,7 +1265,7 @@ def test_recovery_of_a_partial_replacement_keeps_a_foreign_file(host: Host) -> N
 
 
 def test_staged_file_that_is_not_whole(host: Host) -> None:
-    """A staged file that is not what was verified is never put in place."""
+    """A staged file that differs from the verified one is never installed."""
     host.write_record("commit", staged={KEY: NEW[KEY], CRT: NEW[CRT][:-1]})
     assert [recovery.outcome for recovery in host.recover()] == [Outcome.FROZEN]
     assert {path: host.at(path).read_bytes() for path in NEW} == OLD
@@ -1271,7 +1273,7 @@ def test_staged_file_that_is_not_whole(host: Host) -> None:
 
 
 def test_undecided_is_undone(host: Host) -> None:
-    """What was only announced is taken away, however much of it is there."""
+    """The files of an undecided transaction are removed, however many exist."""
     before = host.snapshot()
     host.write_record("intent", staged={KEY: NEW[KEY][:5]})
     [found] = host.recover()
@@ -1372,7 +1374,7 @@ def test_other_files_among_the_records(host: Host) -> None:
 
 @pytest.mark.parametrize("state", ["intent", "commit"])
 def test_directory_is_away(host: Host, state: str) -> None:
-    """While a directory is away, such as a disk that is not mounted yet, its transaction waits; then it ends."""
+    """While a directory is missing, such as that of an unmounted disk, its transaction waits. Then it completes."""
     host.write_record(state, staged=NEW)
     host.at(PKI).rename(host.at("/away"))
     assert [recovery.outcome for recovery in host.recover()] == [Outcome.PENDING]
@@ -1386,7 +1388,7 @@ def test_directory_is_away(host: Host, state: str) -> None:
 
 @pytest.mark.parametrize("state", ["commit", "intent"])
 def test_recovery_follows_no_symlink(host: Host, state: str) -> None:
-    """A directory that is a symlink since is as one that is away: where it leads nothing is replaced or removed."""
+    """A directory that has become a symlink counts as missing: nothing is replaced or removed at its target."""
     host.write_record(state, NEW)
     host.at(PKI).rename(host.at("/elsewhere"))
     host.at(PKI).symlink_to("/elsewhere")
@@ -1396,7 +1398,7 @@ def test_recovery_follows_no_symlink(host: Host, state: str) -> None:
 
 
 def test_pending_files_are_not_written_again(host: Host) -> None:
-    """What waits for its end is not begun again; other files may be replaced."""
+    """A pending transaction is not repeated. Other files may be replaced."""
     host.write_record("commit", staged=NEW)
     with pytest.raises(WriteError, match=f"{KEY} is part of a replacement that is not finished"):
         host.commit(host.pair()[:1])
@@ -1497,7 +1499,7 @@ def test_read_only(host: Host, mount: Mount) -> None:
 
 
 def test_read_only_state(host: Host, mount: Mount) -> None:
-    """Where certmond cannot keep its record, it writes nothing."""
+    """Without a record, certmond writes nothing."""
     host.commit([])
     mount("-o", "bind,ro", str(host.state), on=host.state)
     with pytest.raises(WriteError, match=r"state/\.lock could not be written \(Read-only file system\)"):
@@ -1513,7 +1515,7 @@ def test_file_that_is_a_mount_point(host: Host, mount: Mount) -> None:
 
 @contextmanager
 def attribute(letter: str, path: Path) -> Iterator[Callable[[], None]]:
-    """What gives the file this attribute (chattr), which is taken away again in the end."""
+    """Return a function that sets this attribute of the file (chattr), which is removed at the end."""
     chattr = real_part("chattr")
 
     def give() -> None:
@@ -1543,7 +1545,7 @@ def test_immutable(host: Host, letter: str, path: str) -> None:
 
 @pytest.mark.real("chattr")
 def test_first_rename_fails(host: Host) -> None:
-    """Where the first file cannot be replaced after all, everything is undone at once, and the old files stay."""
+    """If the first file cannot be replaced, everything is undone at once, and the old files stay."""
     before = host.snapshot()
     with (
         attribute("i", host.at(KEY)) as give,
@@ -1578,7 +1580,7 @@ def test_file_system_without_attributes_and_limits(host: Host, mount: Mount) -> 
 
 
 def test_too_large(host: Host) -> None:
-    """What is too large to be a certificate is not replaced."""
+    """A file that is too large for a certificate is not replaced."""
     host.at(CRT).write_bytes(bytes(2 << 20))
     assert f"{CRT} could not be written (File too large)" in host.error(host.pair())
 
@@ -1606,7 +1608,7 @@ except WriteError as error:
 def inject(host: Host, call: str, fault: str) -> subprocess.CompletedProcess[str]:
     """Replace the pair in a separate process whose system calls fail as requested."""
     words = [word for path, content in NEW.items() for word in (path, content.decode())]
-    quickly = [real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null"]  # of the other calls it hears nothing
+    quickly = [real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null"]  # it ignores the other calls
     command = [*quickly, "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
                sys.executable, "-c", WRITER, str(host.root), str(host.state), *words]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONDONTWRITEBYTECODE": "1"},
@@ -1614,7 +1616,7 @@ def inject(host: Host, call: str, fault: str) -> subprocess.CompletedProcess[str
 
 
 def calls_of_a_commit(host: Host) -> Mapping[str, int]:
-    """How often each system call is made that an error can be injected into."""
+    """Return how often each system call is made into which an error can be injected."""
     changes = host.pair()
     stops = [stop.removeprefix("entry ") for stop in record(lambda: host.commit(changes)) if stop.startswith("entry ")]
     return {call: stops.count(call) for call in stops if call not in {"exit_group", "openat"}}
@@ -1623,7 +1625,7 @@ def calls_of_a_commit(host: Host) -> Mapping[str, int]:
 @pytest.mark.real("strace")
 @pytest.mark.parametrize("error", ["EIO", "EDQUOT"])
 def test_any_call_fails_once(tmp_path: Path, error: str) -> None:
-    """Whichever call fails, and with whatever: all is new, or all is old and a sentence says why; nothing is left."""
+    """Whichever call fails, with any error: all is new, or all is old with a reason. No leftover remains."""
     hosts = fresh_hosts(tmp_path)
     host = next(hosts)
     before = host.snapshot()
@@ -1648,7 +1650,9 @@ def test_any_call_fails_once(tmp_path: Path, error: str) -> None:
 
 @pytest.mark.real("strace")
 def test_disk_that_fails_for_good(tmp_path: Path) -> None:
-    """A disk that fails for good leaves the old files, or what the next start finishes; the error says which."""
+    """A disk that keeps failing leaves the old files, or a state that the next start completes. The error reports
+    which.
+    """
     hosts = fresh_hosts(tmp_path)
     host = next(hosts)
     before = host.snapshot()
@@ -1673,7 +1677,7 @@ def test_disk_that_fails_for_good(tmp_path: Path) -> None:
 
 @pytest.mark.real("strace")
 def test_disk_that_lies(host: Host) -> None:
-    """What does not read back as it was written is never put in place, though every call said that all was well."""
+    """A file that is read back with other bytes is never installed, although every call succeeded."""
     host.commit([])  # the state directory is there
     before = host.snapshot()
     done = inject(host, "write", f"retval={len(NEW[KEY])}:when=2")

@@ -45,7 +45,7 @@ WEB = ("web", "/web.crt")
 
 @pytest.fixture(scope="module")
 def renewed(tmp_path_factory: pytest.TempPathFactory) -> RotatingNode:
-    """A node whose certificate `web` was renewed once, so that there is a state directory."""
+    """Return a node whose certificate `web` was renewed once, so that the state directory exists."""
     made = RotatingNode(tmp_path_factory.mktemp("renewed") / "place", hurried=False)
     (made.place / "var").mkdir(mode=0o755)
     made.state = made.place / "var/state"
@@ -65,12 +65,12 @@ LOCKS = {ACTING, COMMAND, WRITING}
 
 
 def contents(state: Path) -> dict[str, str]:
-    """Every file of the state directory but the locks, by its name: the digest of what it holds."""
+    """Return the digest of every file of the state directory except the locks, by its name."""
     paths = [path for path in sorted(state.rglob("*")) if path.is_file() and path.name not in LOCKS]
     return {str(path.relative_to(state)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-# --- what another user can change -------------------------------------------------------------------------------------
+# --- changes by another user ----------------------------------------------------------------------------------------
 
 
 def state_open_to_all(node: RotatingNode) -> None:
@@ -135,13 +135,13 @@ def test_what_another_user_can_change_is_refused(node: RotatingNode, expose: Cal
 
 
 def test_a_parent_with_the_sticky_bit_is_no_obstacle(node: RotatingNode) -> None:
-    """As /tmp: others add names there, and cannot replace the state directory."""
+    """An example is /tmp: others add names there, and cannot replace the state directory."""
     node.state.parent.chmod(0o1777)
     refuse_unfit(node.state)
 
 
 def test_what_certmond_makes_is_fit_under_any_umask(node: RotatingNode) -> None:
-    """With the umask 0002 of many distributions, a state directory that certmond makes itself is as it has to be."""
+    """With the umask 0002 of many distributions, a state directory that certmond creates has the required mode."""
     node.state = node.place / "var/other"
     before = os.umask(0o002)
     try:
@@ -163,7 +163,7 @@ def test_each_verb_that_uses_the_state_refuses_one_open_to_all(node: RotatingNod
     assert (refused.returncode, refused.stderr[: len(said)]) == (3, said)
 
 
-# --- what a later certmond has written --------------------------------------------------------------------------------
+# --- records of a later certmond --------------------------------------------------------------------------------------
 
 
 def renewals(node: RotatingNode) -> Path:
@@ -254,7 +254,7 @@ def test_a_record_of_a_later_version_is_refused_by_name(
         )
     assert (node.tree(), contents(node.state)) == before
     path.write_text(own)
-    assert node.certmond("renew", "web").returncode in {0, 1, 2}  # while a CA is rotated, it may be held
+    assert node.certmond("renew", "web").returncode in {0, 1, 2}  # during a rotation of the CA it may be held
     assert node.belongs("web.crt")
 
 
@@ -274,7 +274,7 @@ def test_a_record_of_a_later_version_is_never_written_over(
 
 @pytest.mark.parametrize("record", [record for record in RECORDS if record is not interrupted])
 def test_a_record_without_a_version_is_version_1(node: RotatingNode, record: Callable[[RotatingNode], Path]) -> None:
-    """What was written before records had a version is read as it was."""
+    """A record from before versions existed is read unchanged."""
     path = record(node)
     document = json.loads(path.read_text())
     assert document.pop("version") == VERSION
@@ -341,7 +341,7 @@ def test_the_daemon_reports_a_later_version_and_does_not_act(node: RotatingNode)
         draft.write_text(own)
         draft.chmod(0o600)
         draft.rename(path)
-        node.put("web.crt", due.pem)  # an event, so that nothing waits for the next look
+        node.put("web.crt", due.pem)  # an event, so that the test does not wait for the next pass
         running.until(lambda: node.read("web.crt") != due.pem, "is renewed")
     assert node.belongs("web.crt")
 
@@ -399,7 +399,7 @@ DOCUMENTS = st.recursive(
 
 @given(DOCUMENTS | st.builds(lambda number, content: {"version": number, "content": content}, NUMBERS, DOCUMENTS))
 def test_any_document_is_understood_or_refused(document: Any) -> None:
-    """What has no number as its version is taken as it is, and what has a later one is refused."""
+    """A document without a number as its version is accepted, and one with a later version is refused."""
     number = document.get("version") if isinstance(document, dict) else None
     if type(number) is int and number > VERSION:
         with pytest.raises(StateError, match=str(number)):
@@ -417,6 +417,6 @@ def test_what_is_written_is_understood(content: Any) -> None:
 
 
 def test_other_directories_are_passed_over(tmp_path: Path) -> None:
-    """A state directory that is not there is no obstacle: what is not there is not used."""
+    """A missing directory is not used."""
     refuse_unfit(tmp_path / "none")
     assert not (tmp_path / "none").exists()
