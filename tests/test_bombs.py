@@ -86,7 +86,7 @@ MAY_BE_READ = {"a kubeconfig", "new credentials", "a manifest"}
 """Accepted by the kubelet and client-go as well; an alias is one value that appears repeatedly."""
 
 
-def test_what_is_small_and_stands_for_much_takes_no_memory(tmp_path: Path) -> None:
+def test_a_small_text_that_represents_much_takes_no_memory(tmp_path: Path) -> None:
     """Each reader finishes within a gigabyte of memory: with a value, or with a sentence that names the file. A
     configuration with such a text is refused.
     """

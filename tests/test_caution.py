@@ -41,7 +41,7 @@ def mode(host: Host, path: str) -> int:
 
 
 @pytest.mark.parametrize("key", [None, "/etc/app/*.pem"])
-def test_each_file_of_a_pattern_keeps_a_key_of_its_own(tmp_path: Path, key: str | None) -> None:
+def test_each_file_of_a_pattern_keeps_its_own_key(tmp_path: Path, key: str | None) -> None:
     """Whether `key` is omitted or repeats the pattern, each file is renewed with its key in it, and no other file is
     created.
     """
@@ -133,7 +133,7 @@ def test_no_key_is_made_in_a_directory_that_another_user_can_write(
 
 
 @pytest.mark.parametrize("owner", ["root:root", "nobody", None])
-def test_a_component_that_runs_as_a_user_of_its_own_keeps_its_key(tmp_path: Path, owner: str | None) -> None:
+def test_a_component_with_its_own_user_keeps_its_key(tmp_path: Path, owner: str | None) -> None:
     """Root gave the file to the user, since only root can write in the directory, or the entry declares the user."""
     if os.geteuid() != 0:
         unavailable("only root can give files away")
@@ -283,7 +283,7 @@ def test_a_certificate_that_ends_sooner_replaces_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.real("openssl")
-def test_a_ca_that_is_replaced_meanwhile_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_ca_that_is_replaced_meanwhile_is_read_again(tmp_path: Path) -> None:
     """If the CA on the node changed while a signer worked, the signed certificate is not installed."""
     host, helper = helped(tmp_path, 90)
     before = host.at(ENTRIES["apiserver"]["path"]).read_bytes()
@@ -298,7 +298,7 @@ def test_a_ca_that_is_replaced_meanwhile_is_looked_at_again(tmp_path: Path) -> N
 
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("other", [{"path": "/etc/site/*.crt"}, {"password_file": "/etc/site/password"}])
-def test_a_ca_that_no_plain_file_holds_is_no_obstacle(tmp_path: Path, other: dict[str, str]) -> None:
+def test_a_ca_without_a_plain_file_is_no_obstacle(tmp_path: Path, other: dict[str, str]) -> None:
     """If the anchors are those of a pattern, or of a file with a password, the signed certificate is installed."""
     host, _ = helped(tmp_path, 90)
     host.entries["site-ca"] = {"path": "/etc/site/ca.crt", "authority": True, "ca": []} | other
@@ -314,7 +314,7 @@ def test_a_ca_that_no_plain_file_holds_is_no_obstacle(tmp_path: Path, other: dic
 
 
 @pytest.mark.parametrize("called", ["/etc/link.key", "/etc/kubernetes/pki/../pki/apiserver.key"])
-def test_a_key_that_another_entry_reaches_by_another_way_is_not_replaced(tmp_path: Path, called: str) -> None:
+def test_a_key_that_another_entry_reaches_by_another_path_is_not_replaced(tmp_path: Path, called: str) -> None:
     """The path may have a symlink or a detour. The other entry's certificate would be left without its key."""
     host = Host(tmp_path / "host", "apiserver")
     before, entry = host.serials(), ENTRIES["apiserver"]
@@ -362,7 +362,7 @@ def test_an_anchor_beside_the_certificate_is_no_obstacle(tmp_path: Path, name: s
     assert host.unwell() == []
 
 
-def test_nothing_is_renewed_that_could_not_be_remembered(tmp_path: Path) -> None:
+def test_nothing_is_renewed_that_could_not_be_recorded(tmp_path: Path) -> None:
     """If the ledger cannot be written, a renewal fails before anything is signed. Otherwise it would be repeated."""
     host = Host(tmp_path / "host", "apiserver")
     before = host.serials()

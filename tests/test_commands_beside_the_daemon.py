@@ -160,7 +160,7 @@ def daemon_acts(daemon: Running) -> str:
     return f"the daemon (process {daemon.process.pid}) acts on this node; this command follows it"
 
 
-def test_the_daemon_makes_the_restart_that_a_command_asks_for(home: Home) -> None:
+def test_the_daemon_makes_the_restart_of_a_command(home: Home) -> None:
     """The command records the operator's decision, and the daemon restarts and proves. The command shows both, and ends
     with the result.
     """

@@ -145,7 +145,7 @@ def test_a_helper_is_asked_again_at_the_time_that_it_named(helped: Helped) -> No
     assert helped.calls() == ["SUBMIT"]
 
 
-def test_a_helper_is_asked_no_more_often_than_it_said(helped: Helped) -> None:
+def test_a_helper_is_asked_at_most_as_often_as_it_named(helped: Helped) -> None:
     """In three seconds a helper that names a second between two questions has at most three after the first."""
     helped.says(1)
     with helped.renew("--timeout", "3s") as command:

@@ -126,7 +126,7 @@ def test_demo_that_is_piped_prints_plain_text_and_no_key(scratch: Path) -> None:
     assert "PRIVATE KEY" not in output
 
 
-def test_kept_demo_can_be_looked_at_with_the_commands_that_it_prints(scratch: Path) -> None:
+def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> None:
     """--keep leaves the directory, closed to others, and prints commands that work on it. The processes are ended."""
     ended = demo_as("whoever runs the tests", scratch, "--keep")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -172,7 +172,7 @@ def test_demo_under_nohup_outlives_its_terminal(scratch: Path) -> None:
     assert "5 changes" in shell.stdout
 
 
-def test_reader_of_the_pipe_that_goes_away_is_no_reason_to_leave_anything(scratch: Path) -> None:
+def test_a_closed_pipe_leaves_nothing(scratch: Path) -> None:
     """`certmond demo | head -1` cleans up as well."""
     line = f"{shlex.join(DEMO)} | head -1"
     subprocess.run(["/bin/sh", "-c", line], env=environment(scratch), capture_output=True, check=True, timeout=NEAR)
@@ -198,7 +198,7 @@ def impatient(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return scratch
 
 
-def test_stage_that_does_not_show_what_it_should_fails_the_demo(
+def test_a_stage_without_its_result_fails_the_demo(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If a change does not appear in time, the demo exits 1 with the expected result and the logs of its processes."""

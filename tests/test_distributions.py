@@ -190,7 +190,7 @@ def test_a_key_that_others_can_read_is_a_finding(profile: str, tree: Tree) -> No
 
 
 @pytest.mark.parametrize("profile", sorted(STARTER))
-def test_what_is_renewed_by_others_is_not_renewed(profile: str, tree: Tree) -> None:
+def test_a_certificate_of_another_component_is_not_renewed(profile: str, tree: Tree) -> None:
     """Ten days before the end the plan has no step, and names the component that renews and the time. `renew` refuses
     with the same.
     """
@@ -460,7 +460,7 @@ def test_every_entry_that_is_used_names_who_uses_it() -> None:
 
 
 @pytest.mark.parametrize("profile", sorted(STARTER))
-def test_what_a_starter_writes_at_its_start_is_no_news_to_it(profile: str) -> None:
+def test_a_starter_reloads_what_it_writes_at_its_start(profile: str) -> None:
     """A file that is written after the start of the process is in `reloads`, so that it does not wait for a restart."""
     for service in parse((), profile=profile).services:
         used = {spec.name for spec in specs(profile).values() if service.name in spec.consumers}

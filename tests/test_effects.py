@@ -145,7 +145,7 @@ def written_down() -> set[tuple[str, str]]:
     return {(row[1].strip(), module) for row in rows for module in re.findall(r"`([^`]+)`", row[2])}
 
 
-def test_where_certmond_acts_is_written_down() -> None:
+def test_the_table_of_effects_is_complete() -> None:
     """A module that writes, runs a program, signals, connects, or changes the cluster is in the table of the security
     model, with its target. Each row of the table is true.
     """

@@ -97,7 +97,7 @@ def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE])
-def test_any_call_that_only_looks_may_fail(quick: Path, failure: int) -> None:
+def test_any_call_that_only_reads_may_fail(quick: Path, failure: int) -> None:
     """An unreadable file is a finding, or is absent in this pass: there is never an exception, and never a change of
     the node.
     """

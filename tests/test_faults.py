@@ -145,7 +145,7 @@ def test_the_runtime_directory_is_lost(waiting: Host) -> None:
         assert "Traceback" not in daemon.log.read_text()
 
 
-def test_it_ends_in_good_order_whatever_lies_there(waiting: Host) -> None:
+def test_it_ends_cleanly_without_its_runtime_directory(waiting: Host) -> None:
     """If the path of the runtime directory has another file, the stopped daemon exits 0."""
     with enforcing(waiting) as daemon:
         shutil.rmtree(daemon.runtime)

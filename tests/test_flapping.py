@@ -146,7 +146,7 @@ def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -
     assert "certmond_changes_not_logged_total 0.0" not in metrics
 
 
-def test_what_is_held_and_not_held_again_and_again_does_not_fill_the_trail(tmp_path: Path) -> None:
+def test_a_hold_that_flaps_does_not_fill_the_audit_log(tmp_path: Path) -> None:
     """A held step is recorded ten times for one file, then once a minute. A brief hold is counted in a summary. An
     action of certmond is always recorded.
     """

@@ -91,7 +91,7 @@ def test_every_command_prints_the_same_whatever_is_named(watched: tuple[Node, li
     assert "TARGET is named in /home/user/x.conf, which user 1000 can change" in shown
 
 
-def test_the_daemon_renders_the_same_whatever_is_named(watched: tuple[Node, list[str]], tmp_path: Path) -> None:
+def test_the_daemon_renders_the_same_for_any_reference(watched: tuple[Node, list[str]], tmp_path: Path) -> None:
     """The entry in `status.json`, its lines in `metrics.prom` and the journal are the same for each."""
     node, options = watched
     seen = set[tuple[str, ...]]()

@@ -148,7 +148,7 @@ def renewed(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("how", ["all", "names"])
-def test_by_hand_no_forged_certificate_is_signed(forged: Forged, how: str) -> None:
+def test_a_command_signs_no_forged_certificate(forged: Forged, how: str) -> None:
     """`certmond renew` prints the reason for each, and leaves its file. With --all, the genuine ones are renewed."""
     before, serials = forged.contents(), forged.serials(forged.genuine)
     arguments = ["--all"] if how == "all" else [*forged.files]
@@ -361,7 +361,7 @@ def test_no_request_is_filed_or_approved_for_a_forged_certificate(tmp_path: Path
     assert asked == ["CN=mallory"] * len(made.genuine)
 
 
-def test_in_a_rotation_no_leaf_is_signed_that_another_user_can_replace(tmp_path: Path) -> None:
+def test_in_a_rotation_no_leaf_of_a_shared_directory_is_signed(tmp_path: Path) -> None:
     """The leaves of the old CA are issued again, except those whose directory another user can write, and those of a
     reserved subject that the entry does not name. The plan has the reason for each.
     """
@@ -542,7 +542,7 @@ def test_a_broken_file_is_not_made_again_where_another_user_can_take_the_key(pla
     assert (sorted(path.parent.iterdir()), path.read_bytes()) == (before, b"")
 
 
-def test_nothing_is_put_back_through_a_symlink_of_another_user(plain: Host) -> None:
+def test_nothing_is_restored_through_a_symlink_of_another_user(plain: Host) -> None:
     """An unprivileged owner makes the key's name a symlink to a file of root and breaks the certificate: the target of
     the link is unchanged.
     """

@@ -12,7 +12,7 @@ BEFORE = b"# ours\nusers: [{name: a, key: QQ==, n: 1, self: &x [.nan, *x]}]  # a
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_value_or_the_declared_error_and_nothing_else_comes_out(target: str) -> None:
+def test_each_parser_returns_a_value_or_its_declared_error(target: str) -> None:
     """No stored input of a format violates the contract of its parser."""
     kept = inputs(target)
     assert kept, "nothing is kept of this target"

@@ -74,7 +74,7 @@ def test_a_hostile_key_is_a_finding_of_its_file_in_every_verb(tmp_path: Path) ->
         assert "please report it" not in done.stdout + done.stderr
 
 
-def test_no_damaged_file_ends_a_look_or_takes_a_second() -> None:
+def test_no_damaged_file_ends_a_scan_or_takes_a_second() -> None:
     """Two hundred files of `python -m fuzz.looks` pass through the work of `check`, `plan` and `metrics`."""
     broken, _ = run_looks(seed=7, first=0, count=200)
     assert not [each for each in broken if not each.said.endswith(" s")]

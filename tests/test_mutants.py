@@ -42,7 +42,7 @@ def test_a_mutant_has_one_mistake(text: str, wrong: list[str]) -> None:
     assert [each.text for each in mutants(text)] == [ast.unparse(ast.parse(each)) for each in wrong]
 
 
-def test_a_mutant_knows_its_line_and_where_its_statement_begins() -> None:
+def test_a_mutant_has_its_line_and_the_start_of_its_statement() -> None:
     """So the tests that reach it can be found."""
     (found,) = mutants("x = (\n    a\n    == b\n)\n")
     assert (found.begin, found.line) == (1, 2)
@@ -56,7 +56,7 @@ print(run(Order(), ["tests"]).failed)
 """
 
 
-def test_a_mutant_with_which_no_test_can_begin_is_noticed(tmp_path: Path) -> None:
+def test_a_mutant_that_prevents_all_tests_is_detected(tmp_path: Path) -> None:
     """If even the fixtures cannot be imported, no test fails."""
     for name in ("certmond/__init__.py", "tests/test_it.py"):
         (tmp_path / name).parent.mkdir()

@@ -57,7 +57,7 @@ def test_a_forecast_that_ends_before_it_names_it_too(node: Node) -> None:
     assert "next due: apiserver on 2027-" in said("forecast", *at)
 
 
-def test_what_certmond_cannot_renew_is_due(node: Node) -> None:
+def test_a_certificate_without_a_signer_is_due(node: Node) -> None:
     """A certificate whose CA has no key here has no renewal, but is due, in every document."""
     for name in ("ca", "etcd/ca", "front-proxy-ca"):
         node.path(f"{PKI}/{name}.key").unlink()

@@ -477,7 +477,7 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     assert len(MUTATIONS) >= 40
 
 
-def test_a_row_can_limit_how_severe_its_findings_are(node: Node) -> None:
+def test_an_entry_can_limit_the_severity_of_its_findings(node: Node) -> None:
     """`at_most` lowers a higher severity, and leaves the others."""
     specs = tuple(
         spec.model_copy(update={"at_most": Severity.WARNING}) if spec.name == "apiserver" else spec
@@ -491,7 +491,7 @@ def test_a_row_can_limit_how_severe_its_findings_are(node: Node) -> None:
     assert found["ca"] is Severity.CRITICAL
 
 
-def test_a_leaf_whose_ca_is_nowhere_is_not_well(node: Node) -> None:
+def test_a_leaf_without_its_ca_is_a_finding(node: Node) -> None:
     """If the CA's entry has no finding because the CA is not expected, the leaf is reported as unproven."""
     specs = tuple(
         spec.model_copy(update={"optional": True}) if spec.name == "front-proxy-ca" else spec
@@ -513,7 +513,7 @@ def test_the_kubelets_key_must_be_the_rotating_one_too(node: Node) -> None:
     assert ("kubelet-client", "not_rotating_pem") in judge(node.root)
 
 
-def test_a_manifest_that_cannot_be_read_excuses_nothing(node: Node) -> None:
+def test_an_unreadable_manifest_excuses_no_file(node: Node) -> None:
     """While a manifest is unreadable, the files that it may mention are expected."""
     node.path(f"{CONF}/manifests/kube-apiserver.yaml").unlink()
     node.path(f"{CONF}/manifests/kube-apiserver.yaml").mkdir()
@@ -521,7 +521,7 @@ def test_a_manifest_that_cannot_be_read_excuses_nothing(node: Node) -> None:
     assert ("apiserver", "missing") in judge(node.root)
 
 
-def test_a_link_that_leads_nowhere_is_missing_even_where_it_is_optional(node: Node) -> None:
+def test_a_dangling_link_is_missing_even_if_it_is_optional(node: Node) -> None:
     """A dangling symlink shows that a file should be there."""
     node.path("var/lib/kubelet/pki/kubelet-server-current.pem").symlink_to("/var/lib/kubelet/pki/gone.pem")
     assert ("kubelet-server", "missing") in judge(node.root)
@@ -533,7 +533,7 @@ def test_service_account_keys_may_be_several(node: Node) -> None:
     assert not [key for key in judge(node.root) if key[0] == "sa"]
 
 
-def test_an_expired_further_root_is_to_be_removed_not_renewed(node: Node) -> None:
+def test_an_expired_further_root_must_be_removed_not_renewed(node: Node) -> None:
     """An expired root behind the first of a bundle is a warning: no certificate needs it."""
     old = ca_like(node.certificate(f"{PKI}/ca.crt"), other_key(), end=NOW - DAY)
     bundle = node.read(f"{PKI}/ca.crt") + pem(old)
@@ -544,7 +544,7 @@ def test_an_expired_further_root_is_to_be_removed_not_renewed(node: Node) -> Non
     assert serious == {("ca#2", "expired"): Severity.WARNING}
 
 
-def test_a_tunnel_demands_no_name(node: Node) -> None:
+def test_a_tunnel_requires_no_name(node: Node) -> None:
     """A kubeconfig that uses a port of this host does not require a loopback name of the API server."""
     document = node.kubeconfig(f"{CONF}/kubelet.conf")
     document["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:6443"

@@ -77,7 +77,7 @@ def too_new(source: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_nothing_is_subscripted_that_the_oldest_cannot() -> None:
+def test_no_class_is_subscripted_that_the_oldest_cannot() -> None:
     """At run time no class of the standard library is subscripted that Python 3.11 cannot subscript."""
     sources = [path for part in ("certmond", "fuzz", "benchmarks", "packaging") for path in (ROOT / part).rglob("*.py")]
     assert {str(path): found for path in sources if (found := too_new(path.read_text()))} == {}
@@ -106,7 +106,7 @@ def is_refused(default: object) -> bool:
     return isinstance(default, HASHABLE_LATER) or type(default).__hash__ is None
 
 
-def test_every_dataclass_can_be_made_by_the_oldest() -> None:
+def test_every_dataclass_works_with_the_oldest() -> None:
     """No field of a dataclass has a default that Python 3.11 refuses because it is not hashable there."""
     classes = {each for module in modules() for each in vars(module).values() if isinstance(each, type)}
     own = [each for each in classes if each.__module__.partition(".")[0] == "certmond" and is_dataclass(each)]

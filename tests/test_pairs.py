@@ -238,7 +238,7 @@ ANSWERS: dict[str, tuple[Callable[[One, Request], protocol.Issued], str, str]] =
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_whatever_a_signer_answers_the_pair_belongs_together(tmp_path: Path, form: str, keep: bool) -> None:
+def test_after_any_answer_of_a_signer_the_pair_matches(tmp_path: Path, form: str, keep: bool) -> None:
     """The forms are a pair of files, PKCS#1 and PKCS#8, one file with both, a pattern's, a kubeconfig's, the kubelet's,
     one behind symlinks, and one that entries share. After each answer it is a new pair, or byte for byte the old one.
     """
@@ -314,7 +314,7 @@ def test_a_promise_for_a_new_key_does_not_count_for_one_that_is_kept(tmp_path: P
     assert host.pairs()[0][1].private_numbers() == host.leaf.key.private_numbers()  # type: ignore[union-attr]
 
 
-def test_a_bundle_is_made_of_no_key_that_does_not_sign(tmp_path: Path) -> None:
+def test_a_bundle_has_no_key_that_does_not_sign(tmp_path: Path) -> None:
     """A derived file whose key is damaged is not written: the present one stays."""
     bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "leaf", "path": "/etc/haproxy/leaf.pem"}
     host = One(tmp_path, "pkcs1", keep=True, derived=[bundle])
@@ -349,7 +349,7 @@ def renewed(host: One, outcomes: list[Outcome]) -> None:
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "shared key"])
-def test_kubeadm_signs_every_form_with_a_key_of_its_own(tmp_path: Path, form: str) -> None:
+def test_kubeadm_signs_every_form_with_its_own_key(tmp_path: Path, form: str) -> None:
     """kubeadm makes the key, which is installed with the certificate. The configuration refuses an entry that keeps its
     key.
     """

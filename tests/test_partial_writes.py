@@ -70,7 +70,7 @@ def test_a_check_waits_for_the_rest_of_the_time(node: Node, capsys: pytest.Captu
     )
 
 
-def test_a_check_tells_nothing_of_a_writer_that_is_done_in_time(node: Node) -> None:
+def test_a_check_ignores_a_writer_that_finishes_in_time(node: Node) -> None:
     """The second read counts."""
     good = node.read(f"{API}.key")
     node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))

@@ -44,7 +44,7 @@ def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp
         gc.enable()
 
 
-def test_the_collector_is_not_at_work_while_the_daemon_is_loaded(tmp_path: Path) -> None:
+def test_the_collector_is_off_while_the_daemon_is_loaded(tmp_path: Path) -> None:
     """It would repeatedly traverse modules, which exist as long as the daemon."""
     (tmp_path / "file").touch()
     code = """if True:

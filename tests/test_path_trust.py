@@ -30,7 +30,7 @@ def test_a_program_that_no_other_user_can_change_is_trusted(program: Path) -> No
 
 @pytest.mark.parametrize("mode", [0o775, 0o757])
 @pytest.mark.parametrize("what", [".", ".."])
-def test_what_others_can_write_is_not_trusted(program: Path, mode: int, what: str) -> None:
+def test_a_program_that_others_can_write_is_not_trusted(program: Path, mode: int, what: str) -> None:
     """A file, or a directory on the path, that group or others can write is named with its mode and the remedy."""
     place = program if what == "." else program.parent
     place.chmod(mode)
@@ -50,7 +50,7 @@ def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path:
     assert exposure(str(outer)) is None
 
 
-def test_a_directory_that_is_a_symlink_is_looked_at_on_both_sides(program: Path, tmp_path: Path) -> None:
+def test_both_sides_of_a_linked_directory_are_checked(program: Path, tmp_path: Path) -> None:
     """Others may write neither in the directory of the link nor in its target."""
     for name in ("here", "there"):
         (tmp_path / name).mkdir()

@@ -62,7 +62,7 @@ def pieces(text: str) -> set[str]:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", PEM)
-def test_no_piece_of_a_key_is_left(kind: str, form: str) -> None:
+def test_no_part_of_a_key_remains(kind: str, form: str) -> None:
     """The private key is removed completely, and the text around it stays."""
     quoted = FORMS[form](PEM[kind])
     text = redacted(f"signer: the answer was: {quoted}; see: certmond check")

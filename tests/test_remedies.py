@@ -126,7 +126,7 @@ ELSEWHERE = {
 }
 
 
-def test_every_reason_that_a_renewal_clears_is_shown_to_be_cleared() -> None:
+def test_each_reason_that_a_renewal_clears_is_tested() -> None:
     """The reasons with `cleared_by_renewal` are those whose renewal a test executes. The runbook names it for each."""
     cleared = {reason for reason in Reason if reason.cleared_by_renewal}
     assert cleared == {*DAMAGES, *ELSEWHERE}

@@ -483,7 +483,7 @@ def test_a_damaged_request_is_replaced_by_a_new_one(waiting: tuple[Host, Helper]
 
 
 @pytest.mark.real("openssl")
-def test_what_stands_beside_a_request_is_not_sent(waiting: tuple[Host, Helper]) -> None:
+def test_text_beside_a_request_is_not_sent(waiting: tuple[Host, Helper]) -> None:
     """Of a damaged file only the request itself goes to the signer, as before."""
     host, helper = waiting
     helper.answers(5, "60\ncookie\n")
@@ -697,7 +697,7 @@ def test_what_cannot_be_written_is_tried_again(tmp_path: Path, mount: Mount, obs
     assert host.attempts()["apiserver"].failures == 0
 
 
-def test_other_steps_go_on(tmp_path: Path, mount: Mount) -> None:
+def test_other_steps_continue(tmp_path: Path, mount: Mount) -> None:
     """A step that cannot write does not stop the others."""
     host = Host(tmp_path / "host")
     read_only(host, mount, PKI)
@@ -907,7 +907,7 @@ def test_the_kubelets_pem_is_linked_again_right_after_a_renewal(tmp_path: Path) 
     assert made.held[0].until == host.now + timedelta(minutes=1)
 
 
-def test_every_step_is_in_the_trail(tmp_path: Path) -> None:
+def test_every_step_is_in_the_audit_log(tmp_path: Path) -> None:
     """For each certificate the log has the start and the result: the cause, the actor, and the old and the new serial
     number.
     """
@@ -925,7 +925,7 @@ def test_every_step_is_in_the_trail(tmp_path: Path) -> None:
         assert datetime.fromisoformat(done["at"]) == NOW
 
 
-def test_what_was_replaced_can_be_put_back(tmp_path: Path, mount: Mount) -> None:
+def test_a_replaced_pair_can_be_restored(tmp_path: Path, mount: Mount) -> None:
     """A restored generation is equal byte for byte. What it replaced is archived as a new one. A failure is in the
     audit log.
     """
@@ -1094,7 +1094,7 @@ def test_renew_refuses_an_incomplete_selection(host: Host, arguments: tuple[str,
     assert not host.state.exists()
 
 
-def test_renew_does_not_exit_with_0_where_something_broken_is_left_alone(host: Host) -> None:
+def test_renew_exits_1_if_it_leaves_a_broken_certificate(host: Host) -> None:
     """`renew --all` that leaves a certificate with a finding exits 1, and reports the obstacle: here the CA file that
     the entry names, which has no CA.
     """

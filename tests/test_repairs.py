@@ -184,7 +184,7 @@ def test_killed_anywhere(quick: Path, how: str, archived: bool) -> None:
 # The archive
 
 
-def test_the_newest_good_generation_comes_back_byte_for_byte(tmp_path: Path) -> None:
+def test_the_newest_good_generation_is_restored_byte_for_byte(tmp_path: Path) -> None:
     """An expired one is not, nor one with which a service failed. The damaged file is stored separately, and displaces
     no generation.
     """
@@ -205,7 +205,7 @@ def test_the_newest_good_generation_comes_back_byte_for_byte(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("archived", [True, False])
-def test_the_only_copy_of_a_private_key_is_not_pushed_out_of_the_archive(tmp_path: Path, *, archived: bool) -> None:
+def test_the_only_copy_of_a_private_key_stays_in_the_archive(tmp_path: Path, *, archived: bool) -> None:
     """The key of the CA was moved over that of a certificate: the message of the repair has the path of the copy, which
     is still there after further damage, beside the last generations.
     """
@@ -300,7 +300,7 @@ def test_during_a_rotation_no_generation_of_the_old_ca_is_restored(tmp_path: Pat
 # Without end
 
 
-def test_what_breaks_again_and_again_is_put_right_at_growing_intervals(tmp_path: Path) -> None:
+def test_a_repeated_damage_is_repaired_at_growing_intervals(tmp_path: Path) -> None:
     """The intervals are a minute, two, four. Meanwhile the finding breaks_again has the count, and the plan the
     time.
     """
@@ -373,7 +373,7 @@ def test_without_the_key_of_the_ca_the_finding_says_where_it_is(tmp_path: Path) 
     assert any("is not here; let the node join again: kubeadm reset, kubeadm join" in message for message in found)
 
 
-def test_a_name_that_the_entry_does_not_fix_is_not_lost_unasked(tmp_path: Path) -> None:
+def test_a_name_that_the_entry_does_not_fix_is_not_lost_without_a_command(tmp_path: Path) -> None:
     """Clients reach the API server by a name that only the lost certificate had: nothing is issued without it, except
     by a command.
     """
@@ -490,7 +490,7 @@ def test_the_server_of_a_kubeconfig_comes_from_another_of_the_same_ca(tmp_path: 
 # By a command, and by the daemon
 
 
-def test_renew_puts_right_what_it_used_to_refuse(tmp_path: Path) -> None:
+def test_renew_repairs_a_damaged_file(tmp_path: Path) -> None:
     """It does so at once, without the pause. `plan` shows the step and `check` the command."""
     host = whole(tmp_path, "kubelet-client", archived=True, now=now())
     BROKEN["cut PEM"][1](host)

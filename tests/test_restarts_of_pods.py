@@ -110,7 +110,7 @@ def sha256(certificate: bytes) -> str:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.decode())).hexdigest()
 
 
-def test_renewed_by_hand(either: ControlPlane) -> None:
+def test_renewed_by_a_command(either: ControlPlane) -> None:
     """`renew --all` first writes every file, and then restarts each service that does not reload its files, once: the
     controller-manager and the scheduler. The API server and etcd continue.
     """
@@ -195,7 +195,7 @@ def test_an_api_server_with_open_watches(template: Path, tmp_path: Path, crictl:
         assert node.pods.event("ended", container="kube-apiserver")["why"].endswith("SIGKILL")
 
 
-def test_renewed_by_hand_beside_the_daemon(node: ControlPlane) -> None:
+def test_renewed_by_a_command_beside_the_daemon(node: ControlPlane) -> None:
     """The daemon and a command complete the same restart: nothing is restarted twice."""
     with node.daemon() as daemon:
         done = node.certmond("renew", "--all")
@@ -414,7 +414,7 @@ def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment:
         assert node.attempts() == {"etcd": 0, name: 1, "kube-controller-manager": 1, "kube-scheduler": 1}
 
 
-def test_killed_in_a_take_back(template: Path, tmp_path: Path) -> None:
+def test_killed_in_a_rollback(template: Path, tmp_path: Path) -> None:
     """A daemon that is killed between the decision to restore a file and its presence restores it after its restart,
     and ends the episode in the same way: the kubelet may back off longer than a component may take to become healthy.
     """

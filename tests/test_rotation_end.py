@@ -251,7 +251,7 @@ def test_an_end_that_is_cut_off_is_ended(ending: Ending) -> None:
     assert {"done", "None"} <= seen
 
 
-def test_nothing_is_staged_in_an_end_that_is_cut_off(plain: Ending) -> None:
+def test_nothing_is_staged_before_the_end_is_complete(plain: Ending) -> None:
     """As long as the record exists, its end would destroy a newly staged CA. `stage` is refused with the command that
     ends the rotation, and `show` reports the rotation. After that command, `stage` works.
     """
@@ -325,7 +325,7 @@ def test_a_record_that_comes_back_is_ended_again(plain: Ending) -> None:
         ended(plain, follow.__name__)
 
 
-def test_another_does_not_begin_in_the_place_of_one_that_has_not_ended(plain: Ending) -> None:
+def test_another_rotation_does_not_replace_one_that_has_not_ended(plain: Ending) -> None:
     """No other rotation replaces a record in `done`: its stored keys would be assigned to the wrong rotation."""
     node, following = plain.again(), root_ca()
     to_the_last_phase(node)

@@ -127,7 +127,7 @@ def test_a_hold_that_comes_later_keeps_a_rotation_in_trust(tmp_path: Path, monke
     assert node.unwell(new) == []
 
 
-def test_the_host_is_asked_once_in_a_while(tmp_path: Path) -> None:
+def test_the_hold_command_runs_once_per_poll(tmp_path: Path) -> None:
     """While a rotation waits, the program of `hold.command` runs once in a `poll`, not in each pass."""
     ran, program = tmp_path / "ran", tmp_path / "quiet"
     program.write_text(f"#!/bin/sh\necho run >>{ran}\nexit 1\n")

@@ -50,7 +50,7 @@ class SharedNode(RotatingNode):
         return web.pem
 
 
-def test_a_symlink_of_another_user_holds_up_no_renewal(tmp_path: Path) -> None:
+def test_a_symlink_of_another_user_blocks_no_renewal(tmp_path: Path) -> None:
     """While a kubeconfig cannot get the new CA, because its owner has put a symlink there, due certificates are
     renewed.
     """
@@ -65,7 +65,7 @@ def test_a_symlink_of_another_user_holds_up_no_renewal(tmp_path: Path) -> None:
     assert node.read("web.crt") != due
 
 
-def test_a_symlink_of_another_user_holds_up_no_rotation(tmp_path: Path) -> None:
+def test_a_symlink_of_another_user_blocks_no_rotation(tmp_path: Path) -> None:
     """A rotation completes although a kubeconfig cannot get the CAs, because its owner has put a symlink there. A
     finding reports that this kubeconfig trusts another CA.
     """

@@ -33,7 +33,7 @@ def mounted(path: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-def test_a_file_that_cannot_be_written_keeps_no_restart_from_its_turn(tmp_path: Path) -> None:
+def test_an_unwritable_file_delays_no_other_restart(tmp_path: Path) -> None:
     """While a kubeconfig cannot get both CAs, a service with other files is restarted. The command reports once what it
     waits for, with the command that ends the wait, and exits 0 after the file can be written.
     """

@@ -226,7 +226,7 @@ def test_no_generation_is_restored_where_another_user_can_take_its_key(host: Hos
         ("/var/lib/kubelet/pki", {"kubelet-client-current.pem"}),
     ],
 )
-def test_init_makes_nothing_where_another_user_can_take_a_key(tmp_path: Path, directory: str, keys: set[str]) -> None:
+def test_init_creates_nothing_where_another_user_can_take_a_key(tmp_path: Path, directory: str, keys: set[str]) -> None:
     """If a directory of one key belongs to another user, `init` refuses before it writes anything, also with
     `--dry-run`, and names each key. After the directory belongs to root, all files are created and belong to root.
     """

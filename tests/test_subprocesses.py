@@ -106,7 +106,7 @@ def test_the_check_is_made_at_each_run(tmp_path: Path) -> None:
     assert not program.ran.exists()
 
 
-def test_validation_reports_each_program_that_would_not_be_run(tmp_path: Path) -> None:
+def test_validation_reports_each_refused_program(tmp_path: Path) -> None:
     """`config validate` exits 3 and names its user. A missing program is no problem."""
     program = Program(tmp_path, "ours")
     command = [str(program.path)]
@@ -133,7 +133,7 @@ def test_a_trusted_program_has_no_exposure() -> None:
     assert list(exposures({"hold": ("/bin/sh", "-c", "true"), "signer s": ("sh",)})) == []
 
 
-def test_what_a_program_printed_is_quoted_without_keys() -> None:
+def test_the_output_of_a_program_is_quoted_without_keys() -> None:
     """The first line of the output is quoted, with each private key removed before it is truncated."""
     key = make_ca().key_pem
     assert first_line(b"\n" + key + b"more") == "[private key removed]"

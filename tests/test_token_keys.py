@@ -88,7 +88,7 @@ def test_generate(place: Place) -> None:
         ("ec-secp256k1", "give an RSA key, or an ECDSA key on P-256, P-384 or P-521"),
     ],
 )
-def test_what_kubernetes_does_not_sign_with_is_refused(place: Place, kind: str, said: str) -> None:
+def test_an_unsupported_kind_of_key_is_refused(place: Place, kind: str, said: str) -> None:
     """The error has the reason, and nothing is stored."""
     done = place.run("stage", place.bring(kind), *SA)
     assert done.code == 2
@@ -96,7 +96,7 @@ def test_what_kubernetes_does_not_sign_with_is_refused(place: Place, kind: str, 
     assert place.staging.read(Part.NEW) is None
 
 
-def test_the_key_that_is_in_use_is_refused(place: Place) -> None:
+def test_the_present_key_is_refused(place: Place) -> None:
     """A rotation to itself is no rotation."""
     done = place.run("stage", place.node.path(f"{PKI}/sa.key"), *SA)
     assert done.code == 2
@@ -168,7 +168,7 @@ def test_a_plan_restarts_who_has_read_what_changes(place: Place) -> None:
     }  # fmt: skip
 
 
-def test_what_speaks_against_a_beginning(place: Place) -> None:
+def test_obstacles_of_a_start(place: Place) -> None:
     """The cases are nothing staged, a CA of another family, two keys in place, and an API server that reads other
     files.
     """

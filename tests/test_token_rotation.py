@@ -171,7 +171,7 @@ def reach(node: TokenNode, phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE])
-def test_it_goes_back(tmp_path: Path, phase: Phase) -> None:
+def test_it_can_be_aborted(tmp_path: Path, phase: Phase) -> None:
     """After an abort before the old key is distrusted, that one is the only one again. Tokens that the new one has
     signed meanwhile are accepted as long as the others would have been.
     """

@@ -220,7 +220,7 @@ def test_every_owner_of_a_link_on_the_path_can_traverse_it(shared: Shared) -> No
     ]  # fmt: skip
 
 
-def test_a_users_place_below_a_closed_directory_is_no_secret(shared: Shared) -> None:
+def test_a_directory_of_a_user_below_a_closed_one_is_readable(shared: Shared) -> None:
     """An example is /var/lib/private of systemd: the target of a user's link in its own directory is followed, relative
     or absolute. The other names in the closed directory are not looked up.
     """
@@ -256,7 +256,7 @@ def test_a_directory_that_becomes_a_link_before_open_is_not_followed(shared: Sha
     assert shared.seen("/shared/app/tls.key") == REFUSED
 
 
-def test_who_swaps_again_and_again_never_wins(shared: Shared) -> None:
+def test_a_user_who_swaps_repeatedly_never_wins(shared: Shared) -> None:
     """In two thousand reads while a directory and a link to the vault alternate, the secret is never read."""
     shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
     shared.link("/shared/evil", "../vault")

@@ -62,7 +62,7 @@ def test_without_a_spread_no_worker_waits(name: str) -> None:
     assert Scattered(name, timedelta()).take() is None
 
 
-def test_who_is_called_waits_for_no_moment_of_its_own() -> None:
+def test_a_released_worker_does_not_wait() -> None:
     """In a rotation only a few workers begin at a time. In other cases the moment applies."""
     called = [False]
     turn = Scattered("worker-1", SPREAD, called=lambda: called[0], monotonic=lambda: 0.0)
@@ -73,7 +73,7 @@ def test_who_is_called_waits_for_no_moment_of_its_own() -> None:
     assert turn.take() is not None
 
 
-def test_a_restart_that_a_command_asks_for_waits_for_no_moment() -> None:
+def test_a_restart_by_a_command_does_not_wait() -> None:
     """A worker restarts at once on a command. A restart that the daemon plans waits for its moment."""
     turns = TurnTaking(Scattered("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
     assert turns.wait_for_others(asked=True) is None

@@ -17,7 +17,7 @@ from tests.xdist_scheduler import company, turn
 REPOSITORY = Path(__file__).parents[1]
 
 
-def test_a_module_is_done_by_one_worker() -> None:
+def test_one_worker_runs_a_module() -> None:
     """One of several workers runs all tests of a module, and no worker runs all modules."""
     names = ("catalog/test_requirements", "test_findings", "assessment/test_service_rules", "services/test_staleness")
     modules = [f"tests/pki/{name}.py" for name in names]
@@ -35,7 +35,7 @@ def test_a_module_is_done_by_one_worker() -> None:
 @pytest.mark.parametrize(
     "names", [("system/test_units", "packaging/test_packages"), ("rotation/test_bed", "rotation/test_families")]
 )
-def test_what_takes_a_machine_or_a_cluster_is_done_by_one_worker_that_begins_with_it(names: Sequence[str]) -> None:
+def test_one_worker_begins_with_the_tests_of_a_machine_or_cluster(names: Sequence[str]) -> None:
     """There is one machine, and one cluster at a time: their modules have one worker each, from the start."""
     wanting = [f"tests/{name}.py::test_it" for name in names]
     assert len(set(map(company, wanting))) == 1

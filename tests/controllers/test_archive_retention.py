@@ -81,7 +81,7 @@ def test_the_newest_good_one_stays_however_old_it_is(kept: Kept) -> None:
     assert kept.left() == [good]
 
 
-def test_where_none_is_good_the_newest_stays(kept: Kept) -> None:
+def test_without_a_good_generation_the_newest_stays(kept: Kept) -> None:
     """It is the only evidence."""
     kept.mismatched(1700)
     last = kept.mismatched(1600)

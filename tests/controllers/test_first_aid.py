@@ -194,7 +194,7 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
         assert begun == ["rotate"]
 
 
-def test_a_command_that_only_looks_tells_the_same(node: Cluster) -> None:
+def test_a_command_that_reads_reports_the_same(node: Cluster) -> None:
     """`check` and `plan` report the other nodes and the aid like the daemon, before and after it."""
     put(node, root_ca())
     assert "puts the former CA behind it now" in " ".join(node.hurry("check").out.split())
@@ -224,7 +224,7 @@ def test_one_of_several_without_a_cluster(quick: Path) -> None:
     assert "etcd has 3 members, so that this is not the only control-plane node" in node.findings()["root_ca_changed"]
 
 
-def test_another_ca_than_the_clusters(node: Cluster) -> None:
+def test_a_ca_of_another_family(node: Cluster) -> None:
     """For each family the old CA is trusted behind the installed one, and alone again when its pair is back. The
     controller-manager, which does not sign with it, is unchanged.
     """
@@ -402,7 +402,7 @@ def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with
     assert later["ca"].over is (signs_with == "ca.crt")
 
 
-def test_no_rotation_begins_by_hand_before(node: Cluster) -> None:
+def test_no_command_begins_a_rotation_before(node: Cluster) -> None:
     """`root-ca rotate` is refused with the required step, and changes nothing."""
     put(node, root_ca())
     node.settle()
@@ -513,7 +513,7 @@ def test_a_third_ca(node: Cluster) -> None:
     assert node.aids == {}
 
 
-def test_a_note_that_cannot_be_read_is_made_again(node: Cluster) -> None:
+def test_an_unreadable_record_is_written_again(node: Cluster) -> None:
     """The node's record of its aid is only a cache."""
     new = root_ca()
     put(node, new)

@@ -25,7 +25,7 @@ def test_nothing_asked_is_no_reason(tmp_path: Path) -> None:
     assert reason(hold(), tmp_path) is None
 
 
-def test_a_file_holds_while_it_is_there(tmp_path: Path) -> None:
+def test_a_file_holds_while_it_exists(tmp_path: Path) -> None:
     """Any kind of file at its path holds, below the root directory."""
     spec = hold(file="/run/upgrade")
     assert reason(spec, tmp_path) is None
@@ -62,7 +62,7 @@ def test_a_program_that_another_user_can_change_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.real("python3")
-def test_the_kernels_word_on_the_clock_is_taken() -> None:
+def test_the_state_of_the_kernel_clock_counts() -> None:
     """The result of adjtimex(2) counts. An unsynchronized clock is a reason if the configuration requires it."""
     asked = "import ctypes; print(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))"
     done = subprocess.run([real_part("python3"), "-c", asked], capture_output=True, text=True, check=True)

@@ -433,7 +433,7 @@ def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: P
     assert node.unwell(new) == []
 
 
-def test_the_wait_of_a_second_process_is_over_with_the_clock(tmp_path: Path) -> None:
+def test_the_wait_of_a_second_process_ends_with_the_clock(tmp_path: Path) -> None:
     """A command that reads while the daemon waits for a CA's first instant reports the same, and changes no file."""
     node, clock = RotatingNode(tmp_path / "place"), Clock()
     node.step()

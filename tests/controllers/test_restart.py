@@ -218,7 +218,7 @@ def test_nothing_is_begun_while_files_change(bench: Bench) -> None:
     assert len(bench.runs) == 1
 
 
-def test_what_ended_with_another_is_proven_as_well(bench: Bench) -> None:
+def test_a_service_that_ended_with_another_is_proven_as_well(bench: Bench) -> None:
     """The scheduler ends with the API server: it is not restarted again, and still needs a proof."""
     scheduler = next(each for each in bench.config.services if each.name == "kube-scheduler")
     other = Restart(scheduler, (bench.target(),), Cause.RESTART_PENDING, "it is older, too", "scheduler-1")
@@ -334,7 +334,7 @@ def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, progra
     assert str(tried.value) == f"{command} was not run to its end ({command} {said})"
 
 
-def test_files_that_change_again_end_the_restart_for_what_they_were(bench: Bench) -> None:
+def test_files_that_change_again_end_the_restart_of_the_old_ones(bench: Bench) -> None:
     """The new files have a separate restart, and are not rolled back."""
     bench.step()
     plan = bench.planned()
@@ -360,7 +360,7 @@ def test_an_act_that_cannot_be_recorded_is_repeated_a_few_times_only(bench: Benc
     assert results == [None] * 4 + [Result.FAILED] * 2
 
 
-def test_where_nothing_can_be_recorded_nothing_is_done(bench: Bench) -> None:
+def test_without_a_record_nothing_is_done(bench: Bench) -> None:
     """On a full disk the act would be repeated without limit."""
     bench.state.mkdir(exist_ok=True)
     (bench.state / "restarts.json").mkdir()
@@ -369,7 +369,7 @@ def test_where_nothing_can_be_recorded_nothing_is_done(bench: Bench) -> None:
     assert bench.runs == []
 
 
-def test_a_look_that_began_before_the_last_restart_ended_shows_nothing(bench: Bench) -> None:
+def test_a_scan_from_before_the_last_restart_shows_nothing(bench: Bench) -> None:
     """It may show the state before that."""
     History(bench.state).remember(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
     first = told(bench.step(-1))
@@ -410,7 +410,7 @@ def test_nothing_begins_without_the_restart_lock(bench: Bench) -> None:
     assert len(bench.runs) == 1
 
 
-def test_a_turn_that_is_lost_stops_the_first_act_and_no_later_one(bench: Bench) -> None:
+def test_a_lost_lock_stops_the_first_act_and_no_later_one(bench: Bench) -> None:
     """A partial restart is worse than a late one."""
     bench.turn.ours = False
     done = told(bench.step())
@@ -470,7 +470,7 @@ def test_without_the_api_the_configuration_decides(
     assert told(bench.step(2)).message == "is well, 1 of 3"
 
 
-def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
+def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
     """Another certificate, or none at all, is no proof."""
     bench.step()
     own = bench.node.certificate(CRT[1:]).public_bytes(Encoding.DER)
@@ -485,7 +485,7 @@ def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
         assert told(bench.step(seconds, served=served)).message == message
 
 
-def test_a_service_that_has_left_the_configuration_is_left_alone(bench: Bench) -> None:
+def test_a_service_that_left_the_configuration_is_left_alone(bench: Bench) -> None:
     """Its restart ends."""
     History(bench.state).remember(Past("gone", Episode("gone", (), "x", datetime.now(UTC))))
     done = told(bench.step(plan=Plan()))

@@ -124,7 +124,7 @@ def test_the_same_key_with_other_dates(quick: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_key_where_everything_has_expired(quick: Path) -> None:
+def test_the_same_key_after_everything_has_expired(quick: Path) -> None:
     """If the CA and all its certificates have expired, one rotation to the same key makes all valid again."""
     node, now = RotatingNode(quick / "place", served=True, hurried=False), datetime.now(UTC)
     dates: Any = {"not_before": now - 90 * DAY, "not_after": now - DAY}
@@ -165,7 +165,7 @@ PHASES_BACK = (Phase.PREPARE, Phase.DETACH, Phase.TRUST, Phase.ISSUE)
 
 @pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
 @pytest.mark.parametrize("phase", PHASES_BACK)
-def test_a_rotation_goes_back(quick: Path, phase: Phase, reached: bool) -> None:
+def test_a_rotation_can_be_aborted(quick: Path, phase: Phase, reached: bool) -> None:
     """After an abort in any phase before the old CA is distrusted, at its start or its end, that CA is the only one
     again, everything verifies, and no staged key is left.
     """
@@ -221,7 +221,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     assert node.unwell(new) == []
 
 
-def test_what_goes_back_goes_back_once(quick: Path) -> None:
+def test_an_abort_cannot_be_aborted(quick: Path) -> None:
     """Neither an aborted rotation nor a missing one can be aborted."""
     node = RotatingNode(quick / "place")
     assert "no rotation is under way; there is nothing to abort" in node.hurry("root-ca", "abort").err
@@ -250,7 +250,7 @@ def test_a_rotation_that_was_aborted_is_not_done(quick: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
+def test_a_command_that_was_interrupted_continues(quick: Path) -> None:
     """After Ctrl-C in the middle, the next run of the command completes the rotation that it finds."""
     node, new = RotatingNode(quick / "place", root_ca={"overlap": "1m"}), root_ca()
     node.stage(new)
@@ -846,7 +846,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None
 
 
 @pytest.mark.parametrize("what", UNFIT)
-def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
+def test_an_unfit_ca_is_not_staged(quick: Path, what: str) -> None:
     """The same CA from an operator is refused, and neither stored nor rotated to."""
     node = RotatingNode(quick / "place")
     certificate, key, sentence = UNFIT[what]()
@@ -902,7 +902,7 @@ HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
 
 
 @pytest.mark.parametrize("what", HINDERED)
-def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_an_impossible_rotation_is_not_begun(quick: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Neither a terminal nor another caller can begin it: the error has the obstacle, nothing is recorded, and the plan
     has it too.
     """
@@ -1104,7 +1104,7 @@ def staged(quick: Path) -> tuple[RotatingNode, Issued]:
 
 
 @pytest.mark.slow
-def test_whole_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None:
+def test_consistent_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None:
     """From the first system call of a rotation to its last, pairs match or will be completed, no CA's key is lost while
     it is needed, and none is readable by others.
     """
@@ -1288,7 +1288,7 @@ def test_no_output_contains_a_key(quick: Path) -> None:
 
 @pytest.mark.slow
 @needs_poll
-def test_a_command_that_waits_for_an_instant_looks_at_nothing(quick: Path) -> None:
+def test_a_command_that_waits_for_an_instant_makes_no_scan(quick: Path) -> None:
     """While both CAs are trusted, `rotate` has reported the end of the wait, and sleeps until then or for minutes,
     without an event.
     """

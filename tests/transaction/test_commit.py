@@ -192,7 +192,7 @@ def test_replaced(host: Host) -> None:
     assert host.records() == []
 
 
-def test_verify_sees_what_was_read_back(host: Host) -> None:
+def test_verify_gets_what_was_read_back(host: Host) -> None:
     """`verify` gets every new file's content, by the path of the caller, before anything is replaced."""
     seen: list[Mapping[str, bytes]] = []
 
@@ -310,7 +310,7 @@ def test_a_new_file_is_not_given_to_the_owner_of_its_directory(host: Host) -> No
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("before", ["a file", "nothing"])
-def test_owner_and_acl_are_those_of_the_file_that_was_looked_at(host: Host, before: str) -> None:
+def test_owner_and_acl_are_those_of_the_checked_file(host: Host, before: str) -> None:
     """A file that appears at the path while the new one is staged gives it neither owner nor ACL."""
     key, other = host.at(KEY), host.at(KEY).with_name("other")
     other.write_bytes(b"")
@@ -548,7 +548,7 @@ def test_a_manifest_is_replaced(host: Host) -> None:
 
 
 @pytest.mark.parametrize(("link", "target"), [(None, ""), (RKE2, "/data"), (os.path.dirname(RKE2), "/data")])
-def test_wherever_the_kubelet_has_its_manifests(host: Host, link: str | None, target: str) -> None:
+def test_any_manifest_directory_of_the_kubelet(host: Host, link: str | None, target: str) -> None:
     """The caller declares a manifest, not its path. For a directory behind a symlink the real one counts."""
     directory = host.at(RKE2 if link is None else RKE2.replace(link, target))
     directory.mkdir(parents=True)
@@ -597,7 +597,7 @@ def test_a_manifest_that_is_removed_meanwhile_is_not_created(host: Host, decided
     assert host.records() == []
 
 
-def test_a_manifest_changed_meanwhile_is_theirs(host: Host) -> None:
+def test_a_manifest_that_changed_meanwhile_stays(host: Host) -> None:
     """The rule is that of any other file, before the decision and after it."""
     stale = host.manifest()
     host.at(MANIFEST).write_bytes(b"theirs")
@@ -675,7 +675,7 @@ def test_removed(host: Host) -> None:
     assert not any(b"signing" in path.read_bytes() for path in host.place.rglob("*") if path.is_file())
 
 
-def test_verify_is_given_nothing_of_what_is_removed(host: Host) -> None:
+def test_verify_gets_nothing_of_a_removed_file(host: Host) -> None:
     """Only new files are read back. Until the rename the old file exists."""
     seen: list[Mapping[str, bytes]] = []
     changes = host.signing()
@@ -746,7 +746,7 @@ def test_a_file_that_another_process_removed_stops_the_transaction(host: Host, f
     assert host.records() == []
 
 
-def test_what_is_removed_needs_no_room(host: Host, mount: Mount) -> None:
+def test_a_removal_needs_no_space(host: Host, mount: Mount) -> None:
     """A full disk, or one without inodes, does not block a removal."""
     mount("-t", "tmpfs", "-o", "size=512k,nr_inodes=20", "tmpfs", on=host.at(KUBELET))
     host.at(f"{KUBELET}/a.key").write_bytes(SECRET)
@@ -992,7 +992,7 @@ class Notices:
         return found
 
 
-def test_nothing_is_opened_but_regular_files(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     """A FIFO, a device or a symlink is refused without being opened, which would have side effects."""
     os.mkfifo(tmp_path / "fifo")
     os.mknod(tmp_path / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
@@ -1264,7 +1264,7 @@ def test_recovery_of_a_partial_replacement_keeps_a_foreign_file(host: Host) -> N
     assert host.records() == []
 
 
-def test_staged_file_that_is_not_whole(host: Host) -> None:
+def test_an_incomplete_staged_file(host: Host) -> None:
     """A staged file that differs from the verified one is never installed."""
     host.write_record("commit", staged={KEY: NEW[KEY], CRT: NEW[CRT][:-1]})
     assert [recovery.outcome for recovery in host.recover()] == [Outcome.FROZEN]
@@ -1373,7 +1373,7 @@ def test_other_files_among_the_records(host: Host) -> None:
 
 
 @pytest.mark.parametrize("state", ["intent", "commit"])
-def test_directory_is_away(host: Host, state: str) -> None:
+def test_a_missing_directory(host: Host, state: str) -> None:
     """While a directory is missing, such as that of an unmounted disk, its transaction waits. Then it completes."""
     host.write_record(state, staged=NEW)
     host.at(PKI).rename(host.at("/away"))
@@ -1649,7 +1649,7 @@ def test_any_call_fails_once(tmp_path: Path, error: str) -> None:
 
 
 @pytest.mark.real("strace")
-def test_disk_that_fails_for_good(tmp_path: Path) -> None:
+def test_a_disk_that_keeps_failing(tmp_path: Path) -> None:
     """A disk that keeps failing leaves the old files, or a state that the next start completes. The error reports
     which.
     """
@@ -1676,7 +1676,7 @@ def test_disk_that_fails_for_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.real("strace")
-def test_disk_that_lies(host: Host) -> None:
+def test_a_disk_that_returns_other_bytes(host: Host) -> None:
     """A file that is read back with other bytes is never installed, although every call succeeded."""
     host.commit([])  # the state directory is there
     before = host.snapshot()

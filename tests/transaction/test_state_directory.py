@@ -140,7 +140,7 @@ def test_a_parent_with_the_sticky_bit_is_no_obstacle(node: RotatingNode) -> None
     refuse_unfit(node.state)
 
 
-def test_what_certmond_makes_is_fit_under_any_umask(node: RotatingNode) -> None:
+def test_a_new_state_directory_is_valid_under_any_umask(node: RotatingNode) -> None:
     """With the umask 0002 of many distributions, a state directory that certmond creates has the required mode."""
     node.state = node.place / "var/other"
     before = os.umask(0o002)
@@ -398,7 +398,7 @@ DOCUMENTS = st.recursive(
 
 
 @given(DOCUMENTS | st.builds(lambda number, content: {"version": number, "content": content}, NUMBERS, DOCUMENTS))
-def test_any_document_is_understood_or_refused(document: Any) -> None:
+def test_any_document_is_accepted_or_refused(document: Any) -> None:
     """A document without a number as its version is accepted, and one with a later version is refused."""
     number = document.get("version") if isinstance(document, dict) else None
     if type(number) is int and number > VERSION:
@@ -416,7 +416,7 @@ def test_what_is_written_is_understood(content: Any) -> None:
     assert understood(json.loads(json.dumps(document)), "/it") == content
 
 
-def test_other_directories_are_passed_over(tmp_path: Path) -> None:
+def test_a_missing_state_directory_is_no_obstacle(tmp_path: Path) -> None:
     """A missing directory is not used."""
     refuse_unfit(tmp_path / "none")
     assert not (tmp_path / "none").exists()
