@@ -48,7 +48,9 @@ _EKUS = {name: oid for oid, name in EXTENDED_USAGES.items()}
 
 @dataclass
 class Fault:
-    """What a call is answered instead: nothing at all where `status` is 0. With `late` it takes effect nevertheless."""
+    """The answer to a call instead of the real one: no answer if `status` is 0. With `late` the call still takes
+    effect.
+    """
 
     status: int
     message: str = "as the test has it"
@@ -59,7 +61,7 @@ class Fault:
 
 
 class _Server(ThreadingHTTPServer):
-    """Closing it waits for the calls that are under way; a caller that has gone away meanwhile is no news."""
+    """A server that waits for the running calls when it closes. A disconnected client is no error."""
 
     daemon_threads = False
 
@@ -113,7 +115,7 @@ class ApiServer:
 
     def kubeconfig_of(self, client: Issued, port: int | None = None, pem_name: str = "client.pem") -> bytes:
         pem = self._write(pem_name, client.pem + client.key_pem)
-        user = {"client-certificate": pem, "client-key": pem}  # as the kubelet's, which refers to its rotating file
+        user = {"client-certificate": pem, "client-key": pem}  # like the kubelet's, which refers to its rotating file
         cluster = {
             "server": f"https://127.0.0.1:{port or self._http.server_port}",
             "certificate-authority-data": base64.b64encode(self.ca.pem).decode(),
@@ -192,7 +194,7 @@ class ApiServer:
                     return status(405, "the server does not allow this method on the requested resource")
 
     def refusal(self, method: str, path: str, query: dict[str, str], user: str, groups: list[str]) -> str | None:
-        """Why the user may not do so; None where it may. To approve takes a right for the signer, too."""
+        """Return why the user may not make the request, or None. To approve takes a right for the signer, too."""
         if self.rbac is None:
             return None
         asked = [Asked.of(method, path, query)]
@@ -292,7 +294,7 @@ class ApiServer:
 
 
 def _unfit(csr: x509.CertificateSigningRequest, spec: Json) -> str | None:
-    """As ValidateKubeletClientCSR, ValidateKubeletServingCSR and validAPIServerClientUsages."""
+    """Follows ValidateKubeletClientCSR, ValidateKubeletServingCSR and validAPIServerClientUsages."""
     usages = set(spec["usages"])
     organizations = [each.value for each in csr.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
     common_name = csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value

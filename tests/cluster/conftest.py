@@ -1,4 +1,4 @@
-"""A cluster that grants what config/rbac.yaml grants and no more, and that must never be sent a private key."""
+"""A cluster that grants exactly what config/rbac.yaml grants, and that must never receive a private key."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def access_of(cluster: ApiServer) -> Callable[..., Access]:
 
 @pytest.fixture
 def access(access_of: Callable[..., Access]) -> Access:
-    """That of a node that may lead: the group of config/rbac.yaml."""
+    """Return the access of a node that may lead: the group of config/rbac.yaml."""
     return access_of("certmond", "certmond")
 
 
 @pytest.fixture
 def time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever waits between two looks finds its time up then, however long that is."""
+    """Let each time limit pass at once, however long it is."""
 
     async def sleep(_: float) -> None:
         raise TimeoutError
@@ -77,11 +77,11 @@ class Limits:
         self._set.clear()
 
     def end(self, position: int = -1) -> None:
-        """The time is up of the one that was set in this place; the last one is that of the call that is made now."""
+        """End the time limit that was set in this place; the last one is that of the present call."""
         limit, loop = self._set[position]
 
         def up() -> None:
-            with suppress(RuntimeError):  # it is over already
+            with suppress(RuntimeError):  # the limit has ended already
                 limit.reschedule(loop.time())
 
         loop.call_soon_threadsafe(up)

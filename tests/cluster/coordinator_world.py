@@ -1,6 +1,6 @@
-"""A cluster for tests of a rotation that several nodes carry on: each node with its real conductor and its rights.
+"""A cluster for tests of a rotation of several nodes: each node with its real coordinator client and its rights.
 
-The nodes' files are not part of it: what a node reports is the test's. Time passes only as the test says.
+The nodes' files are not part of it: the test sets the report of a node. Time advances only in the test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPACES = ("default", "kube-public", "kube-system")
 
 
 class Place:
-    """One node, and what it says."""
+    """One node, and its report."""
 
     def __init__(self, world: World, name: str, worker: bool, boot: str, settings: dict[str, Any]) -> None:
         self.world, self.name, self.worker = world, name, worker
@@ -69,14 +69,14 @@ class Place:
 
     @property
     def says(self) -> str | None:
-        """Its annotation."""
+        """Return its annotation."""
         found = self.world.api.store.get("nodes", self.name)["metadata"].get("annotations", {}).get(ANNOTATION)
         assert found is None or isinstance(found, str)
         return found
 
 
 class World:
-    """`old` is the CA that the cluster signs with, `new` the one that is to follow."""
+    """`old` is the CA with which the cluster signs, `new` the one that will follow."""
 
     def __init__(self, api: ApiServer, access_of: Callable[..., Access]) -> None:
         self.api, self.access_of = api, access_of
@@ -98,7 +98,7 @@ class World:
         made = Rotation("r-1", "ca", Mode.OVERLAP, (self.old.facts,), self.new.facts, phase, self.now - HOUR)
         return replace(made, **changes)
 
-    # What the API has
+    # The objects of the API
 
     @property
     def recorded(self) -> ClusterRecord | None:
@@ -112,7 +112,7 @@ class World:
         return rotation_of(self.recorded).phase if self.recorded else None
 
     def record(self, rotation: Rotation, /, **changes: Any) -> None:
-        """As another node writes it, of the name node-9."""
+        """Write a record like another node, node-9."""
         made = record_of(rotation, "node-9").model_copy(update=changes)
         self.put("configmaps", "certmond-rotation", "kube-system", data={"record": made.text()})
 
@@ -132,7 +132,7 @@ class World:
         return True
 
     def publish(self, *trust: Certificate) -> None:
-        """As kube-controller-manager does, in every namespace."""
+        """Publish like kube-controller-manager, in every namespace."""
         pem = b"".join(map(to_pem, trust)).decode()
         for space in SPACES:
             self.put("configmaps", "kube-root-ca.crt", space, data={"ca.crt": pem})

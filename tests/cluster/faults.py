@@ -1,4 +1,4 @@
-"""What the API answers to a write instead of what it should: refusals, silence, nonsense, be it done or not."""
+"""Faulty answers of the API to a write: refusals, silence, garbage, with and without effect."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ FAULTS = {
 
 
 class Failing:
-    """In each `stage`, each write has a place: that of when it was made first. The first time that it is made, it is
-    answered with the fault that there is for its place. `failed` are those for which there was one, `most` is how many
-    there were in a stage.
+    """In each `stage`, each write has an index: that of its first attempt. The first attempt gets the fault of its
+    index. `failed` are the writes with a fault, `most` is the number of writes in a stage.
     """
 
     def __init__(
@@ -51,6 +50,6 @@ class Failing:
         if fault is HANGS:
             self._limits.end()
             self._api.closing.wait()
-            raise ConnectionAbortedError  # so that it is never done
+            raise ConnectionAbortedError  # so that it has no effect
         if fault:
             self._api.faults = [fault]

@@ -1,4 +1,4 @@
-"""Whether a private key is in bytes that were sent: as PEM, as its number, in hexadecimal or base64, broken or not."""
+"""Detects a private key in sent bytes: as PEM, as its number, in hexadecimal or base64, in one piece or wrapped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TELLING = 8
 
 
 def leaks(sent: bytes, *holders: Issued) -> list[str]:
-    """What of the keys of `holders`, or of any key in PEM, is in `sent`; empty where nothing is."""
+    """Return the parts of the keys of `holders`, or of any PEM key, in `sent`; empty without a leak."""
     flat = sent
     for gap in (b"\\n", b"\\r", b"\n", b"\r", b" "):
         flat = flat.replace(gap, b"")

@@ -1,8 +1,8 @@
 """Leases of coordination.k8s.io/v1 for the API server of these tests, by the API's own rules.
 
-Follows pkg/registry/coordination/lease, pkg/apis/coordination/validation and the generic registry's Update: a Lease is
-never updated without a resource version, a PUT makes one that is not there, unless it carries a uid, and a MicroTime
-has six digits.
+It follows pkg/registry/coordination/lease, pkg/apis/coordination/validation and the generic registry's Update: a Lease
+is never updated without a resource version, a PUT creates a missing one unless it has a uid, and a MicroTime has six
+digits.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class LeaseStore:
 
 
 def _wrong(given: Json, namespace: str, name: str) -> tuple[int, Json] | None:
-    """What decoding, the request's address and ValidateLeaseSpec have against it."""
+    """Return the error of the decoder, of the request's address, or of ValidateLeaseSpec."""
     metadata, spec = given["metadata"], given.get("spec", {})
     for field in ("acquireTime", "renewTime"):
         if spec.get(field) is not None and not re.fullmatch(MICRO_TIME, spec[field]):

@@ -82,7 +82,7 @@ class ObjectStore:
         return found
 
     def change(self, found: Json) -> None:
-        """Give it a new resource version, after a test changed it in place."""
+        """Set a new resource version, after a test changed the object in place."""
         self._changed(found)
 
     def remove(self, resource: str, name: str, namespace: str = "") -> None:

@@ -19,7 +19,7 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete
 
 @dataclass(frozen=True)
 class Asked:
-    """A request in RBAC's words; `resource` has its subresource behind a slash."""
+    """A request in the terms of RBAC; `resource` has its subresource behind a slash."""
 
     verb: str
     group: str
@@ -29,7 +29,7 @@ class Asked:
 
     @classmethod
     def of(cls, method: str, path: str, query: dict[str, str]) -> Asked:
-        """By the rules of RequestInfoFactory (k8s.io/apiserver, endpoints/request)."""
+        """Parse a request by the rules of RequestInfoFactory (k8s.io/apiserver, endpoints/request)."""
         parts = path.strip("/").split("/")
         group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
         namespace = rest.pop(1) if rest[0] == "namespaces" and len(rest) > 2 else ""
@@ -56,7 +56,7 @@ class Rbac:
             if each["kind"] in {"Role", "ClusterRole"}
         }
         self._bindings = [each for each in self.objects if each["kind"] in {"RoleBinding", "ClusterRoleBinding"}]
-        self.used: set[tuple[str, str, str]] = set()  # verb, group and resource of what was granted
+        self.used: set[tuple[str, str, str]] = set()  # verb, group and resource of each granted request
 
     def bind(self, role: str, group: str) -> None:
         subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}]

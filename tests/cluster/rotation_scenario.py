@@ -34,7 +34,7 @@ NODE, WORKER = "node-1", "worker-1"
 
 
 class _Hasty(RotatingNode):
-    """By its clock, what it would have waited has passed."""
+    """On its clock each wait has passed."""
 
     waited = timedelta(0)
 
@@ -70,13 +70,13 @@ class Story:
         monkeypatch.setattr(api, "answer", self._watched)
 
     def _control(self, resource: str, _: Json) -> None:
-        """It is not quick: the pod is another one two passes later."""
+        """Act like a slow controller: the Pod is replaced two passes later."""
         if resource == "daemonsets":
             self.restarts += 1
             self._started = [lambda: None, partial(pod, self.world, "web-1", self.node.clock() + SECOND, "web")]
 
     def command(self, verb: str) -> None:
-        """What a person says, again and again, until it is done, or was done before."""
+        """Repeat the command of an operator until it succeeds, or has succeeded before."""
         for _ in range(10):
             said = self.node.hurry("root-ca", verb, "--no-wait")
             if said.code == 0 or "is on its way back already" in said.err:
@@ -110,7 +110,7 @@ class Story:
         raise AssertionError(f"{node.record}: {enforcer.rotating.waits}")
 
     def _follow(self) -> None:
-        """The worker does what its batch is to do as soon as it knows of it."""
+        """Let the worker make the steps of its batch as soon as it reads the record."""
         self._worker.conductor.ask()
         rotation = self._worker.conductor.follow(None, ())
         if rotation and not rotation.over and not held_back(rotation, WORKER):
@@ -119,7 +119,9 @@ class Story:
     # The state of the cluster
 
     def _watched(self, method: str, path: str, body: bytes, **more: Any) -> Any:
-        """Each call that takes effect: a phase is followed by the next one, and left when all is as it asks for."""
+        """Check each call that takes effect: the phases follow each other, and each ends when its requirements are
+        met.
+        """
         before = self.world.recorded
         answer = self._answer(method, path, body, **more)
         after = self.world.recorded
@@ -147,7 +149,7 @@ class Story:
             yield from (f"{each}, and {left.phase} was left" for each in self._untrusting({*wanted.trust}))
 
     def _untrusting(self, wanted: set[Anchor]) -> Iterator[str]:
-        """What of the cluster's own does not trust exactly them."""
+        """Yield the objects of the cluster that do not trust exactly these CAs."""
         store = self.world.api.store
         known = yaml.safe_load(store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"])
         hook = store.get("validatingwebhookconfigurations", "ours")["webhooks"][0]["clientConfig"]

@@ -33,7 +33,7 @@ BOTH = (OLD.facts, NEW.facts)
 
 
 def says(canary: Canary, *words: str) -> None:
-    """It is not ok, has a remedy, and its fact has these words."""
+    """Assert that the check failed with a remedy and with these words in its fact."""
     assert not canary.ok
     assert canary.remedy
     for word in words:
@@ -56,7 +56,7 @@ def sign(access: Access, expected: Issued, limit: timedelta = timedelta(seconds=
 
 
 def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: ApiServer, access: Access) -> None:
-    """The request is for a user that may do nothing, for ten minutes; it is approved, looked at, and deleted."""
+    """The request is for a user without rights, valid for ten minutes. It is approved, checked, and deleted."""
     filed = []
     create = cluster._create
 
@@ -111,7 +111,7 @@ def test_a_certificate_that_comes_later_is_waited_for(cluster: ApiServer, access
 
 @pytest.fixture
 def looker(cluster: ApiServer, access_of: Callable[..., Access]) -> Access:
-    """One who may look, and approve nothing."""
+    """Return the access of a user that may read, and approve nothing."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation", "lookers")
     return access_of("looker", "lookers")
@@ -209,9 +209,7 @@ def test_a_foreign_request_is_deleted_before_approval(
 
 
 def test_what_waits_for_approval_is_withdrawn_in_the_end(cluster: ApiServer, looker: Access) -> None:
-    """No request is left behind, and none is withdrawn that is not this process's own; an API that is away is no
-    matter.
-    """
+    """No request is left, and no request of another process is withdrawn. An unavailable API is no error."""
     check = Signing(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     Signing(looker).withdraw()
@@ -263,7 +261,7 @@ def test_a_request_that_was_denied_stays_and_has_the_reason(cluster: ApiServer, 
 
 
 def test_what_was_denied_is_withdrawn_in_the_end(cluster: ApiServer, access: Access) -> None:
-    """As what waits for approval: with the rotation that it was for."""
+    """It is withdrawn with its rotation, like one that waits for approval."""
     decides(cluster, "Denied")
     check = Signing(access)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "was denied")
@@ -325,7 +323,7 @@ def account(cluster: ApiServer) -> None:
 
 @pytest.mark.usefixtures("account")
 def test_a_fresh_token_is_taken(cluster: ApiServer, access: Access) -> None:
-    """It is made for ten minutes, and reviewed; where a key is given, it is that one which signed it."""
+    """It is valid for ten minutes, and is reviewed. If a key is required, that key signed it."""
     known(tokens(access))
     known(tokens(access, signed_by=describe_key(cluster.tokens.key.public_key())))
     assert len(cluster.tokens.issued) == 2
@@ -359,7 +357,7 @@ def test_a_token_of_another_user_is_reported(cluster: ApiServer, access: Access)
 
 
 def test_without_the_service_account_it_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
-    """That is ok, and said, with what to do about it."""
+    """The message reports that no token was checked, and the remedy."""
     canary = tokens(access)
     assert canary.ok
     assert canary.fact == "not looked at: the cluster has no ServiceAccount kube-system/certmond"
@@ -368,7 +366,7 @@ def test_without_the_service_account_it_is_not_looked_at(cluster: ApiServer, acc
 
 
 def test_another_service_account_takes_another_right(cluster: ApiServer, access: Access) -> None:
-    """The role grants tokens of one service account only, and what is missing for another is named."""
+    """The role grants tokens of one service account only, and the message names the missing right."""
     cluster.store.add("serviceaccounts", "admin", "default")
     says(tokens(access, namespace="default", service_account="admin"), "may not", "default", "serviceaccounts")
     assert cluster.tokens.issued == []
@@ -399,7 +397,7 @@ def test_an_api_that_issues_or_reviews_no_token_is_reported(cluster: ApiServer, 
     says(tokens(access), "the Kubernetes API gave no token for kube-system/certmond")
 
 
-# --- what is published ------------------------------------------------------------------------------------------------
+# --- publication ------------------------------------------------------------------------------------------------------
 
 
 def publish(cluster: ApiServer, namespace: str, pem: bytes | None) -> None:
@@ -437,7 +435,7 @@ def test_the_published_ca_is_compared_as_a_set(
 def test_namespaces_that_lag_are_named(
     cluster: ApiServer, access: Access, pem: bytes | None, wanted: Any, said: str
 ) -> None:
-    """With what they lack, or have too much."""
+    """The message has their missing and surplus CAs."""
     right = b"".join(each.pem for each in (OLD, NEW) if each.facts in wanted)
     publish(cluster, "default", pem)
     for namespace in ("kube-public", "kube-system"):
@@ -449,7 +447,7 @@ def test_namespaces_that_lag_are_named(
 
 
 def test_a_cluster_without_namespaces_is_none(cluster: ApiServer, access: Access) -> None:
-    """What lists none is not what publishes a CA to all of them."""
+    """An API that lists no namespace publishes no CA to all of them."""
     for space in ("default", "kube-public", "kube-system"):
         cluster.store.remove("namespaces", space)
     says(published_trust(access, BOTH), "the cluster has no namespace, as it seems")
@@ -467,7 +465,7 @@ def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: Ap
 
 
 def test_many_namespaces_are_counted() -> None:
-    """A sentence names ten, and says how many there are more."""
+    """The message names ten, and has the number of the others."""
     assert named(f"n{number}" for number in range(12)) == "n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 2 more"
 
 
@@ -547,7 +545,7 @@ def test_cluster_info_without_a_version_is_not_written(cluster: ApiServer, acces
 
 
 def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:
-    """The CA is exchanged, in the order given; server, signatures and all else stay. Twice is once."""
+    """The CA is replaced, in the given order. Server, signatures and all else stay. A second update changes nothing."""
     before = info(cluster, OLD.pem)["data"]
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
@@ -594,7 +592,7 @@ def test_cluster_info_is_written_only_in_the_version_that_was_read(cluster: ApiS
 
 
 def test_without_cluster_info_nothing_joins_by_it(access: Access) -> None:
-    """Some clusters have none, which is ok, and said."""
+    """Some clusters have none, which is reported."""
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
     assert canary.fact.startswith("not looked at: the cluster has not the ConfigMap kube-public/cluster-info")
@@ -608,7 +606,7 @@ def test_a_cluster_info_that_is_no_kubeconfig_is_reported(cluster: ApiServer, ac
     assert cluster.store.get("configmaps", "cluster-info", "kube-public")["data"] == {"kubeconfig": text}
 
 
-# --- what every check has in common -----------------------------------------------------------------------------------
+# --- all checks -------------------------------------------------------------------------------------------------------
 
 CHECKS: dict[str, Callable[[Access, timedelta], Canary]] = {
     "signing": lambda access, limit: Signing(access).check(OLD.facts, datetime.now(UTC), limit),

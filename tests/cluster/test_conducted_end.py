@@ -60,7 +60,7 @@ def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rotat
 
 
 def ends(world: World, node: RotatingNode) -> None:
-    """The daemon, from where it is to the end."""
+    """Run the daemon until the rotation ends."""
     come_to(None, world, node, node.enforcer())
 
 
@@ -152,8 +152,8 @@ def beside(world: World, node: RotatingNode) -> Path:
 
 @pytest.mark.slow
 def test_a_restart_that_waits_for_its_turn_keeps_no_record(world: World, node: RotatingNode) -> None:
-    """Where the restart of a service that the rotation does not concern has to wait, the command ends the rotation as
-    the daemon does, and does not wait for that service.
+    """If the restart of an uninvolved service has to wait, the command ends the rotation like the daemon, and does not
+    wait for that service.
     """
     come_to(Phase.DONE, world, node, node.enforcer())
     restarted = beside(world, node)

@@ -1,4 +1,4 @@
-"""A real node whose rotation the cluster conducts: its files, its configuration and its rights, over one API."""
+"""A real node whose rotation the cluster coordinates: its files, its configuration and its rights, with one API."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def come_to(phase: Phase | None, world: World, node: RotatingNode, enforcer: Enf
 
 
 def annotation(world: World) -> object:
-    """What the node says."""
+    """Return the report of the node."""
     return world.api.store.get("nodes", NODE)["metadata"].get("annotations", {}).get(ANNOTATION)
 
 
@@ -152,7 +152,7 @@ def test_another_record_in_the_cluster_is_reported(world: World, node: RotatingN
 
 
 def test_what_a_node_has_said_holds_while_it_is_so(world: World, node: RotatingNode) -> None:
-    """A file that is changed after the node has said that it has come so far takes that back."""
+    """A file that changes after the node has reported the phase withdraws the report."""
     world.api.store.add("nodes", "node-2")  # which has not answered: the phase lasts
     enforcer = node.enforcer()
     come_to(Phase.PREPARE, world, node, enforcer)
@@ -197,7 +197,7 @@ def test_a_failed_step_does_not_stop_the_reports(world: World, node: RotatingNod
 
 
 def lags(world: World, node: RotatingNode, own: Phase, cluster: Phase) -> None:
-    """The node is in one phase, and does not know yet that the cluster has come to a later one."""
+    """Bring the node to one phase and the cluster to a later one that the node has not read."""
     made = replace(recorded(node), phase=own)
     RotationRecord(node.state).save(made)
     world.record(replace(made, phase=cluster))
@@ -242,7 +242,7 @@ def test_a_record_that_cannot_be_restored_is_reported(world: World, node: Rotati
 
 
 def test_no_way_back_is_found_by_who_lags(world: World, node: RotatingNode) -> None:
-    """Past the point of no return it is refused on a node, too, that has not come there itself, and nothing changes."""
+    """Past the point of no return the abort is refused also on a node that has not reached it, and nothing changes."""
     lags(world, node, Phase.ISSUE, Phase.DISTRUST)
     before, own = world.recorded, node.record
     said = node.hurry("root-ca", "abort", "--no-wait")
@@ -261,7 +261,7 @@ def test_who_lags_turns_round_where_the_cluster_is(world: World, node: RotatingN
 
 
 def test_who_lags_excludes_in_the_phase_of_the_cluster(world: World, node: RotatingNode) -> None:
-    """A node is left out of the phase that the others are in, and those stay out that others have left out."""
+    """A node is excluded from the phase of the others, and existing exclusions stay."""
     lags(world, node, Phase.TRUST, Phase.ISSUE)
     world.record(replace(recorded(node), phase=Phase.ISSUE, excluded=("w-1",)))
     said = node.hurry("root-ca", "rotate", "--exclude", "w-2", "--no-wait")
@@ -349,7 +349,9 @@ def test_a_worker_follows_a_rotation_of_a_control_plane(world: World, calm: Rota
 
 
 def test_what_a_worker_has_said_stands_until_its_batch_comes(world: World, calm: RotatingNode, tmp_path: Path) -> None:
-    """Of the phase before, be it that certmond is started again meanwhile: by that word the others know it."""
+    """The report of the phase before stays, also if certmond restarts meanwhile: the others recognize the worker by
+    it.
+    """
     calm.copy(tmp_path / "other").begin(world.new)
     assert world.recorded
     begun = rotation_of(world.recorded)
@@ -377,7 +379,7 @@ def test_a_control_plane_has_the_key_during_an_abort_too(world: World, node: Rot
 
 
 def test_a_control_plane_goes_on_with_what_is_staged_there(world: World, calm: RotatingNode, tmp_path: Path) -> None:
-    """Until then it holds, and says what to do."""
+    """Until it is staged the node holds, and reports the remedy."""
     calm.copy(tmp_path / "other").begin(world.new)
     assert world.recorded
     world.record(replace(rotation_of(world.recorded), phase=Phase.TRUST))
@@ -424,7 +426,7 @@ def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) 
 
 @pytest.mark.parametrize("key", [None, root_ca().key_pem], ids=["none", "another's"])
 def test_who_has_no_key_begins_nothing(world: World, calm: RotatingNode, key: bytes | None) -> None:
-    """Without the former CA's word for it no node would follow: it is refused, and nothing is recorded."""
+    """Without the old CA's signature no node would follow: the start is refused, and nothing is recorded."""
     (calm.files / "ca.key").unlink()
     if key is not None:
         calm.put("ca.key", key)
@@ -484,7 +486,7 @@ def test_an_older_record_that_returns_is_not_followed(world: World, node: Rotati
 
 
 def test_a_forged_record_stops_no_other_family(world: World, calm: RotatingNode) -> None:
-    """What is signed with the CA that it names is not renewed meanwhile; what another one signs is."""
+    """Certificates of the CA that it names are not renewed meanwhile. Those of another family are."""
     calm.configure()
     document = yaml.safe_load((calm.place / "config.yaml").read_text())
     other = root_ca()
@@ -516,7 +518,7 @@ def due(node: RotatingNode, *, by: Issued | None = None) -> None:
 
 
 def planned(enforcer: Enforcer) -> tuple[list[str], list[str]]:
-    """What would be renewed, and what is held."""
+    """Return the planned renewals and the holds."""
     assessment, around = enforcer.see()
     made = enforcer.plan(assessment, around=around)
     return [each.target for each in made.writes], [each.target for each in made.held]
@@ -597,8 +599,8 @@ def test_a_node_that_was_excluded_reports_that_it_is_cut_off(world: World, node:
 def test_a_check_asks_once_whether_the_cluster_knows_the_node(
     world: World, calm: RotatingNode, faults: list[int], cut_off: bool
 ) -> None:
-    """Without a daemon it says the same as one: twice in a row is enough, and an API that is away, or refuses, is no
-    news.
+    """Without a daemon it reports the same: two refusals in a row suffice, and an API that is away, or refuses, is no
+    finding.
     """
     world.api.faults = [Fault(each) for each in faults]
     said = calm.hurry("check", "-o", "json")

@@ -1,4 +1,4 @@
-"""Workers in batches: the real conductors of a cluster let them act, wait for them, and name who is silent."""
+"""Workers in batches: the real coordinators of a cluster release them, wait for them, and name the silent ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def recorded(world: World) -> Rotation:
 
 
 def may_act(world: World) -> list[str]:
-    """The workers that hear that their batch has come: each asks with its own rights."""
+    """Return the workers that read their release, each with its own rights."""
     found = list[str]()
     for name in WORKERS:
         here = world.node(name, worker=True).conductor
@@ -77,9 +77,7 @@ def acknowledge(world: World, nodes: dict[str, Place], *names: str) -> None:
 
 
 def test_workers_act_when_those_before_them_have_come_so_far(world: World, nodes: dict[str, Place]) -> None:
-    """Control planes first, then one worker, then as many as the configuration says, to the last; only then the phase
-    is left.
-    """
+    """Control planes are first, then one worker, then a batch at a time, to the last. Only then the phase ends."""
     first = nodes["control-1"]
     said = leads(world, first).waits
     assert said == ("control-2 has not answered (5 workers: 0 released, 0 acknowledged)",)
@@ -221,7 +219,7 @@ def test_a_rotation_without_batches_releases_all_workers(
 
 @pytest.mark.parametrize("released", ["-0.1", "1.1", "NaN", '"0.5"'])
 def test_a_place_that_is_none_is_no_record(world: World, released: str) -> None:
-    """What lies outside of 0 to 1 is not guessed at."""
+    """A value outside of 0 to 1 is an error."""
     text = record_of(trust(world, released=0.25), "node-1").text()
     assert parse(text, "it").released == 0.25
     with pytest.raises(MalformedError, match="released"):

@@ -47,7 +47,9 @@ def passed() -> list[float]:
 
 @pytest.fixture
 def conductor(cluster: ApiServer, access_of: Callable[..., Access], passed: list[float]) -> ClusterConductor:
-    """That of cp-1, beside a worker. The API server signs with the former key, and takes the tokens of both."""
+    """Return the coordinator of cp-1, beside a worker. The API server signs with the old key, and accepts the tokens of
+    both.
+    """
     cluster.store.add("nodes", "cp-1", metadata={"labels": {"node-role.kubernetes.io/control-plane": ""}})
     cluster.store.add("nodes", "worker")
     cluster.store.add("serviceaccounts", "certmond", "kube-system")
@@ -60,7 +62,7 @@ def conductor(cluster: ApiServer, access_of: Callable[..., Access], passed: list
 
 
 def test_the_record_has_public_keys() -> None:
-    """And is the same rotation when it is read again."""
+    """The record is parsed to the same rotation."""
     noted = replace(ISSUE, published=NOW)
     text = record_of(noted, "cp-1").text()
     assert text.count("BEGIN PUBLIC KEY") == 2
@@ -89,7 +91,7 @@ def test_the_time_of_the_old_tokens_counts_from_the_first_new_signature(
 
 
 def test_who_joins_while_the_cluster_is_looked_at_is_counted(cluster: ApiServer, conductor: ClusterConductor) -> None:
-    """The time of the former tokens does not count yet: a control plane that joins meanwhile may sign with its key."""
+    """The time of the old tokens does not count yet: a control plane that joins meanwhile may sign with its key."""
     cluster.tokens.key = KEYS[1]
 
     def joins(method: str, path: str) -> None:

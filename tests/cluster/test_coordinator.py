@@ -77,7 +77,7 @@ def _rotations(draw: st.DrawFn) -> Rotation:
 @given(_rotations())
 @settings(max_examples=40)
 def test_a_rotation_is_recorded_and_read_as_it_is(rotation: Rotation) -> None:
-    """Whatever rotation nodes share, the text of its record gives it again."""
+    """The text of the record gives the same rotation, whatever rotation the nodes share."""
     assert rotation_of(parse(record_of(rotation, "node-1").text(), "it")) == rotation
 
 
@@ -102,7 +102,7 @@ def test_a_rotation_without_a_record_is_an_error() -> None:
         record_of(replace(ROTATION, excluded=("Node_1",)), "node-1")
 
 
-# --- what is followed -------------------------------------------------------------------------------------------------
+# --- following --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,9 @@ def test_a_rotation_without_a_record_is_an_error() -> None:
 def test_what_the_cluster_has_is_followed(
     world: World, own: Rotation | None, last: str | None, shared: Rotation | None, followed: str | None
 ) -> None:
-    """By who has no rotation, or the same one; never back to an earlier phase, and never once it is ended here."""
+    """A node without a rotation, or with the same one, follows it: never back to an earlier phase, and never after its
+    end on the node.
+    """
     node = world.node("node-1")
     if shared:
         world.record(shared)
@@ -140,8 +142,8 @@ def test_what_the_cluster_has_is_followed(
 
 @pytest.mark.parametrize(("phase", "over"), [(Phase.ATTACH, True), (Phase.DISTRUST, False)])
 def test_who_was_away_at_the_very_end_learns_of_it_from_the_next_one(world: World, phase: Phase, over: bool) -> None:
-    """What was new is rotated away by now: a node that was about to be led to the end goes there by itself; one that
-    had not come so far cannot have been waited for, and leaves it to a person.
+    """The new CA has been rotated away already: a node that was in the last phase ends on its own. A node before it
+    cannot have been waited for, and leaves the decision to an operator.
     """
     node, own = world.node("node-1"), at(ROTATION, phase)
     world.record(replace(ROTATION, id="r-2", old=(ROTATION.new,), new=ROTATION.old[0]))
@@ -193,7 +195,7 @@ def test_a_node_that_left_the_cluster_reports_it(world: World, side: str) -> Non
 
 
 def test_two_rotations_at_once_are_for_a_person(world: World) -> None:
-    """Where this node and the cluster are in different ones, both are named."""
+    """If this node and the cluster are in different rotations, both are named."""
     node = world.node("node-1")
     world.record(replace(ROTATION, id="r-2"))
     node.conductor.ask()
@@ -237,7 +239,7 @@ def test_an_api_that_does_not_answer_changes_nothing(world: World, fault: int) -
 
 
 def test_the_record_is_asked_for_now_and_then(world: World) -> None:
-    """Each `poll` while a rotation is under way, and at a sixth of that pace while none is."""
+    """It is read each `poll` during a rotation, and at a sixth of that rate otherwise."""
     node, read = world.node("node-1"), "GET /api/v1/namespaces/kube-system/configmaps/certmond-rotation"
     for shared, pause in ((None, 6 * POLL), (ROTATION, POLL), (at(ROTATION, Phase.DONE), 6 * POLL)):
         if shared:
@@ -250,11 +252,11 @@ def test_the_record_is_asked_for_now_and_then(world: World) -> None:
         world.passes(SECOND)
 
 
-# --- what is recorded -------------------------------------------------------------------------------------------------
+# --- recording --------------------------------------------------------------------------------------------------------
 
 
 def test_a_rotation_is_recorded_and_led_on(world: World) -> None:
-    """It is made, replaced by each later phase, turned round, and followed by another one when it is over."""
+    """The record is created, replaced by each later phase, aborted, and followed by another one after its end."""
     node = world.node("node-1")
     first = world.rotation()
     steps = [first, at(first, Phase.DETACH), abort(at(first, Phase.DETACH), world.now)]
@@ -265,7 +267,7 @@ def test_a_rotation_is_recorded_and_led_on(world: World) -> None:
 
 
 def test_one_rotation_at_a_time(world: World) -> None:
-    """Another one is refused while one is under way, and the record stays."""
+    """Another one is refused during a rotation, and the record stays."""
     world.record(ROTATION)
     with pytest.raises(RotationError, match="the cluster is in the rotation r-1 of ca, in the phase trust; one at"):
         world.node("node-1").conductor.publish(replace(ROTATION, id="r-2"))
@@ -354,7 +356,7 @@ def test_a_write_whose_answer_is_lost_is_read_later(world: World) -> None:
 
 
 def test_a_record_of_others_is_not_overwritten(world: World) -> None:
-    """What is no record, or none of this certmond's, is not replaced."""
+    """An invalid record, or one of another program, is not replaced."""
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
     with pytest.raises(RotationError, match="none that this certmond knows"):
@@ -423,7 +425,7 @@ def test_an_excluded_node_may_be_deleted(world: World) -> None:
 
 
 def test_a_namesake_of_a_control_plane_is_asked_as_what_it_is(world: World) -> None:
-    """A control plane whose Node was deleted, and that has joined again as a worker, has no CA key to be asked for."""
+    """A control plane whose Node was deleted, and that has joined again as a worker, has no CA key."""
     one, two, worker = nodes(world)
     rotation = world.rotation()
     worker.gate(rotation)
@@ -457,7 +459,7 @@ def test_a_change_during_the_checks_counts(world: World, how: str) -> None:
 
 
 def test_a_worker_never_leads(world: World) -> None:
-    """It says how far it is, and asks for nothing more, whatever the others have said."""
+    """It reports its phase, and makes no other call, whatever the others have reported."""
     _, _, worker = nodes(world)
     gate = worker.gate(world.rotation())
     assert gate.waits == ("the coordinator leads it on when all nodes have come so far",)
@@ -465,7 +467,7 @@ def test_a_worker_never_leads(world: World) -> None:
 
 
 def test_one_node_leads_and_another_one_when_it_is_gone(world: World) -> None:
-    """The other waits and says for whom; a leader that is silent is followed once its Lease has run out."""
+    """The other waits and names the leader. A silent leader is replaced after its Lease has expired."""
     one, two, worker = nodes(world)
     rotation = world.rotation()
     for each in (worker, two, one):
@@ -480,7 +482,7 @@ def test_one_node_leads_and_another_one_when_it_is_gone(world: World) -> None:
 
 
 def test_who_has_ended_it_lets_the_next_one_lead_at_once(world: World) -> None:
-    """Be it done, or aborted and back: the Lease is given back."""
+    """The rotation may be complete, or aborted and back: the next node can lead at once."""
     one, two, worker = nodes(world)
     back = abort(world.rotation(Phase.ISSUE), world.now - HOUR)
     world.api.ca = world.old
@@ -668,7 +670,7 @@ def pod(world: World, name: str, at: datetime, owner: str = "") -> None:
 
 
 def daemon_set(world: World, name: str, *, stuck: bool = False) -> None:
-    """Whose controller is quick, or makes no progress."""
+    """Add a DaemonSet whose controller is quick, or makes no progress."""
     template = {"metadata": {"annotations": {}}, "spec": {"containers": []}}
     counts = {"desiredNumberScheduled": 1, "currentNumberScheduled": 1, "numberMisscheduled": 0, "numberReady": 1}
     status: dict[str, Any] = counts | {"updatedNumberScheduled": 1, "numberAvailable": 1, "observedGeneration": 9}
@@ -736,8 +738,8 @@ def test_workloads_of_an_excluded_node_are_not_waited_for(world: World, how: str
 def test_workloads_of_a_node_that_is_left_out_count_while_its_kubelet_runs_them(
     world: World, ready: str, how: str
 ) -> None:
-    """A worker without certmond, or one that is labelled as a control plane, may be left out and well: its pods would
-    lose the API server in `issue`. They do not count once its kubelet is silent.
+    """An excluded worker without certmond, or one with the label of a control plane, may be healthy: its Pods would
+    lose the API server in `issue`. They do not count when its kubelet is silent.
     """
     one = world.node("control-1", workloads=how)
     both(world)
@@ -752,7 +754,9 @@ def test_workloads_of_a_node_that_is_left_out_count_while_its_kubelet_runs_them(
 
 
 def test_workloads_are_restarted_some_at_a_time(world: World) -> None:
-    """Where that is wanted: five in a pass, so that the node is looked after meanwhile, and each of them once."""
+    """With `restart`, five workloads restart in a pass, so that the node is observed meanwhile, and each of them
+    restarts once.
+    """
     one = world.node("control-1", workloads="restart")
     both(world)
     rotation = world.rotation(Phase.TRUST, published=world.now)
@@ -836,7 +840,7 @@ def test_a_call_that_fails_on_the_way_opens_nothing(world: World) -> None:
     world.api.before = fail
     canary = [number for number, call in enumerate(world.api.calls) if call.endswith("certmond-canary")]
     for number in range(1, calls + 1, 3):
-        if number not in canary:  # that it is deleted before, and after, is no part of the check
+        if number not in canary:  # its deletion before and after is no part of the check
             failed["at"] = number
             assert one.gate(rotation).waits, world.api.calls[number]
     failed["at"] = 0
@@ -899,7 +903,7 @@ def test_a_right_that_is_missing_is_named(world: World, call: str, right: str) -
 
 
 def test_the_node_is_kept_alive_while_the_api_takes_its_time(world: World) -> None:
-    """However slow each of the calls is."""
+    """The watchdog is notified however slow each of the calls is."""
     one = world.node("control-1")
     rotation = world.rotation(Phase.PREPARE)
     slow = iter(["PATCH", "leases", "certificatesigningrequests"])
@@ -917,7 +921,7 @@ def test_the_node_is_kept_alive_while_the_api_takes_its_time(world: World) -> No
     assert due["next"] == "none"
 
 
-# What a node says
+# The report of a node
 
 
 def test_a_node_reports_once(world: World) -> None:
@@ -989,7 +993,7 @@ def test_an_outdated_report_is_withdrawn(world: World) -> None:
 
 
 def test_what_the_process_before_has_said_is_taken_back_too(world: World) -> None:
-    """A daemon that has just begun does not know what it said of this phase."""
+    """A new daemon has no record of its reports in this phase."""
     worker = world.node("worker-1", worker=True)
     worker.gate(world.rotation())
     said = worker.says

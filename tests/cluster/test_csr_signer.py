@@ -86,7 +86,7 @@ def facts(pem: bytes) -> Certificate:
     return made
 
 
-# --- what is filed ----------------------------------------------------------------------------------------------------
+# --- filing -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_what_is_filed_is_what_its_signer_permits(
     [
         template("server auth", "CN=kube-apiserver", (DNS,)),
         template("server auth"),  # a kubelet's, without a name
-        template(names=(DNS,)),  # its client certificate, with one
+        template(names=(DNS,)),  # its client certificate, with a name
         template("code signing"),
         replace(template(), extended_usages=()),
         replace(template(), extended_usages=("client auth", "server auth")),
     ],
 )
 def test_what_no_signer_of_kubernetes_signs_is_refused(api: ApiServer, made: Template) -> None:
-    """What none of Kubernetes' signers would sign is refused before anything is filed."""
+    """A request that none of Kubernetes' signers would sign is refused before it is filed."""
     with pytest.raises(
         RefusedError, match="kubelet-client is neither by its subject, usages and names; choose another"
     ):
@@ -188,7 +188,7 @@ def test_a_pending_request_waits_longer_and_longer(api: ApiServer) -> None:
 
 
 def test_what_was_issued_is_for_our_key(api: ApiServer) -> None:
-    """An issued certificate is taken without the text around it, if it is for the request's key."""
+    """An issued certificate is accepted without the text around it, if it has the request's key."""
     asked = request()
     cookie = waits(signer(api), asked).cookie
     api.decide("Approved")
@@ -200,7 +200,7 @@ def test_what_was_issued_is_for_our_key(api: ApiServer) -> None:
 
 @pytest.mark.parametrize("content", [make_leaf(make_ca()).pem, b"no certificate"])
 def test_what_was_issued_for_another_key_is_refused(api: ApiServer, content: bytes) -> None:
-    """A certificate for another key, or none at all, is refused, and the signer is named."""
+    """A certificate with another key, or no certificate, is refused, and the error names the signer."""
     asked = request()
     cookie = waits(signer(api), asked).cookie
     api.only["status"]["certificate"] = base64.b64encode(content).decode()
@@ -250,7 +250,7 @@ def test_a_request_of_another_key_is_left(api: ApiServer) -> None:
 
 
 def test_the_same_request_is_filed_once(api: ApiServer) -> None:
-    """Asked again without the cookie, as after a crash, the request that is there is picked up, and what it came to."""
+    """Without the cookie, as after a crash, the existing request is used, with its result."""
     asked = request()
     waits(signer(api), asked)
     waits(signer(api), asked)
@@ -311,7 +311,7 @@ def test_the_identity_of_the_node_is_approved(api: ApiServer, made: Template) ->
 
 
 def test_what_is_decided_is_not_decided_again(api: ApiServer) -> None:
-    """Once a request is approved it is only looked at."""
+    """An approved request is only read."""
     api.signs = False
     asked = request(SERVING)
     cookie = waits(signer(api, approve=True), asked).cookie
@@ -354,7 +354,7 @@ def test_an_address_of_a_node_that_is_not_there_is_not_approved(api: ApiServer) 
 
 
 def test_a_conflict_is_tried_again_with_what_is_there(api: ApiServer) -> None:
-    """Where the object changed since it was read (409), it is read again and approved then."""
+    """If the object changed since the read (409), it is read again and then approved."""
     turns = iter(range(2))
     api.before = lambda method, path: api.touch() if method == "PUT" and next(turns, None) is not None else None
     waits(signer(api, approve=True), request())
@@ -474,7 +474,7 @@ def silent(api: ApiServer) -> None:
 
 
 def test_a_silent_api_is_given_up_and_alive_is_called_meanwhile(api: ApiServer) -> None:
-    """A call takes no longer than the time limit, and `alive` is called every second at least until then."""
+    """A call ends at the time limit, and `alive` is called at least every second until then."""
     api.before = lambda method, path: silent(api)
     calls = [time.monotonic()]
     with pytest.raises(UnreachableError, match=r"kubelet\.conf cannot be reached \(no answer within 2\.5 s\)"):
@@ -498,7 +498,7 @@ def test_a_stopping_daemon_cancels_the_call(api: ApiServer) -> None:
 
 
 def test_an_api_that_is_down_is_unreachable(api: ApiServer, tmp_path: Path) -> None:
-    """No server, or one that another CA vouches for, cannot be reached."""
+    """A missing server, or one with a certificate of another CA, is unreachable."""
     client = make_leaf(api.ca)
     Path(api.kubeconfig).write_bytes(api.kubeconfig_of(client, port=1))
     with pytest.raises(UnreachableError, match="cannot be reached"):
@@ -531,7 +531,7 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(api: ApiServer, content: byte
 
 
 def test_a_kubeconfig_that_others_can_change_is_not_used(api: ApiServer) -> None:
-    """Its program would run, and its files would be read, with certmond's rights: the API is not asked."""
+    """Its program would run, and its files would be read, with certmond's rights: no call is made."""
     path = Path(api.kubeconfig)
     path.chmod(0o664)
     with pytest.raises(RefusedError, match=r"kubelet\.conf can be changed by other users, and is not used; chown root"):
@@ -542,13 +542,13 @@ def test_a_kubeconfig_that_others_can_change_is_not_used(api: ApiServer) -> None
 
 
 def test_a_broken_key_is_never_quoted(api: ApiServer) -> None:
-    """Neither a kubeconfig's key nor its file is quoted where they cannot be used."""
+    """Neither the key nor the file of an unusable kubeconfig is quoted."""
     path = Path(api.kubeconfig)
     path.write_bytes(path.read_bytes().replace(b"client-key:", b"client-key-data: c2VjcmV0IGtleQ==\n    x:"))
     with pytest.raises(RefusedError, match="is no kubeconfig that can be used") as raised:
         signer(api).sign(request())
     assert "secret" not in repr(raised.value)
-    assert raised.value.__context__ is None  # not even for who looks at the frames behind it
+    assert raised.value.__context__ is None  # not even in the traceback
 
 
 def test_without_the_extra_the_error_has_the_remedy(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

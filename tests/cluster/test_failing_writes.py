@@ -25,12 +25,12 @@ from tests.cluster.test_csr_signer import facts, request, signer
 from tests.cluster.test_lease import Clock, held, lease
 
 WRITES = 10
-"""There are no more between two changes of the record of a rotation."""
+"""The maximum of writes between two changes of the record of a rotation."""
 
 
 def places(step: int = 1, shifts: int = len(FAULTS)) -> list[Any]:
-    """Which write fails in a test, one each time that the record has changed: of two, one would hide what comes of the
-    other. It fails in some way, and in so many where tests may take minutes.
+    """Return the writes that fail in a test, one after each change of the record: of two, one would hide the effect of
+    the other. The kind of failure varies, with more kinds where tests may take minutes.
     """
     return [
         pytest.param(place, shift, marks=pytest.mark.long if shift or place % step else ())

@@ -102,7 +102,7 @@ def test_a_lease_without_a_duration_has_the_duration_of_this_node() -> None:
 
 @pytest.mark.parametrize(("seconds", "said"), [(60, 60), (0.3, 1), (1.5, 2)])
 def test_a_turn_is_taken(api: ApiServer, clock: Clock, seconds: float, said: int) -> None:
-    """Where there is no Lease it is made, with our name, the duration in whole seconds, and both times."""
+    """The new Lease has the name of this node, the duration in whole seconds, and both times."""
     ours = lease(api, clock, seconds=seconds)
     assert not held(ours)
     assert ours.take() is None
@@ -146,7 +146,7 @@ def test_a_name_with_control_characters_is_escaped(api: ApiServer, clock: Clock)
 
 
 def test_a_restarted_daemon_goes_on(api: ApiServer, clock: Clock) -> None:
-    """The Lease of a process that died is taken back by its successor on the same node at once."""
+    """The Lease of a dead process is taken at once by its successor on the same node."""
     lease(api, clock).take()
     before = api.leases.only["spec"]
     assert lease(api, Clock(5.0)).take() is None
@@ -156,7 +156,7 @@ def test_a_restarted_daemon_goes_on(api: ApiServer, clock: Clock) -> None:
 
 
 def test_a_turn_is_kept(api: ApiServer, clock: Clock) -> None:
-    """It is renewed once a third of the duration has passed, and no earlier; its start stays."""
+    """It is renewed when a third of the duration has passed, and no earlier. Its start stays."""
     ours = lease(api, clock)
     ours.take()
     first = api.leases.only["spec"]
@@ -209,7 +209,9 @@ def test_a_record_counts_from_its_answer(api: ApiServer, clock: Clock) -> None:
 
 
 def test_a_turn_that_another_has_is_lost(api: ApiServer, clock: Clock) -> None:
-    """Where another holds it, keeping it fails, says who, and it is held no more, whatever our clock says."""
+    """If another node holds it, the renewal fails with its name, and this node no longer holds it, whatever its clock
+    shows.
+    """
     ours = lease(api, clock)
     ours.take()
     api.leases.change(holderIdentity="node-2")
@@ -227,7 +229,7 @@ def test_a_lease_that_was_freed_by_hand_is_lost(api: ApiServer, clock: Clock, ho
     ours = lease(api, clock)
     ours.take()
     api.leases.change(holderIdentity="") if how == "freed" else api.leases.objects.clear()
-    api.faults = [Fault(404)] if how == "deleted, and said so" else []  # Kubernetes says 409, as the uid is not there
+    api.faults = [Fault(404)] if how == "deleted, and said so" else []  # Kubernetes answers 409: the uid differs
     clock.now += 20
     with pytest.raises(LostError, match="lost, nobody holds the Lease"):
         ours.keep()
@@ -263,7 +265,7 @@ def test_a_label_stays_and_keeps_the_lease(api: ApiServer, clock: Clock) -> None
 
 
 def test_endless_conflicts_are_for_later(api: ApiServer, clock: Clock) -> None:
-    """A Lease that is changed all the time is renewed later, and held for as long as it was."""
+    """A Lease that changes all the time is renewed later, and held until its end."""
     ours = lease(api, clock)
     ours.take()
     clock.now += 20
@@ -311,7 +313,7 @@ def test_a_lease_that_is_given_back_is_free(api: ApiServer, clock: Clock) -> Non
 
 @pytest.mark.parametrize("when", ["never taken", "run out", "lost"])
 def test_what_is_not_held_is_not_given_back(api: ApiServer, clock: Clock, when: str) -> None:
-    """Without the turn there is nothing to give back, and the API is not asked."""
+    """Without the Lease nothing is given back, and no call is made."""
     ours = lease(api, clock)
     if when != "never taken":
         ours.take()
@@ -327,7 +329,7 @@ def test_what_is_not_held_is_not_given_back(api: ApiServer, clock: Clock, when: 
 
 @pytest.mark.parametrize("fault", [Fault(0), Fault(403), Fault(409), Fault(500)])
 def test_giving_back_fails_quietly(api: ApiServer, clock: Clock, fault: Fault) -> None:
-    """Where the API does not take it back, nothing is raised, it is not held, and the next node waits."""
+    """If the API refuses it, nothing is raised, the Lease is not held, and the next node waits."""
     ours = lease(api, clock)
     ours.take()
     api.faults = [fault]
@@ -454,7 +456,7 @@ def test_without_the_extra_the_error_has_the_remedy(
         ({"resourceVersion": "1"}, {}, 409),
         ({"uid": "another"}, {}, 409),
         ({"name": "other"}, {}, 400),
-        ({}, {"renewTime": "2026-11-24T12:00:00Z"}, 400),  # as lightkube writes a whole second
+        ({}, {"renewTime": "2026-11-24T12:00:00Z"}, 400),  # in lightkube's form of a whole second
         ({}, {"leaseDurationSeconds": 0}, 422),
         ({}, {"leaseTransitions": -1}, 422),
     ],
@@ -469,7 +471,7 @@ def test_the_api_server_of_these_tests_is_strict(
 
 
 def test_a_put_makes_what_is_not_there(api: ApiServer) -> None:
-    """As Kubernetes does for Leases, unless a uid says which one was meant."""
+    """Kubernetes does so for Leases, unless the request has a uid."""
     given = b'{"metadata": {"name": "certmond-restart", "resourceVersion": "5"}, "spec": {}}'
     assert api.leases.answer("PUT", LEASE, given.replace(b'"resourceVersion"', b'"uid"'))[0] == 409
     assert api.leases.answer("PUT", LEASE, given)[0] == 201

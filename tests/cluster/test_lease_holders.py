@@ -1,4 +1,4 @@
-"""No two nodes hold the turn to restart things at once: in any interleaving, and as real processes that are killed."""
+"""No two nodes hold the restart lock at once: in any interleaving, and as real processes that are killed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class World:
 
 
 class Wire:
-    """The API as one node sees it: a request takes time to get there, and so does the answer."""
+    """The API as one node uses it: request and answer have a delay."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -201,7 +201,7 @@ class Moment:
 
 
 class Processes:
-    """Three holders, what they say as it happens, and their journal."""
+    """Three holders, their output as it appears, and their journal."""
 
     def __init__(self, api: ApiServer, directory: Path, seconds: float) -> None:
         self.kubeconfig, self.seconds = api.kubeconfig, seconds
@@ -239,7 +239,7 @@ class Processes:
 
 
 def turns(journal: Path) -> dict[tuple[str, int, float], list[Moment]]:
-    """What belongs together: the moments of one process from a begin to the next."""
+    """Return the groups of moments: those of one process from a begin to the next."""
     found: dict[tuple[str, int, float], list[Moment]] = {}
     begun: dict[int, float] = {}
     for moment in map(Moment.parse, journal.read_text().splitlines()):

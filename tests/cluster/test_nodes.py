@@ -1,4 +1,4 @@
-"""The Nodes of the cluster, and what each says of a rotation in its annotation."""
+"""The Nodes of the cluster, and the report of each in its annotation."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_an_acknowledgement_is_parsed_as_it_was_written() -> None:
      str(SAID).replace("/key", "/yes"), f"{SAID}/", f"{SAID}/{BOOT.upper()}", f"{SAID}/{BOOT}/x"],
 )  # fmt: skip
 def test_what_is_not_exactly_an_acknowledgement_is_none(text: str) -> None:
-    """A node that says anything else has said nothing."""
+    """A node with any other text has not reported."""
     assert Acknowledgement.parse(text) is None
 
 
 def test_nodes_are_listed_with_what_they_are_and_say(
     cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Role, readiness, cordon, version and annotation of every Node, however many pages that takes."""
+    """The list has role, readiness, cordon, version and annotation of every Node, on any number of pages."""
     monkeypatch.setattr("certmond.cluster.nodes.PAGE", 2)
     ready = {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": INFO}
     for name in ("worker-2", "worker-1"):
@@ -132,13 +132,13 @@ def test_a_node_writes_nothing_for_another(
 
 
 def test_a_node_that_is_not_there_is_named(access_of: Callable[..., Access]) -> None:
-    """Where the cluster knows no such Node, `node_name` is what to look at."""
+    """If the cluster has no such Node, the remedy names `node_name`."""
     with pytest.raises(RefusedError, match="has no Node node-1; see `node_name`"):
         acknowledge(kubelet(access_of, "node-1"), "node-1", SAID)
 
 
 def test_what_could_not_be_read_again_is_not_said(cluster: ApiServer, access_of: Callable[..., Access]) -> None:
-    """An acknowledgement that would not be understood is refused before anything is sent."""
+    """An acknowledgement that no node could parse is refused before any call."""
     with pytest.raises(RefusedError, match=r"cannot be the annotation certmond\.io/rotation"):
         acknowledge(kubelet(access_of, "node-1"), "node-1", replace(SAID, phase="a/b"))
     assert cluster.calls == []
@@ -167,7 +167,7 @@ def test_a_missing_right_to_list_nodes_is_named(access_of: Callable[..., Access]
     "patch", [b'{"spec": {"taints": []}}', b'{"metadata": {"labels": {"node.kubernetes.io/a": "b"}}}']
 )
 def test_the_api_server_of_these_tests_restricts_nodes(cluster: ApiServer, patch: bytes) -> None:
-    """As NodeRestriction does: a kubelet's user may not change taints, nor labels of Kubernetes."""
+    """The rule is that of NodeRestriction: a kubelet's user may change neither taints nor labels of Kubernetes."""
     add(cluster, "node-1", spec={"taints": [{"key": "a", "effect": "NoSchedule"}]})
     kind = "application/merge-patch+json"
     for user, status in (("system:node:node-1", 403), ("admin", 200)):

@@ -1,4 +1,4 @@
-"""A real command beside a real daemon of the same node: one of them leads the rotation in the cluster, the daemon."""
+"""A real command beside a real daemon of the same node: the daemon leads the rotation in the cluster."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Shared(RotatingNode):
 
     @property
     def said(self) -> str:
-        """What the command has printed."""
+        """Return the output of the command."""
         return (self.place / "said").read_text()
 
 
@@ -113,8 +113,8 @@ def led(world: World, node: Shared, until: Callable[[], bool], what: str) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_the_daemon_alone_leads_beside_a_command(world: World, node: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first phase to the last, every request of the check is filed and taken away by the daemon, and the Lease
-    is the daemon's. The command shows the phases, says what each waits for, and ends with 0.
+    """From the first phase to the last, the daemon files and deletes every request of the check, and holds the Lease.
+    The command shows the phases with their reasons, and exits 0.
     """
     watched = Watched(world.api, monkeypatch)
     node.asks_as("certmond-daemon")
@@ -141,7 +141,7 @@ def test_the_daemon_alone_leads_beside_a_command(world: World, node: Shared, mon
 def test_a_command_leads_on_where_the_daemon_was_killed(
     world: World, node: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command that followed the daemon brings the rotation to its end by itself."""
+    """The command that followed the daemon completes the rotation."""
     watched = Watched(world.api, monkeypatch)
     node.asks_as("certmond-daemon")
     with node.daemon() as daemon:

@@ -1,4 +1,4 @@
-"""A node that rotates alone waits until pods were given both CAs, and asks that with root's own kubeconfig."""
+"""A node that rotates alone waits until Pods have both CAs, and checks that with root's own kubeconfig."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def publish(cluster: ApiServer, *authorities: Issued) -> None:
 
 
 def asking(paths: dict[str, str], monotonic: Callable[[], float] = lambda: 0.0) -> Publication:
-    """For a node with these kubeconfigs, by the names of their entries."""
+    """Return the check of a node with these kubeconfigs, by the names of their entries."""
     entries = [{"name": name, "kind": "kubeconfig", "path": path} for name, path in paths.items()]
     config = parse([Source("test", yaml.safe_dump({"profile": "none", "certificates": entries}))])
     return Publication(config, lambda path: path, lambda: None, monotonic)

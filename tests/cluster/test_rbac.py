@@ -1,4 +1,4 @@
-"""config/rbac.yaml grants what certmond does in the cluster, and no more; and no private key is ever sent there."""
+"""config/rbac.yaml grants exactly what certmond does in the cluster, and no private key is ever sent there."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BUNDLED = ("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "
 
 
 def furnish(cluster: ApiServer) -> None:
-    """A cluster in which each check has something to look at, and each change something to change."""
+    """Create a cluster in which each check has something to read, and each change something to change."""
     old = base64.b64encode(OLD.pem).decode()
     for namespace in ("default", "kube-public", "kube-system"):
         cluster.store.add("configmaps", "kube-root-ca.crt", namespace, data={"ca.crt": bundle(OLD, NEW).decode()})
@@ -63,7 +63,7 @@ def furnish(cluster: ApiServer) -> None:
 
 
 def lead(access: Access) -> list[Any]:
-    """All that a leader asks of the cluster and tells it, once."""
+    """Make all calls of a coordinator once."""
     record = ClusterRecord(
         id="r", family="ca", mode="overlap", phase="trust", since=NOW, old=(OLD.pem.decode(),),
         new=NEW.pem.decode(), coordinator="node-1",
@@ -107,7 +107,7 @@ def granted(rbac: Rbac) -> set[tuple[str, str, str]]:
 
 
 def test_the_manifest_grants_what_is_needed_and_no_more(cluster: ApiServer, access: Access) -> None:
-    """A leader with every role can do all that it may have to, and each of its rights is used for something."""
+    """A coordinator with every role can make all its calls, and each of its rights is used."""
     furnish(cluster)
     assert cluster.rbac
     for role in OPTIONAL:
@@ -140,7 +140,7 @@ def test_every_right_that_can_have_names_has_them(cluster: ApiServer) -> None:
 def test_a_node_may_read_the_record_and_say_something_of_itself(
     cluster: ApiServer, access: Access, access_of: Callable[..., Access]
 ) -> None:
-    """With its kubelet.conf, and nothing else: it leads no rotation, and looks at nothing."""
+    """With its kubelet.conf it can do nothing else: neither lead a rotation nor make a check."""
     furnish(cluster)
     kubelet = access_of("system:node:node-1", "system:nodes")
     read_record(kubelet)
@@ -160,7 +160,7 @@ def test_a_node_may_read_the_record_and_say_something_of_itself(
 
 
 def test_no_private_key_is_ever_sent(cluster: ApiServer, access: Access, access_of: Callable[..., Access]) -> None:
-    """Of every byte that the API server received while a rotation was led, none is of a CA's key, or of any in PEM."""
+    """The API server received no byte of a CA's key, or of any PEM key, during a rotation."""
     furnish(cluster)
     assert cluster.rbac
     for role in OPTIONAL:
@@ -170,7 +170,7 @@ def test_no_private_key_is_ever_sent(cluster: ApiServer, access: Access, access_
         access_of("system:node:node-1", "system:nodes"), "node-1", Acknowledgement("r", "trust", "", "", holds_key=True)
     )
     assert len(cluster.received) > 10_000
-    assert OLD.pem.split(b"\n")[1] in cluster.received  # what is public is there: it is the right place to look at
+    assert OLD.pem.split(b"\n")[1] in cluster.received  # the public part is there: the search covers the right bytes
     assert leaks(bytes(cluster.received), OLD, NEW, cluster.ca) == []
 
 
@@ -189,7 +189,7 @@ def test_no_private_key_is_ever_sent(cluster: ApiServer, access: Access, access_
     ids=range(8),
 )
 def test_a_private_key_that_was_sent_would_be_found(sent: bytes) -> None:
-    """In PEM, without its frame, in JSON, in base64 as a Secret has it: whatever stands around it."""
+    """The forms are PEM, PEM without its frame, JSON, and base64 as in a Secret, with any text around."""
     assert leaks(b'{"data": "' + sent + b'"}', NEW)
     assert not leaks(b'{"data": "' + bundle(OLD, NEW) + NEW.public_pem + b'"}', OLD, NEW)
 

@@ -40,7 +40,7 @@ def record(**changes: Any) -> ClusterRecord:
 
 
 def test_a_record_is_read_as_it_was_written() -> None:
-    """Its text gives the same record, and its certificates as facts."""
+    """Its text gives the same record, with its certificates as facts."""
     again = parse(record().text(), "it")
     assert again == record()
     assert (again.old_anchors, again.new_anchors) == ((OLD.facts,), (NEW.facts,))
@@ -54,7 +54,7 @@ def test_public_keys_are_recorded_where_there_are_no_certificates() -> None:
 
 
 def test_fields_of_a_later_certmond_are_passed_over() -> None:
-    """What this certmond does not know does not keep it from reading the rest."""
+    """Unknown fields do not prevent the parse."""
     assert parse(json.dumps(json.loads(record().text()) | {"later": {"a": 1}}), "it") == record()
 
 

@@ -1,4 +1,6 @@
-"""A record of a rotation that was deleted, or is older than what nodes have noted: who brings it back, and who not."""
+"""A record of a rotation that was deleted, or is older than the state of the nodes: which node restores it, and which
+does not.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def world(cluster: ApiServer, access_of: Callable[..., Access]) -> Iterator[Worl
 
 
 def come_together(world: World, places: dict[Place, Rotation], closed: Collection[str] = ()) -> dict[Place, Rotation]:
-    """Pass after pass, each node does what `rotating` does with a record: it follows, or brings back what it knows."""
+    """Make passes in which each node handles the record like `rotating`: it follows, or restores its state."""
     noted = dict(places)
     for _ in range(4):
         for place, own in noted.items():
@@ -49,7 +51,7 @@ APART = [
     for behind, further in pairwise(PHASES)
     for back in (None, *PHASES[: PHASES.index(further) + 1])
 ]
-"""Where two nodes are, and what the cluster has: nothing, or what was once written."""
+"""The phases of two nodes, and the record of the cluster: none, or an earlier one."""
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["the further first", "the further last"])
@@ -92,8 +94,8 @@ def test_an_abort_is_restored(world: World, order: int) -> None:
     ],
 )
 def test_who_knows_less_than_others_brings_nothing_back(world: World, said: dict[str, str], why: str | None) -> None:
-    """As a node that was restored from a backup: what others have said of a later phase, or of a rotation that this
-    node has not ended, speaks against it; what is over, or earlier, does not.
+    """An example is a node that was restored from a backup: a report of a later phase, or of a rotation that this node
+    has not ended, contradicts it. A report of a finished rotation or an earlier phase does not.
     """
     one, _ = world.node("control-1"), world.node("control-2")
     text = str(Acknowledgement(**said, trust="", issuer="", holds_key=True))
@@ -225,7 +227,9 @@ def test_the_released_batches_are_restored(world: World) -> None:
 
 
 def waits(world: World, worker: Place, own: Rotation, span: timedelta) -> str:
-    """What a worker that has reached its phase waits for, as it says after so long, in which it asks each minute."""
+    """Return the reason for which a worker that has reached its phase waits, after this time with a call each
+    minute.
+    """
     said = ""
     for _ in range(max(1, span // (POLL * 6))):
         world.passes(POLL * 6)

@@ -74,13 +74,15 @@ def pod(
     cluster.store.add("pods", name, namespace, metadata=metadata, **content)
 
 
-# --- who is stale -----------------------------------------------------------------------------------------------------
+# --- stale workloads --------------------------------------------------------------------------------------------------
 
 
 def test_workloads_are_found_by_their_old_pods(
     cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each kind, each once, through its ReplicaSet, however many pages; one whose pods are all new is not."""
+    """A workload of each kind is found once, through its ReplicaSet, on any number of pages. One with only new Pods is
+    not.
+    """
     monkeypatch.setattr("certmond.cluster.workloads.PAGE", 1)
     for kind in PLURALS:
         made = add(cluster, kind)
@@ -93,7 +95,9 @@ def test_workloads_are_found_by_their_old_pods(
 
 
 def test_the_oldest_container_counts(cluster: ApiServer, access: Access) -> None:
-    """One that was restarted in its pod has read its files again; all that run have to have been, sidecars as well."""
+    """A container that restarted in its Pod has read its files again. All running containers must have restarted,
+    including sidecars.
+    """
     started = {"startTime": BEFORE}
     cases: list[tuple[str, dict[str, Any], bool]] = [
         ("all-restarted", started | {"containerStatuses": [container(AFTER), container(AFTER)]}, False),
@@ -172,7 +176,9 @@ def test_a_workload_that_a_new_template_does_not_restart_is_listed_and_left(
 
 
 def test_pods_of_other_makers_and_of_none_are_listed_apart(cluster: ApiServer, access: Access) -> None:
-    """A pod by itself is bare; what another kind makes is by hand, once; the sentence tells them all."""
+    """A Pod without a controller is bare, and one of another kind needs a restart by hand, once. The message has all of
+    them.
+    """
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job", "uid": "j"}}
     rollout = {"apiVersion": "example.com/v1", "kind": "Deployment", "metadata": {"name": "odd", "uid": "o"}}
     for number in range(2):
@@ -208,7 +214,7 @@ def restarted_at(made: dict[str, Any]) -> str | None:
 
 
 def settled(resource: str, made: dict[str, Any], wanted: int = 1) -> dict[str, Any]:
-    """The status of a workload whose rollout is over."""
+    """Return the status of a workload whose rollout is complete."""
     seen = {"observedGeneration": made["metadata"]["generation"]}
     if resource == "daemonsets":
         return seen | {"desiredNumberScheduled": wanted, "updatedNumberScheduled": wanted, "numberAvailable": wanted,
@@ -229,7 +235,7 @@ def finish(cluster: ApiServer) -> None:
 
 @pytest.mark.parametrize("kind", PLURALS)
 def test_a_workload_is_restarted_as_kubectl_does(cluster: ApiServer, access: Access, kind: str) -> None:
-    """By the one annotation of its pod template, and nothing else of it."""
+    """The restart changes the one annotation of its Pod template, and nothing else."""
     before = add(cluster, kind, later={"x": 1})
     finish(cluster)
     which = Workload(kind, "default", "web")
@@ -242,7 +248,7 @@ def test_a_workload_is_restarted_as_kubectl_does(cluster: ApiServer, access: Acc
 
 
 def test_what_was_restarted_since_is_only_waited_for(cluster: ApiServer, access: Access) -> None:
-    """By a call before this one, or by a person: once is enough. What was restarted before the instant is again."""
+    """One restart suffices, by an earlier call or by an operator. A restart before the instant does not count."""
     add(cluster, "Deployment")
     finish(cluster)
     since = SINCE + timedelta(milliseconds=600)
@@ -256,7 +262,7 @@ def test_what_was_restarted_since_is_only_waited_for(cluster: ApiServer, access:
 
 
 def test_a_restart_by_hand_in_the_same_second_counts(cluster: ApiServer, access: Access) -> None:
-    """kubectl writes whole seconds, in its own time zone: what it restarted then is not restarted again."""
+    """kubectl writes whole seconds, in its own time zone: such a restart is not repeated."""
     made = add(cluster, "Deployment")
     finish(cluster)
     made["spec"]["template"]["metadata"]["annotations"] = {ANNOTATION: "2026-11-24T14:00:00+02:00"}
@@ -319,7 +325,7 @@ def test_a_rollout_that_exceeds_its_time_is_reported_and_stops_the_next_batch(
 
 @pytest.mark.usefixtures("time_is_up")
 def test_a_rollout_that_makes_no_progress_is_not_waited_for(cluster: ApiServer, access: Access) -> None:
-    """Once its controller has given it up, for this template and not for the one before."""
+    """The wait ends when its controller has given up on this template, not on the one before."""
     add(cluster, "Deployment")
     add(cluster, "Deployment", "behind")
     gave_up = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
@@ -345,7 +351,7 @@ def test_a_batch_is_done_before_the_next_begins(
     several = [Workload("Deployment", "default", f"web-{number}") for number in range(5)]
     for each in several:
         add(cluster, "Deployment", each.name)
-    looks = dict[str, int]()  # of those under way
+    looks = dict[str, int]()  # of the running rollouts
     most = 0
 
     def begins(resource: str, made: dict[str, Any]) -> None:
@@ -371,7 +377,7 @@ def test_a_batch_is_done_before_the_next_begins(
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_what_was_deleted_has_no_old_pods(cluster: ApiServer, access: Access, moment: str) -> None:
-    """A workload that goes away is done with."""
+    """The restart of a deleted workload is complete."""
     if moment == "after":
         add(cluster, "Deployment")
 
@@ -385,7 +391,7 @@ def test_what_was_deleted_has_no_old_pods(cluster: ApiServer, access: Access, mo
 
 
 def test_an_api_that_fails_meanwhile_is_waited_for(cluster: ApiServer, access: Access) -> None:
-    """Its server may be restarted by the same rotation."""
+    """The same rotation may restart its server."""
     add(cluster, "Deployment")
     finish(cluster)
 
@@ -422,7 +428,7 @@ def test_what_cannot_be_begun_is_begun_later(cluster: ApiServer, access: Access,
 
 @pytest.mark.parametrize(("whose", "said"), [("check", "within 7 s"), ("call", "no answer within 60 s")])
 def test_silence_is_not_ok(access: Access, silence: Silence, whose: str, said: str) -> None:
-    """Nothing is concluded from an API that does not answer, or not to the end."""
+    """An API that does not answer completely proves nothing."""
     silence(whose)
     canary = workloads(access, SINCE, limit=timedelta(seconds=7))
     assert not canary.ok
@@ -430,7 +436,7 @@ def test_silence_is_not_ok(access: Access, silence: Silence, whose: str, said: s
 
 
 def test_what_does_not_answer_is_unreachable(access: Access, silence: Silence) -> None:
-    """Neither is there nothing stale, nor is anything restarted."""
+    """The result is neither an empty list nor a restart."""
     silence("call")
     with pytest.raises(UnreachableError):
         stale_workloads(access, SINCE)

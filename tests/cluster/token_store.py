@@ -1,6 +1,7 @@
-"""Service account tokens for the API server of these tests: made with one key, taken with any of several.
+"""Service account tokens for the API server of these tests: signed with one key, accepted with any of several.
 
-Follows pkg/serviceaccount of Kubernetes: the head of a token names its key by the SHA-256 of its SubjectPublicKeyInfo.
+It follows pkg/serviceaccount of Kubernetes: the header of a token names its key by the SHA-256 of its
+SubjectPublicKeyInfo.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A small cluster as far as trust goes: files on its nodes, what each process has read of them, who talks to whom.
+"""A model of the trust in a small cluster: the files of its nodes, what each process has read of them, and its peers.
 
-Every process has its true reload behaviour: kube-apiserver and the kubelet follow client CA and pairs after a while,
-kube-controller-manager and kube-scheduler read their kubeconfig once, the kubelet its identity; flags are those of the
-start. What a node does is decided by `pki.rotation_steps` alone, from observations made of the files; nothing here
-knows an order. What has to hold at every point is in `rotation_invariants`.
+Every process has its real reload behavior: kube-apiserver and the kubelet reload client CA and pairs after a while,
+kube-controller-manager and kube-scheduler read their kubeconfig once, and the kubelet its identity. Flags are those of
+the start. `pki.rotation_steps` alone decides the steps of a node, from observations of the files; the model has no
+order. `rotation_invariants` has the invariants of every point.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OLD, NEW = make_ca(not_before=NOW - YEAR), make_ca(not_before=NOW - YEAR)
 AFRESH = reissue(OLD, not_before=NOW - YEAR, not_after=NOW + 20 * YEAR)
 """OLD with its key, and other dates."""
 BATCH = "2"
-"""So many workers at a time."""
+"""The number of workers in a batch."""
 ISSUERS = {OLD.facts: OLD, NEW.facts: NEW, AFRESH.facts: AFRESH}
 _CA = CertificateSpec(
     name="ca", path=SHARED[0], key=SHARED[1], key_optional=True, authority=True, usages=("cert sign",)
@@ -60,13 +60,15 @@ Conf = tuple[str, tuple[Trust, Certificate]]
 
 @cache
 def verifies(issuer: Certificate | None, trust: Trust) -> bool:
-    """What `issuer` has signed is accepted by who trusts these: a signature proves a key, and no dates."""
+    """Return whether a verifier with these anchors accepts certificates of `issuer`: a signature proves a key, and no
+    dates.
+    """
     return issuer is None or issuer.key in {each.key for each in trust}
 
 
 @cache
 def leaf(name: str, issuer: Certificate) -> Certificate:
-    """What `issuer` has signed for `name`: the same each time, which does for a test."""
+    """Return a certificate of `issuer` for `name`: the same each time, which suffices for a test."""
     usage = "server auth" if name == "apiserver" else "client auth"
     return make_leaf(ISSUERS[issuer], name, extended_usages=[usage]).facts
 
@@ -97,7 +99,7 @@ class Process:
 
 @cache
 def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Sequence[Conf]) -> Lacks:
-    """What a node lacks that shows this: the same whenever it does, and so worked out once."""
+    """Return the missing steps of a node with this state: the result is the same each time, and so cached."""
     seen = [
         observation(_CA, "ca" if n == 1 else f"ca#{n}", each, (), each if n == 1 and ground.key == each.key else None)
         for n, each in enumerate(ground.trust, 1)
@@ -109,9 +111,9 @@ def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Seq
 
 @dataclass
 class Node:
-    """One node. `rotation` is what it has heard of the cluster's, which may be late; `keys` are the CAs whose key it
-    has somewhere; `sent` are the reports that have not arrived yet, `said` is the last one that has. `acted` is the
-    rotation and phase in which it has changed a file last.
+    """One node. `rotation` is its copy of the cluster's record, which may be late. `keys` are the CAs whose key it has.
+    `sent` are the reports that have not arrived yet, and `said` is the last one that has. `acted` is the rotation and
+    phase of its last change of a file.
     """
 
     name: str
@@ -143,7 +145,7 @@ class Node:
             self.restart(name)
 
     def fresh(self, name: str) -> Process:
-        """What the process would have in memory if it began now."""
+        """Return the memory of the process if it started now."""
         trusts, presents = self.confs.get(f"{name}.conf", (None, None))
         match name:
             case "apiserver":
@@ -161,14 +163,14 @@ class Node:
         self.processes[name] = self.fresh(name)
 
     def reload(self, name: str) -> None:
-        """The process reads again what it follows by itself."""
+        """Let the process read again the files that it reloads."""
         match name:
             case "apiserver":
                 self.restart(name)
             case "kubelet":
                 self.processes[name].accepts = self.trust
             case _:
-                pass  # it reads nothing twice
+                pass  # it reads no file again
 
     def stale(self) -> list[str]:
         """The processes that have something older than the files in memory."""
@@ -179,7 +181,7 @@ class Node:
         self.trust, self.key, self.keys = (by,), by, {by}
 
     def signer(self) -> Certificate | None:
-        """What the controller-manager signs with, None where it does not: files are followed, flags are not."""
+        """Return the signer of the controller-manager, or None: it follows files, but not flags."""
         flags = self.processes["controller-manager"].flags if self.control_plane else None
         if flags == APART:
             return self.own
@@ -200,16 +202,16 @@ class Node:
         pairs, confs = tuple(self.pairs.items()), tuple(self.confs.items())
         shown = self.rotation, self.trust, self.key, self.own, self.own_key, self.flags, pairs, confs
         if self.known is None or self.known[0] != shown:
-            rotation = replace(self.rotation, since=NOW, released=0.0)  # neither makes any difference to its files
+            rotation = replace(self.rotation, since=NOW, released=0.0)  # these fields do not affect its files
             self.known = shown, judged(rotation, self.ground(), pairs, confs)
         return self.known[1] if self.may_act() else Lacks()
 
     def may_act(self) -> bool:
-        """It is in the phase, and is no worker whose batch has not come."""
+        """Return whether the node is in the phase, and is no worker before its batch."""
         return self.control_plane or is_released(self.rotation, self.name)
 
     def carry_out(self, step: Rotate, parts: int | None = None) -> None:
-        """All that the step wants, or nothing where a key is missing; with `parts`, no more of it than so many."""
+        """Make all changes of the step, or none if a key is missing. `parts` limits the number of changes."""
         if any(isinstance(want, KeyOf) and want.anchor not in self.keys for want in step.wants):
             return
         self.acted = self.rotation.id, self.rotation.phase
@@ -232,7 +234,7 @@ class Node:
                     self.own = self.own_key = None
 
     def issue(self, identity: Identity, by: Certificate) -> None:
-        """Another certificate: from the CA whose key this node has, or `by` whom the controller-manager signs."""
+        """Return another certificate: from the CA whose key this node has, or from the controller-manager of `by`."""
         name = identity[0]
         if name in self.pairs:
             self.pairs[name] = by
@@ -240,7 +242,7 @@ class Node:
             self.confs[name] = self.confs[name][0], by
 
     def report(self) -> None:
-        """Say that the phase is reached, if it is; when that arrives is another matter."""
+        """Send the report that the phase is reached, if it is. It arrives later."""
         left = self.lacks()
         if left.frozen or left.steps or left.reissue or self.stale() or not self.may_act():
             return
@@ -258,7 +260,7 @@ class Node:
         yield from (issuer for _, issuer in self.confs.values())
 
     def anchors(self) -> Iterator[tuple[str, Trust]]:
-        """Whom its files trust."""
+        """Return the CAs that its files trust."""
         yield f"ca.crt of {self.name}", self.trust
         yield from ((f"{name} of {self.name}", trust) for name, (trust, _) in self.confs.items())
 
@@ -283,8 +285,8 @@ class Cluster:
             self.nodes[0].replace_anchor(*certificates_of((self.rotation.new,)))
 
     def issue(self, node: Node, identity: Identity) -> None:
-        """Another certificate: from the CA whose key the node has, else a worker asks the API, and some
-        controller-manager signs, if it does.
+        """Return another certificate: from the CA whose key the node has, or, for a worker, from a controller-manager
+        that signs.
         """
         by = node.trust[0] if node.control_plane else self.nodes[0].signer()
         node.acted = node.rotation.id, node.rotation.phase

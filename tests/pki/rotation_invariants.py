@@ -1,6 +1,6 @@
-"""What has to hold at every point of a rotation: I1 to I7 of `pki.rotation`, each a function on the small cluster.
+"""The invariants of every point of a rotation: I1 to I7 of `pki.rotation`, each a function on the cluster model.
 
-Each yields a sentence for everything that is not as it should be. They look at the state alone, whatever led to it.
+Each yields a sentence for every violation. They depend only on the state, whatever led to it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def signers_verify(cluster: Cluster) -> Iterator[str]:
 
 
 def anchor_fits_key(cluster: Cluster) -> Iterator[str]:
-    """I4: the first certificate of the anchor's file belongs to the key beside it, which is how kubeadm signs."""
+    """I4: the first certificate of the anchor's file matches the key beside it, as kubeadm signs."""
     for node in cluster.nodes:
         if node.key and node.trust[0].key != node.key.key:
             yield f"ca.key of {node.name} is not the key of the first certificate"
@@ -90,7 +90,7 @@ def no_bundle_signs(cluster: Cluster) -> Iterator[str]:
 
 
 def few_workers_act(cluster: Cluster) -> Iterator[str]:
-    """No more workers than a batch have changed anything in the phase, and not said yet that they have come so far."""
+    """No more workers than a batch have changed a file in the phase without a report."""
     here = cluster.rotation.id, cluster.rotation.phase
     acting = (node for node in cluster.nodes if not node.control_plane and node.acted == here)
     busy = [node.name for node in acting if node.said is None or (node.said.rotation, node.said.phase) != here]
@@ -106,11 +106,11 @@ ALL: tuple[Invariant, ...] = (
 )  # fmt: skip
 SAME_KEY: tuple[Invariant, ...] = tuple(signers_verify if each is signers_are_trusted else each for each in ALL)
 AT_ONCE: tuple[Invariant, ...] = (anchor_fits_key, former_is_gone, no_bundle_signs)
-"""What holds even where an outage is agreed to."""
+"""The invariants that also hold in a rotation at once."""
 
 
 def violated(cluster: Cluster, invariants: tuple[Invariant, ...] = ALL) -> dict[Invariant, str]:
-    """Those that do not hold, with one sentence each."""
+    """Yield the violated invariants, with one sentence each."""
     found = ((each, next(each(cluster), None)) for each in invariants)
     return {each: said for each, said in found if said}
 

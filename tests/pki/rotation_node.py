@@ -1,4 +1,4 @@
-"""A node in the middle of a rotation, put together by hand: its anchors, its leaves, what it signs with, what runs."""
+"""A node in the middle of a rotation, built from values: its anchors, its leaves, its signer, its processes."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ LEAF_FAULT: dict[str, Callable[[Random], Changes]] = {
 
 
 class Draw:
-    """Everything that chance decides about one question. All of it comes from the number: each can be drawn alone."""
+    """All random decisions of one question. They derive from its number: each question can be drawn alone."""
 
     def __init__(self, number: int) -> None:
         self.rng = Random(f"{SEED}/{number}")  # noqa: S311 - chance, not secrecy
@@ -235,7 +235,7 @@ class Draw:
 
     def bridge(self, ca: Issued, by: Issued) -> Issued:
         changes = self.dress("intermediate", {})
-        changes.pop("key", None)  # it must stay the one of `ca`
+        changes.pop("key", None)  # it must stay that of `ca`
         return self.keep(cross_sign(ca, by, **_signable(by, changes)))
 
     def keep(self, issued: Issued) -> Issued:
@@ -255,7 +255,7 @@ class Draw:
             changes = changes | faults[name](self.rng)
         return changes
 
-    # --- what Go does not mind ---
+    # --- deviations that Go accepts ---
 
     def maybe(self, chance: float, **changes: Any) -> Changes:
         return changes if self.rng.random() < chance else {}
@@ -307,7 +307,7 @@ class Draw:
 
 
 def _signable(issuer: Issued, changes: Changes) -> Changes:
-    """`changes` with a digest that there is a signature algorithm for, where the wanted one has none."""
+    """Return `changes` with a digest for which a signature algorithm exists."""
     match changes.get("signing_key", issuer.key), changes.get("hash"):
         case ec.EllipticCurvePrivateKey(), "md5":
             return changes | {"hash": "sha1"}
@@ -455,7 +455,9 @@ SCENES: dict[Callable[[Draw], Scene], int] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a peer says, and why it refuses. `errors` are OpenSSL's numbers (openssl-verification-options(1))."""
+    """The answer of a peer, and the reason of its refusal. `errors` are OpenSSL's numbers
+    (openssl-verification-options(1)).
+    """
 
     ok: bool
     text: str
@@ -464,7 +466,7 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
-    """Go, asked through tests/pki/oracle/main.go."""
+    """Query Go through tests/pki/oracle/main.go."""
     go, place = real_part("go"), tmp_path_factory.mktemp("oracle")
     if is_old(version := version_of(go)):
         unavailable(f"{version} is older than the one whose rules are asked about, go1.24")
@@ -498,7 +500,7 @@ PURPOSES = {SERVER: "sslserver", CLIENT: "sslclient", "": "any"}
 
 
 def openssl_verify(openssl: str, place: Path, question: Question) -> Answer:
-    """`openssl verify`, as an operator would run it."""
+    """Run `openssl verify` like an operator."""
 
     def file(kind: str, *ders: bytes) -> str:
         path = place / f"{question.number}.{kind}"
@@ -518,7 +520,7 @@ def openssl_verify(openssl: str, place: Path, question: Question) -> Answer:
 
 
 class Class(NamedTuple):
-    """A kind of disagreement: what certmond says to it, and why that is right. The first class that fits counts."""
+    """A kind of disagreement: certmond's answer, and why it is right. The first class that matches counts."""
 
     name: str
     certmond: bool
@@ -800,7 +802,8 @@ def test_certmond_and_go_agree_on_every_chain_save_for_the_classes_that_are_expl
 @pytest.mark.real("go")
 def test_nothing_that_kubernetes_cannot_load_or_use_is_reported_as_ok(oracle: Oracle) -> None:
     """Of mutated chains and pairs, in a directory: where Go fails certmond has a critical finding, and both parse the
-    same certificates. `python -m fuzz.differential` compares 27,000 chains and 2,000 pairs."""
+    same certificates. `python -m fuzz.differential` compares 27,000 chains and 2,000 pairs.
+    """
     program = oracle.place / "oracle"
     for compared in compare_mutants(program, chain_count=MUTATED_CHAINS, pair_count=MUTATED_PAIRS, seed=SEED):
         _tell(*lines(compared.counts))
@@ -846,7 +849,7 @@ def _any_place(rng: Random, text: bytes) -> int:
 
 
 def _overwrite(rng: Random, text: bytes) -> bytes:
-    """One byte becomes one that base64 does not have: what a certificate says is not what is tested here."""
+    """Replace one byte with one outside base64: this test does not cover the content of a certificate."""
     place = _any_place(rng, text)
     return text[:place] + bytes([rng.choice(b"-\n\r\t\v\f :=*\x00\xff")]) + text[place + 1 :]
 
@@ -909,8 +912,9 @@ def some_documents() -> list[bytes]:
 def test_a_pem_file_without_a_fault_holds_for_kubernetes_exactly_the_certificates_that_it_holds_for_certmond(
     oracle: Oracle,
 ) -> None:
-    """And whatever Kubernetes does read of a file with faults, certmond reads as well. The one exception are several
-    certificates in one block: it has a fault, client-go reads them all, crypto/tls none, and certmond the first."""
+    """certmond also reads whatever Kubernetes reads of a file with faults. The one exception are several certificates
+    in one block: it has a fault, client-go reads them all, crypto/tls none, and certmond the first.
+    """
     documents = some_documents()
     answers = oracle.ask(documents=documents)["documents"]
     faultless = 0

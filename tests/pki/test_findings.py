@@ -34,7 +34,7 @@ def test_every_promised_reason_exists_as_a_label() -> None:
 
 @given(st.text())
 def test_text_is_made_fit_for_one_line_of_a_terminal(text: str) -> None:
-    """What can be printed stays as it is, in any script; the rest becomes an escape."""
+    """Printable characters stay, in any script. Others are escaped."""
     assert printable(text).isprintable()
     assert printable(printable(text)) == printable(text)
     assert (printable(text) == text) == text.isprintable()
@@ -42,7 +42,7 @@ def test_text_is_made_fit_for_one_line_of_a_terminal(text: str) -> None:
 
 
 def test_findings_and_faults_are_values() -> None:
-    """Two that say the same are the same, can be put into a set, and cannot be changed."""
+    """Two with the same content are equal, hashable and immutable."""
     one = Finding(Reason.EXPIRED, Severity.CRITICAL, "text")
     assert {one, Finding(Reason.EXPIRED, Severity.CRITICAL, "text")} == {one}
     assert Fault(Reason.MISSING, "x") == Fault(Reason.MISSING, "x", None) != Fault(Reason.MISSING, "x", "look")
@@ -77,7 +77,7 @@ def test_a_classified_reason_imports() -> None:
 
 @pytest.mark.parametrize("lacking", DEFINITION)
 def test_a_reason_without_a_part_of_its_classification_does_not_import(lacking: str) -> None:
-    """Without its name, severity, remedy or what it blocks, a reason makes the import of the module fail."""
+    """Without its name, severity, remedy or block, a reason makes the import of the module fail."""
     with pytest.raises((TypeError, RuntimeError)):  # Python 3.11 raises the second, from the first
         imported([part for part in DEFINITION if part != lacking])
 
@@ -91,12 +91,14 @@ def test_a_reason_without_a_part_of_its_classification_does_not_import(lacking: 
     ],
 )
 def test_what_a_reason_blocks_is_decided(what: Blocks, names: str) -> None:
-    """These reasons, and no others, keep a certificate from use, a service from a restart, a CA from its place."""
+    """These reasons, and no others, prevent the use of a certificate, the restart of a service, or the acceptance of a
+    CA.
+    """
     assert {reason.value for reason in Reason if what in reason.blocks} == set(names.split())
 
 
 def test_init_issues_beside_certificates_that_are_due() -> None:
-    """Only the reasons about the end of a certificate do not keep `certmond init` from issuing others."""
+    """Only reasons about the end of a certificate let `certmond init` issue others."""
     assert {reason.value for reason in Reason if not reason.blocks_issuing} == {
         "nearing_expiry",
         "still_due",
@@ -105,6 +107,6 @@ def test_init_issues_beside_certificates_that_are_due() -> None:
 
 
 def test_the_reasons_of_damage_are_four() -> None:
-    """A file that is missing or malformed, and a key that is missing or another's, are repaired."""
+    """A missing or malformed file, and a missing or mismatched key, are repaired."""
     damage = {reason.value for reason in Reason if reason.remedy is Remedy.REPAIR}
     assert damage == {"missing", "malformed", "key_missing", "key_mismatch"}

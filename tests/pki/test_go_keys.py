@@ -1,4 +1,4 @@
-"""Keys and signature algorithms as Go reads them: public ones, private ones, and what its TLS can use of both."""
+"""Keys and signature algorithms as Go parses them: public keys, private keys, and their use in its TLS."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ N = RSA_KEY.public_key().public_numbers().n
 
 @pytest.mark.parametrize("kind", ["rsa", "rsa-1024", "ec", "ec-p224", "ec-p384", "ec-p521", "ed25519", "ed448", "dsa"])
 def test_go_reads_the_public_keys_that_programs_write(kind: str) -> None:
-    """And those of kinds that it does not know, without looking at them."""
+    """Keys of unknown kinds are accepted without a check."""
     require_public_key(public(new_key(kind)))
 
 
@@ -90,7 +90,7 @@ def test_go_reads_the_public_keys_that_programs_write(kind: str) -> None:
     ids=of_words,
 )
 def test_public_keys_that_go_refuses(encoded: bytes, words: str) -> None:
-    """It then reads none of the certificate."""
+    """Go then does not parse the certificate."""
     with pytest.raises(MalformedError, match=words):
         require_public_key(encoded)
 
@@ -131,7 +131,7 @@ def test_the_rsa_keys_that_go_can_use(modulus: int, exponent: int, words: str | 
 
 
 def test_a_key_is_named_by_its_algorithm() -> None:
-    """One that has no name here by its object identifier."""
+    """A key without a name has its object identifier."""
     assert key_name(info(PSS_NAME, b"")) == "RSASSA-PSS"
     assert key_name(info(oid("1.2.3"), b"")) == "1.2.3"
     assert key_name(b"\x30\x00") == key_name(b"\x02\x00") == "unknown"
@@ -207,7 +207,7 @@ def sec1(named: bytes = tlv(0xA0, P256), private: bytes = SCALAR, public_part: b
 @pytest.mark.parametrize("kind", ["rsa", "rsa-1024", "ec", "ec-p224", "ec-p384", "ec-p521", "ed25519"])
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_go_loads_the_private_keys_that_programs_write(kind: str, form: PrivateFormat) -> None:
-    """And learns the public half that certificates have."""
+    """The parser also gives the public half, as in certificates."""
     key = new_key(kind)
     if isinstance(key, ed25519.Ed25519PrivateKey):
         form = PrivateFormat.PKCS8
@@ -238,7 +238,7 @@ def test_go_loads_the_private_keys_that_programs_write(kind: str, form: PrivateF
     ids=of_words,
 )
 def test_go_loads_what_others_write_otherwise(der: bytes) -> None:
-    """Without CRT values, with a private exponent that it does not use, and with the curve in one place of two."""
+    """The cases are no CRT values, an unused private exponent, and the curve in one place of two."""
     found = parse_private_key(der)
     assert found.objection is None
     assert found.public is not None
@@ -297,7 +297,7 @@ PRIMES = tlv(0x30, tlv(0x30, number(3) + number(1) + number(1)))
     ids=of_words,
 )
 def test_private_keys_that_go_refuses(der: bytes, words: str) -> None:
-    """In its own words for the form that the key is of, without a number of the key."""
+    """The error has Go's words for the form of the key, without a number of the key."""
     found = parse_private_key(der)
     assert found.objection
     assert any(word in found.objection for word in words.replace("\\", "").split("|")), found.objection
@@ -320,7 +320,7 @@ def small(p: int, q: int, *, crt: bool, d: int | None = None) -> bytes:
 
 
 def test_an_rsa_key_below_1024_bits_is_refused() -> None:
-    """crypto/rsa signs with none (checkKeySize)."""
+    """crypto/rsa signs with none of them (checkKeySize)."""
     p, q = 2**521 - 1, 2**127 - 1  # primes of Mersenne
     assert "648-bit keys are insecure" in (parse_private_key(small(p, q, crt=True)).objection or "")
 
@@ -342,7 +342,7 @@ def test_an_even_prime_without_crt_values_is_refused() -> None:
 
 
 def test_a_large_key_without_crt_values_is_not_computed_with() -> None:
-    """One inversion of such a size takes a second."""
+    """One inversion of that size takes a second."""
     p, q = (1 << 4423) - 1, (1 << 4253) - 1
     objection = parse_private_key(small(p, q, crt=False)).objection or ""
     assert "no CRT values" in objection
@@ -361,13 +361,15 @@ def test_the_number_zero_has_no_public_half() -> None:
 
 @given(st.binary(max_size=80) | st.binary(max_size=60).map(lambda data: tlv(0x30, number(1) + tlv(0x04, data))))
 def test_any_octets_are_a_private_key_or_refused(data: bytes) -> None:
-    """No octets raise."""
+    """No octets raise another error."""
     found = parse_private_key(data)
     assert (found.parsed is None) == (found.objection is not None)
 
 
 def test_a_key_that_go_reads_and_cryptography_does_not_is_none() -> None:
-    """An even exponent: Go's parser takes it (x509, parsePublicKey), and cryptography refuses the numbers."""
+    """The example is an even exponent: Go's parser accepts it (x509, parsePublicKey), and cryptography refuses the
+    numbers.
+    """
     numbers: Any = new_key("rsa").public_key().public_numbers()  # type: ignore[union-attr]
     key = tlv(0x30, integer(numbers.n), integer(4))
     algorithm = tlv(0x30, oid("1.2.840.113549.1.1.1"), tlv(0x05))

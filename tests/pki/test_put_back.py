@@ -1,4 +1,4 @@
-"""A CA that was found in place, and is taken away again in the middle of its rotation."""
+"""A CA that was found in place, and is removed again in the middle of its rotation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rotation from beginning to end on nodes that come along at their own pace: what holds at every point."""
+"""A rotation from its start to its end on nodes with different speeds: the invariants of every point."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def step(cluster: Cluster, action: int, which: int) -> bool:
             elif left.reissue:
                 cluster.issue(node, sorted(left.reissue)[which % len(left.reissue)])
             return bool(left.steps or left.reissue)
-        case 2 | 3 if stale := node.stale():  # a process is restarted, or ends by itself
+        case 2 | 3 if stale := node.stale():  # a process is restarted, or ends on its own
             node.restart(stale[which % len(stale)])
             return True
         case 4 if node.stale():  # files are followed
@@ -49,9 +49,9 @@ def step(cluster: Cluster, action: int, which: int) -> bool:
             return True
         case 5:  # a node reports
             node.report()
-        case 6 if node.sent:  # a report arrives, be it late
+        case 6 if node.sent:  # a report arrives late
             node.said = node.sent.pop(0)
-        case 7:  # the coordinator looks
+        case 7:  # the coordinator makes a pass
             before = cluster.rotation
             cluster.advance()
             return cluster.rotation is not before
@@ -69,7 +69,7 @@ SEEDS = st.integers(0, 9999)
 
 
 def expected(cluster: Cluster) -> tuple[Invariant, ...]:
-    """What has to hold now. Of an anchor that was found, not before it is trusted: that is what begins with it."""
+    """Return the present invariants. Those of a found anchor start when it is trusted."""
     if cluster.rotation.mode is Mode.REPLACE:
         return AT_ONCE
     if cluster.rotation.found and cluster.rotation.phase in {Phase.PREPARE, Phase.TRUST}:
@@ -83,7 +83,7 @@ def go(cluster: Cluster, action: int, which: int) -> None:
 
 
 def wander(cluster: Cluster, seed: int, until: Phase, steps: int = 6000) -> None:
-    """Whatever may happen, by chance, until the cluster's record is in that phase."""
+    """Make random events until the cluster's record is in that phase."""
     chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
     for _ in range(steps):
         if cluster.rotation.phase is until:
@@ -177,8 +177,8 @@ def test_a_ca_that_was_installed_by_hand_is_trusted_first(
 def test_an_abort_leads_back_without_an_outage(
     seed: int, phase: Phase, before: list[tuple[int, int]], after: list[tuple[int, int]]
 ) -> None:
-    """Up to the phase from which there is no way back, a rotation that is aborted ends with the former CA, and I1 to I7
-    hold on the way, whatever is late.
+    """In each phase with an abort, an aborted rotation ends with the old CA, and I1 to I7 hold on the way, whatever is
+    late.
     """
     cluster = Cluster(begin(PLANNED))
     wander(cluster, seed, phase)
@@ -201,8 +201,8 @@ def test_an_abort_leads_back_without_an_outage(
 def test_with_many_workers_few_of_them_act_at_any_point(
     seed: int, phase: Phase, actions: list[tuple[int, int]], back: bool
 ) -> None:
-    """I1 to I7 hold while some workers have followed and others have not been let yet, there and back; and never more
-    than a batch have changed anything and not come so far.
+    """I1 to I7 hold while some workers have followed and others have not been released, also in an abort. At most a
+    batch has changed files without a report.
     """
     cluster = Cluster(begin(PLANNED), {"cp-1": True, **dict.fromkeys(WORKERS, False)})
     wander(cluster, seed, phase, 20_000)
@@ -223,7 +223,7 @@ def test_workers_without_batches_are_caught() -> None:
 
 
 def test_a_control_plane_without_the_new_key_holds_up_the_preparation() -> None:
-    """However often all else happens: nothing is changed before every control plane could sign with the new CA."""
+    """However often other events happen: nothing changes before every control plane could sign with the new CA."""
     cluster = Cluster(begin(PLANNED))
     cluster.nodes[0].keys.add(NEW.facts)
     for number in range(600):
@@ -262,7 +262,7 @@ def caught(cluster: Cluster, by: Invariant) -> bool:
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_order_is_caught(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """The same walks find in any order but the right one what does not hold in it."""
+    """The same walks find a violation in any order except the right one."""
     by, phases = WRONG[what]
     monkeypatch.setattr(machine, "_SEQUENCES", {Mode.OVERLAP: phases})
     assert caught(Cluster(begin(PLANNED)), by)
@@ -270,7 +270,7 @@ def test_a_wrong_order_is_caught(monkeypatch: pytest.MonkeyPatch, what: str) -> 
 
 @pytest.mark.parametrize("by", [each for each in ALL if each is not invariants.anchor_fits_key])
 def test_who_is_not_waited_for_is_refused_or_refuses(by: Invariant) -> None:
-    """The right order is not enough: where phases follow each other while nodes lag behind, nothing holds."""
+    """The right order does not suffice: if phases follow each other while nodes lag behind, the invariants fail."""
     assert caught(Cluster(begin(PLANNED), gated=False), by)
 
 
@@ -281,5 +281,5 @@ def test_a_partial_step_is_caught() -> None:
 
 @pytest.mark.parametrize("by", [invariants.servers_accept, invariants.clients_accept, invariants.signers_verify])
 def test_another_key_is_no_matter_of_dates(by: Invariant) -> None:
-    """Had the new certificate another key, the short way would refuse what is served now."""
+    """If the new certificate had another key, the short sequence would refuse the served ones."""
     assert caught(Cluster(begin(replace(DATES_ONLY, new=NEW.facts))), by)

@@ -38,7 +38,7 @@ Keys = tuple[Anchor, ...]
 
 @dataclass
 class Plane:
-    """One control plane: its files, and what its two processes have read of them at their start."""
+    """One control plane: its files, and what its two processes read of them at their start."""
 
     name: str
     rotation: Rotation
@@ -54,7 +54,7 @@ class Plane:
         return lacks(self.rotation, Ground("sa", PUB, KEY, self.pub, self.key.key), NOTHING)
 
     def carry_out(self, step: Rotate) -> None:
-        """All that the step wants, or nothing where the key is missing."""
+        """Make all changes of the step, or none if the key is missing."""
         if any(isinstance(want, KeyOf) and want.anchor not in self.staged for want in step.wants):
             return
         for want in step.wants:
@@ -76,7 +76,7 @@ class Plane:
             self.accepts = self.pub
 
     def report(self) -> None:
-        """Say that the phase is reached, if it is; when that arrives is another matter."""
+        """Send the report that the phase is reached, if it is. It arrives later."""
         left = self.lacks()
         if not (left.frozen or left.steps or self.stale()):
             ready = self.rotation.new in self.staged
@@ -123,7 +123,7 @@ class Cluster:
             self.heard[plane.accepts] = self.now
 
     def refused(self) -> Iterator[str]:
-        """I8: every API server accepts every token that is alive; outsiders accept what is signed now."""
+        """I8: every API server accepts every valid token, and external verifiers accept new tokens."""
         for key, at in self.last.items():
             for plane in self.planes:
                 if self.now < at + LIFE and key not in plane.accepts:
@@ -134,7 +134,7 @@ class Cluster:
 
 
 def step(cluster: Cluster, action: int, which: int) -> None:
-    """One thing that happens somewhere."""
+    """Make one event."""
     plane = cluster.planes[which % 2]
     match action:
         case 0:  # a node reads the phase
@@ -142,11 +142,11 @@ def step(cluster: Cluster, action: int, which: int) -> None:
         case 1:  # a node writes
             for each in plane.lacks().steps:
                 plane.carry_out(each)
-        case 2 if stale := plane.stale():  # a process is restarted, or ends by itself
+        case 2 if stale := plane.stale():  # a process is restarted, or ends on its own
             plane.restart(stale[which % len(stale)])
         case 3:
             plane.report()
-        case 4 if plane.sent:  # a report arrives, be it late
+        case 4 if plane.sent:  # a report arrives late
             plane.said = plane.sent.pop(0)
         case 5:
             cluster.advance()
@@ -170,7 +170,7 @@ def go(cluster: Cluster, action: int, which: int) -> None:
 
 
 def wander(cluster: Cluster, seed: int, until: Phase) -> None:
-    """Whatever may happen, by chance, until the cluster's record is in that phase."""
+    """Make random events until the cluster's record is in that phase."""
     chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
     for _ in range(6000):
         if cluster.rotation.phase is until:
@@ -199,8 +199,8 @@ def finish(cluster: Cluster) -> None:
 def test_every_token_that_is_alive_is_accepted_at_every_point(
     seed: int, phase: Phase, actions: list[tuple[int, int]]
 ) -> None:
-    """Nodes hear late and report late, processes end and begin as they like: every API server accepts every token that
-    has not ended, whichever key has signed it and whenever, and who verifies outside of the cluster is not surprised.
+    """Nodes read and report late, and processes end and start at any time: every API server accepts every token before
+    its end, whichever key signed it and whenever, and external verifiers accept it too.
     """
     cluster = Cluster(begin(PLANNED))
     wander(cluster, seed, phase)
@@ -234,7 +234,7 @@ def test_an_abort_refuses_no_token(
 
 
 def test_a_control_plane_without_the_new_key_holds_up_the_preparation() -> None:
-    """Nothing is changed before each of them could sign with it; a worker is not asked."""
+    """Nothing changes before each of them could sign with it. A worker need not report."""
     cluster = Cluster(begin(PLANNED))
     cluster.planes[0].staged.add(NEW)
     for number in range(300):
@@ -255,7 +255,7 @@ def caught(cluster: Cluster) -> bool:
 
 
 def test_the_right_order_is_not_caught() -> None:
-    """What catches the wrong ones finds nothing in it."""
+    """The check of the wrong orders finds nothing in it."""
     assert not caught(Cluster(begin(PLANNED)))
 
 
@@ -288,5 +288,5 @@ def test_a_wrong_order_is_caught(monkeypatch: pytest.MonkeyPatch, phases: tuple[
     ids=["distrust while tokens live", "counted from the beginning of the phase", "nobody is waited for", "at once"],
 )
 def test_who_does_not_wait_is_caught(wrong: Cluster) -> None:
-    """The right order is not enough: the last tokens of the former key have to end, counted from the very last."""
+    """The right order does not suffice: the last tokens of the old key have to end, counted from the very last."""
     assert caught(wrong)

@@ -1,6 +1,6 @@
-"""The one API behind all API servers of a bed: they authenticate, and forward what is below /api and /apis to it.
+"""The one API behind all API servers of a bed, which authenticate and forward the paths below /api and /apis to it.
 
-Owns its socket, and that what it signs is signed by the controller-manager of a node, with the CA that this has.
+It has the socket, and lets the controller-manager of a node sign with its CA.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.cluster.lease_store import Json
 
 
 class SigningError(Exception):
-    """What the controller-manager says."""
+    """The error of the controller-manager."""
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -29,7 +29,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
 
 class _Behind(_Handler):
-    """Behind an API server that has seen who calls (authenticating proxy, k8s.io/apiserver, headerrequest)."""
+    """A server behind an API server that has authenticated the client (authenticating proxy, k8s.io/apiserver,
+    headerrequest).
+    """
 
     def _identity(self) -> tuple[str, list[str]]:
         return self.headers["X-Remote-User"] or "", self.headers.get_all("X-Remote-Group") or []
@@ -61,7 +63,7 @@ class Backend(ApiServer):
 
 
 def signed(signers: Sequence[Path], csr: bytes, usages: Sequence[str]) -> bytes:
-    """A certificate (PEM) by the first controller-manager that runs. Raises SigningError with what it says instead."""
+    """Return a certificate (PEM) of the first running controller-manager. Raise SigningError with its error."""
     for path in signers:
         with socket.socket(socket.AF_UNIX) as connection:
             try:

@@ -38,13 +38,13 @@ from tests.static_pods import kubelet
 ENOUGH = 5
 """Good connections in each direction, after which the bed is settled."""
 DENSE = 10.0
-"""Milliseconds between two connections of a component that is to make as many as it can."""
+"""Milliseconds between two connections of a component with the highest rate."""
 
 
 class Bed:
-    """Made by `with`; `start` has it run. `factor` scales the kubelet's times. With `verified`, API servers verify the
-    kubelets. With `tokens`, a pod on each node asks all API servers, with tokens that last so many seconds. `settings`
-    change certmond's configuration on each node. What is made for it is kept among the `programs`.
+    """Use it with `with`; `start` runs it. `factor` scales the kubelet's times. With `verified`, API servers verify the
+    kubelets. With `tokens`, a Pod on each node connects to all API servers, with tokens that last so many seconds.
+    `settings` change certmond's configuration on each node. Its files are cached among the `programs`.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Bed:
         enter(node.unit(self._environment(node, "kubelet"), str(self.work / "bin/kubelet"), *command))
 
     def _ready(self, node: BedNode) -> None:
-        """And who uses it."""
+        """Wait until the node and its clients are ready."""
         enter = self._running[node.name].enter_context
         for name in node.components:
             node.pods.ready(name)
@@ -150,7 +150,7 @@ class Bed:
         self._ready(node)
 
     def belongs(self, node: BedNode) -> None:
-        """It is one of them again."""
+        """The node is part of the cluster again."""
         self._gone.discard(node.name)
 
     def _environment(self, node: BedNode, component: str) -> dict[str, str]:
@@ -211,7 +211,7 @@ class Bed:
         return self.record.tallies(since)
 
     def failures(self, since: float = 0.0, by: str = "", to: str = "") -> list[Failure]:
-        """Since then, in the directions whose client and server end so: "" for any."""
+        """Return the failures since then, in the directions with these ends of client and server names: "" for any."""
         found = self.record.failures(since)
         return [each for each in found if each.direction.by.endswith(by) and each.direction.to.endswith(to)]
 
@@ -254,7 +254,7 @@ class Bed:
         return found
 
     def figures(self, since: float = 0.0) -> str:
-        """How much was really tried since then, and how it went, for people."""
+        """Return the number and results of connections since then, as text."""
         all_of_them = self.tallies(since)
         tallies = all_of_them.values()
         counted = {each: tally for each, tally in all_of_them.items() if each.by.partition("/")[2] in self._dense}
@@ -269,7 +269,7 @@ class Bed:
 
 
 Make = Callable[..., Bed]
-"""How tests make one, with the terms of a bed."""
+"""How tests create one, with the parameters of a bed."""
 
 
 def _counts(tally: Tally) -> tuple[int, int, int]:

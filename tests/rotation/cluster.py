@@ -1,7 +1,7 @@
-"""Nodes of a bed with their daemons, and a rotation that these are to carry through.
+"""Nodes of a bed with their daemons, and the rotation that they complete.
 
-Owns how the daemons are configured and killed, what the API has besides, how a rotation is staged and begun, and what
-has to be so at its end. What happens on the way is a test's.
+It configures and kills the daemons, fills the API, stages and begins a rotation, and checks its end. A test controls
+the events in between.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ ASKED = os.environ.get("CERTMOND_DENSE", "")
 INTERVAL = DENSE if ASKED == "1" else 100.0 if ASKED else 50.0
 """Milliseconds between two connections in each direction."""
 WITHIN = 420
-"""Seconds for a rotation: its phases last as long as services take to come up again, one after the other."""
+"""Seconds for a rotation: its phases last as long as services take to restart, one after the other."""
 BEGINNING = 90
 """Seconds for a daemon to begin, while all that connect have both cores."""
 FILES = {"ca": "ca", "etcd-ca": "etcd/ca", "front-proxy-ca": "front-proxy-ca", "sa": "sa"}
-"""Where each family is, below pki/."""
+"""The path of each family below pki/."""
 
 
 class Daemon:
-    """That of a node: started by `with`, and as often as a test kills it."""
+    """The daemon of a node: started by `with`, and after each kill by a test."""
 
     def __init__(self, node: BedNode) -> None:
         self.node = node
@@ -68,7 +68,7 @@ class Daemon:
 
     @property
     def phase(self) -> str:
-        """Of the rotation, as this node has it: "" where it has none."""
+        """Return the phase of the rotation on this node, or ""."""
         with suppress(OSError, ValueError):
             return str(json.loads((self.node.state / "rotation/record.json").read_text())["phase"])
         return ""
@@ -111,7 +111,7 @@ def told(bed: Bed, mark: float) -> str:
 
 
 def publish(bed: Bed, authorities: Sequence[Issued]) -> None:
-    """Have the API publish what the controller-manager has read as the CA for workloads, in each namespace."""
+    """Publish the CA of the controller-manager for workloads, in each namespace."""
     known = {}
     for count in (1, 2):
         for some in permutations(authorities, count):
@@ -148,7 +148,7 @@ def settings(node: BedNode, spread: str) -> dict[str, Any]:
 
 
 class Cluster:
-    """The nodes of a bed with their daemons, and what is to follow the family's anchor on the control planes."""
+    """The nodes of a bed with their daemons, and the successor of the family's anchor on the control planes."""
 
     def __init__(self, bed: Bed, family: str = "ca") -> None:
         self.bed, self.family = bed, family
@@ -181,7 +181,7 @@ class Cluster:
 
     @property
     def phase(self) -> str:
-        """Of the rotation, as the cluster has it."""
+        """Return the phase of the rotation in the cluster."""
         found = self.bed.backend.store.get("configmaps", "certmond-rotation", "kube-system")
         return str(json.loads(found["data"]["record"])["phase"])
 
@@ -191,14 +191,14 @@ class Cluster:
 
     @property
     def concerned(self) -> list[Daemon]:
-        """Those that carry it on, and are there."""
+        """Return the involved nodes that exist."""
         return [each for each in self.daemons if self.bed.is_there(each.node) and not self._beside(each.node)]
 
     def _beside(self, node: BedNode) -> bool:
         return node.worker and self.family != "ca"
 
     def ends(self) -> None:
-        """Wait until all of them have come to the end."""
+        """Wait until all of them have reached the end."""
         for each in self.concerned:
             each.running.until(lambda each=each: each.over, "comes to its end", within=WITHIN)  # type: ignore[misc]
 
@@ -262,6 +262,6 @@ def cluster(
 
 
 def _files(node: BedNode) -> Iterator[Path]:
-    """All that a worker has: its tree, and what certmond keeps there."""
+    """Return all files of a worker: its tree, and certmond's state."""
     for top in (node.root, node.state):
         yield from (path for path in top.rglob("*") if path.is_file() and not path.is_symlink())

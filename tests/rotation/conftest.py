@@ -1,4 +1,4 @@
-"""What the tests of a bed share: the programs, which are built once, and a bed that runs."""
+"""The fixtures of a bed: the programs, which are built once, and a running bed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.rotation.bed import Bed, Make
 from tests.rotation.node_files import built
 
 INTERVAL = 50.0
-"""Milliseconds: with more connections there would be no time left for what the tests themselves do on two cores."""
+"""Milliseconds: with more connections the tests themselves would have no time on two cores."""
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ class BedNode(ControlPlane):
         super().__init__(work, () if worker else COMPONENTS)
         self.name, self.address, self.worker = name, address, worker
         self.verified = verified
-        """The API servers verify what this kubelet serves with, which is therefore signed by the CA."""
+        """The API servers verify the serving certificate of this kubelet, which is therefore signed by the CA."""
         self.bus = work / "bus"
         self.signer = work / "signer"
         self.settings = {**SETTINGS, "node_name": name, "init": {"advertise_address": address}}
@@ -71,7 +71,7 @@ class BedNode(ControlPlane):
         staged.rename(file)
 
     def authority(self, name: str = "ca") -> Issued:
-        """The first certificate of pki/`name`.crt, and the key beside it."""
+        """Return the first certificate of pki/`name`.crt, and the key beside it."""
         certificate = self.tree.certificate(f"{PKI[1:]}/{name}.crt")
         return issued(certificate, self.tree.key(f"{PKI[1:]}/{name}.key"))
 
@@ -82,7 +82,7 @@ class BedNode(ControlPlane):
         self.replace(f"{PKI}/{name}.crt", made.pem, 0o644)
 
     def put_current(self, path: str, made: Issued) -> None:
-        """What the link at `path` leads to: another file, as the kubelet's own rotation makes it."""
+        """Replace the target of the link at `path` with another file, like the kubelet's own rotation."""
         stem = path.removesuffix("-current.pem")
         dated = f"{stem}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S-%f}.pem"
         self.replace(dated, made.pem + made.key_pem)
@@ -95,7 +95,7 @@ class BedNode(ControlPlane):
         return x509.load_pem_x509_certificate(self.read(os.path.join(KUBELET_PKI, target)))
 
     def current_pair(self) -> Issued:
-        """What the kubelet shows to API servers, and its key."""
+        """Return the client certificate of the kubelet, and its key."""
         content = self.read(os.path.join(KUBELET_PKI, os.readlink(self.at(CURRENT))))
         return issued(x509.load_pem_x509_certificate(content), load_pem_private_key(content, None))
 
@@ -128,12 +128,12 @@ class BedNode(ControlPlane):
                 assert done.result == "done", done.message
 
     def stop(self, name: str) -> None:
-        """And do not wait for what comes of it."""
+        """Stop it without a wait for the result."""
         os.kill(self.starts(name)[-1]["pid"], signal.SIGTERM)
 
     @contextmanager
     def again(self, *names: str) -> Iterator[None]:
-        """What the block does starts these containers again: until they are ready."""
+        """Wait until the containers that the block restarts are ready."""
         before = {name: len(self.starts(name)) for name in names}
         yield
         for name, count in before.items():
@@ -160,7 +160,7 @@ class BedNode(ControlPlane):
         return x509.load_pem_x509_certificate(signed([self.signer], request, ["digital signature", "client auth"]))
 
     def asked(self, to: str, client: Issued | None = None, trusted: Path | str = "", **more: str) -> str:
-        """How it goes to connect from here with this client certificate: "" or what there is to say. `more` are other
+        """Return the result of a connection from here with this client certificate: "" or the error. `more` are other
         flags of the program.
         """
         words = [f"--to={to}", *(f"--{flag}={value}" for flag, value in more.items())]
@@ -194,14 +194,14 @@ class BedNode(ControlPlane):
 
 
 def issued(certificate: x509.Certificate, key: Any) -> Issued:
-    """A certificate with its key, from what is on disk."""
+    """Return a certificate with its key, from the files on disk."""
     key_ids = (each.value for each in certificate.extensions if isinstance(each.value, x509.SubjectKeyIdentifier))
     key_id = next((each.digest for each in key_ids), None)
     return Issued(certificate.public_bytes(Encoding.DER), key, certificate.subject, key_id, None)
 
 
 def like(old: x509.Certificate, by: Issued, key: Any = "ec") -> Issued:
-    """A certificate of the same name, names and usages, by another issuer; with a new key, unless one is given."""
+    """Return a certificate with the same subject, names and usages, of another issuer; with a new key by default."""
     now = datetime.now(UTC)
     usages = old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     return make_leaf(

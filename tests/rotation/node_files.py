@@ -42,7 +42,7 @@ _KUBELET = {
 
 
 def built(directory: Path) -> Path:
-    """The stand-ins, as a directory of programs with the names of the components."""
+    """Return the stand-ins, as a directory of programs with the names of the components."""
     go = real_part("go")
     version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < (1, 24):
@@ -58,7 +58,9 @@ def built(directory: Path) -> Path:
 
 
 def make(nodes: Sequence[BedNode], kept: Path) -> None:
-    """The files of each of them; the first is a control plane. What was made once is `kept` there, to be copied."""
+    """Write the files of each of them; the first is a control plane. The first result is stored in `kept`, and then
+    copied.
+    """
     first = nodes[0]
     for node in nodes:
         template = kept / f"{node.name}-{'worker' if node.worker else 'control-plane'}{'-verified' * node.verified}"
@@ -91,7 +93,7 @@ def _share(node: BedNode, first: BedNode) -> None:
 
 
 def _join(node: BedNode, first: BedNode) -> None:
-    """As kubeadm leaves a worker behind whose kubelet has its certificate from the API."""
+    """Write the files of a worker after kubeadm, whose kubelet has its certificate from the API."""
     for path in (PKI, KUBELET_PKI):
         node.at(path).mkdir(parents=True)
     shutil.copy2(first.at(f"{PKI}/ca.crt"), node.at(f"{PKI}/ca.crt"))
@@ -105,7 +107,7 @@ def _join(node: BedNode, first: BedNode) -> None:
 
 
 def _kubelet(node: BedNode, first: BedNode) -> None:
-    """Its configuration, and what it serves with."""
+    """Write its configuration, and its serving certificate."""
     config = _KUBELET | {"serverTLSBootstrap": node.verified}
     node.replace("/var/lib/kubelet/config.yaml", yaml.safe_dump(config).encode())
     now = datetime.now(UTC)

@@ -1,7 +1,7 @@
-"""Rotations of a CA by a script, phase by phase or in whatever order: what a bed is tried with.
+"""Rotations of a CA by a script, phase by phase in any order, to test the bed.
 
-Owns which files each phase changes, and who is started again for it. The phases in their order are the right way; a
-test that leaves one out, or changes their order, shows that the bed notices.
+It has the files of each phase, and the components that restart. The phases in their order are right. A test that omits
+one, or changes their order, shows that the bed detects it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SIGNER_FLAGS = ("--cluster-signing-cert-file=", "--cluster-signing-key-file=")
 
 
 class Scripted:
-    """From the CA that is there to a new one of the same name, with another key. `name` is that of its file."""
+    """A script from the present CA to a new one of the same name, with another key. `name` is that of its file."""
 
     name: str
     pairs: tuple[str, ...]
@@ -123,7 +123,7 @@ class RootCA(Scripted):
 
 
 def joins(worker: BedNode, by: Issued) -> None:
-    """What `kubeadm join` leaves behind where the CA is `by`."""
+    """Write the files of `kubeadm join` with the CA `by`."""
     worker.replace(f"{PKI}/ca.crt", by.pem)
     worker.edit_kubeconfig(KUBELET_CONF, trusted=by.pem)
     worker.put_current(CURRENT, like(worker.current(CURRENT), by))
@@ -148,7 +148,7 @@ class EtcdCA(Scripted):
         self.restart("etcd", "kube-apiserver")
 
     def restart(self, *names: str) -> None:
-        """One component on one node after the other."""
+        """Restart one component on one node after the other."""
         for name in names:
             for node in self.bed.control_planes:
                 node.restart(name)

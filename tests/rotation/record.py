@@ -1,7 +1,8 @@
-"""What the clients of a bed have recorded: how often who reached whom, when not, and why not.
+"""The record of the clients of a bed: the number of connections by direction, the failures, and their reasons.
 
-A connection that was refused or broke while the server's process ended or was not up yet is `down`: it says nothing of
-certificates. Everything else that is no answer of 200 is a failure. Owns the reading of the record, and that rule.
+A connection that was refused or broke while the server's process ended or was not up yet is `down`: it proves nothing
+about certificates. Any other result than status 200 is a failure. This module has the parser of the record, and that
+rule.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _UNORDERED = 1.0
-"""Seconds by which a line may come before another that was written later by another process."""
+"""Seconds by which a line may precede another one that another process wrote later."""
 LATE = 0.3
 """Seconds after a server is ready again in which a connection may still tell of the time before."""
 
@@ -28,8 +29,8 @@ class Direction(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """One attempt: `at` is seconds of time.time(); `kind` is "trust" where a side refused the other in the handshake,
-    "answer" for a status that is not 200, "network", or "file" where the client's own could not be read.
+    """One attempt: `at` is seconds of time.time(); `kind` is "trust" if a side refused the other in the handshake,
+    "answer" for a status other than 200, "network", or "file" if the client's own was unreadable.
     """
 
     at: float
@@ -40,7 +41,7 @@ class Failure(NamedTuple):
 
 @dataclass
 class Tally:
-    """Of one direction; the newest failure first. Good ones come in lots, each some 100 ms long."""
+    """The counts of one direction; the newest failure first. Successes come in groups of about 100 ms."""
 
     good: int = 0
     down: int = 0
@@ -55,7 +56,7 @@ class Tally:
 
 
 class Record:
-    """The file that all processes of a bed add lines to; what is new in it is read for each question."""
+    """The file to which all processes of a bed append lines; each question reads the new ones."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,7 +84,7 @@ class Record:
                 self._lines.append(line)
 
     def tallies(self, since: float = 0.0) -> dict[Direction, Tally]:
-        """Of what was recorded since then."""
+        """Return the counts of the record since then."""
         self._read()
         found = defaultdict[Direction, Tally](Tally)
         for line in reversed(self._lines):
@@ -122,6 +123,6 @@ class _Down:
 
 
 def summary(failures: list[Failure]) -> str:
-    """How often each reason came up in each direction, for who reads a test that failed."""
+    """Return how often each reason occurred in each direction, for the message of a failed test."""
     counted = Counter((*each.direction, each.kind, each.reason) for each in failures)
     return "\n".join(f"{count} x {by} -> {to}: {kind}: {why}" for (by, to, kind, why), count in counted.most_common())

@@ -61,7 +61,7 @@ def servers(bed: Bed, family: str) -> Iterator[Ask]:
 
 
 def old_clients(bed: Bed, family: str, old: Issued, new: Issued) -> list[str]:
-    """What is amiss where clients show a certificate of the former anchor, and of the present one."""
+    """Return the errors if clients show a certificate of the old anchor, and of the present one."""
     found = list[str]()
     for ask in servers(bed, family):
         model = _certificate(bed.control_planes[0], ask.name)

@@ -19,11 +19,11 @@ pytestmark = [
 ]
 
 AWAY = 15
-"""Seconds in which the workers behind would have begun, had they not been held back."""
+"""Seconds in which the next workers would have begun without the hold."""
 
 
 def acts(worker: Daemon, phase: str) -> list[str]:
-    """When the worker began and ended what it did in this phase, by its audit log."""
+    """Return when the worker began and ended its work in this phase, by its audit log."""
     found, there = list[str](), False
     for entry in worker.node.trail():
         if entry["event"] == "rotation":

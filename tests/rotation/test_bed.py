@@ -1,6 +1,6 @@
-"""The bed on which a rotation is tried: a right order is no outage in it, and each wrong one is an outage where it is.
+"""The bed for rotations: a right order causes no outage in it, and each wrong one causes an outage at its place.
 
-What a stand-in reads again, and what once, is that of the real component; the places are named in components/.
+A stand-in reloads a file, or reads it once, like the real component; the sources are in components/.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_root_ca(make: Make, verified: bool) -> None:
 
 @pytest.mark.slow
 def test_etcd_ca(make: Make) -> None:
-    """So for etcd's CA, where members and API servers are started again one at a time; and at the end etcd refuses a
+    """The same holds for etcd's CA, where members and API servers restart one at a time. At the end etcd refuses a
     client and a peer of the old CA in the handshake.
     """
     bed = make(control_planes=2)
@@ -94,7 +94,7 @@ def test_a_leaf_before_trust(make: Make) -> None:
 
 
 def test_a_client_before_trust(make: Make) -> None:
-    """A client that shows one is unauthorized with all whom it asks."""
+    """A client with one is unauthorized at all its servers."""
     bed = make(workers=1)
     script = RootCA(bed)
     script.leaves(script.new, "apiserver-kubelet-client")
@@ -116,7 +116,9 @@ def test_distrust_before_leaves(make: Make) -> None:
 
 
 def test_all_at_once(make: Make) -> None:
-    """CA and leaves replaced at once: who read them once is out until it is started again, and then all is well."""
+    """CA and leaves are replaced at once: a component that read them once is down until it restarts, and then all is
+    well.
+    """
     bed = make(workers=1)
     script = RootCA(bed)
     script.key(script.new)
@@ -131,8 +133,8 @@ def test_all_at_once(make: Make) -> None:
 
 
 def test_a_bundle_as_signer(make: Make) -> None:
-    """A controller-manager whose signer's file holds two certificates signs nothing, and once it has ended it does not
-    start again. No connection fails: only a CSR shows it.
+    """A controller-manager whose signer's file has two certificates signs nothing, and does not start again after it
+    has ended. No connection fails: only a CSR shows it.
     """
     bed = make()
     script, (node,) = RootCA(bed), bed.nodes
@@ -148,8 +150,8 @@ def test_a_bundle_as_signer(make: Make) -> None:
 
 
 def test_kubeconfigs_that_are_not_taken_up(make: Make) -> None:
-    """Controller-manager and scheduler that are not created again hold the former CA, and a new certificate of the API
-    server is one that they refuse; the kubelet, which was, does not.
+    """Controller-manager and scheduler that are not restarted use the old CA, and refuse a new certificate of the API
+    server. The restarted kubelet does not.
     """
     bed = make(workers=1)
     script = RootCA(bed)
@@ -212,9 +214,7 @@ def test_a_front_proxy_before_trust(make: Make) -> None:
 
 
 def test_tokens_before_trust(make: Make) -> None:
-    """Tokens that are signed with another key are refused, until their public key is known; and none is before it is
-    read.
-    """
+    """Tokens of another key are refused until its public key is known, which takes a restart."""
     bed, other = make(tokens=2.0), make_ca()
     (node,) = bed.nodes
     with bed.no_outage():

@@ -1,4 +1,4 @@
-"""A Root CA that follows the present one: what is taken over, what is new, and that real peers accept it."""
+"""A Root CA that follows the present one: its inherited and new fields, and its acceptance by real peers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def extensions(certificate: Certificate) -> dict[str, tuple[bool, bytes]]:
                        ("ed25519", "Ed25519")]
 )  # fmt: skip
 def test_a_new_key_of_the_same_kind(kind: str, made: str) -> None:
-    """By default the new key is of the kind of the present one; what comes out is fit to follow it."""
+    """By default the new key is of the kind of the present one. The result is fit to follow it."""
     old = make_ca(key=kind, not_before=NOW)
     new = generate(old.facts, SPEC, TERMS)
     assert str(new.certificate.key) == made
@@ -96,7 +96,7 @@ def test_the_same_key_again() -> None:
 
 
 def test_without_an_identifier_it_cannot_be_reissued() -> None:
-    """A present CA without a key identifier is reissued as it is, and that is refused by who judges it."""
+    """A present CA without a key identifier is reissued without it, and the validation refuses that."""
     old = make_ca(subject_key_id=None, authority_key_id=None)
     new = reissue(old.facts, old.key, SPEC, TERMS).certificate  # type: ignore[arg-type]
     assert extensions(new) == extensions(old.facts)
@@ -105,7 +105,7 @@ def test_without_an_identifier_it_cannot_be_reissued() -> None:
 
 
 def test_a_present_ca_that_cryptography_does_not_read() -> None:
-    """Its subject cannot be taken over byte for byte: the file is named, and what to do."""
+    """Its subject cannot be copied byte for byte: the error names the file, and the remedy."""
     old = make_ca(extra=[("2.5.29.36", False, b"\x30\x00")])
     with pytest.raises(RefusedError, match=r"pki/ca.crt: cryptography does not read the present CA: .*root-ca stage"):
         generate(old.facts, SPEC, TERMS)
@@ -139,8 +139,8 @@ def test_the_present_key(node: Node) -> None:
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
 @pytest.mark.parametrize("again", [False, True])
 def test_openssl_accepts_the_leaves_of_both(tmp_path: Path, kind: str, again: bool) -> None:
-    """By OpenSSL the leaves of the present CA and of the one that was made verify: under both of them in any order, and
-    under the new one alone where its key is the same.
+    """OpenSSL verifies the leaves of the present CA and of the new one: with both of them in any order, and with the
+    new one alone if its key is the same.
     """
     old = make_ca(key=kind, subject_key_id=b"verbatim", authority_key_id=b"verbatim")
     made = reissue(old.facts, old.key, SPEC, TERMS) if again else generate(old.facts, SPEC, TERMS)  # type: ignore[arg-type]

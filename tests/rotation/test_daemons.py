@@ -89,7 +89,7 @@ def names_the_last(first: Daemon) -> bool:
 
 
 def acknowledged(made: Cluster) -> str | None:
-    """The phase that the last node says it has reached."""
+    """Return the phase that the last node has reported."""
     said = made.bed.backend.store.get("nodes", "node-3")["metadata"].get("annotations", {}).get(ANNOTATION, "")
     return found.phase if (found := Acknowledgement.parse(said)) else None
 
@@ -123,7 +123,7 @@ def test_failures_in_each_phase(programs: Path, tmp_path: Path) -> None:
             signal.sigtimedwait([], AWAY)
             assert made.phase == stopped
             last.start()
-            if phase != "attach":  # it leaves when it has come so far, and is away for the next one
+            if phase != "attach":  # the node is lost after its report, and is away in the next phase
                 last.running.until(lambda: acknowledged(made) == phase, f"has come to {phase}", within=WITHIN)  # noqa: B023
                 last.kill()
         made.ends()

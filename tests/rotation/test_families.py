@@ -41,8 +41,8 @@ def test_another_ca(programs: Path, tmp_path: Path, family: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_keys_of_tokens(programs: Path, tmp_path: Path) -> None:
-    """The keys of tokens are rotated while pods ask every API server: none of their tokens is refused as long as it
-    lasts. In the end one of the former key is, although it would last longer.
+    """The keys are rotated while Pods connect to every API server: none of their tokens is refused before its end. At
+    the end one of the old key is, although it would last longer.
     """
     with cluster(programs, tmp_path, family="sa", tokens=LASTS, root_ca=TOKENS) as made:
         bed, first = made.bed, made.bed.control_planes[0]
@@ -60,14 +60,16 @@ def test_the_keys_of_tokens(programs: Path, tmp_path: Path) -> None:
 
 
 def token(node: BedNode) -> str:
-    """One that its API server makes now, and that lasts a day."""
+    """Return a new token of its API server, valid for a day."""
     made = node.asked(f"{node.address}:6443", node.current_pair(), token="true")
     assert made.count(".") == 2, made
     return made
 
 
 def an_hour_passes(made: Cluster) -> bool:
-    """For the rotation: what it counts an hour from in `trust` was an hour earlier. False while it does not count."""
+    """Set the instant from which the rotation counts an hour in `trust` to an hour earlier. Return False while it does
+    not count.
+    """
     store = made.bed.backend.store
     with made.bed.backend.lock:
         found = store.get("configmaps", "certmond-rotation", "kube-system")

@@ -1,4 +1,4 @@
-"""A node that is lost for good while real daemons carry a rotation through, is left out, and comes back after all."""
+"""A node that is lost while real daemons complete a rotation, is excluded, and returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ AWAY = 8
 
 
 def lost(made: Cluster, name: str, phase: str) -> Daemon:
-    """The node is lost in this phase, which stops and names it; it is left out, and the others come to their end."""
+    """Lose the node in this phase, which stops and names it. Exclude it, and wait until the others complete the
+    rotation.
+    """
     bed = made.bed
     daemon, first = next(each for each in made.daemons if each.node.name == name), made.daemons[0]
     daemon.running.until(lambda: daemon.phase == phase, f"is in {phase}", within=WITHIN)

@@ -56,7 +56,7 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_it(step: timedelta, early
 
 
 def test_what_is_yet_to_come_counts_from_now() -> None:
-    """It was noted before a clock was set back, or by a node whose clock is ahead."""
+    """It was recorded before a clock was set back, or by a node whose clock is ahead."""
     clocks, made = Clocks(), replace(rotation(), since=NOW + 300 * HOUR)
     assert clocks.gate(made).until == NOW + 10 * MINUTE
     clocks.pass_(10 * MINUTE)
@@ -84,7 +84,7 @@ def test_the_time_of_tokens_starts_when_it_is_recorded() -> None:
 
 
 def test_each_phase_has_its_own_time() -> None:
-    """What one has lasted does not count for the next."""
+    """The duration of one phase does not count for the next."""
     clocks = Clocks()
     clocks.gate(rotation())
     clocks.pass_(10 * MINUTE)

@@ -1,4 +1,4 @@
-"""What `rotate --plan` says that is restarted is what a rotation restarts, on the only control plane of a cluster."""
+"""The restarts in `rotate --plan` equal those of a rotation, on the only control plane of a cluster."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ EXPECTED: Mapping[str, dict[str, set[str]]] = {
     "front-proxy-ca": {},
     "sa": {"trust": {API}, "issue": {API, MANAGER}, "distrust": {API}},
 }
-"""Family, phase -> what is restarted. etcd reads its CA once, and so does the API server, which reads no key of tokens
-twice; kubeconfigs embed the Root CA; everything else is read again.
+"""Family, phase -> restarts. etcd reads its CA once, and so does the API server, which reads no token key again.
+Kubeconfigs embed the Root CA. Everything else is reloaded.
 """
 AWAY = {"etcd": 2, API: 6, MANAGER: 20, "kube-scheduler": 2}
 """About so many seconds, as docs/rotation.md has them."""
@@ -87,7 +87,9 @@ def stage(node: BedNode, family: str) -> Issued:
 
 
 def rotate(node: BedNode, family: str) -> str:
-    """To its end; what the first command said. The hour in which others trust both keys of tokens is over at once."""
+    """Run it to its end and return the output of the first command. The hour in which verifiers get both token keys is
+    skipped.
+    """
     command = node.started("root-ca", "rotate", "--family", family)
     said = ""
     if family == "sa":
@@ -112,7 +114,7 @@ def is_waiting(node: BedNode) -> bool:
 
 
 def starts(bed: Bed, node: BedNode, began: float) -> dict[str, Counter[str]]:
-    """How often each component was started in each phase, as the components have recorded it."""
+    """Return the number of starts of each component in each phase, by the components' record."""
     phases = [
         (datetime.fromisoformat(each["at"]).timestamp(), each["phase"])
         for each in node.trail() if each["event"] == "rotation"

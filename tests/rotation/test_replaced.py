@@ -65,9 +65,9 @@ def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[st
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_one_of_several_control_planes_is_answered_again(programs: Path, tmp_path: Path) -> None:
-    """On one of two control planes the CA is replaced: its API server answers both generations of clients again, its
-    controller-manager runs and signs, no rotation begins, and the finding stays. When the former pair is back, the
-    other CA is trusted nowhere, and after that a rotation comes to its end on all nodes, as the finding says.
+    """On one of two control planes the CA is replaced: its API server accepts both generations of clients again, its
+    controller-manager runs and signs, no rotation begins, and the finding stays. When the old pair is back, the other
+    CA is trusted nowhere, and after that a rotation completes on all nodes, as the finding describes.
     """
     with cluster(programs, tmp_path) as made:
         bed, daemon = made.bed, made.daemons[0]
@@ -91,7 +91,7 @@ def test_one_of_several_control_planes_is_answered_again(programs: Path, tmp_pat
 
 
 def signs(node: BedNode, ca: Issued) -> bool:
-    """Its controller-manager signs with that CA."""
+    """Return whether its controller-manager signs with that CA."""
     with suppress(SigningError, InvalidSignature):
         node.canary().verify_directly_issued_by(ca.cert)
         return True

@@ -84,7 +84,7 @@ def test_a_node_without_the_key(staging: Staging) -> None:
 
 
 def test_another_takes_its_place(staging: Staging) -> None:
-    """What is put replaces what was there; the other part stays."""
+    """A new part replaces the old one. The other part stays."""
     put(staging, FIRST, Part.OLD)
     put(staging, FIRST)
     put(staging, SECOND)
@@ -105,7 +105,7 @@ def test_destroyed(staging: Staging) -> None:
 
 
 def test_a_key_of_another_is_not_staged(staging: Staging) -> None:
-    """A key that does not belong to the certificate is refused, and what was staged stays."""
+    """A key that does not match the certificate is refused, and the staged CA stays."""
     put(staging)
     assert isinstance(FIRST.key, ec.EllipticCurvePrivateKey)
     with pytest.raises(ConfigError, match="is not that of CN=second"):
@@ -152,7 +152,7 @@ def test_a_damaged_key_is_not_quoted(staging: Staging) -> None:
 
 
 def states(staging: Staging, *wholes: StagedCA) -> Iterator[str]:
-    """What is wrong with the state directory as it is at this instant, where it can be one of `wholes`, or a half."""
+    """Return the defects of the state directory at this instant, at which it may be one of `wholes`, or incomplete."""
     for path in [each for each in (staging.directory, *files(staging).values()) if each.exists()]:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             yield f"{path.name} is open to others"
@@ -239,7 +239,7 @@ def test_killed_while_destroying(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """Where there is no room, what was staged stays as it was, no draft is left, and the message says what to do."""
+    """Without space, the staged CA stays, no draft is left, and the message has the remedy."""
     if os.geteuid() != 0:
         unavailable("only root can mount a small file system")
     place = tmp_path / "small"
@@ -261,7 +261,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_leads_elsewhere(staging: Staging, tmp_path: Path) -> None:
-    """A symlink in the place of the directory is not followed: neither is written there, nor read, nor destroyed."""
+    """A symlink in place of the directory is not followed: nothing is written, read or destroyed there."""
     elsewhere = Staging(tmp_path / "elsewhere")
     put(elsewhere)
     (tmp_path / "state").mkdir()
@@ -290,7 +290,7 @@ def test_a_directory_that_leads_elsewhere(staging: Staging, tmp_path: Path) -> N
     ids=["none", "trust", "done", "cut off", "a list", "a number", "deep"],
 )
 def test_the_record(staging: Staging, text: str | None, said: Recorded | None) -> None:
-    """A record that is there is reported, with what can be read of it; None says that there is no record."""
+    """An existing record is reported, with its readable fields. None represents no record."""
     staging.directory.mkdir(parents=True)
     if text is not None:
         (staging.directory / "record.json").write_text(text)

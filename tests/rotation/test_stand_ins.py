@@ -1,4 +1,4 @@
-"""What the stand-ins of a bed are like, whatever is rotated on it, and that certmond runs there."""
+"""The behavior of the stand-ins of a bed, independent of a rotation, and certmond's run on them."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ADMIN = "/etc/kubernetes/admin.conf"
 
 
 class Arranged:
-    """A node, its state directory, and what makes the files of a step there."""
+    """A node, its state directory, and the object that makes the files of a step there."""
 
     def __init__(self, node: Node, state: Path) -> None:
         state.mkdir()
@@ -58,7 +58,7 @@ class Arranged:
         target: tuple[str, str] = ("ca", CRT),
         known: tuple[Certificate, ...] = (),
     ) -> str:
-        """Carry out one step; `meanwhile` is called when all is written beside what it is to replace."""
+        """Make one step; `meanwhile` is called when all drafts are written."""
         transactions = Transactions(str(self.node.root), self.state)
 
         def real(path: str) -> Path:
@@ -94,8 +94,8 @@ def arranged(node: Node, tmp_path: Path) -> Arranged:
 
 
 def test_the_keys_of_tokens(arranged: Arranged) -> None:
-    """The key and the public keys are as they are wanted, the key closed to others; the former key is kept with the
-    rotation, and its public half in the archive.
+    """The key and the public keys have the required state, and the key is closed to others. The old key is stored with
+    the rotation, and its public half in the archive.
     """
     pub, key, new = f"{PKI}/sa.pub", f"{PKI}/sa.key", arranged.new.facts.key
     (old,), mode = decode(arranged.read(pub), pub).public_keys, arranged.mode(pub)
@@ -186,7 +186,7 @@ def test_a_stored_key_is_never_destroyed_for_another_one(
 
 
 def test_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
-    """What it trusts is replaced, and all else in it stays, its mode too."""
+    """Its trust is replaced, and all else in it stays, including its mode."""
     before = yaml.safe_load(arranged.read(ADMIN))
     mode = arranged.mode(ADMIN)
     arranged.make(Trusting(ADMIN, (arranged.old, arranged.new.facts)))
@@ -352,7 +352,7 @@ def test_a_key_beside_certificates_of_others_is_refused(arranged: Arranged, apar
 
 
 def test_no_key_of_a_ca_where_another_user_can_take_it(arranged: Arranged) -> None:
-    """Where another user can replace the file of the key, the step does nothing, and no copy of a key is made."""
+    """If another user can replace the file of the key, the step does nothing, and no copy of a key is made."""
     if os.geteuid() != 0:
         unavailable("only root can give files away")
     arranged.stage()

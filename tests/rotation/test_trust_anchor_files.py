@@ -1,4 +1,4 @@
-"""What a node shows of an anchor and of its signer, on the files of a real kubeadm node."""
+"""The state of an anchor and of its signer, from the files of a real kubeadm node."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_signer_without_a_manifest(node: Node) -> None:
 
 
 def test_the_keys_of_tokens(node: Node) -> None:
-    """They are an anchor of public keys, all of its file, and no controller-manager has to be moved for it."""
+    """They are an anchor of public keys, with all keys of its file, and without a controller-manager to move."""
     pub, key = f"{PKI}/sa.pub", f"{PKI}/sa.key"
     own = node.read(pub[1:])
     node.write(pub[1:], own + make_ca().public_pem)
@@ -82,7 +82,7 @@ def test_a_bundle_in_its_order(node: Node) -> None:
 
 @pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
 def test_another_family_has_no_signer(node: Node, family: str) -> None:
-    """Only the cluster's CA is what the controller-manager signs with."""
+    """Only the cluster's CA is used by the controller-manager to sign."""
     found = shown(node, family)
     assert found is not None
     assert found.holds_key
@@ -90,7 +90,7 @@ def test_another_family_has_no_signer(node: Node, family: str) -> None:
 
 
 def test_an_anchor_that_is_not_in_the_catalogue(node: Node) -> None:
-    """There is nothing to show of it; nor of an entry that is no anchor."""
+    """It has no state, and neither has an entry that is no anchor."""
     assert shown(node, "nobody") is None
     assert shown(node, "apiserver") is None
 
@@ -137,7 +137,7 @@ def test_a_directory_that_is_mounted_elsewhere(node: Node) -> None:
 
 @pytest.mark.parametrize("flag", SIGNING_FLAGS)
 def test_a_controller_manager_that_does_not_sign(node: Node, flag: str) -> None:
-    """Where the CA's key is elsewhere it has no signer, and there is nothing to move."""
+    """If the CA's key is elsewhere it has no signer, and nothing to move."""
     edit(node, (f"--{flag}=", "--unused="))
     found = shown(node)
     assert found is not None

@@ -1,10 +1,9 @@
 """A stand-in for systemd and its bus: run as `unit_stand_in.py UNIT SOCKET LOG COMMAND…`, until stdin ends.
 
-There is one unit. It runs the command, takes it for started when it says `ready`, and starts it again when it ends.
-Over D-Bus it answers what certmond/services/systemd_units.py asks, as org.freedesktop.systemd1 does (systemd,
+There is one unit. The stand-in runs the command, treats it as started after `ready`, and restarts it when it ends. Over
+D-Bus it answers the calls of certmond/services/systemd_units.py like org.freedesktop.systemd1 (systemd,
 src/core/dbus-unit.c and dbus-manager.c): a restart is a job that is removed when the new process is ready, and makes
-another InvocationID.
-/run/dbus leads to the socket. What it is not asked for by certmond it does not know.
+another InvocationID. /run/dbus is a link to the socket. Other calls are not implemented.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = DBusAddress("/org/freedesktop/systemd1", SYSTEMD, f"{SYSTEMD}.Manager")
 OWNER, PATH = ":1.0", "/org/freedesktop/systemd1/unit/only"
 AGAIN = 0.2
-"""Seconds until what has ended by itself is started again: RestartSec=, which kubeadm has at ten."""
+"""Seconds until an ended process is restarted: RestartSec=, which kubeadm sets to ten."""
 
 
 class Unit:
-    """The process, and what systemd says of it."""
+    """The process, and its state in systemd's terms."""
 
     def __init__(self, name: str, log: str, command: list[str]) -> None:
         self.name, self._command = name, command
@@ -143,7 +142,7 @@ async def main(name: str, socket: str, log: str, *command: str) -> None:
     async with await asyncio.start_unix_server(talk, socket):
         bus = Path("/run/dbus/system_bus_socket")
         bus.parent.mkdir(parents=True, exist_ok=True)
-        bus.unlink(missing_ok=True)  # of the time before the machine was lost
+        bus.unlink(missing_ok=True)  # from before the machine was lost
         bus.symlink_to(socket)
         runs = loop.create_task(unit.run())
         await over.wait()

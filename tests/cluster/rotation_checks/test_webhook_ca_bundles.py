@@ -29,7 +29,7 @@ def b64(*certificates: Issued) -> str:
 
 
 def add(cluster: ApiServer, resource: str, name: str, *bundles: str | None, **metadata: Any) -> dict[str, Any]:
-    """An object of that kind with these bundles; None is a client configuration without one."""
+    """Add an object of that kind with these bundles; None is a client configuration without one."""
     configs = [{"caBundle": each, "later": 1} if each is not None else {"url": "https://it"} for each in bundles]
     match resource:
         case "apiservices":
@@ -99,7 +99,7 @@ def test_an_annotated_bundle_is_updated(cluster: ApiServer, access: Access, reso
 
 
 def test_each_webhook_of_a_configuration_is_looked_at(cluster: ApiServer, access: Access) -> None:
-    """Of an annotated one every bundle is written that is not as wanted, an empty one too, and no other is."""
+    """In an annotated one every outdated bundle is written, also an empty one, and no other is."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
     resource = "validatingwebhookconfigurations"
@@ -110,7 +110,7 @@ def test_each_webhook_of_a_configuration_is_looked_at(cluster: ApiServer, access
 
 @pytest.mark.parametrize("family", ["front-proxy-ca", ""])
 def test_the_annotation_of_another_family_gives_no_right(cluster: ApiServer, access: Access, family: str) -> None:
-    """Only what is annotated with this family is written."""
+    """Only an object with the annotation of this family is written."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
     add(cluster, "apiservices", "it", b64(OLD), annotations={"certmond.io/ca-bundle": family})
@@ -178,14 +178,14 @@ def test_all_pages_are_looked_at(cluster: ApiServer, access: Access, monkeypatch
 
 
 def test_a_failure_is_not_ok(cluster: ApiServer, access: Access) -> None:
-    """What could not be listed may have any bundle."""
+    """An object that could not be listed may have any bundle."""
     cluster.faults = [Fault(500)]
     assert not look(access).ok
 
 
 @pytest.mark.parametrize(("whose", "said"), [("check", "within 7 s"), ("call", "no answer within 60 s")])
 def test_silence_is_not_ok(access: Access, silence: Silence, whose: str, said: str) -> None:
-    """Neither where a call takes too long, nor where all of it does."""
+    """The limit of a call and the limit of the check both apply."""
     silence(whose)
     canary = look(access, limit=timedelta(seconds=7))
     assert not canary.ok

@@ -1,4 +1,4 @@
-"""DER values are read as X.690 says, and the parts of a certificate are those that cryptography finds in it."""
+"""DER values are parsed by X.690, and the parts of a certificate equal those of cryptography."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT, CURVED = make_ca(key="rsa"), make_ca()
     ],
 )
 def test_the_parts_are_those_of_the_certificate(issued: Issued) -> None:
-    """What is signed, and both names, byte for byte."""
+    """The parts are the signed part and both names, byte for byte."""
     parts, facts = signed_part_of(issued.der), issued.facts
     assert parts.content == issued.cert.tbs_certificate_bytes
     assert parts.signature == issued.cert.signature

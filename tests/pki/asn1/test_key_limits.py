@@ -91,7 +91,7 @@ def cases(table: dict[str, list[bytes]]) -> list[tuple[bytes, str]]:
 
 @pytest.mark.parametrize(("der", "said"), cases(PRIVATE))
 def test_a_private_key_beyond_a_limit_is_refused_with_the_number(der: bytes, said: str) -> None:
-    """In each of its forms; and in a file it is malformed, whether that is PEM or DER."""
+    """The rule covers each of its forms. In a file it is malformed, in PEM and in DER."""
     with pytest.raises(LimitError, match=said):
         check_private_key(der)
     for data in (der, pem_block("PRIVATE KEY", der)):
@@ -111,7 +111,7 @@ def test_a_public_key_beyond_a_limit_is_refused_with_the_number(der: bytes, said
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_no_key_of_a_usual_size_exceeds_a_limit(kind: str, form: PrivateFormat) -> None:
-    """Of any kind that OpenSSL makes."""
+    """The rule covers each kind that OpenSSL makes."""
     key: Key = new_key(kind)
     if kind.startswith("ed"):
         form = PrivateFormat.PKCS8
@@ -132,7 +132,7 @@ def test_no_key_of_a_usual_size_exceeds_a_limit(kind: str, form: PrivateFormat) 
     ],
 )
 def test_what_is_at_a_limit_passes(check: Callable[[bytes], None], der: bytes) -> None:
-    """A limit itself is allowed; what is encrypted, or of an unknown kind, is left to the library."""
+    """The limit itself is allowed. An encrypted key, or one of an unknown kind, is left to the library."""
     check(der)
 
 
@@ -173,7 +173,7 @@ def test_the_key_of_a_request_has_a_limit() -> None:
 
 @given(st.binary(max_size=60) | st.binary(min_size=700, max_size=900))
 def test_any_bytes_pass_or_are_malformed(data: bytes) -> None:
-    """No other exception comes out, whatever is inside a SEQUENCE."""
+    """No other exception is raised, for any content of a SEQUENCE."""
     for check in (check_private_key, check_public_key, check_request):
         for der in (data, tlv(0x30, data), tlv(0x30, integer(0), tlv(0x30, oid(RSA)), tlv(0x04, data))):
             try:

@@ -81,7 +81,7 @@ def verdicts(assessment: Assessment) -> list[dict[str, Any]]:
     return [verdict(status) for status in assessment.statuses]
 
 
-# --- what came before changes no verdict ------------------------------------------------------------------------------
+# --- earlier assessments change no verdict ----------------------------------------------------------------------------
 
 WRITABLE = (Permissions("/pki/leaf", 0o666, "root:root", secret=False),)
 WORLD: dict[str, list[Observation | None]] = {
@@ -123,7 +123,7 @@ steps = st.tuples(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[Inventory, datetime]]:
-    """Passes over a node: some things change from one to the next, most stay; the clock goes where it likes."""
+    """Draw passes over a node: some things change from one to the next, most stay, and the clock moves arbitrarily."""
     choice, now, told = draw(steps)
     history = []
     for _ in range(draw(st.integers(2, 6))):
@@ -239,7 +239,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[Certificate]:
 
 
 def test_a_verdict_is_the_same_object_until_something_changes() -> None:
-    """Later stages skip what they know: renderer and journal go by identity."""
+    """Later stages skip unchanged objects: renderer and journal compare by identity."""
     lost = see(row("lost", ca="etcd-ca"), faults=(Fault(Reason.MISSING, "/pki/lost is not there"),))
     no_ca = see(row("etcd-ca", authority=True, ca=[]), faults=(Fault(Reason.MISSING, "/pki/etcd-ca is not there"),))
     bad = replace(LEAF_BAD, name="bad")
@@ -301,8 +301,8 @@ def test_other_terms_of_renewal_are_applied_at_once() -> None:
 
 
 def test_what_is_known_to_be_renewed_is_judged_so_at_once() -> None:
-    """Although it is the same file at the same hour: certmond notes what it put in place after it is there. It is
-    still due then, which renewing does not change.
+    """The file and the time are the same: certmond records its renewal after the installation. The certificate is still
+    due, which a renewal does not change.
     """
     seen, at = inventory(CA_GOOD, LEAF_GOOD), MINE.facts.not_after - 10 * DAY
     first = assess(seen, at)
@@ -312,7 +312,7 @@ def test_what_is_known_to_be_renewed_is_judged_so_at_once() -> None:
     assert [Reason.STILL_DUE in told for told in reasons] == [False, True, False]
 
 
-# --- what runs and is served ------------------------------------------------------------------------------------------
+# --- running and serving processes ------------------------------------------------------------------------------------
 
 ENDPOINT = Endpoint.parse("127.0.0.1:1")
 WEB = ServiceSpec(name="web", kind="systemd", unit="web.service")
@@ -351,7 +351,7 @@ def test_a_new_probe_is_judged_again() -> None:
 
 
 def test_what_is_served_gets_worse_at_the_announced_instant() -> None:
-    """It nears its end in memory, while that of the file is far."""
+    """The served certificate nears its end, while that of the file does not."""
     ending = make_leaf(ROOT, not_after=NOW + 10 * DAY)
     known = serving(ending, NOW - DAY)
     first = assess(inventory(CA_GOOD, SERVED_LEAF), NOW, around=known)
@@ -361,11 +361,11 @@ def test_what_is_served_gets_worse_at_the_announced_instant() -> None:
     assert [by_name(each)["leaf"].severity for each in later] == [Severity.WARNING, Severity.CRITICAL]
 
 
-# --- what went bad keeps its dates ------------------------------------------------------------------------------------
+# --- a damaged file keeps its dates -----------------------------------------------------------------------------------
 
 
 def test_a_file_that_goes_bad_keeps_its_last_good_certificate() -> None:
-    """Beside the finding, and marked as stale: an alert on the end must not resolve because the file broke."""
+    """It is beside the finding, and marked as stale: an alert on the end must not resolve because the file broke."""
     good = assess(inventory(CA_GOOD, LEAF_GOOD), NOW)
     bad = assess(inventory(CA_GOOD, LEAF_BAD), NOW + DAY, good)
     worse = assess(inventory(CA_GOOD, replace(LEAF_BAD)), NOW + 2 * DAY, bad)
@@ -378,7 +378,7 @@ def test_a_file_that_goes_bad_keeps_its_last_good_certificate() -> None:
 
 
 def test_what_is_no_longer_looked_for_is_forgotten() -> None:
-    """A file that vanished from a glob has no entry, and no memory when it comes back broken."""
+    """A file that disappeared from a glob has no entry, and no history when it returns broken."""
     good = assess(inventory(CA_GOOD, LEAF_GOOD), NOW)
     gone = assess(inventory(CA_GOOD), NOW, good)
     assert "leaf" not in by_name(gone)
@@ -407,7 +407,9 @@ def test_a_ca_without_an_entry_is_reported_at_once() -> None:
 
 
 def test_the_anchor_that_is_shown_is_that_of_the_path_that_counts() -> None:
-    """The one that holds now and longest; before and after, the one that lasts longest; none where none is named."""
+    """It is the anchor of the path that is valid now and longest. Before and after, it is that of the longest one.
+    Without a named CA there is no anchor.
+    """
     both = CA_GOOD, replace(see(AUTHORITY, OTHER), name="ca#2"), see(row("leaf"), BELOW, MIDDLE, BRIDGE)
     shown = {
         moment: by_name(assess(inventory(*both), moment))["leaf"].trust_anchor
@@ -420,7 +422,7 @@ def test_the_anchor_that_is_shown_is_that_of_the_path_that_counts() -> None:
 
 
 def test_a_file_that_names_no_ca_proves_itself() -> None:
-    """By its self-signed certificate, or else by its last one: there is nothing else to hold it against."""
+    """The anchor is its self-signed certificate, or otherwise its last one."""
     spec = row("leaf", ca=[])
     for chain in ([MINE], [MINE, ROOT], [BELOW, MIDDLE], [ROOT]):
         assert by_name(assess(inventory(see(spec, *chain)), NOW))["leaf"].chain_valid

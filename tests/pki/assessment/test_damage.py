@@ -74,12 +74,12 @@ def only(made: Plan) -> Issue | Restore | Held:
     return found
 
 
-# What is broken
+# Broken files
 
 
 @pytest.mark.parametrize("seen", [GONE, CUT, NO_KEY, OTHER_KEY])
 def test_what_holds_no_whole_pair_is_broken(seen: Observation) -> None:
-    """A certificate or key that is missing, malformed or another's."""
+    """The certificate or key is missing, malformed or another's."""
     assert damage(seen)
     assert is_whole(seen) is False
     assert is_whole(GOOD) is True
@@ -112,7 +112,7 @@ def test_an_unsupported_or_unreadable_file_is_not_repaired(seen: Observation) ->
 
 @pytest.mark.parametrize("seen", [GONE, CUT, NO_KEY, OTHER_KEY])
 def test_a_writer_has_ten_seconds(seen: Observation) -> None:
-    """The plan says until when, and the assessment wakes the daemon at that instant, not before and not later."""
+    """The plan has the end, and the assessment wakes the daemon at that instant, neither before nor later."""
     node = Node()
     made = node.look(seen)
     waiting = only(made)
@@ -128,8 +128,8 @@ def test_a_writer_has_ten_seconds(seen: Observation) -> None:
 
 
 def test_a_file_that_keeps_changing_is_let_be_for_two_minutes_more() -> None:
-    """The ten seconds begin again with each change of a file that is there, until two minutes after the first look;
-    then they pass whatever changes. What is not there does not grow: the directory may change for others.
+    """The ten seconds start again with each change of an existing file, until two minutes after the first scan. Then
+    they pass despite changes. A missing file does not grow: its directory may change for other files.
     """
     for seen, patient in ((CUT, True), (GONE, False)):
         node = Node()
@@ -160,7 +160,7 @@ def test_a_file_that_is_whole_in_time_is_let_be() -> None:
 
 
 def test_asked_for_it_is_put_right_at_once() -> None:
-    """By hand nothing is waited for: neither a writer nor a former attempt."""
+    """A command waits neither for a writer nor for the backoff of an earlier attempt."""
     node = Node()
     node.look(CUT)
     node.past[CUT.identity] = Attempt(NOW, 3, "it failed")
@@ -179,7 +179,9 @@ def test_a_request_issues_nothing_by_a_ca_without_full_trust() -> None:
 
 
 def test_a_clock_in_doubt_and_an_upgrade_hold() -> None:
-    """An upgrade may be who writes. A clock in doubt holds a new certificate, and not one that was good before."""
+    """The upgrade may be the writer. An unsynchronized clock holds a new certificate, but not the restore of a good
+    one.
+    """
     node = Node()
     node.look(GONE)
     node.after(REPAIR_WAIT)
@@ -194,7 +196,7 @@ def test_a_clock_in_doubt_and_an_upgrade_hold() -> None:
 
 
 def test_a_repair_that_failed_or_did_not_last_waits_longer_each_time() -> None:
-    """As renewals do, and the plan says when it is tried again; a renewal is no reason to wait."""
+    """The delay is that of renewals, and the plan has the next attempt. A renewal does not delay a repair."""
     node = Node()
     node.look(GONE)
     node.after(REPAIR_WAIT)
@@ -212,7 +214,7 @@ def test_a_repair_that_failed_or_did_not_last_waits_longer_each_time() -> None:
         node.look(GONE)
 
 
-# With what
+# The source of the repair
 
 NAMES = ("DNS:a", "DNS:b", "DNS:c")
 
@@ -227,9 +229,9 @@ NAMES = ("DNS:a", "DNS:b", "DNS:c")
 def test_no_right_comes_back_that_was_lost(
     fixed: set[str], kept: list[set[str]], last: set[str] | None, known: set[str] | None, *, in_archive: bool
 ) -> None:
-    """Whatever the archive has, a generation comes back only if the entry fixes its names, or the certificate that was
-    last in the files had them. Where that is not known, or certmond put another one in place that is lost, only the
-    entry counts. The newest such one it is.
+    """Whatever the archive has, a generation is restored only if the entry fixes its names, or the last certificate in
+    the files had them. If that is unknown, or certmond installed another one that is lost, only the entry counts. The
+    newest such generation is restored.
     """
     spec = row(
         "leaf", subject="CN=leaf", usages=["digital signature", "key encipherment", "server auth"], names=[*fixed]
@@ -288,7 +290,7 @@ def test_of_several_accepted_subjects_only_the_last_or_less_is_restored(
 
 
 def test_where_two_subjects_may_have_been_the_last_one_the_first_of_the_entry_is_issued() -> None:
-    """What certmond put in place last had another one than what was in the files last."""
+    """The last certificate of certmond had another subject than the last one in the files."""
     spec = row("leaf", subject=[ADMINS, MASTERS], usages=["digital signature", "client auth"])
     for last, known in ((ADMINS, MASTERS), (MASTERS, ADMINS)):
         salvage = Salvage(last="00", subject=last)
@@ -337,7 +339,7 @@ def test_the_finding_names_the_action_of_certmond() -> None:
 
 
 def test_in_a_rotation_the_ca_of_the_phase_decides() -> None:
-    """A generation of another CA than the one that signs now does not come back."""
+    """A generation of another CA than the present signer is not restored."""
     other = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
     salvage = Salvage(good=(("000002-x", GOOD.certificates[0]),))
     for anchor, expected in ((ROOT.facts, Restore), (other.facts, Issue)):
@@ -379,8 +381,8 @@ def test_a_certificate_without_a_predecessor_has_what_the_entry_fixes(
 
 
 def test_the_subject_is_the_one_that_the_cluster_knows() -> None:
-    """Of several accepted ones: as the archive had it, else with the group that other certificates of this CA have,
-    else the first.
+    """Of several accepted ones it is that of the archive, otherwise the one with the group of other certificates of
+    this CA, otherwise the first.
     """
     accepted = ["CN=admin,O=kubeadm:cluster-admins", "CN=admin,O=system:masters"]
     spec = row("leaf", subject=accepted, usages=["digital signature", "client auth"])

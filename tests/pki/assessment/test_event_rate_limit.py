@@ -1,4 +1,4 @@
-"""What may be reported how often: never more than the budgets, and what is left out is counted once."""
+"""Rate limits of events: never more than the budgets, and each omission is counted once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Event = tuple[int, str, bool]
 
 
 def admitted(events: list[Event], quota: Quota) -> list[tuple[int, str, bool, bool]]:
-    """Each event at its instant, and whether it was admitted."""
+    """Return each event with its instant, and whether it was admitted."""
     now, found = 0, []
     for pause, key, urgent in events:
         now += pause
@@ -26,7 +26,7 @@ def admitted(events: list[Event], quota: Quota) -> list[tuple[int, str, bool, bo
 
 
 def within(instants: list[int], budget: Budget) -> bool:
-    """Whether no window has more of them than the budget."""
+    """Return whether no window has more of them than the budget."""
     return all(
         last - first + 1 <= budget.burst + (instants[last] - instants[first]) / budget.every
         for first in range(len(instants))
@@ -51,7 +51,7 @@ def test_no_window_has_more_than_the_budgets(events: list[Event]) -> None:
 
 @given(EVENTS)
 def test_what_is_urgent_of_a_calm_key_waits_for_nothing(events: list[Event]) -> None:
-    """Whatever others do, the first urgent one of a key is admitted, as long as the reserve is not used up."""
+    """Whatever other keys do, the first urgent event of a key is admitted, until the reserve is used up."""
     quota = Quota(EACH, OVERALL, Budget(1000, 1))
     admitted(events, quota)
     now = sum(pause for pause, *_ in events)
@@ -61,7 +61,7 @@ def test_what_is_urgent_of_a_calm_key_waits_for_nothing(events: list[Event]) -> 
 
 @given(EVENTS, st.sampled_from("abcdefgh"), st.booleans())
 def test_it_is_known_when_one_more_is_admitted(events: list[Event], key: str, urgent: bool) -> None:
-    """At the instant that `free_at` names one more is admitted, and right before it none is."""
+    """At the instant of `free_at` one more is admitted, and right before it none is."""
     quota = Quota(EACH, OVERALL, RESERVE)
     admitted(events, quota)
     now = sum(pause for pause, *_ in events)
@@ -83,7 +83,7 @@ def test_a_key_that_flaps_has_no_part_in_the_reserve() -> None:
 
 
 def test_keys_are_dropped_that_have_their_budget_again() -> None:
-    """However many keys come and go, only those take memory that have used a part of their budget."""
+    """However many keys appear, only those with a partly used budget use memory."""
     quota = Quota(EACH, Budget(10, 0.001), RESERVE)
     for number in range(5000):
         assert quota.take(number, number)
@@ -92,7 +92,7 @@ def test_keys_are_dropped_that_have_their_budget_again() -> None:
 
 @given(st.lists(st.tuples(PAUSES, st.sampled_from("abc"), st.integers(0, 3)), max_size=60))
 def test_what_is_left_out_is_counted_once(events: list[tuple[int, str, int]]) -> None:
-    """The reports have everything that was left out, each once, and come at most once an interval."""
+    """The reports have every omission, each once, and appear at most once an interval."""
     omissions, now, reports = Omissions(10), 0, list[tuple[int, int, int]]()
     since = Counter[str]()
     for pause, key, count in events:

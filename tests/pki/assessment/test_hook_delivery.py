@@ -71,7 +71,7 @@ def test_a_receiver_that_keeps_subjects_only_ends_with_the_current_state(
 
 
 def test_what_is_cleared_comes_first_and_then_the_gravest() -> None:
-    """Cleared before raised; raised by severity, then by when it was first seen."""
+    """Cleared precedes raised. Raised events are ordered by severity, then by their first observation."""
     old, gone = notice("old", WARNING, at=NOW - DAY), notice("gone")
     found = steps([notice("new", WARNING), old, notice("bad", CRITICAL)], [gone])
     assert [(each.event, each.notice.certificate) for each in found] == [
@@ -80,7 +80,7 @@ def test_what_is_cleared_comes_first_and_then_the_gravest() -> None:
 
 
 def test_one_that_gets_graver_is_cleared_before_it_is_raised_again() -> None:
-    """While the former severity has not been cleared, the new one is not raised."""
+    """While the old severity has not been cleared, the new one is not raised."""
     warning, critical = notice(severity=WARNING), notice(severity=CRITICAL)
     assert [each.event for each in steps([critical], [warning])] == ["cleared"]
     assert steps([critical], [warning], settled=False) == []
@@ -128,7 +128,7 @@ def test_a_waiting_finding_keeps_its_time() -> None:
 
 
 def test_what_stands_is_found_with_its_certificate() -> None:
-    """Findings of the severity asked for, the gravest of each reason, with the end of the certificate."""
+    """The findings of the requested severity have the worst of each reason, with the end of the certificate."""
     ca = make_ca()
     leaf = make_leaf(ca, not_after=NOW - SECOND)
     spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
@@ -161,7 +161,7 @@ def test_of_several_of_one_reason_the_gravest_stands() -> None:
 
 
 def test_of_several_that_are_as_grave_the_first_stands() -> None:
-    """So that it stays the same one, however many come behind it."""
+    """So it stays the same one, however many follow."""
     spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
     open_to_all = tuple(Permissions(path, 0o666, "root:root", False) for path in ("/leaf", "/other"))
     seen = Observation("leaf", spec, "/leaf", (make_leaf(make_ca()).facts,), permissions=open_to_all)

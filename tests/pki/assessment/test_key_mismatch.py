@@ -30,7 +30,7 @@ GONE = replace(GOOD, certificates=(), faults=(Fault(Reason.MALFORMED, "/leaf.crt
 
 
 class Looks:
-    """A daemon's looks at one pair: each after some time, with the wake-ups that the assessment asks for."""
+    """The daemon's scans of one pair: each after some time, with the wake-ups that the assessment requests."""
 
     def __init__(self) -> None:
         self.now, self.assessment = NOW, assess(Inventory((CA, GOOD)), NOW)
@@ -45,7 +45,7 @@ class Looks:
         return {item.reason for item in self.status.findings}
 
     def passing(self, seconds: float) -> None:
-        """Let time pass, with a pass at each instant that was announced."""
+        """Let time pass, with a pass at each announced instant."""
         end = self.now + timedelta(seconds=seconds)
         while (due := self.assessment.changes_at) is not None and due <= end:
             self._look(due)
@@ -74,7 +74,7 @@ def test_a_writer_between_the_two_files_has_two_seconds() -> None:
 
 
 def test_a_mismatch_is_reported_at_the_instant_that_was_announced() -> None:
-    """Two seconds after the first look that saw it, without another change."""
+    """The instant is two seconds after the first scan that observed it, without another change."""
     looks = Looks()
     looks.see(BAD)
     assert looks.assessment.changes_at == NOW + WAIT == looks.assessment.waits_until
@@ -153,7 +153,7 @@ def test_the_first_look_counts_from_the_change_of_the_files(changed_at: datetime
 
 
 def test_a_look_that_does_not_wait_reports_at_once() -> None:
-    """As the second look of `check`, and one as of another time."""
+    """Examples are the second scan of `check`, and one with `--at`."""
     first: Assessment = assess(Inventory((CA, replace(BAD, changed_at=NOW))), NOW, waits=False)
     assert [item.reason for item in first.statuses[1].findings] == [Reason.KEY_MISMATCH]
     assert first.waits_until is None
@@ -170,8 +170,8 @@ def test_a_clock_that_is_set_back_restarts_the_wait() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([BAD, GOOD]), st.floats(0.05, 5)), max_size=20))
 def test_no_order_of_changes_hides_a_mismatch(changes: list[tuple[Observation, float]]) -> None:
-    """A pair that does not match is reported once two seconds have passed since the first look that saw a mismatch, if
-    it did not match for two seconds in between; and none is reported that never was.
+    """A pair that does not match is reported two seconds after the first scan with a mismatch, if it did not match for
+    two seconds in between. No other pair is reported.
     """
     looks, began, matching = Looks(), None, None
     for seen, seconds in changes:

@@ -1,4 +1,4 @@
-"""The policy, rule by rule: what raises each finding, what does not, how bad it is, and what its sentence says."""
+"""The policy, rule by rule: the condition of each finding, its severity, and its message."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def judge(
 
 
 def findings(*seen: Observation, about: str = "leaf", **conditions: Any) -> dict[str, Finding]:
-    """What is found about one of them, by reason."""
+    """Return the findings of one of them, by reason."""
     return {item.reason.value: item for item in judge(*seen, **conditions)[about].findings}
 
 
@@ -140,13 +140,13 @@ def test_a_certificate_that_ends_before_it_begins_is_expired() -> None:
 
 
 def test_a_certificate_without_end_is_no_trouble() -> None:
-    """RFC 5280, 4.1.2.5: 99991231235959Z says that there is no end worth naming."""
+    """RFC 5280, 4.1.2.5: 99991231235959Z represents no well-defined end."""
     forever = datetime.fromisoformat("9999-12-31T23:59:59+00:00")
     ca = make_ca(not_after=forever)
     assert not of_leaf(make_leaf(ca, not_after=forever), by=ca)
 
 
-# --- validity of what the path needs ----------------------------------------------------------------------------------
+# --- dates of the path ------------------------------------------------------------------------------------------------
 
 
 def test_an_expired_intermediate_is_reported_at_its_file() -> None:
@@ -190,7 +190,7 @@ def test_an_expired_further_ca_of_a_bundle_is_a_leftover() -> None:
 
 
 def test_a_further_ca_of_a_bundle_has_its_last_second_too() -> None:
-    """RFC 5280, 4.1.2.5: notAfter is included, behind the first of a bundle as anywhere."""
+    """RFC 5280, 4.1.2.5: notAfter is included, also behind the first CA of a bundle."""
     ending = replace(see(AUTHORITY, make_ca(not_after=NOW)), name="ca#2")
     assert "expired" not in findings(see(AUTHORITY, ROOT), ending, about="ca#2")
 
@@ -303,7 +303,7 @@ def test_a_ca_that_may_not_certify_the_usage_is_reported_at_the_leaf() -> None:
 
 
 def test_a_file_does_not_prove_itself_where_a_ca_is_named() -> None:
-    """Whatever it brings along: its own CA, or a certificate that signed itself."""
+    """It does not matter whether it has its own CA, or a self-signed certificate."""
     own = make_ca("own")
     assert of_leaf(make_leaf(own), own).keys() == {"no_path"}
     assert of_leaf(own).keys() == {"no_path"}
@@ -358,7 +358,7 @@ def test_an_entry_limits_the_severity_of_its_findings(most: str | None, severiti
 
 
 def test_an_intermediate_is_refused_as_trust_anchor() -> None:
-    """By its issuer's name, or by a signature that is not its own."""
+    """The reason is its issuer's name, or a signature by another key."""
     assert of_ca(make_intermediate(ROOT)).keys() == {"ca_not_self_signed"}
     assert of_ca(cross_sign(make_ca(), by=ROOT)).keys() == {"ca_not_self_signed"}
     assert "Root CA only" in of_ca(make_intermediate(ROOT))["ca_not_self_signed"].message
@@ -372,7 +372,7 @@ def test_a_ca_has_the_ca_flag() -> None:
 
 
 def test_a_ca_may_sign_certificates() -> None:
-    """keyCertSign where there is a keyUsage; none at all permits everything."""
+    """A keyUsage must have keyCertSign. Without the extension everything is permitted."""
     assert of_ca(make_ca(usages=["crl sign"])).keys() == {"ca_cannot_sign"}
     assert not of_ca(make_ca(usages=None))
 
@@ -395,7 +395,7 @@ def test_serial_number_zero_is_for_information(serial: int, found: set[str]) -> 
         assert of_ca(ca)["nonpositive_serial"].severity is Severity.INFO
 
 
-# --- who it is, and what it may do ------------------------------------------------------------------------------------
+# --- subject, names and usages ----------------------------------------------------------------------------------------
 
 
 def test_the_subject_is_the_identity() -> None:
@@ -468,7 +468,7 @@ def test_keys_that_are_too_short_or_that_go_does_not_know(key: str, found: set[s
 
 
 def test_a_key_that_go_refuses_to_use_is_critical() -> None:
-    """A warning of RSA with 1,024 bits, and of what a CA may have; critical of what stops a handshake."""
+    """A key is a warning if RSA has 1,024 bits or if a CA may have it. It is critical if it prevents a handshake."""
     assert of_leaf(make_leaf(ROOT, key="rsa-1024"))["weak_key"].severity is Severity.WARNING
     assert of_leaf(make_leaf(ROOT, key="ec-p224"))["weak_key"].severity is Severity.CRITICAL
     assert of_leaf(make_leaf(ROOT, key="ed448"))["weak_key"].severity is Severity.CRITICAL
@@ -482,7 +482,9 @@ def test_a_key_that_go_refuses_to_use_is_critical() -> None:
     [((1 << 8192) + 1, 65537, Severity.WARNING), ((1 << 4095) + 1, (1 << 31) + 1, Severity.CRITICAL)],
 )
 def test_a_key_that_go_reads_and_cannot_use(modulus: int, exponent: int, severity: Severity) -> None:
-    """On a CA more than 8,192 bits are a warning, as Go verifies what it signed; on a leaf all of it is critical."""
+    """On a CA more than 8,192 bits are a warning, because Go verifies its signatures. On a leaf every case is
+    critical.
+    """
     strange = parse_certificate(with_key(ROOT, ROOT, rsa_info(modulus, exponent)))
     seen = Observation("ca", AUTHORITY, "/pki/ca.crt", (strange,))
     (status,) = assess(Inventory((seen,)), NOW).statuses
@@ -497,7 +499,7 @@ def test_a_key_that_go_reads_and_cannot_use(modulus: int, exponent: int, severit
 
 
 def test_the_private_key_beside_it_is_its_own() -> None:
-    """By the public half."""
+    """The public halves are compared."""
     leaf, other = make_leaf(ROOT), make_leaf(ROOT)
     spec = row(key="/pki/leaf.key")
 
@@ -527,7 +529,7 @@ def test_the_verdict_has_whether_the_key_matches_or_null(matches: bool | None, v
 
 
 def test_service_account_keys_belong_together() -> None:
-    """Every API server verifies what every controller manager signs. They are about no certificate."""
+    """Every API server verifies the tokens of every controller manager. The findings belong to no certificate."""
     spec = row("sa", kind="key-pair", path="/pki/sa.pub", key="/pki/sa.key")
     pair, other = ROOT.facts.key, make_leaf(ROOT).facts.key
 
@@ -568,7 +570,7 @@ def test_a_kubeconfig_trusts_exactly_the_cas_of_the_file() -> None:
 
 
 def test_without_a_ca_file_nothing_can_be_said_of_what_is_embedded() -> None:
-    """Nor where the catalogue names no entry to compare it with."""
+    """The same holds if the catalogue names no entry for the comparison."""
     trust = {"embedded": (Embedded("/etc/leaf.conf", (make_ca().facts,)),)}
     assert not findings(see(AUTHORITY), see(row(embedded_ca="ca"), make_leaf(ROOT), **trust))
     assert not findings(see(AUTHORITY, ROOT), see(row(), make_leaf(ROOT), **trust))
@@ -599,7 +601,7 @@ def test_the_kubelets_current_pem_is_a_link() -> None:
 
 
 def test_a_chain_belongs_where_its_readers_take_one() -> None:
-    """And the end entity comes first."""
+    """The end entity comes first."""
     middle = make_intermediate(ROOT)
     leaf = make_leaf(middle)
     assert not of_leaf(leaf, middle)

@@ -92,7 +92,7 @@ def test_an_endpoint_that_stopped_serving_is_reported() -> None:
 
 
 def test_a_process_that_holds_an_older_one_is_to_be_restarted() -> None:
-    """How bad that is, is the vocabulary's."""
+    """The severity is that of the reason."""
     (found,) = said(HELD)
     assert (found.reason, found.message) == (Reason.RESTART_PENDING, "web has not read /a; restart web")
 

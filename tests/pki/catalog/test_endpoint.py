@@ -29,7 +29,7 @@ def test_the_text_of_an_endpoint_is_the_endpoint(address: str, port: int, name: 
 
 @given(NAMES)
 def test_every_server_name_can_be_sent(name: str) -> None:
-    """What is a name here is one for OpenSSL, too."""
+    """A valid name is also valid for OpenSSL."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     asked = Endpoint("127.0.0.1", 1, name).server_name
     assert context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=asked).server_hostname == name
@@ -46,7 +46,7 @@ def test_every_server_name_can_be_sent(name: str) -> None:
     ],
 )
 def test_an_endpoint_is_written_in_one_way(text: str, written: str) -> None:
-    """However it was given, so that equal ones are equal."""
+    """The form is unique, so that equal endpoints are equal."""
     assert str(Endpoint.parse(text)) == written
     assert Endpoint.parse(text) == Endpoint.parse(written)
 
@@ -79,13 +79,13 @@ def test_an_address_without_a_possible_connection_is_no_endpoint(text: str, comp
 
 
 def test_an_address_has_no_zone() -> None:
-    """Components of Kubernetes are given none."""
+    """Components of Kubernetes have none."""
     with pytest.raises(MalformedError, match="no address to connect to"):
         Endpoint("fe80::1%eth0", 6443)
 
 
 def test_what_is_served_is_compared_by_the_digest_of_its_der() -> None:
-    """As certificates are, in the same notation."""
+    """The notation is the same as for certificates."""
     served = Served(b"certificate", "TLSv1.3", NOW)
     assert served.sha256 == hashlib.sha256(b"certificate").hexdigest()
     assert served == Served(b"certificate", "TLSv1.3", NOW)

@@ -1,4 +1,4 @@
-"""The rows of the catalogue: what an operator may write, and what it comes to."""
+"""The entries of the catalogue: the accepted input, and its value."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def refused(**fields: Any) -> str:
     ],
 )  # fmt: skip
 def test_an_instant_has_a_year_to_either_end_of_the_calendar(text: str) -> None:
-    """In UTC as well, whatever zone names it: who counts on from it stays within the calendar."""
+    """The rule holds in UTC, too, whatever zone the text has: calculations stay within the calendar."""
     with pytest.raises(ValidationError, match="is no time"):
         TypeAdapter(Instant).validate_python(text)
 
 
 def test_an_instant_is_in_utc() -> None:
-    """Whatever zone names it."""
+    """The rule holds for any zone in the text."""
     found = TypeAdapter(Instant).validate_python("2026-11-24T13:00:00+01:00")
     assert found.isoformat() == "2026-11-24T12:00:00+00:00"
 
@@ -73,14 +73,14 @@ def test_a_duration_is_written_in_units_from_large_to_small(text: str, value: ti
     "text", ["", "30", "d", "0d", "-1d", "1m1h", "1.5h", " 1d", "1d ", "9999999d", "1w", 30, None, []]
 )
 def test_anything_else_is_no_duration(text: object) -> None:
-    """No unit, nothing at all, or another type: the sentence says what is meant."""
+    """A text without a unit, an empty text, and another type are errors with the accepted form."""
     with pytest.raises(ValueError, match="must be"):
         parse_duration(text)
 
 
 @given(st.integers(min_value=1, max_value=10**10))
 def test_a_duration_is_read_back_as_it_was_written(seconds: int) -> None:
-    """`config show` prints what `config validate` takes."""
+    """`config validate` accepts the output of `config show`."""
     value = timedelta(seconds=seconds)
     if value.days <= 999_999:
         assert parse_duration(format_duration(value)) == value
@@ -92,19 +92,19 @@ def test_a_duration_is_read_back_as_it_was_written(seconds: int) -> None:
 
 @pytest.mark.parametrize("mode", [0o600, "0600", "600", "0o600"])
 def test_a_mode_is_octal_however_it_is_written(mode: object) -> None:
-    """That is what a mode means to a person; YAML itself turns 0600 into a number."""
+    """Operators write modes in octal. YAML itself reads 0600 as a number."""
     assert row(mode=mode).mode == 0o600
     assert row(mode=mode).model_dump(mode="json")["mode"] == "0600"
 
 
 def test_a_mode_may_forbid_everything() -> None:
-    """Nothing is less than 0000."""
+    """The smallest mode is 0000."""
     assert row(mode="0000").mode == 0
 
 
 @pytest.mark.parametrize("mode", ["rw", "0999", "06000", 0o1000, -1, True, 6.0])
 def test_what_is_no_mode_is_refused(mode: object) -> None:
-    """So are modes beyond permissions, such as the sticky bit."""
+    """Modes beyond permissions, such as the sticky bit, are refused as well."""
     assert "mode" in refused(mode=mode)
 
 
@@ -137,12 +137,12 @@ def test_a_subject_is_made_of_attributes(subject: str) -> None:
 
 @pytest.mark.parametrize("name", ["kubernetes", "dns:a", "DNS:", "DNS:a b", "IP:", "URI:spiffe://a", "${node_name}"])
 def test_an_alternative_name_is_a_dns_name_or_an_address(name: str) -> None:
-    """Or the one fact that is such a name already."""
+    """A fact that is such a name is accepted."""
     assert "DNS: or IP:" in refused(names=name)
 
 
 def test_an_address_is_an_address() -> None:
-    """Where it is not a fact, it has to be one."""
+    """If it is not a fact, it must be an address."""
     assert row(names=["IP:10.96.0.1", "IP:::1", "IP:${service_ip}"]).names[1] == "IP:::1"
     assert "an IP address" in refused(names="IP:10.96.0.256")
 
@@ -155,13 +155,13 @@ def test_usages_are_those_of_kubernetes() -> None:
 
 @pytest.mark.parametrize("owner", ["root", "root:root", "65532:0"])
 def test_an_owner_is_a_user_or_a_user_and_a_group(owner: str) -> None:
-    """By name or by number."""
+    """Both may be names or numbers."""
     assert row(owner=owner).owner == owner
 
 
 @pytest.mark.parametrize("owner", ["", ":root", "root:", "a b", "a:b:c"])
 def test_other_owners_are_refused(owner: str) -> None:
-    """The message says the form."""
+    """The error has the accepted form."""
     assert "user or user:group" in refused(owner=owner)
 
 
@@ -200,7 +200,7 @@ def test_a_key_pair_has_a_key_and_a_glob_has_none_beside_it() -> None:
 
 
 def test_a_row_is_conditional_where_other_files_decide() -> None:
-    """Either way: by naming it, or by being there."""
+    """They decide by a reference to its path, or by their existence."""
     assert row(mentioned_in="/m.yaml").conditional
     assert row(belongs_with=["/m.yaml"]).conditional
     assert not row(optional=True).conditional
@@ -219,7 +219,7 @@ def test_a_service_has_the_field_that_restarts_it(kind: str, field: str, value: 
 
 
 def test_a_command_is_a_list() -> None:
-    """No shell splits it."""
+    """certmond uses no shell to split it."""
     with pytest.raises(ValidationError, match="a list of the program"):
         ServiceSpec.model_validate({"name": "s", "kind": "command", "command": "systemctl restart x"})
 
@@ -274,20 +274,20 @@ def test_other_health_addresses_are_refused(text: str) -> None:
 
 
 def test_authorities_come_before_what_they_sign() -> None:
-    """The rest stays in the given order."""
+    """All others stay in the given order."""
     rows = [row(name="b"), row(name="ca", authority=True), row(name="a"), row(name="etcd-ca", authority=True)]
     assert [spec.name for spec in anchors_first(rows)] == ["ca", "etcd-ca", "b", "a"]
 
 
 def test_text_with_an_unknown_fact_comes_to_nothing() -> None:
-    """So that nothing is demanded of it."""
+    """So the entry has no such requirement."""
     assert expand("CN=system:node:${node_name}", {"node_name": "worker-1"}) == "CN=system:node:worker-1"
     assert expand("DNS:${node_name}.${dns_domain}", {"node_name": "worker-1"}) is None
     assert expand("CN=a$$b", {}) == "CN=a$b"
 
 
 def test_subjects_are_compared_by_their_attributes() -> None:
-    """Neither order nor grouping counts; an escaped comma separates nothing."""
+    """Order and grouping do not count. An escaped comma separates nothing."""
     assert subject_attributes("CN=a,O=b") == subject_attributes("O=b, CN=a") == subject_attributes("CN=a+O=b")
     assert subject_attributes(r"CN=a\,b,O=c") == {r"CN=a\,b", "O=c"}
 

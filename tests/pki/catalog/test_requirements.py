@@ -1,4 +1,4 @@
-"""What a row of the catalogue demands on this node, and what of it a certificate lacks."""
+"""The requirements of an entry on this node, and those that a certificate does not meet."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_no_subject_is_wrong_if_an_accepted_one_is_unknown(
     ],
 )
 def test_subjects_are_compared_by_their_attributes(text: str, right: bool) -> None:
-    """Whatever the order and the grouping; Kubernetes compares letters as they are."""
+    """Order and grouping do not count. The comparison is case-sensitive, as in Kubernetes."""
     leaf = make_leaf(ROOT, subject=x509.Name.from_rfc4514_string("CN=a,O=b+O=c"))
     assert has_accepted_subject(leaf.facts, ["CN=other", text]) is right
     assert not has_accepted_subject(leaf.facts, [])
@@ -65,7 +65,7 @@ def test_subjects_are_compared_by_their_attributes(text: str, right: bool) -> No
     ],
 )
 def test_a_usage_is_lacking_where_it_is_not_permitted(key: str, usages: Any, extended: Any, lacking: Any) -> None:
-    """No extension permits everything; keys that are not RSA encipher none, and are not asked to."""
+    """Without the extension every usage is permitted. Keys other than RSA encipher no key, and need not."""
     leaf = make_leaf(ROOT, key=key, usages=usages, extended_usages=extended)
     spec = row(usages=["digital signature", "key encipherment", "server auth", "client auth"])
     assert lacking_usages(spec, leaf.facts) == lacking
@@ -95,7 +95,7 @@ names = st.lists(st.sampled_from(["DNS:a", "DNS:A", "DNS:a.", "DNS:b", "IP:::1",
 
 @given(names, names)
 def test_a_certificate_with_what_was_missing_misses_nothing(wanted: list[str], present: list[str]) -> None:
-    """So one renewal is enough, and no name is there twice."""
+    """So one renewal suffices, and no name is duplicated."""
     spec = row(names=wanted)
     missing = missing_names(spec, {}, present)
     assert missing_names(spec, {}, [*present, *missing]) == ()

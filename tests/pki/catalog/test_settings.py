@@ -1,4 +1,4 @@
-"""The texts of a configuration that are checked, and stay as they were given."""
+"""The texts of a configuration that are validated and stay unchanged."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_a_signer_approves_nothing_and_has_a_short_time_limit_by_default() -> No
 
 @pytest.mark.parametrize("host", ["web.example", "10.0.0.1", "fd00::1"])
 def test_a_name_or_an_address_is_a_host(host: str) -> None:
-    """And a list of them stays one."""
+    """A list of hosts stays a list."""
     assert InitSpec.model_validate({"cert_sans": [host, "other"]}).cert_sans == (host, "other")
 
 
 def test_an_address_is_written_as_a_certificate_has_it() -> None:
-    """In its shortest form."""
+    """The form is the shortest one."""
     assert InitSpec.model_validate({"cert_sans": "FD00:0::1"}).cert_sans == ("fd00::1",)
 
 
@@ -55,7 +55,7 @@ def test_an_address_is_written_as_a_certificate_has_it() -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_with_what_it_must_be(field: str, text: str, words: str) -> None:
-    """In words."""
+    """The error has the accepted form in words."""
     with pytest.raises(ValidationError, match=words):
         InitSpec.model_validate({field: text})
 
@@ -74,5 +74,5 @@ def test_an_endpoint_is_a_host_and_perhaps_a_port(text: str, found: tuple[str, A
 
 @pytest.mark.parametrize(("host", "name"), [("fd00::1", "IP:fd00::1"), ("web.example", "DNS:web.example")])
 def test_a_host_is_an_address_or_a_name_in_a_certificate(host: str, name: str) -> None:
-    """As subject alternative names are written."""
+    """The form is that of subject alternative names."""
     assert subject_alternative_name(host) == name

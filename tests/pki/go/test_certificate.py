@@ -35,7 +35,7 @@ def changed(change: Change) -> bytes:
 
 
 def put(field: str, encoded: bytes) -> Change:
-    """This value in the place of a field."""
+    """Put this value in place of a field."""
 
     def change(fields: dict[str, Node]) -> None:
         node = fields[field]
@@ -100,7 +100,7 @@ def test_without_dates_there_is_nothing_to_watch(der: bytes) -> None:
 
 
 def parts(*, algorithm: bytes | None = None, signature: bytes | None = None) -> bytes:
-    """The server's certificate with something else beside what is signed."""
+    """Return the server's certificate with another part beside the signed one."""
     content, beside, value = (each.encoded for each in parse(SERVER.der).within)
     return tlv(0x30, content + (algorithm or beside) + (value if signature is None else signature))
 
@@ -140,7 +140,7 @@ def with_identifier(identifier: bytes) -> bytes:
 
 @pytest.mark.parametrize(("tag", "word"), [(0x81, "issuerUniqueID"), (0x82, "subjectUniqueID")])
 def test_unique_identifiers_are_passed_over_where_they_can_be_read(tag: int, word: str) -> None:
-    """RFC 5280 has them for version 2 and 3, and no component looks at them."""
+    """RFC 5280 has them for version 2 and 3, and no component uses them."""
     assert parse_fields(with_identifier(tlv(tag, b"\x00id"))).objections == ()
     cut_off = bytes([tag, 0x84]) + b"\x7f" * 4
     assert f"x509: malformed {word}" in parse_fields(with_identifier(cut_off)).objections
@@ -149,7 +149,9 @@ def test_unique_identifiers_are_passed_over_where_they_can_be_read(tag: int, wor
 
 
 def test_a_name_is_written_as_rfc_4514_demands() -> None:
-    """A type without a name by its number, a value that Go refuses in hexadecimal digits, and what is no name whole."""
+    """An unknown type has its number, a value that Go refuses is in hexadecimal digits, and a text that is no name is
+    complete.
+    """
     assert attribute_texts(name(0x0C, b" a,b\x00 ")) == [["CN=\\ a\\,b\\00\\ "]]
     assert attribute_texts(name(0x0C, b"#a")) == [["CN=\\#a"]]
     assert attribute_texts(name(0x0C, b"")) == [["CN="]]
@@ -158,7 +160,7 @@ def test_a_name_is_written_as_rfc_4514_demands() -> None:
 
 
 def test_the_parts_of_a_certificate_are_found() -> None:
-    """What is signed, and an extension by its name."""
+    """The parts are the signed part, and an extension by its name."""
     part = signed_part_of(SERVER.der)
     assert part.algorithm == part.outer_algorithm
     assert part.content in SERVER.der
@@ -171,7 +173,7 @@ def test_the_parts_of_a_certificate_are_found() -> None:
 
 
 def test_a_large_part_is_judged_each_time() -> None:
-    """So that the memory for what is common does not grow with it."""
+    """So the cache of common parts does not grow with it."""
     units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, 64 * "x") for _ in range(9)]
     ca = make_ca(subject=x509.Name(units))
     large = make_leaf(ca, subject=x509.Name(units[1:]), names=[f"DNS:{number}.example.com" for number in range(100)])
@@ -191,7 +193,7 @@ def test_what_is_kept_of_hostile_parts_is_short() -> None:
 
 
 def test_what_is_wrong_with_an_encoding_is_a_fault_with_its_reason() -> None:
-    """Nothing of a good one; Go's words, or those of cryptography."""
+    """A valid encoding has none. The fault has Go's words, or those of cryptography."""
     assert [*encoding_faults(SERVER.facts, "a.crt")] == []
     (refused,) = encoding_faults(make_ca(serial=-1).facts, "a.crt")
     assert refused.reason is Reason.MALFORMED

@@ -26,7 +26,7 @@ from tests.builders import tlv
 
 
 def test_a_value_with_another_tag_or_cut_off_has_the_words_of_its_field() -> None:
-    """The caller says which field it reads."""
+    """The caller names the field."""
     for data in (b"\x04\x01\x00", b"\x02\x05\x00", b""):
         with pytest.raises(MalformedError, match="the field"):
             only(data, 0x02, "the field")
@@ -36,7 +36,7 @@ def test_a_value_with_another_tag_or_cut_off_has_the_words_of_its_field() -> Non
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01", b"\xff\xff", b"\xff\x80"])
 def test_an_integer_is_minimal(content: bytes) -> None:
-    """One octet at least, and none that the next makes superfluous."""
+    """It has at least one octet, and no redundant one."""
     with pytest.raises(MalformedError, match="words"):
         integer(content, "words")
 
@@ -72,7 +72,7 @@ def test_a_boolean_is_00_or_ff() -> None:
     ],
 )
 def test_an_object_identifier_has_minimal_parts_below_2_to_31(content: bytes, taken: bool) -> None:
-    """And the last one is complete."""
+    """The last part is complete."""
     assert is_object_identifier(content) is taken
 
 
@@ -85,7 +85,7 @@ def test_an_object_identifier_is_written_with_dots() -> None:
 
 
 def test_a_bit_string_has_no_bits_behind_its_end() -> None:
-    """Those that do not count are zero, and a key is read right-aligned."""
+    """Unused bits are zero, and a key is read right-aligned."""
     assert bits(b"\x00\xf0", "words").right_aligned == b"\xf0"
     assert bits(b"\x04\xf0\xf0", "words").right_aligned == b"\x0f\x0f"
     found = bits(b"\x07\x80", "words")
@@ -159,14 +159,14 @@ def test_the_times_that_go_takes(tag: int, content: bytes, instant: datetime) ->
     ],
 )
 def test_the_times_that_go_refuses(tag: int, content: bytes) -> None:
-    """No zone, no such month, an offset of zero, a fraction, and another type."""
+    """The cases are no zone, no such month, an offset of zero, a fraction, and another type."""
     with pytest.raises(MalformedError, match="x509: "):
         time(read_value(tlv(tag, content)))
 
 
 @given(tag=st.integers(0, 255), content=st.binary(max_size=40))
 def test_no_octets_raise_anything_else(tag: int, content: bytes) -> None:
-    """Whatever is given, the answer is a value or MalformedError."""
+    """For any input the result is a value or MalformedError."""
     for call in (
         lambda: string(tag, content),
         lambda: time(read_value(tlv(tag & 0x1E, content))),

@@ -1,4 +1,4 @@
-"""Extensions as Go reads them: what it refuses, in its words, and what it makes of the others."""
+"""Extensions as Go parses them: the refused ones with its words, and the values of the others."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ FULL = tlv(0xA0, tlv(0xA0, tlv(0x86, b"http://a") + tlv(0x82, b"b")))
     ],
 )
 def test_what_go_understands(name: str, content: bytes, facts: dict[str, Any]) -> None:
-    """An extension gives the facts that components look at."""
+    """It gives the facts that components use."""
     found = understand(extension(name, content))
     assert (found.facts, found.handled) == (facts, True)
 
@@ -80,7 +80,7 @@ def test_what_go_understands(name: str, content: bytes, facts: dict[str, Any]) -
     ],
 )
 def test_what_go_does_not_handle(name: str, content: bytes) -> None:
-    """It refuses the certificate in a path where such an extension is critical, and reads it."""
+    """Go parses the certificate, and refuses it in a path if such an extension is critical."""
     assert not understand(extension(name, content)).handled
 
 
@@ -116,7 +116,7 @@ def test_what_go_does_not_handle(name: str, content: bytes) -> None:
     ],
 )
 def test_what_go_refuses(name: str, content: bytes, words: str) -> None:
-    """It then reads none of the certificate."""
+    """Go then does not parse the certificate."""
     with pytest.raises(MalformedError, match=words):
         understand(extension(name, content))
 
@@ -177,7 +177,7 @@ def test_the_constraints_that_go_reads(tag: int, content: bytes, constraint: Con
     ],
 )
 def test_the_constraints_that_go_refuses(content: bytes, words: str) -> None:
-    """Such a CA has signed nothing, as far as Kubernetes is concerned."""
+    """For Kubernetes such a CA has signed nothing."""
     with pytest.raises(MalformedError, match=words):
         parse_constraints(content)
 
@@ -206,7 +206,7 @@ def test_the_constraints_that_go_refuses(content: bytes, words: str) -> None:
     ],
 )
 def test_an_email_address_is_parsed_by_rfc_2821(text: str, parts: tuple[str, str] | None) -> None:
-    """None for one that Go cannot parse."""
+    """The result is None for an address that Go cannot parse."""
     assert parse_mailbox(text) == parts
 
 
@@ -216,7 +216,7 @@ def test_an_email_address_is_parsed_by_rfc_2821(text: str, parts: tuple[str, str
     nested=st.booleans(),
 )
 def test_any_octets_are_understood_or_malformed(name: int, content: bytes, nested: bool) -> None:
-    """No octets raise anything else."""
+    """No octets raise another error."""
     try:
         understand(extension(f"2.5.29.{name}", tlv(0x30, content) if nested else content))
     except MalformedError:

@@ -32,7 +32,7 @@ from certmond.pki.go.uri import host_in, is_domain, require_uri
     ],
 )
 def test_a_uri_that_go_parses(uri: str, host: str) -> None:
-    """With its host, as it is compared with name constraints."""
+    """The host is the one that name constraints compare."""
     require_uri(uri)
     assert host_in(uri) == host
 
@@ -61,7 +61,7 @@ def test_a_uri_that_go_parses(uri: str, host: str) -> None:
     ],
 )
 def test_a_uri_that_go_refuses(uri: str, words: str) -> None:
-    """Go then reads none of the certificate."""
+    """Go then does not parse the certificate."""
     with pytest.raises(MalformedError, match=words):
         require_uri(uri)
 
@@ -75,7 +75,7 @@ def test_a_domain_has_no_empty_label() -> None:
     st.text(st.characters(max_codepoint=127)) | st.text("/:[]@%?#a.2580", max_size=12).map(lambda rest: f"a://{rest}")
 )
 def test_any_text_is_a_uri_or_malformed(uri: str) -> None:
-    """No text raises anything else."""
+    """No text raises another error."""
     try:
         require_uri(uri)
     except MalformedError:

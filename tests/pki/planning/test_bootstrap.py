@@ -1,4 +1,4 @@
-"""What `init` decides, over any ground: a node with any of its files, none of them, or all."""
+"""The decision of `init` for any node: with any of its files, none of them, or all."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def decide(paths: Iterable[str], init: InitSpec = INIT, policy: Policy = POLICY,
 
 
 def files_of(step: InitStep) -> frozenset[str]:
-    """What a step puts there."""
+    """Return the files of a step."""
     if isinstance(step, WriteKubeconfig):
         return frozenset({step.kubeconfig.path})
     return frozenset({step.spec.path, step.spec.key or step.spec.path})
@@ -124,8 +124,9 @@ def pki(*names: str) -> list[str]:
 @given(st.sets(st.sampled_from(PATHS)) | st.sets(st.sampled_from(PATHS)).map(lambda gone: set(PATHS) - gone))
 @settings(max_examples=400, deadline=None)
 def test_any_files(there: set[str]) -> None:
-    """Whatever files are there: either problems and no step, or steps after which there is nothing to do. No step is
-    for what is there, an authority comes before what it signs, admin.conf last, and what is there is what is kept.
+    """For any existing files there are problems and no step, or steps after which nothing is left to do. No step is for
+    an existing file, an authority precedes its certificates, admin.conf is last, and the existing files are those that
+    are kept.
     """
     made = decide(there)
     if made.problems:
@@ -169,11 +170,11 @@ def test_nothing_is_there() -> None:
 
 
 def test_everything_is_there() -> None:
-    """On a whole node nothing is made, and everything is kept."""
+    """On a complete node nothing is created, and everything is kept."""
     assert decide(PATHS) == Bootstrap(kept=tuple(spec.name for spec in SPECS))
 
 
-# What forbids it
+# Obstacles
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_every_obstacle_is_reported() -> None:
 
 
 def test_a_key_elsewhere() -> None:
-    """Where a CA's key is elsewhere and all that it signs is there, nothing is missing."""
+    """If a CA's key is elsewhere and all its certificates exist, nothing is missing."""
     assert decide(without(*pki("ca.key", "etcd/ca.key", "front-proxy-ca.key"))).problems == ()
 
 
@@ -282,17 +283,17 @@ def test_what_is_due_is_kept() -> None:
 
 
 def test_names_that_are_lacking_are_kept() -> None:
-    """So is one that lacks a name: that is a warning of `check`."""
+    """The missing name is a warning of `check`."""
     bare = make_leaf(whole()["etcd-ca"], "node-1", extended_usages=["server auth", "client auth"])
     made = bootstrap(SPECS, Ground(observed(PATHS, {"etcd-peer": bare}), frozenset(PATHS)), INIT, POLICY)
     assert made.problems == ()
 
 
-# The Root CA that is given, and the node that joins
+# The given Root CA, and the node that joins
 
 
 def test_a_given_ca() -> None:
-    """A given Root CA takes the place of a new one, and nothing outlives it; the other CAs are new."""
+    """A given Root CA replaces a new one, and no certificate outlives it. The other CAs are new."""
     given = make_ca("Example Root", not_after=NOW + 100 * DAY)
     made = decide((), given=given.facts)
     authorities = {step.spec.name: step for step in made.steps if isinstance(step, MakeAuthority)}
@@ -307,7 +308,7 @@ def test_a_given_ca() -> None:
 
 
 def test_the_given_ca_is_there() -> None:
-    """The same CA given again is no other one; another one is refused."""
+    """The same CA given again is accepted. Another one is refused."""
     assert decide(PATHS, given=whole()["ca"].facts).problems == ()
     (problem,) = decide(PATHS, given=make_ca().facts).problems
     assert problem == ("/etc/kubernetes/pki/ca.crt is another CA than the given one; a CA is not replaced by `init`")
@@ -325,7 +326,7 @@ def test_a_node_that_joins() -> None:
     assert len(made.steps) == 12
 
 
-# What the steps say
+# The text of the steps
 
 
 @pytest.mark.parametrize(
@@ -344,12 +345,12 @@ def test_admins(version: str | None, admins: str, super_admin: bool) -> None:
 
 
 def test_a_super_admin_is_not_made_again() -> None:
-    """Where admin.conf is there, super-admin.conf is not made."""
+    """If admin.conf exists, super-admin.conf is not created."""
     assert decide(without("/etc/kubernetes/super-admin.conf")).steps == ()
 
 
 def test_names_are_in_kubeadms_order() -> None:
-    """DNS names come first, by the alphabet, and each name comes once."""
+    """DNS names come first, in alphabetical order, and each name comes once."""
     init = INIT.model_copy(update={"cert_sans": ("k8s.example.com", "192.0.2.10", "a.example.com")})
     step = next(step for step in decide((), init).steps if step.spec.name == "apiserver")
     assert isinstance(step, IssueFirst)
@@ -396,8 +397,8 @@ def test_keys_for_tokens(policy: KeyAlgorithm, expected: KeyAlgorithm) -> None:
 
 
 def test_validities() -> None:
-    """A new CA is good for as long as the cluster says, else its entry, else the general one; never beyond the
-    calendar.
+    """A new CA has the lifetime of the cluster's configuration, otherwise of its entry, otherwise the general one;
+    never beyond the calendar.
     """
 
     def ends(init: InitSpec, specs: Sequence[CertificateSpec] = SPECS) -> set[timedelta]:
@@ -450,7 +451,7 @@ def entry(**fields: object) -> CertificateSpec:
     ],
 )
 def test_which_entries_are_made(fields: Mapping[str, object], belongs: bool) -> None:
-    """What can be made is a pair or a kubeconfig of one of the cluster's CAs, with a subject, and not optional."""
+    """`init` creates a pair or a kubeconfig of one of the cluster's CAs, with a subject, that is not optional."""
     assert bool(relocated([entry(**fields)], INIT)) is belongs
 
 
@@ -506,7 +507,7 @@ def test_external_etcd() -> None:
 
 
 def test_certificates_elsewhere() -> None:
-    """Only what is in pki/ is where `certificates_dir` says."""
+    """Only the files in pki/ follow `certificates_dir`."""
     moved = relocated(PROFILE, INIT.model_copy(update={"certificates_dir": "/srv/pki"}))
     for before, after in zip(SPECS, moved, strict=True):
         for old, new in ((before.path, after.path), (before.key, after.key)):

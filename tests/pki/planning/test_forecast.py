@@ -61,7 +61,9 @@ def ending(end: datetime, name: str = "ca") -> Observation:
 
 
 def lived(made: World, now: datetime, until: datetime, rounds: int) -> tuple[list[tuple[datetime, str, str]], datetime]:
-    """What happens when every plan is carried out by a real signer and looked at again; and until when that went."""
+    """Return the events when every plan is executed by a real signer and assessed again, and the end of that
+    simulation.
+    """
     events = []
     for _ in range(rounds):
         wanted = made.plan(now)
@@ -77,7 +79,9 @@ def lived(made: World, now: datetime, until: datetime, rounds: int) -> tuple[lis
 @settings(deadline=None, max_examples=60)
 @given(worlds(), INSTANTS, st.sampled_from([HOUR, 40 * DAY, 3 * YEAR]))
 def test_what_is_foreseen_is_what_a_daemon_does(made: World, now: datetime, length: timedelta) -> None:
-    """The same renewals at the same instants and in the same words, as when each is signed, read again and judged."""
+    """It has the same renewals at the same instants and in the same words as a simulation that signs, parses and judges
+    each.
+    """
     made = replace(made, past={}, circumstances=Circumstances())
     expected, until = lived(made, now, now + length, 30)
     found = forecast(made.look(now), made.policy, until)
@@ -92,7 +96,7 @@ def test_what_is_foreseen_is_what_a_daemon_does(made: World, now: datetime, leng
 def test_a_forecast_is_in_order_within_its_time_and_renews_nothing_twice_within_an_hour(
     made: World, now: datetime
 ) -> None:
-    """Whatever there is on a node; and a hold that is in force today is no part of it."""
+    """The rule covers any node. A present hold is no part of the forecast."""
     found = forecast(made.look(now), made.policy, now + 6 * DAY, made.circumstances)
     instants = [event.at for event in found.events]
     assert instants == sorted(instants)
@@ -105,7 +109,7 @@ def test_a_forecast_is_in_order_within_its_time_and_renews_nothing_twice_within_
 
 
 def test_the_last_instant_belongs_to_it() -> None:
-    """What happens one later does not."""
+    """An event after it is not."""
     made = world(leaf(NOW + YEAR))
     due = made.plan(NOW).changes_at
     assert due
@@ -113,11 +117,11 @@ def test_the_last_instant_belongs_to_it() -> None:
     assert told(forecast(made.look(NOW), POLICY, due - TICK), What.RENEW) == []
 
 
-# --- what happens -----------------------------------------------------------------------------------------------------
+# --- the events -------------------------------------------------------------------------------------------------------
 
 
 def node() -> World:
-    """What a control-plane node of kubeadm has: three CAs for ten years, ten leaves for one."""
+    """Return the certificates of a control-plane node of kubeadm: three CAs for ten years, ten leaves for one."""
     cas = [ending(NOW + 10 * YEAR, name) for name in ("ca", "etcd-ca", "front-proxy-ca")]
     rows = [row(f"leaf-{n}", ca=cas[n % 3].name, consumers=["apiserver"]) for n in range(10)]
     leaves = [see(spec, leaf(NOW + YEAR)) for spec in rows]
@@ -126,7 +130,9 @@ def node() -> World:
 
 
 def test_a_nodes_twelve_years() -> None:
-    """Each leaf once a year, each CA's end, and what that does to the leaves: nothing in between is left out."""
+    """The forecast has each leaf once a year, each CA's end, and the effect on the leaves: nothing in between is
+    omitted.
+    """
     found = foresee(node())
     assert found.complete
     renewals = Counter(target for _, target in told(found, What.RENEW))
@@ -145,7 +151,7 @@ def test_a_nodes_twelve_years() -> None:
 
 
 def test_a_service_is_restarted_once_for_all_that_it_holds() -> None:
-    """And not for what it reads again by itself."""
+    """It is not restarted for a file that it reloads."""
     found = foresee(node(), YEAR)
     (restart,) = [event for event in found.events if event.what is What.RESTART]
     assert restart.target == "apiserver"
@@ -260,14 +266,14 @@ def test_a_key_that_was_another_certificates_is_kept_from_the_second_time_on() -
 
 
 def test_the_general_renew_before_counts_for_what_is_not_there_yet() -> None:
-    """As for what is."""
+    """It also applies to present ones."""
     seen = Inventory((CA, see(row(), leaf(NOW + YEAR))), FACTS)
     found = forecast(assess(seen, NOW, renew_before=60 * DAY), POLICY, NOW + 2 * YEAR)
     assert [at - NOW for at, _ in told(found, What.RENEW)] == [305 * DAY, 610 * DAY]
 
 
 def test_a_pem_in_the_symlinks_place_is_put_right_once() -> None:
-    """From then on the kubelet's symlink is there, and it is renewed by its dates."""
+    """From then on the kubelet's symlink exists, and it is renewed by its dates."""
     made = world(leaf(NOW + YEAR), spec=KUBELET)
     made = replace(made, seen=(CA, replace(made.seen[1], symlink=False)))
     found = foresee(made, YEAR)
@@ -275,7 +281,7 @@ def test_a_pem_in_the_symlinks_place_is_put_right_once() -> None:
 
 
 def test_derived_files_are_made_when_they_are_old_and_after_their_source() -> None:
-    """What is out of date today is made once."""
+    """A file that is out of date today is made once."""
     around = Circumstances("an upgrade", {"b": "/b is not there"}, {"a": ("/a", "leaf"), "b": ("/b", "leaf")})
     found = foresee(world(leaf(NOW + 31 * DAY), leaf(NOW + 30 * DAY + HOUR), circumstances=around), 2 * DAY)
     assert told(found, What.DERIVE) == [(NOW, "b"), (NOW + DAY, "a"), (NOW + DAY, "b")]
@@ -305,14 +311,14 @@ def test_a_certificate_of_another_service_has_due_and_end_only() -> None:
     assert told(found, *What) == [(NOW + 10 * DAY, "leaf"), (NOW + 40 * DAY + TICK, "leaf")]
 
 
-# --- what is next -----------------------------------------------------------------------------------------------------
+# --- the next event ---------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=30)
 @given(worlds(), INSTANTS)
 def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -> None:
-    """The next event is the first `renew` or `due` of the forecast, and its instant: where nothing is
-    held, which the line does not know, and no derived file comes first.
+    """The next event is the first `renew` or `due` of the forecast, with its instant, unless a hold exists or a derived
+    file comes first.
     """
     made = replace(made, past={}, circumstances=Circumstances())
     found = foresee(made, 60 * DAY, now)

@@ -31,7 +31,7 @@ def successors(present: Observation, attempts: Any, *, kept: Any = (), owner_wri
 
 
 def test_one_that_was_issued_before_the_last_renewal_is_older_whatever_its_end() -> None:
-    """Where the owner writes the file. In a file of root alone the end decides, or the archive."""
+    """The rule holds if the owner can write the file. In a file of root alone the end decides, or the archive."""
     present = seen("/srv/one.pem", PRESENT, ONE)
     known = {present.identity: ATTEMPT}
     assert successors(present, known) == [ATTEMPT]
@@ -42,7 +42,7 @@ def test_one_that_was_issued_before_the_last_renewal_is_older_whatever_its_end()
 
 
 def test_what_certmond_put_there_has_no_successor() -> None:
-    """Nor has what was issued after its last renewal, or where nothing was ever renewed."""
+    """The same holds for a certificate that was issued after its last renewal, or if nothing was ever renewed."""
     present = seen("/srv/one.pem", PRESENT, ONE)
     assert successors(present, {present.identity: replace(ATTEMPT, sha256=PRESENT.facts.sha256)}) == []
     newer = seen("/srv/one.pem", make_leaf(CA, "app", not_before=NOW, not_after=NOW + 2 * YEAR), ONE)
@@ -52,7 +52,7 @@ def test_what_certmond_put_there_has_no_successor() -> None:
 
 
 def test_in_a_pattern_the_renewal_of_another_file_counts() -> None:
-    """Of the same common name, and for a pattern alone."""
+    """The rule covers the same common name, and patterns only."""
     present = seen("/srv/b.pem", PRESENT)
     assert successors(present, {("many", "/srv/a.pem"): ATTEMPT}) == [ATTEMPT]
     assert successors(present, {("many", "/srv/a.pem"): replace(ATTEMPT, common_name="other")}) == []
@@ -62,7 +62,7 @@ def test_in_a_pattern_the_renewal_of_another_file_counts() -> None:
 
 
 def test_certificates_beside_it_are_later_by_their_end_or_by_the_renewal() -> None:
-    """Those of the same common name in the files of the same pattern."""
+    """It covers certificates of the same common name in the files of the same pattern."""
     short = make_leaf(CA, "app", not_before=NOW - DAY, not_after=NOW + DAY)
     other = make_leaf(CA, "other", not_before=NOW - DAY, not_after=NOW + 20 * YEAR)
     present = seen("/srv/b.pem", PRESENT)

@@ -1,4 +1,4 @@
-"""What a hold keeps waiting, and that it keeps nothing waiting whose users are refused already."""
+"""The effect of a hold, and its absence for certificates whose users are refused already."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOST: dict[str, Any] = {"hold": "held while /upgrade is there", "clock": "held u
 
 
 def planned(made: World, *, rotates: bool = True, **circumstances: Any) -> Plan:
-    """With the leaf to be issued again, as its CA is on its way out, if it `rotates`."""
+    """Return the plan with the leaf to be issued again, because its CA is being replaced, if it `rotates`."""
     reissue = {LEAF: ROOT.facts} if rotates else {}
     found = replace(made, circumstances=Circumstances(**circumstances))
     return plan(found.look(NOW), found.policy, found.past, found.circumstances, None, reissue=reissue)

@@ -82,7 +82,7 @@ class World:
         return plan(self.look(now), self.policy, self.past, self.circumstances, asked)
 
     def after(self, made: Plan, now: datetime, **given: Any) -> World:
-        """The world when the steps of a plan are carried out; `given` is what the signer makes of the template."""
+        """Return the world after the steps of a plan; `given` changes the template at the signer."""
         issues = {step.identity: step for step in made.steps if isinstance(step, Issue)}
         new = {identity: sign(step, **given) for identity, step in issues.items()}
         seen = tuple(replaced(each, new[each.identity]) if each.identity in new else each for each in self.seen)
@@ -95,7 +95,7 @@ def replaced(seen: Observation, new: Certificate) -> Observation:
 
 
 def sign(step: Issue, **given: Any) -> Certificate:
-    """What a signer makes of a step, always with the same key."""
+    """Sign a step like a signer, always with the same key."""
     made = builder(replace(step.template, **given), KEY.public_key(), 1, ROOT.cert)
     return parse_certificate(made.sign(CA_KEY, SHA256()).public_bytes(Encoding.DER))
 
@@ -138,8 +138,8 @@ def flood(**fields: Any) -> World:
 
 
 def test_a_pattern_has_an_hourly_quota() -> None:
-    """A certificate that is due is held while a thousand of its pattern were renewed in the last hour, whatever became
-    of their files; the plan has the instant at which it is renewed.
+    """A due certificate is held while a thousand of its pattern were renewed in the last hour, whatever happened to
+    their files. The plan has the instant of its renewal.
     """
     made = flood()
     waiting = held(made.plan(NOW))
@@ -168,7 +168,7 @@ def test_the_quota_is_of_patterns_alone() -> None:
 
 
 def test_nothing_is_done_before_a_nodes_turn_and_at_that_instant_it_is() -> None:
-    """The plan says until when it holds, and that is the turn, to the microsecond."""
+    """The plan has the end of the hold, which is that instant, to the microsecond."""
     made = world(leaf(NOW + YEAR), policy=Policy())
     due = turn(status_of(made), made.policy, "worker-1")
     assert due
@@ -179,7 +179,7 @@ def test_nothing_is_done_before_a_nodes_turn_and_at_that_instant_it_is() -> None
 
 
 def test_what_changes_at_the_instant_of_a_plan_has_changed_in_it() -> None:
-    """`changes_at` is later, or a daemon would wake for it again and again."""
+    """`changes_at` is later. Otherwise a daemon would wake for it again and again."""
     made = world(leaf(NOW + YEAR))
     due = turn(status_of(made), made.policy, "worker-1")
     assert due
@@ -229,7 +229,9 @@ def test_certmond_renews_for_the_kubelet_after_nine_tenths_of_the_lifetime() -> 
 
 
 def test_the_kubelets_pem_is_renewed_at_once_where_the_kubelet_cannot_rotate_it() -> None:
-    """A plain file in place of its symlink stops the rotation. It is not for a later end, so the CA's is no matter."""
+    """A plain file in place of its symlink stops the rotation. The renewal is not for a later end, so the CA's end does
+    not matter.
+    """
     ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + 50 * DAY))
     for end in (NOW + YEAR, NOW + 50 * DAY):
         made = world(leaf(end), ca=ca, spec=KUBELET)
@@ -248,8 +250,8 @@ def test_a_renewal_does_not_keep_the_link_of_the_kubelets_pem_waiting() -> None:
 
 
 def test_a_link_that_is_lost_again_and_again_is_made_at_growing_intervals() -> None:
-    """A minute after the first repair, two after the second, an hour at last; the plan says when, and what happens. Two
-    hours without a repair begin a new count.
+    """The intervals are a minute after the first repair, two after the second, and at most an hour. The plan has the
+    time and the cause. Two hours without a repair start a new count.
     """
     made = world(leaf(NOW + YEAR), spec=KUBELET)
     plain = replace(made.seen[1], symlink=False)
@@ -269,7 +271,7 @@ def test_a_link_that_is_lost_again_and_again_is_made_at_growing_intervals() -> N
 
 
 def test_what_was_restored_is_renewed_as_soon_as_it_is_due() -> None:
-    """No signer gave it, so that its putting in place is no reason to wait."""
+    """No signer issued it, so its restore is no reason to wait."""
     old = leaf(NOW + 10 * DAY)
     made = world(old)
     for restored, expected in ((True, [("leaf", Cause.DUE)]), (False, [])):
@@ -278,8 +280,9 @@ def test_what_was_restored_is_renewed_as_soon_as_it_is_due() -> None:
 
 
 def test_what_is_not_valid_yet_is_renewed_at_once_though_its_successor_ends_sooner() -> None:
-    """A clock that was far ahead made it; nothing else would put it right for years. From its first instant it is
-    like any other."""
+    """A wrong clock made it, and nothing else would repair it for years, so an earlier end of the successor is
+    accepted. From its first instant it is like any other.
+    """
     start = NOW + 2 * YEAR
     made = world(leaf(NOW + 9 * YEAR, 7 * YEAR))
     assert steps(made.plan(start - TICK)) == [("leaf", Cause.NOT_YET_VALID)]
@@ -337,14 +340,15 @@ def test_nothing_is_renewed_twice_within_an_hour() -> None:
 
 
 def test_a_past_that_is_yet_to_come_holds_nothing_up() -> None:
-    """The clock was wrong then: waiting for that hour could take years."""
+    """The clock was wrong then: a wait for that time could take years."""
     made = with_attempt(Attempt(NOW + YEAR, 3, "no such key"))
     assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
 
 
 def test_what_was_due_from_the_start_is_renewed_when_two_thirds_of_what_it_had_left_are_over() -> None:
-    """A signer that gives a short life with a notBefore of long ago is not asked in a loop; and what it gave does not
-    end either."""
+    """A signer with a short lifetime and an old notBefore is not called in a loop, and its certificate does not expire
+    either.
+    """
     made = world(leaf(NOW))
     brief = made.after(made.plan(NOW), NOW, not_before=NOW - YEAR, not_after=NOW + 9 * DAY)
     again = NOW + 6 * DAY
@@ -352,7 +356,7 @@ def test_what_was_due_from_the_start_is_renewed_when_two_thirds_of_what_it_had_l
         held(brief.plan(NOW + HOUR)).because
         == "it was renewed on 2026-11-24 12:00 UTC, and is still due: see still_due"
     )
-    for now in (NOW - MINUTE, NOW, again - TICK):  # also where the clock jumps back
+    for now in (NOW - MINUTE, NOW, again - TICK):  # also if the clock jumps back
         assert held(brief.plan(now)).until == brief.plan(now).changes_at == again
     assert steps(brief.plan(again)) == [("leaf", Cause.DUE)]
     assert Reason.STILL_DUE in reasons(brief)
@@ -419,7 +423,7 @@ def test_nothing_is_issued_by_a_ca_of_unknown_trust() -> None:
 
 
 def test_a_clock_that_may_be_wrong_holds_what_seems_to_be_beyond_its_dates() -> None:
-    """Then the clock is the suspect. While the certificate is valid, it is a hold like any other."""
+    """Then the clock may be wrong. While the certificate is valid, it is a hold like any other."""
     start, end, late = NOW, NOW + YEAR, NOW + YEAR - 7 * DAY
     made = world(leaf(end), circumstances=Circumstances(clock="the clock"))
     waits = Held("leaf", "/pki/leaf.crt", "the clock")
@@ -434,7 +438,7 @@ def test_a_clock_that_may_be_wrong_holds_what_seems_to_be_beyond_its_dates() -> 
 
 
 def test_an_upgrade_holds_nothing_that_is_beyond_its_dates() -> None:
-    """It does no harm to what is broken already. With a doubtful clock as well, only the clock counts there."""
+    """A renewal does no harm there. With an unsynchronized clock as well, only the clock counts."""
     made = world(leaf(NOW + YEAR), circumstances=Circumstances("an upgrade"))
     assert steps(made.plan(NOW - TICK)) == [("leaf", Cause.NOT_YET_VALID)]
     assert steps(made.plan(NOW + YEAR + TICK)) == [("leaf", Cause.EXPIRED)]
@@ -443,7 +447,7 @@ def test_an_upgrade_holds_nothing_that_is_beyond_its_dates() -> None:
     assert held(both.plan(NOW - TICK)).because == held(both.plan(NOW + YEAR + TICK)).because == "the clock"
 
 
-# --- what certmond cannot renew ---------------------------------------------------------------------------------------
+# --- certificates that certmond cannot renew --------------------------------------------------------------------------
 
 GOOD = see(row(), leaf(NOW + DAY))
 LOST = see(row(), faults=(Fault(Reason.MISSING, "/pki/leaf.crt is not there"),), key_path="/pki/leaf.key")
@@ -485,7 +489,7 @@ STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
 def test_what_cannot_be_renewed_has_its_reason(
     seen: Observation, ca: Observation, signers: dict[str, str], why: str | None
 ) -> None:
-    """By itself certmond then does nothing, which is no news each time; asked for it, it says why."""
+    """The daemon does nothing, without a message in each pass. A command reports the reason."""
     made = World((replace(ca, spec=AUTHORITY), seen), replace(POLICY, signers=signers))
     status = made.look(NOW).statuses[1]
     found = unable(status, {each.seen.name: each for each in made.look(NOW).trust_anchors}, made.policy)
@@ -524,7 +528,7 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
 def test_a_key_that_another_entry_has_as_well_is_not_replaced(
     mine: dict[str, Any], other: dict[str, Any], why: str | None
 ) -> None:
-    """The other's certificate would stay, without its key: by itself or for the asking."""
+    """The other entry's certificate would stay without its key: neither the daemon nor a command does it."""
     key = new_key("ec")
     spec = row("other", **({"key": "/pki/leaf.key"} | other))
     seen = (CA, see(row(**mine), leaf(NOW + DAY, key=key)), see(spec, leaf(NOW + YEAR, key=key)))
@@ -537,8 +541,8 @@ def test_a_key_that_another_entry_has_as_well_is_not_replaced(
 
 
 def test_what_refers_to_a_certificate_and_its_key_shares_neither() -> None:
-    """A kubeconfig that names both files has the new pair as soon as they do; one that embeds a certificate, even the
-    same one, or the key, has not, and its half would be left alone.
+    """A kubeconfig that names both files has the new pair when they do. One that embeds a certificate, even the same
+    one, or the key, would keep its half.
     """
     conf = row("conf", kind="kubeconfig", key=None, path="/conf")
     own = see(row(), leaf(NOW + DAY))
@@ -568,11 +572,13 @@ def test_files_of_one_glob_have_separate_keys() -> None:
     assert steps(World((CA, *files)).plan(NOW)) == [("leaf", Cause.DUE)] * 2
 
 
-# --- asked for --------------------------------------------------------------------------------------------------------
+# --- by a command -----------------------------------------------------------------------------------------------------
 
 
 def test_who_asks_gets_it_now() -> None:
-    """Not due, tried a minute ago, an upgrade under way, no later end: all that is the asker's to know."""
+    """A certificate that is not due, a recent attempt, an upgrade, and no later end do not hold it: the operator
+    decides.
+    """
     ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + YEAR))
     made = world(
         leaf(NOW + YEAR), leaf(NOW + DAY), ca=ca,
@@ -592,7 +598,7 @@ def test_what_is_impossible_is_not_done_for_the_asking_either() -> None:
     assert made.plan(NOW - SECOND, frozenset({"leaf"})).changes_at == NOW
 
 
-# --- what a step says -------------------------------------------------------------------------------------------------
+# --- the text of a step -----------------------------------------------------------------------------------------------
 
 
 def test_a_step_has_its_signer_its_content_and_its_restarts() -> None:
@@ -641,7 +647,7 @@ def test_a_key_is_kept_if_the_entry_allows_it_and_it_equals_a_new_one(
 
 @pytest.mark.parametrize(("kind", "kept"), [("kubeadm", False), ("command", True), ("csr", True), ("local", True)])
 def test_no_plan_promises_that_a_signer_keeps_a_key_which_makes_its_own(kind: str, kept: bool) -> None:
-    """kubeadm does; what shares its key with another entry is held then."""
+    """kubeadm makes a key. A certificate that shares its key with another entry is then held."""
     seen = see(row(keep_key=True, signer="it"), leaf(NOW + DAY, key="rsa"))
     policy = replace(POLICY, signers={"it": kind})
     step = issue(World((CA, seen), policy).plan(NOW))
@@ -650,7 +656,7 @@ def test_no_plan_promises_that_a_signer_keeps_a_key_which_makes_its_own(kind: st
 
 
 def test_the_validity_is_the_entrys_else_the_general_one_and_the_key_likewise() -> None:
-    """As the configuration says it; a kubeconfig gets the CA certificates that it has to embed."""
+    """The configuration has both. A kubeconfig gets the CA certificates that it has to embed."""
     conf = row("conf", kind="kubeconfig", embedded_ca="ca", validity="5d")
     seen = (CA, see(conf, leaf(NOW + DAY, key="ec-p521"), embedded=(Embedded("/conf", (ROOT.facts,)),)), GOOD)
     policy = replace(POLICY, validity=9 * DAY, key=KeyAlgorithm.ED25519)
@@ -661,7 +667,7 @@ def test_the_validity_is_the_entrys_else_the_general_one_and_the_key_likewise() 
 
 
 def test_an_entry_that_names_several_cas_is_signed_by_the_first_that_is_there() -> None:
-    """And lives within that one's life."""
+    """Its end is at most that of the CA."""
     other = row("other", ca=[], authority=True, usages="cert sign")
     seen = (CA, see(other, make_ca(not_after=NOW + 9 * DAY)), see(row(ca=["self", "absent", "other", "ca"]), leaf(NOW)))
     step = issue(World(seen).plan(NOW))
@@ -683,7 +689,7 @@ def test_what_is_done_to_a_file_is_done_once(asked: frozenset[str] | None) -> No
 
 @pytest.mark.parametrize("asked", [None, frozenset({"leaf", "twin"})])
 def test_an_entry_that_is_refused_takes_no_turn_of_another(asked: frozenset[str] | None) -> None:
-    """Where the signing policy refuses one of two entries with the same certificate, the other one is renewed."""
+    """If the signing policy refuses one of two entries with the same certificate, the other one is renewed."""
     due = leaf(NOW + DAY)
     seen = (CA, see(row(), due), see(row("twin", path="/pki/leaf.crt", key="/pki/leaf.key"), due))
     assessment = World(seen).look(NOW)
@@ -706,7 +712,7 @@ def test_each_entry_that_shares_a_certificate_is_held() -> None:
 
 @pytest.mark.parametrize("asked", [None, frozenset({"leaf", "bundles"})])
 def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: frozenset[str] | None) -> None:
-    """It is due when its source is, and made from that alone; by the way of a symlink neither."""
+    """It is due with its source, and made from that alone, also through a symlink."""
     spec = row("bundles", path="/etc/app/*.pem", key=None)
     bundle = replace(see(spec, leaf(NOW + DAY)), path="/etc/app/a.pem", key_path="/etc/app/a.pem")
     link = replace(bundle, path="/etc/app/b.pem", certificate_file="/etc/app/a.pem")
@@ -724,7 +730,9 @@ def test_a_missing_certificate_of_another_service_is_not_planned() -> None:
 
 
 def test_derived_files_follow_what_they_are_made_from() -> None:
-    """After their source is renewed, and where they are out of date by themselves; asked for the source, only then."""
+    """They are made after a renewal of their source, and when they are out of date. A command for the source also makes
+    them.
+    """
     derived = {name: (f"/etc/{name}", source) for name, source in {"a": "leaf", "b": "leaf-1", "c": "leaf-1"}.items()}
     stale = {"a": "is old", "b": "/etc/b is not as leaf-1 is"}
     made = world(leaf(NOW + DAY), leaf(NOW + YEAR), circumstances=Circumstances(None, stale, derived))
@@ -822,8 +830,9 @@ def edges(made: World) -> list[datetime]:
 def test_what_was_renewed_is_not_renewed_again_whatever_the_clock_does(
     made: World, now: datetime, data: st.DataObject
 ) -> None:
-    """Not at the same instant, not within the hour, and not when the clock jumps back, unless to where the new one is
-    not valid yet; even if its signer gave a life that was nearly over, with a beginning of long ago."""
+    """This holds at the same instant, within the hour, and after a jump back of the clock, unless the new one is not
+    valid yet. It also holds if its signer issued a nearly expired certificate with an old start.
+    """
     first = made.plan(now)
     given: dict[str, Any] = {}
     if data.draw(st.booleans()):
@@ -860,12 +869,12 @@ def test_a_daemon_that_wakes_when_its_plan_says_never_falls_into_a_loop(
 
 
 def test_a_server_certificate_is_planned_like_any_other() -> None:
-    """What a certificate is good for has nothing to do with when it is renewed."""
+    """The usage of a certificate does not affect its renewal."""
     server = make_server(ROOT, key=KEY, not_before=NOW - YEAR, not_after=NOW + DAY)
     assert steps(World((CA, see(row(usages="server auth"), server))).plan(NOW)) == [("leaf", Cause.DUE)]
 
 
-# --- who holds the old one --------------------------------------------------------------------------------------------
+# --- the consumers ----------------------------------------------------------------------------------------------------
 
 
 def test_the_consumers_of_the_node_take_precedence() -> None:
@@ -909,7 +918,7 @@ def test_writes_and_restarts_are_separate() -> None:
     assert Plan((write, restart)).writes == (write,)
 
 
-# --- a CA that is on its way out --------------------------------------------------------------------------------------
+# --- a CA that is being replaced --------------------------------------------------------------------------------------
 
 OUT = {("leaf", "/pki/leaf.crt"): ROOT.facts}
 """The certificates to issue again, with their anchor."""
@@ -920,7 +929,7 @@ NOTHING = Circumstances()
 def rotated(
     now: datetime = NOW, past: Attempt | None = None, of: World | None = None, around: Circumstances = NOTHING
 ) -> Plan:
-    """The plan for a certificate that is of the former CA, and otherwise good."""
+    """Return the plan for a certificate that is of the old CA, and otherwise valid."""
     of = of or world(LASTING)
     attempts = {("leaf", "/pki/leaf.crt"): past} if past else {}
     return plan(of.look(now), of.policy, attempts, around, reissue=OUT)
@@ -959,7 +968,7 @@ def test_a_failure_in_a_rotation_has_the_usual_backoff() -> None:
 
 @pytest.mark.parametrize("around", [Circumstances(hold="not now"), Circumstances(clock="not now")])
 def test_a_rotation_waits_for_the_host_until_the_certificate_gets_critical(around: Circumstances) -> None:
-    """As every renewal does."""
+    """The rule is that of every renewal."""
     late = critical_point(LASTING.facts)
     waiting = held(rotated(late - TICK, around=around))
     assert (waiting.because, waiting.until) == ("not now", late)
@@ -967,7 +976,7 @@ def test_a_rotation_waits_for_the_host_until_the_certificate_gets_critical(aroun
 
 
 def test_a_rotation_needs_no_later_end_but_a_ca_that_has_not_ended() -> None:
-    """The new CA may well end before the certificate that it replaces would have."""
+    """The new CA may end before the replaced certificate would have."""
     short = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW + 30 * DAY)
     assert steps(rotated(of=world(LASTING, ca=see(AUTHORITY, short)))) == [("leaf", Cause.ROTATION)]
     ended = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW - HOUR)

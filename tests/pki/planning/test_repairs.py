@@ -1,4 +1,4 @@
-"""Damaged files as a step: what keeps a new certificate from being issued, and what it says of that."""
+"""The repair of damaged files as a step: the obstacles of a new certificate, and their messages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_expired_ca_issues_nothing() -> None:
     ids=["subject", "name"],
 )
 def test_an_entry_that_asks_for_the_impossible_is_to_be_corrected(fields: dict[str, Any], fact: str) -> None:
-    """A subject or a name that X.509 has no form for, with what is wrong with it."""
+    """The message has the subject or name that X.509 cannot represent, with the reason."""
     found = cured(fixing(**fields))
     assert isinstance(found, Held)
     assert "its entry asks for what no certificate can say (" in found.because
@@ -106,7 +106,7 @@ def test_a_ca_that_cannot_sign_is_named(fields: dict[str, Any], ca: Observation,
 
 
 def test_a_signer_elsewhere_needs_no_ca_on_this_node() -> None:
-    """It has the key: the certificate ends when the policy says."""
+    """The signer has the key: the certificate ends according to the policy."""
     spec = row("leaf", ca=["another"], signer="remote", subject="CN=leaf")
     made = new_template(replace(GONE, spec=spec), Salvage(), TERMS, signer="command", authority=None)
     assert isinstance(made, Template)
@@ -114,7 +114,7 @@ def test_a_signer_elsewhere_needs_no_ca_on_this_node() -> None:
 
 
 def test_what_another_service_renews_is_theirs_to_put_right() -> None:
-    """The remedy says by what it is renewed, and names no command."""
+    """The remedy names the service that renews it, and no command."""
     seen = fixing(renewed_by="the start of k3s")
     assert obstacle(seen, "local", CA) == "it is not renewed by certmond but by the start of k3s"
     assert remedy(seen, Salvage(), FACTS, known=None) == (
@@ -123,7 +123,9 @@ def test_what_another_service_renews_is_theirs_to_put_right() -> None:
 
 
 def test_a_kubeconfig_is_not_made_without_its_server() -> None:
-    """Where nothing on the node says where the API server is, the way is by `certmond init`; else it is made."""
+    """If no file of the node has the address of the API server, the remedy is `certmond init`. Otherwise it is
+    created.
+    """
     spec = row("leaf", kind="kubeconfig", path="/etc/leaf.conf", key=None, subject="CN=leaf", embedded_ca="ca")
     seen = replace(GONE, spec=spec, path=spec.path, key_path=spec.path)
     salvage = Salvage()
@@ -143,7 +145,7 @@ def test_no_key_is_written_where_another_user_could_take_it() -> None:
 
 
 def test_a_server_does_not_lose_a_name_that_its_entry_does_not_fix() -> None:
-    """By itself certmond issues none without it; who asks for the certificate gets one."""
+    """The daemon issues none without it. A command does."""
     seen = fixing(names=["DNS:leaf"], usages=["digital signature", "server auth"])
     salvage = Salvage(kept=(archived("DNS:leaf", "DNS:former").facts,))
     found = cured(seen, salvage=salvage, asked=None)

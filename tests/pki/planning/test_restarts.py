@@ -1,4 +1,4 @@
-"""Which services are restarted, in which order, and what speaks against it."""
+"""The services that are restarted, their order, and the obstacles."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ CONTENTS = {"/leaf.crt": "sha of /leaf.crt", "/leaf.key": "sha of /leaf.key"}
 
 
 def test_what_holds_an_older_certificate_is_restarted() -> None:
-    """With the instance that has to end, the contents that it is for, and why."""
+    """The step has the instance that must end, the contents of the files, and the reason."""
     step = restart(made(LEAF))
     assert (step.target, step.path, step.instance, step.cause) == (
         "web", "/leaf.crt", "web-1", Cause.RESTART_PENDING
@@ -118,7 +118,7 @@ def test_a_current_service_is_not_restarted() -> None:
 
 
 def test_one_restart_is_for_all_that_is_old() -> None:
-    """Once, with every certificate for whose sake it is."""
+    """The service restarts once, with the list of its certificates."""
     other = see(row("other"), GOOD)
     step = restart(made(LEAF, other))
     assert [target.name for target in step.targets] == ["leaf", "other"]
@@ -126,7 +126,7 @@ def test_one_restart_is_for_all_that_is_old() -> None:
 
 
 def test_what_serves_another_certificate_is_restarted_once_it_had_its_time() -> None:
-    """Until then the plan says when it may be another."""
+    """Until then the plan has the instant of the next change."""
     serving = Survey({"web": {"/leaf.crt": Use(True, "--x")}}, {AT: ("web", "/leaf.crt")})
     for since, steps in ((NOW - 90 * TICK * 10**6, 1), (NOW - 89 * TICK * 10**6, 0)):
         now = Live(NOW, {"web": ServiceSeen(True, "1", NOW - DAY)}, {AT: Served(OLD.der, "TLSv1.3", NOW)})
@@ -150,7 +150,7 @@ def test_what_is_renewed_now_is_followed_by_its_restarts() -> None:
 
 
 def test_what_is_asked_for_is_restarted_whatever_speaks_against_it() -> None:
-    """Nothing else is."""
+    """No other service restarts."""
     past = {"web": Past("web", None, NOW, Result.FAILED, "it broke", ("leaf",), "web-1", CONTENTS)}
     known = around(LEAF, services=(service("web"), service("db")), past=past)
     of = made(LEAF, known=known, asked=frozenset({"web"}), caution=Caution("an upgrade"))
@@ -173,7 +173,7 @@ def test_services_come_behind_what_they_are_after() -> None:
 
 @given(st.permutations("abcdefg"), st.data())
 def test_any_order_that_can_be_is_kept(names: list[str], data: st.DataObject) -> None:
-    """Each service once; each behind all that it is after, those that are not there left out."""
+    """Each service restarts once, behind all services in its `after` that exist."""
     services = [
         service(name, *data.draw(st.sets(st.sampled_from([*names[:number], "gone"]))))
         for number, name in enumerate(names)
@@ -185,11 +185,11 @@ def test_any_order_that_can_be_is_kept(names: list[str], data: st.DataObject) ->
         assert all(ordered.index(before) < ordered.index(each.name) for before in each.after if before in names)
 
 
-# --- what speaks against it -------------------------------------------------------------------------------------------
+# --- obstacles --------------------------------------------------------------------------------------------------------
 
 
 def test_a_ca_is_rotated_and_not_brought_into_use_on_one_node() -> None:
-    """Others have to know it first; so it is with the keys of service-account tokens."""
+    """Other nodes must trust it first. The same holds for the keys of service-account tokens."""
     pair = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     for seen, name in ((CA, "ca"), (pair, "sa")):
         known = around(seen)
@@ -198,7 +198,7 @@ def test_a_ca_is_rotated_and_not_brought_into_use_on_one_node() -> None:
 
 
 def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
-    """In a rotation it is known when all nodes have heard of it; and of this anchor only, another one is still held."""
+    """In a rotation all nodes have read it. Another anchor is still held."""
     rotating = Caution(rotating=frozenset({"ca"}))
     known = around(CA)
     found = restarts(assess(Inventory((CA,)), NOW, around=known), known, (), TERMS, caution=rotating)
@@ -210,7 +210,7 @@ def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
 
 
 def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> None:
-    """It has no certificate to be good, but a public half that has to belong to it."""
+    """It has no certificate to validate, but its public half must match."""
     rotating = Caution(rotating=frozenset({"sa"}))
     good = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     torn = replace(good, public_key=make_leaf(ROOT).facts.key)
@@ -231,7 +231,7 @@ def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> 
     ],
 )
 def test_it_is_not_restarted_on_what_is_not_good(seen: Observation, said: str) -> None:
-    """It lives on with what it has."""
+    """It continues with the files in its memory."""
     because = held(made(seen)).because
     assert because.startswith("is not restarted on what is not good: ")
     assert said in because
@@ -248,8 +248,8 @@ def test_a_broken_file_is_not_restarted_on_either() -> None:
 
 
 def test_one_bad_file_that_it_needs_is_enough() -> None:
-    """It was not for its sake; but without it, it would not come up again: also while a pair that does not match may be
-    half written. A CA's key it does not need.
+    """The restart is not for that file, but without it the service would not start. A pair that does not match may be
+    incomplete. A CA's key is not needed.
     """
     junk = see(row("junk"), faults=(Fault(Reason.MALFORMED, "/junk.crt is junk"),))
     assert held(made(LEAF, junk)).because.startswith("would not come up again: /junk.crt is junk")
@@ -265,7 +265,7 @@ def test_one_bad_file_that_it_needs_is_enough() -> None:
 
 
 def test_a_file_that_is_made_from_it_comes_first() -> None:
-    """What could not be made, the service would read as it was."""
+    """If it could not be made, the service would read the old one."""
     of = made(LEAF, caution=Caution(unmade={"leaf": "its owner is gone"}))
     assert held(of).because == "a file that it may read could not be made: its owner is gone"
     assert restart(made(LEAF, caution=Caution(unmade={"other": "x"}))).target == "web"
@@ -280,7 +280,7 @@ def test_a_hold_delays_a_restart_until_it_is_critical() -> None:
     assert restart(made(LEAF, known=around(LEAF, survey=serving, live=now), caution=hold)).target == "web"
 
 
-# --- what was tried before --------------------------------------------------------------------------------------------
+# --- earlier attempts -------------------------------------------------------------------------------------------------
 
 
 def tried(result: Result, ago: timedelta = DAY, contents: Mapping[str, str] = CONTENTS, instance: str = "0") -> Plan:
@@ -290,7 +290,7 @@ def tried(result: Result, ago: timedelta = DAY, contents: Mapping[str, str] = CO
 
 @pytest.mark.parametrize("result", Result)
 def test_what_has_ended_is_not_begun_again_for_the_same_contents(result: Result) -> None:
-    """Whatever came of it, unless nothing was done. Another content is another try."""
+    """The result does not matter, unless nothing was done. Another content is another attempt."""
     if result in {Result.REFUSED, Result.SEEN, Result.SUPERSEDED}:
         assert restart(tried(result)).target == "web"
     else:
@@ -301,7 +301,7 @@ def test_what_has_ended_is_not_begun_again_for_the_same_contents(result: Result)
 
 
 def test_it_is_not_restarted_twice_in_a_short_time() -> None:
-    """Each further stop of a pod costs more of the kubelet's back-off. The plan says until when."""
+    """Each further stop of a Pod increases the kubelet's backoff. The plan has the end."""
     for result in (Result.PROVEN, Result.REFUSED):
         of = tried(result, TERMS.spacing - TICK, {"/leaf.crt": "former", "/leaf.key": "former"})
         assert held(of).because == "not so soon after 2026-11-24 11:50 UTC, when it was so"
@@ -313,7 +313,7 @@ def test_it_is_not_restarted_twice_in_a_short_time() -> None:
 
 
 def test_who_changes_files_on_and_on_restarts_nothing_on_and_on() -> None:
-    """What was superseded is made at once for the files that came then, and not for those that come again soon."""
+    """A superseded restart is made at once for the new files, and not for those that follow soon."""
     for again in (False, True):
         past = Past("web", None, NOW - TICK, Result.SUPERSEDED, "it was so", ("leaf",), "1", {}, again)
         of = made(LEAF, known=around(LEAF, past={"web": past}))
@@ -325,12 +325,12 @@ def test_who_changes_files_on_and_on_restarts_nothing_on_and_on() -> None:
 
 
 def test_what_was_asked_for_and_failed_stands_in_the_way_of_nothing() -> None:
-    """It was for no certificate, so that another one would never end it."""
+    """It was for no certificate, so no other certificate would end the block."""
     assert restart(tried(Result.FAILED, contents={})).target == "web"
 
 
 def test_of_a_file_without_a_known_content_it_is_not_said_that_it_was_tried() -> None:
-    """What is served is another certificate nevertheless."""
+    """The served certificate still differs."""
     past = Past("web", None, NOW - DAY, Result.PROVEN, "it was so", ("leaf",), "1", CONTENTS)
     serving = Survey({"web": {"/leaf.crt": Use(False, "--x")}}, {AT: ("web", "/leaf.crt")})
     now = Live(NOW, {"web": ServiceSeen(True, "1", NOW - DAY)}, {AT: Served(OLD.der, "TLSv1.3", NOW)})

@@ -1,4 +1,4 @@
-"""Which rotation a node follows that others tell it of, and which it does not."""
+"""The rotations of other nodes that a node follows, and those that it does not."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_foreign_ca_that_signs_its_own_record_is_not_followed(phase: Phase) ->
 
 @pytest.mark.parametrize("phase", Phase)
 def test_a_rotation_to_what_is_there_already_never_leads_elsewhere(phase: Phase) -> None:
-    """From another CA to that of this node: it is followed only where nothing is changed, and not back from there."""
+    """A rotation from another CA to that of this node is followed only if nothing changes, and its abort is not."""
     first = at(phase, signed(replace(BEGUN, old=(FOREIGN.facts,), new=OLD.facts), FOREIGN))
     if said(None, first, worker()) == "":
         assert phase in {Phase.DISTRUST, Phase.ATTACH, Phase.DONE}
@@ -158,7 +158,7 @@ def test_a_rotation_keeps_its_identity(changes: dict[str, Any]) -> None:
 
 
 def test_the_keys_of_tokens_are_followed_likewise() -> None:
-    """The former key signs, and what it does not sign is not followed; a key that signs no tokens is unfit."""
+    """The old key signs, and an unsigned record is not followed. A key that signs no tokens is unfit."""
     old, new = OLD.facts.key, NEW.facts.key
     begun = signed(Rotation("r-1", "sa", Mode.OVERLAP, (old,), new, Phase.PREPARE, NOW))
     ground = Ground("sa", "/sa.pub", "/sa.key", (old,), old)
@@ -170,7 +170,7 @@ def test_the_keys_of_tokens_are_followed_likewise() -> None:
 
 
 def test_a_way_back_is_that_of_the_way_there() -> None:
-    """To the CA that it came from, and from where there still is one."""
+    """It leads to the CA of the start, and only from phases with an abort."""
     evil = replace(back(Phase.TRUST), new=FOREIGN.facts)
     assert "it is not the way back of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
     late = said(at(Phase.DISTRUST), back(Phase.ISSUE), worker(*AFTER))
@@ -187,7 +187,7 @@ def test_a_key_of_an_unsupported_kind_has_signed_nothing() -> None:
 @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
 @pytest.mark.parametrize("own", [None, BEGUN], ids=["first", "known"])
 def test_who_signs_goes_on_only_with_what_a_person_has_given(own: Rotation | None, phase: Phase) -> None:
-    """A node with the CA's key leaves prepare only where the new one is staged there, or in place already."""
+    """A node with the CA's key leaves prepare only if the new one is staged there, or installed already."""
     told = at(phase)
     assert "nobody has given this control-plane node the new CA with its key" in said(own, told, control_plane())
     assert said(own, told, control_plane(), staged=True) == ""

@@ -1,4 +1,4 @@
-"""A family: which certificates are its CA's, which of them signs, and what hangs on it."""
+"""A family: the certificates of its CA, the one that signs, and its leaves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def seen(
 
 
 def test_the_one_that_signs_is_first() -> None:
-    """Of the trusted certificates that of the key on this node is the first present one, wherever it stands."""
+    """Of the trusted certificates that of the key on this node is the first present one, at any position in the
+    file.
+    """
     family = seen(NEW, OLD, leaves={})
     assert family
     assert family.trusted == (NEW.facts, OLD.facts)
@@ -51,7 +53,7 @@ def test_without_a_key() -> None:
 
 
 def test_who_signed_what() -> None:
-    """By proof and not by name: what one signed hangs on that one, through an intermediate too, while it is valid."""
+    """The signature decides, not the name, also through an intermediate, while it is valid."""
     sub = make_intermediate(OLD, "sub")
     family = seen(
         OLD, NEW,
@@ -65,7 +67,7 @@ def test_who_signed_what() -> None:
 
 
 def test_when_its_leaves_would_end() -> None:
-    """The longest validity counts, that of all where an entry has none, and the calendar is the end."""
+    """The longest validity counts, the general one for an entry without it, and the calendar is the limit."""
     family = seen(OLD, leaves={"a": (make_leaf(OLD),)})
     assert family
     assert family.leaves_end(NOW, YEAR) == NOW + YEAR
@@ -75,7 +77,7 @@ def test_when_its_leaves_would_end() -> None:
 
 
 def test_no_family() -> None:
-    """What the catalogue does not have, what is not there, and what is no trust anchor is no family."""
+    """An entry that is not in the catalogue, does not exist, or is no trust anchor has no family."""
     assert seen(leaves={"a": (make_leaf(OLD),)}) is None
     leaf = CertificateSpec(name="ca", path="/pki/ca.crt")
     assert family_of(assess(Inventory((Observation("ca", leaf, leaf.path, (OLD.facts,)),)), NOW), "ca") is None

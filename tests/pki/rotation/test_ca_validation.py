@@ -48,7 +48,7 @@ def judged(
     ca: Issued, present: Sequence[Issued] = (OLD,), key: Issued | None = None, leaves: Sequence[Leaf] = LEAVES,
     *, in_place: bool = False,
 ) -> Verdict:  # fmt: skip
-    """The verdict on a candidate in `new.crt`, with its own key in `new.key` or another's."""
+    """Return the verdict on a candidate in `new.crt`, with its own key in `new.key` or another's."""
     verdict = judge(
         ca.facts, (key or ca).facts.key, [each.facts for each in present], LEAVES_END, NOW,
         where="new.crt", key_where="new.key", leaves=leaves, in_place=in_place,
@@ -75,7 +75,7 @@ def test_the_same_key_once_more() -> None:
 
 
 def test_the_key_of_another_trusted_ca() -> None:
-    """What is trusted but does not sign is not what is reissued: its leaves are not those of the one that signs."""
+    """A trusted CA that does not sign is not the one that is reissued: its leaves are not those of the signing one."""
     assert judged(reissue(OTHER), [OLD, OTHER]) == Verdict("overlap")
 
 
@@ -142,7 +142,7 @@ FOLLOWED = {
     "in its last days", "MD5", "SHA-1", "an identifier of another issuer", "no identifier",
     "the identifier of the present one",
 }  # fmt: skip
-"""What is refused of a CA that is staged, and does not keep the components of Kubernetes from living with one."""
+"""The defects that forbid staging, but with which the components of Kubernetes work."""
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -164,8 +164,8 @@ def test_an_installed_ca_is_followed_if_kubernetes_can_use_it(what: str) -> None
 
 
 def test_when_a_candidate_is_fit() -> None:
-    """A verdict that time alone changes says when: a CA that is staged has to be valid for five minutes, one that is in
-    place at its first instant.
+    """A verdict that time alone changes has that instant: a staged CA must be valid for five minutes, an installed one
+    at its first instant.
     """
     for seconds in (-1, 20):
         ca = make_ca(not_before=NOW + seconds * SECOND)
@@ -256,12 +256,12 @@ def test_warnings(ca: Issued, told: str) -> None:
          "not critical", "no names", "no AKI"],
 )  # fmt: skip
 def test_what_does_not_matter(ca: Issued) -> None:
-    """A constraint that all leaves fulfil, a life that ends as they do, and what RFC 5280 leaves open: all is fit."""
+    """A constraint that all leaves meet, a lifetime that ends with them, and what RFC 5280 leaves open are accepted."""
     assert judged(ca) == Verdict("overlap")
 
 
 def test_nothing_is_in_place() -> None:
-    """Where there is no present CA, nothing is compared."""
+    """Without a present CA, nothing is compared."""
     assert judged(make_ca(not_after=NOW + 2 * YEAR), []) == Verdict("overlap")
 
 
@@ -318,8 +318,8 @@ def test_any_mixture(age: int, days: int, same: tuple[bool, bool, bool], serial:
     ],
 )
 def test_openssl_agrees(tmp_path: Path, new: Issued, accepted: bool) -> None:
-    """What is fit to follow verifies the leaves of before and of after, by OpenSSL, as it will be trusted at each time:
-    beside the present one for an overlap, alone for a reissue. Of what is refused for its identifiers, one does not.
+    """An accepted CA verifies the earlier and later leaves, by OpenSSL, with the trust of each time: beside the present
+    one for an overlap, alone for a reissue. Of the CAs with refused identifiers, one does not.
     """
     verdict = judged(new)
     assert bool(verdict.problems) is not accepted

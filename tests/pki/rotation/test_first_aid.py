@@ -1,4 +1,4 @@
-"""The first aid for an anchor that was replaced: which one it is, what it asks of files, and when it is over."""
+"""The first aid for a replaced anchor: the old CA, the required files, and the end."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_there_is_none_if_its_step_is_impossible() -> None:
 
 
 def test_both_are_trusted_and_the_signer_has_a_pair_of_its_own() -> None:
-    """The one in place comes first, and the CA's key is not among what is written."""
+    """The installed one comes first, and the CA's key is not written."""
     step = step_of(AID, FOUND)
     assert step
     assert step.wants == (
@@ -121,7 +121,7 @@ def test_a_removed_ca_ends_it_with_the_other_anchor_alone() -> None:
 
 
 def ended(last: Rotation, seen: Ground) -> None:
-    """From its last phase but one it comes to its end."""
+    """The aid ends after its last phase but one."""
     assert carried_on(last, seen, lives_by_former=False, settled=False, now=NOW) is last
     over = sure(carried_on(last, seen, lives_by_former=False, settled=True, now=NOW))
     assert over.over
@@ -133,7 +133,7 @@ def ended(last: Rotation, seen: Ground) -> None:
 
 
 def test_an_anchor_without_a_signer_has_no_phase_for_one() -> None:
-    """etcd's CA and the front proxy's: trust is taken away, and it is over."""
+    """The rule covers etcd's CA and the front proxy's: the trust is removed, and the aid ends."""
     family = replace(AID, family="etcd-ca")
     back = carried_on(
         family, replace(ground(NEW, OLD, key=OLD), family="etcd-ca"), lives_by_former=True, settled=True, now=NOW

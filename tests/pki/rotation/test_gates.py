@@ -1,4 +1,4 @@
-"""When a phase may be left: what each node has to have said, and how long it lasts at least."""
+"""The end of a phase: the required reports of all nodes, and the minimum duration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRUSTED = {
 
 
 def says(phase: Phase, **fields: Any) -> Report:
-    """What a control-plane node says that is in `phase`."""
+    """Return the report of a control-plane node in `phase`."""
     good = Report("r1", phase, digest_of(TRUSTED.get(phase, ())), "", signs=True, ready=True)
     return replace(good, **fields)
 
@@ -36,7 +36,7 @@ def why(rotation: Rotation, report: Report | None, *, control_plane: bool = True
 
 @pytest.mark.parametrize("phase", [P.PREPARE, P.DETACH, P.TRUST, P.ISSUE, P.DISTRUST])
 def test_a_phase_may_be_left_when_every_node_has_said_so(phase: Phase) -> None:
-    """And then nothing keeps it."""
+    """Then nothing blocks it."""
     assert why(at(phase), says(phase)) == []
 
 
@@ -54,7 +54,7 @@ def test_a_report_from_before_the_boot_is_no_answer() -> None:
 
 
 def test_another_phase_is_another_answer() -> None:
-    """Be it an earlier one or a later one."""
+    """It may be an earlier or a later one."""
     assert why(at(P.TRUST), says(P.DETACH)) == ["cp-2 has reached detach, and not trust yet"]
     assert why(at(P.TRUST), says(P.ISSUE)) == ["cp-2 has reached issue, and not trust yet"]
 
@@ -129,7 +129,7 @@ def test_an_excluded_name_without_a_node_has_no_effect() -> None:
 
 
 def test_both_are_trusted_for_a_while_before_either_step_that_needs_it() -> None:
-    """Counted from when the phase began. What has no overlap has no time for it either."""
+    """The time counts from the start of the phase. A mode without an overlap has none."""
     hour, soon = RootCaSpec(overlap=HOUR), NOW + HOUR - SECOND
     until = f"until {NOW + HOUR:%Y-%m-%d %H:%M:%S} UTC"
     used, gone = f"both CAs are trusted {until}, before the ", (NOW + HOUR)
@@ -147,8 +147,8 @@ KEYS = at(P.TRUST, family="sa", old=(OLD.facts.key,), new=NEW.facts.key)
 
 
 def test_both_keys_of_tokens_are_known_to_outsiders_before_the_new_one_is_used() -> None:
-    """They may keep for an hour what they have fetched, the last of them from an API server that was restarted last; a
-    longer overlap is a longer one.
+    """They may cache the keys for an hour, the last of them from the API server that restarted last. A longer overlap
+    prolongs it.
     """
     briefly, long, late = RootCaSpec(overlap=timedelta()), RootCaSpec(overlap=3 * HOUR), NOW + 100 * HOUR
     noted = lasting(KEYS, briefly, late).noted
@@ -176,7 +176,7 @@ def test_the_old_key_is_trusted_while_its_last_token_may_be_valid() -> None:
 
 
 def test_of_the_keys_of_tokens_only_control_planes_are_asked() -> None:
-    """Each of them for the set of its public keys; a worker has none."""
+    """Each of them reports its set of public keys. A worker has none."""
     members = [Member("cp", True, says(P.TRUST, trust=digest_of([OLD.facts.key]))), Member("worker", False)]
     assert list(closed(KEYS, members)) == ["cp says that it is in trust, and trusts other public keys"]
     both = says(P.TRUST, trust=digest_of([OLD.facts.key, NEW.facts.key]))

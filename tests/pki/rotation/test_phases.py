@@ -52,8 +52,8 @@ def rotation(mode: Mode = Mode.OVERLAP, family: str = "ca", *, found: bool = Fal
 def test_each_mode_has_its_phases_and_only_the_signers_family_a_signer(
     given: Rotation, phases: tuple[Phase, ...]
 ) -> None:
-    """Another anchor has nothing to detach, and where the new one was found it is too late to: it signs already. The
-    phases follow each other from then on; the last one has none behind it.
+    """Another anchor has no detach phase, and neither has a found CA, which signs already. The phases follow each other
+    from then on, and the last one has no successor.
     """
     assert sequence(given) == phases
     for number, (here, later) in enumerate(pairwise(phases), 1):
@@ -112,7 +112,7 @@ def test_other_dates_ask_for_no_leaf() -> None:
 
 
 def test_at_once_means_that_only_the_new_one_is_trusted_when_it_signs() -> None:
-    """There is no overlap, and nothing is detached for it."""
+    """There is no overlap and no detach phase."""
     assert desired(at(P.ISSUE, mode=Mode.REPLACE)) == Desired((N,), leaves=N)
     assert desired(at(P.DONE, mode=Mode.REPLACE)) == Desired((N,), leaves=N, tidy=True)
 
@@ -120,7 +120,7 @@ def test_at_once_means_that_only_the_new_one_is_trusted_when_it_signs() -> None:
 @pytest.mark.parametrize("phase", Phase)
 @pytest.mark.parametrize("found", [False, True])
 def test_the_first_that_is_trusted_belongs_to_the_key(phase: Phase, found: bool) -> None:
-    """It is the one that signs from the anchor's files, and never the other one while it is not trusted by all."""
+    """It is the one that signs from the anchor's files, and never the other one before all trust it."""
     wanted = desired(at(phase, found=found))
     if wanted:
         assert wanted.signing == wanted.trust[0]
@@ -137,7 +137,7 @@ def test_the_first_that_is_trusted_belongs_to_the_key(phase: Phase, found: bool)
     ],
 )  # fmt: skip
 def test_what_is_asked_for_begins_with_nothing_and_what_was_found_with_trust(given: Rotation, first: Phase) -> None:
-    """Where the new anchor is in place already, there is nothing to prepare and no time to lose."""
+    """If the new anchor is installed already, it needs no preparation and no delay."""
     assert begin(given) == replace(given, phase=first)
 
 

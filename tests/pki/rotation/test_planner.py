@@ -1,4 +1,4 @@
-"""What a node lacks of a phase: the steps, in their order; when nothing is touched; what keeps it in the phase."""
+"""The missing steps of a node in a phase: their order, the cases without a change, and what blocks the phase."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def flags(values: tuple[str, str]) -> Flags:
 
 
 def wants(rotation: Rotation, of: Ground) -> list[Want]:
-    """What the anchor's own step wants: there is one at most."""
+    """Return the changes of the anchor's own step: there is at most one."""
     found = lacks(rotation, of, judged())
     assert found.frozen is None
     assert all(step.target == "ca" and step.path == ANCHOR for step in found.steps)
@@ -157,7 +157,7 @@ def test_a_file_of_the_old_or_new_state_is_expected(of: Ground) -> None:
 
 
 def test_nothing_is_changed_to_prepare() -> None:
-    """Whatever is there."""
+    """The rule holds for any files."""
     assert lacks(at(P.PREPARE), ground(OLD, signer=signer()), judged(conf(NEW), leaf(OLD))) == Lacks()
 
 
@@ -264,7 +264,7 @@ def test_a_kubeconfig_trusts_the_cas_of_the_anchor_file() -> None:
 
 
 def test_in_which_order_a_kubeconfig_trusts_does_not_matter() -> None:
-    """It is a set, in which nothing is missing and nothing too much."""
+    """It is a set without a missing or a surplus CA."""
     for trust, steps in (((NEW, OLD), 0), ((OLD, NEW, OLD), 0), ((NEW,), 1), ((OLD, NEW, STRANGER), 1), ((), 1)):
         found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(*trust), trust=(OLD, NEW)))
         assert len(found.steps) == steps
@@ -281,7 +281,7 @@ def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
 
 
 def test_a_kubeconfig_is_written_once_for_all_its_contexts_and_only_for_its_family() -> None:
-    """What trusts another anchor is left alone."""
+    """A cluster that trusts another anchor stays."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD), embedded=(embedded, embedded))
     assert len(lacks(at(P.TRUST), ground(OLD, NEW), judged(twice, trust=(OLD, NEW))).steps) == 1
@@ -336,7 +336,7 @@ def test_a_damaged_file_is_not_issued_again() -> None:
 
 
 def test_a_family_is_the_anchor_what_it_signs_and_who_trusts_it() -> None:
-    """And nothing of another one."""
+    """Other families are not part of it."""
     trusting = replace(conf(OLD), spec=row("b.conf", kind="kubeconfig", key=None, ca="etcd-ca", embedded_ca="ca"))
     seen = judged(leaf(OLD), trusting, leaf(OLD, "etcd", ca="etcd-ca"), trust=(OLD, NEW))
     assert [status.seen.spec.name for status in concerned("ca", seen)] == ["ca", "ca", "leaf", "b.conf"]
@@ -366,7 +366,7 @@ def around(web: ServiceSeen | None = None, kcm: ServiceSeen | None = None, **fie
 
 
 def kept(known: Surroundings, of: Ground | None = None, plan: Plan | None = None, phase: Phase = P.TRUST) -> list[str]:
-    """What keeps a node in its phase that has all its files."""
+    """Return what blocks the phase of a node that has all its files."""
     seen = judged(leaf(OLD), trust=BOTH, around=known)
     return list(unsettled(at(phase), of or ground(*BOTH, signer=signer(OLD)), seen, known, plan or Plan()))
 
@@ -401,7 +401,7 @@ def of_others(seen: Observation) -> Observation:
 
 @pytest.mark.parametrize("file", [None, "/other/ca.crt"])
 def test_a_kubeconfig_that_others_can_change_keeps_no_phase(file: str | None) -> None:
-    """A kubeconfig that another user than root can change is given the CAs, and the phase does not wait for that."""
+    """A kubeconfig that another user than root can change gets the CAs, and the phase does not wait for it."""
     seen = judged(of_others(conf(OLD, file=file)), trust=(OLD, NEW))
     of = ground(OLD, NEW, signer=signer(OLD))
     assert [step.path for step in lacks(at(P.TRUST), of, seen).steps] == ([] if file else ["/admin.conf"])
@@ -445,8 +445,8 @@ def test_a_service_without_a_probe_has_not_reached_the_phase() -> None:
 
 
 def test_below_another_root_only_what_no_service_uses_is_reached() -> None:
-    """Nothing runs there, so a service of the configuration is never seen to have taken up a file. It keeps each phase,
-    but those of a rotation at once. Without services nothing does.
+    """No process runs there, so a service of the configuration never appears to use a file. It blocks each phase,
+    except those of a rotation at once. Without services nothing does.
     """
     elsewhere = around(live=None, elsewhere=True)
     fact = "below another root nothing runs, so that it cannot be seen which files are used by web, kcm"
@@ -463,7 +463,7 @@ def test_a_service_of_unknown_state_blocks_the_phase() -> None:
     blind = ServiceSeen(None, problem="systemd cannot be asked")
     assert kept(around(web=blind)) == ["what web holds cannot be told: systemd cannot be asked"]
     assert kept(around(web=replace(blind, absent=True))) == []
-    assert kept(around(web=ServiceSeen(None))) == []  # a command is never seen
+    assert kept(around(web=ServiceSeen(None))) == []  # a command has no process to observe
 
 
 def test_who_holds_an_older_file_keeps_it() -> None:
@@ -476,7 +476,9 @@ def test_who_holds_an_older_file_keeps_it() -> None:
 
 
 def test_a_key_that_has_gone_stops_it() -> None:
-    """On a node that keeps one of the rotation's keys, the CA's own key is missed; elsewhere it never was."""
+    """On a node that stores one of the rotation's keys, the CA's own key is missing. On other nodes it never
+    existed.
+    """
     here = ground(OLD, NEW, key=None, signs=True)
     why = lacks(at(P.TRUST), here, judged(leaf(OLD))).frozen
     assert str(why).endswith(f": {ANCHOR_KEY} is not there, on a node that signs; put the CA's key back")
@@ -484,8 +486,8 @@ def test_a_key_that_has_gone_stops_it() -> None:
 
 
 def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
-    """What was noted in the future counts for nothing: the time runs from when the phase was met by this clock, be it
-    looked at once or again and again.
+    """An instant in the future is ignored: the time counts from the first pass with this clock, whether there is one
+    pass or several.
     """
     known = around(contents={"/pki/leaf.crt": Content("x", NOW + 300 * DAY)})
     late, met = replace(at(P.TRUST), since=NOW + 300 * DAY), NOW - HOUR
@@ -494,7 +496,7 @@ def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
 
 
 def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
-    """The former files are back: to write the new ones again would bring it down again, and again."""
+    """The old files are back: the new ones would stop it again and again."""
     failed = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     here = ground(OLD, signer=signer(OLD))
     assert lacks(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps

@@ -119,7 +119,7 @@ def test_a_found_ca_is_shown_with_the_refused_leaves() -> None:
 
 
 def test_other_dates_bring_no_leaf_and_at_once_means_one_phase() -> None:
-    """As the mode says."""
+    """The mode decides."""
     seen, dates = node(leaf(OLD)), at(P.PREPARE, mode=Mode.REISSUE, new=AFRESH.facts)
     assert [each.steps for each in shown(dates, ground(OLD), seen)] == [(), (f"{ANCHOR} is to hold the new CA",), ()]
     (_, at_once, _) = shown(at(P.PREPARE, mode=Mode.REPLACE), ground(OLD), seen)
@@ -154,7 +154,7 @@ def test_a_blocked_node_is_shown_as_such(of: Ground) -> None:
 
 
 def test_a_certificate_that_the_key_of_the_ca_does_not_sign_is_named_with_the_reason() -> None:
-    """In the phase `issue`: nothing is issued in its place, and no service is restarted for it."""
+    """In the phase `issue` nothing is issued in its place, and no service restarts for it."""
     seen = node(leaf(OLD))
     barred = tuple(
         replace(each, basis=Basis(barrier="another user can write it")) if each.seen.path == "/pki/leaf.crt" else each

@@ -17,8 +17,8 @@ NOTHING = Inventory(())
 
 @pytest.mark.parametrize("phase", Phase)
 def test_while_both_are_to_be_trusted_the_anchors_file_and_each_kubeconfig_decide(phase: Phase) -> None:
-    """The API server takes clients by the one, and its clients take the API server by the others. A kubeconfig that
-    names the anchor's file embeds nothing. From the next phase on both are trusted everywhere.
+    """The API server accepts clients by the first, and its clients the API server by the others. A kubeconfig that
+    names the anchor's file embeds nothing. From the next phase on both CAs are trusted everywhere.
     """
     found = at(phase, found=True)
     for trust, embedded, refused in (

@@ -34,7 +34,7 @@ from tests.pki.rotation_node import (
 def seen(
     *observations: Observation, trust: tuple[Issued, ...] = (NEW,), known: tuple[Issued, ...] = ()
 ) -> Change | None:
-    """What is found where `trust` is in the anchor's file."""
+    """Return the detected change if `trust` is in the anchor's file."""
     remembered = tuple(each.facts for each in known)
     return changed("ca", ground(*trust, key=NEW), remembered, Inventory((*anchors(*trust), *observations)))
 
@@ -50,7 +50,7 @@ def test_a_kubeconfig_that_trusts_another_ca_is_evidence() -> None:
 
 
 def test_a_leaf_that_a_remembered_one_has_signed_is_evidence() -> None:
-    """And the new one has not."""
+    """The new CA has not signed it."""
     assert seen(leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
     below = make_intermediate(OLD)
     assert seen(see(row(), make_leaf(below), below), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
@@ -100,7 +100,7 @@ def test_without_a_record_only_files_of_root_count(owner: str, mode: int, counts
 
 
 def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:
-    """Whatever else is still there, of which it has never lived."""
+    """Other CAs in the files, which the node has never used, do not matter."""
     assert seen(conf(OLD), leaf(OLD), known=(NEW,)) is None
     assert seen(conf(OLD), trust=(OLD, NEW), known=(OLD,)) is None
 

@@ -1,4 +1,4 @@
-"""What would stop a rotation once it has exchanged keys, and where it waits for that instead."""
+"""The obstacles that would block a rotation after the exchange of keys, and the phases in which it waits instead."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_failed_restart_holds() -> None:
 
 @pytest.mark.parametrize("failures", [0, 1, 3])
 def test_a_renewal_that_failed_holds_until_its_next_try(failures: int) -> None:
-    """A leaf that could not be issued a moment ago would keep `issue` waiting until that instant."""
+    """A leaf that could not be issued a moment ago would block `issue` until that instant."""
     tried = Attempt(NOW - SECOND, failures, "no room")
     past = {("leaf", "/pki/leaf.crt"): tried}
     if not failures:
@@ -110,8 +110,8 @@ def test_the_phases_that_wait_for_a_hold(rotation: Rotation, phases: set[Phase])
 
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST])
 def test_a_phase_is_not_reached_while_something_holds(phase: Phase) -> None:
-    """What the plan holds of the rotation keeps the node from saying that it has come so far, with the whole reason:
-    since when, until when or on whom it depends, and the command that ends it.
+    """A hold of the rotation prevents the report of the phase, with the whole reason: its start, its end or its
+    dependency, and the command that ends it.
     """
     trust = (OLD,) if phase is Phase.PREPARE else (OLD, NEW)
     around = Surroundings(live=Live(NOW))

@@ -1,4 +1,4 @@
-"""Which files of a phase come before everything else, and which wait for another try."""
+"""The order of the files of a phase: those before everything else, and those that wait for another attempt."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_the_files_of_a_phase_come_first() -> None:
 
 
 def test_a_file_that_could_not_be_written_is_tried_beside_the_rest() -> None:
-    """A step that failed no longer comes first: the plan has what is due beside it, and says what failed."""
+    """A failed step no longer comes first: the plan has the due steps beside it, and names the failure."""
     made = pace(LEFT, OF_ANCHOR, NOW)
     assert (made.first, made.steps, made.held) == (False, (ANCHOR, OTHERS), (Held("ca", "/ca.crt", "no"),))
     assert made.beside(DUE).steps == (ANCHOR, OTHERS, *DUE.steps)
 
 
 def test_a_file_that_others_can_change_comes_first_never() -> None:
-    """A step that the phase does not wait for is planned beside the rest, from the beginning."""
+    """A step that the phase does not wait for is planned beside the others, from the start."""
     assert not pace(Lacks((OTHERS,), unawaited=LEFT.unawaited), {}, NOW).first
 
 

@@ -33,7 +33,7 @@ BOTH = digest_of((OLD.facts, NEW.facts))
 
 
 def shared(phase: Phase = P.TRUST, **fields: Any) -> Rotation:
-    """One that several nodes carry on."""
+    """Return a rotation of several nodes."""
     return at(phase, **{"signature": "c2lnbmVk"} | fields)
 
 
@@ -54,7 +54,7 @@ SIZES = st.integers(1, 25).map(str) | st.integers(1, 100).map(lambda share: f"{s
 
 
 def at_most(batch: str, count: int) -> int:
-    """What `batch` means to a person."""
+    """Return the number of workers that `batch` allows."""
     return max(1, int(batch[:-1]) * count // 100) if batch.endswith("%") else int(batch)
 
 
@@ -105,14 +105,14 @@ def test_a_silent_worker_is_named_and_none_behind_it_begins(names: list[str], ba
 
 
 def test_workers_come_after_all_control_planes() -> None:
-    """None of them acts before every control plane has come so far; each of these is named."""
+    """None of them acts before every control plane has reported. Each missing one is named."""
     there = members(["w1", "w2"], {"cp-2", "w1", "w2"}, ["cp-1", "cp-2"])
     assert behind(shared(), there) == ("cp-2 has not answered (2 workers: 0 released, 0 acknowledged)",)
     assert behind(shared(), members(["w1", "w2"], {"w1", "w2"}, ["cp-1", "cp-2"])) == ()
 
 
 def test_the_first_acts_alone_and_its_successors_are_named() -> None:
-    """Those of a batch by their names, as long as that can be read."""
+    """The message names the workers of a batch, up to a readable number."""
     names = [f"worker-{number}" for number in range(20)]
     order = in_order(names)
     first = next_batch(shared(), members(names, names), "7")
@@ -130,7 +130,7 @@ def test_the_first_acts_alone_and_its_successors_are_named() -> None:
     [("10%", 5, 1), ("10%", 29, 2), ("100%", 7, 6), ("1", 9, 1), ("50", 9, 8), ("50%", 9, 4)],
 )
 def test_a_share_is_rounded_down_but_is_one_at_least(batch: str, count: int, size: int) -> None:
-    """As with `maxUnavailable` of Kubernetes, but that nothing would stop for good."""
+    """The rule is that of `maxUnavailable` of Kubernetes, with a minimum of one worker."""
     names = [f"worker-{number}" for number in range(count)]
     first = next_batch(shared(), members(names), batch).noted
     assert first
@@ -189,7 +189,7 @@ def test_a_worker_reports_why_it_waits() -> None:
 
 
 def test_a_node_by_itself_waits_for_no_batch() -> None:
-    """It carries the rotation on alone, be it a worker or not."""
+    """It completes the rotation alone, whether or not it is a worker."""
     assert not in_batches(at(P.TRUST))
     assert is_released(at(P.TRUST), "w1")
 
@@ -202,7 +202,7 @@ def test_each_phase_starts_with_the_first_batch() -> None:
 
 
 def test_who_may_act_is_not_held_back_again_in_the_same_phase() -> None:
-    """Whatever an older record says that has come back; all else of it counts. Another phase is another matter."""
+    """An older record that returns does not hold it, and its other fields count. Another phase holds it."""
     own = shared(released=0.7)
     assert joined(own, shared(released=0.2, excluded=("x",))) == shared(released=0.7, excluded=("x",))
     for told in (shared(released=0.9), shared(P.ISSUE), abort(own, NOW), replace(own, id="r2", released=0.1)):
@@ -217,7 +217,7 @@ def test_a_place_is_one_from_0_to_below_1(name: str) -> None:
 
 
 def test_the_count_is_of_those_that_are_waited_for() -> None:
-    """Control planes are not among them, nor who is left out; and only who is released has acknowledged."""
+    """Control planes and excluded nodes do not count, and only a released worker has acknowledged."""
     order = in_order(["a", "b", "c", "d"])
     rotation = shared(excluded=(order[3],), released=place(order[2]))
     there = members(order, [order[1]], ["cp-1"])

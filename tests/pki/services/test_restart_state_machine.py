@@ -1,4 +1,4 @@
-"""One restart from the decision to its proof: the state machine, alone and against a world that goes wrong."""
+"""One restart from the decision to its proof: the state machine, alone and in a simulation with failures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def look(seconds: float, service: ServiceSeen | None = None, *, ill: Sequence[st
 
 
 def after(episode: Episode, *glances: Glance, changes_instance: bool = True) -> Move:
-    """What follows from looks, one after the other."""
+    """Return the result of probes, one after the other."""
     move: Move = Wait(episode, NOW)
     for glance in glances:
         assert not isinstance(move, Ended)
@@ -77,11 +77,11 @@ def trouble(move: Move) -> str:
     return move.episode.trouble
 
 
-# --- what is proof ----------------------------------------------------------------------------------------------------
+# --- the proof --------------------------------------------------------------------------------------------------------
 
 
 def test_proof_is_another_instance_that_is_well_three_times_and_stays_so() -> None:
-    """The first looks are a second apart, then the end of the time is waited for."""
+    """The first probes are a second apart, then the rest of the time passes."""
     looks = [look(1), look(2), look(3), look(6)]
     waits = [after(ACTED, *looks[:number]) for number in range(1, 4)]
     assert [move.until for move in waits if isinstance(move, Wait)] == [look(n).at for n in (2, 3, 6)]
@@ -133,7 +133,7 @@ def test_another_instance_restarts_the_count() -> None:
 
 
 def test_an_address_that_was_not_well_before_is_not_waited_for() -> None:
-    """Unless none was: then they are all that there is to go by."""
+    """If none was healthy, all of them count."""
     assert ended(after(ACTED, *(look(n, ill=[ILL]) for n in (1, 2, 3, 6))))[0] is Result.PROVEN
     assert trouble(after(replace(ACTED, well_before=()), look(1, ill=[ILL]))) == f"{ILL} answers 500"
 
@@ -151,7 +151,7 @@ def test_a_reload_is_proven_by_the_same_instance() -> None:
         assert ended(after(ACTED, *looks, changes_instance=False))[0] is Result.PROVEN
 
 
-# --- what follows where it fails --------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_restart_is_repeated_once_and_then_rolled_back() -> None:
@@ -175,7 +175,7 @@ def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
 
 
 def test_what_only_others_start_is_not_tried_once_more_where_it_does_not_run() -> None:
-    """There is nothing to stop, and the kubelet tries it again and again already."""
+    """There is nothing to stop, and the kubelet repeats its start already."""
     gone = Glance(NOW + 20 * SECOND, ServiceSeen(running=False))
     assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=False), PutBack)
     assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=True), Act)
@@ -185,7 +185,7 @@ def test_what_only_others_start_is_not_tried_once_more_where_it_does_not_run() -
 
 @pytest.mark.parametrize("now", [seen("2"), ServiceSeen(running=False)])
 def test_what_has_ended_with_another_is_proven_as_if_by_us(now: ServiceSeen) -> None:
-    """It was restarted already, or is about to be: where it does not come up, its former files come back as well."""
+    """It has restarted, or is about to: if it does not start, its old files are restored as well."""
     episode = taken_along(BYSTANDER, now, NOW)
     assert episode == acted(replace(BEGUN, why="it is older, too"), NOW)
 
@@ -222,7 +222,7 @@ def test_a_service_that_stopped_before_it_ran_again_may_be_an_effect() -> None:
 
 
 def test_one_that_was_not_well_before_is_left_with_its_new_files() -> None:
-    """Nothing has become worse, and the former files are no cure."""
+    """Nothing is worse, and the old files are no remedy."""
     result, said = ended(after(replace(ACTED, well_before=()), look(20, ill=[ILL])))
     assert (result, said) == (
         Result.UNPROVEN, f"s was restarted and is not well, as it was not before ({ILL} answers 500)"
@@ -239,7 +239,7 @@ def test_an_unknown_service_is_not_acted_on() -> None:
 
 
 def test_one_that_cannot_be_ended_keeps_its_files() -> None:
-    """It runs on as it did, so the new files are not to blame. A second instance that stays is another matter."""
+    """It still runs, so the new files are not the cause. A second instance that stays is another case."""
     assert ended(after(ACTED, look(20, seen("1")))) == (
         Result.FAILED, "s was told to restart, and runs on as it did"
     )  # fmt: skip
@@ -248,7 +248,7 @@ def test_one_that_cannot_be_ended_keeps_its_files() -> None:
 
 
 def test_what_was_asked_for_without_a_certificate_has_nothing_to_take_back() -> None:
-    """There is no third act then."""
+    """Then there is no third act."""
     second = acted(replace(BEGUN, targets=(), attempt=2, before="2"), NOW)
     assert ended(after(second, look(20, seen("3"), ill=[WELL]))) == (
         Result.FAILED, f"s was restarted and did not come up ({WELL} answers 500)"
@@ -338,7 +338,7 @@ def test_a_failure_stands_for_as_long_as_the_files_are_the_same(result: Result) 
 
 @pytest.mark.parametrize("result", [None, *Result])
 def test_only_the_instance_that_took_it_up_has_read_a_content(result: Result | None) -> None:
-    """Of what did not come up, its age tells more."""
+    """For a service that did not start, its age decides."""
     past = replace(PAST, result=result)
     assert past.has_read("/a", "new", "2") is (
         result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
@@ -355,7 +355,7 @@ TICK = SECOND / 2
 
 @dataclass(frozen=True)
 class Life:
-    """What becomes of one start: well after so many seconds (None: never), ill in between, dead after so many."""
+    """The fate of one start: healthy after so many seconds (None: never), unhealthy in between, dead after so many."""
 
     up_after: float | None = 0
     dies_after: float | None = None
@@ -374,8 +374,8 @@ class Fate:
     gives_up_after: int = 100
     deaf: frozenset[int] = frozenset()  # acts that have no effect
     refused: frozenset[int] = frozenset()  # acts that raise
-    blind: frozenset[int] = frozenset()  # looks that see no process
-    blind_from: int = 1000  # all looks from this one on
+    blind: frozenset[int] = frozenset()  # probes without a process
+    blind_from: int = 1000  # all probes from this one on
     kills: frozenset[int] = frozenset()  # points at which the controller is killed
     pause: int = 1  # seconds until a controller that was killed is there again
     by_another: int | None = None  # the second in which another process restarts it
@@ -387,7 +387,7 @@ class KilledError(Exception):
 
 
 class ActError(Exception):
-    """Nothing was done."""
+    """The act had no effect."""
 
 
 @dataclass
@@ -670,7 +670,7 @@ MONTH = NOW + timedelta(days=30)
     ],
 )  # fmt: skip
 def test_what_was_noted_before_the_clock_was_set_back_counts_from_now(noted: dict[str, Any]) -> None:
-    """Otherwise it would be waited for until that day, and every other service with it."""
+    """Otherwise this and every other service would wait until that day."""
     move = after(replace(ACTED, **noted), look(1))
     assert isinstance(move, Wait)
     assert look(1).at < move.until <= look(1).at + INTERVAL
@@ -686,7 +686,7 @@ def test_a_correction_of_seconds_is_no_clock_that_was_set_back() -> None:
 
 
 def test_how_long_it_was_well_before_the_clock_was_set_back_is_not_counted() -> None:
-    """Nor would it ever be long enough: what was well since then is well since now."""
+    """It would never be long enough: the healthy time counts from the new time."""
     future = replace(ACTED, good=LOOKS, good_since=MONTH, good_at=MONTH, instances=("2",))
     move = after(future, look(1), look(2))
     assert isinstance(move, Wait)

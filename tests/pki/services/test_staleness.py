@@ -74,7 +74,7 @@ def stale(presence: Presence) -> list[tuple[str, Reason, str]]:
 HELD = [("web", Reason.RESTART_PENDING, "/leaf.crt")]
 
 
-# --- who uses it ------------------------------------------------------------------------------------------------------
+# --- the consumers ----------------------------------------------------------------------------------------------------
 
 
 def test_an_unmentioned_certificate_has_no_consumer() -> None:
@@ -85,7 +85,7 @@ def test_an_unmentioned_certificate_has_no_consumer() -> None:
 
 
 def test_the_flags_say_more_than_the_catalogue() -> None:
-    """A service whose flags are known uses what they name, and nothing else; of others the catalogue speaks."""
+    """A service with known flags uses the files in them, and no others. For other services the catalogue decides."""
     spec = row(consumers=["web", "other"])
     other = OTHER.model_copy(update={"reloads": ("leaf",)})
     known = around(uses(False, "/leaf.key"), live(web=runs(CHANGED)), services=(UNIT, other, HOOK))
@@ -100,7 +100,7 @@ def test_the_flags_say_more_than_the_catalogue() -> None:
 
 
 def test_a_pair_is_reloaded_if_both_of_its_files_are() -> None:
-    """One file that is read once is enough to need a restart."""
+    """One file that is read once requires a restart."""
     half = Survey({"web": {"/leaf.crt": Use(True, "--a"), "/leaf.key": Use(False, "--b")}})
     for survey, reloads in ((uses(True), True), (half, False), (uses(False), False)):
         assert around(survey).presence(see()).consumers == (Consumer("web", reloads=reloads, files=PAIR),)
@@ -117,7 +117,7 @@ def test_a_configured_endpoint_makes_a_service_a_consumer() -> None:
 
 
 def test_the_kubelet_knows_only_what_it_fetched_itself() -> None:
-    """A client certificate that certmond has put in place is one that it has never seen, whatever it reloads."""
+    """A client certificate that certmond installed is unknown to it, whatever it reloads."""
     kubelet = UNIT.model_copy(update={"name": "kubelet", "reloads": ("leaf",)})
     spec = row(kind="kubelet", key=None, path="/current.pem", kubeconfig="/kubelet.conf", consumers="kubelet")
     known = around(uses(True, "/current.pem", service="kubelet"), services=(kubelet,))
@@ -128,7 +128,7 @@ def test_the_kubelet_knows_only_what_it_fetched_itself() -> None:
     assert files_of(see(spec)) == ("/current.pem", "/kubelet.conf")
 
 
-# --- what is served ---------------------------------------------------------------------------------------------------
+# --- the served certificate -------------------------------------------------------------------------------------------
 
 SERVING = Survey({"web": {"/leaf.crt": Use(True, "--a")}}, {AT: ("web", "/leaf.crt"), BESIDE: ("", "/leaf.crt")})
 
@@ -183,8 +183,8 @@ def test_the_served_certificate_takes_precedence_over_the_age() -> None:
 
 @pytest.mark.parametrize(("ago", "due"), [(0, False), (1.9, False), (2, True), (3600, True)])
 def test_a_server_that_ends_the_handshake_refuses(ago: float, due: bool) -> None:
-    """It took the connection, spoke TLS and presented nothing. That counts once both files of a change had their time;
-    a server that does not answer, or does not speak TLS, says nothing about its certificate.
+    """The server accepted the connection, spoke TLS and presented nothing. That counts after both files of a change had
+    their time. A server that does not answer, or does not speak TLS, proves nothing about its certificate.
     """
     ended = Unserved("the handshake failed (internal error)", NOW, spoke_tls=True)
     there: dict[Endpoint, Seen] = {AT: ended, BESIDE: Unserved("the connection was refused", NOW)}
@@ -197,7 +197,7 @@ def test_a_server_that_ends_the_handshake_refuses(ago: float, due: bool) -> None
     assert before.refusing == ()
 
 
-# --- what is held -----------------------------------------------------------------------------------------------------
+# --- the certificate in memory ----------------------------------------------------------------------------------------
 
 
 def test_a_process_that_is_older_than_its_file_uses_the_old_one() -> None:
@@ -215,12 +215,12 @@ def test_a_process_that_is_older_than_its_file_uses_the_old_one() -> None:
 @pytest.mark.parametrize(
     "known",
     [
-        around(uses(True), live(web=runs())),  # it reads them again
+        around(uses(True), live(web=runs())),  # it reloads them
         around(uses(False), live(web=ServiceSeen(False))),  # it does not run
         around(uses(False), live(web=ServiceSeen(False, started_at=NOW - DAY))),
         around(uses(False), live(web=ServiceSeen(None, problem="no bus"))),  # its start is unknown
         around(uses(False), live()),
-        around(uses(False), live(CHANGED - TICK, web=runs())),  # the look is older than the change
+        around(uses(False), live(CHANGED - TICK, web=runs())),  # the probe is older than the change
         around(uses(False), live(web=runs()), contents={}),  # the change of the file is unknown
         around(uses(False)),  # there was no probe
     ],
@@ -240,7 +240,7 @@ def test_a_file_without_content_makes_no_service_stale() -> None:
 
 
 def test_who_reads_one_of_two_files_holds_nothing_of_the_other() -> None:
-    """Such as kube-controller-manager, which signs tokens with a key whose public half it never reads."""
+    """An example is kube-controller-manager, which signs tokens with a key whose public half it never reads."""
     survey = uses(False, "/leaf.key")
     public = {**content(NOW - 2 * DAY, "new", "/leaf.key"), **content(CHANGED, "new", "/leaf.crt")}
     private = {**content(NOW - 2 * DAY, "new", "/leaf.crt"), **content(CHANGED, "new", "/leaf.key")}
@@ -262,7 +262,7 @@ def test_only_the_file_that_is_read_once_counts() -> None:
 
 
 def test_no_client_reads_its_kubeconfig_twice() -> None:
-    """The kubelet takes up a rotated PEM, and no other kubelet.conf."""
+    """The kubelet reloads a rotated PEM, but no other kubelet.conf."""
     kubelet = UNIT.model_copy(update={"name": "kubelet", "reloads": ("leaf",)})
     spec = row(kind="kubelet", key=None, path="/current.pem", kubeconfig="/kubelet.conf", consumers="kubelet")
     both = content(CHANGED, "new", "/current.pem", "/kubelet.conf")
@@ -272,7 +272,9 @@ def test_no_client_reads_its_kubeconfig_twice() -> None:
 
 
 def test_what_an_instance_was_restarted_for_it_has_read() -> None:
-    """Also by a reload, which leaves it as old as it was. Another content, or another instance, is another matter."""
+    """This includes a reload, which does not change its start. Another content, or another instance, is another
+    case.
+    """
     past = Past("web", None, NOW, Result.PROVEN, "", ("leaf",), "1", {"/leaf.crt": "new", "/leaf.key": "new"})
     for changes, expected in (
         ({}, []),
@@ -285,7 +287,7 @@ def test_what_an_instance_was_restarted_for_it_has_read() -> None:
         assert stale(known.presence(see())) == expected
 
 
-# --- of what a command restarts, nothing can be seen ------------------------------------------------------------------
+# --- services of a command are not observed ---------------------------------------------------------------------------
 
 
 def hooked(past: Past | None = None, renewed_at: datetime | None = None) -> list[str]:
@@ -310,14 +312,14 @@ def test_a_command_covers_the_files_of_its_run() -> None:
 
 
 def test_a_command_that_failed_was_not_run() -> None:
-    """What it was tried for is still to be done."""
+    """Its restart is still due."""
     past = Past("hook", None, NOW, Result.REFUSED, "it ended with 1", ("leaf",), "", {})
     assert hooked(past) == SAID
     assert hooked(replace(past, targets=("another",))) == []
     assert hooked(replace(past, targets=()), CHANGED) == SAID
 
 
-# --- what went wrong --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_restart_is_reported_while_its_files_are_unchanged() -> None:

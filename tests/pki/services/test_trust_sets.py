@@ -1,4 +1,4 @@
-"""What a file of trust anchors makes its readers trust: a set."""
+"""The trust of the readers of an anchor file: a set."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def of_ca(*issued: Issued, **fields: Any) -> list[Observation]:
 
 @given(st.permutations([OLD, NEW, STRANGER]), st.lists(st.sampled_from([OLD, NEW, STRANGER]), max_size=3))
 def test_a_set_of_anchors_has_one_digest(order: list[Any], again: list[Any]) -> None:
-    """Whatever their order, and however often each is there; any other set has another one."""
+    """The order and duplicates do not matter. Any other set has another digest."""
     same = digest_of(each.facts for each in (*order, *again))
     assert same == digest_of([OLD.facts, NEW.facts, STRANGER.facts])
     assert same != digest_of([each.facts for each in order[:2]])
 
 
 def test_the_order_in_a_file_is_no_difference() -> None:
-    """As of the certificates in a CA's file, so of the public keys of tokens."""
+    """The rule covers the certificates of a CA's file, and the public keys of tokens."""
     assert (
         trust_sets(of_ca(OLD, NEW)) == trust_sets(of_ca(NEW, OLD)) == {"/pki/ca.crt": digest_of([OLD.facts, NEW.facts])}
     )
@@ -46,7 +46,7 @@ def test_the_order_in_a_file_is_no_difference() -> None:
 
 
 def test_of_any_other_file_every_byte_counts() -> None:
-    """One with a fault, one in which nothing is found, and one that another entry describes as something else."""
+    """The cases are a file with a fault, an empty one, and one that another entry describes differently."""
     assert trust_sets(of_ca(OLD, faults=(Fault(Reason.TRAILING_DATA, "there is more"),))) == {}
     assert trust_sets([Observation("ca", CA, CA.path)]) == {}
     leaf = Observation("leaf", LEAF, LEAF.path, (OLD.facts,))

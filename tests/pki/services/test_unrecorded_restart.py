@@ -1,4 +1,4 @@
-"""A restart whose record cannot be written once it is made: how often it is made again."""
+"""A restart whose record cannot be written after the act: the number of repetitions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from tests.pki.services.test_restart_state_machine import BEGUN, TERMS, look, se
 
 @pytest.mark.parametrize("attempt", [1, 2])
 def test_a_restart_that_cannot_be_recorded_is_made_three_times_more_than_it_is_tried(attempt: int) -> None:
-    """Each time with another record before it; then it has failed, and says how often the service was restarted."""
+    """Each act has another record before it. Then the restart has failed, and reports how often the service was
+    restarted.
+    """
     episode, records = replace(BEGUN, attempt=attempt, acts=attempt - 1), list[Episode]()
     move = follow(episode, look(1, seen("1")), TERMS, changes_instance=True)
     while isinstance(move, Act):

@@ -1,4 +1,4 @@
-"""The CA's key signs what an entry fixes, or a successor, no wider, of a certificate that the CA has signed."""
+"""The CA's key signs what an entry fixes, or a successor, at most as wide, of a certificate that the CA has signed."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def test_a_certificate_below_an_intermediate_of_the_ca_counts() -> None:
 
 
 def test_a_certificate_below_an_intermediate_has_no_usage_that_the_intermediate_may_not_certify() -> None:
-    """What a CA limited to certificates of servers has signed for a client, or without usages, has no successor; one of
-    a server has.
+    """A CA for server certificates that signed a client certificate, or one without usages, grants no successor. A
+    server certificate has one.
     """
     link = make_intermediate(ROOT, extended_usages=["server auth"])
     for usages in (["client auth"], ["server auth", "client auth"], None, ["any"]):
@@ -133,7 +133,9 @@ FORGERIES: Any = {
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=list(FORGERIES))
 def test_a_forged_certificate_has_no_successor(forge: Any) -> None:
-    """What no CA of the entry has signed passes nothing on, and nothing is signed where the entry fixes nothing."""
+    """A certificate that no CA of the entry has signed grants nothing, and nothing is signed if the entry fixes
+    nothing.
+    """
     forged = forge()
     assert "no present or former CA of its entry has signed it" in denied(decided(forged, entry(), basis_of(forged)))
 
@@ -150,7 +152,7 @@ def test_in_place_of_a_forged_certificate_the_entry_decides(forge: Any) -> None:
 
 
 def test_a_file_that_others_can_write_passes_nothing_on() -> None:
-    """Its content may be anything, though the CA has signed it."""
+    """Its content may be anything, although the CA has signed it."""
     old = make_leaf(ROOT, "app", **OLD)
     derived = basis_of(old, file_writers="/app.crt belongs to user 1000")
     assert "/app.crt belongs to user 1000" in denied(decided(old, entry(), derived))
@@ -203,7 +205,7 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
 
 
 def test_usages_that_the_later_key_cannot_have_are_not_missed() -> None:
-    """An ECDSA key has no key encipherment, so that a later certificate without it takes nothing away."""
+    """An ECDSA key has no key encipherment, so a later certificate without it removes nothing."""
     old = make_leaf(ROOT, "app", key="rsa", usages=["digital signature", "key encipherment"], **OLD)
     later = make_leaf(ROOT, "app", usages=["digital signature"], not_after=NOW + YEAR)
     granted(decided(old, entry(), basis_of(old, later=(later.facts,))))
@@ -217,7 +219,7 @@ def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
 
 
 def test_an_older_certificate_passes_nothing_on_where_the_later_one_is_lost() -> None:
-    """How wide the later one was is not known then; what the entry fixes is signed."""
+    """The rights of the later one are unknown. What the entry fixes is signed."""
     old = make_leaf(ROOT, "app", **OLD)
     assert "older than the certificate that certmond put in its place" in denied(
         decided(old, entry(), basis_of(old, lost=True))
@@ -240,7 +242,7 @@ def test_an_older_certificate_passes_nothing_on_where_the_later_one_is_lost() ->
     ],
 )
 def test_whatever_is_added_is_denied(change: Mapping[str, Any], problem: str) -> None:
-    """No subject, usage or name beyond those of entry and predecessor."""
+    """No subject, usage or name beyond those of entry and predecessor is signed."""
     old = make_leaf(ROOT, "app", usages=["digital signature"], **OLD)
     derived = basis_of(old)
     wider = replace(granted(decided(old, entry(), derived)), **change)
@@ -258,7 +260,7 @@ def test_a_predecessor_without_usages_permits_every_usage() -> None:
 
 
 def test_a_server_of_which_the_entry_fixes_no_name_is_not_signed() -> None:
-    """Without a predecessor there would be no name in it, and no client accepts that."""
+    """Without a predecessor it would have no name, and no client accepts that."""
     forged = make_server(TWIN, "app", names=["DNS:app"], **OLD)
     spec = entry(subject="CN=app", usages=["digital signature", "key encipherment", "server auth"])
     assert "does not fix the name app" in denied(decided(forged, spec, basis_of(forged)))
@@ -299,7 +301,7 @@ def test_a_subject_that_is_not_reserved_needs_none() -> None:
 
 
 def test_the_order_of_common_names_counts() -> None:
-    """Go takes the last one for the user: two names the other way round are another user."""
+    """Go uses the last one as the user: two names in reverse order are another user."""
     both = [x509.NameAttribute(NameOID.COMMON_NAME, "jane"), x509.NameAttribute(NameOID.COMMON_NAME, "root")]
     old = make_leaf(ROOT, subject=x509.Name(both), **OLD)
     template = replace(granted(decided(old, entry(), basis_of(old))), subject=x509.Name(both[::-1]))
@@ -307,7 +309,7 @@ def test_the_order_of_common_names_counts() -> None:
 
 
 def test_a_fact_that_the_node_cannot_tell_fixes_no_subject() -> None:
-    """Else any node's identity would be accepted."""
+    """Otherwise any node's identity would be accepted."""
     spec = entry(subject="CN=system:node:${node_name},O=system:nodes", usages="client auth")
     assert fixed_by(spec, {}).subjects == ()
     old = make_leaf(ROOT, subject=_name(CN="system:node:node-2", O="system:nodes"), **OLD)
@@ -341,7 +343,7 @@ def certificates(draw: st.DrawFn) -> Issued:
 
 @dataclass(frozen=True)
 class World:
-    """A certificate in its file, its entry, and what the node shows of its origin."""
+    """A certificate in its file, its entry, and the evidence of its origin on the node."""
 
     old: Issued
     later: list[Issued]
@@ -423,7 +425,7 @@ def looked(old: Issued, provenance: Provenance | None, now: Any = NOW, **fields:
 
 
 def test_what_is_not_signed_is_a_critical_finding_once_it_is_due() -> None:
-    """The finding not_issued_by_ca names the file, each fact, and the command that shows what would be signed."""
+    """The finding not_issued_by_ca has the file, each fact, and the command that shows what would be signed."""
     forged = make_leaf(TWIN, subject=ADMIN, **OLD)
     (_, status) = looked(forged, Provenance()).statuses
     (found,) = [each for each in status.findings if each.reason is Reason.NOT_ISSUED_BY_CA]
@@ -437,7 +439,7 @@ def test_what_is_not_signed_is_a_critical_finding_once_it_is_due() -> None:
 
 @pytest.mark.parametrize("provenance", [None, Provenance()])
 def test_what_is_signed_or_not_due_has_no_such_finding(provenance: Provenance | None) -> None:
-    """Neither a certificate of the CA that is due, nor one of another CA that is not."""
+    """The rule covers a due certificate of the CA, and one of another CA that is not due."""
     for issued in (make_leaf(ROOT, "app", **OLD), make_leaf(TWIN, "app", not_before=NOW, not_after=NOW + YEAR)):
         (_, status) = looked(issued, provenance, NOW + HOUR).statuses
         assert Reason.NOT_ISSUED_BY_CA not in {each.reason for each in status.findings}
@@ -455,7 +457,7 @@ def test_the_plan_holds_an_unsigned_certificate_with_the_reason() -> None:
 
 @pytest.mark.parametrize("fields", [{"path_length": 0}, {"serial": -1}], ids=["by cryptography", "by Go"])
 def test_a_certificate_that_is_not_read_has_no_successor_with_its_content(fields: Any) -> None:
-    """What was signed of it is not known: it is no predecessor, no step renews it, and the plan says why."""
+    """Its content is unknown: it is no predecessor, no step renews it, and the plan has the reason."""
     old = make_leaf(ROOT, "app", **OLD, **fields)
     assert old.facts.refused
     assert not is_issued(old.facts, (), (ROOT.facts,))
@@ -470,7 +472,7 @@ def test_a_certificate_that_is_not_read_has_no_successor_with_its_content(fields
 
 
 def test_a_self_signed_certificate_has_no_successor_of_the_ca() -> None:
-    """An entry that accepts `self` beside a CA: the kubelet's own serving certificate."""
+    """An example is the kubelet's own serving certificate, whose entry accepts `self` beside a CA."""
     own = make_ca("node-1@1700000000", is_ca=None, extended_usages=["server auth"], names=["DNS:node-1"], **OLD)
     made = plan(looked(own, None, ca=["self", "ca"]), Policy(), {}, Circumstances(), frozenset({"app"}))
     assert made.steps == ()

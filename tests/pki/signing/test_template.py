@@ -1,4 +1,4 @@
-"""What a new certificate says: what the old one said, brought up to the catalogue, within the life of its CA."""
+"""The content of a new certificate: that of the old one, adapted to the catalogue, within the lifetime of its CA."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ MAKES = {
 }
 
 PLACES = tlv(0x30, tlv(0x30, encoded_oid("1.3.6.1.5.5.7.48.2"), encoded_name("URI:http://ca.example/")))
-"""An authorityInfoAccess: one place to get the CA from."""
+"""An authorityInfoAccess with one address of the CA."""
 
 
 def row(**fields: Any) -> CertificateSpec:
@@ -106,7 +106,7 @@ def raw(certificate: Issued, oid: x509.ObjectIdentifier) -> bytes:
     return value.public_bytes()
 
 
-# --- what is taken over -----------------------------------------------------------------------------------------------
+# --- inherited content ------------------------------------------------------------------------------------------------
 
 
 def odd_names() -> tuple[str, bool, bytes]:
@@ -143,7 +143,7 @@ def test_a_subject_keeps_its_encoding_and_its_grouping(kind: str) -> None:
 
 
 class Raw(x509.Name):
-    """A name that is written as it was given, and not looked at."""
+    """A name that is encoded without validation."""
 
     def __init__(self, der: bytes) -> None:
         super().__init__([])
@@ -231,7 +231,7 @@ def test_every_change_is_reported_and_a_second_renewal_has_none(
     assert successor(new, row(**fields), TERMS).changes == ()
 
 
-# --- what is brought up to the catalogue ------------------------------------------------------------------------------
+# --- content of the catalogue -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_each_difference_from_the_old_certificate_is_reported(old: Any, fields: 
 
 
 def test_what_is_added_comes_behind_what_was_there() -> None:
-    """As a person would write it."""
+    """The order is that of a person."""
     old = make_leaf(ROOT, extended_usages=["client auth"], names=["DNS:b"])
     template = following(old, usages="server auth", names=["DNS:a", "IP:10.0.0.1"])
     assert template.extended_usages == ("client auth", "server auth")
@@ -264,7 +264,7 @@ def test_what_is_added_comes_behind_what_was_there() -> None:
 
 
 def test_the_first_of_the_accepted_subjects_is_the_one_that_is_issued() -> None:
-    """Another accepted one stays as it is, and so does any where the node cannot tell whether it is right."""
+    """Another accepted one stays, and so does a subject that the node cannot judge."""
     accepted: dict[str, Any] = {"subject": ["CN=admin,O=kubeadm:cluster-admins", "CN=admin,O=system:masters"]}
     masters = x509.Name.from_rfc4514_string("CN=admin,O=system:masters")
     assert following(make_leaf(ROOT, subject=masters), **accepted).subject == masters
@@ -275,14 +275,14 @@ def test_the_first_of_the_accepted_subjects_is_the_one_that_is_issued() -> None:
 
 @pytest.mark.parametrize("subject", ["FOO=x", "C=Atlantis", "CN=#x", "CN=" + "x" * 65])
 def test_a_subject_that_no_certificate_can_have_is_not_demanded(subject: str) -> None:
-    """It stays a finding; but the certificate is renewed as it is, before it ends."""
+    """It stays a finding, but the certificate is renewed unchanged before it ends."""
     template = following(make_leaf(ROOT, usages=["digital signature"]), subject=subject)
     assert (template.subject.rfc4514_string(), template.changes) == ("CN=leaf", ())
 
 
 @pytest.mark.parametrize("name", ["IP:${node_name}", "DNS:k\u00f6ln.example", "${control_plane_name}"])
 def test_a_name_that_no_certificate_can_have_is_not_demanded(name: str) -> None:
-    """Facts come from the node's files, and may be anything."""
+    """Facts come from the node's files, and may have any value."""
     terms = replace(TERMS, facts={"node_name": "worker-1", "control_plane_name": "k8s.example"})
     template = following(make_leaf(ROOT, usages=["digital signature"]), terms, names=name)
     assert (template.names, template.changes) == ((), ())
@@ -370,12 +370,14 @@ def test_a_validity_beyond_the_calendar_is_no_end() -> None:
     assert following(make_leaf(ROOT), **forever).not_after == ROOT.facts.not_after
 
 
-# --- what is written --------------------------------------------------------------------------------------------------
+# --- the encoding -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("identifier", [b"any bytes at all", None])
 def test_the_authority_key_identifier_is_the_issuers_own(identifier: bytes | None) -> None:
-    """Byte for byte, however it was made up; computed from the key (RFC 5280, 4.2.1.2) where the issuer names none."""
+    """It is copied byte for byte, whatever its form, and computed from the key (RFC 5280, 4.2.1.2) if the issuer has
+    none.
+    """
     ca = make_ca(subject_key_id=identifier)
     new = renewed(make_leaf(ca), issuer=ca)
     digest = x509.SubjectKeyIdentifier.from_public_key(ca.key.public_key()).digest
@@ -425,7 +427,7 @@ def test_a_root_ca_is_as_kubeadm_makes_it() -> None:
 
 
 def test_a_first_certificate_has_what_its_entry_demands() -> None:
-    """With the names that are given, and no right to sign whatever the entry says."""
+    """It has the given names, and no right to sign, whatever the entry contains."""
     spec = row(usages=["digital signature", "key encipherment", CERT_SIGN, "server auth"], validity="1d")
     template = first(spec, "CN=system:node:a, O=system:nodes", ["DNS:a", "IP:10.0.0.1"], TERMS)
     assert template.subject.rfc4514_string() == "CN=system:node:a,O=system:nodes"
@@ -450,7 +452,7 @@ def chain(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm) -> tuple[Issued, Issued]
 def test_what_is_signed_is_a_path_by_the_rules_of_go_and_of_cryptography(
     ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm
 ) -> None:
-    """With every kind of key, as CA and as leaf; cryptography's verifier takes no Ed25519 yet."""
+    """The rule covers every kind of key, for CA and leaf. cryptography's verifier does not accept Ed25519 yet."""
     ca, leaf = chain(ca_key, leaf_key)
     assert find_paths(leaf.facts, [ca.facts], (), {"server auth", "client auth"}).valid_at(NOW)
     assert is_a(ca.facts.key, ca_key)
@@ -463,7 +465,7 @@ def test_what_is_signed_is_a_path_by_the_rules_of_go_and_of_cryptography(
 
 
 def test_cryptography_asks_for_nothing_that_a_client_certificate_lacks() -> None:
-    """But a subjectAltName, which kubeadm's do not have and Go does not ask for."""
+    """kubeadm's client certificates have no subjectAltName, and Go does not require one."""
     ca = signed(root(), new_key("rsa"), None)
     leaf = renewed(make_leaf(ca, key="rsa"), issuer=ca)
     lenient = ExtensionPolicy.webpki_defaults_ee().may_be_present(
@@ -477,7 +479,7 @@ def test_cryptography_asks_for_nothing_that_a_client_certificate_lacks() -> None
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("ca_key", "leaf_key"), CHAINS)
 def test_openssl_takes_it_at_its_strictest(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm, tmp_path: Path) -> None:
-    """-x509_strict asks for every rule of RFC 5280 that OpenSSL knows, self-signed roots included."""
+    """-x509_strict checks every rule of RFC 5280 that OpenSSL implements, including for self-signed roots."""
     openssl = real_part("openssl")
     ca, leaf = chain(ca_key, leaf_key)
     for name, made in (("ca.pem", ca), ("leaf.pem", leaf)):

@@ -97,7 +97,7 @@ def real(files: dict[str, bytes], name: str) -> Certificate:
 def test_a_leaf_of_a_real_kubeadm_is_read_and_leads_to_its_ca(
     kubeadm: dict[str, bytes], name: str, subject: set[str] | None, ca: str, usages: set[str]
 ) -> None:
-    """Subject, usages and dates are what kubeadm documents, and there is a path to the CA that it documents."""
+    """Subject, usages and dates match kubeadm's documentation, and there is a path to the documented CA."""
     name = next(path for path in kubeadm if path == name or (name == "/kubelet" and "kubelet-client-20" in path))
     leaf, anchor = real(kubeadm, name), real(kubeadm, ca)
     assert subject is None or leaf.attributes == subject
@@ -116,7 +116,7 @@ def test_a_leaf_of_a_real_kubeadm_is_read_and_leads_to_its_ca(
 
 
 def test_the_ca_of_a_kubeadm_before_1_27_has_serial_number_zero(kubeadm: dict[str, bytes]) -> None:
-    """It is read like any other: zero is a fact here, and an info elsewhere."""
+    """It is parsed like any other: zero is a fact here, and an info elsewhere."""
     for name in ("pki/ca.crt", "pki/etcd/ca.crt", "pki/front-proxy-ca.crt"):
         ca = real(kubeadm, name)
         assert (ca.serial, ca.is_ca, ca.self_issued, ca.path_length) == (0, True, True, None)
@@ -146,7 +146,7 @@ def test_serial_number_zero_prints_no_warning() -> None:
 
 
 def test_every_field_is_read() -> None:
-    """What a certificate says is what its facts say."""
+    """The facts match the content of the certificate."""
     ca = make_ca("a CA", path_length=1, key="rsa", serial=7, subject_key_id=b"own", authority_key_id=b"other")
     facts = ca.facts
     assert (facts.subject, facts.issuer, facts.common_name) == ("CN=a CA", "CN=a CA", "a CA")
@@ -161,7 +161,7 @@ def test_every_field_is_read() -> None:
 
 
 def test_what_certificates_have_in_common_is_one_object() -> None:
-    """Ten thousand leaves of one CA hold its name, and what they are for, once."""
+    """Ten thousand leaves of one CA share its name and their usages."""
     ca = make_ca()
     one, other = (decode(make_leaf(ca, name).pem, "/a").certificates[0] for name in ("one", "other"))
     assert one.subject_der != other.subject_der
@@ -205,13 +205,13 @@ def test_any_serial_number_is_read(serial: int) -> None:
 
 
 def test_names_of_every_kind_that_go_knows_are_read_and_others_are_left_out() -> None:
-    """DNS, IP, email and URI are kept as text; a directory name is no name of a host."""
+    """DNS, IP, email and URI are text. A directory name is no name of a host."""
     names = ["DNS:a.example", "IP:10.0.0.1", "IP:fd00::1", "email:a@b", "URI:spiffe://a/b", "dirName:c"]
     assert make_server(make_ca(), names=names).facts.names == set(names[:-1])
 
 
 def test_usages_have_the_names_that_kubernetes_gives_them() -> None:
-    """An extended usage that has no name there is kept as its OID."""
+    """An extended usage without such a name has its OID."""
     facts = make_leaf(make_ca(), usages=["key agreement", "decipher only"], extended_usages=["any", "1.2.3.4"]).facts
     assert facts.usages == frozenset({"key agreement"})
     assert facts.extended_usages == frozenset({"any", "1.2.3.4"})
@@ -234,7 +234,7 @@ def test_usages_have_the_names_that_kubernetes_gives_them() -> None:
 def test_a_usage_is_given_by_its_extension_or_by_the_absence_of_it(
     usages: list[str] | None, extended: list[str] | None, usage: str, expected: bool
 ) -> None:
-    """keyUsage and extendedKeyUsage each restrict what is theirs; anyExtendedKeyUsage restricts nothing."""
+    """keyUsage and extendedKeyUsage each restrict their own usages. anyExtendedKeyUsage restricts nothing."""
     assert make_leaf(make_ca(), usages=usages, extended_usages=extended).facts.has_usage(usage) is expected
 
 
@@ -245,7 +245,7 @@ def test_unknown_critical_extensions_are_listed() -> None:
 
 
 def test_attributes_are_read_whatever_their_order_and_grouping() -> None:
-    """A name with two attributes in one RDN says the same as one with two RDNs."""
+    """A name with two attributes in one RDN equals one with two RDNs."""
     common, organization = (
         x509.NameAttribute(NameOID.COMMON_NAME, "a,b"),
         x509.NameAttribute(NameOID.ORGANIZATION_NAME, "c"),
@@ -318,7 +318,7 @@ def test_a_signature_algorithm_without_a_name_is_shown_by_its_oid() -> None:
     assert parse_certificate(der).signature_hash == unknown
 
 
-# --- none -------------------------------------------------------------------------------------------------------------
+# --- malformed certificates -------------------------------------------------------------------------------------------
 
 LEAF = make_leaf(make_ca())
 GOOD = LEAF.der
@@ -338,7 +338,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("der", MALFORMED.values(), ids=MALFORMED)
 def test_what_is_not_exactly_one_usable_certificate_is_malformed(der: bytes) -> None:
-    """Whatever the parser makes of it, the caller sees one kind of error with one sentence."""
+    """Whatever the parser raises, the caller gets one kind of error with one sentence."""
     with pytest.raises(MalformedError, match="certificate"):
         parse_certificate(der)
 
@@ -401,7 +401,7 @@ READ = {
 
 @pytest.mark.parametrize("name", READ)
 def test_what_go_reads_is_read_with_its_dates_though_cryptography_refuses_it(name: str) -> None:
-    """What cryptography says is kept beside."""
+    """The error of cryptography is stored beside."""
     der = READ[name]
     short = len(GOOD) - len(der) if "dates" in name else 0
     facts = parse_certificate(shortened(der, short))
@@ -427,7 +427,7 @@ def test_latin_1_is_shown_as_text() -> None:
 @settings(deadline=None)
 @given(st.binary() | st.binary().map(lambda data: tlv(0x30, data)))
 def test_any_bytes_are_a_certificate_or_malformed(data: bytes) -> None:
-    """No bytes raise anything else."""
+    """No bytes raise another error."""
     with pytest.raises(MalformedError):
         parse_certificate(data)
 
@@ -435,7 +435,7 @@ def test_any_bytes_are_a_certificate_or_malformed(data: bytes) -> None:
 @settings(deadline=None, max_examples=500)
 @given(place=st.integers(0, len(GOOD) - 1), value=st.integers(0, 255))
 def test_a_certificate_with_one_byte_changed_is_a_certificate_or_malformed(place: int, value: int) -> None:
-    """Nor do bytes that are almost right."""
+    """Almost valid bytes do not either."""
     changed = GOOD[:place] + bytes([value]) + GOOD[place + 1 :]
     try:
         facts = parse_certificate(changed)

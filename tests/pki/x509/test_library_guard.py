@@ -1,4 +1,4 @@
-"""What a library raises over bytes from outside, and what of it a caller sees."""
+"""The exceptions of a library for foreign bytes, and the part of them that a caller gets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PANIC = type("PanicException", (BaseException,), {})
     ids=lambda each: type(each).__name__,
 )  # fmt: skip
 def test_whatever_a_library_raises_is_one_sentence_that_quotes_nothing(raised: BaseException) -> None:
-    """Its own errors and a panic of Rust, too, which derives from BaseException."""
+    """The rule covers its own errors and a panic of Rust, which derives from BaseException."""
     with pytest.raises(MalformedError) as found, guarded("is no key"):
         raise raised
     assert str(found.value) == "is no key"
@@ -45,7 +45,7 @@ def test_of_public_bytes_the_first_line_of_the_error_follows(raised: Exception, 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(1), MemoryError(), LimitError("too large")])
 def test_what_is_not_about_the_bytes_passes(raised: BaseException) -> None:
-    """So do an interrupt, an exit, a shortage of memory, and what is a sentence about the bytes already."""
+    """An interrupt, an exit, a lack of memory, and an existing error about the bytes pass unchanged."""
     with pytest.raises(type(raised)) as found, guarded("is no key"):
         raise raised
     assert found.value is raised

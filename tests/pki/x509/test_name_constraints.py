@@ -46,7 +46,7 @@ def allowed(name: str | list[str], permit: list[str] | None = None, exclude: lis
 def test_a_name_within_a_subtree_is_permitted_or_excluded_and_one_beside_it_is_not(
     constraint: str, inside: str, outside: str
 ) -> None:
-    """A permitted subtree lets in what lies within it and nothing else of its kind; an excluded one, the reverse."""
+    """A permitted subtree accepts the names within it and no others of its kind. An excluded one does the reverse."""
     assert allowed(inside, permit=[constraint])
     assert not allowed(outside, permit=[constraint])
     assert not allowed(inside, exclude=[constraint])
@@ -54,7 +54,7 @@ def test_a_name_within_a_subtree_is_permitted_or_excluded_and_one_beside_it_is_n
 
 
 def test_an_empty_domain_takes_in_every_name_of_its_kind() -> None:
-    """As in NSS and Go, a constraint of no length is about all of them."""
+    """As in NSS and Go, a constraint of no length covers all of them."""
     assert allowed("DNS:anything", permit=["DNS:"])
     assert not allowed("DNS:anything", exclude=["DNS:"])
     assert not allowed("email:a@anything", exclude=["email:"])
@@ -69,14 +69,14 @@ def test_a_constraint_does_not_apply_to_names_of_another_kind() -> None:
 
 
 def test_one_permitted_subtree_suffices_and_one_excluded_subtree_is_too_many() -> None:
-    """Permitted subtrees add up; an excluded one has the last word."""
+    """Permitted subtrees add up. An excluded one takes precedence."""
     assert allowed("DNS:b.example.org", permit=["DNS:example.com", "DNS:example.org"])
     assert not allowed("DNS:b.example.org", permit=["DNS:example.org"], exclude=["DNS:b.example.org"])
     assert allowed("DNS:c.example.org", permit=["DNS:example.org"], exclude=["DNS:b.example.org"])
 
 
 def test_every_name_must_be_permitted() -> None:
-    """One name outside spoils the certificate; a certificate without names has nothing to forbid."""
+    """One name outside makes the certificate invalid. A certificate without names has none to forbid."""
     assert allowed(["DNS:a.example.com", "DNS:b.example.com"], permit=["DNS:example.com"])
     assert not allowed(["DNS:a.example.com", "DNS:example.org"], permit=["DNS:example.com"])
     assert allowed([], permit=["DNS:example.com"])
@@ -86,7 +86,7 @@ def test_every_name_must_be_permitted() -> None:
     "name", ["DNS:example.com.", "DNS:a..b", "DNS:.a", "DNS:a b", "email:a", "email:@b", "email:a@b."]
 )
 def test_a_malformed_name_is_not_permitted_by_any_ca_that_constrains_names(name: str) -> None:
-    """Go refuses what it cannot parse as soon as there are constraints, even on another kind of name."""
+    """Go refuses a name that it cannot parse if there are constraints, even on another kind of name."""
     assert not allowed(name, permit=["IP:10.0.0.0/8"])
     assert not allowed(name, exclude=["IP:10.0.0.0/8"])
 
@@ -95,7 +95,7 @@ def test_a_malformed_name_is_not_permitted_by_any_ca_that_constrains_names(name:
     "uri", ["URI:urn:uuid:1", "URI:https://10.0.0.1/", "URI:https://[::1]:6443/", "URI:https://[::1]/", "URI:https://"]
 )
 def test_a_uri_without_a_host_name_is_refused_where_uris_are_constrained(uri: str) -> None:
-    """RFC 5280 demands it (4.2.1.10); where only other names are constrained, such a URI is let through."""
+    """RFC 5280 requires it (4.2.1.10). If only other names are constrained, such a URI is accepted."""
     assert not allowed(uri, permit=["URI:example.com"])
     assert not allowed(uri, exclude=["URI:example.com"])
     assert allowed(uri, permit=["DNS:example.com"])
@@ -103,7 +103,7 @@ def test_a_uri_without_a_host_name_is_refused_where_uris_are_constrained(uri: st
 
 @pytest.mark.parametrize("constraint", ["DNS:example.com.", "DNS:a..b", "email:a@b.", "email:@example.com", "URI:a b"])
 def test_a_malformed_constraint_makes_a_ca_unreadable(constraint: str) -> None:
-    """Go does not read such a CA at all, so it has signed nothing, as far as Kubernetes is concerned."""
+    """Go does not parse such a CA, so for Kubernetes it has signed nothing."""
     assert make_ca(permitted=[constraint]).facts.objections
     ca = make_ca(permitted=["DNS:a"], excluded=[constraint])
     assert ca.facts.objections

@@ -1,4 +1,4 @@
-"""What a document says: the end entity in it, and what is known of a key."""
+"""The content of a document: its end entity, and the facts of its key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def test_the_end_entity_comes_first() -> None:
 
 
 def test_the_public_key_is_the_one_that_belongs_to_the_private_key() -> None:
-    """Else the first: one by itself before that of a private key, and that before those of certificates."""
+    """Otherwise the first one counts: a separate one before that of a private key, and that before those of
+    certificates.
+    """
     mine, other = LEAF.facts.key, OTHER.facts.key
     assert public_key_in(Document(public_keys=(other, mine)), mine) == mine
     assert public_key_in(Document(public_keys=(other,)), mine) == other
@@ -61,9 +63,7 @@ def test_the_public_key_is_the_one_that_belongs_to_the_private_key() -> None:
     ],
 )  # fmt: skip
 def test_what_is_known_of_a_key(document: Document, has: bool, may_hide: bool, broken: bool) -> None:
-    """A file that cannot be read, or not as what it should be, may hide a key; bytes behind the rest are no such
-    fault.
-    """
+    """An unreadable or malformed file may hide a key. Trailing bytes are no such fault."""
     assert (has_key(document), may_hide_key(document), is_broken(document)) == (has, may_hide, broken)
 
 

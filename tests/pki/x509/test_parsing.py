@@ -1,4 +1,4 @@
-"""Bytes of a file, as tools and accidents leave them, and what is in them. Nothing raises, nothing hides, no leaks."""
+"""Parsing the bytes of a file, as tools and accidents leave them: no exception, no hidden block, no leaked key."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_one_certificate() -> None:
 
 
 def test_many_certificates_come_in_their_order() -> None:
-    """Which one is first is for others to judge."""
+    """The caller judges which one is first."""
     assert holds(read(bundle(LEAF, CA, OTHER)), LEAF, CA, OTHER)
     assert holds(read(bundle(OTHER, CA, LEAF)), OTHER, CA, LEAF)
 
@@ -87,7 +87,7 @@ def test_of_a_private_key_the_public_half_is_learnt(key: str, encoding: Encoding
 
 
 def test_the_first_of_two_keys_counts() -> None:
-    """As for the consumers, who look no further."""
+    """Consumers also read no further."""
     assert read(LEAF.key_pem + CA.key_pem).key == LEAF.facts.key
 
 
@@ -124,8 +124,9 @@ def test_the_old_label_of_certificates_is_known(label: str) -> None:
 
 @pytest.mark.real("openssl")
 def test_a_trusted_certificate_of_openssl_is_read_without_its_settings(tmp_path: Path) -> None:
-    """`openssl x509 -trustout` writes its own settings behind the certificate; they are no trailing data. Kubernetes
-    does not see a block with that label."""
+    """`openssl x509 -trustout` writes its own settings behind the certificate, which are no trailing data. Kubernetes
+    ignores a block with that label.
+    """
     openssl = real_part("openssl")
     command = [openssl, "x509", "-trustout", "-addtrust", "clientAuth", "-setalias", "a"]
     trusted = subprocess.run(command, input=CA.pem, capture_output=True, check=True).stdout
@@ -137,7 +138,7 @@ def test_a_trusted_certificate_of_openssl_is_read_without_its_settings(tmp_path:
 
 @pytest.mark.real("openssl")
 def test_the_text_that_openssl_writes_around_blocks_is_passed_over(tmp_path: Path) -> None:
-    """`openssl x509 -text` and `openssl s_client -showcerts` explain what they print."""
+    """`openssl x509 -text` and `openssl s_client -showcerts` explain their output."""
     openssl = real_part("openssl")
     text = subprocess.run([openssl, "x509", "-text"], input=CA.pem, capture_output=True, check=True).stdout
     assert b"Signature Algorithm" in text
@@ -159,7 +160,7 @@ def test_the_text_that_openssl_writes_around_blocks_is_passed_over(tmp_path: Pat
     ],
 )
 def test_harmless_variations_of_pem(data: bytes) -> None:
-    """What Go reads without a complaint is read without a fault."""
+    """A file that Go parses without an error has no fault."""
     assert read(data) == Document(certificates=(CA.facts,))
 
 
@@ -180,7 +181,7 @@ def test_harmless_variations_of_pem(data: bytes) -> None:
     ],
 )
 def test_a_block_that_go_passes_over_is_read_and_is_a_fault(data: bytes, numbers: list[int]) -> None:
-    """Its dates still matter; but to Kubernetes the file is without it, so the file is malformed."""
+    """Its dates still matter, but Kubernetes does not see it, so the file is malformed."""
     document = read(data)
     assert holds(document, CA, OTHER)
     assert reasons(document) == [Reason.MALFORMED] * len(numbers)
@@ -197,8 +198,8 @@ def test_a_key_that_go_passes_over_is_a_fault_too() -> None:
 
 @pytest.mark.parametrize("label", ["TSS2", "OPENSSH"])
 def test_a_key_in_a_form_of_another_program_is_a_key_that_is_not_read(label: str) -> None:
-    """Such as one that only a TPM can use: it is no damage, whatever is in it. A key of Go's forms is read below any
-    label, as Go does.
+    """An example is one that only a TPM can use: it is no damage, whatever its content. A key in Go's forms is read
+    below any label, as in Go.
     """
     document = read(pem_block(f"{label} PRIVATE KEY", b"\x30\x03\x02\x01\x01"))
     assert (document.key, reasons(document)) == (None, [Reason.UNREADABLE])
@@ -229,7 +230,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("block", "said"), BROKEN.values(), ids=BROKEN)
 def test_a_bad_block_hides_no_other_and_is_named_by_its_number(block: bytes, said: str) -> None:
-    """The good certificates before and after it are there, and one fault says which block is bad and why."""
+    """The valid certificates before and after it are there, and one fault has the block and the reason."""
     document = read(CA.pem + block + OTHER.pem + LEAF.key_pem)
     assert holds(document, CA, OTHER)
     assert document.key == LEAF.facts.key
@@ -254,7 +255,7 @@ SHADOW = b"root:$6$Zm9v$c2VjcmV0:19000:0:99999:7:::\n"
     ],
 )
 def test_no_fault_quotes_what_is_in_the_file(data: bytes) -> None:
-    """Neither the text, nor a label, nor what a parser says of the first bytes."""
+    """The rule covers the text, labels, and parser errors about the first bytes."""
     shown = details(read(data))
     assert shown
     assert not [word for word in ("root", "SECRET", "Zm9v", "c2Vj", "114", "0x72", "Tag", "value:") if word in shown]
@@ -268,7 +269,7 @@ def test_every_bad_block_is_reported() -> None:
 
 
 def test_the_last_block_cut_off_is_one_fault() -> None:
-    """As a full disk leaves it."""
+    """A full disk leaves such a file."""
     document = read(CA.pem + OTHER.pem[:300])
     assert holds(document, CA)
     assert reasons(document) == [Reason.MALFORMED]
@@ -284,7 +285,7 @@ def test_text_after_the_last_block_is_trailing_data() -> None:
 
 
 def test_der_after_the_certificate_in_its_block_makes_go_refuse_it() -> None:
-    """Go's TLS refuses such a block; the certificate is read for its dates."""
+    """Go's TLS refuses such a block. The certificate is parsed for its dates."""
     document = read(pem_block("CERTIFICATE", CA.der + b"abc"))
     assert holds(document, CA)
     assert reasons(document) == [Reason.MALFORMED]
@@ -369,7 +370,7 @@ def test_an_encrypted_key_counts_as_a_key(form: PrivateFormat, encoding: Encodin
 
 
 def test_a_plain_key_beside_an_encrypted_one_counts() -> None:
-    """Whichever comes first."""
+    """The order does not matter."""
     locked = LEAF.key_as(PrivateFormat.PKCS8, b"secret")
     assert read(locked + CA.key_pem) == read(CA.key_pem + locked) == Document(key=CA.facts.key, encrypted_key=True)
 
@@ -386,13 +387,13 @@ def pkcs12_file(lock: KeySerializationEncryption, *more: Issued, leaf: Issued = 
 def test_a_pkcs12_file_gives_its_certificates_and_the_public_half_of_its_key(
     lock: KeySerializationEncryption, password: bytes | None
 ) -> None:
-    """Leaf first, then the others; with no password, an empty one or the right one, as the file was made."""
+    """The leaf is first, then the others, with no password, an empty one or the right one, as the file was made."""
     assert read(pkcs12_file(lock, CA), password) == Document(certificates=(LEAF.facts, CA.facts), key=LEAF.facts.key)
 
 
 @pytest.mark.parametrize("password", [None, b"", b"wrong"])
 def test_a_pkcs12_file_with_another_password_is_unreadable(password: bytes | None) -> None:
-    """It is not called malformed: most likely the password is at fault."""
+    """It is not malformed: most likely the password is wrong."""
     document = read(pkcs12_file(BestAvailableEncryption(b"secret")), password)
     assert document == Document(faults=document.faults)
     assert reasons(document) == [Reason.UNREADABLE]
@@ -401,7 +402,7 @@ def test_a_pkcs12_file_with_another_password_is_unreadable(password: bytes | Non
 
 @pytest.mark.real("openssl")
 def test_a_pkcs12_file_of_openssl_with_an_empty_password_opens_without_one(tmp_path: Path) -> None:
-    """`openssl pkcs12 -export -passout pass:` seals the file with an empty password, which is not the same as none."""
+    """`openssl pkcs12 -export -passout pass:` encrypts the file with an empty password, which differs from none."""
     openssl = real_part("openssl")
     (tmp_path / "pem").write_bytes(LEAF.pem + LEAF.key_pem)
     command = [openssl, "pkcs12", "-export", "-passout", "pass:", "-in", str(tmp_path / "pem")]
@@ -449,7 +450,7 @@ MEBIBYTE = 1 << 20
     ids=range(10),
 )
 def test_a_mebibyte_of_junk_is_dealt_with_in_no_time(unit: bytes) -> None:
-    """However it repeats itself: time grows with the size of the file, and the faults are few."""
+    """Whatever its repetitions, the time grows with the size of the file, and the faults are few."""
     data = (unit * (MEBIBYTE // len(unit) + 1))[:MEBIBYTE]
     start = time.perf_counter()
     document = read(data)
@@ -465,7 +466,7 @@ def test_a_mebibyte_of_junk_is_dealt_with_in_no_time(unit: bytes) -> None:
     st.sampled_from([b"", b"\n-----END CERTIFICATE-----\n", b"\n-----END PRIVATE KEY-----\n"]),
 )
 def test_any_bytes_give_a_document(head: bytes, data: bytes, tail: bytes) -> None:
-    """Never an error; and where nothing was found, a fault says why."""
+    """There is never an exception. If nothing was found, a fault has the reason."""
     document = read(head + data + tail)
     assert isinstance(document, Document)
     assert document.faults or document.certificates or document.only_keys
@@ -505,14 +506,14 @@ def leaks(document: Document, key_pem: bytes) -> bool:
     ids=range(10),
 )
 def test_nothing_of_a_private_key_is_in_what_is_returned(secret: bytes, damage: object) -> None:
-    """Not in the value, not in how it prints, and not in a fault, however the key is damaged or mislabelled."""
+    """The rule covers the value, its repr, and the faults, however the key is damaged or mislabelled."""
     assert callable(damage)
     for data in (damage(secret), CA.pem + damage(secret), damage(secret) + CA.pem):
         assert not leaks(read(data), secret)
 
 
 def test_a_key_in_der_does_not_leak_either() -> None:
-    """Its bytes are tried as a certificate first, and the parser's complaint is passed on."""
+    """Its bytes are first parsed as a certificate, and the parser's error is passed on."""
     for issued in (LEAF, CA):
         der = issued.key_as(PrivateFormat.PKCS8, encoding=Encoding.DER)
         for data in (der, der[:-1], der + b"\x00", der[: len(der) // 2]):
@@ -529,7 +530,9 @@ def test_a_key_in_der_does_not_leak_either() -> None:
 def test_a_mutated_bundle_gives_a_document_without_a_key_in_it(
     secret: bytes, changes: list[tuple[int, bytes, int]]
 ) -> None:
-    """Bytes changed, inserted and taken out of a real bundle: never an error, never a leak, no certificate made up."""
+    """With bytes changed, inserted and removed in a real bundle, there is never an exception, a leak, or an invented
+    certificate.
+    """
     data = LEAF.pem + secret + CA.pem
     for place, new, length in changes:
         start = place % (len(data) + 1)
@@ -551,7 +554,7 @@ def test_the_public_half_is_represented_by_its_fingerprint() -> None:
 
 @pytest.mark.parametrize("pem", [True, False])
 def test_a_private_key_that_exceeds_a_limit_is_found_before_it_is_opened(pem: bool) -> None:
-    """In PEM, wherever it stands, and in DER; also one that is encrypted and asks for too many iterations."""
+    """The rule covers PEM at any position, DER, and an encrypted key with too many iterations."""
     big = tlv(0x30, integer(0), integer(1 << 16_384), *(integer(7),) * 7)
     derived = tlv(0x30, oid("1.2.840.113549.1.5.12"), tlv(0x30, tlv(0x04, b"12345678"), integer(1 << 31)))
     algorithm = tlv(0x30, oid("1.2.840.113549.1.5.13"), tlv(0x30, derived))
@@ -563,12 +566,12 @@ def test_a_private_key_that_exceeds_a_limit_is_found_before_it_is_opened(pem: bo
 
 @pytest.mark.parametrize("data", [LEAF.key_pem, LEAF.pem, b"\x30\x05", pem_block("PRIVATE KEY", b"junk"), b""])
 def test_what_exceeds_no_limit_is_left_to_who_opens_it(data: bytes) -> None:
-    """Other damage is not looked for."""
+    """Other damage is not checked here."""
     check_private_keys(data)
 
 
 def test_more_private_keys_than_any_component_has_use_for_are_not_read() -> None:
-    """The first of them counts, and a fault says that there are more."""
+    """The first of them counts, and a fault reports that there are more."""
     document = read(LEAF.key_pem * (MAX_PRIVATE_KEYS + 1) + CA.pem)
     assert document.key == public_key_of(LEAF.key)
     assert holds(document, CA)

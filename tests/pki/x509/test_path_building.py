@@ -39,7 +39,7 @@ CLIENT, SERVER = "client auth", "server auth"
 
 
 class Scene(NamedTuple):
-    """A leaf, what is trusted, what was sent along, and what the leaf shall be good for."""
+    """A leaf, its trust anchors, its intermediates, and its purpose."""
 
     leaf: Issued
     anchors: list[Issued]
@@ -311,7 +311,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("pair", PAIRS, ids=[pair.rule for pair in PAIRS])
 def test_rule(pair: Pair) -> None:
-    """Each rule refuses the near miss, for its own reason, and lets the nearest good chain through."""
+    """Each rule refuses the near miss, for its own reason, and accepts the nearest valid chain."""
     good, bad = pair.good(), pair.bad()
     assert valid(good)
     assert not search(good).rejections
@@ -347,7 +347,7 @@ FORGIVEN = {
 
 @pytest.mark.parametrize("scene", FORGIVEN.values(), ids=FORGIVEN)
 def test_what_go_does_not_mind_certmond_does_not_mind(scene: Callable[[], Scene]) -> None:
-    """What Go's crypto/x509 accepts is accepted, however untidy: Kubernetes works with it."""
+    """certmond accepts what Go's crypto/x509 accepts, however untidy: Kubernetes works with it."""
     assert valid(scene())
 
 
@@ -370,7 +370,7 @@ def test_a_rejection_names_the_child_for_its_signature_and_the_issuer_for_its_ri
 
 
 def test_the_uppermost_certificate_that_lacks_the_usage_is_the_one_named() -> None:
-    """Where root and leaf both lack the usage, the root is named: reissuing the leaf would not help."""
+    """If root and leaf both lack the usage, the root is named: a new leaf would not help."""
     root = make_ca(extended_usages=[SERVER])
     assert search(under(root, extended_usages=[SERVER])).rejections == (Rejection(Refusal.USAGE, root.facts),)
 
@@ -382,7 +382,7 @@ def test_the_same_rejection_is_reported_once() -> None:
 
 
 def test_without_anchors_there_is_no_path() -> None:
-    """Nothing is trusted by itself, a self-signed certificate least of all."""
+    """Nothing is trusted by default, and no self-signed certificate is."""
     root = make_ca()
     assert search(Scene(root, [])).paths == ()
     assert refusals(Scene(root, [])) == {Refusal.NO_ISSUER}
@@ -434,14 +434,14 @@ def test_certificates_that_sign_each_other_do_not_go_round_for_ever() -> None:
 def test_a_root_that_was_renewed_with_its_key_leads_to_the_old_one_unless_it_is_the_same_entity(
     names: list[str] | None,
 ) -> None:
-    """Go takes two certificates for one entity by subject, key and the very alternative names; those add nothing."""
+    """Go treats two certificates as one entity by subject, key and exact alternative names. Those add nothing."""
     old = make_ca(names=["DNS:a", "DNS:b"])
     assert valid(Scene(reissue(old, names=names), [old]))
     assert not valid(Scene(reissue(old), [old]))
 
 
 def test_an_issuer_whose_key_identifier_fits_is_tried_before_a_hundred_others() -> None:
-    """A bundle full of CAs of one name does not hide the right one from a leaf that says who issued it."""
+    """A bundle with many CAs of one name does not hide the right one from a leaf that has its key identifier."""
     root, crowd = make_ca(), [make_ca() for _ in range(120)]
     assert valid(Scene(make_leaf(root), [*crowd, root]))
     assert valid(Scene(make_leaf(root), [root], crowd))
@@ -450,7 +450,7 @@ def test_an_issuer_whose_key_identifier_fits_is_tried_before_a_hundred_others() 
 
 
 def test_no_more_than_a_hundred_signatures_are_checked_for_one_leaf() -> None:
-    """A hostile bundle costs no more than it costs Go, and the search says that it stopped."""
+    """A hostile bundle costs no more than in Go, and the search reports that it stopped."""
     root, crowd = make_ca(), [make_ca() for _ in range(100)]
     lost = Scene(make_leaf(root, authority_key_id=None), [*crowd, root])
     assert not valid(lost)
@@ -464,7 +464,7 @@ def test_an_endless_chain_of_intermediates_is_given_up_with_a_reason() -> None:
 
 
 def test_signed_by_asks_for_the_name_and_the_signature_and_for_nothing_else() -> None:
-    """It tells a self-signed root whatever its rights and its digest; MD5 and SHA-1 are weak, but signatures."""
+    """It detects a self-signed root whatever its rights and its digest. MD5 and SHA-1 are weak, but signatures."""
     for key, digest in (("ec", "sha256"), ("ec", "sha1"), ("rsa", "sha256-pss"), ("rsa", "sha1"), ("rsa", "md5")):
         root = make_ca(is_ca=False, key=key, hash=digest)
         leaf = make_leaf(root, hash=digest)
@@ -502,7 +502,9 @@ def test_every_certificate_of_a_path_must_be_in_its_time(role: str, dates: dict[
 
 
 def test_the_path_that_holds_longest_is_chosen_and_the_best_ends_last() -> None:
-    """`valid_at` prefers, of the paths that hold now, the one that does so longest; `best` does not ask for now."""
+    """`valid_at` prefers, of the paths that are valid now, the one that is valid longest. `best` ignores the present
+    time.
+    """
     ending, lasting = make_ca(not_after=NOW + DAY), make_ca(not_before=NOW + SECOND)
     new = make_ca()
     bridges = [cross_sign(new, by=ending), cross_sign(new, by=lasting)]
@@ -593,7 +595,7 @@ def test_a_paths_window_is_exactly_where_valid_at_answers(
 def test_what_an_anchor_could_certify_is_known_before_it_does(
     anchor: Issued, leaf: Issued, why: Refusal | None
 ) -> None:
-    """As the anchor that it would be: of one whose version knows no extensions, none is demanded."""
+    """The check treats it as an anchor: a version without extensions has no requirements."""
     assert objection(anchor.facts, leaf.facts, [CLIENT]) is why
 
 
@@ -613,7 +615,7 @@ def test_a_signature_by_pss_holds_with_one_digest_and_a_salt_of_its_length(
 
 
 def test_a_key_that_is_for_pss_alone_verifies_nothing() -> None:
-    """Go knows the algorithm of no such key, and so no CA with one."""
+    """Go has no algorithm for such a key, and so no CA with one."""
     ca = make_ca(key="rsa")
     (form, *_) = [each for each in key_forms(ca) if oid("1.2.840.113549.1.1.10") in each]
     told = parse_certificate(with_key(ca, ca, form))

@@ -1,4 +1,4 @@
-"""The work that opening a PKCS#12 file asks for, whichever way its BER is written; it is refused before it is done."""
+"""The cost of opening a PKCS#12 file, in any form of its BER; an excessive one is refused beforehand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def indefinite(tag: int, *content: bytes) -> bytes:
 
 
 def long_form(tag: int, *content: bytes) -> bytes:
-    """A length in more bytes than it takes, and a low tag number as if it were a high one."""
+    """Return the value with a longer length than needed, and with a low tag number in the high form."""
     value = b"".join(content)
     return bytes([tag | 0x1F, tag & 0x1F, 0x84]) + len(value).to_bytes(4) + value
 
@@ -74,7 +74,7 @@ def with_mac(iterations: bytes) -> bytes:
     ],
 )
 def test_a_file_that_asks_for_minutes_is_malformed_with_the_number(data: bytes) -> None:
-    """Wherever the iterations stand, and however the values around them are encoded."""
+    """The iterations may be at any place, with any encoding of the values around them."""
     with pytest.raises(LimitError, match="more than the 5,000,000"):
         check_iterations(data)
     if data[0] == 0x30:
@@ -86,7 +86,7 @@ def test_a_file_that_asks_for_minutes_is_malformed_with_the_number(data: bytes) 
     ("prf", "weight"), [(SHA256, 1), (None, 4), (SHA512, 6)], ids=["HMAC-SHA-256", "HMAC-SHA-1", "another"]
 )
 def test_an_iteration_counts_for_the_time_that_it_takes(prf: str | None, weight: int) -> None:
-    """The limit is one of HMAC-SHA-256, and of others there are as many fewer."""
+    """The limit is that of HMAC-SHA-256, and proportionally lower for others."""
     most = MAX_ITERATIONS // weight
     check_iterations(bag(pbkdf2(integer(most), prf=prf)))
     with pytest.raises(LimitError):
@@ -127,7 +127,7 @@ def test_what_is_cut_off_is_malformed(data: bytes) -> None:
 
 
 def test_depth_and_number_of_values_have_a_limit() -> None:
-    """Else a megabyte of them would take seconds."""
+    """Otherwise a megabyte of them would take seconds."""
     deep, wide = b"", tlv(0x30, b"\x05\0" * 30_000)
     for _ in range(40):
         deep = tlv(0x30, deep)
@@ -138,7 +138,7 @@ def test_depth_and_number_of_values_have_a_limit() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_pass_or_are_malformed(data: bytes) -> None:
-    """No other exception comes out."""
+    """No other exception is raised."""
     for each in (data, tlv(0x30, data), tlv(0xA0, tlv(0x04, data)), bag(data)):
         try:
             check_iterations(each)

@@ -1,4 +1,4 @@
-"""What the search for paths may cost: as Go has it for one path, and a bound for all that one file holds."""
+"""The cost of the search for paths: the limit of Go for one path, and one for all paths of a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_so_many_comparisons_as_go_makes_and_no_more(names: int, allowed: bool) 
 
 
 def test_the_same_name_counts_as_often_as_it_stands_there() -> None:
-    """As in Go, which compares each."""
+    """The rule is that of Go, which compares each."""
     ca = make_ca(permitted=["DNS:a", *(f"DNS:b{n}" for n in range(499))])
     leaf = make_server(ca, names=["DNS:a"] * 501)
     assert refusals(find_paths(leaf.facts, [ca.facts])) == [Refusal.TOO_MANY_COMPARISONS]
@@ -39,7 +39,7 @@ def test_names_of_another_kind_do_not_count() -> None:
 
 
 def test_the_names_of_a_whole_file_have_a_bound() -> None:
-    """They are judged once for each CA that constrains names, and what goes beyond is refused as such."""
+    """They are judged once for each CA with name constraints, and names beyond the limit are refused as such."""
     ca = make_ca(permitted=["DNS:a"])
     middle = make_intermediate(ca, permitted=["DNS:a"])
     leaf = named(middle, 60).facts
@@ -51,7 +51,7 @@ def test_the_names_of_a_whole_file_have_a_bound() -> None:
 
 
 def test_the_signatures_of_a_whole_file_have_a_bound() -> None:
-    """Questions about one file share it; those about another file, or about none, have their own."""
+    """Questions about one file share it. Those about another file, or about none, have a separate one."""
     ca = make_ca(key="rsa-4096")
     leaf = make_leaf(ca)
     least = work_of(leaf.facts, ca.facts)
@@ -68,7 +68,7 @@ def test_the_signatures_of_a_whole_file_have_a_bound() -> None:
     ("key", "work"), [("rsa", 1), ("rsa-4096", 8), ("ec", 2), ("ed25519", 3), ("ec-p384", 25), ("ec-p521", 25)]
 )
 def test_a_signature_counts_for_the_time_that_it_takes(key: str, work: int) -> None:
-    """It is the key of the issuer that counts, and what is hashed."""
+    """The cost depends on the key of the issuer and the size of the hashed part."""
     ca = make_ca(key=key)
     assert work_of(make_leaf(ca).facts, ca.facts) == work
     assert work_of(make_leaf(ca, names=["DNS:" + "a" * 100_000]).facts, ca.facts) == work + 2
