@@ -208,7 +208,7 @@ def test_a_foreign_request_is_deleted_before_approval(
     assert cluster.only["metadata"]["uid"] != "foreign"
 
 
-def test_what_waits_for_approval_is_withdrawn_in_the_end(cluster: ApiServer, looker: Access) -> None:
+def test_a_waiting_request_is_withdrawn_at_the_end(cluster: ApiServer, looker: Access) -> None:
     """No request is left, and no request of another process is withdrawn. An unavailable API is no error."""
     check = Signing(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
@@ -260,7 +260,7 @@ def test_a_request_that_was_denied_stays_and_has_the_reason(cluster: ApiServer, 
     assert cluster.objects == {}
 
 
-def test_what_was_denied_is_withdrawn_in_the_end(cluster: ApiServer, access: Access) -> None:
+def test_a_denied_request_is_withdrawn_at_the_end(cluster: ApiServer, access: Access) -> None:
     """It is withdrawn with its rotation, like one that waits for approval."""
     decides(cluster, "Denied")
     check = Signing(access)
@@ -322,7 +322,7 @@ def account(cluster: ApiServer) -> None:
 
 
 @pytest.mark.usefixtures("account")
-def test_a_fresh_token_is_taken(cluster: ApiServer, access: Access) -> None:
+def test_a_fresh_token_is_accepted(cluster: ApiServer, access: Access) -> None:
     """It is valid for ten minutes, and is reviewed. If a key is required, that key signed it."""
     known(tokens(access))
     known(tokens(access, signed_by=describe_key(cluster.tokens.key.public_key())))
@@ -356,7 +356,7 @@ def test_a_token_of_another_user_is_reported(cluster: ApiServer, access: Access)
     says(tokens(access), "is taken for admin")
 
 
-def test_without_the_service_account_it_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
+def test_without_the_service_account_the_check_passes(cluster: ApiServer, access: Access) -> None:
     """The message reports that no token was checked, and the remedy."""
     canary = tokens(access)
     assert canary.ok
@@ -365,7 +365,7 @@ def test_without_the_service_account_it_is_not_looked_at(cluster: ApiServer, acc
     assert cluster.tokens.issued == []
 
 
-def test_another_service_account_takes_another_right(cluster: ApiServer, access: Access) -> None:
+def test_another_service_account_needs_another_right(cluster: ApiServer, access: Access) -> None:
     """The role grants tokens of one service account only, and the message names the missing right."""
     cluster.store.add("serviceaccounts", "admin", "default")
     says(tokens(access, namespace="default", service_account="admin"), "may not", "default", "serviceaccounts")
@@ -446,7 +446,7 @@ def test_namespaces_that_lag_are_named(
     assert "kube-" not in canary.fact.replace("kube-root-ca.crt", "")
 
 
-def test_a_cluster_without_namespaces_is_none(cluster: ApiServer, access: Access) -> None:
+def test_a_cluster_without_namespaces_fails(cluster: ApiServer, access: Access) -> None:
     """An API that lists no namespace publishes no CA to all of them."""
     for space in ("default", "kube-public", "kube-system"):
         cluster.store.remove("namespaces", space)
@@ -544,7 +544,7 @@ def test_cluster_info_without_a_version_is_not_written(cluster: ApiServer, acces
     assert not [call for call in cluster.calls if call.startswith("PATCH")]
 
 
-def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:
+def test_cluster_info_is_updated_on_request(cluster: ApiServer, access: Access) -> None:
     """The CA is replaced, in the given order. Server, signatures and all else stay. A second update changes nothing."""
     before = info(cluster, OLD.pem)["data"]
     canary = cluster_info(access, BOTH, BOTH, update=True)
@@ -591,7 +591,7 @@ def test_cluster_info_is_written_only_in_the_version_that_was_read(cluster: ApiS
     assert "# by hand" in cluster.store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"]
 
 
-def test_without_cluster_info_nothing_joins_by_it(access: Access) -> None:
+def test_without_cluster_info_the_check_passes(access: Access) -> None:
     """Some clusters have none, which is reported."""
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok

@@ -151,7 +151,7 @@ def beside(world: World, node: RotatingNode) -> Path:
 
 
 @pytest.mark.slow
-def test_a_restart_that_waits_for_its_turn_keeps_no_record(world: World, node: RotatingNode) -> None:
+def test_a_restart_that_waits_for_the_lock_keeps_no_record(world: World, node: RotatingNode) -> None:
     """If the restart of an uninvolved service has to wait, the command ends the rotation like the daemon, and does not
     wait for that service.
     """

@@ -94,7 +94,7 @@ def annotation(world: World) -> object:
 
 
 @pytest.mark.real("openssl")
-def test_a_node_is_led_to_the_end(world: World, node: RotatingNode) -> None:
+def test_a_node_completes_a_rotation(world: World, node: RotatingNode) -> None:
     """With the two kubeconfigs of docs/rotation.md it annotates its Node, leads, and gives the Lease back."""
     come_to(None, world, node, node.enforcer())
     assert node.unwell(world.new) == []
@@ -151,7 +151,7 @@ def test_another_record_in_the_cluster_is_reported(world: World, node: RotatingN
     assert node.phase is before
 
 
-def test_what_a_node_has_said_holds_while_it_is_so(world: World, node: RotatingNode) -> None:
+def test_a_report_of_a_node_is_withdrawn_when_it_is_outdated(world: World, node: RotatingNode) -> None:
     """A file that changes after the node has reported the phase withdraws the report."""
     world.api.store.add("nodes", "node-2")  # which has not answered: the phase lasts
     enforcer = node.enforcer()
@@ -241,7 +241,7 @@ def test_a_record_that_cannot_be_restored_is_reported(world: World, node: Rotati
     assert world.recorded is None
 
 
-def test_no_way_back_is_found_by_who_lags(world: World, node: RotatingNode) -> None:
+def test_a_node_that_lags_cannot_abort(world: World, node: RotatingNode) -> None:
     """Past the point of no return the abort is refused also on a node that has not reached it, and nothing changes."""
     lags(world, node, Phase.ISSUE, Phase.DISTRUST)
     before, own = world.recorded, node.record
@@ -260,7 +260,7 @@ def test_who_lags_turns_round_where_the_cluster_is(world: World, node: RotatingN
     assert (world.recorded.id[-5:], world.phase) == ("-back", Phase.ISSUE)
 
 
-def test_who_lags_excludes_in_the_phase_of_the_cluster(world: World, node: RotatingNode) -> None:
+def test_a_node_that_lags_excludes_in_the_phase_of_the_cluster(world: World, node: RotatingNode) -> None:
     """A node is excluded from the phase of the others, and existing exclusions stay."""
     lags(world, node, Phase.TRUST, Phase.ISSUE)
     world.record(replace(recorded(node), phase=Phase.ISSUE, excluded=("w-1",)))
@@ -348,7 +348,7 @@ def test_a_worker_follows_a_rotation_of_a_control_plane(world: World, calm: Rota
     assert set(calm.trust()) == {world.old.facts, world.new.facts}
 
 
-def test_what_a_worker_has_said_stands_until_its_batch_comes(world: World, calm: RotatingNode, tmp_path: Path) -> None:
+def test_the_report_of_a_worker_stays_until_its_batch_starts(world: World, calm: RotatingNode, tmp_path: Path) -> None:
     """The report of the phase before stays, also if certmond restarts meanwhile: the others recognize the worker by
     it.
     """
@@ -378,7 +378,7 @@ def test_a_control_plane_has_the_key_during_an_abort_too(world: World, node: Rot
     assert {each.split("/")[4] for each in back} == {"key"}
 
 
-def test_a_control_plane_goes_on_with_what_is_staged_there(world: World, calm: RotatingNode, tmp_path: Path) -> None:
+def test_a_control_plane_continues_with_the_staged_ca(world: World, calm: RotatingNode, tmp_path: Path) -> None:
     """Until it is staged the node holds, and reports the remedy."""
     calm.copy(tmp_path / "other").begin(world.new)
     assert world.recorded
@@ -425,7 +425,7 @@ def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) 
 
 
 @pytest.mark.parametrize("key", [None, root_ca().key_pem], ids=["none", "another's"])
-def test_who_has_no_key_begins_nothing(world: World, calm: RotatingNode, key: bytes | None) -> None:
+def test_a_node_without_the_key_begins_nothing(world: World, calm: RotatingNode, key: bytes | None) -> None:
     """Without the old CA's signature no node would follow: the start is refused, and nothing is recorded."""
     (calm.files / "ca.key").unlink()
     if key is not None:
@@ -596,7 +596,7 @@ def test_a_node_that_was_excluded_reports_that_it_is_cut_off(world: World, node:
 @pytest.mark.parametrize(
     ("faults", "cut_off"), [([401, 401], True), ([401], False), ([503], False), ([403], False), ([], False)]
 )
-def test_a_check_asks_once_whether_the_cluster_knows_the_node(
+def test_a_check_detects_that_the_node_was_cut_off(
     world: World, calm: RotatingNode, faults: list[int], cut_off: bool
 ) -> None:
     """Without a daemon it reports the same: two refusals in a row suffice, and an API that is away, or refuses, is no

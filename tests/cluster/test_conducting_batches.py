@@ -76,7 +76,7 @@ def acknowledge(world: World, nodes: dict[str, Place], *names: str) -> None:
         nodes[name].gate(recorded(world))
 
 
-def test_workers_act_when_those_before_them_have_come_so_far(world: World, nodes: dict[str, Place]) -> None:
+def test_workers_act_when_those_before_them_have_reported(world: World, nodes: dict[str, Place]) -> None:
     """Control planes are first, then one worker, then a batch at a time, to the last. Only then the phase ends."""
     first = nodes["control-1"]
     said = leads(world, first).waits
@@ -218,7 +218,7 @@ def test_a_rotation_without_batches_releases_all_workers(
 
 
 @pytest.mark.parametrize("released", ["-0.1", "1.1", "NaN", '"0.5"'])
-def test_a_place_that_is_none_is_no_record(world: World, released: str) -> None:
+def test_an_invalid_place_is_no_record(world: World, released: str) -> None:
     """A value outside of 0 to 1 is an error."""
     text = record_of(trust(world, released=0.25), "node-1").text()
     assert parse(text, "it").released == 0.25

@@ -90,7 +90,7 @@ def test_the_time_of_the_old_tokens_counts_from_the_first_new_signature(
     assert conductor.gate(noted, DONE, NOW + 24 * HOUR) == Gate()
 
 
-def test_who_joins_while_the_cluster_is_looked_at_is_counted(cluster: ApiServer, conductor: ClusterConductor) -> None:
+def test_a_node_that_joins_during_the_check_counts(cluster: ApiServer, conductor: ClusterConductor) -> None:
     """The time of the old tokens does not count yet: a control plane that joins meanwhile may sign with its key."""
     cluster.tokens.key = KEYS[1]
 

@@ -76,7 +76,7 @@ def _rotations(draw: st.DrawFn) -> Rotation:
 
 @given(_rotations())
 @settings(max_examples=40)
-def test_a_rotation_is_recorded_and_read_as_it_is(rotation: Rotation) -> None:
+def test_a_rotation_is_parsed_from_its_record(rotation: Rotation) -> None:
     """The text of the record gives the same rotation, whatever rotation the nodes share."""
     assert rotation_of(parse(record_of(rotation, "node-1").text(), "it")) == rotation
 
@@ -127,7 +127,7 @@ def test_a_rotation_without_a_record_is_an_error() -> None:
         pytest.param(at(ROTATION, Phase.DONE), None, replace(ROTATION, id="r-2"), "own", id="not the next one yet"),
     ],
 )
-def test_what_the_cluster_has_is_followed(
+def test_the_record_of_the_cluster_is_followed(
     world: World, own: Rotation | None, last: str | None, shared: Rotation | None, followed: str | None
 ) -> None:
     """A node without a rotation, or with the same one, follows it: never back to an earlier phase, and never after its
@@ -141,7 +141,7 @@ def test_what_the_cluster_has_is_followed(
 
 
 @pytest.mark.parametrize(("phase", "over"), [(Phase.ATTACH, True), (Phase.DISTRUST, False)])
-def test_who_was_away_at_the_very_end_learns_of_it_from_the_next_one(world: World, phase: Phase, over: bool) -> None:
+def test_a_node_that_missed_the_end_reads_it_from_the_next_rotation(world: World, phase: Phase, over: bool) -> None:
     """The new CA has been rotated away already: a node that was in the last phase ends on its own. A node before it
     cannot have been waited for, and leaves the decision to an operator.
     """
@@ -194,7 +194,7 @@ def test_a_node_that_left_the_cluster_reports_it(world: World, side: str) -> Non
     assert asked() is None
 
 
-def test_two_rotations_at_once_are_for_a_person(world: World) -> None:
+def test_two_rotations_at_once_need_an_operator(world: World) -> None:
     """If this node and the cluster are in different rotations, both are named."""
     node = world.node("node-1")
     world.record(replace(ROTATION, id="r-2"))
@@ -238,7 +238,7 @@ def test_an_api_that_does_not_answer_changes_nothing(world: World, fault: int) -
     assert node.conductor.follow(None, ()) == at(ROTATION, Phase.ISSUE)
 
 
-def test_the_record_is_asked_for_now_and_then(world: World) -> None:
+def test_the_record_is_read_periodically(world: World) -> None:
     """It is read each `poll` during a rotation, and at a sixth of that rate otherwise."""
     node, read = world.node("node-1"), "GET /api/v1/namespaces/kube-system/configmaps/certmond-rotation"
     for shared, pause in ((None, 6 * POLL), (ROTATION, POLL), (at(ROTATION, Phase.DONE), 6 * POLL)):
@@ -255,7 +255,7 @@ def test_the_record_is_asked_for_now_and_then(world: World) -> None:
 # --- recording --------------------------------------------------------------------------------------------------------
 
 
-def test_a_rotation_is_recorded_and_led_on(world: World) -> None:
+def test_a_rotation_is_recorded_in_each_phase(world: World) -> None:
     """The record is created, replaced by each later phase, aborted, and followed by another one after its end."""
     node = world.node("node-1")
     first = world.rotation()
@@ -424,7 +424,7 @@ def test_an_excluded_node_may_be_deleted(world: World) -> None:
     assert one.gate(rotation) == Gate()
 
 
-def test_a_namesake_of_a_control_plane_is_asked_as_what_it_is(world: World) -> None:
+def test_a_node_that_rejoined_as_a_worker_counts_as_a_worker(world: World) -> None:
     """A control plane whose Node was deleted, and that has joined again as a worker, has no CA key."""
     one, two, worker = nodes(world)
     rotation = world.rotation()
@@ -466,7 +466,7 @@ def test_a_worker_never_leads(world: World) -> None:
     assert world.api.calls == ["PATCH /api/v1/nodes/worker-1"]
 
 
-def test_one_node_leads_and_another_one_when_it_is_gone(world: World) -> None:
+def test_another_node_leads_when_the_leader_has_ended(world: World) -> None:
     """The other waits and names the leader. A silent leader is replaced after its Lease has expired."""
     one, two, worker = nodes(world)
     rotation = world.rotation()
@@ -481,7 +481,7 @@ def test_one_node_leads_and_another_one_when_it_is_gone(world: World) -> None:
     assert one.gate(rotation).waits[0].startswith("control-2 holds the Lease")
 
 
-def test_who_has_ended_it_lets_the_next_one_lead_at_once(world: World) -> None:
+def test_the_end_gives_the_lease_back(world: World) -> None:
     """The rotation may be complete, or aborted and back: the next node can lead at once."""
     one, two, worker = nodes(world)
     back = abort(world.rotation(Phase.ISSUE), world.now - HOUR)
@@ -735,9 +735,7 @@ def test_workloads_of_an_excluded_node_are_not_waited_for(world: World, how: str
 
 @pytest.mark.parametrize("how", ["wait", "restart"])
 @pytest.mark.parametrize("ready", ["True", "Unknown"])
-def test_workloads_of_a_node_that_is_left_out_count_while_its_kubelet_runs_them(
-    world: World, ready: str, how: str
-) -> None:
+def test_workloads_of_an_excluded_node_count_while_its_kubelet_runs(world: World, ready: str, how: str) -> None:
     """An excluded worker without certmond, or one with the label of a control plane, may be healthy: its Pods would
     lose the API server in `issue`. They do not count when its kubelet is silent.
     """
@@ -753,7 +751,7 @@ def test_workloads_of_a_node_that_is_left_out_count_while_its_kubelet_runs_them(
     assert all("Pod default/bare (nothing makes it again)" in each for each in waits)
 
 
-def test_workloads_are_restarted_some_at_a_time(world: World) -> None:
+def test_workloads_are_restarted_in_groups(world: World) -> None:
     """With `restart`, five workloads restart in a pass, so that the node is observed meanwhile, and each of them
     restarts once.
     """
@@ -902,7 +900,7 @@ def test_a_right_that_is_missing_is_named(world: World, call: str, right: str) -
     assert any("may not" in each and re.search(right, each) for each in waits), waits
 
 
-def test_the_node_is_kept_alive_while_the_api_takes_its_time(world: World) -> None:
+def test_a_slow_api_does_not_stop_the_watchdog(world: World) -> None:
     """The watchdog is notified however slow each of the calls is."""
     one = world.node("control-1")
     rotation = world.rotation(Phase.PREPARE)
@@ -992,7 +990,7 @@ def test_an_outdated_report_is_withdrawn(world: World) -> None:
     assert worker.says == said
 
 
-def test_what_the_process_before_has_said_is_taken_back_too(world: World) -> None:
+def test_the_report_of_the_previous_process_is_withdrawn_too(world: World) -> None:
     """A new daemon has no record of its reports in this phase."""
     worker = world.node("worker-1", worker=True)
     worker.gate(world.rotation())

@@ -126,7 +126,7 @@ def test_what_is_filed_is_what_its_signer_permits(
         replace(template(), extended_usages=("client auth", "server auth")),
     ],
 )
-def test_what_no_signer_of_kubernetes_signs_is_refused(api: ApiServer, made: Template) -> None:
+def test_an_unsupported_request_is_refused(api: ApiServer, made: Template) -> None:
     """A request that none of Kubernetes' signers would sign is refused before it is filed."""
     with pytest.raises(
         RefusedError, match="kubelet-client is neither by its subject, usages and names; choose another"
@@ -187,7 +187,7 @@ def test_a_pending_request_waits_longer_and_longer(api: ApiServer) -> None:
     assert str(waiting) == f"{asks} waits for approval; kubectl certificate approve {name}"
 
 
-def test_what_was_issued_is_for_our_key(api: ApiServer) -> None:
+def test_an_issued_certificate_must_have_the_key(api: ApiServer) -> None:
     """An issued certificate is accepted without the text around it, if it has the request's key."""
     asked = request()
     cookie = waits(signer(api), asked).cookie
@@ -199,7 +199,7 @@ def test_what_was_issued_is_for_our_key(api: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("content", [make_leaf(make_ca()).pem, b"no certificate"])
-def test_what_was_issued_for_another_key_is_refused(api: ApiServer, content: bytes) -> None:
+def test_a_certificate_of_another_key_is_refused(api: ApiServer, content: bytes) -> None:
     """A certificate with another key, or no certificate, is refused, and the error names the signer."""
     asked = request()
     cookie = waits(signer(api), asked).cookie
@@ -310,7 +310,7 @@ def test_the_identity_of_the_node_is_approved(api: ApiServer, made: Template) ->
     assert signer(api, approve=True).sign(replace(asked, cookie=cookie)).pem
 
 
-def test_what_is_decided_is_not_decided_again(api: ApiServer) -> None:
+def test_an_approved_request_is_not_approved_again(api: ApiServer) -> None:
     """An approved request is only read."""
     api.signs = False
     asked = request(SERVING)
@@ -353,7 +353,7 @@ def test_an_address_of_a_node_that_is_not_there_is_not_approved(api: ApiServer) 
     assert "10.0.0.5 is no name" in str(waits(signer(api, approve=True), request(SERVING)))
 
 
-def test_a_conflict_is_tried_again_with_what_is_there(api: ApiServer) -> None:
+def test_a_conflict_is_tried_again(api: ApiServer) -> None:
     """If the object changed since the read (409), it is read again and then approved."""
     turns = iter(range(2))
     api.before = lambda method, path: api.touch() if method == "PUT" and next(turns, None) is not None else None
@@ -473,7 +473,7 @@ def silent(api: ApiServer) -> None:
     api.closing.wait(60)
 
 
-def test_a_silent_api_is_given_up_and_alive_is_called_meanwhile(api: ApiServer) -> None:
+def test_a_silent_api_has_a_time_limit(api: ApiServer) -> None:
     """A call ends at the time limit, and `alive` is called at least every second until then."""
     api.before = lambda method, path: silent(api)
     calls = [time.monotonic()]

@@ -101,7 +101,7 @@ def test_a_lease_without_a_duration_has_the_duration_of_this_node() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(60, 60), (0.3, 1), (1.5, 2)])
-def test_a_turn_is_taken(api: ApiServer, clock: Clock, seconds: float, said: int) -> None:
+def test_a_missing_lease_is_created_and_held(api: ApiServer, clock: Clock, seconds: float, said: int) -> None:
     """The new Lease has the name of this node, the duration in whole seconds, and both times."""
     ours = lease(api, clock, seconds=seconds)
     assert not held(ours)
@@ -145,7 +145,7 @@ def test_a_name_with_control_characters_is_escaped(api: ApiServer, clock: Clock)
     assert (lease(api, clock).take() or "").startswith(r"x\n\x1b[2J holds the Lease")
 
 
-def test_a_restarted_daemon_goes_on(api: ApiServer, clock: Clock) -> None:
+def test_a_restarted_daemon_continues(api: ApiServer, clock: Clock) -> None:
     """The Lease of a dead process is taken at once by its successor on the same node."""
     lease(api, clock).take()
     before = api.leases.only["spec"]
@@ -155,7 +155,7 @@ def test_a_restarted_daemon_goes_on(api: ApiServer, clock: Clock) -> None:
     assert after["renewTime"] > before["renewTime"]
 
 
-def test_a_turn_is_kept(api: ApiServer, clock: Clock) -> None:
+def test_a_lease_is_renewed(api: ApiServer, clock: Clock) -> None:
     """It is renewed when a third of the duration has passed, and no earlier. Its start stays."""
     ours = lease(api, clock)
     ours.take()
@@ -208,7 +208,7 @@ def test_a_record_counts_from_its_answer(api: ApiServer, clock: Clock) -> None:
     assert ours.take() is None
 
 
-def test_a_turn_that_another_has_is_lost(api: ApiServer, clock: Clock) -> None:
+def test_a_lease_of_another_node_is_lost(api: ApiServer, clock: Clock) -> None:
     """If another node holds it, the renewal fails with its name, and this node no longer holds it, whatever its clock
     shows.
     """
@@ -264,7 +264,7 @@ def test_a_label_stays_and_keeps_the_lease(api: ApiServer, clock: Clock) -> None
     assert held(ours)
 
 
-def test_endless_conflicts_are_for_later(api: ApiServer, clock: Clock) -> None:
+def test_repeated_conflicts_are_tried_later(api: ApiServer, clock: Clock) -> None:
     """A Lease that changes all the time is renewed later, and held until its end."""
     ours = lease(api, clock)
     ours.take()
@@ -328,7 +328,7 @@ def test_what_is_not_held_is_not_given_back(api: ApiServer, clock: Clock, when: 
 
 
 @pytest.mark.parametrize("fault", [Fault(0), Fault(403), Fault(409), Fault(500)])
-def test_giving_back_fails_quietly(api: ApiServer, clock: Clock, fault: Fault) -> None:
+def test_a_failed_return_raises_nothing(api: ApiServer, clock: Clock, fault: Fault) -> None:
     """If the API refuses it, nothing is raised, the Lease is not held, and the next node waits."""
     ours = lease(api, clock)
     ours.take()
@@ -470,7 +470,7 @@ def test_the_api_server_of_these_tests_is_strict(
     assert api.leases.answer("PUT", LEASE, repr(given).replace("'", '"').encode())[0] == status
 
 
-def test_a_put_makes_what_is_not_there(api: ApiServer) -> None:
+def test_a_put_creates_a_missing_lease(api: ApiServer) -> None:
     """Kubernetes does so for Leases, unless the request has a uid."""
     given = b'{"metadata": {"name": "certmond-restart", "resourceVersion": "5"}, "spec": {}}'
     assert api.leases.answer("PUT", LEASE, given.replace(b'"resourceVersion"', b'"uid"'))[0] == 409

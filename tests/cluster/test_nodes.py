@@ -43,12 +43,12 @@ def test_an_acknowledgement_is_parsed_as_it_was_written() -> None:
     ["", "a/b", f"{SAID}/more", f"{SAID}\n", str(SAID).upper(), str(SAID).replace(TRUST, "a"), f"/{SAID}",
      str(SAID).replace("/key", "/yes"), f"{SAID}/", f"{SAID}/{BOOT.upper()}", f"{SAID}/{BOOT}/x"],
 )  # fmt: skip
-def test_what_is_not_exactly_an_acknowledgement_is_none(text: str) -> None:
+def test_another_text_is_no_acknowledgement(text: str) -> None:
     """A node with any other text has not reported."""
     assert Acknowledgement.parse(text) is None
 
 
-def test_nodes_are_listed_with_what_they_are_and_say(
+def test_nodes_are_listed_with_their_state_and_report(
     cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list has role, readiness, cordon, version and annotation of every Node, on any number of pages."""
@@ -131,13 +131,13 @@ def test_a_node_writes_nothing_for_another(
     assert ANNOTATION not in cluster.store.get("nodes", "node-2")["metadata"].get("annotations", {})
 
 
-def test_a_node_that_is_not_there_is_named(access_of: Callable[..., Access]) -> None:
+def test_a_missing_node_is_named(access_of: Callable[..., Access]) -> None:
     """If the cluster has no such Node, the remedy names `node_name`."""
     with pytest.raises(RefusedError, match="has no Node node-1; see `node_name`"):
         acknowledge(kubelet(access_of, "node-1"), "node-1", SAID)
 
 
-def test_what_could_not_be_read_again_is_not_said(cluster: ApiServer, access_of: Callable[..., Access]) -> None:
+def test_an_unparsable_acknowledgement_is_not_sent(cluster: ApiServer, access_of: Callable[..., Access]) -> None:
     """An acknowledgement that no node could parse is refused before any call."""
     with pytest.raises(RefusedError, match=r"cannot be the annotation certmond\.io/rotation"):
         acknowledge(kubelet(access_of, "node-1"), "node-1", replace(SAID, phase="a/b"))

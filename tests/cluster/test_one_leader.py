@@ -138,7 +138,7 @@ def test_the_daemon_alone_leads_beside_a_command(world: World, node: Shared, mon
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_a_command_leads_on_where_the_daemon_was_killed(
+def test_a_command_leads_after_the_daemon_was_killed(
     world: World, node: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command that followed the daemon completes the rotation."""

@@ -106,7 +106,7 @@ def granted(rbac: Rbac) -> set[tuple[str, str, str]]:
     }
 
 
-def test_the_manifest_grants_what_is_needed_and_no_more(cluster: ApiServer, access: Access) -> None:
+def test_the_manifest_grants_exactly_what_is_needed(cluster: ApiServer, access: Access) -> None:
     """A coordinator with every role can make all its calls, and each of its rights is used."""
     furnish(cluster)
     assert cluster.rbac
@@ -137,7 +137,7 @@ def test_every_right_that_can_have_names_has_them(cluster: ApiServer) -> None:
     assert not [rule for role in cluster.rbac.objects for rule in role.get("rules", ()) if "*" in str(rule)]
 
 
-def test_a_node_may_read_the_record_and_say_something_of_itself(
+def test_a_node_may_read_the_record_and_annotate_itself(
     cluster: ApiServer, access: Access, access_of: Callable[..., Access]
 ) -> None:
     """With its kubelet.conf it can do nothing else: neither lead a rotation nor make a check."""

@@ -39,7 +39,7 @@ def record(**changes: Any) -> ClusterRecord:
 # --- the value --------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_read_as_it_was_written() -> None:
+def test_a_record_is_parsed_as_it_was_written() -> None:
     """Its text gives the same record, with its certificates as facts."""
     again = parse(record().text(), "it")
     assert again == record()
@@ -53,7 +53,7 @@ def test_public_keys_are_recorded_where_there_are_no_certificates() -> None:
     assert parse(made.text(), "it").old_anchors == (OLD.facts.key,)
 
 
-def test_fields_of_a_later_certmond_are_passed_over() -> None:
+def test_fields_of_a_later_certmond_are_ignored() -> None:
     """Unknown fields do not prevent the parse."""
     assert parse(json.dumps(json.loads(record().text()) | {"later": {"a": 1}}), "it") == record()
 

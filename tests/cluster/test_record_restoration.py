@@ -93,7 +93,7 @@ def test_an_abort_is_restored(world: World, order: int) -> None:
         ({"id": "r-1", "phase": "detach"}, None),
     ],
 )
-def test_who_knows_less_than_others_brings_nothing_back(world: World, said: dict[str, str], why: str | None) -> None:
+def test_a_node_with_an_older_state_restores_nothing(world: World, said: dict[str, str], why: str | None) -> None:
     """An example is a node that was restored from a backup: a report of a later phase, or of a rotation that this node
     has not ended, contradicts it. A report of a finished rotation or an earlier phase does not.
     """

@@ -175,7 +175,7 @@ def test_a_workload_that_a_new_template_does_not_restart_is_listed_and_left(
     assert restarted_at(cluster.store.get(PLURALS[kind], "held", "default")) is None
 
 
-def test_pods_of_other_makers_and_of_none_are_listed_apart(cluster: ApiServer, access: Access) -> None:
+def test_pods_of_other_controllers_and_of_none_are_listed_separately(cluster: ApiServer, access: Access) -> None:
     """A Pod without a controller is bare, and one of another kind needs a restart by hand, once. The message has all of
     them.
     """
@@ -234,7 +234,7 @@ def finish(cluster: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("kind", PLURALS)
-def test_a_workload_is_restarted_as_kubectl_does(cluster: ApiServer, access: Access, kind: str) -> None:
+def test_a_workload_is_restarted_like_kubectl(cluster: ApiServer, access: Access, kind: str) -> None:
     """The restart changes the one annotation of its Pod template, and nothing else."""
     before = add(cluster, kind, later={"x": 1})
     finish(cluster)
@@ -247,7 +247,7 @@ def test_a_workload_is_restarted_as_kubectl_does(cluster: ApiServer, access: Acc
     assert after["spec"] == before["spec"]
 
 
-def test_what_was_restarted_since_is_only_waited_for(cluster: ApiServer, access: Access) -> None:
+def test_a_workload_that_restarted_since_is_only_waited_for(cluster: ApiServer, access: Access) -> None:
     """One restart suffices, by an earlier call or by an operator. A restart before the instant does not count."""
     add(cluster, "Deployment")
     finish(cluster)
@@ -324,7 +324,7 @@ def test_a_rollout_that_exceeds_its_time_is_reported_and_stops_the_next_batch(
 
 
 @pytest.mark.usefixtures("time_is_up")
-def test_a_rollout_that_makes_no_progress_is_not_waited_for(cluster: ApiServer, access: Access) -> None:
+def test_a_rollout_without_progress_is_not_waited_for(cluster: ApiServer, access: Access) -> None:
     """The wait ends when its controller has given up on this template, not on the one before."""
     add(cluster, "Deployment")
     add(cluster, "Deployment", "behind")
@@ -376,7 +376,7 @@ def test_a_batch_is_done_before_the_next_begins(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_what_was_deleted_has_no_old_pods(cluster: ApiServer, access: Access, moment: str) -> None:
+def test_a_deleted_workload_has_no_old_pods(cluster: ApiServer, access: Access, moment: str) -> None:
     """The restart of a deleted workload is complete."""
     if moment == "after":
         add(cluster, "Deployment")
@@ -414,7 +414,7 @@ def test_without_the_right_nothing_is_restarted(cluster: ApiServer, access: Acce
 
 
 @pytest.mark.parametrize("fault", [409, 500])
-def test_what_cannot_be_begun_is_begun_later(cluster: ApiServer, access: Access, fault: int) -> None:
+def test_a_restart_that_cannot_begin_begins_later(cluster: ApiServer, access: Access, fault: int) -> None:
     """Neither a conflict nor an absence is a refusal."""
     add(cluster, "Deployment")
 
@@ -427,7 +427,7 @@ def test_what_cannot_be_begun_is_begun_later(cluster: ApiServer, access: Access,
 
 
 @pytest.mark.parametrize(("whose", "said"), [("check", "within 7 s"), ("call", "no answer within 60 s")])
-def test_silence_is_not_ok(access: Access, silence: Silence, whose: str, said: str) -> None:
+def test_silence_fails(access: Access, silence: Silence, whose: str, said: str) -> None:
     """An API that does not answer completely proves nothing."""
     silence(whose)
     canary = workloads(access, SINCE, limit=timedelta(seconds=7))
@@ -435,7 +435,7 @@ def test_silence_is_not_ok(access: Access, silence: Silence, whose: str, said: s
     assert said in canary.fact
 
 
-def test_what_does_not_answer_is_unreachable(access: Access, silence: Silence) -> None:
+def test_a_silent_api_is_unreachable(access: Access, silence: Silence) -> None:
     """The result is neither an empty list nor a restart."""
     silence("call")
     with pytest.raises(UnreachableError):

@@ -800,7 +800,7 @@ def test_certmond_and_go_agree_on_every_chain_save_for_the_classes_that_are_expl
 
 
 @pytest.mark.real("go")
-def test_nothing_that_kubernetes_cannot_load_or_use_is_reported_as_ok(oracle: Oracle) -> None:
+def test_no_file_that_kubernetes_cannot_use_is_reported_as_ok(oracle: Oracle) -> None:
     """Of mutated chains and pairs, in a directory: where Go fails certmond has a critical finding, and both parse the
     same certificates. `python -m fuzz.differential` compares 27,000 chains and 2,000 pairs.
     """
@@ -909,7 +909,7 @@ def some_documents() -> list[bytes]:
 
 
 @pytest.mark.real("go")
-def test_a_pem_file_without_a_fault_holds_for_kubernetes_exactly_the_certificates_that_it_holds_for_certmond(
+def test_a_pem_file_without_a_fault_has_the_same_certificates_for_kubernetes(
     oracle: Oracle,
 ) -> None:
     """certmond also reads whatever Kubernetes reads of a file with faults. The one exception are several certificates

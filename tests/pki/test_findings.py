@@ -33,7 +33,7 @@ def test_every_promised_reason_exists_as_a_label() -> None:
 
 
 @given(st.text())
-def test_text_is_made_fit_for_one_line_of_a_terminal(text: str) -> None:
+def test_text_is_escaped_for_one_line_of_a_terminal(text: str) -> None:
     """Printable characters stay, in any script. Others are escaped."""
     assert printable(text).isprintable()
     assert printable(printable(text)) == printable(text)
@@ -90,7 +90,7 @@ def test_a_reason_without_a_part_of_its_classification_does_not_import(lacking: 
         (Blocks.NEW_CA, "weak_key key_unusable nonconforming"),
     ],
 )
-def test_what_a_reason_blocks_is_decided(what: Blocks, names: str) -> None:
+def test_the_block_of_each_reason_is_fixed(what: Blocks, names: str) -> None:
     """These reasons, and no others, prevent the use of a certificate, the restart of a service, or the acceptance of a
     CA.
     """

@@ -58,7 +58,7 @@ N = RSA_KEY.public_key().public_numbers().n
 
 
 @pytest.mark.parametrize("kind", ["rsa", "rsa-1024", "ec", "ec-p224", "ec-p384", "ec-p521", "ed25519", "ed448", "dsa"])
-def test_go_reads_the_public_keys_that_programs_write(kind: str) -> None:
+def test_go_parses_the_public_keys_of_programs(kind: str) -> None:
     """Keys of unknown kinds are accepted without a check."""
     require_public_key(public(new_key(kind)))
 
@@ -206,7 +206,7 @@ def sec1(named: bytes = tlv(0xA0, P256), private: bytes = SCALAR, public_part: b
 
 @pytest.mark.parametrize("kind", ["rsa", "rsa-1024", "ec", "ec-p224", "ec-p384", "ec-p521", "ed25519"])
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
-def test_go_loads_the_private_keys_that_programs_write(kind: str, form: PrivateFormat) -> None:
+def test_go_loads_the_private_keys_of_programs(kind: str, form: PrivateFormat) -> None:
     """The parser also gives the public half, as in certificates."""
     key = new_key(kind)
     if isinstance(key, ed25519.Ed25519PrivateKey):
@@ -237,7 +237,7 @@ def test_go_loads_the_private_keys_that_programs_write(kind: str, form: PrivateF
     ],
     ids=of_words,
 )
-def test_go_loads_what_others_write_otherwise(der: bytes) -> None:
+def test_go_loads_unusual_encodings(der: bytes) -> None:
     """The cases are no CRT values, an unused private exponent, and the curve in one place of two."""
     found = parse_private_key(der)
     assert found.objection is None
@@ -325,7 +325,7 @@ def test_an_rsa_key_below_1024_bits_is_refused() -> None:
     assert "648-bit keys are insecure" in (parse_private_key(small(p, q, crt=True)).objection or "")
 
 
-def test_primes_that_are_close_or_the_same_are_refused() -> None:
+def test_close_or_equal_primes_are_refused() -> None:
     """Such a modulus is factored at once."""
     p = 2**521 - 1
     same = pkcs1(0, p * p, 65537, pow(65537, -1, p - 1), p, p, *[pow(65537, -1, p - 1)] * 2, 1)
@@ -366,7 +366,7 @@ def test_any_octets_are_a_private_key_or_refused(data: bytes) -> None:
     assert (found.parsed is None) == (found.objection is not None)
 
 
-def test_a_key_that_go_reads_and_cryptography_does_not_is_none() -> None:
+def test_a_key_that_only_go_parses_is_none() -> None:
     """The example is an even exponent: Go's parser accepts it (x509, parsePublicKey), and cryptography refuses the
     numbers.
     """

@@ -222,7 +222,7 @@ def test_workers_without_batches_are_caught() -> None:
         assert caught(Cluster(begin(PLANNED), kinds), invariants.few_workers_act)
 
 
-def test_a_control_plane_without_the_new_key_holds_up_the_preparation() -> None:
+def test_a_control_plane_without_the_new_key_blocks_prepare() -> None:
     """However often other events happen: nothing changes before every control plane could sign with the new CA."""
     cluster = Cluster(begin(PLANNED))
     cluster.nodes[0].keys.add(NEW.facts)
@@ -269,7 +269,7 @@ def test_a_wrong_order_is_caught(monkeypatch: pytest.MonkeyPatch, what: str) -> 
 
 
 @pytest.mark.parametrize("by", [each for each in ALL if each is not invariants.anchor_fits_key])
-def test_who_is_not_waited_for_is_refused_or_refuses(by: Invariant) -> None:
+def test_a_rotation_without_waits_refuses_clients(by: Invariant) -> None:
     """The right order does not suffice: if phases follow each other while nodes lag behind, the invariants fail."""
     assert caught(Cluster(begin(PLANNED), gated=False), by)
 
@@ -280,6 +280,6 @@ def test_a_partial_step_is_caught() -> None:
 
 
 @pytest.mark.parametrize("by", [invariants.servers_accept, invariants.clients_accept, invariants.signers_verify])
-def test_another_key_is_no_matter_of_dates(by: Invariant) -> None:
+def test_another_key_is_not_a_change_of_dates(by: Invariant) -> None:
     """If the new certificate had another key, the short sequence would refuse the served ones."""
     assert caught(Cluster(begin(replace(DATES_ONLY, new=NEW.facts))), by)

@@ -196,9 +196,7 @@ def finish(cluster: Cluster) -> None:
 
 @settings(max_examples=25)
 @given(SEEDS, st.sampled_from(sequence(PLANNED)), ACTIONS)
-def test_every_token_that_is_alive_is_accepted_at_every_point(
-    seed: int, phase: Phase, actions: list[tuple[int, int]]
-) -> None:
+def test_every_valid_token_is_accepted_at_every_point(seed: int, phase: Phase, actions: list[tuple[int, int]]) -> None:
     """Nodes read and report late, and processes end and start at any time: every API server accepts every token before
     its end, whichever key signed it and whenever, and external verifiers accept it too.
     """
@@ -233,7 +231,7 @@ def test_an_abort_refuses_no_token(
     assert cluster.rotation.new == OLD
 
 
-def test_a_control_plane_without_the_new_key_holds_up_the_preparation() -> None:
+def test_a_control_plane_without_the_new_key_blocks_prepare() -> None:
     """Nothing changes before each of them could sign with it. A worker need not report."""
     cluster = Cluster(begin(PLANNED))
     cluster.planes[0].staged.add(NEW)
@@ -287,6 +285,6 @@ def test_a_wrong_order_is_caught(monkeypatch: pytest.MonkeyPatch, phases: tuple[
     ],
     ids=["distrust while tokens live", "counted from the beginning of the phase", "nobody is waited for", "at once"],
 )
-def test_who_does_not_wait_is_caught(wrong: Cluster) -> None:
+def test_a_rotation_without_waits_is_caught(wrong: Cluster) -> None:
     """The right order does not suffice: the last tokens of the old key have to end, counted from the very last."""
     assert caught(wrong)

@@ -149,7 +149,7 @@ def test_a_bundle_as_signer(make: Make) -> None:
     )
 
 
-def test_kubeconfigs_that_are_not_taken_up(make: Make) -> None:
+def test_kubeconfigs_without_a_restart(make: Make) -> None:
     """Controller-manager and scheduler that are not restarted use the old CA, and refuse a new certificate of the API
     server. The restarted kubelet does not.
     """

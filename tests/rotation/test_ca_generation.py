@@ -104,7 +104,7 @@ def test_without_an_identifier_it_cannot_be_reissued() -> None:
     assert "no subject key identifier" in problem
 
 
-def test_a_present_ca_that_cryptography_does_not_read() -> None:
+def test_a_present_ca_that_cryptography_does_not_parse() -> None:
     """Its subject cannot be copied byte for byte: the error names the file, and the remedy."""
     old = make_ca(extra=[("2.5.29.36", False, b"\x30\x00")])
     with pytest.raises(RefusedError, match=r"pki/ca.crt: cryptography does not read the present CA: .*root-ca stage"):

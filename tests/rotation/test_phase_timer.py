@@ -55,7 +55,7 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_it(step: timedelta, early
     assert clocks.gate(made) == Gate()
 
 
-def test_what_is_yet_to_come_counts_from_now() -> None:
+def test_a_start_in_the_future_counts_from_now() -> None:
     """It was recorded before a clock was set back, or by a node whose clock is ahead."""
     clocks, made = Clocks(), replace(rotation(), since=NOW + 300 * HOUR)
     assert clocks.gate(made).until == NOW + 10 * MINUTE

@@ -64,7 +64,7 @@ def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[st
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_one_of_several_control_planes_is_answered_again(programs: Path, tmp_path: Path) -> None:
+def test_one_of_several_control_planes_accepts_clients_again(programs: Path, tmp_path: Path) -> None:
     """On one of two control planes the CA is replaced: its API server accepts both generations of clients again, its
     controller-manager runs and signs, no rotation begins, and the finding stays. When the old pair is back, the other
     CA is trusted nowhere, and after that a rotation completes on all nodes, as the finding describes.

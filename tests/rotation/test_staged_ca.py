@@ -83,7 +83,7 @@ def test_a_node_without_the_key(staging: Staging) -> None:
         staging.key(Part.NEW)
 
 
-def test_another_takes_its_place(staging: Staging) -> None:
+def test_another_ca_replaces_it(staging: Staging) -> None:
     """A new part replaces the old one. The other part stays."""
     put(staging, FIRST, Part.OLD)
     put(staging, FIRST)
@@ -260,7 +260,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", place], check=True)
 
 
-def test_a_directory_that_leads_elsewhere(staging: Staging, tmp_path: Path) -> None:
+def test_a_directory_that_is_a_symlink(staging: Staging, tmp_path: Path) -> None:
     """A symlink in place of the directory is not followed: nothing is written, read or destroyed there."""
     elsewhere = Staging(tmp_path / "elsewhere")
     put(elsewhere)

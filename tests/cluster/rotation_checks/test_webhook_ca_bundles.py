@@ -98,7 +98,7 @@ def test_an_annotated_bundle_is_updated(cluster: ApiServer, access: Access, reso
     assert cluster.store.get(resource, "it")["metadata"]["resourceVersion"] == version
 
 
-def test_each_webhook_of_a_configuration_is_looked_at(cluster: ApiServer, access: Access) -> None:
+def test_each_webhook_of_a_configuration_is_checked(cluster: ApiServer, access: Access) -> None:
     """In an annotated one every outdated bundle is written, also an empty one, and no other is."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")

@@ -131,7 +131,7 @@ def test_no_key_of_a_usual_size_exceeds_a_limit(kind: str, form: PrivateFormat) 
         (check_public_key, spki("1.2.3", b"", b"\1" * 10_000)),
     ],
 )
-def test_what_is_at_a_limit_passes(check: Callable[[bytes], None], der: bytes) -> None:
+def test_a_value_at_a_limit_passes(check: Callable[[bytes], None], der: bytes) -> None:
     """The limit itself is allowed. An encrypted key, or one of an unknown kind, is left to the library."""
     check(der)
 

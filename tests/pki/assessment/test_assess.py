@@ -300,7 +300,7 @@ def test_other_terms_of_renewal_are_applied_at_once() -> None:
     assert [by_name(each)["leaf"].renew_at for each in (first, second)] == [ends - 30 * DAY, ends - 10 * DAY]
 
 
-def test_what_is_known_to_be_renewed_is_judged_so_at_once() -> None:
+def test_a_recorded_renewal_changes_the_verdict_at_once() -> None:
     """The file and the time are the same: certmond records its renewal after the installation. The certificate is still
     due, which a renewal does not change.
     """
@@ -350,7 +350,7 @@ def test_a_new_probe_is_judged_again() -> None:
     assert [item.reason for item in by_name(other)["leaf"].findings] == [Reason.SERVED_DIFFERS]
 
 
-def test_what_is_served_gets_worse_at_the_announced_instant() -> None:
+def test_the_severity_of_a_served_certificate_changes_at_the_announced_instant() -> None:
     """The served certificate nears its end, while that of the file does not."""
     ending = make_leaf(ROOT, not_after=NOW + 10 * DAY)
     known = serving(ending, NOW - DAY)
@@ -364,7 +364,7 @@ def test_what_is_served_gets_worse_at_the_announced_instant() -> None:
 # --- a damaged file keeps its dates -----------------------------------------------------------------------------------
 
 
-def test_a_file_that_goes_bad_keeps_its_last_good_certificate() -> None:
+def test_a_damaged_file_keeps_its_last_valid_certificate() -> None:
     """It is beside the finding, and marked as stale: an alert on the end must not resolve because the file broke."""
     good = assess(inventory(CA_GOOD, LEAF_GOOD), NOW)
     bad = assess(inventory(CA_GOOD, LEAF_BAD), NOW + DAY, good)
@@ -377,7 +377,7 @@ def test_a_file_that_goes_bad_keeps_its_last_good_certificate() -> None:
     assert (back.stale, back.chain_valid, back.findings) == (False, True, ())
 
 
-def test_what_is_no_longer_looked_for_is_forgotten() -> None:
+def test_an_unexpected_file_is_dropped() -> None:
     """A file that disappeared from a glob has no entry, and no history when it returns broken."""
     good = assess(inventory(CA_GOOD, LEAF_GOOD), NOW)
     gone = assess(inventory(CA_GOOD), NOW, good)
@@ -406,7 +406,7 @@ def test_a_ca_without_an_entry_is_reported_at_once() -> None:
 # --- anchors ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_anchor_that_is_shown_is_that_of_the_path_that_counts() -> None:
+def test_the_shown_anchor_is_that_of_the_path_that_counts() -> None:
     """It is the anchor of the path that is valid now and longest. Before and after, it is that of the longest one.
     Without a named CA there is no anchor.
     """
@@ -421,7 +421,7 @@ def test_the_anchor_that_is_shown_is_that_of_the_path_that_counts() -> None:
     assert by_name(assess(inventory(CA_GOOD, see(row("leaf"), NEXT)), NOW))["leaf"].trust_anchor is None
 
 
-def test_a_file_that_names_no_ca_proves_itself() -> None:
+def test_a_file_without_a_named_ca_proves_itself() -> None:
     """The anchor is its self-signed certificate, or otherwise its last one."""
     spec = row("leaf", ca=[])
     for chain in ([MINE], [MINE, ROOT], [BELOW, MIDDLE], [ROOT]):

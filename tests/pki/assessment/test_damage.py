@@ -78,7 +78,7 @@ def only(made: Plan) -> Issue | Restore | Held:
 
 
 @pytest.mark.parametrize("seen", [GONE, CUT, NO_KEY, OTHER_KEY])
-def test_what_holds_no_whole_pair_is_broken(seen: Observation) -> None:
+def test_a_file_without_a_whole_pair_is_broken(seen: Observation) -> None:
     """The certificate or key is missing, malformed or another's."""
     assert damage(seen)
     assert is_whole(seen) is False
@@ -127,7 +127,7 @@ def test_a_writer_has_ten_seconds(seen: Observation) -> None:
     assert isinstance(only(node.after(TICK)), Issue)
 
 
-def test_a_file_that_keeps_changing_is_let_be_for_two_minutes_more() -> None:
+def test_a_file_that_keeps_changing_has_two_minutes_more() -> None:
     """The ten seconds start again with each change of an existing file, until two minutes after the first scan. Then
     they pass despite changes. A missing file does not grow: its directory may change for other files.
     """
@@ -159,7 +159,7 @@ def test_a_file_that_is_whole_in_time_is_let_be() -> None:
     assert node.assessment.statuses[1].damage is None
 
 
-def test_asked_for_it_is_put_right_at_once() -> None:
+def test_a_command_repairs_at_once() -> None:
     """A command waits neither for a writer nor for the backoff of an earlier attempt."""
     node = Node()
     node.look(CUT)
@@ -178,7 +178,7 @@ def test_a_request_issues_nothing_by_a_ca_without_full_trust() -> None:
     assert isinstance(only(node.plan(asked=True, unsure={"ca": doubt})), Restore)
 
 
-def test_a_clock_in_doubt_and_an_upgrade_hold() -> None:
+def test_an_unsynchronized_clock_and_an_upgrade_hold() -> None:
     """The upgrade may be the writer. An unsynchronized clock holds a new certificate, but not the restore of a good
     one.
     """
@@ -195,7 +195,7 @@ def test_a_clock_in_doubt_and_an_upgrade_hold() -> None:
     assert isinstance(only(node.plan(clock="the clock", unsure={"ca": "not everyone trusts it"})), Restore)
 
 
-def test_a_repair_that_failed_or_did_not_last_waits_longer_each_time() -> None:
+def test_a_failed_or_short_lived_repair_has_a_growing_delay() -> None:
     """The delay is that of renewals, and the plan has the next attempt. A renewal does not delay a repair."""
     node = Node()
     node.look(GONE)
@@ -226,7 +226,7 @@ NAMES = ("DNS:a", "DNS:b", "DNS:c")
     known=st.none() | st.sets(st.sampled_from(NAMES), min_size=1),
     in_archive=st.booleans(),
 )
-def test_no_right_comes_back_that_was_lost(
+def test_no_lost_right_is_restored(
     fixed: set[str], kept: list[set[str]], last: set[str] | None, known: set[str] | None, *, in_archive: bool
 ) -> None:
     """Whatever the archive has, a generation is restored only if the entry fixes its names, or the last certificate in
@@ -289,7 +289,7 @@ def test_of_several_accepted_subjects_only_the_last_or_less_is_restored(
     assert attributes_of(template.subject) == new.attributes
 
 
-def test_where_two_subjects_may_have_been_the_last_one_the_first_of_the_entry_is_issued() -> None:
+def test_of_two_possible_last_subjects_the_first_of_the_entry_is_issued() -> None:
     """The last certificate of certmond had another subject than the last one in the files."""
     spec = row("leaf", subject=[ADMINS, MASTERS], usages=["digital signature", "client auth"])
     for last, known in ((ADMINS, MASTERS), (MASTERS, ADMINS)):
@@ -380,7 +380,7 @@ def test_a_certificate_without_a_predecessor_has_what_the_entry_fixes(
     assert set(template.extended_usages) <= usages
 
 
-def test_the_subject_is_the_one_that_the_cluster_knows() -> None:
+def test_the_subject_is_the_one_of_the_cluster() -> None:
     """Of several accepted ones it is that of the archive, otherwise the one with the group of other certificates of
     this CA, otherwise the first.
     """

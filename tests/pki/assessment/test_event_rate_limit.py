@@ -50,7 +50,7 @@ def test_no_window_has_more_than_the_budgets(events: list[Event]) -> None:
 
 
 @given(EVENTS)
-def test_what_is_urgent_of_a_calm_key_waits_for_nothing(events: list[Event]) -> None:
+def test_an_urgent_event_of_a_calm_key_does_not_wait(events: list[Event]) -> None:
     """Whatever other keys do, the first urgent event of a key is admitted, until the reserve is used up."""
     quota = Quota(EACH, OVERALL, Budget(1000, 1))
     admitted(events, quota)
@@ -60,7 +60,7 @@ def test_what_is_urgent_of_a_calm_key_waits_for_nothing(events: list[Event]) -> 
 
 
 @given(EVENTS, st.sampled_from("abcdefgh"), st.booleans())
-def test_it_is_known_when_one_more_is_admitted(events: list[Event], key: str, urgent: bool) -> None:
+def test_the_next_admission_is_known(events: list[Event], key: str, urgent: bool) -> None:
     """At the instant of `free_at` one more is admitted, and right before it none is."""
     quota = Quota(EACH, OVERALL, RESERVE)
     admitted(events, quota)
@@ -82,7 +82,7 @@ def test_a_key_that_flaps_has_no_part_in_the_reserve() -> None:
     assert not quota.take("third", 0)
 
 
-def test_keys_are_dropped_that_have_their_budget_again() -> None:
+def test_keys_with_a_full_budget_are_dropped() -> None:
     """However many keys appear, only those with a partly used budget use memory."""
     quota = Quota(EACH, Budget(10, 0.001), RESERVE)
     for number in range(5000):
@@ -91,7 +91,7 @@ def test_keys_are_dropped_that_have_their_budget_again() -> None:
 
 
 @given(st.lists(st.tuples(PAUSES, st.sampled_from("abc"), st.integers(0, 3)), max_size=60))
-def test_what_is_left_out_is_counted_once(events: list[tuple[int, str, int]]) -> None:
+def test_each_omission_is_counted_once(events: list[tuple[int, str, int]]) -> None:
     """The reports have every omission, each once, and appear at most once an interval."""
     omissions, now, reports = Omissions(10), 0, list[tuple[int, int, int]]()
     since = Counter[str]()

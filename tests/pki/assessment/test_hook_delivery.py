@@ -70,7 +70,7 @@ def test_a_receiver_that_keeps_subjects_only_ends_with_the_current_state(
     assert alarms == {each.subject for each in want}
 
 
-def test_what_is_cleared_comes_first_and_then_the_gravest() -> None:
+def test_cleared_events_precede_raised_ones_by_severity() -> None:
     """Cleared precedes raised. Raised events are ordered by severity, then by their first observation."""
     old, gone = notice("old", WARNING, at=NOW - DAY), notice("gone")
     found = steps([notice("new", WARNING), old, notice("bad", CRITICAL)], [gone])
@@ -79,7 +79,7 @@ def test_what_is_cleared_comes_first_and_then_the_gravest() -> None:
     ]  # fmt: skip
 
 
-def test_one_that_gets_graver_is_cleared_before_it_is_raised_again() -> None:
+def test_a_finding_that_becomes_more_severe_is_cleared_before_it_is_raised() -> None:
     """While the old severity has not been cleared, the new one is not raised."""
     warning, critical = notice(severity=WARNING), notice(severity=CRITICAL)
     assert [each.event for each in steps([critical], [warning])] == ["cleared"]
@@ -127,7 +127,7 @@ def test_a_waiting_finding_keeps_its_time() -> None:
     assert kept.at == NOW - DAY
 
 
-def test_what_stands_is_found_with_its_certificate() -> None:
+def test_an_open_finding_has_its_certificate() -> None:
     """The findings of the requested severity have the worst of each reason, with the end of the certificate."""
     ca = make_ca()
     leaf = make_leaf(ca, not_after=NOW - SECOND)
@@ -160,7 +160,7 @@ def test_of_several_of_one_reason_the_gravest_stands() -> None:
     assert "/key" in found[0].message
 
 
-def test_of_several_that_are_as_grave_the_first_stands() -> None:
+def test_of_several_equal_findings_the_first_stays() -> None:
     """So it stays the same one, however many follow."""
     spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
     open_to_all = tuple(Permissions(path, 0o666, "root:root", False) for path in ("/leaf", "/other"))

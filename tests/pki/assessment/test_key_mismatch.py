@@ -85,7 +85,7 @@ def test_a_mismatch_is_reported_at_the_instant_that_was_announced() -> None:
     assert looks.assessment.waits_until is None
 
 
-def test_a_pair_that_stays_mismatched_through_changes_is_reported_in_time() -> None:
+def test_a_pair_that_stays_mismatched_despite_changes_is_reported_in_time() -> None:
     """However often the files change in between, the wait counts from the first mismatch."""
     looks = Looks()
     for number in range(19):
@@ -152,7 +152,7 @@ def test_the_first_look_counts_from_the_change_of_the_files(changed_at: datetime
     assert first.waits_until == (None if expected or changed_at is None else changed_at + WAIT)
 
 
-def test_a_look_that_does_not_wait_reports_at_once() -> None:
+def test_a_scan_without_a_wait_reports_at_once() -> None:
     """Examples are the second scan of `check`, and one with `--at`."""
     first: Assessment = assess(Inventory((CA, replace(BAD, changed_at=NOW))), NOW, waits=False)
     assert [item.reason for item in first.statuses[1].findings] == [Reason.KEY_MISMATCH]

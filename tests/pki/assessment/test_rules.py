@@ -139,7 +139,7 @@ def test_a_certificate_that_ends_before_it_begins_is_expired() -> None:
     assert of_leaf(leaf).keys() == {"expired", "not_yet_valid"}
 
 
-def test_a_certificate_without_end_is_no_trouble() -> None:
+def test_a_certificate_without_end_has_no_finding() -> None:
     """RFC 5280, 4.1.2.5: 99991231235959Z represents no well-defined end."""
     forever = datetime.fromisoformat("9999-12-31T23:59:59+00:00")
     ca = make_ca(not_after=forever)
@@ -302,7 +302,7 @@ def test_a_ca_that_may_not_certify_the_usage_is_reported_at_the_leaf() -> None:
     assert "the issuer may not certify this usage" in found["no_path"].message
 
 
-def test_a_file_does_not_prove_itself_where_a_ca_is_named() -> None:
+def test_a_file_does_not_prove_itself_if_a_ca_is_named() -> None:
     """It does not matter whether it has its own CA, or a self-signed certificate."""
     own = make_ca("own")
     assert of_leaf(make_leaf(own), own).keys() == {"no_path"}
@@ -498,7 +498,7 @@ def test_a_key_that_go_reads_and_cannot_use(modulus: int, exponent: int, severit
 # --- its key ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_private_key_beside_it_is_its_own() -> None:
+def test_the_private_key_beside_it_matches() -> None:
     """The public halves are compared."""
     leaf, other = make_leaf(ROOT), make_leaf(ROOT)
     spec = row(key="/pki/leaf.key")
@@ -569,7 +569,7 @@ def test_a_kubeconfig_trusts_exactly_the_cas_of_the_file() -> None:
     assert found()["embedded_ca_differs"].severity is Severity.CRITICAL
 
 
-def test_without_a_ca_file_nothing_can_be_said_of_what_is_embedded() -> None:
+def test_without_a_ca_file_the_embedded_ca_is_not_judged() -> None:
     """The same holds if the catalogue names no entry for the comparison."""
     trust = {"embedded": (Embedded("/etc/leaf.conf", (make_ca().facts,)),)}
     assert not findings(see(AUTHORITY), see(row(embedded_ca="ca"), make_leaf(ROOT), **trust))
@@ -600,7 +600,7 @@ def test_the_kubelets_current_pem_is_a_link() -> None:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_chain_belongs_where_its_readers_take_one() -> None:
+def test_a_chain_is_allowed_if_its_readers_accept_one() -> None:
     """The end entity comes first."""
     middle = make_intermediate(ROOT)
     leaf = make_leaf(middle)

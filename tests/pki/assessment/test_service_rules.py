@@ -91,7 +91,7 @@ def test_an_endpoint_that_stopped_serving_is_reported() -> None:
     assert list(no_longer_served([before], [before])) == []
 
 
-def test_a_process_that_holds_an_older_one_is_to_be_restarted() -> None:
+def test_a_process_with_an_older_certificate_must_restart() -> None:
     """The severity is that of the reason."""
     (found,) = said(HELD)
     assert (found.reason, found.message) == (Reason.RESTART_PENDING, "web has not read /a; restart web")

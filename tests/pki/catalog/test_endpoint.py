@@ -84,7 +84,7 @@ def test_an_address_has_no_zone() -> None:
         Endpoint("fe80::1%eth0", 6443)
 
 
-def test_what_is_served_is_compared_by_the_digest_of_its_der() -> None:
+def test_a_served_certificate_is_compared_by_the_digest_of_its_der() -> None:
     """The notation is the same as for certificates."""
     served = Served(b"certificate", "TLSv1.3", NOW)
     assert served.sha256 == hashlib.sha256(b"certificate").hexdigest()

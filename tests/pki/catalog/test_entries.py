@@ -79,7 +79,7 @@ def test_anything_else_is_no_duration(text: object) -> None:
 
 
 @given(st.integers(min_value=1, max_value=10**10))
-def test_a_duration_is_read_back_as_it_was_written(seconds: int) -> None:
+def test_a_duration_is_parsed_as_it_was_written(seconds: int) -> None:
     """`config validate` accepts the output of `config show`."""
     value = timedelta(seconds=seconds)
     if value.days <= 999_999:
@@ -103,7 +103,7 @@ def test_a_mode_may_forbid_everything() -> None:
 
 
 @pytest.mark.parametrize("mode", ["rw", "0999", "06000", 0o1000, -1, True, 6.0])
-def test_what_is_no_mode_is_refused(mode: object) -> None:
+def test_an_invalid_mode_is_refused(mode: object) -> None:
     """Modes beyond permissions, such as the sticky bit, are refused as well."""
     assert "mode" in refused(mode=mode)
 
@@ -199,7 +199,7 @@ def test_a_key_pair_has_a_key_and_a_glob_has_none_beside_it() -> None:
     assert "must be left out" not in refused(path="relative/*.pem", key="/x.key")
 
 
-def test_a_row_is_conditional_where_other_files_decide() -> None:
+def test_an_entry_is_conditional_if_other_files_decide() -> None:
     """They decide by a reference to its path, or by their existence."""
     assert row(mentioned_in="/m.yaml").conditional
     assert row(belongs_with=["/m.yaml"]).conditional
@@ -273,13 +273,13 @@ def test_other_health_addresses_are_refused(text: str) -> None:
 # --- around them ------------------------------------------------------------------------------------------------------
 
 
-def test_authorities_come_before_what_they_sign() -> None:
+def test_authorities_precede_their_certificates() -> None:
     """All others stay in the given order."""
     rows = [row(name="b"), row(name="ca", authority=True), row(name="a"), row(name="etcd-ca", authority=True)]
     assert [spec.name for spec in anchors_first(rows)] == ["ca", "etcd-ca", "b", "a"]
 
 
-def test_text_with_an_unknown_fact_comes_to_nothing() -> None:
+def test_text_with_an_unknown_fact_is_unknown() -> None:
     """So the entry has no such requirement."""
     assert expand("CN=system:node:${node_name}", {"node_name": "worker-1"}) == "CN=system:node:worker-1"
     assert expand("DNS:${node_name}.${dns_domain}", {"node_name": "worker-1"}) is None

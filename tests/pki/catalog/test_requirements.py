@@ -64,7 +64,7 @@ def test_subjects_are_compared_by_their_attributes(text: str, right: bool) -> No
         ("rsa", None, None, ()),
     ],
 )
-def test_a_usage_is_lacking_where_it_is_not_permitted(key: str, usages: Any, extended: Any, lacking: Any) -> None:
+def test_a_usage_is_missing_if_it_is_not_permitted(key: str, usages: Any, extended: Any, lacking: Any) -> None:
     """Without the extension every usage is permitted. Keys other than RSA encipher no key, and need not."""
     leaf = make_leaf(ROOT, key=key, usages=usages, extended_usages=extended)
     spec = row(usages=["digital signature", "key encipherment", "server auth", "client auth"])
@@ -94,7 +94,7 @@ names = st.lists(st.sampled_from(["DNS:a", "DNS:A", "DNS:a.", "DNS:b", "IP:::1",
 
 
 @given(names, names)
-def test_a_certificate_with_what_was_missing_misses_nothing(wanted: list[str], present: list[str]) -> None:
+def test_a_certificate_with_the_missing_names_misses_none(wanted: list[str], present: list[str]) -> None:
     """So one renewal suffices, and no name is duplicated."""
     spec = row(names=wanted)
     missing = missing_names(spec, {}, present)

@@ -54,7 +54,7 @@ def test_an_address_is_written_as_a_certificate_has_it() -> None:
         ("kubernetes_version", "2.0", "v1.34.0"), ("kubernetes_version", "v1.3400", "v1.34.0"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_what_it_must_be(field: str, text: str, words: str) -> None:
+def test_an_invalid_text_is_refused_with_the_accepted_form(field: str, text: str, words: str) -> None:
     """The error has the accepted form in words."""
     with pytest.raises(ValidationError, match=words):
         InitSpec.model_validate({field: text})

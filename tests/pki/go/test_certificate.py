@@ -93,7 +93,7 @@ UNREADABLE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("der", UNREADABLE.values(), ids=UNREADABLE)
-def test_without_dates_there_is_nothing_to_watch(der: bytes) -> None:
+def test_without_dates_the_certificate_is_malformed(der: bytes) -> None:
     """The error has Go's words."""
     with pytest.raises(MalformedError, match="x509: "):
         parse_fields(der)
@@ -139,7 +139,7 @@ def with_identifier(identifier: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("tag", "word"), [(0x81, "issuerUniqueID"), (0x82, "subjectUniqueID")])
-def test_unique_identifiers_are_passed_over_where_they_can_be_read(tag: int, word: str) -> None:
+def test_unique_identifiers_are_ignored_if_they_are_readable(tag: int, word: str) -> None:
     """RFC 5280 has them for version 2 and 3, and no component uses them."""
     assert parse_fields(with_identifier(tlv(tag, b"\x00id"))).objections == ()
     cut_off = bytes([tag, 0x84]) + b"\x7f" * 4
@@ -148,7 +148,7 @@ def test_unique_identifiers_are_passed_over_where_they_can_be_read(tag: int, wor
     assert parse_fields(old).objections == ()
 
 
-def test_a_name_is_written_as_rfc_4514_demands() -> None:
+def test_a_name_has_the_form_of_rfc_4514() -> None:
     """An unknown type has its number, a value that Go refuses is in hexadecimal digits, and a text that is no name is
     complete.
     """
@@ -172,7 +172,7 @@ def test_the_parts_of_a_certificate_are_found() -> None:
     assert alternative_names_of(b"\x30\x00") is None
 
 
-def test_a_large_part_is_judged_each_time() -> None:
+def test_a_large_part_is_parsed_each_time() -> None:
     """So the cache of common parts does not grow with it."""
     units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, 64 * "x") for _ in range(9)]
     ca = make_ca(subject=x509.Name(units))
@@ -192,7 +192,7 @@ def test_what_is_kept_of_hostile_parts_is_short() -> None:
     assert attribute_texts(name(0x0C, b"a", tlv(0x06, b"\xff" * 999))) == [[f"#{'ff' * 16}=a"]]
 
 
-def test_what_is_wrong_with_an_encoding_is_a_fault_with_its_reason() -> None:
+def test_an_encoding_error_is_a_fault_with_its_reason() -> None:
     """A valid encoding has none. The fault has Go's words, or those of cryptography."""
     assert [*encoding_faults(SERVER.facts, "a.crt")] == []
     (refused,) = encoding_faults(make_ca(serial=-1).facts, "a.crt")

@@ -25,7 +25,7 @@ from certmond.pki.go.der import (
 from tests.builders import tlv
 
 
-def test_a_value_with_another_tag_or_cut_off_has_the_words_of_its_field() -> None:
+def test_a_value_with_another_tag_or_truncated_has_the_words_of_its_field() -> None:
     """The caller names the field."""
     for data in (b"\x04\x01\x00", b"\x02\x05\x00", b""):
         with pytest.raises(MalformedError, match="the field"):
@@ -84,7 +84,7 @@ def test_an_object_identifier_is_written_with_dots() -> None:
     assert dotted(b"") == "0.0"
 
 
-def test_a_bit_string_has_no_bits_behind_its_end() -> None:
+def test_a_bit_string_has_no_bits_beyond_its_end() -> None:
     """Unused bits are zero, and a key is read right-aligned."""
     assert bits(b"\x00\xf0", "words").right_aligned == b"\xf0"
     assert bits(b"\x04\xf0\xf0", "words").right_aligned == b"\x0f\x0f"

@@ -65,7 +65,7 @@ FULL = tlv(0xA0, tlv(0xA0, tlv(0x86, b"http://a") + tlv(0x82, b"b")))
         ),
     ],
 )
-def test_what_go_understands(name: str, content: bytes, facts: dict[str, Any]) -> None:
+def test_an_extension_that_go_parses(name: str, content: bytes, facts: dict[str, Any]) -> None:
     """It gives the facts that components use."""
     found = understand(extension(name, content))
     assert (found.facts, found.handled) == (facts, True)
@@ -79,7 +79,7 @@ def test_what_go_understands(name: str, content: bytes, facts: dict[str, Any]) -
         ("2.5.29.30", subtree(0xA4, b"", excluded=True)),
     ],
 )
-def test_what_go_does_not_handle(name: str, content: bytes) -> None:
+def test_an_extension_that_go_does_not_handle(name: str, content: bytes) -> None:
     """Go parses the certificate, and refuses it in a path if such an extension is critical."""
     assert not understand(extension(name, content)).handled
 
@@ -115,7 +115,7 @@ def test_what_go_does_not_handle(name: str, content: bytes) -> None:
         ("1.3.6.1.5.5.7.1.1", tlv(0x30, tlv(0x30, b"\x06\x01\x80")), "invalid authority info access"),
     ],
 )
-def test_what_go_refuses(name: str, content: bytes, words: str) -> None:
+def test_an_extension_that_go_refuses(name: str, content: bytes, words: str) -> None:
     """Go then does not parse the certificate."""
     with pytest.raises(MalformedError, match=words):
         understand(extension(name, content))
@@ -215,7 +215,7 @@ def test_an_email_address_is_parsed_by_rfc_2821(text: str, parts: tuple[str, str
     content=st.binary(max_size=60),
     nested=st.booleans(),
 )
-def test_any_octets_are_understood_or_malformed(name: int, content: bytes, nested: bool) -> None:
+def test_any_octets_are_parsed_or_malformed(name: int, content: bytes, nested: bool) -> None:
     """No octets raise another error."""
     try:
         understand(extension(f"2.5.29.{name}", tlv(0x30, content) if nested else content))

@@ -282,7 +282,7 @@ def test_what_is_due_is_kept() -> None:
     assert (made.steps, made.problems) == ((), ())
 
 
-def test_names_that_are_lacking_are_kept() -> None:
+def test_a_certificate_that_lacks_a_name_is_kept() -> None:
     """The missing name is a warning of `check`."""
     bare = make_leaf(whole()["etcd-ca"], "node-1", extended_usages=["server auth", "client auth"])
     made = bootstrap(SPECS, Ground(observed(PATHS, {"etcd-peer": bare}), frozenset(PATHS)), INIT, POLICY)
@@ -344,7 +344,7 @@ def test_admins(version: str | None, admins: str, super_admin: bool) -> None:
     assert ("super-admin.conf" in subjects) is super_admin
 
 
-def test_a_super_admin_is_not_made_again() -> None:
+def test_super_admin_is_not_created_again() -> None:
     """If admin.conf exists, super-admin.conf is not created."""
     assert decide(without("/etc/kubernetes/super-admin.conf")).steps == ()
 
@@ -450,7 +450,7 @@ def entry(**fields: object) -> CertificateSpec:
         ({"kind": "key-pair", "subject": (), "ca": ()}, True),
     ],
 )
-def test_which_entries_are_made(fields: Mapping[str, object], belongs: bool) -> None:
+def test_the_entries_that_are_created(fields: Mapping[str, object], belongs: bool) -> None:
     """`init` creates a pair or a kubeconfig of one of the cluster's CAs, with a subject, that is not optional."""
     assert bool(relocated([entry(**fields)], INIT)) is belongs
 

@@ -35,7 +35,7 @@ def test_nothing_is_made_from_a_certificate_that_its_ca_has_not_signed() -> None
     assert ([each.target for each in made.steps], made.held) == (["copy"], ())
 
 
-def test_a_forecast_tells_once_that_nothing_is_made_from_it() -> None:
+def test_a_forecast_reports_the_missing_derived_file_once() -> None:
     """The event is beside those of the source, although the derived file has no certificate that could end."""
     found = forecast(looked(STRANGER, 40 * DAY), Policy(), NOW + YEAR, BESIDE)
     assert [(each.at, each.what, each.detail) for each in found.events if each.target == "copy"] == [

@@ -78,7 +78,7 @@ def lived(made: World, now: datetime, until: datetime, rounds: int) -> tuple[lis
 
 @settings(deadline=None, max_examples=60)
 @given(worlds(), INSTANTS, st.sampled_from([HOUR, 40 * DAY, 3 * YEAR]))
-def test_what_is_foreseen_is_what_a_daemon_does(made: World, now: datetime, length: timedelta) -> None:
+def test_a_forecast_equals_the_work_of_a_daemon(made: World, now: datetime, length: timedelta) -> None:
     """It has the same renewals at the same instants and in the same words as a simulation that signs, parses and judges
     each.
     """
@@ -108,7 +108,7 @@ def test_a_forecast_is_in_order_within_its_time_and_renews_nothing_twice_within_
     assert found == forecast(made.look(now), made.policy, now + 6 * DAY)
 
 
-def test_the_last_instant_belongs_to_it() -> None:
+def test_the_last_instant_is_included() -> None:
     """An event after it is not."""
     made = world(leaf(NOW + YEAR))
     due = made.plan(NOW).changes_at
@@ -150,7 +150,7 @@ def test_a_nodes_twelve_years() -> None:
     assert bad == {What.CLAMP, What.DUE, What.HOLD, What.EXPIRE}
 
 
-def test_a_service_is_restarted_once_for_all_that_it_holds() -> None:
+def test_a_service_is_restarted_once_for_all_its_certificates() -> None:
     """It is not restarted for a file that it reloads."""
     found = foresee(node(), YEAR)
     (restart,) = [event for event in found.events if event.what is What.RESTART]
@@ -265,14 +265,14 @@ def test_a_key_that_was_another_certificates_is_kept_from_the_second_time_on() -
     assert ["keeps its key" in said for said in sentences(foresee(made, YEAR), What.RENEW)] == [False, True]
 
 
-def test_the_general_renew_before_counts_for_what_is_not_there_yet() -> None:
+def test_the_general_renew_before_applies_to_future_certificates() -> None:
     """It also applies to present ones."""
     seen = Inventory((CA, see(row(), leaf(NOW + YEAR))), FACTS)
     found = forecast(assess(seen, NOW, renew_before=60 * DAY), POLICY, NOW + 2 * YEAR)
     assert [at - NOW for at, _ in told(found, What.RENEW)] == [305 * DAY, 610 * DAY]
 
 
-def test_a_pem_in_the_symlinks_place_is_put_right_once() -> None:
+def test_a_pem_in_place_of_the_symlink_is_repaired_once() -> None:
     """From then on the kubelet's symlink exists, and it is renewed by its dates."""
     made = world(leaf(NOW + YEAR), spec=KUBELET)
     made = replace(made, seen=(CA, replace(made.seen[1], symlink=False)))
@@ -280,7 +280,7 @@ def test_a_pem_in_the_symlinks_place_is_put_right_once() -> None:
     assert [at - NOW for at, _ in told(found, What.RENEW)] == [timedelta(), 335 * DAY]
 
 
-def test_derived_files_are_made_when_they_are_old_and_after_their_source() -> None:
+def test_derived_files_are_made_when_outdated_and_after_their_source() -> None:
     """A file that is out of date today is made once."""
     around = Circumstances("an upgrade", {"b": "/b is not there"}, {"a": ("/a", "leaf"), "b": ("/b", "leaf")})
     found = foresee(world(leaf(NOW + 31 * DAY), leaf(NOW + 30 * DAY + HOUR), circumstances=around), 2 * DAY)
@@ -316,7 +316,7 @@ def test_a_certificate_of_another_service_has_due_and_end_only() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(worlds(), INSTANTS)
-def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -> None:
+def test_the_next_event_is_the_first_of_the_forecast(made: World, now: datetime) -> None:
     """The next event is the first `renew` or `due` of the forecast, with its instant, unless a hold exists or a derived
     file comes first.
     """

@@ -30,7 +30,7 @@ def successors(present: Observation, attempts: Any, *, kept: Any = (), owner_wri
     return Renewals(attempts).successors(present, [each.facts for each in kept], owner_writes=owner_writes)
 
 
-def test_one_that_was_issued_before_the_last_renewal_is_older_whatever_its_end() -> None:
+def test_a_certificate_from_before_the_last_renewal_is_older_whatever_its_end() -> None:
     """The rule holds if the owner can write the file. In a file of root alone the end decides, or the archive."""
     present = seen("/srv/one.pem", PRESENT, ONE)
     known = {present.identity: ATTEMPT}
@@ -41,7 +41,7 @@ def test_one_that_was_issued_before_the_last_renewal_is_older_whatever_its_end()
     assert successors(present, {present.identity: ends_later}, owner_writes=False) == [ends_later]
 
 
-def test_what_certmond_put_there_has_no_successor() -> None:
+def test_the_last_certificate_of_certmond_has_no_later_one() -> None:
     """The same holds for a certificate that was issued after its last renewal, or if nothing was ever renewed."""
     present = seen("/srv/one.pem", PRESENT, ONE)
     assert successors(present, {present.identity: replace(ATTEMPT, sha256=PRESENT.facts.sha256)}) == []

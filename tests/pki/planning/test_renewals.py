@@ -167,7 +167,7 @@ def test_the_quota_is_of_patterns_alone() -> None:
 # --- when it is due ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_done_before_a_nodes_turn_and_at_that_instant_it_is() -> None:
+def test_nothing_is_done_before_the_instant_of_a_node() -> None:
     """The plan has the end of the hold, which is that instant, to the microsecond."""
     made = world(leaf(NOW + YEAR), policy=Policy())
     due = turn(status_of(made), made.policy, "worker-1")
@@ -178,7 +178,7 @@ def test_nothing_is_done_before_a_nodes_turn_and_at_that_instant_it_is() -> None
     assert steps(made.plan(due)) == [("leaf", Cause.DUE)]
 
 
-def test_what_changes_at_the_instant_of_a_plan_has_changed_in_it() -> None:
+def test_a_change_at_the_instant_of_a_plan_is_in_it() -> None:
     """`changes_at` is later. Otherwise a daemon would wake for it again and again."""
     made = world(leaf(NOW + YEAR))
     due = turn(status_of(made), made.policy, "worker-1")
@@ -249,7 +249,7 @@ def test_a_renewal_does_not_keep_the_link_of_the_kubelets_pem_waiting() -> None:
     assert steps(made.plan(NOW + SECOND)) == [("kubelet-client", Cause.NOT_A_SYMLINK)]
 
 
-def test_a_link_that_is_lost_again_and_again_is_made_at_growing_intervals() -> None:
+def test_a_link_that_is_lost_repeatedly_is_made_at_growing_intervals() -> None:
     """The intervals are a minute after the first repair, two after the second, and at most an hour. The plan has the
     time and the cause. Two hours without a repair start a new count.
     """
@@ -270,7 +270,7 @@ def test_a_link_that_is_lost_again_and_again_is_made_at_growing_intervals() -> N
     assert Attempt(now - 2 * HOUR).repaired(attempt).repairs == 1  # the clock was set back
 
 
-def test_what_was_restored_is_renewed_as_soon_as_it_is_due() -> None:
+def test_a_restored_certificate_is_renewed_as_soon_as_it_is_due() -> None:
     """No signer issued it, so its restore is no reason to wait."""
     old = leaf(NOW + 10 * DAY)
     made = world(old)
@@ -279,7 +279,7 @@ def test_what_was_restored_is_renewed_as_soon_as_it_is_due() -> None:
         assert steps(replace(made, past={("leaf", "/pki/leaf.crt"): attempt}).plan(NOW + SECOND)) == expected
 
 
-def test_what_is_not_valid_yet_is_renewed_at_once_though_its_successor_ends_sooner() -> None:
+def test_a_certificate_of_the_future_is_renewed_at_once() -> None:
     """A wrong clock made it, and nothing else would repair it for years, so an earlier end of the successor is
     accepted. From its first instant it is like any other.
     """
@@ -339,13 +339,13 @@ def test_nothing_is_renewed_twice_within_an_hour() -> None:
     assert steps(made.plan(NOW + HOUR)) == [("leaf", Cause.DUE)]
 
 
-def test_a_past_that_is_yet_to_come_holds_nothing_up() -> None:
+def test_an_attempt_in_the_future_delays_nothing() -> None:
     """The clock was wrong then: a wait for that time could take years."""
     made = with_attempt(Attempt(NOW + YEAR, 3, "no such key"))
     assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
 
 
-def test_what_was_due_from_the_start_is_renewed_when_two_thirds_of_what_it_had_left_are_over() -> None:
+def test_a_certificate_that_is_issued_due_is_renewed_after_two_thirds_of_its_rest() -> None:
     """A signer with a short lifetime and an old notBefore is not called in a loop, and its certificate does not expire
     either.
     """
@@ -422,7 +422,7 @@ def test_nothing_is_issued_by_a_ca_of_unknown_trust() -> None:
     assert steps(elsewhere.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
 
 
-def test_a_clock_that_may_be_wrong_holds_what_seems_to_be_beyond_its_dates() -> None:
+def test_an_unsynchronized_clock_holds_an_expired_certificate() -> None:
     """Then the clock may be wrong. While the certificate is valid, it is a hold like any other."""
     start, end, late = NOW, NOW + YEAR, NOW + YEAR - 7 * DAY
     made = world(leaf(end), circumstances=Circumstances(clock="the clock"))
@@ -437,7 +437,7 @@ def test_a_clock_that_may_be_wrong_holds_what_seems_to_be_beyond_its_dates() -> 
         assert steps(made.plan(now, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
 
 
-def test_an_upgrade_holds_nothing_that_is_beyond_its_dates() -> None:
+def test_an_upgrade_holds_no_expired_certificate() -> None:
     """A renewal does no harm there. With an unsynchronized clock as well, only the clock counts."""
     made = world(leaf(NOW + YEAR), circumstances=Circumstances("an upgrade"))
     assert steps(made.plan(NOW - TICK)) == [("leaf", Cause.NOT_YET_VALID)]
@@ -486,7 +486,7 @@ STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
         (see(row(signer="mine"), leaf(NOW + DAY)), replace(CA, key=None), {"mine": "local"}, "the key of its CA"),
     ],
 )
-def test_what_cannot_be_renewed_has_its_reason(
+def test_an_impossible_renewal_has_its_reason(
     seen: Observation, ca: Observation, signers: dict[str, str], why: str | None
 ) -> None:
     """The daemon does nothing, without a message in each pass. A command reports the reason."""
@@ -525,9 +525,7 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
         ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set keep_key on both"),
     ],
 )
-def test_a_key_that_another_entry_has_as_well_is_not_replaced(
-    mine: dict[str, Any], other: dict[str, Any], why: str | None
-) -> None:
+def test_a_shared_key_is_not_replaced(mine: dict[str, Any], other: dict[str, Any], why: str | None) -> None:
     """The other entry's certificate would stay without its key: neither the daemon nor a command does it."""
     key = new_key("ec")
     spec = row("other", **({"key": "/pki/leaf.key"} | other))
@@ -540,7 +538,7 @@ def test_a_key_that_another_entry_has_as_well_is_not_replaced(
             assert held(made).because == f"shares its key /pki/leaf.key with other: {why}"
 
 
-def test_what_refers_to_a_certificate_and_its_key_shares_neither() -> None:
+def test_a_reference_to_a_certificate_and_its_key_shares_neither() -> None:
     """A kubeconfig that names both files has the new pair when they do. One that embeds a certificate, even the same
     one, or the key, would keep its half.
     """
@@ -575,7 +573,7 @@ def test_files_of_one_glob_have_separate_keys() -> None:
 # --- by a command -----------------------------------------------------------------------------------------------------
 
 
-def test_who_asks_gets_it_now() -> None:
+def test_a_command_renews_at_once() -> None:
     """A certificate that is not due, a recent attempt, an upgrade, and no later end do not hold it: the operator
     decides.
     """
@@ -646,7 +644,7 @@ def test_a_key_is_kept_if_the_entry_allows_it_and_it_equals_a_new_one(
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("kubeadm", False), ("command", True), ("csr", True), ("local", True)])
-def test_no_plan_promises_that_a_signer_keeps_a_key_which_makes_its_own(kind: str, kept: bool) -> None:
+def test_no_plan_keeps_a_key_if_the_signer_makes_one(kind: str, kept: bool) -> None:
     """kubeadm makes a key. A certificate that shares its key with another entry is then held."""
     seen = see(row(keep_key=True, signer="it"), leaf(NOW + DAY, key="rsa"))
     policy = replace(POLICY, signers={"it": kind})
@@ -655,7 +653,7 @@ def test_no_plan_promises_that_a_signer_keeps_a_key_which_makes_its_own(kind: st
     assert step.detail.endswith("; keeps its key") is kept
 
 
-def test_the_validity_is_the_entrys_else_the_general_one_and_the_key_likewise() -> None:
+def test_validity_and_key_are_those_of_the_entry_or_the_general_ones() -> None:
     """The configuration has both. A kubeconfig gets the CA certificates that it has to embed."""
     conf = row("conf", kind="kubeconfig", embedded_ca="ca", validity="5d")
     seen = (CA, see(conf, leaf(NOW + DAY, key="ec-p521"), embedded=(Embedded("/conf", (ROOT.facts,)),)), GOOD)
@@ -666,7 +664,7 @@ def test_the_validity_is_the_entrys_else_the_general_one_and_the_key_likewise() 
     assert (one.trust, two.trust) == ((ROOT.facts,), ())
 
 
-def test_an_entry_that_names_several_cas_is_signed_by_the_first_that_is_there() -> None:
+def test_an_entry_with_several_cas_is_signed_by_the_first_on_the_node() -> None:
     """Its end is at most that of the CA."""
     other = row("other", ca=[], authority=True, usages="cert sign")
     seen = (CA, see(other, make_ca(not_after=NOW + 9 * DAY)), see(row(ca=["self", "absent", "other", "ca"]), leaf(NOW)))
@@ -688,7 +686,7 @@ def test_what_is_done_to_a_file_is_done_once(asked: frozenset[str] | None) -> No
 
 
 @pytest.mark.parametrize("asked", [None, frozenset({"leaf", "twin"})])
-def test_an_entry_that_is_refused_takes_no_turn_of_another(asked: frozenset[str] | None) -> None:
+def test_a_refused_entry_does_not_block_another(asked: frozenset[str] | None) -> None:
     """If the signing policy refuses one of two entries with the same certificate, the other one is renewed."""
     due = leaf(NOW + DAY)
     seen = (CA, see(row(), due), see(row("twin", path="/pki/leaf.crt", key="/pki/leaf.key"), due))
@@ -711,7 +709,7 @@ def test_each_entry_that_shares_a_certificate_is_held() -> None:
 
 
 @pytest.mark.parametrize("asked", [None, frozenset({"leaf", "bundles"})])
-def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: frozenset[str] | None) -> None:
+def test_a_derived_file_that_a_pattern_matches_is_not_renewed_directly(asked: frozenset[str] | None) -> None:
     """It is due with its source, and made from that alone, also through a symlink."""
     spec = row("bundles", path="/etc/app/*.pem", key=None)
     bundle = replace(see(spec, leaf(NOW + DAY)), path="/etc/app/a.pem", key_path="/etc/app/a.pem")
@@ -729,7 +727,7 @@ def test_a_missing_certificate_of_another_service_is_not_planned() -> None:
     assert (made.steps, made.held, made.changes_at) == ((), (), None)
 
 
-def test_derived_files_follow_what_they_are_made_from() -> None:
+def test_derived_files_follow_their_source() -> None:
     """They are made after a renewal of their source, and when they are out of date. A command for the source also makes
     them.
     """
@@ -827,7 +825,7 @@ def edges(made: World) -> list[datetime]:
 
 @settings(deadline=None, max_examples=250)
 @given(worlds(), INSTANTS, st.data())
-def test_what_was_renewed_is_not_renewed_again_whatever_the_clock_does(
+def test_a_renewed_certificate_is_not_renewed_again_whatever_the_clock_does(
     made: World, now: datetime, data: st.DataObject
 ) -> None:
     """This holds at the same instant, within the hour, and after a jump back of the clock, unless the new one is not
@@ -975,7 +973,7 @@ def test_a_rotation_waits_for_the_host_until_the_certificate_gets_critical(aroun
     assert steps(rotated(late, around=around)) == [("leaf", Cause.ROTATION)]
 
 
-def test_a_rotation_needs_no_later_end_but_a_ca_that_has_not_ended() -> None:
+def test_a_rotation_needs_no_later_end_but_a_valid_ca() -> None:
     """The new CA may end before the replaced certificate would have."""
     short = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW + 30 * DAY)
     assert steps(rotated(of=world(LASTING, ca=see(AUTHORITY, short)))) == [("leaf", Cause.ROTATION)]

@@ -60,7 +60,7 @@ def test_an_expired_ca_issues_nothing() -> None:
     [({"subject": "C=Germany,CN=leaf"}, "length must be >= 2 and <= 2"), ({"names": ["DNS:größe"]}, "A-label")],
     ids=["subject", "name"],
 )
-def test_an_entry_that_asks_for_the_impossible_is_to_be_corrected(fields: dict[str, Any], fact: str) -> None:
+def test_an_impossible_entry_must_be_corrected(fields: dict[str, Any], fact: str) -> None:
     """The message has the subject or name that X.509 cannot represent, with the reason."""
     found = cured(fixing(**fields))
     assert isinstance(found, Held)
@@ -113,7 +113,7 @@ def test_a_signer_elsewhere_needs_no_ca_on_this_node() -> None:
     assert made.not_after == NOW + YEAR
 
 
-def test_what_another_service_renews_is_theirs_to_put_right() -> None:
+def test_a_certificate_of_another_service_is_left_to_it() -> None:
     """The remedy names the service that renews it, and no command."""
     seen = fixing(renewed_by="the start of k3s")
     assert obstacle(seen, "local", CA) == "it is not renewed by certmond but by the start of k3s"
@@ -122,7 +122,7 @@ def test_what_another_service_renews_is_theirs_to_put_right() -> None:
     )
 
 
-def test_a_kubeconfig_is_not_made_without_its_server() -> None:
+def test_a_kubeconfig_is_not_created_without_its_server() -> None:
     """If no file of the node has the address of the API server, the remedy is `certmond init`. Otherwise it is
     created.
     """

@@ -100,7 +100,7 @@ CONTENTS = {"/leaf.crt": "sha of /leaf.crt", "/leaf.key": "sha of /leaf.key"}
 # --- what is restarted ------------------------------------------------------------------------------------------------
 
 
-def test_what_holds_an_older_certificate_is_restarted() -> None:
+def test_a_service_with_an_older_certificate_is_restarted() -> None:
     """The step has the instance that must end, the contents of the files, and the reason."""
     step = restart(made(LEAF))
     assert (step.target, step.path, step.instance, step.cause) == (
@@ -117,7 +117,7 @@ def test_a_current_service_is_not_restarted() -> None:
     assert made(LEAF, known=fresh) == made(LEAF, known=replace(known, live=None)) == Plan()
 
 
-def test_one_restart_is_for_all_that_is_old() -> None:
+def test_one_restart_covers_all_old_certificates() -> None:
     """The service restarts once, with the list of its certificates."""
     other = see(row("other"), GOOD)
     step = restart(made(LEAF, other))
@@ -125,7 +125,7 @@ def test_one_restart_is_for_all_that_is_old() -> None:
     assert step.detail.count("web runs since") == 2
 
 
-def test_what_serves_another_certificate_is_restarted_once_it_had_its_time() -> None:
+def test_a_service_that_serves_another_certificate_is_restarted_after_its_time() -> None:
     """Until then the plan has the instant of the next change."""
     serving = Survey({"web": {"/leaf.crt": Use(True, "--x")}}, {AT: ("web", "/leaf.crt")})
     for since, steps in ((NOW - 90 * TICK * 10**6, 1), (NOW - 89 * TICK * 10**6, 0)):
@@ -149,7 +149,7 @@ def test_what_is_renewed_now_is_followed_by_its_restarts() -> None:
     assert restart(unknown).instance == ""
 
 
-def test_what_is_asked_for_is_restarted_whatever_speaks_against_it() -> None:
+def test_a_requested_restart_ignores_every_obstacle() -> None:
     """No other service restarts."""
     past = {"web": Past("web", None, NOW, Result.FAILED, "it broke", ("leaf",), "web-1", CONTENTS)}
     known = around(LEAF, services=(service("web"), service("db")), past=past)
@@ -172,7 +172,7 @@ def test_services_come_behind_what_they_are_after() -> None:
 
 
 @given(st.permutations("abcdefg"), st.data())
-def test_any_order_that_can_be_is_kept(names: list[str], data: st.DataObject) -> None:
+def test_any_possible_order_is_kept(names: list[str], data: st.DataObject) -> None:
     """Each service restarts once, behind all services in its `after` that exist."""
     services = [
         service(name, *data.draw(st.sets(st.sampled_from([*names[:number], "gone"]))))
@@ -188,7 +188,7 @@ def test_any_order_that_can_be_is_kept(names: list[str], data: st.DataObject) ->
 # --- obstacles --------------------------------------------------------------------------------------------------------
 
 
-def test_a_ca_is_rotated_and_not_brought_into_use_on_one_node() -> None:
+def test_a_ca_is_rotated_and_not_activated_on_one_node() -> None:
     """Other nodes must trust it first. The same holds for the keys of service-account tokens."""
     pair = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     for seen, name in ((CA, "ca"), (pair, "sa")):
@@ -197,7 +197,7 @@ def test_a_ca_is_rotated_and_not_brought_into_use_on_one_node() -> None:
         assert held(of).because.startswith(f"{name} changed, which all nodes must know first")
 
 
-def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
+def test_an_anchor_of_a_rotation_is_activated() -> None:
     """In a rotation all nodes have read it. Another anchor is still held."""
     rotating = Caution(rotating=frozenset({"ca"}))
     known = around(CA)
@@ -209,7 +209,7 @@ def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
     assert held(found).because.startswith("etcd-ca changed, which all nodes must know first")
 
 
-def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> None:
+def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
     """It has no certificate to validate, but its public half must match."""
     rotating = Caution(rotating=frozenset({"sa"}))
     good = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
@@ -230,7 +230,7 @@ def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> 
         (see(row(usages="server auth"), GOOD), "/leaf.crt"),
     ],
 )
-def test_it_is_not_restarted_on_what_is_not_good(seen: Observation, said: str) -> None:
+def test_a_service_is_not_restarted_with_a_broken_file(seen: Observation, said: str) -> None:
     """It continues with the files in its memory."""
     because = held(made(seen)).because
     assert because.startswith("is not restarted on what is not good: ")
@@ -247,7 +247,7 @@ def test_a_broken_file_is_not_restarted_on_either() -> None:
     assert held(of).because == "is not restarted on what is not good: /leaf.crt holds no certificate"
 
 
-def test_one_bad_file_that_it_needs_is_enough() -> None:
+def test_one_broken_file_that_it_needs_suffices() -> None:
     """The restart is not for that file, but without it the service would not start. A pair that does not match may be
     incomplete. A CA's key is not needed.
     """
@@ -264,7 +264,7 @@ def test_one_bad_file_that_it_needs_is_enough() -> None:
     assert restart(restarts(judge(unused, LEAF, junk), unused, (), TERMS, caution=Caution())).target == "web"
 
 
-def test_a_file_that_is_made_from_it_comes_first() -> None:
+def test_a_derived_file_comes_first() -> None:
     """If it could not be made, the service would read the old one."""
     of = made(LEAF, caution=Caution(unmade={"leaf": "its owner is gone"}))
     assert held(of).because == "a file that it may read could not be made: its owner is gone"
@@ -289,7 +289,7 @@ def tried(result: Result, ago: timedelta = DAY, contents: Mapping[str, str] = CO
 
 
 @pytest.mark.parametrize("result", Result)
-def test_what_has_ended_is_not_begun_again_for_the_same_contents(result: Result) -> None:
+def test_a_completed_restart_is_not_repeated_for_the_same_contents(result: Result) -> None:
     """The result does not matter, unless nothing was done. Another content is another attempt."""
     if result in {Result.REFUSED, Result.SEEN, Result.SUPERSEDED}:
         assert restart(tried(result)).target == "web"
@@ -312,7 +312,7 @@ def test_it_is_not_restarted_twice_in_a_short_time() -> None:
     assert restart(tried(Result.PROVEN, -TERMS.spacing, {"/leaf.crt": "former"})).target == "web"  # another clock
 
 
-def test_who_changes_files_on_and_on_restarts_nothing_on_and_on() -> None:
+def test_repeated_changes_do_not_cause_repeated_restarts() -> None:
     """A superseded restart is made at once for the new files, and not for those that follow soon."""
     for again in (False, True):
         past = Past("web", None, NOW - TICK, Result.SUPERSEDED, "it was so", ("leaf",), "1", {}, again)
@@ -324,12 +324,12 @@ def test_who_changes_files_on_and_on_restarts_nothing_on_and_on() -> None:
             assert restart(of).target == "web"
 
 
-def test_what_was_asked_for_and_failed_stands_in_the_way_of_nothing() -> None:
+def test_a_failed_requested_restart_blocks_nothing() -> None:
     """It was for no certificate, so no other certificate would end the block."""
     assert restart(tried(Result.FAILED, contents={})).target == "web"
 
 
-def test_of_a_file_without_a_known_content_it_is_not_said_that_it_was_tried() -> None:
+def test_a_file_of_unknown_content_has_no_earlier_attempt() -> None:
     """The served certificate still differs."""
     past = Past("web", None, NOW - DAY, Result.PROVEN, "it was so", ("leaf",), "1", CONTENTS)
     serving = Survey({"web": {"/leaf.crt": Use(False, "--x")}}, {AT: ("web", "/leaf.crt")})

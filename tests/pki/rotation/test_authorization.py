@@ -118,7 +118,7 @@ def test_a_foreign_ca_that_signs_its_own_record_is_not_followed(phase: Phase) ->
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_a_rotation_to_what_is_there_already_never_leads_elsewhere(phase: Phase) -> None:
+def test_a_rotation_to_the_present_ca_never_leads_elsewhere(phase: Phase) -> None:
     """A rotation from another CA to that of this node is followed only if nothing changes, and its abort is not."""
     first = at(phase, signed(replace(BEGUN, old=(FOREIGN.facts,), new=OLD.facts), FOREIGN))
     if said(None, first, worker()) == "":
@@ -157,7 +157,7 @@ def test_a_rotation_keeps_its_identity(changes: dict[str, Any]) -> None:
     assert "it has this node's own rotation, with other" in said(at(Phase.TRUST), told, worker(*BOTH))
 
 
-def test_the_keys_of_tokens_are_followed_likewise() -> None:
+def test_the_keys_of_tokens_are_followed_the_same_way() -> None:
     """The old key signs, and an unsigned record is not followed. A key that signs no tokens is unfit."""
     old, new = OLD.facts.key, NEW.facts.key
     begun = signed(Rotation("r-1", "sa", Mode.OVERLAP, (old,), new, Phase.PREPARE, NOW))
@@ -169,7 +169,7 @@ def test_the_keys_of_tokens_are_followed_likewise() -> None:
     assert "Kubernetes signs no tokens" in said(None, unfit, ground)
 
 
-def test_a_way_back_is_that_of_the_way_there() -> None:
+def test_an_abort_is_that_of_its_rotation() -> None:
     """It leads to the CA of the start, and only from phases with an abort."""
     evil = replace(back(Phase.TRUST), new=FOREIGN.facts)
     assert "it is not the way back of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
@@ -186,7 +186,7 @@ def test_a_key_of_an_unsupported_kind_has_signed_nothing() -> None:
 
 @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
 @pytest.mark.parametrize("own", [None, BEGUN], ids=["first", "known"])
-def test_who_signs_goes_on_only_with_what_a_person_has_given(own: Rotation | None, phase: Phase) -> None:
+def test_a_signing_node_continues_only_with_a_staged_key(own: Rotation | None, phase: Phase) -> None:
     """A node with the CA's key leaves prepare only if the new one is staged there, or installed already."""
     told = at(phase)
     assert "nobody has given this control-plane node the new CA with its key" in said(own, told, control_plane())

@@ -32,7 +32,7 @@ def seen(
     return family_of(assess(Inventory(tuple(found)), NOW), "ca")
 
 
-def test_the_one_that_signs_is_first() -> None:
+def test_the_signing_certificate_is_first() -> None:
     """Of the trusted certificates that of the key on this node is the first present one, at any position in the
     file.
     """
@@ -52,7 +52,7 @@ def test_without_a_key() -> None:
         assert (family.holds_key, family.key) == (unknown, None)
 
 
-def test_who_signed_what() -> None:
+def test_the_leaves_of_each_ca() -> None:
     """The signature decides, not the name, also through an intermediate, while it is valid."""
     sub = make_intermediate(OLD, "sub")
     family = seen(
@@ -66,7 +66,7 @@ def test_who_signed_what() -> None:
     assert [leaf.name for leaf in family.signed_by(NEW.facts, NOW)] == ["new"]
 
 
-def test_when_its_leaves_would_end() -> None:
+def test_the_end_of_future_leaves() -> None:
     """The longest validity counts, the general one for an entry without it, and the calendar is the limit."""
     family = seen(OLD, leaves={"a": (make_leaf(OLD),)})
     assert family

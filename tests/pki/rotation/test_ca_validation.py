@@ -163,7 +163,7 @@ def test_an_installed_ca_is_followed_if_kubernetes_can_use_it(what: str) -> None
         assert not any(each.startswith(told) for each in verdict.warnings)
 
 
-def test_when_a_candidate_is_fit() -> None:
+def test_the_instant_at_which_a_candidate_becomes_fit() -> None:
     """A verdict that time alone changes has that instant: a staged CA must be valid for five minutes, an installed one
     at its first instant.
     """
@@ -255,12 +255,12 @@ def test_warnings(ca: Issued, told: str) -> None:
     ids=["an hour shorter", "as long as its leaves", "no keyUsage", "pathlen 0", "permits", "excludes", "usages",
          "not critical", "no names", "no AKI"],
 )  # fmt: skip
-def test_what_does_not_matter(ca: Issued) -> None:
+def test_harmless_differences(ca: Issued) -> None:
     """A constraint that all leaves meet, a lifetime that ends with them, and what RFC 5280 leaves open are accepted."""
     assert judged(ca) == Verdict("overlap")
 
 
-def test_nothing_is_in_place() -> None:
+def test_no_ca_is_installed() -> None:
     """Without a present CA, nothing is compared."""
     assert judged(make_ca(not_after=NOW + 2 * YEAR), []) == Verdict("overlap")
 

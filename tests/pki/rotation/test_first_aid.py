@@ -72,7 +72,7 @@ def test_there_is_none_if_its_step_is_impossible() -> None:
     assert OWN in str(made(OLD, seen=foreign))
 
 
-def test_both_are_trusted_and_the_signer_has_a_pair_of_its_own() -> None:
+def test_both_are_trusted_and_the_signer_has_a_separate_pair() -> None:
     """The installed one comes first, and the CA's key is not written."""
     step = step_of(AID, FOUND)
     assert step

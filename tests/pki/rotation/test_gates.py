@@ -35,7 +35,7 @@ def why(rotation: Rotation, report: Report | None, *, control_plane: bool = True
 
 
 @pytest.mark.parametrize("phase", [P.PREPARE, P.DETACH, P.TRUST, P.ISSUE, P.DISTRUST])
-def test_a_phase_may_be_left_when_every_node_has_said_so(phase: Phase) -> None:
+def test_a_phase_ends_when_every_node_has_reported(phase: Phase) -> None:
     """Then nothing blocks it."""
     assert why(at(phase), says(phase)) == []
 
@@ -146,7 +146,7 @@ def test_both_are_trusted_for_a_while_before_either_step_that_needs_it() -> None
 KEYS = at(P.TRUST, family="sa", old=(OLD.facts.key,), new=NEW.facts.key)
 
 
-def test_both_keys_of_tokens_are_known_to_outsiders_before_the_new_one_is_used() -> None:
+def test_verifiers_know_both_token_keys_before_the_new_one_is_used() -> None:
     """They may cache the keys for an hour, the last of them from the API server that restarted last. A longer overlap
     prolongs it.
     """
@@ -175,7 +175,7 @@ def test_the_old_key_is_trusted_while_its_last_token_may_be_valid() -> None:
     assert lasting(replace(issue, mode=Mode.REPLACE), spec, NOW) == Gate()
 
 
-def test_of_the_keys_of_tokens_only_control_planes_are_asked() -> None:
+def test_only_control_planes_report_token_keys() -> None:
     """Each of them reports its set of public keys. A worker has none."""
     members = [Member("cp", True, says(P.TRUST, trust=digest_of([OLD.facts.key]))), Member("worker", False)]
     assert list(closed(KEYS, members)) == ["cp says that it is in trust, and trusts other public keys"]

@@ -49,9 +49,7 @@ def rotation(mode: Mode = Mode.OVERLAP, family: str = "ca", *, found: bool = Fal
         (rotation(Mode.REPLACE, found=True), AT_ONCE),
     ],
 )
-def test_each_mode_has_its_phases_and_only_the_signers_family_a_signer(
-    given: Rotation, phases: tuple[Phase, ...]
-) -> None:
+def test_each_mode_has_its_phases_and_only_the_family_ca_a_signer(given: Rotation, phases: tuple[Phase, ...]) -> None:
     """Another anchor has no detach phase, and neither has a found CA, which signs already. The phases follow each other
     from then on, and the last one has no successor.
     """
@@ -91,7 +89,7 @@ def test_with_an_overlap_each_phase_asks_for_its_files(phase: Phase, wanted: Des
         (P.DONE, Desired((N,), leaves=N, tidy=True)),
     ],
 )
-def test_another_family_asks_nothing_of_the_controller_manager(phase: Phase, wanted: Desired) -> None:
+def test_another_family_requires_nothing_of_the_controller_manager(phase: Phase, wanted: Desired) -> None:
     """It signs with none of them."""
     assert desired(at(phase, family="etcd-ca")) == wanted
 
@@ -111,7 +109,7 @@ def test_other_dates_ask_for_no_leaf() -> None:
     assert desired(at(P.DONE, mode=Mode.REISSUE)) == Desired((N,), tidy=True)
 
 
-def test_at_once_means_that_only_the_new_one_is_trusted_when_it_signs() -> None:
+def test_at_once_trusts_only_the_new_ca_when_it_signs() -> None:
     """There is no overlap and no detach phase."""
     assert desired(at(P.ISSUE, mode=Mode.REPLACE)) == Desired((N,), leaves=N)
     assert desired(at(P.DONE, mode=Mode.REPLACE)) == Desired((N,), leaves=N, tidy=True)
@@ -136,7 +134,7 @@ def test_the_first_that_is_trusted_belongs_to_the_key(phase: Phase, found: bool)
         (rotation(Mode.REISSUE, found=True), P.DISTRUST), (rotation(Mode.REPLACE, found=True), P.ISSUE),
     ],
 )  # fmt: skip
-def test_what_is_asked_for_begins_with_nothing_and_what_was_found_with_trust(given: Rotation, first: Phase) -> None:
+def test_a_requested_rotation_starts_with_prepare_and_a_found_one_with_trust(given: Rotation, first: Phase) -> None:
     """If the new anchor is installed already, it needs no preparation and no delay."""
     assert begin(given) == replace(given, phase=first)
 

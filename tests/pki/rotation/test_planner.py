@@ -156,7 +156,7 @@ def test_a_file_of_the_old_or_new_state_is_expected(of: Ground) -> None:
 # --- the anchor and its signer ----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_changed_to_prepare() -> None:
+def test_prepare_changes_nothing() -> None:
     """The rule holds for any files."""
     assert lacks(at(P.PREPARE), ground(OLD, signer=signer()), judged(conf(NEW), leaf(OLD))) == Lacks()
 
@@ -263,7 +263,7 @@ def test_a_kubeconfig_trusts_the_cas_of_the_anchor_file() -> None:
     )
 
 
-def test_in_which_order_a_kubeconfig_trusts_does_not_matter() -> None:
+def test_the_order_of_trust_in_a_kubeconfig_does_not_matter() -> None:
     """It is a set without a missing or a surplus CA."""
     for trust, steps in (((NEW, OLD), 0), ((OLD, NEW, OLD), 0), ((NEW,), 1), ((OLD, NEW, STRANGER), 1), ((), 1)):
         found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(*trust), trust=(OLD, NEW)))
@@ -280,7 +280,7 @@ def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
     assert list(unsettled(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
 
 
-def test_a_kubeconfig_is_written_once_for_all_its_contexts_and_only_for_its_family() -> None:
+def test_a_kubeconfig_is_written_once_for_all_contexts_of_its_family() -> None:
     """A cluster that trusts another anchor stays."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD), embedded=(embedded, embedded))
@@ -335,7 +335,7 @@ def test_a_damaged_file_is_not_issued_again() -> None:
     assert lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), gone).reissue == frozenset()
 
 
-def test_a_family_is_the_anchor_what_it_signs_and_who_trusts_it() -> None:
+def test_a_family_is_the_anchor_its_certificates_and_its_trust() -> None:
     """Other families are not part of it."""
     trusting = replace(conf(OLD), spec=row("b.conf", kind="kubeconfig", key=None, ca="etcd-ca", embedded_ca="ca"))
     seen = judged(leaf(OLD), trusting, leaf(OLD, "etcd", ca="etcd-ca"), trust=(OLD, NEW))
@@ -400,7 +400,7 @@ def of_others(seen: Observation) -> Observation:
 
 
 @pytest.mark.parametrize("file", [None, "/other/ca.crt"])
-def test_a_kubeconfig_that_others_can_change_keeps_no_phase(file: str | None) -> None:
+def test_a_kubeconfig_that_others_can_change_does_not_block_the_phase(file: str | None) -> None:
     """A kubeconfig that another user than root can change gets the CAs, and the phase does not wait for it."""
     seen = judged(of_others(conf(OLD, file=file)), trust=(OLD, NEW))
     of = ground(OLD, NEW, signer=signer(OLD))
@@ -444,7 +444,7 @@ def test_a_service_without_a_probe_has_not_reached_the_phase() -> None:
     assert not [said for said in kept(around(live=Live(CHANGED - HOUR))) if "looked at" in said]
 
 
-def test_below_another_root_only_what_no_service_uses_is_reached() -> None:
+def test_below_another_root_only_unused_files_are_reached() -> None:
     """No process runs there, so a service of the configuration never appears to use a file. It blocks each phase,
     except those of a rotation at once. Without services nothing does.
     """
@@ -475,7 +475,7 @@ def test_who_holds_an_older_file_keeps_it() -> None:
     assert kept(old, plan=held) == [f"{said} (it is another node's turn)"]
 
 
-def test_a_key_that_has_gone_stops_it() -> None:
+def test_a_missing_key_blocks_the_phase() -> None:
     """On a node that stores one of the rotation's keys, the CA's own key is missing. On other nodes it never
     existed.
     """
@@ -485,7 +485,7 @@ def test_a_key_that_has_gone_stops_it() -> None:
     assert lacks(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
 
 
-def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
+def test_a_clock_that_was_set_back_does_not_block_the_phase() -> None:
     """An instant in the future is ignored: the time counts from the first pass with this clock, whether there is one
     pass or several.
     """
@@ -495,7 +495,7 @@ def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
     assert settles_at(late, judged(leaf(OLD)), around(contents={}), met) == met
 
 
-def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
+def test_nothing_is_written_for_a_service_that_failed() -> None:
     """The old files are back: the new ones would stop it again and again."""
     failed = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     here = ground(OLD, signer=signer(OLD))

@@ -118,7 +118,7 @@ def test_a_found_ca_is_shown_with_the_refused_leaves() -> None:
     assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued anew from the new CA",), ("reader",))
 
 
-def test_other_dates_bring_no_leaf_and_at_once_means_one_phase() -> None:
+def test_other_dates_issue_no_leaf_and_at_once_has_one_phase() -> None:
     """The mode decides."""
     seen, dates = node(leaf(OLD)), at(P.PREPARE, mode=Mode.REISSUE, new=AFRESH.facts)
     assert [each.steps for each in shown(dates, ground(OLD), seen)] == [(), (f"{ANCHOR} is to hold the new CA",), ()]
@@ -153,7 +153,7 @@ def test_a_blocked_node_is_shown_as_such(of: Ground) -> None:
     assert only.steps[0].startswith("the rotation r1 of ca stands still: ")
 
 
-def test_a_certificate_that_the_key_of_the_ca_does_not_sign_is_named_with_the_reason() -> None:
+def test_a_certificate_that_the_ca_key_does_not_sign_is_named_with_the_reason() -> None:
     """In the phase `issue` nothing is issued in its place, and no service restarts for it."""
     seen = node(leaf(OLD))
     barred = tuple(

@@ -16,7 +16,7 @@ NOTHING = Inventory(())
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_while_both_are_to_be_trusted_the_anchors_file_and_each_kubeconfig_decide(phase: Phase) -> None:
+def test_during_the_trust_phase_the_files_of_the_anchor_and_the_kubeconfigs_decide(phase: Phase) -> None:
     """The API server accepts clients by the first, and its clients the API server by the others. A kubeconfig that
     names the anchor's file embeds nothing. From the next phase on both CAs are trusted everywhere.
     """

@@ -49,7 +49,7 @@ def test_a_kubeconfig_that_trusts_another_ca_is_evidence() -> None:
     assert seen(conf(OLD, file=ANCHOR)) == change("/admin.conf trusts the former one", OLD)
 
 
-def test_a_leaf_that_a_remembered_one_has_signed_is_evidence() -> None:
+def test_a_leaf_of_a_recorded_ca_is_evidence() -> None:
     """The new CA has not signed it."""
     assert seen(leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
     below = make_intermediate(OLD)
@@ -99,7 +99,7 @@ def test_without_a_record_only_files_of_root_count(owner: str, mode: int, counts
     assert (found is not None) == counts
 
 
-def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:
+def test_a_recorded_anchor_is_no_change() -> None:
     """Other CAs in the files, which the node has never used, do not matter."""
     assert seen(conf(OLD), leaf(OLD), known=(NEW,)) is None
     assert seen(conf(OLD), trust=(OLD, NEW), known=(OLD,)) is None

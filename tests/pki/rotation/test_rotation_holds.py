@@ -72,7 +72,7 @@ def test_a_failed_restart_holds() -> None:
 
 
 @pytest.mark.parametrize("failures", [0, 1, 3])
-def test_a_renewal_that_failed_holds_until_its_next_try(failures: int) -> None:
+def test_a_failed_renewal_holds_until_its_next_attempt(failures: int) -> None:
     """A leaf that could not be issued a moment ago would block `issue` until that instant."""
     tried = Attempt(NOW - SECOND, failures, "no room")
     past = {("leaf", "/pki/leaf.crt"): tried}
@@ -109,7 +109,7 @@ def test_the_phases_that_wait_for_a_hold(rotation: Rotation, phases: set[Phase])
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST])
-def test_a_phase_is_not_reached_while_something_holds(phase: Phase) -> None:
+def test_a_hold_blocks_the_phase(phase: Phase) -> None:
     """A hold of the rotation prevents the report of the phase, with the whole reason: its start, its end or its
     dependency, and the command that ends it.
     """

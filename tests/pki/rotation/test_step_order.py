@@ -25,14 +25,14 @@ def test_the_files_of_a_phase_come_first() -> None:
     assert not pace(Lacks(), {}, NOW).first
 
 
-def test_a_file_that_could_not_be_written_is_tried_beside_the_rest() -> None:
+def test_a_file_that_could_not_be_written_is_tried_beside_other_steps() -> None:
     """A failed step no longer comes first: the plan has the due steps beside it, and names the failure."""
     made = pace(LEFT, OF_ANCHOR, NOW)
     assert (made.first, made.steps, made.held) == (False, (ANCHOR, OTHERS), (Held("ca", "/ca.crt", "no"),))
     assert made.beside(DUE).steps == (ANCHOR, OTHERS, *DUE.steps)
 
 
-def test_a_file_that_others_can_change_comes_first_never() -> None:
+def test_a_file_that_others_can_change_never_comes_first() -> None:
     """A step that the phase does not wait for is planned beside the others, from the start."""
     assert not pace(Lacks((OTHERS,), unawaited=LEFT.unawaited), {}, NOW).first
 

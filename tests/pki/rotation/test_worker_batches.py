@@ -104,7 +104,7 @@ def test_a_silent_worker_is_named_and_none_behind_it_begins(names: list[str], ba
     assert behind(left_out, members(names, {silent})) == ()
 
 
-def test_workers_come_after_all_control_planes() -> None:
+def test_workers_follow_all_control_planes() -> None:
     """None of them acts before every control plane has reported. Each missing one is named."""
     there = members(["w1", "w2"], {"cp-2", "w1", "w2"}, ["cp-1", "cp-2"])
     assert behind(shared(), there) == ("cp-2 has not answered (2 workers: 0 released, 0 acknowledged)",)
@@ -129,7 +129,7 @@ def test_the_first_acts_alone_and_its_successors_are_named() -> None:
     ("batch", "count", "size"),
     [("10%", 5, 1), ("10%", 29, 2), ("100%", 7, 6), ("1", 9, 1), ("50", 9, 8), ("50%", 9, 4)],
 )
-def test_a_share_is_rounded_down_but_is_one_at_least(batch: str, count: int, size: int) -> None:
+def test_a_percentage_is_rounded_down_to_at_least_one(batch: str, count: int, size: int) -> None:
     """The rule is that of `maxUnavailable` of Kubernetes, with a minimum of one worker."""
     names = [f"worker-{number}" for number in range(count)]
     first = next_batch(shared(), members(names), batch).noted
@@ -188,7 +188,7 @@ def test_a_worker_reports_why_it_waits() -> None:
     assert held_back(shared(released=1.0), "w1") is None
 
 
-def test_a_node_by_itself_waits_for_no_batch() -> None:
+def test_a_single_node_waits_for_no_batch() -> None:
     """It completes the rotation alone, whether or not it is a worker."""
     assert not in_batches(at(P.TRUST))
     assert is_released(at(P.TRUST), "w1")
@@ -201,7 +201,7 @@ def test_each_phase_starts_with_the_first_batch() -> None:
     assert abort(rotation, NOW + HOUR).released == 0
 
 
-def test_who_may_act_is_not_held_back_again_in_the_same_phase() -> None:
+def test_a_released_worker_is_not_held_again_in_the_same_phase() -> None:
     """An older record that returns does not hold it, and its other fields count. Another phase holds it."""
     own = shared(released=0.7)
     assert joined(own, shared(released=0.2, excluded=("x",))) == shared(released=0.7, excluded=("x",))
@@ -216,7 +216,7 @@ def test_a_place_is_one_from_0_to_below_1(name: str) -> None:
     assert place(name) == float(repr(place(name)))
 
 
-def test_the_count_is_of_those_that_are_waited_for() -> None:
+def test_the_count_is_of_the_awaited_workers() -> None:
     """Control planes and excluded nodes do not count, and only a released worker has acknowledged."""
     order = in_order(["a", "b", "c", "d"])
     rotation = shared(excluded=(order[3],), released=place(order[2]))

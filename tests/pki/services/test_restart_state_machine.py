@@ -80,7 +80,7 @@ def trouble(move: Move) -> str:
 # --- the proof --------------------------------------------------------------------------------------------------------
 
 
-def test_proof_is_another_instance_that_is_well_three_times_and_stays_so() -> None:
+def test_the_proof_is_another_instance_that_is_healthy_three_times_and_stays_so() -> None:
     """The first probes are a second apart, then the rest of the time passes."""
     looks = [look(1), look(2), look(3), look(6)]
     waits = [after(ACTED, *looks[:number]) for number in range(1, 4)]
@@ -132,7 +132,7 @@ def test_another_instance_restarts_the_count() -> None:
     assert move.episode.good_since == look(3).at
 
 
-def test_an_address_that_was_not_well_before_is_not_waited_for() -> None:
+def test_an_address_that_was_unhealthy_before_is_not_waited_for() -> None:
     """If none was healthy, all of them count."""
     assert ended(after(ACTED, *(look(n, ill=[ILL]) for n in (1, 2, 3, 6))))[0] is Result.PROVEN
     assert trouble(after(replace(ACTED, well_before=()), look(1, ill=[ILL]))) == f"{ILL} answers 500"
@@ -174,7 +174,7 @@ def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
     assert isinstance(never_well, PutBack)
 
 
-def test_what_only_others_start_is_not_tried_once_more_where_it_does_not_run() -> None:
+def test_a_service_that_only_others_start_is_not_restarted_when_it_is_down() -> None:
     """There is nothing to stop, and the kubelet repeats its start already."""
     gone = Glance(NOW + 20 * SECOND, ServiceSeen(running=False))
     assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=False), PutBack)
@@ -184,7 +184,7 @@ def test_what_only_others_start_is_not_tried_once_more_where_it_does_not_run() -
 
 
 @pytest.mark.parametrize("now", [seen("2"), ServiceSeen(running=False)])
-def test_what_has_ended_with_another_is_proven_as_if_by_us(now: ServiceSeen) -> None:
+def test_a_service_that_ended_with_another_is_proven_like_a_restart(now: ServiceSeen) -> None:
     """It has restarted, or is about to: if it does not start, its old files are restored as well."""
     episode = taken_along(BYSTANDER, now, NOW)
     assert episode == acted(replace(BEGUN, why="it is older, too"), NOW)
@@ -221,7 +221,7 @@ def test_a_service_that_stopped_before_it_ran_again_may_be_an_effect() -> None:
     assert move.episode.attempt == 2
 
 
-def test_one_that_was_not_well_before_is_left_with_its_new_files() -> None:
+def test_a_service_that_was_unhealthy_before_keeps_its_new_files() -> None:
     """Nothing is worse, and the old files are no remedy."""
     result, said = ended(after(replace(ACTED, well_before=()), look(20, ill=[ILL])))
     assert (result, said) == (
@@ -238,7 +238,7 @@ def test_an_unknown_service_is_not_acted_on() -> None:
     )  # fmt: skip
 
 
-def test_one_that_cannot_be_ended_keeps_its_files() -> None:
+def test_a_service_that_cannot_be_ended_keeps_its_files() -> None:
     """It still runs, so the new files are not the cause. A second instance that stays is another case."""
     assert ended(after(ACTED, look(20, seen("1")))) == (
         Result.FAILED, "s was told to restart, and runs on as it did"
@@ -247,7 +247,7 @@ def test_one_that_cannot_be_ended_keeps_its_files() -> None:
     assert isinstance(after(second, look(20, seen("2"), ill=[WELL])), PutBack)
 
 
-def test_what_was_asked_for_without_a_certificate_has_nothing_to_take_back() -> None:
+def test_a_requested_restart_without_a_certificate_has_no_rollback() -> None:
     """Then there is no third act."""
     second = acted(replace(BEGUN, targets=(), attempt=2, before="2"), NOW)
     assert ended(after(second, look(20, seen("3"), ill=[WELL]))) == (
@@ -337,7 +337,7 @@ def test_a_failure_stands_for_as_long_as_the_files_are_the_same(result: Result) 
 
 
 @pytest.mark.parametrize("result", [None, *Result])
-def test_only_the_instance_that_took_it_up_has_read_a_content(result: Result | None) -> None:
+def test_only_the_instance_that_used_a_content_has_read_it(result: Result | None) -> None:
     """For a service that did not start, its age decides."""
     past = replace(PAST, result=result)
     assert past.has_read("/a", "new", "2") is (
@@ -630,7 +630,7 @@ def test_every_restart_is_bounded_and_proven(fate: Fate) -> None:
         assert world.disk == "new"
 
 
-def test_the_worlds_are_of_every_kind() -> None:
+def test_the_simulation_reaches_every_result() -> None:
     """Each result is reached by some fate: otherwise the simulation would prove little."""
     kinds = {
         Result.PROVEN: Fate(),
@@ -669,7 +669,7 @@ MONTH = NOW + timedelta(days=30)
         {"acted_at": look(1).at + 5 * INTERVAL + timedelta(milliseconds=1)},
     ],
 )  # fmt: skip
-def test_what_was_noted_before_the_clock_was_set_back_counts_from_now(noted: dict[str, Any]) -> None:
+def test_an_instant_before_the_clock_was_set_back_counts_from_now(noted: dict[str, Any]) -> None:
     """Otherwise this and every other service would wait until that day."""
     move = after(replace(ACTED, **noted), look(1))
     assert isinstance(move, Wait)
@@ -685,7 +685,7 @@ def test_a_correction_of_seconds_is_no_clock_that_was_set_back() -> None:
     assert move.until == shortly + INTERVAL
 
 
-def test_how_long_it_was_well_before_the_clock_was_set_back_is_not_counted() -> None:
+def test_the_healthy_time_before_the_clock_was_set_back_does_not_count() -> None:
     """It would never be long enough: the healthy time counts from the new time."""
     future = replace(ACTED, good=LOOKS, good_since=MONTH, good_at=MONTH, instances=("2",))
     move = after(future, look(1), look(2))

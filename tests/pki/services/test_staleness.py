@@ -84,7 +84,7 @@ def test_an_unmentioned_certificate_has_no_consumer() -> None:
     assert around(uses(True), live(web=runs())).presence(bundled) is NOWHERE
 
 
-def test_the_flags_say_more_than_the_catalogue() -> None:
+def test_flags_precede_the_catalogue() -> None:
     """A service with known flags uses the files in them, and no others. For other services the catalogue decides."""
     spec = row(consumers=["web", "other"])
     other = OTHER.model_copy(update={"reloads": ("leaf",)})
@@ -116,7 +116,7 @@ def test_a_configured_endpoint_makes_a_service_a_consumer() -> None:
     )
 
 
-def test_the_kubelet_knows_only_what_it_fetched_itself() -> None:
+def test_the_kubelet_uses_only_what_it_fetched_itself() -> None:
     """A client certificate that certmond installed is unknown to it, whatever it reloads."""
     kubelet = UNIT.model_copy(update={"name": "kubelet", "reloads": ("leaf",)})
     spec = row(kind="kubelet", key=None, path="/current.pem", kubeconfig="/kubelet.conf", consumers="kubelet")
@@ -239,7 +239,7 @@ def test_a_file_without_content_makes_no_service_stale() -> None:
     assert stale(known.presence(see(pair, None, key=NEW.facts.key))) == HELD
 
 
-def test_who_reads_one_of_two_files_holds_nothing_of_the_other() -> None:
+def test_a_reader_of_one_of_two_files_does_not_use_the_other() -> None:
     """An example is kube-controller-manager, which signs tokens with a key whose public half it never reads."""
     survey = uses(False, "/leaf.key")
     public = {**content(NOW - 2 * DAY, "new", "/leaf.key"), **content(CHANGED, "new", "/leaf.crt")}
@@ -261,7 +261,7 @@ def test_only_the_file_that_is_read_once_counts() -> None:
     ]
 
 
-def test_no_client_reads_its_kubeconfig_twice() -> None:
+def test_no_client_reloads_its_kubeconfig() -> None:
     """The kubelet reloads a rotated PEM, but no other kubelet.conf."""
     kubelet = UNIT.model_copy(update={"name": "kubelet", "reloads": ("leaf",)})
     spec = row(kind="kubelet", key=None, path="/current.pem", kubeconfig="/kubelet.conf", consumers="kubelet")
@@ -271,7 +271,7 @@ def test_no_client_reads_its_kubeconfig_twice() -> None:
     assert stale(known.presence(see(spec), CHANGED)) == [("kubelet", Reason.RESTART_PENDING, "/current.pem")]
 
 
-def test_what_an_instance_was_restarted_for_it_has_read() -> None:
+def test_an_instance_has_read_the_files_of_its_restart() -> None:
     """This includes a reload, which does not change its start. Another content, or another instance, is another
     case.
     """
@@ -311,7 +311,7 @@ def test_a_command_covers_the_files_of_its_run() -> None:
         assert hooked(past) == hooked(past, CHANGED) == expected
 
 
-def test_a_command_that_failed_was_not_run() -> None:
+def test_a_failed_command_has_not_run() -> None:
     """Its restart is still due."""
     past = Past("hook", None, NOW, Result.REFUSED, "it ended with 1", ("leaf",), "", {})
     assert hooked(past) == SAID

@@ -34,7 +34,7 @@ def test_a_set_of_anchors_has_one_digest(order: list[Any], again: list[Any]) -> 
     assert same != digest_of([each.facts for each in order[:2]])
 
 
-def test_the_order_in_a_file_is_no_difference() -> None:
+def test_the_order_in_a_file_does_not_matter() -> None:
     """The rule covers the certificates of a CA's file, and the public keys of tokens."""
     assert (
         trust_sets(of_ca(OLD, NEW)) == trust_sets(of_ca(NEW, OLD)) == {"/pki/ca.crt": digest_of([OLD.facts, NEW.facts])}
@@ -45,7 +45,7 @@ def test_the_order_in_a_file_is_no_difference() -> None:
         assert trust_sets([Observation("sa", SA, SA.path, public_keys=order)]) == {"/pki/sa.pub": digest_of(keys)}
 
 
-def test_of_any_other_file_every_byte_counts() -> None:
+def test_in_any_other_file_every_byte_counts() -> None:
     """The cases are a file with a fault, an empty one, and one that another entry describes differently."""
     assert trust_sets(of_ca(OLD, faults=(Fault(Reason.TRAILING_DATA, "there is more"),))) == {}
     assert trust_sets([Observation("ca", CA, CA.path)]) == {}

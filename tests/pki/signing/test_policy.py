@@ -151,7 +151,7 @@ def test_in_place_of_a_forged_certificate_the_entry_decides(forge: Any) -> None:
     assert (made.extended_usages, made.names) == (("client auth",), ())
 
 
-def test_a_file_that_others_can_write_passes_nothing_on() -> None:
+def test_a_file_that_others_can_write_grants_nothing() -> None:
     """Its content may be anything, although the CA has signed it."""
     old = make_leaf(ROOT, "app", **OLD)
     derived = basis_of(old, file_writers="/app.crt belongs to user 1000")
@@ -204,7 +204,7 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
     granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
 
 
-def test_usages_that_the_later_key_cannot_have_are_not_missed() -> None:
+def test_a_usage_that_the_later_key_cannot_have_is_not_missing() -> None:
     """An ECDSA key has no key encipherment, so a later certificate without it removes nothing."""
     old = make_leaf(ROOT, "app", key="rsa", usages=["digital signature", "key encipherment"], **OLD)
     later = make_leaf(ROOT, "app", usages=["digital signature"], not_after=NOW + YEAR)
@@ -218,7 +218,7 @@ def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
     granted(decided(old, entry(), basis_of(old, later=(make_leaf(TWIN, "app").facts,))))
 
 
-def test_an_older_certificate_passes_nothing_on_where_the_later_one_is_lost() -> None:
+def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
     """The rights of the later one are unknown. What the entry fixes is signed."""
     old = make_leaf(ROOT, "app", **OLD)
     assert "older than the certificate that certmond put in its place" in denied(
@@ -241,7 +241,7 @@ def test_an_older_certificate_passes_nothing_on_where_the_later_one_is_lost() ->
         ({"is_ca": True}, "it would be a CA"),
     ],
 )
-def test_whatever_is_added_is_denied(change: Mapping[str, Any], problem: str) -> None:
+def test_any_addition_is_denied(change: Mapping[str, Any], problem: str) -> None:
     """No subject, usage or name beyond those of entry and predecessor is signed."""
     old = make_leaf(ROOT, "app", usages=["digital signature"], **OLD)
     derived = basis_of(old)
@@ -259,7 +259,7 @@ def test_a_predecessor_without_usages_permits_every_usage() -> None:
     granted(grant(replace(template, usages=frozenset(), extended_usages=("client auth",)), Fixed(), basis_of(anything)))
 
 
-def test_a_server_of_which_the_entry_fixes_no_name_is_not_signed() -> None:
+def test_a_server_without_a_fixed_name_is_not_signed() -> None:
     """Without a predecessor it would have no name, and no client accepts that."""
     forged = make_server(TWIN, "app", names=["DNS:app"], **OLD)
     spec = entry(subject="CN=app", usages=["digital signature", "key encipherment", "server auth"])
@@ -308,7 +308,7 @@ def test_the_order_of_common_names_counts() -> None:
     assert "does not fix the subject" in denied(grant(template, Fixed(), basis_of(old)))
 
 
-def test_a_fact_that_the_node_cannot_tell_fixes_no_subject() -> None:
+def test_an_unknown_fact_fixes_no_subject() -> None:
     """Otherwise any node's identity would be accepted."""
     spec = entry(subject="CN=system:node:${node_name},O=system:nodes", usages="client auth")
     assert fixed_by(spec, {}).subjects == ()
@@ -424,7 +424,7 @@ def looked(old: Issued, provenance: Provenance | None, now: Any = NOW, **fields:
     return assess(Inventory((ca, seen), FACTS), now, around=around)
 
 
-def test_what_is_not_signed_is_a_critical_finding_once_it_is_due() -> None:
+def test_an_unsigned_successor_is_a_critical_finding_once_it_is_due() -> None:
     """The finding not_issued_by_ca has the file, each fact, and the command that shows what would be signed."""
     forged = make_leaf(TWIN, subject=ADMIN, **OLD)
     (_, status) = looked(forged, Provenance()).statuses
@@ -438,7 +438,7 @@ def test_what_is_not_signed_is_a_critical_finding_once_it_is_due() -> None:
 
 
 @pytest.mark.parametrize("provenance", [None, Provenance()])
-def test_what_is_signed_or_not_due_has_no_such_finding(provenance: Provenance | None) -> None:
+def test_a_signed_or_valid_certificate_has_no_such_finding(provenance: Provenance | None) -> None:
     """The rule covers a due certificate of the CA, and one of another CA that is not due."""
     for issued in (make_leaf(ROOT, "app", **OLD), make_leaf(TWIN, "app", not_before=NOW, not_after=NOW + YEAR)):
         (_, status) = looked(issued, provenance, NOW + HOUR).statuses
@@ -456,7 +456,7 @@ def test_the_plan_holds_an_unsigned_certificate_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"path_length": 0}, {"serial": -1}], ids=["by cryptography", "by Go"])
-def test_a_certificate_that_is_not_read_has_no_successor_with_its_content(fields: Any) -> None:
+def test_an_unreadable_certificate_has_no_successor_with_its_content(fields: Any) -> None:
     """Its content is unknown: it is no predecessor, no step renews it, and the plan has the reason."""
     old = make_leaf(ROOT, "app", **OLD, **fields)
     assert old.facts.refused

@@ -255,7 +255,7 @@ def test_each_difference_from_the_old_certificate_is_reported(old: Any, fields: 
     assert template.changes == (said,)
 
 
-def test_what_is_added_comes_behind_what_was_there() -> None:
+def test_added_values_follow_the_existing_ones() -> None:
     """The order is that of a person."""
     old = make_leaf(ROOT, extended_usages=["client auth"], names=["DNS:b"])
     template = following(old, usages="server auth", names=["DNS:a", "IP:10.0.0.1"])
@@ -263,7 +263,7 @@ def test_what_is_added_comes_behind_what_was_there() -> None:
     assert template.names == tuple(map(general_name, ["DNS:b", "DNS:a", "IP:10.0.0.1"]))
 
 
-def test_the_first_of_the_accepted_subjects_is_the_one_that_is_issued() -> None:
+def test_the_first_accepted_subject_is_issued() -> None:
     """Another accepted one stays, and so does a subject that the node cannot judge."""
     accepted: dict[str, Any] = {"subject": ["CN=admin,O=kubeadm:cluster-admins", "CN=admin,O=system:masters"]}
     masters = x509.Name.from_rfc4514_string("CN=admin,O=system:masters")
@@ -274,14 +274,14 @@ def test_the_first_of_the_accepted_subjects_is_the_one_that_is_issued() -> None:
 
 
 @pytest.mark.parametrize("subject", ["FOO=x", "C=Atlantis", "CN=#x", "CN=" + "x" * 65])
-def test_a_subject_that_no_certificate_can_have_is_not_demanded(subject: str) -> None:
+def test_an_impossible_subject_is_not_required(subject: str) -> None:
     """It stays a finding, but the certificate is renewed unchanged before it ends."""
     template = following(make_leaf(ROOT, usages=["digital signature"]), subject=subject)
     assert (template.subject.rfc4514_string(), template.changes) == ("CN=leaf", ())
 
 
 @pytest.mark.parametrize("name", ["IP:${node_name}", "DNS:k\u00f6ln.example", "${control_plane_name}"])
-def test_a_name_that_no_certificate_can_have_is_not_demanded(name: str) -> None:
+def test_an_impossible_name_is_not_required(name: str) -> None:
     """Facts come from the node's files, and may have any value."""
     terms = replace(TERMS, facts={"node_name": "worker-1", "control_plane_name": "k8s.example"})
     template = following(make_leaf(ROOT, usages=["digital signature"]), terms, names=name)
@@ -337,7 +337,7 @@ def test_a_longer_key_becomes_the_longest_supported() -> None:
 
 
 @pytest.mark.parametrize("key", list(KeyAlgorithm))
-def test_usages_fit_the_key(key: KeyAlgorithm) -> None:
+def test_usages_match_the_key(key: KeyAlgorithm) -> None:
     """Only RSA enciphers keys (RFC 8813, section 3), and Ed25519 agrees on none (RFC 9295, section 3)."""
     usages = following(make_leaf(ROOT, usages=KEY_USAGE), key_algorithm=key, usages="key encipherment").usages
     lost = {"RSA": set(), "ECDSA": {"key encipherment", "data encipherment"}}.get(key.value.split("-")[0])
@@ -426,7 +426,7 @@ def test_a_root_ca_is_as_kubeadm_makes_it() -> None:
     assert made.facts.usages == frozenset({"digital signature", "key encipherment", CERT_SIGN})
 
 
-def test_a_first_certificate_has_what_its_entry_demands() -> None:
+def test_a_first_certificate_has_the_requirements_of_its_entry() -> None:
     """It has the given names, and no right to sign, whatever the entry contains."""
     spec = row(usages=["digital signature", "key encipherment", CERT_SIGN, "server auth"], validity="1d")
     template = first(spec, "CN=system:node:a, O=system:nodes", ["DNS:a", "IP:10.0.0.1"], TERMS)
@@ -449,9 +449,7 @@ def chain(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm) -> tuple[Issued, Issued]
 
 
 @pytest.mark.parametrize(("ca_key", "leaf_key"), CHAINS)
-def test_what_is_signed_is_a_path_by_the_rules_of_go_and_of_cryptography(
-    ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm
-) -> None:
+def test_a_signed_certificate_is_a_path_for_go_and_cryptography(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm) -> None:
     """The rule covers every kind of key, for CA and leaf. cryptography's verifier does not accept Ed25519 yet."""
     ca, leaf = chain(ca_key, leaf_key)
     assert find_paths(leaf.facts, [ca.facts], (), {"server auth", "client auth"}).valid_at(NOW)
@@ -464,7 +462,7 @@ def test_what_is_signed_is_a_path_by_the_rules_of_go_and_of_cryptography(
         assert verifier.verify(leaf.cert, []) == [leaf.cert, ca.cert]
 
 
-def test_cryptography_asks_for_nothing_that_a_client_certificate_lacks() -> None:
+def test_cryptography_requires_only_a_san_of_a_client_certificate() -> None:
     """kubeadm's client certificates have no subjectAltName, and Go does not require one."""
     ca = signed(root(), new_key("rsa"), None)
     leaf = renewed(make_leaf(ca, key="rsa"), issuer=ca)
@@ -478,7 +476,7 @@ def test_cryptography_asks_for_nothing_that_a_client_certificate_lacks() -> None
 
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("ca_key", "leaf_key"), CHAINS)
-def test_openssl_takes_it_at_its_strictest(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm, tmp_path: Path) -> None:
+def test_openssl_accepts_it_in_strict_mode(ca_key: KeyAlgorithm, leaf_key: KeyAlgorithm, tmp_path: Path) -> None:
     """-x509_strict checks every rule of RFC 5280 that OpenSSL implements, including for self-signed roots."""
     openssl = real_part("openssl")
     ca, leaf = chain(ca_key, leaf_key)

@@ -94,7 +94,7 @@ def real(files: dict[str, bytes], name: str) -> Certificate:
         ("/kubelet", None, "pki/ca.crt", {"client auth"}),
     ],
 )
-def test_a_leaf_of_a_real_kubeadm_is_read_and_leads_to_its_ca(
+def test_a_leaf_of_a_real_kubeadm_is_parsed_and_has_a_path(
     kubeadm: dict[str, bytes], name: str, subject: set[str] | None, ca: str, usages: set[str]
 ) -> None:
     """Subject, usages and dates match kubeadm's documentation, and there is a path to the documented CA."""
@@ -145,7 +145,7 @@ def test_serial_number_zero_prints_no_warning() -> None:
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_field_is_read() -> None:
+def test_every_field_is_parsed() -> None:
     """The facts match the content of the certificate."""
     ca = make_ca("a CA", path_length=1, key="rsa", serial=7, subject_key_id=b"own", authority_key_id=b"other")
     facts = ca.facts
@@ -160,7 +160,7 @@ def test_every_field_is_read() -> None:
     assert make_ca(excluded=["DNS:a"]).facts.constrains_names
 
 
-def test_what_certificates_have_in_common_is_one_object() -> None:
+def test_common_parts_of_certificates_are_one_object() -> None:
     """Ten thousand leaves of one CA share its name and their usages."""
     ca = make_ca()
     one, other = (decode(make_leaf(ca, name).pem, "/a").certificates[0] for name in ("one", "other"))
@@ -204,7 +204,7 @@ def test_any_serial_number_is_read(serial: int) -> None:
     assert make_ca(serial=serial).facts.serial == serial
 
 
-def test_names_of_every_kind_that_go_knows_are_read_and_others_are_left_out() -> None:
+def test_names_of_every_kind_in_go_are_parsed_and_others_are_omitted() -> None:
     """DNS, IP, email and URI are text. A directory name is no name of a host."""
     names = ["DNS:a.example", "IP:10.0.0.1", "IP:fd00::1", "email:a@b", "URI:spiffe://a/b", "dirName:c"]
     assert make_server(make_ca(), names=names).facts.names == set(names[:-1])
@@ -231,7 +231,7 @@ def test_usages_have_the_names_that_kubernetes_gives_them() -> None:
         (["cert sign"], None, "server auth", True),
     ],
 )
-def test_a_usage_is_given_by_its_extension_or_by_the_absence_of_it(
+def test_a_usage_is_granted_by_its_extension_or_its_absence(
     usages: list[str] | None, extended: list[str] | None, usage: str, expected: bool
 ) -> None:
     """keyUsage and extendedKeyUsage each restrict their own usages. anyExtendedKeyUsage restricts nothing."""
@@ -244,7 +244,7 @@ def test_unknown_critical_extensions_are_listed() -> None:
     assert make_leaf(make_ca(), extra=extra).facts.unknown_critical == (UNKNOWN_OID,)
 
 
-def test_attributes_are_read_whatever_their_order_and_grouping() -> None:
+def test_attributes_are_parsed_in_any_order_and_grouping() -> None:
     """A name with two attributes in one RDN equals one with two RDNs."""
     common, organization = (
         x509.NameAttribute(NameOID.COMMON_NAME, "a,b"),
@@ -337,7 +337,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("der", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_not_exactly_one_usable_certificate_is_malformed(der: bytes) -> None:
+def test_anything_except_one_usable_certificate_is_malformed(der: bytes) -> None:
     """Whatever the parser raises, the caller gets one kind of error with one sentence."""
     with pytest.raises(MalformedError, match="certificate"):
         parse_certificate(der)
@@ -400,7 +400,7 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_go_reads_is_read_with_its_dates_though_cryptography_refuses_it(name: str) -> None:
+def test_a_certificate_that_only_go_parses_has_its_dates(name: str) -> None:
     """The error of cryptography is stored beside."""
     der = READ[name]
     short = len(GOOD) - len(der) if "dates" in name else 0

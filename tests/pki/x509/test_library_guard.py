@@ -20,7 +20,7 @@ PANIC = type("PanicException", (BaseException,), {})
     ],
     ids=lambda each: type(each).__name__,
 )  # fmt: skip
-def test_whatever_a_library_raises_is_one_sentence_that_quotes_nothing(raised: BaseException) -> None:
+def test_any_exception_of_a_library_is_one_sentence_that_quotes_nothing(raised: BaseException) -> None:
     """The rule covers its own errors and a panic of Rust, which derives from BaseException."""
     with pytest.raises(MalformedError) as found, guarded("is no key"):
         raise raised
@@ -44,7 +44,7 @@ def test_of_public_bytes_the_first_line_of_the_error_follows(raised: Exception, 
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(1), MemoryError(), LimitError("too large")])
-def test_what_is_not_about_the_bytes_passes(raised: BaseException) -> None:
+def test_an_exception_about_something_else_passes(raised: BaseException) -> None:
     """An interrupt, an exit, a lack of memory, and an existing error about the bytes pass unchanged."""
     with pytest.raises(type(raised)) as found, guarded("is no key"):
         raise raised

@@ -40,7 +40,7 @@ def test_the_end_entity_comes_first() -> None:
     assert leaf_of(Document((LEAF.facts,))) == {"certificates": (LEAF.facts,)}
 
 
-def test_the_public_key_is_the_one_that_belongs_to_the_private_key() -> None:
+def test_the_public_key_is_the_one_of_the_private_key() -> None:
     """Otherwise the first one counts: a separate one before that of a private key, and that before those of
     certificates.
     """
@@ -62,7 +62,7 @@ def test_the_public_key_is_the_one_that_belongs_to_the_private_key() -> None:
         (faulty(Reason.TRAILING_DATA, Reason.MALFORMED), False, True, True),
     ],
 )  # fmt: skip
-def test_what_is_known_of_a_key(document: Document, has: bool, may_hide: bool, broken: bool) -> None:
+def test_the_facts_of_a_key(document: Document, has: bool, may_hide: bool, broken: bool) -> None:
     """An unreadable or malformed file may hide a key. Trailing bytes are no such fault."""
     assert (has_key(document), may_hide_key(document), is_broken(document)) == (has, may_hide, broken)
 

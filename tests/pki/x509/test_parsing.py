@@ -57,7 +57,7 @@ def test_one_certificate() -> None:
     assert read(CA.pem) == Document(certificates=(CA.facts,))
 
 
-def test_many_certificates_come_in_their_order() -> None:
+def test_many_certificates_keep_their_order() -> None:
     """The caller judges which one is first."""
     assert holds(read(bundle(LEAF, CA, OTHER)), LEAF, CA, OTHER)
     assert holds(read(bundle(OTHER, CA, LEAF)), OTHER, CA, LEAF)
@@ -137,7 +137,7 @@ def test_a_trusted_certificate_of_openssl_is_read_without_its_settings(tmp_path:
 
 
 @pytest.mark.real("openssl")
-def test_the_text_that_openssl_writes_around_blocks_is_passed_over(tmp_path: Path) -> None:
+def test_the_text_of_openssl_around_blocks_is_ignored(tmp_path: Path) -> None:
     """`openssl x509 -text` and `openssl s_client -showcerts` explain their output."""
     openssl = real_part("openssl")
     text = subprocess.run([openssl, "x509", "-text"], input=CA.pem, capture_output=True, check=True).stdout
@@ -180,7 +180,7 @@ def test_harmless_variations_of_pem(data: bytes) -> None:
         pytest.param(CA.pem.replace(b"-----\nM", b"-----\r\nA: b\r\n\r\nM") + OTHER.pem, [1], id="headers, CRLF"),
     ],
 )
-def test_a_block_that_go_passes_over_is_read_and_is_a_fault(data: bytes, numbers: list[int]) -> None:
+def test_a_block_that_go_skips_is_parsed_and_is_a_fault(data: bytes, numbers: list[int]) -> None:
     """Its dates still matter, but Kubernetes does not see it, so the file is malformed."""
     document = read(data)
     assert holds(document, CA, OTHER)
@@ -197,7 +197,7 @@ def test_a_key_that_go_passes_over_is_a_fault_too() -> None:
 
 
 @pytest.mark.parametrize("label", ["TSS2", "OPENSSH"])
-def test_a_key_in_a_form_of_another_program_is_a_key_that_is_not_read(label: str) -> None:
+def test_a_key_in_a_form_of_another_program_is_not_read(label: str) -> None:
     """An example is one that only a TPM can use: it is no damage, whatever its content. A key in Go's forms is read
     below any label, as in Go.
     """
@@ -254,7 +254,7 @@ SHADOW = b"root:$6$Zm9v$c2VjcmV0:19000:0:99999:7:::\n"
         CA.pem + SHADOW,
     ],
 )
-def test_no_fault_quotes_what_is_in_the_file(data: bytes) -> None:
+def test_no_fault_quotes_the_content_of_the_file(data: bytes) -> None:
     """The rule covers the text, labels, and parser errors about the first bytes."""
     shown = details(read(data))
     assert shown
@@ -268,7 +268,7 @@ def test_every_bad_block_is_reported() -> None:
     assert re.findall(r"block (\d)", details(document)) == ["1", "3"]
 
 
-def test_the_last_block_cut_off_is_one_fault() -> None:
+def test_a_truncated_last_block_is_one_fault() -> None:
     """A full disk leaves such a file."""
     document = read(CA.pem + OTHER.pem[:300])
     assert holds(document, CA)
@@ -449,7 +449,7 @@ MEBIBYTE = 1 << 20
     ],
     ids=range(10),
 )
-def test_a_mebibyte_of_junk_is_dealt_with_in_no_time(unit: bytes) -> None:
+def test_a_mebibyte_of_junk_is_parsed_in_linear_time(unit: bytes) -> None:
     """Whatever its repetitions, the time grows with the size of the file, and the faults are few."""
     data = (unit * (MEBIBYTE // len(unit) + 1))[:MEBIBYTE]
     start = time.perf_counter()
@@ -505,7 +505,7 @@ def leaks(document: Document, key_pem: bytes) -> bool:
     ],
     ids=range(10),
 )
-def test_nothing_of_a_private_key_is_in_what_is_returned(secret: bytes, damage: object) -> None:
+def test_no_part_of_a_private_key_is_in_the_result(secret: bytes, damage: object) -> None:
     """The rule covers the value, its repr, and the faults, however the key is damaged or mislabelled."""
     assert callable(damage)
     for data in (damage(secret), CA.pem + damage(secret), damage(secret) + CA.pem):
@@ -565,12 +565,12 @@ def test_a_private_key_that_exceeds_a_limit_is_found_before_it_is_opened(pem: bo
 
 
 @pytest.mark.parametrize("data", [LEAF.key_pem, LEAF.pem, b"\x30\x05", pem_block("PRIVATE KEY", b"junk"), b""])
-def test_what_exceeds_no_limit_is_left_to_who_opens_it(data: bytes) -> None:
+def test_a_key_within_the_limits_is_left_to_the_library(data: bytes) -> None:
     """Other damage is not checked here."""
     check_private_keys(data)
 
 
-def test_more_private_keys_than_any_component_has_use_for_are_not_read() -> None:
+def test_private_keys_beyond_a_useful_number_are_not_read() -> None:
     """The first of them counts, and a fault reports that there are more."""
     document = read(LEAF.key_pem * (MAX_PRIVATE_KEYS + 1) + CA.pem)
     assert document.key == public_key_of(LEAF.key)

@@ -346,7 +346,7 @@ FORGIVEN = {
 
 
 @pytest.mark.parametrize("scene", FORGIVEN.values(), ids=FORGIVEN)
-def test_what_go_does_not_mind_certmond_does_not_mind(scene: Callable[[], Scene]) -> None:
+def test_a_path_that_go_accepts_is_accepted(scene: Callable[[], Scene]) -> None:
     """certmond accepts what Go's crypto/x509 accepts, however untidy: Kubernetes works with it."""
     assert valid(scene())
 
@@ -369,7 +369,7 @@ def test_a_rejection_names_the_child_for_its_signature_and_the_issuer_for_its_ri
     assert search(under(powerless)).rejections == (Rejection(Refusal.CANNOT_SIGN, powerless.facts),)
 
 
-def test_the_uppermost_certificate_that_lacks_the_usage_is_the_one_named() -> None:
+def test_the_uppermost_certificate_that_lacks_the_usage_is_named() -> None:
     """If root and leaf both lack the usage, the root is named: a new leaf would not help."""
     root = make_ca(extended_usages=[SERVER])
     assert search(under(root, extended_usages=[SERVER])).rejections == (Rejection(Refusal.USAGE, root.facts),)
@@ -440,7 +440,7 @@ def test_a_root_that_was_renewed_with_its_key_leads_to_the_old_one_unless_it_is_
     assert not valid(Scene(reissue(old), [old]))
 
 
-def test_an_issuer_whose_key_identifier_fits_is_tried_before_a_hundred_others() -> None:
+def test_an_issuer_with_the_key_identifier_is_tried_before_a_hundred_others() -> None:
     """A bundle with many CAs of one name does not hide the right one from a leaf that has its key identifier."""
     root, crowd = make_ca(), [make_ca() for _ in range(120)]
     assert valid(Scene(make_leaf(root), [*crowd, root]))
@@ -463,7 +463,7 @@ def test_an_endless_chain_of_intermediates_is_given_up_with_a_reason() -> None:
     assert refusals(below(100)) == {Refusal.TOO_MANY}
 
 
-def test_signed_by_asks_for_the_name_and_the_signature_and_for_nothing_else() -> None:
+def test_signed_by_checks_only_the_name_and_the_signature() -> None:
     """It detects a self-signed root whatever its rights and its digest. MD5 and SHA-1 are weak, but signatures."""
     for key, digest in (("ec", "sha256"), ("ec", "sha1"), ("rsa", "sha256-pss"), ("rsa", "sha1"), ("rsa", "md5")):
         root = make_ca(is_ca=False, key=key, hash=digest)
@@ -501,7 +501,7 @@ def test_every_certificate_of_a_path_must_be_in_its_time(role: str, dates: dict[
     assert not search(scene).rejections
 
 
-def test_the_path_that_holds_longest_is_chosen_and_the_best_ends_last() -> None:
+def test_the_path_that_is_valid_longest_is_chosen_and_the_best_ends_last() -> None:
     """`valid_at` prefers, of the paths that are valid now, the one that is valid longest. `best` ignores the present
     time.
     """
@@ -592,9 +592,7 @@ def test_a_paths_window_is_exactly_where_valid_at_answers(
         (make_ca(extended_usages=["server auth"]), make_leaf(make_ca()), Refusal.USAGE),
     ],
 )
-def test_what_an_anchor_could_certify_is_known_before_it_does(
-    anchor: Issued, leaf: Issued, why: Refusal | None
-) -> None:
+def test_the_certifiable_names_of_a_future_anchor_are_known(anchor: Issued, leaf: Issued, why: Refusal | None) -> None:
     """The check treats it as an anchor: a version without extensions has no requirements."""
     assert objection(anchor.facts, leaf.facts, [CLIENT]) is why
 

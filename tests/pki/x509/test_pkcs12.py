@@ -73,7 +73,7 @@ def with_mac(iterations: bytes) -> bytes:
         bag(PBES2 + tlv(0x30, tlv(0x30, SCRYPT, tlv(0x30, SALT, integer(1 << 20), integer(8), integer(1))))),
     ],
 )
-def test_a_file_that_asks_for_minutes_is_malformed_with_the_number(data: bytes) -> None:
+def test_a_file_that_needs_minutes_is_malformed_with_the_number(data: bytes) -> None:
     """The iterations may be at any place, with any encoding of the values around them."""
     with pytest.raises(LimitError, match="more than the 5,000,000"):
         check_iterations(data)
@@ -85,7 +85,7 @@ def test_a_file_that_asks_for_minutes_is_malformed_with_the_number(data: bytes) 
 @pytest.mark.parametrize(
     ("prf", "weight"), [(SHA256, 1), (None, 4), (SHA512, 6)], ids=["HMAC-SHA-256", "HMAC-SHA-1", "another"]
 )
-def test_an_iteration_counts_for_the_time_that_it_takes(prf: str | None, weight: int) -> None:
+def test_an_iteration_counts_by_its_cost(prf: str | None, weight: int) -> None:
     """The limit is that of HMAC-SHA-256, and proportionally lower for others."""
     most = MAX_ITERATIONS // weight
     check_iterations(bag(pbkdf2(integer(most), prf=prf)))

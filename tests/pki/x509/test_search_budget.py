@@ -25,7 +25,7 @@ def test_so_many_comparisons_as_go_makes_and_no_more(names: int, allowed: bool) 
     assert refusals(search) == ([] if allowed else [Refusal.TOO_MANY_COMPARISONS])
 
 
-def test_the_same_name_counts_as_often_as_it_stands_there() -> None:
+def test_the_same_name_counts_as_often_as_it_appears() -> None:
     """The rule is that of Go, which compares each."""
     ca = make_ca(permitted=["DNS:a", *(f"DNS:b{n}" for n in range(499))])
     leaf = make_server(ca, names=["DNS:a"] * 501)
@@ -67,7 +67,7 @@ def test_the_signatures_of_a_whole_file_have_a_bound() -> None:
 @pytest.mark.parametrize(
     ("key", "work"), [("rsa", 1), ("rsa-4096", 8), ("ec", 2), ("ed25519", 3), ("ec-p384", 25), ("ec-p521", 25)]
 )
-def test_a_signature_counts_for_the_time_that_it_takes(key: str, work: int) -> None:
+def test_a_signature_counts_by_its_cost(key: str, work: int) -> None:
     """The cost depends on the key of the issuer and the size of the hashed part."""
     ca = make_ca(key=key)
     assert work_of(make_leaf(ca).facts, ca.facts) == work
