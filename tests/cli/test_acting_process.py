@@ -1,4 +1,4 @@
-"""What a command shows of the work of the process that acts: each wait with the command that ends it."""
+"""The view of a command on the process that acts: each wait with the command that ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completion: each shell is given certmond's verbs, options and the names that only certmond knows."""
+"""Completion: each shell completes certmond's verbs, options and names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 
 
 def asked(shell: str, words: str) -> list[str]:
-    """What `shell` offers behind `words`, with certmond's script in force."""
+    """Return the completions of `shell` after `words`, with certmond's script loaded."""
     number = len(words.split(" ")) - 1
     with_bash = f"""
         source <(certmond completion bash)

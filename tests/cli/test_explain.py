@@ -1,4 +1,4 @@
-"""The runbook: a section for everything that certmond can say, and every command in it one that exists."""
+"""The runbook has a section for each finding and alert, and every command in it exists."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_unknown_name_is_answered_with_what_may_have_been_meant(wrong: str, m
 
 @pytest.mark.parametrize("wrong", ["", "xyzzy", "\n", "a" * 100_000])
 def test_a_name_like_no_other_is_answered_with_the_list(wrong: str) -> None:
-    """Where nothing is close, only the list is given, and the sentence stays readable whatever was typed."""
+    """Without a similar name, only the list is printed, and the message stays readable for any input."""
     with pytest.raises(CertmondError, match="no section") as refusal:
         explain(wrong)
     assert "did you mean" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""`certmond init` against what a real kubeadm wrote, and against real etcd, kubectl and openssl."""
+"""`certmond init`, compared with the files of a real kubeadm, and with real etcd, kubectl and openssl."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Host:
         return done
 
     def refused(self, *more: str | Path) -> list[str]:
-        """What it is refused with, line by line; nothing has changed."""
+        """Return the lines of the refusal, after asserting that nothing changed."""
         before = snapshot(self.root)
         done = self.init(*more)
         assert (done.code, done.out) == (3, "")
@@ -125,7 +125,7 @@ class Host:
 
 
 def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
-    """Every name, with all that a write would change."""
+    """Return every name, with all attributes that a write would change."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(root.rglob("*")):
         status = path.lstat()
@@ -136,7 +136,7 @@ def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def like_kubeadm(tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """What `init` makes of the configuration that the real kubeadm had. Only to be looked at."""
+    """Return the tree of `init` for the configuration of the real kubeadm. Read only."""
     host = Host(tmp_path_factory.mktemp("init") / "host", CONFIG.read_text())
     host.made()
     return host
@@ -144,7 +144,7 @@ def like_kubeadm(tmp_path_factory: pytest.TempPathFactory) -> Host:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """A whole node with ECDSA keys. Only to be looked at, or copied."""
+    """Return a complete node with ECDSA keys. Read or copy only."""
     host = Host(tmp_path_factory.mktemp("init") / "host")
     host.made()
     return host
@@ -155,7 +155,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "host")
 
 
-# Like kubeadm
+# Comparison with kubeadm
 
 
 def certificates(root: Path) -> dict[str, bytes]:
@@ -343,12 +343,12 @@ def test_kubeconfigs_are_as_kubeadm_makes_them(node: Node, like_kubeadm: Host, n
 
 
 def test_check_finds_nothing(like_kubeadm: Host) -> None:
-    """`certmond check` has nothing to say of what `init` made: exit 0, not a single finding."""
+    """`certmond check` after `init` exits 0, without a single finding."""
     assert like_kubeadm.check() == (0, [])
 
 
 def test_check_knows_the_node_with_its_manifests(node: Node, like_kubeadm: Host, tmp_path: Path) -> None:
-    """Nor has it where kubeadm's manifests are there, which name each file and ask for each name."""
+    """The same holds with kubeadm's manifests, which name each file and require each name."""
     host = like_kubeadm.copy(tmp_path / "copy")
     shutil.copytree(node.path("etc/kubernetes/manifests"), host.at("etc/kubernetes/manifests"))
     assert host.check() == (0, [])
@@ -545,8 +545,8 @@ def api_server(host: Host, port: int) -> Iterator[list[Mapping[str, Any]]]:
 
 @pytest.mark.real("kubectl")
 def test_kubectl_lives_on_it(host: Host) -> None:
-    """A real kubectl reads each kubeconfig, shows its certificate to a server that asks for one, and accepts
-    apiserver.crt under each of its names and under no other.
+    """A real kubectl reads each kubeconfig, sends its certificate to a server, and accepts apiserver.crt under each of
+    its names and under no other.
     """
     kubectl = real_part("kubectl")
     (port,) = free_ports(1)
@@ -593,7 +593,7 @@ def test_kubectl_lives_on_it(host: Host) -> None:
         assert not shown
 
 
-# What is there stays
+# Existing files stay
 
 
 def joined(first: Host, place: Path, name: str = "node-1") -> Host:
@@ -669,7 +669,7 @@ def test_a_super_admin_that_was_moved_away(whole: Host, tmp_path: Path) -> None:
 
 
 def test_dry_run_writes_nothing(host: Host) -> None:
-    """`--dry-run` says what would be made, and makes nothing: no file, no directory, not even certmond's own."""
+    """`--dry-run` prints the files to create, and creates no file and no directory, also none of certmond's own."""
     done = host.made("--dry-run", "-o", "json")
     assert list(host.root.iterdir()) == []
     assert not host.state.exists()
@@ -722,7 +722,7 @@ def open_secrets(place: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_at_every_system_call(quick: Path) -> None:
-    """Wherever a run is killed, no key is open to others, and the next run makes what is missing of the same whole."""
+    """After a kill at any call, no key is open to others, and the next run completes the same files."""
     host = Host(quick / "host")
     seen: dict[object, Host] = {}
     stops = 0
@@ -788,7 +788,7 @@ def test_dry_run_after_a_kill(host: Host) -> None:
     host.made()
 
 
-# What is refused
+# Refusals
 
 
 def test_all_obstacles_at_once(whole: Host, tmp_path: Path) -> None:
@@ -891,8 +891,8 @@ def own_ca(openssl: str, place: Path, kind: str, *extensions: str) -> list[str |
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
 def test_own_ca(host: Host, kind: str) -> None:
-    """A Root CA of the operator's takes the place of a new one: its certificate as it is, the key in the usual place
-    and form; OpenSSL verifies what it signed, and nothing outlives it. Given again, it is the same.
+    """A Root CA of the operator replaces a new one: its certificate is copied unchanged, and the key has the usual path
+    and form. OpenSSL verifies its certificates, and none outlives it. Given again, it is the same.
     """
     openssl = real_part("openssl")
     given = own_ca(openssl, host.place, kind)
@@ -936,7 +936,7 @@ def test_own_ca_that_may_not_sign_it_all(host: Host, kind: str, extension: str, 
 
 @pytest.mark.real("openssl")
 def test_another_ca_is_there(whole: Host, tmp_path: Path) -> None:
-    """Where another Root CA is there already, the given one is refused: no CA is replaced."""
+    """If another Root CA exists already, the given one is refused: `init` replaces no CA."""
     host = whole.copy(tmp_path / "copy")
     problems = host.refused(*own_ca(real_part("openssl"), host.place, "ecdsa"))
     assert problems == [f"/{PKI}/ca.crt is another CA than the given one; a CA is not replaced by `init`"]
@@ -1050,7 +1050,7 @@ def test_what_kubeadm_does_not_say_certmond_may(host: Host) -> None:
 
 
 def test_node_name_and_address_by_default(host: Host) -> None:
-    """Without any word the node has the host's name in lower case, and the address towards the default route."""
+    """Without options the node has the host's name in lower case, and the address of the default route."""
     host.at("etc").mkdir()
     host.at("etc/hostname").write_text("# ours\nNode-A.Example.COM\n")
     config = own_config(host, "key_algorithm: ECDSA-P256\ninit: {advertise_address: 0.0.0.0}\n")
@@ -1126,7 +1126,7 @@ def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
 
 
 def test_a_kubeadm_configuration_that_others_can_write_is_not_obeyed(host: Host) -> None:
-    """Neither by the group nor by all; `--dry-run` may look at it."""
+    """It may be writable neither by the group nor by all; `--dry-run` may read it."""
     for mode in (0o664, 0o646):
         host.config.chmod(mode)
         done = host.init()

@@ -1,4 +1,4 @@
-"""The command line on a real kubeadm node's tree: what it prints, and how it exits."""
+"""The command line on the tree of a real kubeadm node: its output, and its exit codes."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_json_has_exactly_the_promised_fields(node: Node) -> None:
 
 
 def test_yaml_is_the_same_document(node: Node) -> None:
-    """`-o yaml` says what `-o json` says."""
+    """`-o yaml` has the same document as `-o json`."""
     _, document = check(node.root)
     done = certmond("check", "--root", node.root, "--at", AT, "-o", "yaml")
     assert yaml.safe_load(done.stdout) == document
@@ -166,7 +166,7 @@ def test_global_options_stand_before_or_after_the_verb(node: Node) -> None:
 
 
 def test_what_stands_after_the_verb_wins(node: Node, tmp_path: Path) -> None:
-    """Where a global option is given twice, the one after the verb counts."""
+    """If a global option is given twice, the one after the verb counts."""
     assert certmond("--root", tmp_path, "check", "--root", node.root, "--at", AT).returncode == 0
 
 
@@ -197,7 +197,7 @@ def test_an_impossible_command_exits_3(arguments: tuple[str, ...]) -> None:
 
 
 def test_nothing_to_look_at_is_no_good_news(tmp_path: Path) -> None:
-    """A root without a single certificate of the profile exits 3: silence must not look like health."""
+    """A root without a single certificate of the profile exits 3, because silence must not look healthy."""
     done = certmond("check", "--root", tmp_path)
     assert done.returncode == 3
     assert "discover" in done.stderr
@@ -218,7 +218,7 @@ def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> No
 
 
 def test_status_of_nothing_is_no_good_news(tmp_path: Path) -> None:
-    """`status` of a daemon that finds no certificate at all exits 3, as `check` does, and says what to do."""
+    """`status` of a daemon without any certificate exits 3, like `check`, with the remedy."""
     for name in ("work", "node"):
         (tmp_path / name).mkdir()
     with running(tmp_path / "node", tmp_path / "work") as daemon:
@@ -275,8 +275,8 @@ def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
 
 
 def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None:
-    """What `metrics -o` names and is no regular file stays what it is, behind a symlink too: `-o /dev/null` as root
-    costs no host its /dev/null.
+    """A target of `metrics -o` that is no regular file stays, also behind a symlink: `-o /dev/null` as root does not
+    replace /dev/null.
     """
     pipe, link = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
@@ -300,7 +300,7 @@ def test_config_verbs(tmp_path: Path) -> None:
 
 
 def test_a_short_overlap_is_warned_of(tmp_path: Path) -> None:
-    """`config validate` says that pods may lose the API server with it, and what to set; the configuration is good."""
+    """`config validate` warns that Pods may lose the API server, with the setting. The configuration is valid."""
     path = tmp_path / "config.yaml"
     for overlap, warned in (("30s", True), ("130s", False), ("10m", False)):
         path.write_text(f"root_ca: {{overlap: {overlap}}}\n")
@@ -312,7 +312,7 @@ def test_a_short_overlap_is_warned_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", LOOKS)
 def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, arguments: str) -> None:
-    """What is configured for the turn among nodes is not even looked for, and may be where the caller may not look."""
+    """The kubeconfig of the restart lock is not read, and may be unreadable for the caller."""
     node.path("closed").symlink_to("closed")  # which is closed to root, too
     own = tmp_path / "config.yaml"
     own.write_text("cluster: {kubeconfig: /closed/certmond.conf}\n")
@@ -361,7 +361,7 @@ def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
 
 
 def test_a_dead_daemons_last_word_is_no_answer(node: Node, tmp_path: Path) -> None:
-    """`status` exits 3 when the daemon that rendered it no longer lives, whatever it last said."""
+    """`status` exits 3 when the daemon that rendered it has ended, whatever it last reported."""
     work = tmp_path / "work"
     work.mkdir()
     with running(node.root, work) as daemon:
@@ -374,7 +374,7 @@ def test_a_dead_daemons_last_word_is_no_answer(node: Node, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"schema": 2}', '{"schema": 1, "taken_at": "x"}', "[" * 100_000])
 def test_a_broken_status_file_is_no_traceback(tmp_path: Path, text: str) -> None:
-    """What is no status document exits 3 with one clear text."""
+    """A file that is no status document exits 3 with one clear text."""
     (tmp_path / "status.json").write_text(text)
     done = certmond("status", "--runtime-dir", tmp_path)
     assert done.returncode == 3
@@ -415,7 +415,7 @@ def test_no_verb_ends_beyond_the_calendar_with_a_traceback(node: Node, arguments
 def test_a_verb_that_writes_obeys_no_configuration_that_others_can_write(
     node: Node, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    """In observe mode neither; to look at what it would do is allowed."""
+    """The rule also holds in observe mode; a dry run is allowed."""
     config = tmp_path / "config.yaml"
     config.write_text("mode: observe\n")
     config.chmod(0o666)

@@ -1,4 +1,4 @@
-"""What a command waits for: one line for each reason, and an end by a file or an instant."""
+"""The waits of a command: one line for each reason, and an end by a file or an instant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs `root-ca` on a real kubeadm node's tree: what they print, what they leave, and how they exit."""
+"""The verbs `root-ca` on the tree of a real kubeadm node: their output, their files, and their exit codes."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_two_cas_in_place(host: Host) -> None:
 
 
 def test_a_key_with_a_passphrase(host: Host) -> None:
-    """That a key is there which cannot be read is neither yes nor no; and no CA is reissued with it."""
+    """An unreadable key counts neither as present nor as absent, and no CA is reissued with it."""
     host.node.write(f"{PKI}/ca.key", key_pem(host.node.key(f"{PKI}/ca.key"), b"secret"))
     assert host.document("show")["present"][0]["key_here"] is None
     assert "unreadable" in host.run("show").out
@@ -163,7 +163,7 @@ def test_a_damaged_key(host: Host) -> None:
 
 
 def test_verify(host: Host) -> None:
-    """A CA that is fit exits 0, says how it can follow, and that no leaf chains to it yet."""
+    """A CA that is fit exits 0, with the mode of its rotation, and no leaf chains to it yet."""
     done = host.run("verify", *host.give(ca()))
     assert done.code == 0
     assert "is fit for ca (mode overlap)" in done.out
@@ -185,7 +185,7 @@ def test_verify_with_warnings(host: Host) -> None:
 
 
 def test_verify_what_is_not_fit(host: Host) -> None:
-    """A CA that is not fit exits 2 and has every problem; the one in place is not fit, but all leaves chain to it."""
+    """A CA that is not fit exits 2 with every problem. The present one is not fit, but all leaves chain to it."""
     leaf = make_leaf(ca(), not_before=NOW - DAY, not_after=NOW + YEAR)
     found = host.document("verify", *host.give(leaf, ca()))
     assert (found["verdict"], found["mode"], len(found["problems"])) == ("refused", None, 4)
@@ -229,7 +229,7 @@ def test_verify_and_stage_refuse_a_ca_with_a_key_that_go_does_not_use(host: Host
 def test_verify_and_stage_refuse_a_ca_that_go_or_certmond_cannot_read(
     host: Host, changes: dict[str, Any], words: str
 ) -> None:
-    """With Go's words, once."""
+    """The message has Go's words, once."""
     given = host.give(ca(**changes))
     for verb in ("verify", "stage"):
         done = host.run(verb, *given)
@@ -239,7 +239,7 @@ def test_verify_and_stage_refuse_a_ca_that_go_or_certmond_cannot_read(
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None], ids=["empty", "rubbish", "two"])
 def test_verify_what_is_no_certificate(host: Host, content: bytes | None) -> None:
-    """What holds no certificate, or two, is not fit."""
+    """A file with no certificate, or two, is not fit."""
     host.certificate.write_bytes(bundle(ca(), ca()) if content is None else content)
     done = host.run("verify", host.certificate)
     assert done.code == 2
@@ -269,7 +269,7 @@ def test_nothing_is_in_place(tmp_path: Path, verb: tuple[str, ...]) -> None:
 
 
 def test_export(host: Host) -> None:
-    """What is exported is the trust: each certificate once, in its order, and no key though the file holds one."""
+    """The export has each certificate once, in its order, and no key although the file has one."""
     own, other = host.node.read(f"{PKI}/ca.crt"), ca().pem
     host.node.write(f"{PKI}/ca.crt", own + other + own + host.node.read(f"{PKI}/ca.key"))
     done = host.run("export")
@@ -301,7 +301,7 @@ def test_export_into_a_file(host: Host, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["fifo", "nowhere/trust.pem", "directory"])  # none of the machine's own
 def test_export_where_no_file_can_be(host: Host, tmp_path: Path, target: str) -> None:
-    """What is no file, or cannot be written, exits 3 with its name, and stays as it is."""
+    """A path that is no file, or cannot be written, exits 3 with its name, and stays."""
     (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "fifo")
     done = host.run("export", "-o", tmp_path / target)
@@ -364,7 +364,7 @@ def test_an_intermediate_is_refused(host: Host) -> None:
 
 
 def test_constraints_are_held_against_the_nodes_own_leaves(host: Host) -> None:
-    """A CA that may not sign what this node has is refused, with the files that it may not sign."""
+    """A CA that may not sign the leaves of this node is refused, with their files."""
     done = host.stage(ca(permitted=["DNS:example.com"]))
     assert done.code == 2
     assert "cannot sign /etc/kubernetes/pki/apiserver.crt (has a name that" in done.err
@@ -414,7 +414,7 @@ def test_the_same_ca_for_another_family_is_another(host: Host) -> None:
 
 
 def test_a_half_is_put_right(host: Host) -> None:
-    """What a killed process left is shown as a half, and staging again puts it right, without --force."""
+    """The leftovers of a killed process are reported as incomplete, and staging again repairs them, without --force."""
     assert host.stage(ca()).code == 0
     (host.staging.directory / "new.crt").unlink()
     assert "is a half" in host.run("show").out
@@ -440,7 +440,7 @@ def test_the_ca_of_the_rotation_is_staged_while_it_is_under_way(host: Host) -> N
 
 @pytest.mark.parametrize("record", ['{"id": "r1", "family": "ca", "phase": "trust"}', "{"])
 def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
-    """A rotation needs what is staged: nothing takes its place, --force or not; `show` has its phase."""
+    """A rotation needs its staged CA: no other replaces it, with or without --force. `show` has its phase."""
     assert host.stage(ca()).code == 0
     (host.staging.directory / "record.json").write_text(record)
     done = host.stage(ca(), "--force")
@@ -456,8 +456,8 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
 
 
 def test_not_before_the_end_of_a_rotation(host: Host) -> None:
-    """A record in the phase `done` is of a rotation whose end destroys what is staged. Nothing is staged until then,
-    `show` has the phase, and the refusal names the command that ends it.
+    """The end of a rotation in the phase `done` destroys a staged CA. Nothing is staged until then, `show` has the
+    phase, and the refusal names the command that ends it.
     """
     host.staging.directory.mkdir(parents=True)
     (host.staging.directory / "record.json").write_text('{"id": "r1", "family": "etcd-ca", "phase": "done"}')
@@ -512,7 +512,7 @@ def test_generate(host: Host, tmp_path: Path) -> None:
 
 
 def test_generate_by_default_as_the_present_one(host: Host) -> None:
-    """By default the key is of the present kind, and the life the entry's."""
+    """By default the key is of the present kind, and the lifetime is that of the entry."""
     assert host.run("stage", "--generate").code == 0
     assert (found := host.staging.read(Part.NEW))
     assert isinstance(found.anchor, Certificate)
@@ -597,7 +597,7 @@ def test_with_the_key_of_the_present_one(host: Host) -> None:
     ids=" ".join,
 )
 def test_options_that_do_not_go_together(host: Host, arguments: tuple[str, ...]) -> None:
-    """What makes no sense exits 3 and does nothing."""
+    """A contradictory call exits 3 and changes nothing."""
     done = host.run(*arguments)
     assert done.code == 3
     assert done.err.strip()

@@ -1,4 +1,4 @@
-"""`certmond renew` looks at the endpoints of the node before and after: one that no longer serves a certificate is an
+"""`certmond renew` probes the endpoints of the node before and after: one that no longer serves a certificate is an
 error.
 """
 
@@ -113,7 +113,7 @@ def test_an_endpoint_that_serves_the_new_certificate_is_reported(served: Served)
 def test_an_endpoint_that_served_a_certificate_before_and_serves_none_now_is_an_error(
     served: Served, options: tuple[str, ...]
 ) -> None:
-    """Exit 2, with the endpoint, what it answers, and what to do, whatever the output is."""
+    """The command exits 2, with the endpoint, its answer, and the remedy, in any output format."""
     served.breaks = True
     done = served.certmond("renew", "leaf", *options)
     assert done.exit_code == 2
@@ -127,7 +127,7 @@ def test_an_endpoint_that_served_a_certificate_before_and_serves_none_now_is_an_
 
 
 def test_an_endpoint_that_served_nothing_before_is_no_error(served: Served) -> None:
-    """Nothing has become worse."""
+    """Nothing is worse than before."""
     served.breaks, served.first = True, ""
     done = served.certmond("renew", "leaf")
     assert (done.exit_code, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The configuration: one text or many, a frozen value or every problem at once, each where it stands."""
+"""The configuration: one or several texts, an immutable value or all problems at once, each with its place."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def problems(*texts: str, profile: str | None = "none") -> list[str]:
     return list(caught.value.problems)
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------
+# --- valid configurations ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "certificates:\nservices:\nprofile:\n", "\ufeff{}"])
@@ -458,7 +458,7 @@ def test_hostile_words_are_shown_on_one_short_line() -> None:
     assert len(said) < 200
 
 
-# --- what must not eat memory -----------------------------------------------------------------------------------------
+# --- memory limits ----------------------------------------------------------------------------------------------------
 
 
 def test_a_document_of_more_than_a_mebibyte_is_refused() -> None:
@@ -734,7 +734,7 @@ def test_the_example_is_all_comments_and_right_without_them() -> None:
     "text", ["mode: enforce", "hold: {command: [/x]}", "signers: [{name: s, kind: command, command: [/x]}]"]
 )
 def test_a_configuration_that_others_can_write_may_not_have_certmond_act(tmp_path: Path, text: str) -> None:
-    """Where certmond changes the node or runs a program, a file that group or others can write is refused by name."""
+    """If certmond changes the node or runs a program, a file that group or others can write is refused by name."""
     main, more = tmp_path / "config.yaml", tmp_path / "conf.d/more.yaml"
     more.parent.mkdir()
     more.write_text("resync: 1m\n")
@@ -771,7 +771,7 @@ def test_only_a_regular_file_is_a_configuration(tmp_path: Path, name: str, kind:
 
 
 def test_who_acts_by_hand_obeys_no_configuration_that_others_can_write(tmp_path: Path) -> None:
-    """A verb that writes is not led by it either, whatever its mode."""
+    """The rule holds in each mode."""
     main = tmp_path / "config.yaml"
     main.write_text("mode: observe")
     main.chmod(0o666)

@@ -77,7 +77,7 @@ def enforcing(host: Host, *options: str, before: Sequence[str] = ()) -> Iterator
 
 
 def renewed(daemon: Running, name: str, result: str = "done") -> float:
-    """How often, as the metrics say."""
+    """Return the number of renewals in the metrics."""
     try:
         return daemon.number(f'certmond_renewals_total{{certificate="{name}",result="{result}"}}')
     except StopIteration:
@@ -96,7 +96,7 @@ def well(host: Host) -> None:
     assert host.unwell() == []
 
 
-# By itself
+# By the daemon
 
 
 class Shifted:

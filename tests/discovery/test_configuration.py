@@ -1,4 +1,4 @@
-"""What a node's flags say of its certificates, as the configuration that fits it."""
+"""The configuration that fits a node, from the flags of its components."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KUBELET = "var/lib/kubelet/config.yaml"
 
 
 def found(node: Node, profile: str = "kubeadm") -> str:
-    """What is discovered on the node. It loads, and comes out the same the next time."""
+    """Return the discovered configuration, after asserting that it loads and is stable."""
     text = discover(parse((), profile=profile), str(node.root))
     assert discover(loaded(text), str(node.root)) == text
     return text
@@ -55,7 +55,7 @@ def comments(text: str, name: str = "") -> list[str]:
 
 
 def judged(node: Node, text: str) -> set[tuple[str, Reason]]:
-    """What a check with the configuration finds on the node, beyond mere information."""
+    """Return the findings of a check with the configuration, except information."""
     config = loaded(text)
     assessment = assess(Store(config.certificates, str(node.root)).observe(), NOW)
     assert assessment.statuses
@@ -396,7 +396,7 @@ def test_a_peer_ca_of_its_own(node: Node) -> None:
 
 
 def test_a_leaf_of_the_wrong_ca_stays_a_finding(node: Node) -> None:
-    """What is wrong with a certificate is not discovered away: only a CA that is new here becomes another issuer."""
+    """A defect of a certificate is not discovered away: only a CA that is new here becomes another issuer."""
     node.reissue(f"{PKI}/apiserver", f"{PKI}/etcd/ca")
     text = found(node)
     assert not entries(text)
@@ -469,7 +469,7 @@ def test_a_missing_kubeconfig_of_people_is_not_expected(node: Node) -> None:
 
 
 def test_a_file_that_is_named_and_missing_stays_missing(node: Node) -> None:
-    """What a flag names and what is not there remains a finding, and is not among what is not on this node."""
+    """A file that a flag names and that does not exist remains a finding."""
     node.path(f"{PKI}/front-proxy-client.crt").unlink()
     text = found(node)
     assert not entries(text)
@@ -605,7 +605,7 @@ def test_a_name_that_kubernetes_refuses_is_omitted(node: Node) -> None:
 
 
 def test_the_verb(node: Node, tmp_path: Path) -> None:
-    """`certmond discover > FILE` makes a configuration with which `certmond check` finds the node well."""
+    """`certmond discover > FILE` makes a configuration with which `certmond check` has no finding."""
     command = [sys.executable, "-m", "certmond", "--root", str(node.root)]
     done = subprocess.run([*command, "discover"], capture_output=True, check=True, timeout=60)
     assert not done.stderr
@@ -637,7 +637,7 @@ ANYTHING = st.text(max_size=40) | st.sampled_from(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(ANYTHING, min_size=4, max_size=4), name=ANYTHING, root=ANYTHING)
 def test_whatever_stands_in_the_files_the_result_loads(node: Node, texts: list[str], name: str, root: str) -> None:
-    """No text in the node's files makes a traceback or a broken configuration, or gets out of its comment."""
+    """No text in the node's files causes a traceback or a broken configuration, or escapes its comment."""
     one, two, three, four = texts
     mounts = [{"name": four, "mountPath": "/x", "subPath": two}]
     words = [f"--tls-cert-file={one}", f"--client-ca-file={two}", f"--tls-sni-cert-key=/x{one},/y{two}"]

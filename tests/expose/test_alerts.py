@@ -1,4 +1,4 @@
-"""The alerting rules, proven with promtool: each alert fires, does not fire, resolves, and speaks our vocabulary."""
+"""The alerting rules, tested with promtool: each alert fires, does not fire, resolves, and uses certmond's terms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNIT_TESTS: list[dict[str, Any]] = yaml.safe_load((CONFIG / "alerts_test.yaml").
 
 
 def promtool(*arguments: str | Path) -> None:
-    """Run it; the test fails with what it printed."""
+    """Run promtool. The test fails with its output."""
     done = subprocess.run([real_part("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

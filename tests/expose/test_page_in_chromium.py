@@ -1,4 +1,4 @@
-"""The page in a real Chromium, over the real server, of what a real daemon sees of a node."""
+"""The page in a real Chromium, from the real server, with the state that a real daemon publishes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def escaped(value: str) -> str:
 
 
 def axe(page: Page) -> list[str]:
-    """What axe-core has against the page as it is now, every rule of it but those that are experiments."""
+    """Return the violations of axe-core on the present page, for all rules except experimental ones."""
     page.run(AXE.read_text() + ";0")
     result = page.run("axe.run(document).then((found) => JSON.stringify(found.violations))")
     return [f"{each['id']}: {each['help']}: {[at['html'] for at in each['nodes']]}" for each in json.loads(result)]
@@ -189,9 +189,7 @@ def test_nothing_else_is_loaded(browser: Browser, shown: Shown) -> None:
 
 
 def test_a_replaced_certificate(browser: Browser, node: Node, tmp_path: Path) -> None:
-    """When a certificate is replaced the page shows it by itself: nothing scrolls, what is open stays open, and what
-    has the focus keeps it.
-    """
+    """When a certificate is replaced the page updates without a scroll. Open entries stay open, and the focus stays."""
     with showing(node, tmp_path) as shown, browser.page(height=400) as page:
         page.open(shown.url)
         row = shown.row("apiserver")
@@ -302,7 +300,7 @@ def test_on_a_phone(browser: Browser, shown: Shown, width: int) -> None:
 
 
 def test_a_dead_daemon(browser: Browser, node: Node, tmp_path: Path) -> None:
-    """When the daemon has died, the page says by itself since when it gives no sign of life."""
+    """When the daemon has died, the page shows the time of its last heartbeat."""
     with showing(node, tmp_path) as shown, browser.page() as page:
         page.open(shown.url)
         assert not page.run("document.querySelector('#halted') !== null")

@@ -1,4 +1,4 @@
-"""The example of how Prometheus scrapes a fleet: one that Prometheus takes, and that finds what certmond serves."""
+"""The example of a Prometheus configuration for a fleet: Prometheus accepts it, and it finds certmond's endpoints."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Reader:
 
 
 class Tree:
-    """Files below a root directory, and what `Files` makes of them."""
+    """Files below a root directory, and a `Files` for them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -77,7 +77,7 @@ class Tree:
         assert {path for some in self.files.parsed(paths, self.parse) for path in some} == {*paths}
 
     def fault(self, path: str) -> str:
-        """What is wrong with it; "" where nothing is. No content comes with a fault."""
+        """Return the fault of the path, or "". A path with a fault has no content."""
         value, entry = self.value(path), self.files.entry(path)
         if entry.fault is None:
             return ""
@@ -140,7 +140,7 @@ def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: now() + 10**12)
 
 
-# --- where a path leads -----------------------------------------------------------------------------------------------
+# --- resolution of paths ----------------------------------------------------------------------------------------------
 
 
 def test_an_absolute_link_is_followed_below_the_root(tree: Tree) -> None:
@@ -167,7 +167,7 @@ def test_nothing_leads_above_the_root(tree: Tree, target: str) -> None:
 
 
 def test_dots_are_followed_where_links_led(tree: Tree) -> None:
-    """`..` is the parent of where a link led, not of the link."""
+    """`..` is the parent of the link's target, not of the link."""
     tree.write("/data/v1/a.crt", b"here")
     tree.write("/a.crt", b"not here")
     tree.link("/link", "/data/v1/sub")
@@ -220,7 +220,7 @@ def test_a_name_that_no_file_can_have_is_a_fault(tree: Tree) -> None:
         assert tree.files.listing(f"/{name}") == ()
 
 
-# --- what is opened ---------------------------------------------------------------------------------------------------
+# --- opening files ----------------------------------------------------------------------------------------------------
 
 
 def test_only_regular_files_are_opened(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -713,7 +713,7 @@ def test_a_listing_follows_links(tree: Tree) -> None:
     assert tree.interest() == {"/": {"etc", "data"}, "/etc": {"certs"}, "/data": {"v1"}, "/data/v1": None}
 
 
-# --- what has to be watched -------------------------------------------------------------------------------------------
+# --- watched directories ----------------------------------------------------------------------------------------------
 
 
 def test_every_hop_is_of_interest(tree: Tree) -> None:

@@ -46,7 +46,7 @@ def row(name: str = "x", path: str = "/x.crt", **fields: Any) -> CertificateSpec
 
 
 class Tree:
-    """Files below a root, and a store that looks at them."""
+    """Files below a root, and a store that observes them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -522,7 +522,7 @@ def test_whether_it_is_a_link_matters_for_the_rotating_pem_alone(tree: Tree) -> 
     assert (seen.symlink, seen.refers_to, seen.faults) == (None, None, ())
 
 
-# --- what should be there ---------------------------------------------------------------------------------------------
+# --- expected files ---------------------------------------------------------------------------------------------------
 
 
 def test_a_required_file_is_missing(tree: Tree) -> None:
@@ -542,7 +542,7 @@ def test_what_is_optional_is_judged_where_it_is(tree: Tree) -> None:
 
 
 def test_a_file_may_be_expected_because_another_names_it(tree: Tree) -> None:
-    """By its path; the sentence says which."""
+    """The reference is its path, and the message names the file."""
     spec = row(mentioned_in=["/a.yaml", "/b.yaml"])
     assert tree.look(spec) == ()
     tree.write("/a.yaml", "command: [--cert=/y.crt]")
@@ -579,7 +579,7 @@ def test_the_files_that_decide_are_watched(tree: Tree) -> None:
 
 
 def test_nothing_is_missing_on_a_worker(node: Node) -> None:
-    """It has kubelet.conf, the kubelet's PEM and ca.crt, and no more."""
+    """It has kubelet.conf, the kubelet's PEM and ca.crt only."""
     keep = {
         f"{PKI}/ca.crt",
         "etc/kubernetes/kubelet.conf",
@@ -915,7 +915,7 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
         assert seen.permissions[0].owner == here
 
 
-# --- what can go wrong on the way -------------------------------------------------------------------------------------
+# --- failures while reading -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
@@ -1018,7 +1018,7 @@ def kept(secret: set[bytes], *things: object) -> list[bytes]:
 
 
 def test_no_private_key_is_kept(node: Node) -> None:
-    """Of a key, what stays in memory is the public half: neither PEM nor DER, neither of a file nor of a kubeconfig."""
+    """Only the public half of a key stays in memory: neither PEM nor DER, neither of a file nor of a kubeconfig."""
     wanted = secrets(node.root)
     assert len(wanted) > 200
     store = Store(load(None).certificates, str(node.root))

@@ -119,7 +119,7 @@ def put(directory: str, name: str, content: str = "certificate") -> str:
     return path
 
 
-# What is reported.
+# Reported changes
 
 
 def appears(path: str) -> None:
@@ -311,7 +311,7 @@ def test_following_the_same_again_is_silent(eyes: Eyes, pki: str, monkeypatch: p
 
 
 def test_exactly_these(eyes: Eyes, pki: str) -> None:
-    """A directory that is followed no longer is silent, and its watch is given back."""
+    """A directory that is no longer watched is silent, and its watch is removed."""
     eyes.follow({pki: None})
     assert eyes.watcher.watched == 2
     eyes.follow({})
@@ -564,8 +564,8 @@ def test_overflow(tmp_path: Path, pki: str) -> None:
 @example([0, 3, 9, 4, 9, 0, 5, 9, 8, 2, 9])
 @example([1, 7, 10, 9, 6, 1, 7, 10])
 def test_whatever_happens(steps: list[int]) -> None:
-    """Directories come, go, move and are replaced between two looks, in any order: who looks again at what is reported,
-    and at nothing else, ends with the truth.
+    """Directories appear, disappear, move and are replaced between two scans, in any order: a caller that reads only
+    the reported paths has the current state at the end.
     """
     with tempfile.TemporaryDirectory() as home:
         eyes = Eyes(Path(home, "eyes"))

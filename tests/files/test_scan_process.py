@@ -1,4 +1,4 @@
-"""A second process beside this one: what it does, and that nothing depends on it."""
+"""A second process beside this one: its share of the work, and the independence from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings(FORKS)
 THINGS = range(1000)
 HERE = os.getpid()
 Made = list[tuple[int, int]]
-"""Of each thing, what was made of it and in which process."""
+"""For each item, its result and the process that made it."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """No process stays, no descriptor, and no signal is held back."""
+    """Assert that no process, no descriptor and no blocked signal remains."""
     before = os.listdir("/proc/self/fd")
     yield
     assert os.listdir("/proc/self/fd") == before
@@ -94,7 +94,7 @@ def test_two_processes_share_what_is_many(tmp_path: Path) -> None:
 def test_what_the_other_does_not_bring_is_done_here(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], end: Callable[[object], Made]
 ) -> None:
-    """Whether it is killed or breaks down, at its first piece; and it says no word, which might quote a file."""
+    """The second process is killed or fails at its first piece, without a message that could quote a file."""
     assert shared_out(Patient(tmp_path, end)) == {HERE}
     assert capfd.readouterr() == ("", "")
 
@@ -145,7 +145,7 @@ def test_without_descriptors_all_is_done_here(room: int) -> None:
 
 
 def test_without_a_process_all_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are as many as there may be."""
+    """The limit of processes is reached."""
 
     def refused() -> int:
         raise BlockingIOError
@@ -264,7 +264,7 @@ def test_a_failure_here_is_raised_and_ends_the_other(tmp_path: Path, error: Base
 
 
 def test_it_has_nothing_of_this_process_but_its_memory(tmp_path: Path) -> None:
-    """No open file, lock or socket, whatever its number, no handler of a signal and none that is held back."""
+    """It has no open file, lock or socket, no signal handler and no blocked signal."""
     received: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
     waking, wake = os.pipe()
@@ -362,7 +362,7 @@ def test_it_ends_with_this_process(tmp_path: Path) -> None:
 
 
 def test_it_goes_first_where_memory_is_short(tmp_path: Path) -> None:
-    """The kernel ends it, and not who can do without it."""
+    """The kernel kills it, and not this process."""
 
     def look(_: Sequence[int]) -> Any:
         return Path("/proc/self/oom_score_adj").read_text()

@@ -98,7 +98,7 @@ def parse(text: str) -> KubeadmConfig:
 
 
 def problems(text: str | bytes) -> list[str]:
-    """All that is wrong with it; none of it quotes a token."""
+    """Return all problems of the text, after asserting that none quotes a token."""
     with pytest.raises(ConfigError) as caught:
         parse_kubeadm_config(text if isinstance(text, bytes) else text.encode(), PATH)
     assert all(problem.startswith(f"{PATH}:") for problem in caught.value.problems)
@@ -106,7 +106,7 @@ def problems(text: str | bytes) -> list[str]:
     return [problem.removeprefix(f"{PATH}: ") for problem in caught.value.problems]
 
 
-# What is taken
+# Used fields
 
 
 def test_v1beta3() -> None:
@@ -157,7 +157,7 @@ def test_the_configuration_of_the_real_tree() -> None:
 
 
 def test_what_is_not_said_is_unset() -> None:
-    """What the file does not say is unset, so that certmond's own configuration applies."""
+    """An absent field is unset, so that certmond's own configuration applies."""
     found = parse(CLUSTER)
     assert found == KubeadmConfig(InitSpec())
     assert found.init.model_fields_set == frozenset()
@@ -381,7 +381,7 @@ def test_workers_are_not_made() -> None:
 
 
 def test_who_joins_needs_the_cluster() -> None:
-    """A node that joins needs the cluster's own configuration: with defaults it would fit another one."""
+    """A node that joins needs the cluster's own configuration: defaults would fit another cluster."""
     assert problems(JOIN) == [
         "holds a JoinConfiguration alone; add the ClusterConfiguration of the cluster that it joins"
     ]
@@ -428,7 +428,7 @@ def test_aliases_cannot_eat_memory() -> None:
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_arbitrary_bytes(data: bytes) -> None:
-    """Whatever the bytes are, they are a configuration or problems."""
+    """Any bytes are a configuration or problems."""
     assert problems(data)
 
 

@@ -1,4 +1,6 @@
-"""What a kubeconfig says: every user and cluster in it, whatever is wrong beside them, and never a key in a message."""
+"""The content of a kubeconfig: every user and cluster in it, despite defects beside them, and never a key in a
+message.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ FULL = config(
 TEXT = yaml.safe_dump(FULL, width=10**6).encode()
 
 
-# --- what it says -----------------------------------------------------------------------------------------------------
+# --- content ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_real_kubeconfig_of_kubeadm_is_read(node: Node) -> None:
@@ -139,7 +141,7 @@ def test_the_current_context_selects_the_user(current: Any, user: str | None) ->
     assert (found.current_user, found.current_cluster) == (user, user and "c")
 
 
-# --- what is wrong with it --------------------------------------------------------------------------------------------
+# --- defects ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_aliases_have_bounded_cost() -> None:
     assert as_text([]) == as_text(5) == as_text(None) == ""
 
 
-# --- what it never says -----------------------------------------------------------------------------------------------
+# --- secrets ----------------------------------------------------------------------------------------------------------
 
 SECRET = b64(LEAF.key_pem)
 BODY = LEAF.key_pem.decode()
@@ -286,7 +288,7 @@ def test_a_key_in_the_wrong_field_is_not_reported_as_a_path() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_kubeconfig_or_malformed(data: bytes) -> None:
-    """No other error gets out."""
+    """No other error is raised."""
     for text in (data, b"users:\n" + data, b"users: [" + data + b"]"):
         found = outcome(text)
         assert isinstance(found, Kubeconfig) or str(found).startswith("is not")

@@ -215,7 +215,7 @@ def test_what_is_there_already_is_left_as_it_is_written() -> None:
     assert exchange(data, NEW.facts) == data
 
 
-# --- whose credentials ------------------------------------------------------------------------------------------------
+# --- the chosen user --------------------------------------------------------------------------------------------------
 
 
 def test_the_user_is_the_one_that_embeds_the_old_certificate() -> None:
@@ -278,7 +278,7 @@ def test_a_cluster_that_embeds_no_ca_gets_none(line: bytes, instead: bytes) -> N
     assert yaml.safe_load(exchange(data))["users"][1]["user"]["client-key-data"] == b64(NEW.key_pem)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
@@ -351,7 +351,7 @@ def test_a_shared_value_is_refused(what: str) -> None:
     ],
 )
 def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part: bytes, instead: bytes) -> None:
-    """However it came about: every field of the result is compared, its type and its place."""
+    """Every field of the result is compared, with its type and its place."""
     right = exchange(PLAIN)
     assert right.count(part) >= 1
     monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: right.replace(part, instead).decode())
@@ -463,7 +463,7 @@ def test_a_damaged_kubeconfig_is_exchanged_correctly_or_refused(
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_with_a_sentence(data: bytes) -> None:
-    """No other error gets out."""
+    """No other error is raised."""
     for text in (
         data,
         b"users:\n" + data,

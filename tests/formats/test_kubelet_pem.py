@@ -1,4 +1,6 @@
-"""The dated files behind kubelet-client-current.pem: named as the kubelet names them, and never one that is there."""
+"""The dated files behind kubelet-client-current.pem: their names are those of the kubelet, and never an existing
+one.
+"""
 
 from __future__ import annotations
 

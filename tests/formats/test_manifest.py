@@ -1,4 +1,4 @@
-"""What a node's own files say of it, and that they may say anything."""
+"""The facts in a node's own files, which may have any content."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fact(name: str, **files: Any) -> str | None:
 
 
 def test_the_flags_of_a_real_static_pod_are_read(node: Node) -> None:
-    """By the container's name."""
+    """Its name is that of the container."""
     found = parse_manifest(node.read(f"{MANIFESTS}/kube-apiserver.yaml"), "/m.yaml")
     flags = found.flags["kube-apiserver"]
     assert flags["tls-cert-file"] == "/etc/kubernetes/pki/apiserver.crt"

@@ -161,7 +161,7 @@ def test_a_quoted_word_may_be_written_with_escapes() -> None:
     assert exchange(data, {CERT: "/d"}) == replaced(data, (f'\\x2d-{CERT}=\\\n      /etc"', f'--{CERT}=/d"'))
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_value_that_does_not_read_back_is_refused(value: str) -> None:
     ],
 )
 def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part: str, instead: str) -> None:
-    """However it came about: every field of the result is compared, its type and its place."""
+    """Every field of the result is compared, with its type and its place."""
     data = manifest(f"command: [{', '.join(PLAIN)}]")
     right = exchange(data).decode()
     assert part in right
@@ -324,7 +324,7 @@ def test_a_damaged_manifest_is_exchanged_rightly_or_refused(start: int, length: 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_with_a_sentence(data: bytes) -> None:
-    """No other error gets out."""
+    """No other error is raised."""
     for text in (data, b"spec: [" + data + b"]", b"spec:\n  containers:\n" + data, FULL.replace(b"kcm", data)):
         try:
             assert NEW[KEY].encode() in exchange(text)

@@ -1,4 +1,4 @@
-"""The journal has what changes from pass to pass: all of it while that is little, a bounded part where it is much."""
+"""The journal has the changes from pass to pass: all of them if they are few, a bounded part if they are many."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Log(Journal):
             self.standing.remove(kind)
 
     def left_out(self) -> list[int]:
-        """What each summary has counted."""
+        """Return the counts of the summaries."""
         return [int(str(fields["count"])) for event, _, fields in self.entries if event is Event.LEFT_OUT]
 
     def changes(self) -> list[Event]:

@@ -208,7 +208,7 @@ def test_a_flood_has_a_limit_and_is_reported(told: Told, capfd: pytest.CaptureFi
 
 
 def test_a_hook_that_hangs_is_ended(told: Told) -> None:
-    """A run that takes longer than its time limit is ended, and has failed."""
+    """A run that exceeds its time limit is killed, and has failed."""
     hangs = Path(f"{told.log}.hangs")
     hangs.touch()
     with told.running(time_limit="1s") as hook:
@@ -281,7 +281,7 @@ def test_hooks_follow_a_new_configuration(told: Told) -> None:
     assert json.loads(Path(f"{told.log}2").read_text())["certificate"] == "b"
 
 
-# How often
+# The rate of runs
 
 
 class Hand:

@@ -1,4 +1,4 @@
-"""What the daemon tells, line by line, where no journal takes it."""
+"""The output of the daemon, line by line, without a journal."""
 
 from __future__ import annotations
 

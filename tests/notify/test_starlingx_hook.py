@@ -1,4 +1,4 @@
-"""The hook for StarlingX, run against a stand-in that keeps alarms as its fault manager does."""
+"""The hook for StarlingX, run against a stand-in that stores alarms like its fault manager."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print("Ok")
 
 
 class FaultManager:
-    """The stand-in, with what it has been asked."""
+    """The stand-in, with the calls that it received."""
 
     def __init__(self, work: Path) -> None:
         self.work = work

@@ -1,4 +1,4 @@
-"""What is loaded of structlog."""
+"""The modules of structlog that certmond loads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def run(code: str) -> str:
-    """What a process prints that runs this code."""
+    """Return the output of a process that runs this code."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""The audit of dependencies says what is known, and never that all is well where nothing could be asked."""
+"""The audit of dependencies reports known vulnerabilities, and no success if a query failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trail is rotated as the packages say, by the real logrotate, while certmond writes it."""
+"""The real logrotate rotates the audit log with the packaged snippet, while certmond writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packages: built twice, held against their distributions' rules, and used on a machine with a real systemd."""
+"""The packages: built twice, checked by the rules of their distributions, and used on a machine with a real systemd."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(3 * BUILD_DEADLINE)
 
 
 class Built:
-    """What one build made of a commit, each file by the end of its name."""
+    """The result of one build of a commit, each file by its suffix."""
 
     def __init__(self, out: Path, checkout: Path, commit: str) -> None:
         for part in ("dpkg-shlibdeps", "rpmbuild"):
@@ -80,7 +80,7 @@ def version() -> str:
     return found
 
 
-# --- What is in them --------------------------------------------------------------------------------------------------
+# --- Content ----------------------------------------------------------------------------------------------------------
 
 
 def pins(name: str) -> dict[str, str]:

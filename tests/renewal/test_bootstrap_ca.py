@@ -40,7 +40,7 @@ class Files:
         return read_authority(str(self.certificate), str(self.key), NOW)
 
     def refused(self, certificate: bytes, key: bytes) -> list[str]:
-        """What is wrong with them, each with its file; nothing quotes a key."""
+        """Return the problems of the files, after asserting that none quotes a key."""
         with pytest.raises(ConfigError) as caught:
             self.give(certificate, key)
         assert all(

@@ -1,4 +1,4 @@
-"""Where a certificate comes from: the former CAs that the node knows, and what certmond put in its place since."""
+"""The origin of a certificate: the old CAs that the node knows, and the later certificates of certmond."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def found(host: Host, now: Any = NOW, **options: Any) -> dict[str, Provenance]:
 
 
 def test_what_is_due_is_looked_up_and_nothing_else(host: Host) -> None:
-    """From the renewal point on, less the spread; also of the CA that is rotated, or of everything where asked for."""
+    """They are due from the renewal point on, less the spread. So are those of a rotated CA, and all on request."""
     assert found(host).keys() == {"apiserver", "admin.conf", "kubelet-client"}
     early = NOW - 60 * DAY
     assert found(host, early) == {}
@@ -57,7 +57,7 @@ def test_what_is_due_is_looked_up_and_nothing_else(host: Host) -> None:
 
 
 def test_what_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
-    """Where no signer signs it, another program renews it, or the CA's key is not on this node."""
+    """No signer signs it, another program renews it, or the CA's key is not on this node."""
     host.entries["apiserver"] |= {"signer": "none"}
     host.entries["admin.conf"] |= {"renewed_by": "the operator"}
     assert found(host).keys() == {"kubelet-client"}
@@ -229,7 +229,7 @@ def test_certificates_that_were_there_later_are_those_that_end_later(host: Host)
 
 
 def present_of(host: Host) -> Issued:
-    """The certificate that is in place now."""
+    """Return the installed certificate."""
     (certificate,) = x509.load_pem_x509_certificates(host.at(host.entries["apiserver"]["path"]).read_bytes())
     return Issued(certificate.public_bytes(Encoding.DER), host.keys[1], certificate.subject, None, None)
 

@@ -132,7 +132,7 @@ def test_what_was_made_is_current(new: Issued) -> None:
     ],
 )
 def test_a_bundle_with_anything_else_is_not_ours(present: bytes, fact: str) -> None:
-    """It is left alone, with a sentence that says why and what to do."""
+    """It stays, with a message that has the reason and the remedy."""
     message = foreign(bundled(present))
     assert message.startswith(f"{BUNDLE.path} {fact.partition('.*')[0].rstrip(',')}")
     assert message.index(fact.rpartition(".*")[2]) > 0
@@ -156,7 +156,7 @@ def test_a_bundle_with_anything_else_is_not_ours(present: bytes, fact: str) -> N
     ],
 )
 def test_from_a_broken_source_nothing_is_made(source: bytes | None, key: bytes | None, present: bytes | None) -> None:
-    """Whatever is there stays: it may still do."""
+    """The existing file stays, because it may still work."""
     found = state(BUNDLE, source, key, present)
     assert isinstance(found, Unready)
     assert BUNDLE.path in found.message
@@ -284,7 +284,7 @@ SECOND = {"name": "dev", "user": {"token": "abc"}}
     ],
 )  # fmt: skip
 def test_a_kubeconfig_with_anything_else_is_not_ours(present: bytes, fact: str) -> None:
-    """A merged one, one with an operator's settings, one for another cluster or user: what it holds would be lost."""
+    """A merged one, one with an operator's settings, or one for another cluster or user would lose content."""
     assert foreign(state(COPY, SOURCE, None, present)).startswith(f"{COPY.path} {fact}")
 
 

@@ -1,4 +1,4 @@
-"""A copy of a kubeconfig that another user can change: the users of the copy run and trust what it names."""
+"""A copy of a kubeconfig that another user can change: the users of the copy would run and trust what it names."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes)
 
 
 def test_nothing_is_restarted_without_a_record(tmp_path: Path) -> None:
-    """Where it cannot be noted, that is an error, and not passed over."""
+    """If the record cannot be written, that is an error, and not ignored."""
     (tmp_path / "state").touch()
     with pytest.raises(WriteError, match=r"restarts\.json"):
         History(tmp_path / "state").remember(Past("a"))

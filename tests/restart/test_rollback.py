@@ -1,4 +1,4 @@
-"""The files that worked: which are kept, and which come back when what came after them did not work."""
+"""The files that worked: those that are archived, and those that are restored after a failure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DAY = timedelta(days=1)
 
 
 class Keeper:
-    """A node's files, and what is kept of them. `now` is its clock."""
+    """A node's files, and the archive. `now` is its clock."""
 
     def __init__(self, node: Node, state: Path, **config: Any) -> None:
         self.node, self.state, self.now = node, state, NOW
@@ -103,7 +103,7 @@ def keeper(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Keeper:
     return Keeper(node, tmp_path_factory.mktemp("state"))
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- archived files ---------------------------------------------------------------------------------------------------
 
 
 def test_used_and_valid_files_are_archived(keeper: Keeper) -> None:
@@ -118,7 +118,7 @@ def test_used_and_valid_files_are_archived(keeper: Keeper) -> None:
 
 @pytest.mark.parametrize("damage", ["key", "chain", "gone", "expired"])
 def test_what_is_not_good_is_not_kept(keeper: Keeper, damage: str) -> None:
-    """Nor would it be of any use."""
+    """It could not be restored."""
     path = f"{PKI}/{PAIR}"
     match damage:
         case "key":
@@ -245,7 +245,7 @@ def _remember(keeper: Keeper) -> None:
     Ledger(keeper.state).remember((PAIR, f"/{PKI}/{PAIR}.crt"), attempt)
 
 
-# --- what comes back --------------------------------------------------------------------------------------------------
+# --- restored files ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [PAIR, CONF])
@@ -314,7 +314,7 @@ def test_where_another_user_could_take_the_key_nothing_comes_back(keeper: Keeper
 
 
 def test_where_nothing_was_kept_nothing_comes_back(keeper: Keeper) -> None:
-    """Nor where what was kept is what does not work."""
+    """The same holds if the only generation is the failed one."""
     assert refused(keeper, keeper.target(PAIR)) == NONE
     keeper.keep()
     assert refused(keeper, keeper.target(PAIR)) == NONE

@@ -67,7 +67,7 @@ def apiserver(tmp_path: Path, program: Path, *arguments: str, factor: float = SL
 
 
 def instance(pods: Pods, pod: Pod = APISERVER) -> str:
-    """What has been seen before anything is stopped."""
+    """Return the instance that was observed before the stop."""
     return seen(find([pod], logs=pods.logs)[pod]).instance
 
 
@@ -108,7 +108,7 @@ def test_the_observed_container_is_stopped(tmp_path: Path, program: Path, crictl
 
 
 def test_no_other_is_touched(tmp_path: Path, program: Path, crictl: Client) -> None:
-    """Not the same program on the host, nor the same name in another pod, nor the pod's other containers."""
+    """The cases are the same program on the host, the same name in another Pod, and the Pod's other containers."""
     with apiserver(tmp_path, program) as (pods, _), decoy(program):
         pods.apply("another", {"kube-apiserver": [str(program)]})
         pods.apply("kube-apiserver-node", {"kube-apiserver": [str(program)]})

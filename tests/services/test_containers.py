@@ -1,4 +1,4 @@
-"""A container is found by what the kubelet and the kernel say of it, whatever runs it; what is no such thing is not."""
+"""A container is found by the facts of the kubelet and the kernel, with any runtime. Nothing else counts as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Since when a file has its content: what touches it is no change, and what writes it is, over processes."""
+"""The instant since which a file has its content: a touch is no change, and a write is one, across processes."""
 
 from __future__ import annotations
 

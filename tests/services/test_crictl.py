@@ -1,4 +1,4 @@
-"""crictl is found as operators have it, asked in its own words, and not believed where it does not answer."""
+"""crictl: its discovery on the host, its calls, and its faulty answers."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_all_that_run_are_told(script: Callable[..., Crictl]) -> None:
     assert script(f"echo '{answer()}'").running(SCHEDULER, quiet) == []
 
 
-# --- what is no answer ------------------------------------------------------------------------------------------------
+# --- faulty answers ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

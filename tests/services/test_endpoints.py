@@ -1,4 +1,4 @@
-"""Which file's certificate is served where, as the flags of a node's components say it."""
+"""The served file of each endpoint, from the flags of a node's components."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a service is well, as its probes would ask. Every server here is a real one on the loopback."""
+"""The health of a service by its probes. Every server here is a real one on loopback."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_an_address_may_be_ipv6(serve: Serve) -> None:
     assert wrong(f"http://{server.endpoint}/") is None
 
 
-# --- who answers ------------------------------------------------------------------------------------------------------
+# --- the identity of the server ---------------------------------------------------------------------------------------
 
 
 def anchors(*issued: Issued) -> str:

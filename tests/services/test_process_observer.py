@@ -87,7 +87,7 @@ def asker() -> Iterator[Asker]:
 
 
 class Gate:
-    """A server that keeps its client waiting, and says when it has one."""
+    """A server that keeps its client waiting, and signals when it has one."""
 
     def __init__(self) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""systemd asked over D-Bus, where the bus or systemd behaves as a real one cannot be made to; any user can run it."""
+"""systemd over D-Bus, with a bus or systemd that behaves as a real one cannot be made to; any user can run it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OURS, ANOTHER = (f"/org/freedesktop/systemd1/job/{number}" for number in (7, 8))
 
 
 def silent(peer: socket.socket) -> None:
-    """Takes the connection, and that is all."""
+    """Accept the connection, and do nothing more."""
 
 
 def deaf(peer: socket.socket) -> None:

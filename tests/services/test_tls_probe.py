@@ -105,7 +105,7 @@ def server_certificate(ca: Issued, key: str = "ec", **modifiers: object) -> Issu
 
 
 class Files:
-    """Where a server, or the prober, finds its PEM files."""
+    """The PEM files of a server, or of the prober."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -166,7 +166,7 @@ def reason(seen: Seen) -> str:
     return seen.reason
 
 
-# --- what is served ---------------------------------------------------------------------------------------------------
+# --- the served certificate -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

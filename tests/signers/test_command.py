@@ -1,4 +1,4 @@
-"""A helper that follows certmonger's contract signs, refuses, waits or cannot be reached, and never hangs us."""
+"""A helper with certmonger's contract signs, refuses, waits or is unreachable, and never blocks certmond."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_arguments_are_passed_as_they_are(helper: Ask) -> None:
     assert raised.value.cookie == "['--url', '$HOME; rm *', '']"
 
 
-# --- what its answer means --------------------------------------------------------------------------------------------
+# --- the meaning of its answer ----------------------------------------------------------------------------------------
 
 
 def issue(asked: Request, ca: Issued) -> Issued:
@@ -300,7 +300,7 @@ def test_waiting_without_a_cookie_is_refused(helper: Ask, status: int, output: b
         signer(helper(answer(output, status))).sign(request())
 
 
-# --- what it cannot do to us ------------------------------------------------------------------------------------------
+# --- isolation --------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_program_is_reported(tmp_path: Path) -> None:

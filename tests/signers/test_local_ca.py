@@ -1,4 +1,4 @@
-"""The key of a CA on this node signs what it may, and says why where it does not."""
+"""The key of a CA on this node signs what it may, and otherwise reports the reason."""
 
 from __future__ import annotations
 

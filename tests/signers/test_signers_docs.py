@@ -1,4 +1,4 @@
-"""The examples in docs/signers.md do what the text says of them."""
+"""The examples in docs/signers.md work as described."""
 
 from __future__ import annotations
 

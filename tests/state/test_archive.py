@@ -56,7 +56,7 @@ def host(tmp_path: Path) -> Host:
 
 
 def test_what_goes_in_comes_out(host: Host) -> None:
-    """Every file comes back byte for byte, with the mode and owner that it had, in the order of storing."""
+    """Every file is loaded byte for byte, with its mode and owner, in the order of storing."""
     if os.geteuid() != 0:
         unavailable("only root can give files away")
     os.chown(host.files[KEY], 12, 34)
@@ -95,7 +95,7 @@ def test_only_root_can_read_it(host: Host) -> None:
 
 
 def test_only_the_last_are_kept(host: Host) -> None:
-    """The last `keep` generations of each certificate stay, in the order of storing, whatever the clock said."""
+    """The last `keep` generations of each certificate stay, in the order of storing, whatever the clock was."""
     host.store("another", name="etcd-server")
     for number in range(5):
         host.store(str(number), when=WHEN - timedelta(days=number))
@@ -275,7 +275,7 @@ def test_a_pipe_in_the_archive(host: Host) -> None:
 
 @pytest.mark.parametrize("damage", ["content", "missing", "link"])
 def test_damaged_file(host: Host, damage: str) -> None:
-    """What is not byte for byte what was stored is never handed out."""
+    """A file that differs from the stored one in any byte is never returned."""
     generation = host.store()
     stored = host.directory(generation) / "0-apiserver.key"
     if damage == "content":

@@ -1,4 +1,4 @@
-"""A small document of the state directory: what is written is there, and what is there can be anything."""
+"""A small document of the state directory: a written one is read, and a file may have any content."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_invalid_file_counts_as_empty(tmp_path: Path, content: bytes) -> None
 
 @given(st.binary())
 def test_arbitrary_bytes_are_no_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    """They are a memory, or none."""
+    """Any bytes are a document, or count as none."""
     state = tmp_path_factory.mktemp("state")
     (state / "entries.json").write_bytes(content)
     assert memory(state).read() in (None, {})

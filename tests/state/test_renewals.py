@@ -1,4 +1,4 @@
-"""The memory of renewals: what is noted is there again, and nothing in its file can harm."""
+"""The ledger of renewals: an entry is read again, and no content of its file causes harm."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ def test_a_failure_does_not_forget_when_the_certificate_was_put_in_place(tmp_pat
 
 
 def test_what_is_gone_is_forgotten_but_for_the_latest(tmp_path: Path) -> None:
-    """Of files that come and go only the attempts of the latest are kept, however many there were; of files that are
-    there, all.
-    """
+    """Of removed files only the latest attempts stay, however many there were; of existing files, all."""
     there = {("leaf", f"/there/{number}.pem"): Attempt(NOW - timedelta(days=400)) for number in range(150)}
     gone = {("leaf", f"/gone/{number}.pem"): Attempt(NOW + timedelta(minutes=number)) for number in range(500)}
     ledger = Ledger(tmp_path, lambda path: path.startswith("/there/"))

@@ -34,7 +34,7 @@ BEGUN = Rotation("20261124T120000Z-abcdef", "ca", Mode.OVERLAP, (OLD.facts,), NE
     ids=["plain", "with everything"],
 )  # fmt: skip
 def test_what_is_noted_is_there_for_the_next_process(tmp_path: Path, rotation: Rotation) -> None:
-    """All of it, in a file that only we may read."""
+    """All of it is read, from a file that only root can read."""
     assert RotationRecord(tmp_path / "state").load() is None
     (tmp_path / "state").mkdir()
     RotationRecord(tmp_path / "state").save(rotation)

@@ -1,4 +1,4 @@
-"""A machine with services that use certificates, and certmond in enforce mode with its units: for tests.
+"""A machine with services that use certificates, and certmond in enforce mode with its units, for tests.
 
 nginx, HAProxy and etcd are Debian's, with their own units; the others are `reader.py`, which reads once.
 """
@@ -102,7 +102,7 @@ DAEMON_ARGS="--cert-file={TLS}/etcd-server.crt --key-file={TLS}/etcd-server.key 
 
 @dataclass(frozen=True)
 class Change:
-    """A certificate that was put in place, and when that began."""
+    """An installed certificate, and the start of its installation."""
 
     name: str
     at: datetime
@@ -162,17 +162,17 @@ class Consumers:
         modifiers: Modifiers = {**ending_in(days), "names": names}
         return make_server(self._ca, name, **modifiers)
 
-    # Ways to put a certificate in place:
+    # Ways to install a certificate:
 
     def in_place(self, name: str, issued: Issued) -> Change:
-        """As kubeadm does: each file is truncated and written, the key first."""
+        """Write like kubeadm: each file is truncated and written, the key first."""
         change = self._change(name)
         self._path(f"{name}.key").write_bytes(issued.key_pem)
         self._path(f"{name}.crt").write_bytes(issued.pem)
         return change
 
     def rename(self, name: str, issued: Issued) -> Change:
-        """As careful writers do: beside it, then renamed, the key first; its owner stays."""
+        """Write like a careful program: to a draft that is renamed, the key first; the owner stays."""
         change = self._change(name)
         for file, content in ((f"{name}.key", issued.key_pem), (f"{name}.crt", issued.pem)):
             self._write(f".staged-{file}", content)
@@ -208,7 +208,7 @@ class Consumers:
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text)).hexdigest()
 
     def served(self, name: str) -> str:
-        """The digest of the certificate that is served; the words of the failure where none is."""
+        """Return the digest of the served certificate, or the error of the probe."""
         code = (
             "import hashlib, ssl, sys\n"
             "try: text = ssl.get_server_certificate(('127.0.0.1', int(sys.argv[1])), timeout=5)\n"
@@ -227,7 +227,7 @@ class Consumers:
         ]
 
     def ended(self, target: str, since: datetime) -> dict[str, Any]:
-        """How the restart of a service ended, which is waited for."""
+        """Wait for the end of a service's restart, and return it."""
 
         def result() -> list[dict[str, Any]]:
             return [line for line in self.trail(target, since) if "result" in line]
@@ -236,7 +236,7 @@ class Consumers:
         return last
 
     def is_served(self, name: str) -> bool:
-        """What is served is what is on disk."""
+        """Return whether the served certificate equals the file."""
         return self.served(name) == self.on_disk(name)
 
     def count(self, name: str, kind: str, since: datetime) -> int:

@@ -1,4 +1,4 @@
-"""What a real daemon tells of what it does: its plan, and the last events."""
+"""The activity that a real daemon publishes: its plan, and the last events."""
 
 from __future__ import annotations
 

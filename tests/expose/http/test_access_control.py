@@ -59,7 +59,7 @@ def get(path: str = "/metrics", password: str | None = None, user: str = "alice"
 
 
 def fetch(server: Server, context: ssl.SSLContext, request: bytes = get()) -> bytes:  # a constant
-    """The whole answer; nothing where the connection came to nothing."""
+    """Return the whole answer, or nothing without one."""
     with suppress(OSError), connect(server, context) as client:
         client.sendall(request)
         return hear(client)
@@ -322,7 +322,7 @@ class TestPasswords:
         ],
     )
     def test_refused(self, house: House, header: str) -> None:
-        """Without the right user and password the answer to any path is 401, and says how to ask."""
+        """Without the right user and password the answer to any path is 401, with the authentication scheme."""
         line = f"Authorization: {header}\r\n" if header else ""
         with running(house.runtime, gate=house.gate(USERS)) as server:
             for path in ("/metrics", "/", "/healthz", "/nothing"):
@@ -407,7 +407,7 @@ class TestChanges:
     """Files are followed without a restart, and a server never has less than it had."""
 
     def test_users(self, house: House) -> None:
-        """Users are those of the file as it is now, also for who was let in before."""
+        """The users are those of the present file, also for a client that was admitted before."""
         with running(house.runtime, gate=house.gate(USERS)) as server:
             assert say(server, get(password="secret")).endswith(TOLD)
             house.write(USERS.replace("alice", "bob"))
@@ -571,7 +571,7 @@ class TestChanges:
 
 
 class TestStart:
-    """What cannot be used at the start is refused, with all that is wrong."""
+    """An unusable configuration at the start is refused, with all problems."""
 
     @pytest.mark.parametrize(
         ("files", "problem"),
@@ -634,7 +634,7 @@ class TestStart:
             house.gate(PAIR)
 
     def test_command(self, house: House) -> None:
-        """`certmond serve --web-config` says all that is wrong, and exits with 3."""
+        """`certmond serve --web-config` prints all problems, and exits 3."""
         house.write(PAIR + "  colour: red\nbasic_auth_users: {a: b}\n")
         command = [sys.executable, "-m", "certmond", "serve", "--runtime-dir", str(house.runtime), "--listen",
                    "127.0.0.1:0", "--web-config", str(house.path)]  # fmt: skip
@@ -680,7 +680,7 @@ class TestStart:
 
 
 class TestAbuse:
-    """Whatever is done to the listener, others are served meanwhile, and the limits hold."""
+    """Under abuse of the listener, other clients are served, and the limits hold."""
 
     @pytest.fixture
     def server(self, house: House) -> Iterator[Server]:
@@ -739,7 +739,7 @@ class TestAbuse:
             await_connections(server, 0)
 
     def test_slow_request(self, house: House) -> None:
-        """A request that comes byte by byte through TLS is cut when its time is up."""
+        """A request that arrives byte by byte through TLS is closed at the end of its time."""
         with running(house.runtime, patience=0.5, gate=house.gate(PAIR)) as server:
             with connect(server, house.client()) as client:
                 client.settimeout(0.02)
@@ -770,7 +770,7 @@ class TestAbuse:
          b"\x15\x03\x01\0\2\2\x28", b"\x16\x03\x01\0\4\1\xff\xff\xff" * 2000],
     )  # fmt: skip
     def test_noise(self, server: Server, house: House, noise: bytes, caplog: pytest.LogCaptureFixture) -> None:
-        """What is no TLS ends the connection and is no event."""
+        """Bytes that are no TLS end the connection without an event."""
         with socket.create_connection(server.address) as client, suppress(OSError):
             client.sendall(noise)
             client.shutdown(socket.SHUT_WR)
@@ -793,7 +793,7 @@ class TestAbuse:
         assert self.served(server, house)
 
     def test_wrong_passwords(self, server: Server, house: House) -> None:
-        """While wrong passwords are tried without a pause, who has the right one is let in."""
+        """While wrong passwords are tried continuously, a client with the right one is admitted."""
         stop = threading.Event()
 
         def guess() -> None:

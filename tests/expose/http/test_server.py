@@ -195,7 +195,7 @@ class TestEndpoints:
         ],
     )
     def test_no_path_reaches_the_file_system(self, server: Server, runtime_dir: Path, path: str) -> None:
-        """No file is served but those of the daemon, whatever the path."""
+        """Only the files of the daemon are served, for any path."""
         put(runtime_dir / "secret", b"secret bytes")
         answer = say(server, f"GET {path} HTTP/1.0\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 404 ")
@@ -204,7 +204,7 @@ class TestEndpoints:
 
     @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
     def test_only_regular_files(self, server: Server, runtime_dir: Path, kind: str) -> None:
-        """A link, a pipe or a directory in the place of a rendering is not followed, waited for or listed."""
+        """A link, a pipe or a directory in place of a rendering is not followed, waited for or listed."""
         metrics = runtime_dir / "metrics.prom"
         metrics.unlink()
         make: dict[str, Callable[[], None]] = {
@@ -357,7 +357,7 @@ class TestHealth:
     def test_bad_heartbeat(
         self, server: Server, runtime_dir: Path, path: str, content: Callable[[], bytes], reason: str
     ) -> None:
-        """A stale or unintelligible heartbeat is 503, with the reason and where to look, in one line."""
+        """A stale or invalid heartbeat is 503, with the reason and the remedy, in one line."""
         put(runtime_dir / "heartbeat.json", content())
         response, body = ask(server, path)
         assert response.status == 503
@@ -373,7 +373,7 @@ class TestHealth:
 
     @pytest.mark.parametrize("path", sorted(set(PATHS) - {"/"}))
     def test_daemon_never_ran(self, tmp_path: Path, path: str) -> None:
-        """Before the daemon has rendered anything, the answer is 503 and says what is missing and what to do."""
+        """Before the daemon has rendered anything, the answer is 503 with the missing file and the remedy."""
         with running(tmp_path) as server:
             response, body = ask(server, path)
         assert response.status == 503
@@ -471,7 +471,7 @@ class TestManyClients:
             return hear(client)
 
     def test_half_of_the_seats(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One address has 32 connections at most: with another, the one that has been silent longest makes room."""
+        """One address has 32 connections at most: a further one replaces the one that has been silent longest."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"G")
@@ -557,7 +557,7 @@ class TestManyClients:
 
 class TestBadClients:
     def test_slow_request(self, runtime_dir: Path) -> None:
-        """A client that feeds its request byte by byte is cut when its time is up, however busy it keeps."""
+        """A client that sends its request byte by byte is closed at the end of its time."""
         with running(runtime_dir, patience=0.3) as server, socket.create_connection(server.address) as client:
             client.settimeout(0.02)
             client.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
@@ -590,7 +590,7 @@ class TestBadClients:
     def test_client_that_goes_away(
         self, server: Server, runtime_dir: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A client that leaves in the middle of its answer is no event: no traceback, no word in the log."""
+        """A client that disconnects in the middle of its answer causes no traceback and no log entry."""
         put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
         for reset in (True, False):
             with socket.create_connection(server.address) as client:
@@ -723,7 +723,7 @@ class TestHost:
             assert ask(server, "/metrics", Host="node-1.example.org:9964")[1] == METRICS
 
     def test_a_socket_of_the_file_system(self, runtime_dir: Path) -> None:
-        """No page leads a browser to a Unix socket: who speaks to one, such as a proxy, may pass any name on."""
+        """No page can direct a browser to a Unix socket: a client of one, such as a proxy, may send any name."""
         path = str(runtime_dir / "socket")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)

@@ -30,7 +30,7 @@ def read(text: str) -> WebConfig:
 
 
 def test_everything() -> None:
-    """Each key of the format is read, with the meaning that it has there; relative paths begin beside the file."""
+    """Each key of the format is read with its documented meaning; relative paths begin beside the file."""
     source = parse(
         "web.yaml",
         f"""
@@ -78,7 +78,7 @@ rate_limit:
     "text", ["", "# nothing\n", "tls_server_config:\nbasic_auth_users:\n", "tls_server_config: {}"]
 )
 def test_nothing(text: str) -> None:
-    """An empty file, and keys with nothing behind them, ask for nothing: no TLS, no password."""
+    """An empty file, and keys without a value, configure nothing: no TLS, no password."""
     assert not read(text).tls
     assert read(text) == WebConfig() or read(text).basic_auth_users == {}
 
@@ -178,7 +178,7 @@ rate_limits: 1
     ],
 )  # fmt: skip
 def test_one_problem(text: str, problem: str) -> None:
-    """What is wrong by itself, or does not go together, is one problem in its place."""
+    """A single mistake or contradiction is one problem at its place."""
     problems = told(text)
     assert len(problems) == 1, problems
     assert problems[0].startswith(problem)
@@ -249,7 +249,7 @@ def test_names_are_those_of_go(tmp_path: Path) -> None:
     ],
 )
 def test_promtool_agrees(tmp_path: Path, text: str, good: bool) -> None:
-    """What certmond takes, `promtool check web-config` takes, and what that refuses, certmond refuses."""
+    """`promtool check web-config` accepts what certmond accepts, and certmond refuses what it refuses."""
     house = House(tmp_path)
     house.write(text)
     command = [real_part("promtool"), "check", "web-config", str(house.path)]

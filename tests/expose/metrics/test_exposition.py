@@ -1,4 +1,4 @@
-"""What Prometheus, node_exporter and `status` are given: the text and the JSON of one assessment."""
+"""The output for Prometheus, node_exporter and `status`: the text and the JSON of one assessment."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ Labels = frozenset[tuple[str, str]]
 
 
 def looked_at(node: Node, more: str = "", at: datetime = NOW, before: Assessment | None = None) -> Assessment:
-    """The node as the kubeadm profile and what `more` configures see it."""
+    """Return the assessment of the node with the kubeadm profile and the configuration `more`."""
     config = parse([Source("test", more)] if more else [])
     return assess(Store(config.certificates, str(node.root)).observe(), at, before, config.renew_before)
 
@@ -237,7 +237,7 @@ def test_a_file_that_never_was_has_its_finding_and_no_dates(node: Node) -> None:
 
 
 def written(renderer: Renderer, assessment: Assessment, directory: Path) -> tuple[str, str]:
-    """The two files that the daemon would write."""
+    """Write the two files of the daemon."""
     renderer.write_metrics(directory / "metrics.prom", assessment)
     renderer.write_status(directory / "status.json", assessment, "observe", next_event(assessment, Policy()))
     return (directory / "metrics.prom").read_text(), (directory / "status.json").read_text()
@@ -500,7 +500,7 @@ def summarised(assessment: Assessment) -> str:
 
 
 def test_the_summary_names_the_gravest(node: Node) -> None:
-    """One line: how many, how bad, the reason that counts (not a note beside it), and what is next."""
+    """The line has the number of findings, the severity, the most severe reason, and the next event."""
     assert summarised(looked_at(node)) == "14 certificates, all well; next due apiserver on 2027-10-22"
     node.write(f"{API}.crt", node.read(f"{PKI}/front-proxy-client.crt") + b"a note\n")
     assert summarised(looked_at(node)).startswith("14 certificates, 1 critical (apiserver: no_path); next due ")
@@ -509,7 +509,7 @@ def test_the_summary_names_the_gravest(node: Node) -> None:
 
 
 def test_the_summary_of_nothing_is_no_good_news(node: Node) -> None:
-    """Where no certificate is there, the line does not say that all is well, but what to look at."""
+    """Without any certificate, the line does not report a healthy node, but the remedy."""
     shutil.rmtree(node.path("etc"))
     shutil.rmtree(node.path("var"))
     assert summarised(looked_at(node)) == "no certificate to watch: `certmond check` says which profile fits"
@@ -556,7 +556,7 @@ def test_an_invalid_status_is_an_error(tmp_path: Path, content: bytes | None) ->
         read_status(tmp_path)
 
 
-# --- what certmond says of itself -------------------------------------------------------------------------------------
+# --- metrics of certmond itself ---------------------------------------------------------------------------------------
 
 
 def test_a_mode_is_in_force_and_the_other_is_not() -> None:

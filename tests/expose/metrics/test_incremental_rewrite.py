@@ -1,4 +1,4 @@
-"""A file of which little changes: what a reader finds in it, whatever was written before."""
+"""A file with few changes: its content is complete, whatever was written before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of x509-certificate-exporter: what its rules and dashboards ask for is there, and says the same."""
+"""The names of x509-certificate-exporter: its rules and dashboards work with the same values."""
 
 from __future__ import annotations
 

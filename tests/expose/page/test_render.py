@@ -1,4 +1,4 @@
-"""The page as text: what is on it, what is left out of it, and that whatever others have named stays text."""
+"""The page as text: its content, its omissions, and the escaping of all foreign names."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Parsed(HTMLParser):
 
 
 def document(node: Node) -> dict[str, Any]:
-    """What the daemon would render of a node."""
+    """Return the document that the daemon would render of a node."""
     return status_document(assess(Store(load().certificates, str(node.root)).observe(), NOW), "observe", None)
 
 
@@ -123,7 +123,7 @@ def busy() -> dict[str, Any]:
 
 class TestHostileText:
     def test_names_stay_text(self, node: Node) -> None:
-        """Whatever a subject, a file, a service, a message or a node is called, it makes no element or attribute."""
+        """No name of a subject, file, service, message or node makes an element or attribute."""
         used = {"service": "s", "reloads": True, "running": True, "started_at": None}
         served = {"endpoint": "e", "service": "s", "sha256": None, "matches": False, "reason": "r"}
         told = [finding("critical"), finding("info", message="no remedy")]
