@@ -23,7 +23,7 @@ ALERTS = list(dict.fromkeys(rule["alert"] for rule in RULES))
 NAMES = [*(reason.value for reason in Reason), *ALERTS]
 
 
-def test_there_is_a_section_for_everything_and_none_for_nothing() -> None:
+def test_each_reason_and_alert_has_one_section() -> None:
     """Every Reason and every alert of config/alerts.yaml has one section, and there are no others."""
     text = (ROOT / "certmond/runbook.md").read_text()
     assert sorted(re.findall(r"^## (.*)$", text, re.MULTILINE)) == sorted(NAMES)
@@ -62,7 +62,7 @@ def test_an_unknown_name_is_answered_with_what_may_have_been_meant(wrong: str, m
 
 
 @pytest.mark.parametrize("wrong", ["", "xyzzy", "\n", "a" * 100_000])
-def test_a_name_like_no_other_is_answered_with_the_list(wrong: str) -> None:
+def test_an_unknown_name_gets_the_list(wrong: str) -> None:
     """Without a similar name, only the list is printed, and the message stays readable for any input."""
     with pytest.raises(CertmondError, match="no section") as refusal:
         explain(wrong)

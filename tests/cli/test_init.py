@@ -347,7 +347,7 @@ def test_check_finds_nothing(like_kubeadm: Host) -> None:
     assert like_kubeadm.check() == (0, [])
 
 
-def test_check_knows_the_node_with_its_manifests(node: Node, like_kubeadm: Host, tmp_path: Path) -> None:
+def test_check_accepts_the_node_with_its_manifests(node: Node, like_kubeadm: Host, tmp_path: Path) -> None:
     """The same holds with kubeadm's manifests, which name each file and require each name."""
     host = like_kubeadm.copy(tmp_path / "copy")
     shutil.copytree(node.path("etc/kubernetes/manifests"), host.at("etc/kubernetes/manifests"))
@@ -544,7 +544,7 @@ def api_server(host: Host, port: int) -> Iterator[list[Mapping[str, Any]]]:
 
 
 @pytest.mark.real("kubectl")
-def test_kubectl_lives_on_it(host: Host) -> None:
+def test_kubectl_works_with_it(host: Host) -> None:
     """A real kubectl reads each kubeconfig, sends its certificate to a server, and accepts apiserver.crt under each of
     its names and under no other.
     """
@@ -1125,7 +1125,7 @@ def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
     assert host.refused() == [f"{host.config}: is not YAML; correct it"]
 
 
-def test_a_kubeadm_configuration_that_others_can_write_is_not_obeyed(host: Host) -> None:
+def test_a_kubeadm_configuration_that_others_can_write_is_refused(host: Host) -> None:
     """It may be writable neither by the group nor by all; `--dry-run` may read it."""
     for mode in (0o664, 0o646):
         host.config.chmod(mode)

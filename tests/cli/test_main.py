@@ -165,7 +165,7 @@ def test_global_options_stand_before_or_after_the_verb(node: Node) -> None:
     assert before.stdout == after.stdout
 
 
-def test_what_stands_after_the_verb_wins(node: Node, tmp_path: Path) -> None:
+def test_the_option_after_the_verb_counts(node: Node, tmp_path: Path) -> None:
     """If a global option is given twice, the one after the verb counts."""
     assert certmond("--root", tmp_path, "check", "--root", node.root, "--at", AT).returncode == 0
 
@@ -196,7 +196,7 @@ def test_an_impossible_command_exits_3(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_nothing_to_look_at_is_no_good_news(tmp_path: Path) -> None:
+def test_an_empty_root_exits_3(tmp_path: Path) -> None:
     """A root without a single certificate of the profile exits 3, because silence must not look healthy."""
     done = certmond("check", "--root", tmp_path)
     assert done.returncode == 3
@@ -217,7 +217,7 @@ def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> No
         assert json.loads(done.stdout) in (before, daemon.status())  # a pass may come between
 
 
-def test_status_of_nothing_is_no_good_news(tmp_path: Path) -> None:
+def test_status_of_an_empty_node_exits_3(tmp_path: Path) -> None:
     """`status` of a daemon without any certificate exits 3, like `check`, with the remedy."""
     for name in ("work", "node"):
         (tmp_path / name).mkdir()
@@ -299,7 +299,7 @@ def test_config_verbs(tmp_path: Path) -> None:
     assert "certificates" in schema["properties"]
 
 
-def test_a_short_overlap_is_warned_of(tmp_path: Path) -> None:
+def test_a_short_overlap_is_a_warning(tmp_path: Path) -> None:
     """`config validate` warns that Pods may lose the API server, with the setting. The configuration is valid."""
     path = tmp_path / "config.yaml"
     for overlap, warned in (("30s", True), ("130s", False), ("10m", False)):
@@ -311,7 +311,7 @@ def test_a_short_overlap_is_warned_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", LOOKS)
-def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, arguments: str) -> None:
+def test_a_verb_that_reads_needs_no_kubeconfig(node: Node, tmp_path: Path, arguments: str) -> None:
     """The kubeconfig of the restart lock is not read, and may be unreadable for the caller."""
     node.path("closed").symlink_to("closed")  # which is closed to root, too
     own = tmp_path / "config.yaml"
@@ -360,7 +360,7 @@ def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_dead_daemons_last_word_is_no_answer(node: Node, tmp_path: Path) -> None:
+def test_status_of_a_dead_daemon_exits_3(node: Node, tmp_path: Path) -> None:
     """`status` exits 3 when the daemon that rendered it has ended, whatever it last reported."""
     work = tmp_path / "work"
     work.mkdir()
@@ -412,7 +412,7 @@ def test_no_verb_ends_beyond_the_calendar_with_a_traceback(node: Node, arguments
 @pytest.mark.parametrize(
     "arguments", [("renew", "--all"), ("renew", "apiserver"), ("init",), ("archive", "restore", "apiserver")]
 )
-def test_a_verb_that_writes_obeys_no_configuration_that_others_can_write(
+def test_a_verb_that_writes_refuses_a_configuration_that_others_can_write(
     node: Node, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     """The rule also holds in observe mode; a dry run is allowed."""

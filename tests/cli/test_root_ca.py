@@ -184,7 +184,7 @@ def test_verify_with_warnings(host: Host) -> None:
     assert host.document("verify", *given)["verdict"] == "warning"
 
 
-def test_verify_what_is_not_fit(host: Host) -> None:
+def test_verify_an_unfit_ca(host: Host) -> None:
     """A CA that is not fit exits 2 with every problem. The present one is not fit, but all leaves chain to it."""
     leaf = make_leaf(ca(), not_before=NOW - DAY, not_after=NOW + YEAR)
     found = host.document("verify", *host.give(leaf, ca()))
@@ -226,9 +226,7 @@ def test_verify_and_stage_refuse_a_ca_with_a_key_that_go_does_not_use(host: Host
         ({"is_ca": False, "path_length": 0}, "cryptography"),
     ],
 )
-def test_verify_and_stage_refuse_a_ca_that_go_or_certmond_cannot_read(
-    host: Host, changes: dict[str, Any], words: str
-) -> None:
+def test_verify_and_stage_refuse_an_unreadable_ca(host: Host, changes: dict[str, Any], words: str) -> None:
     """The message has Go's words, once."""
     given = host.give(ca(**changes))
     for verb in ("verify", "stage"):
@@ -238,7 +236,7 @@ def test_verify_and_stage_refuse_a_ca_that_go_or_certmond_cannot_read(
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None], ids=["empty", "rubbish", "two"])
-def test_verify_what_is_no_certificate(host: Host, content: bytes | None) -> None:
+def test_verify_without_a_certificate(host: Host, content: bytes | None) -> None:
     """A file with no certificate, or two, is not fit."""
     host.certificate.write_bytes(bundle(ca(), ca()) if content is None else content)
     done = host.run("verify", host.certificate)
@@ -300,7 +298,7 @@ def test_export_into_a_file(host: Host, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["fifo", "nowhere/trust.pem", "directory"])  # none of the machine's own
-def test_export_where_no_file_can_be(host: Host, tmp_path: Path, target: str) -> None:
+def test_export_to_an_impossible_path(host: Host, tmp_path: Path, target: str) -> None:
     """A path that is no file, or cannot be written, exits 3 with its name, and stays."""
     (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "fifo")
@@ -413,7 +411,7 @@ def test_the_same_ca_for_another_family_is_another(host: Host) -> None:
     assert host.stage(new, "--family", "etcd-ca").code == 2
 
 
-def test_a_half_is_put_right(host: Host) -> None:
+def test_an_incomplete_staging_is_repaired(host: Host) -> None:
     """The leftovers of a killed process are reported as incomplete, and staging again repairs them, without --force."""
     assert host.stage(ca()).code == 0
     (host.staging.directory / "new.crt").unlink()

@@ -733,7 +733,7 @@ def test_the_example_is_all_comments_and_right_without_them() -> None:
 @pytest.mark.parametrize(
     "text", ["mode: enforce", "hold: {command: [/x]}", "signers: [{name: s, kind: command, command: [/x]}]"]
 )
-def test_a_configuration_that_others_can_write_may_not_have_certmond_act(tmp_path: Path, text: str) -> None:
+def test_a_configuration_that_others_can_write_does_not_allow_actions(tmp_path: Path, text: str) -> None:
     """If certmond changes the node or runs a program, a file that group or others can write is refused by name."""
     main, more = tmp_path / "config.yaml", tmp_path / "conf.d/more.yaml"
     more.parent.mkdir()
@@ -770,7 +770,7 @@ def test_only_a_regular_file_is_a_configuration(tmp_path: Path, name: str, kind:
         load(tmp_path / "config.yaml")
 
 
-def test_who_acts_by_hand_obeys_no_configuration_that_others_can_write(tmp_path: Path) -> None:
+def test_a_command_that_writes_refuses_a_configuration_that_others_can_write(tmp_path: Path) -> None:
     """The rule holds in each mode."""
     main = tmp_path / "config.yaml"
     main.write_text("mode: observe")

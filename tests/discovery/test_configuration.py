@@ -468,7 +468,7 @@ def test_a_missing_kubeconfig_of_people_is_not_expected(node: Node) -> None:
     assert not judged(node, text)
 
 
-def test_a_file_that_is_named_and_missing_stays_missing(node: Node) -> None:
+def test_a_named_and_missing_file_stays_missing(node: Node) -> None:
     """A file that a flag names and that does not exist remains a finding."""
     node.path(f"{PKI}/front-proxy-client.crt").unlink()
     text = found(node)
@@ -636,7 +636,7 @@ ANYTHING = st.text(max_size=40) | st.sampled_from(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(ANYTHING, min_size=4, max_size=4), name=ANYTHING, root=ANYTHING)
-def test_whatever_stands_in_the_files_the_result_loads(node: Node, texts: list[str], name: str, root: str) -> None:
+def test_any_content_of_the_files_gives_a_valid_result(node: Node, texts: list[str], name: str, root: str) -> None:
     """No text in the node's files causes a traceback or a broken configuration, or escapes its comment."""
     one, two, three, four = texts
     mounts = [{"name": four, "mountPath": "/x", "subPath": two}]

@@ -166,7 +166,7 @@ def test_nothing_leads_above_the_root(tree: Tree, target: str) -> None:
     assert tree.value("/etc/a.crt") == tree.value("/../secret") == b"<inside>"
 
 
-def test_dots_are_followed_where_links_led(tree: Tree) -> None:
+def test_dots_are_followed_from_the_target_of_a_link(tree: Tree) -> None:
     """`..` is the parent of the link's target, not of the link."""
     tree.write("/data/v1/a.crt", b"here")
     tree.write("/a.crt", b"not here")

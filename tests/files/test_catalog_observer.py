@@ -1017,7 +1017,7 @@ def kept(secret: set[bytes], *things: object) -> list[bytes]:
     return [each for each in secret if each in text]
 
 
-def test_no_private_key_is_kept(node: Node) -> None:
+def test_no_private_key_stays_in_memory(node: Node) -> None:
     """Only the public half of a key stays in memory: neither PEM nor DER, neither of a file nor of a kubeconfig."""
     wanted = secrets(node.root)
     assert len(wanted) > 200

@@ -563,7 +563,7 @@ def test_overflow(tmp_path: Path, pki: str) -> None:
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=25))
 @example([0, 3, 9, 4, 9, 0, 5, 9, 8, 2, 9])
 @example([1, 7, 10, 9, 6, 1, 7, 10])
-def test_whatever_happens(steps: list[int]) -> None:
+def test_any_sequence_of_changes(steps: list[int]) -> None:
     """Directories appear, disappear, move and are replaced between two scans, in any order: a caller that reads only
     the reported paths has the current state at the end.
     """

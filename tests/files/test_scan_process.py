@@ -91,7 +91,7 @@ def test_two_processes_share_what_is_many(tmp_path: Path) -> None:
         lambda _: sys.exit(3),
     ],
 )
-def test_what_the_other_does_not_bring_is_done_here(
+def test_this_process_makes_the_missing_results(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], end: Callable[[object], Made]
 ) -> None:
     """The second process is killed or fails at its first piece, without a message that could quote a file."""
@@ -100,7 +100,7 @@ def test_what_the_other_does_not_bring_is_done_here(
 
 
 @pytest.mark.parametrize("brought", [1, 3])
-def test_what_it_brought_before_its_end_counts(tmp_path: Path, brought: int) -> None:
+def test_results_before_its_end_count(tmp_path: Path, brought: int) -> None:
     """It is killed at a later piece."""
     done: list[Sequence[int]] = []
     patient = Patient(tmp_path)
@@ -144,7 +144,7 @@ def test_without_descriptors_all_is_done_here(room: int) -> None:
         shared_out()
 
 
-def test_without_a_process_all_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_second_process_this_one_does_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of processes is reached."""
 
     def refused() -> int:
@@ -263,7 +263,7 @@ def test_a_failure_here_is_raised_and_ends_the_other(tmp_path: Path, error: Base
     assert len(calls) == 1
 
 
-def test_it_has_nothing_of_this_process_but_its_memory(tmp_path: Path) -> None:
+def test_it_has_only_the_memory_of_this_process(tmp_path: Path) -> None:
     """It has no open file, lock or socket, no signal handler and no blocked signal."""
     received: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
@@ -361,7 +361,7 @@ def test_it_ends_with_this_process(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_it_goes_first_where_memory_is_short(tmp_path: Path) -> None:
+def test_the_kernel_kills_it_first_when_memory_is_short(tmp_path: Path) -> None:
     """The kernel kills it, and not this process."""
 
     def look(_: Sequence[int]) -> Any:

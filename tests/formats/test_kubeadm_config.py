@@ -156,7 +156,7 @@ def test_the_configuration_of_the_real_tree() -> None:
     }  # fmt: skip
 
 
-def test_what_is_not_said_is_unset() -> None:
+def test_an_absent_field_is_unset() -> None:
     """An absent field is unset, so that certmond's own configuration applies."""
     found = parse(CLUSTER)
     assert found == KubeadmConfig(InitSpec())
@@ -380,7 +380,7 @@ def test_workers_are_not_made() -> None:
     assert parse(f"{text}controlPlane: {{}}\n---\n{CLUSTER}").joins
 
 
-def test_who_joins_needs_the_cluster() -> None:
+def test_a_node_that_joins_needs_the_cluster() -> None:
     """A node that joins needs the cluster's own configuration: defaults would fit another cluster."""
     assert problems(JOIN) == [
         "holds a JoinConfiguration alone; add the ClusterConfiguration of the cluster that it joins"

@@ -350,7 +350,7 @@ def test_a_shared_value_is_refused(what: str) -> None:
         (b"users:", b"users: {"),
     ],
 )
-def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part: bytes, instead: bytes) -> None:
+def test_an_unproven_result_is_refused(monkeypatch: pytest.MonkeyPatch, part: bytes, instead: bytes) -> None:
     """Every field of the result is compared, with its type and its place."""
     right = exchange(PLAIN)
     assert right.count(part) >= 1

@@ -230,7 +230,7 @@ def test_a_value_that_does_not_read_back_is_refused(value: str) -> None:
         ("apiVersion: v1\nkind: Pod", "kind: Pod\napiVersion: v1"),
     ],
 )
-def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part: str, instead: str) -> None:
+def test_an_unproven_result_is_refused(monkeypatch: pytest.MonkeyPatch, part: str, instead: str) -> None:
     """Every field of the result is compared, with its type and its place."""
     data = manifest(f"command: [{', '.join(PLAIN)}]")
     right = exchange(data).decode()

@@ -207,7 +207,7 @@ def test_a_flood_has_a_limit_and_is_reported(told: Told, capfd: pytest.CaptureFi
     assert "is told of 1 findings, and not of 1 less grave ones" in capfd.readouterr().err
 
 
-def test_a_hook_that_hangs_is_ended(told: Told) -> None:
+def test_a_hook_that_hangs_is_killed(told: Told) -> None:
     """A run that exceeds its time limit is killed, and has failed."""
     hangs = Path(f"{told.log}.hangs")
     hangs.touch()

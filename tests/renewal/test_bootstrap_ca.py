@@ -114,7 +114,7 @@ ROOT = make_ca("root")
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_kubernetes_cannot_live_with(files: Files, ca: Issued, told: str) -> None:
+def test_a_ca_that_kubernetes_cannot_use(files: Files, ca: Issued, told: str) -> None:
     """A CA that would be critical in the cluster is refused with the same words."""
     found = files.refused(ca.pem, ca.key_pem)
     assert any(problem.startswith(told) for problem in found), found

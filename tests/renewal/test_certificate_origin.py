@@ -45,7 +45,7 @@ def found(host: Host, now: Any = NOW, **options: Any) -> dict[str, Provenance]:
     return {name: each for (name, _), each in lookup.of_due(inventory(host), now, **options).items()}
 
 
-def test_what_is_due_is_looked_up_and_nothing_else(host: Host) -> None:
+def test_only_due_certificates_are_looked_up(host: Host) -> None:
     """They are due from the renewal point on, less the spread. So are those of a rotated CA, and all on request."""
     assert found(host).keys() == {"apiserver", "admin.conf", "kubelet-client"}
     early = NOW - 60 * DAY
@@ -56,7 +56,7 @@ def test_what_is_due_is_looked_up_and_nothing_else(host: Host) -> None:
     assert found(host, NOW - 2 * YEAR).keys() == {"apiserver", "admin.conf", "kubelet-client"}  # not valid yet
 
 
-def test_what_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
+def test_a_certificate_that_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
     """No signer signs it, another program renews it, or the CA's key is not on this node."""
     host.entries["apiserver"] |= {"signer": "none"}
     host.entries["admin.conf"] |= {"renewed_by": "the operator"}

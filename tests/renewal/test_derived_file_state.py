@@ -131,7 +131,7 @@ def test_what_was_made_is_current(new: Issued) -> None:
         (OLD.pem + pem_block("ENCRYPTED PRIVATE KEY", b"0\0"), "holds a block ENCRYPTED PRIVATE KEY"),
     ],
 )
-def test_a_bundle_with_anything_else_is_not_ours(present: bytes, fact: str) -> None:
+def test_a_bundle_with_anything_else_is_foreign(present: bytes, fact: str) -> None:
     """It stays, with a message that has the reason and the remedy."""
     message = foreign(bundled(present))
     assert message.startswith(f"{BUNDLE.path} {fact.partition('.*')[0].rstrip(',')}")
@@ -155,7 +155,7 @@ def test_a_bundle_with_anything_else_is_not_ours(present: bytes, fact: str) -> N
         (CA.pem, NEW.key_pem),
     ],
 )
-def test_from_a_broken_source_nothing_is_made(source: bytes | None, key: bytes | None, present: bytes | None) -> None:
+def test_nothing_is_made_from_a_broken_source(source: bytes | None, key: bytes | None, present: bytes | None) -> None:
     """The existing file stays, because it may still work."""
     found = state(BUNDLE, source, key, present)
     assert isinstance(found, Unready)
@@ -283,7 +283,7 @@ SECOND = {"name": "dev", "user": {"token": "abc"}}
         (edited(lambda d: d["clusters"][0].update(cluster={})), "trusts none of the CA certificates in admin"),
     ],
 )  # fmt: skip
-def test_a_kubeconfig_with_anything_else_is_not_ours(present: bytes, fact: str) -> None:
+def test_a_kubeconfig_with_anything_else_is_foreign(present: bytes, fact: str) -> None:
     """A merged one, one with an operator's settings, or one for another cluster or user would lose content."""
     assert foreign(state(COPY, SOURCE, None, present)).startswith(f"{COPY.path} {fact}")
 

@@ -117,7 +117,7 @@ def test_used_and_valid_files_are_archived(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("damage", ["key", "chain", "gone", "expired"])
-def test_what_is_not_good_is_not_kept(keeper: Keeper, damage: str) -> None:
+def test_a_broken_file_is_not_archived(keeper: Keeper, damage: str) -> None:
     """It could not be restored."""
     path = f"{PKI}/{PAIR}"
     match damage:
@@ -313,7 +313,7 @@ def test_where_another_user_could_take_the_key_nothing_comes_back(keeper: Keeper
     )
 
 
-def test_where_nothing_was_kept_nothing_comes_back(keeper: Keeper) -> None:
+def test_without_a_generation_nothing_is_restored(keeper: Keeper) -> None:
     """The same holds if the only generation is the failed one."""
     assert refused(keeper, keeper.target(PAIR)) == NONE
     keeper.keep()

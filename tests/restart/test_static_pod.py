@@ -107,7 +107,7 @@ def test_the_observed_container_is_stopped(tmp_path: Path, program: Path, crictl
         assert before == [(entry.name, entry.stat().st_mtime_ns, entry.inode()) for entry in manifests]
 
 
-def test_no_other_is_touched(tmp_path: Path, program: Path, crictl: Client) -> None:
+def test_no_other_process_is_touched(tmp_path: Path, program: Path, crictl: Client) -> None:
     """The cases are the same program on the host, the same name in another Pod, and the Pod's other containers."""
     with apiserver(tmp_path, program) as (pods, _), decoy(program):
         pods.apply("another", {"kube-apiserver": [str(program)]})

@@ -55,7 +55,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "host")
 
 
-def test_what_goes_in_comes_out(host: Host) -> None:
+def test_stored_files_are_loaded_unchanged(host: Host) -> None:
     """Every file is loaded byte for byte, with its mode and owner, in the order of storing."""
     if os.geteuid() != 0:
         unavailable("only root can give files away")
@@ -94,7 +94,7 @@ def test_only_root_can_read_it(host: Host) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in host.state.rglob("*") if path.is_file()} == {0o600}
 
 
-def test_only_the_last_are_kept(host: Host) -> None:
+def test_only_the_last_generations_stay(host: Host) -> None:
     """The last `keep` generations of each certificate stay, in the order of storing, whatever the clock was."""
     host.store("another", name="etcd-server")
     for number in range(5):

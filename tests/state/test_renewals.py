@@ -114,7 +114,7 @@ def test_a_failure_does_not_forget_when_the_certificate_was_put_in_place(tmp_pat
     assert Ledger(tmp_path).renewed() == {"ab": NOW}
 
 
-def test_what_is_gone_is_forgotten_but_for_the_latest(tmp_path: Path) -> None:
+def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path) -> None:
     """Of removed files only the latest attempts stay, however many there were; of existing files, all."""
     there = {("leaf", f"/there/{number}.pem"): Attempt(NOW - timedelta(days=400)) for number in range(150)}
     gone = {("leaf", f"/gone/{number}.pem"): Attempt(NOW + timedelta(minutes=number)) for number in range(500)}

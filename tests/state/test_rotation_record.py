@@ -33,7 +33,7 @@ BEGUN = Rotation("20261124T120000Z-abcdef", "ca", Mode.OVERLAP, (OLD.facts,), NE
                     found=True, excluded=("node-2", "node-3"), published=NOW + DAY, signature="c2lnbmVk")],
     ids=["plain", "with everything"],
 )  # fmt: skip
-def test_what_is_noted_is_there_for_the_next_process(tmp_path: Path, rotation: Rotation) -> None:
+def test_a_record_is_read_by_the_next_process(tmp_path: Path, rotation: Rotation) -> None:
     """All of it is read, from a file that only root can read."""
     assert RotationRecord(tmp_path / "state").load() is None
     (tmp_path / "state").mkdir()

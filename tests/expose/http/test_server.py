@@ -470,7 +470,7 @@ class TestManyClients:
             client.sendall(request)
             return hear(client)
 
-    def test_half_of_the_seats(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_half_of_the_slots(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """One address has 32 connections at most: a further one replaces the one that has been silent longest."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
         with ExitStack() as stack:

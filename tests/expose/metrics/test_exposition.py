@@ -499,7 +499,7 @@ def summarised(assessment: Assessment) -> str:
     return summary(assessment, next_event(assessment, Policy()))
 
 
-def test_the_summary_names_the_gravest(node: Node) -> None:
+def test_the_summary_names_the_most_severe_reason(node: Node) -> None:
     """The line has the number of findings, the severity, the most severe reason, and the next event."""
     assert summarised(looked_at(node)) == "14 certificates, all well; next due apiserver on 2027-10-22"
     node.write(f"{API}.crt", node.read(f"{PKI}/front-proxy-client.crt") + b"a note\n")
@@ -508,7 +508,7 @@ def test_the_summary_names_the_gravest(node: Node) -> None:
     assert "(x: malformed)" in summarised(judged("x", "/x", LEAF, *notes))
 
 
-def test_the_summary_of_nothing_is_no_good_news(node: Node) -> None:
+def test_the_summary_of_an_empty_node_has_a_remedy(node: Node) -> None:
     """Without any certificate, the line does not report a healthy node, but the remedy."""
     shutil.rmtree(node.path("etc"))
     shutil.rmtree(node.path("var"))
