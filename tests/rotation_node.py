@@ -234,7 +234,7 @@ class RotatingNode:
             if until() or (self.record is None and self.staged == []):
                 return
             self.step()
-        raise AssertionError(f"it does not come to rest: {self.record}")
+        raise AssertionError(f"it does not become idle: {self.record}")
 
     def findings(self) -> dict[str, str]:
         """Return the findings of the CA, by reason."""

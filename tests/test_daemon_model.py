@@ -57,7 +57,7 @@ class Told(Journal):
         kind = tuple(str(fields.get(name)) for name in ("certificate", "reason", "severity"))
         match event:
             case Event.FINDING_RAISED:
-                assert kind not in self.standing, "it is told that it is raised, and stands already"
+                assert kind not in self.standing, "it is raised, although it is open already"
                 self.standing.add((kind[0], kind[1], kind[2]))
             case Event.FINDING_CLEARED:
                 self.standing.remove((kind[0], kind[1], kind[2]))
@@ -106,7 +106,7 @@ class Process:
             if not self._daemon._acted:
                 return number > 0
             cause = "step"
-        raise AssertionError("it does not come to rest")
+        raise AssertionError("it does not become idle")
 
     def changes_at(self) -> datetime | None:
         """Return when its plan changes by time alone: a repeated repair, a failed attempt."""

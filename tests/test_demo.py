@@ -24,7 +24,7 @@ from certmond.errors import CertmondError
 from tests.conftest import real_part
 
 DEMO = [sys.executable, "-m", "certmond", "demo"]
-USERS = ("whoever runs the tests", "nobody") if os.geteuid() == 0 else ("whoever runs the tests",)
+USERS = ("the user of the tests", "nobody") if os.geteuid() == 0 else ("the user of the tests",)
 NEAR = 30.0  # seconds until an awaited result must exist
 BROKEN = "/etc/kubernetes/pki/apiserver-kubelet-client.crt"
 
@@ -121,14 +121,14 @@ def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Pa
 
 def test_demo_that_is_piped_prints_plain_text_and_no_key(scratch: Path) -> None:
     """Into a pipe the demo prints plain text without control characters, and never a private key."""
-    output = demo_as("whoever runs the tests", scratch).stdout
+    output = demo_as("the user of the tests", scratch).stdout
     assert all(character.isprintable() or character == "\n" for character in output)
     assert "PRIVATE KEY" not in output
 
 
 def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> None:
     """--keep leaves the directory, closed to others, and prints commands that work on it. The processes are ended."""
-    ended = demo_as("whoever runs the tests", scratch, "--keep")
+    ended = demo_as("the user of the tests", scratch, "--keep")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert processes(scratch) == []
     [kept] = scratch.iterdir()

@@ -104,7 +104,7 @@ def test_the_daemon_renders_the_same_for_any_reference(watched: tuple[Node, list
             daemon.until(partial(has_gone, daemon), "the entry is gone")
             name_everywhere(node, target)
             raised = partial(says, daemon, f"{target} is named in /home/user/x.conf")
-            told = daemon.until(raised, f"{target} is told")
+            told = daemon.until(raised, f"{target} is reported")
             lines = [line for line in daemon.metrics().splitlines() if "/home/user/x.conf" in line]
             texts = (json.dumps(daemon.entry("users")), "\n".join(lines), told)
             seen.add(tuple(cleared(text, target) for text in texts))

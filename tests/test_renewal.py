@@ -185,7 +185,7 @@ class Host:
             if not plan.steps:
                 return outcomes
             outcomes += enforcer.executor.execute(plan)
-        raise AssertionError(f"it does not come to rest: {outcomes}")
+        raise AssertionError(f"it does not become idle: {outcomes}")
 
     def start_once(self) -> tuple[Outcome, ...]:
         """Run like one pass."""
@@ -1135,7 +1135,7 @@ def test_renew_exits_by_what_became_of_it(waiting: tuple[Host, Helper]) -> None:
 def test_sudo_is_named(host: Host) -> None:
     """The trail names the user who ran the command, also behind sudo."""
     if Path("/proc/self/loginuid").read_text() != str(2**32 - 1):
-        pytest.skip("somebody logged in here, and the kernel's word goes before sudo's")
+        pytest.skip("a login UID is set here, which precedes sudo's variable")
     certmond(host, "renew", "apiserver", SUDO_USER="alice")
     assert {entry["by"] for entry in host.audit()} == {"alice as root"}
 

@@ -291,7 +291,7 @@ def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path
             node.replace(MANAGER_CONF, node.kubeconfig(MANAGER_CONF, component_stand_in.UNUSABLE))
             daemon.until(lambda: restarts(daemon, "kube-controller-manager", "taken_back") == 1, "it is taken back")
             assert node.sha256(MANAGER_CONF) == node.held("kube-controller-manager")[MANAGER_CONF] == former
-            daemon.until(lambda: "restart_failed" in daemon.reasons("controller-manager.conf"), "it is told")
+            daemon.until(lambda: "restart_failed" in daemon.reasons("controller-manager.conf"), "it is reported")
             findings = node.findings(daemon, "controller-manager.conf")
             assert findings["restart_failed"][0] == "critical"
             settled(daemon)
@@ -349,7 +349,7 @@ def test_another_root_ca(template: Path, tmp_path: Path) -> None:
     with control_plane(template, tmp_path, settings=settings) as node, node.daemon() as daemon:
         old = node.tree.certificate(f"{PKI[1:]}/ca.crt")
         node.replace(f"{PKI}/ca.crt", pem(ca_like(old, node.tree.key(f"{PKI[1:]}/ca.key"))))
-        daemon.until(lambda: "restart_pending" in daemon.reasons("ca"), "it is told")
+        daemon.until(lambda: "restart_pending" in daemon.reasons("ca"), "it is reported")
         settled(daemon)
         held = [each for each in node.json("plan")["held"] if each["target"] == "kube-controller-manager"]
         assert "that is a rotation, not a restart" in held[0]["because"]
@@ -368,7 +368,7 @@ def test_the_same_cas_in_other_bytes(node: ControlPlane) -> None:
         settled(daemon)
         assert "restart_pending" not in daemon.reasons("etcd-ca")
         node.replace(path, own + other)
-        daemon.until(lambda: "restart_pending" in daemon.reasons("etcd-ca"), "it is told")
+        daemon.until(lambda: "restart_pending" in daemon.reasons("etcd-ca"), "it is reported")
     assert set(node.attempts().values()) == {0}
 
 
@@ -398,7 +398,7 @@ def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment:
             node.replace(f"{PKI}/apiserver-etcd-client.key", key)
             node.replace(f"{PKI}/apiserver-etcd-client.crt", certificate)
             if moment == "while it drains":
-                daemon.until(lambda: "draining" in node.log(node.starts(name)[0]), "it is told to end")
+                daemon.until(lambda: "draining" in node.log(node.starts(name)[0]), "it is asked to end")
                 daemon.process.kill()
             elif moment == "in the proof":
                 node.pods.ready(name, attempt=1)

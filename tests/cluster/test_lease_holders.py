@@ -235,7 +235,7 @@ class Processes:
         while select.select([self.ear], [], [], DEADLINE)[0]:
             *lines, rest = (rest + os.read(self.ear, 4096).decode()).split("\n")
             yield from map(Moment.parse, lines)
-        pytest.fail(f"nobody had a turn for {DEADLINE} s")
+        pytest.fail(f"no node held the Lease for {DEADLINE} s")
 
 
 def turns(journal: Path) -> dict[tuple[str, int, float], list[Moment]]:

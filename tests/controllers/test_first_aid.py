@@ -73,7 +73,7 @@ class Cluster(RotatingNode):
             before = now
             self.step()
             self.step()
-        raise AssertionError("it does not come to rest")
+        raise AssertionError("it does not become idle")
 
     def everything(self) -> dict[str, str]:
         return self.tree() | {"manifest": self.manifest.read_text()}

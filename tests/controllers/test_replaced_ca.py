@@ -61,7 +61,7 @@ def rest(made: Daemon, cause: Cause, until: Callable[[], bool] = lambda: False) 
         if until() or not made._acted:
             return
         cause = Cause("step", None)
-    raise AssertionError("it does not come to rest")
+    raise AssertionError("it does not become idle")
 
 
 def told(made: Daemon) -> list[str]:

@@ -323,7 +323,7 @@ def test_a_ca_that_was_installed_by_hand_is_rotated(quick: Path, how: str) -> No
         PUT[how](node, new, partial(daemon.until, lambda: daemon.passes() > before, "the first half is seen"))
         daemon.until(lambda: len(node.trust()) == 2 or "distrust" in node.phases(), "both are trusted")
         daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
-        daemon.until(lambda: not daemon.reasons("ca"), "nothing is told any more")
+        daemon.until(lambda: not daemon.reasons("ca"), "no finding remains")
     assert node.unwell(new) == []
     assert node.phases() == ["trust", "issue", "distrust", "attach", "done", "done"]
     log = daemon.log.read_text()

@@ -295,7 +295,7 @@ def test_it_has_only_the_memory_of_this_process(tmp_path: Path) -> None:
         for each in (waking, wake, 200):
             os.close(each)
     ((descriptors, handled, held, woke),) = told
-    assert len(descriptors) == 5, "those of every process, the turns, and where results are told"
+    assert len(descriptors) == 5, "those of every process, the pipe of pieces, and the pipe of results"
     assert descriptors[:3] == [0, 1, 2]
     assert (handled, held, woke) == ([], [], -1)
 

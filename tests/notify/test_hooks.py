@@ -25,7 +25,7 @@ from tests.conftest import no_thread_left
 DEADLINE = 45.0
 SETTLED, UNSETTLED = Seen("node-1", NOW, settled=True), Seen("node-1", NOW, settled=False)
 SCRIPT = """#!/bin/sh
-# Appends what it is told to $LOG; fails while $LOG.fails is there, hangs while $LOG.hangs is.
+# Appends its input to $LOG; fails while $LOG.fails is there, hangs while $LOG.hangs is.
 [ ! -e "$LOG.fails" ] || { echo "no, $LOG.fails is there" >&2; exit 7; }
 [ ! -e "$LOG.hangs" ] || { : >"$LOG.hung"; sleep 60; }
 cat >>"$LOG"

@@ -45,7 +45,7 @@ def written(state: Path, more_than: int) -> int:
         if size > more_than:
             return size
         os.sched_yield()
-    raise AssertionError("nothing is written any more")
+    raise AssertionError("certmond no longer writes")
 
 
 @pytest.mark.real("logrotate")

@@ -283,7 +283,7 @@ def test_a_wrong_order_is_caught(monkeypatch: pytest.MonkeyPatch, phases: tuple[
         Cluster(begin(PLANNED), gated=False),
         Cluster(replace(begin(PLANNED), mode=Mode.REPLACE)),
     ],
-    ids=["distrust while tokens live", "counted from the beginning of the phase", "nobody is waited for", "at once"],
+    ids=["distrust while tokens live", "counted from the beginning of the phase", "no node is waited for", "at once"],
 )
 def test_a_rotation_without_waits_is_caught(wrong: Cluster) -> None:
     """The right order does not suffice: the last tokens of the old key have to end, counted from the very last."""

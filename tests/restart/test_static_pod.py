@@ -317,13 +317,13 @@ def reused(pid: int, program: Path) -> subprocess.Popen[bytes]:
         try:
             Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
         except OSError:
-            unavailable("the kernel lets nobody choose the number of a process")
+            unavailable("the kernel does not let a process choose its number")
         process = subprocess.Popen([program])
         if process.pid == pid:
             return process
         process.kill()
         process.wait()
-    raise AssertionError("somebody else has the number")
+    raise AssertionError("another process has the number")
 
 
 def test_another_process_with_its_number_is_left_alone(

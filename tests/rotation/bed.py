@@ -232,7 +232,7 @@ class Bed:
             found = self.tallies(mark)
             return all(tried(found.get(direction)) for direction in self.directions())
 
-        self.until(all_tried, "everybody is tried")
+        self.until(all_tried, "all connections are tried")
         return mark
 
     @contextmanager

@@ -67,7 +67,7 @@ class Arranged:
             return found
 
         with transactions.lock() as writer:
-            step = Rotate(*target, "all is to be so", wants, known=known)
+            step = Rotate(*target, "all wants are required", wants, known=known)
             return self._arrangement.make(step, writer, datetime.now(UTC), real)
 
     def read(self, path: str) -> bytes:

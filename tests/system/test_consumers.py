@@ -133,7 +133,7 @@ def test_a_certificate_that_a_service_refuses_is_rolled_back(consumers: Consumer
         change = consumers.rename("fussy", consumers.mint("fussy", needed=False))
         ended = consumers.ended("fussy", change.at)
         assert ended["result"] == "taken_back", ended
-    print(f"fussy: nobody was served for {outage(seen):.2f} s")  # noqa: T201 - a figure, with -rP
+    print(f"fussy: no client was served for {outage(seen):.2f} s")  # noqa: T201 - a figure, with -rP
     assert consumers.on_disk("fussy") == consumers.served("fussy") == before
     consumers.machine.until(lambda: "restart_failed" in consumers.findings("fussy"), "told")
     assert consumers.findings("fussy") == {"restart_failed": "critical"}

@@ -326,7 +326,7 @@ def test_self_or_the_root_ca_takes_whichever_signed_it() -> None:
     by_itself = judge(see(AUTHORITY, ROOT), see(spec, make_leaf(own), own))["leaf"]
     assert (by_itself.findings, by_itself.trust_anchor) == ((), own.facts)
     assert of_leaf(make_leaf(make_ca()), ca=["self", "ca"]).keys() == {"no_path"}
-    assert not findings(see(AUTHORITY), see(spec, leaf)), "that the CA is absent is told at the CA"
+    assert not findings(see(AUTHORITY), see(spec, leaf)), "the entry of the CA reports its absence"
 
 
 def test_an_absent_ca_leaves_its_leaves_unproven() -> None:

@@ -96,7 +96,7 @@ EVIL = signed(replace(BEGUN, new=FOREIGN.facts), FOREIGN)
     [EVIL, replace(EVIL, signature=""), replace(EVIL, signature=BEGUN.signature), replace(BEGUN, signature="===="),
      replace(BEGUN, mode=Mode.REPLACE), replace(BEGUN, family="etcd-ca"), replace(BEGUN, id="r-2"),
      signed(replace(BEGUN, old=(FOREIGN.facts,), new=NEW.facts), OLD)],
-    ids=["by another", "by nobody", "for another", "nonsense", "at once", "family", "again", "of another"],
+    ids=["by another", "unsigned", "for another", "nonsense", "at once", "family", "again", "of another"],
 )  # fmt: skip
 def test_an_unsigned_record_is_not_followed(told: Rotation, ground: Ground, phase: Phase) -> None:
     """No node without that rotation follows it, in any phase and with any staged CA."""
