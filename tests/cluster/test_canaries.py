@@ -290,7 +290,7 @@ def test_a_request_that_was_left_is_cleared_first(cluster: ApiServer, access: Ac
     assert cluster.objects == {}
 
 
-def test_a_request_that_somebody_deletes_is_filed_again(cluster: ApiServer, access: Access) -> None:
+def test_a_request_that_another_user_deletes_is_filed_again(cluster: ApiServer, access: Access) -> None:
     """A deleted request does not count as an answer."""
     cluster.signs = False
 

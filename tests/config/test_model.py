@@ -267,7 +267,7 @@ def test_a_value_of_the_wrong_type_is_reported_once(field: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "said"), IN_FILE)
-def test_a_problem_is_told_with_its_file_line_and_path_and_the_remedy(text: str, said: str) -> None:
+def test_a_problem_has_its_file_line_path_and_remedy(text: str, said: str) -> None:
     assert problems(text)[0] == f"a.yaml{said}"
 
 
@@ -381,7 +381,7 @@ def test_a_name_is_given_once_in_a_file() -> None:
     assert problems(text) == [f"a.yaml:4: {said}"]
 
 
-def test_everything_wrong_is_told_at_once_in_the_order_of_files_and_lines() -> None:
+def test_all_problems_are_reported_in_the_order_of_files_and_lines() -> None:
     first = """
         mode: renew
         certificates:
@@ -415,7 +415,7 @@ def test_a_mistaken_name_is_met_with_the_one_that_was_meant() -> None:
     assert said == "a.yaml:1: certificates[0].path: must be given; did you mean the entry apiserver?"
 
 
-def test_a_key_of_another_version_is_told_from_a_mistake() -> None:
+def test_a_key_of_another_version_is_distinguished_from_a_mistake() -> None:
     (said,) = problems("plugins: {}")
     assert said == f"a.yaml:1: plugins: unknown key; this version knows {', '.join(Config.model_fields)}"
 
@@ -430,7 +430,7 @@ def test_a_problem_in_an_overriding_entry_has_the_line_of_the_field() -> None:
     ]
 
 
-def test_services_that_wait_for_each_other_are_told_once_a_circle_where_the_last_file_closes_it() -> None:
+def test_a_cycle_of_services_is_reported_once_in_the_last_file() -> None:
     services = """
         services:
           - {name: one, kind: command, command: [/one], after: [two, alone]}
@@ -513,7 +513,7 @@ def test_the_default_file_may_be_missing_and_one_that_was_asked_for_may_not(
     assert load() == Config(profile="none")
 
 
-def test_files_that_cannot_be_read_are_told_together_with_the_rest(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_with_all_other_problems(tmp_path: Path) -> None:
     main, drop_ins = tmp_path / "config.yaml", tmp_path / "conf.d"
     main.write_bytes(b"poll: 1s\n# \xff\n")
     (drop_ins / "a.yaml").mkdir(parents=True)

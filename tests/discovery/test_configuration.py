@@ -576,7 +576,7 @@ def test_a_manifest_whose_name_is_no_text_is_passed_over(node: Node) -> None:
 @pytest.mark.parametrize(
     "fields", [{"authentication": None}, {"authentication": {"x509": []}}, {"authentication": "x"}]
 )
-def test_a_strange_kubelet_configuration(node: Node, fields: dict[str, object]) -> None:
+def test_an_unknown_kubelet_configuration(node: Node, fields: dict[str, object]) -> None:
     """A document without the fields of a kubelet's configuration is ignored."""
     create(node, KUBELET, yaml.safe_dump({"kind": "KubeletConfiguration", **fields}))
     assert "nothing on this node differs" in comments(found(node))[0]

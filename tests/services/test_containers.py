@@ -314,7 +314,7 @@ def test_no_container_is_a_service_that_does_not_run() -> None:
     assert seen([]) == ServiceSeen(running=False)
 
 
-def test_of_several_containers_nothing_is_told_but_their_ids(tree: Tree) -> None:
+def test_several_containers_are_reported_by_their_ids_only(tree: Tree) -> None:
     tree.process(40)
     tree.process(41, f"/kubepods/burstable/pod{STATIC}/{OTHER}")
     service = seen(tree.find())

@@ -178,7 +178,7 @@ def test_the_answer_is_held_to_the_question(script: Callable[..., Crictl], other
     assert script(f"echo '{answer(other, container())}'").running(SCHEDULER, quiet) == [ID]
 
 
-def test_all_that_run_are_told(script: Callable[..., Crictl]) -> None:
+def test_all_running_containers_are_listed(script: Callable[..., Crictl]) -> None:
     assert script(f"echo '{answer(container(), container(OTHER))}'").running(SCHEDULER, quiet) == [ID, OTHER]
     assert script(f"echo '{answer()}'").running(SCHEDULER, quiet) == []
 
@@ -231,7 +231,7 @@ def test_a_call_has_a_time_limit(script: Callable[..., Crictl]) -> None:
     assert calls
 
 
-def test_a_client_that_is_gone_is_told_of(tmp_path: Path) -> None:
+def test_a_missing_client_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RestartError, match="crictl cannot be run"):
         Crictl((str(tmp_path / "crictl"),)).running(SCHEDULER, quiet)
 

@@ -228,7 +228,7 @@ def service(**fields: Any) -> ServiceSpec:
     return ServiceSpec.model_validate({"name": "s", "kind": "systemd", "unit": "s.service"} | fields)
 
 
-def test_only_a_unit_can_be_told_to_reload() -> None:
+def test_only_a_unit_can_reload() -> None:
     """A restart that keeps the process changes no instance, and neither does a command."""
     assert service().changes_instance
     assert not service(means="reload").changes_instance

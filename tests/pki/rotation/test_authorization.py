@@ -78,7 +78,7 @@ def test_a_signed_record_is_followed(own: Rotation | None, told: Rotation, groun
 
 
 @pytest.mark.parametrize("key", ["rsa", "ec", "ed25519"])
-def test_whatever_key_the_former_ca_has(key: str) -> None:
+def test_any_kind_of_key_of_the_old_ca_signs(key: str) -> None:
     """RSA, ECDSA and Ed25519 sign, and the signature verifies for that rotation only."""
     old = make_ca(key=key, **DATES)
     made = signed(replace(BEGUN, old=(old.facts,)), old)
