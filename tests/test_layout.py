@@ -122,6 +122,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "compares all that concerns keys with Go",
         ["pki/go/private_key", "pki/go/public_key", "pki/go/signature"],
     ),
+    "tests/pki/x509/test_certificate.py": ("reads the keys of certificates", ["pki/x509/public_key"]),
     "tests/pki/x509/test_parsing.py": ("parses files of PEM blocks", ["pki/x509/pem"]),
     "tests/renewal/test_restoration.py": (
         "restores generations of the archive",

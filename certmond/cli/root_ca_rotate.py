@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from certmond.pki.assessment.assess import Assessment
     from certmond.pki.rotation.phases import Mode, Rotation
     from certmond.pki.services.staleness import Surroundings
-    from certmond.pki.x509.certificate import Anchor, PublicKey
+    from certmond.pki.x509.certificate import Anchor
+    from certmond.pki.x509.public_key import PublicKey
 
 
 @click.command()

@@ -26,7 +26,7 @@ from certmond.pki.rotation.authorization import statement
 from certmond.pki.rotation.phases import Phase, Rotation, following
 from certmond.pki.rotation.planner import of_former
 from certmond.pki.services.staleness import Surroundings
-from certmond.pki.x509.certificate import describe_key
+from certmond.pki.x509.public_key import describe_key
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles

@@ -21,8 +21,9 @@ from certmond.formats.manifest_edit import with_flags
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
-from certmond.pki.x509.certificate import Anchor, describe_key, to_pem
+from certmond.pki.x509.certificate import Anchor, to_pem
 from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.public_key import describe_key
 from certmond.renewal.key_pair import Read, Unpaired, anchor_of_key, as_written
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.rotation.trust_anchor_files import own_files

@@ -21,8 +21,9 @@ from certmond.pki.rotation.ca_validation import judge
 from certmond.pki.rotation.phases import Phase, Rotation, abort, desired, forth
 from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.service_account_keys import objections
-from certmond.pki.x509.certificate import Anchor, PublicKey, certificates_of
+from certmond.pki.x509.certificate import Anchor, certificates_of
 from certmond.pki.x509.library_guard import guarded
+from certmond.pki.x509.public_key import PublicKey
 
 
 def statement(rotation: Rotation) -> bytes:

@@ -18,9 +18,10 @@ from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Blocks, Finding, Reason, Severity, printable
 from certmond.pki.rotation.ca_hierarchy import Leaf
 from certmond.pki.signing.template import BACKDATE
-from certmond.pki.x509.certificate import Certificate, PublicKey
+from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.encoding_faults import encoding_faults
 from certmond.pki.x509.path_building import Refusal, objection
+from certmond.pki.x509.public_key import PublicKey
 
 Mode = Literal["overlap", "reissue"]
 """How a candidate can follow: beside the present CA, or in its place with the same key, so that leaves stay valid."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired, forth, may_turn_back, sequence
 from certmond.pki.services.trust_sets import digest_of
-from certmond.pki.x509.certificate import PublicKey
+from certmond.pki.x509.public_key import PublicKey
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
 """Phases with a minimum duration after all nodes are ready, for components without a report."""

@@ -20,8 +20,9 @@ from certmond.pki.rotation.awaited_leaves import is_awaited
 from certmond.pki.rotation.phases import Desired, Mode, Phase, Rotation, desired
 from certmond.pki.services.model import Live
 from certmond.pki.services.staleness import Surroundings, files_of
-from certmond.pki.x509.certificate import Anchor, Certificate, PublicKey, certificates_of
+from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
+from certmond.pki.x509.public_key import PublicKey
 
 SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
 """Flags that select the signer of kube-controller-manager

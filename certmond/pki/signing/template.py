@@ -18,15 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject, missing_names
-from certmond.pki.x509.certificate import (
-    EXTENDED_USAGES,
-    KEY_USAGES,
-    Certificate,
-    PublicKey,
-    attributes_of,
-    load,
-    names_in,
-)
+from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, attributes_of, load, names_in
+from certmond.pki.x509.public_key import PublicKey
 
 BACKDATE = timedelta(minutes=5)
 """notBefore of a new certificate is this much in the past, for hosts with slow clocks. Kubernetes' own signers do the

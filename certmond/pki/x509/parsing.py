@@ -26,11 +26,12 @@ from certmond.pki.asn1.der import leading_value, read_value
 from certmond.pki.asn1.key_limits import check_private_key, check_public_key
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.go.private_key import parse_private_key
-from certmond.pki.x509.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
+from certmond.pki.x509.certificate import Anchor, Certificate, parse_certificate
 from certmond.pki.x509.encoding_faults import encoding_faults
 from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.pem import BLANK, CERTIFICATE_LABELS, Block, blocks_in, is_pem
 from certmond.pki.x509.pkcs12 import check_iterations
+from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
 """Limits of PEM blocks in one file, and of private keys among them: no component of Kubernetes uses more. The rest is

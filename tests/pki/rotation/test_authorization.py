@@ -13,7 +13,8 @@ from certmond.formats.private_key import sign
 from certmond.pki.rotation.authorization import refusal, statement
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
 from certmond.pki.rotation.planner import Ground
-from certmond.pki.x509.certificate import Certificate, describe_key
+from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.public_key import describe_key
 from tests.builders import DAY, NOW, Issued, make_ca, make_leaf
 
 DATES: Any = {"not_before": NOW - 10 * DAY, "not_after": NOW + 900 * DAY}

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from certmond.errors import LimitError
 from certmond.pki.findings import Reason
-from certmond.pki.x509.certificate import public_key_of
 from certmond.pki.x509.parsing import MAX_BLOCKS, MAX_PRIVATE_KEYS, Document, check_private_keys, decode, opened_here
+from certmond.pki.x509.public_key import public_key_of
 from tests.builders import Issued, bundle, integer, make_ca, make_leaf, make_server, oid, pem_block, tlv
 from tests.conftest import real_part
 
