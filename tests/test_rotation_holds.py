@@ -13,7 +13,7 @@ import pytest
 from certmond.controllers.host_holds import HostHolds
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.rotation.phases import Mode, Phase
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.restart.history import History
 from certmond.state.renewals import Ledger
 from tests.rotating_node import RotatingNode, root_ca

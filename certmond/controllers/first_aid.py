@@ -12,7 +12,7 @@ from datetime import datetime
 
 from certmond.config.model import Config
 from certmond.controllers.replaced_ca import Replaced, fact_of
-from certmond.pki.assessment.rules import finding
+from certmond.pki.assessment.rule_input import finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
 from certmond.pki.rotation.first_aid import aid_of, carried_on, is_reached, step_of

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from certmond.config.model import Config
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.rules import finding
+from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.rotation.ca_hierarchy import Leaf, family_of

@@ -21,19 +21,14 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.planning.steps import Plan, Restart
 from certmond.pki.services.model import Live, ServiceSeen
+from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Terms
 from certmond.pki.services.restart_state_machine import (
     INTERVAL,
     LOOKS,
     Act,
-    Bystander,
     Ended,
-    Episode,
     Glance,
-    Past,
     PutBack,
-    Result,
-    Stage,
-    Terms,
     Wait,
     about_to_act,
     acted,

@@ -17,7 +17,7 @@ from certmond.controllers.replaced_ca import Replaced
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.rules import finding
+from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing

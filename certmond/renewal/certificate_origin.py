@@ -18,7 +18,7 @@ from certmond.config.model import Config
 from certmond.errors import CertmondError, WriteError
 from certmond.files.write_access import WriterLookup, Writers
 from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.assessment.rules import renewal_point
+from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
 from certmond.pki.catalog.settings import LOCAL, NOBODY

@@ -16,7 +16,7 @@ from certmond.errors import BusyError
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.rotation_holds import Hold, HoldReason
-from certmond.pki.services.restart_state_machine import Episode, Stage, Target, Terms
+from certmond.pki.services.restart_episode import Episode, Stage, Target, Terms
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_lock import ACTING, NodeLock
 from tests.builders import HOUR, NOW, make_ca

@@ -27,7 +27,7 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.planning.steps import Cause, Plan, Restart
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
-from certmond.pki.services.restart_state_machine import Episode, Past, Result, Stage, Target
+from certmond.pki.services.restart_episode import Episode, Past, Result, Stage, Target
 from certmond.pki.services.staleness import Surroundings
 from certmond.restart.act import Restarter
 from certmond.restart.history import History

@@ -16,9 +16,11 @@ from typing import NamedTuple
 from certmond.pki.assessment.damage import is_whole, last_issued
 from certmond.pki.assessment.file_rules import about_damage, about_files, about_key_pair
 from certmond.pki.assessment.key_mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
-from certmond.pki.assessment.rules import POLICY, Case, critical_point, renewal_point
+from certmond.pki.assessment.rule_input import Case
+from certmond.pki.assessment.rules import POLICY
 from certmond.pki.assessment.service_rules import about_services, turning_points
 from certmond.pki.assessment.signing_rules import not_issued_by_ca
+from certmond.pki.assessment.validity_rules import critical_point, renewal_point
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Finding, Reason, Severity

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from certmond.pki.assessment.damage import damage, remedy
 from certmond.pki.assessment.last_attempt import IN_A_ROW
-from certmond.pki.assessment.rules import finding, found_in
+from certmond.pki.assessment.rule_input import finding, found_in
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage
 from certmond.pki.findings import Finding, Reason, Remedy, Severity, printable

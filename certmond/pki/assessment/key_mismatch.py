@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from certmond.pki.assessment.rules import Case, finding
+from certmond.pki.assessment.rule_input import Case, finding
 from certmond.pki.findings import Finding, Reason
 
 WAIT = timedelta(seconds=2)

@@ -6,155 +6,17 @@ certificate. One entry reports each fault: a leaf has no finding for a fault of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterator
 
-from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
-from certmond.pki.catalog.observation import Observation
+from certmond.pki.assessment.rule_input import Case, Check, finding, has_entry
+from certmond.pki.assessment.validity_rules import expired, nearing_expiry, not_yet_valid, outlives_ca, still_due
+from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject, lacking_usages, missing_names
-from certmond.pki.findings import Fault, Finding, Reason, Severity, printable
+from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.go.public_key import LARGEST_RSA, SMALLEST_RSA, unusable
-from certmond.pki.signing.policy import Basis
-from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.path_building import WEAK_HASHES, PathSearch, Refusal, Rejection, signed_by
+from certmond.pki.x509.path_building import WEAK_HASHES, Refusal, Rejection, signed_by
 
-CRITICAL_WINDOW = timedelta(days=7)
 ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
-
-_REMEDIES = {
-    Reason.UNREADABLE: "make it readable for root, or put the right file in its place",
-    Reason.MISSING: "put it back, or issue it again",
-    Reason.MALFORMED: "put it back from a backup, or issue it again",
-    Reason.TRAILING_DATA: "it does no harm, but remove it",
-    Reason.KEY_UNUSABLE: "write it as PEM, or issue the pair again",
-}
-"""Remedies for faults that have no remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Input of a check: one certificate, its files, its paths, its anchors, the facts of the node, and the time."""
-
-    seen: Observation
-    certificate: Certificate
-    search: PathSearch
-    anchors: tuple[Certificate, ...]
-    anchors_told: bool
-    embeddable: tuple[Certificate, ...]
-    facts: Mapping[str, str]
-    renew_at: datetime
-    now: datetime
-    renewed_at: datetime | None = None
-    basis: Basis | None = None
-
-    @property
-    def spec(self) -> CertificateSpec:
-        return self.seen.spec
-
-    @property
-    def where(self) -> str:
-        return self.seen.path
-
-    @property
-    def further_anchor(self) -> bool:
-        """Whether it is not the first certificate of a bundle of trust anchors: the others are valid without it."""
-        return self.spec.authority and self.seen.name != self.spec.name
-
-
-Check = Callable[[Case], Iterator[Finding]]
-
-
-def finding(reason: Reason, message: str, severity: Severity | None = None) -> Finding:
-    """Return a finding with the given severity, or with the usual severity of its reason."""
-    return Finding(reason, severity or reason.severity, printable(message))
-
-
-def found_in(fault: Fault) -> Finding:
-    """Return the finding for a fault of a file."""
-    return finding(fault.reason, f"{fault.detail}; {fault.remedy or _REMEDIES[fault.reason]}")
-
-
-def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
-    """Return the renewal point: `renew_before` before the end, at most a third of the lifetime before it.
-
-    For a certificate of the kubelet it is at most a tenth. The kubelet renews at 70 to 90 %, so the certificate is due
-    only after the kubelet has failed.
-    """
-    life = certificate.not_after - certificate.not_before
-    share = life / 10 if spec.kind is Kind.KUBELET else life / 3
-    return certificate.not_after - min(spec.renew_before or default, share)
-
-
-def critical_point(certificate: Certificate) -> datetime:
-    """Return the instant from which a near end is critical: the last 7 days, or a tenth of the lifetime if shorter."""
-    return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
-
-
-def expired(case: Case) -> Iterator[Finding]:
-    """Report the end of the certificate or of a CA of its path (RFC 5280, 4.1.2.5: notAfter is included)."""
-    for link in _own_links(case):
-        if case.now > link.not_after and case.further_anchor:
-            message = (
-                f"{case.where}: its further CA {link.subject} (serial {link.serial}) expired on {_day(link.not_after)}"
-            )
-            yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
-        elif case.now > link.not_after:
-            yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; {_renew(case)}")
-
-
-def not_yet_valid(case: Case) -> Iterator[Finding]:
-    """Report that the certificate, or a CA of its path, is not valid yet, because a clock is wrong."""
-    for link in _own_links(case):
-        if case.now < link.not_before:
-            yield finding(
-                Reason.NOT_YET_VALID,
-                f"{_called(case, link)} is valid from {_day(link.not_before)} only; "
-                "check this host's clock, then the issuer's",
-            )
-
-
-def nearing_expiry(case: Case) -> Iterator[Finding]:
-    """Report that the certificate is in its renewal window."""
-    if case.renew_at <= case.now <= case.certificate.not_after:
-        late = case.now >= critical_point(case.certificate)
-        remedy = "the kubelet should have rotated it: see its log" if case.spec.kind is Kind.KUBELET else _renew(case)
-        yield finding(
-            Reason.NEARING_EXPIRY,
-            f"{case.where} expires on {_day(case.certificate.not_after)}, is due since {_day(case.renew_at)}; {remedy}",
-            Severity.CRITICAL if late else None,
-        )
-
-
-def still_due(case: Case) -> Iterator[Finding]:
-    """Report a due certificate that a renewal does not help: it was just renewed, or it ends with its CA."""
-    if not case.renew_at <= case.now <= case.certificate.not_after:
-        return
-    best = case.search.best
-    if case.renewed_at is not None and case.renew_at <= case.renewed_at:
-        yield finding(
-            Reason.STILL_DUE,
-            f"{case.where} was renewed on {_day(case.renewed_at)}, and its successor was due from the start, ending on "
-            f"{_day(case.certificate.not_after)}; let its signer issue for longer, or set a shorter renew_before",
-        )
-    elif best and len(best.certificates) > 1 and best.certificates[1].not_after == case.certificate.not_after:
-        yield finding(
-            Reason.STILL_DUE,
-            f"{case.where} is due, but ends on the same day as its CA {best.certificates[1].subject}, "
-            f"{_day(case.certificate.not_after)}, which no renewal changes; rotate the CA before that day",
-        )
-
-
-def outlives_ca(case: Case) -> Iterator[Finding]:
-    """Report a certificate that ends after a CA of its path, and so fails before its own end."""
-    best = case.search.best
-    if best and len(best.certificates) > 1 and best.until < case.certificate.not_after and case.now <= best.until:
-        issuer = min(best.certificates[1:], key=lambda link: link.not_after)
-        yield finding(
-            Reason.OUTLIVES_CA,
-            f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} already on "
-            f"{_day(issuer.not_after)}; rotate the CA before that day",
-        )
 
 
 def no_path(case: Case) -> Iterator[Finding]:
@@ -390,38 +252,11 @@ _OF_THE_ANCHOR = frozenset({Refusal.NOT_CA, Refusal.CANNOT_SIGN, Refusal.UNSUPPO
 """Refusals of an anchor that do not depend on the path below it."""
 
 
-def _own_links(case: Case) -> tuple[Certificate, ...]:
-    """Return the certificate and the rest of its best path, without an anchor that has a separate entry."""
-    best = case.search.valid_at(case.now) or case.search.best
-    if best is None:
-        return (case.certificate,)
-    return (case.certificate, *(best.certificates[1:-1] if _has_entry(case, best.anchor) else best.certificates[1:]))
-
-
-def _has_entry(case: Case, anchor: Certificate) -> bool:
-    """Return whether the anchor belongs to another entry. Otherwise it is checked with this file."""
-    return SELF not in (case.spec.ca or (SELF,)) or anchor not in case.seen.certificates
-
-
 def _told_elsewhere(case: Case, why: Rejection) -> bool:
     """Return whether another check of this certificate, or the entry of its anchor, reports the rejection."""
     if why.certificate.objections and why.certificate in case.seen.certificates:
         return True
     if why.certificate == case.certificate:
         return why.refusal in {Refusal.USAGE, Refusal.WEAK_SIGNATURE}
-    is_entry = why.certificate in case.anchors and _has_entry(case, why.certificate)
+    is_entry = why.certificate in case.anchors and has_entry(case, why.certificate)
     return is_entry and why.refusal in _OF_THE_ANCHOR
-
-
-def _called(case: Case, link: Certificate) -> str:
-    return case.where if link is case.certificate else f"{case.where}: the intermediate {link.subject}"
-
-
-def _renew(case: Case) -> str:
-    if case.spec.renewed_by:
-        return f"it is renewed by {case.spec.renewed_by}"
-    return "rotate it" if case.spec.authority else "renew it"  # `certmond renew` refuses a CA
-
-
-def _day(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M} UTC"

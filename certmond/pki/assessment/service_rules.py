@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from certmond.pki.assessment.rules import CRITICAL_WINDOW, finding
+from certmond.pki.assessment.rule_input import finding
+from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.services.staleness import Presence, Stale
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from certmond.pki.assessment.rules import Case, finding
+from certmond.pki.assessment.rule_input import Case, finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.signing.policy import successor_denial
 

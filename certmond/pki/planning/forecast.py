@@ -15,7 +15,7 @@ from typing import NamedTuple
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.damage import damage
 from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.assessment.rules import renewal_point
+from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_obstacles import unable

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from certmond.pki.assessment.rules import critical_point
+from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.planning.steps import Cause
 from certmond.pki.x509.certificate import Certificate

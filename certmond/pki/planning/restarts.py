@@ -16,7 +16,7 @@ from certmond.pki.catalog.entries import Kind, ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
 from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
 from certmond.pki.planning.steps import Cause, Held, Issue, Plan, Restart, Step
-from certmond.pki.services.restart_state_machine import Past, Result, Target, Terms
+from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.staleness import Stale, Surroundings, files_of
 
 _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: Cause.RESTART_PENDING}

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import ServiceSpec
-from certmond.pki.services.restart_state_machine import Target
+from certmond.pki.services.restart_episode import Target
 from certmond.pki.signing.template import Template
 from certmond.pki.x509.certificate import Anchor, Certificate
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.assessment.rules import critical_point
+from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.planning.steps import Held, Identity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, sequence
 from certmond.pki.rotation.planner import Ground, concerned, of_former

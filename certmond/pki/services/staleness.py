@@ -18,7 +18,7 @@ from certmond.pki.catalog.entries import Kind, ServiceSpec
 from certmond.pki.catalog.observation import Observation, Provenance, Salvage
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.x509.certificate import parse_certificate
 
 RELOAD_WITHIN = timedelta(seconds=90)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from certmond.pki.assessment.assess import CertificateStatus, assess
-from certmond.pki.assessment.rules import POLICY, critical_point, renewal_point
+from certmond.pki.assessment.rules import POLICY
+from certmond.pki.assessment.validity_rules import critical_point, renewal_point
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
 from certmond.pki.findings import Fault, Finding, Reason, Severity

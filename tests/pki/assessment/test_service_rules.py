@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from certmond.pki.assessment.rules import CRITICAL_WINDOW
 from certmond.pki.assessment.service_rules import about_services, no_longer_served, turning_points
+from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.services.staleness import NOWHERE, Presence, Refusing, ServedAt, Stale

@@ -14,7 +14,7 @@ from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import Caution
 from certmond.pki.planning.steps import Cause, Plan
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from tests.builders import DAY, HOUR, NOW, SECOND
 from tests.pki.planning import test_restarts as restarting
 from tests.pki.planning.test_renewals import ROOT, World, held, leaf, steps, world

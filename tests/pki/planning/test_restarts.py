@@ -21,7 +21,7 @@ from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import Caution, in_order, restarts
 from certmond.pki.planning.steps import Cause, Held, Plan, Restart, Step
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
-from certmond.pki.services.restart_state_machine import Past, Result, Target, Terms
+from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf, new_key
 

@@ -25,7 +25,7 @@ from certmond.pki.rotation.planner import (
     unsettled,
 )
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
-from certmond.pki.services.restart_state_machine import Episode, Past, Result
+from certmond.pki.services.restart_episode import Episode, Past, Result
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, HOUR, NOW, cross_sign, make_intermediate, make_leaf
 from tests.pki.rotation_node import (

@@ -14,22 +14,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from certmond.pki.services.model import ServiceSeen
+from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Target, Terms
 from certmond.pki.services.restart_state_machine import (
     BACK_OFF,
     INTERVAL,
     LOOKS,
     Act,
-    Bystander,
     Ended,
-    Episode,
     Glance,
     Move,
-    Past,
     PutBack,
-    Result,
-    Stage,
-    Target,
-    Terms,
     Wait,
     acted,
     follow,

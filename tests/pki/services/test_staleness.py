@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.rules import finding
+from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.catalog.entries import CertificateSpec, ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Reason
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.staleness import NOWHERE, RELOAD_WITHIN, Consumer, Presence, Stale, Surroundings, files_of
 from tests.builders import DAY, HOUR, NOW, SECOND, Issued, make_ca, make_leaf
 

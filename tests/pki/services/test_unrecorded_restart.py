@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.pki.services.restart_state_machine import Act, Ended, Episode, Result, about_to_act, follow
+from certmond.pki.services.restart_episode import Episode, Result
+from certmond.pki.services.restart_state_machine import Act, Ended, about_to_act, follow
 from tests.pki.services.test_restart_state_machine import BEGUN, TERMS, look, seen
 
 
