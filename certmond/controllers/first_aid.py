@@ -15,9 +15,10 @@ from certmond.controllers.replaced_ca import Replaced, fact_of
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.first_aid import aid_of, carried_on, is_reached, step_of
+from certmond.pki.rotation.phase_end import signs_otherwise
 from certmond.pki.rotation.phases import Phase, Rotation
-from certmond.pki.rotation.planner import Ground, signs_otherwise
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import Anchor
 from certmond.transaction.node_files import NodeFiles

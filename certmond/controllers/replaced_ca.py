@@ -18,8 +18,8 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.rotation.ca_hierarchy import Leaf, family_of
 from certmond.pki.rotation.ca_validation import Verdict, judge
+from certmond.pki.rotation.family_state import Ground, hindrance
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, begin
-from certmond.pki.rotation.planner import Ground, hindrance
 from certmond.pki.rotation.replaced_ca import Change, changed, overtaken
 from certmond.pki.x509.certificate import Anchor, certificates_of
 

@@ -24,19 +24,11 @@ from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited
+from certmond.pki.rotation.family_state import Ground, given_up, is_as_before, standstill
 from certmond.pki.rotation.gates import Report
+from certmond.pki.rotation.phase_end import settles_at, unsettled
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired
-from certmond.pki.rotation.planner import (
-    Ground,
-    Lacks,
-    concerned,
-    given_up,
-    is_as_before,
-    lacks,
-    settles_at,
-    standstill,
-    unsettled,
-)
+from certmond.pki.rotation.planner import Lacks, concerned, lacks
 from certmond.pki.rotation.preview import Preview, preview
 from certmond.pki.rotation.replaced_ca import is_refused, put_back
 from certmond.pki.rotation.worker_batches import Workers, held_back, in_batches

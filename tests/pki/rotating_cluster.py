@@ -17,9 +17,10 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
 from certmond.pki.planning.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting
+from certmond.pki.rotation.family_state import Ground, Signer
 from certmond.pki.rotation.gates import Member, Report, closed
 from certmond.pki.rotation.phases import Phase, Rotation, desired, following
-from certmond.pki.rotation.planner import Ground, Lacks, Signer, lacks
+from certmond.pki.rotation.planner import Lacks, lacks
 from certmond.pki.rotation.worker_batches import behind, is_released, next_batch
 from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.certificate import Certificate, certificates_of

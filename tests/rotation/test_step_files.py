@@ -16,7 +16,7 @@ from certmond.config.model import Source, parse
 from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
 from certmond.formats.private_key import load_key
 from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
-from certmond.pki.rotation.planner import SIGNING_FLAGS
+from certmond.pki.rotation.family_state import SIGNING_FLAGS
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.parsing import decode
 from certmond.rotation.staged_ca import Part, Staging

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from certmond.errors import MalformedError, RotationError
 from certmond.pki.rotation.ca_validation import judge
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Phase, Rotation, abort, desired, forth
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.service_account_keys import objections
 from certmond.pki.x509.certificate import Anchor, certificates_of
 from certmond.pki.x509.library_guard import guarded

@@ -11,8 +11,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from certmond.pki.planning.steps import Rotate
+from certmond.pki.rotation.family_state import Ground, hindrance
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin, desired, following, sequence
-from certmond.pki.rotation.planner import Ground, hindrance, of_anchor, told
+from certmond.pki.rotation.planner import of_anchor, told
 from certmond.pki.rotation.replaced_ca import Change, put_back
 from certmond.pki.x509.certificate import Anchor, certificates_of
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.rotation.awaited_leaves import denial
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Desired, Phase, Rotation, desired, sequence
-from certmond.pki.rotation.planner import Ground, concerned, lacks, of_former
+from certmond.pki.rotation.planner import concerned, lacks, of_former
 from certmond.pki.services.staleness import files_of
 
 

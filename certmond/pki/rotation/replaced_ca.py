@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin, desired
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
 

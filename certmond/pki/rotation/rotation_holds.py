@@ -15,8 +15,9 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.planning.steps import Held, Identity
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, sequence
-from certmond.pki.rotation.planner import Ground, concerned, of_former
+from certmond.pki.rotation.planner import concerned, of_former
 from certmond.pki.services.staleness import Surroundings
 
 

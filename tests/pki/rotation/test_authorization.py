@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ed448
 
 from certmond.formats.private_key import sign
 from certmond.pki.rotation.authorization import refusal, statement
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.public_key import describe_key
 from tests.builders import DAY, NOW, Issued, make_ca, make_leaf

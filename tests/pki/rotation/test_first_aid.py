@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.first_aid import aid_of, carried_on, is_reached, step_of
 from certmond.pki.rotation.phases import Phase, Rotation, sequence
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.replaced_ca import Change
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca
 from tests.pki.rotation_node import (

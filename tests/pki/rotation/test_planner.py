@@ -12,18 +12,10 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
 from certmond.pki.planning.steps import Bundle, Flags, Gone, Held, KeyOf, Plan, Rotate, Trusting, Want
+from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, is_as_before
+from certmond.pki.rotation.phase_end import settles_at, unattainable, unsettled
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
-from certmond.pki.rotation.planner import (
-    SIGNING_FLAGS,
-    Ground,
-    Lacks,
-    concerned,
-    is_as_before,
-    lacks,
-    settles_at,
-    unattainable,
-    unsettled,
-)
+from certmond.pki.rotation.planner import Lacks, concerned, lacks
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.restart_episode import Episode, Past, Result
 from certmond.pki.services.staleness import Surroundings

@@ -10,8 +10,8 @@ import pytest
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Observation
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.preview import Preview, preview
 from certmond.pki.services.model import Content, Live, Survey, Use
 from certmond.pki.services.staleness import Surroundings

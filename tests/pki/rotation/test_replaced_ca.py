@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from certmond.pki.catalog.observation import Inventory, Observation, Permissions
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Phase
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.replaced_ca import Change, changed, overtaken
 from certmond.pki.x509.certificate import Certificate
 from tests.builders import Issued, make_intermediate, make_leaf
