@@ -89,7 +89,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         ["files/path_resolution", "formats/kubeconfig_credentials"],
     ),
     "tests/notify/test_hooks.py": ("runs hooks", ["notify/hook_input"]),
-    "tests/pki/assessment/test_assess.py": ("assesses the values", ["pki/catalog/observation"]),
+    "tests/pki/assessment/test_assess.py": (
+        "assesses the values",
+        ["pki/assessment/trust_anchors", "pki/catalog/observation"],
+    ),
     "tests/pki/assessment/test_rules.py": (
         "tests the rules together",
         ["pki/assessment/file_rules", "pki/assessment/rule_input", "pki/assessment/validity_rules"],

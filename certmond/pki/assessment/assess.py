@@ -20,10 +20,11 @@ from certmond.pki.assessment.rule_input import Case
 from certmond.pki.assessment.rules import POLICY
 from certmond.pki.assessment.service_rules import about_services, turning_points
 from certmond.pki.assessment.signing_rules import not_issued_by_ca
+from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issuers_of, own_anchors
 from certmond.pki.assessment.validity_rules import critical_point, renewal_point
-from certmond.pki.catalog.entries import SELF, Kind
+from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.findings import Finding, Reason, Severity
+from certmond.pki.findings import Finding, Reason, Severity, highest_severity
 from certmond.pki.services.staleness import NOWHERE, Presence, Surroundings
 from certmond.pki.signing.policy import Basis, basis
 from certmond.pki.x509.certificate import Certificate
@@ -33,8 +34,6 @@ RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
 _CHANGES_AT = attrgetter("changes_at")  # the lookup is measurable in a loop over ten thousand statuses
-
-Anchors = tuple[Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class CertificateStatus:
     @property
     def severity(self) -> Severity | None:
         """The highest severity of the findings, or None without findings."""
-        return worst(self.findings)
+        return highest_severity(self.findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +124,7 @@ class Assessment:
 
     @cached_property
     def severity(self) -> Severity | None:
-        return worst(item for status in self.statuses for item in status.findings)
-
-
-def worst(findings: Iterable[Finding]) -> Severity | None:
-    """Return the highest severity among `findings`, or None."""
-    return max((item.severity for item in findings), key=lambda severity: severity.rank, default=None)
+        return highest_severity(item for status in self.statuses for item in status.findings)
 
 
 def assess(
@@ -152,7 +146,7 @@ def assess(
     `waits`, a mismatch of certificate and key is reported only after the time that a writer needs between the two
     files.
     """
-    terms = Terms(inventory.facts, renew_before, _anchors(inventory.observations), renewed or {}, around, waits)
+    terms = Terms(inventory.facts, renew_before, catalog_anchors(inventory.observations), renewed or {}, around, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     kept = _kept(previous, terms, now)
@@ -184,15 +178,6 @@ def _kept(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int,
     return {id(status.seen): status for status in previous.statuses}
 
 
-def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority in the catalogue, by its name."""
-    found: dict[str, list[Certificate]] = {}
-    for seen in observations:
-        if seen.spec.authority:
-            found.setdefault(seen.spec.name, []).extend(seen.certificates[:1])
-    return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
-
-
 class _Unjudged(NamedTuple):
     """A certificate without a verdict yet: its question about paths, the previous answer if still valid, and other
     inputs.
@@ -220,14 +205,14 @@ def _look_at(
 ) -> CertificateStatus | _Unjudged:
     """Return the verdict if it is still valid or there is no certificate, otherwise the inputs of a new one."""
     anchors, around = terms.anchors, terms.around
-    own = _anchors_of(seen, anchors)
+    own = own_anchors(seen, anchors)
     told = not own and any(name in anchors for name in seen.spec.ca)  # their own findings report missing certificates
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
     news = told, renewed_at, presence
     same_terms = same_terms and before is not None and _news_of(before) == news
-    issuers = _issuers_of(seen, anchors)
+    issuers = issuers_of(seen, anchors)
     same_terms = same_terms and before is not None and before.issuers == issuers
     if before and same_terms and _still_holds(before, seen, own, embeddable, now):
         return before
@@ -257,7 +242,7 @@ def _look_at(
 def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
     seen, certificate, anchors, presence = one.seen, one.question.leaf, one.question.anchors, one.presence
     renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
-    issuers = _issuers_of(seen, terms.anchors)
+    issuers = issuers_of(seen, terms.anchors)
     derived = basis(certificate, seen.certificates[1:], issuers, presence.provenance) if presence.provenance else None
     case = Case(
         seen, certificate, search, anchors, one.anchors_told, one.embeddable, terms.facts, renew_at, now,
@@ -314,29 +299,6 @@ def _still_holds(
         and before.judged_at <= now
         and (before.changes_at is None or now < before.changes_at)
     )
-
-
-def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the anchors of its paths. An authority is its own anchor; without `ca`, the anchors come from the file."""
-    if seen.spec.authority:
-        return seen.certificates[:1]
-    if not seen.spec.ca:
-        return _self_issued(seen) or seen.certificates[-1:]
-    if len(seen.spec.ca) == 1 and seen.spec.ca[0] != SELF:
-        return anchors.get(seen.spec.ca[0], ())
-    found: list[Certificate] = []
-    for name in seen.spec.ca:
-        found += _self_issued(seen) if name == SELF else anchors.get(name, ())
-    return tuple(dict.fromkeys(found))
-
-
-def _issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the present certificates of the CA that would sign it: the first in its entry, and none of its file."""
-    return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
-
-
-def _self_issued(seen: Observation) -> Anchors:
-    return tuple(certificate for certificate in seen.certificates if certificate.self_issued)
 
 
 def _absent(
