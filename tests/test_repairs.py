@@ -478,7 +478,7 @@ def test_renew_puts_right_what_it_used_to_refuse(tmp_path: Path) -> None:
     host = whole(tmp_path, "kubelet-client", archived=True, now=now())
     BROKEN["cut PEM"][1](host)
     shown = certmond(host, "check")
-    assert "put it back: certmond archive restore kubelet-client" in shown.stdout
+    assert "restore it: certmond archive restore kubelet-client" in shown.stdout
     done = certmond(host, "renew", "kubelet-client")
     assert (done.returncode, done.stderr) == (0, "")
     assert "put back from the archive" in done.stdout

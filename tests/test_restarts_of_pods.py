@@ -513,7 +513,7 @@ def test_the_verbs(node: ControlPlane) -> None:
     node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
     (step,) = node.json("plan")["steps"]
     assert (step["step"], step["target"], step["reason"]) == ("restart", "kube-scheduler", "restart_pending")
-    assert f"has not read {SCHEDULER_CONF} since that changed at" in step["detail"]
+    assert f"has not read {SCHEDULER_CONF}, which changed at" in step["detail"]
     wide = node.certmond("check", "-o", "wide").stdout
     assert "127.0.0.1:6443 is it" in wide
     assert "192.0.2.10:2380 is it" in wide

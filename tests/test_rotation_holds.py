@@ -99,7 +99,7 @@ def test_a_hold_keeps_a_rotation_in_prepare(
         assessment, around = enforcer.see()
         assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     assert (node.phase, node.tree()) == (Phase.PREPARE, before)
-    said = [each for found in enforcer.see()[1].told.values() for each in found]
+    said = [each for found in enforcer.see()[1].findings.values() for each in found]
     assert [each.reason.value for each in said] == ["rotation_under_way"]
     assert "in the phase prepare since" in said[0].message
     assert found["message"].partition(",")[0] in said[0].message

@@ -159,9 +159,9 @@ def _or_abort(rotation: Rotation) -> str:
 
 def _see_that_it_can_end(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:
     """Exit with 2 where a phase would never end, as below another root."""
-    from certmond.pki.rotation.phase_end import unattainable
+    from certmond.pki.rotation.phase_end import unreachable_reason
 
-    if fact := unattainable(rotation, around):
+    if fact := unreachable_reason(rotation, around):
         remedy = f"{verb} on the node itself, without --root{or_else}, or with a configuration that has no services"
         click.echo(f"refused: {fact}, and no phase would end; {remedy}", err=True)
         sys.exit(REFUSED)

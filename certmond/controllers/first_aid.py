@@ -17,7 +17,7 @@ from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
 from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.first_aid import aid_of, carried_on, is_reached, step_of
-from certmond.pki.rotation.phase_end import signs_otherwise
+from certmond.pki.rotation.phase_end import signer_differences
 from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import Anchor
@@ -141,7 +141,7 @@ class FirstAid:
                 continue
             else:
                 known = around.live is not None or not around.services
-                settled = known and is_reached(noted, ground) and not any(signs_otherwise(ground, around))
+                settled = known and is_reached(noted, ground) and not any(signer_differences(ground, around))
                 changed = family in self._changed
                 later = carried_on(noted, ground, lives_by_former=changed, settled=settled, now=now)
             if later:

@@ -34,7 +34,7 @@ from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import Caution, restarts
 from certmond.pki.planning.steps import Derive, Held, Issue, Plan, Restore, Step
 from certmond.pki.rotation.phases import Rotation
-from certmond.pki.rotation.planner import Lacks
+from certmond.pki.rotation.planner import MissingSteps
 from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
 from certmond.pki.rotation.step_order import pace
 from certmond.pki.services.staleness import Surroundings
@@ -213,7 +213,7 @@ class Enforcer:
             inventory, now, family=self.standing.family, everything=everything, within=within
         )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
-        return replace(seen, told=told, provenance=provenance, salvage=salvage)
+        return replace(seen, findings=told, provenance=provenance, salvage=salvage)
 
     def judge(
         self,
@@ -264,7 +264,7 @@ class Enforcer:
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
         now = replace(now, unsure=self.standing.unsure, healing=self.standing.healing)
-        left = self.standing.lacks(assessment) if asked is None else Lacks()
+        left = self.standing.missing_steps(assessment) if asked is None else MissingSteps()
         rotating = pace(left, past, assessment.taken_at)
         if rotating.first:  # Trust anchors change first. The next pass plans everything else.
             return rotating.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))

@@ -22,7 +22,7 @@ from tests.pki.rotation_node import NEW, OLD, STRANGER, at
 from tests.rotating_node import RotatingNode, root_ca
 
 TRUST = at(Phase.TRUST)
-CANNOT = "what pods were given cannot be asked, so that `root_ca.overlap` alone counts: "
+CANNOT = "certmond cannot read the CA of the pods, so the phase waits for `root_ca.overlap` only: "
 
 
 def publish(cluster: ApiServer, *authorities: Issued) -> None:
@@ -66,7 +66,7 @@ def test_a_kubeconfig_that_another_user_can_change_is_refused(cluster: ApiServer
     """It could lead to anybody's server, and is not read; that is said, and the overlap counts."""
     path = Path(cluster.user("root", "certmond"))
     path.chmod(0o666)
-    told = asking({"admin.conf": str(path)}).gate(TRUST, Gate(), NOW).told
+    told = asking({"admin.conf": str(path)}).gate(TRUST, Gate(), NOW).message
     assert told.startswith(CANNOT)
     assert "can be changed by" in told
     assert cluster.calls == []
@@ -80,8 +80,8 @@ def test_the_next_kubeconfig_is_tried_where_one_is_refused(cluster: ApiServer) -
     assert found.noted
     refused = asking({"admin.conf": nobody}).gate(TRUST, Gate(), NOW)
     assert not refused.waits
-    assert refused.told.startswith(CANNOT)
-    assert "may not list the namespaces" in refused.told
+    assert refused.message.startswith(CANNOT)
+    assert "may not list the namespaces" in refused.message
 
 
 def test_without_the_extra_that_is_said(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_without_the_extra_that_is_said(cluster: ApiServer, monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, "certmond.cluster.rotation_checks.trust_bundles")
     monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
     paths = {"admin.conf": cluster.user("root", "certmond")}
-    told = asking(paths).gate(TRUST, Gate(), NOW).told
+    told = asking(paths).gate(TRUST, Gate(), NOW).message
     assert told == f"{CANNOT}the package lightkube is missing; pip install certmond[kubernetes]"
 
 

@@ -756,7 +756,7 @@ UNFIT: dict[str, Callable[[], Unfit]] = {
     "no key": _no_key,
     "an encrypted key": _encrypted,
     "expired": _made("expired on", not_after=-DAY),
-    "not valid yet": _made("is valid from", not_before=60 * DAY),
+    "not valid yet": _made("is not valid before", not_before=60 * DAY),
     "a weak key": _made("has the key RSA-1024", key="rsa-1024"),
     "no keyCertSign": _made("has a keyUsage without keyCertSign", usages=["digital signature"]),
 }

@@ -20,7 +20,7 @@ from certmond.pki.planning.steps import Bundle, Flags, Gone, Identity, KeyOf, Ro
 from certmond.pki.rotation.family_state import Ground, Signer
 from certmond.pki.rotation.gates import Member, Report, closed
 from certmond.pki.rotation.phases import Phase, Rotation, desired, following
-from certmond.pki.rotation.planner import Lacks, lacks
+from certmond.pki.rotation.planner import MissingSteps, missing_steps
 from certmond.pki.rotation.worker_batches import behind, is_released, next_batch
 from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.certificate import Certificate, certificates_of
@@ -97,7 +97,7 @@ class Process:
 
 
 @cache
-def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Sequence[Conf]) -> Lacks:
+def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Sequence[Conf]) -> MissingSteps:
     """What a node lacks that shows this: the same whenever it does, and so worked out once."""
     seen = [
         observation(_CA, "ca" if n == 1 else f"ca#{n}", each, (), each if n == 1 and ground.key == each.key else None)
@@ -105,7 +105,7 @@ def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Seq
     ]
     seen += [observation(_PAIRS[name], name, leaf(name, issuer), (), None) for name, issuer in pairs]
     seen += [observation(_CONFS[name], name, leaf(name, issuer), trust, None) for name, (trust, issuer) in confs]
-    return lacks(rotation, ground, assess(Inventory(tuple(seen)), NOW))
+    return missing_steps(rotation, ground, assess(Inventory(tuple(seen)), NOW))
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Node:
     sent: list[Report] = field(default_factory=list)
     said: Report | None = None
     acted: tuple[str, Phase] | None = None
-    known: tuple[object, Lacks] | None = None
+    known: tuple[object, MissingSteps] | None = None
 
     def __post_init__(self) -> None:
         confs = tuple(_CONFS) if self.control_plane else ("kubelet.conf",)
@@ -197,13 +197,13 @@ class Node:
             )  # fmt: skip
         return Ground("ca", SHARED[0], SHARED[1], self.trust, self.key.key if self.key else None, signer=signer)
 
-    def lacks(self) -> Lacks:
+    def missing_steps(self) -> MissingSteps:
         pairs, confs = tuple(self.pairs.items()), tuple(self.confs.items())
         shown = self.rotation, self.trust, self.key, self.own, self.own_key, self.flags, pairs, confs
         if self.known is None or self.known[0] != shown:
             rotation = replace(self.rotation, since=NOW, released=0.0)  # neither makes any difference to its files
             self.known = shown, judged(rotation, self.ground(), pairs, confs)
-        return self.known[1] if self.may_act() else Lacks()
+        return self.known[1] if self.may_act() else MissingSteps()
 
     def may_act(self) -> bool:
         """It is in the phase, and is no worker whose batch has not come."""
@@ -242,7 +242,7 @@ class Node:
 
     def report(self) -> None:
         """Say that the phase is reached, if it is; when that arrives is another matter."""
-        left = self.lacks()
+        left = self.missing_steps()
         if left.frozen or left.steps or left.reissue or self.stale() or not self.may_act():
             return
         issuers = {*self.pairs.values(), *(issuer for _, issuer in self.confs.values())}

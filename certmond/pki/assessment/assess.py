@@ -40,8 +40,10 @@ _CHANGES_AT = attrgetter("changes_at")  # the lookup is measurable in a loop ove
 class CertificateStatus:
     """The verdict on one certificate. `certificate` is the last good one if the file is bad now (`stale`).
 
-    `issuers` are the present certificates of the CA that would sign its successor. `basis` has the sources of that
-    successor, or None if its origin was not checked. `damage` has the time since when its files hold no complete pair.
+    `anchors_reported` is True if the entries of its anchors report that these have no certificate. `embeddable` are the
+    certificates that its kubeconfig must trust. `issuers` are the present certificates of the CA that would sign its
+    successor. `basis` has the sources of that successor, or None if its origin was not checked. `damage` has the time
+    since when its files have no complete pair.
     """
 
     seen: Observation
@@ -55,7 +57,7 @@ class CertificateStatus:
     search: PathSearch
     usages: frozenset[str]
     anchors: Anchors
-    anchors_told: bool
+    anchors_reported: bool
     embeddable: Anchors
     judged_at: datetime
     changes_at: datetime | None
@@ -149,24 +151,24 @@ def assess(
     terms = Terms(inventory.facts, renew_before, catalog_anchors(inventory.observations), renewed or {}, around, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
-    kept = _kept(previous, terms, now)
-    looked = [
-        kept.get(id(seen)) or _look_at(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
+    valid = _valid_verdicts(previous, terms, now)
+    checked = [
+        valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in inventory.observations
     ]
     # All paths before all verdicts: signatures and rules evict each other from the processor's caches.
-    asked = [each.question for each in looked if isinstance(each, _Unjudged) and each.search is None]
-    found = iter(searching(asked))
+    questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
+    found = iter(searching(questions))
     statuses = tuple(
         [
-            each if isinstance(each, CertificateStatus) else _judge(each, each.search or next(found), terms, now)
-            for each in looked
+            each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
+            for each in checked
         ]
     )
     return Assessment(now, statuses, inventory.facts, renew_before, terms)
 
 
-def _kept(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
+def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
     """Return the verdicts that are valid without a check, by the `id` of their observation.
 
     Without a change of the terms, and before the next change with time, only new observations need a check.
@@ -179,14 +181,12 @@ def _kept(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int,
 
 
 class _Unjudged(NamedTuple):
-    """A certificate without a verdict yet: its question about paths, the previous answer if still valid, and other
-    inputs.
-    """
+    """A certificate without a verdict yet: its path question, a previous answer that is valid, and other inputs."""
 
     seen: Observation
     question: Question
     search: PathSearch | None
-    anchors_told: bool
+    anchors_reported: bool
     embeddable: Anchors
     renewed_at: datetime | None
     presence: Presence
@@ -200,21 +200,21 @@ def _extended(usages: tuple[str, ...]) -> frozenset[str]:
     return _EXTENDED.intersection(usages)
 
 
-def _look_at(
+def _check(
     seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
 ) -> CertificateStatus | _Unjudged:
-    """Return the verdict if it is still valid or there is no certificate, otherwise the inputs of a new one."""
+    """Return the verdict if it is valid or the files have no certificate, otherwise the inputs of a new verdict."""
     anchors, around = terms.anchors, terms.around
     own = own_anchors(seen, anchors)
-    told = not own and any(name in anchors for name in seen.spec.ca)  # their own findings report missing certificates
+    reported = not own and any(name in anchors for name in seen.spec.ca)  # by the entries of these anchors
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
-    news = told, renewed_at, presence
-    same_terms = same_terms and before is not None and _news_of(before) == news
+    inputs = reported, renewed_at, presence
+    same_terms = same_terms and before is not None and _inputs_of(before) == inputs
     issuers = issuers_of(seen, anchors)
     same_terms = same_terms and before is not None and before.issuers == issuers
-    if before and same_terms and _still_holds(before, seen, own, embeddable, now):
+    if before and same_terms and _is_valid(before, seen, own, embeddable, now):
         return before
     mismatch = mismatch_of(
         seen.key_matches, seen.changed_at, before.mismatch if before else None, now,
@@ -227,33 +227,33 @@ def _look_at(
     )  # fmt: skip
     if not seen.certificates:
         absent = _absent(
-            seen, before, own, embeddable, now, anchors_told=told, presence=presence, issuers=issuers,
+            seen, before, own, embeddable, now, anchors_reported=reported, presence=presence, issuers=issuers,
             facts=terms.facts,
         )  # fmt: skip
         return replace(absent, mismatch=mismatch, damage=damage, changes_at=damage.changes_at if damage else None)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
     question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
-    asked = (before.seen.certificates, before.anchors, before.usages) if before else None
-    search = before.search if before and asked == (seen.certificates, own, usages) else None
-    return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence, mismatch, damage)
+    searched = (before.seen.certificates, before.anchors, before.usages) if before else None
+    search = before.search if before and searched == (seen.certificates, own, usages) else None
+    return _Unjudged(seen, question, search, reported, embeddable, renewed_at, presence, mismatch, damage)
 
 
-def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
+def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
     seen, certificate, anchors, presence = one.seen, one.question.leaf, one.question.anchors, one.presence
     renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
     issuers = issuers_of(seen, terms.anchors)
     derived = basis(certificate, seen.certificates[1:], issuers, presence.provenance) if presence.provenance else None
     case = Case(
-        seen, certificate, search, anchors, one.anchors_told, one.embeddable, terms.facts, renew_at, now,
+        seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
         one.renewed_at, derived,
     )  # fmt: skip
     path = search.valid_at(now)
     shown = path or search.best
-    judged = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
-    said = (*about_files(seen), *settled(judged, one.mismatch, case), *about_services(presence, now))
+    checked = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
+    findings = (*about_files(seen), *settled(checked, one.mismatch, case), *about_services(presence, now))
     known = last_issued(certificate, (*issuers, *anchors)) if presence.salvage else None
-    said = about_damage(said, seen, presence.salvage, now, facts=terms.facts, known=known)
+    findings = about_damage(findings, seen, presence.salvage, now, facts=terms.facts, known=known)
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
@@ -262,11 +262,11 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=seen.key_matches,
-        findings=_capped(seen, said),
+        findings=_capped(seen, findings),
         search=search,
         usages=_extended(seen.spec.usages),
         anchors=case.anchors,
-        anchors_told=case.anchors_told,
+        anchors_reported=case.anchors_reported,
         embeddable=case.embeddable,
         judged_at=now,
         changes_at=_next_change(
@@ -281,11 +281,11 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
     )
 
 
-def _news_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence]:
-    return before.anchors_told, before.renewed_at, before.presence
+def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence]:
+    return before.anchors_reported, before.renewed_at, before.presence
 
 
-def _still_holds(
+def _is_valid(
     before: CertificateStatus, seen: Observation, anchors: Anchors, embeddable: Anchors, now: datetime
 ) -> bool:
     """Return whether no input of the verdict has changed and the time of its next change has not come.
@@ -308,7 +308,7 @@ def _absent(
     embeddable: Anchors,
     now: datetime,
     *,
-    anchors_told: bool,
+    anchors_reported: bool,
     presence: Presence,
     issuers: Anchors,
     facts: Mapping[str, str],
@@ -316,8 +316,8 @@ def _absent(
     """Return the verdict without a certificate: the faults of its files, and the dates of the last good one."""
     last = before.certificate if before else None
     known = last_issued(last, (*issuers, *anchors)) if presence.salvage else None
-    said = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
-    said = about_damage(said, seen, presence.salvage, now, facts=facts, known=known)
+    findings = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
+    findings = about_damage(findings, seen, presence.salvage, now, facts=facts, known=known)
     return CertificateStatus(
         seen=seen,
         certificate=last,
@@ -326,11 +326,11 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=_capped(seen, said),
+        findings=_capped(seen, findings),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
-        anchors_told=anchors_told,
+        anchors_reported=anchors_reported,
         embeddable=embeddable,
         judged_at=now,
         changes_at=None,

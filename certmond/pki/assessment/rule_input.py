@@ -14,24 +14,27 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import PathSearch
 
 _REMEDIES = {
-    Reason.UNREADABLE: "make it readable for root, or put the right file in its place",
-    Reason.MISSING: "put it back, or issue it again",
-    Reason.MALFORMED: "put it back from a backup, or issue it again",
-    Reason.TRAILING_DATA: "it does no harm, but remove it",
+    Reason.UNREADABLE: "make it readable for root, or replace it with the right file",
+    Reason.MISSING: "restore it, or issue it again",
+    Reason.MALFORMED: "restore it from a backup, or issue it again",
+    Reason.TRAILING_DATA: "it is harmless, but remove it",
     Reason.KEY_UNUSABLE: "write it as PEM, or issue the pair again",
 }
-"""Remedies for faults that have no remedy."""
+"""Remedies for faults that do not name a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Input of a check: one certificate, its files, its paths, its anchors, the facts of the node, and the time."""
+    """Input of a check: one certificate, its files, its paths, its anchors, the facts of the node, and the time.
+
+    `anchors_reported` is True if the entries of its anchors report that these have no certificate.
+    """
 
     seen: Observation
     certificate: Certificate
     search: PathSearch
     anchors: tuple[Certificate, ...]
-    anchors_told: bool
+    anchors_reported: bool
     embeddable: tuple[Certificate, ...]
     facts: Mapping[str, str]
     renew_at: datetime
@@ -61,7 +64,7 @@ def finding(reason: Reason, message: str, severity: Severity | None = None) -> F
     return Finding(reason, severity or reason.severity, printable(message))
 
 
-def found_in(fault: Fault) -> Finding:
+def fault_finding(fault: Fault) -> Finding:
     """Return the finding for a fault of a file."""
     return finding(fault.reason, f"{fault.detail}; {fault.remedy or _REMEDIES[fault.reason]}")
 

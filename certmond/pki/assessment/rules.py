@@ -1,7 +1,8 @@
 """Rules for the certificates of a Kubernetes node, as a list of checks.
 
-Owns each rule and its message. A check gets one `Case` and yields findings, without the verdict on any other
+Owns each rule and its message. A check takes one `Case` and yields findings, without the verdict on any other
 certificate. One entry reports each fault: a leaf has no finding for a fault of its CA that the entry of the CA reports.
+`validity_rules` has the checks of the dates.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
 
 def no_path(case: Case) -> Iterator[Finding]:
     """Report that no certification path leads to the trust anchor, for a reason that no other entry reports."""
-    if case.search.paths or case.anchors_told:
+    if case.search.paths or case.anchors_reported:
         return
     if not case.anchors and case.spec.ca != (SELF,):
         absent = " or ".join(case.spec.ca)
-        yield finding(Reason.NO_PATH, f"{case.where} cannot be proven: {absent} is not on this node; put that CA there")
+        fact = f"{case.where} has no trust anchor: this node has no certificate of {absent}"
+        yield finding(Reason.NO_PATH, f"{fact}; install that CA")
         return
-    if any(_told_elsewhere(case, why) for why in case.search.rejections):
+    if any(_reported_elsewhere(case, why) for why in case.search.rejections):
         return
     rank = {Refusal.BAD_SIGNATURE: 2, Refusal.NO_ISSUER: 1}  # a more specific refusal has a lower rank
     why = min(case.search.rejections, key=lambda why: rank.get(why.refusal, 0))
     yield finding(
         Reason.NO_PATH,
         f"{case.where} has no certification path to {' or '.join(case.spec.ca) or SELF}: {why.certificate.subject} "
-        f"(issuer {why.certificate.issuer}): {why.refusal}; reissue it from the present CA, or put the CA back",
+        f"(issuer {why.certificate.issuer}): {why.refusal}; reissue it from the present CA, or restore the CA",
     )
 
 
@@ -53,8 +55,8 @@ def ca_not_ca(case: Case) -> Iterator[Finding]:
     if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
         yield finding(
             Reason.CA_NOT_CA,
-            f"{case.where}: {case.certificate.subject} lacks basicConstraints CA:TRUE, so nothing that it signed is "
-            "accepted; install a CA certificate",
+            f"{case.where}: {case.certificate.subject} lacks basicConstraints CA:TRUE, so every component refuses the "
+            "certificates that it signed; install a CA certificate",
         )
 
 
@@ -63,13 +65,13 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
     if case.spec.authority and not case.certificate.has_usage("cert sign"):
         yield finding(
             Reason.CA_CANNOT_SIGN,
-            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so nothing that it signed "
-            "is accepted; reissue the CA with keyCertSign",
+            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so every component refuses "
+            "the certificates that it signed; reissue the CA with keyCertSign",
         )
 
 
 def wrong_subject(case: Case) -> Iterator[Finding]:
-    """Report a subject that the catalogue does not accept: for Kubernetes, the subject is the identity."""
+    """Report a subject that the catalogue does not accept. Kubernetes authenticates a client by its subject."""
     accepted = accepted_subjects(case.spec, case.facts)
     if accepted and not has_accepted_subject(case.certificate, accepted):
         yield finding(
@@ -80,9 +82,9 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
 
 def wrong_usage(case: Case) -> Iterator[Finding]:
     """Report a usage that its consumers require and the certificate does not permit."""
-    lacking = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
-    if lacking:
-        yield finding(Reason.WRONG_USAGE, f"{case.where} may not be used for {', '.join(lacking)}; reissue it")
+    missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
+    if missing:
+        yield finding(Reason.WRONG_USAGE, f"{case.where} does not permit the usage {', '.join(missing)}; reissue it")
 
 
 def missing_name(case: Case) -> Iterator[Finding]:
@@ -90,7 +92,7 @@ def missing_name(case: Case) -> Iterator[Finding]:
     if missing := missing_names(case.spec, case.facts, case.certificate.names):
         yield finding(
             Reason.MISSING_NAME,
-            f"{case.where} lacks the name {', '.join(missing)}; reissue it with all the names that it is reached by",
+            f"{case.where} has no subjectAltName {', '.join(missing)}; reissue it with all names of the server",
         )
 
 
@@ -100,7 +102,7 @@ def key_missing(case: Case) -> Iterator[Finding]:
     if seen.key_path and seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
         yield finding(
             Reason.KEY_MISSING,
-            f"{case.where} has no private key: {seen.key_path} holds none; put the key back or reissue the pair",
+            f"{case.where} has no private key: {seen.key_path} contains no key; restore the key, or reissue the pair",
         )
 
 
@@ -111,22 +113,22 @@ def key_mismatch(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.KEY_MISMATCH,
             f"{case.seen.key_path or case.where} is not the private key of {case.where}; "
-            "put back the pair that belongs together, or reissue it",
+            "restore a matching pair, or reissue it",
         )
 
 
 def embedded_ca_differs(case: Case) -> Iterator[Finding]:
     """Report a kubeconfig that trusts other CA certificates than those in the CA file."""
-    wanted = frozenset(case.embeddable)
-    for embedded in case.seen.embedded if wanted else ():
-        given = frozenset(embedded.certificates)
-        if given != wanted:
-            differs = "none of" if not given & wanted else "not exactly"
+    required = frozenset(case.embeddable)
+    for embedded in case.seen.embedded if required else ():
+        trusted = frozenset(embedded.certificates)
+        if trusted != required:
+            differs = "none of" if not trusted & required else "not exactly"
             yield finding(
                 Reason.EMBEDDED_CA_DIFFERS,
                 f"{embedded.path} trusts {differs} the CA certificates of {case.spec.embedded_ca}; "
-                "embed the present CA in it and restart what uses it",
-                None if given & wanted else Severity.CRITICAL,
+                "embed the present CA in it, and restart its readers",
+                None if trusted & required else Severity.CRITICAL,
             )
 
 
@@ -136,18 +138,18 @@ def not_rotating_pem(case: Case) -> Iterator[Finding]:
         instead = case.seen.refers_to or "embedded credentials"
         yield finding(
             Reason.NOT_ROTATING_PEM,
-            f"{case.spec.kubeconfig} uses {instead} in place of {case.where}; "
-            "let its client-certificate and client-key name that file",
+            f"{case.spec.kubeconfig} uses {instead}, not {case.where}; "
+            "set its client-certificate and client-key to that file",
         )
 
 
 def not_a_symlink(case: Case) -> Iterator[Finding]:
-    """Report that the kubelet's current PEM is a plain file, which the kubelet cannot rotate."""
+    """Report that the kubelet's current PEM is a regular file, which the kubelet cannot rotate."""
     if case.seen.symlink is False:
         yield finding(
             Reason.NOT_A_SYMLINK,
-            f"{case.where} is a plain file, not a symlink to a dated PEM, so the kubelet cannot rotate it; "
-            "move it to a dated name beside it and link to that",
+            f"{case.where} is a regular file, not a symlink to a dated PEM, so the kubelet cannot rotate it; "
+            "rename it to a dated name in the same directory, and link to that name",
         )
 
 
@@ -157,14 +159,14 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
     if extra and not case.seen.leaf_first:
         yield finding(
             Reason.UNEXPECTED_CHAIN,
-            f"{case.where} does not begin with its own certificate, which is the one that Go's TLS takes for it; "
-            "put the end entity first",
+            f"{case.where} does not begin with its own certificate, and Go's TLS uses the first one of a file; "
+            "move the end-entity certificate to the start of the file",
             Severity.CRITICAL,
         )
     elif extra and not case.spec.chain and not case.spec.authority:
         yield finding(
             Reason.UNEXPECTED_CHAIN,
-            f"{case.where} holds {extra} more certificates, where its readers want exactly one; remove the others",
+            f"{case.where} contains {extra} more certificates, and its readers expect one; remove the others",
         )
 
 
@@ -177,10 +179,10 @@ def weak_key(case: Case) -> Iterator[Finding]:
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)
     if least is None or key.bits < least:
-        spared = key.algorithm == "RSA" and key.bits >= SMALLEST_RSA
-        spared = spared or (key.algorithm == "ECDSA" and case.spec.authority)
-        fact = f"{case.where} has the key {key}" + ("" if spared else ", which Go's TLS refuses")
-        severity = None if spared else Severity.CRITICAL
+        accepted = key.algorithm == "RSA" and key.bits >= SMALLEST_RSA
+        accepted = accepted or (key.algorithm == "ECDSA" and case.spec.authority)
+        fact = f"{case.where} has the key {key}" + ("" if accepted else ", which Go's TLS refuses")
+        severity = None if accepted else Severity.CRITICAL
         yield finding(Reason.WEAK_KEY, f"{fact}; use RSA-2048, ECDSA P-256, Ed25519 or better", severity)
 
 
@@ -216,8 +218,8 @@ def nonpositive_serial(case: Case) -> Iterator[Finding]:
     if case.certificate.serial <= 0:
         yield finding(
             Reason.NONPOSITIVE_SERIAL,
-            f"{case.where} has the serial number {case.certificate.serial}, as kubeadm before v1.27 and k3s give their "
-            "CAs; nothing to do until the CA is replaced",
+            f"{case.where} has the serial number {case.certificate.serial:x}, like CAs of kubeadm before v1.27 and of "
+            "k3s; nothing to do until you replace the CA",
         )
 
 
@@ -252,7 +254,7 @@ _OF_THE_ANCHOR = frozenset({Refusal.NOT_CA, Refusal.CANNOT_SIGN, Refusal.UNSUPPO
 """Refusals of an anchor that do not depend on the path below it."""
 
 
-def _told_elsewhere(case: Case, why: Rejection) -> bool:
+def _reported_elsewhere(case: Case, why: Rejection) -> bool:
     """Return whether another check of this certificate, or the entry of its anchor, reports the rejection."""
     if why.certificate.objections and why.certificate in case.seen.certificates:
         return True

@@ -21,7 +21,7 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 
 
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the anchors of its paths. An authority is its own anchor; without `ca`, the anchors come from the file."""
+    """Return the anchors of its paths. An authority is its own anchor. Without `ca`, the anchors are from the file."""
     if seen.spec.authority:
         return seen.certificates[:1]
     if not seen.spec.ca:
@@ -35,7 +35,10 @@ def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 
 
 def issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the present certificates of the CA that would sign it: the first in its entry, and none of its file."""
+    """Return the present certificates of the CA that would sign it: the first CA in its entry that has some.
+
+    A certificate in its own file does not count.
+    """
     return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 
 

@@ -25,7 +25,7 @@ def renewal_point(certificate: Certificate, spec: CertificateSpec, default: time
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """Return the instant from which a near end is critical: the last 7 days, or a tenth of the lifetime if shorter."""
+    """Return the start of the critical window before the end: 7 days, or a tenth of the lifetime if that is shorter."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 
@@ -33,9 +33,7 @@ def expired(case: Case) -> Iterator[Finding]:
     """Report the end of the certificate or of a CA of its path (RFC 5280, 4.1.2.5: notAfter is included)."""
     for link in _own_links(case):
         if case.now > link.not_after and case.further_anchor:
-            message = (
-                f"{case.where}: its further CA {link.subject} (serial {link.serial}) expired on {_day(link.not_after)}"
-            )
+            message = f"{case.where}: its further CA {link.called} expired on {_day(link.not_after)}"
             yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
         elif case.now > link.not_after:
             yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; {_renew(case)}")
@@ -47,8 +45,8 @@ def not_yet_valid(case: Case) -> Iterator[Finding]:
         if case.now < link.not_before:
             yield finding(
                 Reason.NOT_YET_VALID,
-                f"{_called(case, link)} is valid from {_day(link.not_before)} only; "
-                "check this host's clock, then the issuer's",
+                f"{_called(case, link)} is not valid before {_day(link.not_before)}; "
+                "check the clock of this host, then that of the issuer",
             )
 
 
@@ -56,7 +54,7 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
     """Report that the certificate is in its renewal window."""
     if case.renew_at <= case.now <= case.certificate.not_after:
         late = case.now >= critical_point(case.certificate)
-        remedy = "the kubelet should have rotated it: see its log" if case.spec.kind is Kind.KUBELET else _renew(case)
+        remedy = "the kubelet did not rotate it: see its log" if case.spec.kind is Kind.KUBELET else _renew(case)
         yield finding(
             Reason.NEARING_EXPIRY,
             f"{case.where} expires on {_day(case.certificate.not_after)}, is due since {_day(case.renew_at)}; {remedy}",
@@ -72,14 +70,15 @@ def still_due(case: Case) -> Iterator[Finding]:
     if case.renewed_at is not None and case.renew_at <= case.renewed_at:
         yield finding(
             Reason.STILL_DUE,
-            f"{case.where} was renewed on {_day(case.renewed_at)}, and its successor was due from the start, ending on "
-            f"{_day(case.certificate.not_after)}; let its signer issue for longer, or set a shorter renew_before",
+            f"{case.where} was renewed on {_day(case.renewed_at)}, and the new certificate, which ends on "
+            f"{_day(case.certificate.not_after)}, was due at once; set a longer validity at its signer, or a shorter "
+            "renew_before",
         )
     elif best and len(best.certificates) > 1 and best.certificates[1].not_after == case.certificate.not_after:
         yield finding(
             Reason.STILL_DUE,
-            f"{case.where} is due, but ends on the same day as its CA {best.certificates[1].subject}, "
-            f"{_day(case.certificate.not_after)}, which no renewal changes; rotate the CA before that day",
+            f"{case.where} is due, but a new certificate cannot outlive its CA {best.certificates[1].subject}, which "
+            f"ends on {_day(case.certificate.not_after)}; rotate the CA before that day",
         )
 
 
@@ -90,7 +89,7 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
         issuer = min(best.certificates[1:], key=lambda link: link.not_after)
         yield finding(
             Reason.OUTLIVES_CA,
-            f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} already on "
+            f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} ends on "
             f"{_day(issuer.not_after)}; rotate the CA before that day",
         )
 

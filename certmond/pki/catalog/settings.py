@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duration, Many, Mode, Model, Name, Owner, words
 from certmond.pki.findings import Severity
 
-LOCAL, NOBODY = "local", "none"
+LOCAL, NO_SIGNER = "local", "none"
 """Values of `signer` without an entry: the key of the certificate's CA on this node, and no signer."""
 OWN_KEY = frozenset({"kubeadm"})
 """Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import SELF, Kind
-from certmond.pki.catalog.settings import LOCAL, NOBODY
+from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.planner_inputs import Policy
 
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
@@ -20,12 +20,12 @@ def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatu
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
     if spec.renewed_by:
-        return f"it is not renewed by certmond but by {spec.renewed_by}"
+        return f"certmond does not renew it; it is renewed by {spec.renewed_by}"
     if spec.authority:
         return "it is a CA, which is rotated, not renewed"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
         return "it is not an entry of its own"
-    if signer == NOBODY:
+    if signer == NO_SIGNER:
         return "its entry says that nobody signs it"
     if certificate is None or status.stale:
         return "there is no certificate to renew: put it back first, from the archive or by `certmond init`"

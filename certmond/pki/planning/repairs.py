@@ -58,7 +58,7 @@ class Repairs:
         """
         seen, salvage, what = status.seen, status.presence.salvage or Salvage(), damage(status.seen)
         if seen.spec.renewed_by:
-            return self._held(status, f"it is not renewed by certmond but by {seen.spec.renewed_by}")
+            return self._held(status, f"certmond does not renew it; it is renewed by {seen.spec.renewed_by}")
         if salvage.barrier:
             return self._held(status, salvage.barrier)
         under = next(filter(None, map(self._signing.get, seen.spec.ca)), None)

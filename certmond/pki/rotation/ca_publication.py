@@ -71,8 +71,8 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
         case Answer.SILENT if rotation.since <= now < rotation.since + TAKES:
             return again
         case Answer.SILENT | Answer.REFUSED:
-            said = f"what pods were given cannot be asked, so that `root_ca.overlap` alone counts: {fact}"
-            return replace(held, waits=(*held.waits, said)) if held.waits else replace(held, told=said)
+            why = f"certmond cannot read the CA of the pods, so the phase waits for `root_ca.overlap` only: {fact}"
+            return replace(held, waits=(*held.waits, why)) if held.waits else replace(held, message=why)
         case _:
             assert_never(asked.answer)
 

@@ -64,18 +64,18 @@ class Ground:
         return self.key is not None or self.key_unknown
 
 
-def standstill(rotation: Rotation, ground: Ground) -> str | None:
+def freeze_reason(rotation: Rotation, ground: Ground) -> str | None:
     """Return why the node is frozen, as a sentence, or None."""
-    why = None if given_up(rotation, ground) else hindrance(rotation, ground)
+    why = None if is_abandoned(rotation, ground) else obstacle(rotation, ground)
     return f"{rotation.name} stands still: {why}" if why else None
 
 
-def hindrance(rotation: Rotation, ground: Ground) -> str | None:
+def obstacle(rotation: Rotation, ground: Ground) -> str | None:
     """Return why this node could not execute the rotation, as a sentence with its remedy, or None."""
-    return next(_strange(rotation, ground), None)
+    return next(_obstacles(rotation, ground), None)
 
 
-def given_up(rotation: Rotation, ground: Ground) -> bool:
+def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
     """Return whether the rotation was aborted and has ended, and the node's anchor has no part of the abandoned CA.
 
     Other faults then do not belong to this rotation, and do not keep it open.
@@ -88,20 +88,24 @@ def given_up(rotation: Rotation, ground: Ground) -> bool:
     return not ground.left if signer is None else signer.now != signer.apart and not signer.present
 
 
-def is_as_before(rotation: Rotation, ground: Ground) -> bool:
+def has_old_state(rotation: Rotation, ground: Ground) -> bool:
     """Return whether the node has exactly the old state, as far as known: all components trust its signing anchor."""
-    before = (rotation.new,) if given_up(rotation, ground) else rotation.old if rotation.phase is Phase.PREPARE else ()
+    before = (
+        (rotation.new,) if is_abandoned(rotation, ground) else rotation.old if rotation.phase is Phase.PREPARE else ()
+    )
     return bool(before) and ground.trust == before and ground.key in {None, before[0].key}
 
 
-def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
+def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
     """Yield the reasons for which the node has neither the old nor the new state."""
     known = {*rotation.old, rotation.new}
     if not ground.trust:
         yield f"{ground.path} holds no {rotation.noun}; put back what it held"
     for anchor in ground.trust:
         if anchor not in known:
-            fact = f"{ground.path} holds {_by_digest(anchor)}, which is neither the former nor the new {rotation.noun}"
+            fact = (
+                f"{ground.path} holds {_anchor_name(anchor)}, which is neither the former nor the new {rotation.noun}"
+            )
             pair = "put back the certificate and the key of one of these two, both files"
             third = rotation.found and anchor == ground.trust[0]
             yield f"{fact}; {pair if third else 'take it out, or put back what it held'}"
@@ -115,10 +119,10 @@ def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
     if ground.signer:
-        yield from _not_ours(ground.signer, known)
+        yield from _foreign_signer_files(ground.signer, known)
 
 
-def _not_ours(signer: Signer, known: set[Anchor]) -> Iterator[str]:
+def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
     """Yield files of another program in place of the signer's separate files. Writing there would destroy its key."""
     certificate, key = signer.files
     ours = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
@@ -128,7 +132,7 @@ def _not_ours(signer: Signer, known: set[Anchor]) -> Iterator[str]:
         yield f"{fact}; {first}keep it under another name"
 
 
-def _by_digest(anchor: Anchor) -> str:
+def _anchor_name(anchor: Anchor) -> str:
     """Return a text that distinguishes anchors with the same name."""
     name = anchor.subject if isinstance(anchor, Certificate) else f"a public key, {anchor}"
     return f"{name} (SHA-256 {anchor.sha256[:16]}…)"

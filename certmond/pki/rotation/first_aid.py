@@ -11,9 +11,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from certmond.pki.planning.steps import Rotate
-from certmond.pki.rotation.family_state import Ground, hindrance
+from certmond.pki.rotation.family_state import Ground, obstacle
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin, desired, following, sequence
-from certmond.pki.rotation.planner import of_anchor, told
+from certmond.pki.rotation.planner import anchor_changes, describe
 from certmond.pki.rotation.replaced_ca import Change, put_back
 from certmond.pki.x509.certificate import Anchor, certificates_of
 
@@ -28,7 +28,7 @@ def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetim
     if not former:
         return "no former CA is trusted beside it, as none that this node remembers is valid now"
     made = begin(Rotation(identity, change.family, Mode.OVERLAP, former, change.new, Phase.PREPARE, now, found=True))
-    return hindrance(made, ground) or made
+    return obstacle(made, ground) or made
 
 
 def carried_on(
@@ -53,10 +53,10 @@ def step_of(aid: Rotation, ground: Ground) -> Rotate | None:
     beside the anchor is never written.
     """
     wanted = desired(aid)
-    if wanted is None or ground.key != wanted.signing.key or hindrance(aid, ground):
+    if wanted is None or ground.key != wanted.signing.key or obstacle(aid, ground):
         return None
-    wants = tuple(of_anchor(wanted, ground))
-    detail = f"first aid for {aid.family}: {told(aid, wants)}"
+    wants = tuple(anchor_changes(wanted, ground))
+    detail = f"first aid for {aid.family}: {describe(aid, wants)}"
     return Rotate(aid.family, ground.path, detail, wants, known=(*aid.old, aid.new)) if wants else None
 
 
@@ -64,4 +64,4 @@ def is_reached(aid: Rotation, ground: Ground) -> bool:
     """Return whether the anchor's files are as the aid asks."""
     wanted = desired(aid)
     as_wanted = wanted is not None and (ground.trust, ground.key) == (wanted.trust, wanted.signing.key)
-    return as_wanted and step_of(aid, ground) is None and not hindrance(aid, ground)
+    return as_wanted and step_of(aid, ground) is None and not obstacle(aid, ground)

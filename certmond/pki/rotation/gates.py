@@ -59,13 +59,13 @@ class Member:
 class Gate:
     """Reasons for which the phase cannot end yet, and when to check again, if known. It is open without `waits`.
 
-    `noted` is the rotation with what all nodes must know first. `told` is a message of an open gate.
+    `noted` is the rotation with the facts that all nodes must have first. `message` is a message of an open gate.
     """
 
     waits: tuple[str, ...] = ()
     until: datetime | None = None
     noted: Rotation | None = None
-    told: str = ""
+    message: str = ""
 
 
 def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:

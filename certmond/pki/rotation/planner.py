@@ -14,14 +14,14 @@ from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Embedded
 from certmond.pki.planning.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting, Want
-from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, given_up, standstill
+from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, freeze_reason, is_abandoned
 from certmond.pki.rotation.phases import Desired, Rotation, desired
 from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
 
 
 @dataclass(frozen=True, slots=True)
-class Lacks:
+class MissingSteps:
     """Missing steps of a node for its phase: files first, then certificates to issue again, by identity.
 
     `unawaited` are the kubeconfigs for which the phase does not wait, because a user other than root can keep certmond
@@ -34,46 +34,46 @@ class Lacks:
     unawaited: frozenset[str] = field(default_factory=frozenset)
 
 
-def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
+def missing_steps(rotation: Rotation, ground: Ground, assessment: Assessment) -> MissingSteps:
     """Return the missing steps of this node in the phase."""
     wanted = desired(rotation)
-    if why := standstill(rotation, ground) or (wanted and _failed(rotation, ground, assessment)):
-        return Lacks(frozen=why)
+    if why := freeze_reason(rotation, ground) or (wanted and _service_failure(rotation, ground, assessment)):
+        return MissingSteps(frozen=why)
     if wanted is None:
-        return Lacks()
-    if given_up(rotation, ground):
-        theirs = tuple(_of_kubeconfigs(rotation, wanted, assessment, only=frozenset(certificates_of(rotation.old))))
-        reissue = frozenset(status.seen.identity for status in of_former(rotation, assessment))
-        return Lacks(theirs, reissue, unawaited=_of_others(assessment))
-    anchor = tuple(of_anchor(wanted, ground))
+        return MissingSteps()
+    if is_abandoned(rotation, ground):
+        theirs = tuple(_kubeconfig_changes(rotation, wanted, assessment, only=frozenset(certificates_of(rotation.old))))
+        reissue = frozenset(status.seen.identity for status in old_ca_leaves(rotation, assessment))
+        return MissingSteps(theirs, reissue, unawaited=_user_writable(assessment))
+    anchor = tuple(anchor_changes(wanted, ground))
     known = (*rotation.old, rotation.new)
-    steps = [Rotate(rotation.family, ground.path, told(rotation, anchor), anchor, known=known)] if anchor else []
-    steps += _of_kubeconfigs(rotation, wanted, assessment)
-    former = () if anchor or wanted.leaves is None else of_former(rotation, assessment)
+    steps = [Rotate(rotation.family, ground.path, describe(rotation, anchor), anchor, known=known)] if anchor else []
+    steps += _kubeconfig_changes(rotation, wanted, assessment)
+    former = () if anchor or wanted.leaves is None else old_ca_leaves(rotation, assessment)
     reissue = frozenset(status.seen.identity for status in former)
-    return Lacks(tuple(steps), reissue, unawaited=_of_others(assessment))
+    return MissingSteps(tuple(steps), reissue, unawaited=_user_writable(assessment))
 
 
-def _of_others(assessment: Assessment) -> frozenset[str]:
+def _user_writable(assessment: Assessment) -> frozenset[str]:
     """Return the kubeconfigs that a user other than root can change."""
     return frozenset(each.path for status in assessment.statuses for each in status.seen.embedded if each.others)
 
 
-def _failed(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
+def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
     """Return why a service failed with the files of the phase, or None. Another write would stop it again.
 
     An aborted rotation ignores failures from before the abort.
     """
-    if given_up(rotation, ground):
+    if is_abandoned(rotation, ground):
         return None
-    failed = (status.presence for status in concerned(rotation.family, assessment))
+    failed = (status.presence for status in family_statuses(rotation.family, assessment))
     if rotation.aborted:
         failed = (each for each in failed if each.failed_at and each.failed_at > rotation.since)
     failures = (why for each in failed for why in each.failures)
     return next((f"{rotation.name} stands still: {why}; see restart_failed" for why in failures), None)
 
 
-def concerned(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
+def family_statuses(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
     """Yield the anchor, the certificates that it signs, and the files that trust it."""
     for status in assessment.statuses:
         spec = status.seen.spec
@@ -81,7 +81,7 @@ def concerned(family: str, assessment: Assessment) -> Iterator[CertificateStatus
             yield status
 
 
-def of_anchor(wanted: Desired, ground: Ground) -> Iterator[Want]:
+def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[Want]:
     """Return what the anchor's own files and the signer's lack: keys before certificates, files before who is told."""
     signer = ground.signer
     if signer and wanted.detached:
@@ -100,28 +100,28 @@ def of_anchor(wanted: Desired, ground: Ground) -> Iterator[Want]:
         yield Bundle(ground.path, wanted.trust)
 
 
-def _of_kubeconfigs(
+def _kubeconfig_changes(
     rotation: Rotation, wanted: Desired, assessment: Assessment, only: frozenset[Certificate] = frozenset()
 ) -> Iterator[Rotate]:
     """Yield the changes to kubeconfigs, compared as sets without order. With `only`, those that trust one of these."""
     found = dict[str, str]()
     for status in assessment.statuses:
-        for embedded in differing(rotation, wanted, status):
+        for embedded in differing_kubeconfigs(rotation, wanted, status):
             if embedded.file is None and not (only and only.isdisjoint(embedded.certificates)):
                 found.setdefault(embedded.path, status.seen.name)
     for path, name in found.items():
         ours = frozenset(certificates_of((*rotation.old, rotation.new)))
         trusting = (Trusting(path, certificates_of(wanted.trust), ours),)
-        yield Rotate(name, path, told(rotation, trusting), trusting)
+        yield Rotate(name, path, describe(rotation, trusting), trusting)
 
 
-def differing(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
+def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
     for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
         if frozenset(embedded.certificates) != frozenset(wanted.trust):
             yield embedded
 
 
-def of_former(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
+def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
     """Yield the end entities that the old anchor has signed and the new one has not, whatever the node trusts."""
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
@@ -136,17 +136,17 @@ def of_former(rotation: Rotation, assessment: Assessment) -> Iterator[Certificat
             yield status
 
 
-def told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
+def describe(rotation: Rotation, wants: tuple[Want, ...]) -> str:
     """Return for people what is to become of these files."""
     said = list[str]()
     for want in wants:
         match want:
             case Bundle():
-                said.append(f"{want.path} is to hold {named(rotation, want.anchors)}")
+                said.append(f"{want.path} is to hold {anchor_names(rotation, want.anchors)}")
             case KeyOf():
-                said.append(f"{want.path} is to be the key of {named(rotation, (want.anchor,))}")
+                said.append(f"{want.path} is to be the key of {anchor_names(rotation, (want.anchor,))}")
             case Trusting():
-                said.append(f"{want.path} is to trust {named(rotation, want.certificates)}")
+                said.append(f"{want.path} is to trust {anchor_names(rotation, want.certificates)}")
             case Flags():
                 said.append(f"{want.container} is to sign with {want.flags[0][1]}")
             case Gone():
@@ -156,7 +156,7 @@ def told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
     return "; ".join(said)
 
 
-def named(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
+def anchor_names(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
     """Return names of the anchors by their role in this rotation, because all may have the same subject."""
     what = rotation.noun
     former, later = (

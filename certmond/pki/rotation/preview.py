@@ -13,7 +13,7 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.rotation.awaited_leaves import denial
 from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Desired, Phase, Rotation, desired, sequence
-from certmond.pki.rotation.planner import concerned, lacks, of_former
+from certmond.pki.rotation.planner import family_statuses, missing_steps, old_ca_leaves
 from certmond.pki.services.staleness import files_of
 
 
@@ -39,19 +39,19 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
     trust_before = ground.trust
     for phase in phases[phases.index(rotation.phase) :]:
         here = replace(rotation, phase=phase)
-        left, wanted = lacks(here, ground, assessment), desired(here)
+        left, wanted = missing_steps(here, ground, assessment), desired(here)
         if left.frozen:
             return (*found, Preview(phase, (left.frozen,), ()))
         steps = [step.detail for step in left.steps if step.target == rotation.family]
         touched = _rewritten(ground, wanted)
         if wanted and frozenset(wanted.trust) != frozenset(trust_before):
-            for status in concerned(rotation.family, assessment):
+            for status in family_statuses(rotation.family, assessment):
                 for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
                     if embedded.file is None:
                         steps.append(f"{embedded.path} is to trust the same")
                     touched.add(embedded.path)
         if wanted and wanted.leaves and phase is Phase.ISSUE:
-            for status in of_former(rotation, assessment):
+            for status in old_ca_leaves(rotation, assessment):
                 if denied := denial(status, assessment):
                     steps.append(f"{status.seen.path} is not issued anew: the CA's key does not sign it: {denied}")
                     continue

@@ -316,11 +316,11 @@ def test_the_finding_names_what_certmond_would_do_by_itself() -> None:
     """Not a generation that it refuses to put back: then what is in the way of a new certificate, or how to have it."""
     old = client(MASTERS).facts
     for subject, obstacle, known, said in (
-        (MASTERS, None, None, "put it back: certmond archive restore leaf 000001-x"),
-        ([], "its entry fixes no subject", client(MASTERS, NOW + YEAR), "put it back: certmond archive restore leaf"),
+        (MASTERS, None, None, "restore it: certmond archive restore leaf 000001-x"),
+        ([], "its entry fixes no subject", client(MASTERS, NOW + YEAR), "restore it: certmond archive restore leaf"),
         ([], "its entry fixes no subject", None, "its entry fixes no subject"),
-        (ADMINS, None, None, "issue it anew: certmond renew leaf"),
-        (ADMINS, None, client(ADMINS, NOW + YEAR), "issue it anew: certmond renew leaf"),
+        (ADMINS, None, None, "issue it again: certmond renew leaf"),
+        (ADMINS, None, client(ADMINS, NOW + YEAR), "issue it again: certmond renew leaf"),
     ):
         spec = row("leaf", subject=subject, usages=["digital signature", "client auth"])
         salvage = Salvage((("000001-x", old),), (old,), obstacle=obstacle)
@@ -408,10 +408,10 @@ def test_what_cannot_be_put_right_says_why_and_what_to_do() -> None:
     """The reason names the obstacle: who renews it, who could take the key, where the key of the CA is."""
     other = see(AUTHORITY, ROOT, key=None)
     for fields, ca, said in (
-        ({"renewed_by": "the distribution at its start"}, CA, "it is not renewed by certmond"),
+        ({"renewed_by": "the distribution at its start"}, CA, "certmond does not renew it"),
         ({"signer": "none"}, CA, "nobody signs it"),
         ({"subject": []}, CA, "its entry fixes no subject"),
-        ({"subject": "CN=${service_ip}"}, CA, "this node does not tell its subject"),
+        ({"subject": "CN=${service_ip}"}, CA, "this node has no fact for its subject"),
         ({}, other, "is not here"),
     ):
         spec = row("leaf", **{"subject": "CN=leaf", **fields})

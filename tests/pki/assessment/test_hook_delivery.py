@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.hook_delivery import Due, Key, Notice, due, next_repeat, standing, wanted
+from certmond.pki.assessment.hook_delivery import Due, Key, Notice, due, next_repeat, open_findings, selected_findings
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Permissions
 from certmond.pki.findings import Fault, Reason, Severity
@@ -112,14 +112,14 @@ def test_there_is_a_most_and_the_gravest_are_in_it() -> None:
     """Of more than `most`, what was told stays, so that nothing is cleared that stands; then the gravest are taken."""
     old = notice("old", INFO)
     found = known(notice("w", WARNING), notice("c", CRITICAL), old)
-    assert wanted(found, known(old), {}, 2).keys() == known(old, notice("c", CRITICAL)).keys()
-    assert wanted(found, {}, {}, 2).keys() == known(notice("w"), notice("c", CRITICAL)).keys()
-    assert wanted(found, known(old), {}, 0).keys() == known(old).keys()
+    assert selected_findings(found, known(old), {}, 2).keys() == known(old, notice("c", CRITICAL)).keys()
+    assert selected_findings(found, {}, {}, 2).keys() == known(notice("w"), notice("c", CRITICAL)).keys()
+    assert selected_findings(found, known(old), {}, 0).keys() == known(old).keys()
 
 
 def test_a_finding_is_as_old_as_it_is() -> None:
     """What waits to be told keeps the instant at which it was first seen."""
-    (kept,) = wanted(known(notice(at=NOW)), {}, known(notice(at=NOW - DAY)), 10).values()
+    (kept,) = selected_findings(known(notice(at=NOW)), {}, known(notice(at=NOW - DAY)), 10).values()
     assert kept.at == NOW - DAY
 
 
@@ -135,11 +135,12 @@ def test_what_stands_is_found_with_its_certificate() -> None:
         Observation("gone", gone, "/gone", faults=(Fault(Reason.MISSING, "/gone is not there"),)),
     )
     assessment = assess(Inventory(seen), NOW)
-    found = standing(assessment, INFO)
+    found = open_findings(assessment, INFO)
     assert found["leaf", "/leaf", "expired", "critical"].not_after == NOW - SECOND
     assert found["gone", "/gone", "missing", "critical"].not_after is None
     assert found["leaf", "/leaf", "trailing_data", "info"].message.startswith("/leaf has more")
-    assert {key[2:] for key in standing(assessment, CRITICAL)} == {key[2:] for key in found if key[3] == "critical"}
+    critical = {key[2:] for key in found if key[3] == "critical"}
+    assert {key[2:] for key in open_findings(assessment, CRITICAL)} == critical
 
 
 def test_of_several_of_one_reason_the_gravest_stands() -> None:
@@ -151,7 +152,8 @@ def test_of_several_of_one_reason_the_gravest_stands() -> None:
         (("/leaf", 0o666, False), ("/key", 0o644, True), ("/other", 0o666, False))
     )  # fmt: skip
     seen = Observation("leaf", spec, "/leaf", (leaf.facts,), key=leaf.facts.key, permissions=permissions)
-    found = [each for each in standing(assess(Inventory((seen,)), NOW), INFO).values() if each.reason == "too_open"]
+    notices = open_findings(assess(Inventory((seen,)), NOW), INFO).values()
+    found = [each for each in notices if each.reason == "too_open"]
     assert [each.severity for each in found] == [CRITICAL]
     assert "/key" in found[0].message
 
@@ -161,6 +163,7 @@ def test_of_several_that_are_as_grave_the_first_stands() -> None:
     spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
     open_to_all = tuple(Permissions(path, 0o666, "root:root", False) for path in ("/leaf", "/other"))
     seen = Observation("leaf", spec, "/leaf", (make_leaf(make_ca()).facts,), permissions=open_to_all)
-    found = [each for each in standing(assess(Inventory((seen,)), NOW), INFO).values() if each.reason == "too_open"]
+    notices = open_findings(assess(Inventory((seen,)), NOW), INFO).values()
+    found = [each for each in notices if each.reason == "too_open"]
     assert [each.message.partition(" ")[0] for each in found] == ["/leaf"]
-    assert found[0].message.endswith("; chmod 0644 /leaf")
+    assert found[0].message.endswith("; run: chmod 0644 /leaf")

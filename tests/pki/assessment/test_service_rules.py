@@ -49,9 +49,9 @@ def test_what_is_served_is_as_bad_as_its_end_is_near(left: timedelta | None, sev
 def test_it_says_until_when_and_whom_to_restart() -> None:
     """Where no service of the configuration listens there, somebody has to look."""
     (known,) = said(SERVED)
-    assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; restart web"
+    assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; run: certmond restart web"
     (unknown,) = said(replace(SERVED, service="", ends_at=None))
-    assert unknown.message == "web serves another; see what listens there"
+    assert unknown.message == "web serves another; find the program that listens there"
 
 
 def test_a_server_that_ends_every_handshake_is_critical() -> None:
@@ -60,8 +60,8 @@ def test_a_server_that_ends_every_handshake_is_critical() -> None:
     (found,) = about_services(Presence(refusing=(Refusing(at, "/a", due=True),)), NOW)
     assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, Severity.CRITICAL)
     assert found.message == (
-        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)) in place of /a; "
-        "see its log, and put its former files back: certmond archive restore NAME"
+        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)), not /a;  "
+        "see its log, and restore its previous files: certmond archive restore NAME"
     )
     assert list(about_services(Presence(refusing=(Refusing(at, "/a", due=False),)), NOW)) == []
     (unknown,) = about_services(Presence(refusing=(Refusing(replace(at, service=""), "/a", due=True),)), NOW)
@@ -79,10 +79,10 @@ def test_an_endpoint_that_has_served_and_serves_no_more_is_told() -> None:
         ServedAt(one, "etcd", None, None, "the handshake failed"), ServedAt(two, "", None, None, "it was refused"),
         ServedAt(three, "c", None, None, "refused"),
     ))  # fmt: skip
-    remedy = "see its log, and put the former files back: certmond archive restore NAME"
+    remedy = "see its log, and restore its previous files: certmond archive restore NAME"
     assert list(no_longer_served((before, NOWHERE), (NOWHERE, after))) == [
         f"etcd at 127.0.0.1:1 served a certificate before, and serves none now: the handshake failed; {remedy}",
-        f"what listens at 127.0.0.1:2 served a certificate before, and serves none now: it was refused; {remedy}",
+        f"the listener at 127.0.0.1:2 served a certificate before, and serves none now: it was refused; {remedy}",
     ]
     assert list(no_longer_served([before], [before])) == []
 
@@ -90,7 +90,7 @@ def test_an_endpoint_that_has_served_and_serves_no_more_is_told() -> None:
 def test_a_process_that_holds_an_older_one_is_to_be_restarted() -> None:
     """How bad that is, is the vocabulary's."""
     (found,) = said(HELD)
-    assert (found.reason, found.message) == (Reason.RESTART_PENDING, "web has not read /a; restart web")
+    assert (found.reason, found.message) == (Reason.RESTART_PENDING, "web has not read /a; run: certmond restart web")
 
 
 def test_a_restart_that_failed_is_told() -> None:
@@ -98,7 +98,7 @@ def test_a_restart_that_failed_is_told() -> None:
     (found,) = said(failures=("web did not come up",))
     assert found.reason is Reason.RESTART_FAILED
     assert found.message == (
-        "web did not come up; see its log, put another certificate there, or restart it"
+        "web did not come up; see its log, install another certificate, or restart it"
     )  # fmt: skip
 
 

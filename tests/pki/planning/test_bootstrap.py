@@ -182,7 +182,7 @@ def test_everything_is_there() -> None:
         (pki("ca.crt", "ca.key"), "ca.crt is not there, but what it signed is"),
         (pki("ca.crt"), "ca.crt is not there, but what it signed is"),
         (pki("sa.pub"), "sa.key is there without /etc/kubernetes/pki/sa.pub; put that back, or"),
-        (pki("sa.key"), "sa.key is not there, the private key of"),
+        (pki("sa.key"), "sa.key, the private key of"),
         (pki("apiserver.crt"), "apiserver.key is there without /etc/kubernetes/pki/apiserver.crt"),
         (pki("apiserver.key"), "apiserver.crt has no private key"),
         ([PEM], "kubelet.conf is there without /var/lib/kubelet/pki/kubelet-client-current.pem"),
@@ -256,7 +256,7 @@ def test_a_broken_ca() -> None:
     ("changes", "told"),
     [
         ({"not_after": NOW - DAY}, "ca.crt expired on"),
-        ({"not_before": NOW + DAY}, "ca.crt is valid from"),
+        ({"not_before": NOW + DAY}, "ca.crt is not valid before"),
         ({"is_ca": False}, "lacks basicConstraints CA:TRUE"),
         ({"usages": ["digital signature"]}, "without keyCertSign"),
     ],

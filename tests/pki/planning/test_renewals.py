@@ -462,7 +462,7 @@ STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
         (replace(GOOD, renewable=False), CA, {}, "its file is not PEM"),
         (see(row(), make_leaf(ROOT, path_length=0, not_after=NOW + DAY)), CA, {}, "cryptography does not read it"),
         (see(row(), make_leaf(ROOT, serial=-1, not_after=NOW + DAY)), CA, {}, "Go does not read it (x509: negative"),
-        (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "the certificate of its CA, /pki/ca.crt, is refused by Go"),
+        (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "its CA /pki/ca.crt is unusable"),
         (GOOD, see(AUTHORITY), {}, "the file of its CA, the entry ca, holds no certificate: put the CA back first"),
         (see(row(kind="kubeconfig"), leaf(NOW + DAY), renewable=False), CA, {}, "it refers to files"),
         (replace(GOOD, key=None, key_path=None), CA, {}, "its entry does not say where its key is"),
@@ -505,7 +505,7 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     first = World((CA, GOOD)).look(NOW)
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
-    assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; name it there as `subject`"
+    assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; set `subject` in the entry"
     assert "there is no certificate to renew" in (unable(later.statuses[1], {}, POLICY) or "")
     assert turn(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 

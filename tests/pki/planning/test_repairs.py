@@ -62,9 +62,9 @@ def test_an_entry_that_asks_for_the_impossible_is_to_be_corrected(fields: dict[s
     """A subject or a name that X.509 has no form for, with what is wrong with it."""
     found = cured(fixing(**fields))
     assert isinstance(found, Held)
-    assert "its entry asks for what no certificate can say (" in found.because
+    assert "its entry has a value that no certificate can contain (" in found.because
     assert fact in found.because
-    assert found.because.endswith("); correct it")
+    assert found.because.endswith("); correct the entry")
 
 
 def test_a_name_that_the_node_does_not_tell_waits_for_the_other_damaged_files() -> None:
@@ -88,9 +88,9 @@ def test_a_name_that_the_node_does_not_tell_waits_for_the_other_damaged_files() 
 @pytest.mark.parametrize(
     ("fields", "ca", "said"),
     [
-        ({"ca": ["another"]}, CA, "no CA of the catalogue signs it; name its `ca`, or a `signer`"),
-        ({}, see(AUTHORITY), "no CA of the catalogue signs it; name its `ca`, or a `signer`"),
-        ({}, see(AUTHORITY, make_ca(serial=-1)), "the certificate of its CA, /pki/ca.crt, is refused ("),
+        ({"ca": ["another"]}, CA, "no CA of the catalogue signs it; set `ca` or `signer` in its entry"),
+        ({}, see(AUTHORITY), "no CA of the catalogue signs it; set `ca` or `signer` in its entry"),
+        ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
     ],
     ids=["not in the catalogue", "gone", "refused"],
 )
@@ -114,9 +114,9 @@ def test_a_signer_elsewhere_needs_no_ca_on_this_node() -> None:
 def test_what_another_service_renews_is_theirs_to_put_right() -> None:
     """The remedy says by what it is renewed, and names no command."""
     seen = fixing(renewed_by="the start of k3s")
-    assert obstacle(seen, "local", CA) == "it is not renewed by certmond but by the start of k3s"
+    assert obstacle(seen, "local", CA) == "certmond does not renew it; it is renewed by the start of k3s"
     assert remedy(seen, Salvage(), FACTS, known=None) == (
-        "certmond does not put it right: it is renewed by the start of k3s"
+        "certmond does not repair it; it is renewed by the start of k3s"
     )
 
 
@@ -126,7 +126,7 @@ def test_a_kubeconfig_is_not_made_without_its_server() -> None:
     seen = replace(GONE, spec=spec, path=spec.path, key_path=spec.path)
     salvage = Salvage()
     made = new_template(seen, salvage, TERMS, signer="local", authority=CA)
-    assert made == "where its API server is, nothing here says; move /etc/leaf.conf away, then: certmond init"
+    assert made == "no file on this node names its API server; move /etc/leaf.conf away, then run: certmond init"
     salvage = Salvage(server=("kubernetes", "https://10.0.0.1:6443"))
     assert isinstance(new_template(seen, salvage, TERMS, signer="local", authority=CA), Template)
 

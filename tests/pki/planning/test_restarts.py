@@ -107,7 +107,7 @@ def test_what_holds_an_older_certificate_is_restarted() -> None:
         "web", "/leaf.crt", "web-1", Cause.RESTART_PENDING
     )  # fmt: skip
     assert step.targets == (Target("leaf", "/leaf.crt", CONTENTS),)
-    assert step.detail.startswith("web runs since ")
+    assert step.detail.startswith("web has run since ")
 
 
 def test_what_holds_nothing_old_is_left_alone() -> None:
@@ -122,7 +122,7 @@ def test_one_restart_is_for_all_that_is_old() -> None:
     other = see(row("other"), GOOD)
     step = restart(made(LEAF, other))
     assert [target.name for target in step.targets] == ["leaf", "other"]
-    assert step.detail.count("web runs since") == 2
+    assert step.detail.count("web has run since") == 2
 
 
 def test_what_serves_another_certificate_is_restarted_once_it_had_its_time() -> None:

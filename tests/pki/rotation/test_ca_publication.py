@@ -70,12 +70,12 @@ def test_where_nobody_can_be_asked_the_overlap_counts(answer: Answer) -> None:
     """It is said while the overlap lasts, and when the phase is left for it. An API server that does not answer has
     the time that a publication takes to come back.
     """
-    said = "what pods were given cannot be asked, so that `root_ca.overlap` alone counts: the answer"
+    said = "certmond cannot read the CA of the pods, so the phase waits for `root_ca.overlap` only: the answer"
     for ago in (timedelta(), TAKES - SECOND, TAKES):
         if answer is Answer.SILENT and ago < TAKES:
             assert asked(answer, ago=ago) == Gate(("the answer",), NOW + PAUSE)
         else:
-            assert asked(answer, ago=ago) == Gate(told=said)
+            assert asked(answer, ago=ago) == Gate(message=said)
             assert asked(answer, OVERLAP, ago) == replace(OVERLAP, waits=(*OVERLAP.waits, said))
 
 

@@ -89,7 +89,7 @@ REFUSED = {
     "may not sign": (make_ca(usages=["digital signature"]), "new.crt: CN=kubernetes has a keyUsage without"),
     "version 1": (make_ca(version=1), "new.crt is of version 1, which has no CA:TRUE"),
     "expired": (make_ca(not_after=NOW - SECOND), "new.crt expired on 2026-11-24 11:59 UTC"),
-    "not valid yet": (make_ca(not_before=NOW + SECOND), "new.crt is valid from 2026-11-24 12:00 UTC only"),
+    "not valid yet": (make_ca(not_before=NOW + SECOND), "new.crt is not valid before 2026-11-24 12:00 UTC"),
     "just made": (make_ca(not_before=NOW - 299 * SECOND),
         ("new.crt has been valid for less than 5 minutes, and a host whose clock is behind would not accept it; "
          "wait until 2026-11-24 12:00:01 UTC")),
@@ -178,7 +178,7 @@ def test_the_key() -> None:
     """The key has to be there where one is asked for, and to be that of the certificate."""
     ca = make_ca()
     assert judged(ca, key=OTHER).problems == (
-        "new.key is not the private key of new.crt; put back the pair that belongs together, or reissue it",
+        "new.key is not the private key of new.crt; restore a matching pair, or reissue it",
     )
     (missing,) = judge(ca.facts, None, [OLD.facts], None, NOW, where="new.crt", key_where="new.key").problems
     assert missing.startswith("new.crt has no private key: new.key holds none; ")

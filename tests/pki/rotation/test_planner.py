@@ -12,10 +12,10 @@ from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
 from certmond.pki.planning.steps import Bundle, Flags, Gone, Held, KeyOf, Plan, Rotate, Trusting, Want
-from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, is_as_before
-from certmond.pki.rotation.phase_end import settles_at, unattainable, unsettled
+from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, has_old_state
+from certmond.pki.rotation.phase_end import open_conditions, reload_deadline, unreachable_reason
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
-from certmond.pki.rotation.planner import Lacks, concerned, lacks
+from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.restart_episode import Episode, Past, Result
 from certmond.pki.services.staleness import Surroundings
@@ -54,7 +54,7 @@ def flags(values: tuple[str, str]) -> Flags:
 
 def wants(rotation: Rotation, of: Ground) -> list[Want]:
     """What the anchor's own step wants: there is one at most."""
-    found = lacks(rotation, of, judged())
+    found = missing_steps(rotation, of, judged())
     assert found.frozen is None
     assert all(step.target == "ca" and step.path == ANCHOR for step in found.steps)
     return [want for step in found.steps for want in step.wants]
@@ -87,10 +87,10 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
 @pytest.mark.parametrize("phase", [P.PREPARE, P.TRUST, P.DONE])
 def test_what_is_neither_of_before_nor_of_after_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
     """In any phase: somebody else changes the same files. It is said what is strange, and how to put it right."""
-    found = lacks(at(phase), of, judged(conf(OLD), leaf(OLD)))
+    found = missing_steps(at(phase), of, judged(conf(OLD), leaf(OLD)))
     assert (found.frozen or "").startswith(f"the rotation r1 of ca stands still: {said}")
-    assert found == Lacks(frozen=found.frozen)
-    assert list(unsettled(at(phase), of, judged(conf(OLD)), Surroundings(), Plan())) == [found.frozen]
+    assert found == MissingSteps(frozen=found.frozen)
+    assert list(open_conditions(at(phase), of, judged(conf(OLD)), Surroundings(), Plan())) == [found.frozen]
 
 
 BACK = at(P.DONE, old=(N,), new=O, aborted=True)
@@ -113,11 +113,11 @@ def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool)
     has, what is strange stops it as ever. Kubeconfigs and leaves of that CA are put right, and no others.
     """
     nothing = judged(conf(OLD, STRANGER, issuer=OLD), leaf(OLD))
-    assert (lacks(BACK, of, nothing).frozen is not None) is frozen
+    assert (missing_steps(BACK, of, nothing).frozen is not None) is frozen
     if not frozen:
-        assert lacks(BACK, of, nothing) == Lacks()
-        assert list(unsettled(BACK, of, nothing, Surroundings(), Plan())) == []
-        left = lacks(BACK, of, judged(conf(OLD, NEW), leaf(NEW)))
+        assert missing_steps(BACK, of, nothing) == MissingSteps()
+        assert list(open_conditions(BACK, of, nothing, Surroundings(), Plan())) == []
+        left = missing_steps(BACK, of, judged(conf(OLD, NEW), leaf(NEW)))
         assert [step.path for step in left.steps] == ["/admin.conf"]
         assert ("leaf", "/pki/leaf.crt") in left.reissue
 
@@ -136,13 +136,13 @@ def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool)
 )
 def test_a_node_is_as_before_where_all_trust_what_it_signs_with(rotation: Rotation, of: Ground, same: bool) -> None:
     """Prepared only, or led back to its end, with the former CA alone in place, and its own key or none."""
-    assert is_as_before(rotation, of) is same
+    assert has_old_state(rotation, of) is same
 
 
 @pytest.mark.parametrize("of", [ground(OLD), ground(NEW, key=NEW), ground(OLD, NEW), ground(OLD, key=None)])
 def test_what_is_of_before_or_after_is_not_strange(of: Ground) -> None:
     """Each certificate may be there, with either key or none."""
-    assert lacks(at(P.TRUST), of, judged()).frozen is None
+    assert missing_steps(at(P.TRUST), of, judged()).frozen is None
 
 
 # --- the anchor and its signer ----------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_what_is_of_before_or_after_is_not_strange(of: Ground) -> None:
 
 def test_nothing_is_changed_to_prepare() -> None:
     """Whatever is there."""
-    assert lacks(at(P.PREPARE), ground(OLD, signer=signer()), judged(conf(NEW), leaf(OLD))) == Lacks()
+    assert missing_steps(at(P.PREPARE), ground(OLD, signer=signer()), judged(conf(NEW), leaf(OLD))) == MissingSteps()
 
 
 def test_a_signer_gets_its_files_before_it_is_told_of_them() -> None:
@@ -173,20 +173,20 @@ def test_the_first_that_is_trusted_is_the_one_of_the_key() -> None:
 
 def test_what_signs_is_exchanged_together_with_what_it_signs_with() -> None:
     """Both signers of a control plane, in one step: keys before certificates, and nothing of it without the rest."""
-    found = lacks(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
+    found = missing_steps(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
     detail = (
         f"{OWN_KEY} is to be the key of the new CA; {OWN} is to hold the new CA; "
         f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA and the former CA"
     )
     wanted = KeyOf(OWN_KEY, N), Bundle(OWN, (N,)), KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N, O))
-    assert found == Lacks((Rotate("ca", ANCHOR, detail, wanted, known=(O, N)),))
+    assert found == MissingSteps((Rotate("ca", ANCHOR, detail, wanted, known=(O, N)),))
 
 
 def test_no_leaf_is_issued_before_its_ca_signs() -> None:
     """First the files, and only what is seen then is issued again: it would be of the former one once more."""
     seen = judged(leaf(OLD), trust=(OLD, NEW))
-    assert lacks(at(P.ISSUE), ground(OLD, NEW), seen).reissue == frozenset()
-    assert lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), seen).reissue == {("leaf", "/pki/leaf.crt")}
+    assert missing_steps(at(P.ISSUE), ground(OLD, NEW), seen).reissue == frozenset()
+    assert missing_steps(at(P.ISSUE), ground(NEW, OLD, key=NEW), seen).reissue == {("leaf", "/pki/leaf.crt")}
 
 
 @pytest.mark.parametrize("of", [ground(OLD, key=None), replace(ground(OLD, key=None), key_path=None)])
@@ -215,14 +215,14 @@ def test_the_signer_goes_back_before_its_files_go() -> None:
 
 def test_each_want_is_told() -> None:
     """In words, of what it is for the rotation: all CAs may well have the same name."""
-    (step,) = lacks(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED)), judged()).steps
+    (step,) = missing_steps(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED)), judged()).steps
     assert step.detail == f"{MANAGER} is to sign with {APART[0]}"
-    (step,) = lacks(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
+    (step,) = missing_steps(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
     assert step.detail == f"{OWN} is to go; {OWN_KEY} is to go"
-    (step,) = lacks(at(P.TRUST, found=True, old=(O, STRANGER.facts)), ground(NEW, key=NEW), judged()).steps
+    (step,) = missing_steps(at(P.TRUST, found=True, old=(O, STRANGER.facts)), ground(NEW, key=NEW), judged()).steps
     assert step.detail == f"{ANCHOR} is to hold the new CA and the former CA and the former CA"
     back = at(P.ISSUE, aborted=True, old=(N,), new=O)
-    (step,) = lacks(back, ground(NEW, OLD, key=NEW), judged()).steps
+    (step,) = missing_steps(back, ground(NEW, OLD, key=NEW), judged()).steps
     assert step.detail == (
         f"{ANCHOR_KEY} is to be the key of the CA of before; {ANCHOR} is to hold the CA of before and the abandoned CA"
     )
@@ -231,9 +231,11 @@ def test_each_want_is_told() -> None:
 def test_with_the_same_key_only_certificates_are_exchanged() -> None:
     """The key stays, the signer too, and so does every leaf."""
     rotation = at(P.DISTRUST, mode=Mode.REISSUE, new=AFRESH.facts)
-    found = lacks(rotation, ground(OLD, signer=signer()), judged(leaf(OLD)))
+    found = missing_steps(rotation, ground(OLD, signer=signer()), judged(leaf(OLD)))
     assert [step.wants for step in found.steps] == [(Bundle(ANCHOR, (AFRESH.facts,)),)]
-    assert lacks(rotation, ground(AFRESH, signer=signer()), judged(leaf(OLD), trust=(AFRESH,))) == Lacks()
+    assert (
+        missing_steps(rotation, ground(AFRESH, signer=signer()), judged(leaf(OLD), trust=(AFRESH,))) == MissingSteps()
+    )
     at_once = at(P.ISSUE, mode=Mode.REPLACE)
     assert wants(at_once, ground(OLD, signer=signer())) == [KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N,))]
 
@@ -243,7 +245,7 @@ def test_with_the_same_key_only_certificates_are_exchanged() -> None:
 
 def test_a_kubeconfig_trusts_what_the_anchors_file_trusts() -> None:
     """Each in a step of its own: whoever reads it needs no other."""
-    found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
+    found = missing_steps(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
     assert found.steps == tuple(
         Rotate(
             name,
@@ -258,7 +260,7 @@ def test_a_kubeconfig_trusts_what_the_anchors_file_trusts() -> None:
 def test_in_which_order_a_kubeconfig_trusts_does_not_matter() -> None:
     """It is a set, in which nothing is missing and nothing too much."""
     for trust, steps in (((NEW, OLD), 0), ((OLD, NEW, OLD), 0), ((NEW,), 1), ((OLD, NEW, STRANGER), 1), ((), 1)):
-        found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(*trust), trust=(OLD, NEW)))
+        found = missing_steps(at(P.TRUST), ground(OLD, NEW), judged(conf(*trust), trust=(OLD, NEW)))
         assert len(found.steps) == steps
 
 
@@ -267,20 +269,20 @@ def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
     another one.
     """
     seen = judged(conf(OLD, file="/other/ca.crt"), trust=(OLD, NEW))
-    assert lacks(at(P.TRUST), ground(OLD, NEW), seen) == Lacks()
-    (said,) = unsettled(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
+    assert missing_steps(at(P.TRUST), ground(OLD, NEW), seen) == MissingSteps()
+    (said,) = open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
     assert said == "/admin.conf trusts what is in /other/ca.crt, which is not the former CA and the new CA"
     seen = judged(conf(OLD, NEW, file=ANCHOR), trust=(OLD, NEW))
-    assert list(unsettled(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
+    assert list(open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
 
 
 def test_a_kubeconfig_is_written_once_for_all_its_contexts_and_only_for_its_family() -> None:
     """What trusts another anchor is left alone."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD), embedded=(embedded, embedded))
-    assert len(lacks(at(P.TRUST), ground(OLD, NEW), judged(twice, trust=(OLD, NEW))).steps) == 1
+    assert len(missing_steps(at(P.TRUST), ground(OLD, NEW), judged(twice, trust=(OLD, NEW))).steps) == 1
     other = replace(conf(OLD), spec=row("admin.conf", kind="kubeconfig", key=None, embedded_ca="front-proxy-ca"))
-    assert lacks(at(P.TRUST), ground(OLD, NEW), judged(other, trust=(OLD, NEW))).steps == ()
+    assert missing_steps(at(P.TRUST), ground(OLD, NEW), judged(other, trust=(OLD, NEW))).steps == ()
 
 
 # --- leaves -----------------------------------------------------------------------------------------------------------
@@ -316,9 +318,9 @@ def test_what_the_former_one_has_signed_is_issued_again_and_nothing_else(seen: O
     """By proof, and not by name: what is of the new one, of neither, or signs itself, stays; and so does what is no
     end entity of this family.
     """
-    found = lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), judged(seen, trust=(NEW, OLD)))
-    assert found == Lacks(reissue=frozenset({seen.identity} if again else ()))
-    assert lacks(at(P.TRUST), ground(OLD, NEW), judged(seen, trust=(OLD, NEW))).reissue == frozenset()
+    found = missing_steps(at(P.ISSUE), ground(NEW, OLD, key=NEW), judged(seen, trust=(NEW, OLD)))
+    assert found == MissingSteps(reissue=frozenset({seen.identity} if again else ()))
+    assert missing_steps(at(P.TRUST), ground(OLD, NEW), judged(seen, trust=(OLD, NEW))).reissue == frozenset()
 
 
 def test_of_a_file_that_went_bad_nothing_is_issued_again() -> None:
@@ -326,14 +328,14 @@ def test_of_a_file_that_went_bad_nothing_is_issued_again() -> None:
     before = judged(leaf(OLD), trust=(NEW, OLD))
     gone = assess(Inventory((*anchors(NEW, OLD), see(row()))), NOW, before)
     assert gone.by_identity["leaf", "/pki/leaf.crt"].stale
-    assert lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), gone).reissue == frozenset()
+    assert missing_steps(at(P.ISSUE), ground(NEW, OLD, key=NEW), gone).reissue == frozenset()
 
 
 def test_a_family_is_the_anchor_what_it_signs_and_who_trusts_it() -> None:
     """And nothing of another one."""
     trusting = replace(conf(OLD), spec=row("b.conf", kind="kubeconfig", key=None, ca="etcd-ca", embedded_ca="ca"))
     seen = judged(leaf(OLD), trusting, leaf(OLD, "etcd", ca="etcd-ca"), trust=(OLD, NEW))
-    assert [status.seen.spec.name for status in concerned("ca", seen)] == ["ca", "ca", "leaf", "b.conf"]
+    assert [status.seen.spec.name for status in family_statuses("ca", seen)] == ["ca", "ca", "leaf", "b.conf"]
 
 
 # --- when the phase is reached ----------------------------------------------------------------------------------------
@@ -362,7 +364,7 @@ def around(web: ServiceSeen | None = None, kcm: ServiceSeen | None = None, **fie
 def kept(known: Surroundings, of: Ground | None = None, plan: Plan | None = None, phase: Phase = P.TRUST) -> list[str]:
     """What keeps a node in its phase that has all its files."""
     seen = judged(leaf(OLD), trust=BOTH, around=known)
-    return list(unsettled(at(phase), of or ground(*BOTH, signer=signer(OLD)), seen, known, plan or Plan()))
+    return list(open_conditions(at(phase), of or ground(*BOTH, signer=signer(OLD)), seen, known, plan or Plan()))
 
 
 def test_where_nothing_is_left_to_do_the_phase_is_reached() -> None:
@@ -374,12 +376,12 @@ def test_where_nothing_is_left_to_do_the_phase_is_reached() -> None:
 def test_each_step_that_is_left_keeps_it() -> None:
     """And each certificate that is still of the former one, with the reason why it is not renewed at once."""
     seen = judged(conf(OLD), trust=(OLD,))
-    said = list(unsettled(at(P.TRUST), ground(OLD), seen, around(), Plan()))
+    said = list(open_conditions(at(P.TRUST), ground(OLD), seen, around(), Plan()))
     assert said == [
         f"{ANCHOR} is to hold the former CA and the new CA", "/admin.conf is to trust the former CA and the new CA"
     ]  # fmt: skip
     full = Plan(held=(Held("ca", ANCHOR, "no space is left"),))
-    assert next(unsettled(at(P.TRUST), ground(OLD), seen, around(), full)) == f"{said[0]} (no space is left)"
+    assert next(open_conditions(at(P.TRUST), ground(OLD), seen, around(), full)) == f"{said[0]} (no space is left)"
     held = Plan(held=(Held("leaf", "/pki/leaf.crt", "an upgrade is under way"),))
     here = ground(NEW, OLD, key=NEW, signer=signer(NEW))
     assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still of the former CA"]
@@ -398,8 +400,8 @@ def test_a_kubeconfig_that_others_can_change_keeps_no_phase(file: str | None) ->
     """A kubeconfig that another user than root can change is given the CAs, and the phase does not wait for that."""
     seen = judged(of_others(conf(OLD, file=file)), trust=(OLD, NEW))
     of = ground(OLD, NEW, signer=signer(OLD))
-    assert [step.path for step in lacks(at(P.TRUST), of, seen).steps] == ([] if file else ["/admin.conf"])
-    assert list(unsettled(at(P.TRUST), of, seen, around(), Plan())) == []
+    assert [step.path for step in missing_steps(at(P.TRUST), of, seen).steps] == ([] if file else ["/admin.conf"])
+    assert list(open_conditions(at(P.TRUST), of, seen, around(), Plan())) == []
 
 
 @pytest.mark.parametrize(
@@ -422,9 +424,9 @@ def test_a_leaf_that_others_hold_up_keeps_no_phase(origin: Provenance, later: bo
     known = around(provenance={seen.identity: origin})
     of, rotation = ground(NEW, OLD, key=NEW, signer=signer(NEW)), at(P.ISSUE)
     found = judged(seen, trust=(NEW, OLD), around=known)
-    assert lacks(rotation, of, found).reissue == {seen.identity}
+    assert missing_steps(rotation, of, found).reissue == {seen.identity}
     said = ["/pki/leaf.crt is still of the former CA"] if waits else []
-    assert [each for each in unsettled(rotation, of, found, known, Plan()) if "of the former" in each] == said
+    assert [each for each in open_conditions(rotation, of, found, known, Plan()) if "of the former" in each] == said
 
 
 def test_what_nobody_has_looked_at_is_not_reached() -> None:
@@ -445,11 +447,11 @@ def test_below_another_root_only_what_no_service_uses_is_reached() -> None:
     elsewhere = around(live=None, elsewhere=True)
     fact = "below another root nothing runs, so that it cannot be seen which files are used by web, kcm"
     assert kept(elsewhere) == [fact]
-    assert unattainable(at(P.TRUST), around()) is None
+    assert unreachable_reason(at(P.TRUST), around()) is None
     assert kept(replace(elsewhere, services=())) == []
-    assert unattainable(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
+    assert unreachable_reason(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
     many = replace(elsewhere, services=tuple(WEB.model_copy(update={"name": str(number)}) for number in range(4)))
-    assert (unattainable(at(P.TRUST), many) or "").endswith("used by 0, 1, 2 …")
+    assert (unreachable_reason(at(P.TRUST), many) or "").endswith("used by 0, 1, 2 …")
 
 
 def test_what_cannot_be_seen_keeps_it() -> None:
@@ -464,7 +466,7 @@ def test_who_holds_an_older_file_keeps_it() -> None:
     """With the reason why it is not restarted at once."""
     old = around(web=runs(DAY))
     (said,) = kept(old)
-    assert said.startswith("web runs since ")
+    assert said.startswith("web has run since ")
     held = Plan(held=(Held("web", "/pki/leaf.crt", "it is another node's turn"),))
     assert kept(old, plan=held) == [f"{said} (it is another node's turn)"]
 
@@ -472,9 +474,9 @@ def test_who_holds_an_older_file_keeps_it() -> None:
 def test_a_key_that_has_gone_stops_it() -> None:
     """On a node that keeps one of the rotation's keys, the CA's own key is missed; elsewhere it never was."""
     here = ground(OLD, NEW, key=None, signs=True)
-    why = lacks(at(P.TRUST), here, judged(leaf(OLD))).frozen
+    why = missing_steps(at(P.TRUST), here, judged(leaf(OLD))).frozen
     assert str(why).endswith(f": {ANCHOR_KEY} is not there, on a node that signs; put the CA's key back")
-    assert lacks(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
+    assert missing_steps(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
 
 
 def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
@@ -483,16 +485,16 @@ def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
     """
     known = around(contents={"/pki/leaf.crt": Content("x", NOW + 300 * DAY)})
     late, met = replace(at(P.TRUST), since=NOW + 300 * DAY), NOW - HOUR
-    assert settles_at(late, judged(leaf(OLD)), known, met) == met + known.reload_within
-    assert settles_at(late, judged(leaf(OLD)), around(contents={}), met) == met
+    assert reload_deadline(late, judged(leaf(OLD)), known, met) == met + known.reload_within
+    assert reload_deadline(late, judged(leaf(OLD)), around(contents={}), met) == met
 
 
 def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
     """The former files are back: to write the new ones again would bring it down again, and again."""
     failed = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     here = ground(OLD, signer=signer(OLD))
-    assert lacks(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps
-    left = lacks(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
+    assert missing_steps(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps
+    left = missing_steps(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
     assert (left.steps, left.reissue) == ((), frozenset())
     assert left.frozen == "the rotation r1 of ca stands still: web did not come up; see restart_failed"
 
@@ -502,7 +504,9 @@ def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, 
     """What it asks for is something else. Where that fails, too, it stands still."""
     failed = Past("web", None, NOW - ago, Result.FAILED, "it is down", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     turned = at(P.ISSUE, old=(N,), new=O, aborted=True) if back else at(P.ISSUE)
-    left = lacks(turned, ground(*BOTH), judged(leaf(NEW), leaf(OLD, "other"), around=around(past={"web": failed})))
+    left = missing_steps(
+        turned, ground(*BOTH), judged(leaf(NEW), leaf(OLD, "other"), around=around(past={"web": failed}))
+    )
     assert bool(left.frozen) is frozen
     assert left.reissue == (frozenset() if frozen else {("leaf", "/pki/leaf.crt")})
 
@@ -560,7 +564,9 @@ def test_no_key_of_a_signer_stays_behind(phase: Phase) -> None:
         [] if phase is P.TRUST else [f"{OWN} and {OWN_KEY} would stay behind"]
     )
     given_up = at(P.DONE, old=(N,), new=O, aborted=True)
-    back = [list(unsettled(given_up, each, judged(), known, Plan())) for each in (ground(OLD), ground(OLD, left=left))]
+    back = [
+        list(open_conditions(given_up, each, judged(), known, Plan())) for each in (ground(OLD), ground(OLD, left=left))
+    ]
     assert [len(each) for each in back] == [0, 1]
 
 
@@ -570,7 +576,7 @@ def test_who_reads_files_again_by_itself_has_the_time_to() -> None:
 
     def settles(since: datetime, **contents: datetime) -> datetime:
         known = around(contents={path: Content("x", when) for path, when in contents.items()}, reload_within=within)
-        return settles_at(at(P.TRUST, since=since), judged(leaf(OLD)), known, NOW)
+        return reload_deadline(at(P.TRUST, since=since), judged(leaf(OLD)), known, NOW)
 
     path, key = "/pki/leaf.crt", ANCHOR_KEY
     assert settles(NOW - DAY, **{path: CHANGED, key: CHANGED - HOUR}) == CHANGED + within

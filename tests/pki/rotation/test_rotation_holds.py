@@ -12,7 +12,7 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.planning.steps import Plan
-from certmond.pki.rotation.phase_end import unsettled
+from certmond.pki.rotation.phase_end import open_conditions
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.rotation_holds import Hold, HoldReason, holds, waits_here
 from certmond.pki.services.model import Content, Live
@@ -116,8 +116,8 @@ def test_a_phase_is_not_reached_while_something_holds(phase: Phase) -> None:
     seen = judged(conf(*trust, issuer=OLD), trust=trust, around=around)
     here = ground(*trust)
     held = Plan(held=(replace(UPGRADE, until=NOW + DAY).held(here),))
-    assert list(unsettled(at(phase), here, seen, around, Plan())) == []
-    (said,) = unsettled(at(phase), here, seen, around, held)
+    assert list(open_conditions(at(phase), here, seen, around, Plan())) == []
+    (said,) = open_conditions(at(phase), here, seen, around, held)
     assert said == (
         "held while /upgrade is there since 2026-11-24 11:59:59 UTC, until 2026-11-25 12:00:00 UTC at the latest; "
         "it depends on an upgrade; run: rm /upgrade"

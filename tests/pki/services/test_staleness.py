@@ -167,7 +167,7 @@ def test_who_does_not_read_again_is_late_at_once() -> None:
     known = around(SERVING, live(served_there={BESIDE: junk}), contents=content(NOW))
     (only,) = known.presence(see()).stale
     assert (only.service, only.due, only.due_at, only.ends_at) == ("", True, NOW, None)
-    assert only.detail.startswith("what listens at 127.0.0.1:6444 ")
+    assert only.detail.startswith("the listener at 127.0.0.1:6444 ")
 
 
 def test_what_is_seen_to_be_served_counts_for_more_than_any_age() -> None:
@@ -204,7 +204,7 @@ def test_a_process_that_is_older_than_its_file_holds_the_former_one() -> None:
         assert stale(around(uses(False), live(web=runs(began))).presence(see())) == expected
     (only,) = around(uses(False), live(web=runs())).presence(see()).stale
     assert only.detail == (
-        "web runs since 2026-11-23 12:00:00 UTC, and has not read /leaf.crt since that changed at "
+        "web has run since 2026-11-23 12:00:00 UTC, and has not read /leaf.crt, which changed at "
         "2026-11-24 11:00:00 UTC"
     )
     assert (only.since, only.due_at, only.due) == (CHANGED, CHANGED, True)
@@ -331,8 +331,8 @@ def test_a_failed_restart_is_told_of_what_it_was_for_while_the_files_are_the_sam
 def test_what_is_told_of_an_anchor_that_changes_is_told_of_that_entry() -> None:
     """Whether or not anybody uses its file."""
     said = (finding(Reason.ROTATION_UNDER_WAY, "it is in the phase trust"),)
-    assert around(told={"leaf": said}, contents={}).presence(see()) == Presence(told=said)
-    assert around(uses(True), live(web=runs()), told={"leaf": said}).presence(see()).told == said
-    assert around(uses(True), live(web=runs()), told={"other": said}).presence(see()).told == ()
-    judged = assess(Inventory((see(),)), NOW, around=around(told={"leaf": said}))
+    assert around(findings={"leaf": said}, contents={}).presence(see()) == Presence(findings=said)
+    assert around(uses(True), live(web=runs()), findings={"leaf": said}).presence(see()).findings == said
+    assert around(uses(True), live(web=runs()), findings={"other": said}).presence(see()).findings == ()
+    judged = assess(Inventory((see(),)), NOW, around=around(findings={"leaf": said}))
     assert said[0] in judged.statuses[0].findings
