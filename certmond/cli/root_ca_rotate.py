@@ -288,10 +288,10 @@ def _plan(
 ) -> dict[str, Any]:
     """Return what the rotation would do on this node, as a document. Raises RotationError where it cannot begin."""
     from certmond.expose.documents.rotation_preview import preview_document
-    from certmond.pki.planning.restarts import in_order
+    from certmond.pki.planning.restarts import restart_order
     from certmond.pki.rotation.expected_downtime import absences
 
-    services = in_order(around.services)
+    services = restart_order(around.services)
     found = enforcer.standing.preview(rotation, assessment, [service.name for service in services])
     stops = enforcer.stops(rotation, assessment, around)
     return preview_document(rotation, found, absences(found, services), batch, stops)

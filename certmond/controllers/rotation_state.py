@@ -20,7 +20,7 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
-from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
+from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited
@@ -266,12 +266,12 @@ class Standing:
         return self.rotation.phase if self.rotation else None
 
     @property
-    def healing(self) -> Healing:
+    def replaced_ca(self) -> ReplacedCA:
         """Return the anchor that was replaced without a rotation and that the rotation in progress follows."""
         rotation = self.rotation
         if rotation is None or not rotation.found:
-            return NOTHING_REPLACED
-        return Healing(rotation.family, rotation.since, at_once=rotation.mode is Mode.REPLACE)
+            return NO_REPLACED_CA
+        return ReplacedCA(rotation.family, rotation.since, at_once=rotation.mode is Mode.REPLACE)
 
     @property
     def workers(self) -> Workers | None:

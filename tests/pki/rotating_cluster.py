@@ -16,7 +16,7 @@ from functools import cache
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
-from certmond.pki.planning.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting
+from certmond.pki.planning.steps import AbsentFile, Bundle, Flags, Identity, KeyOf, Rotate, Trusting
 from certmond.pki.rotation.family_state import Ground, Signer
 from certmond.pki.rotation.gates import Member, Report, closed
 from certmond.pki.rotation.phases import Phase, Rotation, desired, following
@@ -229,7 +229,7 @@ class Node:
                 case Trusting(path, anchors):
                     name = path.rpartition("/")[2]
                     self.confs[name] = certificates_of(anchors), self.confs[name][1]
-                case Gone():
+                case AbsentFile():
                     self.own = self.own_key = None
 
     def issue(self, identity: Identity, by: Certificate) -> None:

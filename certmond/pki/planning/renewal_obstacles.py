@@ -12,10 +12,12 @@ from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.planner_inputs import Policy
 
-_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
+_NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 
 
-def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy) -> str | None:
+def renewal_obstacle(
+    status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy
+) -> str | None:
     """Return why certmond cannot renew this certificate at any time, or None if it can."""
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
@@ -42,12 +44,12 @@ def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatu
         return "it is self-signed, and no CA signs its successor: remove certificate and key, and restart its service"
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
         return "its entry does not say where its key is: give it a `key`"
-    if policy.signers.get(signer, LOCAL) not in _WITH_A_KEY:
+    if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:
         return None
-    return _unable_to_sign(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
+    return _signing_obstacle(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
 
 
-def _unable_to_sign(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
+def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
     if authority is None and named:
         return f"the file of its CA, the entry {' or '.join(named)}, holds no certificate: put the CA back first"
     if authority is None:

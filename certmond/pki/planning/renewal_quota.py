@@ -16,7 +16,7 @@ RENEWALS, WINDOW = 1000, timedelta(hours=1)
 """Maximum number of certificates of one entry with a pattern that are renewed within `WINDOW`."""
 
 
-def in_turn(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
+def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
     """Return the steps in the order of their execution: one of each entry, then the next one of each.
 
     `begun` has the name of the entry for each step that began earlier in this round.

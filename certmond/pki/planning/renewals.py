@@ -20,10 +20,10 @@ from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.settings import LOCAL, OWN_KEY
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
-from certmond.pki.planning.renewal_delays import REPAIRS, SAID, day, in_doubt, waiting
-from certmond.pki.planning.renewal_obstacles import authority_of, unable
+from certmond.pki.planning.renewal_delays import CAUSE_TEXT, REPAIRS, day, delay, unsettled_ca_hold
+from certmond.pki.planning.renewal_obstacles import authority_of, renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS, RenewalQuota
-from certmond.pki.planning.repairs import Repairs, being_written
+from certmond.pki.planning.repairs import Repairs, write_hold
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restore, Step
 from certmond.pki.signing.policy import Basis, Denial, fixed_by, grant
 from certmond.pki.signing.template import Terms, is_a, successor
@@ -53,7 +53,7 @@ def plan(
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
 
-def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
+def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
     """Return when this node renews the certificate by itself: its renewal point, or up to `spread` before it.
 
     A stable hash of the node's name chooses the time, so that not all nodes renew in the same hour.
@@ -63,11 +63,11 @@ def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | Non
         return None
     if status.seen.spec.kind is Kind.KUBELET:
         return due  # the kubelet renews earlier by itself
-    return due - _earlier(certificate.not_after - certificate.not_before, policy.spread, node)
+    return due - _spread_offset(certificate.not_after - certificate.not_before, policy.spread, node)
 
 
 @lru_cache(maxsize=256)
-def _earlier(life: timedelta, spread: timedelta, node: str) -> timedelta:
+def _spread_offset(life: timedelta, spread: timedelta, node: str) -> timedelta:
     """Return how long before it is due: a share of the spread that is constant for the node."""
     share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
     return min(spread, life / _SPREAD_SHARE) * share
@@ -130,9 +130,9 @@ class _Planner:
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
         others = status.seen.spec.renewed_by is not None  # the hold of a due one names its renewer
-        if not others and unable(status, self._authorities, self._policy):
+        if not others and renewal_obstacle(status, self._authorities, self._policy):
             return None
-        certificate, due = status.certificate, turn(status, self._policy, self._node)
+        certificate, due = status.certificate, renewal_time(status, self._policy, self._node)
         if certificate is None or due is None:
             return None
         self._instants += [certificate.not_before, due, certificate.expires_at]
@@ -145,7 +145,7 @@ class _Planner:
         return Cause.NOT_A_SYMLINK if status.seen.symlink is False else None
 
     def _consider(self, status: CertificateStatus, cause: Cause) -> None:
-        old, why = status.certificate, unable(status, self._authorities, self._policy)
+        old, why = status.certificate, renewal_obstacle(status, self._authorities, self._policy)
         if why or old is None:
             self._hold(status, why or "there is no certificate")
             return
@@ -183,7 +183,7 @@ class _Planner:
 
     def _repair(self, status: CertificateStatus) -> None:
         seen, asked = status.seen, self._asked is not None
-        if not asked and (held := being_written(status)):
+        if not asked and (held := write_hold(status)):
             self._instants += [held.until] if held.until else []
             self._held.append(held)
             return
@@ -194,7 +194,7 @@ class _Planner:
                 about = replace(about, clock=None, unsure={})
             made = self._waiting(status, None, Cause.DAMAGED, about) or made
         elif isinstance(made, Issue):
-            made = in_doubt(status, Cause.DAMAGED, self._circumstances) or made
+            made = unsettled_ca_hold(status, Cause.DAMAGED, self._circumstances) or made
         if made is None:  # its certificate is whole, and has a successor as ever
             self._consider(status, Cause.DAMAGED)
             return
@@ -238,16 +238,16 @@ class _Planner:
     def _held_back(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
         """Whoever asks need not wait for a better moment; but nothing is signed with a CA that may not be trusted."""
         if cause is Cause.ASKED:
-            return in_doubt(status, cause, self._circumstances)
+            return unsettled_ca_hold(status, cause, self._circumstances)
         return self._waiting(status, old, cause)
 
     def _waiting(
         self, status: CertificateStatus, old: Certificate | None, cause: Cause, about: Circumstances | None = None
     ) -> Held | None:
-        found = waiting(
+        found = delay(
             status, old, cause,
-            now=self._now, due=turn(status, self._policy, self._node), attempt=self._past.get(status.seen.identity),
-            circumstances=about or self._circumstances,
+            now=self._now, due=renewal_time(status, self._policy, self._node),
+            attempt=self._past.get(status.seen.identity), circumstances=about or self._circumstances,
         )  # fmt: skip
         self._instants += found.instants
         return found.held
@@ -267,7 +267,7 @@ class _Planner:
         restarts = tuple(self._holders_of_the_old(status))
         kept = spec.keep_key and self._policy.signers.get(signer, LOCAL) not in OWN_KEY
         keep = kept and bool(status.key_matches) and is_a(old.key, template.key)
-        why = f"{damage(status.seen)}; issued anew" if cause is Cause.DAMAGED else SAID[cause]
+        why = f"{damage(status.seen)}; issued anew" if cause is Cause.DAMAGED else CAUSE_TEXT[cause]
         said = [f"{why}, signed by {signer}, until {day(template.not_after)}", *template.changes]
         said += ["keeps its key"] if keep else []
         return Issue(

@@ -22,7 +22,7 @@ from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate
 
 
-def being_written(status: CertificateStatus) -> Held | None:
+def write_hold(status: CertificateStatus) -> Held | None:
     """Return until when another process may be writing the damaged files, or None after that time."""
     since = status.damage
     if since is None or since.stands:

@@ -14,7 +14,7 @@ from datetime import datetime
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind, ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
-from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
+from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Cause, Held, Issue, Plan, Restart, Step
 from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.staleness import Stale, Surroundings, files_of
@@ -23,21 +23,21 @@ _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: 
 
 
 @dataclass(frozen=True, slots=True)
-class Caution:
+class RestartHolds:
     """Reasons to wait. `hold` is an upgrade, and `unmade` has the reason for derived files that could not be written.
 
     The keys of `unmade` are the names of their certificates. `rotating` are the trust anchors that a rotation changes.
-    `healing` is an anchor that was replaced without a rotation and now has one.
+    `replaced_ca` is an anchor that was replaced without a rotation and now has one.
     """
 
     hold: str | None = None
     unmade: Mapping[str, str] = field(default_factory=dict)
     rotating: frozenset[str] = frozenset()
-    healing: Healing = NOTHING_REPLACED
+    replaced_ca: ReplacedCA = NO_REPLACED_CA
 
     def is_urgent(self, statuses: Iterable[CertificateStatus]) -> bool:
         """Return whether all components refuse a service with older versions of these, so that waiting does harm."""
-        return self.healing.at_once and any(self.healing.concerns(each.seen.spec) for each in statuses)
+        return self.replaced_ca.at_once and any(self.replaced_ca.concerns(each.seen.spec) for each in statuses)
 
 
 def restarts(
@@ -46,7 +46,7 @@ def restarts(
     before: Sequence[Step],
     terms: Terms,
     *,
-    caution: Caution,
+    holds: RestartHolds,
     asked: frozenset[str] | None = None,
 ) -> Plan:
     """Return the restarts that follow the steps `before`, in their order, including those for planned renewals.
@@ -54,10 +54,10 @@ def restarts(
     `asked` names the services that the operator restarts: only these, whatever they have in memory or were restarted
     for.
     """
-    return _Planner(assessment, around, before, terms, caution=caution, asked=asked).plan()
+    return _Planner(assessment, around, before, terms, holds=holds, asked=asked).plan()
 
 
-def in_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
+def restart_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
     """Return each service after those in its `after`, otherwise in the given order. The configuration has no cycle."""
     waiting, found = {service.name: service for service in services}, list[ServiceSpec]()
     while waiting:
@@ -74,10 +74,10 @@ class _Planner:
         before: Sequence[Step],
         terms: Terms,
         *,
-        caution: Caution,
+        holds: RestartHolds,
         asked: frozenset[str] | None,
     ) -> None:
-        self._around, self._terms, self._caution, self._asked = around, terms, caution, asked
+        self._around, self._terms, self._holds, self._asked = around, terms, holds, asked
         self._statuses, self._now = assessment.statuses, assessment.taken_at
         self._renewed = [step for step in before if isinstance(step, Issue)]
         self._steps: list[Step] = []
@@ -85,7 +85,7 @@ class _Planner:
         self._instants: list[datetime] = []
 
     def plan(self) -> Plan:
-        for service in in_order(self._around.services):
+        for service in restart_order(self._around.services):
             self._consider(service)
         later = [at for at in self._instants if at > self._now]
         return Plan(tuple(self._steps), tuple(self._held), min(later, default=None))
@@ -128,24 +128,24 @@ class _Planner:
         """Return why the service is not restarted now, and until when."""
         name, path = service.name, found[0][1].path
         past = self._around.past.get(name)
-        trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._caution.rotating]
+        trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
         if trusted:
             anchors = ", ".join(dict.fromkeys(trusted))
             return Held(
                 name, path, f"{anchors} changed, which all nodes must know first: that is a rotation, not a restart"
             )
-        if unfit := next((why for status, _ in found if (why := _unfit(status))), None):
+        if unfit := next((why for status, _ in found if (why := _unusable_reason(status))), None):
             return Held(name, path, f"is not restarted on what is not good: {unfit}")
         if deadly := next(self._deadly(name), None):
             return Held(name, path, f"would not come up again: {deadly}")
-        if unmade := next((self._caution.unmade[t.name] for t in targets if t.name in self._caution.unmade), None):
+        if unmade := next((self._holds.unmade[t.name] for t in targets if t.name in self._holds.unmade), None):
             return Held(name, path, f"a file that it may read could not be made: {unmade}")
         if past and (tried := self._tried(past, targets)):
             return Held(name, path, tried)
-        urgent = self._caution.is_urgent(status for status, _ in found)
+        urgent = self._holds.is_urgent(status for status, _ in found)
         late = urgent or any(item.severity is Severity.CRITICAL for status, _ in found for item in status.findings)
-        if self._caution.hold and not late:
-            return Held(name, path, self._caution.hold)
+        if self._holds.hold and not late:
+            return Held(name, path, self._holds.hold)
         free = past is None or past.result is Result.SEEN or (past.result is Result.SUPERSEDED and not past.again)
         free = free or (urgent and past is not None and not past.again)  # components refused those files, too
         restarted_at = None if past is None or free else past.ended_at
@@ -192,7 +192,7 @@ class _Planner:
         return live.services[service].instance if live and service in live.services else ""
 
 
-def _unfit(status: CertificateStatus) -> str | None:
+def _unusable_reason(status: CertificateStatus) -> str | None:
     """Return why this certificate, or this key pair, must not be put into use, or None."""
     seen, keys = status.seen, status.seen.spec.kind is Kind.KEY_PAIR
     if not keys and (status.stale or status.certificate is None):

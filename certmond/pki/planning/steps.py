@@ -166,13 +166,13 @@ class Flags:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class AbsentFile:
     """The file `path` does not exist."""
 
     path: str
 
 
-Want = Bundle | KeyOf | Trusting | Flags | Gone
+FileChange = Bundle | KeyOf | Trusting | Flags | AbsentFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Rotate:
     target: str
     path: str
     detail: str
-    wants: tuple[Want, ...]
+    wants: tuple[FileChange, ...]
     cause: Cause = Cause.ROTATION
     known: tuple[Anchor, ...] = ()
 

@@ -13,7 +13,7 @@ from typing import assert_never
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Embedded
-from certmond.pki.planning.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting, Want
+from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, Identity, KeyOf, Rotate, Trusting
 from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, freeze_reason, is_abandoned
 from certmond.pki.rotation.phases import Desired, Rotation, desired
 from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
@@ -81,7 +81,7 @@ def family_statuses(family: str, assessment: Assessment) -> Iterator[Certificate
             yield status
 
 
-def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[Want]:
+def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[FileChange]:
     """Return what the anchor's own files and the signer's lack: keys before certificates, files before who is told."""
     signer = ground.signer
     if signer and wanted.detached:
@@ -93,7 +93,7 @@ def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[Want]:
     elif signer and signer.now != signer.shared:
         yield Flags(signer.manifest, signer.container, tuple(zip(SIGNING_FLAGS, signer.shared, strict=True)))
     elif signer and wanted.tidy:
-        yield from map(Gone, signer.present)
+        yield from map(AbsentFile, signer.present)
     if ground.holds_key and ground.key_path and ground.key != wanted.signing.key:
         yield KeyOf(ground.key_path, wanted.signing)
     if ground.trust != wanted.trust:
@@ -136,7 +136,7 @@ def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[Certif
             yield status
 
 
-def describe(rotation: Rotation, wants: tuple[Want, ...]) -> str:
+def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
     """Return for people what is to become of these files."""
     said = list[str]()
     for want in wants:
@@ -149,7 +149,7 @@ def describe(rotation: Rotation, wants: tuple[Want, ...]) -> str:
                 said.append(f"{want.path} is to trust {anchor_names(rotation, want.certificates)}")
             case Flags():
                 said.append(f"{want.container} is to sign with {want.flags[0][1]}")
-            case Gone():
+            case AbsentFile():
                 said.append(f"{want.path} is to go")
             case _:
                 assert_never(want)

@@ -20,9 +20,9 @@ from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, ServiceS
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
-from certmond.pki.planning.renewal_obstacles import unable
+from certmond.pki.planning.renewal_obstacles import renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS
-from certmond.pki.planning.renewals import plan, turn
+from certmond.pki.planning.renewals import plan, renewal_time
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart
 from certmond.pki.services.model import Content, Survey, Use
 from certmond.pki.services.restart_episode import Past, Result
@@ -170,7 +170,7 @@ def test_the_quota_is_of_patterns_alone() -> None:
 def test_nothing_is_done_before_a_nodes_turn_and_at_that_instant_it_is() -> None:
     """The plan says until when it holds, and that is the turn, to the microsecond."""
     made = world(leaf(NOW + YEAR), policy=Policy())
-    due = turn(status_of(made), made.policy, "worker-1")
+    due = renewal_time(status_of(made), made.policy, "worker-1")
     assert due
     assert NOW + YEAR - 33 * DAY <= due < NOW + YEAR - 30 * DAY
     for now in (NOW, due - TICK):
@@ -181,7 +181,7 @@ def test_nothing_is_done_before_a_nodes_turn_and_at_that_instant_it_is() -> None
 def test_what_changes_at_the_instant_of_a_plan_has_changed_in_it() -> None:
     """`changes_at` is later, or a daemon would wake for it again and again."""
     made = world(leaf(NOW + YEAR))
-    due = turn(status_of(made), made.policy, "worker-1")
+    due = renewal_time(status_of(made), made.policy, "worker-1")
     assert due
     assert made.plan(due).changes_at == status_of(made).certificate.expires_at  # type: ignore[union-attr]
 
@@ -190,7 +190,7 @@ def test_a_nodes_turn_is_the_same_in_every_process() -> None:
     """A hash of its name, and not Python's, which differs from one process to the next."""
     made = status_of(world(leaf(NOW + YEAR)))
     share = 0x13029F9E83D15B3D / 2**64
-    assert turn(made, Policy(), "worker-1") == NOW + YEAR - 30 * DAY - 3 * DAY * share
+    assert renewal_time(made, Policy(), "worker-1") == NOW + YEAR - 30 * DAY - 3 * DAY * share
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_nodes_take_turns_up_to_the_spread_before_it_is_due(
     made = status_of(world(leaf(NOW + life, life)))
     due = made.renew_at
     assert due
-    turns = [turn(made, Policy(spread=spread), f"node-{number}") for number in range(300)]
+    turns = [renewal_time(made, Policy(spread=spread), f"node-{number}") for number in range(300)]
     early = [(due - each) / width for each in turns if each]
     assert all(0 <= share <= 1 for share in early)
     tenths = [sum(tenth <= share * 10 < tenth + 1 for share in early) for tenth in range(10)]
@@ -488,7 +488,7 @@ def test_what_cannot_be_renewed_has_its_reason(
     """By itself certmond then does nothing, which is no news each time; asked for it, it says why."""
     made = World((replace(ca, spec=AUTHORITY), seen), replace(POLICY, signers=signers))
     status = made.look(NOW).statuses[1]
-    found = unable(status, {each.seen.name: each for each in made.look(NOW).trust_anchors}, made.policy)
+    found = renewal_obstacle(status, {each.seen.name: each for each in made.look(NOW).trust_anchors}, made.policy)
     by_itself, asked = made.plan(NOW), made.plan(NOW, frozenset({seen.name}))
     if why is None:
         assert found is None
@@ -506,8 +506,8 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
     assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; set `subject` in the entry"
-    assert "there is no certificate to renew" in (unable(later.statuses[1], {}, POLICY) or "")
-    assert turn(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
+    assert "there is no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
+    assert renewal_time(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 
 
 @pytest.mark.parametrize(

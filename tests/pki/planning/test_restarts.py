@@ -18,7 +18,7 @@ from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
-from certmond.pki.planning.restarts import Caution, in_order, restarts
+from certmond.pki.planning.restarts import RestartHolds, restart_order, restarts
 from certmond.pki.planning.steps import Cause, Held, Plan, Restart, Step
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.restart_episode import Past, Result, Target, Terms
@@ -73,12 +73,12 @@ def made(
     *seen: Observation,
     known: Surroundings | None = None,
     before: tuple[Step, ...] = (),
-    caution: Caution | None = None,
+    holds: RestartHolds | None = None,
     asked: frozenset[str] | None = None,
     terms: Terms = TERMS,
 ) -> Plan:
     known = known or around(*seen)
-    return restarts(judge(known, *seen), known, before, terms, caution=caution or Caution(), asked=asked)
+    return restarts(judge(known, *seen), known, before, terms, holds=holds or RestartHolds(), asked=asked)
 
 
 def restart(of: Plan) -> Restart:
@@ -153,7 +153,7 @@ def test_what_is_asked_for_is_restarted_whatever_speaks_against_it() -> None:
     """Nothing else is."""
     past = {"web": Past("web", None, NOW, Result.FAILED, "it broke", ("leaf",), "web-1", CONTENTS)}
     known = around(LEAF, services=(service("web"), service("db")), past=past)
-    of = made(LEAF, known=known, asked=frozenset({"web"}), caution=Caution("an upgrade"))
+    of = made(LEAF, known=known, asked=frozenset({"web"}), holds=RestartHolds("an upgrade"))
     assert [(step.target, step.cause) for step in of.steps] == [("web", Cause.ASKED)]
     assert of.held == ()
     fresh = replace(known, live=Live(NOW, {"web": ServiceSeen(True, "2", NOW)}), past={})
@@ -179,7 +179,7 @@ def test_any_order_that_can_be_is_kept(names: list[str], data: st.DataObject) ->
         for number, name in enumerate(names)
     ]
     shuffled = data.draw(st.permutations(services))
-    ordered = [each.name for each in in_order(shuffled)]
+    ordered = [each.name for each in restart_order(shuffled)]
     assert sorted(ordered) == sorted(names)
     for each in services:
         assert all(ordered.index(before) < ordered.index(each.name) for before in each.after if before in names)
@@ -193,30 +193,30 @@ def test_a_ca_is_rotated_and_not_brought_into_use_on_one_node() -> None:
     pair = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     for seen, name in ((CA, "ca"), (pair, "sa")):
         known = around(seen)
-        of = restarts(assess(Inventory((seen,), {}), NOW, around=known), known, (), TERMS, caution=Caution())
+        of = restarts(assess(Inventory((seen,), {}), NOW, around=known), known, (), TERMS, holds=RestartHolds())
         assert held(of).because.startswith(f"{name} changed, which all nodes must know first")
 
 
 def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
     """In a rotation it is known when all nodes have heard of it; and of this anchor only, another one is still held."""
-    rotating = Caution(rotating=frozenset({"ca"}))
+    rotating = RestartHolds(rotating=frozenset({"ca"}))
     known = around(CA)
-    found = restarts(assess(Inventory((CA,)), NOW, around=known), known, (), TERMS, caution=rotating)
+    found = restarts(assess(Inventory((CA,)), NOW, around=known), known, (), TERMS, holds=rotating)
     assert restart(found).targets[0].name == "ca"
     other = see(row("etcd-ca", ca=[], authority=True, usages="cert sign"), ROOT)
     known = around(CA, other)
-    found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, caution=rotating)
+    found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, holds=rotating)
     assert held(found).because.startswith("etcd-ca changed, which all nodes must know first")
 
 
 def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> None:
     """It has no certificate to be good, but a public half that has to belong to it."""
-    rotating = Caution(rotating=frozenset({"sa"}))
+    rotating = RestartHolds(rotating=frozenset({"sa"}))
     good = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     torn = replace(good, public_key=make_leaf(ROOT).facts.key)
     for pair, because in ((good, ""), (torn, "is not restarted on what is not good: /sa.crt is not the public key of")):
         known = around(pair)
-        found = restarts(assess(Inventory((pair,)), NOW, around=known), known, (), TERMS, caution=rotating)
+        found = restarts(assess(Inventory((pair,)), NOW, around=known), known, (), TERMS, holds=rotating)
         assert [step.target for step in found.steps] == ([] if because else ["web"])
         assert all(each.because.startswith(because) for each in found.held)
         assert bool(found.held) == bool(because)
@@ -243,7 +243,7 @@ def test_a_broken_file_is_not_restarted_on_either() -> None:
     before = judge(known, LEAF)
     (status,) = [each for each in before.statuses if each.seen is LEAF]
     bad = replace(before, statuses=(replace(status, stale=True),))
-    of = restarts(bad, known, (), TERMS, caution=Caution())
+    of = restarts(bad, known, (), TERMS, holds=RestartHolds())
     assert held(of).because == "is not restarted on what is not good: /leaf.crt holds no certificate"
 
 
@@ -259,25 +259,25 @@ def test_one_bad_file_that_it_needs_is_enough() -> None:
     foreign = replace(CA, key=GOOD.facts.key)
     known = around(LEAF, foreign, contents=around(LEAF).contents)
     seen = assess(Inventory((foreign, LEAF), {}), NOW, around=known)
-    assert restart(restarts(seen, known, (), TERMS, caution=Caution())).target == "web"
+    assert restart(restarts(seen, known, (), TERMS, holds=RestartHolds())).target == "web"
     unused = around(LEAF)
-    assert restart(restarts(judge(unused, LEAF, junk), unused, (), TERMS, caution=Caution())).target == "web"
+    assert restart(restarts(judge(unused, LEAF, junk), unused, (), TERMS, holds=RestartHolds())).target == "web"
 
 
 def test_a_file_that_is_made_from_it_comes_first() -> None:
     """What could not be made, the service would read as it was."""
-    of = made(LEAF, caution=Caution(unmade={"leaf": "its owner is gone"}))
+    of = made(LEAF, holds=RestartHolds(unmade={"leaf": "its owner is gone"}))
     assert held(of).because == "a file that it may read could not be made: its owner is gone"
-    assert restart(made(LEAF, caution=Caution(unmade={"other": "x"}))).target == "web"
+    assert restart(made(LEAF, holds=RestartHolds(unmade={"other": "x"}))).target == "web"
 
 
 def test_while_the_host_says_so_it_waits_unless_that_is_critical() -> None:
     """An upgrade restarts things itself; but it is not waited for until the end has come."""
-    hold = Caution("an upgrade is under way")
-    assert held(made(LEAF, caution=hold)).because == "an upgrade is under way"
+    hold = RestartHolds("an upgrade is under way")
+    assert held(made(LEAF, holds=hold)).because == "an upgrade is under way"
     serving = Survey({"web": {"/leaf.crt": Use(False, "--x")}}, {AT: ("web", "/leaf.crt")})
     now = Live(NOW, {"web": ServiceSeen(True, "1", NOW - DAY)}, {AT: Served(OLD.der, "TLSv1.3", NOW)})
-    assert restart(made(LEAF, known=around(LEAF, survey=serving, live=now), caution=hold)).target == "web"
+    assert restart(made(LEAF, known=around(LEAF, survey=serving, live=now), holds=hold)).target == "web"
 
 
 # --- what was tried before --------------------------------------------------------------------------------------------

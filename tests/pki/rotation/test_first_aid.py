@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf
+from certmond.pki.planning.steps import AbsentFile, Bundle, Flags, KeyOf
 from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.first_aid import aid_of, carried_on, is_reached, step_of
 from certmond.pki.rotation.phases import Phase, Rotation, sequence
@@ -127,7 +127,7 @@ def ended(last: Rotation, seen: Ground) -> None:
     assert over.over
     step = step_of(over, seen)
     assert step
-    assert step.wants == (Gone(OWN), Gone(OWN_KEY))
+    assert step.wants == (AbsentFile(OWN), AbsentFile(OWN_KEY))
     assert carried_on(over, seen, lives_by_former=False, settled=False, now=NOW) is over
     assert carried_on(over, seen, lives_by_former=False, settled=True, now=NOW) is None
 

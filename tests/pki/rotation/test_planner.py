@@ -11,7 +11,7 @@ import pytest
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
-from certmond.pki.planning.steps import Bundle, Flags, Gone, Held, KeyOf, Plan, Rotate, Trusting, Want
+from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, Held, KeyOf, Plan, Rotate, Trusting
 from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, has_old_state
 from certmond.pki.rotation.phase_end import open_conditions, reload_deadline, unreachable_reason
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
@@ -52,7 +52,7 @@ def flags(values: tuple[str, str]) -> Flags:
     return Flags(MANIFEST, MANAGER, tuple(zip(SIGNING_FLAGS, values, strict=True)))
 
 
-def wants(rotation: Rotation, of: Ground) -> list[Want]:
+def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
     """What the anchor's own step wants: there is one at most."""
     found = missing_steps(rotation, of, judged())
     assert found.frozen is None
@@ -209,7 +209,7 @@ def test_the_signer_goes_back_before_its_files_go() -> None:
     assert wants(at(P.DONE), after) == [flags(SHARED)]
     attached = replace(after, signer=signer(NEW, now=SHARED))
     assert wants(at(P.ATTACH), attached) == []
-    assert wants(at(P.DONE), attached) == [Gone(OWN), Gone(OWN_KEY)]
+    assert wants(at(P.DONE), attached) == [AbsentFile(OWN), AbsentFile(OWN_KEY)]
     assert wants(at(P.DONE), replace(after, signer=signer())) == []
 
 
