@@ -496,7 +496,7 @@ def test_one_at_a_time(bench: Bench) -> None:
     assert bench.runs == []
     bench.step()
     other = bench.service.model_copy(update={"name": "other"})
-    planned = Plan((Restart(other, (), Cause.ASKED, "asked for"),))
+    planned = Plan((Restart(other, (), Cause.ASKED, "is requested"),))
     assert told(bench.step(2, plan=planned)).service == "hook"
 
 

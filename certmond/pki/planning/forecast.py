@@ -125,7 +125,7 @@ def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
 
 
 def _after_repair(status: CertificateStatus) -> CertificateStatus:
-    """The entry of damaged files after their repair: what has no predecessor has no dates to go on from."""
+    """Return the entry of damaged files after their repair. Without a predecessor, it has no dates for a forecast."""
     return replace(status, seen=replace(status.seen, certificates=(), faults=()), certificate=None, renew_at=None)
 
 
@@ -173,7 +173,7 @@ class _Simulation:
         services = dict.fromkeys(service for step in issues for service in step.restarts)
         for service in services:
             why = ", ".join(step.target for step in issues if service in step.restarts)
-            self._events.append(ForecastEvent(now, What.RESTART, service, f"it holds {why}"))
+            self._events.append(ForecastEvent(now, What.RESTART, service, f"has {why} in memory"))
         statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
         self._assessment = replace(self._assessment, statuses=statuses)
 
@@ -196,7 +196,9 @@ class _Simulation:
         end = step.template.not_after
         for ca in self._assessment.trust_anchors:
             if ca.seen.name == step.authority and ca.certificate and ca.certificate.not_after == end:
-                detail = f"ends on {end:%Y-%m-%d}: from now on it cuts the life of what it signs short; rotate it"
+                detail = (
+                    f"ends on {end:%Y-%m-%d}, and shortens the validity of the certificates that it signs; rotate it"
+                )
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
     def _tell_held(self, now: datetime, held: Held) -> None:
@@ -230,8 +232,8 @@ class _Simulation:
             name, end = status.seen.name, certificate.expires_at
             over, rotates = end < since, _is_rotated(status, since)
             if at := _due_at(status, authorities, self._policy, since, since):
-                detail = f"due, and not renewed by certmond: {why}"
+                detail = f"is due: {why}"
                 yield ForecastEvent(max(at, since), What.DUE, name, detail, bad=True)
-            said = f"expired on {certificate.not_after:%Y-%m-%d}" if over else "expires"
-            said += ", unless the kubelet rotates it before" if rotates else ""
-            yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{said}: {why}", bad=not rotates)
+            fact = f"expired on {certificate.not_after:%Y-%m-%d}" if over else "expires"
+            fact += ", unless the kubelet rotates it before" if rotates else ""
+            yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{fact}: {why}", bad=not rotates)

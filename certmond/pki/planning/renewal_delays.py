@@ -21,15 +21,15 @@ CAUSE_TEXT = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
     Cause.NOT_YET_VALID: "is not valid yet",
-    Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
+    Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is not a symlink",
     Cause.DAMAGED: "is damaged",
-    Cause.ROTATION: "is of the former CA",
-    Cause.ASKED: "asked for",
-    Cause.MISSING: "is not there",
+    Cause.ROTATION: "is signed by the former CA",
+    Cause.ASKED: "is requested",
+    Cause.MISSING: "is missing",
     Cause.SOURCE_CHANGED: "its source has changed",
     Cause.RENEWED: "is renewed",
-    Cause.SERVED_DIFFERS: "another one is served",
-    Cause.RESTART_PENDING: "an older one is in memory",
+    Cause.SERVED_DIFFERS: "the service serves another one",
+    Cause.RESTART_PENDING: "the service has an older one in memory",
 }
 
 
@@ -59,7 +59,7 @@ def delay(
     if doubted := unsettled_ca_hold(status, cause, circumstances):
         return Delay(doubted)
     refused = replaced_ca.is_refused(spec, cause)
-    # A new one would bring the same again, and the service down once more. Of a rotation that was judged before.
+    # The service would fail with a new certificate as well. The planner of a rotation has checked this before.
     if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:
         return Delay(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
     instants: tuple[datetime, ...] = ()
@@ -79,7 +79,7 @@ def delay(
 
 
 def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
-    """Return why nothing is signed with the CA of the certificate now, for a person neither; None where it may be."""
+    """Return why the CA of the certificate must sign nothing now, also for an operator, or None if it may sign."""
     if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None
     unsure = next(filter(None, map(circumstances.unsure.get, status.seen.spec.ca)), None)
@@ -108,7 +108,7 @@ def _delay_text(attempt: Attempt, cause: Cause) -> str:
         return f"it failed {attempt.failures} times, last: {attempt.message}"
     if cause in REPAIRS:
         often = "once" if attempt.repairs == 1 else f"{attempt.repairs} times"
-        return f"it was put right {often}, last on {day(attempt.repaired_at or attempt.at)}, and breaks again"
+        return f"it was repaired {often}, last on {day(attempt.repaired_at or attempt.at)}, and is damaged again"
     still = CAUSE_TEXT[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
     return f"it was renewed on {day(attempt.at)}, and {still}"
 

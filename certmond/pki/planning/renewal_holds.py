@@ -18,9 +18,9 @@ _OUTSIDE_VALIDITY = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 @dataclass(frozen=True, slots=True)
 class ReplacedCA:
-    """A CA that was replaced on disk without a rotation, and has one now, whose phase began at `since`.
+    """A CA that was replaced on disk without a rotation. A rotation repairs that, and its phase began at `since`.
 
-    `at_once` is True if the old CA is no longer trusted: every certificate of it is refused until it is issued again.
+    `at_once` is True if no component trusts the old CA: all refuse a certificate of it until it is issued again.
     """
 
     family: str
@@ -37,8 +37,8 @@ class ReplacedCA:
 
     def discounts(self, tried_at: datetime, spec: CertificateSpec, cause: Cause) -> bool:
         """Return whether an attempt does not count for this renewal, because it used the old CA."""
-        heals = self.family in spec.ca and (cause is Cause.ROTATION or self.is_refused(spec, cause))
-        return heals and tried_at < self.since
+        repairs = self.family in spec.ca and (cause is Cause.ROTATION or self.is_refused(spec, cause))
+        return repairs and tried_at < self.since
 
 
 NO_REPLACED_CA = ReplacedCA("", datetime.max.replace(tzinfo=UTC), at_once=False)

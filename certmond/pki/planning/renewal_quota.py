@@ -39,7 +39,7 @@ class RenewalQuota:
                 self._used.setdefault(name, []).append(at)
 
     def take(self, name: str) -> datetime | None:
-        """Count a renewal of the entry, and return None. If its quota is used up, return when it has room again."""
+        """Count a renewal of the entry, and return None, or the end of the wait if its quota is exhausted."""
         used = self._used.setdefault(name, [])
         if len(used) >= RENEWALS:
             return used[-RENEWALS] + WINDOW

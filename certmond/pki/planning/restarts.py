@@ -27,7 +27,7 @@ class RestartHolds:
     """Reasons to wait. `hold` is an upgrade, and `unmade` has the reason for derived files that could not be written.
 
     The keys of `unmade` are the names of their certificates. `rotating` are the trust anchors that a rotation changes.
-    `replaced_ca` is an anchor that was replaced without a rotation and now has one.
+    `replaced_ca` is a CA that was replaced without a rotation, and that a rotation repairs now.
     """
 
     hold: str | None = None
@@ -99,7 +99,7 @@ class _Planner:
         if not (found or renewed or asked):
             return
         targets = tuple(self._target(status) for status in dict.fromkeys(status for status, _ in found))
-        detail = "; ".join(dict.fromkeys(stale.detail for _, stale in found)) or "asked for"
+        detail = "; ".join(dict.fromkeys(stale.detail for _, stale in found)) or "is requested"
         instance = self._instance(service.name)
         if asked:
             self._steps.append(Restart(service, targets, Cause.ASKED, detail, instance))
@@ -110,7 +110,7 @@ class _Planner:
         else:
             names = ", ".join(dict.fromkeys(step.target for step in renewed))
             news = tuple(Target(step.target, step.path, {}) for step in renewed)
-            why = f"{names}: renewed first, and the service does not reload it"
+            why = f"{names} is renewed before, and the service does not reload it"
             self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
@@ -132,14 +132,16 @@ class _Planner:
         if trusted:
             anchors = ", ".join(dict.fromkeys(trusted))
             return Held(
-                name, path, f"{anchors} changed, which all nodes must know first: that is a rotation, not a restart"
+                name,
+                path,
+                f"{anchors} changed, which all nodes must trust first: this needs a rotation, not a restart",
             )
         if unfit := next((why for status, _ in found if (why := _unusable_reason(status))), None):
-            return Held(name, path, f"is not restarted on what is not good: {unfit}")
-        if deadly := next(self._deadly(name), None):
-            return Held(name, path, f"would not come up again: {deadly}")
+            return Held(name, path, f"would restart with an unusable file: {unfit}")
+        if fault := next(self._start_faults(name), None):
+            return Held(name, path, f"would not start again: {fault}")
         if unmade := next((self._holds.unmade[t.name] for t in targets if t.name in self._holds.unmade), None):
-            return Held(name, path, f"a file that it may read could not be made: {unmade}")
+            return Held(name, path, f"certmond could not write a file that it may read: {unmade}")
         if past and (tried := self._tried(past, targets)):
             return Held(name, path, tried)
         urgent = self._holds.is_urgent(status for status, _ in found)
@@ -154,10 +156,10 @@ class _Planner:
         # A pass begins before the restart that follows it has ended. The clock may also have been set back.
         if past and restarted_at and until and now and restarted_at - self._terms.spacing < now < until:
             self._instants.append(until)
-            return Held(name, path, f"not so soon after {restarted_at:%Y-%m-%d %H:%M} UTC, when {past.message}", until)
+            return Held(name, path, f"the last restart was at {restarted_at:%Y-%m-%d %H:%M} UTC: {past.message}", until)
         return None
 
-    def _deadly(self, service: str) -> Iterator[str]:
+    def _start_faults(self, service: str) -> Iterator[str]:
         """Yield the faults of files that the service needs to start."""
         for status in self._statuses:
             reads = any(consumer.service == service for consumer in status.presence.consumers)
@@ -166,13 +168,13 @@ class _Planner:
                 if item.severity is Severity.CRITICAL and Blocks.START in item.reason.blocks and not of_a_ca:
                     yield item.message
             if reads and status.key_matches is False and not status.seen.spec.authority:
-                yield f"the key of {status.seen.path} is another's"  # no finding yet: the pair may be half written
+                yield f"the key of {status.seen.path} does not match"  # no finding yet: a writer may be at work
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
         """Return why a restart for the same files is not repeated by the daemon, or None."""
         contents = {path: content.sha256 for path, content in self._around.contents.items()}
         if failure := past.failure(contents):
-            return f"{failure}; another certificate, or `certmond restart {past.service}`, tries it again"
+            return f"{failure}; install another certificate, or run: certmond restart {past.service}"
         wanted = {path: sha256 for target in targets for path, sha256 in target.contents.items()}
         if (
             past.result in {None, Result.SEEN, Result.SUPERSEDED, Result.REFUSED}
@@ -180,7 +182,7 @@ class _Planner:
             or not wanted.items() <= past.contents.items()
         ):
             return None
-        return f"was restarted for this already, and it is still so: `certmond restart {past.service}` tries it again"
+        return f"was restarted for the same files without effect; try again: certmond restart {past.service}"
 
     def _target(self, status: CertificateStatus) -> Target:
         contents = self._around.contents
@@ -196,9 +198,9 @@ def _unusable_reason(status: CertificateStatus) -> str | None:
     """Return why this certificate, or this key pair, must not be put into use, or None."""
     seen, keys = status.seen, status.seen.spec.kind is Kind.KEY_PAIR
     if not keys and (status.stale or status.certificate is None):
-        return f"{seen.path} holds no certificate"
+        return f"{seen.path} contains no certificate"
     if status.key_matches is False:
-        return f"the key of {seen.path} is another's"
+        return f"the key of {seen.path} does not match"
     if not keys and not status.chain_valid:
         return f"{seen.path} has no valid certification path"
     blocking = (

@@ -40,7 +40,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A new certificate of an entry in place of `old`, or of damaged files if `old` is None.
+    """A new certificate of an entry that replaces `old`, or damaged files if `old` is None.
 
     For damaged files, `server` has the name of the cluster and the URL of the API server for a kubeconfig. `restarts`
     are the consumers that do not reload the certificate. `under` is the required anchor if not every anchor of the
@@ -77,7 +77,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A generation of the archive, with its `certificate`, in place of an entry's damaged files."""
+    """A generation of the archive, with its `certificate`, that replaces an entry's damaged files."""
 
     status: CertificateStatus
     generation: str

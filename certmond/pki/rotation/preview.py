@@ -53,9 +53,9 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
         if wanted and wanted.leaves and phase is Phase.ISSUE:
             for status in old_ca_leaves(rotation, assessment):
                 if denied := denial(status, assessment):
-                    steps.append(f"{status.seen.path} is not issued anew: the CA's key does not sign it: {denied}")
+                    steps.append(f"{status.seen.path} is not issued again: the CA's key does not sign it: {denied}")
                     continue
-                steps.append(f"{status.seen.path} is issued anew from the new CA")
+                steps.append(f"{status.seen.path} is issued again by the new CA")
                 touched.update(files_of(status.seen))
         restarts = dict(_restarted(touched, assessment))
         if ground.signer and any("sign with" in step for step in steps):

@@ -409,10 +409,10 @@ def test_what_cannot_be_put_right_says_why_and_what_to_do() -> None:
     other = see(AUTHORITY, ROOT, key=None)
     for fields, ca, said in (
         ({"renewed_by": "the distribution at its start"}, CA, "certmond does not renew it"),
-        ({"signer": "none"}, CA, "nobody signs it"),
+        ({"signer": "none"}, CA, "`signer: none`"),
         ({"subject": []}, CA, "its entry fixes no subject"),
         ({"subject": "CN=${service_ip}"}, CA, "this node has no fact for its subject"),
-        ({}, other, "is not here"),
+        ({}, other, "is not on this node"),
     ):
         spec = row("leaf", **{"subject": "CN=leaf", **fields})
         seen = replace(GONE, spec=spec)

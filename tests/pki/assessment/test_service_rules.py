@@ -60,12 +60,12 @@ def test_a_server_that_ends_every_handshake_is_critical() -> None:
     (found,) = about_services(Presence(refusing=(Refusing(at, "/a", due=True),)), NOW)
     assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, Severity.CRITICAL)
     assert found.message == (
-        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)), not /a;  "
+        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)), not /a; "
         "see its log, and restore its previous files: certmond archive restore NAME"
     )
     assert list(about_services(Presence(refusing=(Refusing(at, "/a", due=False),)), NOW)) == []
     (unknown,) = about_services(Presence(refusing=(Refusing(replace(at, service=""), "/a", due=True),)), NOW)
-    assert unknown.message.startswith("what listens at 127.0.0.1:2379 serves no certificate")
+    assert unknown.message.startswith("the listener at 127.0.0.1:2379 serves no certificate")
 
 
 def test_an_endpoint_that_has_served_and_serves_no_more_is_told() -> None:

@@ -49,7 +49,7 @@ def test_a_ca_that_has_ended_signs_nothing_anew() -> None:
         else:
             assert isinstance(found, Held)
             assert found.because == (
-                f"/pki/leaf.crt is not there; its CA ended on {end:%Y-%m-%d %H:%M} UTC: rotate the CA"
+                f"/pki/leaf.crt is not there; its CA ended on {end:%Y-%m-%d %H:%M} UTC; rotate the CA"
             )
 
 
@@ -77,7 +77,7 @@ def test_a_name_that_the_node_does_not_tell_waits_for_the_other_damaged_files() 
     waits = cured(seen, other)
     assert isinstance(waits, Held)
     assert waits.because.endswith(
-        "; IP:${service_ip} is not known on this node before the other damaged files are right"
+        "; this node has no fact for IP:${service_ip} until the other damaged files are repaired"
     )
     alone = cured(seen)
     assert isinstance(alone, Issue)
@@ -147,8 +147,8 @@ def test_a_server_does_not_lose_a_name_that_its_entry_does_not_fix() -> None:
     found = cured(seen, salvage=salvage, asked=None)
     assert isinstance(found, Held)
     assert found.because == (
-        "/pki/leaf.crt is not there; the last one had DNS:former, which its entry does not fix; "
-        "name it there as `names`, or do without: certmond renew leaf"
+        "/pki/leaf.crt is not there; the last certificate had DNS:former, which its entry does not fix; "
+        "add it to `names`, or renew without it: certmond renew leaf"
     )
     assert isinstance(cured(seen, salvage=salvage), Issue)
 
@@ -159,5 +159,5 @@ def test_of_a_pair_that_is_shared_no_half_is_made_anew() -> None:
     found = cured(GONE, other)
     assert isinstance(found, Held)
     assert found.because == (
-        "/pki/leaf.crt is not there; shares its key /pki/leaf.key with other; put the pair back from a backup"
+        "/pki/leaf.crt is not there; shares its key /pki/leaf.key with other; restore the pair from a backup"
     )

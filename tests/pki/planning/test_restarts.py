@@ -143,7 +143,7 @@ def test_what_is_renewed_now_is_followed_by_its_restarts() -> None:
     policy = Policy(services=known.services)
     steps = plan(judge(known, leaf), policy, {}, Circumstances()).steps
     step = restart(made(leaf, known=known, before=steps))
-    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf: renewed first, and the service does not reload it")
+    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf is renewed before, and the service does not reload it")
     assert step.targets == (Target("leaf", "/leaf.crt", {}),)
     unknown = made(leaf, known=replace(known, live=None), before=steps)
     assert restart(unknown).instance == ""
@@ -158,7 +158,7 @@ def test_what_is_asked_for_is_restarted_whatever_speaks_against_it() -> None:
     assert of.held == ()
     fresh = replace(known, live=Live(NOW, {"web": ServiceSeen(True, "2", NOW)}), past={})
     asked = restart(made(LEAF, known=fresh, asked=frozenset({"web"})))
-    assert (asked.targets, asked.path, asked.detail, asked.instance) == ((), "", "asked for", "2")
+    assert (asked.targets, asked.path, asked.detail, asked.instance) == ((), "", "is requested", "2")
 
 
 # --- in which order ---------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_a_ca_is_rotated_and_not_brought_into_use_on_one_node() -> None:
     for seen, name in ((CA, "ca"), (pair, "sa")):
         known = around(seen)
         of = restarts(assess(Inventory((seen,), {}), NOW, around=known), known, (), TERMS, holds=RestartHolds())
-        assert held(of).because.startswith(f"{name} changed, which all nodes must know first")
+        assert held(of).because.startswith(f"{name} changed, which all nodes must trust first")
 
 
 def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
@@ -206,7 +206,7 @@ def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
     other = see(row("etcd-ca", ca=[], authority=True, usages="cert sign"), ROOT)
     known = around(CA, other)
     found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, holds=rotating)
-    assert held(found).because.startswith("etcd-ca changed, which all nodes must know first")
+    assert held(found).because.startswith("etcd-ca changed, which all nodes must trust first")
 
 
 def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> None:
@@ -214,7 +214,7 @@ def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> 
     rotating = RestartHolds(rotating=frozenset({"sa"}))
     good = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     torn = replace(good, public_key=make_leaf(ROOT).facts.key)
-    for pair, because in ((good, ""), (torn, "is not restarted on what is not good: /sa.crt is not the public key of")):
+    for pair, because in ((good, ""), (torn, "would restart with an unusable file: /sa.crt is not the public key of")):
         known = around(pair)
         found = restarts(assess(Inventory((pair,)), NOW, around=known), known, (), TERMS, holds=rotating)
         assert [step.target for step in found.steps] == ([] if because else ["web"])
@@ -225,7 +225,7 @@ def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> 
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        (see(row(), GOOD, key=make_leaf(ROOT).facts.key), "the key of /leaf.crt is another's"),
+        (see(row(), GOOD, key=make_leaf(ROOT).facts.key), "the key of /leaf.crt does not match"),
         (see(row(), make_leaf(make_ca(), "leaf")), "/leaf.crt has no valid certification path"),
         (see(row(usages="server auth"), GOOD), "/leaf.crt"),
     ],
@@ -233,7 +233,7 @@ def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> 
 def test_it_is_not_restarted_on_what_is_not_good(seen: Observation, said: str) -> None:
     """It lives on with what it has."""
     because = held(made(seen)).because
-    assert because.startswith("is not restarted on what is not good: ")
+    assert because.startswith("would restart with an unusable file: ")
     assert said in because
 
 
@@ -244,7 +244,7 @@ def test_a_broken_file_is_not_restarted_on_either() -> None:
     (status,) = [each for each in before.statuses if each.seen is LEAF]
     bad = replace(before, statuses=(replace(status, stale=True),))
     of = restarts(bad, known, (), TERMS, holds=RestartHolds())
-    assert held(of).because == "is not restarted on what is not good: /leaf.crt holds no certificate"
+    assert held(of).because == "would restart with an unusable file: /leaf.crt contains no certificate"
 
 
 def test_one_bad_file_that_it_needs_is_enough() -> None:
@@ -252,10 +252,10 @@ def test_one_bad_file_that_it_needs_is_enough() -> None:
     half written. A CA's key it does not need.
     """
     junk = see(row("junk"), faults=(Fault(Reason.MALFORMED, "/junk.crt is junk"),))
-    assert held(made(LEAF, junk)).because.startswith("would not come up again: /junk.crt is junk")
+    assert held(made(LEAF, junk)).because.startswith("would not start again: /junk.crt is junk")
     written = see(row("other"), GOOD, key=make_leaf(ROOT).facts.key, changed_at=NOW)
     of = made(LEAF, written, known=around(LEAF, written, contents=around(LEAF).contents))
-    assert held(of).because == "would not come up again: the key of /other.crt is another's"
+    assert held(of).because == "would not start again: the key of /other.crt does not match"
     foreign = replace(CA, key=GOOD.facts.key)
     known = around(LEAF, foreign, contents=around(LEAF).contents)
     seen = assess(Inventory((foreign, LEAF), {}), NOW, around=known)
@@ -267,7 +267,7 @@ def test_one_bad_file_that_it_needs_is_enough() -> None:
 def test_a_file_that_is_made_from_it_comes_first() -> None:
     """What could not be made, the service would read as it was."""
     of = made(LEAF, holds=RestartHolds(unmade={"leaf": "its owner is gone"}))
-    assert held(of).because == "a file that it may read could not be made: its owner is gone"
+    assert held(of).because == "certmond could not write a file that it may read: its owner is gone"
     assert restart(made(LEAF, holds=RestartHolds(unmade={"other": "x"}))).target == "web"
 
 
@@ -295,8 +295,10 @@ def test_what_has_ended_is_not_begun_again_for_the_same_contents(result: Result)
         assert restart(tried(result)).target == "web"
     else:
         because = held(tried(result)).because
-        assert "`certmond restart web`" in because
-        assert because.startswith("was restarted for this already" if result is Result.PROVEN else "it was so; another")
+        assert "certmond restart web" in because
+        assert because.startswith(
+            "was restarted for the same files" if result is Result.PROVEN else "it was so; install another"
+        )
     assert restart(tried(result, contents={**CONTENTS, "/leaf.crt": "former"})).target == "web"
 
 
@@ -304,7 +306,7 @@ def test_it_is_not_restarted_twice_in_a_short_time() -> None:
     """Each further stop of a pod costs more of the kubelet's back-off. The plan says until when."""
     for result in (Result.PROVEN, Result.REFUSED):
         of = tried(result, TERMS.spacing - TICK, {"/leaf.crt": "former", "/leaf.key": "former"})
-        assert held(of).because == "not so soon after 2026-11-24 11:50 UTC, when it was so"
+        assert held(of).because == "the last restart was at 2026-11-24 11:50 UTC: it was so"
         assert held(of).until == of.changes_at == NOW + TICK
         assert restart(tried(result, TERMS.spacing, {"/leaf.crt": "former"})).target == "web"
     assert restart(tried(Result.SEEN, TICK, {})).target == "web"
@@ -318,7 +320,7 @@ def test_who_changes_files_on_and_on_restarts_nothing_on_and_on() -> None:
         past = Past("web", None, NOW - TICK, Result.SUPERSEDED, "it was so", ("leaf",), "1", {}, again)
         of = made(LEAF, known=around(LEAF, past={"web": past}))
         if again:
-            assert held(of).because.startswith("not so soon after ")
+            assert held(of).because.startswith("the last restart was at ")
             assert held(of).until == NOW - TICK + TERMS.spacing
         else:
             assert restart(of).target == "web"
@@ -335,4 +337,4 @@ def test_of_a_file_without_a_known_content_it_is_not_said_that_it_was_tried() ->
     serving = Survey({"web": {"/leaf.crt": Use(False, "--x")}}, {AT: ("web", "/leaf.crt")})
     now = Live(NOW, {"web": ServiceSeen(True, "1", NOW - DAY)}, {AT: Served(OLD.der, "TLSv1.3", NOW)})
     known = around(LEAF, survey=serving, live=now, past={"web": past})
-    assert held(made(LEAF, known=known)).because.startswith("was restarted for this already")
+    assert held(made(LEAF, known=known)).because.startswith("was restarted for the same files")

@@ -83,8 +83,8 @@ def test_every_phase_is_told_on_the_node_as_the_one_before_would_have_left_it() 
             P.ISSUE,
             (
                 "; ".join((*own("the new CA"), *anchor)),
-                "/admin.conf is issued anew from the new CA",
-                "/pki/leaf.crt is issued anew from the new CA",
+                "/admin.conf is issued again by the new CA",
+                "/pki/leaf.crt is issued again by the new CA",
             ),
             ("reader",),
         ),
@@ -99,7 +99,7 @@ def test_a_worker_is_told_of_no_key_and_no_signer() -> None:
     found = shown(PLANNED, ground(OLD, key=None), node(leaf(OLD)))
     assert [each.steps for each in found] == [
         (), (), (f"{ANCHOR} is to hold the former CA and the new CA",),
-        (f"{ANCHOR} is to hold the new CA and the former CA", "/pki/leaf.crt is issued anew from the new CA"),
+        (f"{ANCHOR} is to hold the new CA and the former CA", "/pki/leaf.crt is issued again by the new CA"),
         (f"{ANCHOR} is to hold the new CA",), (), (),
     ]  # fmt: skip
 
@@ -115,7 +115,7 @@ def test_what_was_found_is_told_with_the_leaves_that_nobody_trusts_now() -> None
     """The anchor that has signed them is in no file of the node any more, and they are what is most urgent."""
     found = shown(begin(replace(PLANNED, found=True)), ground(NEW, key=NEW), node(leaf(OLD), trust=(NEW,)))
     assert found[0] == Preview(P.TRUST, (f"{ANCHOR} is to hold the new CA and the former CA",), ("kubelet",))
-    assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued anew from the new CA",), ("reader",))
+    assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued again by the new CA",), ("reader",))
 
 
 def test_other_dates_bring_no_leaf_and_at_once_means_one_phase() -> None:
@@ -126,7 +126,7 @@ def test_other_dates_bring_no_leaf_and_at_once_means_one_phase() -> None:
     assert at_once.restarts == ("kubelet", "reader")
     assert at_once.steps == (
         f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA",
-        "/pki/leaf.crt is issued anew from the new CA",
+        "/pki/leaf.crt is issued again by the new CA",
     )
 
 
@@ -162,6 +162,6 @@ def test_a_certificate_that_the_key_of_the_ca_does_not_sign_is_named_with_the_re
     )
     found = shown(PLANNED, ground(OLD), replace(seen, statuses=barred))
     (issue,) = (each for each in found if each.phase is P.ISSUE)
-    said = "/pki/leaf.crt is not issued anew: the CA's key does not sign it: another user can write it"
+    said = "/pki/leaf.crt is not issued again: the CA's key does not sign it: another user can write it"
     assert said in issue.steps
     assert issue.restarts == ()
