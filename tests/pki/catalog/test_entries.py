@@ -234,7 +234,7 @@ def test_only_a_unit_can_be_told_to_reload() -> None:
     assert not service(means="reload").changes_instance
     assert service(kind="static-pod", pod="etcd").changes_instance
     assert not service(kind="command", command=["/x"]).changes_instance
-    with pytest.raises(ValidationError, match="must be restart where the kind is not systemd"):
+    with pytest.raises(ValidationError, match="must be restart unless the kind is systemd"):
         service(kind="command", command=["/x"], means="reload")
 
 

@@ -490,7 +490,7 @@ def test_a_kubelet_of_another_ca() -> None:
         ({"cert_sans": "fe80::1%eth0"}, "must be an IP address, or a DNS name"),
         ({"dns_domain": "-"}, "must be a DNS name"),
         ({"service_subnet": "10.96.0.0/12,"}, "must be a network such as"),
-        ({"service_subnet": "10.96.0.0/12,10.0.0.1/32"}, "must have room for at least one Service"),
+        ({"service_subnet": "10.96.0.0/12,10.0.0.1/32"}, "must have at least two addresses"),
         ({"kubernetes_version": "latest"}, "must be a version such as"),
         ({"bind_port": "0"}, "greater than or equal to 1"),
     ],
