@@ -212,9 +212,9 @@ def test_at_once(tmp_path: Path) -> None:
 
 STRANGE: dict[str, tuple[str, Callable[[TokenNode], bytes], str]] = {
     "a third public key": (
-        "sa.pub", lambda node: node.read("sa.pub") + make_ca().public_pem, "sa.pub holds a public key, "
+        "sa.pub", lambda node: node.read("sa.pub") + make_ca().public_pem, "sa.pub contains the public key "
     ),
-    "no public key": ("sa.pub", lambda _: b"", "sa.pub holds no public key; put back what it held"),
+    "no public key": ("sa.pub", lambda _: b"", "sa.pub contains no public key; restore the file"),
     "another key": (
         "sa.key", lambda _: key().key_pem, "sa.key is the key of neither the former nor the new public key"
     ),

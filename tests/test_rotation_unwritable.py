@@ -62,5 +62,5 @@ def test_a_file_that_cannot_be_written_keeps_no_restart_from_its_turn(tmp_path: 
     waits = [line for line in lines if line.startswith("waiting: [trust] ") and "could not be written" in line]
     assert waits, text
     assert all(line.endswith("; to end it: certmond root-ca abort)\n") for line in waits)
-    assert lines.count(f"  user.conf: {node.files}/user.conf is to trust the former CA and the new CA\n") <= 2, text
+    assert lines.count(f"  user.conf: {node.files}/user.conf will trust the former CA and the new CA\n") <= 2, text
     assert node.unwell(new) == []

@@ -178,7 +178,7 @@ def test_what_is_told_of_a_third_ca_that_cannot_be_followed_leads_out(tmp_path: 
     put(node, root_ca(key="rsa-1024"))
     before = node.tree()
     said = node.findings()["rotation_frozen"]
-    assert said.endswith("; put back the certificate and the key of one of these two, both files")
+    assert said.endswith("; restore the certificate and the key of one of these two, both files")
     node.step()
     assert node.tree() == before
     back = node.old if whose == "former" else second
@@ -209,7 +209,7 @@ def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
         (root_ca(key="rsa-1024"), False, "and nothing is touched: .*; or put the former CA back"),
         (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "and nothing is touched: "),
         (root_ca(), True, "has not reached the phase issue yet; see what it waits for: certmond status"),
-        (root_ca(key="rsa-1024"), True, "stands still: .*; see: certmond explain rotation_frozen"),
+        (root_ca(key="rsa-1024"), True, "is frozen: .*; see: certmond explain rotation_frozen"),
     ],
 )
 def test_nobody_signs_with_a_ca_that_is_not_followed_yet(

@@ -97,7 +97,7 @@ def test_a_plan_changes_nothing(quick: Path) -> None:
     assert list(told) == ["PHASE", *map(str, Phase)]
     restarted = {phase for phase in Phase if told[phase].split()[-1] == "web"}
     assert restarted == {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}
-    assert "ca.key is to be the key of the new CA" in told[Phase.ISSUE]
+    assert "ca.key will be the key of the new CA" in told[Phase.ISSUE]
     assert (node.tree(), sorted(map(str, node.state.rglob("*")))) == (before, state)
     assert (node.record, node.restarts()) == (None, 0)
 
@@ -737,7 +737,7 @@ def _no_key() -> Unfit:
 def _encrypted() -> Unfit:
     made = root_ca()
     locked = made.key_as(PrivateFormat.PKCS8, b"secret")
-    return made.pem, locked, "ca.key cannot be read as a key; put the right key there without a passphrase"
+    return made.pem, locked, "ca.key is encrypted, or is not a private key"
 
 
 def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:

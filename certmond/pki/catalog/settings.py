@@ -91,8 +91,8 @@ class SignerSpec(Model):
     """A signer of certificates. The required fields depend on its kind."""
 
     name: Name = Field(
-        description="the name that `signer` of a certificate uses. An entry `local` or `none` replaces the built-in signer of "
-        "this name."
+        description="the name that `signer` of a certificate uses. An entry `local` or `none` replaces the built-in "
+        "signer of this name."
     )
     kind: Literal["local", "kubeadm", "csr", "command"] = Field(
         description="`local`: the CA's key on this node; `kubeadm`: `kubeadm certs renew`; `csr`: the "

@@ -25,7 +25,7 @@ class Signer:
 
     `now`, `shared` and `apart` are values of its two flags: those in its manifest, those with the anchor's files, and
     those with separate files, which are `files` on the host. `holds` and `key` are the contents of these files, and
-    `present` those that exist. `problem` is why the signer cannot be moved.
+    `present` are those that exist. `problem` is why certmond cannot give the signer separate files.
     """
 
     manifest: str
@@ -44,8 +44,8 @@ class Signer:
 class Ground:
     """State of a family on a node: the anchor's file and key (`key_unknown`: the public half of the key is unknown).
 
-    With `signs`, the node has a key for it, so that it should also have the present one. `left` are separate files of a
-    signer without a manifest that could use them.
+    With `signs`, the node has a key of the family, so that it should also have the present one. `left` are separate
+    files of a signer that no manifest uses.
     """
 
     family: str
@@ -67,7 +67,7 @@ class Ground:
 def freeze_reason(rotation: Rotation, ground: Ground) -> str | None:
     """Return why the node is frozen, as a sentence, or None."""
     why = None if is_abandoned(rotation, ground) else obstacle(rotation, ground)
-    return f"{rotation.name} stands still: {why}" if why else None
+    return f"{rotation.name} is frozen: {why}" if why else None
 
 
 def obstacle(rotation: Rotation, ground: Ground) -> str | None:
@@ -100,22 +100,21 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
     """Yield the reasons for which the node has neither the old nor the new state."""
     known = {*rotation.old, rotation.new}
     if not ground.trust:
-        yield f"{ground.path} holds no {rotation.noun}; put back what it held"
+        yield f"{ground.path} contains no {rotation.noun}; restore the file"
     for anchor in ground.trust:
         if anchor not in known:
-            fact = (
-                f"{ground.path} holds {_anchor_name(anchor)}, which is neither the former nor the new {rotation.noun}"
-            )
-            pair = "put back the certificate and the key of one of these two, both files"
+            fact = f"{ground.path} contains {_anchor_name(anchor)}, neither the former nor the new {rotation.noun}"
+            pair = "restore the certificate and the key of one of these two, both files"
             third = rotation.found and anchor == ground.trust[0]
-            yield f"{fact}; {pair if third else 'take it out, or put back what it held'}"
+            yield f"{fact}; {pair if third else 'remove it, or restore the file'}"
     if ground.signs and not ground.holds_key:
-        yield f"{ground.key_path} is not there, on a node that signs; put the {rotation.noun}'s key back"
+        yield f"{ground.key_path} is missing on a node that signs; restore the {rotation.noun}'s key"
     if ground.key_unknown and ground.key is None:
-        yield f"{ground.key_path} cannot be read as a key; put the right key there without a passphrase"
+        fact = f"{ground.key_path} is encrypted, or is not a private key"
+        yield f"{fact}; decrypt it: openssl pkey -in {ground.key_path}, or replace it"
     elif ground.key and ground.key not in {each.key for each in known}:
         fact = f"{ground.key_path} is the key of neither the former nor the new {rotation.noun}"
-        yield f"{fact}; put back the key of {ground.path}"
+        yield f"{fact}; restore the key of {ground.path}"
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
     if ground.signer:
@@ -123,16 +122,16 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
-    """Yield files of another program in place of the signer's separate files. Writing there would destroy its key."""
+    """Yield files of another program at the paths of the signer's separate files. A write would destroy its key."""
     certificate, key = signer.files
-    ours = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
-    for path in (each for each in signer.present if not ours[each]):
-        first = f"let {signer.container} sign with {signer.shared[0]}, and " if signer.now == signer.apart else ""
-        fact = f"{path} is of neither the former nor the new CA, and would be replaced"
-        yield f"{fact}; {first}keep it under another name"
+    own = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
+    for path in (each for each in signer.present if not own[each]):
+        first = f"set the flags of {signer.container} to {signer.shared[0]}, and " if signer.now == signer.apart else ""
+        fact = f"{path} belongs to neither the former nor the new CA, and the rotation would replace it"
+        yield f"{fact}; {first}rename it"
 
 
 def _anchor_name(anchor: Anchor) -> str:
     """Return a text that distinguishes anchors with the same name."""
-    name = anchor.subject if isinstance(anchor, Certificate) else f"a public key, {anchor}"
+    name = anchor.subject if isinstance(anchor, Certificate) else f"the public key {anchor}"
     return f"{name} (SHA-256 {anchor.sha256[:16]}…)"

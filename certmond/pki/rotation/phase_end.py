@@ -33,7 +33,7 @@ def open_conditions(
     reissued = (each for each in statuses if each.seen.identity in left.reissue)
     for status in (each for each in reissued if is_awaited(rotation, each, assessment)):
         why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
-        yield f"{status.seen.path} is still of the former CA{why}"
+        yield f"{status.seen.path} is still signed by the former CA{why}"
     yield from (each.because for each in plan.held if each.target == rotation.family and not left.steps)
     if is_abandoned(rotation, ground):
         return
@@ -50,13 +50,14 @@ def open_conditions(
             yield f"{stale.detail} ({held[stale.service]})" if stale.service in held else stale.detail
         users = [use for use in status.presence.consumers if (seen := running.get(use.service)) and seen.running]
         if users and not status.presence.judged:
-            yield f"{', '.join(use.service for use in users)} was not looked at since {status.seen.path} changed"
+            names = ", ".join(use.service for use in users)
+            yield f"certmond has not observed {names} since {status.seen.path} changed"
     yield from dict.fromkeys(_unobserved_services(statuses, around.live))
-    yield from (f"the restart of {name} is not over" for name, past in around.past.items() if past.episode)
+    yield from (f"the restart of {name} is in progress" for name, past in around.past.items() if past.episode)
     yield from signer_differences(ground, around)
     if ground.left and wanted and wanted.detached is None:
-        fact = f"{' and '.join(ground.left)} would stay behind, as no manifest here has a controller-manager that signs"
-        yield f"{fact}; put its manifest back, or take the files away if there is to be none"
+        fact = f"{' and '.join(ground.left)} would remain: no manifest on this node has a controller-manager that signs"
+        yield f"{fact}; restore its manifest, or remove the files if the node needs none"
 
 
 def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
@@ -69,12 +70,12 @@ def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
         return None
     names = [service.name for service in around.services]
     listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-    return f"below another root nothing runs, so that it cannot be seen which files are used by {listed}"
+    return f"no service runs below another root, so certmond cannot observe the files that are in use by {listed}"
 
 
 def _missing_observation(rotation: Rotation, around: Surroundings) -> Iterator[str]:
     if not around.elsewhere:
-        yield "nothing is known yet of what runs here"
+        yield "certmond has not observed the services of this node yet"
     elif why := unreachable_reason(rotation, around):
         yield why
 
@@ -84,7 +85,7 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
     for use in (use for status in statuses for use in status.presence.consumers):
         seen = live.services.get(use.service)
         if seen and seen.running is None and seen.problem and not seen.absent:
-            yield f"what {use.service} holds cannot be told: {seen.problem}"
+            yield f"certmond cannot observe the files in memory of {use.service}: {seen.problem}"
 
 
 def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
@@ -102,7 +103,7 @@ def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surround
 
 
 def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
-    """Return how the controller-manager runs otherwise than with its manifest's flags: it was not restarted yet."""
+    """Yield a sentence if the controller-manager runs without the flags of its manifest, before its restart."""
     signer = ground.signer
     if signer is None or around.live is None:
         return
@@ -111,7 +112,7 @@ def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
         if service.pod == signer.container and seen and seen.running:
             given = (_flag_value(seen.command, flag) for flag in SIGNING_FLAGS)
             if any(value not in {None, wanted} for value, wanted in zip(given, signer.now, strict=True)):
-                yield f"{service.name} does not run with the signer that {signer.manifest} names yet"
+                yield f"{service.name} does not run with the signer of {signer.manifest} yet"
         elif service.pod == signer.container and seen and seen.running is False:
             yield f"{service.name} does not run"
 

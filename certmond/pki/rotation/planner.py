@@ -37,14 +37,17 @@ class MissingSteps:
 def missing_steps(rotation: Rotation, ground: Ground, assessment: Assessment) -> MissingSteps:
     """Return the missing steps of this node in the phase."""
     wanted = desired(rotation)
-    if why := freeze_reason(rotation, ground) or (wanted and _service_failure(rotation, ground, assessment)):
+    why = freeze_reason(rotation, ground) or (wanted and _service_failure(rotation, ground, assessment))
+    if why:
         return MissingSteps(frozen=why)
     if wanted is None:
         return MissingSteps()
     if is_abandoned(rotation, ground):
-        theirs = tuple(_kubeconfig_changes(rotation, wanted, assessment, only=frozenset(certificates_of(rotation.old))))
+        changes = tuple(
+            _kubeconfig_changes(rotation, wanted, assessment, only=frozenset(certificates_of(rotation.old)))
+        )
         reissue = frozenset(status.seen.identity for status in old_ca_leaves(rotation, assessment))
-        return MissingSteps(theirs, reissue, unawaited=_user_writable(assessment))
+        return MissingSteps(changes, reissue, unawaited=_user_writable(assessment))
     anchor = tuple(anchor_changes(wanted, ground))
     known = (*rotation.old, rotation.new)
     steps = [Rotate(rotation.family, ground.path, describe(rotation, anchor), anchor, known=known)] if anchor else []
@@ -70,7 +73,7 @@ def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment)
     if rotation.aborted:
         failed = (each for each in failed if each.failed_at and each.failed_at > rotation.since)
     failures = (why for each in failed for why in each.failures)
-    return next((f"{rotation.name} stands still: {why}; see restart_failed" for why in failures), None)
+    return next((f"{rotation.name} is frozen: {why}; see restart_failed" for why in failures), None)
 
 
 def family_statuses(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
@@ -82,7 +85,10 @@ def family_statuses(family: str, assessment: Assessment) -> Iterator[Certificate
 
 
 def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[FileChange]:
-    """Return what the anchor's own files and the signer's lack: keys before certificates, files before who is told."""
+    """Yield the changes to the files of the anchor and of the signer, in order.
+
+    A key comes before its certificate, and a file before the flag that names it.
+    """
     signer = ground.signer
     if signer and wanted.detached:
         if signer.holds != (wanted.detached,) or signer.key != wanted.detached.key:
@@ -122,7 +128,10 @@ def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: Certifica
 
 
 def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """Yield the end entities that the old anchor has signed and the new one has not, whatever the node trusts."""
+    """Yield the end-entity certificates that the old anchor has signed and the new one has not.
+
+    The anchors that the node trusts do not matter.
+    """
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
         if certificate is None or status.stale or spec.authority or rotation.family not in spec.ca:
@@ -137,30 +146,30 @@ def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[Certif
 
 
 def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
-    """Return for people what is to become of these files."""
-    said = list[str]()
+    """Return a text that describes these changes."""
+    texts = list[str]()
     for want in wants:
         match want:
             case Bundle():
-                said.append(f"{want.path} is to hold {anchor_names(rotation, want.anchors)}")
+                texts.append(f"{want.path} will contain {anchor_names(rotation, want.anchors)}")
             case KeyOf():
-                said.append(f"{want.path} is to be the key of {anchor_names(rotation, (want.anchor,))}")
+                texts.append(f"{want.path} will be the key of {anchor_names(rotation, (want.anchor,))}")
             case Trusting():
-                said.append(f"{want.path} is to trust {anchor_names(rotation, want.certificates)}")
+                texts.append(f"{want.path} will trust {anchor_names(rotation, want.certificates)}")
             case Flags():
-                said.append(f"{want.container} is to sign with {want.flags[0][1]}")
+                texts.append(f"{want.container} will sign with {want.flags[0][1]}")
             case AbsentFile():
-                said.append(f"{want.path} is to go")
+                texts.append(f"{want.path} will be removed")
             case _:
                 assert_never(want)
-    return "; ".join(said)
+    return "; ".join(texts)
 
 
 def anchor_names(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
     """Return names of the anchors by their role in this rotation, because all may have the same subject."""
     what = rotation.noun
     former, later = (
-        (f"the abandoned {what}", f"the {what} of before")
+        (f"the abandoned {what}", f"the original {what}")
         if rotation.aborted
         else (f"the former {what}", f"the new {what}")
     )

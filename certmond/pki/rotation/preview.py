@@ -48,7 +48,7 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
             for status in family_statuses(rotation.family, assessment):
                 for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
                     if embedded.file is None:
-                        steps.append(f"{embedded.path} is to trust the same")
+                        steps.append(f"{embedded.path} will trust the same")
                     touched.add(embedded.path)
         if wanted and wanted.leaves and phase is Phase.ISSUE:
             for status in old_ca_leaves(rotation, assessment):
@@ -81,9 +81,9 @@ def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str,
     """Yield each service that does not reload a changed file, with one such file."""
     for status in assessment.statuses:
         for each in status.presence.consumers if status.seen.name == status.seen.spec.name else ():
-            held = [path for path in each.files if path in touched]
-            if held and (status.seen.embedded or not each.reloads):
-                yield each.service, held[0]
+            changed = [path for path in each.files if path in touched]
+            if changed and (status.seen.embedded or not each.reloads):
+                yield each.service, changed[0]
 
 
 def _after(ground: Ground, wanted: Desired) -> Ground:

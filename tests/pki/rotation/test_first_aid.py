@@ -8,7 +8,7 @@ import pytest
 
 from certmond.pki.planning.steps import AbsentFile, Bundle, Flags, KeyOf
 from certmond.pki.rotation.family_state import Ground
-from certmond.pki.rotation.first_aid import aid_of, carried_on, is_reached, step_of
+from certmond.pki.rotation.first_aid import advanced, aid_of, is_reached, next_step
 from certmond.pki.rotation.phases import Phase, Rotation, sequence
 from certmond.pki.rotation.replaced_ca import Change
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca
@@ -45,7 +45,7 @@ def sure(found: Rotation | str | None) -> Rotation:
 
 
 AID = sure(made(OLD))
-BACK = sure(carried_on(AID, ground(NEW, OLD, key=OLD), lives_by_former=True, settled=False, now=NOW))
+BACK = sure(advanced(AID, ground(NEW, OLD, key=OLD), depends_on_former=True, settled=False, now=NOW))
 
 
 def test_it_is_the_first_step_of_a_rotation_to_what_was_found() -> None:
@@ -60,9 +60,7 @@ def test_it_is_the_first_step_of_a_rotation_to_what_was_found() -> None:
 def test_there_is_none_for_what_is_not_valid_now(old: Issued) -> None:
     """What such a CA has signed nobody accepts."""
     assert (
-        made(old)
-        == made(OLD, known=())
-        == "no former CA is trusted beside it, as none that this node remembers is valid now"
+        made(old) == made(OLD, known=()) == "this node trusts no former CA beside it: none in its record is valid now"
     )
 
 
@@ -74,37 +72,37 @@ def test_there_is_none_where_its_step_could_not_be_taken() -> None:
 
 def test_both_are_trusted_and_the_signer_has_a_pair_of_its_own() -> None:
     """The one in place comes first, and the CA's key is not among what is written."""
-    step = step_of(AID, FOUND)
+    step = next_step(AID, FOUND)
     assert step
     assert step.wants == (
         KeyOf(OWN_KEY, NEW.facts), Bundle(OWN, (NEW.facts,)),
         Flags(MANIFEST, MANAGER, tuple(zip(FLAGS, APART, strict=True))), Bundle(ANCHOR, (NEW.facts, OLD.facts)),
     )  # fmt: skip
     assert step.detail.startswith("first aid for ca: ")
-    assert step.detail.endswith(f"{ANCHOR} is to hold the new CA and the former CA")
+    assert step.detail.endswith(f"{ANCHOR} will contain the new CA and the former CA")
     assert not is_reached(AID, FOUND)
     done = ground(NEW, OLD, key=NEW, signer=signer(NEW))
-    assert step_of(AID, done) is None
+    assert next_step(AID, done) is None
     assert is_reached(AID, done)
 
 
 @pytest.mark.parametrize("seen", [ground(NEW, key=OLD), ground(NEW, key=None), ground(NEW, STRANGER, key=NEW)])
 def test_nothing_is_touched_where_another_key_or_anchor_is(seen: Ground) -> None:
     """No key of a CA is ever written by it, nor is a stranger taken out; and so it is not reached."""
-    assert step_of(AID, seen) is None
+    assert next_step(AID, seen) is None
     assert not is_reached(AID, seen)
 
 
 def test_it_goes_on_until_somebody_decides() -> None:
     """As long as the other CA's pair is in place, and the former one in its file or needed."""
     for trust, lives in (((NEW, OLD), True), ((NEW, OLD), False), ((NEW,), True), ((OLD,), False)):
-        assert carried_on(AID, ground(*trust, key=NEW), lives_by_former=lives, settled=True, now=NOW) is AID
+        assert advanced(AID, ground(*trust, key=NEW), depends_on_former=lives, settled=True, now=NOW) is AID
 
 
 def test_the_former_key_ends_it_by_the_former_anchor_alone() -> None:
     """First the signer goes back to the anchor's files, then its own go, and then it is over."""
     assert (BACK.old, BACK.new, BACK.phase, BACK.aborted) == ((NEW.facts,), OLD.facts, Phase.ATTACH, True)
-    step = step_of(BACK, ground(NEW, OLD, key=OLD, signer=signer(NEW)))
+    step = next_step(BACK, ground(NEW, OLD, key=OLD, signer=signer(NEW)))
     assert step
     shared = Flags(MANIFEST, MANAGER, tuple(zip(FLAGS, SHARED, strict=True)))
     assert step.wants == (shared, Bundle(ANCHOR, (OLD.facts,)))
@@ -114,29 +112,29 @@ def test_the_former_key_ends_it_by_the_former_anchor_alone() -> None:
 def test_what_is_taken_out_ends_it_by_the_other_anchor_alone() -> None:
     """Where nothing on the node lives by the former one any more."""
     seen = ground(NEW, key=NEW, signer=signer(NEW))
-    later = sure(carried_on(AID, seen, lives_by_former=False, settled=False, now=NOW + DAY))
+    later = sure(advanced(AID, seen, depends_on_former=False, settled=False, now=NOW + DAY))
     assert later == replace(AID, phase=Phase.ATTACH, since=NOW + DAY)
-    assert carried_on(AID, replace(seen, key=OLD.facts.key, signer=None), lives_by_former=False, settled=True, now=NOW)
+    assert advanced(AID, replace(seen, key=OLD.facts.key, signer=None), depends_on_former=False, settled=True, now=NOW)
     ended(later, replace(seen, signer=signer(NEW, now=SHARED)))
 
 
 def ended(last: Rotation, seen: Ground) -> None:
     """From its last phase but one it comes to its end."""
-    assert carried_on(last, seen, lives_by_former=False, settled=False, now=NOW) is last
-    over = sure(carried_on(last, seen, lives_by_former=False, settled=True, now=NOW))
+    assert advanced(last, seen, depends_on_former=False, settled=False, now=NOW) is last
+    over = sure(advanced(last, seen, depends_on_former=False, settled=True, now=NOW))
     assert over.over
-    step = step_of(over, seen)
+    step = next_step(over, seen)
     assert step
     assert step.wants == (AbsentFile(OWN), AbsentFile(OWN_KEY))
-    assert carried_on(over, seen, lives_by_former=False, settled=False, now=NOW) is over
-    assert carried_on(over, seen, lives_by_former=False, settled=True, now=NOW) is None
+    assert advanced(over, seen, depends_on_former=False, settled=False, now=NOW) is over
+    assert advanced(over, seen, depends_on_former=False, settled=True, now=NOW) is None
 
 
 def test_an_anchor_without_a_signer_has_no_phase_for_one() -> None:
     """etcd's CA and the front proxy's: trust is taken away, and it is over."""
     family = replace(AID, family="etcd-ca")
-    back = carried_on(
-        family, replace(ground(NEW, OLD, key=OLD), family="etcd-ca"), lives_by_former=True, settled=True, now=NOW
+    back = advanced(
+        family, replace(ground(NEW, OLD, key=OLD), family="etcd-ca"), depends_on_former=True, settled=True, now=NOW
     )
     assert back
     assert back.phase is Phase.DISTRUST

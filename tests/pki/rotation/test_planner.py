@@ -66,19 +66,19 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
 @pytest.mark.parametrize(
     ("of", "said"),
     [
-        (ground(OLD, STRANGER), f"{ANCHOR} holds CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), which is"),
-        (ground(), f"{ANCHOR} holds no CA; put back what it held"),
-        (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; put back"),
-        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the right key there"),
+        (ground(OLD, STRANGER), f"{ANCHOR} contains CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), neither"),
+        (ground(), f"{ANCHOR} contains no CA; restore the file"),
+        (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; restore"),
+        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} is encrypted, or is not a private key; decrypt it"),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
-        (ground(OLD, signer=signer(STRANGER)), f"{OWN} is of neither the former nor the new CA, and would be replaced"),
+        (ground(OLD, signer=signer(STRANGER)), f"{OWN} belongs to neither the former nor the new CA, and"),
         (
             ground(OLD, signer=signer(OLD, key=STRANGER.facts.key, now=SHARED)),
-            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; keep it under another name",
+            f"{OWN_KEY} belongs to neither the former nor the new CA, and the rotation would replace it; rename it",
         ),
         (
             ground(OLD, signer=signer(OLD, key=None)),
-            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; let {MANAGER} sign with",
+            f"{OWN_KEY} belongs to neither the former nor the new CA, and the rotation would replace it; set the flags",
         ),
     ],
     ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",
@@ -88,7 +88,7 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
 def test_what_is_neither_of_before_nor_of_after_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
     """In any phase: somebody else changes the same files. It is said what is strange, and how to put it right."""
     found = missing_steps(at(phase), of, judged(conf(OLD), leaf(OLD)))
-    assert (found.frozen or "").startswith(f"the rotation r1 of ca stands still: {said}")
+    assert (found.frozen or "").startswith(f"the rotation r1 of ca is frozen: {said}")
     assert found == MissingSteps(frozen=found.frozen)
     assert list(open_conditions(at(phase), of, judged(conf(OLD)), Surroundings(), Plan())) == [found.frozen]
 
@@ -175,8 +175,8 @@ def test_what_signs_is_exchanged_together_with_what_it_signs_with() -> None:
     """Both signers of a control plane, in one step: keys before certificates, and nothing of it without the rest."""
     found = missing_steps(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
     detail = (
-        f"{OWN_KEY} is to be the key of the new CA; {OWN} is to hold the new CA; "
-        f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA and the former CA"
+        f"{OWN_KEY} will be the key of the new CA; {OWN} will contain the new CA; "
+        f"{ANCHOR_KEY} will be the key of the new CA; {ANCHOR} will contain the new CA and the former CA"
     )
     wanted = KeyOf(OWN_KEY, N), Bundle(OWN, (N,)), KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N, O))
     assert found == MissingSteps((Rotate("ca", ANCHOR, detail, wanted, known=(O, N)),))
@@ -216,15 +216,15 @@ def test_the_signer_goes_back_before_its_files_go() -> None:
 def test_each_want_is_told() -> None:
     """In words, of what it is for the rotation: all CAs may well have the same name."""
     (step,) = missing_steps(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED)), judged()).steps
-    assert step.detail == f"{MANAGER} is to sign with {APART[0]}"
+    assert step.detail == f"{MANAGER} will sign with {APART[0]}"
     (step,) = missing_steps(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
-    assert step.detail == f"{OWN} is to go; {OWN_KEY} is to go"
+    assert step.detail == f"{OWN} will be removed; {OWN_KEY} will be removed"
     (step,) = missing_steps(at(P.TRUST, found=True, old=(O, STRANGER.facts)), ground(NEW, key=NEW), judged()).steps
-    assert step.detail == f"{ANCHOR} is to hold the new CA and the former CA and the former CA"
+    assert step.detail == f"{ANCHOR} will contain the new CA and the former CA and the former CA"
     back = at(P.ISSUE, aborted=True, old=(N,), new=O)
     (step,) = missing_steps(back, ground(NEW, OLD, key=NEW), judged()).steps
     assert step.detail == (
-        f"{ANCHOR_KEY} is to be the key of the CA of before; {ANCHOR} is to hold the CA of before and the abandoned CA"
+        f"{ANCHOR_KEY} will be the key of the original CA; {ANCHOR} will contain the original CA and the abandoned CA"
     )
 
 
@@ -250,7 +250,7 @@ def test_a_kubeconfig_trusts_what_the_anchors_file_trusts() -> None:
         Rotate(
             name,
             f"/{name}",
-            f"/{name} is to trust the former CA and the new CA",
+            f"/{name} will trust the former CA and the new CA",
             (Trusting(f"/{name}", (O, N), frozenset({O, N})),),
         )
         for name in ("admin.conf", "b.conf")
@@ -271,7 +271,7 @@ def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
     seen = judged(conf(OLD, file="/other/ca.crt"), trust=(OLD, NEW))
     assert missing_steps(at(P.TRUST), ground(OLD, NEW), seen) == MissingSteps()
     (said,) = open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
-    assert said == "/admin.conf trusts what is in /other/ca.crt, which is not the former CA and the new CA"
+    assert said == "/admin.conf trusts /other/ca.crt, which does not have the former CA and the new CA"
     seen = judged(conf(OLD, NEW, file=ANCHOR), trust=(OLD, NEW))
     assert list(open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
 
@@ -378,15 +378,15 @@ def test_each_step_that_is_left_keeps_it() -> None:
     seen = judged(conf(OLD), trust=(OLD,))
     said = list(open_conditions(at(P.TRUST), ground(OLD), seen, around(), Plan()))
     assert said == [
-        f"{ANCHOR} is to hold the former CA and the new CA", "/admin.conf is to trust the former CA and the new CA"
+        f"{ANCHOR} will contain the former CA and the new CA", "/admin.conf will trust the former CA and the new CA"
     ]  # fmt: skip
     full = Plan(held=(Held("ca", ANCHOR, "no space is left"),))
     assert next(open_conditions(at(P.TRUST), ground(OLD), seen, around(), full)) == f"{said[0]} (no space is left)"
     held = Plan(held=(Held("leaf", "/pki/leaf.crt", "an upgrade is under way"),))
     here = ground(NEW, OLD, key=NEW, signer=signer(NEW))
-    assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still of the former CA"]
+    assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still signed by the former CA"]
     assert kept(around(), here, held, P.ISSUE) == [
-        "/pki/leaf.crt is still of the former CA (an upgrade is under way)"
+        "/pki/leaf.crt is still signed by the former CA (an upgrade is under way)"
     ]  # fmt: skip
 
 
@@ -425,17 +425,17 @@ def test_a_leaf_that_others_hold_up_keeps_no_phase(origin: Provenance, later: bo
     of, rotation = ground(NEW, OLD, key=NEW, signer=signer(NEW)), at(P.ISSUE)
     found = judged(seen, trust=(NEW, OLD), around=known)
     assert missing_steps(rotation, of, found).reissue == {seen.identity}
-    said = ["/pki/leaf.crt is still of the former CA"] if waits else []
-    assert [each for each in open_conditions(rotation, of, found, known, Plan()) if "of the former" in each] == said
+    said = ["/pki/leaf.crt is still signed by the former CA"] if waits else []
+    assert [each for each in open_conditions(rotation, of, found, known, Plan()) if "by the former" in each] == said
 
 
 def test_what_nobody_has_looked_at_is_not_reached() -> None:
     """Before the first look; and after a change of the files, until somebody has looked again who it is that runs."""
-    assert kept(around(live=None)) == ["nothing is known yet of what runs here"]
+    assert kept(around(live=None)) == ["certmond has not observed the services of this node yet"]
     before = Live(CHANGED - HOUR, {"web": runs(), "kcm": runs(running=False)})
-    assert kept(around(live=before))[:1] == ["web was not looked at since /pki/leaf.crt changed"]
+    assert kept(around(live=before))[:1] == ["certmond has not observed web since /pki/leaf.crt changed"]
     nobody = Live(CHANGED - HOUR, {"web": runs(running=False), "kcm": runs(running=False)})
-    assert "kcm, web was not looked at since /pki/leaf.crt changed" not in kept(around(live=nobody))
+    assert "certmond has not observed kcm, web since /pki/leaf.crt changed" not in kept(around(live=nobody))
     assert not [said for said in kept(around(live=nobody)) if "looked at" in said]
     assert not [said for said in kept(around(live=Live(CHANGED - HOUR))) if "looked at" in said]
 
@@ -445,19 +445,19 @@ def test_below_another_root_only_what_no_service_uses_is_reached() -> None:
     but those of a rotation at once. Without services nothing does.
     """
     elsewhere = around(live=None, elsewhere=True)
-    fact = "below another root nothing runs, so that it cannot be seen which files are used by web, kcm"
+    fact = "no service runs below another root, so certmond cannot observe the files that are in use by web, kcm"
     assert kept(elsewhere) == [fact]
     assert unreachable_reason(at(P.TRUST), around()) is None
     assert kept(replace(elsewhere, services=())) == []
     assert unreachable_reason(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
     many = replace(elsewhere, services=tuple(WEB.model_copy(update={"name": str(number)}) for number in range(4)))
-    assert (unreachable_reason(at(P.TRUST), many) or "").endswith("used by 0, 1, 2 …")
+    assert (unreachable_reason(at(P.TRUST), many) or "").endswith("use by 0, 1, 2 …")
 
 
 def test_what_cannot_be_seen_keeps_it() -> None:
     """A bus that does not answer, two containers at once: it may hold the older one. What there is none of does not."""
     blind = ServiceSeen(None, problem="systemd cannot be asked")
-    assert kept(around(web=blind)) == ["what web holds cannot be told: systemd cannot be asked"]
+    assert kept(around(web=blind)) == ["certmond cannot observe the files in memory of web: systemd cannot be asked"]
     assert kept(around(web=replace(blind, absent=True))) == []
     assert kept(around(web=ServiceSeen(None))) == []  # a command is never seen
 
@@ -475,7 +475,7 @@ def test_a_key_that_has_gone_stops_it() -> None:
     """On a node that keeps one of the rotation's keys, the CA's own key is missed; elsewhere it never was."""
     here = ground(OLD, NEW, key=None, signs=True)
     why = missing_steps(at(P.TRUST), here, judged(leaf(OLD))).frozen
-    assert str(why).endswith(f": {ANCHOR_KEY} is not there, on a node that signs; put the CA's key back")
+    assert str(why).endswith(f": {ANCHOR_KEY} is missing on a node that signs; restore the CA's key")
     assert missing_steps(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
 
 
@@ -496,7 +496,7 @@ def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
     assert missing_steps(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps
     left = missing_steps(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
     assert (left.steps, left.reissue) == ((), frozenset())
-    assert left.frozen == "the rotation r1 of ca stands still: web did not come up; see restart_failed"
+    assert left.frozen == "the rotation r1 of ca is frozen: web did not come up; see restart_failed"
 
 
 @pytest.mark.parametrize(("ago", "back", "frozen"), [(HOUR, True, False), (-HOUR, True, True), (HOUR, False, True)])
@@ -514,10 +514,10 @@ def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, 
 def test_a_restart_that_is_under_way_or_has_failed_keeps_it() -> None:
     """Until it is over, or somebody has put it right."""
     under_way = Past("web", episode=Episode("web", (), "x", NOW))
-    assert kept(around(past={"web": under_way})) == ["the restart of web is not over"]
+    assert kept(around(past={"web": under_way})) == ["the restart of web is in progress"]
     failed = Past("web", None, NOW, Result.FAILED, "web does not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     (why,) = kept(around(past={"web": failed}))
-    assert why.endswith("stands still: web does not come up; see restart_failed")
+    assert why.endswith("is frozen: web does not come up; see restart_failed")
 
 
 GOOD_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, APART, strict=True))
@@ -532,9 +532,9 @@ OTHER_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, SH
         (("kube-controller-manager", f"--{SIGNING_FLAGS[0]}", APART[0], f"--{SIGNING_FLAGS[1]}", APART[1]), None),
         (("kube-controller-manager", f"--{SIGNING_FLAGS[0].replace('-', '_')}={APART[0]}", GOOD_FLAGS[1]), None),
         ((*OTHER_FLAGS, *GOOD_FLAGS), None),
-        ((*GOOD_FLAGS, *OTHER_FLAGS), "does not run with the signer that /manifests/kcm.yaml names yet"),
-        ((GOOD_FLAGS[0], OTHER_FLAGS[1]), "does not run with the signer that /manifests/kcm.yaml names yet"),
-        ((GOOD_FLAGS[1], f"--{SIGNING_FLAGS[0]}"), "does not run with the signer that /manifests/kcm.yaml names yet"),
+        ((*GOOD_FLAGS, *OTHER_FLAGS), "does not run with the signer of /manifests/kcm.yaml yet"),
+        ((GOOD_FLAGS[0], OTHER_FLAGS[1]), "does not run with the signer of /manifests/kcm.yaml yet"),
+        ((GOOD_FLAGS[1], f"--{SIGNING_FLAGS[0]}"), "does not run with the signer of /manifests/kcm.yaml yet"),
     ],
 )
 def test_the_controller_manager_has_to_run_with_the_signer_of_its_manifest(
@@ -560,8 +560,8 @@ def test_no_key_of_a_signer_stays_behind(phase: Phase) -> None:
     here = ground(*BOTH) if phase is P.TRUST else ground(NEW, key=NEW)
     before, after = kept(known, here, phase=phase), kept(known, replace(here, left=left), phase=phase)
     said = [each for each in after if each not in before]
-    assert [each.partition(", ")[0] for each in said] == (
-        [] if phase is P.TRUST else [f"{OWN} and {OWN_KEY} would stay behind"]
+    assert [each.partition(" on this")[0] for each in said] == (
+        [] if phase is P.TRUST else [f"{OWN} and {OWN_KEY} would remain: no manifest"]
     )
     given_up = at(P.DONE, old=(N,), new=O, aborted=True)
     back = [

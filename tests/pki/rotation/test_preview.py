@@ -66,19 +66,19 @@ def test_every_phase_is_told_on_the_node_as_the_one_before_would_have_left_it() 
     """
 
     def own(ca: str) -> tuple[str, str]:
-        return f"{OWN_KEY} is to be the key of {ca}", f"{OWN} is to hold {ca}"
+        return f"{OWN_KEY} will be the key of {ca}", f"{OWN} will contain {ca}"
 
-    anchor = f"{ANCHOR_KEY} is to be the key of the new CA", f"{ANCHOR} is to hold the new CA and the former CA"
-    trusting = "/admin.conf is to trust the same"
+    anchor = f"{ANCHOR_KEY} will be the key of the new CA", f"{ANCHOR} will contain the new CA and the former CA"
+    trusting = "/admin.conf will trust the same"
     seen = node(conf(OLD, issuer=OLD), leaf(OLD))
     assert shown(PLANNED, ground(OLD, signer=signer()), seen) == (
         Preview(P.PREPARE, (), ()),
         Preview(
             P.DETACH,
-            ("; ".join((*own("the former CA"), f"{MANAGER} is to sign with {APART[0]}")),),
+            ("; ".join((*own("the former CA"), f"{MANAGER} will sign with {APART[0]}")),),
             (MANAGER,),
         ),
-        Preview(P.TRUST, (f"{ANCHOR} is to hold the former CA and the new CA", trusting), ("kubelet", "reader")),
+        Preview(P.TRUST, (f"{ANCHOR} will contain the former CA and the new CA", trusting), ("kubelet", "reader")),
         Preview(
             P.ISSUE,
             (
@@ -88,9 +88,9 @@ def test_every_phase_is_told_on_the_node_as_the_one_before_would_have_left_it() 
             ),
             ("reader",),
         ),
-        Preview(P.DISTRUST, (f"{ANCHOR} is to hold the new CA", trusting), ("kubelet", "reader")),
-        Preview(P.ATTACH, (f"{MANAGER} is to sign with {SHARED[0]}",), (MANAGER,)),
-        Preview(P.DONE, (f"{OWN} is to go; {OWN_KEY} is to go",), ()),
+        Preview(P.DISTRUST, (f"{ANCHOR} will contain the new CA", trusting), ("kubelet", "reader")),
+        Preview(P.ATTACH, (f"{MANAGER} will sign with {SHARED[0]}",), (MANAGER,)),
+        Preview(P.DONE, (f"{OWN} will be removed; {OWN_KEY} will be removed",), ()),
     )
 
 
@@ -98,9 +98,9 @@ def test_a_worker_is_told_of_no_key_and_no_signer() -> None:
     """Its files are fewer, and so are the sentences."""
     found = shown(PLANNED, ground(OLD, key=None), node(leaf(OLD)))
     assert [each.steps for each in found] == [
-        (), (), (f"{ANCHOR} is to hold the former CA and the new CA",),
-        (f"{ANCHOR} is to hold the new CA and the former CA", "/pki/leaf.crt is issued again by the new CA"),
-        (f"{ANCHOR} is to hold the new CA",), (), (),
+        (), (), (f"{ANCHOR} will contain the former CA and the new CA",),
+        (f"{ANCHOR} will contain the new CA and the former CA", "/pki/leaf.crt is issued again by the new CA"),
+        (f"{ANCHOR} will contain the new CA",), (), (),
     ]  # fmt: skip
 
 
@@ -114,18 +114,18 @@ def test_it_begins_in_the_present_phase() -> None:
 def test_what_was_found_is_told_with_the_leaves_that_nobody_trusts_now() -> None:
     """The anchor that has signed them is in no file of the node any more, and they are what is most urgent."""
     found = shown(begin(replace(PLANNED, found=True)), ground(NEW, key=NEW), node(leaf(OLD), trust=(NEW,)))
-    assert found[0] == Preview(P.TRUST, (f"{ANCHOR} is to hold the new CA and the former CA",), ("kubelet",))
+    assert found[0] == Preview(P.TRUST, (f"{ANCHOR} will contain the new CA and the former CA",), ("kubelet",))
     assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued again by the new CA",), ("reader",))
 
 
 def test_other_dates_bring_no_leaf_and_at_once_means_one_phase() -> None:
     """As the mode says."""
     seen, dates = node(leaf(OLD)), at(P.PREPARE, mode=Mode.REISSUE, new=AFRESH.facts)
-    assert [each.steps for each in shown(dates, ground(OLD), seen)] == [(), (f"{ANCHOR} is to hold the new CA",), ()]
+    assert [each.steps for each in shown(dates, ground(OLD), seen)] == [(), (f"{ANCHOR} will contain the new CA",), ()]
     (_, at_once, _) = shown(at(P.PREPARE, mode=Mode.REPLACE), ground(OLD), seen)
     assert at_once.restarts == ("kubelet", "reader")
     assert at_once.steps == (
-        f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA",
+        f"{ANCHOR_KEY} will be the key of the new CA; {ANCHOR} will contain the new CA",
         "/pki/leaf.crt is issued again by the new CA",
     )
 
@@ -134,7 +134,7 @@ def test_what_a_kubeconfig_refers_to_is_not_written_there() -> None:
     """But who reads it has to begin again all the same; and each file is named once, whatever its contexts."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD, issuer=NEW), embedded=(embedded, embedded))
-    assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf is to trust the same",)
+    assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf will trust the same",)
     referring = shown(PLANNED, ground(OLD), node(conf(OLD, file=ANCHOR, issuer=NEW)))[2]
     assert (referring.steps[1:], referring.restarts) == ((), ("kubelet", "reader"))
 
@@ -150,7 +150,7 @@ def test_a_node_that_would_stand_still_is_told_as_such(of: Ground) -> None:
     """Before it is begun, and nothing is told of phases that would not come."""
     (only,) = shown(PLANNED, of, node(leaf(OLD)))
     assert only.phase is P.PREPARE
-    assert only.steps[0].startswith("the rotation r1 of ca stands still: ")
+    assert only.steps[0].startswith("the rotation r1 of ca is frozen: ")
 
 
 def test_a_certificate_that_the_key_of_the_ca_does_not_sign_is_named_with_the_reason() -> None:

@@ -45,15 +45,17 @@ def change(because: str, *old: Issued, new: Issued = NEW) -> Change:
 
 def test_a_kubeconfig_that_trusts_another_one_is_evidence() -> None:
     """No memory is needed: what it embeds is what the node has lived by."""
-    assert seen(conf(OLD)) == change("/admin.conf trusts the former one", OLD)
-    assert seen(conf(OLD, file=ANCHOR)) == change("/admin.conf trusts the former one", OLD)
+    assert seen(conf(OLD)) == change("/admin.conf trusts the former CA", OLD)
+    assert seen(conf(OLD, file=ANCHOR)) == change("/admin.conf trusts the former CA", OLD)
 
 
 def test_a_leaf_that_a_remembered_one_has_signed_is_evidence() -> None:
     """And the new one has not."""
-    assert seen(leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is signed by the former CA", OLD)
     below = make_intermediate(OLD)
-    assert seen(see(row(), make_leaf(below), below), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(see(row(), make_leaf(below), below), known=(OLD,)) == change(
+        "/pki/leaf.crt is signed by the former CA", OLD
+    )
 
 
 def test_a_leaf_alone_does_not_tell_whose_it_was() -> None:
@@ -64,25 +66,25 @@ def test_a_leaf_alone_does_not_tell_whose_it_was() -> None:
 
 def test_the_former_one_may_still_be_in_the_bundle() -> None:
     """Then its leaves tell, though every kubeconfig trusts both."""
-    assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
-    assert seen(leaf(OLD), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is signed by the former CA", OLD)
+    assert seen(leaf(OLD), trust=(NEW, OLD)) == change("/pki/leaf.crt is signed by the former CA", OLD)
     assert seen(conf(OLD, NEW), trust=(NEW, OLD)) is None
 
 
 def test_the_former_one_may_be_known_from_a_kubeconfig_that_trusts_both() -> None:
     """It is no evidence by itself, but says who has signed the leaves."""
-    assert seen(leaf(OLD), conf(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(leaf(OLD), conf(NEW, OLD)) == change("/pki/leaf.crt is signed by the former CA", OLD)
 
 
 def test_several_that_went_before_are_all_told() -> None:
     """Each is needed until all that hangs on it is of the new one. The first evidence is the one that is said."""
     found = seen(conf(OLD), leaf(STRANGER), known=(STRANGER, OLD))
-    assert found == change("/admin.conf trusts the former one", OLD, STRANGER)
+    assert found == change("/admin.conf trusts the former CA", OLD, STRANGER)
 
 
 def test_where_the_former_one_is_remembered_no_file_makes_another_one_of_it() -> None:
     """Else whoever can write a kubeconfig would have a CA of their own trusted beside it."""
-    assert seen(conf(STRANGER), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(conf(STRANGER), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is signed by the former CA", OLD)
     assert seen(conf(STRANGER), known=(OLD,)) is None
     assert seen(leaf(STRANGER), conf(STRANGER), trust=(NEW, STRANGER), known=(OLD,)) is None
 
@@ -108,8 +110,8 @@ def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:
 def test_a_former_one_that_is_gone_from_the_bundle_is_a_change() -> None:
     """The new one was remembered when both were trusted. What is left of the former one has nobody who accepts it."""
     for known in ((OLD, NEW), (NEW, OLD)):
-        assert seen(conf(OLD), known=known) == change("/admin.conf trusts the former one", OLD)
-        assert seen(conf(OLD, NEW), leaf(OLD), known=known) == change("/pki/leaf.crt is of the former one", OLD)
+        assert seen(conf(OLD), known=known) == change("/admin.conf trusts the former CA", OLD)
+        assert seen(conf(OLD, NEW), leaf(OLD), known=known) == change("/pki/leaf.crt is signed by the former CA", OLD)
         assert seen(conf(OLD, NEW), leaf(NEW), known=known) is None
 
 
@@ -137,7 +139,7 @@ def test_where_nothing_is_left_of_the_former_one_there_is_nothing_to_rotate() ->
 def test_the_same_key_again_is_told_by_kubeconfigs_only() -> None:
     """Every leaf verifies under either certificate."""
     assert seen(conf(OLD), leaf(OLD), trust=(AFRESH,), known=(OLD,)) == change(
-        "/admin.conf trusts the former one", OLD, new=AFRESH
+        "/admin.conf trusts the former CA", OLD, new=AFRESH
     )
     assert seen(conf(AFRESH), leaf(OLD), trust=(AFRESH,), known=(OLD,)) is None
 
