@@ -139,7 +139,7 @@ def test_services_that_read_the_keys_are_restarted_in_each_phase(tmp_path: Path)
     assert node.restarts() == 3
     assert "every API server accepts the tokens of both keys now" in done.out
     assert "both public keys are trusted until" in done.out
-    assert "all tokens are signed with the new key now; those of the former one have to end" in done.out
+    assert "the new key signs all tokens now, and the tokens of the former key must end" in done.out
     assert done.out.splitlines()[-1] == "done"
 
 
@@ -195,7 +195,7 @@ def test_there_is_a_point_of_no_return(tmp_path: Path) -> None:
     reach(node, Phase.DISTRUST)
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
-    assert "the former public key is distrusted already somewhere; let it go on to its end" in refused.err
+    assert "a node may distrust the former public key already; let the rotation continue to its end" in refused.err
     assert node.hurry("root-ca", "rotate", *SA).code == 0
     assert node.amiss(new) == []
 

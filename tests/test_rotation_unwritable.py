@@ -51,7 +51,7 @@ def test_a_file_that_cannot_be_written_keeps_no_restart_from_its_turn(tmp_path: 
         assert command.stdout
         for line in command.stdout:
             lines.append(line)
-            if "web has taken up" in line:
+            if "web uses the new" in line:
                 break
         mount.close()
         said, _ = command.communicate(timeout=DEADLINE)

@@ -109,7 +109,7 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
         ([("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
         ([("step_held", "/web.crt: not so soon"), ("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
         ([("step_held", TURN), ("step_done", "before")], f"waiting: [trust] {TURN} (since "),
-        ([("step_done", "web has taken up ca"), ("step_held", TURN)], "waiting: [trust] web is older (since "),
+        ([("step_done", "web uses the new ca"), ("step_held", TURN)], "waiting: [trust] web is older (since "),
         ([("step_held", "other waits for its turn: nobody plans it")], "waiting: [trust] web is older (since "),
     ],
 )

@@ -36,7 +36,7 @@ from tests.daemon_harness import DEADLINE
 from tests.rotating_node import RotatingNode, root_ca
 
 NODE = "node-1"
-HELD_BACK = "the batch of this worker has not come yet; a control plane says who has to come so far before"
+HELD_BACK = "the batch of this worker has not begun; a control plane reports the workers before it: certmond status"
 
 
 @pytest.fixture

@@ -384,8 +384,8 @@ def test_a_phase_is_left_when_every_node_has_said_so(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"trust": "0" * 64}, "says that it is in issue, and trusts other CAs"),
-     ({"issuer": OLD.facts.sha256}, "says that it is in issue, and has certificates of another CA"),
+    [({"trust": "0" * 64}, "reports the phase issue, and trusts other CAs"),
+     ({"issuer": OLD.facts.sha256}, "reports the phase issue, and has certificates of another CA"),
      ({"phase": Phase.TRUST}, "has reached trust, and not issue yet"), ({"rotation": "r-0"}, "has not answered")],
 )  # fmt: skip
 def test_what_a_node_says_is_held_against_the_phase(world: World, changes: dict[str, Any], said: str) -> None:

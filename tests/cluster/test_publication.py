@@ -131,7 +131,7 @@ def test_a_rotation_waits_for_what_pods_were_given(cluster: ApiServer, tmp_path:
     publish(cluster, node.old, new)
     node.walk()
     assert node.unwell(new) == []
-    assert any("kubelets give it to running pods within" in entry["message"] for entry in node.audit())
+    assert any("kubelets update running pods within" in entry["message"] for entry in node.audit())
 
 
 def with_admin(node: RotatingNode, kubeconfig: str) -> None:

@@ -194,7 +194,7 @@ def test_a_restart_is_noted_made_and_proven(bench: Bench) -> None:
     ]  # fmt: skip
     assert told(bench.step(20)).message == "is watched for a while"
     done = told(bench.step(40))
-    assert (done.result, done.message, done.until) == (Result.PROVEN, "hook has taken up front-proxy-client", None)
+    assert (done.result, done.message, done.until) == (Result.PROVEN, "hook uses the new front-proxy-client", None)
     assert (bench.past.episode, bench.past.result, bench.past.contents) == (
         None, Result.PROVEN, bench.target().contents
     )  # fmt: skip

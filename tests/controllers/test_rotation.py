@@ -215,7 +215,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
     assert f"is in the phase {phase}, from which there is no way back" in refused.err
-    assert "the former CA is distrusted already somewhere; let it go on to its end" in refused.err
+    assert "a node may distrust the former CA already; let the rotation continue to its end" in refused.err
     assert (node.tree(), node.record) == (before, rotation)
     assert node.hurry("root-ca", "rotate").code == 0
     assert node.unwell(new) == []
@@ -230,7 +230,7 @@ def test_what_goes_back_goes_back_once(quick: Path) -> None:
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
     again = node.hurry("root-ca", "abort")
     assert again.code == 2
-    assert "is on its way back already" in again.err
+    assert "is an abort already" in again.err
     node.walk()
     assert node.unwell(node.old) == []
 
@@ -832,7 +832,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_told(quick: Path) -> None:
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
     node.step()
     cat(node, short)
-    sentence = "ends on .*, sooner than what is issued from it would .*, which is cut to that day"
+    sentence = "ends on .*, and shortens certificates that would end on .*; give a CA with a later end"
     assert re.search(f"; it is rotated now; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0

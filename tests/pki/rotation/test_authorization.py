@@ -102,7 +102,7 @@ EVIL = signed(replace(BEGUN, new=FOREIGN.facts), FOREIGN)
 def test_what_the_former_ca_has_not_signed_is_not_followed(told: Rotation, ground: Ground, phase: Phase) -> None:
     """By nobody who hears of it for the first time, whatever its phase, and whatever is staged there."""
     why = said(None, at(phase, told), ground, staged=True)
-    assert why.startswith(f"{told.name} is not followed: it is not signed with the key of the CA that it is to follow")
+    assert why.startswith(f"{told.name} is not followed: the key of the CA that it replaces has not signed it")
     assert why.endswith("; see who wrote the ConfigMap kube-system/certmond-rotation, and delete it if that was none "
                         "of yours")  # fmt: skip
 
@@ -115,7 +115,7 @@ def test_a_foreign_ca_that_signs_for_itself_is_not_followed(phase: Phase) -> Non
     first = signed(replace(BEGUN, old=(FOREIGN.facts,), new=OLD.facts), FOREIGN)
     turned = replace(first, id="r-1-back", aborted=True, old=(OLD.facts,), new=FOREIGN.facts, phase=phase)
     for each in (told, others, turned):
-        assert "/ca.crt does not hold the CA that has signed it" in said(None, each, worker())
+        assert "/ca.crt does not contain the CA that has signed it" in said(None, each, worker())
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -131,7 +131,7 @@ def test_a_rotation_to_what_is_there_already_never_leads_elsewhere(phase: Phase)
 
 def test_a_beginning_is_from_what_the_node_trusts() -> None:
     """All of it: in the phase prepare nothing has been changed yet."""
-    assert "what it calls the former CA is not what /ca.crt holds" in said(None, BEGUN, worker(*BOTH))
+    assert "its former CA is not the CA in /ca.crt" in said(None, BEGUN, worker(*BOTH))
 
 
 def test_an_unfit_ca_is_not_followed() -> None:
@@ -171,7 +171,7 @@ def test_the_keys_of_tokens_are_followed_likewise() -> None:
 def test_a_way_back_is_that_of_the_way_there() -> None:
     """To the CA that it came from, and from where there still is one."""
     evil = replace(back(Phase.TRUST), new=FOREIGN.facts)
-    assert "it is not the way back of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
+    assert "it is not the abort of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
     late = said(at(Phase.DISTRUST), back(Phase.ISSUE), worker(*AFTER))
     assert "from which there is no way back" in late
     assert "a way back without a way there" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())

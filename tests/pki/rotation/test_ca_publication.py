@@ -48,7 +48,7 @@ def test_what_is_published_is_noted_and_given_the_kubelets_time(held: Gate) -> N
     """
     found = asked(Answer.PUBLISHED, held)
     assert (found.waits, found.noted) == (
-        ("the answer; kubelets give it to running pods within 90 s",), replace(TRUST, published=NOW)
+        ("the answer; kubelets update running pods within 90 s",), replace(TRUST, published=NOW)
     )  # fmt: skip
     noted = replace(TRUST, published=NOW)
     waits = published_gate(noted, held, NOW + SYNCED - SECOND)
@@ -88,7 +88,7 @@ def test_an_overlap_that_is_too_short_for_pods_is_told() -> None:
     short, enough = RootCaSpec(overlap=timedelta(seconds=129)), RootCaSpec(overlap=timedelta(seconds=130))
     told = short_overlap(short, ClusterSpec())
     assert told is not None
-    assert told.startswith("root_ca.overlap is 129 s, and pods may have a new CA only 130 s after")
+    assert told.startswith("root_ca.overlap is 129 s, and pods may trust a new CA up to 130 s late")
     assert "within 40 s of its restart" in told
     assert told.endswith("set it to 130s or more")
     ignoring = ClusterSpec(kubeconfig="/x.conf", workloads="ignore")

@@ -91,7 +91,7 @@ REFUSED = {
     "expired": (make_ca(not_after=NOW - SECOND), "new.crt expired on 2026-11-24 11:59 UTC"),
     "not valid yet": (make_ca(not_before=NOW + SECOND), "new.crt is not valid before 2026-11-24 12:00 UTC"),
     "just made": (make_ca(not_before=NOW - 299 * SECOND),
-        ("new.crt has been valid for less than 5 minutes, and a host whose clock is behind would not accept it; "
+        ("new.crt has been valid for less than 5 minutes, and a host with a slow clock would refuse it; "
          "wait until 2026-11-24 12:00:01 UTC")),
     "in its last days": (make_ca(not_after=NOW + DAY), "new.crt expires on 2026-11-25 12:00 UTC"),
     "a short RSA key": (make_ca(key="rsa-1024"), "new.crt has the key RSA-1024"),
@@ -109,7 +109,7 @@ REFUSED = {
         "new.crt has the key of the present CA CN=kubernetes (serial"),
     "the present key under another name": (reissue(OLD, subject="another"),
         "new.crt has the key of the present CA CN=kubernetes (serial"),
-    "the present one": (OLD, "new.crt is the CA that is in place already (serial"),
+    "the present one": (OLD, "new.crt is the present CA (serial"),
     "an unknown critical extension": (make_ca(extra=[(UNKNOWN_OID, True, b"\x05\x00")]),
         "new.crt: CN=kubernetes has a critical extension that nobody understands"),
     "a negative serial number": (make_ca(serial=-1),

@@ -67,8 +67,8 @@ def test_another_phase_is_another_answer() -> None:
         (says(P.TRUST), []),
         (says(P.ISSUE), ["cp-2 has reached issue already"]),
         (says(P.ATTACH, rotation="r0"), []),
-        (says(P.PREPARE, rotation="r2"), ["cp-2 has said that it is in r2, of which nothing is known here"]),
-        (says(P.DISTRUST, rotation="r1-back"), ["cp-2 has said that it is in r1-back, of which nothing is known here"]),
+        (says(P.PREPARE, rotation="r2"), ["cp-2 reports the rotation r2, which this node does not know"]),
+        (says(P.DISTRUST, rotation="r1-back"), ["cp-2 reports the rotation r1-back, which this node does not know"]),
     ],
 )
 def test_who_knows_most_of_a_rotation(report: Report | None, said: list[str]) -> None:
@@ -80,7 +80,7 @@ def test_who_is_on_the_way_back_knows_more_than_who_is_not() -> None:
     """In whatever phase of the way there that one is, but for those from which none leads back."""
     back = abort(at(P.ISSUE), NOW)
     assert list(ahead(back, [Member("cp-2", True, says(P.ISSUE))], ())) == []
-    gone_too_far = ["cp-2 has reached distrust on the way there, from which none leads back"]
+    gone_too_far = ["cp-2 has reached distrust before the abort, and no abort is possible from that phase"]
     assert list(ahead(back, [Member("cp-2", True, says(P.DISTRUST))], ())) == gone_too_far
     assert list(ahead(back, [Member("cp-2", True, says(P.DONE, rotation="r1-back"))], ())) != []
 
@@ -98,14 +98,14 @@ def test_who_says_that_it_is_so_far_and_trusts_others_is_not() -> None:
     """What it sees counts for more than what it says."""
     for trust in ((OLD.facts,), (OLD.facts, NEW.facts, STRANGER.facts), ()):
         said = why(at(P.TRUST), says(P.TRUST, trust=digest_of(trust)))
-        assert said == ["cp-2 says that it is in trust, and trusts other CAs"]
+        assert said == ["cp-2 reports the phase trust, and trusts other CAs"]
     assert why(at(P.PREPARE), says(P.PREPARE, trust="whatever")) == []  # nothing is asked of files yet
 
 
 def test_who_has_certificates_of_the_former_ca_keeps_it_trusted() -> None:
     """Where leaves matter, that is; a node that has none, or several, says nothing of their CA."""
     said = why(at(P.ISSUE), says(P.ISSUE, issuer=OLD.facts.sha256))
-    assert said == ["cp-2 says that it is in issue, and has certificates of another CA"]
+    assert said == ["cp-2 reports the phase issue, and has certificates of another CA"]
     assert why(at(P.ISSUE), says(P.ISSUE, issuer=NEW.facts.sha256)) == []
     assert why(at(P.TRUST), says(P.TRUST, issuer=OLD.facts.sha256)) == []
 
@@ -151,7 +151,7 @@ def test_both_keys_of_tokens_are_known_to_outsiders_before_the_new_one_is_used()
     assert noted == replace(KEYS, published=late)
     (said,) = lasting(noted, briefly, late + HOUR - SECOND).waits
     assert said.startswith("both public keys are trusted until ")
-    assert said.endswith(", before the new public key is used")
+    assert said.endswith(", and then the new public key signs")
     assert lasting(noted, briefly, late + HOUR) == Gate()
     assert lasting(noted, long, late).until == late + 3 * HOUR
 
@@ -173,6 +173,6 @@ def test_the_former_key_is_trusted_while_its_last_token_may_live() -> None:
 def test_of_the_keys_of_tokens_only_control_planes_are_asked() -> None:
     """Each of them for the set of its public keys; a worker has none."""
     members = [Member("cp", True, says(P.TRUST, trust=digest_of([OLD.facts.key]))), Member("worker", False)]
-    assert list(closed(KEYS, members)) == ["cp says that it is in trust, and trusts other public keys"]
+    assert list(closed(KEYS, members)) == ["cp reports the phase trust, and trusts other public keys"]
     both = says(P.TRUST, trust=digest_of([OLD.facts.key, NEW.facts.key]))
     assert list(closed(KEYS, [Member("cp", True, both), Member("worker", False)])) == []

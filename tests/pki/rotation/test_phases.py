@@ -166,10 +166,10 @@ def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rota
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (at(P.DONE), "the rotation r1 of ca is over; there is nothing to abort"),
-        (at(P.ISSUE, aborted=True), "the rotation r1 of ca is on its way back already"),
+        (at(P.DONE), "the rotation r1 of ca is done, and cannot be aborted"),
+        (at(P.ISSUE, aborted=True), "the rotation r1 of ca is an abort already"),
         *(
-            (each, f"in the phase {each.phase}, from which there is no way back: the former CA is distrusted already")
+            (each, f"in the phase {each.phase} and cannot be aborted: a node may distrust the former CA already")
             for each in (
                 at(P.DISTRUST), at(P.ATTACH), at(P.DISTRUST, mode=Mode.REISSUE), at(P.ISSUE, mode=Mode.REPLACE),
                 at(P.DISTRUST, found=True),
@@ -191,12 +191,12 @@ def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -
     [
         *((at(phase), None) for phase in P),
         (at(P.TRUST, found=True, old=(O, STRANGER.facts)), None),
-        (at(P.TRUST, old=()), "it says nothing of what is to be followed"),
-        (at(P.TRUST, old=(O, STRANGER.facts)), "it has several that are to be followed"),
-        (at(P.TRUST, new=N.key), "it has certificates and public keys, of which only the same kind follows the other"),
-        (at(P.TRUST, mode=Mode.REISSUE), "by reissue, a rotation of ca has no phase trust"),
-        (at(P.DETACH, family="etcd-ca"), "by overlap, a rotation of etcd-ca has no phase detach"),
-        (at(P.DETACH, found=True), "by overlap, a rotation of ca has no phase detach"),
+        (at(P.TRUST, old=()), "it has no old anchor"),
+        (at(P.TRUST, old=(O, STRANGER.facts)), "it has several old anchors"),
+        (at(P.TRUST, new=N.key), "its anchors are certificates and public keys, and all must be of one kind"),
+        (at(P.TRUST, mode=Mode.REISSUE), "a rotation of ca in the mode reissue has no phase trust"),
+        (at(P.DETACH, family="etcd-ca"), "a rotation of etcd-ca in the mode overlap has no phase detach"),
+        (at(P.DETACH, found=True), "a rotation of ca in the mode overlap has no phase detach"),
     ],
 )
 def test_what_nobody_can_have_begun(given: Rotation, said: str | None) -> None:

@@ -153,7 +153,7 @@ def test_who_joins_in_front_of_those_that_wait_acts_at_once() -> None:
 def test_where_no_worker_is_waited_for_none_is_held_back(left_out: tuple[str, ...]) -> None:
     """Be it that there is none, or that all are left out: one of these may be there after all, and follows."""
     gate = next_batch(shared(excluded=left_out), members(left_out, left_out), "1")
-    assert gate == Gate(("no worker is held back any more",), noted=shared(excluded=left_out, released=1.0))
+    assert gate == Gate(("all workers are released",), noted=shared(excluded=left_out, released=1.0))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_only_what_changes_a_worker_is_made_in_batches(rotation: Rotation, phase
 
 def test_a_worker_says_why_it_does_nothing_yet() -> None:
     """It does not know for whom it waits, and says who does; once it may act it says nothing."""
-    why = "the batch of this worker has not come yet; a control plane says who has to come so far before"
+    why = "the batch of this worker has not begun; a control plane reports the workers before it: certmond status"
     assert held_back(shared(released=place("w1")), "w1") == why
     assert held_back(shared(released=1.0), "w1") is None
 

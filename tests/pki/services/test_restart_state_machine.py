@@ -17,18 +17,18 @@ from certmond.pki.services.model import ServiceSeen
 from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Target, Terms
 from certmond.pki.services.restart_state_machine import (
     BACK_OFF,
+    HEALTHY_OBSERVATIONS,
     INTERVAL,
-    LOOKS,
     Act,
     Ended,
-    Glance,
+    HealthObservation,
     Move,
     PutBack,
     Wait,
-    acted,
-    follow,
-    put_back,
-    taken_along,
+    after_act,
+    after_restore,
+    bystander_episode,
+    next_move,
 )
 from tests.builders import NOW, SECOND
 
@@ -36,27 +36,29 @@ TERMS = Terms(ready_within=20 * SECOND, stable=5 * SECOND)
 TARGET = Target("admin.conf", "/etc/admin.conf", {"/etc/admin.conf": "new"})
 WELL, ILL = "http://127.0.0.1:1/", "https://127.0.0.1:2/"
 BEGUN = Episode("s", (TARGET,), "it is older", NOW, before="1", well_before=(WELL,))
-ACTED = acted(BEGUN, NOW)
+ACTED = after_act(BEGUN, NOW)
 BYSTANDER = Bystander("s", "1", (TARGET,), "it is older, too", (WELL,))
 PUT_BACK_AT = NOW + 60 * SECOND
-THIRD = acted(put_back(replace(BEGUN, attempt=3, before="3"), PUT_BACK_AT), PUT_BACK_AT)
+THIRD = after_act(after_restore(replace(BEGUN, attempt=3, before="3"), PUT_BACK_AT), PUT_BACK_AT)
 
 
 def seen(instance: str = "2", **fields: Any) -> ServiceSeen:
     return ServiceSeen(running=True, instance=instance, **fields)
 
 
-def look(seconds: float, service: ServiceSeen | None = None, *, ill: Sequence[str] = (), unproven: str = "") -> Glance:
+def look(
+    seconds: float, service: ServiceSeen | None = None, *, ill: Sequence[str] = (), unproven: str = ""
+) -> HealthObservation:
     wrong = {address: f"{address} answers 500" for address in ill}
-    return Glance(NOW + seconds * SECOND, service or seen(), wrong, (unproven,) if unproven else ())
+    return HealthObservation(NOW + seconds * SECOND, service or seen(), wrong, (unproven,) if unproven else ())
 
 
-def after(episode: Episode, *glances: Glance, changes_instance: bool = True) -> Move:
+def after(episode: Episode, *glances: HealthObservation, changes_instance: bool = True) -> Move:
     """What follows from looks, one after the other."""
     move: Move = Wait(episode, NOW)
     for glance in glances:
         assert not isinstance(move, Ended)
-        move = follow(move.episode, glance, TERMS, changes_instance=changes_instance)
+        move = next_move(move.episode, glance, TERMS, changes_instance=changes_instance)
     return move
 
 
@@ -79,7 +81,7 @@ def test_proof_is_another_instance_that_is_well_three_times_and_stays_so() -> No
     looks = [look(1), look(2), look(3), look(6)]
     waits = [after(ACTED, *looks[:number]) for number in range(1, 4)]
     assert [move.until for move in waits if isinstance(move, Wait)] == [look(n).at for n in (2, 3, 6)]
-    assert ended(after(ACTED, *looks)) == (Result.PROVEN, "s has taken up admin.conf")
+    assert ended(after(ACTED, *looks)) == (Result.PROVEN, "s uses the new admin.conf")
 
 
 @pytest.mark.parametrize("between", [0.5, 0.99])
@@ -100,15 +102,15 @@ def test_what_was_seen_before_the_act_proves_nothing() -> None:
     ("bad", "said"),
     [
         (look(3, ServiceSeen(False)), "s does not run"),
-        (look(3, ServiceSeen(False, failed=True)), "s does not start: its manager has given up"),
-        (look(3, ServiceSeen(None, problem="two of it run")), "s cannot be seen: two of it run"),
-        (look(3, ServiceSeen(None)), "s cannot be seen: nothing is known of it"),
+        (look(3, ServiceSeen(False, failed=True)), "s does not start, and its manager has stopped trying"),
+        (look(3, ServiceSeen(None, problem="two of it run")), "certmond cannot observe s: two of it run"),
+        (look(3, ServiceSeen(None)), "certmond cannot observe s: its state is unknown"),
         (look(3, seen("1")), "s has not been restarted yet"),
         (look(3, ill=[WELL]), f"{WELL} answers 500"),
         (look(3, unproven="127.0.0.1:1 serves another certificate"), "127.0.0.1:1 serves another certificate"),
     ],
 )
-def test_one_bad_look_begins_the_count_anew(bad: Glance, said: str) -> None:
+def test_one_bad_look_begins_the_count_anew(bad: HealthObservation, said: str) -> None:
     """And it is told what was wrong."""
     if not bad.service.failed:
         assert trouble(after(ACTED, look(1), look(2), bad)) == said
@@ -135,7 +137,7 @@ def test_an_address_that_was_not_well_before_is_not_waited_for() -> None:
 def test_what_was_restarted_for_no_certificate_is_well() -> None:
     """Nothing is said to have been taken up."""
     done = ended(after(replace(ACTED, targets=()), look(1), look(2), look(3), look(6)))
-    assert done == (Result.PROVEN, "s was restarted and is well")
+    assert done == (Result.PROVEN, "s was restarted and is healthy")
 
 
 def test_a_reload_is_proven_by_the_same_instance() -> None:
@@ -152,10 +154,10 @@ def test_it_is_tried_once_more_then_the_former_files_come_back() -> None:
     """The second act ends what runs now; the third is recorded as one on the former files before they are there."""
     again = after(ACTED, look(20, ill=[WELL]))
     assert again == Act(replace(after(ACTED, look(19, ill=[WELL])).episode, stage=Stage.ACT, attempt=2, before="2"))
-    back = after(acted(again.episode, look(21).at), look(41, seen("3"), ill=[WELL]))
+    back = after(after_act(again.episode, look(21).at), look(41, seen("3"), ill=[WELL]))
     assert isinstance(back, PutBack)
     assert (back.episode.stage, back.episode.attempt, back.episode.before) == (Stage.PUT_BACK, 3, "3")
-    assert follow(back.episode, look(42), TERMS, changes_instance=True) == back
+    assert next_move(back.episode, look(42), TERMS, changes_instance=True) == back
 
 
 def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
@@ -168,24 +170,24 @@ def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
 
 def test_what_only_others_start_is_not_tried_once_more_where_it_does_not_run() -> None:
     """There is nothing to stop, and the kubelet tries it again and again already."""
-    gone = Glance(NOW + 20 * SECOND, ServiceSeen(running=False))
-    assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=False), PutBack)
-    assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=True), Act)
+    gone = HealthObservation(NOW + 20 * SECOND, ServiceSeen(running=False))
+    assert isinstance(next_move(ACTED, gone, TERMS, changes_instance=True, starts=False), PutBack)
+    assert isinstance(next_move(ACTED, gone, TERMS, changes_instance=True, starts=True), Act)
     runs = look(20, ill=(WELL,))
-    assert isinstance(follow(ACTED, runs, TERMS, changes_instance=True, starts=False), Act)
+    assert isinstance(next_move(ACTED, runs, TERMS, changes_instance=True, starts=False), Act)
 
 
 @pytest.mark.parametrize("now", [seen("2"), ServiceSeen(running=False)])
 def test_what_has_ended_with_another_is_proven_as_if_by_us(now: ServiceSeen) -> None:
     """It was restarted already, or is about to be: where it does not come up, its former files come back as well."""
-    episode = taken_along(BYSTANDER, now, NOW)
-    assert episode == acted(replace(BEGUN, why="it is older, too"), NOW)
+    episode = bystander_episode(BYSTANDER, now, NOW)
+    assert episode == after_act(replace(BEGUN, why="it is older, too"), NOW)
 
 
 @pytest.mark.parametrize("now", [seen("1"), ServiceSeen(None)])
 def test_what_goes_on_or_cannot_be_seen_has_not_ended_with_another(now: ServiceSeen) -> None:
     """It has its own turn."""
-    assert taken_along(BYSTANDER, now, NOW) is None
+    assert bystander_episode(BYSTANDER, now, NOW) is None
 
 
 STOPPED = ServiceSeen(running=False, stopped=True)
@@ -201,7 +203,7 @@ def test_what_somebody_stops_during_its_proof_stays_stopped(changes_instance: bo
 
 def test_what_somebody_stops_on_its_former_files_has_not_come_up_with_the_new_ones() -> None:
     """That stands, and it stays stopped."""
-    told = "s did not come up with the new files; on the former ones it was stopped meanwhile, and not by certmond: "
+    told = "s did not start with the new files; with the previous files it was stopped, and not by certmond, "
     later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
     assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}it is left so")
 
@@ -217,7 +219,7 @@ def test_one_that_was_not_well_before_is_left_with_its_new_files() -> None:
     """Nothing has become worse, and the former files are no cure."""
     result, said = ended(after(replace(ACTED, well_before=()), look(20, ill=[ILL])))
     assert (result, said) == (
-        Result.UNPROVEN, f"s was restarted and is not well, as it was not before ({ILL} answers 500)"
+        Result.UNPROVEN, f"s was restarted, and is as unhealthy as before ({ILL} answers 500)"
     )  # fmt: skip
     assert not isinstance(after(replace(ACTED, well_before=()), look(20, ServiceSeen(False), ill=[ILL])), Ended)
 
@@ -226,41 +228,41 @@ def test_what_cannot_be_seen_is_not_acted_on() -> None:
     """Neither a second try nor former files: a person has to look."""
     result, said = ended(after(ACTED, look(20, ServiceSeen(None, problem="no bus"))))
     assert (result, said) == (
-        Result.UNPROVEN, "s was restarted, and what became of it cannot be told (s cannot be seen: no bus)"
+        Result.UNPROVEN, "s was restarted, and its state is unknown (certmond cannot observe s: no bus)"
     )  # fmt: skip
 
 
 def test_one_that_cannot_be_ended_keeps_its_files() -> None:
     """It runs on as it did, so the new files are not to blame. A second instance that stays is another matter."""
     assert ended(after(ACTED, look(20, seen("1")))) == (
-        Result.FAILED, "s was told to restart, and runs on as it did"
+        Result.FAILED, "s was requested to restart, and the same process still runs"
     )  # fmt: skip
-    second = acted(replace(BEGUN, attempt=2, before="2"), NOW)
+    second = after_act(replace(BEGUN, attempt=2, before="2"), NOW)
     assert isinstance(after(second, look(20, seen("2"), ill=[WELL])), PutBack)
 
 
 def test_what_was_asked_for_without_a_certificate_has_nothing_to_take_back() -> None:
     """There is no third act then."""
-    second = acted(replace(BEGUN, targets=(), attempt=2, before="2"), NOW)
+    second = after_act(replace(BEGUN, targets=(), attempt=2, before="2"), NOW)
     assert ended(after(second, look(20, seen("3"), ill=[WELL]))) == (
-        Result.FAILED, f"s was restarted and did not come up ({WELL} answers 500)"
+        Result.FAILED, f"s was restarted, and did not start ({WELL} answers 500)"
     )  # fmt: skip
 
 
 def test_on_the_former_files_it_has_to_begin_anew() -> None:
     """What began before they were back holds the others, however well it is."""
     old, new = (seen("4", started_at=PUT_BACK_AT + shift * SECOND) for shift in (-1, 1))
-    assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since the former files are back"
+    assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since its previous files were restored"
     good = [look(60 + n, new) for n in (1, 2, 3, 6)]
     assert ended(after(THIRD, *good)) == (
-        Result.TAKEN_BACK, "s did not come up with the new files and runs on the former ones"
+        Result.TAKEN_BACK, "s did not start with the new files, and runs with the previous files"
     )  # fmt: skip
 
 
 def test_on_the_former_files_it_is_waited_for_as_long_as_a_kubelet_backs_off() -> None:
     """A container that has ended often is not started again at once, though nothing is wrong any more."""
     end = 60 * SECOND + TERMS.ready_within + BACK_OFF
-    late = [Glance(NOW + end + shift, ServiceSeen(False)) for shift in (-SECOND, 0 * SECOND)]
+    late = [HealthObservation(NOW + end + shift, ServiceSeen(False)) for shift in (-SECOND, 0 * SECOND)]
     assert trouble(after(THIRD, late[0])) == "s does not run"
     assert ended(after(THIRD, late[1]))[0] is Result.FAILED
 
@@ -270,7 +272,7 @@ def test_who_comes_up_on_the_former_files_has_as_long_to_get_well_as_ever() -> N
     began = PUT_BACK_AT + TERMS.ready_within + BACK_OFF / 2
     up = seen("4", started_at=began)
     end, ill = began + TERMS.ready_within, {WELL: f"{WELL} answers 500"}
-    early, late = (Glance(end + shift, up, ill) for shift in (-SECOND, 0 * SECOND))
+    early, late = (HealthObservation(end + shift, up, ill) for shift in (-SECOND, 0 * SECOND))
     assert trouble(after(THIRD, early)) == f"{WELL} answers 500"
     assert ended(after(THIRD, late))[0] is Result.FAILED
 
@@ -278,11 +280,11 @@ def test_who_comes_up_on_the_former_files_has_as_long_to_get_well_as_ever() -> N
 @pytest.mark.parametrize(
     "last", [look(80, ill=[WELL]), look(80, ServiceSeen(None)), look(61, ServiceSeen(False, failed=True))]
 )
-def test_where_the_former_files_do_not_help_either_it_is_over(last: Glance) -> None:
+def test_where_the_former_files_do_not_help_either_it_is_over(last: HealthObservation) -> None:
     """There is no fourth act."""
     result, said = ended(after(THIRD, last))
     assert result is Result.FAILED
-    assert said.startswith("s did not come up with the new files, nor with the former ones (")
+    assert said.startswith("s did not start with the new files, nor with the previous files (")
 
 
 # --- whoever acts is killed -------------------------------------------------------------------------------------------
@@ -292,14 +294,14 @@ def test_an_act_that_was_recorded_is_made_unless_it_was() -> None:
     """Another instance than the one that it was to end says so; a reload leaves no such trace."""
     assert after(BEGUN, look(1, seen("1"))) == Act(BEGUN)
     assert after(BEGUN, look(1, ServiceSeen(False))) == Act(BEGUN)
-    assert after(BEGUN, look(1, seen("2"))) == Wait(acted(BEGUN, look(1).at), look(2).at)
+    assert after(BEGUN, look(1, seen("2"))) == Wait(after_act(BEGUN, look(1).at), look(2).at)
     assert after(replace(BEGUN, before=""), look(1)) == Act(replace(BEGUN, before=""))
     assert after(BEGUN, look(1, seen("2")), changes_instance=False) == Act(BEGUN)
 
 
 def test_after_the_former_files_are_back_what_runs_is_ended() -> None:
     """Whatever it is: it may have begun before."""
-    third = put_back(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
+    third = after_restore(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
     assert after(third, look(61, seen("4"))) == Act(replace(third, before="4"))
 
 
@@ -457,7 +459,7 @@ class World:
             return self.fate.well_before
         return self.running and up and not flaps
 
-    def look(self) -> Glance:
+    def look(self) -> HealthObservation:
         self.looks += 1
         ill = {} if self.healthy() else {WELL: "it is ill"}
         ill |= {ILL: "always so"} if self.fate.beside_ill else {}
@@ -468,7 +470,7 @@ class World:
             service = ServiceSeen(True, str(self.instance), self.begun_at)
         else:
             service = ServiceSeen(False, failed=self.failed)
-        return Glance(self.now, service, ill, unproven)
+        return HealthObservation(self.now, service, ill, unproven)
 
 
 @dataclass
@@ -503,7 +505,7 @@ class Controller:
         self.world.act(episode.before)
         self.point()
 
-    def begin(self, glance: Glance) -> Ended | datetime:
+    def begin(self, glance: HealthObservation) -> Ended | datetime:
         well = (WELL,) if WELL not in glance.ill else ()
         episode = replace(BEGUN, begun_at=self.world.now, before=glance.service.instance, well_before=well)
         self.remember(episode)
@@ -511,16 +513,16 @@ class Controller:
             self.act(episode)
         except ActError:
             return Ended(episode, Result.REFUSED, "")
-        return self.acted(episode)
+        return self.after_act(episode)
 
-    def acted(self, episode: Episode) -> datetime:
-        self.remember(acted(episode, self.world.now))
+    def after_act(self, episode: Episode) -> datetime:
+        self.remember(after_act(episode, self.world.now))
         return self.world.now + INTERVAL
 
-    def step(self, glance: Glance) -> Ended | datetime:
+    def step(self, glance: HealthObservation) -> Ended | datetime:
         if self.record is None:
             return self.begin(glance)
-        move = follow(self.record, glance, TERMS, changes_instance=not self.world.fate.reload)
+        move = next_move(self.record, glance, TERMS, changes_instance=not self.world.fate.reload)
         match move:
             case Wait():
                 self.remember(move.episode)
@@ -529,14 +531,14 @@ class Controller:
                 self.remember(move.episode)
                 with suppress(ActError):
                     self.act(move.episode)
-                return self.acted(move.episode)
+                return self.after_act(move.episode)
             case PutBack():
                 self.remember(move.episode)
                 if self.world.fate.no_former:
                     return Ended(move.episode, Result.FAILED, "")
                 self.world.disk = "former"
                 self.point()
-                self.remember(put_back(move.episode, self.world.now))
+                self.remember(after_restore(move.episode, self.world.now))
                 return self.world.now
             case Ended():
                 return move
@@ -612,7 +614,7 @@ def test_whatever_happens_a_restart_keeps_its_word(fate: Fate) -> None:
             if not was_good or instance != truth[-1][1]:
                 break
             shown.append(at)
-        assert len(shown) >= LOOKS
+        assert len(shown) >= HEALTHY_OBSERVATIONS
         assert shown[0] - shown[-1] >= TERMS.stable
         assert fate.reload or world.instance > 1
         assert world.holds == world.disk == ("new" if done.result is Result.PROVEN else "former")
@@ -678,7 +680,7 @@ def test_a_few_seconds_are_no_clock_that_was_set_back() -> None:
 
 def test_how_long_it_was_well_before_the_clock_was_set_back_is_not_counted() -> None:
     """Nor would it ever be long enough: what was well since then is well since now."""
-    future = replace(ACTED, good=LOOKS, good_since=MONTH, good_at=MONTH, instances=("2",))
+    future = replace(ACTED, good=HEALTHY_OBSERVATIONS, good_since=MONTH, good_at=MONTH, instances=("2",))
     move = after(future, look(1), look(2))
     assert isinstance(move, Wait)
     assert move.until == look(1).at + TERMS.stable
