@@ -174,7 +174,7 @@ def test_a_dry_run_shows_what_would_be_signed(forged: Forged) -> None:
     assert shown == [
         {"name": "file-self-signed", "subject": "CN=mallory,O=system:masters", "usages": ["client auth"], "names": []}
     ]
-    assert "is reserved, and its entry does not name exactly that" in done.stderr
+    assert "is reserved, and its entry does not name exactly this subject" in done.stderr
 
 
 def test_an_entry_that_fixes_everything_is_signed_whatever_the_file_says(forged: Forged) -> None:
@@ -314,7 +314,7 @@ def test_what_certmond_put_in_place_is_remembered_whatever_the_signer_does(
     helper.answers(0)
     done = certmond(plain, "renew", "app")
     assert done.returncode == 3
-    assert "older than the certificate that certmond put in its place" in done.stderr
+    assert "older than the certificate that certmond installed" in done.stderr
 
 
 def test_init_makes_no_key_where_others_could_take_it(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_in_a_rotation_no_leaf_is_signed_that_another_user_can_replace(tmp_path:
     assert [step.target for step in made.steps] == ["plain"]
     assert {held.target: held.because for held in made.held} == {
         "shared": "the CA's key does not sign it: /srv/shared can be written by every user (mode 0777), who could take "
-        "the key of a new certificate: give it to root, or name who may write there as the entry's `owner`",
+        "the key of a new certificate; change the owner to root, or set `owner` in the entry to the permitted user",
         "reserved": "the CA's key does not sign it: the subject CN=system:app is reserved, and its entry does not name "
         "exactly that",
     }
@@ -445,7 +445,7 @@ def test_a_former_certificate_that_ends_later_brings_no_right_back(plain: Host) 
     owned(plain, "app", wide.pem, wide.key_pem)
     done = certmond(plain, "renew", "app")
     assert done.returncode == 3
-    assert "older than the certificate that certmond put in its place" in done.stderr
+    assert "older than the certificate that certmond installed" in done.stderr
     assert plain.at("/home/app/app.crt").read_bytes() == wide.pem
 
 
@@ -468,7 +468,7 @@ def test_a_former_certificate_brings_no_right_back_under_another_name(plain: Hos
     assert certmond(plain, "renew", "--all").returncode == 0
     put_alone("b", wide)
     done = certmond(plain, "renew", "--all")
-    assert "older than the certificate that certmond put in its place" in done.stdout
+    assert "older than the certificate that certmond installed" in done.stdout
     assert plain.at("/home/many/b.pem").read_bytes() == wide.pem + wide.key_pem
 
 

@@ -293,7 +293,7 @@ def _is_valid(
     A comparison with `is` suffices: the observer returns the same object until its file changes.
     """
     return (
-        before.seen is seen
+        seen is before.seen
         and before.anchors == anchors
         and before.embeddable == embeddable
         and before.judged_at <= now

@@ -159,8 +159,8 @@ class _Simulation:
             now = made.changes_at
         complete = len(self._events) < MAX_EVENTS
         end = self._until if complete else now
-        told = [event for event in (*self._events, *fates) if event.at <= end]
-        return Forecast(since, self._until, tuple(sorted(told, key=lambda event: event.at)), complete)
+        events = [event for event in (*self._events, *fates) if event.at <= end]
+        return Forecast(since, self._until, tuple(sorted(events, key=lambda event: event.at)), complete)
 
     def _carry_out(self, issues: list[Issue], now: datetime) -> None:
         renewed = {}

@@ -92,7 +92,7 @@ def _not_the_way_back(own: Rotation, announced: Rotation, now: datetime) -> Iter
 def _not_continuous(announced: Rotation, ground: Ground) -> Iterator[str]:
     """Yield the reasons against a rotation that is new to this node."""
     there, trust, wanted = _forth(announced), set(ground.trust), desired(announced)
-    signers = {each for each in there.old if _consents(each, statement(announced), announced.signature)}
+    signers = {each for each in there.old if _has_signed(each, statement(announced), announced.signature)}
     # A node that joined after the old CA was removed has nothing left to change.
     joined = trust == {announced.new} and wanted is not None and set(wanted.trust) == trust
     if announced.aborted and announced.id == there.id:
@@ -119,17 +119,17 @@ def _what(rotation: Rotation) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _consents(issuer: Anchor, said: bytes, signature: str) -> bool:
+def _has_signed(issuer: Anchor, text: bytes, signature: str) -> bool:
     try:
         with guarded("does not verify"):
             signed, key = b64decode(signature, validate=True), load_der_public_key(issuer.key.der)
             match key:
                 case rsa.RSAPublicKey():
-                    key.verify(signed, said, padding.PKCS1v15(), SHA256())
+                    key.verify(signed, text, padding.PKCS1v15(), SHA256())
                 case ec.EllipticCurvePublicKey():
-                    key.verify(signed, said, ec.ECDSA(SHA256()))
+                    key.verify(signed, text, ec.ECDSA(SHA256()))
                 case ed25519.Ed25519PublicKey():
-                    key.verify(signed, said)
+                    key.verify(signed, text)
                 case _:
                     return False
     except MalformedError:

@@ -116,8 +116,8 @@ def _kubeconfig_changes(
             if embedded.file is None and not (only and only.isdisjoint(embedded.certificates)):
                 found.setdefault(embedded.path, status.seen.name)
     for path, name in found.items():
-        ours = frozenset(certificates_of((*rotation.old, rotation.new)))
-        trusting = (Trusting(path, certificates_of(wanted.trust), ours),)
+        known = frozenset(certificates_of((*rotation.old, rotation.new)))
+        trusting = (Trusting(path, certificates_of(wanted.trust), known),)
         yield Rotate(name, path, describe(rotation, trusting), trusting)
 
 

@@ -166,7 +166,7 @@ def _contents(block: Block, where: str) -> Document:
         document = _certificate_document(head, where)
         if head == der or block.label.startswith("TRUSTED"):  # OpenSSL appends its trust settings
             return document
-        detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, with which Go refuses it"
+        detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, so Go refuses it"
         surplus = Fault(Reason.MALFORMED, detail)
         return replace(document, faults=(*document.faults, surplus))
     if block.is_private_key:
@@ -175,8 +175,8 @@ def _contents(block: Block, where: str) -> Document:
         except MalformedError as error:
             if block.label in _KEY_LABELS or isinstance(error, LimitError):
                 raise
-        fact = f"{where}: a {block.label} is read by the program that wrote it only, so its public half is not known"
-        return Document(faults=(Fault(Reason.UNREADABLE, fact, "certmond leaves it as it is; look with that program"),))
+        fact = f"{where}: only the program that wrote it reads a {block.label}, so its public half is unknown"
+        return Document(faults=(Fault(Reason.UNREADABLE, fact, "certmond does not change it; use that program"),))
     if block.label.endswith("PUBLIC KEY"):
         return Document(public_keys=(_public_key(block.body()),))
     if block.label in _IGNORED_LABELS:
@@ -289,7 +289,7 @@ def _decode_der(data: bytes, path: str) -> Document:
     except MalformedError:
         why = f": {malformed}" if _is_der(data) else ""  # for any other file, the message would quote the first bytes
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12{why}"),))
-    detail = f"{path} is a private key in DER, and Kubernetes loads private keys in PEM only"
+    detail = f"{path} is a private key in DER, and Kubernetes loads private keys only in PEM"
     faults = [] if document.key is None else [Fault(Reason.KEY_UNUSABLE, detail)]
     return replace(document, faults=(*document.faults, *faults))
 

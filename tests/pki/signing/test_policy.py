@@ -160,7 +160,7 @@ def test_a_ca_file_that_others_can_write_proves_nothing() -> None:
     """A user who can add a CA of their own to it would have it vouch for any certificate."""
     old = make_leaf(ROOT, "app", **OLD)
     derived = basis_of(old, ca_writers="/ca.crt belongs to user 1000")
-    assert "/ca.crt belongs to user 1000, so it does not prove what its CA has signed" in denied(
+    assert "/ca.crt belongs to user 1000, so it does not prove that the CA has signed the certificate" in denied(
         decided(old, entry(), derived)
     )
     granted(decided(old, entry(subject="CN=app", usages="client auth"), derived))
@@ -197,7 +197,7 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
         make_leaf(ROOT, "app", usages=["digital signature", "content commitment"], **OLD),
     ):
         said = denied(decided(old, entry(), basis_of(old, later=(later.facts,))))
-        assert f"a later certificate (serial {later.facts.serial:x}) that certmond put in its place had less" in said
+        assert f"the later certificate that certmond installed (serial {later.facts.serial:x}) does not have it" in said
     same = make_leaf(ROOT, "app", **OLD)
     granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
 
@@ -219,7 +219,7 @@ def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
 def test_an_older_certificate_passes_nothing_on_where_the_later_one_is_lost() -> None:
     """How wide the later one was is not known then; what the entry fixes is signed."""
     old = make_leaf(ROOT, "app", **OLD)
-    assert "older than the certificate that certmond put in its place" in denied(
+    assert "older than the certificate that certmond installed" in denied(
         decided(old, entry(), basis_of(old, lost=True))
     )
     granted(decided(old, entry(subject="CN=app", usages="client auth"), basis_of(old, lost=True)))

@@ -186,7 +186,7 @@ def test_a_block_that_go_passes_over_is_read_and_is_a_fault(data: bytes, numbers
     assert reasons(document) == [Reason.MALFORMED] * len(numbers)
     for number, fault in zip(numbers, document.faults, strict=True):
         assert f"{PATH}, PEM block {number}:" in fault.detail
-        assert "Kubernetes does not see it" in fault.detail
+        assert "so Kubernetes ignores it" in fault.detail
 
 
 def test_a_key_that_go_passes_over_is_a_fault_too() -> None:
