@@ -435,7 +435,10 @@ def test_a_forged_record_is_told_to_who_decides(world: World, calm: RotatingNode
     calm.stage(world.new)
     for verb in ("abort", "rotate"):
         said = calm.hurry("root-ca", verb, "--no-wait")
-        assert (said.code, "is not followed: it is not signed with" in said.err) == (3, True)
+        assert (said.code, "is not followed: the key of the CA that it replaces has not signed it" in said.err) == (
+            3,
+            True,
+        )
     assert calm.record is None
 
 

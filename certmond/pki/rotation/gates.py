@@ -15,7 +15,7 @@ from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, d
 from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.public_key import PublicKey
 
-_HELD = {Phase.TRUST: "and then the new {} signs", Phase.ISSUE: "and then the former {} is removed"}
+_HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
 """Phases with a minimum duration after all nodes are ready, for components without a report."""
 OUTSIDERS = timedelta(hours=1)
 """How long a verifier of tokens outside of the cluster may cache its keys: /openid/v1/jwks has `max-age=3600`

@@ -103,8 +103,10 @@ def test_what_the_former_ca_has_not_signed_is_not_followed(told: Rotation, groun
     """By nobody who hears of it for the first time, whatever its phase, and whatever is staged there."""
     why = said(None, at(phase, told), ground, staged=True)
     assert why.startswith(f"{told.name} is not followed: the key of the CA that it replaces has not signed it")
-    assert why.endswith("; see who wrote the ConfigMap kube-system/certmond-rotation, and delete it if that was none "
-                        "of yours")  # fmt: skip
+    assert why.endswith(
+        "; find the writer of the ConfigMap kube-system/certmond-rotation, and delete it if you did not start this "
+        "rotation"
+    )
 
 
 @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
@@ -153,7 +155,7 @@ def test_an_unfit_ca_is_not_followed() -> None:
 def test_a_rotation_stays_what_it_is(changes: dict[str, Any]) -> None:
     """Under its id nothing but the phase, the nodes that are left out and what is published changes."""
     told = replace(at(Phase.ISSUE), **changes)
-    assert "it has this node's own rotation, with other" in said(at(Phase.TRUST), told, worker(*BOTH))
+    assert "it has the id of this node's own rotation, and other" in said(at(Phase.TRUST), told, worker(*BOTH))
 
 
 def test_the_keys_of_tokens_are_followed_likewise() -> None:
@@ -174,7 +176,7 @@ def test_a_way_back_is_that_of_the_way_there() -> None:
     assert "it is not the abort of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
     late = said(at(Phase.DISTRUST), back(Phase.ISSUE), worker(*AFTER))
     assert "from which there is no way back" in late
-    assert "a way back without a way there" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())
+    assert "an abort of no rotation" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())
 
 
 def test_a_key_that_signs_nothing_here_has_signed_nothing() -> None:
@@ -188,6 +190,6 @@ def test_a_key_that_signs_nothing_here_has_signed_nothing() -> None:
 def test_who_signs_goes_on_only_with_what_a_person_has_given(own: Rotation | None, phase: Phase) -> None:
     """A node with the CA's key leaves prepare only where the new one is staged there, or in place already."""
     told = at(phase)
-    assert "nobody has given this control-plane node the new CA with its key" in said(own, told, control_plane())
+    assert "this control-plane node does not have the new CA with its key" in said(own, told, control_plane())
     assert said(own, told, control_plane(), staged=True) == ""
     assert said(own, told, control_plane(*TURNED, key=NEW)) == ""

@@ -53,7 +53,7 @@ def test_what_is_published_is_noted_and_given_the_kubelets_time(held: Gate) -> N
     noted = replace(TRUST, published=NOW)
     waits = published_gate(noted, held, NOW + SYNCED - SECOND)
     assert waits.waits[: len(held.waits)] == held.waits
-    assert "kubelets give it to running pods until" in waits.waits[-1]
+    assert "kubelets update running pods until" in waits.waits[-1]
     assert waits.until == NOW + SYNCED
     assert published_gate(noted, held, NOW + SYNCED) == published_gate(noted, held, NOW - SECOND) == held
 

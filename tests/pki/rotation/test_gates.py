@@ -151,7 +151,7 @@ def test_both_keys_of_tokens_are_known_to_outsiders_before_the_new_one_is_used()
     assert noted == replace(KEYS, published=late)
     (said,) = lasting(noted, briefly, late + HOUR - SECOND).waits
     assert said.startswith("both public keys are trusted until ")
-    assert said.endswith(", and then the new public key signs")
+    assert said.endswith(", before the new public key is used")
     assert lasting(noted, briefly, late + HOUR) == Gate()
     assert lasting(noted, long, late).until == late + 3 * HOUR
 
