@@ -804,7 +804,7 @@ def test_all_that_forbids_it_at_once(whole: Host, tmp_path: Path) -> None:
     for fact in (
         f"/{PKI}/etcd/ca.crt is missing, and certificates of this CA exist: /{PKI}/etcd/server.crt, ",
         f"/{PKI}/front-proxy-client.key exists without /{PKI}/front-proxy-client.crt; restore",
-        f"/{PKI}/apiserver-kubelet-client.crt has no private key: /{PKI}/apiserver-kubelet-client.key holds none",
+        f"/{PKI}/apiserver-kubelet-client.crt has no private key: /{PKI}/apiserver-kubelet-client.key contains no key",
         f"/{PKI}/apiserver.crt ", "/etc/kubernetes/kubelet.conf ",
     ):  # fmt: skip
         assert len([problem for problem in problems if problem.startswith(fact)]) == 1, fact

@@ -245,7 +245,7 @@ def test_no_way_back_is_found_by_who_lags(world: World, node: RotatingNode) -> N
     before, own = world.recorded, node.record
     said = node.hurry("root-ca", "abort", "--no-wait")
     assert said.code == 2
-    assert "is in the phase distrust, from which there is no way back" in said.err
+    assert "is in the phase distrust and cannot be aborted" in said.err
     assert (world.recorded, node.record) == (before, own)
 
 

@@ -214,7 +214,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     before, rotation = node.tree(), node.record
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
-    assert f"is in the phase {phase}, from which there is no way back" in refused.err
+    assert f"is in the phase {phase} and cannot be aborted" in refused.err
     assert "a node may distrust the former CA already; let the rotation continue to its end" in refused.err
     assert (node.tree(), node.record) == (before, rotation)
     assert node.hurry("root-ca", "rotate").code == 0

@@ -101,7 +101,7 @@ REFUSED = {
     "MD5": (make_ca(key="rsa", hash="md5"), "new.crt is signed with md5; reissue it with SHA-256"),
     "SHA-1": (make_ca(hash="sha1"), "new.crt is signed with sha1; reissue it with SHA-256"),
     "an identifier of another issuer": (make_ca(authority_key_id=b"another"),
-        "new.crt has an authority key identifier that is not its own"),
+        "new.crt has the authority key identifier of another key"),
     "no identifier": (make_ca(subject_key_id=None), "new.crt has no subject key identifier"),
     "the identifier of the present one": (make_ca(subject_key_id=OLD_ID, authority_key_id=OLD_ID),
         "new.crt has the subject key identifier of the present CA CN=kubernetes (serial"),
@@ -181,7 +181,7 @@ def test_the_key() -> None:
         "new.key is not the private key of new.crt; restore a matching pair, or reissue it",
     )
     (missing,) = judge(ca.facts, None, [OLD.facts], None, NOW, where="new.crt", key_where="new.key").problems
-    assert missing.startswith("new.crt has no private key: new.key holds none; ")
+    assert missing.startswith("new.crt has no private key: new.key contains no key; ")
     assert judge(ca.facts, None, [OLD.facts], None, NOW, where="new.crt", key_where=None) == Verdict("overlap")
 
 
@@ -223,8 +223,8 @@ def test_the_first_instant() -> None:
 
 WARNED = {
     "ends before its leaves": (make_ca(not_before=NOW - 10 * YEAR, not_after=LEAVES_END - SECOND),
-        "new.crt ends on 2027-11-24 11:59 UTC, sooner than what is issued from it would (2027-11-24 12:00 UTC)"),
-    "a shorter life": (make_ca(not_after=NOW + 9 * YEAR), "new.crt lives for 3315 days, the present CA for 3680"),
+        "new.crt ends on 2027-11-24 11:59 UTC, and shortens certificates that would end on 2027-11-24 12:00 UTC"),
+    "a shorter life": (make_ca(not_after=NOW + 9 * YEAR), "new.crt is valid for 3315 days, the present CA for 3680"),
     "serial number 0": (make_ca(serial=0), "new.crt has the serial number 0, which RFC 5280 forbids"),
 }  # fmt: skip
 

@@ -175,8 +175,8 @@ def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rota
                 at(P.DISTRUST, found=True),
             )
         ),
-        (at(P.TRUST, found=True), "has begun with a CA that was put in place without one; put the former certificate"),
-        (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "put the former certificate and key back yourself"),
+        (at(P.TRUST, found=True), "began after a CA was replaced on disk; restore the former certificate"),
+        (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "restore the former certificate and key"),
     ],
 )  # fmt: skip
 def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -> None:
