@@ -198,14 +198,14 @@ def test_what_somebody_stops_during_its_proof_stays_stopped(changes_instance: bo
     """It is over at once, nothing is tried again, and nothing is blamed on the certificate."""
     looks = look(1, seen("2" if changes_instance else "1")), look(2, STOPPED)
     done = ended(after(ACTED, *looks, changes_instance=changes_instance))
-    assert done == (Result.REFUSED, "s was stopped meanwhile, and not by certmond: it is left so")
+    assert done == (Result.REFUSED, "s was stopped, and not by certmond, which leaves it stopped")
 
 
 def test_what_somebody_stops_on_its_former_files_has_not_come_up_with_the_new_ones() -> None:
     """That stands, and it stays stopped."""
     told = "s did not start with the new files; with the previous files it was stopped, and not by certmond, "
     later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
-    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}it is left so")
+    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}which leaves it stopped")
 
 
 def test_what_is_stopped_before_it_was_seen_to_run_again_may_have_been_stopped_by_us() -> None:
