@@ -101,7 +101,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         damaged(mode="reissue"), "understood (a rotation of ca in the mode reissue has no phase trust)"
     ),
     "a phase of another family": (
-        damaged(family="etcd-ca", phase="detach"), "(a rotation of etcd-ca in the mode overlap has no phase detach)"
+        damaged(family="etcd-ca", phase="detach"),
+        "understood (a rotation of etcd-ca in the mode overlap has no phase detach)",
     ),
     "an unknown mode": (damaged(mode="slowly"), "read (mode Input should be"),
     "no old": (damaged(old=[]), "read (old Tuple should have at least 1 item"),
