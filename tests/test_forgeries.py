@@ -378,7 +378,7 @@ def test_in_a_rotation_no_leaf_is_signed_that_another_user_can_replace(tmp_path:
         "shared": "the CA's key does not sign it: /srv/shared can be written by every user (mode 0777), who could take "
         "the key of a new certificate; change the owner to root, or set `owner` in the entry to the permitted user",
         "reserved": "the CA's key does not sign it: the subject CN=system:app is reserved, and its entry does not name "
-        "exactly that",
+        "exactly this subject",
     }
 
 
