@@ -430,7 +430,8 @@ def test_what_is_not_signed_is_a_critical_finding_once_it_is_due() -> None:
     assert found.severity is Severity.CRITICAL
     assert found.message == (
         "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, and its entry does not name "
-        "exactly this subject; its entry does not fix the usage client auth; no present or former CA of its entry has signed "
+        "exactly this subject; its entry does not fix the usage client auth; no present or former CA of its entry "
+        "has signed "
         "it; see the contents that certmond would sign: certmond renew app --dry-run"
     )
 
