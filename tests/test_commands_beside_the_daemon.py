@@ -169,7 +169,7 @@ def test_the_daemon_makes_the_restart_of_a_command(home: Home) -> None:
         with home.command("restart", "web") as command:
             assert command.end() == 0, command.lines
     assert command.lines[0] == daemon_acts(daemon)
-    assert command.lines[-1] == "web: web was restarted and is well"
+    assert command.lines[-1] == "web: web was restarted and is healthy"
     assert home.ended("proven")
     assert home.acts() == ["run"]
 
@@ -189,7 +189,7 @@ def test_a_renewal_beside_a_daemon_lasts_as_long_as_the_restart(home: Home) -> N
             assert command.end() == 0, command.lines
     assert "1 of 1 done" in command.lines
     assert any(line.startswith("daemon: web is restarted: ") for line in command.lines)
-    assert any(line.startswith("web: web has taken up web") for line in second.lines), "\n".join(second.lines)
+    assert any(line.startswith("web: web uses the new web") for line in second.lines), "\n".join(second.lines)
 
 
 WRITERS = (
@@ -245,7 +245,7 @@ def test_a_command_goes_on_where_the_daemon_was_killed(home: Home) -> None:
             daemon.stop(signal.SIGKILL)
             end()
             assert command.end() == 0, command.lines
-    assert command.lines[-1] == "web: web has taken up web"
+    assert command.lines[-1] == "web: web uses the new web"
     assert not home.ended("proven")  # by the daemon
     assert home.acts() == ["run", "run"]
 
@@ -255,7 +255,7 @@ def test_a_command_follows_the_daemon_that_comes_back(home: Home) -> None:
     with home.stopped_after_its_act("renew", "web") as command, home.daemon() as daemon:
         daemon.until(lambda: home.ended("proven"), "the daemon has proven it")
         assert command.end() == 0, command.lines
-    assert "web: web has taken up web" in command.lines
+    assert "web: web uses the new web" in command.lines
     assert home.acts() == ["run"]
 
 
@@ -280,10 +280,10 @@ def test_a_renewal_that_the_daemon_rolled_back_is_no_success(home: Home) -> None
         assert (home.place / "web.crt").read_bytes() != before
         home.health.close()
         with home.daemon() as daemon:
-            daemon.until(lambda: home.ended("failed"), "neither the new files nor the former ones help")
+            daemon.until(lambda: home.ended("failed"), "neither the new files nor the previous files help")
             code = command.end()
     assert code == 2
-    failed = "web: web did not come up with the new files, nor with the former ones ("
+    failed = "web: web did not start with the new files, nor with the previous files ("
     assert any(line.startswith(failed) for line in command.lines)
     assert (home.place / "web.crt").read_bytes() == before
     assert home.acts() == ["run"] * 3

@@ -175,7 +175,7 @@ def test_a_dry_run_shows_what_would_be_signed(forged: Forged) -> None:
     assert shown == [
         {"name": "file-self-signed", "subject": "CN=mallory,O=system:masters", "usages": ["client auth"], "names": []}
     ]
-    assert "is reserved, and its entry does not name exactly that" in done.stderr
+    assert "is reserved, and its entry does not name exactly this subject" in done.stderr
 
 
 def test_an_entry_that_fixes_everything_is_signed_whatever_the_file_says(forged: Forged) -> None:
@@ -315,7 +315,7 @@ def test_a_narrower_certificate_stays_recorded_whatever_the_signer_does(
     helper.answers(0)
     done = certmond(plain, "renew", "app")
     assert done.returncode == 3
-    assert "older than the certificate that certmond put in its place" in done.stderr
+    assert "older than the certificate that certmond installed" in done.stderr
 
 
 def test_init_makes_no_key_where_others_could_take_it(tmp_path: Path) -> None:
@@ -377,9 +377,9 @@ def test_in_a_rotation_no_leaf_of_a_shared_directory_is_signed(tmp_path: Path) -
     assert [step.target for step in made.steps] == ["plain"]
     assert {held.target: held.because for held in made.held} == {
         "shared": "the CA's key does not sign it: /srv/shared can be written by every user (mode 0777), who could take "
-        "the key of a new certificate: give it to root, or name who may write there as the entry's `owner`",
+        "the key of a new certificate; change the owner to root, or set `owner` in the entry to the permitted user",
         "reserved": "the CA's key does not sign it: the subject CN=system:app is reserved, and its entry does not name "
-        "exactly that",
+        "exactly this subject",
     }
 
 
@@ -448,7 +448,7 @@ def test_an_older_certificate_that_ends_later_restores_no_right(plain: Host) -> 
     owned(plain, "app", wide.pem, wide.key_pem)
     done = certmond(plain, "renew", "app")
     assert done.returncode == 3
-    assert "older than the certificate that certmond put in its place" in done.stderr
+    assert "older than the certificate that certmond installed" in done.stderr
     assert plain.at("/home/app/app.crt").read_bytes() == wide.pem
 
 
@@ -471,7 +471,7 @@ def test_an_older_certificate_under_another_name_restores_no_right(plain: Host) 
     assert certmond(plain, "renew", "--all").returncode == 0
     put_alone("b", wide)
     done = certmond(plain, "renew", "--all")
-    assert "older than the certificate that certmond put in its place" in done.stdout
+    assert "older than the certificate that certmond installed" in done.stdout
     assert plain.at("/home/many/b.pem").read_bytes() == wide.pem + wide.key_pem
 
 

@@ -373,7 +373,7 @@ ROTATIONS: dict[str, Told] = {
         Severity.CRITICAL, "expired",
     ),
     "another CA that is not valid yet": (
-        put_ca(not_before=NOW + DAY), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "is valid from"
+        put_ca(not_before=NOW + DAY), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "is not valid before"
     ),
     "another CA with a weak key": (
         put_ca(key="rsa-1024"), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "1024"
@@ -441,7 +441,7 @@ def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
     store = Store(given.certificates, str(node.root))
     inventory = store.observe()
     told = enforcer.standing.look(inventory, store.components(), NOW)
-    return assess(inventory, NOW, around=Surroundings(given.services, told=told))
+    return assess(inventory, NOW, around=Surroundings(given.services, findings=told))
 
 
 def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) -> None:

@@ -1014,7 +1014,7 @@ def test_renew_by_name(host: Host) -> None:
     before = host.serials()
     done = certmond(host, "renew", "apiserver", "admin.conf")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "[1/2] apiserver: asked for" in done.stdout
+    assert "[1/2] apiserver: is requested" in done.stdout
     assert done.stdout.endswith("2 of 2 done\n")
     changed = {name for name, serial in host.serials().items() if serial != before[name]}
     assert changed == {"apiserver", "admin.conf"}
@@ -1077,13 +1077,13 @@ def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     done = certmond(host, "renew", "ca", "apiserver", "etcd-server")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "certmond: ca cannot be renewed: it is a CA, which is rotated, not renewed",
-        "etcd-server cannot be renewed: its entry says that nobody signs it",
+        "certmond: ca cannot be renewed: it is a CA, and a CA is rotated: certmond root-ca rotate",
+        "etcd-server cannot be renewed: its entry has `signer: none`",
     ]
     assert host.serials() == before
     done = certmond(host, "renew", "--all")
     assert done.returncode == 0
-    assert "left alone: etcd-server: its entry says that nobody signs it" in done.stdout
+    assert "left alone: etcd-server: its entry has `signer: none`" in done.stdout
     assert {name for name, serial in host.serials().items() if serial == before[name]} == {"etcd-server"}
 
 
@@ -1101,7 +1101,7 @@ def test_renew_exits_1_if_it_leaves_a_broken_certificate(host: Host) -> None:
     host.put(CA["path"], b"junk")
     done = certmond(host, "renew", "--all")
     assert done.returncode == 1
-    assert "left alone: apiserver: the file of its CA, the entry ca, holds no certificate: put the CA" in done.stdout
+    assert "left alone: apiserver: the file of its CA (entry ca) contains no certificate; first" in done.stdout
 
 
 def test_renew_continues_after_its_reader_closes_the_pipe(host: Host) -> None:

@@ -255,7 +255,7 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
     host.at(API["path"]).unlink()
     made = host.plan()
     assert made.steps == ()
-    assert "the last one had DNS:admin.example" in made.held[0].because
+    assert "the last certificate had DNS:admin.example" in made.held[0].because
     done = host.enforcer().plan(host.look(), frozenset({"apiserver"}))
     assert [step_name(step) for step in done.steps] == ["issue"]
     assert "admin.example" not in str(done.steps[0].template.names)  # type: ignore[union-attr]
@@ -495,10 +495,10 @@ def test_renew_repairs_a_damaged_file(tmp_path: Path) -> None:
     host = whole(tmp_path, "kubelet-client", archived=True, now=now())
     BROKEN["cut PEM"][1](host)
     shown = certmond(host, "check")
-    assert "put it back: certmond archive restore kubelet-client" in shown.stdout
+    assert "restore it: certmond archive restore kubelet-client" in shown.stdout
     done = certmond(host, "renew", "kubelet-client")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "put back from the archive" in done.stdout
+    assert "from the archive, valid until" in done.stdout
     assert host.at(CURRENT).is_symlink()
 
 
@@ -540,7 +540,7 @@ def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> N
         for how in ("cut PEM", "deleted pair", "kubeconfig that is none"):
             BROKEN[how][1](host)
         held = daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
-        assert all("somebody may be writing it at this moment" in each["because"] for each in held)
+        assert all("another program may be writing it now" in each["because"] for each in held)
         assert all(each["until"] for each in held)
         daemon.until(lambda: clean(daemon, "apiserver", "admin.conf", "kubelet-client"), "healed")
     host.now = now()

@@ -119,7 +119,7 @@ def test_renewed_by_a_command(either: ControlPlane) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines.index("12 of 12 done") < lines.index(
-        "kube-controller-manager: kube-controller-manager has taken up controller-manager.conf"
+        "kube-controller-manager: kube-controller-manager uses the new controller-manager.conf"
     )
     assert [line for line in lines if "uses the old" in line] == [
         "kubelet uses the old kubelet-client for as long as it is not restarted"  # which cannot be detected here
@@ -170,7 +170,7 @@ def test_who_ends_with_the_api_server(template: Path, tmp_path: Path, crictl: bo
     with control_plane(template, tmp_path, crictl=crictl, edit=mounted_alone) as node:
         done = node.certmond("renew", "--all")
         assert (done.returncode, done.stderr) == (0, "")
-        assert "kube-apiserver: kube-apiserver has taken up apiserver-etcd-client" in done.stdout.splitlines()
+        assert "kube-apiserver: kube-apiserver uses the new apiserver-etcd-client" in done.stdout.splitlines()
         assert node.attempts() == {"etcd": 0, "kube-apiserver": 1, "kube-controller-manager": 1, "kube-scheduler": 1}
         are_proven(node)
         proven = ["kube-apiserver", *ELECTING]  # certmond restarted neither of the two
@@ -338,7 +338,7 @@ def test_without_a_kubelet(node: ControlPlane) -> None:
         (node.work / "healthz").touch()
         with subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as healthz:
             try:
-                assert "kube-scheduler has taken up scheduler.conf" in command.communicate(timeout=DEADLINE)[0]
+                assert "kube-scheduler uses the new scheduler.conf" in command.communicate(timeout=DEADLINE)[0]
             finally:
                 healthz.kill()
 
@@ -513,7 +513,7 @@ def test_the_verbs(node: ControlPlane) -> None:
     node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
     (step,) = node.json("plan")["steps"]
     assert (step["step"], step["target"], step["reason"]) == ("restart", "kube-scheduler", "restart_pending")
-    assert f"has not read {SCHEDULER_CONF} since that changed at" in step["detail"]
+    assert f"has not read {SCHEDULER_CONF}, which changed at" in step["detail"]
     wide = node.certmond("check", "-o", "wide").stdout
     assert "127.0.0.1:6443 is it" in wide
     assert "192.0.2.10:2380 is it" in wide
@@ -524,7 +524,7 @@ def test_the_verbs(node: ControlPlane) -> None:
     assert "was ended by SIGTERM" in lines[0]
     assert lines[1:] == [
         "waiting: kube-scheduler: is well, 1 of 3", "waiting: kube-scheduler: is well, 2 of 3",
-        "kube-scheduler: kube-scheduler has taken up scheduler.conf",
+        "kube-scheduler: kube-scheduler uses the new scheduler.conf",
     ]  # fmt: skip
     assert node.attempts() == {name: int(name == "kube-scheduler") for name in COMPONENTS}
     unknown = node.certmond("restart", "nonsense")

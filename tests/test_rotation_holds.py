@@ -13,7 +13,7 @@ import pytest
 from certmond.controllers.host_holds import HostHolds
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.rotation.phases import Mode, Phase
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.restart.history import History
 from certmond.state.renewals import Ledger
 from tests.rotation_node import RotatingNode, root_ca
@@ -100,7 +100,7 @@ def test_a_hold_keeps_a_rotation_in_prepare(
         assessment, around = enforcer.see()
         assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     assert (node.phase, node.tree()) == (Phase.PREPARE, before)
-    said = [each for found in enforcer.see()[1].told.values() for each in found]
+    said = [each for found in enforcer.see()[1].findings.values() for each in found]
     assert [each.reason.value for each in said] == ["rotation_under_way"]
     assert "in the phase prepare since" in said[0].message
     assert found["message"].partition(",")[0] in said[0].message

@@ -13,7 +13,7 @@ from certmond.notify.journal import Journal
 from certmond.pki.rotation.phases import Mode, Phase
 from tests.rotation_node import RotatingNode, root_ca
 
-UNSEEN = "below another root nothing runs, so that it cannot be seen which files are used by web"
+UNSEEN = "no service runs below another root, so certmond cannot observe the files that are in use by web"
 REFUSED = f"refused: {UNSEEN}, and no phase would end; "
 pytestmark = pytest.mark.real("openssl")
 

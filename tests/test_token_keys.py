@@ -156,12 +156,12 @@ def test_a_plan_restarts_who_has_read_what_changes(place: Place) -> None:
     assert place.run("stage", "--generate", *SA).code == 0
     pub, key = "/etc/kubernetes/pki/sa.pub", "/etc/kubernetes/pki/sa.key"
     server, both = ["kube-apiserver"], ["kube-apiserver", "kube-controller-manager"]
-    holds = f"{pub} is to hold the"
+    holds = f"{pub} will contain the"
     assert plan(place) == {
         "prepare": ([], []),
         "trust": ([f"{holds} former public key and the new public key"], server),
         "issue": (
-            [f"{key} is to be the key of the new public key; {holds} new public key and the former public key"], both
+            [f"{key} will be the key of the new public key; {holds} new public key and the former public key"], both
         ),
         "distrust": ([f"{holds} new public key"], server),
         "done": ([], []),

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
-from certmond.pki.x509.certificate import PublicKey
 from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.public_key import PublicKey
 from certmond.rotation.staged_ca import Part, Staging
 from tests.builders import HOUR, Issued, make_ca
 from tests.rotation_node import RotatingNode, secret_lines
@@ -141,7 +141,7 @@ def test_services_that_read_the_keys_are_restarted_in_each_phase(tmp_path: Path)
     assert node.restarts() == 3
     assert "every API server accepts the tokens of both keys now" in done.out
     assert "both public keys are trusted until" in done.out
-    assert "all tokens are signed with the new key now; those of the former one have to end" in done.out
+    assert "the new key signs all tokens now, and the tokens of the former key must end" in done.out
     assert done.out.splitlines()[-1] == "done"
 
 
@@ -199,7 +199,7 @@ def test_there_is_a_point_of_no_return(tmp_path: Path) -> None:
     reach(node, Phase.DISTRUST)
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
-    assert "the former public key is distrusted already somewhere; let it go on to its end" in refused.err
+    assert "a node may distrust the former public key already; let the rotation continue to its end" in refused.err
     assert node.hurry("root-ca", "rotate", *SA).code == 0
     assert node.amiss(new) == []
 
@@ -216,9 +216,9 @@ def test_at_once(tmp_path: Path) -> None:
 
 STRANGE: dict[str, tuple[str, Callable[[TokenNode], bytes], str]] = {
     "a third public key": (
-        "sa.pub", lambda node: node.read("sa.pub") + make_ca().public_pem, "sa.pub holds a public key, "
+        "sa.pub", lambda node: node.read("sa.pub") + make_ca().public_pem, "sa.pub contains the public key "
     ),
-    "no public key": ("sa.pub", lambda _: b"", "sa.pub holds no public key; put back what it held"),
+    "no public key": ("sa.pub", lambda _: b"", "sa.pub contains no public key; restore the file"),
     "another key": (
         "sa.key", lambda _: key().key_pem, "sa.key is the key of neither the former nor the new public key"
     ),

@@ -26,7 +26,7 @@ from certmond.errors import BusyError, MalformedError
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT
 from certmond.files.inotify import Interest
 from certmond.pki.rotation.phases import Rotation, may_be_aborted
-from certmond.pki.services.restart_state_machine import Episode, Past, Stage, Terms
+from certmond.pki.services.restart_episode import Episode, Past, Stage, Terms
 from certmond.restart.history import History
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_lock import ACTING, COMMAND, WRITING, Holder, NodeLock, holder_of, is_held, writer_of

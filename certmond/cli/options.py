@@ -212,7 +212,7 @@ def look(
 
     def see(*, waits: bool) -> Assessment:
         assessment, around = enforcer.see(everything=False, private=private, waits=waits)
-        if enforcer.standing.broken and not around.told:  # the catalogue has no anchor for the finding
+        if enforcer.standing.broken and not around.findings:  # the catalogue has no anchor for the finding
             raise CertmondError(enforcer.standing.broken)
         return assessment
 

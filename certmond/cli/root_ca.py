@@ -196,7 +196,7 @@ def judged(
 ) -> Verdict:
     """Return the verdict on the CA, including the problems of its files."""
     from certmond.pki.rotation.ca_validation import Verdict, judge
-    from certmond.pki.x509.certificate import describe_key
+    from certmond.pki.x509.public_key import describe_key
 
     if brought.certificate is None:
         return Verdict("overlap", brought.problems, brought.warnings)

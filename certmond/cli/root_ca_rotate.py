@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from certmond.pki.assessment.assess import Assessment
     from certmond.pki.rotation.phases import Mode, Rotation
     from certmond.pki.services.staleness import Surroundings
-    from certmond.pki.x509.certificate import Anchor, PublicKey
+    from certmond.pki.x509.certificate import Anchor
+    from certmond.pki.x509.public_key import PublicKey
 
 
 @click.command()
@@ -158,9 +159,9 @@ def _or_abort(rotation: Rotation) -> str:
 
 def _see_that_it_can_end(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:
     """Exit with 2 where a phase would never end, as below another root."""
-    from certmond.pki.rotation.planner import unattainable
+    from certmond.pki.rotation.phase_end import unreachable_reason
 
-    if fact := unattainable(rotation, around):
+    if fact := unreachable_reason(rotation, around):
         remedy = f"{verb} on the node itself, without --root{or_else}, or with a configuration that has no services"
         click.echo(f"refused: {fact}, and no phase would end; {remedy}", err=True)
         sys.exit(REFUSED)
@@ -287,10 +288,10 @@ def _plan(
 ) -> dict[str, Any]:
     """Return what the rotation would do on this node, as a document. Raises RotationError where it cannot begin."""
     from certmond.expose.documents.rotation_preview import preview_document
-    from certmond.pki.planning.restarts import in_order
+    from certmond.pki.planning.restarts import restart_order
     from certmond.pki.rotation.expected_downtime import absences
 
-    services = in_order(around.services)
+    services = restart_order(around.services)
     found = enforcer.standing.preview(rotation, assessment, [service.name for service in services])
     stops = enforcer.stops(rotation, assessment, around)
     return preview_document(rotation, found, absences(found, services), batch, stops)

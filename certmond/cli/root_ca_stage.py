@@ -130,7 +130,7 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
     from certmond.pki.catalog.entries import KeyAlgorithm
     from certmond.pki.rotation.service_account_keys import objections
     from certmond.pki.signing.template import algorithm_of
-    from certmond.pki.x509.certificate import describe_key
+    from certmond.pki.x509.public_key import describe_key
     from certmond.renewal.bootstrap_ca import Brought, read_key
 
     options = globals_of(context)

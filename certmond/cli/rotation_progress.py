@@ -71,7 +71,7 @@ def carry_on(enforcer: Enforcer, handover: Handover, progress: Progress, *, back
         with handover.turn() as ours, bound(rotation=rotation.id):
             done = _one_step(enforcer, progress, assessment, around, begun) if ours else _Done()
         if not ours:
-            if frozen := enforcer.standing.lacks(assessment).frozen:
+            if frozen := enforcer.standing.missing_steps(assessment).frozen:
                 progress.tell(f"[{rotation.phase}] {frozen}")
                 return FAILED
             handover.follow_rotation(rotation, enforcer.standing.own)
@@ -117,7 +117,7 @@ def _one_step(
         return _Done(unwritten, step.until if step else enforcer.rotating.until, waits=True)
     if step:
         return _Done(f"{step.service}: {step.message}", step.until, waits=True)
-    if frozen := enforcer.standing.lacks(assessment).frozen:
+    if frozen := enforcer.standing.missing_steps(assessment).frozen:
         return _Done(frozen, failed=True)
     waits = enforcer.rotating.waits
     return _Done(waits[0] if waits else None, enforcer.rotating.until, waits=True)

@@ -22,7 +22,7 @@ from certmond.daemon.enforcer import Enforcer
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.service_rules import no_longer_served
 from certmond.pki.planning.steps import Held, Plan, Restart
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.staleness import Surroundings
 
 _RELOADED_WITHIN = timedelta(seconds=15)

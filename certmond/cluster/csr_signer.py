@@ -20,8 +20,9 @@ from cryptography.x509.oid import NameOID
 from certmond.errors import MalformedError, RefusedError, UnreachableError, WaitingError
 from certmond.pki.findings import printable
 from certmond.pki.signing.template import BACKDATE, Template
-from certmond.pki.x509.certificate import load_request, public_key_of, to_pem
+from certmond.pki.x509.certificate import load_request, to_pem
 from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.public_key import public_key_of
 from certmond.signers.protocol import Issued, Request
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind, ServiceSpe
 from certmond.pki.catalog.field_types import Model
 from certmond.pki.catalog.settings import (
     LOCAL,
-    NOBODY,
+    NO_SIGNER,
     OWN_KEY,
     ArchiveSpec,
     ClusterSpec,
@@ -59,7 +59,7 @@ _REFERENCES = (  # section and field -> the section of the entry that it names
     ("derived", "source", "certificates"),
 )
 _MAPPINGS = {"serves"}  # their keys are the names
-_RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
+_RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 
 
 def references(tree: Node) -> Iterator[Problem]:

@@ -12,12 +12,13 @@ from datetime import datetime
 
 from certmond.config.model import Config
 from certmond.controllers.replaced_ca import Replaced, fact_of
-from certmond.pki.assessment.rules import finding
+from certmond.pki.assessment.rule_input import finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
-from certmond.pki.rotation.first_aid import aid_of, carried_on, is_reached, step_of
+from certmond.pki.rotation.family_state import Ground
+from certmond.pki.rotation.first_aid import advanced, aid_of, is_reached, next_step
+from certmond.pki.rotation.phase_end import signer_differences
 from certmond.pki.rotation.phases import Phase, Rotation
-from certmond.pki.rotation.planner import Ground, signs_otherwise
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import Anchor
 from certmond.transaction.node_files import NodeFiles
@@ -118,7 +119,7 @@ class FirstAid:
     def steps(self) -> tuple[Rotate, ...]:
         """What the files of this node lack of what is noted."""
         pairs = ((self.noted[family], ground) for family, ground in self._grounds.items() if self._is_done(family))
-        return tuple(filter(None, (step_of(aid, ground) for aid, ground in pairs)))
+        return tuple(filter(None, (next_step(aid, ground) for aid, ground in pairs)))
 
     def _is_done(self, family: str) -> bool:
         """What is noted is to be done now."""
@@ -140,9 +141,9 @@ class FirstAid:
                 continue
             else:
                 known = around.live is not None or not around.services
-                settled = known and is_reached(noted, ground) and not any(signs_otherwise(ground, around))
+                settled = known and is_reached(noted, ground) and not any(signer_differences(ground, around))
                 changed = family in self._changed
-                later = carried_on(noted, ground, lives_by_former=changed, settled=settled, now=now)
+                later = advanced(noted, ground, depends_on_former=changed, settled=settled, now=now)
             if later:
                 found[family] = later
         return found

@@ -13,13 +13,13 @@ from datetime import datetime
 
 from certmond.config.model import Config
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.rules import finding
+from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.rotation.ca_hierarchy import Leaf, family_of
 from certmond.pki.rotation.ca_validation import Verdict, judge
+from certmond.pki.rotation.family_state import Ground, obstacle
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, begin
-from certmond.pki.rotation.planner import Ground, hindrance
 from certmond.pki.rotation.replaced_ca import Change, changed, overtaken
 from certmond.pki.x509.certificate import Anchor, certificates_of
 
@@ -153,7 +153,7 @@ class Replaced:
             if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
                 fact = f"the key of {ground.path} is not on this node, and nothing else would sign {', '.join(leaves)}"
                 return f"{fact}; a CA that is kept elsewhere is rotated by hand (docs/rotation.md)"
-        return hindrance(rotation, ground)
+        return obstacle(rotation, ground)
 
     def _unsigned(self, family: str) -> Iterator[str]:
         """Yield the paths of the leaves that only the CA's key on this node can sign."""

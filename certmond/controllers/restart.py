@@ -21,25 +21,20 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.planning.steps import Plan, Restart
 from certmond.pki.services.model import Live, ServiceSeen
+from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Terms
 from certmond.pki.services.restart_state_machine import (
+    HEALTHY_OBSERVATIONS,
     INTERVAL,
-    LOOKS,
     Act,
-    Bystander,
     Ended,
-    Episode,
-    Glance,
-    Past,
+    HealthObservation,
     PutBack,
-    Result,
-    Stage,
-    Terms,
     Wait,
-    about_to_act,
-    acted,
-    follow,
-    put_back,
-    taken_along,
+    after_act,
+    after_restore,
+    before_act,
+    bystander_episode,
+    next_move,
 )
 from certmond.pki.services.staleness import ServedAt, Surroundings, files_of
 from certmond.restart.act import Restarter
@@ -235,7 +230,7 @@ class _Hand:
         if self._is_superseded(episode):
             said = f"{episode.service}: the files that it was restarted for have changed again, and are looked at anew"
             return self._end(Ended(episode, Result.SUPERSEDED, said))
-        move = follow(
+        move = next_move(
             episode, self._glance(service), self.owner._terms,
             changes_instance=service.changes_instance, starts=service.kind != "static-pod",
         )  # fmt: skip
@@ -252,7 +247,7 @@ class _Hand:
 
     def _act(self, episode: Episode) -> Progress:
         """Act for the first time. After a RestartError the episode is over, and the service is unchanged."""
-        name, episode = episode.service, about_to_act(episode)
+        name, episode = episode.service, before_act(episode)
         self._remember(episode)
         if not self.owner.turn.may_begin():
             return self._end(Ended(episode, Result.REFUSED, f"{name}: the turn was lost before anything was done"))
@@ -276,7 +271,7 @@ class _Hand:
         """Act again, or for the first time after a process was killed that may have acted already."""
         if episode.attempt == 1 and (why := self.owner.turn.wait_for_others(asked=episode.asked)):
             return self._wait(episode.service, f"waits for its turn: {why}")
-        episode = about_to_act(episode)
+        episode = before_act(episode)
         self._remember(episode)
         try:
             said = self._made(episode)
@@ -296,7 +291,7 @@ class _Hand:
         )  # fmt: skip
 
     def _acted(self, episode: Episode, said: str) -> Progress:
-        self._remember(acted(episode, self._now()))
+        self._remember(after_act(episode, self._now()))
         return Progress(episode.service, said, self._now() + INTERVAL)
 
     def _put_back(self, episode: Episode) -> Progress:
@@ -314,7 +309,7 @@ class _Hand:
             f"{episode.service} did not come up ({episode.trouble}): {said}",
             level="error",
         )
-        self._remember(put_back(episode, self._now()))
+        self._remember(after_restore(episode, self._now()))
         return Progress(episode.service, said, self._now())  # check first what runs now: it must end
 
     def _end(self, ended: Ended) -> Progress:
@@ -356,7 +351,7 @@ class _Hand:
         """
         known, found = self.owner.past(), False
         for bystander in episode.bystanders:
-            if along := taken_along(bystander, self._seen(bystander.service), self._now()):
+            if along := bystander_episode(bystander, self._seen(bystander.service), self._now()):
                 past = known.get(bystander.service, Past(bystander.service))
                 said = f"{bystander.service} has ended with {episode.service}, and is to be proven: {bystander.why}"
                 self._audit(Event.STEP_BEGUN, bystander.service, said)
@@ -364,7 +359,7 @@ class _Hand:
                 found = True
         return found or self.owner.under_way() is not None
 
-    def _glance(self, service: ServiceSpec) -> Glance:
+    def _glance(self, service: ServiceSpec) -> HealthObservation:
         addresses = self.around.survey.health.get(service.name, ())
         ill = {
             address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
@@ -375,7 +370,7 @@ class _Hand:
             for at in status.presence.served
             if at.service == service.name and not at.matches
         ]
-        return Glance(self.live.at, self._seen(service.name), ill, unproven)
+        return HealthObservation(self.live.at, self._seen(service.name), ill, unproven)
 
     def _kubelet(self) -> str | None:
         """Return what is wrong with the kubelet; None where it is healthy or not observed."""
@@ -414,5 +409,9 @@ def state_of(episode: Episode) -> str:
     if episode.trouble:
         return f"is waited for: {episode.trouble}"
     if episode.good:
-        return f"is well, {min(episode.good, LOOKS)} of {LOOKS}" if episode.good <= LOOKS else "is watched for a while"
+        return (
+            f"is well, {min(episode.good, HEALTHY_OBSERVATIONS)} of {HEALTHY_OBSERVATIONS}"
+            if episode.good <= HEALTHY_OBSERVATIONS
+            else "is watched for a while"
+        )
     return "is waited for"

@@ -24,9 +24,9 @@ from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.authorization import statement
 from certmond.pki.rotation.phases import Phase, Rotation, following
-from certmond.pki.rotation.planner import of_former
+from certmond.pki.rotation.planner import old_ca_leaves
 from certmond.pki.services.staleness import Surroundings
-from certmond.pki.x509.certificate import describe_key
+from certmond.pki.x509.public_key import describe_key
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles
@@ -107,14 +107,14 @@ class Rotating:
             return None
         rotation, now = reach.rotation, assessment.taken_at
         if rotation.over:
-            return self._end(rotation, [status.seen.path for status in of_former(rotation, assessment)])
+            return self._end(rotation, [status.seen.path for status in old_ca_leaves(rotation, assessment)])
         gate = self._conductor.gate(rotation, stands.report(rotation, assessment), now)
         if gate.noted:
             return self._keep(gate.noted, gate.waits[0], f"{rotation.name}: {gate.waits[0]}")
         if gate.waits:
             self._waits, self.until, self.settled = gate.waits, gate.until, True
             return None
-        return self._go_on(rotation, following(rotation, self._clock()), gate.told)
+        return self._go_on(rotation, following(rotation, self._clock()), gate.message)
 
     def give_first_aid(self, around: Surroundings, now: datetime) -> str | None:
         """Note what this node does about a replaced anchor by itself, before its plan has the steps. Asks nobody, since

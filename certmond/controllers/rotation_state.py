@@ -17,26 +17,18 @@ from certmond.controllers.replaced_ca import Replaced
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.rules import finding
+from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.findings import Finding, Reason
-from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
+from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited
+from certmond.pki.rotation.family_state import Ground, freeze_reason, has_old_state, is_abandoned
 from certmond.pki.rotation.gates import Report
+from certmond.pki.rotation.phase_end import open_conditions, reload_deadline
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired
-from certmond.pki.rotation.planner import (
-    Ground,
-    Lacks,
-    concerned,
-    given_up,
-    is_as_before,
-    lacks,
-    settles_at,
-    standstill,
-    unsettled,
-)
+from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.rotation.preview import Preview, preview
 from certmond.pki.rotation.replaced_ca import is_refused, put_back
 from certmond.pki.rotation.worker_batches import Workers, held_back, in_batches
@@ -224,14 +216,14 @@ class Standing:
     def _told(
         self, rotation: Rotation, ground: Ground, waits: Sequence[str], inventory: Inventory
     ) -> dict[str, tuple[Finding, ...]]:
-        if frozen := standstill(rotation, ground):
+        if frozen := freeze_reason(rotation, ground):
             said = f"{frozen}; {_EXPLAINED}"
-            self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: said}
+            self.unsure = {} if has_old_state(rotation, ground) else {rotation.family: said}
             if self.back and self.back.new in ground.trust:
                 said = f"{ground.path} was replaced again, by {self.back.new.called}; it is rotated to that one now"
                 return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
-        if given_up(rotation, ground) and not is_as_before(rotation, ground):
+        if is_abandoned(rotation, ground) and not has_old_state(rotation, ground):
             self.unsure = {
                 rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"
             }
@@ -274,12 +266,12 @@ class Standing:
         return self.rotation.phase if self.rotation else None
 
     @property
-    def healing(self) -> Healing:
+    def replaced_ca(self) -> ReplacedCA:
         """Return the anchor that was replaced without a rotation and that the rotation in progress follows."""
         rotation = self.rotation
         if rotation is None or not rotation.found:
-            return NOTHING_REPLACED
-        return Healing(rotation.family, rotation.since, at_once=rotation.mode is Mode.REPLACE)
+            return NO_REPLACED_CA
+        return ReplacedCA(rotation.family, rotation.since, at_once=rotation.mode is Mode.REPLACE)
 
     @property
     def workers(self) -> Workers | None:
@@ -308,13 +300,13 @@ class Standing:
             raise RotationError(f"the catalogue has no trust anchor {rotation.family}; name it among `certificates`")
         return preview(rotation, ground, assessment, order)
 
-    def lacks(self, assessment: Assessment) -> Lacks:
+    def missing_steps(self, assessment: Assessment) -> MissingSteps:
         """What this node lacks of the phase; of the first aid, where no rotation is under way."""
         if self.rotation is None:
-            return Lacks(self.first_aid.steps)
+            return MissingSteps(self.first_aid.steps)
         if self.ground is None or self.back or self._held_back(self.rotation):
-            return Lacks()
-        return lacks(self.rotation, self.ground, assessment)
+            return MissingSteps()
+        return missing_steps(self.rotation, self.ground, assessment)
 
     def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> Reach | None:
         """Return the progress of this node in its phase; None without a rotation."""
@@ -323,8 +315,8 @@ class Standing:
             return None
         if why := self._held_back(rotation):
             return Reach(rotation, (why,), begun=False)
-        waits = tuple(unsettled(rotation, ground, assessment, around, plan))
-        at = settles_at(rotation, assessment, around, self._met_at(rotation, assessment.taken_at))
+        waits = tuple(open_conditions(rotation, ground, assessment, around, plan))
+        at = reload_deadline(rotation, assessment, around, self._met_at(rotation, assessment.taken_at))
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
             said = f"those that read files again by themselves have time until {at:%Y-%m-%d %H:%M:%S} UTC"
             return Reach(rotation, (said,), at)
@@ -341,7 +333,7 @@ class Standing:
         """Return the report of this node, which has reached the phase."""
         ground, known = self.ground, {*rotation.old, rotation.new}
         leaves = [
-            each for each in concerned(rotation.family, assessment)
+            each for each in family_statuses(rotation.family, assessment)
             if not each.seen.spec.is_trust and is_awaited(rotation, each, assessment)
         ]  # fmt: skip
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}

@@ -31,10 +31,10 @@ from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
-from certmond.pki.planning.restarts import Caution, restarts
+from certmond.pki.planning.restarts import RestartHolds, restarts
 from certmond.pki.planning.steps import Derive, Held, Issue, Plan, Restore, Step
 from certmond.pki.rotation.phases import Rotation
-from certmond.pki.rotation.planner import Lacks
+from certmond.pki.rotation.planner import MissingSteps
 from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
 from certmond.pki.rotation.step_order import pace
 from certmond.pki.services.staleness import Surroundings
@@ -213,7 +213,7 @@ class Enforcer:
             inventory, now, family=self.standing.family, everything=everything, within=within
         )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
-        return replace(seen, told=told, provenance=provenance, salvage=salvage)
+        return replace(seen, findings=told, provenance=provenance, salvage=salvage)
 
     def judge(
         self,
@@ -263,8 +263,8 @@ class Enforcer:
         """
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
-        now = replace(now, unsure=self.standing.unsure, healing=self.standing.healing)
-        left = self.standing.lacks(assessment) if asked is None else Lacks()
+        now = replace(now, unsure=self.standing.unsure, replaced_ca=self.standing.replaced_ca)
+        left = self.standing.missing_steps(assessment) if asked is None else MissingSteps()
         rotating = pace(left, past, assessment.taken_at)
         if rotating.first:  # Trust anchors change first. The next pass plans everything else.
             return rotating.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
@@ -288,7 +288,7 @@ class Enforcer:
                   if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
         family = self.standing.family
         changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
-        return self._with_restarts(made, assessment, around, Caution(hold, unmade, changing, now.healing))
+        return self._with_restarts(made, assessment, around, RestartHolds(hold, unmade, changing, now.replaced_ca))
 
     def asks_again(self, step: Step) -> datetime | None:
         """Return when an undecided signer accepts the next request, or None for any time."""
@@ -299,16 +299,18 @@ class Enforcer:
     def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
         """Return the steps that follow from the observed state alone, for observe mode."""
         made = plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
-        return self._with_restarts(made, assessment, around, Caution())
+        return self._with_restarts(made, assessment, around, RestartHolds())
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
         """Return the restarts that the operator requests, whatever certificates these services use."""
-        return restarts(assessment, around, (), self.restarting.terms, caution=Caution(), asked=asked)
+        return restarts(assessment, around, (), self.restarting.terms, holds=RestartHolds(), asked=asked)
 
-    def _with_restarts(self, made: Plan, assessment: Assessment, around: Surroundings | None, caution: Caution) -> Plan:
+    def _with_restarts(
+        self, made: Plan, assessment: Assessment, around: Surroundings | None, holds: RestartHolds
+    ) -> Plan:
         """Append the restarts to the plan, after all steps that change files."""
         around = around or Surroundings(self._config.services)
-        after = restarts(assessment, around, made.steps, self.restarting.terms, caution=caution)
+        after = restarts(assessment, around, made.steps, self.restarting.terms, holds=holds)
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 

@@ -18,7 +18,7 @@ from certmond.notify.journal import Event, Journal, bound
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
-from certmond.pki.planning.renewal_quota import in_turn
+from certmond.pki.planning.renewal_quota import round_robin
 from certmond.pki.planning.steps import Issue, Plan, Write
 from certmond.pki.services.staleness import Surroundings
 
@@ -188,7 +188,7 @@ class Acting:
         A longer plan runs as a round of slices, each with the plan of its pass. A step that failed is still in the
         plan, and waits until the others have begun.
         """
-        left = in_turn(
+        left = round_robin(
             (step for step in self.plan.writes if _mark(step) not in self._begun),
             (target for _, target, _ in self._begun),
         )

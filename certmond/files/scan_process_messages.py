@@ -14,9 +14,10 @@ from operator import attrgetter
 from typing import Any
 
 from certmond.pki.findings import Fault
-from certmond.pki.x509.certificate import Certificate, PublicKey
+from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsing import Document, held
 from certmond.pki.x509.path_building import Path, PathSearch, Rejection
+from certmond.pki.x509.public_key import PublicKey
 
 
 def _certificate(*values: Any) -> Certificate:

@@ -25,7 +25,7 @@ from certmond.notify.hook_input import document
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
-from certmond.pki.assessment.hook_delivery import Due, Key, Notice, due, next_repeat, standing, wanted
+from certmond.pki.assessment.hook_delivery import Due, Key, Notice, due, next_repeat, open_findings, selected_findings
 from certmond.pki.catalog.settings import HookSpec
 from certmond.pki.findings import Severity
 from certmond.state.json_file import Memory
@@ -93,7 +93,7 @@ class Hooks:
         """Pass the present findings to each hook."""
         seen = Seen(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
         for hook in self._hooks.values():
-            hook.hand(standing(assessment, hook.spec.at_least), seen)
+            hook.hand(open_findings(assessment, hook.spec.at_least), seen)
 
     @property
     def waiting(self) -> Mapping[str, int]:
@@ -237,7 +237,7 @@ class Hook:
                 else:
                     self._omissions.add(notice.subject, 1, now)
                 self._count(self.spec.name, "passed_over")
-        self._want = wanted(found, self._told, before, self._most)
+        self._want = selected_findings(found, self._told, before, self._most)
         left_out = len(found) - len(self._want)
         if left_out and not self._left_out:
             many = f"hook {self.spec.name} is told of {len(self._want)} findings, and not of {left_out} less grave ones"

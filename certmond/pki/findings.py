@@ -6,6 +6,7 @@ contract: new ones may be added, and none changes its meaning. `assessment.rules
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, Flag, StrEnum, auto
 from typing import Self
@@ -156,3 +157,8 @@ class Fault:
     reason: Reason
     detail: str
     remedy: str | None = None
+
+
+def highest_severity(findings: Iterable[Finding]) -> Severity | None:
+    """Return the highest severity among `findings`, or None."""
+    return max((item.severity for item in findings), key=lambda severity: severity.rank, default=None)

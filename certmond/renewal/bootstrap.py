@@ -36,9 +36,10 @@ from certmond.pki.planning.bootstrap_steps import (
 )
 from certmond.pki.signing.policy import Basis, Denial, Grant, grant
 from certmond.pki.signing.template import Template, builder
-from certmond.pki.x509.certificate import attributes_of, describe_key, load, names_in, parse_certificate, to_pem
+from certmond.pki.x509.certificate import attributes_of, load, names_in, parse_certificate, to_pem
 from certmond.pki.x509.parsing import decode
 from certmond.pki.x509.path_building import find_paths
+from certmond.pki.x509.public_key import describe_key
 from certmond.renewal.derived_file_state import owner_ids
 from certmond.renewal.key_pair import Read, Unpaired, anchor_of_key, as_written, entry_pair, kubeconfig_pairs
 from certmond.signers.local_ca import LocalSigner, self_signed

@@ -15,9 +15,10 @@ from certmond.errors import ConfigError, KeyUnusableError
 from certmond.formats.private_key import PrivateKey, can_sign, load_key
 from certmond.pki.findings import printable
 from certmond.pki.rotation.ca_validation import unfit
-from certmond.pki.x509.certificate import Certificate, describe_key
+from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.encoding_faults import encoding_faults
 from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.public_key import describe_key
 from certmond.signers.local_ca import read_file
 
 

@@ -18,10 +18,10 @@ from certmond.config.model import Config
 from certmond.errors import CertmondError, WriteError
 from certmond.files.write_access import WriterLookup, Writers
 from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.assessment.rules import renewal_point
+from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
-from certmond.pki.catalog.settings import LOCAL, NOBODY
+from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.installed_successors import Pattern, Renewals, later_beside
 from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.policy import is_issued
@@ -156,7 +156,7 @@ class ProvenanceLookup:
         spec = seen.spec
         if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
             return None
-        if spec.signer == NOBODY or spec.renewed_by:
+        if spec.signer == NO_SIGNER or spec.renewed_by:
             return None
         point = renewal_point(seen.certificates[0], spec, self._config.renew_before)
         try:

@@ -21,9 +21,10 @@ from certmond.formats.private_key import PrivateKey, key_pem, load_key
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.planning.steps import Cause, Issue
-from certmond.pki.x509.certificate import Certificate, PublicKey, attributes_of, describe_key, names_in, to_pem
+from certmond.pki.x509.certificate import Certificate, attributes_of, names_in, to_pem
 from certmond.pki.x509.parsing import decode
 from certmond.pki.x509.path_building import find_paths
+from certmond.pki.x509.public_key import PublicKey, describe_key
 from certmond.renewal.derived_file_state import owner_ids
 from certmond.renewal.key_pair import KeyPair, Read, Unpaired, entry_pair, key_of_user, kubeconfig_pairs
 from certmond.renewal.repair import View, linked, placed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from certmond.pki.services.restart_state_machine import Past
+from certmond.pki.services.restart_episode import Past
 from certmond.state.json_file import Memory
 
 NAME = "restarts.json"

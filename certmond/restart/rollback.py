@@ -17,7 +17,7 @@ from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.planning.installed_successors import Renewals
-from certmond.pki.services.restart_state_machine import Target
+from certmond.pki.services.restart_episode import Target
 from certmond.pki.signing.policy import fixed_by, outdone
 from certmond.renewal.archived_pair import Worth, as_put_back, verdict
 from certmond.renewal.certificate_origin import ProvenanceLookup

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.rotation.gates import Gate, lasting
 from certmond.pki.rotation.phases import Phase, Rotation
-from certmond.pki.x509.certificate import PublicKey
+from certmond.pki.x509.public_key import PublicKey
 
 _DRIFT = timedelta(minutes=1)
 """Clocks that are only slewed, not stepped, differ by less than half of it."""

@@ -20,9 +20,10 @@ from certmond.formats.manifest import containers
 from certmond.formats.manifest_edit import with_flags
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
-from certmond.pki.x509.certificate import Anchor, describe_key, to_pem
+from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, KeyOf, Rotate, Trusting
+from certmond.pki.x509.certificate import Anchor, to_pem
 from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.public_key import describe_key
 from certmond.renewal.key_pair import Read, Unpaired, anchor_of_key, as_written
 from certmond.rotation.staged_ca import Part, Staging
 from certmond.rotation.trust_anchor_files import own_files
@@ -56,7 +57,7 @@ class Arrangement:
         writer.commit(changes, verify=verify, before_rename=lambda: self._archive_anchor(step, now, real))
         return step.detail.replace(" is to ", " does now ") if not changes else f"{step.path}: done: {step.detail}"
 
-    def _change(self, want: Want, family: str) -> Iterator[Change]:
+    def _change(self, want: FileChange, family: str) -> Iterator[Change]:
         present = self._files.read(want.path, anyones=False)
         expected = None if present is None else digest(present)
         match want:
@@ -70,7 +71,7 @@ class Arrangement:
             case Flags(path, container, flags):
                 content = with_flags(present or b"", path, container, dict(flags))
                 yield NewFile(path, content, expected=expected, manifest=True)
-            case Gone(path):
+            case AbsentFile(path):
                 if expected is not None:
                     yield Removed(path, expected)
 
@@ -80,7 +81,7 @@ class Arrangement:
         if spec is None or not step.known:
             return
         anchors, keys = set(step.known), {each.key for each in step.known}
-        replaced = (want.path for want in step.wants if isinstance(want, Bundle | KeyOf | Gone))
+        replaced = (want.path for want in step.wants if isinstance(want, Bundle | KeyOf | AbsentFile))
         for path in dict.fromkeys(filter(None, (spec.path, spec.key, *replaced))):
             found = decode(self._files.read(path) or b"", path)
             if set(found.anchors) - anchors or (found.key and found.key not in keys):
@@ -173,5 +174,5 @@ class Arrangement:
                     given = next(found, None)
                     if given is None or any(given.values(flag) != [value] for flag, value in flags):
                         yield f"does not read back as the flags in {path}"
-                case Gone():
+                case AbsentFile():
                     pass

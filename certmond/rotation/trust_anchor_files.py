@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from certmond.formats.manifest import Components, Container, Manifest, containers
 from certmond.pki.catalog.observation import Inventory
+from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, Signer
 from certmond.pki.rotation.phases import SIGNER_FAMILY
-from certmond.pki.rotation.planner import SIGNING_FLAGS, Ground, Signer
 from certmond.pki.x509.certificate import Anchor, Certificate
 from certmond.pki.x509.parsing import decode
 from certmond.transaction.node_files import NodeFiles

@@ -19,7 +19,7 @@ from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Inventory
 from certmond.pki.services.model import Content, Live, Survey
-from certmond.pki.services.restart_state_machine import Past
+from certmond.pki.services.restart_episode import Past
 from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.pki.services.trust_sets import trust_sets
 from certmond.pki.x509.certificate import to_pem

@@ -65,7 +65,7 @@ def doing(document: dict[str, Any]) -> dict[str, Any]:
     count = len(document["certificates"])
     started = {"at": written(before(document, minutes=2)), "event": "started", "level": "info",
                "message": f"certmond watches this node: {count} certificates"}  # fmt: skip
-    step = {"step": "issue", "target": "front-proxy-client", "detail": "is due, signed by local", "restarts": []}
+    step = {"step": "issue", "target": "front-proxy-client", "detail": "is due; signer local", "restarts": []}
     return {
         "schema": 1,
         "plan": {"steps": [step], "held": [], "changes_at": None},

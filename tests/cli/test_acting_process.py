@@ -16,7 +16,7 @@ from certmond.errors import BusyError
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.rotation.rotation_holds import Hold, HoldReason
-from certmond.pki.services.restart_state_machine import Episode, Stage, Target, Terms
+from certmond.pki.services.restart_episode import Episode, Stage, Target, Terms
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_lock import ACTING, NodeLock
 from tests.builders import HOUR, NOW, make_ca
@@ -109,7 +109,7 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
         ([("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
         ([("step_held", "/web.crt: not so soon"), ("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
         ([("step_held", TURN), ("step_done", "before")], f"waiting: [trust] {TURN} (since "),
-        ([("step_done", "web has taken up ca"), ("step_held", TURN)], "waiting: [trust] web is older (since "),
+        ([("step_done", "web uses the new ca"), ("step_held", TURN)], "waiting: [trust] web is older (since "),
         ([("step_held", "other waits for its turn: nobody plans it")], "waiting: [trust] web is older (since "),
     ],
 )

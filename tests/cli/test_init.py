@@ -802,9 +802,9 @@ def test_all_obstacles_at_once(whole: Host, tmp_path: Path) -> None:
     host.at("etc/kubernetes/kubelet.conf").write_bytes(b"broken")
     problems = host.refused()
     for fact in (
-        f"/{PKI}/etcd/ca.crt is not there, but what it signed is: /{PKI}/etcd/server.crt, ",
-        f"/{PKI}/front-proxy-client.key is there without /{PKI}/front-proxy-client.crt; put that back, or",
-        f"/{PKI}/apiserver-kubelet-client.crt has no private key: /{PKI}/apiserver-kubelet-client.key holds none",
+        f"/{PKI}/etcd/ca.crt is missing, and certificates of this CA exist: /{PKI}/etcd/server.crt, ",
+        f"/{PKI}/front-proxy-client.key exists without /{PKI}/front-proxy-client.crt; restore",
+        f"/{PKI}/apiserver-kubelet-client.crt has no private key: /{PKI}/apiserver-kubelet-client.key contains no key",
         f"/{PKI}/apiserver.crt ", "/etc/kubernetes/kubelet.conf ",
     ):  # fmt: skip
         assert len([problem for problem in problems if problem.startswith(fact)]) == 1, fact
@@ -816,7 +816,7 @@ def test_kubelet_conf_without_its_pem(whole: Host, tmp_path: Path) -> None:
     host = whole.copy(tmp_path / "copy")
     host.at(CURRENT).unlink()
     path = "/etc/kubernetes/kubelet.conf"
-    assert host.refused() == [f"{path} is there without /{CURRENT}; put that back, or {path} away"]
+    assert host.refused() == [f"{path} exists without /{CURRENT}; restore /{CURRENT}, or move {path} away"]
 
 
 def test_an_invalid_ca(node: Node, tmp_path: Path) -> None:
@@ -845,7 +845,9 @@ def test_external_ca(whole: Host, tmp_path: Path) -> None:
     for path in (f"{PKI}/apiserver.crt", f"{PKI}/apiserver.key", "etc/kubernetes/scheduler.conf"):
         host.at(path).unlink()
     missing = f"/{PKI}/apiserver.crt, /etc/kubernetes/scheduler.conf"
-    assert host.refused() == [f"/{PKI}/ca.key is not here, so {missing} cannot be made; bring them, or the key"]
+    assert host.refused() == [
+        f"/{PKI}/ca.key is missing, so certmond cannot issue {missing}; copy these files, or the key, to this node"
+    ]
 
 
 def test_a_ca_whose_key_is_encrypted(whole: Host, tmp_path: Path) -> None:
@@ -854,7 +856,9 @@ def test_a_ca_whose_key_is_encrypted(whole: Host, tmp_path: Path) -> None:
     key = load_pem_private_key(host.at(f"{PKI}/ca.key").read_bytes(), None)
     host.at(f"{PKI}/ca.key").write_bytes(key_pem(key, b"secret"))
     (problem,) = host.refused()
-    assert problem.startswith(f"/{PKI}/ca.key cannot be read, or only with a passphrase, so /{PKI}/apiserver.crt, ")
+    assert problem.startswith(
+        f"/{PKI}/ca.key is unreadable or encrypted, so certmond cannot issue /{PKI}/apiserver.crt, "
+    )
 
 
 def test_leaves_of_another_node(whole: Host, tmp_path: Path) -> None:
@@ -869,7 +873,7 @@ def test_a_name_that_no_certificate_can_have(host: Host) -> None:
     """A node's name too long for a common name is refused before anything is made."""
     host.config.write_text(ECDSA.replace("node-1", "n" * 53))
     (problem,) = host.refused()
-    assert problem.startswith(f"/{CURRENT} cannot be what its entry kubelet-client says")
+    assert problem.startswith(f"/{CURRENT} cannot be created: its entry kubelet-client has an invalid value")
 
 
 # A CA of one's own
@@ -939,7 +943,7 @@ def test_another_ca_is_there(whole: Host, tmp_path: Path) -> None:
     """If another Root CA exists already, the given one is refused: `init` replaces no CA."""
     host = whole.copy(tmp_path / "copy")
     problems = host.refused(*own_ca(real_part("openssl"), host.place, "ecdsa"))
-    assert problems == [f"/{PKI}/ca.crt is another CA than the given one; a CA is not replaced by `init`"]
+    assert problems == [f"/{PKI}/ca.crt is another CA than the given one, and `init` replaces no CA"]
 
 
 @pytest.mark.real("openssl")

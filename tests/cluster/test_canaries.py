@@ -22,8 +22,9 @@ from certmond.cluster.rotation_checks.cluster_info import cluster_info
 from certmond.cluster.rotation_checks.service_account_tokens import tokens
 from certmond.cluster.rotation_checks.signer import Signing
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
-from certmond.pki.x509.certificate import Certificate, describe_key
+from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.public_key import describe_key
 from tests.builders import Issued, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conftest import Silence

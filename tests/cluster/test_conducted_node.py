@@ -36,7 +36,7 @@ from tests.daemon_harness import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"
-HELD_BACK = "the batch of this worker has not come yet; a control plane says who has to come so far before"
+HELD_BACK = "the batch of this worker has not begun; a control plane reports the workers before it: certmond status"
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_a_node_that_lags_cannot_abort(world: World, node: RotatingNode) -> None
     before, own = world.recorded, node.record
     said = node.hurry("root-ca", "abort", "--no-wait")
     assert said.code == 2
-    assert "is in the phase distrust, from which there is no way back" in said.err
+    assert "is in the phase distrust and cannot be aborted" in said.err
     assert (world.recorded, node.record) == (before, own)
 
 
@@ -441,7 +441,10 @@ def test_a_forged_record_is_reported_to_the_operator(world: World, calm: Rotatin
     calm.stage(world.new)
     for verb in ("abort", "rotate"):
         said = calm.hurry("root-ca", verb, "--no-wait")
-        assert (said.code, "is not followed: it is not signed with" in said.err) == (3, True)
+        assert (said.code, "is not followed: the key of the CA that it replaces has not signed it" in said.err) == (
+            3,
+            True,
+        )
     assert calm.record is None
 
 

@@ -19,7 +19,7 @@ from certmond.config.model import Source, parse
 from certmond.pki.rotation.gates import Gate, Report
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.services.trust_sets import digest_of
-from certmond.pki.x509.certificate import describe_key
+from certmond.pki.x509.public_key import describe_key
 from tests.builders import HOUR, NOW
 from tests.cluster.api_server import ApiServer
 

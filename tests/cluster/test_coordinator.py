@@ -282,7 +282,7 @@ def test_the_record_never_returns_to_an_earlier_phase(world: World) -> None:
         with pytest.raises(OvertakenError, match=r"^the rotation r-1 of ca has gone on to distrust meanwhile; look"):
             node.conductor.publish(stale)
     other = world.node("node-2")
-    with pytest.raises(RotationError, match="from which there is no way back"):
+    with pytest.raises(RotationError, match="and cannot be aborted"):
         other.conductor.publish(abort(at(ROTATION, Phase.ISSUE), NOW))
     world.record(at(ROTATION, Phase.ISSUE))
     with pytest.raises(OvertakenError, match="gone on to issue meanwhile"):
@@ -392,8 +392,8 @@ def test_a_phase_ends_when_every_node_has_reported(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"trust": "0" * 64}, "says that it is in issue, and trusts other CAs"),
-     ({"issuer": OLD.facts.sha256}, "says that it is in issue, and has certificates of another CA"),
+    [({"trust": "0" * 64}, "reports the phase issue, and trusts other CAs"),
+     ({"issuer": OLD.facts.sha256}, "reports the phase issue, and has certificates of another CA"),
      ({"phase": Phase.TRUST}, "has reached trust, and not issue yet"), ({"rotation": "r-0"}, "has not answered")],
 )  # fmt: skip
 def test_a_report_is_compared_with_the_phase(world: World, changes: dict[str, Any], said: str) -> None:

@@ -22,7 +22,7 @@ from tests.pki.rotation_node import NEW, OLD, STRANGER, at
 from tests.rotation_node import RotatingNode, root_ca
 
 TRUST = at(Phase.TRUST)
-CANNOT = "what pods were given cannot be asked, so that `root_ca.overlap` alone counts: "
+CANNOT = "certmond cannot read the CA of the pods, so the phase waits for `root_ca.overlap` only: "
 
 
 def publish(cluster: ApiServer, *authorities: Issued) -> None:
@@ -68,7 +68,7 @@ def test_a_kubeconfig_that_another_user_can_change_is_refused(cluster: ApiServer
     """Such a kubeconfig could name any server, and is not read. The message reports it, and the overlap counts."""
     path = Path(cluster.user("root", "certmond"))
     path.chmod(0o666)
-    told = asking({"admin.conf": str(path)}).gate(TRUST, Gate(), NOW).told
+    told = asking({"admin.conf": str(path)}).gate(TRUST, Gate(), NOW).message
     assert told.startswith(CANNOT)
     assert "can be changed by" in told
     assert cluster.calls == []
@@ -82,8 +82,8 @@ def test_the_next_kubeconfig_is_tried_after_a_refusal(cluster: ApiServer) -> Non
     assert found.noted
     refused = asking({"admin.conf": nobody}).gate(TRUST, Gate(), NOW)
     assert not refused.waits
-    assert refused.told.startswith(CANNOT)
-    assert "may not list the namespaces" in refused.told
+    assert refused.message.startswith(CANNOT)
+    assert "may not list the namespaces" in refused.message
 
 
 def test_without_the_extra_the_message_has_the_remedy(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_without_the_extra_the_message_has_the_remedy(cluster: ApiServer, monkey
     monkeypatch.delitem(sys.modules, "certmond.cluster.rotation_checks.trust_bundles")
     monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
     paths = {"admin.conf": cluster.user("root", "certmond")}
-    told = asking(paths).gate(TRUST, Gate(), NOW).told
+    told = asking(paths).gate(TRUST, Gate(), NOW).message
     assert told == f"{CANNOT}the package lightkube is missing; pip install certmond[kubernetes]"
 
 
@@ -133,7 +133,7 @@ def test_a_rotation_waits_for_the_publication_to_pods(cluster: ApiServer, tmp_pa
     publish(cluster, node.old, new)
     node.walk()
     assert node.unwell(new) == []
-    assert any("kubelets give it to running pods within" in entry["message"] for entry in node.audit())
+    assert any("kubelets update running pods within" in entry["message"] for entry in node.audit())
 
 
 def with_admin(node: RotatingNode, kubeconfig: str) -> None:

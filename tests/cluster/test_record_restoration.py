@@ -87,8 +87,11 @@ def test_an_abort_is_restored(world: World, order: int) -> None:
     ("said", "why"),
     [
         ({"id": "r-1", "phase": "attach"}, "control-2 has reached attach already"),
-        ({"id": "r-1-back", "phase": "issue"}, "control-2 has said that it is in r-1-back, of which nothing is known"),
-        ({"id": "r-2", "phase": "prepare"}, "control-2 has said that it is in r-2, of which nothing is known"),
+        (
+            {"id": "r-1-back", "phase": "issue"},
+            "control-2 reports the rotation r-1-back, which this node does not know",
+        ),
+        ({"id": "r-2", "phase": "prepare"}, "control-2 reports the rotation r-2, which this node does not know"),
         ({"id": "r-0", "phase": "attach"}, None),
         ({"id": "r-1", "phase": "detach"}, None),
     ],

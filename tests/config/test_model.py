@@ -135,11 +135,11 @@ IN_FILE = [
     ("archive: 101", ":1: archive: must be 100 or less, not '101'"),
     ("hold: {fiel: /x}", ":1: hold.fiel: unknown key; did you mean file?"),
     ("restart: {ready_withn: 4m}", ":1: restart.ready_withn: unknown key; did you mean ready_within?"),
-    ("restart: {stable: 0s}", ":1: restart.stable: must be longer than nothing, not '0s'"),
+    ("restart: {stable: 0s}", ":1: restart.stable: must be positive, not '0s'"),
     *(
         (
             f"cluster: {{batch: {it}}}",
-            f":1: cluster.batch: must be a number from 1 on, or a share such as 10%, not '{it}'",
+            f":1: cluster.batch: must be a number from 1 to 999999, or a percentage such as 10%, not '{it}'",
         )
         for it in ("0", "007", "0%", "101%", "1.5")
     ),
@@ -178,7 +178,7 @@ IN_FILE = [
     ("poll: 2h", ":1: poll: must be from 1s to 1h, not '2h'"),
     ("poll: 10", ":1: poll: must be a duration such as 30d, 12h or 90s, not '10'"),
     ("poll: []", ":1: poll: must be a duration such as 30d, 12h or 90s"),
-    ("renew_before: 0d", ":1: renew_before: must be longer than nothing, not '0d'"),
+    ("renew_before: 0d", ":1: renew_before: must be positive, not '0d'"),
     ("web_config: web.yaml", ":1: web_config: must be an absolute path, not 'web.yaml'"),
     ("listen: 9964", ":1: listen: must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964, not '9964'"),
     ("listen: ::1:9964", ":1: listen: must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964, not '::1:9964'"),
@@ -240,7 +240,7 @@ IN_SERVICE = [
     ("kind: x", "kind: must be 'systemd', 'static-pod' or 'command', not 'x'"),
     ("reloads: [y]", "reloads[0]: there is no certificate 'y'; add it to `certificates`, or take it away here"),
     ("after: otter", "after: there is no service 'otter'; did you mean other?"),
-    ("means: reload", "means: must be restart where the kind is not systemd, not 'reload'"),
+    ("means: reload", "means: must be restart unless the kind is systemd, not 'reload'"),
     ("means: kill", "means: must be 'restart' or 'reload', not 'kill'"),
     ("time_limit: soon", "time_limit: must be a duration such as 30d, 12h or 90s, not 'soon'"),
     ("environment: [A=b]", "environment: must be a mapping, with lines such as `KEY: value`"),
@@ -302,7 +302,7 @@ services:
 
 
 def test_a_pattern_has_no_one_key() -> None:
-    said = "certificates[0].key: must be left out, or repeat the path, where that is a glob, not '/y.key'"
+    said = "certificates[0].key: must be absent, or equal to `path`, if `path` is a glob, not '/y.key'"
     assert problems("certificates:\n- name: y\n  path: /y/*.pem\n  key: /y.key") == [f"a.yaml:4: {said}"]
     assert read("certificates: [{name: y, path: '/y/*.pem', key: '/y/*.pem'}]").certificates[0].is_glob
 

@@ -180,7 +180,7 @@ def test_the_finding_of_an_unfit_third_ca_has_the_way_out(tmp_path: Path, phase:
     put(node, root_ca(key="rsa-1024"))
     before = node.tree()
     said = node.findings()["rotation_frozen"]
-    assert said.endswith("; put back the certificate and the key of one of these two, both files")
+    assert said.endswith("; restore the certificate and the key of one of these two, both files")
     node.step()
     assert node.tree() == before
     back = node.old if whose == "former" else second
@@ -209,7 +209,7 @@ def test_a_third_ca_is_not_followed_if_no_rotation_may_begin(tmp_path: Path, set
         (root_ca(key="rsa-1024"), False, "and nothing is touched: .*; or put the former CA back"),
         (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "and nothing is touched: "),
         (root_ca(), True, "has not reached the phase issue yet; see what it waits for: certmond status"),
-        (root_ca(key="rsa-1024"), True, "stands still: .*; see: certmond explain rotation_frozen"),
+        (root_ca(key="rsa-1024"), True, "is frozen: .*; see: certmond explain rotation_frozen"),
     ],
 )
 def test_no_certificate_is_signed_by_a_ca_that_is_not_followed_yet(

@@ -27,7 +27,7 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.planning.steps import Cause, Plan, Restart
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
-from certmond.pki.services.restart_state_machine import Episode, Past, Result, Stage, Target
+from certmond.pki.services.restart_episode import Episode, Past, Result, Stage, Target
 from certmond.pki.services.staleness import Surroundings
 from certmond.restart.act import Restarter
 from certmond.restart.history import History
@@ -196,7 +196,7 @@ def test_a_restart_is_recorded_executed_and_proven(bench: Bench) -> None:
     ]  # fmt: skip
     assert told(bench.step(20)).message == "is watched for a while"
     done = told(bench.step(40))
-    assert (done.result, done.message, done.until) == (Result.PROVEN, "hook has taken up front-proxy-client", None)
+    assert (done.result, done.message, done.until) == (Result.PROVEN, "hook uses the new front-proxy-client", None)
     assert (bench.past.episode, bench.past.result, bench.past.contents) == (
         None, Result.PROVEN, bench.target().contents
     )  # fmt: skip
@@ -500,7 +500,7 @@ def test_one_at_a_time(bench: Bench) -> None:
     assert bench.runs == []
     bench.step()
     other = bench.service.model_copy(update={"name": "other"})
-    planned = Plan((Restart(other, (), Cause.ASKED, "asked for"),))
+    planned = Plan((Restart(other, (), Cause.ASKED, "is requested"),))
     assert told(bench.step(2, plan=planned)).service == "hook"
 
 

@@ -97,7 +97,7 @@ def test_a_plan_changes_nothing(quick: Path) -> None:
     assert list(told) == ["PHASE", *map(str, Phase)]
     restarted = {phase for phase in Phase if told[phase].split()[-1] == "web"}
     assert restarted == {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}
-    assert "ca.key is to be the key of the new CA" in told[Phase.ISSUE]
+    assert "ca.key will be the key of the new CA" in told[Phase.ISSUE]
     assert (node.tree(), sorted(map(str, node.state.rglob("*")))) == (before, state)
     assert (node.record, node.restarts()) == (None, 0)
 
@@ -214,8 +214,8 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     before, rotation = node.tree(), node.record
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
-    assert f"is in the phase {phase}, from which there is no way back" in refused.err
-    assert "the former CA is distrusted already somewhere; let it go on to its end" in refused.err
+    assert f"is in the phase {phase} and cannot be aborted" in refused.err
+    assert "a node may distrust the former CA already; let the rotation continue to its end" in refused.err
     assert (node.tree(), node.record) == (before, rotation)
     assert node.hurry("root-ca", "rotate").code == 0
     assert node.unwell(new) == []
@@ -230,7 +230,7 @@ def test_an_abort_cannot_be_aborted(quick: Path) -> None:
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
     again = node.hurry("root-ca", "abort")
     assert again.code == 2
-    assert "is on its way back already" in again.err
+    assert "is an abort already" in again.err
     node.walk()
     assert node.unwell(node.old) == []
 
@@ -742,7 +742,7 @@ def _no_key() -> Unfit:
 def _encrypted() -> Unfit:
     made = root_ca()
     locked = made.key_as(PrivateFormat.PKCS8, b"secret")
-    return made.pem, locked, "ca.key cannot be read as a key; put the right key there without a passphrase"
+    return made.pem, locked, "ca.key is encrypted, or is not a private key"
 
 
 def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
@@ -761,7 +761,7 @@ UNFIT: dict[str, Callable[[], Unfit]] = {
     "no key": _no_key,
     "an encrypted key": _encrypted,
     "expired": _made("expired on", not_after=-DAY),
-    "not valid yet": _made("is valid from", not_before=60 * DAY),
+    "not valid yet": _made("is not valid before", not_before=60 * DAY),
     "a weak key": _made("has the key RSA-1024", key="rsa-1024"),
     "no keyCertSign": _made("has a keyUsage without keyCertSign", usages=["digital signature"]),
 }
@@ -837,7 +837,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
     node.step()
     cat(node, short)
-    sentence = "ends on .*, sooner than what is issued from it would .*, which is cut to that day"
+    sentence = "ends on .*, and shortens certificates that would end on .*; give a CA with a later end"
     assert re.search(f"; it is rotated now; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0

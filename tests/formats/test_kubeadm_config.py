@@ -302,7 +302,7 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
         "ClusterConfiguration: etcd.local.serverCertSANs: must be a list",
         "ClusterConfiguration: etcd.local.peerCertSANs[0]: must be text",
         "ClusterConfiguration: kubernetesVersion: must be text",
-        "ClusterConfiguration: networking.serviceSubnet: must have room for at least one Service",
+        "ClusterConfiguration: networking.serviceSubnet: must have at least two addresses",
         "ClusterConfiguration: networking.dnsDomain: must be a DNS name of lower-case letters, digits, '-' and '.'",
     ])  # fmt: skip
 
@@ -311,14 +311,14 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
     ("text", "told"),
     [
         ("networking: 7", "networking: must be a mapping"),
-        ("networking: {serviceSubnet: 10.96.0.0}", "must have room for at least one Service"),
+        ("networking: {serviceSubnet: 10.96.0.0}", "must have at least two addresses"),
         ("networking: {serviceSubnet: none}", "must be a network such as 10.96.0.0/12"),
         ("networking: {serviceSubnet: [10.96.0.0/12]}", "networking.serviceSubnet: must be text"),
         ("etcd: {local: [a]}", "etcd.local: must be a mapping"),
         ("apiServer: {certSANs: 7}", "apiServer.certSANs: must be a list"),
         ("kubernetesVersion: v2.0.0", "kubernetesVersion: must be a version such as v1.34.0"),
         ("kubernetesVersion: {a: b}", "kubernetesVersion: must be text"),
-        ("controlPlaneEndpoint: k8s.example.com:0", "must have a port from 1 to 65535 behind the colon"),
+        ("controlPlaneEndpoint: k8s.example.com:0", "must have a port from 1 to 65535 after the colon"),
         ("controlPlaneEndpoint: under_score", "must be an IP address, or a DNS name"),
         ("controlPlaneEndpoint: '[fe80::1%eth0]'", "must be an IP address, or a DNS name"),
         ("apiServer: {certSANs: ['fe80::1%eth0']}", "apiServer.certSANs[0]: must be an IP address, or a DNS name"),

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import NoEncryption, PrivateFo
 
 from certmond.formats.pkcs12 import decode_apart
 from certmond.pki.findings import Reason
-from certmond.pki.x509.certificate import public_key_of
 from certmond.pki.x509.pkcs12 import check_iterations
+from certmond.pki.x509.public_key import public_key_of
 from tests.builders import integer, make_ca, oid, tlv
 
 CA = make_ca()

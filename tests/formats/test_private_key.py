@@ -18,7 +18,7 @@ SHORT = tlv(0x30, integer(0), tlv(0x30, oid("1.3.101.112")), tlv(0x04, tlv(0x04,
     ("label", "der", "said"),
     [
         ("RSA PRIVATE KEY", LARGE, "has an RSA modulus or exponent of 20,001 bits"),
-        ("ENCRYPTED PRIVATE KEY", SLOW, "asks for the work of"),
+        ("ENCRYPTED PRIVATE KEY", SLOW, "requires"),
         ("PRIVATE KEY", SHORT, "is an Ed25519 key of 31 bytes"),
     ],
 )

@@ -16,10 +16,11 @@ from functools import cache
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
-from certmond.pki.planning.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting
+from certmond.pki.planning.steps import AbsentFile, Bundle, Flags, Identity, KeyOf, Rotate, Trusting
+from certmond.pki.rotation.family_state import Ground, Signer
 from certmond.pki.rotation.gates import Member, Report, closed
 from certmond.pki.rotation.phases import Phase, Rotation, desired, following
-from certmond.pki.rotation.planner import Ground, Lacks, Signer, lacks
+from certmond.pki.rotation.planner import MissingSteps, missing_steps
 from certmond.pki.rotation.worker_batches import behind, is_released, next_batch
 from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.certificate import Certificate, certificates_of
@@ -98,7 +99,7 @@ class Process:
 
 
 @cache
-def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Sequence[Conf]) -> Lacks:
+def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Sequence[Conf]) -> MissingSteps:
     """Return the missing steps of a node with this state: the result is the same each time, and so cached."""
     seen = [
         observation(_CA, "ca" if n == 1 else f"ca#{n}", each, (), each if n == 1 and ground.key == each.key else None)
@@ -106,7 +107,7 @@ def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Seq
     ]
     seen += [observation(_PAIRS[name], name, leaf(name, issuer), (), None) for name, issuer in pairs]
     seen += [observation(_CONFS[name], name, leaf(name, issuer), trust, None) for name, (trust, issuer) in confs]
-    return lacks(rotation, ground, assess(Inventory(tuple(seen)), NOW))
+    return missing_steps(rotation, ground, assess(Inventory(tuple(seen)), NOW))
 
 
 @dataclass
@@ -131,7 +132,7 @@ class Node:
     sent: list[Report] = field(default_factory=list)
     said: Report | None = None
     acted: tuple[str, Phase] | None = None
-    known: tuple[object, Lacks] | None = None
+    known: tuple[object, MissingSteps] | None = None
 
     def __post_init__(self) -> None:
         confs = tuple(_CONFS) if self.control_plane else ("kubelet.conf",)
@@ -198,13 +199,13 @@ class Node:
             )  # fmt: skip
         return Ground("ca", SHARED[0], SHARED[1], self.trust, self.key.key if self.key else None, signer=signer)
 
-    def lacks(self) -> Lacks:
+    def missing_steps(self) -> MissingSteps:
         pairs, confs = tuple(self.pairs.items()), tuple(self.confs.items())
         shown = self.rotation, self.trust, self.key, self.own, self.own_key, self.flags, pairs, confs
         if self.known is None or self.known[0] != shown:
             rotation = replace(self.rotation, since=NOW, released=0.0)  # these fields do not affect its files
             self.known = shown, judged(rotation, self.ground(), pairs, confs)
-        return self.known[1] if self.may_act() else Lacks()
+        return self.known[1] if self.may_act() else MissingSteps()
 
     def may_act(self) -> bool:
         """Return whether the node is in the phase, and is no worker before its batch."""
@@ -230,7 +231,7 @@ class Node:
                 case Trusting(path, anchors):
                     name = path.rpartition("/")[2]
                     self.confs[name] = certificates_of(anchors), self.confs[name][1]
-                case Gone():
+                case AbsentFile():
                     self.own = self.own_key = None
 
     def issue(self, identity: Identity, by: Certificate) -> None:
@@ -243,7 +244,7 @@ class Node:
 
     def report(self) -> None:
         """Send the report that the phase is reached, if it is. It arrives later."""
-        left = self.lacks()
+        left = self.missing_steps()
         if left.frozen or left.steps or left.reissue or self.stale() or not self.may_act():
             return
         issuers = {*self.pairs.values(), *(issuer for _, issuer in self.confs.values())}

@@ -20,7 +20,7 @@ from certmond.pki.go.public_key import (
     unusable,
 )
 from certmond.pki.go.signature import Signature, signature_algorithm_of
-from certmond.pki.x509.certificate import describe_key
+from certmond.pki.x509.public_key import describe_key
 from tests.builders import integer, new_key, oid, tlv
 
 

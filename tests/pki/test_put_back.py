@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.replaced_ca import put_back
 from tests.builders import DAY, HOUR, NOW, make_ca, reissue
 

@@ -33,7 +33,7 @@ def step(cluster: Cluster, action: int, which: int) -> bool:
         case 0:  # a node reads the phase
             node.rotation = cluster.rotation
         case 1:  # a node writes, or has a certificate issued
-            left = node.lacks()
+            left = node.missing_steps()
             if left.steps:
                 parts = None if cluster.whole else which % 5
                 node.carry_out(left.steps[which % len(left.steps)], parts)

@@ -19,9 +19,10 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.planning.steps import Bundle, KeyOf, Rotate
 from certmond.pki.rotation import phases as machine
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.gates import OUTSIDERS, Member, Report, closed, lasting
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, begin, following, sequence
-from certmond.pki.rotation.planner import Ground, Lacks, lacks
+from certmond.pki.rotation.planner import MissingSteps, missing_steps
 from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.certificate import Anchor
 from tests.builders import HOUR, NOW, make_ca
@@ -50,8 +51,8 @@ class Plane:
     sent: list[Report] = field(default_factory=list)
     said: Report | None = None
 
-    def lacks(self) -> Lacks:
-        return lacks(self.rotation, Ground("sa", PUB, KEY, self.pub, self.key.key), NOTHING)
+    def missing_steps(self) -> MissingSteps:
+        return missing_steps(self.rotation, Ground("sa", PUB, KEY, self.pub, self.key.key), NOTHING)
 
     def carry_out(self, step: Rotate) -> None:
         """Make all changes of the step, or none if the key is missing."""
@@ -77,7 +78,7 @@ class Plane:
 
     def report(self) -> None:
         """Send the report that the phase is reached, if it is. It arrives later."""
-        left = self.lacks()
+        left = self.missing_steps()
         if not (left.frozen or left.steps or self.stale()):
             ready = self.rotation.new in self.staged
             said = Report(self.rotation.id, self.rotation.phase, digest_of(self.pub), "", signs=True, ready=ready)
@@ -140,7 +141,7 @@ def step(cluster: Cluster, action: int, which: int) -> None:
         case 0:  # a node reads the phase
             plane.rotation = cluster.rotation
         case 1:  # a node writes
-            for each in plane.lacks().steps:
+            for each in plane.missing_steps().steps:
                 plane.carry_out(each)
         case 2 if stale := plane.stale():  # a process is restarted, or ends on its own
             plane.restart(stale[which % len(stale)])

@@ -107,7 +107,7 @@ ROOT = make_ca("root")
         (make_ca("none", is_ca=None), "own.crt: CN=none lacks basicConstraints CA:TRUE"),
         (make_ca("mute", usages=["digital signature"]), "own.crt: CN=mute has a keyUsage without keyCertSign"),
         (make_ca(not_after=NOW - DAY), "own.crt expired on 2026-11-23 12:00 UTC"),
-        (make_ca(not_before=NOW + DAY), "own.crt is valid from 2026-11-25 12:00 UTC only"),
+        (make_ca(not_before=NOW + DAY), "own.crt is not valid before 2026-11-25 12:00 UTC"),
         (make_ca(key="rsa-1024"), "own.crt has the key RSA-1024"),
         (make_ca(key="ec-p224"), "own.crt has the key ECDSA-224"),
         (make_ca(signing_key=make_ca().key), "own.crt: CN=kubernetes is not self-signed"),

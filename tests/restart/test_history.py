@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.errors import WriteError
-from certmond.pki.services.restart_state_machine import Episode, Past, Result, Stage, Target
+from certmond.pki.services.restart_episode import Episode, Past, Result, Stage, Target
 from certmond.restart.history import History
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

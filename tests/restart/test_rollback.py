@@ -22,7 +22,7 @@ from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.settings import ArchiveSpec
 from certmond.pki.services.model import Content, Live, ServiceSeen
-from certmond.pki.services.restart_state_machine import Past, Result, Target
+from certmond.pki.services.restart_episode import Past, Result, Target
 from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.restart.rollback import FormerFiles
 from certmond.state.archive import Archive
@@ -416,7 +416,7 @@ from certmond.restart.rollback import FormerFiles
 from certmond.files.catalog_observer import Store
 from certmond.transaction.commit import Transactions
 from certmond.pki.assessment.assess import assess
-from certmond.pki.services.restart_state_machine import Past, Result, Target
+from certmond.pki.services.restart_episode import Past, Result, Target
 from certmond.pki.catalog.settings import ArchiveSpec
 root, state, name, path, number, now = sys.argv[1:7]
 contents = dict(zip(sys.argv[7::2], sys.argv[8::2]))

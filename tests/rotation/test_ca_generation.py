@@ -14,8 +14,9 @@ from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.rotation.ca_validation import judge
 from certmond.pki.signing.template import Terms
-from certmond.pki.x509.certificate import Certificate, describe_key, load, to_pem
+from certmond.pki.x509.certificate import Certificate, load, to_pem
 from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.public_key import describe_key
 from certmond.rotation.ca_generation import generate, present_key, reissue
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, NOW, UNKNOWN_OID, YEAR, Issued, bundle, make_ca, make_leaf, make_server

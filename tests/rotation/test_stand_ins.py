@@ -103,7 +103,7 @@ def test_daemons(make: Make) -> None:
         first.until(lambda: first.number(proven) == 1, "the scheduler is restarted")
         restarted = bed.nodes[-1].certmond("restart", "kubelet")
         assert (restarted.returncode, restarted.stderr) == (0, ""), restarted.stdout
-        assert "kubelet: kubelet was restarted and is well" in restarted.stdout
+        assert "kubelet: kubelet was restarted and is healthy" in restarted.stdout
     assert any("leases" in call for call in bed.backend.calls)
     assert node.attempts() == {name: int(name == "kube-scheduler") for name in node.components}
     assert (bed.nodes[-1].work / "kubelet-unit.log").read_text().count("ready\n") == 2

@@ -15,8 +15,8 @@ import yaml
 from certmond.config.model import Source, parse
 from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
 from certmond.formats.private_key import load_key
-from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
-from certmond.pki.rotation.planner import SIGNING_FLAGS
+from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, KeyOf, Rotate, Trusting
+from certmond.pki.rotation.family_state import SIGNING_FLAGS
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.parsing import decode
 from certmond.rotation.staged_ca import Part, Staging
@@ -53,7 +53,7 @@ class Arranged:
 
     def make(
         self,
-        *wants: Want,
+        *wants: FileChange,
         meanwhile: Callable[[], object] = lambda: None,
         target: tuple[str, str] = ("ca", CRT),
         known: tuple[Certificate, ...] = (),
@@ -227,10 +227,10 @@ def test_an_unwanted_file_is_removed(arranged: Arranged) -> None:
     """A file that is no longer required is removed. A missing one is no error."""
     for path in APART:
         arranged.node.write(path[1:], b"former")
-    arranged.make(*map(Gone, APART))
+    arranged.make(*map(AbsentFile, APART))
     assert not [path for path in APART if arranged.node.path(path[1:]).exists()]
     before = arranged.tree()
-    arranged.make(*map(Gone, APART))
+    arranged.make(*map(AbsentFile, APART))
     assert arranged.tree() == before
 
 
@@ -315,7 +315,7 @@ def test_a_foreign_signer_stays(arranged: Arranged, path: str) -> None:
     theirs = make_ca()
     arranged.node.write(path[1:], theirs.pem if path == APART[0] else theirs.key_pem)
     before, old, known = arranged.tree(), arranged.old, (arranged.old, arranged.new.facts)
-    for wants in ((KeyOf(APART[1], old), Bundle(APART[0], (old,))), (Gone(APART[0]), Gone(APART[1]))):
+    for wants in ((KeyOf(APART[1], old), Bundle(APART[0], (old,))), (AbsentFile(APART[0]), AbsentFile(APART[1]))):
         with pytest.raises(WriteError, match=f"{path} was changed by someone else since it was looked at"):
             arranged.make(*wants, known=known)
     assert arranged.tree() == before
@@ -342,7 +342,7 @@ def test_a_key_beside_certificates_of_others_is_refused(arranged: Arranged, apar
     """
     arranged.stage()
     path, key = APART if apart else (CRT, KEY)
-    wants: tuple[Want, ...] = (Bundle(path, (arranged.new.facts,)),)
+    wants: tuple[FileChange, ...] = (Bundle(path, (arranged.new.facts,)),)
     if apart:
         wants = (KeyOf(key, arranged.new.facts), Bundle(path, (arranged.old,)))
     before = arranged.tree()

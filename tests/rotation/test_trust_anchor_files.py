@@ -6,7 +6,7 @@ import pytest
 
 from certmond.config.model import Source, parse
 from certmond.files.catalog_observer import Store
-from certmond.pki.rotation.planner import SIGNING_FLAGS, Ground, Signer
+from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, Signer
 from certmond.pki.x509.parsing import decode
 from certmond.rotation.trust_anchor_files import ground_of, own_files
 from certmond.transaction.node_files import NodeFiles

@@ -23,7 +23,7 @@ from certmond.errors import StateError
 from certmond.formats.private_key import make_key
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import KeyAlgorithm
-from certmond.pki.services.restart_state_machine import Past
+from certmond.pki.services.restart_episode import Past
 from certmond.restart.history import History
 from certmond.services.content_times import Changes
 from certmond.state.archive import Archive

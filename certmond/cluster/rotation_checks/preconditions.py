@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from certmond.cluster.connection import Access
 from certmond.pki.catalog.settings import ClusterSpec
 from certmond.pki.rotation.phases import Phase, Rotation, desired
-from certmond.pki.x509.certificate import PublicKey, certificates_of
+from certmond.pki.x509.certificate import certificates_of
+from certmond.pki.x509.public_key import PublicKey
 
 if TYPE_CHECKING:
     from certmond.cluster.rollout import Rollout

@@ -20,7 +20,7 @@ from certmond.cluster.connection import Access
 from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked
 from certmond.errors import RefusedError
 from certmond.pki.findings import printable
-from certmond.pki.x509.certificate import PublicKey
+from certmond.pki.x509.public_key import PublicKey
 
 NAME = "tokens"
 

@@ -27,10 +27,11 @@ from certmond.cluster.csr_signer import API_CLIENT
 from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked
 from certmond.errors import CertmondError, MalformedError, RefusedError, SigningError, UnreachableError
 from certmond.pki.findings import printable
-from certmond.pki.x509.certificate import Certificate, PublicKey, describe_key, load_request, public_key_of
+from certmond.pki.x509.certificate import Certificate, load_request
 from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.parsing import decode
 from certmond.pki.x509.path_building import find_paths
+from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 NAME = "signing"
 REQUEST = "certmond-canary"

@@ -18,7 +18,8 @@ from certmond.pki.findings import printable
 from certmond.pki.rotation.ca_hierarchy import Family
 from certmond.pki.rotation.ca_validation import Verdict
 from certmond.pki.rotation.service_account_keys import TokenKeys
-from certmond.pki.x509.certificate import Anchor, Certificate, PublicKey
+from certmond.pki.x509.certificate import Anchor, Certificate
+from certmond.pki.x509.public_key import PublicKey
 
 SCHEMA = 1
 _YES_NO = {True: "yes", False: "no", None: "unreadable"}

@@ -16,12 +16,15 @@ from typing import NamedTuple
 from certmond.pki.assessment.damage import is_whole, last_issued
 from certmond.pki.assessment.file_rules import about_damage, about_files, about_key_pair
 from certmond.pki.assessment.key_mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
-from certmond.pki.assessment.rules import POLICY, Case, critical_point, renewal_point
+from certmond.pki.assessment.rule_input import Case
+from certmond.pki.assessment.rules import POLICY
 from certmond.pki.assessment.service_rules import about_services, turning_points
 from certmond.pki.assessment.signing_rules import not_issued_by_ca
-from certmond.pki.catalog.entries import SELF, Kind
+from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issuers_of, own_anchors
+from certmond.pki.assessment.validity_rules import critical_point, renewal_point
+from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.findings import Finding, Reason, Severity
+from certmond.pki.findings import Finding, Reason, Severity, highest_severity
 from certmond.pki.services.staleness import NOWHERE, Presence, Surroundings
 from certmond.pki.signing.policy import Basis, basis
 from certmond.pki.x509.certificate import Certificate
@@ -32,15 +35,15 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 _CHANGES_AT = attrgetter("changes_at")  # the lookup is measurable in a loop over ten thousand statuses
 
-Anchors = tuple[Certificate, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class CertificateStatus:
     """The verdict on one certificate. `certificate` is the last good one if the file is bad now (`stale`).
 
-    `issuers` are the present certificates of the CA that would sign its successor. `basis` has the sources of that
-    successor, or None if its origin was not checked. `damage` has the time since when its files hold no complete pair.
+    `anchors_reported` is True if the entries of its anchors report that these have no certificate. `embeddable` are the
+    certificates that its kubeconfig must trust. `issuers` are the present certificates of the CA that would sign its
+    successor. `basis` has the sources of that successor, or None if its origin was not checked. `damage` has the time
+    since when its files have no complete pair.
     """
 
     seen: Observation
@@ -54,7 +57,7 @@ class CertificateStatus:
     search: PathSearch
     usages: frozenset[str]
     anchors: Anchors
-    anchors_told: bool
+    anchors_reported: bool
     embeddable: Anchors
     judged_at: datetime
     changes_at: datetime | None
@@ -68,7 +71,7 @@ class CertificateStatus:
     @property
     def severity(self) -> Severity | None:
         """The highest severity of the findings, or None without findings."""
-        return worst(self.findings)
+        return highest_severity(self.findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +126,7 @@ class Assessment:
 
     @cached_property
     def severity(self) -> Severity | None:
-        return worst(item for status in self.statuses for item in status.findings)
-
-
-def worst(findings: Iterable[Finding]) -> Severity | None:
-    """Return the highest severity among `findings`, or None."""
-    return max((item.severity for item in findings), key=lambda severity: severity.rank, default=None)
+        return highest_severity(item for status in self.statuses for item in status.findings)
 
 
 def assess(
@@ -150,27 +148,27 @@ def assess(
     `waits`, a mismatch of certificate and key is reported only after the time that a writer needs between the two
     files.
     """
-    terms = Terms(inventory.facts, renew_before, _anchors(inventory.observations), renewed or {}, around, waits)
+    terms = Terms(inventory.facts, renew_before, catalog_anchors(inventory.observations), renewed or {}, around, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
-    kept = _kept(previous, terms, now)
-    looked = [
-        kept.get(id(seen)) or _look_at(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
+    valid = _valid_verdicts(previous, terms, now)
+    checked = [
+        valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in inventory.observations
     ]
     # All paths before all verdicts: signatures and rules evict each other from the processor's caches.
-    asked = [each.question for each in looked if isinstance(each, _Unjudged) and each.search is None]
-    found = iter(searching(asked))
+    questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
+    found = iter(searching(questions))
     statuses = tuple(
         [
-            each if isinstance(each, CertificateStatus) else _judge(each, each.search or next(found), terms, now)
-            for each in looked
+            each if isinstance(each, CertificateStatus) else _verdict(each, each.search or next(found), terms, now)
+            for each in checked
         ]
     )
     return Assessment(now, statuses, inventory.facts, renew_before, terms)
 
 
-def _kept(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
+def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
     """Return the verdicts that are valid without a check, by the `id` of their observation.
 
     Without a change of the terms, and before the next change with time, only new observations need a check.
@@ -182,24 +180,13 @@ def _kept(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int,
     return {id(status.seen): status for status in previous.statuses}
 
 
-def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority in the catalogue, by its name."""
-    found: dict[str, list[Certificate]] = {}
-    for seen in observations:
-        if seen.spec.authority:
-            found.setdefault(seen.spec.name, []).extend(seen.certificates[:1])
-    return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
-
-
 class _Unjudged(NamedTuple):
-    """A certificate without a verdict yet: its question about paths, the previous answer if still valid, and other
-    inputs.
-    """
+    """A certificate without a verdict yet: its path question, a previous answer that is valid, and other inputs."""
 
     seen: Observation
     question: Question
     search: PathSearch | None
-    anchors_told: bool
+    anchors_reported: bool
     embeddable: Anchors
     renewed_at: datetime | None
     presence: Presence
@@ -213,21 +200,21 @@ def _extended(usages: tuple[str, ...]) -> frozenset[str]:
     return _EXTENDED.intersection(usages)
 
 
-def _look_at(
+def _check(
     seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
 ) -> CertificateStatus | _Unjudged:
-    """Return the verdict if it is still valid or there is no certificate, otherwise the inputs of a new one."""
+    """Return the verdict if it is valid or the files have no certificate, otherwise the inputs of a new verdict."""
     anchors, around = terms.anchors, terms.around
-    own = _anchors_of(seen, anchors)
-    told = not own and any(name in anchors for name in seen.spec.ca)  # their own findings report missing certificates
+    own = own_anchors(seen, anchors)
+    reported = not own and any(name in anchors for name in seen.spec.ca)  # by the entries of these anchors
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
-    news = told, renewed_at, presence
-    same_terms = same_terms and before is not None and _news_of(before) == news
-    issuers = _issuers_of(seen, anchors)
+    inputs = reported, renewed_at, presence
+    same_terms = same_terms and before is not None and _inputs_of(before) == inputs
+    issuers = issuers_of(seen, anchors)
     same_terms = same_terms and before is not None and before.issuers == issuers
-    if before and same_terms and _still_holds(before, seen, own, embeddable, now):
+    if before and same_terms and _is_valid(before, seen, own, embeddable, now):
         return before
     mismatch = mismatch_of(
         seen.key_matches, seen.changed_at, before.mismatch if before else None, now,
@@ -240,33 +227,33 @@ def _look_at(
     )  # fmt: skip
     if not seen.certificates:
         absent = _absent(
-            seen, before, own, embeddable, now, anchors_told=told, presence=presence, issuers=issuers,
+            seen, before, own, embeddable, now, anchors_reported=reported, presence=presence, issuers=issuers,
             facts=terms.facts,
         )  # fmt: skip
         return replace(absent, mismatch=mismatch, damage=damage, changes_at=damage.changes_at if damage else None)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
     question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
-    asked = (before.seen.certificates, before.anchors, before.usages) if before else None
-    search = before.search if before and asked == (seen.certificates, own, usages) else None
-    return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence, mismatch, damage)
+    searched = (before.seen.certificates, before.anchors, before.usages) if before else None
+    search = before.search if before and searched == (seen.certificates, own, usages) else None
+    return _Unjudged(seen, question, search, reported, embeddable, renewed_at, presence, mismatch, damage)
 
 
-def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
+def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
     seen, certificate, anchors, presence = one.seen, one.question.leaf, one.question.anchors, one.presence
     renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
-    issuers = _issuers_of(seen, terms.anchors)
+    issuers = issuers_of(seen, terms.anchors)
     derived = basis(certificate, seen.certificates[1:], issuers, presence.provenance) if presence.provenance else None
     case = Case(
-        seen, certificate, search, anchors, one.anchors_told, one.embeddable, terms.facts, renew_at, now,
+        seen, certificate, search, anchors, one.anchors_reported, one.embeddable, terms.facts, renew_at, now,
         one.renewed_at, derived,
     )  # fmt: skip
     path = search.valid_at(now)
     shown = path or search.best
-    judged = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
-    said = (*about_files(seen), *settled(judged, one.mismatch, case), *about_services(presence, now))
+    checked = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
+    findings = (*about_files(seen), *settled(checked, one.mismatch, case), *about_services(presence, now))
     known = last_issued(certificate, (*issuers, *anchors)) if presence.salvage else None
-    said = about_damage(said, seen, presence.salvage, now, facts=terms.facts, known=known)
+    findings = about_damage(findings, seen, presence.salvage, now, facts=terms.facts, known=known)
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
@@ -275,11 +262,11 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=seen.key_matches,
-        findings=_capped(seen, said),
+        findings=_capped(seen, findings),
         search=search,
         usages=_extended(seen.spec.usages),
         anchors=case.anchors,
-        anchors_told=case.anchors_told,
+        anchors_reported=case.anchors_reported,
         embeddable=case.embeddable,
         judged_at=now,
         changes_at=_next_change(
@@ -294,11 +281,11 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
     )
 
 
-def _news_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence]:
-    return before.anchors_told, before.renewed_at, before.presence
+def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence]:
+    return before.anchors_reported, before.renewed_at, before.presence
 
 
-def _still_holds(
+def _is_valid(
     before: CertificateStatus, seen: Observation, anchors: Anchors, embeddable: Anchors, now: datetime
 ) -> bool:
     """Return whether no input of the verdict has changed and the time of its next change has not come.
@@ -306,35 +293,12 @@ def _still_holds(
     A comparison with `is` suffices: the observer returns the same object until its file changes.
     """
     return (
-        before.seen is seen
+        seen is before.seen
         and before.anchors == anchors
         and before.embeddable == embeddable
         and before.judged_at <= now
         and (before.changes_at is None or now < before.changes_at)
     )
-
-
-def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the anchors of its paths. An authority is its own anchor; without `ca`, the anchors come from the file."""
-    if seen.spec.authority:
-        return seen.certificates[:1]
-    if not seen.spec.ca:
-        return _self_issued(seen) or seen.certificates[-1:]
-    if len(seen.spec.ca) == 1 and seen.spec.ca[0] != SELF:
-        return anchors.get(seen.spec.ca[0], ())
-    found: list[Certificate] = []
-    for name in seen.spec.ca:
-        found += _self_issued(seen) if name == SELF else anchors.get(name, ())
-    return tuple(dict.fromkeys(found))
-
-
-def _issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the present certificates of the CA that would sign it: the first in its entry, and none of its file."""
-    return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
-
-
-def _self_issued(seen: Observation) -> Anchors:
-    return tuple(certificate for certificate in seen.certificates if certificate.self_issued)
 
 
 def _absent(
@@ -344,7 +308,7 @@ def _absent(
     embeddable: Anchors,
     now: datetime,
     *,
-    anchors_told: bool,
+    anchors_reported: bool,
     presence: Presence,
     issuers: Anchors,
     facts: Mapping[str, str],
@@ -352,8 +316,8 @@ def _absent(
     """Return the verdict without a certificate: the faults of its files, and the dates of the last good one."""
     last = before.certificate if before else None
     known = last_issued(last, (*issuers, *anchors)) if presence.salvage else None
-    said = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
-    said = about_damage(said, seen, presence.salvage, now, facts=facts, known=known)
+    findings = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
+    findings = about_damage(findings, seen, presence.salvage, now, facts=facts, known=known)
     return CertificateStatus(
         seen=seen,
         certificate=last,
@@ -362,11 +326,11 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=_capped(seen, said),
+        findings=_capped(seen, findings),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
-        anchors_told=anchors_told,
+        anchors_reported=anchors_reported,
         embeddable=embeddable,
         judged_at=now,
         changes_at=None,

@@ -12,14 +12,14 @@ from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.field_types import expand, subject_attributes
 from certmond.pki.catalog.observation import Observation, Salvage
 from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject
-from certmond.pki.catalog.settings import LOCAL, NOBODY
+from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.findings import Reason, Remedy
 from certmond.pki.signing.policy import Basis, Denial, fixed_by, grant, is_issued, surplus
 from certmond.pki.signing.template import Template, Terms, first
 from certmond.pki.x509.certificate import Certificate, names_in
 from certmond.pki.x509.path_building import find_paths
 
-_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # signers that need the key of the CA on this node
+_NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # signers that need the key of the CA on this node
 _REPAIRED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 
 
@@ -40,7 +40,7 @@ def damage(seen: Observation) -> str | None:
     if seen.key_path is None or spec.key_optional:
         return None
     if seen.key is None and (faults or not seen.key_unknown):
-        return f"{seen.key_path} holds no private key"
+        return f"{seen.key_path} contains no private key"
     return f"{seen.key_path} is not the private key of {seen.path}" if seen.key_matches is False else None
 
 
@@ -59,12 +59,13 @@ def generation(
     known: Certificate | None,
     under: Certificate | None = None,
 ) -> tuple[str, Certificate] | None:
-    """Return the newest good generation that certmond may restore by itself, with its certificate, or None.
+    """Return the newest good generation that certmond may restore without the operator, with its certificate, or None.
 
-    `known` is the last certificate of these files that their CA signed; None where it is not remembered. A generation
-    has no more than that one. Where that is not known, or what certmond put in place last is neither that one nor in
-    the archive, the generation has no more than the entry fixes, and no other subject than the last one had. `under` is
-    the anchor that has to have signed it, None for any.
+    `known` is the last certificate of these files that their CA signed, or None if certmond does not have it. The
+    generation must not exceed the contents of `known`. The rule is stricter without `known`. It is also stricter if the
+    certificate that certmond installed last is neither `known` nor in the archive. Then the generation must not exceed
+    the contents that the entry fixes, and must have the last subject. `under` is the anchor that must have signed the
+    generation, or None for any anchor.
     """
     fixed, archived = fixed_by(seen.spec, facts), {each.sha256 for each in salvage.kept}
     lost = salvage.last is not None and salvage.last not in archived and (known is None or known.sha256 != salvage.last)
@@ -73,15 +74,16 @@ def generation(
             continue
         if surplus(leaf, known, fixed):
             continue
-        if (lost or known is None) and (surplus(leaf, None, fixed) or _is_another(leaf, salvage.subject)):
+        if (lost or known is None) and (surplus(leaf, None, fixed) or _has_other_subject(leaf, salvage.subject)):
             continue
         return number, leaf
     return None
 
 
 def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate]) -> Certificate | None:
-    """Return the certificate that was last in the files of an entry, if one of `issuers` signed it: what anybody else
-    signed says nothing of the rights that these files had.
+    """Return the last certificate of an entry's files if one of `issuers` signed it, otherwise None.
+
+    A certificate of another issuer does not show the rights that these files had.
     """
     return certificate if certificate and is_issued(certificate, (), issuers) else None
 
@@ -90,29 +92,29 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None, siblings: Iterable[Certificate] = (),
 ) -> Template | str:  # fmt: skip
-    """Return a certificate whose contents only the entry decides, or the reason against it: a clause, and the remedy.
+    """Return a certificate with only the contents that the entry fixes, or the reason against it with the remedy.
 
-    `signer` is the kind of its signer. Of several accepted subjects, the one decides that was there last: `known` had
-    it, or what certmond put in place last; where the two differ, the first of them in the entry. Else the certificates
-    in the archive decide, then the groups of `siblings`, of the same CA on this node: a cluster of before v1.29 does
-    not know the group of today.
+    `signer` is the kind of its signer. If the entry accepts several subjects, the template gets the subject of `known`
+    or of the certificate that certmond installed last. If these two differ, it gets the one that the entry names first.
+    Without either, the certificates in the archive decide, and then the groups of `siblings`, of the same CA on this
+    node: a cluster that kubeadm before v1.29 created does not have the group kubeadm:cluster-admins.
     """
     spec = seen.spec
     if why := obstacle(seen, signer, authority):
         return why
     accepted = accepted_subjects(spec, terms.facts)
     if not accepted:
-        fact = "this node does not tell its subject" if spec.subject else "its entry fixes no subject"
-        return f"{fact}; name it there as `subject`"
+        fact = "this node has no fact for its subject" if spec.subject else "its entry fixes no subject"
+        return f"{fact}; set `subject` in the entry"
     if spec.kind is Kind.KUBECONFIG and salvage.server is None:
-        return f"where its API server is, nothing here says; move {seen.path} away, then: certmond init"
+        return f"no file on this node names its API server; move {seen.path} away, then run: certmond init"
     fixed = fixed_by(spec, terms.facts)
     try:
         last = {known.attributes if known else None, subject_attributes(salvage.subject) if salvage.subject else None}
         subject = next((text for text in accepted if subject_attributes(text) in last), None)
         template = first(spec, subject or _subject(accepted, salvage.kept, siblings), fixed.names, terms)
     except ValueError as error:
-        return f"its entry asks for what no certificate can say ({error}); correct it"
+        return f"its entry has a value that no certificate can contain ({error}); correct the entry"
     granted = grant(template, fixed, Basis(barrier=salvage.barrier))
     return f"the CA's key does not sign it: {granted}" if isinstance(granted, Denial) else template
 
@@ -139,42 +141,40 @@ def unknown_names(seen: Observation, facts: Mapping[str, str]) -> list[str]:
 
 
 def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, known: Certificate | None) -> str:
-    """Return the command that puts the files right, as certmond would do by itself, or why it cannot, with the remedy
-    of that. `known` is as for `generation`.
-    """
+    """Return the command that repairs the files, or the obstacle with its remedy. `known` is as for `generation`."""
     name = seen.spec.name
     if seen.spec.renewed_by:
-        return f"certmond does not put it right: it is renewed by {seen.spec.renewed_by}"
+        return f"certmond does not repair it; it is renewed by {seen.spec.renewed_by}"
     if found := generation(seen, salvage, facts, known=known):
-        return f"put it back: certmond archive restore {name} {found[0]}"
-    return salvage.obstacle or f"issue it anew: certmond renew {name}"
+        return f"restore it: certmond archive restore {name} {found[0]}"
+    return salvage.obstacle or f"issue it again: certmond renew {name}"
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
     """Return why no signer signs a new certificate of this entry, a clause with the remedy, or None."""
     spec = seen.spec
     if spec.renewed_by:
-        return f"it is not renewed by certmond but by {spec.renewed_by}"
-    if signer == NOBODY:
-        return "its entry says that nobody signs it; put certificate and key back from a backup"
-    if signer not in _WITH_A_KEY:
+        return f"certmond does not renew it; it is renewed by {spec.renewed_by}"
+    if signer == NO_SIGNER:
+        return "its entry has `signer: none`; restore the certificate and the key from a backup"
+    if signer not in _NEED_CA_KEY:
         return None
     if authority is None or not authority.certificates:
-        return "no CA of the catalogue signs it; name its `ca`, or a `signer`"
+        return "no CA of the catalogue signs it; set `ca` or `signer` in its entry"
     if fact := authority.certificates[0].refused:
-        return f"the certificate of its CA, {authority.path}, is refused ({fact}); replace that CA"
+        return f"its CA {authority.path} is unusable ({fact}); replace that CA"
     if not (authority.key_matches or authority.key_unknown):
         where = authority.key_path or authority.path
         otherwise = (
             "let the node join again: kubeadm reset, kubeadm join" if spec.kind is Kind.KUBELET
-            else "issue it where that key is, and copy certificate and key here"
+            else "issue it on the node with that key, and copy the certificate and its key to this node"
         )  # fmt: skip
-        return f"the archive has no good generation of it, and the key of its CA, {where}, is not here; {otherwise}"
+        return f"the archive has no good generation of it, and its CA's key {where} is not on this node; {otherwise}"
     return None
 
 
-def _is_another(leaf: Certificate, subject: str | None) -> bool:
-    """The subject of the last certificate is remembered, and `leaf` has one that is no part of it."""
+def _has_other_subject(leaf: Certificate, subject: str | None) -> bool:
+    """Return whether `leaf` has an attribute that `subject`, of the last certificate, does not have."""
     return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 

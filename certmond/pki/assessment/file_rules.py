@@ -11,7 +11,7 @@ from datetime import datetime
 
 from certmond.pki.assessment.damage import damage, remedy
 from certmond.pki.assessment.last_attempt import IN_A_ROW
-from certmond.pki.assessment.rules import finding, found_in
+from certmond.pki.assessment.rule_input import fault_finding, finding
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage
 from certmond.pki.findings import Finding, Reason, Remedy, Severity, printable
@@ -21,36 +21,37 @@ from certmond.pki.x509.certificate import Certificate
 def about_files(seen: Observation) -> Iterator[Finding]:
     """Yield the findings about files: faults of reading them, modes and owners."""
     for fault in seen.faults:
-        yield found_in(fault)
+        yield fault_finding(fault)
     for permissions in seen.permissions:
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner
         if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
             fact = f"{permissions.path} belongs to {permissions.owner}, expected {owner}"
-            yield finding(Reason.WRONG_OWNER, f"{fact}; chown {owner} {permissions.path}")
+            yield finding(Reason.WRONG_OWNER, f"{fact}; run: chown {owner} {permissions.path}")
 
 
 def about_damage(
     findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
     facts: Mapping[str, str], known: Certificate | None,
 ) -> tuple[Finding, ...]:  # fmt: skip
-    """The findings of damaged files, with the command that puts them right on this node; and that they break again.
+    """Return the findings, with the repair command of this node for damaged files, and a finding for repeated damage.
+
     `known` is the last certificate of these files that their CA signed.
     """
     if salvage is None or (what := damage(seen)) is None:
         return tuple(findings)
-    said, command = [], remedy(seen, salvage, facts, known=known)
+    found, command = [], remedy(seen, salvage, facts, known=known)
     for item in findings:
         fact, _, usual = item.message.partition("; ")
         own = any(path and path in fact for path in (seen.path, seen.key_path))
-        told = own and item.reason.remedy is Remedy.REPAIR and usual
-        said.append(replace(item, message=printable(f"{fact}; {command}")) if told else item)
+        repairable = own and item.reason.remedy is Remedy.REPAIR and usual
+        found.append(replace(item, message=printable(f"{fact}; {command}")) if repairable else item)
     if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
         often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"
         last = f"{salvage.repaired_at:%Y-%m-%d %H:%M:%S} UTC"
-        fact = f"{what}, and was put right {often}, last on {last}"
-        said.append(finding(Reason.BREAKS_AGAIN, f"{fact}; see which program or disk breaks it: certmond plan"))
-    return tuple(said)
+        fact = f"{what}, and was repaired {often}, last on {last}"
+        found.append(finding(Reason.BREAKS_AGAIN, f"{fact}; find the program or disk that damages it: certmond plan"))
+    return tuple(found)
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:
@@ -60,21 +61,21 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
         readable = permissions.secret and excess & 0o004
         yield finding(
             Reason.TOO_OPEN,
-            f"{permissions.path} has mode {permissions.mode:04o}, {allowed:04o} at most is right; "
-            f"chmod {permissions.mode & allowed:04o} {permissions.path}",
+            f"{permissions.path} has mode {permissions.mode:04o}, expected {allowed:04o} at most; "
+            f"run: chmod {permissions.mode & allowed:04o} {permissions.path}",
             Severity.CRITICAL if readable else None,
         )
 
 
 def about_key_pair(seen: Observation) -> Iterator[Finding]:
-    """Check the service-account keys: every API server must verify what every controller manager signs."""
+    """Yield findings about the service-account keys: every API server verifies tokens of every controller manager."""
     if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
         return
     if seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
-        yield finding(Reason.KEY_MISSING, f"{seen.key_path} is not there, the private key of {seen.path}; put it back")
+        yield finding(Reason.KEY_MISSING, f"{seen.key_path}, the private key of {seen.path}, is missing; restore it")
     elif seen.key is not None and seen.key.sha256 != seen.public_key.sha256:
         yield finding(
             Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
-            f"{seen.path} is not the public key of {seen.key_path}, so tokens signed here are refused; "
-            "put back the pair that all control-plane nodes share",
+            f"{seen.path} is not the public key of {seen.key_path}, so API servers refuse tokens signed on this node; "
+            "restore the pair that all control-plane nodes share",
         )

@@ -1,7 +1,7 @@
-"""Events that a hook receives: the findings that it knows, those that are open, and the difference.
+"""Events for a hook: the difference between the open findings and the findings that the hook has received.
 
-Owns that decision, as values. It runs no hook, and time is an argument. A hook that received each open finding and each
-end of a finding needs no further event, whatever happened in between.
+Owns that decision, as values. It runs no hook, and time is an argument. A hook that has received each open finding, and
+the end of each other one, needs no further event.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Key = tuple[str, str, str, str]
 """Certificate, path, reason, severity: the identity of a finding, as in the journal. A higher severity is a new
 finding.
 """
-Told = Mapping[Key, "Notice"]
+Notices = Mapping[Key, "Notice"]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     """One finding, as a hook receives it.
 
-    `at` is when the finding was first observed. `told_at` is when the hook last received it, None for never. `reason`
-    is text, because the state of an older version may have a reason that this version does not have.
+    `at` is when certmond first observed the finding. `told_at` is when the hook last received it, or None. `reason` is
+    text, because the state of an older version may have a reason that this version does not have.
     """
 
     certificate: str
@@ -61,7 +61,7 @@ class Due:
         return self.event, self.notice.key
 
 
-def standing(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
+def open_findings(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
     """Return the open findings of at least the severity `at_least`; of several for one subject, the most severe."""
     found: dict[tuple[str, str, str], Notice] = {}
     for status in assessment.statuses:
@@ -78,44 +78,43 @@ def standing(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
     return {notice.key: notice for notice in found.values()}
 
 
-def wanted(found: Told, told: Told, before: Told, most: int) -> dict[Key, Notice]:
-    """Return the findings that the hook should know, at most `most`: first those that it received.
+def selected_findings(found: Notices, received: Notices, before: Notices, most: int) -> dict[Key, Notice]:
+    """Return at most `most` findings for the hook: first those that it has received, then the most severe others.
 
-    The most severe of the others follow. A finding that was wanted `before` keeps the time at which it was first
-    observed.
+    A finding that was selected `before` keeps the time of its first observation.
     """
-    kept = {key: notice for key, notice in found.items() if key in told}
-    rest = sorted((notice for key, notice in found.items() if key not in told), key=_gravest_first)
+    kept = {key: notice for key, notice in found.items() if key in received}
+    rest = sorted((notice for key, notice in found.items() if key not in received), key=_most_severe_first)
     kept |= {notice.key: notice for notice in rest[: max(0, most - len(kept))]}
     return {key: replace(notice, at=before[key].at) if key in before else notice for key, notice in kept.items()}
 
 
 def due(
-    want: Told, told: Told, now: datetime, *, settled: bool, at: datetime, repeat: timedelta | None = None
+    want: Notices, received: Notices, now: datetime, *, settled: bool, at: datetime, repeat: timedelta | None = None
 ) -> Iterator[Due]:
     """Yield the events for the hook in this order: cleared findings, new findings, repeats.
 
-    Nothing is cleared before the node is `settled`: the services and their endpoints were observed. `at` is the time of
-    a clearing. A finding is not raised before another severity of its subject is cleared. So a receiver that ignores
-    the severity ends in the right state.
+    No finding is cleared before the node is `settled`: certmond has observed the services and their endpoints. `at` is
+    the time of a clearing. A finding is raised only after another severity of its subject is cleared. So a receiver
+    that ignores the severity ends in the right state.
     """
-    gone = [notice for key, notice in told.items() if key not in want]
+    gone = [notice for key, notice in received.items() if key not in want]
     if settled:
         yield from (Due("cleared", replace(notice, at=at)) for notice in gone)
     waiting = {notice.subject for notice in gone}
-    fresh = [notice for key, notice in want.items() if key not in told and notice.subject not in waiting]
-    yield from (Due("raised", notice) for notice in sorted(fresh, key=_gravest_first))
+    fresh = [notice for key, notice in want.items() if key not in received and notice.subject not in waiting]
+    yield from (Due("raised", notice) for notice in sorted(fresh, key=_most_severe_first))
     if repeat:
-        for key, notice in told.items():
+        for key, notice in received.items():
             # A clock that was set back must not delay the repeat by its error.
             if key in want and not (notice.told_at and notice.told_at <= now < notice.told_at + repeat):
                 yield Due("raised", notice)
 
 
-def next_repeat(told: Told, repeat: timedelta) -> datetime | None:
+def next_repeat(received: Notices, repeat: timedelta) -> datetime | None:
     """Return the time of the next repeat, or None."""
-    return min((notice.told_at + repeat for notice in told.values() if notice.told_at), default=None)
+    return min((notice.told_at + repeat for notice in received.values() if notice.told_at), default=None)
 
 
-def _gravest_first(notice: Notice) -> tuple[int, datetime, Key]:
+def _most_severe_first(notice: Notice) -> tuple[int, datetime, Key]:
     return -notice.severity.rank, notice.at, notice.key

@@ -1,9 +1,8 @@
 """Mismatch of a certificate and its key over time, with the wait for a writer that replaces both files.
 
-Owns that memory from pass to pass, as a value. The wait counts from the first look that sees the mismatch, and ends
-`wait` later, however often the files change meanwhile; before a repair, from their last change. Only a pair that has
-matched for `wait` without a break begins a new wait: a pair that matches at times is reported all the time.
-
+Owns the state between passes, as a value. The wait begins with the first pass that detects the mismatch. Changes of the
+files during the wait do not extend it, except before a repair. A new wait begins only after the pair has matched for
+`wait` without a break, so that certmond always reports a pair that matches now and then.
 Two conditions use it. certmond reports a certificate and a key of two pairs after `WAIT`, and repairs files without a
 complete pair after `REPAIR_WAIT`. Other faults of files have no wait.
 """
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from certmond.pki.assessment.rules import Case, finding
+from certmond.pki.assessment.rule_input import Case, finding
 from certmond.pki.findings import Finding, Reason
 
 WAIT = timedelta(seconds=2)
@@ -25,13 +24,15 @@ certificates in memory meanwhile.
 """
 
 REPAIR_REST = timedelta(minutes=2)
-"""How long files that keep changing are let be at most, besides the wait."""
+"""How long changes of the files can extend the wait before a repair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A mismatch that began at `since`. `reported` says that the wait is over; `matching_since` is None while the pair
-    does not match. `start` is the first such look; None where `since` is.
+    """A mismatch that began at `since`.
+
+    `reported` is True after the wait. `matching_since` is None while the pair does not match. `start` is the first
+    observation of the mismatch, or None if that is `since`.
     """
 
     since: datetime
@@ -71,10 +72,10 @@ def mismatch_of(
 ) -> Mismatch | None:
     """Return the mismatch at `now`, or None without one.
 
-    `matches` is None where certificate or key cannot be read. `before` is what was known at the look before. At the
-    `first` look, the mismatch began when the files changed (`changed_at`): unknown or in the future, it is reported at
-    once. Where nothing `waits`, every mismatch is reported at once. With `rest`, the wait begins again with each change
-    of the files, for so long after the first look.
+    `matches` is None if the certificate or the key is unreadable. `before` is the mismatch of the previous pass. In the
+    `first` pass, the mismatch began when the files changed (`changed_at`). If that time is unknown or in the future,
+    the mismatch is reported at once. Without `waits`, every mismatch is reported at once. With `rest`, each change of
+    the files begins the wait again, for at most `rest` after the first observation.
     """
     if matches is None:
         return before and replace(before, matching_since=None)
@@ -98,7 +99,7 @@ def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:
 
 
 def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) -> Iterator[Finding]:
-    """Yield the findings, without a mismatch that may be a writer's, and with one that ended less than the wait ago."""
+    """Yield the findings without a mismatch during its wait, and with one that ended less than the wait ago."""
     for item in findings:
         if item.reason is not Reason.KEY_MISMATCH or (mismatch and mismatch.reported):
             yield item
@@ -106,5 +107,5 @@ def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) 
         yield finding(
             Reason.KEY_MISMATCH,
             f"{case.seen.key_path or case.where} was not the private key of {case.where} a moment ago; "
-            "if this comes back, see which program replaces it",
+            "if the finding comes back, find the program that replaces it",
         )

@@ -20,10 +20,9 @@ LAST_FILE_RETRY = timedelta(minutes=10)
 class Attempt:
     """The last attempt to renew a certificate: its time, its outcome, and the number of `failures` in a row.
 
-    `sha256` is what the last successful one put in place, `ends_at`, `common_name` and `subject` are the end, the
-    common name and the subject of that, and `issued_at` is when it was, where that was an earlier attempt. `restored`
-    says that it came from the archive, not from a signer.
-
+    `sha256` is the certificate that the last successful attempt installed. `ends_at`, `common_name` and `subject` are
+    its end, common name and subject. `issued_at` is the time of that attempt if it is not this one. `restored` is True
+    if the certificate is from the archive, not from a signer.
     `repaired_at` is the time of the last repair of damaged files. `repairs` counts repairs in a row, separately from
     renewals.
     """
@@ -58,7 +57,7 @@ class Attempt:
 
     @property
     def file_retry_at(self) -> datetime:
-        """The same for a file that needs no signature: ten minutes later at the latest."""
+        """The earliest time of the next attempt for a file that needs no signature: at most ten minutes after `at`."""
         return min(self.retry_at, self.at + LAST_FILE_RETRY)
 
     @property
@@ -74,7 +73,7 @@ class Attempt:
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 
     def restoring(self, sha256: str, ends_at: datetime, common_name: str | None, subject: str, at: datetime) -> Attempt:
-        """Return this attempt, with a certificate of the archive as what was put in place last, at `at`."""
+        """Return this attempt, with a certificate of the archive as the last installed one, at `at`."""
         return replace(
             self, sha256=sha256, issued_at=at, ends_at=ends_at, common_name=common_name, subject=subject, restored=True
         )

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from certmond.pki.assessment.rules import CRITICAL_WINDOW, finding
+from certmond.pki.assessment.rule_input import finding
+from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.services.staleness import Presence, Stale
 
@@ -19,7 +20,7 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
     yield from handshake_refused(presence)
     yield from restart_pending(presence)
     yield from restart_failed(presence)
-    yield from presence.told
+    yield from presence.findings
 
 
 def turning_points(presence: Presence) -> Iterator[datetime]:
@@ -47,9 +48,9 @@ def handshake_refused(presence: Presence) -> Iterator[Finding]:
     for refusing in presence.refusing:
         if refusing.due:
             at = refusing.at
-            fact = f"{at.service or 'what listens'} at {at.endpoint} serves no certificate ({at.reason})"
-            remedy = "see its log, and put its former files back: certmond archive restore NAME"
-            yield finding(Reason.SERVED_DIFFERS, f"{fact} in place of {refusing.path}; {remedy}", Severity.CRITICAL)
+            fact = f"{at.service or 'the listener'} at {at.endpoint} serves no certificate ({at.reason})"
+            remedy = "see its log, and restore its previous files: certmond archive restore NAME"
+            yield finding(Reason.SERVED_DIFFERS, f"{fact}, not {refusing.path}; {remedy}", Severity.CRITICAL)
 
 
 def restart_pending(presence: Presence) -> Iterator[Finding]:
@@ -62,11 +63,11 @@ def restart_pending(presence: Presence) -> Iterator[Finding]:
 def restart_failed(presence: Presence) -> Iterator[Finding]:
     """Report a service that was restarted for this certificate and failed."""
     for message in presence.failures:
-        yield finding(Reason.RESTART_FAILED, f"{message}; see its log, put another certificate there, or restart it")
+        yield finding(Reason.RESTART_FAILED, f"{message}; see its log, install another certificate, or restart it")
 
 
 def _remedy(stale: Stale) -> str:
-    return f"restart {stale.service}" if stale.service else "see what listens there"
+    return f"run: certmond restart {stale.service}" if stale.service else "find the program that listens there"
 
 
 def no_longer_served(before: Iterable[Presence], after: Iterable[Presence]) -> Iterator[str]:
@@ -75,5 +76,5 @@ def no_longer_served(before: Iterable[Presence], after: Iterable[Presence]) -> I
     silent = {at.endpoint: at for presence in after for at in presence.served if not at.sha256}
     for endpoint in sorted(answered & silent.keys(), key=str):
         at = silent[endpoint]
-        fact = f"{at.service or 'what listens'} at {endpoint} served a certificate before, and serves none now"
-        yield f"{fact}: {at.reason}; see its log, and put the former files back: certmond archive restore NAME"
+        fact = f"{at.service or 'the listener'} at {endpoint} served a certificate before, and serves none now"
+        yield f"{fact}: {at.reason}; see its log, and restore its previous files: certmond archive restore NAME"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from certmond.pki.assessment.rules import Case, finding
+from certmond.pki.assessment.rule_input import Case, finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.signing.policy import successor_denial
 
@@ -17,5 +17,5 @@ def not_issued_by_ca(case: Case) -> Iterator[Finding]:
     if case.basis is None or case.certificate.refused or case.certificate.not_before <= case.now < case.renew_at:
         return  # a certificate that is refused has a separate finding about its renewal
     if denial := successor_denial(case.certificate, case.spec, case.facts, case.basis, case.now):
-        remedy = f"see what would be signed: certmond renew {case.seen.name} --dry-run"
+        remedy = f"see the contents that certmond would sign: certmond renew {case.seen.name} --dry-run"
         yield finding(Reason.NOT_ISSUED_BY_CA, f"{case.where} is not renewed: {denial}; {remedy}")

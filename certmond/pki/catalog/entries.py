@@ -43,7 +43,7 @@ DEFAULT_EXCLUDE = (
 
 
 class Kind(StrEnum):
-    """What a file holds. A `key-pair` has no certificate: the service-account keys."""
+    """Contents of a file. A `key-pair` has no certificate: the service-account keys."""
 
     FILE = "file"
     KUBECONFIG = "kubeconfig"
@@ -53,7 +53,7 @@ class Kind(StrEnum):
 
 
 class KeyAlgorithm(StrEnum):
-    """Keys that certmond makes, by kubeadm's names (v1beta4, `encryptionAlgorithm`), and Ed25519."""
+    """Algorithms of new keys, by the names of kubeadm (v1beta4, `encryptionAlgorithm`), and Ed25519."""
 
     RSA_2048 = "RSA-2048"
     RSA_3072 = "RSA-3072"
@@ -67,118 +67,118 @@ T = TypeVar("T")
 
 
 class CertificateSpec(Model):
-    """One row: where a certificate is, and what it must be. Text may use the node's facts, as in `${node_name}`."""
+    """Path and requirements of one certificate. Texts may contain the node's facts, such as `${node_name}`."""
 
     name: Name = Field(description="its name in reports, metrics and references")
     path: AbsolutePath = Field(
-        description="the file. With `*`, `?` or `[…]` any number of files, and with `**` any number of directories."
+        description="the file. With `*`, `?` or `[…]` it matches any number of files, and with `**` any number of "
+        "directories."
     )
     kind: Kind = Field(
         default=Kind.FILE,
         strict=False,
-        description="`file`: PEM, DER or PKCS#12, the certificate and perhaps its chain. `kubeconfig`: the "
-        "client certificates in one. `bundle`: certificates that have nothing to do with each "
-        "other, each judged by itself. `kubelet`: a PEM that the kubelet rotates. `key-pair`: "
-        "`path` is a public key and `key` its private one.",
+        description="`file`: PEM, DER or PKCS#12, with the certificate and optionally its chain. `kubeconfig`: the "
+        "client certificates in a kubeconfig. `bundle`: independent certificates, each with a separate verdict. "
+        "`kubelet`: a PEM file that the kubelet rotates. `key-pair`: `path` is a public key and `key` its private "
+        "key.",
     )
     key: AbsolutePath | None = Field(
         default=None,
-        description="its private key; the same file where that holds both. With a glob: left out, or the same "
-        "text as `path`.",
+        description="the private key; the path of the certificate if one file has both. For a glob: leave it out, or "
+        "repeat the text of `path`.",
     )
     key_optional: bool = Field(
-        default=False, description="the key may be elsewhere, as with an external CA or on a worker"
+        default=False, description="the key may be on another host, as with an external CA or on a worker"
     )
     authority: bool = Field(
         default=False,
-        description="it holds Root CA certificates and nothing else; only such an entry can be in `ca` and "
-        "`embedded_ca`",
+        description="the file contains only Root CA certificates; `ca` and `embedded_ca` can name only such an entry",
     )
     ca: Many[str] = Field(
         default=(),
-        description="the entries of which it must chain to one; `self` for a self-signed certificate in its own "
-        "file, which is also what nothing means",
+        description="the entries of the trust anchors: the certificate must have a path to one of them. `self`, the "
+        "default, is a self-signed certificate in the same file.",
     )
     subject: Many[Subject] = Field(
         default=(),
-        description="subjects that are accepted, as in `CN=kubernetes-admin,O=system:masters`; their order within does "
-        "not matter. The CA signs them whatever the file says; the first is what `certmond init` issues. Subjects with "
-        "`system:` or `kubeadm:` are signed only where they stand here.",
+        description="accepted subjects, such as `CN=kubernetes-admin,O=system:masters`, with attributes in any order. "
+        "The CA signs these subjects for any content of the file. `certmond init` issues the first one. The CA signs "
+        "a subject with `system:` or `kubeadm:` only if this list has it.",
     )
     usages: Many[Usage] = Field(
         default=(),
-        description="what it must be good for, in Kubernetes' names of usages; `key encipherment` is asked of "
-        "RSA keys only",
+        description="required usages, by their Kubernetes names; certmond requires `key encipherment` of RSA keys only",
     )
-    names: Many[AlternativeName] = Field(
-        default=(), description="what it must carry as subjectAltName: `DNS:…` or `IP:…`"
-    )
+    names: Many[AlternativeName] = Field(default=(), description="required subjectAltName entries: `DNS:…` or `IP:…`")
     mode: Mode | None = Field(
         default=None,
-        description="the most that the mode of its file may permit; by default nobody but the owner may write",
+        description="the maximum mode of the file; by default only the owner may write it",
     )
     key_mode: Mode = Field(
         default=0o600,
-        description="the most that the mode of its key's file may permit, and so of any file with a key in it",
+        description="the maximum mode of the key file, and of any file that contains a key",
     )
     owner: Owner | None = Field(
         default=None,
-        description="`user` or `user:group` that its files must belong to, and who may write them besides root. Where "
-        "another user can write them, the certificate is not renewed with what its file says; where another user can "
-        "replace them, it is not renewed.",
+        description="`user` or `user:group` that must own the files, and that may write them besides root. If another "
+        "user can write them, certmond does not copy the contents of the file into a new certificate. If another user "
+        "can replace them, certmond does not renew the certificate.",
     )
     renew_before: Duration | None = Field(
-        default=None, description="it is due so long before its end; by default what the file says for all"
+        default=None,
+        description="the certificate is due this long before its end; by default the value of the configuration",
     )
     validity: Duration | None = Field(
-        default=None, description="how long a new one is good for; by default what the file says for all"
+        default=None, description="the validity of a new certificate; by default the value of the configuration"
     )
     key_algorithm: KeyAlgorithm | None = Field(
         default=None,
         strict=False,
-        description="of a new key; by default that of the old one, else what the file says for all",
+        description="the algorithm of a new key; by default that of the old key, otherwise the value of the "
+        "configuration",
     )
     keep_key: bool = Field(
         default=False,
-        description="it is renewed with the key that it has, so that only one file changes (etcd: the default). "
-        "A signer of kind `kubeadm` cannot: it makes its own key",
+        description="a renewal reuses the key, so that only one file changes (the default for etcd). A signer of kind "
+        "`kubeadm` cannot do that, because it creates the key.",
     )
     signer: Name | None = Field(
         default=None,
-        description="what signs a new one: an entry of `signers`; `local`, the default: the key of its CA on "
-        "this node; `none`: nobody does",
+        description="the signer of a new certificate: an entry of `signers`; `local`, the default: the CA's key on "
+        "this node; `none`: no signer",
     )
     renewed_by: Sentence | None = Field(
         default=None,
-        description="who renews it in certmond's place, and when, in a few words: certmond then never does, and its "
-        "findings and plans say this instead. `null`: certmond does.",
+        description="who renews the certificate instead of certmond, and when, in a few words. certmond then never "
+        "renews it, and findings and plans contain this text. `null`: certmond renews it.",
     )
-    chain: bool = Field(default=True, description="its file may hold more than the one certificate")
+    chain: bool = Field(default=True, description="the file may contain more than one certificate")
     kubeconfig: AbsolutePath | None = Field(
-        default=None, description="for kind `kubelet`: the kubeconfig that has to refer to it"
+        default=None, description="for kind `kubelet`: the kubeconfig that must refer to it"
     )
     embedded_ca: Name | None = Field(
-        default=None, description="the entry whose certificates the kubeconfig has to embed, no more and no fewer"
+        default=None, description="the entry whose certificates the kubeconfig must embed, exactly"
     )
-    optional: bool = Field(default=False, description="that it is not there is no finding")
+    optional: bool = Field(default=False, description="a missing file is not a finding")
     at_most: Severity | None = Field(
-        default=None, strict=False, description="the most severe that its findings can be, where little depends on it"
+        default=None,
+        strict=False,
+        description="the maximum severity of its findings, for a certificate of low importance",
     )
     mentioned_in: Many[AbsolutePath] = Field(
         default=(),
-        description="it is missing only if one of these files names its path, such as a static pod's manifest",
+        description="it is missing only if one of these files contains its path, such as the manifest of a static Pod",
     )
-    belongs_with: Many[AbsolutePath] = Field(
-        default=(), description="it is missing only if one of these files is there"
-    )
+    belongs_with: Many[AbsolutePath] = Field(default=(), description="it is missing only if one of these files exists")
     exclude: Many[str] = Field(
         default=DEFAULT_EXCLUDE,
-        description="names that a glob passes over, of files and directories: by default what is no certificate in use",
+        description="names of files and directories that a glob skips: by default files that are not certificates in "
+        "use",
     )
     password_file: AbsolutePath | None = Field(
         default=None, description="for PKCS#12: a file with the password in its first line"
     )
-    consumers: Many[str] = Field(default=(), description="the services that use it")
+    consumers: Many[str] = Field(default=(), description="the services that use the certificate")
 
     @property
     def is_glob(self) -> bool:
@@ -202,70 +202,69 @@ class CertificateSpec(Model):
         if key is None and info.data.get("kind") is Kind.KEY_PAIR:
             raise ValueError("must be given for kind key-pair")
         if key not in {None, path} and has_wildcard(path):
-            raise ValueError("must be left out, or repeat the path, where that is a glob")
+            raise ValueError("must be absent, or equal to `path`, if `path` is a glob")
         return key
 
 
 class ServiceSpec(Model):
-    """A service of this node that uses certificates: how it is restarted, and what it picks up by itself."""
+    """A service of this node that uses certificates: how to restart it, and which certificates it reloads."""
 
     name: Name = Field(description="its name in reports and references")
-    kind: Literal["systemd", "static-pod", "command"] = Field(description="what restarts it")
+    kind: Literal["systemd", "static-pod", "command"] = Field(description="how certmond restarts it")
     unit: str | None = Field(default=None, description="for kind `systemd`: the unit, such as `kubelet.service`")
     pod: str | None = Field(
         default=None, description="for kind `static-pod`: the name of the container, such as `kube-apiserver`"
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
-        default=(), description="for kind `command`: a list of the program and its arguments; no shell is between"
+        default=(), description="for kind `command`: a list of the program and its arguments, executed without a shell"
     )
-    environment: Mapping[str, str] = Field(
-        default={}, description="for kind `command`: variables that it is given, by name"
-    )
+    environment: Mapping[str, str] = Field(default={}, description="for kind `command`: environment variables, by name")
     time_limit: Duration = Field(
-        default=timedelta(minutes=2), description="for the command, or for the unit's job, to end"
+        default=timedelta(minutes=2), description="for the command, or for the job of the unit"
     )
     grace: Duration = Field(
         default=timedelta(seconds=30),
-        description="for kind `static-pod`: from SIGTERM to SIGKILL, for a process that does not end by itself. What "
-        "`--shutdown-delay-duration` of the component says comes on top.",
+        description="for kind `static-pod`: the time between SIGTERM and SIGKILL. `--shutdown-delay-duration` of the "
+        "component is added to it.",
     )
     drain: Duration | None = Field(
         default=None,
-        description="for kind `static-pod`: how long a process may go on that listens no longer where it serves; then "
-        "it is ended with SIGKILL, although its `grace` is not over. By default it has the whole `grace`.",
+        description="for kind `static-pod`: how long a process may run after it has closed its listeners. certmond "
+        "then sends SIGKILL, also before the end of `grace`. By default the process has the whole `grace`.",
     )
     restart_takes: Duration | None = Field(
         default=None,
-        description="about how long it takes from the end of the process until a new one serves, as it was measured. "
-        "`certmond root-ca rotate --plan` tells with it how long a single control plane is without this service.",
+        description="the measured time from the end of the process until the next one serves. `certmond root-ca "
+        "rotate --plan` uses it to report the downtime of this service on a single control plane.",
     )
     means: Literal["restart", "reload"] = Field(
         default="restart",
-        description="for kind `systemd`: how it takes up what is new: `restart`, or `reload` where the unit has one",
+        description="for kind `systemd`: how it reads new files: `restart`, or `reload` if the unit supports it",
     )
     reloads: Many[str] = Field(
-        default=(), description="the certificates that it reads again by itself, so that a new one needs no restart"
+        default=(), description="the certificates that it reloads, so that a new one needs no restart"
     )
     serves: Mapping[str, Many[EndpointText]] = Field(
         default={},
-        description="what it serves where: names of certificates, each with one or more of `ADDRESS:PORT`, or "
-        "`NAME@ADDRESS:PORT` where the server is asked by a name. certmond looks there whether it "
-        "is what the file has. By default what the flags of a component say.",
+        description="the certificates that it serves: names of entries, each with one or more of `ADDRESS:PORT`, or "
+        "`NAME@ADDRESS:PORT` with a server name (SNI). certmond makes a TLS handshake there, and compares the "
+        "certificate with the file. By default from the flags of a component.",
     )
     health: Many[HealthAddress] = Field(
         default=(),
-        description="where it says that it is well: `http://ADDRESS:PORT/PATH`, `https://…` (200 to 399, 401 "
-        "and 403 are well) or `tcp://ADDRESS:PORT` (it takes a connection). By default a static "
-        "pod's readiness or liveness probe, and the kubelet's `healthzPort`.",
+        description="the health endpoints: `http://ADDRESS:PORT/PATH`, `https://…` (200 to 399, 401 and 403 are "
+        "healthy) or `tcp://ADDRESS:PORT` (it accepts a connection). By default the readiness or liveness probe of a "
+        "static Pod, and the kubelet's `healthzPort`.",
     )
     after: Many[str] = Field(
-        default=(), description="the services that are restarted before it; no two may wait for each other"
+        default=(),
+        description="the services that certmond restarts before this one; two services cannot wait for each other",
     )
     belongs_with: Many[AbsolutePath] = Field(
-        default=(), description="it is a service of this node only if one of these files is there"
+        default=(), description="it is a service of this node only if one of these files exists"
     )
     not_with: Many[AbsolutePath] = Field(
-        default=(), description="it is no service of this node if one of these files is there"
+        default=(), description="it is not a service of this node if one of these files exists"
     )
 
     @property
@@ -277,7 +276,7 @@ class ServiceSpec(Model):
     @classmethod
     def _reloads_a_unit(cls, means: str, info: ValidationInfo) -> str:
         if means == "reload" and info.data.get("kind") != "systemd":
-            raise ValueError("must be restart where the kind is not systemd")
+            raise ValueError("must be restart unless the kind is systemd")
         return means
 
     @field_validator("unit", "pod", "command")

@@ -49,7 +49,7 @@ def parse_duration(value: Any) -> Any:
         raise ValueError("must be a duration such as 30d, 12h or 90s")
     total = sum((int(count) * unit for count, unit in zip(match.groups(), _UNITS, strict=True) if count), timedelta())
     if total <= timedelta():
-        raise ValueError("must be longer than nothing")
+        raise ValueError("must be positive")
     return total
 
 
@@ -133,7 +133,7 @@ def _usable(at: datetime) -> datetime:
     """Return the time in UTC. It must be a year away from both ends of the calendar, because other code adds to it."""
     if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
         return utc
-    raise ValueError("is no time at which anything was done")
+    raise ValueError("must be a time between the years 2 and 9998")
 
 
 def _octal(mode: int) -> str:
@@ -156,7 +156,7 @@ def _many(value: Any) -> Any:
 
 def _batch(value: Any) -> Any:
     if not isinstance(value, str) or not _BATCH.fullmatch(value):
-        raise ValueError("must be a number from 1 on, or a share such as 10%")
+        raise ValueError("must be a number from 1 to 999999, or a percentage such as 10%")
     return value
 
 

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.findings import Fault
-from certmond.pki.x509.certificate import Certificate, PublicKey
+from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.public_key import PublicKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duration, Many, Mode, Model, Name, Owner, words
 from certmond.pki.findings import Severity
 
-LOCAL, NOBODY = "local", "none"
+LOCAL, NO_SIGNER = "local", "none"
 """Values of `signer` without an entry: the key of the certificate's CA on this node, and no signer."""
 OWN_KEY = frozenset({"kubeadm"})
 """Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
@@ -57,7 +57,7 @@ def _host(text: str) -> str:
 def _endpoint(text: str) -> str:
     host, port = split_endpoint(text)
     if port is not None and not 0 < port < 65536:
-        raise ValueError("must have a port from 1 to 65535 behind the colon")
+        raise ValueError("must have a port from 1 to 65535 after the colon")
     _host(host)
     return text
 
@@ -77,7 +77,7 @@ def _networks(text: str) -> str:
     except ValueError:
         raise ValueError("must be a network such as 10.96.0.0/12") from None
     if any(network.num_addresses < 2 for network in networks):
-        raise ValueError("must have room for at least one Service")
+        raise ValueError("must have at least two addresses")
     return text
 
 
@@ -88,11 +88,11 @@ def _version(text: str) -> str:
 
 
 class SignerSpec(Model):
-    """Something that signs certificates. Which fields it has depends on its kind."""
+    """A signer of certificates. The required fields depend on its kind."""
 
     name: Name = Field(
-        description="what `signer` of a certificate calls it; not `local` or `none` unless it is to stand in "
-        "their place"
+        description="the name that `signer` of a certificate uses. An entry `local` or `none` replaces the built-in "
+        "signer of this name."
     )
     kind: Literal["local", "kubeadm", "csr", "command"] = Field(
         description="`local`: the CA's key on this node; `kubeadm`: `kubeadm certs renew`; `csr`: the "
@@ -100,12 +100,12 @@ class SignerSpec(Model):
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         default=(),
-        description="for kind `command`: the helper and its arguments, no shell between; for `kubeadm`: where "
-        "the program is",
+        description="for kind `command`: the helper and its arguments, executed without a shell; for `kubeadm`: the "
+        "path of the program",
     )
     time_limit: Duration = Field(default=timedelta(seconds=20), description="for one call of a program or of the API")
     ca_profile: str | None = Field(
-        default=None, description="for kind `command`: what the helper is told as `CERTMONGER_CA_PROFILE`"
+        default=None, description="for kind `command`: the value of `CERTMONGER_CA_PROFILE` for the helper"
     )
     passphrase: Name | None = Field(
         default=None,
@@ -113,12 +113,12 @@ class SignerSpec(Model):
     )
     kubeconfig: AbsolutePath | None = Field(
         default=None,
-        description="for kind `csr`: with whose rights the API is asked; by default `/etc/kubernetes/kubelet.conf`",
+        description="for kind `csr`: the kubeconfig for requests to the API; by default `/etc/kubernetes/kubelet.conf`",
     )
     approve: bool = Field(
         default=False,
-        description="for kind `csr`: approve requests of our own, if subject and names are this node's and "
-        "nothing else",
+        description="for kind `csr`: certmond approves its own requests if they contain only the subject and the "
+        "names of this node",
     )
 
     @field_validator("command")
@@ -130,56 +130,59 @@ class SignerSpec(Model):
 
 
 class HookSpec(Model):
-    """A program that is told when a finding is raised, and when it is cleared."""
+    """A program that certmond runs when a finding is raised, and when it is cleared."""
 
     name: Name = Field(description="its name in the journal and in metrics")
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
-        description="a list of the program, by its whole path, and its arguments, no shell between; only root, or who "
-        "runs certmond, may be able to write it"
+        description="a list of the absolute path of the program and its arguments, executed without a shell; only "
+        "root, or the user that runs certmond, may have write access to it"
     )
-    environment: Mapping[str, str] = Field(default={}, description="variables that it is given")
+    environment: Mapping[str, str] = Field(default={}, description="environment variables for the program")
     time_limit: Duration = Field(
-        default=timedelta(seconds=30), description="for one run; then it is ended, and run again later"
+        default=timedelta(seconds=30),
+        description="for one run; certmond then ends the program, and runs it again later",
     )
     at_least: Severity = Field(
-        default=Severity.WARNING, strict=False, description="the least severe finding that it is told of"
+        default=Severity.WARNING, strict=False, description="the lowest severity of a finding for this hook"
     )
     repeat: Duration | None = Field(
         default=None,
-        description="what stands is told again so often, to a receiver that may have forgotten it; by default once",
+        description="certmond repeats open findings in this interval, for a receiver that may have lost them; by "
+        "default it reports a finding once",
     )
 
     @field_validator("command")
     @classmethod
     def _is_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or not value[0].startswith("/") or "\0" in "".join(value):
-            raise ValueError("must be a list that begins with the whole path of a program, such as /etc/certmond/hook")
+            raise ValueError("must be a list that begins with an absolute path, such as /etc/certmond/hook")
         return value
 
 
 class DerivedSpec(Model):
-    """A file that is made from a certificate of the catalogue, and made again whenever that changes."""
+    """A file that certmond writes from a certificate of the catalogue, after each change of that certificate."""
 
     name: Name = Field(description="its name in plans and reports")
     kind: Literal["pem-bundle", "kubeconfig"] = Field(
-        description="`pem-bundle`: certificate, then key, in one file, as HAProxy reads it; `kubeconfig`: a "
-        "copy, replaced only where it has the same CA and user"
+        description="`pem-bundle`: the certificate and then the key in one file, as HAProxy reads it; `kubeconfig`: a "
+        "copy, which certmond replaces only if it has the same CA and user"
     )
-    source: Name = Field(description="the entry of `certificates` that it is made from")
+    source: Name = Field(description="the entry of `certificates` that is the source of the file")
     path: AbsolutePath = Field(description="the file")
-    mode: Mode = Field(default=0o600, description="the most that its mode permits, and the mode that it is made with")
-    owner: Owner | None = Field(default=None, description="`user` or `user:group` that it is made to belong to")
+    mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
+    owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
 
 
 class ArchiveSpec(Model):
-    """How much of what was replaced is kept in the state directory. A number alone is `keep`."""
+    """Retention of replaced files in the state directory. A number alone is `keep`."""
 
     keep: Annotated[Count, Field(ge=1, le=100)] = Field(
-        default=3, description="so many former generations of each certificate, 1 to 100"
+        default=3, description="number of previous generations for each certificate, 1 to 100"
     )
     keep_for: Duration = Field(
         default=timedelta(days=400),
-        description="older generations go, keys included, but for the newest good one of each certificate",
+        description="certmond removes older generations with their keys, except the newest good one of each "
+        "certificate",
     )
 
     @model_validator(mode="before")
@@ -189,105 +192,113 @@ class ArchiveSpec(Model):
 
 
 class HoldSpec(Model):
-    """When nothing is renewed although it is due: until a certificate gets critical."""
+    """Conditions that hold a due renewal, until the certificate is critical."""
 
     file: AbsolutePath | None = Field(
-        default=None, description="while this file is there: touch it before an upgrade, remove it afterwards"
+        default=None,
+        description="the hold is active while this file exists: create it before an upgrade, and remove it afterwards",
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         default=(),
-        description="while this program exits with 0; its time limit is 10 s, and another exit status or none "
-        "means no hold",
+        description="the hold is active while this program exits with 0. Its time limit is 10 s. Another exit status, "
+        "or none, means no hold.",
     )
     unsynchronised_clock: bool = Field(
-        default=True, description="while the kernel says that this host's clock is not synchronised (adjtimex(2))"
+        default=True,
+        description="the hold is active while the kernel reports that the clock of this host is not synchronized "
+        "(adjtimex(2))",
     )
 
 
 class RestartSpec(Model):
-    """How a service is restarted that does not take up a new certificate by itself, and what counts as proof."""
+    """Restarts of services that do not reload a new certificate, and the proof of success."""
 
     reload_within: Duration = Field(
         default=timedelta(seconds=90),
-        description="a service that reads its files again by itself may serve the former certificate for so long",
+        description="a service that reloads its files may serve the previous certificate for this time",
     )
     ready_within: Duration = Field(
-        default=timedelta(minutes=4), description="a service that was restarted has to be well by then"
+        default=timedelta(minutes=4), description="a restarted service must be healthy within this time"
     )
-    stable: Duration = Field(default=timedelta(seconds=30), description="so long it has to stay well")
+    stable: Duration = Field(
+        default=timedelta(seconds=30), description="a restarted service must stay healthy for this time"
+    )
     spacing: Duration = Field(
         default=timedelta(minutes=10),
-        description="between two restarts of the same service: each further one costs more of the kubelet's back-off",
+        description="minimum time between two restarts of a service: each further restart increases the back-off of "
+        "the kubelet",
     )
 
 
 class RootCaSpec(Model):
-    """What follows where a trust anchor of the node is to change, or was changed."""
+    """Rotation of a trust anchor, and the reaction to a trust anchor that was replaced on disk."""
 
     on_change: Literal["rotate", "replace", "alarm"] = Field(
         default="rotate",
-        description="a CA that somebody put in the place of another, with its key beside it, in enforce mode "
-        "and where this is the only control-plane node: `rotate` makes a rotation of it, in which "
-        "both are trusted; `replace` exchanges everything at once, for a CA that is lost or compromised; "
-        "`alarm` touches nothing before `certmond root-ca rotate` is given. It is told in any case.",
+        description="the reaction to a CA that replaced another one on disk, with its key, in enforce mode on the "
+        "only control-plane node. `rotate` begins a rotation in which both CAs are trusted. `replace` exchanges all "
+        "files at once, for a CA that is lost or compromised. `alarm` changes nothing before `certmond root-ca "
+        "rotate`. certmond reports the change in each case.",
     )
     overlap: Duration = Field(
         default=timedelta(minutes=10),
-        description="both CAs are trusted at least so long before the new one signs, and before the former one "
-        "goes. Let it be longer than anybody that nobody reports of takes to read the CA again. Below 130 s a pod may "
-        "lose the API server, of which `certmond config validate` warns.",
+        description="minimum time for which both CAs are trusted before the new one signs, and before the former CA "
+        "is removed. Choose a longer time than any component without a report needs to read the CA again. Below 130 s "
+        "a Pod may lose the API server, and `certmond config validate` prints a warning.",
     )
     token_overlap: Duration = Field(
         default=timedelta(hours=24),
-        description="in a rotation of the service-account keys, tokens of the former key are accepted at least "
-        "so long from when every control plane signs with the new one; never less than `overlap`. "
-        "As long as a token lives, or is used without being read again.",
+        description="in a rotation of the service-account keys, minimum time for which tokens of the former key are "
+        "accepted after every control plane signs with the new one; never less than `overlap`. Choose the lifetime of "
+        "a token, or the time for which a client uses a token without reading it again.",
     )
 
 
 class ClusterSpec(Model):
-    """The turn that control-plane nodes take: a Lease of the Kubernetes API, held around a restart and its proof."""
+    """The restart lock of control-plane nodes, a Lease of the Kubernetes API, and the order of several nodes."""
 
     kubeconfig: AbsolutePath | None = Field(
         default=None,
-        description="with whose rights the API is asked, such as `/etc/kubernetes/certmond.conf`; without it no "
-        "other node is waited for, and a rotation is this node's alone",
+        description="the kubeconfig for requests to the API, such as `/etc/kubernetes/certmond.conf`. Without it, "
+        "certmond waits for no other node, and rotates on this node only.",
     )
     without_api: Literal["hold", "go_on"] = Field(
         default="hold",
-        description="where the API cannot be asked whose turn it is: `hold` waits until it can, `go_on` "
-        "restarts all the same. A rotation always waits.",
+        description="if the API does not answer the request for the restart lock: `hold` waits until it does, `go_on` "
+        "restarts without the lock. A rotation always waits.",
     )
     spread: Duration = Field(
         default=timedelta(minutes=2),
-        description="nodes whose `kubeconfig` is the kubelet's, and which run no API server, are workers and "
-        "take no turn: the daemon of each restarts its kubelet at a moment of its own within this "
-        "time; who asks by hand, or is called in a rotation (`batch`), waits for none",
+        description="a node is a worker if its `kubeconfig` is that of the kubelet and it runs no API server. A "
+        "worker does not use the restart lock. Its daemon restarts the kubelet at an instant within this time that "
+        "differs between nodes. A restart that the operator requests, or that a rotation releases (`batch`), does not "
+        "wait.",
     )
     batch: Batch = Field(
         default="10%",
-        description="in a rotation of the Root CA so many workers at once change their files and restart kubelets: "
-        "a number, or a percentage of all. One alone is first; then so many, when all before them have said "
-        "that they have come so far. Nobody waits for a moment within `spread` then.",
+        description="in a rotation of the Root CA, the number of workers that change their files and restart their "
+        "kubelets at once: a number, or a percentage of all workers. The first batch is one worker. The next batch "
+        "begins after all workers before it have reported that they have reached the phase. `spread` does not apply "
+        "then.",
     )
     workloads: Literal["wait", "restart", "ignore"] = Field(
         default="wait",
-        description="pods that were started before a new CA was published: `wait` until somebody has restarted "
-        "them, `restart` them in batches, or `ignore` them",
+        description="Pods that were started before a new CA was published: `wait` until an operator restarts them, "
+        "`restart` them in batches, or `ignore` them",
     )
     token_secrets: bool = Field(
         default=False,
-        description="a rotation also looks at the CA in Secrets with tokens of service accounts, which takes "
-        "the right to list all Secrets",
+        description="a rotation also checks the CA in Secrets with service-account tokens; this needs the right to "
+        "list all Secrets",
     )
     lease_duration: Duration = Field(
         default=timedelta(minutes=4),
-        description="another node may take over from one that has given no sign of life for so long",
+        description="another node may take the lock of a node that has not renewed it for this time",
     )
 
 
 class InitSpec(Model):
-    """The cluster that `certmond init` makes a node's PKI for: what kubeadm has in its configuration."""
+    """The cluster for which `certmond init` creates the PKI of a node, with the fields of kubeadm's configuration."""
 
     advertise_address: Annotated[str, AfterValidator(_address)] | None = Field(
         default=None, description="of this node's API server; by default that of the interface with the default route"
@@ -295,19 +306,19 @@ class InitSpec(Model):
     bind_port: Annotated[Count, Field(ge=1, le=65535)] = Field(default=6443, description="of this node's API server")
     control_plane_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
         default=None,
-        description="`HOST` or `HOST:PORT` under which clients reach the API servers; by default this node's",
+        description="`HOST` or `HOST:PORT` at which clients reach the API servers; by default that of this node",
     )
     service_subnet: Annotated[str, AfterValidator(_networks)] = Field(
-        default="10.96.0.0/12", description="the range of the Services, or two of them with a comma"
+        default="10.96.0.0/12", description="the range of the Services, or two ranges with a comma between them"
     )
     dns_domain: Annotated[str, AfterValidator(_dns_name)] = Field(
-        default="cluster.local", description="of the Services"
+        default="cluster.local", description="the DNS domain of the Services"
     )
-    cluster_name: str = Field(default="kubernetes", description="in kubeconfigs")
+    cluster_name: str = Field(default="kubernetes", description="the name of the cluster in kubeconfigs")
     kubernetes_version: Annotated[str, AfterValidator(_version)] | None = Field(
         default=None,
-        description="such as `v1.34.0`; by default a current one. Before v1.29, admins were in the group "
-        "`system:masters`.",
+        description="such as `v1.34.0`; by default a current version. Before v1.29, kubeadm put administrators into "
+        "the group `system:masters`.",
     )
     cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
         default=(), description="further names and addresses of the API server"
@@ -318,12 +329,13 @@ class InitSpec(Model):
     etcd_peer_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
         default=(), description="further names and addresses of etcd for its peers"
     )
-    external_etcd: bool = Field(default=False, description="etcd is elsewhere, and so are its certificates")
+    external_etcd: bool = Field(default=False, description="etcd and its certificates are on other hosts")
     certificates_dir: AbsolutePath = Field(
-        default="/etc/kubernetes/pki", description="where the files are that the catalogue has there"
+        default="/etc/kubernetes/pki",
+        description="the directory that replaces `/etc/kubernetes/pki` in the paths of the catalogue",
     )
     ca_validity: Duration | None = Field(
-        default=None, description="of a new CA; by default that of its entry, 10 years"
+        default=None, description="the validity of a new CA; by default that of its entry, 10 years"
     )
 
 

@@ -34,8 +34,8 @@ class Bootstrap:
 class Ground:
     """State of the node: its certificates, assessed with the facts of the cluster, and all existing paths.
 
-    `given` is the Root CA of the operator, already validated. A node that `joins` must have the files that all
-    control-plane nodes share.
+    `given` is the validated Root CA of the operator. A node that `joins` must have the files that all control-plane
+    nodes share.
     """
 
     present: Assessment
@@ -87,11 +87,11 @@ class _Bootstrapper:
         for found in status.findings:
             blocks = found.severity is Severity.CRITICAL and found.reason.blocks_issuing
             if blocks and found.reason not in passed_over:
-                self._problems.append(f"{found.message} (it is kept as it is: put it right or away first)")
+                self._problems.append(f"{found.message} (`init` does not replace it: repair it, or move it away)")
         if spec.authority and status.certificate:
             self._ends[spec.name] = status.certificate.not_after
             if spec.name == "ca" and self._given and status.certificate != self._given:
-                self._problems.append(f"{spec.path} is another CA than the given one; a CA is not replaced by `init`")
+                self._problems.append(f"{spec.path} is another CA than the given one, and `init` replaces no CA")
         self._refer_to(spec)
 
     def _make(self, spec: CertificateSpec) -> None:
@@ -99,13 +99,13 @@ class _Bootstrapper:
         beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
         if signed := ", ".join(self._signed_by(spec)):
             self._problems.append(
-                f"{spec.path} is not there, but what it signed is: {signed}; put the CA back, or that away"
+                f"{spec.path} is missing, and certificates of this CA exist: {signed}; restore it, or move them away"
             )
         elif beside:
-            self._problems.append(f"{beside} is there without {spec.path}; put that back, or {beside} away")
+            self._problems.append(f"{beside} exists without {spec.path}; restore {spec.path}, or move {beside} away")
         elif self._joins and (spec.authority or spec.kind is Kind.KEY_PAIR):
             self._problems.append(
-                f"{spec.path} is not there, which a node that joins shares with the others; "
+                f"{spec.path}, which all control-plane nodes share, is missing; "
                 f"copy it and {spec.key} from another control-plane node"
             )
         elif spec.authority:
@@ -133,7 +133,8 @@ class _Bootstrapper:
         try:
             self._steps.append(self._drafts.certificate(spec, authority, self._ends.get(authority.name)))
         except ValueError as error:
-            self._problems.append(f"{spec.path} cannot be what its entry {spec.name} says ({error}); correct that")
+            fact = f"{spec.path} cannot be created: its entry {spec.name} has an invalid value ({error})"
+            self._problems.append(f"{fact}; correct the entry")
         self._refer_to(spec)
 
     def _refer_to(self, spec: CertificateSpec) -> None:
@@ -152,5 +153,6 @@ class _Bootstrapper:
     def _lacking_key(self, name: str) -> str:
         targets, key = ", ".join(self._unsigned[name]), self._specs[name].key
         if self._present[name].seen.key_unknown:
-            return f"{key} cannot be read, or only with a passphrase, so {targets} cannot be made; store it decrypted"
-        return f"{key} is not here, so {targets} cannot be made; bring them, or the key"
+            fact = f"{key} is unreadable or encrypted, so certmond cannot issue {targets}"
+            return f"{fact}; decrypt it: openssl pkey -in {key}"
+        return f"{key} is missing, so certmond cannot issue {targets}; copy these files, or the key, to this node"

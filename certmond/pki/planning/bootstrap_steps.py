@@ -31,7 +31,7 @@ _AUTHORITIES = {
     "front-proxy-ca": "front-proxy-ca",
 }  # phases/certs/certlist.go
 _LOCAL = frozenset({"controller-manager.conf", "scheduler.conf"})  # use this node's API server (kubeconfig.go)
-_ADMINS_CHANGED = (1, 29)  # kubernetes/kubernetes#121837: kubeadm:cluster-admins in place of system:masters
+_ADMINS_CHANGED = (1, 29)  # kubernetes/kubernetes#121837: kubeadm:cluster-admins replaces system:masters
 _KUBELET_LOCAL = (1, 33)  # since then the kubelet also uses this node's (gate ControlPlaneKubeletLocalMode)
 _OLD_ADMINS = "O=system:masters"
 
@@ -144,7 +144,7 @@ class Drafts:
     def authority(self, spec: CertificateSpec, given: Certificate | None) -> MakeAuthority:
         """Return the step for a new Root CA, or for the given one."""
         if given is not None:
-            detail = f"{given.subject} as given, until {_day(given.not_after)}"
+            detail = f"the given Root CA {given.subject}, until {_day(given.not_after)}"
             return MakeAuthority(spec, None, given, given.not_after, detail)
         name = _AUTHORITIES[spec.name]
         lasting = spec.model_copy(update={"validity": self._init.ca_validity or spec.validity})
@@ -157,7 +157,7 @@ class Drafts:
         """Return the step for the token keys. Kubernetes signs tokens with RSA or ECDSA (pkg/serviceaccount/jwt.go)."""
         wanted = spec.key_algorithm or self._policy.key
         algorithm = KeyAlgorithm.RSA_2048 if wanted is KeyAlgorithm.ED25519 else wanted
-        return MakeKeyPair(spec, algorithm, f"a new pair of keys, {algorithm.value}")
+        return MakeKeyPair(spec, algorithm, f"a new key pair, {algorithm.value}")
 
     def certificate(self, spec: CertificateSpec, authority: CertificateSpec, issuer_end: datetime | None) -> IssueFirst:
         """Return the step for a first certificate. Raises ValueError for an invalid subject or name."""

@@ -15,11 +15,11 @@ from typing import NamedTuple
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.damage import damage
 from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.assessment.rules import renewal_point
+from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
-from certmond.pki.planning.renewal_obstacles import unable
-from certmond.pki.planning.renewals import plan, turn
+from certmond.pki.planning.renewal_obstacles import renewal_obstacle
+from certmond.pki.planning.renewals import plan, renewal_time
 from certmond.pki.planning.steps import Derive, Held, Identity, Issue
 from certmond.pki.x509.certificate import Certificate
 
@@ -88,7 +88,7 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
         if first and at > first.at:
             break  # a certificate is due only after its planned renewal
         if instant := _due_at(status, authorities, policy, at, now):
-            able = unable(status, authorities, policy) is None
+            able = renewal_obstacle(status, authorities, policy) is None
             found = NextEvent(max(instant, now), status.seen.name, What.RENEW if able else What.DUE)
             first = min(first, found) if first else found
     return first
@@ -96,7 +96,7 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
 
 def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
     """Return when certmond renews the certificate if it can, or None without dates."""
-    at, certificate = turn(status, policy, node), status.certificate
+    at, certificate = renewal_time(status, policy, node), status.certificate
     if at is None or certificate is None:
         return None
     return now if now < certificate.not_before or status.seen.symlink is False else max(at, now)
@@ -111,7 +111,7 @@ def _due_at(
 ) -> datetime | None:
     """Return `at` if certmond can renew the certificate, otherwise when it is due, or None if it just expires."""
     certificate = status.certificate
-    if unable(status, authorities, policy) is None:
+    if renewal_obstacle(status, authorities, policy) is None:
         return at
     if certificate is None or status.stale or certificate.expires_at < now or _is_rotated(status, now):
         return None
@@ -124,8 +124,8 @@ def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
     return status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
 
 
-def _put_right(status: CertificateStatus) -> CertificateStatus:
-    """The entry of damaged files after their repair: what has no predecessor has no dates to go on from."""
+def _after_repair(status: CertificateStatus) -> CertificateStatus:
+    """Return the entry of damaged files after their repair. Without a predecessor, it has no dates for a forecast."""
     return replace(status, seen=replace(status.seen, certificates=(), faults=()), certificate=None, renew_at=None)
 
 
@@ -159,8 +159,8 @@ class _Simulation:
             now = made.changes_at
         complete = len(self._events) < MAX_EVENTS
         end = self._until if complete else now
-        told = [event for event in (*self._events, *fates) if event.at <= end]
-        return Forecast(since, self._until, tuple(sorted(told, key=lambda event: event.at)), complete)
+        events = [event for event in (*self._events, *fates) if event.at <= end]
+        return Forecast(since, self._until, tuple(sorted(events, key=lambda event: event.at)), complete)
 
     def _carry_out(self, issues: list[Issue], now: datetime) -> None:
         renewed = {}
@@ -168,12 +168,12 @@ class _Simulation:
             self._tell_clamped(now, step)
             self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
             # a damaged certificate has no dates to continue from
-            renewed[step.identity] = self._renewed(step, step.old) if step.old else _put_right(step.status)
+            renewed[step.identity] = self._renewed(step, step.old) if step.old else _after_repair(step.status)
             self._past[step.identity] = Attempt(now)
         services = dict.fromkeys(service for step in issues for service in step.restarts)
         for service in services:
             why = ", ".join(step.target for step in issues if service in step.restarts)
-            self._events.append(ForecastEvent(now, What.RESTART, service, f"it holds {why}"))
+            self._events.append(ForecastEvent(now, What.RESTART, service, f"has {why} in memory"))
         statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
         self._assessment = replace(self._assessment, statuses=statuses)
 
@@ -196,7 +196,9 @@ class _Simulation:
         end = step.template.not_after
         for ca in self._assessment.trust_anchors:
             if ca.seen.name == step.authority and ca.certificate and ca.certificate.not_after == end:
-                detail = f"ends on {end:%Y-%m-%d}: from now on it cuts the life of what it signs short; rotate it"
+                detail = (
+                    f"ends on {end:%Y-%m-%d}, and shortens the validity of the certificates that it signs; rotate it"
+                )
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
     def _tell_held(self, now: datetime, held: Held) -> None:
@@ -224,14 +226,14 @@ class _Simulation:
         authorities = {status.seen.name: status for status in self._assessment.trust_anchors}
         for status in self._assessment.certificates:
             certificate = status.certificate
-            why = unable(status, authorities, self._policy)
+            why = renewal_obstacle(status, authorities, self._policy)
             if certificate is None or status.stale or why is None:
                 continue
             name, end = status.seen.name, certificate.expires_at
             over, rotates = end < since, _is_rotated(status, since)
             if at := _due_at(status, authorities, self._policy, since, since):
-                detail = f"due, and not renewed by certmond: {why}"
+                detail = f"is due: {why}"
                 yield ForecastEvent(max(at, since), What.DUE, name, detail, bad=True)
-            said = f"expired on {certificate.not_after:%Y-%m-%d}" if over else "expires"
-            said += ", unless the kubelet rotates it before" if rotates else ""
-            yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{said}: {why}", bad=not rotates)
+            fact = f"expired on {certificate.not_after:%Y-%m-%d}" if over else "expires"
+            fact += ", unless the kubelet rotates it before" if rotates else ""
+            yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{fact}: {why}", bad=not rotates)

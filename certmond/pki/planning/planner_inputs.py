@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from certmond.pki.catalog.entries import KeyAlgorithm, ServiceSpec
-from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
+from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Circumstances:
     """State of the host: reasons to wait (`hold`: an upgrade; `clock`: not synchronized), and derived files.
 
     `stale` has the reason for each derived file that must be written again, and `derived` the path and source of each.
-    `unsure` has the reason for each anchor, by name, that other components may not trust yet. `healing` is an anchor
-    that was replaced without a rotation and now has one.
+    `unsure` has the reason for each anchor, by name, that other components may not trust yet. `replaced_ca` is a CA
+    that was replaced without a rotation, and that a rotation repairs now.
     """
 
     hold: str | None = None
@@ -38,4 +38,4 @@ class Circumstances:
     derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     clock: str | None = None
     unsure: Mapping[str, str] = field(default_factory=dict)
-    healing: Healing = NOTHING_REPLACED
+    replaced_ca: ReplacedCA = NO_REPLACED_CA

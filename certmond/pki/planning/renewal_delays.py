@@ -17,31 +17,31 @@ from certmond.pki.x509.certificate import Certificate
 
 REPAIRS = frozenset({Cause.NOT_A_SYMLINK, Cause.DAMAGED})
 """Faults of files, independent of dates. The last renewal has no effect on them."""
-SAID = {
+CAUSE_TEXT = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
     Cause.NOT_YET_VALID: "is not valid yet",
-    Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
+    Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is not a symlink",
     Cause.DAMAGED: "is damaged",
-    Cause.ROTATION: "is of the former CA",
-    Cause.ASKED: "asked for",
-    Cause.MISSING: "is not there",
+    Cause.ROTATION: "is signed by the former CA",
+    Cause.ASKED: "is requested",
+    Cause.MISSING: "is missing",
     Cause.SOURCE_CHANGED: "its source has changed",
     Cause.RENEWED: "is renewed",
-    Cause.SERVED_DIFFERS: "another one is served",
-    Cause.RESTART_PENDING: "an older one is in memory",
+    Cause.SERVED_DIFFERS: "the service serves another one",
+    Cause.RESTART_PENDING: "the service has an older one in memory",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Delay:
     """The reason to wait, or None, and the instants at which it changes with time."""
 
     held: Held | None = None
     instants: tuple[datetime, ...] = ()
 
 
-def waiting(
+def delay(
     status: CertificateStatus,
     old: Certificate | None,
     cause: Cause,
@@ -50,37 +50,37 @@ def waiting(
     due: datetime | None,
     attempt: Attempt | None,
     circumstances: Circumstances,
-) -> Waiting:
+) -> Delay:
     """Return why `old` is not renewed at `now`, and until when.
 
     `old` is None for a certificate without a predecessor. `due` is when this node would renew it.
     """
-    (name, path), spec, healing = status.seen.identity, status.seen.spec, circumstances.healing
-    if doubted := in_doubt(status, cause, circumstances):
-        return Waiting(doubted)
-    refused = healing.is_refused(spec, cause)
-    # A new one would bring the same again, and the service down once more. Of a rotation that was judged before.
+    (name, path), spec, replaced_ca = status.seen.identity, status.seen.spec, circumstances.replaced_ca
+    if doubted := unsettled_ca_hold(status, cause, circumstances):
+        return Delay(doubted)
+    refused = replaced_ca.is_refused(spec, cause)
+    # The service would fail with a new certificate as well. The planner of a rotation has checked this before.
     if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:
-        return Waiting(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
+        return Delay(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
     instants: tuple[datetime, ...] = ()
-    if attempt and not healing.discounts(attempt.at, spec, cause):
+    if attempt and not replaced_ca.discounts(attempt.at, spec, cause):
         pause = attempt.repair_pause if cause in REPAIRS else _pause_after(attempt, cause, old, now, due)
         if pause and refused and attempt.wait_until is None:
             pause = pause[0], min(pause[1], attempt.at + FIRST_RETRY)
         instants = pause or ()
         if pause and pause[0] <= now < (until := pause[1]):
-            return Waiting(Held(name, path, _why_wait(attempt, cause), until), instants)
+            return Delay(Held(name, path, _delay_text(attempt, cause), until), instants)
     hold, clock = circumstances.hold, circumstances.clock
     if cause is Cause.DAMAGED or old is None:  # the writer may be the upgrade, and no other condition ends the hold.
-        return Waiting(Held(name, path, hold or clock or "") if hold or clock else None, instants)
-    because, late = HostHold(hold, clock).of(old, spec, cause, now, healing)
+        return Delay(Held(name, path, hold or clock or "") if hold or clock else None, instants)
+    because, late = HostHold(hold, clock).of(old, spec, cause, now, replaced_ca)
     instants += (late,) if late else ()
-    return Waiting(Held(name, path, because, late) if because else None, instants)
+    return Delay(Held(name, path, because, late) if because else None, instants)
 
 
-def in_doubt(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
-    """Return why nothing is signed with the CA of the certificate now, for a person neither; None where it may be."""
-    if circumstances.healing.is_refused(status.seen.spec, cause):
+def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
+    """Return why the CA of the certificate must sign nothing now, also for an operator, or None if it may sign."""
+    if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None
     unsure = next(filter(None, map(circumstances.unsure.get, status.seen.spec.ca)), None)
     return Held(*status.seen.identity, unsure) if unsure else None
@@ -101,15 +101,15 @@ def _pause_after(
     return since, until
 
 
-def _why_wait(attempt: Attempt, cause: Cause) -> str:
+def _delay_text(attempt: Attempt, cause: Cause) -> str:
     if attempt.wait_until is not None:
         return f"its signer has not decided yet: {attempt.message}"
     if attempt.failures:
         return f"it failed {attempt.failures} times, last: {attempt.message}"
     if cause in REPAIRS:
         often = "once" if attempt.repairs == 1 else f"{attempt.repairs} times"
-        return f"it was put right {often}, last on {day(attempt.repaired_at or attempt.at)}, and breaks again"
-    still = SAID[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
+        return f"it was repaired {often}, last on {day(attempt.repaired_at or attempt.at)}, and is damaged again"
+    still = CAUSE_TEXT[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
     return f"it was renewed on {day(attempt.at)}, and {still}"
 
 

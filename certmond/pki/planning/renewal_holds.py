@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from certmond.pki.assessment.rules import critical_point
+from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.planning.steps import Cause
 from certmond.pki.x509.certificate import Certificate
 
-_BEYOND_ITS_DATES = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
+_OUTSIDE_VALIDITY = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 
 @dataclass(frozen=True, slots=True)
-class Healing:
-    """A CA that was replaced on disk without a rotation, and has one now, whose phase began at `since`.
+class ReplacedCA:
+    """A CA that was replaced on disk without a rotation. A rotation repairs that, and its phase began at `since`.
 
-    `at_once` is True if the old CA is no longer trusted: every certificate of it is refused until it is issued again.
+    `at_once` is True if no component trusts the old CA: all refuse a certificate of it until it is issued again.
     """
 
     family: str
@@ -33,15 +33,15 @@ class Healing:
 
     def is_refused(self, spec: CertificateSpec, cause: Cause) -> bool:
         """Return whether all components refuse the certificate now, so that waiting for a new one does harm."""
-        return self.family in spec.ca and (cause in _BEYOND_ITS_DATES or (cause is Cause.ROTATION and self.at_once))
+        return self.family in spec.ca and (cause in _OUTSIDE_VALIDITY or (cause is Cause.ROTATION and self.at_once))
 
     def discounts(self, tried_at: datetime, spec: CertificateSpec, cause: Cause) -> bool:
         """Return whether an attempt does not count for this renewal, because it used the old CA."""
-        heals = self.family in spec.ca and (cause is Cause.ROTATION or self.is_refused(spec, cause))
-        return heals and tried_at < self.since
+        repairs = self.family in spec.ca and (cause is Cause.ROTATION or self.is_refused(spec, cause))
+        return repairs and tried_at < self.since
 
 
-NOTHING_REPLACED = Healing("", datetime.max.replace(tzinfo=UTC), at_once=False)
+NO_REPLACED_CA = ReplacedCA("", datetime.max.replace(tzinfo=UTC), at_once=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +52,21 @@ class HostHold:
     clock: str | None = None
 
     def of(
-        self, old: Certificate, spec: CertificateSpec, cause: Cause, now: datetime, healing: Healing = NOTHING_REPLACED
+        self,
+        old: Certificate,
+        spec: CertificateSpec,
+        cause: Cause,
+        now: datetime,
+        replaced_ca: ReplacedCA = NO_REPLACED_CA,
     ) -> tuple[str | None, datetime | None]:
         """Return why `old` is not renewed at `now` for that cause, and until when.
 
         The hold ends at the critical point, from which waiting would do more harm.
         """
-        if healing.is_refused(spec, cause):
+        if replaced_ca.is_refused(spec, cause):
             return None, None
-        if cause in _BEYOND_ITS_DATES:  # An upgrade cannot do more harm, but the clock itself may be wrong.
+        if cause in _OUTSIDE_VALIDITY:  # An upgrade cannot do more harm, but the clock itself may be wrong.
             return self.clock, None
-        clock = None if cause is Cause.ROTATION and healing.family in spec.ca else self.clock
+        clock = None if cause is Cause.ROTATION and replaced_ca.family in spec.ca else self.clock
         because, late = self.hold or clock, critical_point(old)
         return (because, late) if because and now < late else (None, None)

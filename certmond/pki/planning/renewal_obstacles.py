@@ -9,53 +9,56 @@ from collections.abc import Mapping, Sequence
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import SELF, Kind
-from certmond.pki.catalog.settings import LOCAL, NOBODY
+from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.planning.planner_inputs import Policy
 
-_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
+_NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 
 
-def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy) -> str | None:
+def renewal_obstacle(
+    status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy
+) -> str | None:
     """Return why certmond cannot renew this certificate at any time, or None if it can."""
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
     if spec.renewed_by:
-        return f"it is not renewed by certmond but by {spec.renewed_by}"
+        return f"certmond does not renew it; it is renewed by {spec.renewed_by}"
     if spec.authority:
-        return "it is a CA, which is rotated, not renewed"
+        return "it is a CA, and a CA is rotated: certmond root-ca rotate"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
-        return "it is not an entry of its own"
-    if signer == NOBODY:
-        return "its entry says that nobody signs it"
+        return "it has no separate entry in the catalogue"
+    if signer == NO_SIGNER:
+        return "its entry has `signer: none`"
     if certificate is None or status.stale:
-        return "there is no certificate to renew: put it back first, from the archive or by `certmond init`"
+        return "it has no certificate to renew; first restore it from the archive, or run: certmond init"
     if fact := certificate.refused:
-        return f"{fact}, and what it says cannot be taken over: move it and its key away, then `certmond init`"
+        return f"{fact}, so certmond cannot copy its contents; move it and its key away, then run: certmond init"
     if not status.seen.renewable:
-        files = "it refers to files: list those as an entry of kind file"
-        return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, and certmond writes nothing else"
+        files = "it refers to files; add an entry of kind file for those"
+        return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, the only format that certmond writes"
     if (
         SELF in spec.ca
         and status.trust_anchor in status.seen.certificates
         and status.trust_anchor not in status.issuers
     ):
-        return "it is self-signed, and no CA signs its successor: remove certificate and key, and restart its service"
+        return "it is self-signed, and no CA signs its successor; remove certificate and key, and restart its service"
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
-        return "its entry does not say where its key is: give it a `key`"
-    if policy.signers.get(signer, LOCAL) not in _WITH_A_KEY:
+        return "its entry names no key file; set `key` in the entry"
+    if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:
         return None
-    return _unable_to_sign(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
+    return _signing_obstacle(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
 
 
-def _unable_to_sign(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
+def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
     if authority is None and named:
-        return f"the file of its CA, the entry {' or '.join(named)}, holds no certificate: put the CA back first"
+        return f"the file of its CA (entry {' or '.join(named)}) contains no certificate; first restore the CA"
     if authority is None:
-        return "no CA of the catalogue signs it: name its `ca`, or a `signer`"
+        return "no CA of the catalogue signs it; set `ca` or `signer` in its entry"
     if authority.certificate and authority.certificate.refused:
-        return f"the certificate of its CA, {authority.seen.path}, is refused by Go or by cryptography: replace that CA"
+        return f"its CA {authority.seen.path} is unusable ({authority.certificate.refused}); replace that CA"
     if not (authority.key_matches or authority.seen.key_unknown):
-        return f"the key of its CA, {authority.seen.key_path or authority.seen.path}, is not on this node, or another's"
+        key = authority.seen.key_path or authority.seen.path
+        return f"its CA's key {key} is not on this node, or is not the key of that CA"
     return None
 
 

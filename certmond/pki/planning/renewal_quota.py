@@ -16,7 +16,7 @@ RENEWALS, WINDOW = 1000, timedelta(hours=1)
 """Maximum number of certificates of one entry with a pattern that are renewed within `WINDOW`."""
 
 
-def in_turn(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
+def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
     """Return the steps in the order of their execution: one of each entry, then the next one of each.
 
     `begun` has the name of the entry for each step that began earlier in this round.
@@ -39,7 +39,7 @@ class RenewalQuota:
                 self._used.setdefault(name, []).append(at)
 
     def take(self, name: str) -> datetime | None:
-        """Count a renewal of the entry, and return None. If its quota is used up, return when it has room again."""
+        """Count a renewal of the entry, and return None, or the end of the wait if its quota is exhausted."""
         used = self._used.setdefault(name, [])
         if len(used) >= RENEWALS:
             return used[-RENEWALS] + WINDOW

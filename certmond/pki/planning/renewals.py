@@ -20,10 +20,10 @@ from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.settings import LOCAL, OWN_KEY
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
-from certmond.pki.planning.renewal_delays import REPAIRS, SAID, day, in_doubt, waiting
-from certmond.pki.planning.renewal_obstacles import authority_of, unable
+from certmond.pki.planning.renewal_delays import CAUSE_TEXT, REPAIRS, day, delay, unsettled_ca_hold
+from certmond.pki.planning.renewal_obstacles import authority_of, renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS, RenewalQuota
-from certmond.pki.planning.repairs import Repairs, being_written
+from certmond.pki.planning.repairs import Repairs, write_hold
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restore, Step
 from certmond.pki.signing.policy import Basis, Denial, fixed_by, grant
 from certmond.pki.signing.template import Terms, is_a, successor
@@ -53,8 +53,8 @@ def plan(
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
 
-def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
-    """Return when this node renews the certificate by itself: its renewal point, or up to `spread` before it.
+def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
+    """Return when this node renews the certificate: at its renewal point, or up to `spread` before it.
 
     A stable hash of the node's name chooses the time, so that not all nodes renew in the same hour.
     """
@@ -62,12 +62,12 @@ def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | Non
     if certificate is None or due is None:
         return None
     if status.seen.spec.kind is Kind.KUBELET:
-        return due  # the kubelet renews earlier by itself
-    return due - _earlier(certificate.not_after - certificate.not_before, policy.spread, node)
+        return due  # the kubelet itself renews earlier
+    return due - _spread_offset(certificate.not_after - certificate.not_before, policy.spread, node)
 
 
 @lru_cache(maxsize=256)
-def _earlier(life: timedelta, spread: timedelta, node: str) -> timedelta:
+def _spread_offset(life: timedelta, spread: timedelta, node: str) -> timedelta:
     """Return how long before it is due: a share of the spread that is constant for the node."""
     share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
     return min(spread, life / _SPREAD_SHARE) * share
@@ -93,7 +93,9 @@ class _Planner:
         self._derived = {path for path, _ in circumstances.derived.values()}
         self._steps: list[Step] = []
         self._held: list[Held] = []
-        self._covered: set[str] = set()  # a refused entry leaves its file to the next one
+        self._covered: set[str] = (
+            set()
+        )  # files with a step or a hold; after a refusal, the next entry may renew the file
         self._instants: list[datetime] = []
 
     def plan(self) -> Plan:
@@ -130,9 +132,9 @@ class _Planner:
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
         others = status.seen.spec.renewed_by is not None  # the hold of a due one names its renewer
-        if not others and unable(status, self._authorities, self._policy):
+        if not others and renewal_obstacle(status, self._authorities, self._policy):
             return None
-        certificate, due = status.certificate, turn(status, self._policy, self._node)
+        certificate, due = status.certificate, renewal_time(status, self._policy, self._node)
         if certificate is None or due is None:
             return None
         self._instants += [certificate.not_before, due, certificate.expires_at]
@@ -145,16 +147,16 @@ class _Planner:
         return Cause.NOT_A_SYMLINK if status.seen.symlink is False else None
 
     def _consider(self, status: CertificateStatus, cause: Cause) -> None:
-        old, why = status.certificate, unable(status, self._authorities, self._policy)
+        old, why = status.certificate, renewal_obstacle(status, self._authorities, self._policy)
         if why or old is None:
-            self._hold(status, why or "there is no certificate")
+            self._hold(status, why or "it has no certificate")
             return
         authority = authority_of(status, self._authorities)
         end = authority.certificate.not_after if authority and authority.certificate else None
         if end is not None:
             self._instants.append(end)
             if end <= (max(self._now, old.not_after) if cause in _FOR_A_LATER_END else self._now):
-                self._hold(status, f"no new one can last beyond {day(end)}, the end of its CA: rotate the CA")
+                self._hold(status, f"a new one cannot outlive its CA, which ends on {day(end)}; rotate the CA")
                 return
         if (file := status.seen.pair[0]) in self._covered:
             return  # another entry, or another path of the same file, already has a step
@@ -164,8 +166,8 @@ class _Planner:
             self._hold(status, f"the CA's key does not sign it: {granted}")
         elif not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key
-            remedy = "it cannot keep it, so give it a key of its own" if kept else "set keep_key on both"
-            self._hold(status, f"shares its {shared}: {remedy}")
+            remedy = "it cannot keep its key, so give it a separate key" if kept else "set keep_key on both"
+            self._hold(status, f"shares its {shared}; {remedy}")
         elif held := self._held_back(status, old, cause):
             self._held.append(held)
             self._covered.add(file)
@@ -183,19 +185,19 @@ class _Planner:
 
     def _repair(self, status: CertificateStatus) -> None:
         seen, asked = status.seen, self._asked is not None
-        if not asked and (held := being_written(status)):
+        if not asked and (held := write_hold(status)):
             self._instants += [held.until] if held.until else []
             self._held.append(held)
             return
-        made = self._repairs.cure(status, by_hand=asked)
+        made = self._repairs.step(status, requested=asked)
         if isinstance(made, Restore | Issue) and not asked:
             about = self._circumstances
             if isinstance(made, Restore):  # a restored certificate needs no clock, and no CA that all components trust
                 about = replace(about, clock=None, unsure={})
             made = self._waiting(status, None, Cause.DAMAGED, about) or made
         elif isinstance(made, Issue):
-            made = in_doubt(status, Cause.DAMAGED, self._circumstances) or made
-        if made is None:  # its certificate is whole, and has a successor as ever
+            made = unsettled_ca_hold(status, Cause.DAMAGED, self._circumstances) or made
+        if made is None:  # its certificate is complete, and is renewed as usual
             self._consider(status, Cause.DAMAGED)
             return
         if isinstance(made, Held):
@@ -208,7 +210,7 @@ class _Planner:
     def _repairs(self) -> Repairs:
         return Repairs(
             self._assessment, self._policy, self._authorities, self._signing, node=self._node, shared=self._shared,
-            restarts=lambda status: tuple(self._holders_of_the_old(status)),
+            restarts=lambda status: tuple(self._services_to_restart(status)),
         )  # fmt: skip
 
     @cached_property
@@ -220,11 +222,11 @@ class _Planner:
         if until is None:
             return None
         self._instants.append(until)
-        fact = f"{RENEWALS} certificates of {status.seen.name} were renewed within an hour, the most of a pattern"
+        fact = f"{RENEWALS} certificates of {status.seen.name} were renewed within an hour, the limit for a pattern"
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
-        """Return what another entry shares of this pair, if not all of it: a new key would break its half."""
+        """Return the file of this pair that another entry shares with another pair: a new key would break that pair."""
         certificate, key = seen.pair
         holders = (each for file in (key, certificate) if file for each in self._holders.get(file, ()))
         for other in (each for each in holders if each.path != seen.path):
@@ -236,18 +238,21 @@ class _Planner:
         return None
 
     def _held_back(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
-        """Whoever asks need not wait for a better moment; but nothing is signed with a CA that may not be trusted."""
+        """Return why the renewal waits, or None.
+
+        A renewal that the operator requests waits only for a CA that other components may not trust yet.
+        """
         if cause is Cause.ASKED:
-            return in_doubt(status, cause, self._circumstances)
+            return unsettled_ca_hold(status, cause, self._circumstances)
         return self._waiting(status, old, cause)
 
     def _waiting(
         self, status: CertificateStatus, old: Certificate | None, cause: Cause, about: Circumstances | None = None
     ) -> Held | None:
-        found = waiting(
+        found = delay(
             status, old, cause,
-            now=self._now, due=turn(status, self._policy, self._node), attempt=self._past.get(status.seen.identity),
-            circumstances=about or self._circumstances,
+            now=self._now, due=renewal_time(status, self._policy, self._node),
+            attempt=self._past.get(status.seen.identity), circumstances=about or self._circumstances,
         )  # fmt: skip
         self._instants += found.instants
         return found.held
@@ -264,17 +269,17 @@ class _Planner:
         signer = spec.signer or LOCAL
         terms = Terms(self._now, end, self._assessment.facts, self._policy.validity, self._policy.key)
         template = successor(old, spec, terms, inherits=_basis(status, old).predecessor is not None)
-        restarts = tuple(self._holders_of_the_old(status))
+        restarts = tuple(self._services_to_restart(status))
         kept = spec.keep_key and self._policy.signers.get(signer, LOCAL) not in OWN_KEY
         keep = kept and bool(status.key_matches) and is_a(old.key, template.key)
-        why = f"{damage(status.seen)}; issued anew" if cause is Cause.DAMAGED else SAID[cause]
-        said = [f"{why}, signed by {signer}, until {day(template.not_after)}", *template.changes]
-        said += ["keeps its key"] if keep else []
+        why = f"{damage(status.seen)}; issue it again" if cause is Cause.DAMAGED else CAUSE_TEXT[cause]
+        details = [f"{why}; signer {signer}, valid until {day(template.not_after)}", *template.changes]
+        details += ["keeps its key"] if keep else []
         return Issue(
             status=status,
             old=old,
             cause=cause,
-            detail="; ".join(said),
+            detail="; ".join(details),
             template=template,
             signer=signer,
             authority=authority.seen.name if authority else None,
@@ -292,10 +297,8 @@ class _Planner:
             return self._reissue.get(status.seen.identity)
         return next(filter(None, map(self._signing.get, status.seen.spec.ca)), None) if cause in REPAIRS else None
 
-    def _holders_of_the_old(self, status: CertificateStatus) -> Iterator[str]:
-        """Yield the services that do not reload the new certificate, as observed on the node, otherwise as in the
-        catalogue.
-        """
+    def _services_to_restart(self, status: CertificateStatus) -> Iterator[str]:
+        """Yield the services that do not reload a new certificate, as observed, otherwise as in the catalogue."""
         spec = status.seen.spec
         known = {each.service: each.reloads for each in status.presence.consumers}
         for service in self._policy.services:
@@ -309,7 +312,7 @@ class _Planner:
         renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():
             if source not in renewed and (why := self._unproven(source)):
-                self._held.append(Held(name, path, f"{source}, which it is made from, is not of its CA: {why}"))
+                self._held.append(Held(name, path, f"its source {source} is not signed by its CA: {why}"))
             elif source in renewed:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, f"{source} is renewed")
             elif self._asked is None and name in self._circumstances.stale:

@@ -1,7 +1,7 @@
 """Repair of damaged files as a step: a generation of the archive, otherwise a new certificate, otherwise the obstacle.
 
-Owns that order, and the cases in which a new certificate would lose something. `assessment.damage` owns what is broken
-and what may be restored. `renewals` decides when.
+Owns that order, and the cases in which a new certificate would lose names. `assessment.damage` owns which files are
+damaged, and which generation may be restored. `renewals` decides when.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate
 
 
-def being_written(status: CertificateStatus) -> Held | None:
-    """Return until when another process may be writing the damaged files, or None after that time."""
+def write_hold(status: CertificateStatus) -> Held | None:
+    """Return the hold for the time in which another process may be writing the damaged files, or None after it."""
     since = status.damage
     if since is None or since.stands:
         return None
-    because = f"{damage(status.seen)}; somebody may be writing it at this moment"
+    because = f"{damage(status.seen)}; another program may be writing it now"
     return Held(*status.seen.identity, because, since.changes_at)
 
 
@@ -52,13 +52,14 @@ class Repairs:
         self._assessment, self._policy, self._authorities = assessment, policy, authorities
         self._signing, self._node, self._shared, self._restarts = signing, node, shared, restarts
 
-    def cure(self, status: CertificateStatus, *, by_hand: bool) -> Restore | Issue | Held | None:
-        """Return the step that repairs the files, or the obstacle. None if their certificate is complete and can be
-        renewed.
+    def step(self, status: CertificateStatus, *, requested: bool) -> Restore | Issue | Held | None:
+        """Return the step that repairs the files, or the obstacle. Return None if a renewal can repair them.
+
+        `requested` is True if the operator requests the repair.
         """
         seen, salvage, what = status.seen, status.presence.salvage or Salvage(), damage(status.seen)
         if seen.spec.renewed_by:
-            return self._held(status, f"it is not renewed by certmond but by {seen.spec.renewed_by}")
+            return self._held(status, f"certmond does not renew it; it is renewed by {seen.spec.renewed_by}")
         if salvage.barrier:
             return self._held(status, salvage.barrier)
         under = next(filter(None, map(self._signing.get, seen.spec.ca)), None)
@@ -66,23 +67,23 @@ class Repairs:
         found = generation(seen, salvage, self._assessment.facts, known=known, under=under)
         if found:
             number, certificate = found
-            detail = f"{what}; put back from the archive, {number}, good until {day(certificate.not_after)}"
+            detail = f"{what}; restore {number} from the archive, valid until {day(certificate.not_after)}"
             return Restore(status, number, certificate, detail)
         if status.certificate and not status.stale and seen.spec.kind is not Kind.KUBECONFIG:
             return None
-        made = self._anew(status, salvage, under, by_hand=by_hand)
+        made = self._new_certificate(status, salvage, under, requested=requested)
         return self._held(status, made) if isinstance(made, str) else made
 
-    def _anew(
-        self, status: CertificateStatus, salvage: Salvage, under: Certificate | None, *, by_hand: bool
+    def _new_certificate(
+        self, status: CertificateStatus, salvage: Salvage, under: Certificate | None, *, requested: bool
     ) -> Issue | str:
-        """Return a certificate with only what the entry fixes, or the reason against it."""
+        """Return the step for a certificate with only the contents that the entry fixes, or the reason against it."""
         seen, facts, authority = status.seen, self._assessment.facts, authority_of(status, self._authorities)
         signer, end = seen.spec.signer or LOCAL, None
         if authority and authority.certificate:
             end = authority.certificate.not_after
             if end <= self._assessment.taken_at:
-                return f"its CA ended on {day(end)}: rotate the CA"
+                return f"its CA ended on {day(end)}; rotate the CA"
         terms = Terms(self._assessment.taken_at, end, facts, self._policy.validity, self._policy.key)
         template = new_template(
             seen, salvage, terms, signer=self._policy.signers.get(signer, signer),
@@ -92,18 +93,18 @@ class Repairs:
         if isinstance(template, str):
             return template
         if (unknown := unknown_names(seen, facts)) and self._broken > 1:
-            return f"{', '.join(unknown)} is not known on this node before the other damaged files are right"
+            return f"this node has no fact for {', '.join(unknown)} until the other damaged files are repaired"
         former = [each for each in (status.certificate, *salvage.kept) if each]
-        if not by_hand and (lost := lost_names(seen, template, former, status.issuers)):
-            remedy = f"name it there as `names`, or do without: certmond renew {seen.name}"
-            return f"the last one had {lost}, which its entry does not fix; {remedy}"
+        if not requested and (lost := lost_names(seen, template, former, status.issuers)):
+            remedy = f"add it to `names`, or renew without it: certmond renew {seen.name}"
+            return f"the last certificate had {lost}, which its entry does not fix; {remedy}"
         if shared := self._shared(seen):
-            return f"shares its {shared}; put the pair back from a backup"
+            return f"shares its {shared}; restore the pair from a backup"
         return Issue(
             status=status,
             old=None,
             cause=Cause.DAMAGED,
-            detail=f"{damage(seen)}; issued anew, signed by {signer}, until {day(template.not_after)}",
+            detail=f"{damage(seen)}; issue it again; signer {signer}, valid until {day(template.not_after)}",
             template=template,
             signer=signer,
             authority=authority.seen.name if authority else None,

@@ -14,30 +14,30 @@ from datetime import datetime
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind, ServiceSpec
 from certmond.pki.findings import Blocks, Reason, Severity
-from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
+from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Cause, Held, Issue, Plan, Restart, Step
-from certmond.pki.services.restart_state_machine import Past, Result, Target, Terms
+from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.staleness import Stale, Surroundings, files_of
 
 _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: Cause.RESTART_PENDING}
 
 
 @dataclass(frozen=True, slots=True)
-class Caution:
+class RestartHolds:
     """Reasons to wait. `hold` is an upgrade, and `unmade` has the reason for derived files that could not be written.
 
     The keys of `unmade` are the names of their certificates. `rotating` are the trust anchors that a rotation changes.
-    `healing` is an anchor that was replaced without a rotation and now has one.
+    `replaced_ca` is a CA that was replaced without a rotation, and that a rotation repairs now.
     """
 
     hold: str | None = None
     unmade: Mapping[str, str] = field(default_factory=dict)
     rotating: frozenset[str] = frozenset()
-    healing: Healing = NOTHING_REPLACED
+    replaced_ca: ReplacedCA = NO_REPLACED_CA
 
     def is_urgent(self, statuses: Iterable[CertificateStatus]) -> bool:
         """Return whether all components refuse a service with older versions of these, so that waiting does harm."""
-        return self.healing.at_once and any(self.healing.concerns(each.seen.spec) for each in statuses)
+        return self.replaced_ca.at_once and any(self.replaced_ca.concerns(each.seen.spec) for each in statuses)
 
 
 def restarts(
@@ -46,7 +46,7 @@ def restarts(
     before: Sequence[Step],
     terms: Terms,
     *,
-    caution: Caution,
+    holds: RestartHolds,
     asked: frozenset[str] | None = None,
 ) -> Plan:
     """Return the restarts that follow the steps `before`, in their order, including those for planned renewals.
@@ -54,10 +54,10 @@ def restarts(
     `asked` names the services that the operator restarts: only these, whatever they have in memory or were restarted
     for.
     """
-    return _Planner(assessment, around, before, terms, caution=caution, asked=asked).plan()
+    return _Planner(assessment, around, before, terms, holds=holds, asked=asked).plan()
 
 
-def in_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
+def restart_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
     """Return each service after those in its `after`, otherwise in the given order. The configuration has no cycle."""
     waiting, found = {service.name: service for service in services}, list[ServiceSpec]()
     while waiting:
@@ -74,10 +74,10 @@ class _Planner:
         before: Sequence[Step],
         terms: Terms,
         *,
-        caution: Caution,
+        holds: RestartHolds,
         asked: frozenset[str] | None,
     ) -> None:
-        self._around, self._terms, self._caution, self._asked = around, terms, caution, asked
+        self._around, self._terms, self._holds, self._asked = around, terms, holds, asked
         self._statuses, self._now = assessment.statuses, assessment.taken_at
         self._renewed = [step for step in before if isinstance(step, Issue)]
         self._steps: list[Step] = []
@@ -85,7 +85,7 @@ class _Planner:
         self._instants: list[datetime] = []
 
     def plan(self) -> Plan:
-        for service in in_order(self._around.services):
+        for service in restart_order(self._around.services):
             self._consider(service)
         later = [at for at in self._instants if at > self._now]
         return Plan(tuple(self._steps), tuple(self._held), min(later, default=None))
@@ -99,7 +99,7 @@ class _Planner:
         if not (found or renewed or asked):
             return
         targets = tuple(self._target(status) for status in dict.fromkeys(status for status, _ in found))
-        detail = "; ".join(dict.fromkeys(stale.detail for _, stale in found)) or "asked for"
+        detail = "; ".join(dict.fromkeys(stale.detail for _, stale in found)) or "is requested"
         instance = self._instance(service.name)
         if asked:
             self._steps.append(Restart(service, targets, Cause.ASKED, detail, instance))
@@ -110,7 +110,7 @@ class _Planner:
         else:
             names = ", ".join(dict.fromkeys(step.target for step in renewed))
             news = tuple(Target(step.target, step.path, {}) for step in renewed)
-            why = f"{names}: renewed first, and the service does not reload it"
+            why = f"{names} is renewed before, and the service does not reload it"
             self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
@@ -128,24 +128,26 @@ class _Planner:
         """Return why the service is not restarted now, and until when."""
         name, path = service.name, found[0][1].path
         past = self._around.past.get(name)
-        trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._caution.rotating]
+        trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
         if trusted:
             anchors = ", ".join(dict.fromkeys(trusted))
             return Held(
-                name, path, f"{anchors} changed, which all nodes must know first: that is a rotation, not a restart"
+                name,
+                path,
+                f"{anchors} changed, which all nodes must trust first: this needs a rotation, not a restart",
             )
-        if unfit := next((why for status, _ in found if (why := _unfit(status))), None):
-            return Held(name, path, f"is not restarted on what is not good: {unfit}")
-        if deadly := next(self._deadly(name), None):
-            return Held(name, path, f"would not come up again: {deadly}")
-        if unmade := next((self._caution.unmade[t.name] for t in targets if t.name in self._caution.unmade), None):
-            return Held(name, path, f"a file that it may read could not be made: {unmade}")
+        if unfit := next((why for status, _ in found if (why := _unusable_reason(status))), None):
+            return Held(name, path, f"would restart with an unusable file: {unfit}")
+        if fault := next(self._start_faults(name), None):
+            return Held(name, path, f"would not start again: {fault}")
+        if unmade := next((self._holds.unmade[t.name] for t in targets if t.name in self._holds.unmade), None):
+            return Held(name, path, f"certmond could not write a file that it may read: {unmade}")
         if past and (tried := self._tried(past, targets)):
             return Held(name, path, tried)
-        urgent = self._caution.is_urgent(status for status, _ in found)
+        urgent = self._holds.is_urgent(status for status, _ in found)
         late = urgent or any(item.severity is Severity.CRITICAL for status, _ in found for item in status.findings)
-        if self._caution.hold and not late:
-            return Held(name, path, self._caution.hold)
+        if self._holds.hold and not late:
+            return Held(name, path, self._holds.hold)
         free = past is None or past.result is Result.SEEN or (past.result is Result.SUPERSEDED and not past.again)
         free = free or (urgent and past is not None and not past.again)  # components refused those files, too
         restarted_at = None if past is None or free else past.ended_at
@@ -154,10 +156,10 @@ class _Planner:
         # A pass begins before the restart that follows it has ended. The clock may also have been set back.
         if past and restarted_at and until and now and restarted_at - self._terms.spacing < now < until:
             self._instants.append(until)
-            return Held(name, path, f"not so soon after {restarted_at:%Y-%m-%d %H:%M} UTC, when {past.message}", until)
+            return Held(name, path, f"the last restart was at {restarted_at:%Y-%m-%d %H:%M} UTC: {past.message}", until)
         return None
 
-    def _deadly(self, service: str) -> Iterator[str]:
+    def _start_faults(self, service: str) -> Iterator[str]:
         """Yield the faults of files that the service needs to start."""
         for status in self._statuses:
             reads = any(consumer.service == service for consumer in status.presence.consumers)
@@ -166,13 +168,13 @@ class _Planner:
                 if item.severity is Severity.CRITICAL and Blocks.START in item.reason.blocks and not of_a_ca:
                     yield item.message
             if reads and status.key_matches is False and not status.seen.spec.authority:
-                yield f"the key of {status.seen.path} is another's"  # no finding yet: the pair may be half written
+                yield f"the key of {status.seen.path} does not match"  # no finding yet: a writer may be at work
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
         """Return why a restart for the same files is not repeated by the daemon, or None."""
         contents = {path: content.sha256 for path, content in self._around.contents.items()}
         if failure := past.failure(contents):
-            return f"{failure}; another certificate, or `certmond restart {past.service}`, tries it again"
+            return f"{failure}; install another certificate, or run: certmond restart {past.service}"
         wanted = {path: sha256 for target in targets for path, sha256 in target.contents.items()}
         if (
             past.result in {None, Result.SEEN, Result.SUPERSEDED, Result.REFUSED}
@@ -180,7 +182,7 @@ class _Planner:
             or not wanted.items() <= past.contents.items()
         ):
             return None
-        return f"was restarted for this already, and it is still so: `certmond restart {past.service}` tries it again"
+        return f"was restarted for the same files without effect; try again: certmond restart {past.service}"
 
     def _target(self, status: CertificateStatus) -> Target:
         contents = self._around.contents
@@ -192,13 +194,13 @@ class _Planner:
         return live.services[service].instance if live and service in live.services else ""
 
 
-def _unfit(status: CertificateStatus) -> str | None:
+def _unusable_reason(status: CertificateStatus) -> str | None:
     """Return why this certificate, or this key pair, must not be put into use, or None."""
     seen, keys = status.seen, status.seen.spec.kind is Kind.KEY_PAIR
     if not keys and (status.stale or status.certificate is None):
-        return f"{seen.path} holds no certificate"
+        return f"{seen.path} contains no certificate"
     if status.key_matches is False:
-        return f"the key of {seen.path} is another's"
+        return f"the key of {seen.path} does not match"
     if not keys and not status.chain_valid:
         return f"{seen.path} has no valid certification path"
     blocking = (

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import ServiceSpec
-from certmond.pki.services.restart_state_machine import Target
+from certmond.pki.services.restart_episode import Target
 from certmond.pki.signing.template import Template
 from certmond.pki.x509.certificate import Anchor, Certificate
 
@@ -40,7 +40,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A new certificate of an entry in place of `old`, or of damaged files if `old` is None.
+    """A new certificate of an entry that replaces `old`, or damaged files if `old` is None.
 
     For damaged files, `server` has the name of the cluster and the URL of the API server for a kubeconfig. `restarts`
     are the consumers that do not reload the certificate. `under` is the required anchor if not every anchor of the
@@ -77,7 +77,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A generation of the archive, with its `certificate`, in place of an entry's damaged files."""
+    """A generation of the archive, with its `certificate`, that replaces an entry's damaged files."""
 
     status: CertificateStatus
     generation: str
@@ -166,13 +166,13 @@ class Flags:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class AbsentFile:
     """The file `path` does not exist."""
 
     path: str
 
 
-Want = Bundle | KeyOf | Trusting | Flags | Gone
+FileChange = Bundle | KeyOf | Trusting | Flags | AbsentFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Rotate:
     target: str
     path: str
     detail: str
-    wants: tuple[Want, ...]
+    wants: tuple[FileChange, ...]
     cause: Cause = Cause.ROTATION
     known: tuple[Anchor, ...] = ()
 

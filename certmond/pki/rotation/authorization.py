@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from certmond.errors import MalformedError, RotationError
 from certmond.pki.rotation.ca_validation import judge
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Phase, Rotation, abort, desired, forth
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.service_account_keys import objections
-from certmond.pki.x509.certificate import Anchor, PublicKey, certificates_of
+from certmond.pki.x509.certificate import Anchor, certificates_of
 from certmond.pki.x509.library_guard import guarded
+from certmond.pki.x509.public_key import PublicKey
 
 
 def statement(rotation: Rotation) -> bytes:
@@ -35,71 +36,73 @@ def statement(rotation: Rotation) -> bytes:
     return "\n".join(lines).encode()
 
 
-def refusal(own: Rotation | None, told: Rotation, ground: Ground, *, staged: bool, now: datetime) -> str | None:
-    """Return why this node, whose own record has `own`, does not follow `told`, as a sentence. None if it does.
+def refusal(own: Rotation | None, announced: Rotation, ground: Ground, *, staged: bool, now: datetime) -> str | None:
+    """Return why this node, whose own record has `own`, does not follow `announced`, as a sentence. None if it does.
 
     `staged` is True if an operator has staged the new certificate and its key on this node.
     """
-    why = next(_objections(own, told, ground, staged, now), None)
+    why = next(_objections(own, announced, ground, staged, now), None)
     if why is None:
         return None
     return (
-        f"{told.name} is not followed: {why}; see who wrote the ConfigMap kube-system/certmond-rotation, and delete it "
-        "if that was none of yours"
+        f"{announced.name} is not followed: {why}; find the writer of the ConfigMap kube-system/certmond-rotation, and "
+        "delete it if you did not start this rotation"
     )
 
 
-def _objections(own: Rotation | None, told: Rotation, ground: Ground, staged: bool, now: datetime) -> Iterator[str]:
-    if own is not None and own.id == told.id:
-        if _what(own) != _what(told):
-            yield "it has this node's own rotation, with other certificates or of another kind"
+def _objections(
+    own: Rotation | None, announced: Rotation, ground: Ground, staged: bool, now: datetime
+) -> Iterator[str]:
+    if own is not None and own.id == announced.id:
+        if _what(own) != _what(announced):
+            yield "it has the id of this node's own rotation, and other certificates or another kind"
     elif own is not None and not own.over:
-        yield from _not_the_way_back(own, told, now)
+        yield from _not_the_way_back(own, announced, now)
     else:
-        yield from _not_continuous(told, ground)
-        if not told.aborted:
-            yield from _unfit(told, now)
-    in_place = told.new in ground.trust and ground.key == told.new.key
-    if ground.holds_key and told.phase is not Phase.PREPARE and not (staged or in_place):
+        yield from _not_continuous(announced, ground)
+        if not announced.aborted:
+            yield from _unfit(announced, now)
+    in_place = announced.new in ground.trust and ground.key == announced.new.key
+    if ground.holds_key and announced.phase is not Phase.PREPARE and not (staged or in_place):
         yield (
-            f"it is in the phase {told.phase}, and nobody has given this control-plane node the new {told.noun} with "
-            "its key (`certmond root-ca stage`)"
+            f"it is in the phase {announced.phase}, and this control-plane node does not have the new "
+            f"{announced.noun} with its key; run: certmond root-ca stage"
         )
 
 
-def _unfit(told: Rotation, now: datetime) -> Iterator[str]:
-    where = f"its new {told.noun}"
-    if isinstance(told.new, PublicKey):
-        yield from objections(told.new, [each.key for each in told.old], where)
+def _unfit(announced: Rotation, now: datetime) -> Iterator[str]:
+    where = f"its new {announced.noun}"
+    if isinstance(announced.new, PublicKey):
+        yield from objections(announced.new, [each.key for each in announced.old], where)
         return
-    present = certificates_of(told.old)
-    yield from judge(told.new, None, present, None, now, where=where, key_where=None).problems
+    present = certificates_of(announced.old)
+    yield from judge(announced.new, None, present, None, now, where=where, key_where=None).problems
 
 
-def _not_the_way_back(own: Rotation, told: Rotation, now: datetime) -> Iterator[str]:
+def _not_the_way_back(own: Rotation, announced: Rotation, now: datetime) -> Iterator[str]:
     try:
         back = abort(own, now)
     except RotationError as error:
         yield str(error)
     else:
-        if back.id != told.id or _what(back) != _what(told):
-            yield f"it is not the way back of {own.name}"
+        if back.id != announced.id or _what(back) != _what(announced):
+            yield f"it is not the abort of {own.name}"
 
 
-def _not_continuous(told: Rotation, ground: Ground) -> Iterator[str]:
+def _not_continuous(announced: Rotation, ground: Ground) -> Iterator[str]:
     """Yield the reasons against a rotation that is new to this node."""
-    there, trust, wanted = _forth(told), set(ground.trust), desired(told)
-    signers = {each for each in there.old if _consents(each, statement(told), told.signature)}
+    there, trust, wanted = _forth(announced), set(ground.trust), desired(announced)
+    signers = {each for each in there.old if _has_signed(each, statement(announced), announced.signature)}
     # A node that joined after the old CA was removed has nothing left to change.
-    joined = trust == {told.new} and wanted is not None and set(wanted.trust) == trust
-    if told.aborted and told.id == there.id:
-        yield "it is a way back without a way there"
+    joined = trust == {announced.new} and wanted is not None and set(wanted.trust) == trust
+    if announced.aborted and announced.id == there.id:
+        yield "it is an abort of no rotation"
     elif not signers:
-        yield "it is not signed with the key of the CA that it is to follow"
-    elif told.phase is Phase.PREPARE and trust != set(told.old):
-        yield f"what it calls the former CA is not what {ground.path} holds"
+        yield "the key of the CA that it replaces has not signed it"
+    elif announced.phase is Phase.PREPARE and trust != set(announced.old):
+        yield f"its former CA is not the CA in {ground.path}"
     elif not signers & trust and not joined:
-        yield f"{ground.path} does not hold the CA that has signed it"
+        yield f"{ground.path} does not contain the CA that has signed it"
 
 
 def _forth(rotation: Rotation) -> Rotation:
@@ -116,17 +119,17 @@ def _what(rotation: Rotation) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _consents(issuer: Anchor, said: bytes, signature: str) -> bool:
+def _has_signed(issuer: Anchor, text: bytes, signature: str) -> bool:
     try:
         with guarded("does not verify"):
             signed, key = b64decode(signature, validate=True), load_der_public_key(issuer.key.der)
             match key:
                 case rsa.RSAPublicKey():
-                    key.verify(signed, said, padding.PKCS1v15(), SHA256())
+                    key.verify(signed, text, padding.PKCS1v15(), SHA256())
                 case ec.EllipticCurvePublicKey():
-                    key.verify(signed, said, ec.ECDSA(SHA256()))
+                    key.verify(signed, text, ec.ECDSA(SHA256()))
                 case ed25519.Ed25519PublicKey():
-                    key.verify(signed, said)
+                    key.verify(signed, text)
                 case _:
                     return False
     except MalformedError:

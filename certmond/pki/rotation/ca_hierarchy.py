@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.x509.certificate import Certificate, PublicKey
+from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import find_paths
+from certmond.pki.x509.public_key import PublicKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,15 +64,15 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
     again = Gate((*held.waits, fact), min(filter(None, (held.until, now + pause))))
     match asked.answer:
         case Answer.PUBLISHED:
-            return Gate((f"{fact}; kubelets give it to running pods within {_seconds(SYNCED)} s",), now,
+            return Gate((f"{fact}; kubelets update running pods within {_seconds(SYNCED)} s",), now,
                         replace(rotation, published=now))  # fmt: skip
         case Answer.BEHIND:
             return again
         case Answer.SILENT if rotation.since <= now < rotation.since + TAKES:
             return again
         case Answer.SILENT | Answer.REFUSED:
-            said = f"what pods were given cannot be asked, so that `root_ca.overlap` alone counts: {fact}"
-            return replace(held, waits=(*held.waits, said)) if held.waits else replace(held, told=said)
+            why = f"certmond cannot read the CA of the pods, so the phase waits for `root_ca.overlap` only: {fact}"
+            return replace(held, waits=(*held.waits, why)) if held.waits else replace(held, message=why)
         case _:
             assert_never(asked.answer)
 
@@ -83,8 +83,8 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
     if since is None or not since <= now < since + SYNCED:
         return held
     until = since + SYNCED
-    said = f"kube-root-ca.crt has both CAs, and kubelets give it to running pods until {until:%Y-%m-%d %H:%M:%S} UTC"
-    return replace(held, waits=(*held.waits, said), until=max(filter(None, (held.until, until))))
+    fact = f"kube-root-ca.crt has both CAs, and kubelets update running pods until {until:%Y-%m-%d %H:%M:%S} UTC"
+    return replace(held, waits=(*held.waits, fact), until=max(filter(None, (held.until, until))))
 
 
 def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
@@ -95,14 +95,10 @@ def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:
         return None
-    fact = (
-        f"root_ca.overlap is {_seconds(spec.overlap)} s, and pods may have a new CA only {_seconds(TAKES)} s after it"
-    )
-    how = f"kube-controller-manager publishes it within {_seconds(LEADS)} s of its restart, when it leads again, and"
-    return (
-        f"{fact} is trusted: {how} kubelets give it to running pods within {_seconds(SYNCED)} s; "
-        f"set it to {_seconds(TAKES)}s or more"
-    )
+    fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, and pods may trust a new CA up to {_seconds(TAKES)} s late"
+    how = f"kube-controller-manager publishes it within {_seconds(LEADS)} s of its restart, when it leads again"
+    then = f"kubelets update running pods within {_seconds(SYNCED)} s"
+    return f"{fact}: {how}, and {then}; set it to {_seconds(TAKES)}s or more"
 
 
 def _seconds(span: timedelta) -> int:

@@ -18,9 +18,10 @@ from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Blocks, Finding, Reason, Severity, printable
 from certmond.pki.rotation.ca_hierarchy import Leaf
 from certmond.pki.signing.template import BACKDATE
-from certmond.pki.x509.certificate import Certificate, PublicKey
+from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.encoding_faults import encoding_faults
 from certmond.pki.x509.path_building import Refusal, objection
+from certmond.pki.x509.public_key import PublicKey
 
 Mode = Literal["overlap", "reissue"]
 """How a candidate can follow: beside the present CA, or in its place with the same key, so that leaves stay valid."""
@@ -110,7 +111,7 @@ def _assessed(
 
 def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
     where, (certificate, *_) = status.seen.path, status.seen.certificates
-    told = [
+    problems = [
         found.message
         for found in status.findings
         if found.reason is not Reason.NO_PATH
@@ -119,13 +120,13 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
         and not (certificate.objections and found.reason in _OF_THE_KEY)  # Go's objections already have it
     ]
     if certificate.version < 3:  # the rules skip it, because version 1 has no such extension
-        told.append(f"{where} is of version {certificate.version}, which has no CA:TRUE; give another CA")
-    told += [
+        problems.append(f"{where} is of version {certificate.version}, which has no CA:TRUE; give another CA")
+    problems += [
         f"{where}: {certificate.subject} {why.refusal}; give another CA"
         for why in status.search.rejections
         if why.refusal is not Refusal.UNSUPPORTED  # a finding has it, about the encoding or the key
     ]
-    return told
+    return problems
 
 
 def _is_late(found: Finding) -> bool:
@@ -136,7 +137,7 @@ def _is_late(found: Finding) -> bool:
 def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[str]:
     ready = candidate.not_before + BACKDATE
     if candidate.not_before <= now < ready:
-        fact = f"{where} has been valid for less than 5 minutes, and a host whose clock is behind would not accept it"
+        fact = f"{where} has been valid for less than 5 minutes, and a host with a slow clock would refuse it"
         yield f"{fact}; wait until {ready:%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -145,28 +146,28 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     if not candidate.is_ca:
         return
     if candidate.subject_key_id is None:
-        fact = f"{where} has no subject key identifier, by which OpenSSL tells two CAs of one name apart"
-        yield f"{fact}; have it issued with one"
+        fact = f"{where} has no subject key identifier, with which OpenSSL distinguishes two CAs with one name"
+        yield f"{fact}; reissue it with a subject key identifier"
     elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
-        fact = f"{where} has an authority key identifier that is not its own, so that OpenSSL looks for another issuer"
-        yield f"{fact}, and accepts nothing that it signs; have it issued with its own, or with none"
+        fact = f"{where} has the authority key identifier of another key, so OpenSSL searches another issuer"
+        yield f"{fact}, and refuses the certificates that it signs; reissue it with its own identifier, or without one"
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
     """Yield the problem of a candidate that is the present CA, or has its key with another name or identifier."""
     if candidate in present:
-        yield f"{where} is the CA that is in place already (serial {candidate.serial}); give a new one"
+        yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"
         return
     for other in present:
         same_key = candidate.key.sha256 == other.key.sha256
         same_id = candidate.subject_key_id == other.subject_key_id
-        called = f"the present CA {other.subject} (serial {other.serial})"
+        called = f"the present CA {other.called}"
         if same_key and candidate.subject_der != other.subject_der:
             fact = f"{where} has the key of {called}, but another name, {candidate.subject}"
-            yield f"{fact}, so that it is neither that one again nor another; keep the name, or take another key"
+            yield f"{fact}, and a reissued CA has the same name; keep the name, or create another key"
         elif same_key and candidate.subject_key_id and not same_id:
-            fact = f"{where} has the key of {called}, but another subject key identifier, so that OpenSSL accepts"
-            yield f"{fact} nothing that was signed before (error 20); keep the identifier, or take another key"
+            fact = f"{where} has the key of {called}, but another subject key identifier, so OpenSSL refuses"
+            yield f"{fact} the present certificates (error 20); keep the identifier, or create another key"
 
 
 def _same_identifier(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
@@ -179,9 +180,9 @@ def _same_identifier(candidate: Certificate, present: Sequence[Certificate], whe
             and candidate.subject_key_id == other.subject_key_id
             and candidate.key.sha256 != other.key.sha256
         ):
-            called = f"the present CA {other.subject} (serial {other.serial})"
-            fact = f"{where} has the subject key identifier of {called}, but another key, so that OpenSSL takes"
-            yield f"{fact} the one for the other; have it issued with an identifier of its own"
+            called = f"the present CA {other.called}"
+            fact = f"{where} has the subject key identifier of {called}, but another key, so OpenSSL confuses the two"
+            yield f"{fact}; reissue it with a different identifier"
 
 
 def _constrained(candidate: Certificate, leaves: Sequence[Leaf], where: str) -> Iterator[str]:
@@ -197,20 +198,20 @@ def _constrained(candidate: Certificate, leaves: Sequence[Leaf], where: str) -> 
 
 def _ends_before_its_leaves(candidate: Certificate, leaves_end: datetime | None, where: str) -> Iterator[str]:
     if leaves_end is not None and candidate.not_after < leaves_end:
-        fact = f"{where} ends on {_day(candidate.not_after)}, sooner than what is issued from it would"
-        yield f"{fact} ({_day(leaves_end)}), which is cut to that day; give a CA that lasts longer"
+        fact = f"{where} ends on {_day(candidate.not_after)}, and shortens certificates that would end on"
+        yield f"{fact} {_day(leaves_end)}; give a CA with a later end"
 
 
 def _shorter_life(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
     if present and _life(candidate) < _life(present[0]) - _SAME_LIFE:
-        fact = f"{where} lives for {_life(candidate).days} days, the present CA for {_life(present[0]).days}"
-        yield f"{fact}; see that this is meant, as the next rotation is due the sooner"
+        fact = f"{where} is valid for {_life(candidate).days} days, the present CA for {_life(present[0]).days}"
+        yield f"{fact}; check that you want this, because the next rotation is due earlier"
 
 
 def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:
     """Yield a warning for serial number 0. Go refuses a negative one."""
     if candidate.serial == 0:
-        yield f"{where} has the serial number 0, which RFC 5280 forbids; better have it issued with another"
+        yield f"{where} has the serial number 0, which RFC 5280 forbids; reissue it with another serial number"
 
 
 def _is_reissue(candidate: Certificate, signer: Certificate) -> bool:

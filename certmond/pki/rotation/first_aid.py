@@ -1,7 +1,7 @@
-"""First aid where somebody has replaced a trust anchor, and no rotation may begin: the node trusts the former one, too.
+"""First aid for a replaced trust anchor if no rotation may begin: the node also trusts the former anchor.
 
-Owns when that may be done, what it asks of the anchor's files, and what follows when the former pair was put back. It
-is the first step of the rotation that would follow on a node by itself, and that step alone. Pure.
+Owns the conditions, the required contents of the anchor's files, and the end after the operator has restored the former
+pair. First aid is the first step of the rotation that would begin on a single node, and only that step. Pure.
 """
 
 from __future__ import annotations
@@ -11,56 +11,60 @@ from dataclasses import replace
 from datetime import datetime
 
 from certmond.pki.planning.steps import Rotate
+from certmond.pki.rotation.family_state import Ground, obstacle
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin, desired, following, sequence
-from certmond.pki.rotation.planner import Ground, hindrance, of_anchor, told
+from certmond.pki.rotation.planner import anchor_changes, describe
 from certmond.pki.rotation.replaced_ca import Change, put_back
 from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
-    """Return the rotation of which the first step is the aid; or why there is none, a sentence. The former anchors are
-    those that the node has lived by, as it remembers them in `known`, and that are valid `now`.
+    """Return the rotation whose first step is the first aid, or the reason against it, as a sentence.
+
+    The former anchors are those of `change` that are in the record of this node (`known`) and valid `now`.
     """
     former = tuple(
         each for each in certificates_of(known) if each in change.old and each.not_before <= now <= each.not_after
     )
     if not former:
-        return "no former CA is trusted beside it, as none that this node remembers is valid now"
+        return "this node trusts no former CA beside it: none in its record is valid now"
     made = begin(Rotation(identity, change.family, Mode.OVERLAP, former, change.new, Phase.PREPARE, now, found=True))
-    return hindrance(made, ground) or made
+    return obstacle(made, ground) or made
 
 
-def carried_on(
-    aid: Rotation, ground: Ground, *, lives_by_former: bool, settled: bool, now: datetime
+def advanced(
+    aid: Rotation, ground: Ground, *, depends_on_former: bool, settled: bool, now: datetime
 ) -> Rotation | None:
-    """Return the aid as it goes on: itself where nothing has happened, and None where it is over.
+    """Return the first aid in its next phase: unchanged without an event, and None at its end.
 
-    Its end begins where the former key is back, or where a person has taken the former anchor out and nothing on the
-    node `lives_by_former`. Then the signer goes back to the anchor's files, and its own go when that is `settled`.
+    The end begins after the operator has restored the former key. It also begins after the operator has removed the
+    former anchor, if no file on the node depends on it (`depends_on_former`). The signer then uses the anchor's files
+    again. Its separate files are removed when that is `settled`.
     """
     if aid.phase is not Phase.TRUST:
         return aid if not settled else None if aid.over else following(aid, now)
     last = sequence(aid)[-2]
     if back := put_back(aid, ground, now):
         return replace(back, phase=last)
-    taken_out = not lives_by_former and ground.trust == (aid.new,) and ground.key == aid.new.key
-    return replace(aid, phase=last, since=now) if taken_out else aid
+    removed = not depends_on_former and ground.trust == (aid.new,) and ground.key == aid.new.key
+    return replace(aid, phase=last, since=now) if removed else aid
 
 
-def step_of(aid: Rotation, ground: Ground) -> Rotate | None:
-    """Return what the anchor's files lack of the aid; None where they lack nothing, or are not to be touched. The key
-    beside the anchor is never written.
+def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
+    """Return the step that the first aid still needs. Return None if it needs none, or must change no file.
+
+    certmond never writes the key of the anchor.
     """
     wanted = desired(aid)
-    if wanted is None or ground.key != wanted.signing.key or hindrance(aid, ground):
+    if wanted is None or ground.key != wanted.signing.key or obstacle(aid, ground):
         return None
-    wants = tuple(of_anchor(wanted, ground))
-    detail = f"first aid for {aid.family}: {told(aid, wants)}"
+    wants = tuple(anchor_changes(wanted, ground))
+    detail = f"first aid for {aid.family}: {describe(aid, wants)}"
     return Rotate(aid.family, ground.path, detail, wants, known=(*aid.old, aid.new)) if wants else None
 
 
 def is_reached(aid: Rotation, ground: Ground) -> bool:
-    """Return whether the anchor's files are as the aid asks."""
+    """Return whether the anchor's files have the contents that the first aid requires."""
     wanted = desired(aid)
     as_wanted = wanted is not None and (ground.trust, ground.key) == (wanted.trust, wanted.signing.key)
-    return as_wanted and step_of(aid, ground) is None and not hindrance(aid, ground)
+    return as_wanted and next_step(aid, ground) is None and not obstacle(aid, ground)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired, forth, may_turn_back, sequence
 from certmond.pki.services.trust_sets import digest_of
-from certmond.pki.x509.certificate import PublicKey
+from certmond.pki.x509.public_key import PublicKey
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
 """Phases with a minimum duration after all nodes are ready, for components without a report."""
@@ -59,13 +59,13 @@ class Member:
 class Gate:
     """Reasons for which the phase cannot end yet, and when to check again, if known. It is open without `waits`.
 
-    `noted` is the rotation with what all nodes must know first. `told` is a message of an open gate.
+    `noted` is the rotation with the facts that all nodes must have first. `message` is a message of an open gate.
     """
 
     waits: tuple[str, ...] = ()
     until: datetime | None = None
     noted: Rotation | None = None
-    told: str = ""
+    message: str = ""
 
 
 def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
@@ -84,13 +84,13 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
                 f"{member.name} is a control-plane node without the new {rotation.noun}'s key; run `certmond root-ca "
-                f"stage` there with the same files, or, if it is a worker that is labelled so, `rotate --exclude "
-                f"{member.name}`"
+                f"stage` there with the same files, or, if it is a worker with the label of a control plane, `rotate "
+                f"--exclude {member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
-            yield f"{member.name} says that it is in {report.phase}, and trusts other {rotation.noun}s"
+            yield f"{member.name} reports the phase {report.phase}, and trusts other {rotation.noun}s"
         elif wanted and wanted.leaves and report.issuer not in {"", wanted.leaves.sha256}:
-            yield f"{member.name} says that it is in {report.phase}, and has certificates of another CA"
+            yield f"{member.name} reports the phase {report.phase}, and has certificates of another CA"
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:
@@ -110,9 +110,9 @@ def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]
             if report.phase in phases and phases.index(report.phase) > phases.index(rotation.phase):
                 yield f"{name} has reached {report.phase} already"
         elif report.rotation == forth(rotation.id) and not may_turn_back(replace(rotation, phase=report.phase)):
-            yield f"{name} has reached {report.phase} on the way there, from which none leads back"
+            yield f"{name} has reached {report.phase} before the abort, and no abort is possible from that phase"
         elif report.rotation not in {forth(rotation.id), *closed}:
-            yield f"{name} has said that it is in {report.rotation}, of which nothing is known here"
+            yield f"{name} reports the rotation {report.rotation}, which this node does not know"
 
 
 def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
@@ -127,13 +127,9 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
     if isinstance(rotation.new, PublicKey):
         tokens_end = rotation.phase is Phase.ISSUE
         if rotation.published is None:
-            said = "every API server accepts the tokens of both keys now"
-            said = (
-                "all tokens are signed with the new key now; those of the former one have to end"
-                if tokens_end
-                else said
-            )
-            return Gate((said,), now, replace(rotation, published=now))
+            accepted = "every API server accepts the tokens of both keys now"
+            signed = "the new key signs all tokens now, and the tokens of the former key must end"
+            return Gate((signed if tokens_end else accepted,), now, replace(rotation, published=now))
         since, least = rotation.published, max(least, spec.token_overlap if tokens_end else OUTSIDERS)
     if now >= (until := since + least):
         return Gate()

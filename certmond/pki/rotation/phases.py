@@ -150,13 +150,13 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
 def flaw(rotation: Rotation) -> str | None:
     """Return why the rotation is impossible, or None. A reader of a record must check it."""
     if not rotation.old:
-        return "it says nothing of what is to be followed"
+        return "it has no old anchor"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:
-        return "it has certificates and public keys, of which only the same kind follows the other"
+        return "its anchors are certificates and public keys, and all must be of one kind"
     if len(rotation.old) > 1 and not rotation.found:
-        return "it has several that are to be followed"
+        return "it has several old anchors"
     if rotation.phase not in sequence(rotation):
-        return f"by {rotation.mode}, a rotation of {rotation.family} has no phase {rotation.phase}"
+        return f"a rotation of {rotation.family} in the mode {rotation.mode} has no phase {rotation.phase}"
     return None
 
 
@@ -224,18 +224,18 @@ def may_be_aborted(rotation: Rotation) -> bool:
 def abort(rotation: Rotation, now: datetime) -> Rotation:
     """Return the aborted rotation: the same phases with old and new exchanged. Raises RotationError if impossible."""
     if rotation.over:
-        raise RotationError(f"{rotation.name} is over; there is nothing to abort")
+        raise RotationError(f"{rotation.name} is done, and cannot be aborted")
     if rotation.aborted:
-        raise RotationError(f"{rotation.name} is on its way back already")
+        raise RotationError(f"{rotation.name} is an abort already")
     if not may_turn_back(rotation):
         raise RotationError(
-            f"{rotation.name} is in the phase {rotation.phase}, from which there is no way back: the former "
-            f"{rotation.noun} is distrusted already somewhere; let it go on to its end"
+            f"{rotation.name} is in the phase {rotation.phase} and cannot be aborted: a node may distrust the former "
+            f"{rotation.noun} already; let the rotation continue to its end"
         )
     if rotation.found:
         raise RotationError(
-            f"{rotation.name} has begun with a CA that was put in place without one; put the former certificate and "
-            "key back yourself, which is a rotation back, or let it go on to its end"
+            f"{rotation.name} began after a CA was replaced on disk; restore the former certificate and key, which "
+            "starts a rotation to them, or let the rotation continue to its end"
         )
     (old,) = rotation.old
     return replace(

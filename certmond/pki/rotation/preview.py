@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.rotation.awaited_leaves import denial
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Desired, Phase, Rotation, desired, sequence
-from certmond.pki.rotation.planner import Ground, concerned, lacks, of_former
+from certmond.pki.rotation.planner import family_statuses, missing_steps, old_ca_leaves
 from certmond.pki.services.staleness import files_of
 
 
@@ -38,23 +39,23 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
     trust_before = ground.trust
     for phase in phases[phases.index(rotation.phase) :]:
         here = replace(rotation, phase=phase)
-        left, wanted = lacks(here, ground, assessment), desired(here)
+        left, wanted = missing_steps(here, ground, assessment), desired(here)
         if left.frozen:
             return (*found, Preview(phase, (left.frozen,), ()))
         steps = [step.detail for step in left.steps if step.target == rotation.family]
         touched = _rewritten(ground, wanted)
         if wanted and frozenset(wanted.trust) != frozenset(trust_before):
-            for status in concerned(rotation.family, assessment):
+            for status in family_statuses(rotation.family, assessment):
                 for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
                     if embedded.file is None:
-                        steps.append(f"{embedded.path} is to trust the same")
+                        steps.append(f"{embedded.path} will trust the same")
                     touched.add(embedded.path)
         if wanted and wanted.leaves and phase is Phase.ISSUE:
-            for status in of_former(rotation, assessment):
+            for status in old_ca_leaves(rotation, assessment):
                 if denied := denial(status, assessment):
-                    steps.append(f"{status.seen.path} is not issued anew: the CA's key does not sign it: {denied}")
+                    steps.append(f"{status.seen.path} is not issued again: the CA's key does not sign it: {denied}")
                     continue
-                steps.append(f"{status.seen.path} is issued anew from the new CA")
+                steps.append(f"{status.seen.path} is issued again by the new CA")
                 touched.update(files_of(status.seen))
         restarts = dict(_restarted(touched, assessment))
         if ground.signer and any("sign with" in step for step in steps):
@@ -80,9 +81,9 @@ def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str,
     """Yield each service that does not reload a changed file, with one such file."""
     for status in assessment.statuses:
         for each in status.presence.consumers if status.seen.name == status.seen.spec.name else ():
-            held = [path for path in each.files if path in touched]
-            if held and (status.seen.embedded or not each.reloads):
-                yield each.service, held[0]
+            changed = [path for path in each.files if path in touched]
+            if changed and (status.seen.embedded or not each.reloads):
+                yield each.service, changed[0]
 
 
 def _after(ground: Ground, wanted: Desired) -> Ground:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin, desired
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
 
-OF_SEVERAL = "a CA of several nodes is rotated by `certmond root-ca stage` on each of them and `rotate` on one"
-"""Why no rotation begins by itself in a cluster."""
+OF_SEVERAL = "to rotate a CA of several nodes, run `certmond root-ca stage` on each of them and `rotate` on one"
+"""Why certmond begins no rotation in a cluster without the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,16 @@ class Change:
 def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inventory) -> Change | None:
     """Return the change of an anchor without a rotation, or None. None also if no file depends on the old anchor.
 
-    `known` are the anchors that the node has lived by, the one that signed first. Where they are not remembered, only
-    files count that nobody but root can write: what stands in any other file would be anybody's way to have a CA of
-    theirs trusted. The same holds for one that was only trusted beside the one that signed.
+    `known` are the recorded anchors of the node, the signing one first. Without a record, only files count that root
+    alone can write. Otherwise a user could make the node trust a CA by writing it into a file. The same rule applies to
+    an anchor that was trusted but did not sign.
 
-    Where the one that signs now is remembered, somebody rotates by hand: nothing is changed as long as the others are
-    trusted beside it, and only those count that are not.
+    If the present signing anchor is in the record, the operator rotates by hand. Then there is no change while the
+    other anchors are still trusted, and only the anchors that are not trusted count.
     """
     trust = certificates_of(ground.trust)
     if not trust:
-        return None  # nothing on a node is evidence of a former key of tokens
+        return None  # no file on a node is evidence of a former token key
     new, evidence, by_hand = trust[0], dict[Certificate, str](), trust[0] in known
     accepted = trust if by_hand else (new,)
     candidates = [each for each in certificates_of(known) if each not in accepted] if known else [*trust[1:]]
@@ -56,14 +56,14 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
             trusted = [each for each in embedded.certificates if each in believed or (rooted and not known)]
             candidates += trusted
             if new not in embedded.certificates:
-                evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the former one")
+                evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the former CA")
     others = [each for each in dict.fromkeys(candidates) if each != new]
     if not others:
         return None  # before ten thousand paths are searched
     for seen in filter(_is_own, inventory.observations):
         believable = others if _is_of_root(seen) else [each for each in others if each in sure]
         for former in _signers(seen, family, accepted, believable):
-            evidence.setdefault(former, f"{seen.path} is of the former one")
+            evidence.setdefault(former, f"{seen.path} is signed by the former CA")
     evidence.pop(new, None)
     if not evidence:
         return None
@@ -71,10 +71,10 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
 
 
 def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Change | None:
-    """The change from the anchor that `rotation` has found in place to a third one, which somebody has put there with
-    its key meanwhile; None where nobody has.
+    """Return the change to a third anchor with its key during a `rotation` to an anchor found in place, or None.
 
-    What has signed nothing is trusted no longer. A controller-manager that signs may have done so for other nodes.
+    An anchor that has signed no certificate is not trusted further. A controller-manager that signs may have signed for
+    other nodes.
     """
     trust = certificates_of(ground.trust)
     known = certificates_of((rotation.new, *rotation.old))
@@ -87,7 +87,7 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
         find_paths(each.certificates[0], (second,), each.certificates[1:]).paths
         for each in leaves if each.certificates
     )  # fmt: skip
-    because = f"{rotation.name} was to follow {second.called}"
+    because = f"{rotation.name} was a rotation to {second.called}"
     return Change(rotation.family, (*former, second) if signed else former, trust[0], because)
 
 
@@ -130,19 +130,19 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
 
 
 def _is_own(seen: Observation) -> bool:
-    """It is an entry of its own, of no CA."""
+    """Return whether it is a separate entry, and not a CA."""
     return seen.name == seen.spec.name and not seen.spec.authority
 
 
 def _is_of_root(seen: Observation) -> bool:
-    """Nobody but root can have written it."""
+    """Return whether only root can have written it."""
     return all(each.owner.partition(":")[0] in {"root", "0"} and not each.mode & 0o022 for each in seen.permissions)
 
 
 def _signers(
     seen: Observation, family: str, accepted: Sequence[Certificate], others: Sequence[Certificate]
 ) -> Iterator[Certificate]:
-    """Those of the others that have signed an end entity which none of the accepted has."""
+    """Yield the `others` that have signed its certificate, if none of `accepted` has signed it."""
     if family not in seen.spec.ca or not seen.certificates or not others:
         return
     leaf, rest = seen.certificates[0], seen.certificates[1:]

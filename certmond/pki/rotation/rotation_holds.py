@@ -13,10 +13,11 @@ from enum import StrEnum
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.assessment.rules import critical_point
+from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.planning.steps import Held, Identity
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, sequence
-from certmond.pki.rotation.planner import Ground, concerned, of_former
+from certmond.pki.rotation.planner import family_statuses, old_ca_leaves
 from certmond.pki.services.staleness import Surroundings
 
 
@@ -82,12 +83,12 @@ def holds(
 
     These are holds of the host (`upgrade`, `clock`), failed restarts, and failed renewals before their retry.
     """
-    now, statuses = assessment.taken_at, list(concerned(rotation.family, assessment))
+    now, statuses = assessment.taken_at, list(family_statuses(rotation.family, assessment))
     leaves = [status for status in statuses if status.certificate and not status.seen.spec.is_trust]
     ends = [end for each in leaves if each.certificate and (end := critical_point(each.certificate)) > now]
     if upgrade and (ends or not leaves):  # also holds restarts, but no critical certificate
         yield replace(upgrade, until=max(ends, default=None))
-    issued = list(of_former(rotation, assessment)) if rotation.mode is not Mode.REISSUE else []
+    issued = list(old_ca_leaves(rotation, assessment)) if rotation.mode is not Mode.REISSUE else []
     late = [end for each in issued if each.certificate and (end := critical_point(each.certificate)) > now]
     if clock and late:
         yield replace(clock, until=max(late))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.pki.x509.certificate import PublicKey
+from certmond.pki.x509.public_key import PublicKey
 
 _CURVES = (256, 384, 521)
 """Sizes of the curves with which Kubernetes signs tokens (pkg/serviceaccount/jwt.go, signerFromECDSAPrivateKey)."""

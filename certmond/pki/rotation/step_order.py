@@ -11,7 +11,7 @@ from datetime import datetime
 
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.planning.steps import Held, Identity, Issue, Plan, Rotate
-from certmond.pki.rotation.planner import Lacks
+from certmond.pki.rotation.planner import MissingSteps
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Pace:
         )
 
 
-def pace(left: Lacks, past: Mapping[Identity, Attempt], now: datetime) -> Pace:
+def pace(left: MissingSteps, past: Mapping[Identity, Attempt], now: datetime) -> Pace:
     """Return when the steps of a phase are tried, by the attempts of the `past`.
 
     A failed step is tried in each plan, beside the others. A step for which the phase does not wait is tried again

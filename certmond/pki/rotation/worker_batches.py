@@ -58,14 +58,14 @@ def held_back(rotation: Rotation, name: str) -> str | None:
     """Return why this worker does not act in the phase yet, as a sentence, or None if it may act."""
     if is_released(rotation, name):
         return None
-    return "the batch of this worker has not come yet; a control plane says who has to come so far before"
+    return "the batch of this worker has not begun; a control plane reports the workers before it: certmond status"
 
 
-def joined(own: Rotation, told: Rotation) -> Rotation:
-    """Return `told`, with the limit of `own` in the same phase if that is higher: a released worker stays released."""
-    if (own.id, own.phase) != (told.id, told.phase) or own.released <= told.released:
-        return told
-    return replace(told, released=own.released)
+def joined(own: Rotation, announced: Rotation) -> Rotation:
+    """Return `announced` with the higher limit of the two in the same phase: a released worker stays released."""
+    if (own.id, own.phase) != (announced.id, announced.phase) or own.released <= announced.released:
+        return announced
+    return replace(announced, released=own.released)
 
 
 def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
@@ -99,14 +99,14 @@ def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gat
         return Gate()
     waiting = sorted((place(each.name), each.name) for each in found if not is_released(rotation, each.name))
     if not waiting:  # an excluded worker may still be held back
-        return Gate(("no worker is held back any more",), noted=replace(rotation, released=1.0))
+        return Gate(("all workers are released",), noted=replace(rotation, released=1.0))
     size = _size(batch, count.all) if count.released else 1
     names, later = [name for _, name in waiting[:size]], [at for at, _ in waiting[size:]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    said = f"{rotation.phase} is acknowledged by {count.acknowledged} of {count.all} workers"
+    fact = f"{rotation.phase} is acknowledged by {count.acknowledged} of {count.all} workers"
     # Up to the next place: a worker that joins with a place before it need not wait.
     mark = later[0] if later else 1.0
-    return Gate((f"{said}; next: {', '.join(names[:_NAMED])}{more}",), noted=replace(rotation, released=mark))
+    return Gate((f"{fact}; next: {', '.join(names[:_NAMED])}{more}",), noted=replace(rotation, released=mark))
 
 
 def _waited_for(rotation: Rotation, members: Iterable[Member]) -> list[Member]:

@@ -15,12 +15,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
-from certmond.pki.catalog.field_types import Instant
 from certmond.pki.services.model import ServiceSeen
+from certmond.pki.services.restart_episode import Bystander, Episode, Result, Stage, Terms
 
-LOOKS = 3
+HEALTHY_OBSERVATIONS = 3
 """Number of observations in a row that must show a healthy service."""
 _BLIND_ACTS = 3
 """Number of acts beyond the attempts that are made while the record of an act cannot be written."""
@@ -30,124 +29,8 @@ INTERVAL = timedelta(seconds=1)
 """Time between two observations that count."""
 
 
-class Stage(StrEnum):
-    """Progress of an episode: before the act, before its proof, or before the previous files are restored."""
-
-    ACT = "act"
-    PROVE = "prove"
-    PUT_BACK = "put_back"
-
-
-class Result(StrEnum):
-    """Result of an episode."""
-
-    PROVEN = "proven"
-    UNPROVEN = "unproven"  # restarted, and as unhealthy as before the restart
-    TAKEN_BACK = "taken_back"
-    FAILED = "failed"
-    SEEN = "seen"  # no restart: a process behind a command cannot be observed, and counts from its first observation
-    SUPERSEDED = "superseded"  # its files have changed again, which begins another episode
-    REFUSED = "refused"  # not reachable, not distinguishable from others, or stopped by another process or user
-
-
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A certificate that is the reason for a restart: its entry, and the contents of its files."""
-
-    name: str
-    path: str
-    contents: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Bystander:
-    """Another service with outdated files that may end with the restarted one.
-
-    For example, the controller-manager and the scheduler end with the API server. `instance` is its instance before.
-    """
-
-    service: str
-    instance: str
-    targets: tuple[Target, ...]
-    why: str
-    well_before: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """One restart of one service, recorded before and after each act.
-
-    `before` is the instance that the latest act ends, and `instances` are those observed since. `well_before` are the
-    health addresses that were healthy at the start. `attempt` counts the attempts. The third uses the previous files,
-    which are in place since `put_back_at`. `acts` counts the recorded acts: more than the attempts if processes were
-    killed, or could not write the record after an act. `asked` is True if a command requested the restart, not the
-    daemon's plan.
-    """
-
-    service: str
-    targets: tuple[Target, ...]
-    why: str
-    begun_at: Instant
-    stage: Stage = Stage.ACT
-    attempt: int = 1
-    before: str = ""
-    acted_at: Instant | None = None
-    instances: tuple[str, ...] = ()
-    well_before: tuple[str, ...] = ()
-    good: int = 0
-    good_since: Instant | None = None
-    good_at: Instant | None = None
-    trouble: str = ""
-    put_back_at: Instant | None = None
-    bystanders: tuple[Bystander, ...] = ()
-    acts: int = 0
-    asked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """State of a service: the present episode, and the result of the last one.
-
-    `contents` are the digests of the files at its end, by path, and `instance` was running then. `again` is True if the
-    episode was superseded so soon after the one before that the files may change again and again.
-    """
-
-    service: str
-    episode: Episode | None = None
-    ended_at: Instant | None = None
-    result: Result | None = None
-    message: str = ""
-    targets: tuple[str, ...] = ()
-    instance: str = ""
-    contents: Mapping[str, str] = field(default_factory=dict)
-    again: bool = False
-
-    def has_read(self, path: str, sha256: str, instance: str) -> bool:
-        """Return whether the running instance has read this content: it was restarted, or reloaded, for it."""
-        taken_up = self.result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
-        return taken_up and self.instance == instance and self.contents.get(path) == sha256
-
-    def failure(self, contents: Mapping[str, str]) -> str | None:
-        """Return the message of the failed last episode while its files are unchanged, or None."""
-        if self.result not in {Result.TAKEN_BACK, Result.FAILED, Result.UNPROVEN} or not self.contents:
-            return None
-        return self.message if all(contents.get(path) == sha for path, sha in self.contents.items()) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """Time limits: `ready_within` after an act the service must be healthy, and stay so for `stable`.
-
-    `spacing` is the least time between two restarts of a service.
-    """
-
-    ready_within: timedelta = timedelta(minutes=4)
-    stable: timedelta = timedelta(seconds=30)
-    spacing: timedelta = timedelta(minutes=10)
-
-
-@dataclass(frozen=True, slots=True)
-class Glance:
+class HealthObservation:
     """One observation of the service of an episode, begun `at`.
 
     `ill` has a sentence for each unhealthy address, and `unproven` one for each endpoint that does not serve the file.
@@ -193,42 +76,44 @@ class Ended:
 Move = Act | PutBack | Wait | Ended
 
 
-def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: bool, starts: bool = True) -> Move:
+def next_move(
+    episode: Episode, glance: HealthObservation, terms: Terms, *, changes_instance: bool, starts: bool = True
+) -> Move:
     """Return the next move.
 
     `changes_instance` is True if the act starts a new instance, as a restart does and a reload does not. `starts` is
     True if the act starts a service that does not run; only the kubelet starts a static Pod.
     """
-    episode = _not_in_the_future(episode, glance.at)
+    episode = _without_future(episode, glance.at)
     if episode.stage is Stage.PUT_BACK:
         return PutBack(episode)
     if episode.stage is Stage.ACT and episode.acts >= episode.attempt + _BLIND_ACTS:
-        said = f"{episode.service} was restarted {episode.acts} times, and that could not be recorded"
-        return Ended(episode, Result.FAILED, said)
+        why = f"{episode.service} was restarted {episode.acts} times, and certmond could not record it"
+        return Ended(episode, Result.FAILED, why)
     if episode.stage is Stage.ACT:
-        return _resume(episode, glance, changes_instance=changes_instance)
+        return _resumed_act(episode, glance, changes_instance=changes_instance)
     acted_at = episode.acted_at or episode.begun_at
     if glance.at <= acted_at:
         return Wait(episode, acted_at + INTERVAL)
     episode = _with_instance(episode, glance.service)
     # A service that stopped before it was observed after the act may have been stopped by the act.
     if glance.service.stopped and (episode.instances or not changes_instance):
-        return _left_stopped(episode)
+        return _stopped_by_others(episode)
     troubles = list(_troubles(episode, glance, changes_instance=changes_instance))
     if not troubles:
-        return _good(episode, glance.at, terms)
+        return _healthy(episode, glance.at, terms)
     episode = replace(episode, good=0, good_since=None, good_at=None, trouble=troubles[0])
     if _is_over(episode, glance, acted_at, terms):
-        return _failed(episode, glance, changes_instance=changes_instance, starts=starts)
+        return _after_failure(episode, glance, changes_instance=changes_instance, starts=starts)
     return Wait(episode, glance.at + INTERVAL)
 
 
-def about_to_act(episode: Episode) -> Episode:
+def before_act(episode: Episode) -> Episode:
     """Return the record before its act. It differs each time, so that it must be written."""
     return replace(episode, stage=Stage.ACT, acts=episode.acts + 1)
 
 
-def _not_in_the_future(episode: Episode, now: datetime) -> Episode:
+def _without_future(episode: Episode, now: datetime) -> Episode:
     """Return the episode with instants in the future, from before the clock was set back, replaced by `now`."""
 
     def at_most(at: datetime | None) -> datetime | None:
@@ -240,14 +125,14 @@ def _not_in_the_future(episode: Episode, now: datetime) -> Episode:
     )  # fmt: skip
 
 
-def taken_along(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
+def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
     """Return the episode of a service that ended with the restarted one, as if certmond had restarted it.
 
     None if it has not ended, or its state is unknown.
     """
     if seen.running is None or (seen.running and seen.instance == bystander.instance):
         return None
-    return acted(
+    return after_act(
         Episode(
             bystander.service, bystander.targets, bystander.why, at, before=bystander.instance,
             well_before=bystander.well_before,
@@ -256,20 +141,20 @@ def taken_along(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episod
     )  # fmt: skip
 
 
-def acted(episode: Episode, at: datetime) -> Episode:
+def after_act(episode: Episode, at: datetime) -> Episode:
     """Return the record after its act."""
     return replace(
         episode, stage=Stage.PROVE, acted_at=at, instances=(), good=0, good_since=None, good_at=None, trouble=""
     )
 
 
-def _resume(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move:
+def _resumed_act(episode: Episode, glance: HealthObservation, *, changes_instance: bool) -> Move:
     """Return the recorded act, or a wait if the process that recorded it had executed it before it was killed."""
     instance, failed = glance.service.instance, glance.service.failed
     if episode.put_back_at:  # the instance may have started before the files were restored, and must end
         return Act(replace(episode, before=instance))
     if changes_instance and episode.before and (failed or (instance and instance != episode.before)):
-        return Wait(acted(episode, glance.at), glance.at + INTERVAL)
+        return Wait(after_act(episode, glance.at), glance.at + INTERVAL)
     return Act(episode)
 
 
@@ -279,88 +164,91 @@ def _with_instance(episode: Episode, seen: ServiceSeen) -> Episode:
     return replace(episode, instances=(*episode.instances, seen.instance), good=0, good_since=None, good_at=None)
 
 
-def _troubles(episode: Episode, glance: Glance, *, changes_instance: bool) -> Sequence[str]:
+def _troubles(episode: Episode, glance: HealthObservation, *, changes_instance: bool) -> Sequence[str]:
     seen, name = glance.service, episode.service
     if seen.failed:
-        return [f"{name} does not start: its manager has given up"]
+        return [f"{name} does not start, and its manager has stopped trying"]
     if seen.running is False:
         return [f"{name} does not run"]
-    if _is_unseen(seen, changes_instance=changes_instance):
-        return [f"{name} cannot be seen: {seen.problem or 'nothing is known of it'}"]
+    if _is_unobservable(seen, changes_instance=changes_instance):
+        return [f"certmond cannot observe {name}: {seen.problem or 'its state is unknown'}"]
     if changes_instance and seen.instance == episode.before:
         return [f"{name} has not been restarted yet"]
     if changes_instance and episode.put_back_at and seen.started_at and seen.started_at < episode.put_back_at:
-        return [f"{name} has not been restarted since the former files are back"]
+        return [f"{name} has not been restarted since its previous files were restored"]
     ill = [why for address, why in glance.ill.items() if address in episode.well_before or not episode.well_before]
     return [*ill, *glance.unproven]
 
 
-def _is_unseen(seen: ServiceSeen, *, changes_instance: bool) -> bool:
+def _is_unobservable(seen: ServiceSeen, *, changes_instance: bool) -> bool:
     """Return whether the state of the service is unknown although it should be observable; a command's is not."""
     return seen.running is None and (changes_instance or seen.problem is not None)
 
 
-def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
+def _healthy(episode: Episode, now: datetime, terms: Terms) -> Move:
     if episode.good_at is not None and now - episode.good_at < INTERVAL:
         return Wait(episode, episode.good_at + INTERVAL)
     since = episode.good_since or now
     episode = replace(episode, good=episode.good + 1, good_since=since, good_at=now, trouble="")
-    if episode.good < LOOKS or now - since < terms.stable:
-        return Wait(episode, now + INTERVAL if episode.good < LOOKS else max(now + INTERVAL, since + terms.stable))
+    if episode.good < HEALTHY_OBSERVATIONS or now - since < terms.stable:
+        return Wait(
+            episode,
+            now + INTERVAL if episode.good < HEALTHY_OBSERVATIONS else max(now + INTERVAL, since + terms.stable),
+        )
     name = episode.service
     if episode.put_back_at:
         return Ended(
-            episode, Result.TAKEN_BACK, f"{name} did not come up with the new files and runs on the former ones"
+            episode, Result.TAKEN_BACK, f"{name} did not start with the new files, and runs with the previous files"
         )
-    done = f"has taken up {_named(episode)}" if episode.targets else "was restarted and is well"
+    done = f"uses the new {_target_names(episode)}" if episode.targets else "was restarted and is healthy"
     return Ended(episode, Result.PROVEN, f"{name} {done}")
 
 
-def _is_over(episode: Episode, glance: Glance, acted_at: datetime, terms: Terms) -> bool:
+def _is_over(episode: Episode, glance: HealthObservation, acted_at: datetime, terms: Terms) -> bool:
     """Return whether waiting does not help: its manager gave up, it ends again and again, or its time is over."""
     service, end = glance.service, acted_at + terms.ready_within
     if episode.put_back_at and service.running is False:
         end += BACK_OFF
     elif episode.put_back_at and service.started_at:  # the kubelet started it after its back-off
         end = max(acted_at, service.started_at) + terms.ready_within
-    return service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= end
+    return service.failed or len(episode.instances) > HEALTHY_OBSERVATIONS - 1 or glance.at >= end
 
 
-def _failed(episode: Episode, glance: Glance, *, changes_instance: bool, starts: bool) -> Move:
+def _after_failure(episode: Episode, glance: HealthObservation, *, changes_instance: bool, starts: bool) -> Move:
     name, trouble, seen = episode.service, episode.trouble, glance.service
-    dies = len(episode.instances) >= LOOKS
+    dies = len(episode.instances) >= HEALTHY_OBSERVATIONS
     if episode.put_back_at:
-        said = f"{name} did not come up with the new files, nor with the former ones ({trouble})"
-        return Ended(episode, Result.FAILED, said)
-    if _is_unseen(seen, changes_instance=changes_instance):  # another act would be a guess
-        return Ended(
-            episode, Result.UNPROVEN, f"{name} was restarted, and what became of it cannot be told ({trouble})"
-        )
+        why = f"{name} did not start with the new files, nor with the previous files ({trouble})"
+        return Ended(episode, Result.FAILED, why)
+    if _is_unobservable(seen, changes_instance=changes_instance):  # another act would be a guess
+        return Ended(episode, Result.UNPROVEN, f"{name} was restarted, and its state is unknown ({trouble})")
     if glance.ill and not set(glance.ill) & set(episode.well_before) and seen.running is not False and not dies:
-        said = f"{name} was restarted and is not well, as it was not before ({trouble})"
-        return Ended(episode, Result.UNPROVEN, said)
+        why = f"{name} was restarted, and is as unhealthy as before ({trouble})"
+        return Ended(episode, Result.UNPROVEN, why)
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
-        return Ended(episode, Result.FAILED, f"{name} was told to restart, and runs on as it did")  # no file fault
+        why = f"{name} was requested to restart, and the same process still runs"
+        return Ended(episode, Result.FAILED, why)  # not a fault of its files
     # One more attempt if it can help: a service that ends, or that another program starts, is already tried again.
     if episode.attempt == 1 and not dies and (starts or seen.running is not False):
         return Act(replace(episode, stage=Stage.ACT, attempt=2, before=seen.instance))
     if not episode.targets:  # requested by the operator: no files to restore
-        return Ended(episode, Result.FAILED, f"{name} was restarted and did not come up ({trouble})")
+        return Ended(episode, Result.FAILED, f"{name} was restarted, and did not start ({trouble})")
     return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=seen.instance))
 
 
-def put_back(episode: Episode, at: datetime) -> Episode:
+def after_restore(episode: Episode, at: datetime) -> Episode:
     """Return the record after the previous files were restored. The service must be restarted."""
     return replace(episode, stage=Stage.ACT, put_back_at=at)
 
 
-def _left_stopped(episode: Episode) -> Ended:
+def _stopped_by_others(episode: Episode) -> Ended:
     """Return the end of the episode: a service that another process or user has stopped stays stopped."""
-    name, left = episode.service, "was stopped meanwhile, and not by certmond: it is left so"
+    name, left = episode.service, "was stopped, and not by certmond, which leaves it stopped"
     if episode.put_back_at:
-        return Ended(episode, Result.FAILED, f"{name} did not come up with the new files; on the former ones it {left}")
+        fact = f"{name} did not start with the new files; with the previous files it {left}"
+        return Ended(episode, Result.FAILED, fact)
     return Ended(episode, Result.REFUSED, f"{name} {left}")
 
 
-def _named(episode: Episode) -> str:
+def _target_names(episode: Episode) -> str:
     return ", ".join(dict.fromkeys(target.name for target in episode.targets))

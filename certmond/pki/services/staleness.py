@@ -18,7 +18,7 @@ from certmond.pki.catalog.entries import Kind, ServiceSpec
 from certmond.pki.catalog.observation import Observation, Provenance, Salvage
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.x509.certificate import parse_certificate
 
 RELOAD_WITHIN = timedelta(seconds=90)
@@ -89,7 +89,7 @@ class Presence:
     """State of one certificate outside of its files: its consumers, endpoints, and services with an older one.
 
     It is `judged` if an observation has begun since its files changed. Before that, an empty `stale` proves nothing.
-    `failures` are the failed restarts for the present files, the latest at `failed_at`. `told` are findings about a
+    `failures` are the failed restarts for the present files, the latest at `failed_at`. `findings` are findings about a
     changing trust anchor. `provenance` is its origin, or None if not checked. `refusing` are servers without a
     certificate. `salvage` has the sources of a repair, or None if the files are not damaged or the sources were not
     checked.
@@ -101,7 +101,7 @@ class Presence:
     failures: tuple[str, ...] = ()
     failed_at: datetime | None = None
     judged: bool = False
-    told: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = ()
     provenance: Provenance | None = None
     refusing: tuple[Refusing, ...] = ()
     salvage: Salvage | None = None
@@ -124,18 +124,18 @@ class Surroundings:
     contents: Mapping[str, Content] = field(default_factory=dict)
     past: Mapping[str, Past] = field(default_factory=dict)
     reload_within: timedelta = RELOAD_WITHIN
-    told: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
+    findings: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     provenance: Mapping[tuple[str, str], Provenance] = field(default_factory=dict)
     elsewhere: bool = False
     salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Return the consumers and endpoints of this certificate. `renewed_at` is when certmond installed it."""
-        told, provenance = self.told.get(seen.name, ()), self.provenance.get(seen.identity)
+        findings, provenance = self.findings.get(seen.name, ()), self.provenance.get(seen.identity)
         salvage = self.salvage.get(seen.identity)
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
-            known = told or provenance or salvage
-            return Presence(told=told, provenance=provenance, salvage=salvage) if known else NOWHERE
+            known = findings or provenance or salvage
+            return Presence(findings=findings, provenance=provenance, salvage=salvage) if known else NOWHERE
         consumers = tuple(self._consumers(seen, renewed_at))
         served = tuple(self._served(seen))
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
@@ -145,7 +145,7 @@ class Surroundings:
         at = max((past.ended_at for past in failed if past.ended_at), default=None)
         messages = tuple(past.message for past in failed)
         refusing = tuple(self._refusing(seen, self.live)) if self.live and judged else ()
-        return Presence(consumers, served, stale, messages, at, judged, told, provenance, refusing, salvage)
+        return Presence(consumers, served, stale, messages, at, judged, findings, provenance, refusing, salvage)
 
     def _changed(self, seen: Observation) -> datetime | None:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
@@ -226,7 +226,7 @@ class Surroundings:
         for at in served:
             if at.matches is False:
                 due_at = changed + (self.reload_within if reloading.get(at.service) else timedelta())
-                detail = f"{at.service or 'what listens'} at {at.endpoint} serves another certificate than {seen.path}"
+                detail = f"{at.service or 'the listener'} at {at.endpoint} serves another certificate than {seen.path}"
                 yield Stale(
                     at.service, Reason.SERVED_DIFFERS, seen.path, changed, due_at, live.at >= due_at, detail,
                     _end_of(at.der),
@@ -237,7 +237,7 @@ class Surroundings:
             yield from self._held(seen, consumer, renewed_at)
 
     def _held(self, seen: Observation, consumer: Consumer, renewed_at: datetime | None) -> Iterator[Stale]:
-        """Yield the first file that changed after a consumer has read it, and that it does not reload."""
+        """Yield the first file that changed after the consumer read it, and that the consumer does not reload."""
         name = consumer.service
         now, past = self._seen(name), self.past.get(name)
         began = self._last_run(seen.name, past, renewed_at) if name in self._commands else now.started_at
@@ -253,7 +253,7 @@ class Surroundings:
             changed = f"changed at {_second(since)}"
             detail = (
                 f"{name} was not restarted since {path} {changed}" if name in self._commands
-                else f"{name} runs since {_second(began)}, and has not read {path} since that {changed}"
+                else f"{name} has run since {_second(began)}, and has not read {path}, which {changed}"
             )  # fmt: skip
             yield Stale(name, Reason.RESTART_PENDING, path, since, since, True, detail)
             return

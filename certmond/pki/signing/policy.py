@@ -95,21 +95,21 @@ def basis(
     """
     if provenance.path_writers:
         fact = f"{provenance.path_writers}, who could take the key of a new certificate"
-        return Basis(barrier=f"{fact}: give it to root, or name who may write there as the entry's `owner`")
+        return Basis(barrier=f"{fact}; change the owner to root, or set `owner` in the entry to the permitted user")
     reasons = []
     if provenance.file_writers:
-        reasons.append(f"{provenance.file_writers}, so its content decides nothing")
+        reasons.append(f"{provenance.file_writers}, so certmond does not use its contents")
     if provenance.ca_writers:
-        reasons.append(f"{provenance.ca_writers}, so it does not prove what its CA has signed")
+        reasons.append(f"{provenance.ca_writers}, so it does not prove that the CA has signed the certificate")
     known = tuple(dict.fromkeys((*issuers, *provenance.former)))
     if certificate.refused:
         reasons.append(certificate.refused)
     elif not is_issued(certificate, chain, known):
         reasons.append("no present or former CA of its entry has signed it")
     if provenance.owner_writes and not provenance.possessed:
-        reasons.append("its private key is not beside it, and its entry's owner can put any certificate there")
+        reasons.append("its private key is not beside it, and the owner of its entry can install any certificate")
     if provenance.lost:
-        reasons.append("it is older than the certificate that certmond put in its place")
+        reasons.append("it is older than the certificate that certmond installed")
     later = tuple(each for each in provenance.later if is_issued(each, chain, known))
     return Basis(None if reasons else certificate, tuple(reasons), later)
 
@@ -153,8 +153,8 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
         return Denial((*problems, *basis.reasons))
     for each in basis.later:
         if uncovered := list(_uncovered(_as_of_its_key(template, each), fixed, each)):
-            said = f"a later certificate (serial {each.serial:x}) that certmond put in its place had less"
-            return Denial((*uncovered, said))
+            fact = f"the later certificate that certmond installed (serial {each.serial:x}) does not have it"
+            return Denial((*uncovered, fact))
     return Grant(template)
 
 
@@ -175,12 +175,10 @@ def outdone(
 
 
 def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
-    """Return the subject, usages and names of `certificate` that a `later` one did not have, and no entry fixes. Where
-    the later one is not known (None), those that no entry fixes. An entry that accepts several subjects fixes none of
-    them against the later one: only what is part of that one's is no surplus.
+    """Return the subject, usages and names of `certificate` that neither the `later` certificate nor the entry has.
 
-    If `later` is None, return those that the entry does not fix. For a certificate that Go or cryptography does not
-    read, return that reason.
+    If `later` is None, return those that the entry does not fix. If the entry accepts several subjects, only a part of
+    the subject of `later` is no surplus. For a certificate that Go or cryptography does not read, return that reason.
     """
     if certificate.refused:
         return (certificate.refused,)
@@ -199,7 +197,7 @@ def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -
     same = (accepted and (later is None or len(fixed.subjects) == 1)) or (
         later is not None and _is_part(has.subject, load(later.der).subject)
     )
-    fact = "it has the other subject" if accepted else "its entry does not fix the subject"
+    fact = "it has another accepted subject," if accepted else "its entry does not fix the subject"
     subject = () if same else (f"{fact} {printable(certificate.subject)}",)
     return (*subject, *_uncovered_usages(has, fixed, later), *_uncovered_names(has, fixed, later))
 
@@ -230,7 +228,7 @@ def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None
     if not is_fixed(template.subject, fixed):
         subject = printable(template.subject.rfc4514_string()) or "(empty)"
         if is_reserved(template.subject):
-            yield f"the subject {subject} is reserved, and its entry does not name exactly that"
+            yield f"the subject {subject} is reserved, and its entry does not name exactly this subject"
         elif predecessor is None or not _same_subject(template.subject, load(predecessor.der).subject):
             yield f"its entry does not fix the subject {subject}"
     yield from _uncovered_usages(template, fixed, predecessor)
@@ -246,7 +244,7 @@ def _uncovered_usages(template: Template, fixed: Fixed, predecessor: Certificate
     if lacking:
         yield f"its entry does not fix the usage {', '.join(sorted(lacking))}"
     if not template.extended_usages and extended is not None:
-        yield "its entry fixes no extended key usage, and without one it would be good for every use"
+        yield "its entry fixes no extended key usage, and a certificate without one is valid for every use"
 
 
 def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
@@ -272,7 +270,7 @@ def _same_subject(one: x509.Name, other: x509.Name) -> bool:
 
 
 def _is_part(one: x509.Name, other: x509.Name) -> bool:
-    """The same user, in no group that the other one is not in."""
+    """Return whether the names have the same user, and `one` has only groups of `other`."""
     return attributes_of(one) <= attributes_of(other) and _common_names(one) == _common_names(other)
 
 

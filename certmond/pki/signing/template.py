@@ -18,15 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject, missing_names
-from certmond.pki.x509.certificate import (
-    EXTENDED_USAGES,
-    KEY_USAGES,
-    Certificate,
-    PublicKey,
-    attributes_of,
-    load,
-    names_in,
-)
+from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, attributes_of, load, names_in
+from certmond.pki.x509.public_key import PublicKey
 
 BACKDATE = timedelta(minutes=5)
 """notBefore of a new certificate is this much in the past, for hosts with slow clocks. Kubernetes' own signers do the
@@ -47,7 +40,7 @@ certificate.
 _SIGNS = "digital signature"
 _FIRST = datetime.min.replace(tzinfo=UTC)
 _FOREVER = datetime.max.replace(tzinfo=UTC)  # RFC 5280, 4.1.2.5: 99991231235959Z
-_MADE_ANEW = frozenset(
+_CREATED_EXTENSIONS = frozenset(
     {
         x509.BasicConstraints.oid, x509.KeyUsage.oid, x509.ExtendedKeyUsage.oid, x509.SubjectAlternativeName.oid,
         x509.SubjectKeyIdentifier.oid, x509.AuthorityKeyIdentifier.oid,
@@ -126,16 +119,16 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
     changes += [f"drops the usage {usage}" for usage in dropped]
     changes += [f"adds the name {text}" for text in missing if text not in old.names]
     changes += [f"drops the name {text}" for text in sorted(old.names - kept - names_in(missing.values()))]
-    changes += [f"drops the extension {oid.dotted_string}" for oid in _not_taken_over(parsed)]
-    changes += ["is no CA"] if old.is_ca else []
+    changes += [f"drops the extension {oid.dotted_string}" for oid in _dropped_extensions(parsed)]
+    changes += ["is not a CA"] if old.is_ca else []
     subject = had_subject
     fits = inherits and has_accepted_subject(old, accepted)
     if accepted and not fits and (wanted := _possible(name_of, accepted[0])):
         subject = wanted
         if attributes_of(wanted) != old.attributes:
-            changes.append(f"has the subject {accepted[0]} in place of {old.subject}")
+            changes.append(f"has the subject {accepted[0]}, not {old.subject}")
     if not is_a(old.key, key):
-        changes.append(f"has a key {key.value} in place of {old.key}")
+        changes.append(f"has a key {key.value}, not {old.key}")
     start, end = terms.dates(spec)
     return Template(
         subject=subject,
@@ -297,8 +290,8 @@ def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
         return ()
 
 
-def _not_taken_over(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentifier]:
-    return (extension.oid for extension in parsed.extensions if extension.oid not in _MADE_ANEW)
+def _dropped_extensions(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentifier]:
+    return (extension.oid for extension in parsed.extensions if extension.oid not in _CREATED_EXTENSIONS)
 
 
 def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:

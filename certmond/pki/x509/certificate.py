@@ -1,7 +1,7 @@
 """One X.509 certificate as an immutable value, parsed once.
 
-Owns the translation from DER to `Certificate`, and the public half of a key as `PublicKey`. Makes no findings: a serial
-number of zero, a SHA-1 signature and a CA without CA:TRUE are facts here. Never holds a private key.
+Owns the translation from DER to `Certificate`. Makes no findings: a serial number of zero, a SHA-1 signature and a CA
+without CA:TRUE are facts here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from functools import lru_cache
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
@@ -26,8 +24,9 @@ from certmond.errors import LimitError, MalformedError
 from certmond.pki.asn1.key_limits import check_public_key, check_request
 from certmond.pki.go.certificate import Fields, parse_fields
 from certmond.pki.go.names import attribute_texts
-from certmond.pki.go.public_key import RSA_PSS, is_plain_public_key, key_name, public_key_of_info
+from certmond.pki.go.public_key import RSA_PSS
 from certmond.pki.x509.library_guard import guarded
+from certmond.pki.x509.public_key import PublicKey, bare_key, plain_key, public_key_of
 
 # Every kubeadm CA before v1.27 has serial number 0. certmond reports the finding nonpositive_serial and prints no
 # warning.
@@ -54,36 +53,10 @@ KEY_USAGES = {
     "key_cert_sign": "cert sign",
     "crl_sign": "crl sign",
 }
-# The curves of Go's crypto/elliptic. Kubernetes cannot use another curve, so such a key has the name of its curve.
-_CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-
 
 _INSTANT = timedelta(microseconds=1)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class PublicKey:
-    """Public half of a key. Two keys are equal exactly if `sha256`, of the SubjectPublicKeyInfo, is equal."""
-
-    algorithm: str
-    bits: int
-    sha256: str
-    der: bytes = field(repr=False, compare=False)
-
-    @property
-    def key(self) -> PublicKey:
-        """Return the key itself: as a trust anchor, it verifies signatures with this key."""
-        return self
-
-    @property
-    def called(self) -> str:
-        """Return a text for messages."""
-        return f"the {self} key with the SHA-256 {self.sha256[:16]}…"
-
-    def __str__(self) -> str:
-        return f"{self.algorithm}-{self.bits}" if self.algorithm in {"RSA", "ECDSA", "DSA"} else self.algorithm
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -188,7 +161,7 @@ def parse_certificate(der: bytes) -> Certificate:
         unread = str(error)
         attributes = attribute_texts(fields.subject)
         issuer = ",".join(map("+".join, reversed(attribute_texts(issuer_der))))
-        key = _bare_key(fields.key)
+        key = bare_key(fields.key)
     attributes = [[_common(each, ordinary) for each in together] for together in attributes]
     found = _ABSENT | fields.facts
     common = {name: _common(found[name], ordinary) for name in ("usages", "extended_usages", "authority_key_id")}
@@ -265,27 +238,6 @@ def load_request(pem: bytes) -> x509.CertificateSigningRequest:
         return request
 
 
-def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
-    """Return the public key of a certificate or a private key. Raises MalformedError for an unknown algorithm."""
-    with guarded("its public key cannot be used"):
-        return describe_key(holder.public_key())
-
-
-def describe_key(key: PublicKeyTypes) -> PublicKey:
-    """Return the algorithm, size and fingerprint of a public key."""
-    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    match key:
-        case rsa.RSAPublicKey():
-            algorithm, bits = "RSA", key.key_size
-        case ec.EllipticCurvePublicKey():
-            algorithm, bits = "ECDSA" if isinstance(key.curve, _CURVES) else key.curve.name, key.key_size
-        case ed25519.Ed25519PublicKey():
-            algorithm, bits = "Ed25519", 256
-        case _:
-            algorithm, bits = type(key).__name__.strip("_").removesuffix("PublicKey"), getattr(key, "key_size", 0)
-    return PublicKey(algorithm, bits, hashlib.sha256(spki).hexdigest(), spki)
-
-
 def attributes_of(name: x509.Name) -> frozenset[str]:
     """Return the attributes of a name as "CN=…", "O=…", without their order and grouping."""
     return frozenset(attribute.rfc4514_string() for attribute in name)
@@ -342,27 +294,8 @@ def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tu
         parsed = load(der)
         attributes = [[each.rfc4514_string() for each in together] for together in parsed.subject.rdns]
         name = _issuer(_Issuer(issuer, parsed)) if ordinary else parsed.issuer.rfc4514_string()
-        key = _plain_key(fields.key) or public_key_of(parsed)
+        key = plain_key(fields.key) or public_key_of(parsed)
         tuple(parsed.extensions)
     if key.algorithm == "RSA" and key.der != fields.key and RSA_PSS in fields.key[:32]:
         key = replace(key, algorithm="RSASSA-PSS")  # for Go a separate algorithm, which it cannot use
     return attributes, name, key
-
-
-def _plain_key(info: bytes) -> PublicKey | None:
-    """Return an RSA-2048 or P-256 key in its usual encoding, without the library. Return None for any other key."""
-    if not is_plain_public_key(info):
-        return None
-    algorithm, bits = ("RSA", 2048) if len(info) == 294 else ("ECDSA", 256)
-    return PublicKey(algorithm, bits, hashlib.sha256(info).hexdigest(), info)
-
-
-def _bare_key(info: bytes) -> PublicKey:
-    """Return the key of a certificate that cryptography does not read, with the size if Go supports the key."""
-    try:
-        check_public_key(info)
-        if key := public_key_of_info(info):
-            return describe_key(key)
-    except MalformedError:
-        pass
-    return PublicKey(key_name(info), 0, hashlib.sha256(info).hexdigest(), info)

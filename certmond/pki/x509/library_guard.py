@@ -36,13 +36,13 @@ class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
         if error is None or isinstance(error, MalformedError | MemoryError):
             return
         if isinstance(error, Exception):
-            said = f" ({_said(error)})" if self._quotable else ""
-            raise MalformedError(f"{self._sentence}{said}") from None
+            message = f" ({_message(error)})" if self._quotable else ""
+            raise MalformedError(f"{self._sentence}{message}") from None
         if type(error).__name__ == _PANIC:
             raise MalformedError(self._sentence) from None
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """Return the first line of the library's message, or only the type for an InternalError of OpenSSL."""
     text = str(error).partition("\n")[0][:_LONGEST]
     return text if text and not isinstance(error, InternalError) else type(error).__name__

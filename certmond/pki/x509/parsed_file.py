@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from certmond.pki.findings import Fault, Reason
-from certmond.pki.x509.certificate import PublicKey
 from certmond.pki.x509.parsing import Document
+from certmond.pki.x509.public_key import PublicKey
 
 
 def leaf_of(document: Document) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from certmond.pki.asn1.der import leading_value, read_value
 from certmond.pki.asn1.key_limits import check_private_key, check_public_key
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.go.private_key import parse_private_key
-from certmond.pki.x509.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
+from certmond.pki.x509.certificate import Anchor, Certificate, parse_certificate
 from certmond.pki.x509.encoding_faults import encoding_faults
 from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.pem import BLANK, CERTIFICATE_LABELS, Block, blocks_in, is_pem
 from certmond.pki.x509.pkcs12 import check_iterations
+from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
 """Limits of PEM blocks in one file, and of private keys among them: no component of Kubernetes uses more. The rest is
@@ -165,7 +166,7 @@ def _contents(block: Block, where: str) -> Document:
         document = _certificate_document(head, where)
         if head == der or block.label.startswith("TRUSTED"):  # OpenSSL appends its trust settings
             return document
-        detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, with which Go refuses it"
+        detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, so Go refuses it"
         surplus = Fault(Reason.MALFORMED, detail)
         return replace(document, faults=(*document.faults, surplus))
     if block.is_private_key:
@@ -174,8 +175,8 @@ def _contents(block: Block, where: str) -> Document:
         except MalformedError as error:
             if block.label in _KEY_LABELS or isinstance(error, LimitError):
                 raise
-        fact = f"{where}: a {block.label} is read by the program that wrote it only, so its public half is not known"
-        return Document(faults=(Fault(Reason.UNREADABLE, fact, "certmond leaves it as it is; look with that program"),))
+        fact = f"{where}: only the program that wrote it reads a {block.label}, so its public half is unknown"
+        return Document(faults=(Fault(Reason.UNREADABLE, fact, "certmond does not change it; use that program"),))
     if block.label.endswith("PUBLIC KEY"):
         return Document(public_keys=(_public_key(block.body()),))
     if block.label in _IGNORED_LABELS:
@@ -288,7 +289,7 @@ def _decode_der(data: bytes, path: str) -> Document:
     except MalformedError:
         why = f": {malformed}" if _is_der(data) else ""  # for any other file, the message would quote the first bytes
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12{why}"),))
-    detail = f"{path} is a private key in DER, and Kubernetes loads private keys in PEM only"
+    detail = f"{path} is a private key in DER, and Kubernetes loads private keys only in PEM"
     faults = [] if document.key is None else [Fault(Reason.KEY_UNUSABLE, detail)]
     return replace(document, faults=(*document.faults, *faults))
 

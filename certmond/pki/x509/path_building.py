@@ -58,19 +58,19 @@ class Refusal(StrEnum):
     WEAK_SIGNATURE = "signed with a broken digest"
     UNSUPPORTED = "has an algorithm, or an encoding, that Go, and so Kubernetes, cannot use"
     TOO_LONG = "more intermediates than the issuer allows"
-    UNKNOWN_CRITICAL = "has a critical extension that nobody understands"
+    UNKNOWN_CRITICAL = "has a critical extension that Go does not handle"
     NAME_CONSTRAINT = "has a name that the issuer may not certify"
-    TOO_MANY = "more certificates could have issued it than Go would try"
-    TOO_MANY_COMPARISONS = f"its name constraints ask for more than {MAX_COMPARISONS:,} comparisons, where Go gives up"
-    NAMES_EXCEEDED = f"its file has more than {MAX_NAMES:,} names to compare with name constraints, which is not done"
-    WORK_EXCEEDED = f"its file asks for the work of more than {MAX_WORK:,} signatures of RSA-2048, which is not done"
+    TOO_MANY = "has more possible issuers than Go tries"
+    TOO_MANY_COMPARISONS = f"its name constraints require more than {MAX_COMPARISONS:,} comparisons, the limit of Go"
+    NAMES_EXCEEDED = f"its file has more than {MAX_NAMES:,} names for name constraints, the limit of certmond"
+    WORK_EXCEEDED = f"its file requires the work of more than {MAX_WORK:,} RSA-2048 signatures, the limit of certmond"
     USAGE = "the issuer may not certify this usage"
-    POLICIES = "demands certificate policies, which certmond does not judge and Go does"
+    POLICIES = "requires certificate policies, which Go evaluates and certmond does not"
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One refused step. `certificate` is the issuer where the text of `refusal` names the issuer."""
+    """One refused step. `certificate` is the issuer if the text of `refusal` names the issuer."""
 
     refusal: Refusal
     certificate: Certificate

@@ -70,11 +70,11 @@ class Block(NamedTuple):
         """
         begins_line = data[self.start - 1 : self.start] in {b"", b"\n"}
         if not (begins_line and _OWN_LINES.fullmatch(self.text) and _END_OF_LINE.match(data, self.stop)):
-            return "its BEGIN and END are not lines of their own, so Kubernetes does not see it"
+            return "its BEGIN and END are not on separate lines, so Kubernetes ignores it"
         if self.label in CERTIFICATE_LABELS and self.label != "CERTIFICATE":
-            return f"its label is {self.label}, and Kubernetes sees blocks with the label CERTIFICATE only"
+            return f"its label is {self.label}, and Kubernetes reads only blocks with the label CERTIFICATE"
         if self.label in CERTIFICATE_LABELS and b":" in self.text:
-            return "it has headers, so Kubernetes does not see it"
+            return "it has headers, so Kubernetes ignores it"
         return None
 
 

@@ -45,9 +45,7 @@ def check_iterations(data: bytes) -> bool:
     found = [*_Reader(data).nodes(0, len(data), 0)]
     asked = sum(map(_work, found))
     if asked > MAX_ITERATIONS:
-        raise LimitError(
-            f"asks for the work of {asked:,} iterations, more than the {MAX_ITERATIONS:,} that certmond does"
-        )
+        raise LimitError(f"requires {asked:,} iterations, more than the {MAX_ITERATIONS:,} that certmond executes")
     return any(map(_is_encrypted, found))
 
 
@@ -66,7 +64,7 @@ class _Reader:
     def _node(self, at: int, end: int, depth: int) -> tuple[_Node, int]:
         self._count += 1
         if depth > _MAX_DEPTH or self._count > _MAX_VALUES:
-            raise LimitError(f"has more than {_MAX_VALUES:,} values, or {_MAX_DEPTH} of them inside each other")
+            raise LimitError(f"has more than {_MAX_VALUES:,} values, or more than {_MAX_DEPTH} nested values")
         tag, content_at, stop = self._head(at, end)
         if not tag & _CONSTRUCTED:
             if stop is None:

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.assessment import assess as module
-from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess, worst
+from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
 from certmond.pki.catalog.endpoint import Endpoint, Served
 from certmond.pki.catalog.entries import CertificateSpec, ServiceSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
-from certmond.pki.findings import Fault, Reason, Severity
+from certmond.pki.findings import Fault, Reason, Severity, highest_severity
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509 import path_building as path
@@ -449,7 +449,7 @@ def test_an_assessment_has_the_worst_severity_and_the_next_instant() -> None:
     assert (warned.severity, by_name(warned)["leaf"].severity) == (Severity.WARNING, Severity.WARNING)
     assert assess(inventory(CA_GOOD, LEAF_GOOD, see(LEAF, OLD)), NOW).severity is Severity.CRITICAL
     assert assess(inventory(CA_GOOD, LEAF_GOOD), NOW + 9 * YEAR).changes_at is None
-    assert worst(()) is None
+    assert highest_severity(()) is None
 
 
 def test_certificates_anchors_and_loose_findings_are_separate() -> None:

@@ -320,11 +320,11 @@ def test_the_finding_names_the_action_of_certmond() -> None:
     """
     old = client(MASTERS).facts
     for subject, obstacle, known, said in (
-        (MASTERS, None, None, "put it back: certmond archive restore leaf 000001-x"),
-        ([], "its entry fixes no subject", client(MASTERS, NOW + YEAR), "put it back: certmond archive restore leaf"),
+        (MASTERS, None, None, "restore it: certmond archive restore leaf 000001-x"),
+        ([], "its entry fixes no subject", client(MASTERS, NOW + YEAR), "restore it: certmond archive restore leaf"),
         ([], "its entry fixes no subject", None, "its entry fixes no subject"),
-        (ADMINS, None, None, "issue it anew: certmond renew leaf"),
-        (ADMINS, None, client(ADMINS, NOW + YEAR), "issue it anew: certmond renew leaf"),
+        (ADMINS, None, None, "issue it again: certmond renew leaf"),
+        (ADMINS, None, client(ADMINS, NOW + YEAR), "issue it again: certmond renew leaf"),
     ):
         spec = row("leaf", subject=subject, usages=["digital signature", "client auth"])
         salvage = Salvage((("000001-x", old),), (old,), obstacle=obstacle)
@@ -414,11 +414,11 @@ def test_an_impossible_repair_has_its_reason_and_remedy() -> None:
     """
     other = see(AUTHORITY, ROOT, key=None)
     for fields, ca, said in (
-        ({"renewed_by": "the distribution at its start"}, CA, "it is not renewed by certmond"),
-        ({"signer": "none"}, CA, "nobody signs it"),
+        ({"renewed_by": "the distribution at its start"}, CA, "certmond does not renew it"),
+        ({"signer": "none"}, CA, "`signer: none`"),
         ({"subject": []}, CA, "its entry fixes no subject"),
-        ({"subject": "CN=${service_ip}"}, CA, "this node does not tell its subject"),
-        ({}, other, "is not here"),
+        ({"subject": "CN=${service_ip}"}, CA, "this node has no fact for its subject"),
+        ({}, other, "is not on this node"),
     ):
         spec = row("leaf", **{"subject": "CN=leaf", **fields})
         seen = replace(GONE, spec=spec)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.hook_delivery import Due, Key, Notice, due, next_repeat, standing, wanted
+from certmond.pki.assessment.hook_delivery import Due, Key, Notice, due, next_repeat, open_findings, selected_findings
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Permissions
 from certmond.pki.findings import Fault, Reason, Severity
@@ -116,14 +116,14 @@ def test_the_number_of_findings_has_a_limit_and_keeps_the_worst() -> None:
     """
     old = notice("old", INFO)
     found = known(notice("w", WARNING), notice("c", CRITICAL), old)
-    assert wanted(found, known(old), {}, 2).keys() == known(old, notice("c", CRITICAL)).keys()
-    assert wanted(found, {}, {}, 2).keys() == known(notice("w"), notice("c", CRITICAL)).keys()
-    assert wanted(found, known(old), {}, 0).keys() == known(old).keys()
+    assert selected_findings(found, known(old), {}, 2).keys() == known(old, notice("c", CRITICAL)).keys()
+    assert selected_findings(found, {}, {}, 2).keys() == known(notice("w"), notice("c", CRITICAL)).keys()
+    assert selected_findings(found, known(old), {}, 0).keys() == known(old).keys()
 
 
 def test_a_waiting_finding_keeps_its_time() -> None:
     """A finding that waits for delivery keeps the instant of its first observation."""
-    (kept,) = wanted(known(notice(at=NOW)), {}, known(notice(at=NOW - DAY)), 10).values()
+    (kept,) = selected_findings(known(notice(at=NOW)), {}, known(notice(at=NOW - DAY)), 10).values()
     assert kept.at == NOW - DAY
 
 
@@ -139,11 +139,12 @@ def test_an_open_finding_has_its_certificate() -> None:
         Observation("gone", gone, "/gone", faults=(Fault(Reason.MISSING, "/gone is not there"),)),
     )
     assessment = assess(Inventory(seen), NOW)
-    found = standing(assessment, INFO)
+    found = open_findings(assessment, INFO)
     assert found["leaf", "/leaf", "expired", "critical"].not_after == NOW - SECOND
     assert found["gone", "/gone", "missing", "critical"].not_after is None
     assert found["leaf", "/leaf", "trailing_data", "info"].message.startswith("/leaf has more")
-    assert {key[2:] for key in standing(assessment, CRITICAL)} == {key[2:] for key in found if key[3] == "critical"}
+    critical = {key[2:] for key in found if key[3] == "critical"}
+    assert {key[2:] for key in open_findings(assessment, CRITICAL)} == critical
 
 
 def test_of_several_of_one_reason_the_gravest_stands() -> None:
@@ -155,7 +156,8 @@ def test_of_several_of_one_reason_the_gravest_stands() -> None:
         (("/leaf", 0o666, False), ("/key", 0o644, True), ("/other", 0o666, False))
     )  # fmt: skip
     seen = Observation("leaf", spec, "/leaf", (leaf.facts,), key=leaf.facts.key, permissions=permissions)
-    found = [each for each in standing(assess(Inventory((seen,)), NOW), INFO).values() if each.reason == "too_open"]
+    notices = open_findings(assess(Inventory((seen,)), NOW), INFO).values()
+    found = [each for each in notices if each.reason == "too_open"]
     assert [each.severity for each in found] == [CRITICAL]
     assert "/key" in found[0].message
 
@@ -165,6 +167,7 @@ def test_of_several_equal_findings_the_first_stays() -> None:
     spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
     open_to_all = tuple(Permissions(path, 0o666, "root:root", False) for path in ("/leaf", "/other"))
     seen = Observation("leaf", spec, "/leaf", (make_leaf(make_ca()).facts,), permissions=open_to_all)
-    found = [each for each in standing(assess(Inventory((seen,)), NOW), INFO).values() if each.reason == "too_open"]
+    notices = open_findings(assess(Inventory((seen,)), NOW), INFO).values()
+    found = [each for each in notices if each.reason == "too_open"]
     assert [each.message.partition(" ")[0] for each in found] == ["/leaf"]
-    assert found[0].message.endswith("; chmod 0644 /leaf")
+    assert found[0].message.endswith("; run: chmod 0644 /leaf")

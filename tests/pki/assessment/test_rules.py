@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from certmond.pki.assessment.assess import CertificateStatus, assess
-from certmond.pki.assessment.rules import POLICY, critical_point, renewal_point
+from certmond.pki.assessment.rules import POLICY
+from certmond.pki.assessment.validity_rules import critical_point, renewal_point
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
 from certmond.pki.findings import Fault, Finding, Reason, Severity
@@ -128,7 +129,7 @@ def test_every_instant_at_which_the_verdict_turns_is_exact(kind: str) -> None:
     for now, reasons in expected.items():
         found = of_leaf(leaf, kind=kind, now=now)
         assert {reason: item.severity for reason, item in found.items()} == reasons, now
-    assert ("the kubelet should have" in of_leaf(leaf, kind=kind, now=due)["nearing_expiry"].message) == (
+    assert ("the kubelet did not rotate" in of_leaf(leaf, kind=kind, now=due)["nearing_expiry"].message) == (
         kind == "kubelet"
     )
 
@@ -332,7 +333,7 @@ def test_self_or_the_root_ca_takes_whichever_signed_it() -> None:
 def test_an_absent_ca_leaves_its_leaves_unproven() -> None:
     """Without an entry of that name, the leaf's entry has the finding."""
     found = findings(see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))["no_path"]
-    assert "cannot be proven: etcd-ca or ca is not on this node" in found.message
+    assert "has no trust anchor: this node has no certificate of etcd-ca or ca" in found.message
     assert not findings(see(AUTHORITY, ROOT), see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))
     assert not findings(see(AUTHORITY), see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))
 
@@ -442,7 +443,7 @@ def test_names_are_compared_as_resolvers_and_routers_do() -> None:
     leaf = make_server(ROOT, names=["DNS:Kubernetes.Default", "IP:fd00::1", "email:a@b"])
     assert not of_leaf(leaf, names=["DNS:kubernetes.default.", "IP:FD00:0:0:0:0:0:0:1"])
     assert (
-        "lacks the name DNS:a, IP:10.0.0.1;"
+        "has no subjectAltName DNS:a, IP:10.0.0.1;"
         in of_leaf(leaf, names=["DNS:a", "IP:10.0.0.1", "DNS:a"])["missing_name"].message
     )
 
@@ -605,7 +606,7 @@ def test_a_chain_is_allowed_if_its_readers_accept_one() -> None:
     middle = make_intermediate(ROOT)
     leaf = make_leaf(middle)
     assert not of_leaf(leaf, middle)
-    assert "holds 1 more certificates" in of_leaf(leaf, middle, chain=False)["unexpected_chain"].message
+    assert "contains 1 more certificates" in of_leaf(leaf, middle, chain=False)["unexpected_chain"].message
     turned = findings(see(AUTHORITY, ROOT), see(row(), leaf, middle, leaf_first=False))["unexpected_chain"]
     assert "does not begin with its own certificate" in turned.message
     assert turned.severity is Severity.CRITICAL, "Go's TLS takes the first"

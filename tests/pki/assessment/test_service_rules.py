@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from certmond.pki.assessment.rules import CRITICAL_WINDOW
 from certmond.pki.assessment.service_rules import about_services, no_longer_served, turning_points
+from certmond.pki.assessment.validity_rules import CRITICAL_WINDOW
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.findings import Finding, Reason, Severity
 from certmond.pki.services.staleness import NOWHERE, Presence, Refusing, ServedAt, Stale
@@ -49,9 +49,9 @@ def test_the_severity_of_a_served_certificate_grows_toward_its_end(left: timedel
 def test_the_finding_has_the_end_and_the_service_to_restart() -> None:
     """If no configured service listens there, the remedy is to look."""
     (known,) = said(SERVED)
-    assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; restart web"
+    assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; run: certmond restart web"
     (unknown,) = said(replace(SERVED, service="", ends_at=None))
-    assert unknown.message == "web serves another; see what listens there"
+    assert unknown.message == "web serves another; find the program that listens there"
 
 
 def test_a_server_that_ends_every_handshake_is_critical() -> None:
@@ -62,12 +62,12 @@ def test_a_server_that_ends_every_handshake_is_critical() -> None:
     (found,) = about_services(Presence(refusing=(Refusing(at, "/a", due=True),)), NOW)
     assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, Severity.CRITICAL)
     assert found.message == (
-        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)) in place of /a; "
-        "see its log, and put its former files back: certmond archive restore NAME"
+        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)), not /a; "
+        "see its log, and restore its previous files: certmond archive restore NAME"
     )
     assert list(about_services(Presence(refusing=(Refusing(at, "/a", due=False),)), NOW)) == []
     (unknown,) = about_services(Presence(refusing=(Refusing(replace(at, service=""), "/a", due=True),)), NOW)
-    assert unknown.message.startswith("what listens at 127.0.0.1:2379 serves no certificate")
+    assert unknown.message.startswith("the listener at 127.0.0.1:2379 serves no certificate")
 
 
 def test_an_endpoint_that_stopped_serving_is_reported() -> None:
@@ -83,10 +83,10 @@ def test_an_endpoint_that_stopped_serving_is_reported() -> None:
         ServedAt(one, "etcd", None, None, "the handshake failed"), ServedAt(two, "", None, None, "it was refused"),
         ServedAt(three, "c", None, None, "refused"),
     ))  # fmt: skip
-    remedy = "see its log, and put the former files back: certmond archive restore NAME"
+    remedy = "see its log, and restore its previous files: certmond archive restore NAME"
     assert list(no_longer_served((before, NOWHERE), (NOWHERE, after))) == [
         f"etcd at 127.0.0.1:1 served a certificate before, and serves none now: the handshake failed; {remedy}",
-        f"what listens at 127.0.0.1:2 served a certificate before, and serves none now: it was refused; {remedy}",
+        f"the listener at 127.0.0.1:2 served a certificate before, and serves none now: it was refused; {remedy}",
     ]
     assert list(no_longer_served([before], [before])) == []
 
@@ -94,7 +94,7 @@ def test_an_endpoint_that_stopped_serving_is_reported() -> None:
 def test_a_process_with_an_older_certificate_must_restart() -> None:
     """The severity is that of the reason."""
     (found,) = said(HELD)
-    assert (found.reason, found.message) == (Reason.RESTART_PENDING, "web has not read /a; restart web")
+    assert (found.reason, found.message) == (Reason.RESTART_PENDING, "web has not read /a; run: certmond restart web")
 
 
 def test_a_failed_restart_is_a_finding() -> None:
@@ -102,7 +102,7 @@ def test_a_failed_restart_is_a_finding() -> None:
     (found,) = said(failures=("web did not come up",))
     assert found.reason is Reason.RESTART_FAILED
     assert found.message == (
-        "web did not come up; see its log, put another certificate there, or restart it"
+        "web did not come up; see its log, install another certificate, or restart it"
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def refused(**fields: Any) -> str:
 )  # fmt: skip
 def test_an_instant_has_a_year_to_either_end_of_the_calendar(text: str) -> None:
     """The rule holds in UTC, too, whatever zone the text has: calculations stay within the calendar."""
-    with pytest.raises(ValidationError, match="is no time"):
+    with pytest.raises(ValidationError, match="must be a time"):
         TypeAdapter(Instant).validate_python(text)
 
 
@@ -191,12 +191,12 @@ def test_a_key_pair_has_a_key_and_a_glob_has_none_beside_it() -> None:
     """A glob's files hold their keys themselves; there is no rule that finds the key for each."""
     assert "must be given for kind key-pair" in refused(kind="key-pair")
     assert row(kind="key-pair", key="/x.key").kind is Kind.KEY_PAIR
-    assert "must be left out" in refused(path="/certs/*.pem", key="/x.key")
+    assert "must be absent" in refused(path="/certs/*.pem", key="/x.key")
     assert row(path="/certs/*.pem", key="/certs/*.pem").is_glob
     assert row(path="/certs/*.pem").key is None
     assert not row(key="/x.key").is_glob
     # With the path itself at fault, the key is not blamed for it.
-    assert "must be left out" not in refused(path="relative/*.pem", key="/x.key")
+    assert "must be absent" not in refused(path="relative/*.pem", key="/x.key")
 
 
 def test_an_entry_is_conditional_if_other_files_decide() -> None:
@@ -234,7 +234,7 @@ def test_only_a_unit_can_reload() -> None:
     assert not service(means="reload").changes_instance
     assert service(kind="static-pod", pod="etcd").changes_instance
     assert not service(kind="command", command=["/x"]).changes_instance
-    with pytest.raises(ValidationError, match="must be restart where the kind is not systemd"):
+    with pytest.raises(ValidationError, match="must be restart unless the kind is systemd"):
         service(kind="command", command=["/x"], means="reload")
 
 

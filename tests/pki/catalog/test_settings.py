@@ -50,7 +50,7 @@ def test_an_address_is_written_as_a_certificate_has_it() -> None:
         ("control_plane_endpoint", "api.example:0", "from 1 to 65535"),
         ("control_plane_endpoint", "api.example:65536", "from 1 to 65535"),
         ("control_plane_endpoint", "fd00::1", "in brackets"), ("control_plane_endpoint", "a_b:1", "DNS name"),
-        ("service_subnet", "ten", "network"), ("service_subnet", "10.0.0.1/32", "at least one Service"),
+        ("service_subnet", "ten", "network"), ("service_subnet", "10.0.0.1/32", "at least two addresses"),
         ("kubernetes_version", "2.0", "v1.34.0"), ("kubernetes_version", "v1.3400", "v1.34.0"),
     ],
 )  # fmt: skip

@@ -180,14 +180,17 @@ def test_everything_is_there() -> None:
 @pytest.mark.parametrize(
     ("gone", "told"),
     [
-        (pki("ca.crt", "ca.key"), "ca.crt is not there, but what it signed is"),
-        (pki("ca.crt"), "ca.crt is not there, but what it signed is"),
-        (pki("sa.pub"), "sa.key is there without /etc/kubernetes/pki/sa.pub; put that back, or"),
-        (pki("sa.key"), "sa.key is not there, the private key of"),
-        (pki("apiserver.crt"), "apiserver.key is there without /etc/kubernetes/pki/apiserver.crt"),
+        (pki("ca.crt", "ca.key"), "ca.crt is missing, and certificates of this CA exist"),
+        (pki("ca.crt"), "ca.crt is missing, and certificates of this CA exist"),
+        (pki("sa.pub"), "sa.key exists without /etc/kubernetes/pki/sa.pub; restore"),
+        (pki("sa.key"), "sa.key, the private key of"),
+        (pki("apiserver.crt"), "apiserver.key exists without /etc/kubernetes/pki/apiserver.crt"),
         (pki("apiserver.key"), "apiserver.crt has no private key"),
-        ([PEM], "kubelet.conf is there without /var/lib/kubelet/pki/kubelet-client-current.pem"),
-        (pki("ca.key", "apiserver.crt", "apiserver.key"), "ca.key is not here, so /etc/kubernetes/pki/apiserver.crt"),
+        ([PEM], "kubelet.conf exists without /var/lib/kubelet/pki/kubelet-client-current.pem"),
+        (
+            pki("ca.key", "apiserver.crt", "apiserver.key"),
+            "ca.key is missing, so certmond cannot issue /etc/kubernetes/pki/apiserver.crt",
+        ),
     ],
 )
 def test_what_forbids_it(gone: list[str], told: str) -> None:
@@ -202,7 +205,7 @@ def test_every_obstacle_is_reported() -> None:
     made = decide(without(*pki("ca.crt", "ca.key", "etcd/ca.crt", "etcd/ca.key", "front-proxy-client.key", "sa.pub")))
     assert len(made.problems) == 4
     text = made.problems[0]
-    assert text.startswith("/etc/kubernetes/pki/ca.crt is not there, but what it signed is: ")
+    assert text.startswith("/etc/kubernetes/pki/ca.crt is missing, and certificates of this CA exist: ")
     assert all(path in text for path in ("/etc/kubernetes/admin.conf", PEM, *pki("apiserver.crt")))
 
 
@@ -238,7 +241,7 @@ def test_an_unreadable_key() -> None:
         for item in (status.seen for status in observed(there).statuses)
     )
     (problem,) = bootstrap(SPECS, Ground(assess(Inventory(odd, FACTS), NOW), there), INIT, POLICY).problems
-    assert problem.startswith("/etc/kubernetes/pki/ca.key cannot be read, or only with a passphrase")
+    assert problem.startswith("/etc/kubernetes/pki/ca.key is unreadable or encrypted")
 
 
 def test_a_broken_ca() -> None:
@@ -250,14 +253,14 @@ def test_a_broken_ca() -> None:
     made = bootstrap(SPECS, Ground(assess(seen, NOW), there), INIT, POLICY)
     (problem,) = made.problems
     assert problem.startswith("/etc/kubernetes/pki/ca.crt holds no certificate; ")
-    assert problem.endswith("(it is kept as it is: put it right or away first)")
+    assert problem.endswith("(`init` does not replace it: repair it, or move it away)")
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"not_after": NOW - DAY}, "ca.crt expired on"),
-        ({"not_before": NOW + DAY}, "ca.crt is valid from"),
+        ({"not_before": NOW + DAY}, "ca.crt is not valid before"),
         ({"is_ca": False}, "lacks basicConstraints CA:TRUE"),
         ({"usages": ["digital signature"]}, "without keyCertSign"),
     ],
@@ -299,7 +302,7 @@ def test_a_given_ca() -> None:
     authorities = {step.spec.name: step for step in made.steps if isinstance(step, MakeAuthority)}
     assert authorities["ca"].given == given.facts
     assert authorities["ca"].template is None
-    assert authorities["ca"].detail == "CN=Example Root as given, until 2027-03-04"
+    assert authorities["ca"].detail == "the given Root CA CN=Example Root, until 2027-03-04"
     assert authorities["etcd-ca"].given is None
     for step in made.steps:
         if isinstance(step, IssueFirst):
@@ -311,7 +314,7 @@ def test_the_given_ca_is_there() -> None:
     """The same CA given again is accepted. Another one is refused."""
     assert decide(PATHS, given=whole()["ca"].facts).problems == ()
     (problem,) = decide(PATHS, given=make_ca().facts).problems
-    assert problem == ("/etc/kubernetes/pki/ca.crt is another CA than the given one; a CA is not replaced by `init`")
+    assert problem == ("/etc/kubernetes/pki/ca.crt is another CA than the given one, and `init` replaces no CA")
 
 
 def test_a_node_that_joins() -> None:
@@ -419,7 +422,7 @@ def test_an_impossible_subject() -> None:
     seen = replace(observed(()), facts=facts)
     made = bootstrap(SPECS, Ground(seen, frozenset()), INIT, POLICY)
     (problem,) = made.problems
-    assert problem.startswith(f"{PEM} cannot be what its entry kubelet-client says (")
+    assert problem.startswith(f"{PEM} cannot be created: its entry kubelet-client has an invalid value (")
 
 
 # Which entries belong to a node
@@ -488,7 +491,7 @@ def test_a_kubelet_of_another_ca() -> None:
         ({"cert_sans": "fe80::1%eth0"}, "must be an IP address, or a DNS name"),
         ({"dns_domain": "-"}, "must be a DNS name"),
         ({"service_subnet": "10.96.0.0/12,"}, "must be a network such as"),
-        ({"service_subnet": "10.96.0.0/12,10.0.0.1/32"}, "must have room for at least one Service"),
+        ({"service_subnet": "10.96.0.0/12,10.0.0.1/32"}, "must have at least two addresses"),
         ({"kubernetes_version": "latest"}, "must be a version such as"),
         ({"bind_port": "0"}, "greater than or equal to 1"),
     ],

@@ -155,7 +155,7 @@ def test_a_service_is_restarted_once_for_all_its_certificates() -> None:
     found = foresee(node(), YEAR)
     (restart,) = [event for event in found.events if event.what is What.RESTART]
     assert restart.target == "apiserver"
-    assert restart.detail == "it holds " + ", ".join(f"leaf-{number}" for number in range(1, 10))
+    assert restart.detail == "has " + ", ".join(f"leaf-{number}" for number in range(1, 10)) + " in memory"
     assert restart.at == told(found, What.RENEW)[0][0]
 
 
@@ -213,7 +213,7 @@ def test_the_end_of_an_unrenewed_certificate_is_reported(
     events = [event for event in found.events if event.target == spec.name]
     assert [(event.what.value, event.at - NOW, event.bad) for event in events] == expected
     last = events[-1].detail
-    assert last.endswith(": its entry says that nobody signs it")
+    assert last.endswith(": its entry has `signer: none`")
     assert last.startswith("expires" if end > timedelta() else "expired on 2026-11-23")
     assert ("unless the kubelet rotates it" in last) is not events[-1].bad
 
@@ -255,8 +255,8 @@ def test_a_change_is_reported_once() -> None:
     spec = row(names="DNS:worker-1", keep_key=True)
     found = foresee(world(leaf(NOW + DAY), spec=spec), 2 * YEAR)
     first, second, *_ = sentences(found, What.RENEW)
-    assert first == "is due, signed by local, until 2027-11-24 12:00 UTC; adds the name DNS:worker-1; keeps its key"
-    assert second == "is due, signed by local, until 2028-10-24 12:00 UTC; keeps its key"
+    assert first == "is due; signer local, valid until 2027-11-24 12:00 UTC; adds the name DNS:worker-1; keeps its key"
+    assert second == "is due; signer local, valid until 2028-10-24 12:00 UTC; keeps its key"
 
 
 def test_a_key_that_was_another_certificates_is_kept_from_the_second_time_on() -> None:
@@ -301,7 +301,7 @@ def test_a_file_that_is_damaged_today_is_repaired_once() -> None:
     """The dates of a certificate without a predecessor are unknown, so the forecast has no further event for it."""
     found = foresee(World((CA, see(row("other"), leaf(NOW + YEAR)), GONE)))
     assert told(found, What.RENEW, about="leaf") == [(NOW, "leaf")]
-    assert sentences(found, What.RENEW)[0].startswith("/pki/leaf.crt is not there; issued anew")
+    assert sentences(found, What.RENEW)[0].startswith("/pki/leaf.crt is not there; issue it again")
     assert len(told(found, What.RENEW, about="other")) > 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from certmond.pki.planning.renewal_quota import RENEWALS, WINDOW, RenewalQuota, in_turn
+from certmond.pki.planning.renewal_quota import RENEWALS, WINDOW, RenewalQuota, round_robin
 from certmond.pki.planning.steps import Cause, Derive
 from tests.builders import HOUR, NOW, SECOND
 
@@ -19,7 +19,7 @@ FLOOD = [step("pattern", number) for number in range(3)]
 def test_each_entry_has_a_step_before_one_has_two() -> None:
     """One step of each entry begins, in the order of the plan, then the next one of each."""
     steps = [*FLOOD, step("apiserver", 0), step("other", 0), step("other", 1)]
-    order = [(each.target, each.path[-1]) for each in in_turn(steps, ())]
+    order = [(each.target, each.path[-1]) for each in round_robin(steps, ())]
     assert order == [("pattern", "0"), ("apiserver", "0"), ("other", "0"),
                      ("pattern", "1"), ("other", "1"), ("pattern", "2")]  # fmt: skip
 
@@ -27,7 +27,7 @@ def test_each_entry_has_a_step_before_one_has_two() -> None:
 def test_an_entry_that_had_steps_before_waits_for_the_others() -> None:
     """The steps that began in the same round count: an entry with new ones in each plan comes after the others."""
     steps = [*FLOOD, step("other", 0), step("apiserver", 0)]
-    order = [each.target for each in in_turn(steps, ["pattern", "pattern", "other"])]
+    order = [each.target for each in round_robin(steps, ["pattern", "pattern", "other"])]
     assert order == ["apiserver", "other", "pattern", "pattern", "pattern"]
 
 

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
 from certmond.pki.assessment.last_attempt import MIN_INTERVAL, Attempt
-from certmond.pki.assessment.rules import critical_point
+from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
-from certmond.pki.planning.renewal_obstacles import unable
+from certmond.pki.planning.renewal_obstacles import renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS
-from certmond.pki.planning.renewals import plan, turn
+from certmond.pki.planning.renewals import plan, renewal_time
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart
 from certmond.pki.services.model import Content, Survey, Use
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.signing.policy import Basis
 from certmond.pki.signing.template import builder
@@ -170,7 +170,7 @@ def test_the_quota_is_of_patterns_alone() -> None:
 def test_nothing_is_done_before_the_instant_of_a_node() -> None:
     """The plan has the end of the hold, which is that instant, to the microsecond."""
     made = world(leaf(NOW + YEAR), policy=Policy())
-    due = turn(status_of(made), made.policy, "worker-1")
+    due = renewal_time(status_of(made), made.policy, "worker-1")
     assert due
     assert NOW + YEAR - 33 * DAY <= due < NOW + YEAR - 30 * DAY
     for now in (NOW, due - TICK):
@@ -181,7 +181,7 @@ def test_nothing_is_done_before_the_instant_of_a_node() -> None:
 def test_a_change_at_the_instant_of_a_plan_is_in_it() -> None:
     """`changes_at` is later. Otherwise a daemon would wake for it again and again."""
     made = world(leaf(NOW + YEAR))
-    due = turn(status_of(made), made.policy, "worker-1")
+    due = renewal_time(status_of(made), made.policy, "worker-1")
     assert due
     assert made.plan(due).changes_at == status_of(made).certificate.expires_at  # type: ignore[union-attr]
 
@@ -190,7 +190,7 @@ def test_a_nodes_turn_is_the_same_in_every_process() -> None:
     """A hash of its name, and not Python's, which differs from one process to the next."""
     made = status_of(world(leaf(NOW + YEAR)))
     share = 0x13029F9E83D15B3D / 2**64
-    assert turn(made, Policy(), "worker-1") == NOW + YEAR - 30 * DAY - 3 * DAY * share
+    assert renewal_time(made, Policy(), "worker-1") == NOW + YEAR - 30 * DAY - 3 * DAY * share
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_nodes_take_turns_up_to_the_spread_before_it_is_due(
     made = status_of(world(leaf(NOW + life, life)))
     due = made.renew_at
     assert due
-    turns = [turn(made, Policy(spread=spread), f"node-{number}") for number in range(300)]
+    turns = [renewal_time(made, Policy(spread=spread), f"node-{number}") for number in range(300)]
     early = [(due - each) / width for each in turns if each]
     assert all(0 <= share <= 1 for share in early)
     tenths = [sum(tenth <= share * 10 < tenth + 1 for share in early) for tenth in range(10)]
@@ -216,7 +216,7 @@ def test_an_expired_certificate_has_the_cause_expired() -> None:
     assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
     assert steps(made.plan(NOW + TICK)) == [("leaf", Cause.EXPIRED)]
     assert made.plan(NOW).changes_at == NOW + TICK
-    assert issue(made.plan(NOW + TICK)).detail == "has expired, signed by local, until 2027-11-24 12:00 UTC"
+    assert issue(made.plan(NOW + TICK)).detail == "has expired; signer local, valid until 2027-11-24 12:00 UTC"
 
 
 def test_certmond_renews_for_the_kubelet_after_nine_tenths_of_the_lifetime() -> None:
@@ -265,7 +265,7 @@ def test_a_link_that_is_lost_repeatedly_is_made_at_growing_intervals() -> None:
         pauses.append(waits.changes_at - now)
         now = waits.changes_at
     assert pauses == [*(MINUTE * 2**n for n in range(6)), HOUR, HOUR, HOUR]
-    assert because == f"it was put right 9 times, last on {now - HOUR:%Y-%m-%d %H:%M} UTC, and breaks again"
+    assert because == f"it was repaired 9 times, last on {now - HOUR:%Y-%m-%d %H:%M} UTC, and is damaged again"
     assert Attempt(now + HOUR).repaired(attempt).repairs == 1
     assert Attempt(now - 2 * HOUR).repaired(attempt).repairs == 1  # the clock was set back
 
@@ -289,7 +289,7 @@ def test_a_certificate_of_the_future_is_renewed_at_once() -> None:
     assert made.plan(start - TICK).changes_at == start
     assert (made.plan(start).steps, made.plan(start).held) == ((), ())
     step = issue(made.plan(NOW))
-    assert step.detail == "is not valid yet, signed by local, until 2027-11-24 12:00 UTC"
+    assert step.detail == "is not valid yet; signer local, valid until 2027-11-24 12:00 UTC"
     assert made.after(made.plan(NOW), NOW).plan(NOW).steps == ()
 
 
@@ -386,7 +386,7 @@ def test_a_certificate_that_ends_with_its_ca_is_held(now: datetime) -> None:
     """No later end is possible, before that day or after it."""
     ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + 25 * DAY))
     made = world(leaf(NOW + 25 * DAY), leaf(NOW + 27 * DAY), leaf(NOW + 24 * DAY), ca=ca)
-    because = "no new one can last beyond 2026-12-19 12:00 UTC, the end of its CA: rotate the CA"
+    because = "a new one cannot outlive its CA, which ends on 2026-12-19 12:00 UTC; rotate the CA"
     told = [Held(name, f"/pki/{name}.crt", because) for name in ("leaf", "leaf-1", "leaf-2")]
     ended = now >= NOW + 25 * DAY
     assert list(made.plan(now).held) == (told if ended else told[:2])
@@ -458,32 +458,32 @@ STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
     ("seen", "ca", "signers", "why"),
     [
         (GOOD, CA, {}, None),
-        (replace(CA, spec=AUTHORITY, name="leaf"), CA, {}, "it is a CA, which is rotated, not renewed"),
-        (replace(GOOD, name="leaf#2"), CA, {}, "it is not an entry of its own"),
-        (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "it is not an entry of its own"),
-        (see(row(signer="none"), leaf(NOW + DAY)), CA, {}, "its entry says that nobody signs it"),
-        (see(row()), CA, {}, "there is no certificate to renew: put it back first"),
+        (replace(CA, spec=AUTHORITY, name="leaf"), CA, {}, "it is a CA, and a CA is rotated: certmond root-ca rotate"),
+        (replace(GOOD, name="leaf#2"), CA, {}, "it has no separate entry in the catalogue"),
+        (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "it has no separate entry in the catalogue"),
+        (see(row(signer="none"), leaf(NOW + DAY)), CA, {}, "its entry has `signer: none`"),
+        (see(row()), CA, {}, "it has no certificate to renew; first restore it"),
         (replace(GOOD, renewable=False), CA, {}, "its file is not PEM"),
         (see(row(), make_leaf(ROOT, path_length=0, not_after=NOW + DAY)), CA, {}, "cryptography does not read it"),
         (see(row(), make_leaf(ROOT, serial=-1, not_after=NOW + DAY)), CA, {}, "Go does not read it (x509: negative"),
-        (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "the certificate of its CA, /pki/ca.crt, is refused by Go"),
-        (GOOD, see(AUTHORITY), {}, "the file of its CA, the entry ca, holds no certificate: put the CA back first"),
+        (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "its CA /pki/ca.crt is unusable"),
+        (GOOD, see(AUTHORITY), {}, "the file of its CA (entry ca) contains no certificate; first restore the CA"),
         (see(row(kind="kubeconfig"), leaf(NOW + DAY), renewable=False), CA, {}, "it refers to files"),
-        (replace(GOOD, key=None, key_path=None), CA, {}, "its entry does not say where its key is"),
+        (replace(GOOD, key=None, key_path=None), CA, {}, "its entry names no key file"),
         (see(KUBELET, leaf(NOW + DAY), key=None, key_path=None), CA, {}, None),
         (see(row(ca="self"), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs it"),
         (see(row(ca=[]), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs it"),
         (see(row(ca=["self", "ca"]), leaf(NOW + DAY)), CA, {}, None),
-        (GOOD, replace(CA, key=None), {}, "the key of its CA, /pki/ca.key, is not on this node, or another's"),
-        (GOOD, STRANGER, {}, "the key of its CA, /pki/ca.key, is not on this node, or another's"),
-        (GOOD, replace(CA, key=None, key_path=None), {}, "the key of its CA, /pki/ca.crt, is not on this node"),
+        (GOOD, replace(CA, key=None), {}, "its CA's key /pki/ca.key is not on this node, or is not the key of that CA"),
+        (GOOD, STRANGER, {}, "its CA's key /pki/ca.key is not on this node, or is not the key of that CA"),
+        (GOOD, replace(CA, key=None, key_path=None), {}, "its CA's key /pki/ca.crt is not on this node"),
         (GOOD, replace(CA, key=None, key_unknown=True), {}, None),
         (see(row(signer="vault"), leaf(NOW + DAY)), replace(CA, key=None), {"vault": "command"}, None),
         (see(row(signer="vault", ca=[]), leaf(NOW + DAY)), CA, {"vault": "command"}, None),
         (see(row(signer="api"), leaf(NOW + DAY)), replace(CA, key=None), {"api": "csr"}, None),
-        (see(row(signer="k"), leaf(NOW + DAY)), replace(CA, key=None), {"k": "kubeadm"}, "the key of its CA"),
+        (see(row(signer="k"), leaf(NOW + DAY)), replace(CA, key=None), {"k": "kubeadm"}, "its CA's key"),
         (see(row(signer="k"), leaf(NOW + DAY)), CA, {"k": "kubeadm"}, None),
-        (see(row(signer="mine"), leaf(NOW + DAY)), replace(CA, key=None), {"mine": "local"}, "the key of its CA"),
+        (see(row(signer="mine"), leaf(NOW + DAY)), replace(CA, key=None), {"mine": "local"}, "its CA's key"),
     ],
 )
 def test_an_impossible_renewal_has_its_reason(
@@ -492,7 +492,7 @@ def test_an_impossible_renewal_has_its_reason(
     """The daemon does nothing, without a message in each pass. A command reports the reason."""
     made = World((replace(ca, spec=AUTHORITY), seen), replace(POLICY, signers=signers))
     status = made.look(NOW).statuses[1]
-    found = unable(status, {each.seen.name: each for each in made.look(NOW).trust_anchors}, made.policy)
+    found = renewal_obstacle(status, {each.seen.name: each for each in made.look(NOW).trust_anchors}, made.policy)
     by_itself, asked = made.plan(NOW), made.plan(NOW, frozenset({seen.name}))
     if why is None:
         assert found is None
@@ -509,9 +509,9 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     first = World((CA, GOOD)).look(NOW)
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
-    assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; name it there as `subject`"
-    assert "there is no certificate to renew" in (unable(later.statuses[1], {}, POLICY) or "")
-    assert turn(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
+    assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; set `subject` in the entry"
+    assert "it has no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
+    assert renewal_time(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 
 
 @pytest.mark.parametrize(
@@ -519,7 +519,7 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     [
         ({}, {}, "set keep_key on both"),
         ({"keep_key": True}, {}, None),
-        ({"keep_key": True, "key_algorithm": "RSA-2048"}, {}, "it cannot keep it, so give it a key of its own"),
+        ({"keep_key": True, "key_algorithm": "RSA-2048"}, {}, "it cannot keep its key, so give it a separate key"),
         ({}, {"path": "/pki/leaf.crt"}, None),
         ({}, {"key": "/pki/other.key"}, None),
         ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set keep_key on both"),
@@ -535,7 +535,7 @@ def test_a_shared_key_is_not_replaced(mine: dict[str, Any], other: dict[str, Any
         if why is None:
             assert issue(made).keep_key is bool(mine)
         else:
-            assert held(made).because == f"shares its key /pki/leaf.key with other: {why}"
+            assert held(made).because == f"shares its key /pki/leaf.key with other; {why}"
 
 
 def test_a_reference_to_a_certificate_and_its_key_shares_neither() -> None:
@@ -584,14 +584,14 @@ def test_a_command_renews_at_once() -> None:
     )  # fmt: skip
     assert steps(made.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
     assert steps(made.plan(NOW, frozenset())) == []
-    assert issue(made.plan(NOW, frozenset({"leaf"}))).detail.startswith("asked for, signed by local")
+    assert issue(made.plan(NOW, frozenset({"leaf"}))).detail.startswith("is requested; signer local")
 
 
 def test_what_is_impossible_is_not_done_for_the_asking_either() -> None:
     """A CA that has ended signs nothing."""
     ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW))
     made = world(leaf(NOW + YEAR), ca=ca)
-    assert "the end of its CA" in held(made.plan(NOW, frozenset({"leaf"}))).because
+    assert "cannot outlive its CA" in held(made.plan(NOW, frozenset({"leaf"}))).because
     assert steps(made.plan(NOW - SECOND, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
     assert made.plan(NOW - SECOND, frozenset({"leaf"})).changes_at == NOW
 
@@ -614,7 +614,7 @@ def test_a_step_has_its_signer_its_content_and_its_restarts() -> None:
     one, two = (step for step in made.steps if isinstance(step, Issue))
     assert (one.restarts, two.restarts) == (("scheduler", "kubelet"), ("kubelet",))
     assert (one.signer, one.authority, one.node, one.keep_key) == ("local", "ca", "worker-1", False)
-    assert one.detail == ("is due, signed by local, until 2027-11-25 12:00 UTC; adds the name DNS:worker-1")
+    assert one.detail == ("is due; signer local, valid until 2027-11-25 12:00 UTC; adds the name DNS:worker-1")
     assert (one.old, one.path) == (seen[1].certificates[0], "/pki/leaf.crt")
 
 
@@ -938,7 +938,7 @@ def test_a_certificate_of_the_old_ca_is_issued_again_whatever_its_dates() -> Non
     made = rotated(of=world(LASTING, leaf(NOW + 300 * DAY, key=new_key())))
     step = issue(made)
     assert (step.target, step.cause, step.under) == ("leaf", Cause.ROTATION, ROOT.facts)
-    assert step.detail.startswith("is of the former CA, signed by local, until ")
+    assert step.detail.startswith("is signed by the former CA; signer local, valid until ")
     of = world(LASTING)
     by_hand = issue(plan(of.look(NOW), of.policy, {}, Circumstances(), frozenset({"leaf"}), reissue=OUT))
     assert (by_hand.cause, by_hand.under) == (Cause.ASKED, None)
@@ -950,7 +950,7 @@ def test_a_recent_renewal_does_not_delay_a_rotation_for_an_hour() -> None:
     for past in (Attempt(NOW, sha256="x"), Attempt(NOW + 30 * SECOND, sha256="x", issued_at=NOW)):
         waiting = held(rotated(NOW + MINUTE - TICK, past))
         assert waiting.until == NOW + MINUTE
-        assert waiting.because.endswith(", and is of the former CA")
+        assert waiting.because.endswith(", and is signed by the former CA")
         assert steps(rotated(NOW + MINUTE, past)) == [("leaf", Cause.ROTATION)]
     assert rotated(NOW + SECOND, Attempt(NOW)).changes_at == NOW + MINUTE
 
@@ -978,9 +978,9 @@ def test_a_rotation_needs_no_later_end_but_a_valid_ca() -> None:
     short = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW + 30 * DAY)
     assert steps(rotated(of=world(LASTING, ca=see(AUTHORITY, short)))) == [("leaf", Cause.ROTATION)]
     ended = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW - HOUR)
-    assert "the end of its CA: rotate the CA" in held(rotated(of=world(LASTING, ca=see(AUTHORITY, ended)))).because
+    assert "a new one cannot outlive its CA" in held(rotated(of=world(LASTING, ca=see(AUTHORITY, ended)))).because
 
 
 def test_a_certificate_that_cannot_be_issued_again_holds_the_rotation() -> None:
     """The hold has the reason, so that an operator can act."""
-    assert held(rotated(of=world(LASTING, spec=row(signer="none")))).because == "its entry says that nobody signs it"
+    assert held(rotated(of=world(LASTING, spec=row(signer="none")))).because == "its entry has `signer: none`"

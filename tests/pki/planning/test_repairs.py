@@ -51,7 +51,7 @@ def test_an_expired_ca_issues_nothing() -> None:
         else:
             assert isinstance(found, Held)
             assert found.because == (
-                f"/pki/leaf.crt is not there; its CA ended on {end:%Y-%m-%d %H:%M} UTC: rotate the CA"
+                f"/pki/leaf.crt is not there; its CA ended on {end:%Y-%m-%d %H:%M} UTC; rotate the CA"
             )
 
 
@@ -64,9 +64,9 @@ def test_an_impossible_entry_must_be_corrected(fields: dict[str, Any], fact: str
     """The message has the subject or name that X.509 cannot represent, with the reason."""
     found = cured(fixing(**fields))
     assert isinstance(found, Held)
-    assert "its entry asks for what no certificate can say (" in found.because
+    assert "its entry has a value that no certificate can contain (" in found.because
     assert fact in found.because
-    assert found.because.endswith("); correct it")
+    assert found.because.endswith("); correct the entry")
 
 
 def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
@@ -79,7 +79,7 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
     waits = cured(seen, other)
     assert isinstance(waits, Held)
     assert waits.because.endswith(
-        "; IP:${service_ip} is not known on this node before the other damaged files are right"
+        "; this node has no fact for IP:${service_ip} until the other damaged files are repaired"
     )
     alone = cured(seen)
     assert isinstance(alone, Issue)
@@ -90,9 +90,9 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
 @pytest.mark.parametrize(
     ("fields", "ca", "said"),
     [
-        ({"ca": ["another"]}, CA, "no CA of the catalogue signs it; name its `ca`, or a `signer`"),
-        ({}, see(AUTHORITY), "no CA of the catalogue signs it; name its `ca`, or a `signer`"),
-        ({}, see(AUTHORITY, make_ca(serial=-1)), "the certificate of its CA, /pki/ca.crt, is refused ("),
+        ({"ca": ["another"]}, CA, "no CA of the catalogue signs it; set `ca` or `signer` in its entry"),
+        ({}, see(AUTHORITY), "no CA of the catalogue signs it; set `ca` or `signer` in its entry"),
+        ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
     ],
     ids=["not in the catalogue", "gone", "refused"],
 )
@@ -116,9 +116,9 @@ def test_a_signer_elsewhere_needs_no_ca_on_this_node() -> None:
 def test_a_certificate_of_another_service_is_left_to_it() -> None:
     """The remedy names the service that renews it, and no command."""
     seen = fixing(renewed_by="the start of k3s")
-    assert obstacle(seen, "local", CA) == "it is not renewed by certmond but by the start of k3s"
+    assert obstacle(seen, "local", CA) == "certmond does not renew it; it is renewed by the start of k3s"
     assert remedy(seen, Salvage(), FACTS, known=None) == (
-        "certmond does not put it right: it is renewed by the start of k3s"
+        "certmond does not repair it; it is renewed by the start of k3s"
     )
 
 
@@ -130,7 +130,7 @@ def test_a_kubeconfig_is_not_created_without_its_server() -> None:
     seen = replace(GONE, spec=spec, path=spec.path, key_path=spec.path)
     salvage = Salvage()
     made = new_template(seen, salvage, TERMS, signer="local", authority=CA)
-    assert made == "where its API server is, nothing here says; move /etc/leaf.conf away, then: certmond init"
+    assert made == "no file on this node names its API server; move /etc/leaf.conf away, then run: certmond init"
     salvage = Salvage(server=("kubernetes", "https://10.0.0.1:6443"))
     assert isinstance(new_template(seen, salvage, TERMS, signer="local", authority=CA), Template)
 
@@ -151,8 +151,8 @@ def test_a_server_does_not_lose_a_name_that_its_entry_does_not_fix() -> None:
     found = cured(seen, salvage=salvage, asked=None)
     assert isinstance(found, Held)
     assert found.because == (
-        "/pki/leaf.crt is not there; the last one had DNS:former, which its entry does not fix; "
-        "name it there as `names`, or do without: certmond renew leaf"
+        "/pki/leaf.crt is not there; the last certificate had DNS:former, which its entry does not fix; "
+        "add it to `names`, or renew without it: certmond renew leaf"
     )
     assert isinstance(cured(seen, salvage=salvage), Issue)
 
@@ -163,5 +163,5 @@ def test_a_shared_pair_is_not_replaced_by_half() -> None:
     found = cured(GONE, other)
     assert isinstance(found, Held)
     assert found.because == (
-        "/pki/leaf.crt is not there; shares its key /pki/leaf.key with other; put the pair back from a backup"
+        "/pki/leaf.crt is not there; shares its key /pki/leaf.key with other; restore the pair from a backup"
     )

@@ -18,10 +18,10 @@ from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
-from certmond.pki.planning.restarts import Caution, in_order, restarts
+from certmond.pki.planning.restarts import RestartHolds, restart_order, restarts
 from certmond.pki.planning.steps import Cause, Held, Plan, Restart, Step
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
-from certmond.pki.services.restart_state_machine import Past, Result, Target, Terms
+from certmond.pki.services.restart_episode import Past, Result, Target, Terms
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf, new_key
 
@@ -73,12 +73,12 @@ def made(
     *seen: Observation,
     known: Surroundings | None = None,
     before: tuple[Step, ...] = (),
-    caution: Caution | None = None,
+    holds: RestartHolds | None = None,
     asked: frozenset[str] | None = None,
     terms: Terms = TERMS,
 ) -> Plan:
     known = known or around(*seen)
-    return restarts(judge(known, *seen), known, before, terms, caution=caution or Caution(), asked=asked)
+    return restarts(judge(known, *seen), known, before, terms, holds=holds or RestartHolds(), asked=asked)
 
 
 def restart(of: Plan) -> Restart:
@@ -107,7 +107,7 @@ def test_a_service_with_an_older_certificate_is_restarted() -> None:
         "web", "/leaf.crt", "web-1", Cause.RESTART_PENDING
     )  # fmt: skip
     assert step.targets == (Target("leaf", "/leaf.crt", CONTENTS),)
-    assert step.detail.startswith("web runs since ")
+    assert step.detail.startswith("web has run since ")
 
 
 def test_a_current_service_is_not_restarted() -> None:
@@ -122,7 +122,7 @@ def test_one_restart_covers_all_old_certificates() -> None:
     other = see(row("other"), GOOD)
     step = restart(made(LEAF, other))
     assert [target.name for target in step.targets] == ["leaf", "other"]
-    assert step.detail.count("web runs since") == 2
+    assert step.detail.count("web has run since") == 2
 
 
 def test_a_service_that_serves_another_certificate_is_restarted_after_its_time() -> None:
@@ -143,7 +143,7 @@ def test_what_is_renewed_now_is_followed_by_its_restarts() -> None:
     policy = Policy(services=known.services)
     steps = plan(judge(known, leaf), policy, {}, Circumstances()).steps
     step = restart(made(leaf, known=known, before=steps))
-    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf: renewed first, and the service does not reload it")
+    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf is renewed before, and the service does not reload it")
     assert step.targets == (Target("leaf", "/leaf.crt", {}),)
     unknown = made(leaf, known=replace(known, live=None), before=steps)
     assert restart(unknown).instance == ""
@@ -153,12 +153,12 @@ def test_a_requested_restart_ignores_every_obstacle() -> None:
     """No other service restarts."""
     past = {"web": Past("web", None, NOW, Result.FAILED, "it broke", ("leaf",), "web-1", CONTENTS)}
     known = around(LEAF, services=(service("web"), service("db")), past=past)
-    of = made(LEAF, known=known, asked=frozenset({"web"}), caution=Caution("an upgrade"))
+    of = made(LEAF, known=known, asked=frozenset({"web"}), holds=RestartHolds("an upgrade"))
     assert [(step.target, step.cause) for step in of.steps] == [("web", Cause.ASKED)]
     assert of.held == ()
     fresh = replace(known, live=Live(NOW, {"web": ServiceSeen(True, "2", NOW)}), past={})
     asked = restart(made(LEAF, known=fresh, asked=frozenset({"web"})))
-    assert (asked.targets, asked.path, asked.detail, asked.instance) == ((), "", "asked for", "2")
+    assert (asked.targets, asked.path, asked.detail, asked.instance) == ((), "", "is requested", "2")
 
 
 # --- in which order ---------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_any_possible_order_is_kept(names: list[str], data: st.DataObject) -> No
         for number, name in enumerate(names)
     ]
     shuffled = data.draw(st.permutations(services))
-    ordered = [each.name for each in in_order(shuffled)]
+    ordered = [each.name for each in restart_order(shuffled)]
     assert sorted(ordered) == sorted(names)
     for each in services:
         assert all(ordered.index(before) < ordered.index(each.name) for before in each.after if before in names)
@@ -193,30 +193,30 @@ def test_a_ca_is_rotated_and_not_activated_on_one_node() -> None:
     pair = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     for seen, name in ((CA, "ca"), (pair, "sa")):
         known = around(seen)
-        of = restarts(assess(Inventory((seen,), {}), NOW, around=known), known, (), TERMS, caution=Caution())
-        assert held(of).because.startswith(f"{name} changed, which all nodes must know first")
+        of = restarts(assess(Inventory((seen,), {}), NOW, around=known), known, (), TERMS, holds=RestartHolds())
+        assert held(of).because.startswith(f"{name} changed, which all nodes must trust first")
 
 
 def test_an_anchor_of_a_rotation_is_activated() -> None:
     """In a rotation all nodes have read it. Another anchor is still held."""
-    rotating = Caution(rotating=frozenset({"ca"}))
+    rotating = RestartHolds(rotating=frozenset({"ca"}))
     known = around(CA)
-    found = restarts(assess(Inventory((CA,)), NOW, around=known), known, (), TERMS, caution=rotating)
+    found = restarts(assess(Inventory((CA,)), NOW, around=known), known, (), TERMS, holds=rotating)
     assert restart(found).targets[0].name == "ca"
     other = see(row("etcd-ca", ca=[], authority=True, usages="cert sign"), ROOT)
     known = around(CA, other)
-    found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, caution=rotating)
-    assert held(found).because.startswith("etcd-ca changed, which all nodes must know first")
+    found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, holds=rotating)
+    assert held(found).because.startswith("etcd-ca changed, which all nodes must trust first")
 
 
 def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
     """It has no certificate to validate, but its public half must match."""
-    rotating = Caution(rotating=frozenset({"sa"}))
+    rotating = RestartHolds(rotating=frozenset({"sa"}))
     good = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     torn = replace(good, public_key=make_leaf(ROOT).facts.key)
-    for pair, because in ((good, ""), (torn, "is not restarted on what is not good: /sa.crt is not the public key of")):
+    for pair, because in ((good, ""), (torn, "would restart with an unusable file: /sa.crt is not the public key of")):
         known = around(pair)
-        found = restarts(assess(Inventory((pair,)), NOW, around=known), known, (), TERMS, caution=rotating)
+        found = restarts(assess(Inventory((pair,)), NOW, around=known), known, (), TERMS, holds=rotating)
         assert [step.target for step in found.steps] == ([] if because else ["web"])
         assert all(each.because.startswith(because) for each in found.held)
         assert bool(found.held) == bool(because)
@@ -225,7 +225,7 @@ def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        (see(row(), GOOD, key=make_leaf(ROOT).facts.key), "the key of /leaf.crt is another's"),
+        (see(row(), GOOD, key=make_leaf(ROOT).facts.key), "the key of /leaf.crt does not match"),
         (see(row(), make_leaf(make_ca(), "leaf")), "/leaf.crt has no valid certification path"),
         (see(row(usages="server auth"), GOOD), "/leaf.crt"),
     ],
@@ -233,7 +233,7 @@ def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
 def test_a_service_is_not_restarted_with_a_broken_file(seen: Observation, said: str) -> None:
     """It continues with the files in its memory."""
     because = held(made(seen)).because
-    assert because.startswith("is not restarted on what is not good: ")
+    assert because.startswith("would restart with an unusable file: ")
     assert said in because
 
 
@@ -243,8 +243,8 @@ def test_a_broken_file_is_not_restarted_on_either() -> None:
     before = judge(known, LEAF)
     (status,) = [each for each in before.statuses if each.seen is LEAF]
     bad = replace(before, statuses=(replace(status, stale=True),))
-    of = restarts(bad, known, (), TERMS, caution=Caution())
-    assert held(of).because == "is not restarted on what is not good: /leaf.crt holds no certificate"
+    of = restarts(bad, known, (), TERMS, holds=RestartHolds())
+    assert held(of).because == "would restart with an unusable file: /leaf.crt contains no certificate"
 
 
 def test_one_broken_file_that_it_needs_suffices() -> None:
@@ -252,32 +252,32 @@ def test_one_broken_file_that_it_needs_suffices() -> None:
     incomplete. A CA's key is not needed.
     """
     junk = see(row("junk"), faults=(Fault(Reason.MALFORMED, "/junk.crt is junk"),))
-    assert held(made(LEAF, junk)).because.startswith("would not come up again: /junk.crt is junk")
+    assert held(made(LEAF, junk)).because.startswith("would not start again: /junk.crt is junk")
     written = see(row("other"), GOOD, key=make_leaf(ROOT).facts.key, changed_at=NOW)
     of = made(LEAF, written, known=around(LEAF, written, contents=around(LEAF).contents))
-    assert held(of).because == "would not come up again: the key of /other.crt is another's"
+    assert held(of).because == "would not start again: the key of /other.crt does not match"
     foreign = replace(CA, key=GOOD.facts.key)
     known = around(LEAF, foreign, contents=around(LEAF).contents)
     seen = assess(Inventory((foreign, LEAF), {}), NOW, around=known)
-    assert restart(restarts(seen, known, (), TERMS, caution=Caution())).target == "web"
+    assert restart(restarts(seen, known, (), TERMS, holds=RestartHolds())).target == "web"
     unused = around(LEAF)
-    assert restart(restarts(judge(unused, LEAF, junk), unused, (), TERMS, caution=Caution())).target == "web"
+    assert restart(restarts(judge(unused, LEAF, junk), unused, (), TERMS, holds=RestartHolds())).target == "web"
 
 
 def test_a_derived_file_comes_first() -> None:
     """If it could not be made, the service would read the old one."""
-    of = made(LEAF, caution=Caution(unmade={"leaf": "its owner is gone"}))
-    assert held(of).because == "a file that it may read could not be made: its owner is gone"
-    assert restart(made(LEAF, caution=Caution(unmade={"other": "x"}))).target == "web"
+    of = made(LEAF, holds=RestartHolds(unmade={"leaf": "its owner is gone"}))
+    assert held(of).because == "certmond could not write a file that it may read: its owner is gone"
+    assert restart(made(LEAF, holds=RestartHolds(unmade={"other": "x"}))).target == "web"
 
 
 def test_a_hold_delays_a_restart_until_it_is_critical() -> None:
     """An upgrade restarts services itself. The hold does not last beyond the end of the certificate."""
-    hold = Caution("an upgrade is under way")
-    assert held(made(LEAF, caution=hold)).because == "an upgrade is under way"
+    hold = RestartHolds("an upgrade is under way")
+    assert held(made(LEAF, holds=hold)).because == "an upgrade is under way"
     serving = Survey({"web": {"/leaf.crt": Use(False, "--x")}}, {AT: ("web", "/leaf.crt")})
     now = Live(NOW, {"web": ServiceSeen(True, "1", NOW - DAY)}, {AT: Served(OLD.der, "TLSv1.3", NOW)})
-    assert restart(made(LEAF, known=around(LEAF, survey=serving, live=now), caution=hold)).target == "web"
+    assert restart(made(LEAF, known=around(LEAF, survey=serving, live=now), holds=hold)).target == "web"
 
 
 # --- earlier attempts -------------------------------------------------------------------------------------------------
@@ -295,8 +295,10 @@ def test_a_completed_restart_is_not_repeated_for_the_same_contents(result: Resul
         assert restart(tried(result)).target == "web"
     else:
         because = held(tried(result)).because
-        assert "`certmond restart web`" in because
-        assert because.startswith("was restarted for this already" if result is Result.PROVEN else "it was so; another")
+        assert "certmond restart web" in because
+        assert because.startswith(
+            "was restarted for the same files" if result is Result.PROVEN else "it was so; install another"
+        )
     assert restart(tried(result, contents={**CONTENTS, "/leaf.crt": "former"})).target == "web"
 
 
@@ -304,7 +306,7 @@ def test_it_is_not_restarted_twice_in_a_short_time() -> None:
     """Each further stop of a Pod increases the kubelet's backoff. The plan has the end."""
     for result in (Result.PROVEN, Result.REFUSED):
         of = tried(result, TERMS.spacing - TICK, {"/leaf.crt": "former", "/leaf.key": "former"})
-        assert held(of).because == "not so soon after 2026-11-24 11:50 UTC, when it was so"
+        assert held(of).because == "the last restart was at 2026-11-24 11:50 UTC: it was so"
         assert held(of).until == of.changes_at == NOW + TICK
         assert restart(tried(result, TERMS.spacing, {"/leaf.crt": "former"})).target == "web"
     assert restart(tried(Result.SEEN, TICK, {})).target == "web"
@@ -318,7 +320,7 @@ def test_repeated_changes_do_not_cause_repeated_restarts() -> None:
         past = Past("web", None, NOW - TICK, Result.SUPERSEDED, "it was so", ("leaf",), "1", {}, again)
         of = made(LEAF, known=around(LEAF, past={"web": past}))
         if again:
-            assert held(of).because.startswith("not so soon after ")
+            assert held(of).because.startswith("the last restart was at ")
             assert held(of).until == NOW - TICK + TERMS.spacing
         else:
             assert restart(of).target == "web"
@@ -335,4 +337,4 @@ def test_a_file_of_unknown_content_has_no_earlier_attempt() -> None:
     serving = Survey({"web": {"/leaf.crt": Use(False, "--x")}}, {AT: ("web", "/leaf.crt")})
     now = Live(NOW, {"web": ServiceSeen(True, "1", NOW - DAY)}, {AT: Served(OLD.der, "TLSv1.3", NOW)})
     known = around(LEAF, survey=serving, live=now, past={"web": past})
-    assert held(made(LEAF, known=known)).because.startswith("was restarted for this already")
+    assert held(made(LEAF, known=known)).because.startswith("was restarted for the same files")

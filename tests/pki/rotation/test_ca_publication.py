@@ -48,12 +48,12 @@ def test_a_publication_is_recorded_and_followed_by_the_sync_of_kubelets(held: Ga
     """
     found = asked(Answer.PUBLISHED, held)
     assert (found.waits, found.noted) == (
-        ("the answer; kubelets give it to running pods within 90 s",), replace(TRUST, published=NOW)
+        ("the answer; kubelets update running pods within 90 s",), replace(TRUST, published=NOW)
     )  # fmt: skip
     noted = replace(TRUST, published=NOW)
     waits = published_gate(noted, held, NOW + SYNCED - SECOND)
     assert waits.waits[: len(held.waits)] == held.waits
-    assert "kubelets give it to running pods until" in waits.waits[-1]
+    assert "kubelets update running pods until" in waits.waits[-1]
     assert waits.until == NOW + SYNCED
     assert published_gate(noted, held, NOW + SYNCED) == published_gate(noted, held, NOW - SECOND) == held
 
@@ -70,12 +70,12 @@ def test_without_an_answer_the_overlap_counts(answer: Answer) -> None:
     """The message appears during the overlap, and when the phase ends for it. A silent API server has the time of a
     publication to return.
     """
-    said = "what pods were given cannot be asked, so that `root_ca.overlap` alone counts: the answer"
+    said = "certmond cannot read the CA of the pods, so the phase waits for `root_ca.overlap` only: the answer"
     for ago in (timedelta(), TAKES - SECOND, TAKES):
         if answer is Answer.SILENT and ago < TAKES:
             assert asked(answer, ago=ago) == Gate(("the answer",), NOW + PAUSE)
         else:
-            assert asked(answer, ago=ago) == Gate(told=said)
+            assert asked(answer, ago=ago) == Gate(message=said)
             assert asked(answer, OVERLAP, ago) == replace(OVERLAP, waits=(*OVERLAP.waits, said))
 
 
@@ -88,7 +88,7 @@ def test_an_overlap_that_is_too_short_for_pods_is_reported() -> None:
     short, enough = RootCaSpec(overlap=timedelta(seconds=129)), RootCaSpec(overlap=timedelta(seconds=130))
     told = short_overlap(short, ClusterSpec())
     assert told is not None
-    assert told.startswith("root_ca.overlap is 129 s, and pods may have a new CA only 130 s after")
+    assert told.startswith("root_ca.overlap is 129 s, and pods may trust a new CA up to 130 s late")
     assert "within 40 s of its restart" in told
     assert told.endswith("set it to 130s or more")
     ignoring = ClusterSpec(kubeconfig="/x.conf", workloads="ignore")

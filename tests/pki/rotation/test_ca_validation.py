@@ -89,9 +89,9 @@ REFUSED = {
     "may not sign": (make_ca(usages=["digital signature"]), "new.crt: CN=kubernetes has a keyUsage without"),
     "version 1": (make_ca(version=1), "new.crt is of version 1, which has no CA:TRUE"),
     "expired": (make_ca(not_after=NOW - SECOND), "new.crt expired on 2026-11-24 11:59 UTC"),
-    "not valid yet": (make_ca(not_before=NOW + SECOND), "new.crt is valid from 2026-11-24 12:00 UTC only"),
+    "not valid yet": (make_ca(not_before=NOW + SECOND), "new.crt is not valid before 2026-11-24 12:00 UTC"),
     "just made": (make_ca(not_before=NOW - 299 * SECOND),
-        ("new.crt has been valid for less than 5 minutes, and a host whose clock is behind would not accept it; "
+        ("new.crt has been valid for less than 5 minutes, and a host with a slow clock would refuse it; "
          "wait until 2026-11-24 12:00:01 UTC")),
     "in its last days": (make_ca(not_after=NOW + DAY), "new.crt expires on 2026-11-25 12:00 UTC"),
     "a short RSA key": (make_ca(key="rsa-1024"), "new.crt has the key RSA-1024"),
@@ -101,7 +101,7 @@ REFUSED = {
     "MD5": (make_ca(key="rsa", hash="md5"), "new.crt is signed with md5; reissue it with SHA-256"),
     "SHA-1": (make_ca(hash="sha1"), "new.crt is signed with sha1; reissue it with SHA-256"),
     "an identifier of another issuer": (make_ca(authority_key_id=b"another"),
-        "new.crt has an authority key identifier that is not its own"),
+        "new.crt has the authority key identifier of another key"),
     "no identifier": (make_ca(subject_key_id=None), "new.crt has no subject key identifier"),
     "the identifier of the present one": (make_ca(subject_key_id=OLD_ID, authority_key_id=OLD_ID),
         "new.crt has the subject key identifier of the present CA CN=kubernetes (serial"),
@@ -109,9 +109,9 @@ REFUSED = {
         "new.crt has the key of the present CA CN=kubernetes (serial"),
     "the present key under another name": (reissue(OLD, subject="another"),
         "new.crt has the key of the present CA CN=kubernetes (serial"),
-    "the present one": (OLD, "new.crt is the CA that is in place already (serial"),
+    "the present one": (OLD, "new.crt is the present CA (serial"),
     "an unknown critical extension": (make_ca(extra=[(UNKNOWN_OID, True, b"\x05\x00")]),
-        "new.crt: CN=kubernetes has a critical extension that nobody understands"),
+        "new.crt: CN=kubernetes has a critical extension that Go does not handle"),
     "a negative serial number": (make_ca(serial=-1),
         f"{UNPARSED} (x509: negative serial number)"),
     "names that are not the node's": (make_ca(permitted=["DNS:example.com"]),
@@ -178,10 +178,10 @@ def test_the_key() -> None:
     """If a key is required, it must exist and belong to the certificate."""
     ca = make_ca()
     assert judged(ca, key=OTHER).problems == (
-        "new.key is not the private key of new.crt; put back the pair that belongs together, or reissue it",
+        "new.key is not the private key of new.crt; restore a matching pair, or reissue it",
     )
     (missing,) = judge(ca.facts, None, [OLD.facts], None, NOW, where="new.crt", key_where="new.key").problems
-    assert missing.startswith("new.crt has no private key: new.key holds none; ")
+    assert missing.startswith("new.crt has no private key: new.key contains no key; ")
     assert judge(ca.facts, None, [OLD.facts], None, NOW, where="new.crt", key_where=None) == Verdict("overlap")
 
 
@@ -223,8 +223,8 @@ def test_the_first_instant() -> None:
 
 WARNED = {
     "ends before its leaves": (make_ca(not_before=NOW - 10 * YEAR, not_after=LEAVES_END - SECOND),
-        "new.crt ends on 2027-11-24 11:59 UTC, sooner than what is issued from it would (2027-11-24 12:00 UTC)"),
-    "a shorter life": (make_ca(not_after=NOW + 9 * YEAR), "new.crt lives for 3315 days, the present CA for 3680"),
+        "new.crt ends on 2027-11-24 11:59 UTC, and shortens certificates that would end on 2027-11-24 12:00 UTC"),
+    "a shorter life": (make_ca(not_after=NOW + 9 * YEAR), "new.crt is valid for 3315 days, the present CA for 3680"),
     "serial number 0": (make_ca(serial=0), "new.crt has the serial number 0, which RFC 5280 forbids"),
 }  # fmt: skip
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf
-from certmond.pki.rotation.first_aid import aid_of, carried_on, is_reached, step_of
+from certmond.pki.planning.steps import AbsentFile, Bundle, Flags, KeyOf
+from certmond.pki.rotation.family_state import Ground
+from certmond.pki.rotation.first_aid import advanced, aid_of, is_reached, next_step
 from certmond.pki.rotation.phases import Phase, Rotation, sequence
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.replaced_ca import Change
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca
 from tests.pki.rotation_node import (
@@ -45,7 +45,7 @@ def sure(found: Rotation | str | None) -> Rotation:
 
 
 AID = sure(made(OLD))
-BACK = sure(carried_on(AID, ground(NEW, OLD, key=OLD), lives_by_former=True, settled=False, now=NOW))
+BACK = sure(advanced(AID, ground(NEW, OLD, key=OLD), depends_on_former=True, settled=False, now=NOW))
 
 
 def test_it_is_the_first_step_of_a_rotation_to_the_found_ca() -> None:
@@ -60,9 +60,7 @@ def test_it_is_the_first_step_of_a_rotation_to_the_found_ca() -> None:
 def test_an_invalid_old_ca_gets_no_aid(old: Issued) -> None:
     """No component accepts the certificates of such a CA."""
     assert (
-        made(old)
-        == made(OLD, known=())
-        == "no former CA is trusted beside it, as none that this node remembers is valid now"
+        made(old) == made(OLD, known=()) == "this node trusts no former CA beside it: none in its record is valid now"
     )
 
 
@@ -74,37 +72,37 @@ def test_there_is_none_if_its_step_is_impossible() -> None:
 
 def test_both_are_trusted_and_the_signer_has_a_separate_pair() -> None:
     """The installed one comes first, and the CA's key is not written."""
-    step = step_of(AID, FOUND)
+    step = next_step(AID, FOUND)
     assert step
     assert step.wants == (
         KeyOf(OWN_KEY, NEW.facts), Bundle(OWN, (NEW.facts,)),
         Flags(MANIFEST, MANAGER, tuple(zip(FLAGS, APART, strict=True))), Bundle(ANCHOR, (NEW.facts, OLD.facts)),
     )  # fmt: skip
     assert step.detail.startswith("first aid for ca: ")
-    assert step.detail.endswith(f"{ANCHOR} is to hold the new CA and the former CA")
+    assert step.detail.endswith(f"{ANCHOR} will contain the new CA and the former CA")
     assert not is_reached(AID, FOUND)
     done = ground(NEW, OLD, key=NEW, signer=signer(NEW))
-    assert step_of(AID, done) is None
+    assert next_step(AID, done) is None
     assert is_reached(AID, done)
 
 
 @pytest.mark.parametrize("seen", [ground(NEW, key=OLD), ground(NEW, key=None), ground(NEW, STRANGER, key=NEW)])
 def test_no_file_changes_beside_another_key_or_anchor(seen: Ground) -> None:
     """The aid never writes a key of a CA and never removes a foreign one. So it is not reached."""
-    assert step_of(AID, seen) is None
+    assert next_step(AID, seen) is None
     assert not is_reached(AID, seen)
 
 
 def test_it_continues_until_an_operator_decides() -> None:
     """It lasts while the other CA's pair is installed, and the old one is in its file or needed."""
     for trust, lives in (((NEW, OLD), True), ((NEW, OLD), False), ((NEW,), True), ((OLD,), False)):
-        assert carried_on(AID, ground(*trust, key=NEW), lives_by_former=lives, settled=True, now=NOW) is AID
+        assert advanced(AID, ground(*trust, key=NEW), depends_on_former=lives, settled=True, now=NOW) is AID
 
 
 def test_the_old_key_ends_it_with_the_old_anchor_alone() -> None:
     """First the signer returns to the anchor's files, then its separate files are removed, and then the aid ends."""
     assert (BACK.old, BACK.new, BACK.phase, BACK.aborted) == ((NEW.facts,), OLD.facts, Phase.ATTACH, True)
-    step = step_of(BACK, ground(NEW, OLD, key=OLD, signer=signer(NEW)))
+    step = next_step(BACK, ground(NEW, OLD, key=OLD, signer=signer(NEW)))
     assert step
     shared = Flags(MANIFEST, MANAGER, tuple(zip(FLAGS, SHARED, strict=True)))
     assert step.wants == (shared, Bundle(ANCHOR, (OLD.facts,)))
@@ -114,29 +112,29 @@ def test_the_old_key_ends_it_with_the_old_anchor_alone() -> None:
 def test_a_removed_ca_ends_it_with_the_other_anchor_alone() -> None:
     """The condition is that no file of the node uses the old one."""
     seen = ground(NEW, key=NEW, signer=signer(NEW))
-    later = sure(carried_on(AID, seen, lives_by_former=False, settled=False, now=NOW + DAY))
+    later = sure(advanced(AID, seen, depends_on_former=False, settled=False, now=NOW + DAY))
     assert later == replace(AID, phase=Phase.ATTACH, since=NOW + DAY)
-    assert carried_on(AID, replace(seen, key=OLD.facts.key, signer=None), lives_by_former=False, settled=True, now=NOW)
+    assert advanced(AID, replace(seen, key=OLD.facts.key, signer=None), depends_on_former=False, settled=True, now=NOW)
     ended(later, replace(seen, signer=signer(NEW, now=SHARED)))
 
 
 def ended(last: Rotation, seen: Ground) -> None:
     """The aid ends after its last phase but one."""
-    assert carried_on(last, seen, lives_by_former=False, settled=False, now=NOW) is last
-    over = sure(carried_on(last, seen, lives_by_former=False, settled=True, now=NOW))
+    assert advanced(last, seen, depends_on_former=False, settled=False, now=NOW) is last
+    over = sure(advanced(last, seen, depends_on_former=False, settled=True, now=NOW))
     assert over.over
-    step = step_of(over, seen)
+    step = next_step(over, seen)
     assert step
-    assert step.wants == (Gone(OWN), Gone(OWN_KEY))
-    assert carried_on(over, seen, lives_by_former=False, settled=False, now=NOW) is over
-    assert carried_on(over, seen, lives_by_former=False, settled=True, now=NOW) is None
+    assert step.wants == (AbsentFile(OWN), AbsentFile(OWN_KEY))
+    assert advanced(over, seen, depends_on_former=False, settled=False, now=NOW) is over
+    assert advanced(over, seen, depends_on_former=False, settled=True, now=NOW) is None
 
 
 def test_an_anchor_without_a_signer_has_no_phase_for_one() -> None:
     """The rule covers etcd's CA and the front proxy's: the trust is removed, and the aid ends."""
     family = replace(AID, family="etcd-ca")
-    back = carried_on(
-        family, replace(ground(NEW, OLD, key=OLD), family="etcd-ca"), lives_by_former=True, settled=True, now=NOW
+    back = advanced(
+        family, replace(ground(NEW, OLD, key=OLD), family="etcd-ca"), depends_on_former=True, settled=True, now=NOW
     )
     assert back
     assert back.phase is Phase.DISTRUST

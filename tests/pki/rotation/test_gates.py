@@ -67,8 +67,8 @@ def test_another_phase_is_another_answer() -> None:
         (says(P.TRUST), []),
         (says(P.ISSUE), ["cp-2 has reached issue already"]),
         (says(P.ATTACH, rotation="r0"), []),
-        (says(P.PREPARE, rotation="r2"), ["cp-2 has said that it is in r2, of which nothing is known here"]),
-        (says(P.DISTRUST, rotation="r1-back"), ["cp-2 has said that it is in r1-back, of which nothing is known here"]),
+        (says(P.PREPARE, rotation="r2"), ["cp-2 reports the rotation r2, which this node does not know"]),
+        (says(P.DISTRUST, rotation="r1-back"), ["cp-2 reports the rotation r1-back, which this node does not know"]),
     ],
 )
 def test_the_most_advanced_node(report: Report | None, said: list[str]) -> None:
@@ -82,7 +82,7 @@ def test_a_node_in_an_abort_is_more_advanced() -> None:
     """This holds for any phase before it, except those from which no abort is possible."""
     back = abort(at(P.ISSUE), NOW)
     assert list(ahead(back, [Member("cp-2", True, says(P.ISSUE))], ())) == []
-    gone_too_far = ["cp-2 has reached distrust on the way there, from which none leads back"]
+    gone_too_far = ["cp-2 has reached distrust before the abort, and no abort is possible from that phase"]
     assert list(ahead(back, [Member("cp-2", True, says(P.DISTRUST))], ())) == gone_too_far
     assert list(ahead(back, [Member("cp-2", True, says(P.DONE, rotation="r1-back"))], ())) != []
 
@@ -100,7 +100,7 @@ def test_a_node_that_trusts_other_cas_is_not_ready() -> None:
     """Its trust takes precedence over its reported phase."""
     for trust in ((OLD.facts,), (OLD.facts, NEW.facts, STRANGER.facts), ()):
         said = why(at(P.TRUST), says(P.TRUST, trust=digest_of(trust)))
-        assert said == ["cp-2 says that it is in trust, and trusts other CAs"]
+        assert said == ["cp-2 reports the phase trust, and trusts other CAs"]
     assert why(at(P.PREPARE), says(P.PREPARE, trust="whatever")) == []  # this phase checks no files
 
 
@@ -109,7 +109,7 @@ def test_a_node_with_certificates_of_the_old_ca_keeps_it_trusted() -> None:
     report.
     """
     said = why(at(P.ISSUE), says(P.ISSUE, issuer=OLD.facts.sha256))
-    assert said == ["cp-2 says that it is in issue, and has certificates of another CA"]
+    assert said == ["cp-2 reports the phase issue, and has certificates of another CA"]
     assert why(at(P.ISSUE), says(P.ISSUE, issuer=NEW.facts.sha256)) == []
     assert why(at(P.TRUST), says(P.TRUST, issuer=OLD.facts.sha256)) == []
 
@@ -178,6 +178,6 @@ def test_the_old_key_is_trusted_while_its_last_token_may_be_valid() -> None:
 def test_only_control_planes_report_token_keys() -> None:
     """Each of them reports its set of public keys. A worker has none."""
     members = [Member("cp", True, says(P.TRUST, trust=digest_of([OLD.facts.key]))), Member("worker", False)]
-    assert list(closed(KEYS, members)) == ["cp says that it is in trust, and trusts other public keys"]
+    assert list(closed(KEYS, members)) == ["cp reports the phase trust, and trusts other public keys"]
     both = says(P.TRUST, trust=digest_of([OLD.facts.key, NEW.facts.key]))
     assert list(closed(KEYS, [Member("cp", True, both), Member("worker", False)])) == []

@@ -164,17 +164,17 @@ def test_an_abort_is_the_same_machine_with_old_and_new_exchanged(given: Rotation
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (at(P.DONE), "the rotation r1 of ca is over; there is nothing to abort"),
-        (at(P.ISSUE, aborted=True), "the rotation r1 of ca is on its way back already"),
+        (at(P.DONE), "the rotation r1 of ca is done, and cannot be aborted"),
+        (at(P.ISSUE, aborted=True), "the rotation r1 of ca is an abort already"),
         *(
-            (each, f"in the phase {each.phase}, from which there is no way back: the former CA is distrusted already")
+            (each, f"in the phase {each.phase} and cannot be aborted: a node may distrust the former CA already")
             for each in (
                 at(P.DISTRUST), at(P.ATTACH), at(P.DISTRUST, mode=Mode.REISSUE), at(P.ISSUE, mode=Mode.REPLACE),
                 at(P.DISTRUST, found=True),
             )
         ),
-        (at(P.TRUST, found=True), "has begun with a CA that was put in place without one; put the former certificate"),
-        (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "put the former certificate and key back yourself"),
+        (at(P.TRUST, found=True), "began after a CA was replaced on disk; restore the former certificate"),
+        (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "restore the former certificate and key"),
     ],
 )  # fmt: skip
 def test_an_impossible_abort_has_its_reason(given: Rotation, said: str) -> None:
@@ -189,12 +189,12 @@ def test_an_impossible_abort_has_its_reason(given: Rotation, said: str) -> None:
     [
         *((at(phase), None) for phase in P),
         (at(P.TRUST, found=True, old=(O, STRANGER.facts)), None),
-        (at(P.TRUST, old=()), "it says nothing of what is to be followed"),
-        (at(P.TRUST, old=(O, STRANGER.facts)), "it has several that are to be followed"),
-        (at(P.TRUST, new=N.key), "it has certificates and public keys, of which only the same kind follows the other"),
-        (at(P.TRUST, mode=Mode.REISSUE), "by reissue, a rotation of ca has no phase trust"),
-        (at(P.DETACH, family="etcd-ca"), "by overlap, a rotation of etcd-ca has no phase detach"),
-        (at(P.DETACH, found=True), "by overlap, a rotation of ca has no phase detach"),
+        (at(P.TRUST, old=()), "it has no old anchor"),
+        (at(P.TRUST, old=(O, STRANGER.facts)), "it has several old anchors"),
+        (at(P.TRUST, new=N.key), "its anchors are certificates and public keys, and all must be of one kind"),
+        (at(P.TRUST, mode=Mode.REISSUE), "a rotation of ca in the mode reissue has no phase trust"),
+        (at(P.DETACH, family="etcd-ca"), "a rotation of etcd-ca in the mode overlap has no phase detach"),
+        (at(P.DETACH, found=True), "a rotation of ca in the mode overlap has no phase detach"),
     ],
 )
 def test_an_impossible_rotation_is_refused(given: Rotation, said: str | None) -> None:

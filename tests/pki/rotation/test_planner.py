@@ -11,21 +11,13 @@ import pytest
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
-from certmond.pki.planning.steps import Bundle, Flags, Gone, Held, KeyOf, Plan, Rotate, Trusting, Want
+from certmond.pki.planning.steps import AbsentFile, Bundle, FileChange, Flags, Held, KeyOf, Plan, Rotate, Trusting
+from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, has_old_state
+from certmond.pki.rotation.phase_end import open_conditions, reload_deadline, unreachable_reason
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
-from certmond.pki.rotation.planner import (
-    SIGNING_FLAGS,
-    Ground,
-    Lacks,
-    concerned,
-    is_as_before,
-    lacks,
-    settles_at,
-    unattainable,
-    unsettled,
-)
+from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
-from certmond.pki.services.restart_state_machine import Episode, Past, Result
+from certmond.pki.services.restart_episode import Episode, Past, Result
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, HOUR, NOW, cross_sign, make_intermediate, make_leaf
 from tests.pki.rotation_node import (
@@ -60,9 +52,9 @@ def flags(values: tuple[str, str]) -> Flags:
     return Flags(MANIFEST, MANAGER, tuple(zip(SIGNING_FLAGS, values, strict=True)))
 
 
-def wants(rotation: Rotation, of: Ground) -> list[Want]:
+def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
     """Return the changes of the anchor's own step: there is at most one."""
-    found = lacks(rotation, of, judged())
+    found = missing_steps(rotation, of, judged())
     assert found.frozen is None
     assert all(step.target == "ca" and step.path == ANCHOR for step in found.steps)
     return [want for step in found.steps for want in step.wants]
@@ -74,19 +66,19 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
 @pytest.mark.parametrize(
     ("of", "said"),
     [
-        (ground(OLD, STRANGER), f"{ANCHOR} holds CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), which is"),
-        (ground(), f"{ANCHOR} holds no CA; put back what it held"),
-        (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; put back"),
-        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the right key there"),
+        (ground(OLD, STRANGER), f"{ANCHOR} contains CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), neither"),
+        (ground(), f"{ANCHOR} contains no CA; restore the file"),
+        (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; restore"),
+        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} is encrypted, or is not a private key; decrypt it"),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
-        (ground(OLD, signer=signer(STRANGER)), f"{OWN} is of neither the former nor the new CA, and would be replaced"),
+        (ground(OLD, signer=signer(STRANGER)), f"{OWN} belongs to neither the former nor the new CA, and"),
         (
             ground(OLD, signer=signer(OLD, key=STRANGER.facts.key, now=SHARED)),
-            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; keep it under another name",
+            f"{OWN_KEY} belongs to neither the former nor the new CA, and the rotation would replace it; rename it",
         ),
         (
             ground(OLD, signer=signer(OLD, key=None)),
-            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; let {MANAGER} sign with",
+            f"{OWN_KEY} belongs to neither the former nor the new CA, and the rotation would replace it; set the flags",
         ),
     ],
     ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",
@@ -95,10 +87,10 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
 @pytest.mark.parametrize("phase", [P.PREPARE, P.TRUST, P.DONE])
 def test_a_foreign_file_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
     """In any phase another process may change the same files. The message has the foreign file and the remedy."""
-    found = lacks(at(phase), of, judged(conf(OLD), leaf(OLD)))
-    assert (found.frozen or "").startswith(f"the rotation r1 of ca stands still: {said}")
-    assert found == Lacks(frozen=found.frozen)
-    assert list(unsettled(at(phase), of, judged(conf(OLD)), Surroundings(), Plan())) == [found.frozen]
+    found = missing_steps(at(phase), of, judged(conf(OLD), leaf(OLD)))
+    assert (found.frozen or "").startswith(f"the rotation r1 of ca is frozen: {said}")
+    assert found == MissingSteps(frozen=found.frozen)
+    assert list(open_conditions(at(phase), of, judged(conf(OLD)), Surroundings(), Plan())) == [found.frozen]
 
 
 BACK = at(P.DONE, old=(N,), new=O, aborted=True)
@@ -121,11 +113,11 @@ def test_an_aborted_rotation_ends_whatever_else_exists(of: Ground, frozen: bool)
     Otherwise a foreign file stops it. Kubeconfigs and leaves of that CA are repaired, and no others.
     """
     nothing = judged(conf(OLD, STRANGER, issuer=OLD), leaf(OLD))
-    assert (lacks(BACK, of, nothing).frozen is not None) is frozen
+    assert (missing_steps(BACK, of, nothing).frozen is not None) is frozen
     if not frozen:
-        assert lacks(BACK, of, nothing) == Lacks()
-        assert list(unsettled(BACK, of, nothing, Surroundings(), Plan())) == []
-        left = lacks(BACK, of, judged(conf(OLD, NEW), leaf(NEW)))
+        assert missing_steps(BACK, of, nothing) == MissingSteps()
+        assert list(open_conditions(BACK, of, nothing, Surroundings(), Plan())) == []
+        left = missing_steps(BACK, of, judged(conf(OLD, NEW), leaf(NEW)))
         assert [step.path for step in left.steps] == ["/admin.conf"]
         assert ("leaf", "/pki/leaf.crt") in left.reissue
 
@@ -144,13 +136,13 @@ def test_an_aborted_rotation_ends_whatever_else_exists(of: Ground, frozen: bool)
 )
 def test_a_node_is_unchanged_if_all_trust_its_signer(rotation: Rotation, of: Ground, same: bool) -> None:
     """It is so after `prepare` or a complete abort, with only the old CA and its own key or none."""
-    assert is_as_before(rotation, of) is same
+    assert has_old_state(rotation, of) is same
 
 
 @pytest.mark.parametrize("of", [ground(OLD), ground(NEW, key=NEW), ground(OLD, NEW), ground(OLD, key=None)])
 def test_a_file_of_the_old_or_new_state_is_expected(of: Ground) -> None:
     """Each certificate may be there, with either key or none."""
-    assert lacks(at(P.TRUST), of, judged()).frozen is None
+    assert missing_steps(at(P.TRUST), of, judged()).frozen is None
 
 
 # --- the anchor and its signer ----------------------------------------------------------------------------------------
@@ -158,7 +150,7 @@ def test_a_file_of_the_old_or_new_state_is_expected(of: Ground) -> None:
 
 def test_prepare_changes_nothing() -> None:
     """The rule holds for any files."""
-    assert lacks(at(P.PREPARE), ground(OLD, signer=signer()), judged(conf(NEW), leaf(OLD))) == Lacks()
+    assert missing_steps(at(P.PREPARE), ground(OLD, signer=signer()), judged(conf(NEW), leaf(OLD))) == MissingSteps()
 
 
 def test_a_signer_gets_its_files_before_its_flags() -> None:
@@ -181,20 +173,20 @@ def test_the_first_that_is_trusted_is_the_one_of_the_key() -> None:
 
 def test_both_signers_are_exchanged_in_one_step() -> None:
     """Both signers of a control plane change in one step: keys before certificates, and no part without the others."""
-    found = lacks(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
+    found = missing_steps(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
     detail = (
-        f"{OWN_KEY} is to be the key of the new CA; {OWN} is to hold the new CA; "
-        f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA and the former CA"
+        f"{OWN_KEY} will be the key of the new CA; {OWN} will contain the new CA; "
+        f"{ANCHOR_KEY} will be the key of the new CA; {ANCHOR} will contain the new CA and the former CA"
     )
     wanted = KeyOf(OWN_KEY, N), Bundle(OWN, (N,)), KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N, O))
-    assert found == Lacks((Rotate("ca", ANCHOR, detail, wanted, known=(O, N)),))
+    assert found == MissingSteps((Rotate("ca", ANCHOR, detail, wanted, known=(O, N)),))
 
 
 def test_no_leaf_is_issued_before_its_ca_signs() -> None:
     """The files change first, and then the leaves are issued: otherwise they would be of the old CA again."""
     seen = judged(leaf(OLD), trust=(OLD, NEW))
-    assert lacks(at(P.ISSUE), ground(OLD, NEW), seen).reissue == frozenset()
-    assert lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), seen).reissue == {("leaf", "/pki/leaf.crt")}
+    assert missing_steps(at(P.ISSUE), ground(OLD, NEW), seen).reissue == frozenset()
+    assert missing_steps(at(P.ISSUE), ground(NEW, OLD, key=NEW), seen).reissue == {("leaf", "/pki/leaf.crt")}
 
 
 @pytest.mark.parametrize("of", [ground(OLD, key=None), replace(ground(OLD, key=None), key_path=None)])
@@ -217,31 +209,33 @@ def test_the_signer_returns_before_its_files_are_removed() -> None:
     assert wants(at(P.DONE), after) == [flags(SHARED)]
     attached = replace(after, signer=signer(NEW, now=SHARED))
     assert wants(at(P.ATTACH), attached) == []
-    assert wants(at(P.DONE), attached) == [Gone(OWN), Gone(OWN_KEY)]
+    assert wants(at(P.DONE), attached) == [AbsentFile(OWN), AbsentFile(OWN_KEY)]
     assert wants(at(P.DONE), replace(after, signer=signer())) == []
 
 
 def test_each_change_is_described() -> None:
     """The sentence has the role of the CA in the rotation, because all CAs may have the same name."""
-    (step,) = lacks(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED)), judged()).steps
-    assert step.detail == f"{MANAGER} is to sign with {APART[0]}"
-    (step,) = lacks(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
-    assert step.detail == f"{OWN} is to go; {OWN_KEY} is to go"
-    (step,) = lacks(at(P.TRUST, found=True, old=(O, STRANGER.facts)), ground(NEW, key=NEW), judged()).steps
-    assert step.detail == f"{ANCHOR} is to hold the new CA and the former CA and the former CA"
+    (step,) = missing_steps(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED)), judged()).steps
+    assert step.detail == f"{MANAGER} will sign with {APART[0]}"
+    (step,) = missing_steps(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
+    assert step.detail == f"{OWN} will be removed; {OWN_KEY} will be removed"
+    (step,) = missing_steps(at(P.TRUST, found=True, old=(O, STRANGER.facts)), ground(NEW, key=NEW), judged()).steps
+    assert step.detail == f"{ANCHOR} will contain the new CA and the former CA and the former CA"
     back = at(P.ISSUE, aborted=True, old=(N,), new=O)
-    (step,) = lacks(back, ground(NEW, OLD, key=NEW), judged()).steps
+    (step,) = missing_steps(back, ground(NEW, OLD, key=NEW), judged()).steps
     assert step.detail == (
-        f"{ANCHOR_KEY} is to be the key of the CA of before; {ANCHOR} is to hold the CA of before and the abandoned CA"
+        f"{ANCHOR_KEY} will be the key of the original CA; {ANCHOR} will contain the original CA and the abandoned CA"
     )
 
 
 def test_with_the_same_key_only_certificates_are_exchanged() -> None:
     """The key stays, the signer too, and so does every leaf."""
     rotation = at(P.DISTRUST, mode=Mode.REISSUE, new=AFRESH.facts)
-    found = lacks(rotation, ground(OLD, signer=signer()), judged(leaf(OLD)))
+    found = missing_steps(rotation, ground(OLD, signer=signer()), judged(leaf(OLD)))
     assert [step.wants for step in found.steps] == [(Bundle(ANCHOR, (AFRESH.facts,)),)]
-    assert lacks(rotation, ground(AFRESH, signer=signer()), judged(leaf(OLD), trust=(AFRESH,))) == Lacks()
+    assert (
+        missing_steps(rotation, ground(AFRESH, signer=signer()), judged(leaf(OLD), trust=(AFRESH,))) == MissingSteps()
+    )
     at_once = at(P.ISSUE, mode=Mode.REPLACE)
     assert wants(at_once, ground(OLD, signer=signer())) == [KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N,))]
 
@@ -251,12 +245,12 @@ def test_with_the_same_key_only_certificates_are_exchanged() -> None:
 
 def test_a_kubeconfig_trusts_the_cas_of_the_anchor_file() -> None:
     """Each kubeconfig has a separate step, because its reader needs no other."""
-    found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
+    found = missing_steps(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
     assert found.steps == tuple(
         Rotate(
             name,
             f"/{name}",
-            f"/{name} is to trust the former CA and the new CA",
+            f"/{name} will trust the former CA and the new CA",
             (Trusting(f"/{name}", (O, N), frozenset({O, N})),),
         )
         for name in ("admin.conf", "b.conf")
@@ -266,27 +260,27 @@ def test_a_kubeconfig_trusts_the_cas_of_the_anchor_file() -> None:
 def test_the_order_of_trust_in_a_kubeconfig_does_not_matter() -> None:
     """It is a set without a missing or a surplus CA."""
     for trust, steps in (((NEW, OLD), 0), ((OLD, NEW, OLD), 0), ((NEW,), 1), ((OLD, NEW, STRANGER), 1), ((), 1)):
-        found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(*trust), trust=(OLD, NEW)))
+        found = missing_steps(at(P.TRUST), ground(OLD, NEW), judged(conf(*trust), trust=(OLD, NEW)))
         assert len(found.steps) == steps
 
 
 def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
     """The file belongs to another entry, usually the anchor's. It blocks the phase while its content differs."""
     seen = judged(conf(OLD, file="/other/ca.crt"), trust=(OLD, NEW))
-    assert lacks(at(P.TRUST), ground(OLD, NEW), seen) == Lacks()
-    (said,) = unsettled(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
-    assert said == "/admin.conf trusts what is in /other/ca.crt, which is not the former CA and the new CA"
+    assert missing_steps(at(P.TRUST), ground(OLD, NEW), seen) == MissingSteps()
+    (said,) = open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
+    assert said == "/admin.conf trusts /other/ca.crt, which does not have the former CA and the new CA"
     seen = judged(conf(OLD, NEW, file=ANCHOR), trust=(OLD, NEW))
-    assert list(unsettled(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
+    assert list(open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
 
 
 def test_a_kubeconfig_is_written_once_for_all_contexts_of_its_family() -> None:
     """A cluster that trusts another anchor stays."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD), embedded=(embedded, embedded))
-    assert len(lacks(at(P.TRUST), ground(OLD, NEW), judged(twice, trust=(OLD, NEW))).steps) == 1
+    assert len(missing_steps(at(P.TRUST), ground(OLD, NEW), judged(twice, trust=(OLD, NEW))).steps) == 1
     other = replace(conf(OLD), spec=row("admin.conf", kind="kubeconfig", key=None, embedded_ca="front-proxy-ca"))
-    assert lacks(at(P.TRUST), ground(OLD, NEW), judged(other, trust=(OLD, NEW))).steps == ()
+    assert missing_steps(at(P.TRUST), ground(OLD, NEW), judged(other, trust=(OLD, NEW))).steps == ()
 
 
 # --- leaves -----------------------------------------------------------------------------------------------------------
@@ -322,9 +316,9 @@ def test_only_a_certificate_of_the_old_ca_is_issued_again(seen: Observation, aga
     """The signature decides, not the name. A certificate of the new CA, of neither, or self-signed stays, and so does
     one that is no end entity of this family.
     """
-    found = lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), judged(seen, trust=(NEW, OLD)))
-    assert found == Lacks(reissue=frozenset({seen.identity} if again else ()))
-    assert lacks(at(P.TRUST), ground(OLD, NEW), judged(seen, trust=(OLD, NEW))).reissue == frozenset()
+    found = missing_steps(at(P.ISSUE), ground(NEW, OLD, key=NEW), judged(seen, trust=(NEW, OLD)))
+    assert found == MissingSteps(reissue=frozenset({seen.identity} if again else ()))
+    assert missing_steps(at(P.TRUST), ground(OLD, NEW), judged(seen, trust=(OLD, NEW))).reissue == frozenset()
 
 
 def test_a_damaged_file_is_not_issued_again() -> None:
@@ -332,14 +326,14 @@ def test_a_damaged_file_is_not_issued_again() -> None:
     before = judged(leaf(OLD), trust=(NEW, OLD))
     gone = assess(Inventory((*anchors(NEW, OLD), see(row()))), NOW, before)
     assert gone.by_identity["leaf", "/pki/leaf.crt"].stale
-    assert lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), gone).reissue == frozenset()
+    assert missing_steps(at(P.ISSUE), ground(NEW, OLD, key=NEW), gone).reissue == frozenset()
 
 
 def test_a_family_is_the_anchor_its_certificates_and_its_trust() -> None:
     """Other families are not part of it."""
     trusting = replace(conf(OLD), spec=row("b.conf", kind="kubeconfig", key=None, ca="etcd-ca", embedded_ca="ca"))
     seen = judged(leaf(OLD), trusting, leaf(OLD, "etcd", ca="etcd-ca"), trust=(OLD, NEW))
-    assert [status.seen.spec.name for status in concerned("ca", seen)] == ["ca", "ca", "leaf", "b.conf"]
+    assert [status.seen.spec.name for status in family_statuses("ca", seen)] == ["ca", "ca", "leaf", "b.conf"]
 
 
 # --- when the phase is reached ----------------------------------------------------------------------------------------
@@ -368,7 +362,7 @@ def around(web: ServiceSeen | None = None, kcm: ServiceSeen | None = None, **fie
 def kept(known: Surroundings, of: Ground | None = None, plan: Plan | None = None, phase: Phase = P.TRUST) -> list[str]:
     """Return what blocks the phase of a node that has all its files."""
     seen = judged(leaf(OLD), trust=BOTH, around=known)
-    return list(unsettled(at(phase), of or ground(*BOTH, signer=signer(OLD)), seen, known, plan or Plan()))
+    return list(open_conditions(at(phase), of or ground(*BOTH, signer=signer(OLD)), seen, known, plan or Plan()))
 
 
 def test_without_remaining_work_the_phase_is_reached() -> None:
@@ -380,17 +374,17 @@ def test_without_remaining_work_the_phase_is_reached() -> None:
 def test_each_remaining_step_blocks_the_phase() -> None:
     """So does each certificate of the old CA, with the reason why it is not renewed at once."""
     seen = judged(conf(OLD), trust=(OLD,))
-    said = list(unsettled(at(P.TRUST), ground(OLD), seen, around(), Plan()))
+    said = list(open_conditions(at(P.TRUST), ground(OLD), seen, around(), Plan()))
     assert said == [
-        f"{ANCHOR} is to hold the former CA and the new CA", "/admin.conf is to trust the former CA and the new CA"
+        f"{ANCHOR} will contain the former CA and the new CA", "/admin.conf will trust the former CA and the new CA"
     ]  # fmt: skip
     full = Plan(held=(Held("ca", ANCHOR, "no space is left"),))
-    assert next(unsettled(at(P.TRUST), ground(OLD), seen, around(), full)) == f"{said[0]} (no space is left)"
+    assert next(open_conditions(at(P.TRUST), ground(OLD), seen, around(), full)) == f"{said[0]} (no space is left)"
     held = Plan(held=(Held("leaf", "/pki/leaf.crt", "an upgrade is under way"),))
     here = ground(NEW, OLD, key=NEW, signer=signer(NEW))
-    assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still of the former CA"]
+    assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still signed by the former CA"]
     assert kept(around(), here, held, P.ISSUE) == [
-        "/pki/leaf.crt is still of the former CA (an upgrade is under way)"
+        "/pki/leaf.crt is still signed by the former CA (an upgrade is under way)"
     ]  # fmt: skip
 
 
@@ -404,8 +398,8 @@ def test_a_kubeconfig_that_others_can_change_does_not_block_the_phase(file: str 
     """A kubeconfig that another user than root can change gets the CAs, and the phase does not wait for it."""
     seen = judged(of_others(conf(OLD, file=file)), trust=(OLD, NEW))
     of = ground(OLD, NEW, signer=signer(OLD))
-    assert [step.path for step in lacks(at(P.TRUST), of, seen).steps] == ([] if file else ["/admin.conf"])
-    assert list(unsettled(at(P.TRUST), of, seen, around(), Plan())) == []
+    assert [step.path for step in missing_steps(at(P.TRUST), of, seen).steps] == ([] if file else ["/admin.conf"])
+    assert list(open_conditions(at(P.TRUST), of, seen, around(), Plan())) == []
 
 
 @pytest.mark.parametrize(
@@ -428,18 +422,18 @@ def test_a_leaf_that_another_user_blocks_does_not_block_the_phase(origin: Proven
     known = around(provenance={seen.identity: origin})
     of, rotation = ground(NEW, OLD, key=NEW, signer=signer(NEW)), at(P.ISSUE)
     found = judged(seen, trust=(NEW, OLD), around=known)
-    assert lacks(rotation, of, found).reissue == {seen.identity}
-    said = ["/pki/leaf.crt is still of the former CA"] if waits else []
-    assert [each for each in unsettled(rotation, of, found, known, Plan()) if "of the former" in each] == said
+    assert missing_steps(rotation, of, found).reissue == {seen.identity}
+    said = ["/pki/leaf.crt is still signed by the former CA"] if waits else []
+    assert [each for each in open_conditions(rotation, of, found, known, Plan()) if "by the former" in each] == said
 
 
 def test_a_service_without_a_probe_has_not_reached_the_phase() -> None:
     """This holds before the first probe, and after a change of the files until the next probe of the processes."""
-    assert kept(around(live=None)) == ["nothing is known yet of what runs here"]
+    assert kept(around(live=None)) == ["certmond has not observed the services of this node yet"]
     before = Live(CHANGED - HOUR, {"web": runs(), "kcm": runs(running=False)})
-    assert kept(around(live=before))[:1] == ["web was not looked at since /pki/leaf.crt changed"]
+    assert kept(around(live=before))[:1] == ["certmond has not observed web since /pki/leaf.crt changed"]
     nobody = Live(CHANGED - HOUR, {"web": runs(running=False), "kcm": runs(running=False)})
-    assert "kcm, web was not looked at since /pki/leaf.crt changed" not in kept(around(live=nobody))
+    assert "certmond has not observed kcm, web since /pki/leaf.crt changed" not in kept(around(live=nobody))
     assert not [said for said in kept(around(live=nobody)) if "looked at" in said]
     assert not [said for said in kept(around(live=Live(CHANGED - HOUR))) if "looked at" in said]
 
@@ -449,19 +443,19 @@ def test_below_another_root_only_unused_files_are_reached() -> None:
     except those of a rotation at once. Without services nothing does.
     """
     elsewhere = around(live=None, elsewhere=True)
-    fact = "below another root nothing runs, so that it cannot be seen which files are used by web, kcm"
+    fact = "no service runs below another root, so certmond cannot observe the files that are in use by web, kcm"
     assert kept(elsewhere) == [fact]
-    assert unattainable(at(P.TRUST), around()) is None
+    assert unreachable_reason(at(P.TRUST), around()) is None
     assert kept(replace(elsewhere, services=())) == []
-    assert unattainable(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
+    assert unreachable_reason(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
     many = replace(elsewhere, services=tuple(WEB.model_copy(update={"name": str(number)}) for number in range(4)))
-    assert (unattainable(at(P.TRUST), many) or "").endswith("used by 0, 1, 2 …")
+    assert (unreachable_reason(at(P.TRUST), many) or "").endswith("use by 0, 1, 2 …")
 
 
 def test_a_service_of_unknown_state_blocks_the_phase() -> None:
     """With a silent bus or two containers it may use the older file. A service that does not exist blocks nothing."""
     blind = ServiceSeen(None, problem="systemd cannot be asked")
-    assert kept(around(web=blind)) == ["what web holds cannot be told: systemd cannot be asked"]
+    assert kept(around(web=blind)) == ["certmond cannot observe the files in memory of web: systemd cannot be asked"]
     assert kept(around(web=replace(blind, absent=True))) == []
     assert kept(around(web=ServiceSeen(None))) == []  # a command has no process to observe
 
@@ -470,7 +464,7 @@ def test_who_holds_an_older_file_keeps_it() -> None:
     """With the reason why it is not restarted at once."""
     old = around(web=runs(DAY))
     (said,) = kept(old)
-    assert said.startswith("web runs since ")
+    assert said.startswith("web has run since ")
     held = Plan(held=(Held("web", "/pki/leaf.crt", "it is another node's turn"),))
     assert kept(old, plan=held) == [f"{said} (it is another node's turn)"]
 
@@ -480,9 +474,9 @@ def test_a_missing_key_blocks_the_phase() -> None:
     existed.
     """
     here = ground(OLD, NEW, key=None, signs=True)
-    why = lacks(at(P.TRUST), here, judged(leaf(OLD))).frozen
-    assert str(why).endswith(f": {ANCHOR_KEY} is not there, on a node that signs; put the CA's key back")
-    assert lacks(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
+    why = missing_steps(at(P.TRUST), here, judged(leaf(OLD))).frozen
+    assert str(why).endswith(f": {ANCHOR_KEY} is missing on a node that signs; restore the CA's key")
+    assert missing_steps(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
 
 
 def test_a_clock_that_was_set_back_does_not_block_the_phase() -> None:
@@ -491,18 +485,18 @@ def test_a_clock_that_was_set_back_does_not_block_the_phase() -> None:
     """
     known = around(contents={"/pki/leaf.crt": Content("x", NOW + 300 * DAY)})
     late, met = replace(at(P.TRUST), since=NOW + 300 * DAY), NOW - HOUR
-    assert settles_at(late, judged(leaf(OLD)), known, met) == met + known.reload_within
-    assert settles_at(late, judged(leaf(OLD)), around(contents={}), met) == met
+    assert reload_deadline(late, judged(leaf(OLD)), known, met) == met + known.reload_within
+    assert reload_deadline(late, judged(leaf(OLD)), around(contents={}), met) == met
 
 
 def test_nothing_is_written_for_a_service_that_failed() -> None:
     """The old files are back: the new ones would stop it again and again."""
     failed = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     here = ground(OLD, signer=signer(OLD))
-    assert lacks(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps
-    left = lacks(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
+    assert missing_steps(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps
+    left = missing_steps(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
     assert (left.steps, left.reissue) == ((), frozenset())
-    assert left.frozen == "the rotation r1 of ca stands still: web did not come up; see restart_failed"
+    assert left.frozen == "the rotation r1 of ca is frozen: web did not come up; see restart_failed"
 
 
 @pytest.mark.parametrize(("ago", "back", "frozen"), [(HOUR, True, False), (-HOUR, True, True), (HOUR, False, True)])
@@ -510,7 +504,9 @@ def test_an_abort_ignores_a_failure_of_the_rotation(ago: timedelta, back: bool, 
     """It requires other files. If those fail, too, it is blocked."""
     failed = Past("web", None, NOW - ago, Result.FAILED, "it is down", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     turned = at(P.ISSUE, old=(N,), new=O, aborted=True) if back else at(P.ISSUE)
-    left = lacks(turned, ground(*BOTH), judged(leaf(NEW), leaf(OLD, "other"), around=around(past={"web": failed})))
+    left = missing_steps(
+        turned, ground(*BOTH), judged(leaf(NEW), leaf(OLD, "other"), around=around(past={"web": failed}))
+    )
     assert bool(left.frozen) is frozen
     assert left.reissue == (frozenset() if frozen else {("leaf", "/pki/leaf.crt")})
 
@@ -518,10 +514,10 @@ def test_an_abort_ignores_a_failure_of_the_rotation(ago: timedelta, back: bool, 
 def test_a_running_or_failed_restart_blocks_the_phase() -> None:
     """It lasts until the restart ends, or an operator repairs it."""
     under_way = Past("web", episode=Episode("web", (), "x", NOW))
-    assert kept(around(past={"web": under_way})) == ["the restart of web is not over"]
+    assert kept(around(past={"web": under_way})) == ["the restart of web is in progress"]
     failed = Past("web", None, NOW, Result.FAILED, "web does not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
     (why,) = kept(around(past={"web": failed}))
-    assert why.endswith("stands still: web does not come up; see restart_failed")
+    assert why.endswith("is frozen: web does not come up; see restart_failed")
 
 
 GOOD_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, APART, strict=True))
@@ -536,9 +532,9 @@ OTHER_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, SH
         (("kube-controller-manager", f"--{SIGNING_FLAGS[0]}", APART[0], f"--{SIGNING_FLAGS[1]}", APART[1]), None),
         (("kube-controller-manager", f"--{SIGNING_FLAGS[0].replace('-', '_')}={APART[0]}", GOOD_FLAGS[1]), None),
         ((*OTHER_FLAGS, *GOOD_FLAGS), None),
-        ((*GOOD_FLAGS, *OTHER_FLAGS), "does not run with the signer that /manifests/kcm.yaml names yet"),
-        ((GOOD_FLAGS[0], OTHER_FLAGS[1]), "does not run with the signer that /manifests/kcm.yaml names yet"),
-        ((GOOD_FLAGS[1], f"--{SIGNING_FLAGS[0]}"), "does not run with the signer that /manifests/kcm.yaml names yet"),
+        ((*GOOD_FLAGS, *OTHER_FLAGS), "does not run with the signer of /manifests/kcm.yaml yet"),
+        ((GOOD_FLAGS[0], OTHER_FLAGS[1]), "does not run with the signer of /manifests/kcm.yaml yet"),
+        ((GOOD_FLAGS[1], f"--{SIGNING_FLAGS[0]}"), "does not run with the signer of /manifests/kcm.yaml yet"),
     ],
 )
 def test_the_controller_manager_has_to_run_with_the_signer_of_its_manifest(
@@ -564,11 +560,13 @@ def test_no_key_of_a_signer_is_left(phase: Phase) -> None:
     here = ground(*BOTH) if phase is P.TRUST else ground(NEW, key=NEW)
     before, after = kept(known, here, phase=phase), kept(known, replace(here, left=left), phase=phase)
     said = [each for each in after if each not in before]
-    assert [each.partition(", ")[0] for each in said] == (
-        [] if phase is P.TRUST else [f"{OWN} and {OWN_KEY} would stay behind"]
+    assert [each.partition(" on this")[0] for each in said] == (
+        [] if phase is P.TRUST else [f"{OWN} and {OWN_KEY} would remain: no manifest"]
     )
     given_up = at(P.DONE, old=(N,), new=O, aborted=True)
-    back = [list(unsettled(given_up, each, judged(), known, Plan())) for each in (ground(OLD), ground(OLD, left=left))]
+    back = [
+        list(open_conditions(given_up, each, judged(), known, Plan())) for each in (ground(OLD), ground(OLD, left=left))
+    ]
     assert [len(each) for each in back] == [0, 1]
 
 
@@ -578,7 +576,7 @@ def test_who_reads_files_again_by_itself_has_the_time_to() -> None:
 
     def settles(since: datetime, **contents: datetime) -> datetime:
         known = around(contents={path: Content("x", when) for path, when in contents.items()}, reload_within=within)
-        return settles_at(at(P.TRUST, since=since), judged(leaf(OLD)), known, NOW)
+        return reload_deadline(at(P.TRUST, since=since), judged(leaf(OLD)), known, NOW)
 
     path, key = "/pki/leaf.crt", ANCHOR_KEY
     assert settles(NOW - DAY, **{path: CHANGED, key: CHANGED - HOUR}) == CHANGED + within

@@ -10,8 +10,8 @@ import pytest
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.catalog.observation import Observation
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin
-from certmond.pki.rotation.planner import Ground
 from certmond.pki.rotation.preview import Preview, preview
 from certmond.pki.services.model import Content, Live, Survey, Use
 from certmond.pki.services.staleness import Surroundings
@@ -66,31 +66,31 @@ def test_every_phase_is_shown_on_the_node_of_the_one_before() -> None:
     """
 
     def own(ca: str) -> tuple[str, str]:
-        return f"{OWN_KEY} is to be the key of {ca}", f"{OWN} is to hold {ca}"
+        return f"{OWN_KEY} will be the key of {ca}", f"{OWN} will contain {ca}"
 
-    anchor = f"{ANCHOR_KEY} is to be the key of the new CA", f"{ANCHOR} is to hold the new CA and the former CA"
-    trusting = "/admin.conf is to trust the same"
+    anchor = f"{ANCHOR_KEY} will be the key of the new CA", f"{ANCHOR} will contain the new CA and the former CA"
+    trusting = "/admin.conf will trust the same"
     seen = node(conf(OLD, issuer=OLD), leaf(OLD))
     assert shown(PLANNED, ground(OLD, signer=signer()), seen) == (
         Preview(P.PREPARE, (), ()),
         Preview(
             P.DETACH,
-            ("; ".join((*own("the former CA"), f"{MANAGER} is to sign with {APART[0]}")),),
+            ("; ".join((*own("the former CA"), f"{MANAGER} will sign with {APART[0]}")),),
             (MANAGER,),
         ),
-        Preview(P.TRUST, (f"{ANCHOR} is to hold the former CA and the new CA", trusting), ("kubelet", "reader")),
+        Preview(P.TRUST, (f"{ANCHOR} will contain the former CA and the new CA", trusting), ("kubelet", "reader")),
         Preview(
             P.ISSUE,
             (
                 "; ".join((*own("the new CA"), *anchor)),
-                "/admin.conf is issued anew from the new CA",
-                "/pki/leaf.crt is issued anew from the new CA",
+                "/admin.conf is issued again by the new CA",
+                "/pki/leaf.crt is issued again by the new CA",
             ),
             ("reader",),
         ),
-        Preview(P.DISTRUST, (f"{ANCHOR} is to hold the new CA", trusting), ("kubelet", "reader")),
-        Preview(P.ATTACH, (f"{MANAGER} is to sign with {SHARED[0]}",), (MANAGER,)),
-        Preview(P.DONE, (f"{OWN} is to go; {OWN_KEY} is to go",), ()),
+        Preview(P.DISTRUST, (f"{ANCHOR} will contain the new CA", trusting), ("kubelet", "reader")),
+        Preview(P.ATTACH, (f"{MANAGER} will sign with {SHARED[0]}",), (MANAGER,)),
+        Preview(P.DONE, (f"{OWN} will be removed; {OWN_KEY} will be removed",), ()),
     )
 
 
@@ -98,9 +98,9 @@ def test_a_worker_has_no_key_and_no_signer() -> None:
     """Its files are fewer, and so are the sentences."""
     found = shown(PLANNED, ground(OLD, key=None), node(leaf(OLD)))
     assert [each.steps for each in found] == [
-        (), (), (f"{ANCHOR} is to hold the former CA and the new CA",),
-        (f"{ANCHOR} is to hold the new CA and the former CA", "/pki/leaf.crt is issued anew from the new CA"),
-        (f"{ANCHOR} is to hold the new CA",), (), (),
+        (), (), (f"{ANCHOR} will contain the former CA and the new CA",),
+        (f"{ANCHOR} will contain the new CA and the former CA", "/pki/leaf.crt is issued again by the new CA"),
+        (f"{ANCHOR} will contain the new CA",), (), (),
     ]  # fmt: skip
 
 
@@ -114,19 +114,19 @@ def test_it_begins_in_the_present_phase() -> None:
 def test_a_found_ca_is_shown_with_the_refused_leaves() -> None:
     """The anchor that signed them is in no file of the node, and they are the most urgent."""
     found = shown(begin(replace(PLANNED, found=True)), ground(NEW, key=NEW), node(leaf(OLD), trust=(NEW,)))
-    assert found[0] == Preview(P.TRUST, (f"{ANCHOR} is to hold the new CA and the former CA",), ("kubelet",))
-    assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued anew from the new CA",), ("reader",))
+    assert found[0] == Preview(P.TRUST, (f"{ANCHOR} will contain the new CA and the former CA",), ("kubelet",))
+    assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued again by the new CA",), ("reader",))
 
 
 def test_other_dates_issue_no_leaf_and_at_once_has_one_phase() -> None:
     """The mode decides."""
     seen, dates = node(leaf(OLD)), at(P.PREPARE, mode=Mode.REISSUE, new=AFRESH.facts)
-    assert [each.steps for each in shown(dates, ground(OLD), seen)] == [(), (f"{ANCHOR} is to hold the new CA",), ()]
+    assert [each.steps for each in shown(dates, ground(OLD), seen)] == [(), (f"{ANCHOR} will contain the new CA",), ()]
     (_, at_once, _) = shown(at(P.PREPARE, mode=Mode.REPLACE), ground(OLD), seen)
     assert at_once.restarts == ("kubelet", "reader")
     assert at_once.steps == (
-        f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA",
-        "/pki/leaf.crt is issued anew from the new CA",
+        f"{ANCHOR_KEY} will be the key of the new CA; {ANCHOR} will contain the new CA",
+        "/pki/leaf.crt is issued again by the new CA",
     )
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_a_kubeconfig_refers_to_is_not_written_there() -> None:
     """Its reader restarts in any case. Each file is named once, whatever its contexts."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD, issuer=NEW), embedded=(embedded, embedded))
-    assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf is to trust the same",)
+    assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf will trust the same",)
     referring = shown(PLANNED, ground(OLD), node(conf(OLD, file=ANCHOR, issuer=NEW)))[2]
     assert (referring.steps[1:], referring.restarts) == ((), ("kubelet", "reader"))
 
@@ -150,7 +150,7 @@ def test_a_blocked_node_is_shown_as_such(of: Ground) -> None:
     """The preview precedes the rotation, and has no phases after the block."""
     (only,) = shown(PLANNED, of, node(leaf(OLD)))
     assert only.phase is P.PREPARE
-    assert only.steps[0].startswith("the rotation r1 of ca stands still: ")
+    assert only.steps[0].startswith("the rotation r1 of ca is frozen: ")
 
 
 def test_a_certificate_that_the_ca_key_does_not_sign_is_named_with_the_reason() -> None:
@@ -162,6 +162,6 @@ def test_a_certificate_that_the_ca_key_does_not_sign_is_named_with_the_reason() 
     )
     found = shown(PLANNED, ground(OLD), replace(seen, statuses=barred))
     (issue,) = (each for each in found if each.phase is P.ISSUE)
-    said = "/pki/leaf.crt is not issued anew: the CA's key does not sign it: another user can write it"
+    said = "/pki/leaf.crt is not issued again: the CA's key does not sign it: another user can write it"
     assert said in issue.steps
     assert issue.restarts == ()

@@ -10,13 +10,13 @@ import pytest
 
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.last_attempt import Attempt
-from certmond.pki.assessment.rules import critical_point
+from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.planning.steps import Plan
+from certmond.pki.rotation.phase_end import open_conditions
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
-from certmond.pki.rotation.planner import unsettled
 from certmond.pki.rotation.rotation_holds import Hold, HoldReason, holds, waits_here
 from certmond.pki.services.model import Content, Live
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, NOW, SECOND, make_leaf
 from tests.pki.rotation_node import NEW, OLD, PLANNED, at, conf, ground, judged, leaf, row, see
@@ -118,8 +118,8 @@ def test_a_hold_blocks_the_phase(phase: Phase) -> None:
     seen = judged(conf(*trust, issuer=OLD), trust=trust, around=around)
     here = ground(*trust)
     held = Plan(held=(replace(UPGRADE, until=NOW + DAY).held(here),))
-    assert list(unsettled(at(phase), here, seen, around, Plan())) == []
-    (said,) = unsettled(at(phase), here, seen, around, held)
+    assert list(open_conditions(at(phase), here, seen, around, Plan())) == []
+    (said,) = open_conditions(at(phase), here, seen, around, held)
     assert said == (
         "held while /upgrade is there since 2026-11-24 11:59:59 UTC, until 2026-11-25 12:00:00 UTC at the latest; "
         "it depends on an upgrade; run: rm /upgrade"

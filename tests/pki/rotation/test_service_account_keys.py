@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from certmond.pki.rotation.service_account_keys import objections
-from certmond.pki.x509.certificate import PublicKey
+from certmond.pki.x509.public_key import PublicKey
 
 
 def key(algorithm: str, bits: int, sha256: str = "new") -> PublicKey:

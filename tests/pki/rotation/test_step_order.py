@@ -6,13 +6,13 @@ from datetime import timedelta
 
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.planning.steps import Cause, Derive, Held, Plan, Rotate
-from certmond.pki.rotation.planner import Lacks
+from certmond.pki.rotation.planner import MissingSteps
 from certmond.pki.rotation.step_order import pace
 from tests.builders import NOW
 
 MINUTE = timedelta(minutes=1)
 ANCHOR, OTHERS = Rotate("ca", "/ca.crt", "is to hold", ()), Rotate("kube", "/srv/config", "is to trust", ())
-LEFT = Lacks((ANCHOR, OTHERS), unawaited=frozenset({OTHERS.path}))
+LEFT = MissingSteps((ANCHOR, OTHERS), unawaited=frozenset({OTHERS.path}))
 FAILED = Attempt(NOW, failures=1, message="no")
 OF_ANCHOR, OF_OTHERS = {("ca", "/ca.crt"): FAILED}, {("kube", "/srv/config"): FAILED}
 DUE = Plan((Derive("copy", "/copy", "web", Cause.SOURCE_CHANGED, ""),), changes_at=NOW + 5 * MINUTE)
@@ -22,7 +22,7 @@ def test_the_files_of_a_phase_come_first() -> None:
     """Before anything else is planned, the steps that a phase waits for are carried out."""
     made = pace(LEFT, {}, NOW)
     assert (made.first, made.steps, made.held) == (True, (ANCHOR, OTHERS), ())
-    assert not pace(Lacks(), {}, NOW).first
+    assert not pace(MissingSteps(), {}, NOW).first
 
 
 def test_a_file_that_could_not_be_written_is_tried_beside_other_steps() -> None:
@@ -34,7 +34,7 @@ def test_a_file_that_could_not_be_written_is_tried_beside_other_steps() -> None:
 
 def test_a_file_that_others_can_change_never_comes_first() -> None:
     """A step that the phase does not wait for is planned beside the others, from the start."""
-    assert not pace(Lacks((OTHERS,), unawaited=LEFT.unawaited), {}, NOW).first
+    assert not pace(MissingSteps((OTHERS,), unawaited=LEFT.unawaited), {}, NOW).first
 
 
 def test_a_file_that_others_can_change_is_tried_again_later() -> None:

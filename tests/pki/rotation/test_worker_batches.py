@@ -153,7 +153,7 @@ def test_a_worker_that_joins_before_the_batch_acts_at_once() -> None:
 def test_without_an_awaited_worker_none_is_held(left_out: tuple[str, ...]) -> None:
     """There is no worker, or all are excluded: an excluded one may still exist, and follows."""
     gate = next_batch(shared(excluded=left_out), members(left_out, left_out), "1")
-    assert gate == Gate(("no worker is held back any more",), noted=shared(excluded=left_out, released=1.0))
+    assert gate == Gate(("all workers are released",), noted=shared(excluded=left_out, released=1.0))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_worker_reports_why_it_waits() -> None:
     """The worker does not have the list of the others, and names the node that has it. After its release it reports
     nothing.
     """
-    why = "the batch of this worker has not come yet; a control plane says who has to come so far before"
+    why = "the batch of this worker has not begun; a control plane reports the workers before it: certmond status"
     assert held_back(shared(released=place("w1")), "w1") == why
     assert held_back(shared(released=1.0), "w1") is None
 

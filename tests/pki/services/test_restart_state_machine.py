@@ -14,27 +14,21 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from certmond.pki.services.model import ServiceSeen
+from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Target, Terms
 from certmond.pki.services.restart_state_machine import (
     BACK_OFF,
+    HEALTHY_OBSERVATIONS,
     INTERVAL,
-    LOOKS,
     Act,
-    Bystander,
     Ended,
-    Episode,
-    Glance,
+    HealthObservation,
     Move,
-    Past,
     PutBack,
-    Result,
-    Stage,
-    Target,
-    Terms,
     Wait,
-    acted,
-    follow,
-    put_back,
-    taken_along,
+    after_act,
+    after_restore,
+    bystander_episode,
+    next_move,
 )
 from tests.builders import NOW, SECOND
 
@@ -42,27 +36,29 @@ TERMS = Terms(ready_within=20 * SECOND, stable=5 * SECOND)
 TARGET = Target("admin.conf", "/etc/admin.conf", {"/etc/admin.conf": "new"})
 WELL, ILL = "http://127.0.0.1:1/", "https://127.0.0.1:2/"
 BEGUN = Episode("s", (TARGET,), "it is older", NOW, before="1", well_before=(WELL,))
-ACTED = acted(BEGUN, NOW)
+ACTED = after_act(BEGUN, NOW)
 BYSTANDER = Bystander("s", "1", (TARGET,), "it is older, too", (WELL,))
 PUT_BACK_AT = NOW + 60 * SECOND
-THIRD = acted(put_back(replace(BEGUN, attempt=3, before="3"), PUT_BACK_AT), PUT_BACK_AT)
+THIRD = after_act(after_restore(replace(BEGUN, attempt=3, before="3"), PUT_BACK_AT), PUT_BACK_AT)
 
 
 def seen(instance: str = "2", **fields: Any) -> ServiceSeen:
     return ServiceSeen(running=True, instance=instance, **fields)
 
 
-def look(seconds: float, service: ServiceSeen | None = None, *, ill: Sequence[str] = (), unproven: str = "") -> Glance:
+def look(
+    seconds: float, service: ServiceSeen | None = None, *, ill: Sequence[str] = (), unproven: str = ""
+) -> HealthObservation:
     wrong = {address: f"{address} answers 500" for address in ill}
-    return Glance(NOW + seconds * SECOND, service or seen(), wrong, (unproven,) if unproven else ())
+    return HealthObservation(NOW + seconds * SECOND, service or seen(), wrong, (unproven,) if unproven else ())
 
 
-def after(episode: Episode, *glances: Glance, changes_instance: bool = True) -> Move:
+def after(episode: Episode, *glances: HealthObservation, changes_instance: bool = True) -> Move:
     """Return the result of probes, one after the other."""
     move: Move = Wait(episode, NOW)
     for glance in glances:
         assert not isinstance(move, Ended)
-        move = follow(move.episode, glance, TERMS, changes_instance=changes_instance)
+        move = next_move(move.episode, glance, TERMS, changes_instance=changes_instance)
     return move
 
 
@@ -85,7 +81,7 @@ def test_the_proof_is_another_instance_that_is_healthy_three_times_and_stays_so(
     looks = [look(1), look(2), look(3), look(6)]
     waits = [after(ACTED, *looks[:number]) for number in range(1, 4)]
     assert [move.until for move in waits if isinstance(move, Wait)] == [look(n).at for n in (2, 3, 6)]
-    assert ended(after(ACTED, *looks)) == (Result.PROVEN, "s has taken up admin.conf")
+    assert ended(after(ACTED, *looks)) == (Result.PROVEN, "s uses the new admin.conf")
 
 
 @pytest.mark.parametrize("between", [0.5, 0.99])
@@ -106,15 +102,15 @@ def test_a_probe_from_before_the_act_proves_nothing() -> None:
     ("bad", "said"),
     [
         (look(3, ServiceSeen(False)), "s does not run"),
-        (look(3, ServiceSeen(False, failed=True)), "s does not start: its manager has given up"),
-        (look(3, ServiceSeen(None, problem="two of it run")), "s cannot be seen: two of it run"),
-        (look(3, ServiceSeen(None)), "s cannot be seen: nothing is known of it"),
+        (look(3, ServiceSeen(False, failed=True)), "s does not start, and its manager has stopped trying"),
+        (look(3, ServiceSeen(None, problem="two of it run")), "certmond cannot observe s: two of it run"),
+        (look(3, ServiceSeen(None)), "certmond cannot observe s: its state is unknown"),
         (look(3, seen("1")), "s has not been restarted yet"),
         (look(3, ill=[WELL]), f"{WELL} answers 500"),
         (look(3, unproven="127.0.0.1:1 serves another certificate"), "127.0.0.1:1 serves another certificate"),
     ],
 )
-def test_one_bad_probe_restarts_the_count(bad: Glance, said: str) -> None:
+def test_one_bad_probe_restarts_the_count(bad: HealthObservation, said: str) -> None:
     """The message has the failure."""
     if not bad.service.failed:
         assert trouble(after(ACTED, look(1), look(2), bad)) == said
@@ -141,7 +137,7 @@ def test_an_address_that_was_unhealthy_before_is_not_waited_for() -> None:
 def test_a_restart_without_a_certificate_needs_health_only() -> None:
     """The message names no certificate."""
     done = ended(after(replace(ACTED, targets=()), look(1), look(2), look(3), look(6)))
-    assert done == (Result.PROVEN, "s was restarted and is well")
+    assert done == (Result.PROVEN, "s was restarted and is healthy")
 
 
 def test_a_reload_is_proven_by_the_same_instance() -> None:
@@ -160,10 +156,10 @@ def test_a_restart_is_repeated_once_and_then_rolled_back() -> None:
     """
     again = after(ACTED, look(20, ill=[WELL]))
     assert again == Act(replace(after(ACTED, look(19, ill=[WELL])).episode, stage=Stage.ACT, attempt=2, before="2"))
-    back = after(acted(again.episode, look(21).at), look(41, seen("3"), ill=[WELL]))
+    back = after(after_act(again.episode, look(21).at), look(41, seen("3"), ill=[WELL]))
     assert isinstance(back, PutBack)
     assert (back.episode.stage, back.episode.attempt, back.episode.before) == (Stage.PUT_BACK, 3, "3")
-    assert follow(back.episode, look(42), TERMS, changes_instance=True) == back
+    assert next_move(back.episode, look(42), TERMS, changes_instance=True) == back
 
 
 def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
@@ -176,24 +172,24 @@ def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
 
 def test_a_service_that_only_others_start_is_not_restarted_when_it_is_down() -> None:
     """There is nothing to stop, and the kubelet repeats its start already."""
-    gone = Glance(NOW + 20 * SECOND, ServiceSeen(running=False))
-    assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=False), PutBack)
-    assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=True), Act)
+    gone = HealthObservation(NOW + 20 * SECOND, ServiceSeen(running=False))
+    assert isinstance(next_move(ACTED, gone, TERMS, changes_instance=True, starts=False), PutBack)
+    assert isinstance(next_move(ACTED, gone, TERMS, changes_instance=True, starts=True), Act)
     runs = look(20, ill=(WELL,))
-    assert isinstance(follow(ACTED, runs, TERMS, changes_instance=True, starts=False), Act)
+    assert isinstance(next_move(ACTED, runs, TERMS, changes_instance=True, starts=False), Act)
 
 
 @pytest.mark.parametrize("now", [seen("2"), ServiceSeen(running=False)])
 def test_a_service_that_ended_with_another_is_proven_like_a_restart(now: ServiceSeen) -> None:
     """It has restarted, or is about to: if it does not start, its old files are restored as well."""
-    episode = taken_along(BYSTANDER, now, NOW)
-    assert episode == acted(replace(BEGUN, why="it is older, too"), NOW)
+    episode = bystander_episode(BYSTANDER, now, NOW)
+    assert episode == after_act(replace(BEGUN, why="it is older, too"), NOW)
 
 
 @pytest.mark.parametrize("now", [seen("1"), ServiceSeen(None)])
 def test_a_running_or_unknown_service_has_not_ended_with_another(now: ServiceSeen) -> None:
     """It is restarted separately."""
-    assert taken_along(BYSTANDER, now, NOW) is None
+    assert bystander_episode(BYSTANDER, now, NOW) is None
 
 
 STOPPED = ServiceSeen(running=False, stopped=True)
@@ -204,14 +200,14 @@ def test_a_service_that_is_stopped_during_its_proof_stays_stopped(changes_instan
     """The episode ends at once, without another attempt, and the certificate is not the cause."""
     looks = look(1, seen("2" if changes_instance else "1")), look(2, STOPPED)
     done = ended(after(ACTED, *looks, changes_instance=changes_instance))
-    assert done == (Result.REFUSED, "s was stopped meanwhile, and not by certmond: it is left so")
+    assert done == (Result.REFUSED, "s was stopped, and not by certmond, which leaves it stopped")
 
 
 def test_a_service_that_is_stopped_on_its_old_files_has_failed() -> None:
     """The failure stays, and the service stays stopped."""
-    told = "s did not come up with the new files; on the former ones it was stopped meanwhile, and not by certmond: "
+    told = "s did not start with the new files; with the previous files it was stopped, and not by certmond, "
     later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
-    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}it is left so")
+    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}which leaves it stopped")
 
 
 def test_a_service_that_stopped_before_it_ran_again_may_be_an_effect() -> None:
@@ -225,7 +221,7 @@ def test_a_service_that_was_unhealthy_before_keeps_its_new_files() -> None:
     """Nothing is worse, and the old files are no remedy."""
     result, said = ended(after(replace(ACTED, well_before=()), look(20, ill=[ILL])))
     assert (result, said) == (
-        Result.UNPROVEN, f"s was restarted and is not well, as it was not before ({ILL} answers 500)"
+        Result.UNPROVEN, f"s was restarted, and is as unhealthy as before ({ILL} answers 500)"
     )  # fmt: skip
     assert not isinstance(after(replace(ACTED, well_before=()), look(20, ServiceSeen(False), ill=[ILL])), Ended)
 
@@ -234,41 +230,41 @@ def test_an_unknown_service_is_not_acted_on() -> None:
     """There is neither a second attempt nor a rollback: an operator must look."""
     result, said = ended(after(ACTED, look(20, ServiceSeen(None, problem="no bus"))))
     assert (result, said) == (
-        Result.UNPROVEN, "s was restarted, and what became of it cannot be told (s cannot be seen: no bus)"
+        Result.UNPROVEN, "s was restarted, and its state is unknown (certmond cannot observe s: no bus)"
     )  # fmt: skip
 
 
 def test_a_service_that_cannot_be_ended_keeps_its_files() -> None:
     """It still runs, so the new files are not the cause. A second instance that stays is another case."""
     assert ended(after(ACTED, look(20, seen("1")))) == (
-        Result.FAILED, "s was told to restart, and runs on as it did"
+        Result.FAILED, "s was requested to restart, and the same process still runs"
     )  # fmt: skip
-    second = acted(replace(BEGUN, attempt=2, before="2"), NOW)
+    second = after_act(replace(BEGUN, attempt=2, before="2"), NOW)
     assert isinstance(after(second, look(20, seen("2"), ill=[WELL])), PutBack)
 
 
 def test_a_requested_restart_without_a_certificate_has_no_rollback() -> None:
     """Then there is no third act."""
-    second = acted(replace(BEGUN, targets=(), attempt=2, before="2"), NOW)
+    second = after_act(replace(BEGUN, targets=(), attempt=2, before="2"), NOW)
     assert ended(after(second, look(20, seen("3"), ill=[WELL]))) == (
-        Result.FAILED, f"s was restarted and did not come up ({WELL} answers 500)"
+        Result.FAILED, f"s was restarted, and did not start ({WELL} answers 500)"
     )  # fmt: skip
 
 
 def test_on_the_old_files_it_has_to_start_again() -> None:
     """An instance from before the rollback uses the new files, however healthy it is."""
     old, new = (seen("4", started_at=PUT_BACK_AT + shift * SECOND) for shift in (-1, 1))
-    assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since the former files are back"
+    assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since its previous files were restored"
     good = [look(60 + n, new) for n in (1, 2, 3, 6)]
     assert ended(after(THIRD, *good)) == (
-        Result.TAKEN_BACK, "s did not come up with the new files and runs on the former ones"
+        Result.TAKEN_BACK, "s did not start with the new files, and runs with the previous files"
     )  # fmt: skip
 
 
 def test_on_the_old_files_the_wait_includes_the_backoff_of_the_kubelet() -> None:
     """A container that has ended often is not restarted at once, although the cause has ended."""
     end = 60 * SECOND + TERMS.ready_within + BACK_OFF
-    late = [Glance(NOW + end + shift, ServiceSeen(False)) for shift in (-SECOND, 0 * SECOND)]
+    late = [HealthObservation(NOW + end + shift, ServiceSeen(False)) for shift in (-SECOND, 0 * SECOND)]
     assert trouble(after(THIRD, late[0])) == "s does not run"
     assert ended(after(THIRD, late[1]))[0] is Result.FAILED
 
@@ -278,7 +274,7 @@ def test_a_service_on_the_old_files_has_the_usual_time_to_become_healthy() -> No
     began = PUT_BACK_AT + TERMS.ready_within + BACK_OFF / 2
     up = seen("4", started_at=began)
     end, ill = began + TERMS.ready_within, {WELL: f"{WELL} answers 500"}
-    early, late = (Glance(end + shift, up, ill) for shift in (-SECOND, 0 * SECOND))
+    early, late = (HealthObservation(end + shift, up, ill) for shift in (-SECOND, 0 * SECOND))
     assert trouble(after(THIRD, early)) == f"{WELL} answers 500"
     assert ended(after(THIRD, late))[0] is Result.FAILED
 
@@ -286,11 +282,11 @@ def test_a_service_on_the_old_files_has_the_usual_time_to_become_healthy() -> No
 @pytest.mark.parametrize(
     "last", [look(80, ill=[WELL]), look(80, ServiceSeen(None)), look(61, ServiceSeen(False, failed=True))]
 )
-def test_if_the_old_files_fail_too_the_restart_has_failed(last: Glance) -> None:
+def test_if_the_old_files_fail_too_the_restart_has_failed(last: HealthObservation) -> None:
     """There is no fourth act."""
     result, said = ended(after(THIRD, last))
     assert result is Result.FAILED
-    assert said.startswith("s did not come up with the new files, nor with the former ones (")
+    assert said.startswith("s did not start with the new files, nor with the previous files (")
 
 
 # --- the acting process is killed -------------------------------------------------------------------------------------
@@ -300,14 +296,14 @@ def test_a_recorded_act_is_made_unless_it_took_effect() -> None:
     """Another instance than the recorded one proves the effect. A reload leaves no such trace."""
     assert after(BEGUN, look(1, seen("1"))) == Act(BEGUN)
     assert after(BEGUN, look(1, ServiceSeen(False))) == Act(BEGUN)
-    assert after(BEGUN, look(1, seen("2"))) == Wait(acted(BEGUN, look(1).at), look(2).at)
+    assert after(BEGUN, look(1, seen("2"))) == Wait(after_act(BEGUN, look(1).at), look(2).at)
     assert after(replace(BEGUN, before=""), look(1)) == Act(replace(BEGUN, before=""))
     assert after(BEGUN, look(1, seen("2")), changes_instance=False) == Act(BEGUN)
 
 
 def test_after_the_rollback_any_running_instance_is_ended() -> None:
     """It may have started before."""
-    third = put_back(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
+    third = after_restore(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
     assert after(third, look(61, seen("4"))) == Act(replace(third, before="4"))
 
 
@@ -465,7 +461,7 @@ class World:
             return self.fate.well_before
         return self.running and up and not flaps
 
-    def look(self) -> Glance:
+    def look(self) -> HealthObservation:
         self.looks += 1
         ill = {} if self.healthy() else {WELL: "it is ill"}
         ill |= {ILL: "always so"} if self.fate.beside_ill else {}
@@ -476,7 +472,7 @@ class World:
             service = ServiceSeen(True, str(self.instance), self.begun_at)
         else:
             service = ServiceSeen(False, failed=self.failed)
-        return Glance(self.now, service, ill, unproven)
+        return HealthObservation(self.now, service, ill, unproven)
 
 
 @dataclass
@@ -511,7 +507,7 @@ class Controller:
         self.world.act(episode.before)
         self.point()
 
-    def begin(self, glance: Glance) -> Ended | datetime:
+    def begin(self, glance: HealthObservation) -> Ended | datetime:
         well = (WELL,) if WELL not in glance.ill else ()
         episode = replace(BEGUN, begun_at=self.world.now, before=glance.service.instance, well_before=well)
         self.remember(episode)
@@ -519,16 +515,16 @@ class Controller:
             self.act(episode)
         except ActError:
             return Ended(episode, Result.REFUSED, "")
-        return self.acted(episode)
+        return self.after_act(episode)
 
-    def acted(self, episode: Episode) -> datetime:
-        self.remember(acted(episode, self.world.now))
+    def after_act(self, episode: Episode) -> datetime:
+        self.remember(after_act(episode, self.world.now))
         return self.world.now + INTERVAL
 
-    def step(self, glance: Glance) -> Ended | datetime:
+    def step(self, glance: HealthObservation) -> Ended | datetime:
         if self.record is None:
             return self.begin(glance)
-        move = follow(self.record, glance, TERMS, changes_instance=not self.world.fate.reload)
+        move = next_move(self.record, glance, TERMS, changes_instance=not self.world.fate.reload)
         match move:
             case Wait():
                 self.remember(move.episode)
@@ -537,14 +533,14 @@ class Controller:
                 self.remember(move.episode)
                 with suppress(ActError):
                     self.act(move.episode)
-                return self.acted(move.episode)
+                return self.after_act(move.episode)
             case PutBack():
                 self.remember(move.episode)
                 if self.world.fate.no_former:
                     return Ended(move.episode, Result.FAILED, "")
                 self.world.disk = "former"
                 self.point()
-                self.remember(put_back(move.episode, self.world.now))
+                self.remember(after_restore(move.episode, self.world.now))
                 return self.world.now
             case Ended():
                 return move
@@ -621,7 +617,7 @@ def test_every_restart_is_bounded_and_proven(fate: Fate) -> None:
             if not was_good or instance != truth[-1][1]:
                 break
             shown.append(at)
-        assert len(shown) >= LOOKS
+        assert len(shown) >= HEALTHY_OBSERVATIONS
         assert shown[0] - shown[-1] >= TERMS.stable
         assert fate.reload or world.instance > 1
         assert world.holds == world.disk == ("new" if done.result is Result.PROVEN else "former")
@@ -687,7 +683,7 @@ def test_a_correction_of_seconds_is_no_clock_that_was_set_back() -> None:
 
 def test_the_healthy_time_before_the_clock_was_set_back_does_not_count() -> None:
     """It would never be long enough: the healthy time counts from the new time."""
-    future = replace(ACTED, good=LOOKS, good_since=MONTH, good_at=MONTH, instances=("2",))
+    future = replace(ACTED, good=HEALTHY_OBSERVATIONS, good_since=MONTH, good_at=MONTH, instances=("2",))
     move = after(future, look(1), look(2))
     assert isinstance(move, Wait)
     assert move.until == look(1).at + TERMS.stable

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.rules import finding
+from certmond.pki.assessment.rule_input import finding
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.catalog.entries import CertificateSpec, ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Reason
 from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
-from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.staleness import NOWHERE, RELOAD_WITHIN, Consumer, Presence, Stale, Surroundings, files_of
 from tests.builders import DAY, HOUR, NOW, SECOND, Issued, make_ca, make_leaf
 
@@ -169,7 +169,7 @@ def test_a_service_that_does_not_reload_is_late_at_once() -> None:
     known = around(SERVING, live(served_there={BESIDE: junk}), contents=content(NOW))
     (only,) = known.presence(see()).stale
     assert (only.service, only.due, only.due_at, only.ends_at) == ("", True, NOW, None)
-    assert only.detail.startswith("what listens at 127.0.0.1:6444 ")
+    assert only.detail.startswith("the listener at 127.0.0.1:6444 ")
 
 
 def test_the_served_certificate_takes_precedence_over_the_age() -> None:
@@ -206,7 +206,7 @@ def test_a_process_that_is_older_than_its_file_uses_the_old_one() -> None:
         assert stale(around(uses(False), live(web=runs(began))).presence(see())) == expected
     (only,) = around(uses(False), live(web=runs())).presence(see()).stale
     assert only.detail == (
-        "web runs since 2026-11-23 12:00:00 UTC, and has not read /leaf.crt since that changed at "
+        "web has run since 2026-11-23 12:00:00 UTC, and has not read /leaf.crt, which changed at "
         "2026-11-24 11:00:00 UTC"
     )
     assert (only.since, only.due_at, only.due) == (CHANGED, CHANGED, True)
@@ -335,8 +335,8 @@ def test_a_failed_restart_is_reported_while_its_files_are_unchanged() -> None:
 def test_a_finding_of_a_changing_anchor_is_at_its_entry() -> None:
     """It does not matter whether a service uses its file."""
     said = (finding(Reason.ROTATION_UNDER_WAY, "it is in the phase trust"),)
-    assert around(told={"leaf": said}, contents={}).presence(see()) == Presence(told=said)
-    assert around(uses(True), live(web=runs()), told={"leaf": said}).presence(see()).told == said
-    assert around(uses(True), live(web=runs()), told={"other": said}).presence(see()).told == ()
-    judged = assess(Inventory((see(),)), NOW, around=around(told={"leaf": said}))
+    assert around(findings={"leaf": said}, contents={}).presence(see()) == Presence(findings=said)
+    assert around(uses(True), live(web=runs()), findings={"leaf": said}).presence(see()).findings == said
+    assert around(uses(True), live(web=runs()), findings={"other": said}).presence(see()).findings == ()
+    judged = assess(Inventory((see(),)), NOW, around=around(findings={"leaf": said}))
     assert said[0] in judged.statuses[0].findings

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.pki.services.restart_state_machine import Act, Ended, Episode, Result, about_to_act, follow
+from certmond.pki.services.restart_episode import Episode, Result
+from certmond.pki.services.restart_state_machine import Act, Ended, before_act, next_move
 from tests.pki.services.test_restart_state_machine import BEGUN, TERMS, look, seen
 
 
@@ -16,12 +17,12 @@ def test_a_restart_that_cannot_be_recorded_is_made_three_times_more_than_it_is_t
     restarted.
     """
     episode, records = replace(BEGUN, attempt=attempt, acts=attempt - 1), list[Episode]()
-    move = follow(episode, look(1, seen("1")), TERMS, changes_instance=True)
+    move = next_move(episode, look(1, seen("1")), TERMS, changes_instance=True)
     while isinstance(move, Act):
-        records.append(about_to_act(move.episode))
+        records.append(before_act(move.episode))
         assert len(records) <= 4
-        move = follow(records[-1], look(1, seen("1")), TERMS, changes_instance=True)
+        move = next_move(records[-1], look(1, seen("1")), TERMS, changes_instance=True)
     assert [each.acts for each in records] == [attempt, attempt + 1, attempt + 2, attempt + 3]
     assert move == Ended(
-        records[-1], Result.FAILED, f"s was restarted {attempt + 3} times, and that could not be recorded"
+        records[-1], Result.FAILED, f"s was restarted {attempt + 3} times, and certmond could not record it"
     )

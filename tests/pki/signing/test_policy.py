@@ -162,7 +162,7 @@ def test_a_ca_file_that_others_can_write_proves_nothing() -> None:
     """A user who can add a CA to it could use it for any certificate."""
     old = make_leaf(ROOT, "app", **OLD)
     derived = basis_of(old, ca_writers="/ca.crt belongs to user 1000")
-    assert "/ca.crt belongs to user 1000, so it does not prove what its CA has signed" in denied(
+    assert "/ca.crt belongs to user 1000, so it does not prove that the CA has signed the certificate" in denied(
         decided(old, entry(), derived)
     )
     granted(decided(old, entry(subject="CN=app", usages="client auth"), derived))
@@ -199,7 +199,7 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
         make_leaf(ROOT, "app", usages=["digital signature", "content commitment"], **OLD),
     ):
         said = denied(decided(old, entry(), basis_of(old, later=(later.facts,))))
-        assert f"a later certificate (serial {later.facts.serial:x}) that certmond put in its place had less" in said
+        assert f"the later certificate that certmond installed (serial {later.facts.serial:x}) does not have it" in said
     same = make_leaf(ROOT, "app", **OLD)
     granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
 
@@ -221,7 +221,7 @@ def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
 def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
     """The rights of the later one are unknown. What the entry fixes is signed."""
     old = make_leaf(ROOT, "app", **OLD)
-    assert "older than the certificate that certmond put in its place" in denied(
+    assert "older than the certificate that certmond installed" in denied(
         decided(old, entry(), basis_of(old, lost=True))
     )
     granted(decided(old, entry(subject="CN=app", usages="client auth"), basis_of(old, lost=True)))
@@ -432,8 +432,9 @@ def test_an_unsigned_successor_is_a_critical_finding_once_it_is_due() -> None:
     assert found.severity is Severity.CRITICAL
     assert found.message == (
         "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, and its entry does not name "
-        "exactly that; its entry does not fix the usage client auth; no present or former CA of its entry has signed "
-        "it; see what would be signed: certmond renew app --dry-run"
+        "exactly this subject; its entry does not fix the usage client auth; no present or former CA of its entry "
+        "has signed "
+        "it; see the contents that certmond would sign: certmond renew app --dry-run"
     )
 
 

@@ -242,10 +242,10 @@ def test_every_change_is_reported_and_a_second_renewal_has_none(
         ({"usages": None}, {}, "adds the usage digital signature"),
         ({"usages": ["digital signature", CERT_SIGN]}, {}, "drops the usage cert sign"),
         ({"names": ["DNS:a"]}, {"names": ["DNS:A.", "IP:::1"]}, "adds the name IP:::1"),
-        ({"is_ca": True}, {}, "is no CA"),
+        ({"is_ca": True}, {}, "is not a CA"),
         ({"extra": [(AIA, False, PLACES)]}, {}, f"drops the extension {AIA}"),
-        ({}, {"subject": "CN=other, O=b"}, "has the subject CN=other, O=b in place of CN=leaf"),
-        ({}, {"key_algorithm": "RSA-2048"}, "has a key RSA-2048 in place of ECDSA-256"),
+        ({}, {"subject": "CN=other, O=b"}, "has the subject CN=other, O=b, not CN=leaf"),
+        ({}, {"key_algorithm": "RSA-2048"}, "has a key RSA-2048, not ECDSA-256"),
     ],
 )
 def test_each_difference_from_the_old_certificate_is_reported(old: Any, fields: Any, said: str) -> None:
@@ -325,7 +325,7 @@ def test_a_new_key_equals_the_old_one_if_certmond_makes_its_kind(kind: str, made
     assert template.key == (made or KeyAlgorithm.ECDSA_P384)
     same = MAKES.get(template.key) == kind
     assert is_a(leaf.facts.key, template.key) is same
-    assert template.changes == (() if same else (f"has a key {template.key.value} in place of {leaf.facts.key}",))
+    assert template.changes == (() if same else (f"has a key {template.key.value}, not {leaf.facts.key}",))
     assert following(leaf, terms, key_algorithm="Ed25519").key is KeyAlgorithm.ED25519
 
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from certmond.errors import LimitError
 from certmond.pki.findings import Reason
-from certmond.pki.x509.certificate import public_key_of
 from certmond.pki.x509.parsing import MAX_BLOCKS, MAX_PRIVATE_KEYS, Document, check_private_keys, decode, opened_here
+from certmond.pki.x509.public_key import public_key_of
 from tests.builders import Issued, bundle, integer, make_ca, make_leaf, make_server, oid, pem_block, tlv
 from tests.conftest import real_part
 
@@ -187,7 +187,7 @@ def test_a_block_that_go_skips_is_parsed_and_is_a_fault(data: bytes, numbers: li
     assert reasons(document) == [Reason.MALFORMED] * len(numbers)
     for number, fault in zip(numbers, document.faults, strict=True):
         assert f"{PATH}, PEM block {number}:" in fault.detail
-        assert "Kubernetes does not see it" in fault.detail
+        assert "so Kubernetes ignores it" in fault.detail
 
 
 def test_a_key_that_go_passes_over_is_a_fault_too() -> None:

@@ -1,0 +1,46 @@
+"""Trust anchors of an entry, and the certificates of the CA that would sign its successor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from certmond.pki.catalog.entries import SELF
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.x509.certificate import Certificate
+
+Anchors = tuple[Certificate, ...]
+
+
+def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
+    """Return the trust anchors of each authority in the catalogue, by its name."""
+    found: dict[str, list[Certificate]] = {}
+    for seen in observations:
+        if seen.spec.authority:
+            found.setdefault(seen.spec.name, []).extend(seen.certificates[:1])
+    return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
+
+
+def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
+    """Return the anchors of its paths. An authority is its own anchor. Without `ca`, the anchors are from the file."""
+    if seen.spec.authority:
+        return seen.certificates[:1]
+    if not seen.spec.ca:
+        return _self_issued(seen) or seen.certificates[-1:]
+    if len(seen.spec.ca) == 1 and seen.spec.ca[0] != SELF:
+        return anchors.get(seen.spec.ca[0], ())
+    found: list[Certificate] = []
+    for name in seen.spec.ca:
+        found += _self_issued(seen) if name == SELF else anchors.get(name, ())
+    return tuple(dict.fromkeys(found))
+
+
+def issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
+    """Return the present certificates of the CA that would sign it: the first CA in its entry that has some.
+
+    A certificate in its own file does not count.
+    """
+    return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
+
+
+def _self_issued(seen: Observation) -> Anchors:
+    return tuple(certificate for certificate in seen.certificates if certificate.self_issued)

@@ -1,0 +1,116 @@
+"""Rules for the validity period of a certificate and of the CAs of its path, and its renewal point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from certmond.pki.assessment.rule_input import Case, finding, has_entry
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.findings import Finding, Reason, Severity
+from certmond.pki.x509.certificate import Certificate
+
+CRITICAL_WINDOW = timedelta(days=7)
+
+
+def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
+    """Return the renewal point: `renew_before` before the end, at most a third of the lifetime before it.
+
+    For a certificate of the kubelet it is at most a tenth. The kubelet renews at 70 to 90 %, so the certificate is due
+    only after the kubelet has failed.
+    """
+    life = certificate.not_after - certificate.not_before
+    share = life / 10 if spec.kind is Kind.KUBELET else life / 3
+    return certificate.not_after - min(spec.renew_before or default, share)
+
+
+def critical_point(certificate: Certificate) -> datetime:
+    """Return the start of the critical window before the end: 7 days, or a tenth of the lifetime if that is shorter."""
+    return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
+
+
+def expired(case: Case) -> Iterator[Finding]:
+    """Report the end of the certificate or of a CA of its path (RFC 5280, 4.1.2.5: notAfter is included)."""
+    for link in _own_links(case):
+        if case.now > link.not_after and case.further_anchor:
+            message = f"{case.where}: its further CA {link.called} expired on {_day(link.not_after)}"
+            yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
+        elif case.now > link.not_after:
+            yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; {_renew(case)}")
+
+
+def not_yet_valid(case: Case) -> Iterator[Finding]:
+    """Report that the certificate, or a CA of its path, is not valid yet, because a clock is wrong."""
+    for link in _own_links(case):
+        if case.now < link.not_before:
+            yield finding(
+                Reason.NOT_YET_VALID,
+                f"{_called(case, link)} is not valid before {_day(link.not_before)}; "
+                "check the clock of this host, then that of the issuer",
+            )
+
+
+def nearing_expiry(case: Case) -> Iterator[Finding]:
+    """Report that the certificate is in its renewal window."""
+    if case.renew_at <= case.now <= case.certificate.not_after:
+        late = case.now >= critical_point(case.certificate)
+        remedy = "the kubelet did not rotate it: see its log" if case.spec.kind is Kind.KUBELET else _renew(case)
+        yield finding(
+            Reason.NEARING_EXPIRY,
+            f"{case.where} expires on {_day(case.certificate.not_after)}, is due since {_day(case.renew_at)}; {remedy}",
+            Severity.CRITICAL if late else None,
+        )
+
+
+def still_due(case: Case) -> Iterator[Finding]:
+    """Report a due certificate that a renewal does not help: it was just renewed, or it ends with its CA."""
+    if not case.renew_at <= case.now <= case.certificate.not_after:
+        return
+    best = case.search.best
+    if case.renewed_at is not None and case.renew_at <= case.renewed_at:
+        yield finding(
+            Reason.STILL_DUE,
+            f"{case.where} was renewed on {_day(case.renewed_at)}, and the new certificate, which ends on "
+            f"{_day(case.certificate.not_after)}, was due at once; set a longer validity at its signer, or a shorter "
+            "renew_before",
+        )
+    elif best and len(best.certificates) > 1 and best.certificates[1].not_after == case.certificate.not_after:
+        yield finding(
+            Reason.STILL_DUE,
+            f"{case.where} is due, but a new certificate cannot outlive its CA {best.certificates[1].subject}, which "
+            f"ends on {_day(case.certificate.not_after)}; rotate the CA before that day",
+        )
+
+
+def outlives_ca(case: Case) -> Iterator[Finding]:
+    """Report a certificate that ends after a CA of its path, and so fails before its own end."""
+    best = case.search.best
+    if best and len(best.certificates) > 1 and best.until < case.certificate.not_after and case.now <= best.until:
+        issuer = min(best.certificates[1:], key=lambda link: link.not_after)
+        yield finding(
+            Reason.OUTLIVES_CA,
+            f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} ends on "
+            f"{_day(issuer.not_after)}; rotate the CA before that day",
+        )
+
+
+def _own_links(case: Case) -> tuple[Certificate, ...]:
+    """Return the certificate and the rest of its best path, without an anchor that has a separate entry."""
+    best = case.search.valid_at(case.now) or case.search.best
+    if best is None:
+        return (case.certificate,)
+    return (case.certificate, *(best.certificates[1:-1] if has_entry(case, best.anchor) else best.certificates[1:]))
+
+
+def _called(case: Case, link: Certificate) -> str:
+    return case.where if link is case.certificate else f"{case.where}: the intermediate {link.subject}"
+
+
+def _renew(case: Case) -> str:
+    if case.spec.renewed_by:
+        return f"it is renewed by {case.spec.renewed_by}"
+    return "rotate it" if case.spec.authority else "renew it"  # `certmond renew` refuses a CA
+
+
+def _day(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,137 @@
+"""State of one family on a node: the anchor's files, the signer, and why the node could not execute a rotation.
+
+A node that has neither the old nor the desired state is *frozen*: another program changes the same files, and certmond
+touches no file. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from certmond.pki.rotation.phases import Phase, Rotation
+from certmond.pki.x509.certificate import Anchor, Certificate
+from certmond.pki.x509.public_key import PublicKey
+
+SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
+"""Flags that select the signer of kube-controller-manager
+(cmd/kube-controller-manager/app/options/csrsigningcontroller.go).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The controller-manager of this node, and the files with which it signs.
+
+    `now`, `shared` and `apart` are values of its two flags: those in its manifest, those with the anchor's files, and
+    those with separate files, which are `files` on the host. `holds` and `key` are the contents of these files, and
+    `present` are those that exist. `problem` is why certmond cannot give the signer separate files.
+    """
+
+    manifest: str
+    container: str
+    now: tuple[str, str]
+    shared: tuple[str, str]
+    apart: tuple[str, str]
+    files: tuple[str, str]
+    holds: tuple[Anchor, ...] = ()
+    key: PublicKey | None = None
+    present: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """State of a family on a node: the anchor's file and key (`key_unknown`: the public half of the key is unknown).
+
+    With `signs`, the node has a key of the family, so that it should also have the present one. `left` are separate
+    files of a signer that no manifest uses.
+    """
+
+    family: str
+    path: str
+    key_path: str | None
+    trust: tuple[Anchor, ...] = ()
+    key: PublicKey | None = None
+    key_unknown: bool = False
+    signer: Signer | None = None
+    signs: bool = False
+    left: tuple[str, ...] = ()
+
+    @property
+    def holds_key(self) -> bool:
+        """Whether the node has the key: it is a control-plane node."""
+        return self.key is not None or self.key_unknown
+
+
+def freeze_reason(rotation: Rotation, ground: Ground) -> str | None:
+    """Return why the node is frozen, as a sentence, or None."""
+    why = None if is_abandoned(rotation, ground) else obstacle(rotation, ground)
+    return f"{rotation.name} is frozen: {why}" if why else None
+
+
+def obstacle(rotation: Rotation, ground: Ground) -> str | None:
+    """Return why this node could not execute the rotation, as a sentence with its remedy, or None."""
+    return next(_obstacles(rotation, ground), None)
+
+
+def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
+    """Return whether the rotation was aborted and has ended, and the node's anchor has no part of the abandoned CA.
+
+    Other faults then do not belong to this rotation, and do not keep it open.
+    """
+    abandoned, signer = {*rotation.old} - {rotation.new}, ground.signer
+    if not (rotation.aborted and rotation.over) or not abandoned.isdisjoint(ground.trust):
+        return False
+    if ground.key in {each.key for each in abandoned} - {rotation.new.key}:
+        return False
+    return not ground.left if signer is None else signer.now != signer.apart and not signer.present
+
+
+def has_old_state(rotation: Rotation, ground: Ground) -> bool:
+    """Return whether the node has exactly the old state, as far as known: all components trust its signing anchor."""
+    before = (
+        (rotation.new,) if is_abandoned(rotation, ground) else rotation.old if rotation.phase is Phase.PREPARE else ()
+    )
+    return bool(before) and ground.trust == before and ground.key in {None, before[0].key}
+
+
+def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
+    """Yield the reasons for which the node has neither the old nor the new state."""
+    known = {*rotation.old, rotation.new}
+    if not ground.trust:
+        yield f"{ground.path} contains no {rotation.noun}; restore the file"
+    for anchor in ground.trust:
+        if anchor not in known:
+            fact = f"{ground.path} contains {_anchor_name(anchor)}, neither the former nor the new {rotation.noun}"
+            pair = "restore the certificate and the key of one of these two, both files"
+            third = rotation.found and anchor == ground.trust[0]
+            yield f"{fact}; {pair if third else 'remove it, or restore the file'}"
+    if ground.signs and not ground.holds_key:
+        yield f"{ground.key_path} is missing on a node that signs; restore the {rotation.noun}'s key"
+    if ground.key_unknown and ground.key is None:
+        fact = f"{ground.key_path} is encrypted, or is not a private key"
+        yield f"{fact}; decrypt it: openssl pkey -in {ground.key_path}, or replace it"
+    elif ground.key and ground.key not in {each.key for each in known}:
+        fact = f"{ground.key_path} is the key of neither the former nor the new {rotation.noun}"
+        yield f"{fact}; restore the key of {ground.path}"
+    if ground.signer and ground.signer.problem:
+        yield ground.signer.problem
+    if ground.signer:
+        yield from _foreign_signer_files(ground.signer, known)
+
+
+def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
+    """Yield files of another program at the paths of the signer's separate files. A write would destroy its key."""
+    certificate, key = signer.files
+    own = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
+    for path in (each for each in signer.present if not own[each]):
+        first = f"set the flags of {signer.container} to {signer.shared[0]}, and " if signer.now == signer.apart else ""
+        fact = f"{path} belongs to neither the former nor the new CA, and the rotation would replace it"
+        yield f"{fact}; {first}rename it"
+
+
+def _anchor_name(anchor: Anchor) -> str:
+    """Return a text that distinguishes anchors with the same name."""
+    name = anchor.subject if isinstance(anchor, Certificate) else f"the public key {anchor}"
+    return f"{name} (SHA-256 {anchor.sha256[:16]}…)"

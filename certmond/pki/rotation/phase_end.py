@@ -1,0 +1,127 @@
+"""Conditions that keep a phase from ending on one node, and the time that services need to reload its files. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.planning.steps import Plan
+from certmond.pki.rotation.awaited_leaves import is_awaited
+from certmond.pki.rotation.family_state import SIGNING_FLAGS, Ground, is_abandoned
+from certmond.pki.rotation.phases import Mode, Rotation, desired
+from certmond.pki.rotation.planner import anchor_names, differing_kubeconfigs, family_statuses, missing_steps
+from certmond.pki.services.model import Live
+from certmond.pki.services.staleness import Surroundings, files_of
+
+
+def open_conditions(
+    rotation: Rotation, ground: Ground, assessment: Assessment, around: Surroundings, plan: Plan
+) -> Iterator[str]:
+    """Yield a sentence for each condition that keeps the phase from being reached on this node.
+
+    `plan` has the reasons for held steps. `reload_deadline` returns when time settles the rest.
+    """
+    left, held = missing_steps(rotation, ground, assessment), {each.target: each.because for each in plan.held}
+    if left.frozen:
+        yield left.frozen
+        return
+    for step in (each for each in left.steps if each.path not in left.unawaited):
+        yield f"{step.detail} ({held[step.target]})" if step.target in held else step.detail
+    statuses = list(family_statuses(rotation.family, assessment))
+    reissued = (each for each in statuses if each.seen.identity in left.reissue)
+    for status in (each for each in reissued if is_awaited(rotation, each, assessment)):
+        why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
+        yield f"{status.seen.path} is still signed by the former CA{why}"
+    yield from (each.because for each in plan.held if each.target == rotation.family and not left.steps)
+    if is_abandoned(rotation, ground):
+        return
+    if around.live is None:
+        yield from _missing_observation(rotation, around)
+        return
+    running = {service.name: around.live.services.get(service.name) for service in around.services}
+    if wanted := desired(rotation):
+        others = (each for status in statuses for each in differing_kubeconfigs(rotation, wanted, status))
+        for embedded in (each for each in others if each.file and not each.others):
+            yield f"{embedded.path} trusts {embedded.file}, which does not have {anchor_names(rotation, wanted.trust)}"
+    for status in statuses:
+        for stale in status.presence.stale:
+            yield f"{stale.detail} ({held[stale.service]})" if stale.service in held else stale.detail
+        users = [use for use in status.presence.consumers if (seen := running.get(use.service)) and seen.running]
+        if users and not status.presence.judged:
+            names = ", ".join(use.service for use in users)
+            yield f"certmond has not observed {names} since {status.seen.path} changed"
+    yield from dict.fromkeys(_unobserved_services(statuses, around.live))
+    yield from (f"the restart of {name} is in progress" for name, past in around.past.items() if past.episode)
+    yield from signer_differences(ground, around)
+    if ground.left and wanted and wanted.detached is None:
+        fact = f"{' and '.join(ground.left)} would remain: no manifest on this node has a controller-manager that signs"
+        yield f"{fact}; restore its manifest, or remove the files if the node needs none"
+
+
+def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
+    """Return why a phase of the rotation is never reached below another root, or None.
+
+    A phase ends only after no running service has an older file, which certmond cannot observe below another root. The
+    mode `replace` does not wait for that.
+    """
+    if not around.elsewhere or not around.services or rotation.mode is Mode.REPLACE:
+        return None
+    names = [service.name for service in around.services]
+    listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return f"no service runs below another root, so certmond cannot observe the files that are in use by {listed}"
+
+
+def _missing_observation(rotation: Rotation, around: Surroundings) -> Iterator[str]:
+    if not around.elsewhere:
+        yield "certmond has not observed the services of this node yet"
+    elif why := unreachable_reason(rotation, around):
+        yield why
+
+
+def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
+    """Yield services whose state is unknown, so that they may have the older file in memory."""
+    for use in (use for status in statuses for use in status.presence.consumers):
+        seen = live.services.get(use.service)
+        if seen and seen.running is None and seen.problem and not seen.absent:
+            yield f"certmond cannot observe the files in memory of {use.service}: {seen.problem}"
+
+
+def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
+    """Return when services that reload files have had the time to do so, as far as the files are watched.
+
+    Ignores instants in the future, which are from before the clock was set back. `met` is when this process first
+    observed the node in this phase, and applies if all instants are in the future.
+    """
+    paths = {path for status in family_statuses(rotation.family, assessment) for path in files_of(status.seen)}
+    since = [content.since for path, content in around.contents.items() if path in paths]
+    if not since:
+        return min(rotation.since, met)
+    past = (at for at in (*since, rotation.since) if at <= assessment.taken_at)
+    return max(past, default=met) + around.reload_within
+
+
+def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
+    """Yield a sentence if the controller-manager runs without the flags of its manifest, before its restart."""
+    signer = ground.signer
+    if signer is None or around.live is None:
+        return
+    for service in around.services:
+        seen = around.live.services.get(service.name)
+        if service.pod == signer.container and seen and seen.running:
+            given = (_flag_value(seen.command, flag) for flag in SIGNING_FLAGS)
+            if any(value not in {None, wanted} for value, wanted in zip(given, signer.now, strict=True)):
+                yield f"{service.name} does not run with the signer of {signer.manifest} yet"
+        elif service.pod == signer.container and seen and seen.running is False:
+            yield f"{service.name} does not run"
+
+
+def _flag_value(command: Sequence[str], flag: str) -> str | None:
+    """Return the last value of a flag, as components parse it: `--flag=value` or `--flag value`, `_` for `-`."""
+    found = None
+    for word, following in pairwise((*command, "")):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == f"--{flag}":
+            found = value if equals else following
+    return found

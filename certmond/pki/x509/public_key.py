@@ -1,0 +1,82 @@
+"""Public half of a key as an immutable value: algorithm, size and SHA-256. Never holds a private key."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from certmond.errors import MalformedError
+from certmond.pki.asn1.key_limits import check_public_key
+from certmond.pki.go.public_key import is_plain_public_key, key_name, public_key_of_info
+from certmond.pki.x509.library_guard import guarded
+
+# The curves of Go's crypto/elliptic. Kubernetes cannot use another curve, so such a key has the name of its curve.
+_CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """Public half of a key. Two keys are equal exactly if `sha256`, of the SubjectPublicKeyInfo, is equal."""
+
+    algorithm: str
+    bits: int
+    sha256: str
+    der: bytes = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> PublicKey:
+        """Return the key itself: as a trust anchor, it verifies signatures with this key."""
+        return self
+
+    @property
+    def called(self) -> str:
+        """Return a text for messages."""
+        return f"the {self} key with the SHA-256 {self.sha256[:16]}…"
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}-{self.bits}" if self.algorithm in {"RSA", "ECDSA", "DSA"} else self.algorithm
+
+
+def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
+    """Return the public key of a certificate or a private key. Raises MalformedError for an unknown algorithm."""
+    with guarded("its public key cannot be used"):
+        return describe_key(holder.public_key())
+
+
+def describe_key(key: PublicKeyTypes) -> PublicKey:
+    """Return the algorithm, size and fingerprint of a public key."""
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    match key:
+        case rsa.RSAPublicKey():
+            algorithm, bits = "RSA", key.key_size
+        case ec.EllipticCurvePublicKey():
+            algorithm, bits = "ECDSA" if isinstance(key.curve, _CURVES) else key.curve.name, key.key_size
+        case ed25519.Ed25519PublicKey():
+            algorithm, bits = "Ed25519", 256
+        case _:
+            algorithm, bits = type(key).__name__.strip("_").removesuffix("PublicKey"), getattr(key, "key_size", 0)
+    return PublicKey(algorithm, bits, hashlib.sha256(spki).hexdigest(), spki)
+
+
+def plain_key(info: bytes) -> PublicKey | None:
+    """Return an RSA-2048 or P-256 key in its usual encoding, without the library. Return None for any other key."""
+    if not is_plain_public_key(info):
+        return None
+    algorithm, bits = ("RSA", 2048) if len(info) == 294 else ("ECDSA", 256)
+    return PublicKey(algorithm, bits, hashlib.sha256(info).hexdigest(), info)
+
+
+def bare_key(info: bytes) -> PublicKey:
+    """Return the key of a certificate that cryptography does not read, with the size if Go supports the key."""
+    try:
+        check_public_key(info)
+        if key := public_key_of_info(info):
+            return describe_key(key)
+    except MalformedError:
+        pass
+    return PublicKey(key_name(info), 0, hashlib.sha256(info).hexdigest(), info)
