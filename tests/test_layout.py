@@ -84,6 +84,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/files/test_cache.py": ("reads files that change", ["files/cache_entry", "files/consistent_read"]),
     "tests/files/test_catalog_observer.py": ("observes files of every kind", ["files/glob", "files/owner_names"]),
+    "tests/files/test_inotify.py": ("watches directories below mount points", ["files/mount_table"]),
     "tests/files/test_references_of_strangers.py": (
         "resolves the paths that another user controls",
         ["files/path_resolution", "formats/kubeconfig_credentials"],

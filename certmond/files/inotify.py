@@ -29,17 +29,15 @@ daemon.
 """
 
 import errno
-import io
 import itertools
 import os
-import re
-import select
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
+
+from certmond.files.mount_table import JOIN_TIMEOUT, MountTable, eventless, filesystem
 
 Interest = Mapping[str, frozenset[str] | None]
 """A real directory -> the names that are looked up in it, or None for every name."""
@@ -57,13 +55,8 @@ _MASK = Mask(
     | InotifyConstants.IN_ONLYDIR  # the kernel always sends IN_UNMOUNT
 )
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-_EVENTLESS = re.compile(
-    r"9p|afs|beegfs|ceph|cifs|coda|fuse(blk|\..*)?|gfs2|gpfs|lustre|nfs4?|ocfs2|orangefs|overlay|smb3|smbfs|vboxsf|virtiofs"
-)
-_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _CAUSES = ("inotify", "overflow", "mount")  # in ascending order of effect
 _MANY = 16_384  # with more changed paths than this, reading everything again is no more work and takes less memory
-_PATIENCE = 5.0  # seconds for a thread to end; only a slow `wake` delays it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,40 +67,6 @@ class Changes:
     """`directory/name` of entries that may have changed, or `directory` for the directory itself."""
     cause: str
     """inotify, overflow or mount: the one with the largest effect."""
-
-
-class Mount(NamedTuple):
-    number: str
-    device: str
-    root: str
-    point: str
-    type: str
-
-
-def parse_mounts(table: bytes) -> tuple[Mount, ...]:
-    """Return the lines of a /proc/PID/mountinfo in its order, without those that cannot be parsed."""
-    mounts = []
-    for line in table.split(b"\n"):
-        head, _, tail = line.partition(b" - ")
-        fields = [os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)) for field in head.split(b" ")]
-        kind = os.fsdecode(tail.split(b" ")[0])
-        if len(fields) >= 6 and fields[4].startswith("/") and kind:
-            mounts.append(Mount(fields[0], fields[2], fields[3], fields[4], kind))
-    return tuple(mounts)
-
-
-def filesystem(directory: str, types: Mapping[str, str]) -> str | None:
-    """Return the type of a directory's file system from the types of the mount points, or None if it is unknown."""
-    while directory not in types:
-        directory, below = os.path.dirname(directory), directory
-        if directory == below:
-            return None
-    return types[directory]
-
-
-def eventless(filesystem_type: str | None) -> bool:
-    """Return whether files on this file system can change without an event: it is shared, layered or unknown."""
-    return filesystem_type is None or _EVENTLESS.fullmatch(filesystem_type) is not None
 
 
 def concerns(point: str, interest: Interest) -> bool:
@@ -149,7 +108,7 @@ class Watcher:
         self._everything = False
         self._paths: set[str] = set()
         self._cause = -1
-        self._mounts: _MountTable | None = None
+        self._mounts: MountTable | None = None
 
     @property
     def polled(self) -> frozenset[str]:
@@ -212,7 +171,7 @@ class Watcher:
         self._closed = True
         if self._inotify is not None:
             self._inotify.stop()
-            self._inotify.join(_PATIENCE)
+            self._inotify.join(JOIN_TIMEOUT)
         if self._mounts is not None:
             self._mounts.close()
 
@@ -245,10 +204,10 @@ class Watcher:
 
     # Internals.
 
-    def _mount_table(self) -> "_MountTable | None":
+    def _mount_table(self) -> MountTable | None:
         """Return the mount table, or None if it cannot be opened: then no type is known, and everything is polled."""
         try:
-            return _MountTable(self._mounts_changed)
+            return MountTable(self._mounts_changed)
         except OSError:
             return None
 
@@ -348,44 +307,3 @@ class _Inotify(InotifyFD):
         except RuntimeError as error:
             self._close_resources()
             raise OSError(errno.EAGAIN, "no thread is to be had") from error
-
-
-class _MountTable:
-    """The mounts of this process, kept current by a thread that sleeps until the kernel reports a change."""
-
-    def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
-        self._changed = changed
-        self._file = io.FileIO("/proc/self/mountinfo")  # opened before it is read, so that no change is missed
-        try:
-            self._end, self._stop = os.pipe()
-        except OSError:
-            self._file.close()
-            raise
-        self._mounts = parse_mounts(self._file.readall())
-        self._thread = threading.Thread(target=self._run, name="certmond-mounts", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            self._file.close()
-            os.close(self._end)
-            os.close(self._stop)
-            raise OSError(errno.EAGAIN, "no thread is to be had") from error
-
-    def types(self) -> dict[str, str]:
-        """Return the type of the file system at each mount point; the uppermost one if mounts are stacked."""
-        return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
-
-    def _run(self) -> None:
-        with self._file, open(self._end, "rb") as end:  # closed when this thread ends, however late
-            poller = select.poll()
-            poller.register(self._file, select.POLLPRI)  # the kernel always reports POLLERR with it
-            poller.register(end, select.POLLIN)  # and POLLHUP with this one
-            while not any(descriptor == self._end for descriptor, _ in poller.poll()):
-                before = self._mounts
-                self._file.seek(0)
-                self._mounts = parse_mounts(self._file.readall())
-                self._changed(frozenset(mount.point for mount in set(before).symmetric_difference(self._mounts)))
-
-    def close(self) -> None:
-        os.close(self._stop)
-        self._thread.join(_PATIENCE)

@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyFD, Mask, WatchDescriptor
 
 from certmond.files import inotify as watch
-from certmond.files.inotify import Changes, Interest, Watcher, concerns, eventless, filesystem, parse_mounts
+from certmond.files import mount_table
+from certmond.files.inotify import Changes, Interest, Watcher, concerns
+from certmond.files.mount_table import eventless, filesystem, parse_mounts
 from tests.conftest import no_thread_left
 
 ROOT = Path(__file__).parents[2]
@@ -717,7 +719,7 @@ def test_mount_of_a_file_and_above(tmp_path: Path) -> None:
 
 
 def held_by_whom_it_woke(home: Path) -> None:
-    watch._PATIENCE = 0.01
+    mount_table.JOIN_TIMEOUT = 0.01
     before = descriptors()
     holder = Holder()
     watcher = Watcher(holder.wake)
@@ -1013,7 +1015,7 @@ def test_close_wakes_nobody(eyes: Eyes, pki: str) -> None:
 
 def test_close_does_not_hang(pki: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that is held by whom it woke does not hold up the end."""
-    monkeypatch.setattr(watch, "_PATIENCE", 0.01)
+    monkeypatch.setattr(watch, "JOIN_TIMEOUT", 0.01)
     holder = Holder()
     watcher = Watcher(holder.wake)
     watcher.follow({pki: None})
