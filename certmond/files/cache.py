@@ -14,16 +14,15 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
 from typing import Any, TypeVar
 
 from certmond.files.cache_entry import Asked, Entry, asked, instant_of, packed
 from certmond.files.consistent_read import Patience, content_at
-from certmond.files.path_resolution import Referrer, Way, beginning, beside, fault_of, follow, open_to, refusal
+from certmond.files.directory_cache import DirectoryCache
+from certmond.files.path_resolution import Referrer, Way, fault_of, refusal
 from certmond.files.scan_process import in_two
-from certmond.pki.findings import Fault, Reason
 
 _TOGETHER = 1 << 18  # bytes that are read before they are parsed
 _PAUSES = 20
@@ -41,7 +40,7 @@ class Files:
 
     def __init__(self, root: str = "/") -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
-        self._directories: dict[str, Way] = {}
+        self._directories = DirectoryCache(self._root)
         self._entries: dict[Asked, Entry] = {}
         self._known: dict[Asked, Entry] = {}
         self._listings: dict[str, tuple[str, ...]] = {}
@@ -173,7 +172,7 @@ class Files:
         for path, (rest, values) in zip(paths, told, strict=True):
             if path in self._entries:  # requested and read here meanwhile
                 continue
-            self._directory(path.rpartition("/")[0])
+            self._directories.directory(path.rpartition("/")[0])
             entry = self._keep(Entry(path, *rest))
             entry.real = path if entry.real == path else entry.real  # one object for both
             entry.values.update((parse, value) for value in values)
@@ -184,7 +183,7 @@ class Files:
 
         Returns the same object until the names change.
         """
-        place = self._admitted(self._directory(directory), directory)
+        place = self._directories.admitted_directory(directory)
         if place.fault is not None:
             return ()  # not stored: another path may lead to the same directory without a fault
         names = self._listings.get(place.real)
@@ -201,7 +200,7 @@ class Files:
 
     def changed_in(self, directory: str) -> datetime | None:
         """Return when a name was last added to or removed from a directory (ctime), or None if that cannot be read."""
-        place = self._admitted(self._directory(directory), directory)
+        place = self._directories.admitted_directory(directory)
         with suppress(OSError):
             return instant_of(os.lstat(place.real or "/").st_ctime_ns) if place.fault is None else None
         return None
@@ -210,10 +209,11 @@ class Files:
     def interest(self) -> Mapping[str, frozenset[str] | None]:
         """Return every directory in which names were looked up, with the names, or None for all names."""
         # Entries that were not requested again after a change are no longer of interest.
-        if self._interest is None or self._known or self._listed:
+        if self._interest is None or self._directories.has_new or self._known or self._listed:
             names: dict[str, set[str]] = {}
             lookups = [entry.lookups for entry in self._entries.values()]
-            lookups += [place.lookups for place in self._directories.values()]
+            lookups += self._directories.lookups()
+            self._directories.has_new = False
             for lookup in dict.fromkeys(lookup for some in lookups for lookup in some):
                 directory, _, name = lookup.rpartition("/")
                 names.setdefault(directory or "/", set()).add(name)
@@ -222,43 +222,11 @@ class Files:
         return self._interest
 
     def _directory_lookups(self) -> set[str]:
-        lookups = {lookup for place in self._directories.values() for lookup in place.lookups}
-        return lookups | {self._root or "/"}
-
-    def _directory(self, path: str) -> Way:
-        place = self._directories.get(path)
-        if place is None:
-            place = self._directories[path] = follow(path, beginning(self._root), root=self._root, called=path)
-            self._interest = None
-        return place
-
-    def _way(self, path: str, referrer: Referrer | None) -> Way:
-        if referrer and referrer.writers:  # cache no directory of this path: another user has chosen it
-            home = referrer.path.rpartition("/")[0]
-            if path.startswith(f"{home}/") and (place := self._directory(home)).fault is None:
-                behind, rest = beside(referrer, place), path.removeprefix(home)
-            else:
-                behind, rest = beginning(self._root, referrer), path
-            return self._admitted(follow(rest, behind, root=self._root, called=path), path)
-        directory, _, name = path.rpartition("/")
-        place = self._directory(directory)
-        if place.fault is not None:
-            return replace(place, lookups=(), is_link=False, fault=_renamed(place, path))
-        return self._admitted(follow(name, place, root=self._root, called=path), path)
-
-    def _admitted(self, way: Way, path: str) -> Way:
-        """Return the way, with a fault if other users have chosen a part of it and cannot read the file there."""
-        if way.fault is not None or way.blame is None:
-            return way
-        with suppress(OSError):
-            status = os.lstat(way.real or "/")
-            if open_to(way.strangers, way.real, status, root=self._root):
-                return replace(way, status=status)  # the file that is read must be this one
-        return replace(way, fault=refusal(path, way.blame))
+        return {lookup for some in self._directories.lookups() for lookup in some} | {self._root or "/"}
 
     def _look(self, path: str, known: Entry | None, referrer: Referrer | None) -> Entry:
         """Stat `path`. Return `known` if nothing changed; reuse its values if only the metadata changed."""
-        place = self._way(path, referrer)
+        place = self._directories.way(path, referrer)
         entry = Entry(path, fault=place.fault, is_link=place.is_link, lookups=place.lookups, writers=place.writers)
         entry.blame, entry.referrer = place.blame, referrer
         if entry.fault is None:
@@ -288,13 +256,7 @@ class Files:
         """
         entry.fault = place.blame and refusal(entry.path, place.blame)
         entry.real, entry.is_link, entry.key, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
-        entry.lookups = tuple(takewhile(lambda lookup: self._is_open(place.strangers, lookup), place.lookups))
-
-    def _is_open(self, strangers: frozenset[int], lookup: str) -> bool:
-        directory = lookup.rpartition("/")[0]
-        with suppress(OSError):
-            return open_to(strangers, directory, os.lstat(directory or "/"), root=self._root)
-        return False
+        entry.lookups = tuple(takewhile(lambda each: self._directories.is_open(place.strangers, each), place.lookups))
 
     def _take_over(self, entry: Entry, known: Entry, real: str) -> None:
         """Read the content; keep the values if the bytes are equal. A touched file is no change."""
@@ -317,7 +279,7 @@ class Files:
         """Return the content, or None if it cannot be read; the entry then has the fault."""
         content = self._straight(entry)
         if content is None:
-            way = self._way(entry.path, entry.referrer)
+            way = self._directories.way(entry.path, entry.referrer)
             if way.fault is not None:
                 entry.fault = way.fault
                 return None
@@ -347,12 +309,3 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 def _visible(entry: Entry) -> tuple[object, ...]:
     """Return what distinguishes two entries, without their content."""
     return entry.lookups, entry.key, entry.fault, entry.writers, entry.blame, entry.foreign
-
-
-def _renamed(place: Way, path: str) -> Fault | None:
-    """Return the fault of a directory, worded for a path through it."""
-    if place.blame:
-        return refusal(path, place.blame)
-    if place.fault is None or place.fault.reason is Reason.MISSING:
-        return place.fault and Fault(Reason.MISSING, f"{path} is not there")
-    return Fault(place.fault.reason, f"{path}: {place.fault.detail}")
