@@ -86,7 +86,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "reads files that change",
         ["files/cache_entry", "files/consistent_read", "files/directory_cache"],
     ),
-    "tests/files/test_catalog_observer.py": ("observes files of every kind", ["files/glob", "files/owner_names"]),
+    "tests/files/test_catalog_observer.py": (
+        "observes files of every kind",
+        ["files/document_reader", "files/glob", "files/kubeconfig_observer", "files/owner_names"],
+    ),
     "tests/files/test_inotify.py": ("watches directories below mount points", ["files/mount_table"]),
     "tests/files/test_references_of_strangers.py": (
         "resolves the paths that another user controls",
