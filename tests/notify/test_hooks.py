@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from certmond.notify.hooks import Hook, Hooks, Seen
+from certmond.notify.hook_worker import Hook, Seen
+from certmond.notify.hooks import Hooks
 from certmond.notify.journal import Journal
 from certmond.pki.assessment.hook_delivery import Key, Notice
 from certmond.pki.catalog.settings import HookSpec
