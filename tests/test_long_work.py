@@ -108,7 +108,7 @@ def test_files_that_were_read_beside_their_writers_are_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a look has no time to wait for the writer of a file, another look at it follows, without an event."""
-    monkeypatch.setattr("certmond.files.cache._PAUSES", 0)
+    monkeypatch.setattr("certmond.files.cache._MAX_PAUSES", 0)
     for module in ("consistent_read", "cache_entry"):
         monkeypatch.setattr(f"certmond.files.{module}.TICK", 10**15)
     host = Host(tmp_path / "host", "apiserver", now=now())

@@ -394,7 +394,7 @@ def test_other_credentials_than_a_certificate_are_the_operators_decision(
     assert certmond(host, "renew", "admin.conf").returncode
     assert host.at(ADMIN["path"]).read_bytes() == before
     (said,) = [item.message for status in host.look().statuses for item in status.findings]
-    assert f"authenticates with {field}; certmond leaves it as it is" in said
+    assert f"authenticates with {field}; certmond does not replace it" in said
 
 
 def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:

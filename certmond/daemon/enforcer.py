@@ -25,7 +25,7 @@ from certmond.controllers.signer_choice import SignerChoice
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
 from certmond.files.inotify import Interest
-from certmond.files.parallel_path_search import find_in_two
+from certmond.files.parallel_path_search import find_in_two_processes
 from certmond.notify.audit import Audit
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Inventory
@@ -227,7 +227,7 @@ class Enforcer:
         """Return the verdicts on `inventory`. The daemon and each command assess the node with this function only."""
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
-            waits=waits, searching=find_in_two,
+            waits=waits, searching=find_in_two_processes,
         )  # fmt: skip
 
     def restart(

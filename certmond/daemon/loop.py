@@ -217,7 +217,7 @@ class Daemon:
         while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not (self._stopping or self._reload):
             pass
         looked, self._looked = self._looked, False
-        changes = self._watcher.take()
+        changes = self._watcher.take_changes()
         if changes is None:
             return Cause("look", frozenset()) if looked else None
         if changes.cause == "overflow":
@@ -294,7 +294,7 @@ class Daemon:
 
     def _observe(self, touched: frozenset[str] | None) -> Inventory:
         inventory = self._store.observe(touched)
-        self._watcher.again(self._store.unfinished)
+        self._watcher.report_changed(self._store.unfinished)
         return inventory
 
     def _look_meanwhile(self) -> None:
@@ -306,7 +306,7 @@ class Daemon:
         before, since = self._assessment, time.monotonic() - self._shown_at
         if self._in_pass or before is None or since < (CEILING if quiet else 2 * CEILING):
             return
-        started, changes = time.monotonic(), self._watcher.take()
+        started, changes = time.monotonic(), self._watcher.take_changes()
         if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
             return
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
@@ -361,7 +361,7 @@ class Daemon:
 
         The watcher reports new paths as changed: they may have changed before the watch.
         """
-        self._watcher.follow({**self._store.interest, **records_of(self._state_dir)})
+        self._watcher.set_interest({**self._store.interest, **records_of(self._state_dir)})
         degraded = bool(self._watcher.polled)
         if degraded and not self._degraded:
             where = ", ".join(sorted(self._watcher.polled)[:3])

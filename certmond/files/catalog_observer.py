@@ -1,8 +1,8 @@
 """Observation of the node's certificates: catalogue and files -> Inventory.
 
-Owns the mapping of an entry of the catalogue (files, keys, kubeconfigs, patterns) to the content of the files. It
-returns the same `Observation` object until one of the files behind it changes, so that later stages can skip it. Judges
-nothing: an error of a file is a Fault in its observation.
+Owns the mapping of an entry of the catalogue (files, keys, patterns) to the content of the files. Returns the same
+`Observation` object until one of its files changes, so that later stages can skip it. Judges nothing: an error of a
+file is a Fault in its observation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import chain
 
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
-from certmond.files.document_reader import DocumentReader, first_line, one_each
+from certmond.files.document_reader import DocumentReader, bundle_observations, first_line
 from certmond.files.glob import Expansion, expand
 from certmond.files.kubeconfig_observer import KubeconfigObserver
 from certmond.formats.kubeconfig import as_text
@@ -39,13 +39,13 @@ _KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kube
 _NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
 """Observations, and the cache entries of the files behind them."""
-_UNSEEN: _Built = (), ()
+_NOT_BUILT: _Built = (), ()
 
 
 class Store:
-    """What `specs` name on the node below `root`.
+    """The files of the entries `specs` on the node below `root`.
 
-    `facts` override the facts that the node's files give. `also` are more paths to watch for changes.
+    `facts` override the facts from the node's files. `also` are more paths to watch for changes.
     """
 
     def __init__(
@@ -65,20 +65,20 @@ class Store:
         self._kubeconfigs = KubeconfigObserver(self._reader)
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
-        """Return the inventory, after reading everything again (None) or what is behind the `touched` lookups."""
+        """Return the inventory, after a new read of all files (None) or of the files of the `touched` lookups."""
         self._files.refresh(touched)
         observations: list[Observation] = []
         for number, spec in enumerate(self._specs):
             before = self._built[number]
-            paths, cut = self._paths(number, spec)
+            paths, excess = self._paths(number, spec)
             built = self._built[number] = self._built_of(spec, paths, before)
-            if cut:
-                rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, cut),))
-                built[spec.path] = _kept((), (rest,), before.get(spec.path))
+            if excess:
+                rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, excess),))
+                built[spec.path] = _reused((), (rest,), before.get(spec.path))
             found = [seen for _, some in built.values() for seen in some]
-            if spec.is_glob and not found and self._reader.expected(spec):
+            if spec.is_glob and not found and self._reader.is_expected(spec):
                 nothing = Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))
-                built[spec.path] = _kept((), (nothing,), before.get(spec.path))
+                built[spec.path] = _reused((), (nothing,), before.get(spec.path))
                 found = [*built[spec.path][1]]
             observations += found
         for path in self._also:
@@ -86,7 +86,7 @@ class Store:
         return Inventory(tuple(observations), self._facts())
 
     def components(self) -> Components:
-        """Return what the files say of the static Pods and the kubelet. Callers call it after `observe`."""
+        """Return the configuration of the static Pods and the kubelet. Callers call it after `observe`."""
         config = self._reader.manifest(_KUBELET_CONFIG)
         directory = as_text(config.fields.get("staticPodPath")) if config else ""
         directory = directory.rstrip("/") or f"{_KUBERNETES}/manifests"
@@ -100,43 +100,44 @@ class Store:
         return not self._files.entry(path).missing
 
     def states(self, paths: Iterable[str]) -> Iterator[tuple[str, str, int]]:
-        """Yield the SHA-256 and the time of the last change (ctime, nanoseconds) of each of `paths` that was read."""
+        """Yield path, SHA-256 and ctime (nanoseconds) of each of `paths` whose content is in the cache."""
         for path in paths:
             entry = self._files.entry(path)
-            if entry.fault is None and entry.digest and entry.key:
-                yield path, entry.digest.hex(), entry.key[4]
+            if entry.fault is None and entry.digest and entry.state:
+                yield path, entry.digest.hex(), entry.state[4]
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """Return the lookups that the next pass reads again: files that are being written, too many to wait for."""
+        """Return the lookups that the next pass must read again: files that other processes may be writing."""
         return frozenset(self._files.unfinished)
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return the directories to watch, with the names that matter in each (None: all)."""
+        """Return the directories to watch, with the names to watch in each (None: all)."""
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
-        """Return the paths of an entry, and which excess was left out ("" if there is no excess)."""
+        """Return the paths of an entry, and the limit that its pattern exceeds ("" if it exceeds none)."""
         if not spec.is_glob:
             return (spec.path,), ""
         known = self._expansions.get(number)
-        if known is None or not known.holds(self._files):
+        if known is None or not known.is_current(self._files):
             known = self._expansions[number] = expand(self._files, spec.path, spec.exclude)
-        return known.paths, known.cut
+        return known.paths, known.excess
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
-        """Return what is observed at each path. Paths whose files have not changed keep their observations."""
-        forgotten = self._files.forgotten
-        holds = self._current if forgotten is None else forgotten.isdisjoint
+        """Return the observations of each path. Paths whose files have not changed keep their observations."""
+        dropped = self._files.dropped
+        is_current = self._current if dropped is None else dropped.isdisjoint
         built = {
-            path: known if (known := before.get(path, _UNSEEN))[0] and holds(known[0]) else _UNSEEN for path in paths
+            path: known if (known := before.get(path, _NOT_BUILT))[0] and is_current(known[0]) else _NOT_BUILT
+            for path in paths
         }
-        fresh = [path for path, known in built.items() if known is _UNSEEN]
+        fresh = [path for path, known in built.items() if known is _NOT_BUILT]
         for path in chain.from_iterable(self._files.parsed(fresh, self._reader.parser(spec))):
             self._reader.used = {}
             seen = tuple(self._observe(spec, path))
-            built[path] = _kept(tuple(self._reader.used.values()), seen, before.get(path))
+            built[path] = _reused(tuple(self._reader.used.values()), seen, before.get(path))
         return built
 
     def _current(self, used: tuple[Entry, ...]) -> bool:
@@ -145,13 +146,13 @@ class Store:
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         entry = self._reader.entry(path)
         if entry.missing:
-            if not entry.is_link and (spec.is_glob or not self._reader.expected(spec)):
+            if not entry.is_link and (spec.is_glob or not self._reader.is_expected(spec)):
                 return
             whole = Observation(
-                spec.name, spec, path, faults=(self._reader.missing(spec, path, entry),), key_path=spec.key,
-                wanted=self._reader.wanted(spec), changed_at=self._reader.changed_at(entry),
+                spec.name, spec, path, faults=(self._reader.missing_fault(spec, path, entry),), key_path=spec.key,
+                wanted=self._reader.is_wanted(spec), changed_at=self._reader.changed_at(entry),
             )  # fmt: skip
-            yield replace(whole, wanted=self._kubeconfigs.is_read(whole)) if spec.kind is Kind.KUBELET else whole
+            yield replace(whole, wanted=self._kubeconfigs.is_wanted(whole)) if spec.kind is Kind.KUBELET else whole
         elif spec.kind is Kind.KUBECONFIG:
             yield from self._kubeconfigs.observations(spec, path)
         else:
@@ -165,7 +166,7 @@ class Store:
     ) -> Iterator[Observation]:
         is_pair = spec.kind is Kind.KEY_PAIR
         kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
-        # With a pattern, the key of each file is in that file.
+        # The entry has a pattern, so each file contains its own key.
         own_key = path if spec.is_glob and spec.key else spec.key
         key_path = own_key or (path if has_key(document) else None)
         key_document = self._reader.document(key_path, spec) if key_path and key_path != path else document
@@ -197,13 +198,13 @@ class Store:
             renewable=document.pem and key_document.pem,
             certificate_file=entry.own_file,
             key_file=self._reader.entry(key_path).own_file if key_path else None,
-            wanted=self._reader.wanted(spec),
+            wanted=self._reader.is_wanted(spec),
             changed_at=self._reader.changed_at(entry, self._reader.entry(key_path or path)),
         )
         if is_pair:
             yield whole
         elif separate:
-            yield from one_each(whole, document.certificates)
+            yield from bundle_observations(whole, document.certificates)
         else:
             yield self._kubeconfigs.with_kubelet_conf(whole, kubelet_conf) if kubelet_conf else whole
 
@@ -225,9 +226,10 @@ class Store:
         )
 
 
-def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
-    """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody. That a
-    file that cannot be used is still being written is news.
+def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
+    """Return `seen`, or the previous objects if they are equal, so that later stages skip them.
+
+    Observations with faults are equal only if the files have not changed since.
     """
     same = (
         before
@@ -239,10 +241,10 @@ def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built
     return used, before[1] if before and same else seen
 
 
-def _too_many(spec: CertificateSpec, cut: str) -> Fault:
-    fact = f"{spec.path} {cut}, and only the first are looked at"
+def _too_many(spec: CertificateSpec, excess: str) -> Fault:
+    fact = f"{spec.path} {excess}, and certmond reads only the first"
     return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or `exclude` names")
 
 
 def _no_match(spec: CertificateSpec) -> Fault:
-    return Fault(Reason.MISSING, f"{spec.path} matches no certificate", "correct the pattern, or put the files back")
+    return Fault(Reason.MISSING, f"{spec.path} matches no certificate", "correct the pattern, or restore the files")

@@ -1,7 +1,7 @@
 """Cache of resolved directories of the node, and the resolution of paths below them.
 
-Owns the directories that are in the path of a cached file. A path that another user has chosen passes no cached
-directory except that of the file that names it. Reads no content.
+Owns the directories of the cached files. For a path that another user controls, it uses only the cached directory of
+the file that names the path. Reads no content.
 """
 
 from __future__ import annotations
@@ -11,75 +11,83 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from certmond.files.path_resolution import Referrer, Way, beginning, beside, follow, open_to, refusal
+from certmond.files.path_resolution import (
+    Referrer,
+    ResolvedPath,
+    directory_start,
+    is_readable_by,
+    refusal,
+    resolve,
+    root_start,
+)
 from certmond.pki.findings import Fault, Reason
 
 
 class DirectoryCache:
-    """The directories below `root` ("" for the root directory of this node), each resolved once until `clear`."""
+    """Directories below `root` ("" for the root directory of this node). Each is resolved once until `clear`."""
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._directories: dict[str, Way] = {}
+        self._directories: dict[str, ResolvedPath] = {}
         self.has_new = False
-        """Whether a directory was added since the owner of this cache last set this to False."""
+        """True after a directory was added. The owner of this cache resets it to False."""
 
     def clear(self) -> None:
         self._directories.clear()
 
     def lookups(self) -> Iterator[tuple[str, ...]]:
         """Yield the "directory/name" lookups of each cached directory."""
-        return (place.lookups for place in self._directories.values())
+        return (resolved.lookups for resolved in self._directories.values())
 
-    def directory(self, path: str) -> Way:
-        """Return where the directory `path` is, with a fault if it does not exist."""
-        place = self._directories.get(path)
-        if place is None:
-            place = self._directories[path] = follow(path, beginning(self._root), root=self._root, called=path)
+    def directory(self, path: str) -> ResolvedPath:
+        """Return the resolved directory `path`, with a fault if it does not exist."""
+        resolved = self._directories.get(path)
+        if resolved is None:
+            resolved = self._directories[path] = resolve(path, root_start(self._root), root=self._root, name=path)
             self.has_new = True
-        return place
+        return resolved
 
-    def admitted_directory(self, path: str) -> Way:
-        """Return the directory, with a fault also if other users have chosen a part of its path and cannot read it."""
-        return self._admitted(self.directory(path), path)
+    def readable_directory(self, path: str) -> ResolvedPath:
+        """Return the resolved directory `path`, with a fault if other users control the path and cannot read it."""
+        return self._if_readable(self.directory(path), path)
 
-    def way(self, path: str, referrer: Referrer | None) -> Way:
-        """Return where `path` leads, which `referrer` names, if given."""
-        if referrer and referrer.writers:  # cache no directory of this path: another user has chosen it
+    def resolve_path(self, path: str, referrer: Referrer | None) -> ResolvedPath:
+        """Return the resolved `path`. `referrer` is the file that names it, None for a path of certmond."""
+        if referrer and referrer.writers:  # cache no directory of this path, because another user controls it
             home = referrer.path.rpartition("/")[0]
-            if path.startswith(f"{home}/") and (place := self.directory(home)).fault is None:
-                behind, rest = beside(referrer, place), path.removeprefix(home)
+            if path.startswith(f"{home}/") and (resolved := self.directory(home)).fault is None:
+                start, rest = directory_start(referrer, resolved), path.removeprefix(home)
             else:
-                behind, rest = beginning(self._root, referrer), path
-            return self._admitted(follow(rest, behind, root=self._root, called=path), path)
+                start, rest = root_start(self._root, referrer), path
+            return self._if_readable(resolve(rest, start, root=self._root, name=path), path)
         directory, _, name = path.rpartition("/")
-        place = self.directory(directory)
-        if place.fault is not None:
-            return replace(place, lookups=(), is_link=False, fault=_renamed(place, path))
-        return self._admitted(follow(name, place, root=self._root, called=path), path)
+        resolved = self.directory(directory)
+        if resolved.fault is not None:
+            return replace(resolved, lookups=(), is_link=False, fault=_fault_below(resolved, path))
+        return self._if_readable(resolve(name, resolved, root=self._root, name=path), path)
 
-    def _admitted(self, way: Way, path: str) -> Way:
-        """Return the way, with a fault if other users have chosen a part of it and cannot read the file there."""
-        if way.fault is not None or way.blame is None:
-            return way
+    def _if_readable(self, resolved: ResolvedPath, path: str) -> ResolvedPath:
+        """Return the resolved path, with a fault if other users control a part of it and cannot read the file."""
+        if resolved.fault is not None or resolved.restriction is None:
+            return resolved
         with suppress(OSError):
-            status = os.lstat(way.real or "/")
-            if open_to(way.strangers, way.real, status, root=self._root):
-                return replace(way, status=status)  # the file that is read must be this one
-        return replace(way, fault=refusal(path, way.blame))
+            status = os.lstat(resolved.real or "/")
+            if is_readable_by(resolved.other_users, resolved.real, status, root=self._root):
+                return replace(resolved, status=status)  # the file that is read must be this one
+        return replace(resolved, fault=refusal(path, resolved.restriction))
 
-    def is_open(self, strangers: frozenset[int], lookup: str) -> bool:
-        """Return whether each of `strangers` can read the directory of this lookup."""
+    def is_directory_readable(self, other_users: frozenset[int], lookup: str) -> bool:
+        """Return whether each of `other_users` can read the directory of `lookup`."""
         directory = lookup.rpartition("/")[0]
         with suppress(OSError):
-            return open_to(strangers, directory, os.lstat(directory or "/"), root=self._root)
+            return is_readable_by(other_users, directory, os.lstat(directory or "/"), root=self._root)
         return False
 
 
-def _renamed(place: Way, path: str) -> Fault | None:
-    """Return the fault of a directory, worded for a path through it."""
-    if place.blame:
-        return refusal(path, place.blame)
-    if place.fault is None or place.fault.reason is Reason.MISSING:
-        return place.fault and Fault(Reason.MISSING, f"{path} is not there")
-    return Fault(place.fault.reason, f"{path}: {place.fault.detail}")
+def _fault_below(resolved: ResolvedPath, path: str) -> Fault | None:
+    """Return the fault of `path`, whose directory has a fault."""
+    if resolved.restriction:
+        return refusal(path, resolved.restriction)
+    if resolved.fault is None or resolved.fault.reason is Reason.MISSING:
+        return resolved.fault and Fault(Reason.MISSING, f"{path} does not exist")
+    return Fault(resolved.fault.reason, f"{path}: {resolved.fault.detail}")

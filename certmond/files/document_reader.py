@@ -1,7 +1,7 @@
-"""Parsed files of the node for the observation of its certificates, with a record of the files behind each one.
+"""Parsed files of the node for the observation of its certificates, with a record of the files behind each observation.
 
-Owns the parser for the files of an entry of the catalogue, and whether the node should have a file. Judges nothing: an
-error of a file is a Fault in its document.
+Owns the choice of the parser for an entry of the catalogue, and the decision whether the node should have a file.
+Judges nothing: an error of a file is a Fault in its document.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 from certmond.files.cache import Files, Parser
-from certmond.files.cache_entry import Asked, Entry, latest_change
+from certmond.files.cache_entry import Entry, EntryKey, latest_change
 from certmond.files.owner_names import owner_name
 from certmond.files.path_resolution import Referrer
 from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
 from certmond.formats.manifest import Manifest, parse_manifest
-from certmond.formats.pkcs12 import decode_apart
+from certmond.formats.pkcs12 import decode_isolated
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions
 from certmond.pki.findings import Fault, Reason
@@ -28,29 +28,29 @@ from certmond.pki.x509.parsing import Document
 
 
 class DocumentReader:
-    """Reads and parses files by way of `files`, and records the cache entries in `used`.
+    """Reads and parses files through `files`, and records their cache entries in `used`.
 
-    `own_root` is whether the files are those of this node, and not of a node below another root directory.
+    With `own_root`, the files are below the root directory of this host, so that its names of users apply.
     """
 
     def __init__(self, files: Files, *, own_root: bool) -> None:
         self._files, self._own_root = files, own_root
-        self.used: dict[Asked, Entry] = {}
+        self.used: dict[EntryKey, Entry] = {}
 
     def referrer(self, path: str) -> Referrer:
         return Referrer(path, self.entry(path).writers)
 
     def document(self, path: str, spec: CertificateSpec | None, referrer: Referrer | None = None) -> Document:
         entry = self.entry(path, referrer)
-        document = self._files.value(path, self.parser(spec) if spec else decode_apart, referrer)
+        document = self._files.value(path, self.parser(spec) if spec else decode_isolated, referrer)
         return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
 
     def parser(self, spec: CertificateSpec) -> Parser[Any]:
-        """Return the parser of an entry's files."""
+        """Return the parser for the files of an entry."""
         if spec.kind is Kind.KUBECONFIG:
             return parse_credentials
         password = self._password(spec.password_file) if spec.password_file else None
-        return decode_apart if password is None else _decode_with(password)
+        return decode_isolated if password is None else _decode_with(password)
 
     def _password(self, path: str) -> bytes | None:
         self.entry(path)
@@ -71,11 +71,11 @@ class DocumentReader:
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
         entry = self._files.entry(path, referrer)
-        self.used[entry.asked] = entry
+        self.used[entry.entry_key] = entry
         return entry
 
-    def expected(self, spec: CertificateSpec) -> bool:
-        """Return whether the node should have it: always, or because one of its other files requires it."""
+    def is_expected(self, spec: CertificateSpec) -> bool:
+        """Return whether the node should have the entry: always, or because another file of the node requires it."""
         if spec.optional or not spec.conditional:
             return not spec.optional
         mentioned = (self.manifest(path) for path in spec.mentioned_in)
@@ -86,33 +86,31 @@ class DocumentReader:
             or any(not self.entry(path).missing for path in spec.belongs_with)
         )
 
-    def wanted(self, spec: CertificateSpec) -> bool:
-        """Return `Observation.wanted`: whether the node should have a file that exists or existed."""
-        return spec.optional or spec.is_glob or self.expected(spec)
+    def is_wanted(self, spec: CertificateSpec) -> bool:
+        """Return `Observation.wanted`: whether the node should have the file, which exists or existed."""
+        return spec.optional or spec.is_glob or self.is_expected(spec)
 
-    def missing(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
-        says = next(
-            (place for place in spec.mentioned_in if (text := self.manifest(place)) and path in text.text), None
-        )
-        because = f", though {says} uses it" if says else ""
-        dangling = " (it is a symlink that leads nowhere)" if entry.is_link else ""
-        return Fault(Reason.MISSING, f"{path} is not there{dangling}{because}")
+    def missing_fault(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
+        user = next((each for each in spec.mentioned_in if (text := self.manifest(each)) and path in text.text), None)
+        because = f", although {user} uses it" if user else ""
+        dangling = " (it is a symlink to a missing file)" if entry.is_link else ""
+        return Fault(Reason.MISSING, f"{path} does not exist{dangling}{because}")
 
     def changed_at(self, *entries: Entry) -> datetime | None:
-        """Return when any of these files last changed; for a missing file, its directory counts."""
-        gone = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
-        return max(filter(None, (latest_change(*entries), *gone)), default=None)
+        """Return the latest change of any of these files. For a missing file, the change of its directory counts."""
+        removals = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
+        return max(filter(None, (latest_change(*entries), *removals)), default=None)
 
     def permissions(self, secret: Mapping[str, bool], referrer: Referrer | None = None) -> Iterator[Permissions]:
-        """Yield the permissions of the given files, each with whether it holds a private key."""
+        """Yield the permissions of the files in `secret`, which maps a path to whether the file has a private key."""
         for path, is_secret in secret.items():
             entry = self.entry(path, referrer)
             if entry.fault is None:
                 yield Permissions(path, entry.mode, owner_name(entry.uid, entry.gid, self._own_root), is_secret)
 
 
-def one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
-    """Yield one observation for each certificate of a bundle. The first has the faults of the file and its key."""
+def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
+    """Yield one observation for each certificate of a bundle. The first one has the faults and the key of the file."""
     distinct = tuple(dict.fromkeys(certificates))
     yield replace(whole, certificates=distinct[:1])
     for number, certificate in enumerate(distinct[1:], start=2):
@@ -126,4 +124,4 @@ def first_line(data: bytes, _path: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _decode_with(password: bytes) -> Parser[Document]:
-    return lambda data, path: decode_apart(data, path, password)
+    return lambda data, path: decode_isolated(data, path, password)

@@ -1,7 +1,7 @@
 """Observation of the certificates and keys that a kubeconfig embeds or names.
 
-Owns the observation of each user and cluster of a kubeconfig, and of kubelet.conf beside the kubelet's PEM. Judges
-nothing: an error of a file is a Fault in its observation.
+Owns the observation of each user and cluster of a kubeconfig, and of kubelet.conf together with the kubelet's PEM.
+Judges nothing: an error of a file is a Fault in its observation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from certmond.files.cache_entry import latest_change
-from certmond.files.document_reader import DocumentReader, one_each
+from certmond.files.document_reader import DocumentReader, bundle_observations
 from certmond.formats.kubeconfig import Material, User
 from certmond.formats.kubeconfig_credentials import Credentials, no_certificate_in
 from certmond.pki.catalog.entries import CertificateSpec
@@ -25,8 +25,8 @@ class KubeconfigObserver:
     def __init__(self, reader: DocumentReader) -> None:
         self._reader = reader
 
-    def is_read(self, seen: Observation) -> bool:
-        """The kubelet's PEM is wanted, unless kubelet.conf names another one, or embeds what it names no file for."""
+    def is_wanted(self, seen: Observation) -> bool:
+        """Return whether the node should have the kubelet's PEM, which kubelet.conf may replace by other files."""
         named = self._refers_to(seen, seen.spec.kubeconfig) if seen.spec.kubeconfig else None
         return seen.wanted and named in {None, seen.path}
 
@@ -43,7 +43,7 @@ class KubeconfigObserver:
         credentials, refers_to = self._reader.credentials(kubeconfig), self._refers_to(seen, kubeconfig)
         embedded, faults = self._trust(kubeconfig, credentials)
         return replace(
-            seen, refers_to=refers_to, wanted=self.is_read(seen), embedded=embedded,
+            seen, refers_to=refers_to, wanted=self.is_wanted(seen), embedded=embedded,
             faults=(*seen.faults, *credentials.faults, *faults),
             permissions=(*seen.permissions, *self._reader.permissions({kubeconfig: True})),
         )  # fmt: skip
@@ -51,23 +51,23 @@ class KubeconfigObserver:
     def observations(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         credentials = self._reader.credentials(path)
         config = credentials.config
-        embedded, about_trust = self._trust(path, credentials)
+        embedded, trust_faults = self._trust(path, credentials)
         users = sorted(config.users, key=lambda user: user.name != config.current_user)
-        holders = [user for user in users if user.certificate]
-        faults = [*credentials.faults, *(about_trust if spec.embedded_ca else ())]
+        users_with_certificate = [user for user in users if user.certificate]
+        faults = [*credentials.faults, *(trust_faults if spec.embedded_ca else ())]
         others = [user for user in users if user.other]
-        if spec.subject and not holders and not credentials.faults:
+        if spec.subject and not users_with_certificate and not credentials.faults:
             faults.append(no_certificate_in(path, others))
         permissions = tuple(self._reader.permissions({path: True}))
         whole = Observation(
             spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults),
-            wanted=self._reader.wanted(spec), changed_at=self._reader.entry(path).changed_at, renewable=not others,
+            wanted=self._reader.is_wanted(spec), changed_at=self._reader.entry(path).changed_at, renewable=not others,
         )  # fmt: skip
         plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
-        for user in holders:
+        for user in users_with_certificate:
             bare = Observation(f"{spec.name}#{user.name}", plain, path)
-            yield self._with_user(whole if user is holders[0] else bare, credentials, user)
-        if faults and not holders:
+            yield self._with_user(whole if user is users_with_certificate[0] else bare, credentials, user)
+        if faults and not users_with_certificate:
             yield whole
         if spec.embedded_ca is None:
             yield from self._clusters(spec, path, credentials)
@@ -78,13 +78,13 @@ class KubeconfigObserver:
         key_path = (user.key and user.key.path) or seen.path
         faults = [*seen.faults, *certificate.faults, *without_missing(key.faults), *encrypted_key_in(key, key_path)]
         if not (is_broken(certificate) or certificate.certificates):
-            held_in = (user.certificate and user.certificate.path) or f"{seen.path}, certificate of {user.name!r},"
-            faults.append(Fault(Reason.MALFORMED, f"{held_in} holds no certificate"))
+            location = (user.certificate and user.certificate.path) or f"{seen.path}, certificate of {user.name!r},"
+            faults.append(Fault(Reason.MALFORMED, f"{location} holds no certificate"))
         referrer = self._reader.referrer(seen.path)
         named = referrer if key_path != seen.path else None
         permissions = self._reader.permissions({key_path: True}, named) if named else ()
-        # A file that another user names is not the kubeconfig's own: otherwise the entry to which that file belongs
-        # would share it.
+        # If other users can change the kubeconfig, a file that it names does not belong to it. Otherwise this entry
+        # and the entry of that file would share the file.
         own = self._reader.entry((not referrer.writers and user.certificate and user.certificate.path) or seen.path)
         key_entry = self._reader.entry(key_path, named)
         return replace(
@@ -96,7 +96,7 @@ class KubeconfigObserver:
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
-        """Yield the CA certificates in a kubeconfig that no entry of the catalogue covers: their expiry matters too."""
+        """Yield the CA certificates of a kubeconfig whose entry has no `embedded_ca`: they expire too."""
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=update)
         for cluster in credentials.config.clusters:
@@ -104,28 +104,30 @@ class KubeconfigObserver:
             whole = Observation(
                 f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults, holder=("cluster", cluster.name)
             )
-            yield from one_each(whole, document.certificates) if document.certificates or document.faults else ()
+            yield from (
+                bundle_observations(whole, document.certificates) if document.certificates or document.faults else ()
+            )
 
     def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
-        """Return the CA certificates that a kubeconfig embeds for the cluster of its context, and their faults."""
+        """Return the CA certificates that a kubeconfig has for the cluster of its context, and their faults."""
         config = credentials.config
         current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
         if not current and len(config.clusters) != 1:
             return (), ()
         cluster = (current or config.clusters)[0]
         document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
-        # The entry of a separate file reports its faults. A file that other users name has no such entry.
+        # A separate file has an entry, which reports its faults, unless other users can change the kubeconfig.
         own = cluster.ca and cluster.ca.data is None and not self._reader.referrer(path).writers
         faults = () if own else document.faults
-        told = not document.certificates and (faults or credentials.faults)
+        is_reported = not document.certificates and (faults or credentials.faults)
         file = cluster.ca.path if cluster.ca and cluster.ca.data is None else None
         others = bool(self._reader.entry(path).writers)
-        return () if told else (Embedded(path, document.certificates, file, cluster.name, others),), faults
+        return () if is_reported else (Embedded(path, document.certificates, file, cluster.name, others),), faults
 
     def _material(
         self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None
     ) -> Document:
-        """Return what the kubeconfig at `path` embeds or names, as far as the users who can change it can read that."""
+        """Return the document that the kubeconfig at `path` embeds or names, if its writers can read the file."""
         if material is None:
             return Document()
         if material.path and material.data is None:

@@ -1,6 +1,6 @@
-"""The mount table of this process (proc_pid_mountinfo(5)): its mounts, and a thread that waits for a change of it.
+"""The mount table of this process (proc_pid_mountinfo(5)), and a thread that waits for a change of it.
 
-Owns the parser of the table, and the types of file systems on which a file can change without an inotify event.
+Owns the parser of the table, and the types of file systems on which files can change without an inotify event.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EVENTLESS = re.compile(
     r"9p|afs|beegfs|ceph|cifs|coda|fuse(blk|\..*)?|gfs2|gpfs|lustre|nfs4?|ocfs2|orangefs|overlay|smb3|smbfs|vboxsf|virtiofs"
 )
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
-JOIN_TIMEOUT = 5.0  # seconds for a thread to end; only a slow `wake` delays it
+JOIN_TIMEOUT = 5.0  # seconds to wait for the end of a thread; only a slow `wake` delays it
 
 
 class Mount(NamedTuple):
@@ -30,7 +30,7 @@ class Mount(NamedTuple):
 
 
 def parse_mounts(table: bytes) -> tuple[Mount, ...]:
-    """Return the lines of a /proc/PID/mountinfo in its order, without those that cannot be parsed."""
+    """Return the mounts in the lines of a /proc/PID/mountinfo. Skip lines of an unknown form."""
     mounts = []
     for line in table.split(b"\n"):
         head, _, tail = line.partition(b" - ")
@@ -41,8 +41,8 @@ def parse_mounts(table: bytes) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def filesystem(directory: str, types: Mapping[str, str]) -> str | None:
-    """Return the type of a directory's file system from the types of the mount points, or None if it is unknown."""
+def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
+    """Return the type of a directory's file system. `types` has the type at each mount point. None if it is unknown."""
     while directory not in types:
         directory, below = os.path.dirname(directory), directory
         if directory == below:
@@ -50,17 +50,17 @@ def filesystem(directory: str, types: Mapping[str, str]) -> str | None:
     return types[directory]
 
 
-def eventless(filesystem_type: str | None) -> bool:
-    """Return whether files on this file system can change without an event: it is shared, layered or unknown."""
-    return filesystem_type is None or _EVENTLESS.fullmatch(filesystem_type) is not None
+def is_eventless(type_name: str | None) -> bool:
+    """Return whether files on this type can change without an inotify event: it is shared, layered or unknown."""
+    return type_name is None or _EVENTLESS.fullmatch(type_name) is not None
 
 
 class MountTable:
-    """The mounts of this process, kept current by a thread that sleeps until the kernel reports a change."""
+    """The mounts of this process. A thread sleeps until the kernel reports a change, and then reads them again."""
 
     def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
         self._changed = changed
-        self._file = io.FileIO("/proc/self/mountinfo")  # opened before it is read, so that no change is missed
+        self._file = io.FileIO("/proc/self/mountinfo")  # open it before the first read: this misses no change
         try:
             self._end, self._stop = os.pipe()
         except OSError:
@@ -74,17 +74,17 @@ class MountTable:
             self._file.close()
             os.close(self._end)
             os.close(self._stop)
-            raise OSError(errno.EAGAIN, "no thread is to be had") from error
+            raise OSError(errno.EAGAIN, "cannot start a thread") from error
 
     def types(self) -> dict[str, str]:
-        """Return the type of the file system at each mount point; the uppermost one if mounts are stacked."""
+        """Return the type of the file system at each mount point, of the uppermost one if mounts are stacked."""
         return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
 
     def _run(self) -> None:
-        with self._file, open(self._end, "rb") as end:  # closed when this thread ends, however late
+        with self._file, open(self._end, "rb") as end:  # this thread closes them at its end, however late
             poller = select.poll()
-            poller.register(self._file, select.POLLPRI)  # the kernel always reports POLLERR with it
-            poller.register(end, select.POLLIN)  # and POLLHUP with this one
+            poller.register(self._file, select.POLLPRI)  # the kernel reports POLLERR as well
+            poller.register(end, select.POLLIN)  # the kernel reports POLLHUP as well
             while not any(descriptor == self._end for descriptor, _ in poller.poll()):
                 before = self._mounts
                 self._file.seek(0)

@@ -16,7 +16,7 @@ from datetime import datetime
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig_credentials import parse_credentials
-from certmond.formats.kubeconfig_edit import Embedded, has_others, new_kubeconfig, with_credentials
+from certmond.formats.kubeconfig_edit import Embedded, has_several_entries, new_kubeconfig, with_credentials
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
@@ -74,7 +74,7 @@ class Renewal:
             return linked(path, content, spec, view, self.now)
         if spec.kind is Kind.KUBECONFIG:
             there = view.read(path, anyones=False) or b""
-            edited = present or (there if has_others(there) else b"")
+            edited = present or (there if has_several_entries(there) else b"")
             return [placed(spec, path, self._kubeconfig(edited) if edited else self._new_kubeconfig(), view)]
         if is_one_file(self.step.status.seen) or key_path is None:
             return [placed(spec, path, self._combined(present), view)]

@@ -83,7 +83,7 @@ class LocalSigner:
         except KeyUnusableError as error:
             if passphrase is None:
                 raise
-            raise KeyUnusableError(f"{error}, or its passphrase into the credential {self._passphrase}") from None
+            raise KeyUnusableError(f"{error}, or put its passphrase into the credential {self._passphrase}") from None
 
     def _issuer(self, known: tuple[Certificate, ...], key: PrivateKey) -> Certificate:
         """Return the certificate of this key; of several, as after a reissue, the valid one that ends last."""

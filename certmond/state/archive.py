@@ -24,7 +24,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from certmond.errors import MalformedError, StateError, WriteError
 from certmond.files.consistent_read import content_of
-from certmond.files.path_resolution import open_straight
+from certmond.files.path_resolution import open_without_symlinks
 from certmond.pki.findings import printable
 from certmond.transaction.dirfd import Place, blaming, can_be_a_path, digest, opened
 from certmond.transaction.state_directory import VERSION, opened_state, read_state, understood
@@ -204,7 +204,7 @@ class Archive:
 def _found(path: str, real: Path) -> ArchivedFile:
     """Return a file as it is now. Raises WriteError if it cannot be read."""
     try:
-        with open(open_straight(str(real), _SOURCE), "rb") as file:
+        with open(open_without_symlinks(str(real), _SOURCE), "rb") as file:
             status, content = os.fstat(file.fileno()), content_of(file)
     except OSError as error:
         fact = f"cannot be read ({error.strerror or error}), and is not replaced before it is kept"

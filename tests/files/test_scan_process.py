@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from certmond.files import scan_process as second
-from certmond.files.scan_process import in_two
+from certmond.files.scan_process import in_two_processes
 from certmond.files.scan_process_messages import pack
 from tests.files.beside import FORKS, worthwhile
 
@@ -51,7 +51,7 @@ def made(things: Sequence[int]) -> Made:
 
 def shared_out(work: Callable[[Sequence[int]], Made] = made) -> set[int]:
     """The processes that had a part in it; whichever they were, all is there, once and in its order."""
-    results = [*in_two(THINGS, work)]
+    results = [*in_two_processes(THINGS, work)]
     assert [value for some in results for _, value in some] == [2 * thing for thing in THINGS]
     return {pid for some in results for pid, _ in some}
 
@@ -117,7 +117,7 @@ def test_what_it_brought_before_its_end_counts(tmp_path: Path, brought: int) -> 
 
 def test_it_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that stands still is ended, and its piece is done here."""
-    monkeypatch.setattr(second, "_PATIENCE", 0.05)
+    monkeypatch.setattr(second, "_PIECE_TIMEOUT", 0.05)
 
     def still(things: Sequence[int]) -> Made:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -162,7 +162,7 @@ def test_a_result_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "fifo").write_bytes(b"")
         tell.write((1000).to_bytes(8) + b"half")
 
-    monkeypatch.setattr(second, "_work_through", breaks_off)
+    monkeypatch.setattr(second, "_work_backwards", breaks_off)
     assert shared_out(Patient(tmp_path)) == {HERE}
 
 
@@ -170,7 +170,7 @@ def test_who_stopped_in_the_middle_of_a_result_is_not_heard_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it says when it goes on begins in the middle of something, and would be taken for what it is not."""
-    monkeypatch.setattr(second, "_PATIENCE", 0.05)
+    monkeypatch.setattr(second, "_PIECE_TIMEOUT", 0.05)
     go_on, gone_on = tmp_path / "go on", tmp_path / "gone on"
     os.mkfifo(go_on)
     os.mkfifo(gone_on)
@@ -194,22 +194,24 @@ def test_who_stopped_in_the_middle_of_a_result_is_not_heard_any_more(
         return patient(things)
 
     patient = Patient(tmp_path)
-    monkeypatch.setattr(second, "_work_through", stops)
+    monkeypatch.setattr(second, "_work_backwards", stops)
     assert shared_out(work) == {HERE}
 
 
 def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
     """The other process waits until they are read, and this one until they have come."""
-    size = 3 * second._ROOM
+    size = 3 * second._PIPE_BYTES
 
-    results = in_two(THINGS, Patient(tmp_path), tell=lambda _, some: (bytes(size), some), take=lambda _, told: told[1])
+    results = in_two_processes(
+        THINGS, Patient(tmp_path), encode=lambda _, some: (bytes(size), some), decode=lambda _, told: told[1]
+    )
     assert len({pid for some in results for pid, _ in some}) == 2
 
 
 def test_nothing_is_waited_for_that_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the other process stands still without a piece, all is done here, and that is that."""
-    monkeypatch.setattr(second, "_PATIENCE", 10**6)
-    monkeypatch.setattr(second, "_work_through", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
+    monkeypatch.setattr(second, "_PIECE_TIMEOUT", 10**6)
+    monkeypatch.setattr(second, "_work_backwards", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
     assert shared_out() == {HERE}
 
 
@@ -241,7 +243,7 @@ def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: P
         begun.append(things)
         return patient(things)
 
-    results = in_two(THINGS, work)
+    results = in_two_processes(THINGS, work)
     assert begun == []
     next(results)
     assert len(begun) == 1
@@ -261,7 +263,7 @@ def test_what_fails_here_is_raised_and_ends_the_other(tmp_path: Path, error: Bas
         return patient(things)
 
     with pytest.raises(type(error)):
-        [*in_two(THINGS, work)]
+        [*in_two_processes(THINGS, work)]
     assert len(calls) == 1
 
 
@@ -290,7 +292,7 @@ def test_it_has_nothing_of_this_process_but_its_memory(tmp_path: Path) -> None:
         return cast("Made", found)
 
     try:
-        [*in_two(THINGS, Patient(tmp_path, look), take=take)]
+        [*in_two_processes(THINGS, Patient(tmp_path, look), decode=take)]
     finally:
         signal.signal(signal.SIGHUP, before)
         signal.set_wakeup_fd(woken)
@@ -309,19 +311,19 @@ def test_there_is_one_process_where_two_are_not_worthwhile(monkeypatch: pytest.M
     """
     match why:
         case "few":
-            monkeypatch.setattr(second, "MANY", 1001)
+            monkeypatch.setattr(second, "MIN_ITEMS", 1001)
         case "one processor":
             monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7})
         case "reaped":
             monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
         case _:
             monkeypatch.undo()
-            monkeypatch.setattr(second, "MANY", 1)
+            monkeypatch.setattr(second, "MIN_ITEMS", 1)
             monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
-    results = [*in_two(THINGS, made)]
+    results = [*in_two_processes(THINGS, made)]
     done.set()
     thread.join()
     assert results == [made(THINGS)]
@@ -329,8 +331,8 @@ def test_there_is_one_process_where_two_are_not_worthwhile(monkeypatch: pytest.M
 
 def test_however_many_there_are_the_sharing_out_does_not_stall(tmp_path: Path) -> None:
     """A pipe has room for 4,096 turns, whatever else the user has open; so many more have larger pieces."""
-    things = range(5_000 * second._PIECE)
-    results = [*in_two(things, Patient(tmp_path))]
+    things = range(5_000 * second._MIN_PIECE)
+    results = [*in_two_processes(things, Patient(tmp_path))]
     assert len(results) <= 4096
     assert sum(map(len, results)) == len(things)
 
@@ -338,7 +340,7 @@ def test_however_many_there_are_the_sharing_out_does_not_stall(tmp_path: Path) -
 ENDS_IN_THE_MIDDLE = """
 import os, signal, sys
 from certmond.files import scan_process as second
-second.MANY = 1
+second.MIN_ITEMS = 1
 os.sched_getaffinity = lambda _: {0, 1}
 here = os.getpid()
 
@@ -349,7 +351,7 @@ def work(things):
     open(sys.argv[1], "wb").close()
     os.kill(os.getpid(), signal.SIGSTOP)
 
-list(second.in_two(range(1000), work))
+list(second.in_two_processes(range(1000), work))
 """
 
 
@@ -377,5 +379,5 @@ def test_it_goes_first_where_memory_is_short(tmp_path: Path) -> None:
             return made(things)
         return cast("Made", told)
 
-    list(in_two(THINGS, Patient(tmp_path, look), take=take))
+    list(in_two_processes(THINGS, Patient(tmp_path, look), decode=take))
     assert taken == ["1000\n"]

@@ -254,7 +254,7 @@ def test_an_encrypted_key_is_opened_with_a_credential(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("wrong horse\n", "put the right one there, or its passphrase into the credential ca-passphrase"),
+        ("wrong horse\n", "replace it with the right key, or put its passphrase into the credential ca-passphrase"),
         ("", "is empty; its first line has to be the passphrase"),
         (None, r"cannot be read \(No such file.*; add LoadCredentialEncrypted=ca-passphrase:FILE to the unit"),
     ],
