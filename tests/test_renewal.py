@@ -659,7 +659,7 @@ def read_only(host: Host, mount: Mount, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("obstacle", "fact"),
-    [(full, r"less than \d+ bytes are free.*make room"), (read_only, r"Read-only file system.*mount its file system")],
+    [(full, r"less than \d+ bytes are free.*free space"), (read_only, r"Read-only file system.*mount its file system")],
 )
 def test_what_cannot_be_written_is_tried_again(tmp_path: Path, mount: Mount, obstacle: Any, fact: str) -> None:
     """A full disk or a read-only directory leaves the old pair; a clear message is in the outcome, in the trail and
@@ -714,7 +714,7 @@ def test_state_that_cannot_be_written(tmp_path: Path, mount: Mount, obstacle: An
                 filler.write(bytes(512))
         [outcome] = host.start_once()
         assert outcome.result == "failed"
-        assert re.search(r"audit.log could not be written \(No space left on device\): make room", outcome.message)
+        assert re.search(r"audit.log could not be written \(No space left on device\): free space", outcome.message)
     else:
         mount("-o", "bind,ro", str(host.state), on=host.state)
         with pytest.raises(WriteError, match=r"\(Read-only file system\): mount its file system writable"):

@@ -196,7 +196,7 @@ def test_the_newest_good_generation_comes_back_byte_for_byte(tmp_path: Path) -> 
         assert (host.at(API["path"]).read_bytes(), host.at(API["key"]).read_bytes()) == first
     assert len(Archive(host.state).ids("apiserver")) == 1
     assert len(Archive(host.state).ids("apiserver.damaged")) == 3 + 1  # the first one has the only copy of its key
-    for generation, files in Archive(host.state).whole("apiserver.damaged"):
+    for generation, files in Archive(host.state).complete_generations("apiserver.damaged"):
         assert "PRIVATE KEY" not in str(generation.description)
         assert b"PRIVATE KEY" not in files[-1].content
 

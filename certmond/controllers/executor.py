@@ -137,7 +137,7 @@ class Executor:
 
         Raises BusyError while another process writes, WriteError where the state directory cannot be used.
         """
-        with self._transactions.lock(patience) as writer, self._ledger.held():
+        with self._transactions.lock(patience) as writer, self._ledger.batch():
             self._recover(writer)
             outcomes = list[Outcome]()
             for step in plan.writes:
@@ -219,13 +219,13 @@ class Executor:
         granted = self._grants.granted(step)
         self._ledger.check()  # without a ledger, each pass would renew it again
         attempt = self._ledger.attempts().get(step.identity)
-        cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
+        cookie, key, csr = self._pending.resume(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
         request = Request(
             name=step.target, grant=granted, key=key, node_name=step.node, old=step.old,
             authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
         )  # fmt: skip
-        if csr is not None and not request.is_asked_in(csr):  # entry or old certificate changed since then
+        if csr is not None and not request.requests_the_same(csr):  # entry or old certificate changed since then
             request = replace(request, cookie=None, csr=None)
         request = replace(request, csr=request.pem())  # once: each ECDSA signature differs
         try:

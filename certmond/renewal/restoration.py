@@ -168,7 +168,7 @@ class Restoration:
 
     def _content(self, form: Form, file: ArchivedFile) -> bytes:
         """Of a kubeconfig that has more than its damaged user, only the credentials of that one come back."""
-        there = self._files.read(file.path, anyones=False) if form.kind is Kind.KUBECONFIG else None
+        there = self._files.read(file.path, follow_any_link=False) if form.kind is Kind.KUBECONFIG else None
         return (
             with_credentials_of(there, file.content, file.path)
             if there and has_several_entries(there)

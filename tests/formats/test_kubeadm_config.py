@@ -352,7 +352,7 @@ def test_ports(port: str) -> None:
 def test_node_names(name: str) -> None:
     """A node's name goes into subjects and names as it is, so what is no name is told."""
     (problem,) = problems(f"{INIT}nodeRegistration: {{name: {name}}}")
-    assert problem.startswith("InitConfiguration: nodeRegistration.name: must be a name of")
+    assert problem.startswith("InitConfiguration: nodeRegistration.name: must consist of")
 
 
 def test_a_node_name_may_be_long() -> None:

@@ -167,11 +167,11 @@ def test_a_quoted_word_may_be_written_with_escapes() -> None:
 @pytest.mark.parametrize(
     ("data", "fact"),
     [
-        (manifest("command: [kcm]"), "is not given; add it to the command"),
-        (manifest("command: [sh, -c, 'kcm " + " ".join(PLAIN) + "']"), "is not given"),
-        (manifest("env: [" + ", ".join(PLAIN) + "]"), "is not given"),
-        (manifest(f"command: {{--{CERT}: /a, --{KEY}: /b}}"), "is not given"),
-        (manifest(f"command: [-{CERT}=/a, {KEY}=/b]"), "is not given"),
+        (manifest("command: [kcm]"), "is not set; add it to the command"),
+        (manifest("command: [sh, -c, 'kcm " + " ".join(PLAIN) + "']"), "is not set"),
+        (manifest("env: [" + ", ".join(PLAIN) + "]"), "is not set"),
+        (manifest(f"command: {{--{CERT}: /a, --{KEY}: /b}}"), "is not set"),
+        (manifest(f"command: [-{CERT}=/a, {KEY}=/b]"), "is not set"),
         (manifest(f"command: [--{KEY}=/b, --{CERT}]"), f"has no value; write it as --{CERT}=VALUE"),
         (manifest(f"command: [--{CERT}, --{KEY}=/b]"), "has no value"),
         (manifest(f"command: [--{KEY}=/b, --{CERT}=/a, --{CERT.replace('-', '_')}=/c]"), "written with underscores"),
@@ -189,12 +189,12 @@ def test_a_quoted_word_may_be_written_with_escapes() -> None:
         (b"[" * 50_000, "is not YAML"),
         (b"", "is not a YAML mapping"),
         (b"spec: 5\n", "has no container"),
-        (manifest(f"command: [--{CERT}=/a]", f"command: [{', '.join(PLAIN)}]"), "without changing more than them"),
-        (manifest("command:", f"- >-\n      --{CERT}=/a", f"- --{KEY}=/b"), "without changing more than them"),
-        (manifest("command:", f"- !!str '--{CERT}=/a'", f"- --{KEY}=/b"), "without changing more than them"),
-        (manifest("command:", f"- !!str --{CERT}=/a", f"- --{KEY}=/b"), "without changing more than them"),
-        (LAST + f"    - --{KEY}=/b\n    - |-\n      --{CERT}=/a\n".encode(), "without changing more than them"),
-        (LAST + f"    - --{KEY}=/b\n    - >-\n      --{CERT}=/a".encode(), "without changing more than them"),
+        (manifest(f"command: [--{CERT}=/a]", f"command: [{', '.join(PLAIN)}]"), "without another change to the file"),
+        (manifest("command:", f"- >-\n      --{CERT}=/a", f"- --{KEY}=/b"), "without another change to the file"),
+        (manifest("command:", f"- !!str '--{CERT}=/a'", f"- --{KEY}=/b"), "without another change to the file"),
+        (manifest("command:", f"- !!str --{CERT}=/a", f"- --{KEY}=/b"), "without another change to the file"),
+        (LAST + f"    - --{KEY}=/b\n    - |-\n      --{CERT}=/a\n".encode(), "without another change to the file"),
+        (LAST + f"    - --{KEY}=/b\n    - >-\n      --{CERT}=/a".encode(), "without another change to the file"),
     ],
 )  # fmt: skip
 def test_refused(data: bytes, fact: str) -> None:
@@ -236,7 +236,7 @@ def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part:
     right = exchange(data).decode()
     assert part in right
     monkeypatch.setattr(manifest_text, "_with_edits", lambda *_: right.replace(part, instead))
-    assert "without changing more than them" in refusal(data)
+    assert "without another change to the file" in refusal(data)
 
 
 def test_a_manifest_that_cannot_be_read_tells_no_values() -> None:

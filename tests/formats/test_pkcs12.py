@@ -44,7 +44,7 @@ def test_iterations_that_an_encrypted_part_conceals_take_a_second_and_no_more(pa
     assert check_iterations(data)
     (fault,) = decode_isolated(data, "/a.p12", password).faults
     assert fault.reason is Reason.MALFORMED
-    said = "takes more than 1 second of processor time to open", "is not opened within 10 seconds"  # on a busy host
+    said = "takes more than 1 second of processor time to open", "does not open within 10 seconds"  # on a busy host
     assert fault.detail in {f"/a.p12 is a PKCS#12 file that {each}" for each in said}
 
 

@@ -190,7 +190,9 @@ def test_no_ca_is_signed(signer: Any) -> None:
 def test_the_key_of_another_ca_is_refused(signer: Any, tmp_path: Path, certificate: bytes) -> None:
     """A key whose certificate is not in the file signs nothing."""
     other = make_ca()
-    expected = re.escape(f"{tmp_path}/ca.crt holds no certificate of the key in {tmp_path}/ca.key; put the two")
+    expected = re.escape(
+        f"{tmp_path}/ca.crt has no certificate of the key in {tmp_path}/ca.key; restore the certificate"
+    )
     with pytest.raises(RefusedError, match=expected):
         signer(certificate, other.key_pem).sign(request())
 
@@ -215,11 +217,11 @@ def test_only_a_regular_file_of_sane_size_is_read(tmp_path: Path, signer: Any) -
     key = tmp_path / "ca.key"
     key.unlink()
     os.mkfifo(key)
-    with pytest.raises(KeyUnusableError, match="it is no regular file"):
+    with pytest.raises(KeyUnusableError, match="it is not a regular file"):
         made.sign(request())
     key.unlink()
     key.symlink_to("/dev/zero")
-    with pytest.raises(KeyUnusableError, match="it is no regular file"):
+    with pytest.raises(KeyUnusableError, match="it is not a regular file"):
         made.sign(request())
     key.unlink()
     key.write_bytes(ca.key_pem + b"\n" * (1 << 20))
@@ -255,7 +257,7 @@ def test_an_encrypted_key_is_opened_with_a_credential(
     ("content", "reason"),
     [
         ("wrong horse\n", "replace it with the right key, or put its passphrase into the credential ca-passphrase"),
-        ("", "is empty; its first line has to be the passphrase"),
+        ("", "is empty; its first line must be the passphrase"),
         (None, r"cannot be read \(No such file.*; add LoadCredentialEncrypted=ca-passphrase:FILE to the unit"),
     ],
 )
@@ -278,7 +280,7 @@ def test_an_encrypted_key_without_credential_is_said(signer: Any, monkeypatch: p
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with pytest.raises(KeyUnusableError, match="is encrypted; give its passphrase as a systemd credential"):
         signer(ca.pem, encrypted(ca)).sign(request())
-    with pytest.raises(KeyUnusableError, match="was not handed to this process; add LoadCredentialEncrypted="):
+    with pytest.raises(KeyUnusableError, match="is not available to this process; add LoadCredentialEncrypted="):
         signer(ca.pem, encrypted(ca), "ca-passphrase").sign(request())
 
 

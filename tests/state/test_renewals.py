@@ -146,7 +146,7 @@ def test_the_last_hour_of_a_flood_is_kept(tmp_path: Path) -> None:
     flood = {("apps", f"/gone/{number}.pem"): Attempt(NOW + timedelta(seconds=number)) for number in range(1200)}
     old = {("apps", f"/old/{number}.pem"): Attempt(NOW - timedelta(hours=2)) for number in range(150)}
     ledger = Ledger(tmp_path, lambda _: False)
-    with ledger.held():
+    with ledger.batch():
         for identity, attempt in {**old, **flood}.items():
             ledger.remember(identity, attempt)
     kept = ledger.attempts()
@@ -176,7 +176,7 @@ def test_many_attempts_write_the_document_once(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.remember(LEAF, Attempt(NOW))
     before = document.stat().st_ino
-    with ledger.held():
+    with ledger.batch():
         for number in range(20):
             ledger.remember(OTHER, Attempt(NOW, number))
             assert Ledger(tmp_path).attempts() == ledger.attempts() == {LEAF: Attempt(NOW), OTHER: Attempt(NOW, number)}
@@ -193,7 +193,7 @@ def test_many_attempts_write_the_document_once(tmp_path: Path) -> None:
 def killed_while_it_noted(state: Path, *attempts: Attempt) -> None:
     """What a process leaves that was killed: the log, and no document yet."""
     ledger, log = Ledger(state), state / "renewals.log"
-    with ledger.held():
+    with ledger.batch():
         for attempt in attempts:
             ledger.remember(LEAF, attempt)
         content = log.read_bytes()
@@ -208,7 +208,7 @@ def test_what_a_killed_process_has_noted_is_read(tmp_path: Path) -> None:
         log.write(b'{"entry": {"name": "apise')
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no")}
     ledger = Ledger(tmp_path)
-    with ledger.held():
+    with ledger.batch():
         ledger.remember(OTHER, Attempt(NOW))
         assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no"), OTHER: Attempt(NOW)}
     assert not (tmp_path / "renewals.log").exists()
@@ -228,7 +228,7 @@ def test_arbitrary_bytes_in_the_log_are_no_error(tmp_path_factory: pytest.TempPa
 def test_that_nothing_could_be_noted_is_known_beforehand(tmp_path: Path) -> None:
     """`check` fails where the document cannot be written and, later in the same block, where no line can be added."""
     ledger = Ledger(tmp_path)
-    with ledger.held():
+    with ledger.batch():
         ledger.check()
         ledger.check()
         (tmp_path / "renewals.log").unlink()
@@ -237,14 +237,14 @@ def test_that_nothing_could_be_noted_is_known_beforehand(tmp_path: Path) -> None
             ledger.check()
     (tmp_path / "renewals.json").unlink()
     (tmp_path / "renewals.json").mkdir()
-    with ledger.held(), pytest.raises(WriteError, match=r"renewals\.json"):
+    with ledger.batch(), pytest.raises(WriteError, match=r"renewals\.json"):
         ledger.check()
 
 
 def test_a_line_of_a_later_version_is_neither_used_nor_removed(tmp_path: Path) -> None:
     """What a later certmond has noted is as if it were not there, and nothing replaces it: the error names the file."""
     state = tmp_path / "state"
-    with Ledger(state).held():
+    with Ledger(state).batch():
         pass
     Ledger(state).remember(("web", "/web.crt"), Attempt(NOW))
     log = state / "renewals.log"

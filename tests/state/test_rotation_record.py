@@ -91,10 +91,10 @@ def leads_nowhere(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty": (lambda path: path.write_bytes(b""), "read (it is no JSON)"),
-    "cut": (cut, "read (it is no JSON)"),
-    "rubbish": (lambda path: path.write_bytes(b"\xff\x00"), "read (it is no JSON)"),
-    "endless": (lambda path: path.write_bytes(b"[" * 100_000), "read (it is no JSON)"),
+    "empty": (lambda path: path.write_bytes(b""), "read (it is not JSON)"),
+    "cut": (cut, "read (it is not JSON)"),
+    "rubbish": (lambda path: path.write_bytes(b"\xff\x00"), "read (it is not JSON)"),
+    "endless": (lambda path: path.write_bytes(b"[" * 100_000), "read (it is not JSON)"),
     "a list": (lambda path: path.write_bytes(b"[]"), "read (Input should be a valid dictionary"),
     "an unknown phase": (damaged(phase="later"), "read (phase Input should be"),
     "a phase of another mode": (
@@ -116,7 +116,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new Value error, is not one certificate"),
     "no date": (damaged(since="yesterday"), "read (since Input should be a valid datetime"),
     "a name of two lines": (damaged(id="a\nb"), "read (id String should match pattern"),
-    "a directory": (directory, "read (it is no regular file)"),
+    "a directory": (directory, "read (it is not a regular file)"),
     "a symlink that leads nowhere": (leads_nowhere, "read (Too many levels of symbolic links)"),
 }  # fmt: skip
 
@@ -132,8 +132,7 @@ def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage:
         RotationRecord(tmp_path).load()
     assert str(caught.value).startswith(f"{path} cannot be {said}")
     assert str(caught.value).endswith(
-        "), so that nobody knows how far a rotation is; put it back from a backup, or take it away if no rotation is "
-        "under way"
+        "), so the phase of a rotation is unknown; restore it from a backup, or remove it if no rotation is under way"
     )
 
 

@@ -379,8 +379,8 @@ def test_symlink_of_another_user(host: Host, link: str) -> None:
     os.chown(host.at(link), 1000, 1000, follow_symlinks=False)
     message = host.error([NewFile(path, b"evil")])
     assert message == (
-        f"{path} could not be written ({link} is a symlink of user 1000): give its target's path, "
-        "or let root own the link"
+        f"{path} could not be written ({link} is a symlink of user 1000): configure the path of its target, "
+        "or chown the symlink to root"
     )
     with pytest.raises(WriteError, match="a symlink of user 1000"):
         host.transactions.real(path)
@@ -431,8 +431,8 @@ def test_all_problems_at_once(host: Host) -> None:
     ]  # fmt: skip
     problems = host.error(changes).split("\n")
     facts = [
-        (KEY, "was changed by someone else"), (CRT, "was changed by someone else"),
-        (f"{PKI}/gone.crt", "was changed by someone else"),
+        (KEY, "was changed by another process"), (CRT, "was changed by another process"),
+        (f"{PKI}/gone.crt", "was changed by another process"),
         ("/etc/nowhere/deep/a.key", "(/etc/nowhere/deep: No such file or directory): create the directory"),
         (f"{PKI}/etcd", "is no regular file"), (f"{PKI}/socket", "is no regular file"),
         (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, f"and {CRT} are one file"),
@@ -467,7 +467,7 @@ def test_static_pods(host: Host, path: str, link: str | None, target: str) -> No
         if host.at(link).is_dir():
             host.at(link).rename(host.at("/away"))
         host.at(link).symlink_to(target)
-    assert "is among the static Pods" in host.error([NewFile(path, b"kind: Pod")])
+    assert "is in a directory of static Pods" in host.error([NewFile(path, b"kind: Pod")])
 
 
 @pytest.mark.parametrize("path", [MANIFEST, "/etc/kubernetes/pki/manifests/etcd.yaml"])
@@ -475,13 +475,13 @@ def test_no_static_pod_is_removed(host: Host, path: str) -> None:
     """Nor is anything taken away from where the kubelet would stop it."""
     host.at(path).parent.mkdir(exist_ok=True)
     host.at(path).write_bytes(POD)
-    assert "is among the static Pods" in host.error([host.removed(path)])
+    assert "is in a directory of static Pods" in host.error([host.removed(path)])
 
 
 def test_same_file_twice(host: Host) -> None:
     """One file under two names is not replaced twice; that they are one is what is said."""
     host.at(f"{PKI}/other.key").symlink_to("apiserver.key")
-    said = f"{PKI}/other.key and {KEY} are one file, {KEY}; give each a file of its own"
+    said = f"{PKI}/other.key and {KEY} are the same file, {KEY}; configure separate files"
     assert host.error([host.new(KEY, b"a"), host.new(f"{PKI}/other.key", b"b")]) == said
 
 
@@ -559,9 +559,9 @@ def test_wherever_the_kubelet_has_its_manifests(host: Host, link: str | None, ta
 def test_a_manifest_is_never_created(host: Host) -> None:
     """Where none is, whoever stopped the pod is who starts it."""
     host.at(MANIFEST).unlink()
-    assert f"{MANIFEST} is not there, and certmond starts no pod" in host.error([host.manifest()])
+    assert f"{MANIFEST} does not exist, and certmond starts no Pod" in host.error([host.manifest()])
     message = host.error([replace(host.manifest(), expected=hashlib.sha256(POD).hexdigest())])
-    assert f"{MANIFEST} is not there, and certmond starts no pod" in message
+    assert f"{MANIFEST} does not exist, and certmond starts no Pod" in message
 
 
 @pytest.mark.parametrize("decided", [False, True])
@@ -576,10 +576,10 @@ def test_a_manifest_that_is_taken_away_meanwhile_stays_away(host: Host, decided:
         host.at(MANIFEST).unlink()
         [found] = host.recover()
         assert found.outcome is Outcome.FROZEN
-        assert found.message.startswith(f"{MANIFEST} was written by somebody else")
+        assert found.message.startswith(f"{MANIFEST} was written by another process")
         assert {path: host.at(path).read_bytes() for path in NEW} == NEW
     else:
-        with pytest.raises(WriteError, match=f"^{MANIFEST} was written by somebody else"):
+        with pytest.raises(WriteError, match=f"^{MANIFEST} was written by another process"):
             host.commit(changes, before_rename=lambda: host.at(MANIFEST).unlink())
         assert {path: host.at(path).read_bytes() for path in NEW} == OLD
     assert os.listdir(host.at(PODS)) == []
@@ -591,8 +591,8 @@ def test_a_manifest_changed_meanwhile_is_theirs(host: Host) -> None:
     """As any other file, before the decision upon it and after."""
     stale = host.manifest()
     host.at(MANIFEST).write_bytes(b"theirs")
-    assert "was changed by someone else since it was looked at" in host.error([stale])
-    with pytest.raises(WriteError, match="written by somebody else"):
+    assert "was changed by another process after certmond had read it" in host.error([stale])
+    with pytest.raises(WriteError, match="written by another process"):
         host.commit([host.manifest()], before_rename=lambda: host.at(MANIFEST).write_bytes(b"theirs, too"))
     assert host.at(MANIFEST).read_bytes() == b"theirs, too"
 
@@ -607,7 +607,7 @@ def test_a_manifest_that_is_a_symlink(host: Host, target: str) -> None:
     led_to.write_bytes(POD)
     expected = hashlib.sha256(POD).hexdigest()
     message = host.error([NewFile(MANIFEST, NEW_POD, expected=expected, manifest=True)])
-    assert message == f"{MANIFEST} is a symlink, and what it leads to is not touched; put the file itself there"
+    assert message == f"{MANIFEST} is a symlink, and certmond does not write its target; replace the symlink by a file"
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
@@ -619,7 +619,7 @@ def test_a_manifests_directory_of_its_own_mount(host: Host, mount: Mount, kind: 
     else:
         mount("--bind", str(host.at(PODS)), on=host.at(PODS))
     assert host.error([*host.pair(), host.manifest()]) == (
-        f"{MANIFEST} could not be replaced in one step ({PODS} is mounted apart from /etc/kubernetes): "
+        f"{MANIFEST} could not be replaced atomically ({PODS} is another mount than /etc/kubernetes): "
         "have both on one file system, under one mount"
     )
 
@@ -629,7 +629,7 @@ def test_a_manifest_never_waits_among_static_pods(host: Host, path: str) -> None
     """Where above its directory pods are started as well, or nothing is above, it is refused."""
     host.at(path).parent.mkdir(parents=True, exist_ok=True)
     host.at(path).write_bytes(POD)
-    assert "where it would wait, is among the static Pods" in host.error([host.manifest(path)])
+    assert "for the staged file, is in a directory of static Pods" in host.error([host.manifest(path)])
 
 
 def test_no_other_file_comes_beside_a_manifest(host: Host) -> None:
@@ -643,7 +643,7 @@ def test_no_other_file_comes_beside_a_manifest(host: Host) -> None:
         host.new(f"{RKE2}/c", b"c"),
     ]  # fmt: skip
     for other in others:
-        assert host.error([other, manifest]).startswith(f"{other.path} is among the static Pods")
+        assert host.error([other, manifest]).startswith(f"{other.path} is in a directory of static Pods")
     host.commit([manifest, host.manifest(f"{RKE2}/b.yaml", b"b")])
     assert host.at(f"{RKE2}/b.yaml").read_bytes() == b"b"
 
@@ -676,12 +676,12 @@ def test_only_the_expected_file_is_removed(host: Host) -> None:
     key = host.removed(KEY)
     host.at("/data").mkdir()
     for make, fact in (
-        (lambda: host.at(KEY).write_bytes(b"theirs"), "was changed by someone else"),
-        (lambda: host.at(KEY).unlink(), "was changed by someone else"),
+        (lambda: host.at(KEY).write_bytes(b"theirs"), "was changed by another process"),
+        (lambda: host.at(KEY).unlink(), "was changed by another process"),
         (lambda: host.at(KEY).mkdir(), "is no regular file"),
-        (lambda: host.at(KEY).rmdir(), "was changed by someone else"),
-        (lambda: host.at(KEY).symlink_to("/data/key"), "is a symlink, and what it leads to is not touched"),
-        (lambda: host.at("/data/key").write_bytes(OLD[KEY]), "is a symlink, and what it leads to is not touched"),
+        (lambda: host.at(KEY).rmdir(), "was changed by another process"),
+        (lambda: host.at(KEY).symlink_to("/data/key"), "is a symlink, and certmond does not write its target"),
+        (lambda: host.at("/data/key").write_bytes(OLD[KEY]), "is a symlink, and certmond does not write its target"),
     ):
         make()
         assert f"{KEY} {fact}" in host.error([host.removed(CRT), key])
@@ -693,7 +693,8 @@ def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) ->
     changes = [host.removed(KEY), host.removed(CRT)]
     if undone:
         with pytest.raises(
-            WriteError, match=f"^{CRT} was written by somebody else while .* left as it is; look at it$"
+            WriteError,
+            match=f"^{CRT} was written by another process while .* keeps that file; compare the files: certmond check$",
         ):
             host.commit(changes, before_rename=lambda: host.at(CRT).write_bytes(b"theirs"))
         assert {path: host.at(path).read_bytes() for path in NEW} == {**OLD, CRT: b"theirs"}
@@ -706,7 +707,7 @@ def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) ->
     host.at(CRT).write_bytes(b"theirs")
     [found] = host.recover()
     assert found.outcome is Outcome.FROZEN
-    assert found.message.startswith(f"{CRT} was written by somebody else")
+    assert found.message.startswith(f"{CRT} was written by another process")
     assert f"and {KEY} is removed" in found.message
     assert host.at(CRT).read_bytes() == b"theirs"
 
@@ -721,7 +722,7 @@ def test_what_somebody_else_removed_is_no_beginning(host: Host, first: str) -> N
         host.at(MANIFEST).write_bytes(b"theirs")
         host.at(SIGNING_CRT).unlink()
 
-    with pytest.raises(WriteError, match=f"^{MANIFEST} was written by somebody else"):
+    with pytest.raises(WriteError, match=f"^{MANIFEST} was written by another process"):
         host.commit(changes, before_rename=meddle)
     assert host.at(SIGNING_KEY).exists()
     assert host.at(MANIFEST).read_bytes() == b"theirs"
@@ -743,7 +744,7 @@ def test_what_is_removed_needs_no_room(host: Host, mount: Mount) -> None:
 def test_removed_that_is_immutable(host: Host) -> None:
     """It is told beforehand; where it became so since, nothing else is done, or it is finished later."""
     with attribute("i", host.at(CRT)) as give:
-        with pytest.raises(WriteError, match="the old files stay"):
+        with pytest.raises(WriteError, match="the old files are unchanged"):
             host.commit([host.removed(CRT), host.removed(KEY)], before_rename=give)
         assert "immutable" in host.error([host.removed(KEY), host.removed(CRT)])
         assert host.at(KEY).exists()
@@ -755,7 +756,7 @@ def test_removed_that_is_immutable(host: Host) -> None:
 @pytest.mark.parametrize("path", [KEY, CRT])
 def test_changed_between_staging_and_renaming(host: Host, path: str) -> None:
     """A file that somebody else writes while ours is staged stays theirs, and the rest of the pair stays old."""
-    with pytest.raises(WriteError, match=f"^{path} was written by somebody else"):
+    with pytest.raises(WriteError, match=f"^{path} was written by another process"):
         host.commit(host.pair(), before_rename=lambda: host.at(path).write_bytes(b"theirs"))
     assert {p: host.at(p).read_bytes() for p in NEW} == {**OLD, path: b"theirs"}
     assert sorted(os.listdir(host.at(PKI))) == ["apiserver.crt", "apiserver.key", "etcd"]
@@ -765,7 +766,7 @@ def test_changed_between_staging_and_renaming(host: Host, path: str) -> None:
 def test_created_between_staging_and_renaming(host: Host) -> None:
     """So does a file that somebody else creates where there was none."""
     path = f"{PKI}/etcd/server.key"
-    with pytest.raises(WriteError, match="written by somebody else"):
+    with pytest.raises(WriteError, match="written by another process"):
         host.commit([NewFile(path, NEW[KEY])], before_rename=lambda: host.at(path).write_bytes(b"theirs"))
     assert host.at(path).read_bytes() == b"theirs"
     assert os.listdir(host.at(f"{PKI}/etcd")) == ["server.key"]
@@ -832,9 +833,9 @@ def test_records_that_are_no_directory(host: Host) -> None:
 @pytest.mark.parametrize("name", ["a\0", "\ud800"])
 def test_what_can_be_no_path_is_told_as_such(host: Host, name: str) -> None:
     """A name that the kernel cannot be asked for is refused in words, whether it is to be read or written."""
-    with pytest.raises(WriteError, match=r"could not be read \(no file can be called so\): correct its path"):
+    with pytest.raises(WriteError, match=r"could not be read \(a file cannot have this name\): correct its path"):
         NodeFiles(str(host.root)).read(f"/etc/{name}/b")
-    assert "no file can be called so" in host.error([NewFile(f"/etc/{name}", b"")])
+    assert "a file cannot have this name" in host.error([NewFile(f"/etc/{name}", b"")])
 
 
 def test_state_directory_without_a_parent(host: Host) -> None:
@@ -1211,7 +1212,7 @@ def test_recovery_keeps_what_somebody_else_wrote(host: Host, path: str) -> None:
     host.at(path).write_bytes(b"theirs")
     [found] = host.recover()
     assert (found.outcome, found.paths) == (Outcome.FROZEN, (KEY, CRT))
-    assert found.message.startswith(f"{path} was written by somebody else")
+    assert found.message.startswith(f"{path} was written by another process")
     assert "is new" not in found.message
     assert {p: host.at(p).read_bytes() for p in NEW} == {**OLD, path: b"theirs"}
     assert sorted(os.listdir(host.at(PKI))) == ["apiserver.crt", "apiserver.key", "etcd"]
@@ -1226,7 +1227,7 @@ def test_recovery_half_way_keeps_what_somebody_else_wrote(host: Host) -> None:
     host.at(CRT).write_bytes(b"theirs")
     [found] = host.recover()
     assert found.outcome is Outcome.FROZEN
-    assert found.message.startswith(f"{CRT} was written by somebody else")
+    assert found.message.startswith(f"{CRT} was written by another process")
     assert f"and {KEY} is new, and {extra} is new" in found.message
     contents = [host.at(path).read_bytes() for path in (KEY, CRT, extra)]
     assert contents == [NEW[KEY], b"theirs", b"extra"]
@@ -1293,7 +1294,7 @@ def test_damaged_record(host: Host, content: bytes, state: str) -> None:
 def test_damaged_record_is_never_passed_over(host: Host) -> None:
     """Who writes without having recovered is told of a damaged record, too, once."""
     host.put_record("0123456789abcdef.commit.json", b"{")
-    with pytest.raises(WriteError, match="cannot be understood, and was put aside"):
+    with pytest.raises(WriteError, match="is damaged, and certmond renamed it"):
         host.commit(host.pair())
     assert {path: host.at(path).read_bytes() for path in NEW} == OLD
     host.commit(host.pair())
@@ -1414,7 +1415,7 @@ def test_full_disk_is_seen_beforehand(host: Host, mount: Mount) -> None:
     for free in range(0, 64 << 10, 8 << 10):
         fill(host.at(KUBELET), leave=free)
         message = host.error([*host.pair(), *changes])
-        assert message == f"{key} could not be written (less than 86016 bytes are free); make room on its file system"
+        assert message == f"{key} could not be written (less than 86016 bytes are free); free space on its file system"
     fill(host.at(KUBELET), leave=88 << 10)
     host.commit(changes)
     assert host.at(crt).read_bytes() == b"new" * 2000
@@ -1435,7 +1436,7 @@ def test_disk_that_fills_up_meanwhile(host: Host, mount: Mount, leave: int) -> N
         host.commit(host.pair(), before_rename=keep)
         assert {path: host.at(path).read_bytes() for path in NEW} == NEW
     else:
-        with pytest.raises(WriteError, match=r"\(No space left on device\): make room on its file system"):
+        with pytest.raises(WriteError, match=r"\(No space left on device\): free space on its file system"):
             host.commit(host.pair(), before_rename=keep)
         assert host.snapshot() == before
     assert host.records() == []
@@ -1478,7 +1479,7 @@ def test_file_that_is_a_mount_point(host: Host, mount: Mount) -> None:
     """A file that is mounted cannot be replaced: that is said beforehand, not between key and certificate."""
     (host.place / "other").write_bytes(OLD[CRT])
     mount("--bind", str(host.place / "other"), on=host.at(CRT))
-    assert "it is a mount point of its own" in host.error(host.pair())
+    assert "it is a mount point" in host.error(host.pair())
 
 
 @contextmanager
@@ -1515,7 +1516,9 @@ def test_first_rename_fails(host: Host) -> None:
     before = host.snapshot()
     with (
         attribute("i", host.at(KEY)) as give,
-        pytest.raises(WriteError, match=r"could not be replaced \(Operation not permitted\): .*; the old files stay"),
+        pytest.raises(
+            WriteError, match=r"could not be replaced \(Operation not permitted\): .*; the old files are unchanged"
+        ),
     ):
         host.commit(host.pair(), before_rename=give)
     assert host.snapshot() == before
@@ -1639,11 +1642,11 @@ def test_disk_that_fails_for_good(tmp_path: Path) -> None:
 
 @pytest.mark.real("strace")
 def test_disk_that_lies(host: Host) -> None:
-    """What does not read back as it was written is never put in place, though every call said that all was well."""
+    """Content that reads back differently is never put in place, although every call succeeded."""
     host.commit([])  # the state directory is there
     before = host.snapshot()
     done = inject(host, "write", f"retval={len(NEW[KEY])}:when=2")
-    assert (done.returncode, done.stdout.count("does not read back as it was written")) == (3, 1)
+    assert (done.returncode, done.stdout.count("its content differs from the written content")) == (3, 1)
     assert host.snapshot() == before
     assert host.records() == []
 
