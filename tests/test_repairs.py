@@ -248,7 +248,7 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
     host.put(API["path"], narrow.pem)
     host.put(API["key"], narrow.key_pem, 0o600)
     identity = ("apiserver", API["path"])
-    Ledger(host.state).remember(identity, Attempt(host.now, sha256=narrow.facts.sha256, ends_at=narrow.facts.not_after))
+    Ledger(host.state).store(identity, Attempt(host.now, sha256=narrow.facts.sha256, ends_at=narrow.facts.not_after))
     host.at(API["path"]).unlink()
     made = host.plan()
     assert made.steps == ()

@@ -57,8 +57,8 @@ def a_failed_restart(node: RotatingNode, _: pytest.MonkeyPatch) -> End:
 def a_failed_renewal(node: RotatingNode, _: pytest.MonkeyPatch) -> End:
     identity = ("web", str(node.files / "web.crt"))
     attempt = Attempt(node.clock(), 30, "no room", wait_until=node.clock() + timedelta(days=9))
-    Ledger(node.state).remember(identity, attempt)
-    return lambda: Ledger(node.state).forget(identity)
+    Ledger(node.state).store(identity, attempt)
+    return lambda: Ledger(node.state).remove(identity)
 
 
 HOLDS: dict[str, tuple[Callable[[RotatingNode, pytest.MonkeyPatch], End], str]] = {

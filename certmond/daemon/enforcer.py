@@ -47,7 +47,7 @@ from certmond.restart.history import History
 from certmond.restart.rollback import FormerFiles
 from certmond.rotation.staged_ca import Staging
 from certmond.services.content_times import Changes
-from certmond.services.usage_state import Neighbourhood
+from certmond.services.usage_state import SurroundingsObserver
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
@@ -125,7 +125,9 @@ class Enforcer:
             clock=clock,
             alive=alive,
         )
-        self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
+        self.neighbourhood = SurroundingsObserver(
+            config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake
+        )
         record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(acting=acting)
         self.standing = Standing(
             config, node=self._identity, files=self._files, record=record, staging=staging, conductor=conductor

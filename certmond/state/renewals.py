@@ -73,12 +73,12 @@ class _Entry(BaseModel):
 
 
 class _Line(BaseModel):
-    """A line of the log: an attempt, or with `forgotten` the removal of the attempt."""
+    """A line of the log: an attempt, or with `removed` the removal of the attempt."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     entry: _Entry
-    forgotten: bool = False
+    removed: bool = Field(default=False, alias="forgotten")
 
 
 class Ledger:
@@ -103,7 +103,7 @@ class Ledger:
         new = (each for each in self.attempts().values() if not each.restored)
         return {each.sha256: each.put_in_place_at for each in new if each.sha256}
 
-    def remember(self, identity: Identity, attempt: Attempt) -> None:
+    def store(self, identity: Identity, attempt: Attempt) -> None:
         """Store the last attempt for a certificate. Raises WriteError."""
         if self._batch is None:
             self._write(self._pruned({**self._load(), identity: attempt}))
@@ -112,19 +112,19 @@ class Ledger:
             self._batch[identity] = attempt
 
     def check(self) -> None:
-        """Raise WriteError if `remember` would fail now."""
+        """Raise WriteError if `store` would fail now."""
         if self._batch is None or not self._written:
             self._write(self.attempts())
             self._written = True
         else:
             append(self._state_dir, _LOG, [b""])  # an empty line, to test for space on the disk
 
-    def forget(self, identity: Identity) -> None:
+    def remove(self, identity: Identity) -> None:
         """Remove the attempt of a certificate. Raises WriteError."""
         if self._batch is None:
             self._write({other: attempt for other, attempt in self._load().items() if other != identity})
         elif before := self._batch.get(identity):
-            self._note(identity, before, forgotten=True)
+            self._note(identity, before, removed=True)
             del self._batch[identity]
 
     def tidy(self) -> None:
@@ -135,7 +135,7 @@ class Ledger:
     def batch(self) -> Iterator[None]:
         """Store each attempt of the `with` block as a line of the log, and write the document once after the block.
 
-        When `remember` returns, the attempt is on the disk. After a kill, `attempts` reads the log, and the next write
+        When `store` returns, the attempt is on the disk. After a kill, `attempts` reads the log, and the next write
         of the document removes it.
         """
         self._batch, self._written, self._noted = self._load(), False, False
@@ -147,13 +147,13 @@ class Ledger:
                 with suppress(WriteError):  # after an error the log stays
                     self._write(self._pruned(known))
 
-    def _note(self, identity: Identity, attempt: Attempt, *, forgotten: bool = False) -> None:
-        line = _Line(entry=_entry(identity, attempt), forgotten=forgotten)
+    def _note(self, identity: Identity, attempt: Attempt, *, removed: bool = False) -> None:
+        line = _Line(entry=_entry(identity, attempt), removed=removed)
         self._noted = True
         append(
             self._state_dir,
             _LOG,
-            [json.dumps({"version": VERSION, **line.model_dump()}, default=datetime.isoformat).encode()],
+            [json.dumps({"version": VERSION, **line.model_dump(by_alias=True)}, default=datetime.isoformat).encode()],
         )
 
     def _load(self) -> dict[Identity, Attempt]:
@@ -163,7 +163,7 @@ class Ledger:
             for line in _lines(log, str(self._state_dir / _LOG)):
                 identity = line.entry.name, line.entry.path
                 known.pop(identity, None)
-                if not line.forgotten:
+                if not line.removed:
                     known[identity] = _attempt(line.entry)
         return known
 
@@ -174,13 +174,13 @@ class Ledger:
         deleted = sorted((each for each in attempts if not self._exists(each[1])), key=lambda each: attempts[each].at)
         last = {(name, attempts[name, path].common_name): (name, path) for name, path in deleted}
         newest_of_names = {each for (_, common_name), each in last.items() if common_name is not None}
-        latest, forgotten, counted = max(each.at for each in attempts.values()), set[Identity](), Counter[str]()
+        latest, pruned, counted = max(each.at for each in attempts.values()), set[Identity](), Counter[str]()
         for identity in reversed(deleted[:-_ABSENT]):
             counted[identity[0]] += 1
             if latest - attempts[identity].at >= WINDOW or counted[identity[0]] > RENEWALS:
-                forgotten.add(identity)
-        forgotten -= newest_of_names
-        remaining = {identity: attempt for identity, attempt in attempts.items() if identity not in forgotten}
+                pruned.add(identity)
+        pruned -= newest_of_names
+        remaining = {identity: attempt for identity, attempt in attempts.items() if identity not in pruned}
         self._enough = len(remaining) + _ABSENT
         return remaining
 

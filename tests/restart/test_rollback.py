@@ -242,7 +242,7 @@ def _remember(keeper: Keeper) -> None:
     there = keeper.statuses()[PAIR].certificate
     assert there
     attempt = Attempt(NOW, sha256=there.sha256, ends_at=there.not_after, common_name=PAIR)
-    Ledger(keeper.state).remember((PAIR, f"/{PKI}/{PAIR}.crt"), attempt)
+    Ledger(keeper.state).store((PAIR, f"/{PKI}/{PAIR}.crt"), attempt)
 
 
 # --- what comes back --------------------------------------------------------------------------------------------------

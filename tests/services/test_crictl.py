@@ -221,7 +221,7 @@ def test_a_failure_is_told_with_its_words(script: Callable[..., Crictl], verb: s
     with pytest.raises(RestartError) as raised:
         failing.running(SCHEDULER, quiet) if verb == "ps" else failing.stop(ID, 1, quiet)
     assert f"crictl {verb} ended with status 1 (connection refused); run /" in str(raised.value)
-    assert str(raised.value).endswith("fake-crictl --config /c.yaml ps by hand to see why")
+    assert str(raised.value).endswith("fake-crictl --config /c.yaml ps")
 
 
 def test_it_is_not_waited_for_longer_than_its_limit(script: Callable[..., Crictl]) -> None:
