@@ -328,7 +328,7 @@ class Daemon:
         self._changes.compare(before, assessment, self._monotonic())
         # Findings on running services are unknown before their first check, and must not count as resolved. Below
         # another root there is no such check.
-        self._hooks.hand(assessment, settled=around.live is not None or self._root != "/")
+        self._hooks.deliver(assessment, settled=around.live is not None or self._root != "/")
         return before
 
     def _look_out(self, cause: Cause, assessment: Assessment) -> None:
@@ -392,7 +392,7 @@ class Daemon:
         """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
         rotating, journal = self._enforcer.rotating, self._journal
         rotation, workers = self._enforcer.standing.rotation, self._enforcer.standing.workers
-        current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.told)
+        current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.logged)
         if current != self._shown:
             about = (rotation, rotating.waits, rotating.until)
             document = activity_document(self._acting.plan, *about, tuple(journal.recent), workers=workers)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from certmond.notify.hook_worker import Count, Hook, Seen
+from certmond.notify.hook_worker import Count, Hook, PassResult
 from certmond.notify.journal import Journal
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.hook_delivery import standing
@@ -20,7 +20,7 @@ GRACE = 5.0
 
 
 class Hooks:
-    """All hooks of a configuration. `configure` may be called again. Only `close` waits for a program."""
+    """All hooks of a configuration, which `configure` can replace. Only `close` waits for a program."""
 
     def __init__(
         self, state_dir: Path, journal: Journal, count: Count, monotonic: Callable[[], float] = time.monotonic
@@ -30,25 +30,25 @@ class Hooks:
         self._leaving: dict[str, Hook] = {}
 
     def configure(self, specs: Iterable[HookSpec]) -> None:
-        """Run these from now on, and no others. Unchanged ones keep running."""
+        """Replace the hooks by those of `specs`. Unchanged hooks continue."""
         by_name = {spec.name: spec for spec in specs}
         for name, hook in list(self._hooks.items()):
             if by_name.get(name) != hook.spec:
-                hook.leave()
+                hook.stop()
                 self._leaving[name] = self._hooks.pop(name)
         for name, spec in by_name.items():
             if name not in self._hooks:
-                # One record, one writer: the new thread starts after the old one has ended.
+                # A record has one writer, so the new thread starts after the old one has ended.
                 self._hooks[name] = Hook(
                     spec, self._state_dir, self._journal, self._count, after=self._leaving.pop(name, None),
                     monotonic=self._monotonic,
                 )  # fmt: skip
 
-    def hand(self, assessment: Assessment, *, settled: bool) -> None:
-        """Pass the present findings to each hook."""
-        seen = Seen(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
+    def deliver(self, assessment: Assessment, *, settled: bool) -> None:
+        """Pass the open findings of a pass to each hook."""
+        result = PassResult(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
         for hook in self._hooks.values():
-            hook.hand(standing(assessment, hook.spec.at_least), seen)
+            hook.deliver(standing(assessment, hook.spec.at_least), result)
 
     @property
     def waiting(self) -> Mapping[str, int]:
@@ -59,7 +59,7 @@ class Hooks:
         """Stop all hooks. Running programs have GRACE seconds to end."""
         every = [*self._hooks.values(), *self._leaving.values()]
         for hook in every:
-            hook.leave()
+            hook.stop()
         deadline = time.monotonic() + GRACE
         for hook in every:
-            hook.end(max(0.0, deadline - time.monotonic()))
+            hook.join(max(0.0, deadline - time.monotonic()))

@@ -193,7 +193,7 @@ def test_all_that_run_are_told(script: Callable[..., Crictl]) -> None:
 )
 def test_garbage_is_no_answer(script: Callable[..., Crictl], said: str) -> None:
     """Something else than the JSON of containers tells nothing, and not that none runs."""
-    with pytest.raises(RestartError, match="crictl ps did not answer with the JSON"):
+    with pytest.raises(RestartError, match="crictl ps did not return the JSON"):
         script(f"echo '{said}'").running(SCHEDULER, quiet)
 
 
@@ -220,7 +220,7 @@ def test_a_failure_is_told_with_its_words(script: Callable[..., Crictl], verb: s
     failing = script("echo 'connection refused' >&2; exit 1")
     with pytest.raises(RestartError) as raised:
         failing.running(SCHEDULER, quiet) if verb == "ps" else failing.stop(ID, 1, quiet)
-    assert f"crictl {verb} ended with status 1 (connection refused); run /" in str(raised.value)
+    assert f"crictl {verb} ended with status 1 (connection refused); run this command manually" in str(raised.value)
     assert str(raised.value).endswith("fake-crictl --config /c.yaml ps")
 
 

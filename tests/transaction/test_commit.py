@@ -410,7 +410,7 @@ def test_file_becomes_a_link(host: Host) -> None:
     """A file makes way for a link only if it is the one that the decision was made upon."""
     expected = hashlib.sha256(OLD[CRT]).hexdigest()
     for wrong in (None, hashlib.sha256(b"something else").hexdigest()):
-        assert f"{CRT} is no symlink" in host.error([NewLink(CRT, "etcd/a.crt", wrong)])
+        assert f"{CRT} is not a symlink" in host.error([NewLink(CRT, "etcd/a.crt", wrong)])
     host.commit([NewLink(CRT, "etcd/a.crt", expected)])
     assert host.at(CRT).readlink() == Path("etcd/a.crt")
 
@@ -434,9 +434,9 @@ def test_all_problems_at_once(host: Host) -> None:
         (KEY, "was changed by another process"), (CRT, "was changed by another process"),
         (f"{PKI}/gone.crt", "was changed by another process"),
         ("/etc/nowhere/deep/a.key", "(/etc/nowhere/deep: No such file or directory): create the directory"),
-        (f"{PKI}/etcd", "is no regular file"), (f"{PKI}/socket", "is no regular file"),
-        (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, f"and {CRT} are one file"),
-        (CRT, "is no symlink"), (f"{CRT}/below", "Not a directory"), ("/", "Is a directory"),
+        (f"{PKI}/etcd", "is not a regular file"), (f"{PKI}/socket", "is no regular file"),
+        (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, f"and {CRT} are the same file"),
+        (CRT, "is not a symlink"), (f"{CRT}/below", "Not a directory"), ("/", "Is a directory"),
     ]  # fmt: skip
     assert [(line.split(" ", 1)[0], fact in line) for line, (_, fact) in zip(problems, facts, strict=True)] == [
         (path, True) for path, _ in facts
@@ -620,7 +620,7 @@ def test_a_manifests_directory_of_its_own_mount(host: Host, mount: Mount, kind: 
         mount("--bind", str(host.at(PODS)), on=host.at(PODS))
     assert host.error([*host.pair(), host.manifest()]) == (
         f"{MANIFEST} could not be replaced atomically ({PODS} is another mount than /etc/kubernetes): "
-        "have both on one file system, under one mount"
+        "move both to one file system, under one mount"
     )
 
 
@@ -678,7 +678,7 @@ def test_only_the_expected_file_is_removed(host: Host) -> None:
     for make, fact in (
         (lambda: host.at(KEY).write_bytes(b"theirs"), "was changed by another process"),
         (lambda: host.at(KEY).unlink(), "was changed by another process"),
-        (lambda: host.at(KEY).mkdir(), "is no regular file"),
+        (lambda: host.at(KEY).mkdir(), "is not a regular file"),
         (lambda: host.at(KEY).rmdir(), "was changed by another process"),
         (lambda: host.at(KEY).symlink_to("/data/key"), "is a symlink, and certmond does not write its target"),
         (lambda: host.at("/data/key").write_bytes(OLD[KEY]), "is a symlink, and certmond does not write its target"),
@@ -787,7 +787,7 @@ def test_directory_swapped_for_a_symlink(host: Host) -> None:
 
 def test_busy(host: Host) -> None:
     """While one writes, another is told who that is after the time it was ready to wait, and nobody after that."""
-    who = rf"^another command \(process {os.getpid()}\) is writing on this node; .*\(`ps -fp {os.getpid()}` shows it\)$"
+    who = rf"^another command \(process {os.getpid()}\) is writing on this node; .*\(see: ps -fp {os.getpid()}\)$"
     with host.transactions.lock():
         with pytest.raises(BusyError, match=who), host.transactions.lock(0.1):
             pass
@@ -977,7 +977,7 @@ def test_nothing_is_opened_but_regular_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     with Directories(str(tmp_path)) as directories, closing(Notices(tmp_path, reading=True)) as notices:
         for name in ("fifo", "device", "link"):
-            with pytest.raises(OSError, match=r"no regular file|Too many levels"):
+            with pytest.raises(OSError, match=r"not a regular file|Too many levels"):
                 directories.place(f"/{name}").read()
         assert {name for _, name in notices.told()} <= {""}
         assert directories.place("/file").read() == b"content"
@@ -1371,7 +1371,7 @@ def test_recovery_follows_no_symlink(host: Host, state: str) -> None:
 def test_pending_files_are_not_written_again(host: Host) -> None:
     """What waits for its end is not begun again; other files may be replaced."""
     host.write_record("commit", staged=NEW)
-    with pytest.raises(WriteError, match=f"{KEY} is part of a replacement that is not finished"):
+    with pytest.raises(WriteError, match=f"{KEY} is part of an unfinished replacement"):
         host.commit(host.pair()[:1])
     host.commit([NewFile(f"{PKI}/etcd/server.key", NEW[KEY])])
     host.recover()
