@@ -393,7 +393,7 @@ def test_it_is_told_how_far_the_workers_are(world: World, calm: RotatingNode) ->
     they have come so far. A node by itself tells of none, nor does what is done at once.
     """
     calm.stage(world.new)
-    said = "workers in trust, issue, distrust: one first, then 10% at a time, when all before them have"
+    said = "workers in trust, issue, distrust: one first, then batches of 10%, after all earlier ones have"
     assert said in calm.hurry("root-ca", "rotate", "--plan").out
     assert "workers" not in calm.hurry("root-ca", "rotate", "--plan", "--at-once").out
     calm.begin(world.new)
@@ -413,7 +413,7 @@ def test_it_is_told_how_far_the_workers_are(world: World, calm: RotatingNode) ->
     assert enforcer.rotating.waits == (f"{first} has not answered (2 workers: 1 released, 0 acknowledged)",)
     assert counted(enforcer) == Workers(2, 1, 0)
     said = calm.hurry("root-ca", "show").out
-    assert said.endswith(f"phase trust, workers up to the place {place(last):.2f} of 1 may act\n")
+    assert said.endswith(f"phase trust, about {place(last):.0%} of the workers may act\n")
     calm.configure(cluster={})
     assert "workers" not in calm.hurry("root-ca", "rotate", "--plan").out
 

@@ -146,7 +146,7 @@ def test_the_bars(browser: Browser, shown: Shown) -> None:
                 return [rest.width, tick.getBBox().x, bar.getAttribute("aria-label"),
                     bar.getBoundingClientRect().width]; }})()""")
             assert whole > 100
-            said = f"{name}: {100 * left / whole:.0f} % of its life is left, renewal at {tick:.0f} %"
+            said = f"{name}: {100 * left / whole:.0f} % of its lifetime is left, renewal at {tick:.0f} %"
             assert label == said
         assert page.texts("#chains [role=img]") == [""] * (len(TREE) + sum(map(len, TREE.values())) + 1)
 
@@ -232,7 +232,7 @@ def test_without_javascript(browser: Browser, shown: Shown) -> None:
         assert without.run("document.querySelector('#live').textContent") == with_script.run(
             "document.querySelector('#live').textContent"
         )
-        assert without.text("#how") == "Reload to see it anew."
+        assert without.text("#how") == "Reload the page to update it."
         assert without.run("document.querySelectorAll('.tree summary').length") > 10
         place = without.run("""(() => { const at = document.querySelector(".tree summary").getBoundingClientRect();
             return [at.x + 50, at.y + at.height / 2]; })()""")
@@ -321,7 +321,7 @@ def test_a_server_that_goes_away(browser: Browser, shown: Shown) -> None:
         page.open(url_of(server))
         server.stop()
         page.until("!document.querySelector('#connection').hidden")
-        assert "This page is as of 20" in page.text("#connection")
+        assert "This page shows the state at 20" in page.text("#connection")
         assert axe(page) == []
         with listening(shown.daemon.runtime, port):
             page.until("document.querySelector('#connection').hidden")

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import ConfigError
 from certmond.expose.http import access_control as gate_module
-from certmond.expose.http import connection_limits as seats
+from certmond.expose.http import connection_limits as limits
 from certmond.expose.http import server as serve
 from certmond.expose.http import tls
 from certmond.expose.http.access_control import Bucket
@@ -38,7 +38,7 @@ from tests.listening import METRICS, ask, await_connections, hear, put, running,
 OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 
 TOLD = METRICS + (
-    b"# HELP certmond_web_config_last_reload_successful Whether the web configuration on disk is in force.\n"
+    b"# HELP certmond_web_config_last_reload_successful 1 if the web configuration on disk is in force, 0 if it was refused.\n"
     b"# TYPE certmond_web_config_last_reload_successful gauge\ncertmond_web_config_last_reload_successful 1\n"
 )
 
@@ -690,10 +690,10 @@ class TestAbuse:
         try:
             for number in range(1500):
                 clients.append(socket.create_connection(server.address, source_address=("127.0.0.2", 0)))
-                assert len(server.seats.taken) <= 64
+                assert len(server.slots.taken) <= 64
                 if number % 500 == 0:
                     assert self.served(server, house)
-            monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
+            monkeypatch.setattr(limits, "GRACE_SECONDS", 0)
             answer = b""
             while not answer:  # those that were turned away for it may not have left yet
                 raw = socket.create_connection(server.address, source_address=("127.0.0.2", 0))
@@ -707,12 +707,12 @@ class TestAbuse:
 
     def test_a_handshake_makes_room(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who begins a handshake displaces at once who has begun none, also from the same address."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
-        clients = [socket.create_connection(server.address) for _ in range(seats.SHARE)]
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
+        clients = [socket.create_connection(server.address) for _ in range(limits.SHARE)]
         try:
             for number, client in enumerate(clients):
                 client.sendall(b"\x16")
-                await_connections(server, seats.SHARE, least=number + 1)
+                await_connections(server, limits.SHARE, least=number + 1)
             assert self.served(server, house)
             assert hear(clients[0]) == b""
         finally:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import ListenError
-from certmond.expose.http import connection_limits as seats
+from certmond.expose.http import connection_limits as limits
 from certmond.expose.http import routes as site
 from certmond.expose.http import server as serve
 from certmond.expose.http.health import Heartbeat, not_alive, not_ready
@@ -457,11 +457,11 @@ class TestManyClients:
     def crowd(self, stack: ExitStack, server: Server, said: bytes) -> list[socket.socket]:
         """Connections from 127.0.0.2 that have all the seats which an address may have, each having said that."""
         clients = []
-        for number in range(seats.SHARE):
+        for number in range(limits.SHARE):
             client = stack.enter_context(socket.create_connection(server.address, source_address=("127.0.0.2", 0)))
             client.sendall(said)
             clients.append(client)
-            await_connections(server, seats.SHARE, least=number + 1)
+            await_connections(server, limits.SHARE, least=number + 1)
         return clients
 
     def another(self, server: Server, request: bytes) -> bytes:
@@ -472,7 +472,7 @@ class TestManyClients:
 
     def test_half_of_the_seats(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """One address has 32 connections at most: with another, the one that has been silent longest makes room."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 0)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"G")
             assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
@@ -482,7 +482,7 @@ class TestManyClients:
 
     def test_a_moment_to_speak(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who has hardly been there makes no room for who says no more: that one is told 503, and others come in."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"G")
             assert self.another(server, b"G").startswith(b"HTTP/1.1 503 ")
@@ -492,7 +492,7 @@ class TestManyClients:
 
     def test_a_request_makes_room(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who brings a whole request displaces at once who has not asked for anything, the oldest first."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, WHOLE[:-2])
             assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
@@ -500,7 +500,7 @@ class TestManyClients:
 
     def test_who_has_asked_stays(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who has had an answer has a moment for the next request, also where others bring theirs."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             for client in clients:
@@ -512,9 +512,9 @@ class TestManyClients:
     def test_silence_takes_no_seat(self, server: Server) -> None:
         """A connection on which nothing is said takes no seat at first: the kernel keeps it."""
         with ExitStack() as stack:
-            silent = [stack.enter_context(socket.create_connection(server.address)) for _ in range(seats.SHARE)]
+            silent = [stack.enter_context(socket.create_connection(server.address)) for _ in range(limits.SHARE)]
             assert ask(server, "/healthz")[0].status == 200
-            assert len(server.seats.taken) <= 1
+            assert len(server.slots.taken) <= 1
             silent[0].sendall(WHOLE)
             assert hear(silent[0]).startswith(b"HTTP/1.1 200 ")
 
@@ -530,15 +530,15 @@ class TestManyClients:
         with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
             for host, origin in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "0" * 16)):
                 with socket.create_connection((host, listener.getsockname()[1])), listener.accept()[0] as connection:
-                    assert seats.origin_of(connection) == origin
+                    assert limits.origin_of(connection) == origin
 
     def test_all_seats(self, server: Server, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """While 64 connections take their answers, another is told 503; when one of them has gone, there is room."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 0)
         put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
         with ExitStack() as stack:
             others = []
-            for number in range(seats.CONNECTIONS):
+            for number in range(limits.CONNECTIONS):
                 source = (f"127.0.0.{2 + number % 2}", 0)
                 client = stack.enter_context(socket.create_connection(server.address, source_address=source))
                 client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -547,7 +547,7 @@ class TestManyClients:
             with socket.create_connection(server.address) as client:
                 assert hear(client).startswith(b"HTTP/1.1 503 ")
             others[0].close()
-            await_connections(server, seats.CONNECTIONS - 1)
+            await_connections(server, limits.CONNECTIONS - 1)
             assert ask(server, "/healthz")[0].status == 200
 
 
