@@ -367,7 +367,7 @@ def test_a_dead_daemons_last_word_is_no_answer(node: Node, tmp_path: Path) -> No
         daemon.stop()
         done = certmond("status", "--runtime-dir", daemon.runtime)
     assert done.returncode == 3
-    assert "sign of life" in done.stderr
+    assert "heartbeat" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"schema": 2}', '{"schema": 1, "taken_at": "x"}', "[" * 100_000])

@@ -310,7 +310,7 @@ def test_a_dead_daemon(browser: Browser, node: Node, tmp_path: Path) -> None:
         path.with_suffix(".new").write_text(json.dumps({**beat, "alive_at": 1_700_000_000.0}))
         os.replace(path.with_suffix(".new"), path)
         page.until("document.querySelector('#halted')")
-        assert "no sign of life since 2023-11-14 22:13:20 UTC" in page.text("#halted")
+        assert "no heartbeat since 2023-11-14 22:13:20 UTC" in page.text("#halted")
         assert axe(page) == []
 
 
@@ -331,7 +331,7 @@ def test_a_name_that_was_made_to_lead_here(browser: Browser, shown: Shown) -> No
     """A page whose name leads to loopback reads nothing there, though to the browser it is its own."""
     with browser.page() as page:
         page.open(shown.url.replace("127.0.0.1", "rebound.example"))
-        assert page.text("body").startswith("this was asked of another host: ")
+        assert page.text("body").startswith("the request is for another host: ")
         for path in ("/", "/metrics", "/api/v1/status"):
             assert page.run(f"fetch('{path}').then((answer) => answer.status)") == 421
 

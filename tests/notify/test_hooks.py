@@ -310,7 +310,7 @@ def test_a_finding_that_flaps_is_told_a_few_times_and_then_as_it_is_once_a_minut
         hook.deliver(known(notice()), SETTLED)
         told.until("told")
     assert told.heard() == [RAISED, CLEARED, RAISED, CLEARED, RAISED]
-    said = [each for each in journal.recent if "before hook hook was" in each["message"]]
+    said = [each for each in journal.recent if "before hook hook received" in each["message"]]
     left_out = [each["message"] for each in said if each["event"] == "left_out"]
     assert left_out == [
         "3 changes of 1 findings ended before hook hook received them, and not logged; see: certmond status"

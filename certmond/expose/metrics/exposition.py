@@ -194,7 +194,7 @@ def summary(assessment: Assessment, following: NextEvent | None) -> str:
         if worst
         else f"{len(warned)} warning{'s' * (len(warned) != 1)}"
         if warned
-        else "no warnings"
+        else "all well"
     )
     due = f"; next due {following.target} on {following.at:%Y-%m-%d}" if following else ""
     about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")

@@ -123,7 +123,7 @@ def _verdict(digest: Digest) -> str:
     stand = [count(digest.severities[rank], *_NOUNS[rank]) for rank in RANKS if digest.severities[rank]]
     if digest.worst in {"critical", "warning"}:
         return ", ".join(stand)
-    return ", ".join(["No warnings" if digest.total else "No certificates", *stand])
+    return ", ".join(["All well" if digest.total else "No certificates", *stand])
 
 
 def _header(digest: Digest, node: str, state: str, verdict: str) -> str:

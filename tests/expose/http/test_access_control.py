@@ -38,7 +38,8 @@ from tests.listening import METRICS, ask, await_connections, hear, put, running,
 OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 
 TOLD = METRICS + (
-    b"# HELP certmond_web_config_last_reload_successful 1 if the web configuration on disk is in force, 0 if it was refused.\n"
+    b"# HELP certmond_web_config_last_reload_successful 1 if the web configuration on disk is in force, "
+    b"0 if it was refused.\n"
     b"# TYPE certmond_web_config_last_reload_successful gauge\ncertmond_web_config_last_reload_successful 1\n"
 )
 
@@ -131,7 +132,7 @@ class TestTls:
         with running(house.runtime, gate=house.gate(PAIR)) as server:
             answer = say(server, get())
         assert answer.startswith(b"HTTP/1.1 400 ")
-        assert answer.endswith(b"this port speaks HTTPS, and was spoken to in plain HTTP\n")
+        assert answer.endswith(b"this port requires HTTPS, and received plain HTTP\n")
 
     def test_without_tls(self, house: House) -> None:
         """Without `tls_server_config` the port is plain, and passwords are asked for nevertheless."""
@@ -607,7 +608,7 @@ class TestStart:
         """A key that is another's is told as such."""
         put(house.directory / "tls.key", server_pair(house.ca).key_pem)
         with pytest.raises(
-            ConfigError, match=r"cert_file: is not the certificate of \S+/tls.key; put in place the pair"
+            ConfigError, match=r"cert_file: is not the certificate of \S+/tls.key; install a certificate with its key"
         ):
             house.gate(PAIR)
 
@@ -624,7 +625,7 @@ class TestStart:
         """A pipe in the place of a file is not waited for."""
         (house.directory / "tls.key").unlink()
         os.mkfifo(house.directory / "tls.key")
-        with pytest.raises(ConfigError, match="it is no regular file"):
+        with pytest.raises(ConfigError, match="it is not a regular file"):
             house.gate(PAIR)
 
     def test_command(self, house: House) -> None:

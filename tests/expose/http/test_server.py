@@ -100,7 +100,7 @@ class TestEndpoints:
         put(runtime_dir / "status.json", b'{"schema": 2}')
         response, body = ask(server, "/")
         assert response.status == 200
-        assert b"cannot be shown" in body
+        assert b"cannot show" in body
 
     def test_page_follows(self, server: Server, runtime_dir: Path) -> None:
         """The page has another entity tag when status, activity or the daemon's health is another, and only then."""
@@ -341,8 +341,8 @@ class TestHealth:
     @pytest.mark.parametrize(
         ("path", "content", "reason"),
         [
-            ("/healthz", lambda: beat(alive=1000), r"last sign of life is 10\d\d s old"),
-            ("/healthz", lambda: beat(alive=float("nan")), "last sign of life"),
+            ("/healthz", lambda: beat(alive=1000), r"last heartbeat is 10\d\d s old"),
+            ("/healthz", lambda: beat(alive=float("nan")), "last heartbeat"),
             ("/readyz", lambda: beat(passed=None), "first pass"),
             ("/readyz", lambda: beat(ready=False), "first pass"),
             ("/readyz", lambda: beat(passed=86400), r"last pass is 864\d\d s old, and 660 s is the limit"),

@@ -506,7 +506,7 @@ def test_the_summary_of_nothing_is_no_good_news(node: Node) -> None:
     """Where no certificate is there, the line does not say that all is well, but what to look at."""
     shutil.rmtree(node.path("etc"))
     shutil.rmtree(node.path("var"))
-    assert summarised(looked_at(node)) == "no certificate to watch: `certmond check` says which profile fits"
+    assert summarised(looked_at(node)) == "no certificate to watch; see the profile: certmond check"
     assert summarised(judged("x", "/x", LEAF)).startswith("1 certificate, ")
 
 

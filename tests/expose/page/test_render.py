@@ -307,8 +307,8 @@ class TestFindings:
     def test_nothing_is_watched(self) -> None:
         """A page without a single certificate does not say that all is well, and one with a good one does."""
         said = shown(status()).text
-        assert ("No certificates" in said, "No warnings" in said) == (True, False)
-        assert "No warnings" in shown(status(entry("good"))).text
+        assert ("No certificates" in said, "All well" in said) == (True, False)
+        assert "All well" in shown(status(entry("good"))).text
 
     def test_counts(self) -> None:
         """Numbers are written with their nouns."""
@@ -344,7 +344,8 @@ class TestActivity:
             "issue apiserver: is due; restarts kube-apiserver", "held b until 2026-12-01 00:00 UTC : an upgrade runs",
             "Observe mode executes none of them",
             "ca , overlap: trust since 2026-12-01 00:00 UTC",
-            "detach the signer gets separate files reached", "trust all components trust both CAs now", "done the rotation is complete pending",
+            "detach the signer gets separate files reached",
+            "trust all components trust both CAs now", "done the rotation is complete pending",
             "node-2", "Of 12 workers 4 may act, 3 have acknowledged the phase.", "started", "error it has begun",
         ):  # fmt: skip
             assert sentence in said
@@ -381,13 +382,13 @@ class TestHalted:
             return halted(json.dumps({**beat, **fields}).encode(), now)
 
         assert said(1001) is None
-        assert said(1100) == said(9999) == "The daemon has given no sign of life since 1970-01-01 00:16:40 UTC"
+        assert said(1100) == said(9999) == "The daemon has written no heartbeat since 1970-01-01 00:16:40 UTC"
         assert said(5000, alive_at=5000.0) == "The daemon's last pass was at 1970-01-01 00:15:00 UTC"
         assert said(1001, pass_at=None) == "The daemon has not completed its first pass"
         assert halted(None, 1.0) == "The daemon is not running"
         beyond = [json.dumps({**beat, "alive_at": instant}).encode() for instant in (1e17, 1e300)]  # of any calendar
         for broken in (b"", b"[]", b'{"alive_at": "x"}', b"[" * 100_000, *beyond):
-            assert halted(broken, 1.0) == "The daemon's sign of life cannot be read"
+            assert halted(broken, 1.0) == "The daemon's heartbeat cannot be read"
 
     def test_on_the_page(self) -> None:
         """It stands above everything, with the time of the last pass."""
