@@ -434,7 +434,7 @@ def test_all_problems_at_once(host: Host) -> None:
         (KEY, "was changed by another process"), (CRT, "was changed by another process"),
         (f"{PKI}/gone.crt", "was changed by another process"),
         ("/etc/nowhere/deep/a.key", "(/etc/nowhere/deep: No such file or directory): create the directory"),
-        (f"{PKI}/etcd", "is not a regular file"), (f"{PKI}/socket", "is no regular file"),
+        (f"{PKI}/etcd", "is not a regular file"), (f"{PKI}/socket", "is not a regular file"),
         (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, f"and {CRT} are the same file"),
         (CRT, "is not a symlink"), (f"{CRT}/below", "Not a directory"), ("/", "Is a directory"),
     ]  # fmt: skip
