@@ -203,7 +203,9 @@ def test_no_generation_is_put_back_where_another_user_can_take_its_key(host: Hos
         file.unlink()
     give(host.at(PLACE), MALLORY)
     for dry_run in (True, False):
-        with pytest.raises(WriteError, match=f"certmond writes no private key to {PLACE}/tls.key: {PLACE} belongs to user"):
+        with pytest.raises(
+            WriteError, match=f"certmond writes no private key to {PLACE}/tls.key: {PLACE} belongs to user"
+        ):
             host.restoration().restore("app", None, dry_run=dry_run)
     assert not any(file.exists() for file in files)
     host.entries["app"]["owner"] = str(MALLORY)

@@ -161,7 +161,8 @@ def test_every_writer_has_to_be_able_to_read_the_target(node: Node) -> None:
     node.put("/home/own.crt", LEAF.pem, 0o600, OTHERS)
     node.put("/home/x.conf", node.names("own.crt", "own.crt"), owner=OTHERS)
     assert (
-        "which user 65533 and user 65534 can change, and is not a file that they can reach and own" in told(node.look())[0]
+        "which user 65533 and user 65534 can change, and is not a file that they can reach and own"
+        in told(node.look())[0]
     )
     os.chown(node.at("/home"), 0, 0)
     assert node.look().certificates == (LEAF.facts,)
