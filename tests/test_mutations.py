@@ -387,7 +387,7 @@ ROTATIONS: dict[str, Told] = {
         Severity.CRITICAL, "is the key of neither",
     ),
     "a record of a rotation that cannot be read": (
-        follow(record_damaged), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "the phase of a rotation is unknown"
+        follow(record_damaged), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "a rotation is unknown"
     ),
 }  # fmt: skip
 """What goes wrong, settings, and of the Root CA's entry the reason, how bad it is, and what its message says."""

@@ -94,6 +94,7 @@ def _prepare(question: Question) -> None:
     if question.endpoints or question.health:
         with suppress(OSError, ImportError):  # such as without file descriptors: the observation retries and reports it
             from certmond.services import health_probe as health  # noqa: F401 - as in `_run_probes`
+            from certmond.services import tls_probe as probe  # noqa: F401 - as in `_run_probes`
 
 
 def _with_first_start(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:

@@ -160,7 +160,7 @@ def _rotation(entry: _Entry) -> Rotation:
 
 
 def _unreadable(fact: str) -> MalformedError:
-    remedy = "restore it from a backup, or remove it if no rotation is in progress"
+    remedy = "restore it from a backup, or remove it if no rotation is under way"
     return MalformedError(f"{fact}, so the phase of a rotation is unknown; {remedy}")
 
 

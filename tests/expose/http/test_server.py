@@ -346,12 +346,12 @@ class TestHealth:
             ("/readyz", lambda: beat(passed=None), "first pass"),
             ("/readyz", lambda: beat(ready=False), "first pass"),
             ("/readyz", lambda: beat(passed=86400), r"last pass is 864\d\d s old, and 660 s is the limit"),
-            ("/healthz", lambda: b"", "no heartbeat"),
-            ("/readyz", lambda: b"[]", "no heartbeat"),
-            ("/readyz", lambda: b"{}", "no heartbeat"),
-            ("/healthz", lambda: b"\xff", "no heartbeat"),
-            ("/healthz", lambda: beat(resync=None), "no heartbeat"),
-            ("/healthz", lambda: beat(resync=10**400), "no heartbeat"),
+            ("/healthz", lambda: b"", "not a heartbeat"),
+            ("/readyz", lambda: b"[]", "not a heartbeat"),
+            ("/readyz", lambda: b"{}", "not a heartbeat"),
+            ("/healthz", lambda: b"\xff", "not a heartbeat"),
+            ("/healthz", lambda: beat(resync=None), "not a heartbeat"),
+            ("/healthz", lambda: beat(resync=10**400), "not a heartbeat"),
         ],
     )
     def test_bad_heartbeat(

@@ -546,7 +546,7 @@ def test_a_status_that_is_none_is_said_to_be(tmp_path: Path, content: bytes | No
     """Where the daemon has rendered nothing that can be read, that is an error which asks whether it runs."""
     if content is not None:
         (tmp_path / "status.json").write_bytes(content)
-    with pytest.raises(RuntimeDirError, match="certmond run"):
+    with pytest.raises(RuntimeDirError, match="systemctl status certmond"):
         read_status(tmp_path)
 
 
