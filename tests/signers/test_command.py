@@ -284,14 +284,14 @@ def test_waiting_carries_cookie_and_seconds(
     ("status", "output", "reason"),
     [
         (1, b"", "without a valid cookie; it must write one"),
-        (1, b"\n", "without a cookie"),
-        (1, b"a\0b", "without a cookie"),
-        (1, b"\xff\xfe", "without a cookie"),
-        (1, b"x" * 70000, "without a cookie"),
-        (5, b"30", "without a cookie"),
-        (5, b"soon\nx", "not for how many seconds; they have to be its first line"),
-        (5, b"-1\nx", "not for how many seconds"),
-        (5, b"", "not for how many seconds"),
+        (1, b"\n", "without a valid cookie"),
+        (1, b"a\0b", "without a valid cookie"),
+        (1, b"\xff\xfe", "without a valid cookie"),
+        (1, b"x" * 70000, "without a valid cookie"),
+        (5, b"30", "without a valid cookie"),
+        (5, b"soon\nx", "without the number of seconds; it must write them in its first line"),
+        (5, b"-1\nx", "without the number of seconds"),
+        (5, b"", "without the number of seconds"),
     ],
 )
 def test_waiting_without_a_cookie_is_refused(helper: Ask, status: int, output: bytes, reason: str) -> None:

@@ -159,9 +159,9 @@ def test_an_intermediate_brings_its_chain(signer: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ca", "reason"),
     [
-        (make_ca(is_ca=False), r"lacks CA:TRUE; put a CA"),
-        (make_ca(is_ca=None), r"lacks CA:TRUE; put a CA"),
-        (make_ca(usages=["digital signature"]), r"key usage lacks it; put one"),
+        (make_ca(is_ca=False), r"lacks CA:TRUE; replace it"),
+        (make_ca(is_ca=None), r"lacks CA:TRUE; replace it"),
+        (make_ca(usages=["digital signature"]), r"key usage lacks keyCertSign; replace"),
         (make_ca(extra=[("2.5.29.36", False, b"\x30\x00")]), r"cryptography does not read it: .*; replace that CA"),
         (make_ca(not_after=NOW), r"expired at 2026-11-24 12:00:00 UTC; renew the CA first"),
         (make_ca(not_before=NOW + DAY), r"not valid before 2026-11-25 12:00:00 UTC; check this host's clock"),
@@ -182,7 +182,7 @@ def test_a_ca_without_key_usage_may_sign(signer: Any) -> None:
 def test_no_ca_is_signed(signer: Any) -> None:
     """A template for a CA is refused: certmond makes Root CAs, and those sign themselves."""
     ca = make_ca()
-    with pytest.raises(RefusedError, match="let it sign itself"):
+    with pytest.raises(RefusedError, match="set `signer: self`"):
         signer(ca.pem, ca.key_pem).sign(request(replace(wanted(), is_ca=True)))
 
 
@@ -202,10 +202,10 @@ def test_missing_files_are_named(tmp_path: Path, signer: Any) -> None:
     ca = make_ca()
     made = signer(ca.pem, ca.key_pem)
     (tmp_path / "ca.crt").unlink()
-    with pytest.raises(RefusedError, match=rf"{tmp_path}/ca.crt cannot be read \(No such file.*; put it there"):
+    with pytest.raises(RefusedError, match=rf"{tmp_path}/ca.crt cannot be read \(No such file.*; restore it"):
         made.sign(request())
     (tmp_path / "ca.key").unlink()
-    with pytest.raises(KeyUnusableError, match=rf"{tmp_path}/ca.key cannot be read \(No such file.*; put it there"):
+    with pytest.raises(KeyUnusableError, match=rf"{tmp_path}/ca.key cannot be read \(No such file.*; restore it"):
         made.sign(request())
 
 
@@ -278,7 +278,7 @@ def test_an_encrypted_key_without_credential_is_said(signer: Any, monkeypatch: p
     """An encrypted key for which no credential is configured, or none was handed over, is told with the remedy."""
     ca = make_ca()
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(KeyUnusableError, match="is encrypted; give its passphrase as a systemd credential"):
+    with pytest.raises(KeyUnusableError, match="is encrypted; provide its passphrase as a systemd credential"):
         signer(ca.pem, encrypted(ca)).sign(request())
     with pytest.raises(KeyUnusableError, match="is not available to this process; add LoadCredentialEncrypted="):
         signer(ca.pem, encrypted(ca), "ca-passphrase").sign(request())
