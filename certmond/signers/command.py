@@ -55,7 +55,7 @@ class CommandSigner:
                 seconds, _, cookie = ended.output.lstrip().partition(b"\n")
                 raise _waiting(helper, _seconds(helper, seconds), cookie)
             case 2:
-                raise RefusedError(f"the CA of {helper} refused {request.name}{reason}")
+                raise RefusedError(f"{helper} reports that its CA refused {request.name}{reason}")
             case 3:
                 raise UnreachableError(f"{helper} cannot reach its CA{reason}")
             case 4:

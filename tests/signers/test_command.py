@@ -200,33 +200,33 @@ def test_only_certificates_are_taken(helper: Ask) -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        (b"", "nothing that could be read as a certificate; it has to write PEM"),
-        (b"Signature ok\n", "nothing that could be read as a certificate"),
-        (b'{"certificate": 1}', "nothing that could be read as a certificate"),
-        (b'{"chain": ["x"]}', "nothing that could be read as a certificate"),
-        (b'{"pem": ""}', "nothing that could be read as a certificate"),
-        (b"{", "nothing that could be read as a certificate"),
-        (b"[" * 100000, "nothing that could be read as a certificate"),
-        (b'{"a":' * 100000, "nothing that could be read as a certificate"),
-        (b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n", "nothing that could be read as a certificate"),
-        (make_leaf(make_ca()).pem, "no certificate for the key of front; it has to sign its request"),
+        (b"", "no certificate; it must write PEM"),
+        (b"Signature ok\n", "no certificate"),
+        (b'{"certificate": 1}', "no certificate"),
+        (b'{"chain": ["x"]}', "no certificate"),
+        (b'{"pem": ""}', "no certificate"),
+        (b"{", "no certificate"),
+        (b"[" * 100000, "no certificate"),
+        (b'{"a":' * 100000, "no certificate"),
+        (b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n", "no certificate"),
+        (make_leaf(make_ca()).pem, "no certificate for the key of front; it must sign its request"),
     ],
 )
 def test_what_is_no_certificate_of_ours_is_refused(helper: Ask, output: bytes, reason: str) -> None:
     """Status 0 with anything but a certificate for our key is a refusal that names helper, fact and remedy."""
     command = helper(answer(output))
-    with pytest.raises(RefusedError, match=f"^the helper {command[0]} of signer shop-ca issued {reason}"):
+    with pytest.raises(RefusedError, match=f"^the helper {command[0]} of signer shop-ca wrote {reason}"):
         signer(command).sign(request())
 
 
 @pytest.mark.parametrize(
     ("status", "output", "error", "expected"),
     [
-        (2, b"policy says no\n", RefusedError, "refused front: policy says no"),
-        (2, b"", RefusedError, "refused front"),
+        (2, b"policy says no\n", RefusedError, "reports that its CA refused front: policy says no"),
+        (2, b"", RefusedError, "reports that its CA refused front"),
         (3, b"no route to ca.example\nat all\n", UnreachableError, "cannot reach its CA: no route to ca.example"),
         (4, b"no token\n", RefusedError, "is not configured: no token; configure it, then run it manually to test it"),
-        (6, b"", RefusedError, "does not support SUBMIT; use one that does"),
+        (6, b"", RefusedError, "does not support SUBMIT; use a helper that does"),
         (16, b"", RefusedError, "requires SCEP, which certmond does not support; use another helper"),
         (17, b"", RefusedError, "requires a new key; remove keep_key from front"),
         (7, b"Secret output\n", UnreachableError, "ended with status 7; run it manually to see the cause"),
