@@ -226,7 +226,7 @@ def renewals(data: bytes) -> None:
     with state("renewals.json", data) as directory:
         ledger = Ledger(directory)
         known = ledger.attempts()
-        ledger.remember(LEAF, Attempt(NOW))
+        ledger.store(LEAF, Attempt(NOW))
         assert ledger.attempts() == known | {LEAF: Attempt(NOW)}
         assert all(instant.tzinfo is UTC for instant in ledger.renewed().values())
 
@@ -246,7 +246,7 @@ def pending(data: bytes) -> None:
             kept.keep(LEAF, leaf().key, data, "ab")  # type: ignore[arg-type]
             (path,) = (directory / "pending").glob(f"*{suffix}")
             path.write_bytes(data)
-            found = kept.take_up(LEAF, "cookie")
+            found = kept.resume(LEAF, "cookie")
             assert None not in found or set(found) == {None}
             kept.replaces(LEAF)
 

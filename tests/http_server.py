@@ -83,5 +83,5 @@ def hear(client: socket.socket) -> bytes:
 
 
 def await_connections(server: Server, most: int, least: int = 0) -> None:
-    with server.seats.changed:
-        assert server.seats.changed.wait_for(lambda: least <= len(server.seats.taken) <= most, timeout=60)
+    with server.slots.changed:
+        assert server.slots.changed.wait_for(lambda: least <= len(server.slots.taken) <= most, timeout=60)

@@ -165,7 +165,7 @@ def test_a_link_of_another_user_does_not_choose_the_source_of_a_derived_file(tmp
     [held] = host.plan().held
     assert held.because == (
         f"/srv/app/b.pem is not made: /srv/app/{link} could not be read (/srv/app/{link} is a symlink of user 65534): "
-        "give its target's path, or let root own the link"
+        "configure the path of its target, or chown the symlink to root"
     )
     assert not host.at("/srv/app/b.pem").exists()
 
@@ -423,7 +423,7 @@ def test_a_damaged_key_of_a_ca_is_reported_as_such(tmp_path: Path) -> None:
     before = host.serials()
     [outcome] = host.start_once()
     assert outcome.result == "failed"
-    assert "ca.key is damaged: nothing can be signed with it" in outcome.message
+    assert "ca.key is damaged and cannot sign" in outcome.message
     assert host.serials() == before
 
 

@@ -29,7 +29,7 @@ from certmond.pki.services.model import Live
 from certmond.pki.services.staleness import Surroundings
 from certmond.services.content_times import Changes
 from certmond.services.file_usage import survey
-from certmond.services.usage_state import Neighbourhood
+from certmond.services.usage_state import SurroundingsObserver
 from tests.builders import DAY, NOW, YEAR, make_ca
 from tests.distributions import MAKERS, Tree
 from tests.node import Node
@@ -321,7 +321,7 @@ def around(tree: Tree, config: Config) -> Surroundings:
 def seen_around(tree: Tree, config: Config) -> tuple[Store, Surroundings]:
     store = Store(config.certificates, str(tree.root))
     inventory = store.observe()
-    there = Neighbourhood(config, str(tree.root), Changes(tree.root / "state", keeps=False), acting=False)
+    there = SurroundingsObserver(config, str(tree.root), Changes(tree.root / "state", keeps=False), acting=False)
     return store, there.around(store, inventory, {})
 
 

@@ -87,7 +87,7 @@ class Module:
 
     def _writes(self, call: ast.Call, name: str) -> bool:
         words = [ast.unparse(each) for each in (*call.args, *(each.value for each in call.keywords))]
-        if name == "os.open" or name.endswith(".open_straight"):
+        if name == "os.open" or name.endswith(".open_without_symlinks"):
             return any(FLAGS.search(self.constants.get(word, word)) for word in words)
         if name in {"open", "io.open", "os.fdopen", ".open"}:
             modes = words if name == ".open" else words[1:]  # a method of a path has no path argument

@@ -17,7 +17,7 @@ from certmond.daemon.loop import Daemon
 from certmond.daemon.reconciler import Acting
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.change_log import EACH
-from certmond.notify.hooks import EACH as RUNS
+from certmond.notify.hook_worker import EACH as RUNS
 from certmond.notify.journal import Event, Journal
 from tests.builders import YEAR, make_leaf
 from tests.daemon.test_enforcer import in_process

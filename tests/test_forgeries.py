@@ -101,7 +101,7 @@ def forged_node(place: Path, signer: dict[str, Any] | None = None, forms: tuple[
         # certmond has installed a later certificate in place of the older one, without the group.
         identity = (f"{form}-older", host.entries[f"{form}-older"]["path"])
         attempt = Attempt(host.now - 30 * DAY, sha256="0" * 64, ends_at=host.now + YEAR)
-        Ledger(host.state).remember(identity, attempt)
+        Ledger(host.state).store(identity, attempt)
     if signer:
         host.settings["signers"] = [signer]
     return made
@@ -571,7 +571,7 @@ def test_breaking_a_file_restores_no_earlier_right(plain: Host) -> None:
     plain.start()
     narrow = make_leaf(plain.ca, "app", names=["DNS:a"], extended_usages=["server auth"], not_after=plain.now + YEAR)
     identity = ("app", "/home/app/app.crt")
-    Ledger(plain.state).remember(identity, Attempt(plain.now, sha256=narrow.facts.sha256, ends_at=plain.now + YEAR))
+    Ledger(plain.state).store(identity, Attempt(plain.now, sha256=narrow.facts.sha256, ends_at=plain.now + YEAR))
     plain.at("/home/app/app.crt").write_bytes(b"")
     for outcome in (*plain.start_once(), *plain.start_once()):
         assert outcome.issued is None or outcome.issued.names == frozenset({"DNS:a"})

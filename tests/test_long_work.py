@@ -106,7 +106,7 @@ def test_damage_is_published_while_a_command_writes(tmp_path: Path) -> None:
 
 def test_files_read_beside_their_writers_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a scan has no time to wait for the writer of a file, another scan of it follows without an event."""
-    monkeypatch.setattr("certmond.files.cache._PAUSES", 0)
+    monkeypatch.setattr("certmond.files.cache._MAX_PAUSES", 0)
     for module in ("consistent_read", "cache_entry"):
         monkeypatch.setattr(f"certmond.files.{module}.TICK", 10**15)
     host = Host(tmp_path / "host", "apiserver", now=now())

@@ -387,7 +387,7 @@ ROTATIONS: dict[str, Told] = {
         Severity.CRITICAL, "is the key of neither",
     ),
     "a record of a rotation that cannot be read": (
-        follow(record_damaged), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "nobody knows how far"
+        follow(record_damaged), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "a rotation is unknown"
     ),
 }  # fmt: skip
 """The defect, the settings, and the reason, severity and message of the Root CA's entry."""

@@ -25,7 +25,7 @@ def test_pictures(tmp_path: Path) -> None:
             assert page.complaints() == []
             said = page.text("#live")
             assert "3 critical findings, 1 warning" in said
-            assert "trust both are trusted now" in said
+            assert "trust all components trust both CAs now" in said
             assert str(tmp_path) not in said
         for name, view in VIEWS.items():
             path = tmp_path / f"{name}.png"

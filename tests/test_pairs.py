@@ -416,7 +416,7 @@ def test_a_helper_that_signs_another_request_changes_nothing(tmp_path: Path, kee
     before = host.contents()
     (outcome,) = host.start_once()
     assert outcome.result == "failed"
-    assert "issued no certificate for the key of leaf" in outcome.message
+    assert "wrote no certificate for the key of leaf" in outcome.message
     assert host.contents() == before
 
 

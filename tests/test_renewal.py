@@ -665,7 +665,7 @@ def read_only(host: Host, mount: Mount, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("obstacle", "fact"),
-    [(full, r"less than \d+ bytes are free.*make room"), (read_only, r"Read-only file system.*mount its file system")],
+    [(full, r"less than \d+ bytes are free.*free space"), (read_only, r"Read-only file system.*mount its file system")],
 )
 def test_what_cannot_be_written_is_tried_again(tmp_path: Path, mount: Mount, obstacle: Any, fact: str) -> None:
     """A full disk or a read-only directory leaves the old pair. The outcome, the trail and the ledger have a clear
@@ -722,7 +722,7 @@ def test_state_that_cannot_be_written(tmp_path: Path, mount: Mount, obstacle: An
                 filler.write(bytes(512))
         [outcome] = host.start_once()
         assert outcome.result == "failed"
-        assert re.search(r"audit.log could not be written \(No space left on device\): make room", outcome.message)
+        assert re.search(r"audit.log could not be written \(No space left on device\): free space", outcome.message)
     else:
         mount("-o", "bind,ro", str(host.state), on=host.state)
         with pytest.raises(WriteError, match=r"\(Read-only file system\): mount its file system writable"):
@@ -994,7 +994,7 @@ def test_plan_shows_what_renew_does(host: Host) -> None:
     host.start()
     done = certmond(host, "plan", "-o", "json")
     assert (done.returncode, json.loads(done.stdout)["steps"]) == (0, [])
-    assert certmond(host, "plan").stdout.startswith("nothing to do now; time alone changes that on ")
+    assert certmond(host, "plan").stdout.startswith("nothing to do now; the plan changes on ")
 
 
 def test_plan_at_another_time(host: Host) -> None:
@@ -1178,7 +1178,7 @@ def test_forecast(host: Host) -> None:
     assert certmond(host, "forecast", "--for", "nonsense").returncode == 3
     assert "observe" not in table.stdout
     host.settings["mode"] = "observe"
-    assert "In observe mode, as here, nothing of it is done" in certmond(host, "forecast").stdout
+    assert "certmond is in observe mode and executes none of them" in certmond(host, "forecast").stdout
     assert not host.state.exists()
 
 

@@ -199,7 +199,7 @@ def test_the_newest_good_generation_is_restored_byte_for_byte(tmp_path: Path) ->
         assert (host.at(API["path"]).read_bytes(), host.at(API["key"]).read_bytes()) == first
     assert len(Archive(host.state).ids("apiserver")) == 1
     assert len(Archive(host.state).ids("apiserver.damaged")) == 3 + 1  # the first one has the only copy of its key
-    for generation, files in Archive(host.state).whole("apiserver.damaged"):
+    for generation, files in Archive(host.state).complete_generations("apiserver.damaged"):
         assert "PRIVATE KEY" not in str(generation.description)
         assert b"PRIVATE KEY" not in files[-1].content
 
@@ -251,7 +251,7 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
     host.put(API["path"], narrow.pem)
     host.put(API["key"], narrow.key_pem, 0o600)
     identity = ("apiserver", API["path"])
-    Ledger(host.state).remember(identity, Attempt(host.now, sha256=narrow.facts.sha256, ends_at=narrow.facts.not_after))
+    Ledger(host.state).store(identity, Attempt(host.now, sha256=narrow.facts.sha256, ends_at=narrow.facts.not_after))
     host.at(API["path"]).unlink()
     made = host.plan()
     assert made.steps == ()
@@ -407,7 +407,7 @@ def test_other_credentials_than_a_certificate_are_the_operators_decision(
     assert certmond(host, "renew", "admin.conf").returncode
     assert host.at(ADMIN["path"]).read_bytes() == before
     (said,) = [item.message for status in host.look().statuses for item in status.findings]
-    assert f"authenticates with {field}; certmond leaves it as it is" in said
+    assert f"authenticates with {field}; certmond does not replace it" in said
 
 
 def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:

@@ -515,8 +515,8 @@ def test_the_verbs(node: ControlPlane) -> None:
     assert (step["step"], step["target"], step["reason"]) == ("restart", "kube-scheduler", "restart_pending")
     assert f"has not read {SCHEDULER_CONF}, which changed at" in step["detail"]
     wide = node.certmond("check", "-o", "wide").stdout
-    assert "127.0.0.1:6443 is it" in wide
-    assert "192.0.2.10:2380 is it" in wide
+    assert "127.0.0.1:6443 matches" in wide
+    assert "192.0.2.10:2380 matches" in wide
     assert "kube-scheduler (restart, since" in wide
     done = node.certmond("restart", "kube-scheduler")
     assert (done.returncode, done.stderr) == (0, "")

@@ -57,8 +57,8 @@ def a_failed_restart(node: RotatingNode, _: pytest.MonkeyPatch) -> End:
 def a_failed_renewal(node: RotatingNode, _: pytest.MonkeyPatch) -> End:
     identity = ("web", str(node.files / "web.crt"))
     attempt = Attempt(node.clock(), 30, "no room", wait_until=node.clock() + timedelta(days=9))
-    Ledger(node.state).remember(identity, attempt)
-    return lambda: Ledger(node.state).forget(identity)
+    Ledger(node.state).store(identity, attempt)
+    return lambda: Ledger(node.state).remove(identity)
 
 
 HOLDS: dict[str, tuple[Callable[[RotatingNode, pytest.MonkeyPatch], End], str]] = {
@@ -86,7 +86,7 @@ def test_a_hold_keeps_a_rotation_in_prepare(
     words = ["root-ca", "rotate", "--plan"] + ["--at-once"] * (mode is Mode.REPLACE)
     table = node.hurry(*words)
     told = " ".join(table.out.split())
-    assert "it waits in prepare, where no key is exchanged yet, as long as this is so:" in told
+    assert "the rotation waits in prepare, before it replaces any key, because of:" in told
     assert re.search(f"run: {command}", told), told
     (found,) = json.loads(node.hurry(*words, "-o", "json").out)["holds"]
     assert found["reason"] == reason

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from certmond.restart.static_pod import stop
-from certmond.services.containers import Pod, find
+from certmond.services.containers import Pod, running_containers
 from tests.builders import make_ca, make_server
 from tests.static_pods import Pods, compiled, installed_crictl, interpreter, kubelet
 
@@ -118,7 +118,7 @@ def test_a_container_may_be_a_python_of_another_name(tmp_path: Path) -> None:
 
         def seen_and_served(attempt: int) -> tuple[str, bytes | None]:
             told = pods.ready(name, attempt=attempt)
-            (found,) = find([pod], logs=pods.logs)[pod]
+            (found,) = running_containers([pod], logs=pods.logs)[pod]
             assert found.container_id == told["id"]
             return found.container_id, served(address)
 

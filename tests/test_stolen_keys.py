@@ -175,7 +175,7 @@ def test_no_derived_file_where_another_user_can_take_it(host: Host, kind: str, o
     assert [(outcome.step.target, outcome.result) for outcome in host.start_once()] == [("user", "done")]
     assert (copy.read_bytes() if copy.exists() else b"") == b""
     held = {each.target: each.because for each in host.plan().held}
-    assert f"no private key is written to {PLACE}/copy: {PLACE} belongs to user {MALLORY}" in held["copy"]
+    assert f"certmond writes no private key to {PLACE}/copy: {PLACE} belongs to user {MALLORY}" in held["copy"]
 
 
 @KINDS
@@ -205,7 +205,9 @@ def test_no_generation_is_restored_where_another_user_can_take_its_key(host: Hos
         file.unlink()
     give(host.at(PLACE), MALLORY)
     for dry_run in (True, False):
-        with pytest.raises(WriteError, match=f"no private key is written to {PLACE}/tls.key: {PLACE} belongs to user"):
+        with pytest.raises(
+            WriteError, match=f"certmond writes no private key to {PLACE}/tls.key: {PLACE} belongs to user"
+        ):
             host.restoration().restore("app", None, dry_run=dry_run)
     assert not any(file.exists() for file in files)
     host.entries["app"]["owner"] = str(MALLORY)
@@ -235,8 +237,8 @@ def test_init_creates_nothing_where_another_user_can_take_a_key(tmp_path: Path, 
     give(bare.at(directory), MALLORY)
     for more in ((), ("--dry-run",)):
         said = "\n".join(bare.refused(*more))
-        assert f"{directory} belongs to user {MALLORY}, who could take it" in said
-        named = re.findall(rf"no private key is written to {directory}/([^:]*):", said)
+        assert f"{directory} belongs to user {MALLORY}, who could read it" in said
+        named = re.findall(rf"certmond writes no private key to {directory}/([^:]*):", said)
         assert {*named} == keys
     give(bare.at(directory), 0)
     bare.made()
@@ -261,7 +263,7 @@ def test_the_first_files_belong_to_the_owner_of_their_entry(tmp_path: Path) -> N
         for name in ("root", "app")
     )
     give(home, MALLORY)
-    with pytest.raises(RefusedError, match=f"/app/sa.key: /app belongs to user {MALLORY}, who could take it"):
+    with pytest.raises(RefusedError, match=f"/app/sa.key: /app belongs to user {MALLORY}, who could read it"):
         maker.carry_out(steps, 0)
     assert not (tmp_path / "root").exists()
     give(home, APP)

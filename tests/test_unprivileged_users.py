@@ -27,7 +27,7 @@ from tests.owned_tree import OTHERS, THEIRS, OwnedTree
 
 REFUSED = (
     "unreadable: … is behind a symlink of user 65534, "
-    "and is nothing that this user can reach and owns, or that all users can read"
+    "and is not a file that this user can reach and owns, or that all users can read"
 )
 
 
@@ -68,7 +68,7 @@ def test_a_link_of_another_user_reveals_nothing_of_its_target(shared: Shared, ta
     shared.link("/shared/tls.key", target)
     assert shared.seen("/shared/tls.key") == REFUSED
     entry = shared.files.entry("/shared/tls.key")
-    assert (entry.mode, entry.uid, entry.key, entry.real) == (0, 0, None, None)
+    assert (entry.mode, entry.uid, entry.state, entry.real) == (0, 0, None, None)
 
 
 @pytest.mark.parametrize("name", ["tls.key", "none"])
@@ -178,7 +178,7 @@ def read_as(user: int, root: Path, paths: list[str]) -> dict[str, bytes | str]:
     with open(reader, "rb") as stream:
         read = json.load(stream)
     os.waitpid(child, 0)
-    told: dict[str, str] = {"": REFUSED, "directory": "unreadable: … is a directory, not a file"}
+    told: dict[str, str] = {"": REFUSED, "directory": "unreadable: … is a directory, not a regular file"}
     return {path: told.get(read[path], read[path].encode()) for path in paths}
 
 
@@ -242,7 +242,7 @@ def test_a_link_of_root_goes_up_from_directories_only(shared: Shared) -> None:
     shared.link("/shared/up", "/vault/there/../../public/ca.crt", 0)
     shared.link("/shared/file", "/public/ca.crt/../ca.crt", 0)
     assert shared.seen("/shared/up") == b"public"
-    assert shared.seen("/shared/file") == "missing: … is not there"
+    assert shared.seen("/shared/file") == "missing: … does not exist"
 
 
 def test_a_directory_that_becomes_a_link_before_open_is_not_followed(shared: Shared) -> None:
@@ -251,7 +251,7 @@ def test_a_directory_that_becomes_a_link_before_open_is_not_followed(shared: Sha
     shared.files.entry("/shared/app/tls.key")
     shared.at("/shared/app").rename(shared.at("/shared/was"))
     shared.link("/shared/app", "../vault")
-    assert shared.seen("/shared/app/tls.key") == "missing: … is not there"
+    assert shared.seen("/shared/app/tls.key") == "missing: … does not exist"
     shared.files.refresh(None)
     assert shared.seen("/shared/app/tls.key") == REFUSED
 

@@ -287,7 +287,7 @@ class Handover:
         BusyError where the daemon hangs.
         """
         holder = holder_of(self._state_dir, ACTING) or holder_of(self._state_dir, COMMAND)
-        if self._command.is_ours and holder and holder.pid == os.getpid():
+        if self._command.is_acquired and holder and holder.pid == os.getpid():
             holder = None
         if holder and holder.pid != self._followed:
             self._followed = holder.pid

@@ -92,13 +92,13 @@ class Events:
     def follow(self, interest: Interest) -> None:
         """Wait for these names from now on. The next `wait` counts new names as changed."""
         if interest != self._interest or self._watcher.polled:
-            self._watcher.follow(interest)
+            self._watcher.set_interest(interest)
             self._interest = dict(interest)
 
     def forget(self) -> None:
         """Discard the changes up to now, because the caller reads the files now."""
         self._wake.wait(0)
-        self._watcher.take()
+        self._watcher.take_changes()
 
     def wait(self, until: datetime | None = None, *, at_most: float = _LONGEST) -> bool:
         """Wait until a file changes, and at most until the instant. Return whether one did."""
@@ -109,8 +109,8 @@ class Events:
         changed = self._wake.wait(seconds)
         while changed and self._wake.wait(min(_QUIET, max(0.0, end - time.monotonic()))):
             pass
-        self._watcher.take()
-        self._watcher.follow(self._interest)  # a directory may have appeared meanwhile
+        self._watcher.take_changes()
+        self._watcher.set_interest(self._interest)  # a directory may have appeared meanwhile
         return changed
 
     def __enter__(self) -> Self:

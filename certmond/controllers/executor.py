@@ -137,7 +137,7 @@ class Executor:
 
         Raises BusyError while another process writes, WriteError where the state directory cannot be used.
         """
-        with self._transactions.lock(patience) as writer, self._ledger.held():
+        with self._transactions.lock(patience) as writer, self._ledger.batch():
             self._recover(writer)
             outcomes = list[Outcome]()
             for step in plan.writes:
@@ -171,9 +171,9 @@ class Executor:
                 else:
                     with suppress(WriteError):  # the next recovery retries
                         if attempt.sha256:  # keep the record of the earlier renewal
-                            self._ledger.remember(identity, Attempt(attempt.put_in_place_at).after(attempt))
+                            self._ledger.store(identity, Attempt(attempt.put_in_place_at).after(attempt))
                         else:
-                            self._ledger.forget(identity)
+                            self._ledger.remove(identity)
 
     def _in_place(self, name: str, path: str) -> frozenset[str]:
         """Return the SHA-256 of each certificate in a file; empty where it is unreadable or has no entry."""
@@ -219,13 +219,13 @@ class Executor:
         granted = self._grants.granted(step)
         self._ledger.check()  # without a ledger, each pass would renew it again
         attempt = self._ledger.attempts().get(step.identity)
-        cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
+        cookie, key, csr = self._pending.resume(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
         request = Request(
             name=step.target, grant=granted, key=key, node_name=step.node, old=step.old,
             authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
         )  # fmt: skip
-        if csr is not None and not request.is_asked_in(csr):  # entry or old certificate changed since then
+        if csr is not None and not request.requests_the_same(csr):  # entry or old certificate changed since then
             request = replace(request, cookie=None, csr=None)
         request = replace(request, csr=request.pem())  # once: each ECDSA signature differs
         try:
@@ -235,7 +235,7 @@ class Executor:
             self._pending.keep(step.identity, key, request.pem(), step.old.sha256 if step.old else _NOTHING)
             until = now + timedelta(seconds=error.seconds)
             waiting = Attempt(now, message=str(error), wait_until=until, cookie=error.cookie)
-            self._ledger.remember(step.identity, waiting.after(attempt))
+            self._ledger.store(step.identity, waiting.after(attempt))
             raise
         renewal = Renewal(step, certified_key(step, key, given.key), given.pem, self._clock())
         changes = renewal.changes(self._files)
@@ -259,7 +259,7 @@ class Executor:
         elif attempt:
             done = replace(done, repaired_at=attempt.repaired_at, repairs=attempt.repairs)
         with suppress(WriteError):  # the ledger is only a record, and the certificate is in place
-            self._ledger.remember(step.identity, done)
+            self._ledger.store(step.identity, done)
         self._pending.drop(step.identity)
         said = f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC{kept_as(kept)}"
         return Outcome(step, "done", said, issued)
@@ -268,10 +268,10 @@ class Executor:
         """Restore a certificate. Record it first: a process that is killed in between may have put it in place."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
         put = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
-        self._ledger.remember(step.identity, (before or Attempt(now)).restoring(*put))
+        self._ledger.store(step.identity, (before or Attempt(now)).restoring(*put))
         done = self._restoration.put_right(step, writer)
         with suppress(WriteError):  # then this repair is not counted
-            self._ledger.remember(step.identity, Attempt(now).restoring(*put).repaired(before))
+            self._ledger.store(step.identity, Attempt(now).restoring(*put).repaired(before))
         self._pending.drop(step.identity)
         return Outcome(step, "done", done)
 
@@ -301,14 +301,14 @@ class Executor:
         promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
         failed = Attempt(self._clock(), failures, str(error), cookie=promised)
         with suppress(WriteError):  # the disk may be the cause
-            self._ledger.remember(identity, failed.after(before))
+            self._ledger.store(identity, failed.after(before))
         if promised is None:
             self._pending.drop(identity)
 
     def _forget_failure(self, step: Derive | Rotate) -> None:
         if (step.target, step.path) in self._ledger.attempts():
             with suppress(WriteError):
-                self._ledger.forget((step.target, step.path))
+                self._ledger.remove((step.target, step.path))
 
     def _note(self, outcome: Outcome, fields: Mapping[str, str | None]) -> None:
         event = Event.STEP_FAILED if outcome.result == "failed" else Event.STEP_DONE

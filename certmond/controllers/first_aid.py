@@ -68,7 +68,7 @@ class FirstAid:
         change, verdict = replaced.changes[family]
         if verdict.problems or verdict.mode != "overlap":
             return None
-        if strangers := self._files.strangers(ground.path, None):
+        if strangers := self._files.other_writer(ground.path, None):
             return f"the former CA is not trusted beside it, as {strangers}; let only root write there"
         return aid_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
 

@@ -42,7 +42,7 @@ from certmond.restart.history import History
 from certmond.restart.rollback import FormerFiles
 from certmond.services.containers import Pod
 from certmond.services.file_usage import KUBELET
-from certmond.services.usage_state import Neighbourhood
+from certmond.services.usage_state import SurroundingsObserver
 from certmond.transaction.commit import Writer
 
 _FRESH = timedelta(seconds=5)
@@ -107,7 +107,7 @@ class Restarting:
         plan: Plan,
         assessment: Assessment,
         around: Surroundings,
-        there: Neighbourhood,
+        there: SurroundingsObserver,
         *,
         hands_over: bool = False,
     ) -> Progress | None:

@@ -25,7 +25,7 @@ from certmond.controllers.signer_choice import SignerChoice
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
 from certmond.files.inotify import Interest
-from certmond.files.parallel_path_search import find_in_two
+from certmond.files.parallel_path_search import find_in_two_processes
 from certmond.notify.audit import Audit
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.catalog.observation import Inventory
@@ -47,7 +47,7 @@ from certmond.restart.history import History
 from certmond.restart.rollback import FormerFiles
 from certmond.rotation.staged_ca import Staging
 from certmond.services.content_times import Changes
-from certmond.services.usage_state import Neighbourhood
+from certmond.services.usage_state import SurroundingsObserver
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
@@ -125,7 +125,9 @@ class Enforcer:
             clock=clock,
             alive=alive,
         )
-        self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
+        self.neighbourhood = SurroundingsObserver(
+            config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake
+        )
         record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(acting=acting)
         self.standing = Standing(
             config, node=self._identity, files=self._files, record=record, staging=staging, conductor=conductor
@@ -227,7 +229,7 @@ class Enforcer:
         """Return the verdicts on `inventory`. The daemon and each command assess the node with this function only."""
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
-            waits=waits, searching=find_in_two,
+            waits=waits, searching=find_in_two_processes,
         )  # fmt: skip
 
     def restart(

@@ -217,7 +217,7 @@ class Daemon:
         while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not (self._stopping or self._reload):
             pass
         looked, self._looked = self._looked, False
-        changes = self._watcher.take()
+        changes = self._watcher.take_changes()
         if changes is None:
             return Cause("look", frozenset()) if looked else None
         if changes.cause == "overflow":
@@ -294,7 +294,7 @@ class Daemon:
 
     def _observe(self, touched: frozenset[str] | None) -> Inventory:
         inventory = self._store.observe(touched)
-        self._watcher.again(self._store.unfinished)
+        self._watcher.report_changed(self._store.unfinished)
         return inventory
 
     def _look_meanwhile(self) -> None:
@@ -306,7 +306,7 @@ class Daemon:
         before, since = self._assessment, time.monotonic() - self._shown_at
         if self._in_pass or before is None or since < (CEILING if quiet else 2 * CEILING):
             return
-        started, changes = time.monotonic(), self._watcher.take()
+        started, changes = time.monotonic(), self._watcher.take_changes()
         if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
             return
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
@@ -328,7 +328,7 @@ class Daemon:
         self._changes.compare(before, assessment, self._monotonic())
         # Findings on running services are unknown before their first check, and must not count as resolved. Below
         # another root there is no such check.
-        self._hooks.hand(assessment, settled=around.live is not None or self._root != "/")
+        self._hooks.deliver(assessment, settled=around.live is not None or self._root != "/")
         return before
 
     def _look_out(self, cause: Cause, assessment: Assessment) -> None:
@@ -361,7 +361,7 @@ class Daemon:
 
         The watcher reports new paths as changed: they may have changed before the watch.
         """
-        self._watcher.follow({**self._store.interest, **records_of(self._state_dir)})
+        self._watcher.set_interest({**self._store.interest, **records_of(self._state_dir)})
         degraded = bool(self._watcher.polled)
         if degraded and not self._degraded:
             where = ", ".join(sorted(self._watcher.polled)[:3])
@@ -392,7 +392,7 @@ class Daemon:
         """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
         rotating, journal = self._enforcer.rotating, self._journal
         rotation, workers = self._enforcer.standing.rotation, self._enforcer.standing.workers
-        current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.told)
+        current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.logged)
         if current != self._shown:
             about = (rotation, rotating.waits, rotating.until)
             document = activity_document(self._acting.plan, *about, tuple(journal.recent), workers=workers)

@@ -1,1 +1,1 @@
-"""Reading the files of the node: path resolution, consistent reads, patterns, inotify."""
+"""Reads of the node's files: path resolution, consistent reads, cache, patterns, inotify."""

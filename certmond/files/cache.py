@@ -1,10 +1,10 @@
-"""Cache of parsed files of the node. It reads consistently, and only what has changed.
+"""Cache of parsed files of the node. It reads each file consistently, and again only after a change.
 
 Owns the lookup from a path of the catalogue to bytes, below a root directory that also bounds absolute symlinks. It
-refuses everything except regular files of at most MAX_SIZE. It stats a file again only after its directory reported a
-change, and parses it again only if its bytes differ. It keeps parsed values and digests, never bytes, which may be a
-private key. A path that a file of another user names has a separate entry, with what that user can read. Never writes,
-never judges.
+reads only regular files of at most MAX_SIZE. It stats a file again only after its directory reported a change, and
+parses it again only if its bytes differ. It stores parsed values and digests, never bytes, which may be a private key.
+A path that a file of another user names has a separate entry, which contains only what that user can read. Never
+writes, never judges.
 """
 
 from __future__ import annotations
@@ -14,114 +14,112 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from certmond.files.cache_entry import Asked, Entry, asked, instant_of, packed
-from certmond.files.consistent_read import Patience, content_at
-from certmond.files.path_resolution import Referrer, Way, beginning, beside, fault_of, follow, open_to, refusal
-from certmond.files.scan_process import in_two
-from certmond.pki.findings import Fault, Reason
+from certmond.files.cache_entry import Entry, EntryKey, entry_key, instant_of, packed_entry
+from certmond.files.consistent_read import PauseBudget, content_at
+from certmond.files.directory_cache import DirectoryCache
+from certmond.files.path_resolution import Referrer, ResolvedPath, fault_of, refusal
+from certmond.files.scan_process import in_two_processes
 
-_TOGETHER = 1 << 18  # bytes that are read before they are parsed
-_PAUSES = 20
-"""Maximum number of pauses in one pass, for processes that write known files. A user can touch many files
-without end.
+_BATCH_BYTES = 1 << 18  # bytes of files that are read before the parser runs
+_MAX_PAUSES = 20
+"""Maximum number of pauses in one pass, in which other processes complete a write. A user can touch many files without
+end.
 """
 
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
-"""(content, path for messages) -> value. Never raises: an error in the content is part of the value."""
+"""(content, path for messages) -> value. Never raises: the value contains the errors of the content."""
 
 
 class Files:
-    """The files of a node whose root directory is `root` ("/" for this node). For one thread only."""
+    """The files of a node below the root directory `root` ("/" for this node). For one thread only."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
-        self._directories: dict[str, Way] = {}
-        self._entries: dict[Asked, Entry] = {}
-        self._known: dict[Asked, Entry] = {}
+        self._directories = DirectoryCache(self._root)
+        self._entries: dict[EntryKey, Entry] = {}
+        self._previous: dict[EntryKey, Entry] = {}
         self._listings: dict[str, tuple[str, ...]] = {}
-        self._listed: dict[str, tuple[str, ...]] = {}
-        self._by_lookup: dict[str, Asked | set[Asked]] = {}
+        self._previous_listings: dict[str, tuple[str, ...]] = {}
+        self._by_lookup: dict[str, EntryKey | set[EntryKey]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
-        self.forgotten: frozenset[Entry] | None = None
-        """The entries that the last `refresh` dropped, or None if it dropped all."""
-        self._patience = Patience(_PAUSES)
+        self.dropped: frozenset[Entry] | None = None
+        """The entries that the last `refresh` dropped, or None after it dropped all."""
+        self._pauses = PauseBudget(_MAX_PAUSES)
         self.unfinished = set[str]()
-        """The lookups of files that the next pass reads again, because this pass had no pauses left."""
+        """The lookups of files that the next pass must read again, because this pass had no pauses left."""
 
     def refresh(self, touched: frozenset[str] | None) -> None:
-        """Drop what may have changed: the entries of the `touched` lookups ("directory/name"), or all (None).
+        """Drop the entries of the `touched` lookups ("directory/name"), or all (None), because they may have changed.
 
-        Entries that were not requested again since the last call are dropped for good.
+        An entry that no caller has requested since the last `refresh` is dropped without a comparison later.
         """
-        self.forgotten, self._patience, self.unfinished = None, Patience(_PAUSES), set()
-        if self._known or self._listed:
+        self.dropped, self._pauses, self.unfinished = None, PauseBudget(_MAX_PAUSES), set()
+        if self._previous or self._previous_listings:
             self._interest = None
-        # A created, removed or moved directory can change every path below it, so everything is checked again.
+        # A created, removed or moved directory can change every path below it, so all entries are checked again.
         if touched is None or not touched.isdisjoint(self._directory_lookups()):
             self._directories.clear()
             self._by_lookup.clear()
-            self._known, self._entries = self._entries, {}
-            self._listed, self._listings = self._listings, {}
+            self._previous, self._entries = self._entries, {}
+            self._previous_listings, self._listings = self._listings, {}
             self._interest = None
         else:
-            behind: set[Asked] = set()
+            affected: set[EntryKey] = set()
             for lookup in touched:
                 found = self._by_lookup.pop(lookup, set())
-                behind |= found if isinstance(found, set) else {found}
-            self._known = {each: self._entries.pop(each) for each in behind if each in self._entries}
-            for entry in self._known.values():
-                self._forget_way(entry)
-            places = {
-                place for place, _, name in (each.rpartition("/") for each in touched) if self._moved(place, name)
-            }
-            self._listed = {place: self._listings.pop(place) for place in places}
-            self.forgotten = frozenset(self._known.values())
+                affected |= found if isinstance(found, set) else {found}
+            self._previous = {each: self._entries.pop(each) for each in affected if each in self._entries}
+            for entry in self._previous.values():
+                self._drop_lookups(entry)
+            names = (lookup.rpartition("/") for lookup in touched)
+            directories = {directory for directory, _, name in names if self._is_changed_listing(directory, name)}
+            self._previous_listings = {directory: self._listings.pop(directory) for directory in directories}
+            self.dropped = frozenset(self._previous.values())
 
-    def _forget_way(self, entry: Entry) -> None:
-        """Drop the old lookups. Otherwise a user who keeps retargeting a symlink grows this index without bound."""
+    def _drop_lookups(self, entry: Entry) -> None:
+        """Drop the old lookups. Otherwise a user who retargets a symlink repeatedly grows this index without bound."""
         for lookup in entry.lookups:
             others = self._by_lookup.get(lookup)
             if isinstance(others, set):
-                others.discard(entry.asked)
-            if others in (entry.asked, set()):
+                others.discard(entry.entry_key)
+            if others in (entry.entry_key, set()):
                 del self._by_lookup[lookup]
 
-    def _moved(self, place: str, name: str) -> bool:
+    def _is_changed_listing(self, directory: str, name: str) -> bool:
         """Return whether a name was added to or removed from a listed directory. A replaced file changes no listing."""
-        names = self._listings.get(place)
+        names = self._listings.get(directory)
         if names is None:
             return False
         at = bisect_left(names, name)
-        return (names[at : at + 1] == (name,)) != os.path.lexists(f"{place}/{name}")
+        return (names[at : at + 1] == (name,)) != os.path.lexists(f"{directory}/{name}")
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
-        """Return the entry of `path`, read again if the file may have changed.
+        """Return the entry of `path`, after a new stat if the file may have changed.
 
-        If a file that other users can change names `path` (`referrer`), the entry has only what those users can read.
+        If other users can change the file that names `path` (`referrer`), the entry has only what they can read.
         """
-        wanted = asked(path, referrer)
-        entry = self._entries.get(wanted)
+        key = entry_key(path, referrer)
+        entry = self._entries.get(key)
         if entry is None:
-            known = self._known.pop(wanted, None)
-            entry = self._keep(self._look(path, known, referrer))
+            known = self._previous.pop(key, None)
+            entry = self._store(self._stat_entry(path, known, referrer))
             if known is None or known.lookups != entry.lookups:
                 self._interest = None
         return entry
 
-    def _keep(self, entry: Entry) -> Entry:
-        wanted = entry.asked
-        self._entries[wanted] = entry
+    def _store(self, entry: Entry) -> Entry:
+        key = entry.entry_key
+        self._entries[key] = entry
         for lookup in entry.lookups:
-            others = self._by_lookup.setdefault(lookup, wanted)
-            if others != wanted:  # most lookups belong to one path, which needs no set
+            others = self._by_lookup.setdefault(lookup, key)
+            if others != key:  # most lookups belong to one path, so the index stores it without a set
                 self._by_lookup[lookup] = others = others if isinstance(others, set) else {others}
-                others.add(wanted)
+                others.add(key)
         return entry
 
     def value(self, path: str, parse: Parser[T], referrer: Referrer | None = None) -> T | None:
@@ -133,18 +131,18 @@ class Files:
         return found
 
     def parsed(self, paths: Sequence[str], parse: Parser[Any]) -> Iterator[Iterable[str]]:
-        """Parse each of `paths`, for `value` to return, and yield the finished paths part by part.
+        """Parse each of `paths`, so that `value` returns the result, and yield the finished paths part by part.
 
-        For many paths, a second process parses some of them. So the values of `parse` must be facts without a key.
+        A forked worker parses a part of many paths. So the values of `parse` must be facts without a private key.
         """
-        known = [path for path in paths if path in self._entries or path in self._known]
-        new = [*dict.fromkeys(path for path in paths if path not in self._entries and path not in self._known)]
+        known = [path for path in paths if path in self._entries or path in self._previous]
+        new = [*dict.fromkeys(path for path in paths if path not in self._entries and path not in self._previous)]
         yield self._parse(known, parse)
-        yield from in_two(
+        yield from in_two_processes(
             new,
             lambda some: self._parse(some, parse),
-            tell=lambda some, _: [packed(self._entries.pop(path)) for path in some],
-            take=lambda some, told: self._take(some, told, parse),
+            encode=lambda some, _: [packed_entry(self._entries.pop(path)) for path in some],
+            decode=lambda some, results: self._store_results(some, results, parse),
         )
 
     def _parse(self, paths: Iterable[str], parse: Parser[Any]) -> Iterable[str]:
@@ -152,30 +150,30 @@ class Files:
         return paths
 
     def _parse_entries(self, entries: Iterable[Entry], parse: Parser[Any]) -> None:
-        """Parse the entries in batches: read several, then parse them.
+        """Read several entries, then parse them, and repeat this until all are parsed.
 
-        To alternate for each of ten thousand files takes a fifth longer, because kernel and parser evict each other
-        from the processor's caches.
+        Alternating read and parse for each of ten thousand files takes a fifth longer, because kernel and parser evict
+        each other from the processor's caches.
         """
         read, size = list[tuple[Entry, bytes]](), 0
         for entry in entries:
             if entry.fault is None and parse not in entry.values and (content := self._read(entry)) is not None:
                 read.append((entry, content))
                 size += len(content)
-            if size >= _TOGETHER:
+            if size >= _BATCH_BYTES:
                 _parse(read, parse)
                 read, size = [], 0
         _parse(read, parse)
 
-    def _take(self, paths: Iterable[str], told: Iterable[Any], parse: Parser[Any]) -> Iterable[str]:
-        """Store what another process has found for these paths."""
+    def _store_results(self, paths: Iterable[str], results: Iterable[Any], parse: Parser[Any]) -> Iterable[str]:
+        """Store the entries and values that the worker returned for these paths."""
         self._interest = None
-        for path, (rest, values) in zip(paths, told, strict=True):
-            if path in self._entries:  # requested and read here meanwhile
+        for path, (rest, values) in zip(paths, results, strict=True):
+            if path in self._entries:  # this process has read it meanwhile
                 continue
-            self._directory(path.rpartition("/")[0])
-            entry = self._keep(Entry(path, *rest))
-            entry.real = path if entry.real == path else entry.real  # one object for both
+            self._directories.directory(path.rpartition("/")[0])
+            entry = self._store(Entry(path, *rest))
+            entry.real = path if entry.real == path else entry.real  # one string object for both
             entry.values.update((parse, value) for value in values)
         return paths
 
@@ -184,128 +182,94 @@ class Files:
 
         Returns the same object until the names change.
         """
-        place = self._admitted(self._directory(directory), directory)
-        if place.fault is not None:
-            return ()  # not stored: another path may lead to the same directory without a fault
-        names = self._listings.get(place.real)
+        resolved = self._directories.readable_directory(directory)
+        if resolved.fault is not None:
+            return ()  # do not store it: another path may lead to the same directory without a fault
+        names = self._listings.get(resolved.real)
         if names is None:
             try:
-                names = tuple(sorted(os.listdir(place.real or "/")))
+                names = tuple(sorted(os.listdir(resolved.real or "/")))
             except OSError:
                 names = ()
-            before = self._listed.pop(place.real, None)
+            before = self._previous_listings.pop(resolved.real, None)
             if before is None:
                 self._interest = None
-            names = self._listings[place.real] = before if before == names else names
+            names = self._listings[resolved.real] = before if before == names else names
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
-        """Return when a name was last added to or removed from a directory (ctime), or None if that cannot be read."""
-        place = self._admitted(self._directory(directory), directory)
+        """Return the ctime of a directory, which each added or removed name changes. None if it cannot be read."""
+        resolved = self._directories.readable_directory(directory)
         with suppress(OSError):
-            return instant_of(os.lstat(place.real or "/").st_ctime_ns) if place.fault is None else None
+            return instant_of(os.lstat(resolved.real or "/").st_ctime_ns) if resolved.fault is None else None
         return None
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return every directory in which names were looked up, with the names, or None for all names."""
-        # Entries that were not requested again after a change are no longer of interest.
-        if self._interest is None or self._known or self._listed:
+        """Return every directory in which a lookup took place, with the names, or None for all names."""
+        # This excludes entries that no caller has requested again after a change.
+        if self._interest is None or self._directories.has_new or self._previous or self._previous_listings:
             names: dict[str, set[str]] = {}
             lookups = [entry.lookups for entry in self._entries.values()]
-            lookups += [place.lookups for place in self._directories.values()]
+            lookups += self._directories.lookups()
+            self._directories.has_new = False
             for lookup in dict.fromkeys(lookup for some in lookups for lookup in some):
                 directory, _, name = lookup.rpartition("/")
                 names.setdefault(directory or "/", set()).add(name)
-            interest: dict[str, frozenset[str] | None] = {place: frozenset(found) for place, found in names.items()}
-            self._interest = interest | dict.fromkeys((place or "/" for place in self._listings), None)
+            interest: dict[str, frozenset[str] | None] = {each: frozenset(found) for each, found in names.items()}
+            self._interest = interest | dict.fromkeys((each or "/" for each in self._listings), None)
         return self._interest
 
     def _directory_lookups(self) -> set[str]:
-        lookups = {lookup for place in self._directories.values() for lookup in place.lookups}
-        return lookups | {self._root or "/"}
+        return {lookup for some in self._directories.lookups() for lookup in some} | {self._root or "/"}
 
-    def _directory(self, path: str) -> Way:
-        place = self._directories.get(path)
-        if place is None:
-            place = self._directories[path] = follow(path, beginning(self._root), root=self._root, called=path)
-            self._interest = None
-        return place
-
-    def _way(self, path: str, referrer: Referrer | None) -> Way:
-        if referrer and referrer.writers:  # cache no directory of this path: another user has chosen it
-            home = referrer.path.rpartition("/")[0]
-            if path.startswith(f"{home}/") and (place := self._directory(home)).fault is None:
-                behind, rest = beside(referrer, place), path.removeprefix(home)
-            else:
-                behind, rest = beginning(self._root, referrer), path
-            return self._admitted(follow(rest, behind, root=self._root, called=path), path)
-        directory, _, name = path.rpartition("/")
-        place = self._directory(directory)
-        if place.fault is not None:
-            return replace(place, lookups=(), is_link=False, fault=_renamed(place, path))
-        return self._admitted(follow(name, place, root=self._root, called=path), path)
-
-    def _admitted(self, way: Way, path: str) -> Way:
-        """Return the way, with a fault if other users have chosen a part of it and cannot read the file there."""
-        if way.fault is not None or way.blame is None:
-            return way
-        with suppress(OSError):
-            status = os.lstat(way.real or "/")
-            if open_to(way.strangers, way.real, status, root=self._root):
-                return replace(way, status=status)  # the file that is read must be this one
-        return replace(way, fault=refusal(path, way.blame))
-
-    def _look(self, path: str, known: Entry | None, referrer: Referrer | None) -> Entry:
+    def _stat_entry(self, path: str, known: Entry | None, referrer: Referrer | None) -> Entry:
         """Stat `path`. Return `known` if nothing changed; reuse its values if only the metadata changed."""
-        place = self._way(path, referrer)
-        entry = Entry(path, fault=place.fault, is_link=place.is_link, lookups=place.lookups, writers=place.writers)
-        entry.blame, entry.referrer = place.blame, referrer
+        resolved = self._directories.resolve_path(path, referrer)
+        entry = Entry(
+            path, fault=resolved.fault, is_link=resolved.is_link, lookups=resolved.lookups, writers=resolved.writers
+        )
+        entry.restriction, entry.referrer = resolved.restriction, referrer
         if entry.fault is None:
-            real = place.real.removeprefix(self._root) or "/"
+            real = resolved.real.removeprefix(self._root) or "/"
             entry.real = path if real == path else real
             try:
-                entry.take(place.status or os.lstat(place.real or "/"))
-                entry.foreign = not place.strangers <= {entry.uid}
+                entry.store_status(resolved.status or os.lstat(resolved.real or "/"))
+                entry.foreign = not resolved.other_users <= {entry.uid}
             except OSError as error:
-                entry.fault = fault_of(error, path, place.blame)
-        if place.blame and referrer and referrer.writers and entry.fault:
-            self._withhold(entry, place)
+                entry.fault = fault_of(error, path, resolved.restriction)
+        if resolved.restriction and referrer and referrer.writers and entry.fault:
+            self._withhold(entry, resolved)
         if known is None:
             return entry
-        same = _visible(known) == _visible(entry)
+        same = _comparable(known) == _comparable(entry)
         if known.digest and entry.fault is None and not (same and known.settled):
-            self._take_over(entry, known, place.real)
+            self._reuse_values(entry, known, resolved.real)
             same = same and entry.digest == known.digest
         if same:
             known.settled = entry.settled
         return known if same else entry
 
-    def _withhold(self, entry: Entry, place: Way) -> None:
-        """Replace the entry of a reference whose writers cannot read the file: the new entry has only that fact.
+    def _withhold(self, entry: Entry, resolved: ResolvedPath) -> None:
+        """Remove from the entry everything except the refusal, because the referrer's writers cannot read the file.
 
-        certmond keeps watching the first part of the path: the directories that those users can read.
+        certmond continues to watch the first part of the path: the directories that those users can read.
         """
-        entry.fault = place.blame and refusal(entry.path, place.blame)
-        entry.real, entry.is_link, entry.key, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
-        entry.lookups = tuple(takewhile(lambda lookup: self._is_open(place.strangers, lookup), place.lookups))
+        entry.fault = resolved.restriction and refusal(entry.path, resolved.restriction)
+        entry.real, entry.is_link, entry.state, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
+        is_readable = self._directories.is_directory_readable
+        entry.lookups = tuple(takewhile(lambda each: is_readable(resolved.other_users, each), resolved.lookups))
 
-    def _is_open(self, strangers: frozenset[int], lookup: str) -> bool:
-        directory = lookup.rpartition("/")[0]
-        with suppress(OSError):
-            return open_to(strangers, directory, os.lstat(directory or "/"), root=self._root)
-        return False
-
-    def _take_over(self, entry: Entry, known: Entry, real: str) -> None:
-        """Read the content; keep the values if the bytes are equal. A touched file is no change."""
-        omitted = self._patience.omitted
+    def _reuse_values(self, entry: Entry, known: Entry, real: str) -> None:
+        """Read the content, and reuse the values if the bytes are equal. A touch without new bytes is not a change."""
+        omitted = self._pauses.omitted
         try:
-            content = content_at(real, entry.inode, self._patience)
+            content = content_at(real, entry.inode, self._pauses)
         except OSError as error:
-            entry.fault = fault_of(error, entry.path, entry.blame)
+            entry.fault = fault_of(error, entry.path, entry.restriction)
             return
         finally:
-            if self._patience.omitted > omitted:
+            if self._pauses.omitted > omitted:
                 self.unfinished |= set(entry.lookups)
         entry.digest = hashlib.sha256(content).digest()
         if entry.digest == known.digest:
@@ -314,21 +278,21 @@ class Files:
             entry.values = {parse: parse(content, entry.path) for parse in known.values}
 
     def _read(self, entry: Entry) -> bytes | None:
-        """Return the content, or None if it cannot be read; the entry then has the fault."""
-        content = self._straight(entry)
+        """Return the content, or None after setting the fault of the entry."""
+        content = self._read_direct(entry)
         if content is None:
-            way = self._way(entry.path, entry.referrer)
-            if way.fault is not None:
-                entry.fault = way.fault
+            resolved = self._directories.resolve_path(entry.path, entry.referrer)
+            if resolved.fault is not None:
+                entry.fault = resolved.fault
                 return None
             try:
-                content = content_at(way.real, entry.inode)
+                content = content_at(resolved.real, entry.inode)
             except OSError as error:
-                entry.fault = fault_of(error, entry.path, entry.blame)
+                entry.fault = fault_of(error, entry.path, entry.restriction)
         return content
 
-    def _straight(self, entry: Entry) -> bytes | None:
-        """Return the content of a path without symlinks. None if it has one or the read fails: then follow it again."""
+    def _read_direct(self, entry: Entry) -> bytes | None:
+        """Return the content if the path has no symlink. None after an error: then resolve it again."""
         if entry.real == entry.path:
             with suppress(OSError):
                 return content_at(f"{self._root}{entry.path}", entry.inode)
@@ -338,21 +302,12 @@ class Files:
 def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
     for entry, content in read:
         digest = hashlib.sha256(content).digest()
-        if digest != entry.digest:  # the content has changed since other parsers ran
+        if digest != entry.digest:  # the content has changed since the other parsers ran
             entry.values = {other: other(content, entry.path) for other in entry.values}
         entry.digest = digest
         entry.values[parse] = parse(content, entry.path)
 
 
-def _visible(entry: Entry) -> tuple[object, ...]:
-    """Return what distinguishes two entries, without their content."""
-    return entry.lookups, entry.key, entry.fault, entry.writers, entry.blame, entry.foreign
-
-
-def _renamed(place: Way, path: str) -> Fault | None:
-    """Return the fault of a directory, worded for a path through it."""
-    if place.blame:
-        return refusal(path, place.blame)
-    if place.fault is None or place.fault.reason is Reason.MISSING:
-        return place.fault and Fault(Reason.MISSING, f"{path} is not there")
-    return Fault(place.fault.reason, f"{path}: {place.fault.detail}")
+def _comparable(entry: Entry) -> tuple[object, ...]:
+    """Return the fields that distinguish two entries of a path, without their content."""
+    return entry.lookups, entry.state, entry.fault, entry.writers, entry.restriction, entry.foreign

@@ -1,33 +1,26 @@
 """Observation of the node's certificates: catalogue and files -> Inventory.
 
-Owns the mapping of an entry of the catalogue (files, keys, kubeconfigs, patterns) to the content of the files. It
-returns the same `Observation` object until one of the files behind it changes, so that later stages can skip it. Judges
-nothing: an error of a file is a Fault in its observation.
+Owns the mapping of an entry of the catalogue (files, keys, patterns) to the content of the files. Returns the same
+`Observation` object until one of its files changes, so that later stages can skip it. Judges nothing: an error of a
+file is a Fault in its observation.
 """
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
-from functools import lru_cache
 from itertools import chain
-from typing import Any
 
-from certmond.files.cache import Files, Parser
-from certmond.files.cache_entry import Asked, Entry, latest_change
+from certmond.files.cache import Files
+from certmond.files.cache_entry import Entry
+from certmond.files.document_reader import DocumentReader, bundle_observations, first_line
 from certmond.files.glob import Expansion, expand
-from certmond.files.owner_names import owner_name
-from certmond.files.path_resolution import Referrer
-from certmond.formats.kubeconfig import Material, User, as_text
-from certmond.formats.kubeconfig_credentials import Credentials, no_certificate_in, parse_credentials
-from certmond.formats.manifest import Components, Manifest, node_facts, parse_manifest
-from certmond.formats.pkcs12 import decode_apart
+from certmond.files.kubeconfig_observer import KubeconfigObserver
+from certmond.formats.kubeconfig import as_text
+from certmond.formats.manifest import Components, node_facts
 from certmond.pki.catalog.entries import CertificateSpec, Kind
-from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Permissions
+from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Fault, Reason
-from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsed_file import (
     encrypted_key_in,
     has_key,
@@ -43,17 +36,16 @@ from certmond.pki.x509.parsing import Document
 _KUBERNETES = "/etc/kubernetes"
 _KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 
-
 _NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
 """Observations, and the cache entries of the files behind them."""
-_UNSEEN: _Built = (), ()
+_NOT_BUILT: _Built = (), ()
 
 
 class Store:
-    """What `specs` name on the node below `root`.
+    """The files of the entries `specs` on the node below `root`.
 
-    `facts` override the facts that the node's files give. `also` are more paths to watch for changes.
+    `facts` override the facts from the node's files. `also` are more paths to watch for changes.
     """
 
     def __init__(
@@ -65,28 +57,28 @@ class Store:
     ) -> None:
         self._specs = specs
         self._files = Files(root)
-        self._own_root = root == "/"
         self._given = dict(facts or {})
         self._also = also
         self._built: list[dict[str, _Built]] = [{} for _ in specs]
         self._expansions: dict[int, Expansion] = {}
-        self._used: dict[Asked, Entry] = {}
+        self._reader = DocumentReader(self._files, own_root=root == "/")
+        self._kubeconfigs = KubeconfigObserver(self._reader)
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
-        """Return the inventory, after reading everything again (None) or what is behind the `touched` lookups."""
+        """Return the inventory, after a new read of all files (None) or of the files of the `touched` lookups."""
         self._files.refresh(touched)
         observations: list[Observation] = []
         for number, spec in enumerate(self._specs):
             before = self._built[number]
-            paths, cut = self._paths(number, spec)
+            paths, excess = self._paths(number, spec)
             built = self._built[number] = self._built_of(spec, paths, before)
-            if cut:
-                rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, cut),))
-                built[spec.path] = _kept((), (rest,), before.get(spec.path))
+            if excess:
+                rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, excess),))
+                built[spec.path] = _reused((), (rest,), before.get(spec.path))
             found = [seen for _, some in built.values() for seen in some]
-            if spec.is_glob and not found and self._expected(spec):
+            if spec.is_glob and not found and self._reader.is_expected(spec):
                 nothing = Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))
-                built[spec.path] = _kept((), (nothing,), before.get(spec.path))
+                built[spec.path] = _reused((), (nothing,), before.get(spec.path))
                 found = [*built[spec.path][1]]
             observations += found
         for path in self._also:
@@ -94,75 +86,77 @@ class Store:
         return Inventory(tuple(observations), self._facts())
 
     def components(self) -> Components:
-        """Return what the files say of the static Pods and the kubelet. Callers call it after `observe`."""
-        config = self._manifest(_KUBELET_CONFIG)
+        """Return the configuration of the static Pods and the kubelet. Callers call it after `observe`."""
+        config = self._reader.manifest(_KUBELET_CONFIG)
         directory = as_text(config.fields.get("staticPodPath")) if config else ""
         directory = directory.rstrip("/") or f"{_KUBERNETES}/manifests"
         names = [name for name in self._files.listing(directory) if not name.startswith(".")]  # as the kubelet does
-        pods = [self._manifest(f"{directory}/{name}") for name in names if not self._entry(f"{directory}/{name}").fault]
-        return Components(tuple(pod for pod in pods if pod), config, self._manifest(_KUBELET_FLAGS))
+        paths = [f"{directory}/{name}" for name in names]
+        pods = [self._reader.manifest(path) for path in paths if not self._reader.entry(path).fault]
+        return Components(tuple(pod for pod in pods if pod), config, self._reader.manifest(_KUBELET_FLAGS))
 
     def has(self, path: str) -> bool:
         """Return whether a file exists. Callers call it after `observe`."""
         return not self._files.entry(path).missing
 
     def states(self, paths: Iterable[str]) -> Iterator[tuple[str, str, int]]:
-        """Yield the SHA-256 and the time of the last change (ctime, nanoseconds) of each of `paths` that was read."""
+        """Yield path, SHA-256 and ctime (nanoseconds) of each of `paths` whose content is in the cache."""
         for path in paths:
             entry = self._files.entry(path)
-            if entry.fault is None and entry.digest and entry.key:
-                yield path, entry.digest.hex(), entry.key[4]
+            if entry.fault is None and entry.digest and entry.state:
+                yield path, entry.digest.hex(), entry.state[4]
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """Return the lookups that the next pass reads again: files that are being written, too many to wait for."""
+        """Return the lookups that the next pass must read again: files that other processes may be writing."""
         return frozenset(self._files.unfinished)
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return the directories to watch, with the names that matter in each (None: all)."""
+        """Return the directories to watch, with the names to watch in each (None: all)."""
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
-        """Return the paths of an entry, and which excess was left out ("" if there is no excess)."""
+        """Return the paths of an entry, and the limit that its pattern exceeds ("" if it exceeds none)."""
         if not spec.is_glob:
             return (spec.path,), ""
         known = self._expansions.get(number)
-        if known is None or not known.holds(self._files):
+        if known is None or not known.is_current(self._files):
             known = self._expansions[number] = expand(self._files, spec.path, spec.exclude)
-        return known.paths, known.cut
+        return known.paths, known.excess
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
-        """Return what is observed at each path. Paths whose files have not changed keep their observations."""
-        forgotten = self._files.forgotten
-        holds = self._current if forgotten is None else forgotten.isdisjoint
+        """Return the observations of each path. Paths whose files have not changed keep their observations."""
+        dropped = self._files.dropped
+        is_current = self._current if dropped is None else dropped.isdisjoint
         built = {
-            path: known if (known := before.get(path, _UNSEEN))[0] and holds(known[0]) else _UNSEEN for path in paths
+            path: known if (known := before.get(path, _NOT_BUILT))[0] and is_current(known[0]) else _NOT_BUILT
+            for path in paths
         }
-        fresh = [path for path, known in built.items() if known is _UNSEEN]
-        for path in chain.from_iterable(self._files.parsed(fresh, self._parser(spec))):
-            self._used = {}
+        fresh = [path for path, known in built.items() if known is _NOT_BUILT]
+        for path in chain.from_iterable(self._files.parsed(fresh, self._reader.parser(spec))):
+            self._reader.used = {}
             seen = tuple(self._observe(spec, path))
-            built[path] = _kept(tuple(self._used.values()), seen, before.get(path))
+            built[path] = _reused(tuple(self._reader.used.values()), seen, before.get(path))
         return built
 
     def _current(self, used: tuple[Entry, ...]) -> bool:
         return all(self._files.entry(entry.path, entry.referrer) is entry for entry in used)
 
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
-        entry = self._entry(path)
+        entry = self._reader.entry(path)
         if entry.missing:
-            if not entry.is_link and (spec.is_glob or not self._expected(spec)):
+            if not entry.is_link and (spec.is_glob or not self._reader.is_expected(spec)):
                 return
             whole = Observation(
-                spec.name, spec, path, faults=(self._missing(spec, path, entry),), key_path=spec.key,
-                wanted=self._wanted(spec), changed_at=self._changed_at(entry),
+                spec.name, spec, path, faults=(self._reader.missing_fault(spec, path, entry),), key_path=spec.key,
+                wanted=self._reader.is_wanted(spec), changed_at=self._reader.changed_at(entry),
             )  # fmt: skip
-            yield replace(whole, wanted=self._is_read(whole)) if spec.kind is Kind.KUBELET else whole
+            yield replace(whole, wanted=self._kubeconfigs.is_wanted(whole)) if spec.kind is Kind.KUBELET else whole
         elif spec.kind is Kind.KUBECONFIG:
-            yield from self._from_kubeconfig(spec, path)
+            yield from self._kubeconfigs.observations(spec, path)
         else:
-            document = self._document(path, spec)
+            document = self._reader.document(path, spec)
             if spec.is_glob and (entry.is_directory or document.only_keys or document == _NOTHING):
                 return
             yield from self._from_document(spec, path, document, entry)
@@ -172,13 +166,13 @@ class Store:
     ) -> Iterator[Observation]:
         is_pair = spec.kind is Kind.KEY_PAIR
         kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
-        # With a pattern, the key of each file is in that file.
+        # The entry has a pattern, so each file contains its own key.
         own_key = path if spec.is_glob and spec.key else spec.key
         key_path = own_key or (path if has_key(document) else None)
-        key_document = self._document(key_path, spec) if key_path and key_path != path else document
+        key_document = self._reader.document(key_path, spec) if key_path and key_path != path else document
         public_key = public_key_in(document, key_document.key)
         is_secret = has_key(document) and bool(is_pair or document.certificates)  # otherwise the key is misplaced
-        faults = [*self._password_faults(spec), *document.faults]
+        faults = [*self._reader.password_faults(spec), *document.faults]
         if spec.authority or (own_key and own_key != path):
             faults += not_pem(document, path)
         if not (is_broken(document) or (public_key if is_pair else document.certificates)):
@@ -199,221 +193,43 @@ class Store:
             public_key=public_key if is_pair else None,
             public_keys=document.public_keys if is_pair else (),
             symlink=entry.is_link if kubelet_conf else None,
-            permissions=tuple(self._permissions({path: is_secret} | ({key_path: True} if key_path else {}))),
+            permissions=tuple(self._reader.permissions({path: is_secret} | ({key_path: True} if key_path else {}))),
             faults=tuple(faults),
             renewable=document.pem and key_document.pem,
             certificate_file=entry.own_file,
-            key_file=self._entry(key_path).own_file if key_path else None,
-            wanted=self._wanted(spec),
-            changed_at=self._changed_at(entry, self._entry(key_path or path)),
+            key_file=self._reader.entry(key_path).own_file if key_path else None,
+            wanted=self._reader.is_wanted(spec),
+            changed_at=self._reader.changed_at(entry, self._reader.entry(key_path or path)),
         )
         if is_pair:
             yield whole
         elif separate:
-            yield from _one_each(whole, document.certificates)
+            yield from bundle_observations(whole, document.certificates)
         else:
-            yield self._with_kubelet_conf(whole, kubelet_conf) if kubelet_conf else whole
-
-    def _is_read(self, seen: Observation) -> bool:
-        """The kubelet's PEM is wanted, unless kubelet.conf names another one, or embeds what it names no file for."""
-        named = self._refers_to(seen, seen.spec.kubeconfig) if seen.spec.kubeconfig else None
-        return seen.wanted and named in {None, seen.path}
-
-    def _refers_to(self, seen: Observation, kubeconfig: str) -> str | None:
-        config = self._credentials(kubeconfig).config
-        user = next((user for user in config.users if user.name == config.current_user), None)
-        refers_to = None
-        for material in (user.certificate, user.key) if user else ():
-            if material and refers_to in {None, seen.path}:  # report the first one that is not the rotating PEM
-                refers_to = material.path if material.data is None else ""
-        return refers_to
-
-    def _with_kubelet_conf(self, seen: Observation, kubeconfig: str) -> Observation:
-        credentials, refers_to = self._credentials(kubeconfig), self._refers_to(seen, kubeconfig)
-        embedded, faults = self._trust(kubeconfig, credentials)
-        return replace(
-            seen, refers_to=refers_to, wanted=self._is_read(seen), embedded=embedded,
-            faults=(*seen.faults, *credentials.faults, *faults),
-            permissions=(*seen.permissions, *self._permissions({kubeconfig: True})),
-        )  # fmt: skip
-
-    def _from_kubeconfig(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
-        credentials = self._credentials(path)
-        config = credentials.config
-        embedded, about_trust = self._trust(path, credentials)
-        users = sorted(config.users, key=lambda user: user.name != config.current_user)
-        holders = [user for user in users if user.certificate]
-        faults = [*credentials.faults, *(about_trust if spec.embedded_ca else ())]
-        others = [user for user in users if user.other]
-        if spec.subject and not holders and not credentials.faults:
-            faults.append(no_certificate_in(path, others))
-        permissions = tuple(self._permissions({path: True}))
-        whole = Observation(
-            spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults),
-            wanted=self._wanted(spec), changed_at=self._entry(path).changed_at, renewable=not others,
-        )  # fmt: skip
-        plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
-        for user in holders:
-            bare = Observation(f"{spec.name}#{user.name}", plain, path)
-            yield self._with_user(whole if user is holders[0] else bare, credentials, user)
-        if faults and not holders:
-            yield whole
-        if spec.embedded_ca is None:
-            yield from self._clusters(spec, path, credentials)
-
-    def _with_user(self, seen: Observation, credentials: Credentials, user: User) -> Observation:
-        certificate = self._material(seen.path, credentials, user.name, "certificate", user.certificate)
-        key = self._material(seen.path, credentials, user.name, "key", user.key)
-        key_path = (user.key and user.key.path) or seen.path
-        faults = [*seen.faults, *certificate.faults, *without_missing(key.faults), *encrypted_key_in(key, key_path)]
-        if not (is_broken(certificate) or certificate.certificates):
-            held_in = (user.certificate and user.certificate.path) or f"{seen.path}, certificate of {user.name!r},"
-            faults.append(Fault(Reason.MALFORMED, f"{held_in} holds no certificate"))
-        referrer = self._referrer(seen.path)
-        named = referrer if key_path != seen.path else None
-        permissions = self._permissions({key_path: True}, named) if named else ()
-        # A file that another user names is not the kubeconfig's own: otherwise the entry to which that file belongs
-        # would share it.
-        own = self._entry((not referrer.writers and user.certificate and user.certificate.path) or seen.path)
-        return replace(
-            seen, **leaf_of(certificate), key=key.key, key_unknown=may_hide_key(key), key_path=key_path,
-            permissions=(*seen.permissions, *permissions), faults=tuple(dict.fromkeys(faults)),
-            renewable=_is_embedded(user.certificate) and _is_embedded(user.key), holder=("user", user.name),
-            certificate_file=own.own_file, key_file=self._entry(key_path, named).own_file,
-            foreign_key=bool(named and named.writers), changed_at=latest_change(own, self._entry(key_path, named)),
-        )  # fmt: skip
-
-    def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
-        """Yield the CA certificates in a kubeconfig that no entry of the catalogue covers: their expiry matters too."""
-        update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
-        bare = spec.model_copy(update=update)
-        for cluster in credentials.config.clusters:
-            document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
-            whole = Observation(
-                f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults, holder=("cluster", cluster.name)
-            )
-            yield from _one_each(whole, document.certificates) if document.certificates or document.faults else ()
-
-    def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
-        """Return the CA certificates that a kubeconfig embeds for the cluster of its context, and their faults."""
-        config = credentials.config
-        current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
-        if not current and len(config.clusters) != 1:
-            return (), ()
-        cluster = (current or config.clusters)[0]
-        document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
-        # The entry of a separate file reports its faults. A file that other users name has no such entry.
-        own = cluster.ca and cluster.ca.data is None and not self._referrer(path).writers
-        faults = () if own else document.faults
-        told = not document.certificates and (faults or credentials.faults)
-        file = cluster.ca.path if cluster.ca and cluster.ca.data is None else None
-        others = bool(self._entry(path).writers)
-        return () if told else (Embedded(path, document.certificates, file, cluster.name, others),), faults
-
-    def _material(
-        self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None
-    ) -> Document:
-        """Return what the kubeconfig at `path` embeds or names, as far as the users who can change it can read that."""
-        if material is None:
-            return Document()
-        if material.path and material.data is None:
-            return self._document(material.path, None, self._referrer(path))
-        return credentials.documents.get((owner, field), Document())
-
-    def _referrer(self, path: str) -> Referrer:
-        return Referrer(path, self._entry(path).writers)
-
-    def _document(self, path: str, spec: CertificateSpec | None, referrer: Referrer | None = None) -> Document:
-        entry = self._entry(path, referrer)
-        document = self._files.value(path, self._parser(spec) if spec else decode_apart, referrer)
-        return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
-
-    def _parser(self, spec: CertificateSpec) -> Parser[Any]:
-        """Return the parser of an entry's files."""
-        if spec.kind is Kind.KUBECONFIG:
-            return parse_credentials
-        password = self._password(spec.password_file) if spec.password_file else None
-        return decode_apart if password is None else _decode_with(password)
-
-    def _password(self, path: str) -> bytes | None:
-        self._entry(path)
-        return self._files.value(path, _first_line)
-
-    def _password_faults(self, spec: CertificateSpec) -> tuple[Fault, ...]:
-        fault = self._entry(spec.password_file).fault if spec.password_file else None
-        return (fault,) if fault else ()
-
-    def _credentials(self, path: str) -> Credentials:
-        entry = self._entry(path)
-        credentials = self._files.value(path, parse_credentials)
-        return credentials or Credentials(faults=(entry.fault,) if entry.fault else ())
-
-    def _manifest(self, path: str) -> Manifest | None:
-        self._entry(path)
-        return self._files.value(path, parse_manifest)
-
-    def _entry(self, path: str, referrer: Referrer | None = None) -> Entry:
-        entry = self._files.entry(path, referrer)
-        self._used[entry.asked] = entry
-        return entry
-
-    def _expected(self, spec: CertificateSpec) -> bool:
-        """Return whether the node should have it: always, or because one of its other files requires it."""
-        if spec.optional or not spec.conditional:
-            return not spec.optional
-        mentioned = (self._manifest(path) for path in spec.mentioned_in)
-        unread = any(self._entry(path).fault and not self._entry(path).missing for path in spec.mentioned_in)
-        return (
-            unread
-            or any(text and spec.path in text.text for text in mentioned)
-            or any(not self._entry(path).missing for path in spec.belongs_with)
-        )
-
-    def _changed_at(self, *entries: Entry) -> datetime | None:
-        """Return when any of these files last changed; for a missing file, its directory counts."""
-        gone = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
-        return max(filter(None, (latest_change(*entries), *gone)), default=None)
-
-    def _wanted(self, spec: CertificateSpec) -> bool:
-        """Return `Observation.wanted`: whether the node should have a file that exists or existed."""
-        return spec.optional or spec.is_glob or self._expected(spec)
-
-    def _missing(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
-        says = next(
-            (place for place in spec.mentioned_in if (text := self._manifest(place)) and path in text.text), None
-        )
-        because = f", though {says} uses it" if says else ""
-        dangling = " (it is a symlink that leads nowhere)" if entry.is_link else ""
-        return Fault(Reason.MISSING, f"{path} is not there{dangling}{because}")
-
-    def _permissions(self, secret: Mapping[str, bool], referrer: Referrer | None = None) -> Iterator[Permissions]:
-        """Yield the permissions of the given files, each with whether it holds a private key."""
-        for path, is_secret in secret.items():
-            entry = self._entry(path, referrer)
-            if entry.fault is None:
-                yield Permissions(path, entry.mode, owner_name(entry.uid, entry.gid, self._own_root), is_secret)
+            yield self._kubeconfigs.with_kubelet_conf(whole, kubelet_conf) if kubelet_conf else whole
 
     def _facts(self) -> Mapping[str, str]:
-        self._used = {}
+        self._reader.used = {}
         manifests = f"{_KUBERNETES}/manifests"
-        hostname = self._files.value("/etc/hostname", _first_line) or b""
+        hostname = self._files.value("/etc/hostname", first_line) or b""
         return (
             node_facts(
-                apiserver=self._manifest(f"{manifests}/kube-apiserver.yaml"),
-                etcd=self._manifest(f"{manifests}/etcd.yaml"),
-                kubelet_conf=self._credentials(f"{_KUBERNETES}/kubelet.conf").config,
-                admin_conf=self._credentials(f"{_KUBERNETES}/admin.conf").config,
-                kubelet_config=self._manifest(_KUBELET_CONFIG),
-                kubelet_flags=self._manifest(_KUBELET_FLAGS),
+                apiserver=self._reader.manifest(f"{manifests}/kube-apiserver.yaml"),
+                etcd=self._reader.manifest(f"{manifests}/etcd.yaml"),
+                kubelet_conf=self._reader.credentials(f"{_KUBERNETES}/kubelet.conf").config,
+                admin_conf=self._reader.credentials(f"{_KUBERNETES}/admin.conf").config,
+                kubelet_config=self._reader.manifest(_KUBELET_CONFIG),
+                kubelet_flags=self._reader.manifest(_KUBELET_FLAGS),
                 hostname=hostname.decode("ascii", "replace"),
             )
             | self._given
         )
 
 
-def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
-    """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody. That a
-    file that cannot be used is still being written is news.
+def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
+    """Return `seen`, or the previous objects if they are equal, so that later stages skip them.
+
+    Observations with faults are equal only if the files have not changed since.
     """
     same = (
         before
@@ -425,32 +241,10 @@ def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built
     return used, before[1] if before and same else seen
 
 
-def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
-    """Yield one observation for each certificate of a bundle. The first has the faults of the file and its key."""
-    distinct = tuple(dict.fromkeys(certificates))
-    yield replace(whole, certificates=distinct[:1])
-    for number, certificate in enumerate(distinct[1:], start=2):
-        name = f"{whole.name}#{number}"
-        yield Observation(name, whole.spec, whole.path, certificates=(certificate,), holder=whole.holder)
-
-
-def _is_embedded(material: Material | None) -> bool:
-    return material is not None and material.data is not None
-
-
-def _first_line(data: bytes, _path: str) -> bytes:
-    return data.split(b"\n", 1)[0].rstrip(b"\r")
-
-
-@lru_cache(maxsize=64)
-def _decode_with(password: bytes) -> Parser[Document]:
-    return lambda data, path: decode_apart(data, path, password)
-
-
-def _too_many(spec: CertificateSpec, cut: str) -> Fault:
-    fact = f"{spec.path} {cut}, and only the first are looked at"
+def _too_many(spec: CertificateSpec, excess: str) -> Fault:
+    fact = f"{spec.path} {excess}, and certmond reads only the first"
     return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or `exclude` names")
 
 
 def _no_match(spec: CertificateSpec) -> Fault:
-    return Fault(Reason.MISSING, f"{spec.path} matches no certificate", "correct the pattern, or put the files back")
+    return Fault(Reason.MISSING, f"{spec.path} matches no certificate", "correct the pattern, or restore the files")

@@ -1,7 +1,7 @@
 """Consistent reads of a regular file that another process may be writing.
 
-Owns the read, and the values that distinguish two states of a file. It resolves no path, caches nothing, and does not
-interpret content.
+Owns the read, and the values that distinguish two states of a file. It resolves no path, caches nothing, and parses no
+content.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ import stat
 import time
 from io import BufferedReader
 
-from certmond.files.path_resolution import open_straight
+from certmond.files.path_resolution import open_without_symlinks
 
 MAX_SIZE = 1 << 20
-"""The largest file that is read, in bytes. A larger file holds no certificate of a Kubernetes component."""
+"""Maximum size of a file in bytes. The certificate files of Kubernetes components are smaller."""
 TICK = 20_000_000
-"""Nanoseconds. Two changes within one tick of the kernel's clock have the same time stamps."""
+"""Nanoseconds. Two changes within one tick of the kernel's clock can have the same time stamps."""
 
-_HELD_UP = 0.005  # seconds in which the scheduler resumes a preempted writer
+_WRITER_PAUSE = 0.005  # seconds in which the scheduler resumes a preempted writer
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
-    """Return the content of an open regular file. Raises OSError; EFBIG if it has more than `most` bytes.
+    """Return the content of an open regular file. Raises OSError, with EFBIG if it has more than `most` bytes.
 
-    Allocates only as much memory as there is content. A buffer of `most` bytes for each read would fragment the heap.
+    Allocates memory for the content only. A buffer of `most` bytes for each read would fragment the heap.
     """
     size = os.fstat(file.fileno()).st_size
     content = file.read(min(size, most) + 1)
-    if len(content) > size:  # the file has grown meanwhile
+    if len(content) > size:  # the file has grown since fstat
         content += file.read(max(0, most + 1 - len(content)))
     if len(content) > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     return content
 
 
-class Patience:
-    """Limit of the pauses of one pass for writers. `omitted` counts the pauses that were skipped after that."""
+class PauseBudget:
+    """Maximum number of pauses in one pass. `omitted` counts the pauses that this maximum did not permit."""
 
     def __init__(self, pauses: int) -> None:
         self._pauses, self.omitted = pauses, 0
 
-    def take(self) -> bool:
-        """Count a pause. Return whether the caller makes it."""
+    def spend(self) -> bool:
+        """Count a pause. Return whether the caller may make it."""
         if not self._pauses:
             self.omitted += 1
             return False
@@ -52,29 +52,29 @@ class Patience:
         return True
 
 
-def content_at(real: str, inode: tuple[int, ...] | None = None, patience: Patience | None = None) -> bytes:
-    """Return the content of a regular file as of one instant.
+def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBudget | None = None) -> bytes:
+    """Return the content that a regular file had at one instant.
 
-    `inode` is the (device, inode) that the file must have. Raises OSError, also if the file keeps changing or was
-    replaced. If `patience` skips a pause, a preempted writer may be in the middle of a write: read the file again
-    later.
+    `inode` is the (device, inode) that the file must have. Raises OSError, also if the file changes during each attempt
+    or was replaced. If `pauses` does not permit a pause, a preempted writer may be in the middle of a write. Then the
+    caller must read the file again later.
     """
-    descriptor = open_straight(real, _OPEN)
+    descriptor = open_without_symlinks(real, _OPEN)
     try:
         for _ in range(3):
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file any more")
+                raise OSError(errno.EINVAL, "it is no longer a regular file")
             if inode and (before.st_dev, before.st_ino) != inode:
-                raise OSError(errno.EBUSY, "another file has replaced it")
+                raise OSError(errno.EBUSY, "another file replaced it during the read")
             if before.st_size > MAX_SIZE:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             content = os.pread(descriptor, before.st_size + 1, 0)
-            # write(2) sets the time before it copies, and can be preempted in between, so equal time stamps do not
-            # prove that it has finished.
+            # write(2) sets the time before it copies the data, and can be preempted in between. So equal time stamps
+            # do not prove that the write has finished.
             recent = abs(time.time_ns() - before.st_ctime_ns) < TICK
-            if recent and (patience is None or patience.take()):
-                time.sleep(_HELD_UP)
+            if recent and (pauses is None or pauses.spend()):
+                time.sleep(_WRITER_PAUSE)
             again = os.pread(descriptor, before.st_size + 1, 0)
             if (
                 content == again
@@ -82,11 +82,11 @@ def content_at(real: str, inode: tuple[int, ...] | None = None, patience: Patien
                 and state_of(os.fstat(descriptor)) == state_of(before)
             ):
                 return content
-        raise OSError(errno.EBUSY, "it is being written")  # the last event of the writer triggers another pass
+        raise OSError(errno.EBUSY, "another process is writing it")  # the last event of the write triggers a pass
     finally:
         os.close(descriptor)
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return the state of a file. ctime shows a chmod, and a rewrite that restores size and mtime."""
+    """Return the values that identify the state of a file. A chmod, or a rewrite that restores mtime, changes ctime."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)

@@ -1,4 +1,4 @@
-"""Expansion of a pattern of the catalogue: `*`, `?`, `[…]`, and `**` for any number of directories."""
+"""Expansion of a path pattern of the catalogue: `*`, `?`, `[…]`, and `**` for any number of directories."""
 
 from __future__ import annotations
 
@@ -10,61 +10,64 @@ from fnmatch import fnmatchcase, translate
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 
-MOST = 100_000
-"""Maximum number of files for one pattern: a user who can write in the directory chooses how many match."""
-MOST_DIRECTORIES = 10_000
-"""Maximum number of directories for one pattern: each takes an inotify watch, and the number per user is limited."""
+MAX_FILES = 100_000
+"""Maximum number of files for one pattern. A user who can write in the directory can create any number of files."""
+MAX_DIRECTORIES = 10_000
+"""Maximum number of directories for one pattern. Each needs an inotify watch, of which a user has a limited number."""
 _MAX_DEPTH = 16  # levels of directories that `**` descends
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """The paths in order, each once.
+    """The matching paths in order, without duplicates.
 
-    `cut` is the excess that was left out, or "". `listings` and `entries` are what the expansion read.
+    `excess` describes the limit that the pattern exceeds, or is "". `listings` and `entries` are what the expansion
+    read.
     """
 
     paths: tuple[str, ...]
-    cut: str
+    excess: str
     listings: Mapping[str, tuple[str, ...]]
     entries: tuple[Entry, ...]
 
-    def holds(self, files: Files) -> bool:
-        """Return whether the pattern gives the same paths: `files` returns the same objects until a change."""
+    def is_current(self, files: Files) -> bool:
+        """Return whether the pattern still matches the same paths, because `files` still returns the same objects."""
         listed = all(files.listing(directory) is names for directory, names in self.listings.items())
         return listed and all(files.entry(entry.path) is entry for entry in self.entries)
 
 
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
-    """Return the paths that match the pattern now, without the names in `exclude`. `**` follows no symlink."""
+    """Return the paths that match the pattern, without the names in `exclude`. `**` follows no symlink."""
     walk = _Walk(files, exclude)
     found = dict[str, None]()
     for path in walk.paths("", pattern.strip("/").split("/"), 0):
-        if len(found) == MOST and path not in found:
-            walk.cut = f"matches more than {MOST} files"
+        if len(found) == MAX_FILES and path not in found:
+            walk.excess = f"matches more than {MAX_FILES} files"
             break
         found[path] = None
-    return Expansion(tuple(found), walk.cut, walk.listings, tuple(walk.entries))
+    return Expansion(tuple(found), walk.excess, walk.listings, tuple(walk.entries))
 
 
 class _Walk:
     def __init__(self, files: Files, exclude: Sequence[str]) -> None:
         self._files = files
-        self._left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one expression for all names
+        self._excluded = re.compile(
+            "|".join(map(translate, exclude)) or "(?!)"
+        )  # one regular expression for all patterns
         self.listings: dict[str, tuple[str, ...]] = {}
         self.entries: list[Entry] = []
-        self.cut = ""
+        self.excess = ""
 
     def paths(self, base: str, parts: list[str], depth: int) -> Iterator[str]:
         part, rest = parts[0], parts[1:]
         if not any(character in part for character in "*?["):
             yield from self.paths(f"{base}/{part}", rest, depth) if rest else [f"{base}/{part}"]
             return
-        if len(self.listings) == MOST_DIRECTORIES and base not in self.listings:
-            self.cut = f"leads into more than {MOST_DIRECTORIES} directories"
+        if len(self.listings) == MAX_DIRECTORIES and base not in self.listings:
+            self.excess = f"matches more than {MAX_DIRECTORIES} directories"
             return
         listing = self.listings[base] = self._files.listing(base)
-        names = [name for name in listing if not self._left_out.match(name)]
+        names = [name for name in listing if not self._excluded.match(name)]
         if part == "**":
             yield from self.paths(base, rest or ["*"], depth)
             for name in names if depth < _MAX_DEPTH else ():

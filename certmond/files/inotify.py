@@ -1,48 +1,46 @@
-"""Watches of directories with inotify; wakes the daemon when a name of interest changes.
+"""Watches of directories with inotify, which wake the daemon when a name of interest changes.
 
-Owns the inotify instance, the watch of each directory, and the thread that waits for changes of the mount table. Keeps
-the changes until the next `take`. It opens and judges no certificate and reads no clock. An event says where to read
-again, not what is there. One thread calls `follow`, `take` and `close`.
+Owns the inotify instance, and the watch of each directory. Collects the changes until the next `take_changes`. Opens no
+certificate and reads no clock. An event names the path to read again, and not its content. One thread calls
+`set_interest`, `take_changes` and `close`.
 
 *Directories, not files*: a renewal replaces a file by a rename, and a watch of the old file does not see the new one. A
 watch of the directory also sees a name that does not exist yet.
 
 *`InotifyFD`, not watchdog's `Observer`*: an observer starts a thread for each directory and hides an overflow of the
-kernel's queue. `InotifyFD` is one descriptor and one thread for all, and reports an overflow. This module handles what
-`InotifyFD` does not:
+kernel's queue. `InotifyFD` is one descriptor and one thread for all directories, and reports an overflow. This module
+handles four cases that `InotifyFD` does not:
 
 - EACCES does not raise: it returns the descriptor -1, under which the callback is then kept;
 - a second callback with the same number on one watch is a RuntimeWarning. A watch belongs to an inode, so two paths can
-  share it (a bind mount; a directory that is followed at its new place). Each descriptor has one callback here;
-- an overflow can lose the notice that a watch was removed, so `follow` requests every watch again after it;
-- an exception in a callback ends its thread, so `follow` checks that the thread is alive.
+  share it (a bind mount; a directory that was moved). This module has one callback for each descriptor;
+- an overflow can lose the event that a watch was removed, so `set_interest` requests every watch again after it;
+- an exception in a callback ends its thread, so `set_interest` checks that the thread is alive.
 
-`Watcher.polled` has the directories *that a watch does not cover*: no watches left, no permission, or a file system
-that other hosts change. These have a watch too where that is possible, for changes by this host.
+`Watcher.polled` has the directories *without complete events*: the kernel has no watches left, or certmond has no
+permission, or other hosts change the file system. If a watch is possible, it reports the changes by this host.
 
-*No gap*: the caller reads a directory before it follows it, when no watch exists. So a directory with a new watch, and
-a new name in a watched one, count as changed.
+*No gap*: the caller reads a directory before it requests the watch. So a directory with a new watch, and a new name in
+a watched directory, count as changed.
 
 *Mounts*: a mount covers a directory without an event in it. The kernel marks /proc/self/mountinfo as "exceptional"
-(POLLPRI) after each change. A change that affects a followed path is reported. The mounts of Pods do not wake the
+(POLLPRI) after each change. A change that affects a watched path is reported. The mounts of Pods do not wake the
 daemon.
 """
 
 import errno
-import io
 import itertools
 import os
-import re
-import select
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
+from certmond.files.mount_table import JOIN_TIMEOUT, MountTable, filesystem_type, is_eventless
+
 Interest = Mapping[str, frozenset[str] | None]
-"""A real directory -> the names that are looked up in it, or None for every name."""
+"""A real directory -> the names to watch in it, or None for every name."""
 
 _MASK = Mask(
     InotifyConstants.IN_CREATE
@@ -56,62 +54,23 @@ _MASK = Mask(
     | InotifyConstants.IN_MOVE_SELF
     | InotifyConstants.IN_ONLYDIR  # the kernel always sends IN_UNMOUNT
 )
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-_EVENTLESS = re.compile(
-    r"9p|afs|beegfs|ceph|cifs|coda|fuse(blk|\..*)?|gfs2|gpfs|lustre|nfs4?|ocfs2|orangefs|overlay|smb3|smbfs|vboxsf|virtiofs"
-)
-_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _CAUSES = ("inotify", "overflow", "mount")  # in ascending order of effect
-_MANY = 16_384  # with more changed paths than this, reading everything again is no more work and takes less memory
-_PATIENCE = 5.0  # seconds for a thread to end; only a slow `wake` delays it
+_MAX_PATHS = 16_384  # with more changed paths, a new read of all files is not more work and takes less memory
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     everything: bool
-    """Read everything again: events were lost, a mount changed, or there are too many paths."""
+    """True if the caller must read all files again: events were lost, a mount changed, or too many paths changed."""
     paths: frozenset[str]
     """`directory/name` of entries that may have changed, or `directory` for the directory itself."""
     cause: str
-    """inotify, overflow or mount: the one with the largest effect."""
+    """The cause with the largest effect: inotify, overflow or mount."""
 
 
-class Mount(NamedTuple):
-    number: str
-    device: str
-    root: str
-    point: str
-    type: str
-
-
-def parse_mounts(table: bytes) -> tuple[Mount, ...]:
-    """Return the lines of a /proc/PID/mountinfo in its order, without those that cannot be parsed."""
-    mounts = []
-    for line in table.split(b"\n"):
-        head, _, tail = line.partition(b" - ")
-        fields = [os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)) for field in head.split(b" ")]
-        kind = os.fsdecode(tail.split(b" ")[0])
-        if len(fields) >= 6 and fields[4].startswith("/") and kind:
-            mounts.append(Mount(fields[0], fields[2], fields[3], fields[4], kind))
-    return tuple(mounts)
-
-
-def filesystem(directory: str, types: Mapping[str, str]) -> str | None:
-    """Return the type of a directory's file system from the types of the mount points, or None if it is unknown."""
-    while directory not in types:
-        directory, below = os.path.dirname(directory), directory
-        if directory == below:
-            return None
-    return types[directory]
-
-
-def eventless(filesystem_type: str | None) -> bool:
-    """Return whether files on this file system can change without an event: it is shared, layered or unknown."""
-    return filesystem_type is None or _EVENTLESS.fullmatch(filesystem_type) is not None
-
-
-def concerns(point: str, interest: Interest) -> bool:
-    """Return whether a mount at this point covers or uncovers a followed path, even a single file."""
+def affects(point: str, interest: Interest) -> bool:
+    """Return whether a mount at `point` covers or uncovers a watched path, even a single file."""
     parent, name = os.path.split(point)
     names = interest.get(parent, frozenset())
     below = os.path.join(point, "")
@@ -123,7 +82,7 @@ class _Directory:
     path: str
     names: frozenset[str] | None
     identity: tuple[int, int] | None = None
-    """Device and inode just before the watch was requested. If the watch got another inode, `follow` detects that."""
+    """Device and inode just before the request of the watch. `set_interest` detects a watch of another inode."""
     watch: WatchDescriptor | None = None
 
     def entries(self, names: Iterable[str]) -> list[str]:
@@ -132,9 +91,12 @@ class _Directory:
 
 class Watcher:
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`follow` and the threads of this module call `wake` for each change. It must be quick and not raise."""
+        """`set_interest`, and the threads of inotify and of the mount table, call `wake` for each change.
+
+        `wake` must be quick and must not raise.
+        """
         self.events = 0
-        """Events that affected a followed name or directory."""
+        """Number of events that affected a watched name or directory."""
         self.overflows = 0
         self._wake = wake
         self._closed = False
@@ -143,17 +105,19 @@ class Watcher:
         self._polled: frozenset[str] = frozenset()
         self._numbers = itertools.count()
         self._inotify: InotifyFD | None = None
-        self._lock = threading.Lock()  # for what follows; taken before InotifyFD's lock, never inside
+        self._lock = (
+            threading.Lock()
+        )  # for the attributes below; acquired before InotifyFD's lock, never while holding it
         self._watches: dict[WatchDescriptor, tuple[CallbackId, set[_Directory]]] = {}
-        self._doubt = False
+        self._uncertain = False
         self._everything = False
         self._paths: set[str] = set()
         self._cause = -1
-        self._mounts: _MountTable | None = None
+        self._mounts: MountTable | None = None
 
     @property
     def polled(self) -> frozenset[str]:
-        """Return the directories to poll: inotify sees no change in them, or not all."""
+        """Return the directories to poll, because inotify does not report every change in them."""
         return self._polled
 
     @property
@@ -161,8 +125,8 @@ class Watcher:
         with self._lock:
             return sum(len(directories) for _, directories in self._watches.values())
 
-    def take(self) -> Changes | None:
-        """Return the changes since the last call, or None."""
+    def take_changes(self) -> Changes | None:
+        """Return the changes since the last call and reset them. None without a change."""
         with self._lock:
             if self._cause < 0:
                 return None
@@ -170,53 +134,53 @@ class Watcher:
             self._everything, self._paths, self._cause = False, set(), -1
             return changes
 
-    def again(self, paths: frozenset[str]) -> None:
-        """Count these paths as changed, so that the next pass reads them again."""
+    def report_changed(self, paths: frozenset[str]) -> None:
+        """Report these paths as changed, so that the next pass reads them again."""
         if paths:
             self._report(paths)
 
-    def follow(self, interest: Interest) -> None:
-        """Watch exactly these directories from now on, each as the inode to which its path leads now.
+    def set_interest(self, interest: Interest) -> None:
+        """Watch exactly these directories, each as the inode to which its path leads now.
 
-        A directory that cannot be watched is no error. If it does not exist, its parent reports its creation; otherwise
-        it is polled. A new directory or name counts as changed, so that a change between the read and this call is not
-        lost.
+        A directory that cannot be watched is not an error. If it does not exist, its parent reports its creation;
+        otherwise the caller polls it. A new directory or name counts as changed, so that a change between the read and
+        this call is not lost.
         """
         if self._closed:
             return
         self._interest = dict(interest)
         self._mounts = self._mounts or self._mount_table()
-        inotify = self._living()
+        inotify = self._live_instance()
         with self._lock:
-            doubt, self._doubt = self._doubt, False
+            uncertain, self._uncertain = self._uncertain, False
             for path in self._directories.keys() - interest.keys():
                 self._release(self._directories.pop(path))
         types = self._mounts.types() if self._mounts is not None else {}
         polled = set()
-        full = False
+        exhausted = False
         for path, names in interest.items():
             directory = self._directories.setdefault(path, _Directory(path, names))
-            asked, directory.names = directory.names, names
-            if directory.watch is not None and asked is not None:
-                self._report([path] if names is None else directory.entries(names - asked))
-            trouble = self._watch(directory, inotify, full=full, doubt=doubt)
-            full = full or trouble == errno.ENOSPC
-            if trouble not in _GONE and (trouble or eventless(filesystem(path, types))):
+            previous_names, directory.names = directory.names, names
+            if directory.watch is not None and previous_names is not None:
+                self._report([path] if names is None else directory.entries(names - previous_names))
+            error_number = self._watch(directory, inotify, exhausted=exhausted, uncertain=uncertain)
+            exhausted = exhausted or error_number == errno.ENOSPC
+            if error_number not in _MISSING and (error_number or is_eventless(filesystem_type(path, types))):
                 polled.add(path)
         self._polled = frozenset(polled)
 
     def close(self) -> None:
-        """End both threads and give back every descriptor. Nothing is followed or reported afterwards."""
+        """End both threads and close every descriptor. Then no directory is watched and no change reported."""
         if self._closed:
             return
         self._closed = True
         if self._inotify is not None:
             self._inotify.stop()
-            self._inotify.join(_PATIENCE)
+            self._inotify.join(JOIN_TIMEOUT)
         if self._mounts is not None:
             self._mounts.close()
 
-    # The interface that watchdog's reader calls (WatchCallback).
+    # The interface that the reader thread of watchdog calls (WatchCallback).
 
     def on_event(self, event: InotifyEvent) -> None:
         name = os.fsdecode(event.name)
@@ -240,21 +204,21 @@ class Watcher:
     def on_queue_overflow(self) -> None:
         with self._lock:
             self.overflows += 1
-            self._doubt = True
+            self._uncertain = True
         self._report(everything=True, cause="overflow")
 
     # Internals.
 
-    def _mount_table(self) -> "_MountTable | None":
-        """Return the mount table, or None if it cannot be opened: then no type is known, and everything is polled."""
+    def _mount_table(self) -> MountTable | None:
+        """Return the mount table, or None if it cannot be opened. Then all types are unknown, and all is polled."""
         try:
-            return _MountTable(self._mounts_changed)
+            return MountTable(self._mounts_changed)
         except OSError:
             return None
 
     def _mounts_changed(self, points: frozenset[str]) -> None:
         interest = self._interest
-        if any(concerns(point, interest) for point in points):
+        if any(affects(point, interest) for point in points):
             self._report(everything=True, cause="mount")
 
     def _report(self, paths: Iterable[str] = (), *, everything: bool = False, cause: str = "inotify") -> None:
@@ -263,15 +227,15 @@ class Watcher:
             return
         with self._lock:
             self._cause = max(self._cause, _CAUSES.index(cause))
-            self._everything = self._everything or everything or len(self._paths) + len(paths) > _MANY
+            self._everything = self._everything or everything or len(self._paths) + len(paths) > _MAX_PATHS
             if self._everything:
                 self._paths.clear()
             else:
                 self._paths |= paths
         self._wake()
 
-    def _living(self) -> InotifyFD | None:
-        """Return the inotify instance with a live thread, or None while the kernel refuses one."""
+    def _live_instance(self) -> InotifyFD | None:
+        """Return the inotify instance, with a live thread, or None while the kernel refuses one."""
         if self._inotify is not None and not self._inotify.is_alive():
             self._inotify.stop()  # calls on_watch_deleted for every watch
             self._inotify = None
@@ -284,31 +248,31 @@ class Watcher:
             self._inotify = inotify
         return self._inotify
 
-    def _watch(self, directory: _Directory, inotify: InotifyFD | None, *, full: bool, doubt: bool) -> int:
-        """Ensure that a directory is watched. Return 0, or the errno of the failure."""
-        trouble = 0
+    def _watch(self, directory: _Directory, inotify: InotifyFD | None, *, exhausted: bool, uncertain: bool) -> int:
+        """Watch a directory, unless it is watched already. Return 0, or the errno of the failure."""
+        error_number = 0
         try:
             status = os.stat(directory.path)
             identity = (status.st_dev, status.st_ino)
-            if directory.watch is not None and directory.identity == identity and not doubt:
+            if directory.watch is not None and directory.identity == identity and not uncertain:
                 return 0
             if inotify is None:
                 return errno.EMFILE
-            if full and directory.watch is None:
-                return errno.ENOSPC  # as for the directory before: do not ask the kernel ten thousand times
+            if exhausted and directory.watch is None:
+                return errno.ENOSPC  # as for the directory before: do not repeat the system call ten thousand times
             renewed = self._attach(inotify, directory, identity)
         except ValueError:  # not a path, for example with a NUL in it
             return errno.ENOENT
         except OSError as problem:
-            trouble = problem.errno or errno.EIO
+            error_number = problem.errno or errno.EIO
             with self._lock:
                 renewed = self._release(directory)
         if renewed:
             self._report([directory.path])
-        return trouble
+        return error_number
 
     def _attach(self, inotify: InotifyFD, directory: _Directory, identity: tuple[int, int]) -> bool:
-        """Request the watch from the kernel. Return whether it is a new one. The lock defers events."""
+        """Request the watch from the kernel. Return whether it is new. The lock defers its events."""
         number = CallbackId(next(self._numbers))
         with self._lock:
             watch = inotify.add_callback(os.fsencode(directory.path), _MASK, self, number)
@@ -325,7 +289,7 @@ class Watcher:
             return True
 
     def _release(self, directory: _Directory) -> bool:
-        """Remove the watch of a directory, with the last one also the kernel's. The caller holds the lock."""
+        """Remove a directory from its watch, and an unused watch from the kernel. The caller holds the lock."""
         watch, directory.watch = directory.watch, None
         if watch is None:
             return False
@@ -339,7 +303,7 @@ class Watcher:
 
 
 class _Inotify(InotifyFD):
-    """Raises OSError if the kernel refuses the instance or its thread, and then leaks no descriptor."""
+    """InotifyFD that raises OSError, and leaks no descriptor, if its thread cannot start."""
 
     def start(self) -> None:
         self.name = "certmond-inotify"
@@ -347,45 +311,4 @@ class _Inotify(InotifyFD):
             super().start()
         except RuntimeError as error:
             self._close_resources()
-            raise OSError(errno.EAGAIN, "no thread is to be had") from error
-
-
-class _MountTable:
-    """The mounts of this process, kept current by a thread that sleeps until the kernel reports a change."""
-
-    def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
-        self._changed = changed
-        self._file = io.FileIO("/proc/self/mountinfo")  # opened before it is read, so that no change is missed
-        try:
-            self._end, self._stop = os.pipe()
-        except OSError:
-            self._file.close()
-            raise
-        self._mounts = parse_mounts(self._file.readall())
-        self._thread = threading.Thread(target=self._run, name="certmond-mounts", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            self._file.close()
-            os.close(self._end)
-            os.close(self._stop)
-            raise OSError(errno.EAGAIN, "no thread is to be had") from error
-
-    def types(self) -> dict[str, str]:
-        """Return the type of the file system at each mount point; the uppermost one if mounts are stacked."""
-        return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
-
-    def _run(self) -> None:
-        with self._file, open(self._end, "rb") as end:  # closed when this thread ends, however late
-            poller = select.poll()
-            poller.register(self._file, select.POLLPRI)  # the kernel always reports POLLERR with it
-            poller.register(end, select.POLLIN)  # and POLLHUP with this one
-            while not any(descriptor == self._end for descriptor, _ in poller.poll()):
-                before = self._mounts
-                self._file.seek(0)
-                self._mounts = parse_mounts(self._file.readall())
-                self._changed(frozenset(mount.point for mount in set(before).symmetric_difference(self._mounts)))
-
-    def close(self) -> None:
-        os.close(self._stop)
-        self._thread.join(_PATIENCE)
+            raise OSError(errno.EAGAIN, "cannot start a thread") from error

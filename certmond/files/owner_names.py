@@ -1,4 +1,4 @@
-"""Names of file owners, as in the configuration."""
+"""Names of file owners in the form of the configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=256)
 def owner_name(uid: int, gid: int, by_name: bool) -> str:
-    """Return `user:group`, by name on this node. Below another root only 0 has a certain name."""
+    """Return `user:group`, with the names of this node if `by_name`. Otherwise only the ID 0 has a name, root."""
     if not by_name:
         return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"
     try:

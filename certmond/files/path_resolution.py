@@ -1,10 +1,10 @@
 """Path resolution that follows symlinks one by one, as Linux does, but never above a root directory.
 
-Owns the names that were looked up, which are the names to watch, and the rule for other users: neither root nor the
-user of certmond. A symlink of another user leads only to files that this user can read, through directories that this
-user can search. So does a path in a file that another user can change. The file that is opened is the one that was
-found. Otherwise a user who can write one watched file could read with certmond's rights. Returns why a path does not
-exist; reads no content.
+Owns the names that it looks up, which the daemon watches, and the rule for other users: neither root nor the user of
+certmond. certmond follows a symlink of another user only to files that this user can read, through directories that
+this user can search. The same rule applies to a path in a file that another user can change. certmond opens exactly the
+file that it resolved. Otherwise a user who can write one watched file could read with certmond's rights. Reads no
+content.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from certmond.pki.findings import Fault, Reason
 _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 _ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-ANYONE = -1
-"""In place of a user ID: every user, if the group or others can write."""
+ALL_USERS = -1
+"""Represents all users in a set of user IDs, if the group or others can write."""
 
 
-class Blame(NamedTuple):
-    """Why a path leads only to what other users can read: fact and remedy. It does not describe the target."""
+class Restriction(NamedTuple):
+    """The reason for which a path leads only to files that other users can read, and the remedy. Never the target."""
 
     fact: str
     remedy: str
@@ -40,12 +40,12 @@ class Referrer:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """Where a path leads: the file itself, and every "directory/name" that was looked up.
+class ResolvedPath:
+    """The file to which a path leads (`real`), and every "directory/name" of the resolution (`lookups`).
 
-    `status` is that of the file, if it was read. `strangers` have chosen a part of the path. The file must be `open_to`
-    each of them, and `blame` is the reason. `writers` are the other users that can change where the path leads: the
-    owners of the file, the directories and the symlinks, and `ANYONE` if the group or others can write. A directory
+    `status` is the result of lstat, if it was called. `other_users` control a part of the path. Each of them must be
+    able to read `real`, and `restriction` is the reason. `writers` are the other users that can redirect the path: the
+    owners of the file, the directories and the symlinks, and `ALL_USERS` if the group or others can write. A directory
     with the sticky bit does not count, because users can replace only their own files in it.
     """
 
@@ -54,35 +54,37 @@ class Way:
     is_link: bool = False
     fault: Fault | None = None
     status: os.stat_result | None = None
-    strangers: frozenset[int] = frozenset()
+    other_users: frozenset[int] = frozenset()
     writers: frozenset[int] = frozenset()
-    blame: Blame | None = None
+    restriction: Restriction | None = None
 
 
-def beginning(root: str, referrer: Referrer | None = None) -> Way:
-    """Return the way to the root directory, for a path of certmond or a path that `referrer` names."""
+def root_start(root: str, referrer: Referrer | None = None) -> ResolvedPath:
+    """Return the root directory as the start of a path of certmond, or of a path that `referrer` names."""
     if referrer is None or not referrer.writers:
-        return Way(root, ())
-    return Way(root, (), strangers=referrer.writers, blame=_named_in(referrer))
+        return ResolvedPath(root, ())
+    return ResolvedPath(root, (), other_users=referrer.writers, restriction=_referrer_restriction(referrer))
 
 
-def beside(referrer: Referrer, directory: Way) -> Way:
-    """Return the way to the `directory` of a referrer with writers, for a name in it that the referrer gives."""
-    strangers = directory.strangers | referrer.writers
-    return replace(directory, lookups=(), is_link=False, strangers=strangers, blame=_named_in(referrer))
+def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath:
+    """Return the `directory` of a referrer with writers as the start of a path that the referrer names."""
+    other_users = directory.other_users | referrer.writers
+    return replace(
+        directory, lookups=(), is_link=False, other_users=other_users, restriction=_referrer_restriction(referrer)
+    )
 
 
-def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
-    """Follow `path` and its symlinks from the end of `behind`, never above `root`. Faults name `called`.
+def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> ResolvedPath:
+    """Follow `path` and its symlinks from `start`, never above `root`. Faults contain `name` as the path.
 
-    `strangers` and `writers` of `behind` carry over. Where other users choose the path, each name is looked up only in
-    a directory that each of them can search (path_resolution(7)). Otherwise a path such as
-    `/closed/name/../../open/file` would disclose that the name exists. The names on the way to the directory where the
-    part of the other users begins are not secret.
+    The result includes `other_users` and `writers` of `start`. If other users control the path, each name is looked up
+    only in a directory that each of them can search (path_resolution(7)). Otherwise a path such as
+    `/closed/name/../../open/file` would disclose whether the name exists. The parents of the directory in which their
+    part of the path begins are not secret.
     """
-    current, strangers, writers, blame = behind.real, behind.strangers, behind.writers, behind.blame
-    mine, hops = {0, os.geteuid()}, 0
-    home = behind.real if strangers else None
+    current, other_users, writers, restriction = start.real, start.other_users, start.writers, start.restriction
+    trusted, hops = {0, os.geteuid()}, 0
+    home = start.real if other_users else None
     status: os.stat_result | None = None
     lookups: list[str] = []
     pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
@@ -91,7 +93,7 @@ def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
         part = pending.pop()
         step = f"{current}/{part}"
         try:
-            if strangers and not (f"{home}/".startswith(f"{step}/") or _can_search(strangers, current)):
+            if other_users and not (f"{home}/".startswith(f"{step}/") or _can_search(other_users, current)):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if part == "..":
                 if status is not None and not stat.S_ISDIR(status.st_mode):
@@ -100,37 +102,41 @@ def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
                 continue
             lookups.append(step)
             status = os.lstat(step)
-            link = _link(step) if stat.S_ISLNK(status.st_mode) else None
+            link = _symlink_at(step) if stat.S_ISLNK(status.st_mode) else None
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError):  # a flag or a configuration can contain a NUL, which no file name has
+            if isinstance(error, ValueError):  # a flag or a configuration can contain a NUL, and a file name cannot
                 error = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            fault = fault_of(error, called, blame)
-            return Way(step, tuple(lookups), is_link, fault, strangers=strangers, writers=writers, blame=blame)
+            fault = fault_of(error, name, restriction)
+            return ResolvedPath(
+                step, tuple(lookups), is_link, fault, other_users=other_users, writers=writers, restriction=restriction
+            )
         if link is None:
-            if status.st_uid not in mine or status.st_mode & _OTHERS_WRITE:
+            if status.st_uid not in trusted or status.st_mode & _OTHERS_WRITE:
                 writers |= _writers_of(status)
             current = step
             continue
         target, owner = link
-        if owner not in mine:
-            strangers, writers = strangers | {owner}, writers | {owner}
-            blame = blame or _behind_link_of(owner)
+        if owner not in trusted:
+            other_users, writers = other_users | {owner}, writers | {owner}
+            restriction = restriction or _link_restriction(owner)
             home = current if home is None else home
         hops += 1
         if hops > _MAX_HOPS:
-            fault = fault_of(OSError(errno.ELOOP, ""), called, blame)
-            return Way(step, tuple(lookups), True, fault, strangers=strangers, writers=writers, blame=blame)
+            fault = fault_of(OSError(errno.ELOOP, ""), name, restriction)
+            return ResolvedPath(
+                step, tuple(lookups), True, fault, other_users=other_users, writers=writers, restriction=restriction
+            )
         is_link = is_link or not pending
         if target.startswith("/"):
             current = root
         status = None
         pending += [piece for piece in reversed(target.split("/")) if piece not in {"", "."}]
-    return Way(current, tuple(lookups), is_link, None, status, strangers, writers, blame)
+    return ResolvedPath(current, tuple(lookups), is_link, None, status, other_users, writers, restriction)
 
 
-def open_to(strangers: frozenset[int], real: str, status: os.stat_result, *, root: str) -> bool:
-    """Return whether each of `strangers` owns the file at `real`, or all users can read it."""
-    if strangers <= {status.st_uid}:
+def is_readable_by(other_users: frozenset[int], real: str, status: os.stat_result, *, root: str) -> bool:
+    """Return whether each of `other_users` owns the file at `real`, or all users can read it."""
+    if other_users <= {status.st_uid}:
         return True
     needed = stat.S_IROTH
     while status.st_mode & needed:
@@ -141,11 +147,11 @@ def open_to(strangers: frozenset[int], real: str, status: os.stat_result, *, roo
     return False
 
 
-def open_straight(real: str, flags: int) -> int:
-    """Return a descriptor of `real`, without following a symlink in any part, even if one was swapped in meanwhile."""
+def open_without_symlinks(real: str, flags: int) -> int:
+    """Open `real` and return the descriptor. Raises OSError if any part of the path is a symlink by now."""
     descriptor = os.open(real, flags | os.O_NOFOLLOW)
     try:
-        # The kernel's name of the descriptor proves it without opening every directory.
+        # The kernel's name of the descriptor proves that no part was a symlink, without opening every directory.
         if os.readlink(f"/proc/self/fd/{descriptor}") == real:
             return descriptor
     except OSError:
@@ -154,62 +160,64 @@ def open_straight(real: str, flags: int) -> int:
     return _open_step_by_step(real, flags)
 
 
-def fault_of(error: OSError, path: str, blame: Blame | None = None) -> Fault:
-    """Return an error of `path` as a fault; if it has a `blame`, the `refusal`."""
-    if blame:
-        return refusal(path, blame)  # the kind of error would tell the other user what is there
+def fault_of(error: OSError, path: str, restriction: Restriction | None = None) -> Fault:
+    """Return the fault of an OSError at `path`, or the `refusal` if the path has a `restriction`."""
+    if restriction:
+        return refusal(path, restriction)  # the errno would disclose to the other user whether the file exists
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return Fault(Reason.MISSING, f"{path} is not there")
+        return Fault(Reason.MISSING, f"{path} does not exist")
     if error.errno == errno.ELOOP:
         return Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks")
     return Fault(Reason.UNREADABLE, f"{path} cannot be read ({error.strerror or error})")
 
 
-def refusal(path: str, blame: Blame) -> Fault:
-    """Return the fault for a file that another user refers to and cannot read. It does not describe the file."""
-    return Fault(Reason.UNREADABLE, f"{path} {blame.fact}", blame.remedy)
+def refusal(path: str, restriction: Restriction) -> Fault:
+    """Return the fault of a path that another user controls, to a file that this user cannot read."""
+    return Fault(Reason.UNREADABLE, f"{path} {restriction.fact}", restriction.remedy)
 
 
-def _behind_link_of(user: int) -> Blame:
-    # Only the first user: the others would disclose places that this one cannot see.
-    fact = f"is behind a symlink of user {user}, and is nothing that this user can reach and owns"
-    return Blame(f"{fact}, or that all users can read", "let root own the link, or give the path itself")
+def _link_restriction(user: int) -> Restriction:
+    # Only the first user: the other users would disclose directories that the first one cannot read.
+    fact = f"is behind a symlink of user {user}, and is not a file that this user can reach and owns"
+    return Restriction(
+        f"{fact}, or that all users can read", "chown the symlink to root, or name the path of its target"
+    )
 
 
 def named_users(writers: frozenset[int]) -> str:
-    """Return these users as a phrase."""
-    who = [f"user {user}" for user in sorted(writers - {ANYONE})]
-    return " and ".join([*who, "other users"] if ANYONE in writers else who)
+    """Return these users as a phrase, such as `user 1000 and other users`."""
+    who = [f"user {user}" for user in sorted(writers - {ALL_USERS})]
+    return " and ".join([*who, "other users"] if ALL_USERS in writers else who)
 
 
-def _named_in(referrer: Referrer) -> Blame:
+def _referrer_restriction(referrer: Referrer) -> Restriction:
     named = f"is named in {referrer.path}, which {named_users(referrer.writers)} can change"
-    remedy = f"chown root {referrer.path}, chmod go-w it and its directories, or name the file in an entry of its own"
-    return Blame(f"{named}, and is no file that they can reach and own, or that all users can read", remedy)
+    remedy = f"chown root {referrer.path}, chmod go-w it and its directories, or name the file in a separate entry"
+    return Restriction(f"{named}, and is not a file that they can reach and own, or that all users can read", remedy)
 
 
-def _can_search(strangers: frozenset[int], directory: str) -> bool:
-    """Return whether each of `strangers` can look up a name in `directory`, as its owner or as any user."""
+def _can_search(other_users: frozenset[int], directory: str) -> bool:
+    """Return whether each of `other_users` can look up a name in `directory`, as its owner or as any user."""
     status = os.lstat(directory or "/")
-    owned = stat.S_IXUSR if strangers <= {status.st_uid} else 0
+    owned = stat.S_IXUSR if other_users <= {status.st_uid} else 0
     return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & (stat.S_IXOTH | owned))
 
 
 def _writers_of(status: os.stat_result) -> frozenset[int]:
     """Return the other users that can change a file, or the names in a directory."""
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-    anyone = {ANYONE} if status.st_mode & _OTHERS_WRITE and not sticky else set[int]()
-    return frozenset({status.st_uid, *anyone} - {0, os.geteuid()})
+    all_users = {ALL_USERS} if status.st_mode & _OTHERS_WRITE and not sticky else set[int]()
+    return frozenset({status.st_uid, *all_users} - {0, os.geteuid()})
 
 
-def _link(step: str) -> tuple[str, int] | None:
-    """Return target and owner of the symlink at `step`, from one descriptor, or None if it is not one."""
-    held = open_straight(step, _ITSELF)
+def _symlink_at(step: str) -> tuple[str, int] | None:
+    """Return the target and the owner of the symlink at `step`, from one descriptor, or None if it is not a symlink."""
+    descriptor = open_without_symlinks(step, _ITSELF)
     try:
-        status = os.fstat(held)
-        return (os.readlink("", dir_fd=held), status.st_uid) if stat.S_ISLNK(status.st_mode) else None
+        status = os.fstat(descriptor)
+        return (os.readlink("", dir_fd=descriptor), status.st_uid) if stat.S_ISLNK(status.st_mode) else None
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
 def _open_step_by_step(real: str, flags: int) -> int:

@@ -1,7 +1,7 @@
-"""A forked worker that shares the work on many things, such as the first scan of ten thousand files.
+"""A forked worker that shares the processing of many items, such as the first scan of ten thousand files.
 
 Owns the worker from fork to exit, and the distribution: this process takes pieces from the front, the worker from the
-back. Pieces that the worker does not deliver are done here. So the worker changes only the duration.
+back. This process also does the pieces that the worker does not deliver. So the worker changes only the duration.
 
 The worker is a fork(2) of this process, with its memory, user and rights. It writes only its results, into a pipe. It
 keeps the standard descriptors and two pipes, and runs no signal handler. It dies with this process, and is the first
@@ -23,77 +23,76 @@ from io import FileIO
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
-MANY = 2_000
-"""The number of things from which a fork, which takes a few milliseconds, pays off."""
+MIN_ITEMS = 2_000
+"""Number of items from which a fork saves time. A fork takes a few milliseconds."""
 
-_PIECE = 250  # minimum number of things
-_MOST_PIECES = 4096  # a byte in a pipe for each; every user may fill a pipe with this many
-_PATIENCE = 5.0  # seconds to wait for a piece, which takes hundredths of a second
-_LENGTH = 8  # bytes of the length of a result
-_ROOM = 1 << 20  # bytes of results that may wait for this process; the kernel grants it to every user
+_MIN_PIECE = 250  # minimum number of items
+_MAX_PIECES = 4096  # one byte in a pipe for each; the kernel permits every user a pipe of this size
+_PIECE_TIMEOUT = 5.0  # seconds to wait for the result of a piece, which takes hundredths of a second
+_LENGTH_BYTES = 8  # bytes that encode the length of a result
+_PIPE_BYTES = 1 << 20  # size of the pipe for results; the kernel permits it to every user
 _PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def _as_it_is(_: object, told: Any) -> Any:
-    return told
+def _unchanged(_: object, results: Any) -> Any:
+    return results
 
 
 def _nothing(_: object) -> Sequence[object]:
     return ()
 
 
-def in_two(
-    things: Sequence[T],
+def in_two_processes(
+    items: Sequence[T],
     work: Callable[[Sequence[T]], R],
     *,
-    tell: Callable[[Sequence[T], R], object] = _as_it_is,
-    take: Callable[[Sequence[T], Any], R] = _as_it_is,
+    encode: Callable[[Sequence[T], R], object] = _unchanged,
+    decode: Callable[[Sequence[T], Any], R] = _unchanged,
     shared: Callable[[Sequence[T]], Sequence[object]] = _nothing,
 ) -> Iterator[R]:
-    """Yield what `work` returns for `things`, piece by piece and in their order. If a worker cannot run or pay off,
-    there is one piece.
+    """Yield the results of `work` for `items`, piece by piece and in their order.
 
-    The worker takes as many pieces as it can, also while the caller processes one. `tell` turns its result into facts,
-    and `take` turns these into the result here. `shared` lists the objects of a piece that both processes have. `tell`
-    runs only in the worker, and may drop what it has returned. Raises what `work` and `take` raise here. A piece that
-    fails in the worker is done here again.
+    Without a worker there is one piece. The worker takes as many pieces as it can, also while the caller processes one.
+    `encode` turns its result into facts, and `decode` turns these into the result in this process. `shared` lists the
+    objects of a piece that both processes have. `encode` runs only in the worker, and may drop what it has returned.
+    Raises what `work` and `decode` raise in this process. This process repeats a piece that fails in the worker.
     """
-    if len(things) < MANY or not _possible():
-        yield work(things)
+    if len(items) < MIN_ITEMS or not _can_fork():
+        yield work(items)
         return
-    from certmond.files.scan_process_messages import pack, unpack  # noqa: PLC0415 - pickle, which most nodes never need
+    from certmond.files.scan_process_messages import pack, unpack  # noqa: PLC0415 - imports pickle, which most nodes never need
 
-    size = max(_PIECE, -(-len(things) // _MOST_PIECES))
-    pieces = [things[at : at + size] for at in range(0, len(things), size)]
-    front, back = 0, list[R]()
+    size = max(_MIN_PIECE, -(-len(items) // _MAX_PIECES))
+    pieces = [items[at : at + size] for at in range(0, len(items), size)]
+    front, from_worker = 0, list[R]()
 
-    def there(piece: Sequence[T]) -> bytes:
-        return pack(tell(piece, work(piece)), shared(piece))
+    def worker_result(piece: Sequence[T]) -> bytes:
+        return pack(encode(piece, work(piece)), shared(piece))
 
-    def bring(result: bytes) -> None:
-        piece = pieces[-1 - len(back)]
-        back.append(take(piece, unpack(result, shared(piece))))
+    def add_result(result: bytes) -> None:
+        piece = pieces[-1 - len(from_worker)]
+        from_worker.append(decode(piece, unpack(result, shared(piece))))
 
     with ExitStack() as stack:
         with suppress(OSError):  # no process, descriptor or memory is available
-            second = None
-            second = stack.enter_context(_second(pieces, there))
-        while second and second.leaves_one():
+            worker = None
+            worker = stack.enter_context(_worker(pieces, worker_result))
+        while worker and worker.claims_piece():
             yield work(pieces[front])
             front += 1
-            for result in second.results():
-                bring(result)
-        late = second.results(_PATIENCE) if second else iter(())
-        while front + len(back) < len(pieces) and (last := next(late, None)) is not None:
-            bring(last)
-    yield from map(work, pieces[front : len(pieces) - len(back)])
-    yield from reversed(back)
+            for result in worker.results():
+                add_result(result)
+        pending_results = worker.results(_PIECE_TIMEOUT) if worker else iter(())
+        while front + len(from_worker) < len(pieces) and (last := next(pending_results, None)) is not None:
+            add_result(last)
+    yield from map(work, pieces[front : len(pieces) - len(from_worker)])
+    yield from reversed(from_worker)
 
 
-def _possible() -> bool:
+def _can_fork() -> bool:
     """Return whether a worker can run: two processors, one thread, and exited children stay zombies until waitpid(2).
 
     Without zombies, the pid of the worker could be reused.
@@ -102,74 +101,76 @@ def _possible() -> bool:
     return len(os.sched_getaffinity(0)) > 1 and threading.active_count() == 1 and reaped
 
 
-class _Second:
-    """The worker, as this process uses it."""
+class _Worker:
+    """The interface of this process to the worker."""
 
-    def __init__(self, turns: FileIO, told: FileIO) -> None:
-        self._turns, self._told = turns, told
+    def __init__(self, tokens: FileIO, result_pipe: FileIO) -> None:
+        self._tokens, self._result_pipe = tokens, result_pipe
         self._poll = select.poll()
-        self._poll.register(told, select.POLLIN)
-        self._heard = True
+        self._poll.register(result_pipe, select.POLLIN)
+        self._readable = True
 
-    def leaves_one(self) -> bool:
-        """Return whether a piece is left; this process has then taken it."""
-        return bool(self._turns.read(1))
+    def claims_piece(self) -> bool:
+        """Claim the next piece for this process. Return False if no piece is left."""
+        return bool(self._tokens.read(1))
 
-    def results(self, patience: float = 0) -> Iterator[bytes]:
-        """Yield the results since the last call, waiting at most `patience` seconds for each."""
-        while self._heard and self._poll.poll(patience * 1000):
-            if result := self._read(int.from_bytes(self._read(_LENGTH))):
+    def results(self, timeout: float = 0) -> Iterator[bytes]:
+        """Yield the results since the last call, waiting at most `timeout` seconds for each."""
+        while self._readable and self._poll.poll(timeout * 1000):
+            if result := self._read(int.from_bytes(self._read(_LENGTH_BYTES))):
                 yield result
-            else:  # ended, or stopped in the middle of a result: later bytes have no start
-                self._heard = False
+            else:  # it ended, or stopped in the middle of a result: the start of the next result is unknown
+                self._readable = False
 
     def _read(self, size: int) -> bytes:
         """Return `size` bytes, or b"" if they do not arrive."""
         data = bytearray()
         while len(data) < size:
-            some = self._told.read(size - len(data)) if self._poll.poll(_PATIENCE * 1000) else b""
-            if not some:
+            data_part = self._result_pipe.read(size - len(data)) if self._poll.poll(_PIECE_TIMEOUT * 1000) else b""
+            if not data_part:
                 return b""
-            data += some
+            data += data_part
         return bytes(data)
 
 
 @contextmanager
-def _second(pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes]) -> Iterator[_Second]:
-    """Start and end the worker. Raises OSError if that is not possible."""
+def _worker(pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes]) -> Iterator[_Worker]:
+    """Start the worker, and kill it after the block. Raises OSError if it cannot start."""
     with ExitStack() as stack:
-        turns, give = _pipe(stack)
-        told, tell = _pipe(stack)
-        with suppress(OSError):  # a smaller pipe works too
-            fcntl.fcntl(tell, fcntl.F_SETPIPE_SZ, _ROOM)
-        give.write(b"." * len(pieces))
-        give.close()
+        tokens, token_writer = _pipe(stack)
+        result_pipe, result_writer = _pipe(stack)
+        with suppress(OSError):  # a smaller pipe is sufficient
+            fcntl.fcntl(result_writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        token_writer.write(b"." * len(pieces))
+        token_writer.close()
         parent = os.getpid()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # no handler runs in it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the worker runs no handler
         try:
-            child = os.fork()
-            if child == 0:
-                _be_second(lambda: _work_through(pieces, work, turns, tell), (turns, tell), parent, mask)
-            stack.callback(_end, child)
+            pid = os.fork()
+            if pid == 0:
+                _run_worker(
+                    lambda: _work_backwards(pieces, work, tokens, result_writer), (tokens, result_writer), parent, mask
+                )
+            stack.callback(_kill, pid)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        tell.close()
-        yield _Second(turns, told)
+        result_writer.close()
+        yield _Worker(tokens, result_pipe)
 
 
 def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
-    """Return the read end and the write end."""
-    out, into = os.pipe()
-    return stack.enter_context(FileIO(out)), stack.enter_context(FileIO(into, "w"))
+    """Return the read end and the write end of a new pipe."""
+    read_end, write_end = os.pipe()
+    return stack.enter_context(FileIO(read_end)), stack.enter_context(FileIO(write_end, "w"))
 
 
-def _end(child: int) -> None:
+def _kill(pid: int) -> None:
     with suppress(ProcessLookupError, ChildProcessError):
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
-def _be_second(work: Callable[[], None], files: Iterable[FileIO], parent: int, mask: Iterable[int]) -> NoReturn:
+def _run_worker(work: Callable[[], None], files: Iterable[FileIO], parent: int, mask: Iterable[int]) -> NoReturn:
     try:
         for each in signal.valid_signals():
             if callable(signal.getsignal(each)):
@@ -177,22 +178,22 @@ def _be_second(work: Callable[[], None], files: Iterable[FileIO], parent: int, m
         signal.set_wakeup_fd(-1)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        kept = sorted(file.fileno() for file in files)
-        for below, above in pairwise((2, *kept, os.sysconf("SC_OPEN_MAX"))):
+        descriptors = sorted(file.fileno() for file in files)
+        for below, above in pairwise((2, *descriptors, os.sysconf("SC_OPEN_MAX"))):
             os.closerange(below + 1, above)
         with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")
-        if os.getppid() == parent:  # else the parent had already exited
+        if os.getppid() == parent:  # otherwise the parent had already exited
             work()
     finally:
-        os._exit(0)  # no message, which may quote a file; this process repeats the piece and reports
+        os._exit(0)  # without a traceback, which may quote a file; the parent repeats the piece and reports errors
 
 
-def _work_through(
-    pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes], turns: FileIO, tell: FileIO
+def _work_backwards(
+    pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes], tokens: FileIO, result_writer: FileIO
 ) -> None:
     for piece in reversed(pieces):
-        if not turns.read(1):
+        if not tokens.read(1):
             break
         result = work(piece)
-        tell.write(len(result).to_bytes(_LENGTH) + result)
+        result_writer.write(len(result).to_bytes(_LENGTH_BYTES) + result)

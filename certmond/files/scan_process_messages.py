@@ -1,7 +1,7 @@
 """Serialization of facts between this process and its forked worker.
 
-Owns which facts can be sent: values, of which none has a private key. Objects that both processes have are sent as
-their index in a shared list. Only bytes of the worker are unpacked, because pickle executes what it unpacks.
+Owns the types of facts that can be sent. None of them contains a private key. An object that both processes have is
+sent as its index in a shared list. Only bytes of the worker are unpacked, because pickle executes code when it unpacks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 
 def _certificate(*values: Any) -> Certificate:
-    """Return the equal certificate that is in memory, if there is one."""
+    """Return the equal certificate that is already in memory, or else a new one."""
     return held(values[0], lambda: Certificate(*values))
 
 
@@ -29,8 +29,9 @@ _FACTS = (Certificate, PublicKey, Document, Fault, PathSearch, Path, Rejection)
 
 
 def _maker(made: type[Any]) -> Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """Return how to pickle a fact: its constructor and the arguments. The default of pickle for frozen classes with
-    slots takes five times as long.
+    """Return the reducer of a fact: its constructor and the arguments.
+
+    The default reducer of pickle for frozen classes with slots takes five times as long.
     """
     names = [each.name for each in fields(made) if each.init]
     make = _certificate if made is Certificate else made
@@ -43,32 +44,32 @@ class _Packer(pickle.Pickler):
 
 
 class _Sharing(_Packer):
-    """Pickler with a shared list. To look up each of a thousand values takes as long as to write them."""
+    """Pickler with a shared list. The lookup of a thousand values takes as long as their pickling."""
 
-    def __init__(self, room: io.BytesIO, shared: Sequence[object]) -> None:
-        super().__init__(room, pickle.HIGHEST_PROTOCOL)
-        self._places = {id(each): place for place, each in enumerate(shared)}
+    def __init__(self, buffer: io.BytesIO, shared: Sequence[object]) -> None:
+        super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
+        self._indexes = {id(each): index for index, each in enumerate(shared)}
 
     def persistent_id(self, fact: object) -> int | None:
-        return self._places.get(id(fact))
+        return self._indexes.get(id(fact))
 
 
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, room: io.BytesIO, shared: Sequence[object]) -> None:
-        super().__init__(room)
+    def __init__(self, buffer: io.BytesIO, shared: Sequence[object]) -> None:
+        super().__init__(buffer)
         self._shared = shared
 
-    def persistent_load(self, place: int) -> object:
-        return self._shared[place]
+    def persistent_load(self, index: int) -> object:
+        return self._shared[index]
 
 
 def pack(facts: object, shared: Sequence[object] = ()) -> bytes:
-    """Return `facts` as bytes for `unpack`, which needs a list with the same objects in the same order as `shared`."""
-    room = io.BytesIO()
-    (_Sharing(room, shared) if shared else _Packer(room, pickle.HIGHEST_PROTOCOL)).dump(facts)
-    return room.getvalue()
+    """Return `facts` as bytes for `unpack`, which requires a list with the same objects in the order of `shared`."""
+    buffer = io.BytesIO()
+    (_Sharing(buffer, shared) if shared else _Packer(buffer, pickle.HIGHEST_PROTOCOL)).dump(facts)
+    return buffer.getvalue()
 
 
 def unpack(packed: bytes, shared: Sequence[object] = ()) -> Any:
-    """Return the facts that were packed."""
+    """Return the facts that `pack` has packed."""
     return _Unpacker(io.BytesIO(packed), shared).load()

@@ -1,8 +1,8 @@
-"""Which users can write a file of the node, or put another file in its place.
+"""Users who can write a file of the node, or replace it with another file.
 
-Owns the answer for a path: every directory that leads to it, symlinks included, and the file itself. root and the user
-who runs certmond always can. A group that can write counts as other users, even root's group, unless the entry declares
-it. An access control list counts too. Only reads.
+Owns the check of a path: each directory and symlink of the resolution, and the file itself. root and the user of
+certmond are always permitted. A group with write permission counts as other users, even root's group, unless the entry
+declares it. An access control list counts too. Only reads.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """Users who can write some files, besides root, the user who runs certmond, and the declared owner.
+    """Users who can write some files, besides root, the user of certmond, and the declared owner.
 
-    `path` is who can put another file in the place of one, `file` who can change one; "" if no other user can. `owner`
-    is whether the declared owner, neither root nor that user, can do either.
+    `path` describes a user who can replace a file, `file` a user who can change one; "" if no other user can. With
+    `owner`, the declared owner, neither root nor the user of certmond, can do either.
     """
 
     path: str = ""
@@ -49,8 +49,8 @@ class _Trusted:
         groups = ({gid} if gid is not None else set()) | ({_private_group(own)} if own else set())
         return cls(frozenset(users), frozenset(groups), None if uid in {0, own} else uid, gid)
 
-    def stranger(self, status: os.stat_result, path: str) -> str:
-        """Return who else can write the file at `path` with this status, as a phrase; "" if only trusted users can."""
+    def other_writer(self, status: os.stat_result, path: str) -> str:
+        """Return a phrase about another user who can write the file at `path`, or "" if only trusted users can."""
         if status.st_uid not in self.users:
             return f"belongs to user {status.st_uid}"
         if status.st_mode & stat.S_IWOTH:
@@ -59,29 +59,29 @@ class _Trusted:
             return ""
         if status.st_gid not in self.groups:
             return f"can be written by group {status.st_gid} (mode {stat.S_IMODE(status.st_mode):04o})"
-        return "can be written by who is in its access control list (getfacl)" if _has_list(path) else ""
+        return "can be written by the users in its access control list (getfacl)" if _has_acl(path) else ""
 
-    def stranger_owner(self, status: os.stat_result) -> str:
-        """Return who else owns the file of this status, as a phrase; "" if a trusted user does."""
-        return "" if status.st_uid in self.users else f"has a file of user {status.st_uid} there"
+    def other_owner(self, status: os.stat_result) -> str:
+        """Return a phrase about the owner of the file in a directory, or "" if a trusted user owns it."""
+        return "" if status.st_uid in self.users else f"contains a file of user {status.st_uid}"
 
-    def is_the_owners(self, status: os.stat_result) -> bool:
-        """Return whether the declared owner can write it."""
+    def is_writable_by_owner(self, status: os.stat_result) -> bool:
+        """Return whether the declared owner can write the file."""
         by_group = self.owner_group is not None and status.st_gid == self.owner_group and status.st_mode & stat.S_IWGRP
         return bool((self.owner is not None and status.st_uid == self.owner) or by_group)
 
 
 class WriterLookup:
-    """Lookups for one pass over the node below `root`: each path is read once."""
+    """Lookups for one pass over the node below `root`. Each path needs one lstat."""
 
     def __init__(self, root: str) -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
         self._statuses: dict[str, os.stat_result | None] = {}
 
     def writers(self, paths: Iterable[str], owner: str | None) -> Writers:
-        """Return who can write these files, of an entry whose files belong to `owner` (`user` or `user:group`).
+        """Return the users who can write these files. The entry declares `owner` (`user` or `user:group`) as the owner.
 
-        If a path does not exist or cannot be read, the part that exists counts.
+        If a path does not exist or cannot be read, only its existing part counts.
         """
         trusted = _Trusted.of(owner)
         path_writers = file_writers = ""
@@ -89,22 +89,20 @@ class WriterLookup:
         for path in paths:
             for step, directory, status in self._steps(path):
                 above = step.rpartition("/")[0]
-                stranger = trusted.stranger(directory, f"{self._root}{above}" or "/")
-                if directory.st_mode & stat.S_ISVTX and directory.st_uid in trusted.users and stranger:
-                    # Only its owner removes a name from a sticky directory (unlink(2), EPERM).
-                    stranger = trusted.stranger_owner(status) if status else stranger
-                path_writers = path_writers or (f"{above or '/'} {stranger}" if stranger else "")
-                owner_writes = owner_writes or trusted.is_the_owners(directory)
+                other_writer = trusted.other_writer(directory, f"{self._root}{above}" or "/")
+                if directory.st_mode & stat.S_ISVTX and directory.st_uid in trusted.users and other_writer:
+                    # In a sticky directory only the owner of a file can remove its name (unlink(2), EPERM).
+                    other_writer = trusted.other_owner(status) if status else other_writer
+                path_writers = path_writers or (f"{above or '/'} {other_writer}" if other_writer else "")
+                owner_writes = owner_writes or trusted.is_writable_by_owner(directory)
                 if status and stat.S_ISREG(status.st_mode):
-                    stranger = trusted.stranger(status, f"{self._root}{step}")
-                    file_writers = file_writers or (f"{path} {stranger}" if stranger else "")
-                    owner_writes = owner_writes or trusted.is_the_owners(status)
+                    other_writer = trusted.other_writer(status, f"{self._root}{step}")
+                    file_writers = file_writers or (f"{path} {other_writer}" if other_writer else "")
+                    owner_writes = owner_writes or trusted.is_writable_by_owner(status)
         return Writers(printable(path_writers), printable(file_writers), owner_writes)
 
     def _steps(self, path: str) -> Iterator[tuple[str, os.stat_result, os.stat_result | None]]:
-        """Yield each name that is looked up for `path`, symlinks included: its path, the status of its directory, and
-        its status or None if it does not exist.
-        """
+        """Yield each lookup for `path`, symlinks included: (path, status of its directory, its status or None)."""
         current, hops = "", 0
         pending = _parts(path)
         while pending:
@@ -140,7 +138,7 @@ class WriterLookup:
 
 
 def _parts(path: str) -> list[str]:
-    """Return the names in a path, the first one last."""
+    """Return the components of a path in reverse order."""
     return [part for part in reversed(path.split("/")) if part not in {"", "."}]
 
 
@@ -166,7 +164,7 @@ def _group_id(group: str) -> int | None:
 
 
 def _private_group(uid: int) -> int | None:
-    """Return the private group of a user (useradd(8), USERGROUPS_ENAB), or None if other users are in it."""
+    """Return the private group of a user (useradd(8), USERGROUPS_ENAB), or None if it has other members."""
     try:
         user = pwd.getpwuid(uid)
         group = grp.getgrgid(user.pw_gid)
@@ -176,8 +174,8 @@ def _private_group(uid: int) -> int | None:
     return group.gr_gid if group.gr_name == user.pw_name and others == {user.pw_name} else None
 
 
-def _has_list(path: str) -> bool:
-    """Return whether the file has an access control list besides the mode. One that cannot be read counts."""
+def _has_acl(path: str) -> bool:
+    """Return whether the file has an access control list, or whether that is unknown."""
     try:
         return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
     except OSError as error:

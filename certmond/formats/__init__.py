@@ -1,1 +1,1 @@
-"""File formats of Kubernetes: kubeconfig, manifest, kubelet PEM, configuration of kubeadm, private key."""
+"""File formats of Kubernetes: kubeconfig, manifest, kubelet PEM, kubeadm configuration, private key, PKCS#12."""

@@ -1,8 +1,8 @@
 """A kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) -> the cluster that `certmond init` creates.
 
-Owns the field names and defaults of that format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). Fields
-without relation to certificates are ignored. All problems are reported together. No message quotes a value that may be
-a secret, because the file can contain tokens.
+Owns the field names and defaults of that format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). Ignores
+fields that do not affect certificates. Reports all problems together. No message quotes a value that may be a secret,
+because the file can contain tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SENTENCES = {
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _LABEL = re.compile(r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?")  # util/version.go: kubeadm resolves it
 
-# certmond's field -> kind and path of kubeadm's.
+# Field of certmond -> kind and field path of kubeadm.
 _FIELDS = {
     "advertise_address": ("InitConfiguration", "localAPIEndpoint.advertiseAddress"),
     "bind_port": ("InitConfiguration", "localAPIEndpoint.bindPort"),
@@ -52,10 +52,9 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class KubeadmConfig:
-    """The content of the file. Fields without a value are unset in `init`, else None: then certmond's configuration
-    applies.
+    """The content of the file. A field without a value is unset in `init` or None: certmond's configuration applies.
 
-    With `joins`, it is the configuration of `kubeadm join`.
+    With `joins`, the file configures `kubeadm join`.
     """
 
     init: InitSpec
@@ -71,7 +70,7 @@ def is_node_name(text: str) -> bool:
 
 
 def parse_kubeadm_config(data: bytes, path: str) -> KubeadmConfig:
-    """Return the configuration in `data`. Raises ConfigError with all problems; `path` names the file in them."""
+    """Return the configuration in `data`. Raises ConfigError with all problems. `path` is the file in the messages."""
     return _Reader(path).read(data)
 
 
@@ -83,23 +82,25 @@ class _Reader:
 
     def read(self, data: bytes) -> KubeadmConfig:
         self._load(data)
-        given = {
-            field: value for field, (kind, place) in _FIELDS.items() if (value := self._get(kind, place)) is not None
+        values = {
+            field: value
+            for field, (kind, field_path) in _FIELDS.items()
+            if (value := self._get(kind, field_path)) is not None
         }
-        if isinstance(port := given.get("bind_port"), bool):
-            given["bind_port"] = str(port)  # YAML's `yes` is not a port
-        given |= {"advertise_address": _address(given.get("advertise_address"))}
-        given |= {"control_plane_endpoint": _bracketed(given.get("control_plane_endpoint"))}
-        given |= {"kubernetes_version": _version(given.get("kubernetes_version"))}
+        if isinstance(port := values.get("bind_port"), bool):
+            values["bind_port"] = str(port)  # YAML parses `yes` as a boolean, and a boolean is an int in Python
+        values |= {"advertise_address": _address(values.get("advertise_address"))}
+        values |= {"control_plane_endpoint": _bracketed(values.get("control_plane_endpoint"))}
+        values |= {"kubernetes_version": _version(values.get("kubernetes_version"))}
         if self._get("ClusterConfiguration", "etcd.external") is not None:
-            given["external_etcd"] = True
-        given |= {"ca_validity": self._duration("caCertificateValidityPeriod")}
+            values["external_etcd"] = True
+        values |= {"ca_validity": self._duration("caCertificateValidityPeriod")}
         joins = self._node_kind() == "JoinConfiguration"
         if joins:
             self._check_join()
         found = KubeadmConfig(
             joins=joins,
-            init=self._spec({field: value for field, value in given.items() if value is not None}),
+            init=self._spec({field: value for field, value in values.items() if value is not None}),
             node_name=self._node_name(),
             validity=self._duration("certificateValidityPeriod"),
             key_algorithm=self._algorithm(),
@@ -117,64 +118,67 @@ class _Reader:
         except Exception:  # noqa: BLE001 - PyYAML also raises exceptions of its internals
             raise ConfigError((f"{self._path}: is not YAML; correct it",)) from None
         for number, document in enumerate(documents, start=1):
-            self._take(number, document)
+            self._add_document(number, document)
         if not (self._documents or self._problems):
-            self._tell(
-                "", f"holds no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
+            self._add_problem(
+                "", f"has no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; name the file of `kubeadm init --config`"
             )
 
     def _check_join(self) -> None:
         if self._documents["JoinConfiguration"].get("controlPlane") is None:
-            self._tell(
+            self._add_problem(
                 "JoinConfiguration", "has no controlPlane, so the node is a worker; `init` is for control-plane nodes"
             )
         elif "ClusterConfiguration" not in self._documents:
-            self._tell("", "holds a JoinConfiguration alone; add the ClusterConfiguration of the cluster that it joins")
+            self._add_problem(
+                "", "has a JoinConfiguration only; add the ClusterConfiguration of the cluster that the node joins"
+            )
 
-    def _take(self, number: int, document: object) -> None:
+    def _add_document(self, number: int, document: object) -> None:
         if document is None:
             return
         if not isinstance(document, Mapping):
-            self._tell(f"document {number}", "is no mapping; correct it")
+            self._add_problem(f"document {number}", "is not a mapping; correct it")
             return
         api, kind = document.get("apiVersion"), document.get("kind")
         group, _, version = api.partition("/") if isinstance(api, str) else ("", "", "")
         if group != _GROUP or not isinstance(kind, str):
-            return  # the configuration of the kubelet, of kube-proxy
+            return  # a configuration of the kubelet or of kube-proxy
         if version not in _VERSIONS:
             known = " and ".join(_VERSIONS)
-            self._tell(
-                f"document {number}", f"has a version of {_GROUP} other than {known}; `kubeadm config migrate` helps"
+            self._add_problem(
+                f"document {number}",
+                f"has a version of {_GROUP} other than {known}; convert it: kubeadm config migrate",
             )
         elif kind in self._documents:
-            self._tell(f"document {number}", f"is a second {kind}; remove one")
+            self._add_problem(f"document {number}", f"is a second {kind}; remove one")
         elif kind in _KINDS:
             self._documents[kind] = document
 
-    def _get(self, kind: str, place: str) -> Any:
-        """Return the value at a place, or None if it is not set. A node that joins has other places."""
+    def _get(self, kind: str, field_path: str) -> Any:
+        """Return the value at a field path, or None if it is not set. A node that joins has other field paths."""
         if kind == "InitConfiguration":
-            kind, place = self._node_kind(), self._node_place(place)
+            kind, field_path = self._node_kind(), self._node_field_path(field_path)
         value: Any = self._documents.get(kind, {})
-        walked: list[str] = []
-        for part in place.split("."):
+        parents: list[str] = []
+        for part in field_path.split("."):
             if value is None:
                 return None
             if not isinstance(value, Mapping):
-                self._tell(f"{kind}: {'.'.join(walked)}", "must be a mapping")
+                self._add_problem(f"{kind}: {'.'.join(parents)}", "must be a mapping")
                 return None
-            walked.append(part)
+            parents.append(part)
             value = value.get(part)
         return value if value not in ("", [], {}) else None
 
-    def _spec(self, given: dict[str, Any]) -> InitSpec:
-        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    def _spec(self, values: dict[str, Any]) -> InitSpec:
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         try:
-            return InitSpec.model_validate({**given, **lists})
+            return InitSpec.model_validate({**values, **lists})
         except ValidationError as error:
             for each in error.errors(include_url=False, include_input=False):
                 field, *rest = each["loc"]
-                kind, place = _FIELDS.get(str(field), ("ClusterConfiguration", str(field)))
+                kind, field_path = _FIELDS.get(str(field), ("ClusterConfiguration", str(field)))
                 index = "".join(f"[{part}]" for part in rest if isinstance(part, int))
                 text = (
                     str(each["ctx"]["error"])
@@ -182,18 +186,18 @@ class _Reader:
                     else _SENTENCES.get(each["type"], each["msg"])
                 )
                 if kind == "InitConfiguration":
-                    kind, place = self._node_kind(), self._node_place(place)
-                self._tell(f"{kind}: {place}{index}", text)
+                    kind, field_path = self._node_kind(), self._node_field_path(field_path)
+                self._add_problem(f"{kind}: {field_path}{index}", text)
         return InitSpec()
 
     def _node_kind(self) -> str:
-        """Return the kind with the fields of this node."""
+        """Return the kind that has the fields of this node."""
         joins = "InitConfiguration" not in self._documents and "JoinConfiguration" in self._documents
         return "JoinConfiguration" if joins else "InitConfiguration"
 
-    def _node_place(self, place: str) -> str:
+    def _node_field_path(self, field_path: str) -> str:
         joins = self._node_kind() == "JoinConfiguration"
-        return place.replace("localAPIEndpoint", "controlPlane.localAPIEndpoint") if joins else place
+        return field_path.replace("localAPIEndpoint", "controlPlane.localAPIEndpoint") if joins else field_path
 
     def _node_name(self) -> str | None:
         name = self._get("InitConfiguration", "nodeRegistration.name")
@@ -201,8 +205,8 @@ class _Reader:
             return None
         if isinstance(name, str) and is_node_name(name.strip().lower()):
             return name.strip().lower()
-        self._tell(
-            f"{self._node_kind()}: nodeRegistration.name", "must be a name of lower-case letters, digits, '-' and '.'"
+        self._add_problem(
+            f"{self._node_kind()}: nodeRegistration.name", "must consist of lower-case letters, digits, '-' and '.'"
         )
         return None
 
@@ -213,7 +217,7 @@ class _Reader:
         try:
             found: timedelta = parse_duration(value)
         except ValueError:
-            self._tell(f"ClusterConfiguration: {field}", "must be a duration such as 8760h0m0s")
+            self._add_problem(f"ClusterConfiguration: {field}", "must be a duration such as 8760h0m0s")
             return None
         return found
 
@@ -224,15 +228,15 @@ class _Reader:
         names = [each.value for each in KeyAlgorithm if each is not KeyAlgorithm.ED25519]
         if value is None or value in names:
             return KeyAlgorithm(value) if value else None
-        self._tell("ClusterConfiguration: encryptionAlgorithm", f"must be one of {', '.join(names)}")
+        self._add_problem("ClusterConfiguration: encryptionAlgorithm", f"must be one of {', '.join(names)}")
         return None
 
-    def _tell(self, place: str, text: str) -> None:
-        self._problems.append(f"{self._path}: {place + ': ' if place else ''}{text}")
+    def _add_problem(self, field_path: str, text: str) -> None:
+        self._problems.append(f"{self._path}: {field_path + ': ' if field_path else ''}{text}")
 
 
 def _address(value: Any) -> Any:
-    """Return None for 0.0.0.0 and ::, "choose one" (util/config, SetAPIEndpointDynamicDefaults)."""
+    """Return None for 0.0.0.0 and ::, for which kubeadm chooses one (util/config, SetAPIEndpointDynamicDefaults)."""
     try:
         return None if isinstance(value, str) and ip_address(value).is_unspecified else value
     except ValueError:
@@ -240,7 +244,7 @@ def _address(value: Any) -> Any:
 
 
 def _bracketed(value: Any) -> Any:
-    """Return an IPv6 address in brackets: without them it is a valid endpoint too (util/endpoint.go, ParseHostPort)."""
+    """Return an IPv6 address in brackets. kubeadm also accepts it without them (util/endpoint.go, ParseHostPort)."""
     try:
         return f"[{value}]" if isinstance(value, str) and isinstance(ip_address(value), IPv6Address) else value
     except ValueError:
@@ -248,7 +252,7 @@ def _bracketed(value: Any) -> Any:
 
 
 def _version(value: Any) -> Any:
-    """Return the version of a label such as stable-1.34; None for one without version (the current one)."""
+    """Return the version of a label such as stable-1.34, or None for a label without a version, such as stable."""
     label = _LABEL.fullmatch(value) if isinstance(value, str) else None
     if label is None:
         return value

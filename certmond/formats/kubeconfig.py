@@ -1,7 +1,7 @@
 """Kubeconfig text -> its credentials and trust (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
 
-Owns the parsing of the format: every user, every cluster, embedded data and file references. Reads no file itself.
-References are returned as paths; relative ones are resolved against the kubeconfig's directory, as in client-go.
+Owns the parsing of the format: every user, every cluster, embedded data and file references. Reads no file. Returns a
+reference as a path; a relative path starts at the kubeconfig's directory, as in client-go.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from certmond.errors import MalformedError
 
 _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 MAX_STRUCTURE = 50_000
-"""Maximum number of characters that separate the values of a YAML text. PyYAML takes tens of microseconds for each."""
+"""Maximum number of separators between the values of a YAML text. PyYAML takes tens of microseconds for each value."""
 _STRUCTURE = (b"\n", b":", b",", b"[", b"{")
 _OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
-"""What client-go authenticates a user with besides a certificate (tools/clientcmd/api/v1/types.go, AuthInfo)."""
+"""Fields for authentication without a certificate (client-go, tools/clientcmd/api/v1/types.go, AuthInfo)."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -40,9 +40,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user entry. `other` is the first field of other credentials that it has, such as a token or an exec plugin; ""
-    where it has none.
-    """
+    """A user entry. `other` is its first field of other credentials, such as a token or an exec plugin, or ""."""
 
     name: str
     certificate: Material | None
@@ -62,7 +60,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """A whole file. `current_user` and `current_cluster` are those of the current context, or None."""
+    """The content of a file. `current_user` and `current_cluster` are those of the current context, or None."""
 
     users: tuple[User, ...]
     clusters: tuple[Cluster, ...]
@@ -74,7 +72,7 @@ class Kubeconfig:
 def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     """Return the content of the kubeconfig at `path`.
 
-    Raises MalformedError if it is not a kubeconfig. An error inside an entry is a problem beside the other entries.
+    Raises MalformedError if it is not a kubeconfig. An error in one entry is a problem of the result, not an exception.
     """
     document = load_mapping(data)
     if "users" not in document and "clusters" not in document:
@@ -104,9 +102,9 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
-    """Return the mapping in a YAML document. Raises MalformedError, which never quotes the text, perhaps a key."""
+    """Return the mapping in a YAML document. Raises MalformedError, which never quotes the text: it may be a key."""
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
-        raise MalformedError(f"is not read: it has more than {MAX_STRUCTURE:,} lines, keys and items")
+        raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
     try:
         document = yaml.load(data, Loader=_Loader)  # noqa: S506 - CSafeLoader is the safe loader, in C
     except yaml.MarkedYAMLError as error:
@@ -129,7 +127,9 @@ def _entries(
         if not isinstance(entry, Mapping) or not (fields is None or isinstance(fields, Mapping)):
             problems.append(f"entry {number} of {plural} is not a {singular}")
         elif (name := as_text(entry.get("name"))) in found:
-            problems.append(f"entry {number} of {plural} has the name {name!r} of another, which client-go refuses")
+            problems.append(
+                f"entry {number} of {plural} has the name {name!r} of another entry, which client-go refuses"
+            )
         else:
             found[name] = fields or {}
     return list(found.items())
@@ -152,7 +152,7 @@ def _material(
 
 
 def _is_path(text: str) -> bool:
-    """Return whether the text can be a path. PEM cannot: it may be a private key, and paths are published."""
+    """Return whether the text can be a path. PEM cannot: it may be a private key, and certmond publishes paths."""
     return bool(text) and not any(part in text for part in ("\x00", "-----BEGIN", _PEM_IN_BASE64))
 
 
@@ -164,5 +164,5 @@ def _host(server: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Return the text of a YAML value, or "" for another type: aliases could make the text of a list endless."""
+    """Return the text of a YAML string, or "" for another type. With aliases, the text of a list can be unbounded."""
     return value if isinstance(value, str) else ""

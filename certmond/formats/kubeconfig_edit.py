@@ -1,8 +1,8 @@
-"""Edits of a kubeconfig's text: other credentials in the same text; and a new text, as kubeadm writes it.
+"""Edits of a kubeconfig: replacement of credentials in its text; and a new kubeconfig, as kubeadm writes it.
 
-Owns the edit in place: the base64 of one user's certificate and key, and of its cluster's CA, is replaced. Comments,
-order, quotes and other content stay byte for byte, and the result is parsed again to prove it. Never reads or writes a
-file, and never quotes the text: it contains a private key.
+Owns the edit in place, which replaces the base64 of one user's certificate and key, and of its cluster's CA. Comments,
+order, quotes and other content stay byte for byte. A parse of the result proves that. Accesses no file, and never
+quotes the text, because it contains a private key.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from certmond.pki.x509.parsing import decode
 
 _CERTIFICATE, _KEY, _TRUST = "client-certificate-data", "client-key-data", "certificate-authority-data"
 
-_Place = tuple[str | int, ...]
-"""The place of a value in a document: keys and indexes, from the outside in."""
+_Position = tuple[str | int, ...]
+"""The position of a value in a document: keys and indexes, starting at the root."""
 
-# What precedes a value: anchor and tag, then a quote, or the header of a block scalar with its first indentation.
+# The text before a value: anchor and tag, then a quote, or the header of a block scalar with its first indentation.
 _HEAD = re.compile(r"""(?:[&!]\S*\s+)*(?:["']|[|>][^\n]*\n\s*|)""")
 _TAIL = "\"' \t\r\n"
 
@@ -47,10 +47,10 @@ class Files:
 
 
 class Entry(NamedTuple):
-    """One of the users, clusters or contexts: its name, the place of its fields, and the fields."""
+    """A user, a cluster or a context: its name, the position of its fields, and the fields."""
 
     name: str
-    place: _Place
+    position: _Position
     fields: Mapping[str, Any]
 
 
@@ -66,23 +66,24 @@ def with_credentials(
     """Return the kubeconfig `data` with a new certificate and key for the user that embeds `old`.
 
     If `old` is None, it is the user of the current context. `trust_pem` replaces the CA of the cluster of its context,
-    if that is embedded. Raises WriteError if this is not possible without another change; `path` names the file in it.
+    if the kubeconfig embeds it. Raises WriteError if the edit would change other content. `path` is the file in the
+    message.
     """
     document = _loaded(data, path)
     contexts = _contexts(document)
     user = _user(document, contexts, path, old)
-    wanted = {
-        (*user.place, _CERTIFICATE): certificate_pem,
-        (*user.place, _KEY): key_pem,
+    new_values = {
+        (*user.position, _CERTIFICATE): certificate_pem,
+        (*user.position, _KEY): key_pem,
     }
     cluster = _cluster(document, contexts, user.name)
     if trust_pem is not None and cluster and cluster.fields.get(_TRUST):
-        wanted[*cluster.place, _TRUST] = trust_pem
-    return _exchanged(data, document, wanted, f"the credentials of user {user.name!r} in {path}")
+        new_values[*cluster.position, _TRUST] = trust_pem
+    return _with_values(data, document, new_values, f"the credentials of user {user.name!r} in {path}")
 
 
-def has_others(data: bytes) -> bool:
-    """Return whether it is a kubeconfig with more than one user, cluster or context: what a repair must not lose."""
+def has_several_entries(data: bytes) -> bool:
+    """Return whether a kubeconfig has more than one user, cluster or context, which a repair must preserve."""
     try:
         document = load_mapping(data)
     except MalformedError:
@@ -92,14 +93,16 @@ def has_others(data: bytes) -> bool:
 
 
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
-    """The kubeconfig `data` with the certificate and key that the current user of `source` embeds, for its own current
-    user. Raises WriteError as `with_credentials` does.
+    """Return the kubeconfig `data` in which the current user has the credentials of the current user of `source`.
+
+    Raises WriteError as `with_credentials` does.
     """
     config = parse_kubeconfig(source, path)
     user = next((user for user in config.users if user.name == config.current_user), None)
     certificate, key = (user.certificate, user.key) if user else (None, None)
     if not (certificate and certificate.data and key and key.data):
-        raise WriteError(f"the archived {path} embeds no credentials for its current user; look at it")
+        fact = f"the archived {path} embeds no credentials of its current user"
+        raise WriteError(f"{fact}; choose another generation: certmond archive list")
     return with_credentials(
         data, path, old=None, certificate_pem=certificate.data, key_pem=key.data, trust_pem=None
     )  # fmt: skip
@@ -108,8 +111,8 @@ def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
 def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Collection[Certificate] = ()) -> bytes:
     """Return the kubeconfig `data` with `trust` for the cluster of its current context, which embeds its CA.
 
-    For every other cluster that embeds one of `anchors`, `trust` replaces these, beside other CAs that it trusts.
-    Raises WriteError if this is not possible without another change; `path` names the file in it.
+    In every other cluster that embeds one of `anchors`, `trust` replaces them, and other CAs of the cluster stay.
+    Raises WriteError if the edit would change other content. `path` is the file in the message.
     """
     document = _loaded(data, path)
     clusters = list(entries(document, "clusters", "cluster"))
@@ -120,15 +123,15 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
     cluster = chosen[0]
     if not cluster.fields.get(_TRUST):
         raise WriteError(
-            f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file it names"
+            f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file that it names"
         )
-    wanted: dict[_Place, bytes] = {(*cluster.place, _TRUST): _pem(trust)}
+    new_values: dict[_Position, bytes] = {(*cluster.position, _TRUST): _pem(trust)}
     for other in clusters:
-        held = decode(_decoded(other.fields.get(_TRUST)) or b"", "").certificates
-        if other is not cluster and not frozenset(held).isdisjoint(anchors):
+        embedded = decode(_decoded(other.fields.get(_TRUST)) or b"", "").certificates
+        if other is not cluster and not frozenset(embedded).isdisjoint(anchors):
             known = {*anchors, *trust}
-            wanted[*other.place, _TRUST] = _pem((*trust, *(each for each in held if each not in known)))
-    return _exchanged(data, document, wanted, f"the CA of cluster {cluster.name!r} in {path}")
+            new_values[*other.position, _TRUST] = _pem((*trust, *(each for each in embedded if each not in known)))
+    return _with_values(data, document, new_values, f"the CA of cluster {cluster.name!r} in {path}")
 
 
 def _pem(certificates: Sequence[Certificate]) -> bytes:
@@ -151,23 +154,25 @@ def _is_current(document: Mapping[str, Any], context: Entry) -> bool:
     return context.name == document.get("current-context")
 
 
-def _exchanged(data: bytes, document: Mapping[str, Any], wanted: Mapping[_Place, bytes], what: str) -> bytes:
-    """Return the text with the values of `wanted`, proven to be equal otherwise. Raises WriteError."""
-    # Equal values keep their text, so that a file that needs no change does not change.
-    edits = {place: content for place, content in wanted.items() if _decoded(_value(document, place)) != content}
+def _with_values(data: bytes, document: Mapping[str, Any], new_values: Mapping[_Position, bytes], what: str) -> bytes:
+    """Return the text with the values of `new_values`, after proving that nothing else changes. Raises WriteError."""
+    # Equal values keep their text, so that an up-to-date file does not change.
+    edits = {
+        position: content for position, content in new_values.items() if _decoded(_value(document, position)) != content
+    }
     try:
-        result = _spliced(data.decode("utf-8"), edits).encode("utf-8")
-        proven = _proves(document, load_mapping(result), wanted)
+        result = _with_edits(data.decode("utf-8"), edits).encode("utf-8")
+        proven = _is_proven(document, load_mapping(result), new_values)
     except Exception:  # noqa: BLE001 - after any exception of PyYAML or the proof, the result is not proven
         proven, result = False, b""
     if not proven:
-        fact = f"{what} cannot be exchanged without changing more than that"
-        raise WriteError(f"{fact}; write them as plain values, in UTF-8, each once and shared by no anchor")
+        fact = f"certmond cannot replace {what} without another change to the file"
+        raise WriteError(f"{fact}; write these values without YAML anchors and aliases, once, in UTF-8")
     return result
 
 
 def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, credentials: Embedded | Files) -> bytes:
-    """Return a kubeconfig with one context, byte for byte like kubeadm's (client-go, tools/clientcmd, WriteToFile)."""
+    """Return a kubeconfig with one context, byte for byte as kubeadm writes it (client-go, clientcmd, WriteToFile)."""
     match credentials:
         case Embedded(certificate_pem, key_pem):
             fields = {_CERTIFICATE: _encoded(certificate_pem), _KEY: _encoded(key_pem)}
@@ -190,7 +195,7 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
 
 
 def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[Entry]:
-    """Yield the valid entries."""
+    """Yield the valid entries of the list `plural`, whose fields are in `singular`."""
     entries = document.get(plural)
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         fields = entry.get(singular) if isinstance(entry, Mapping) else None
@@ -199,19 +204,19 @@ def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator
 
 
 def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Certificate | None) -> Entry:
-    """Return the user whose credentials change: one that embeds both a certificate and a key. Raises WriteError."""
+    """Return the user whose credentials change, which embeds both a certificate and a key. Raises WriteError."""
     is_current = bool(contexts) and _is_current(document, contexts[0])
     current = is_current and as_text(contexts[0].fields.get("user"))
     users = sorted(entries(document, "users", "user"), key=lambda entry: entry.name != current)
     if old is None:
         users = [entry for entry in users if entry.name == current]
-        absent = f"{path} has no current context with a user; set it with `kubectl config use-context`"
+        problem = f"{path} has no current context with a user; set it with `kubectl config use-context`"
     else:
-        referring = [entry for entry in users if entry.name == current and not entry.fields.get(_CERTIFICATE)]
-        users = [entry for entry in users if _embeds(entry, old)] or referring
-        absent = f"{path} embeds no longer the certificate that is to be renewed; look at what it holds now"
+        users_with_file = [entry for entry in users if entry.name == current and not entry.fields.get(_CERTIFICATE)]
+        users = [entry for entry in users if _embeds(entry, old)] or users_with_file
+        problem = f"{path} no longer embeds the certificate to renew; compare it with: certmond status"
     if not users:
-        raise WriteError(absent)
+        raise WriteError(problem)
     for field_name in (_CERTIFICATE, _KEY):
         if not users[0].fields.get(field_name):
             name = field_name.removesuffix("-data")
@@ -228,16 +233,16 @@ def _embeds(entry: Entry, certificate: Certificate) -> bool:
 
 
 def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> Entry | None:
-    """Return the cluster of the user: that of the current context, or else of the first one with the user."""
+    """Return the cluster of the user: that of the current context, or else of the first context with the user."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)
 
 
-def _spliced(text: str, edits: Mapping[_Place, bytes]) -> str:
-    """Return the text with other values at some places. Raises ValueError if one of them is not a single scalar."""
-    # The loader in Python, whose marks count characters from a BOM on.
+def _with_edits(text: str, edits: Mapping[_Position, bytes]) -> str:
+    """Return the text with other values at some positions. Raises ValueError if one of them is not a scalar."""
+    # The loader in Python: its marks count characters, a BOM included.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    nodes = [(_node(root, place), content) for place, content in edits.items()]
+    nodes = [(_node(root, position), content) for position, content in edits.items()]
     for node, content in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
         start, stop = node.start_mark.index, node.end_mark.index
         if head := _HEAD.match(text, start, stop):
@@ -247,45 +252,43 @@ def _spliced(text: str, edits: Mapping[_Place, bytes]) -> str:
     return text
 
 
-def _node(node: Any, place: _Place) -> yaml.ScalarNode:
-    for step in place:
+def _node(node: Any, position: _Position) -> yaml.ScalarNode:
+    for step in position:
         if isinstance(step, str):
             (node,) = [value for key, value in node.value if key.value == step]
         else:
             node = node.value[step]
     if not isinstance(node, yaml.ScalarNode):
-        raise ValueError("is no scalar")  # noqa: TRY004 - the text is wrong, not a type in this program
+        raise ValueError("is not a scalar")  # noqa: TRY004 - the text is wrong, not a type in this program
     return node
 
 
-def _proves(before: Mapping[str, Any], after: Mapping[str, Any], wanted: Mapping[_Place, bytes]) -> bool:
-    """Return whether the new document has the wanted values, and is equal otherwise, including types and order."""
-    if any(_decoded(_value(after, place)) != content for place, content in wanted.items()):
+def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: Mapping[_Position, bytes]) -> bool:
+    """Return whether `after` has the new values, and otherwise equals `before`, including types and order."""
+    if any(_decoded(_value(after, position)) != content for position, content in new_values.items()):
         return False
-    # As text: that is fast with aliases, distinguishes 1 from true, and finds .nan equal to itself.
-    bare = [yaml.safe_dump(_without(document, list(wanted)), sort_keys=False) for document in (before, after)]
+    # Compare as text: this is fast with aliases, distinguishes 1 from true, and treats .nan as equal to .nan.
+    bare = [yaml.safe_dump(_without(document, list(new_values)), sort_keys=False) for document in (before, after)]
     return bare[0] == bare[1]
 
 
-def _without(document: Any, places: list[_Place]) -> Any:
-    """Return a copy with None at `places`. It copies every level above them, so an alias of such a value, or of a
-    mapping with it, still shows the value.
-    """
-    for place in places:
-        document = _blanked(document, place)
+def _without(document: Any, places: list[_Position]) -> Any:
+    """Return a copy with None at `places`. It copies every level above them, so aliases of them keep the value."""
+    for position in places:
+        document = _blanked(document, position)
     return document
 
 
-def _blanked(value: Any, place: _Place) -> Any:
-    if not place:
+def _blanked(value: Any, position: _Position) -> Any:
+    if not position:
         return None
     copy = value.copy()
-    copy[place[0]] = _blanked(value[place[0]], place[1:])
+    copy[position[0]] = _blanked(value[position[0]], position[1:])
     return copy
 
 
-def _value(document: Any, place: _Place) -> Any:
-    for step in place:
+def _value(document: Any, position: _Position) -> Any:
+    for step in position:
         document = document[step]
     return document
 
@@ -295,7 +298,7 @@ def _encoded(content: bytes) -> str:
 
 
 def _decoded(value: Any) -> bytes | None:
-    """Return the decoded base64, which may be split into lines, or None if it is not base64."""
+    """Return the decoded base64, which may have line breaks, or None if it is not base64."""
     try:
         return base64.b64decode("".join(as_text(value).split()), validate=True)
     except ValueError:

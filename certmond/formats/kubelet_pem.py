@@ -1,7 +1,7 @@
-"""The kubelet's rotating PEM: the name of the next dated file behind …-current.pem, and its content.
+"""The kubelet's rotating PEM: the name of the next dated file, to which …-current.pem links, and its content.
 
-Owns the interface with the kubelet: names and content (client-go, util/certificate/certificate_store.go). Never
-accesses a file.
+Owns the interface with the kubelet: names and content (client-go, util/certificate/certificate_store.go). Accesses no
+file.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _CURRENT = "-current.pem"
 
 
 def dated(path: str, when: datetime) -> str:
-    """Return the file that the kubelet would write at `when` behind the symlink `path`, in local time like Go's
-    time.Now().
+    """Return the path of the file that the kubelet would write at `when` as the target of the symlink `path`.
 
-    Raises WriteError if `path` does not end in -current.pem.
+    The name contains the local time, as Go's time.Now() returns it. Raises WriteError if `path` does not end in
+    -current.pem.
     """
     name = posixpath.basename(path)
     if not name.endswith(_CURRENT):
@@ -30,7 +30,7 @@ def dated(path: str, when: datetime) -> str:
 def successor(path: str, when: datetime, taken: Container[str]) -> str:
     """Return the dated file of `when`, or of the first later second whose name is not `taken` in the directory.
 
-    An older file is never overwritten, because it is the one to return to.
+    certmond never overwrites an older file, because a rollback needs it.
     """
     while posixpath.basename(found := dated(path, when)) in taken:
         when += timedelta(seconds=1)

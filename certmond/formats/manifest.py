@@ -1,7 +1,7 @@
 """Static Pod manifests and the kubelet's configuration, and the facts of the node in them.
 
-Owns the parsing of manifests, and the facts behind the catalogue's `${…}`. Judges nothing. A file that cannot be read
-gives no facts, and requirements that depend on them are skipped.
+Owns the parsing of manifests, and the values of the catalogue's `${…}`. Judges nothing. An unreadable file has no
+facts, and certmond skips requirements that depend on them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ISSUER_PREFIX = "kubernetes.default.svc."
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A small text file of the node. `flags` has, for a static Pod, the flags of each container by its name."""
+    """A small text file of the node. For a static Pod, `flags` maps the name of a container to its flags."""
 
     text: str
     flags: Mapping[str, Mapping[str, str]]
@@ -34,7 +34,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """What the node's files describe: its static Pods, and the kubelet's two files."""
+    """The manifests of the node's static Pods, and the kubelet's two configuration files."""
 
     pods: tuple[Manifest, ...] = ()
     kubelet_config: Manifest | None = None
@@ -43,7 +43,7 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container of a static Pod: its flags, also repeated ones, and its mounts (path inside -> on the host)."""
+    """A container of a static Pod: its flags, also repeated ones, and its mounts (path in it -> path on the host)."""
 
     name: str
     flags: tuple[tuple[str, str], ...]
@@ -54,7 +54,7 @@ class Container:
         return [value for name, value in self.flags if name == flag and value]
 
     def on_host(self, path: str) -> str | None:
-        """Return the host's path of the container's `path`, mounted or not, or None if the host has no such file."""
+        """Return the path on the host of the container's `path`, or None if the host has no such file."""
         if not path.startswith("/"):
             return None
         path = "/" + posixpath.normpath(path).lstrip("/")
@@ -64,7 +64,7 @@ class Container:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Return a static Pod's manifest or other YAML with its flags; other text has none. Never raises."""
+    """Return a static Pod's manifest with its flags, or another text without flags. Never raises."""
     text = data.decode("utf-8", "replace")
     try:
         document = load_mapping(data)
@@ -74,7 +74,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
-    """Yield the containers of the Pod whose manifest has `fields`. Invalid parts are skipped."""
+    """Yield the containers of the Pod whose manifest has `fields`. Skip invalid parts."""
     spec = fields.get("spec")
     hosts = {as_text(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
     for container in _mappings(spec, "containers"):
@@ -83,7 +83,7 @@ def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
             volume = hosts.get(as_text(mount.get("name")))
             host = as_text(volume.get("path")) if isinstance(volume, Mapping) else ""
             within = as_text(mount.get("subPath"))
-            sound = host.startswith("/") and not within.startswith("/")  # otherwise no kubelet starts it
+            sound = host.startswith("/") and not within.startswith("/")  # otherwise the kubelet does not start it
             place = posixpath.join(host, within).rstrip("/") if sound else None
             if inside := as_text(mount.get("mountPath")):
                 mounts[inside.rstrip("/")] = place
@@ -92,12 +92,12 @@ def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
 
 
 def kubelet_environment(text: str) -> Container:
-    """Return the kubelet with the flags in an environment file of its unit, without comments."""
+    """Return the kubelet as a container, with the flags in an environment file of its unit."""
     return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^\s*#.*|^\s*\w+=|[\"']", " ", text).split())), {})
 
 
 def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
-    """Return the kubelet with its configuration as flags: text values, resolved as paths, and those that are true."""
+    """Return the kubelet as a container, with its configuration as flags: texts, resolved as paths, and true values."""
     authentication = fields.get("authentication")
     x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
     given = {**(x509 if isinstance(x509, Mapping) else {}), **fields}.items()
@@ -108,7 +108,7 @@ def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
 
 
 def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) of `--name=value` and `--name value`; without a value, "true" (spf13/pflag)."""
+    """Yield (name, value) of `--name=value` and `--name value`. A flag without a value is "true" (spf13/pflag)."""
     for word, following in pairwise([*words, "--"]):
         if word.startswith("--"):
             name, given, value = word[2:].partition("=")
@@ -137,7 +137,7 @@ def node_facts(
         "advertise_address": flags.get("advertise-address"),
         "service_ip": _first_address(flags.get("service-cluster-ip-range", "")),
         "dns_domain": _dns_domain(flags.get("service-account-issuer", ""), kubelet_config),
-        # From v1.33 on a control plane's kubelet uses the API server of its node; admin.conf has the endpoint.
+        # From v1.33 the kubelet of a control plane uses the API server of its node; admin.conf has the endpoint.
         "control_plane_name": _server_name(admin_conf) or _server_name(kubelet_conf),
     }
     return {name: value for name, value in facts.items() if value}
@@ -149,7 +149,7 @@ def _node_user(kubeconfig: Kubeconfig | None) -> str | None:
 
 
 def _first_address(ranges: str) -> str | None:
-    """Return the API server's service IP: the first address of the first range (kubeadm, GetAPIServerVirtualIP)."""
+    """Return the API server's service IP, the first address of the first range (kubeadm, GetAPIServerVirtualIP)."""
     try:
         return str(ip_network(ranges.partition(",")[0], strict=False)[1])
     except (ValueError, IndexError):
@@ -167,7 +167,7 @@ def _dns_domain(issuer: str, kubelet_config: Manifest | None) -> str | None:
 
 
 def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
-    """Return the name under which clients reach the API server, as "DNS:…" or "IP:…", or None."""
+    """Return the name that clients use for the API server, as "DNS:…" or "IP:…", or None."""
     if kubeconfig is None:
         return None
     cluster = next((item for item in kubeconfig.clusters if item.name == kubeconfig.current_cluster), None)
@@ -177,7 +177,9 @@ def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
         address = ip_address(cluster.server_name)
     except ValueError:
         return f"DNS:{cluster.server_name}"
-    return None if address.is_loopback else f"IP:{address}"  # a tunnel or proxy on this host requires no name
+    return (
+        None if address.is_loopback else f"IP:{address}"
+    )  # clients of a tunnel or proxy on this host verify no such name
 
 
 def _mappings(value: Any, key: str) -> list[Mapping[str, Any]]:

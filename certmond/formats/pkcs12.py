@@ -1,7 +1,7 @@
 """PKCS#12 files with an encrypted part, decrypted in a separate process with a limit of CPU time.
 
-Owns that process. The cost of decryption is unknown before OpenSSL does it, and OpenSSL cannot be interrupted: the
-author of a file could block the daemon. The password reaches the process on standard input, a file in memory.
+Owns that process. The author of a file chooses the cost of the decryption, and OpenSSL cannot be interrupted. So the
+author could otherwise block the daemon. The process receives the password on standard input, a file in memory.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from certmond.errors import LimitError, MalformedError, SigningError
 from certmond.pki.x509.parsing import Document, Opened, decode
 from certmond.subprocesses import run
 
-LIMIT = 1
-"""Seconds of CPU time, of which the start of Python takes a tenth."""
-_PATIENCE = timedelta(seconds=10)  # for a busy host
-_NOT_OPENED = 3
+CPU_SECONDS = 1
+"""Maximum of seconds of CPU time, of which the start of Python takes a tenth."""
+_TIMEOUT = timedelta(seconds=10)  # longer than the CPU time, for a busy host
+_EXIT_NOT_OPENED = 3
 _PROGRAM = f"""
 import resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, ({LIMIT}, {LIMIT}))
+resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS}))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from base64 import b64encode
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs12
@@ -33,27 +33,27 @@ try:
     key = store.key and store.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     found = [each.certificate.public_bytes(Encoding.DER) for each in (store.cert, *store.additional_certs) if each]
 except BaseException:
-    sys.exit({_NOT_OPENED})
+    sys.exit({_EXIT_NOT_OPENED})
 print(*(b64encode(each or b"").decode() for each in (key, *found)), sep="\\n")
 """
 
 
-def decode_apart(data: bytes, path: str, password: bytes | None = None) -> Document:
-    """Return `decode` of the file; a PKCS#12 file with an encrypted part is opened in a separate process."""
-    return decode(data, path, password, opened_apart)
+def decode_isolated(data: bytes, path: str, password: bytes | None = None) -> Document:
+    """Return `decode` of the file. A separate process opens a PKCS#12 file with an encrypted part."""
+    return decode(data, path, password, open_isolated)
 
 
-def opened_apart(data: bytes, password: bytes | None) -> Opened:
+def open_isolated(data: bytes, password: bytes | None) -> Opened:
     """Open a PKCS#12 file. Raises MalformedError if that fails, LimitError if it takes too long."""
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     command = (sys.executable, "-P", "-s", "-c", _PROGRAM)
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        ended = run(command, environment, _PATIENCE, lambda: None, size + (password or b"") + data)
+        ended = run(command, environment, _TIMEOUT, lambda: None, size + (password or b"") + data)
     except SigningError:
-        raise LimitError(f"is a PKCS#12 file that is not opened within {_PATIENCE.seconds} seconds") from None
+        raise LimitError(f"is a PKCS#12 file that does not open within {_TIMEOUT.seconds} seconds") from None
     if ended.status < 0:
-        raise LimitError(f"is a PKCS#12 file that takes more than {LIMIT} second of processor time to open")
+        raise LimitError(f"is a PKCS#12 file that takes more than {CPU_SECONDS} second of processor time to open")
     if ended.status != 0:
         raise MalformedError("is a PKCS#12 file that the given password does not open")
     key, *found = map(b64decode, ended.output.split(b"\n")[:-1])

@@ -1,6 +1,6 @@
-"""Private keys: generated, loaded and encoded as kubeadm and the kubelet do, and never cached.
+"""Private keys in the encodings of kubeadm and the kubelet: generation, loading, signatures.
 
-Owns the encodings of a key, and messages that never quote it. `pki.x509.certificate` has the public half.
+Owns the encodings of a key. Never caches a key, and no message quotes one. `pki.x509.certificate` has the public half.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.parsing import check_private_keys
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-"""The keys that the components of Kubernetes can use."""
+"""The types of keys that the components of Kubernetes support."""
 _TRIAL = b"certmond"
 
 
 def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
-    """Return a new key from the kernel's random numbers (by OpenSSL)."""
+    """Return a new key. OpenSSL generates it from random numbers of the kernel."""
     match algorithm:
         case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
             return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))
@@ -41,7 +41,7 @@ def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
 
 
 def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> PrivateKey:
-    """Return the private key in PEM or DER. `where` names its file in messages. A passphrase is used only if needed.
+    """Return the private key in PEM or DER. `where` is its file in messages. `passphrase` decrypts an encrypted key.
 
     Raises KeyUnusableError, which never quotes the key.
     """
@@ -49,22 +49,24 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     key: PrivateKeyTypes | None
     try:
         check_private_keys(data)
-        with guarded("is no private key that can be used"):
-            # Skip OpenSSL's consistency checks, 36 ms for each RSA key. A broken key does not sign, or its signature
-            # does not verify; both are found before anything is written.
+        with guarded("is not a usable private key"):
+            # Skip OpenSSL's consistency checks, 36 ms for each RSA key. A damaged key does not sign, or its signature
+            # does not verify. certmond detects both before it writes a file.
             try:
                 key = load(data, None, unsafe_skip_rsa_key_validation=True)
             except TypeError:  # cryptography's exception for an encrypted key
                 key = None if passphrase is None else load(data, passphrase, unsafe_skip_rsa_key_validation=True)
     except LimitError as error:
-        raise KeyUnusableError(f"the private key in {where} {error}; put the right one there") from None
+        raise KeyUnusableError(f"the private key in {where} {error}; replace it with the right key") from None
     except MalformedError:
-        raise KeyUnusableError(f"{where} holds no private key that can be used; put the right one there") from None
+        raise KeyUnusableError(f"{where} has no usable private key; replace it with the right key") from None
     if key is None:
-        remedy = "give its passphrase as a systemd credential, or store it decrypted"
+        remedy = "provide its passphrase as a systemd credential, or decrypt it: openssl pkey"
         raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}")
     if not isinstance(key, PrivateKey):
-        raise KeyUnusableError(f"the private key in {where} is neither RSA nor ECDSA nor Ed25519; use one of these")
+        raise KeyUnusableError(
+            f"the private key in {where} is neither RSA nor ECDSA nor Ed25519; use a key of one of these types"
+        )
     return key
 
 
@@ -80,11 +82,11 @@ def sign(key: PrivateKey, data: bytes) -> bytes:
                 case ed25519.Ed25519PrivateKey():
                     return key.sign(data)
     except MalformedError:
-        raise KeyUnusableError("the private key does not sign; put the right one there") from None
+        raise KeyUnusableError("the private key does not sign; replace it with the right key") from None
 
 
 def can_sign(key: PrivateKey) -> bool:
-    """Return whether a signature of the key verifies: a key with inconsistent numbers loads, but fails here."""
+    """Return whether a signature of the key verifies. A key with inconsistent numbers loads, but fails this check."""
     try:
         with guarded("does not verify"):
             match key:
@@ -101,15 +103,16 @@ def can_sign(key: PrivateKey) -> bool:
 
 
 def key_pem(key: PrivateKey) -> bytes:
-    """Return the key as PKCS#1 or SEC1 PEM, as client-go's keyutil writes them (MarshalPrivateKeyToPEM); Ed25519 as
-    PKCS#8, its only form. Raises MalformedError.
+    """Return the key as PKCS#1 or SEC1 PEM, as client-go writes it (keyutil, MarshalPrivateKeyToPEM).
+
+    Ed25519 has only the form PKCS#8. Raises MalformedError.
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL
-    with guarded("the private key cannot be written; put the right one there"):
+    with guarded("the private key cannot be encoded; replace it with the right key"):
         return key.private_bytes(Encoding.PEM, form, NoEncryption())
 
 
 def public_pem(key: PrivateKey) -> bytes:
-    """Return the public half, as in `sa.pub`."""
+    """Return the public half in PEM, as in `sa.pub`."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,7 +1,7 @@
 """The audit trail: every planned, started, completed or failed step, in the journal and in a separate log.
 
-Owns `<state directory>/audit.log`: one JSON object a line, append-only, on the disk before the step continues. An entry
-has the step, its cause, the old and new serial number, and the actor. No entry has a key or a file's content.
+Owns `<state directory>/audit.log`: one JSON object per line, append-only, on the disk before the step continues. An
+entry has the step, its cause, the old and new serial number, and the actor. No entry has a key or a file's content.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG = "audit.log"
 DAEMON = "daemon"
 
 _NONE: Mapping[str, str | None] = MappingProxyType({})
-_NOBODY = 0xFFFFFFFF  # the login UID of a process without a login session (proc_pid_loginuid(5))
+_NO_LOGIN = 0xFFFFFFFF  # the login UID of a process without a login session (proc_pid_loginuid(5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Note:
 
 
 class Audit:
-    """Writes the trail. `actor` is "daemon", or the user who ran the command (`caller`)."""
+    """Writes the trail. `actor` is "daemon", or the user who ran the command, as `caller` returns it."""
 
     def __init__(self, journal: Journal, state_dir: Path, actor: str) -> None:
         self._journal = journal
@@ -49,11 +49,11 @@ class Audit:
     def note(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """Write an entry to both. Raises WriteError if the log cannot be written: then the caller must not continue."""
+        """Write an entry to log and journal. Raises WriteError before a write to the journal: then do not continue."""
         self.note_all([Note(event, message, fields)], at, level)
 
     def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:
-        """Write several entries of one instant, which are on the disk together. Raises WriteError."""
+        """Write several entries of one instant with one write to the disk. Raises WriteError."""
         self._log(notes, at)
         for note in notes:
             self._tell(note.event, note.message, level, note.fields)
@@ -61,7 +61,7 @@ class Audit:
     def conclude(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """Write an entry about a completed step. If the log cannot be written, the journal has the error."""
+        """Write an entry about a completed step. If the log cannot be written, write the error to the journal."""
         try:
             self._log([Note(event, message, fields)], at)
         except WriteError as error:
@@ -85,11 +85,11 @@ def _given(fields: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def caller() -> str:
-    """Return the user who ran this command: the login user, as the kernel reports it, and the effective user."""
+    """Return the user who ran this command: the login user, which the kernel reports, and the effective user."""
     name = _user(os.geteuid())
     with suppress(OSError, ValueError):
         login = int(Path("/proc/self/loginuid").read_text("ascii"))
-        if login != _NOBODY:
+        if login != _NO_LOGIN:
             return name if _user(login) == name else f"{_user(login)} as {name}"
     sudo = os.environ.get("SUDO_USER")
     return f"{sudo} as {name}" if sudo and sudo != name else name

@@ -1,8 +1,8 @@
-"""Log the changes between passes: certificates replaced and removed, findings raised and cleared.
+"""Log of the changes between passes: certificates replaced and removed, findings raised and cleared.
 
-Owns the limit on these entries. Each certificate has a budget, and so have all together. A change beyond the budget is
-counted, and a summary reports the count. When the budget permits it, the journal gets the current state. A critical
-finding of a certificate that has not changed often is always logged.
+Owns the limit on these entries: a budget for each certificate, and one for all certificates. certmond counts a change
+beyond the budget, and a summary reports the count. When the budget permits it, certmond logs the current state. It
+always logs a critical finding of a certificate that has not changed often.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.steps import Identity
 
 EACH = Budget(burst=10, every=60)
-"""Budget of one certificate: the changes of a renewal, its restart and an error at once, then one change a minute."""
+"""Budget of one certificate: the changes of a renewal, its restart and an error, then one change per minute."""
 OVERALL = Budget(burst=1000, every=2)
-"""Budget of all: a large node that is renewed completely, then 30 a minute, at most 20 MB a day."""
+"""Budget of all certificates: the renewal of a large node, then 30 changes per minute, at most 20 MB per day."""
 RESERVE = Budget(burst=10_000, every=1)
-"""Budget for more critical findings, such as those of a CA that fails 10,000 certificates at a time.
+"""Budget for additional critical findings, such as those of 10,000 certificates of a broken CA.
 
 journald accepts this number from one unit in 30 s (RateLimitBurst=, journald.conf(5)).
 """
 INTERVAL = 60.0
 """Seconds between two summaries of omitted changes."""
-_SETTLE_INTERVAL = 1.0  # seconds between two attempts to write what is still to come
+_SETTLE_INTERVAL = 1.0  # seconds between two attempts to write deferred changes
 
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry. `raises` is the severity of the finding that it raises."""
+    """One entry of the log. `raises` is the severity of a raised finding, else None."""
 
     event: Event
     message: str
@@ -89,13 +89,14 @@ class ChangeLog:
     def _write(
         self, identity: Identity, before: CertificateStatus | None, after: CertificateStatus | None, now: float
     ) -> None:
-        """Write the changes from the logged state to `after`, or defer them. Changes since `before` that are not
-        written are counted.
+        """Write the changes from the logged state to `after`, or defer them.
+
+        Count the changes since `before` that are not written.
         """
         owed = self._owed.pop(identity, None)
         written = owed.written if owed else before
         entries, fresh = list(changes(written, after)), len(list(changes(before, after))) if owed else 0
-        if not entries:  # it has returned to the logged state
+        if not entries:  # the certificate has returned to the logged state
             self._leave_out(identity, fresh, now)
             return
         critical = any(entry.raises is Severity.CRITICAL for entry in entries)
@@ -113,13 +114,13 @@ class ChangeLog:
 
 
 def changes(before: CertificateStatus | None, after: CertificateStatus | None) -> Iterator[Change]:
-    """Yield the changes from one state of a certificate to another; None is a missing one."""
+    """Yield the changes from one state of a certificate to another. None represents a missing certificate."""
     if after is not None:
         yield from _replaced(before, after)
         yield from _findings(before, after)
     elif before is not None:
         path, held = before.seen.path, before.certificate
-        gone = f"no longer holds {held.subject} (serial {held.serial:x})" if held else "is no longer there"
+        gone = f"no longer holds {held.subject} (serial {held.serial:x})" if held else "no longer exists"
         message = f"{path} {gone}"
         yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
         for item in before.findings:

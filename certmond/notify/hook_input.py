@@ -1,6 +1,6 @@
-"""The JSON that a hook reads on its standard input.
+"""The JSON document that a hook reads on its standard input.
 
-Owns its fields, which are stable like those of `certmond status --json`. `hooks` decides what a hook gets, and when.
+Owns its fields, which are stable like those of `certmond status --json`. `hook_worker` decides when a hook receives it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SCHEMA = 1
 
 
 def document(step: Due, node: str) -> bytes:
-    """Return the object, on one line."""
+    """Return the document for one run, on one line."""
     notice = step.notice
     whole = {
         "schema": SCHEMA, "event": step.event, "node": node,

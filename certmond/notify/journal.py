@@ -1,8 +1,7 @@
-"""The log of both processes and of the commands: one call for each event, which each renderer and the page show.
+"""The log of both processes and of the commands: one call for each event, which the renderer and the page show.
 
-Owns the kinds of events with their MESSAGE_IDs, the pipeline that each event passes through, and the fields that are
-bound to everything that a part of the program logs (`bound`). An entry reports an event, not a lasting state. No entry
-has a key or a file's content.
+Owns the kinds of events with their MESSAGE_IDs, the pipeline of processors for each event, and the fields that `bound`
+adds to all events of a block. An entry reports an event, not a lasting state. No entry has a key or a file's content.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from certmond.pki.findings import printable
 from certmond.redaction import redacted_value
 
 LONGEST = 4096
-"""Characters of a message or a field that are logged."""
+"""Maximum number of characters of a message or a field in the log."""
 RECENT = 50
 _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 
@@ -98,15 +97,16 @@ _RENDERERS = {
 }  # fmt: skip
 
 bound = bound_contextvars
-"""`with bound(certificate=…, path=…):` gives these fields to each event that this thread logs inside. A field that the
-event has by itself wins. The names are `certificate`, `path`, `service` and `rotation`.
+"""`with bound(certificate=…, path=…):` adds these fields to each event that this thread logs in the block.
+
+A field of the event itself takes precedence. The names are `certificate`, `path`, `service` and `rotation`.
 """
 
 
 class Journal:
     """Logs events. `style` is "journal", "plain", "json", "message", "none", "auto", "serve" or "command".
 
-    "auto" is the journal under systemd, else plain. "serve" is the journal under systemd, else the message alone.
+    "auto" is the journal under systemd, else plain. "serve" is the journal under systemd, else only the message.
     "command" is for a command that reports to its caller: the journal if this host has one, else none.
     """
 
@@ -117,13 +117,13 @@ class Journal:
             style = "journal" if os.path.exists(_SOCKET) else "none"
         self.recent: deque[dict[str, str]] = deque(maxlen=RECENT)
         """The last entries, the newest first, in plain types: the events of the page."""
-        self.told = 0
+        self.logged = 0
         self._verbose = verbose
         renderer = _RENDERERS[style]()
         self._logger = _EventLogger(
             renderer.logger,
             [
-                merge_contextvars, _redact, _shorten, add_log_level, _add_message_id, _add_timestamp, self._remember,
+                merge_contextvars, _redact, _shorten, add_log_level, _add_message_id, _add_timestamp, self._keep_recent,
                 renderer.render,
             ],
             {},
@@ -134,33 +134,36 @@ class Journal:
         self._log(event, message, level, fields)
 
     def detail(self, event: Event, message: str, **fields: object) -> None:
-        """Log how the daemon works, with `--verbose` only. It reports no event, and the page does not show it."""
+        """Log a detail of the daemon's work, with `--verbose` only. The page does not show it."""
         if self._verbose:
             self._log(event, message, "debug", fields)
 
     def _log(self, event: Event, message: str, level: str, fields: Mapping[str, object]) -> None:
-        with suppress(OSError):  # stderr is closed, the disk is full or the journal has stopped: no reason to exit
+        with suppress(
+            OSError
+        ):  # stderr is closed, the disk is full or journald has stopped: continue without the entry
             self._logger.log(level, message, {"kind": event.value, **fields})
 
-    def _remember(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    def _keep_recent(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         if event["level"] != "debug":
             at = f"{event['timestamp'][:19]}Z"
             shown = {"at": at, "event": event["kind"], "level": event["level"], "message": event["event"]}
             self.recent.appendleft(shown)
-            self.told += 1
+            self.logged += 1
         return event
 
 
 class _EventLogger(BoundLoggerBase):
-    """The logger of structlog whose levels are values, as those of events are."""
+    """A logger of structlog that gets the level as an argument."""
 
     def log(self, level: str, message: str, fields: Mapping[str, object]) -> None:
         self._proxy_to_logger(level, message, **fields)
 
 
 def _stderr_is_of_journald() -> bool:
-    """Return whether journald reads the standard error of this process (JOURNAL_STREAM, systemd.exec(5)). A terminal
-    may inherit the variable from a service.
+    """Return whether journald reads the standard error of this process (JOURNAL_STREAM, systemd.exec(5)).
+
+    The variable is not sufficient, because a terminal may inherit it from a service.
     """
     with suppress(OSError):
         found = os.fstat(2)
@@ -185,9 +188,9 @@ def _add_timestamp(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 
 
 def _shown(text: str) -> str:
-    """Return the text on one line, without the middle of a too long one: the remedy is at its end.
+    """Return the text on one line, without the middle of a long text, because the remedy is at its end.
 
-    A name in a kubeconfig may have half a megabyte, and fifty entries are kept.
+    A name in a kubeconfig may have half a megabyte, and the page keeps fifty entries.
     """
     shown = printable(text)
     if len(shown) <= LONGEST:

@@ -1,7 +1,7 @@
-"""Passes records of the standard library's `logging` to the log of this process.
+"""Handler that passes records of the standard library's `logging` to the log of this process.
 
-Owns their kind of event: the attribute `kind`, which modules below this package set (`extra=`), else that of a library.
-Each line of a record is an event. An exception is logged with its type and place only: its text may quote a key.
+Owns their kind of event: the attribute `kind`, which packages below `notify` set (`extra=`), or else that of a library.
+Each line of a record is an event. The log has only type and place of an exception, because its text may quote a key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Handler(logging.Handler):
 
 
 def log_to(journal: Journal) -> None:
-    """Log the records of this process, from `logging.WARNING` on, to `journal` in the place of the one before."""
+    """Log the records of this process, from `logging.WARNING` on, to `journal`, which replaces the previous one."""
     root = logging.getLogger()
     for former in [each for each in root.handlers if isinstance(each, _Handler)]:
         root.removeHandler(former)

@@ -1,7 +1,7 @@
-"""Where log entries go, and how they are written: journald, the console, JSON lines, sentences, nowhere.
+"""Destinations and formats of log entries: journald, the console, JSON lines, messages only, none.
 
-Each renderer is the last processor of the pipeline and the logger that writes its result (structlog). An event comes
-here with its message (`event`), `level`, `timestamp`, `message_id`, and fields from which key material is removed.
+Each renderer is the last processor of the pipeline and the logger that writes its result (structlog). An event arrives
+with its message (`event`), `level`, `timestamp`, `message_id`, and fields without key material.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Renderer(NamedTuple):
 
 
 class JournaldLogger:
-    """Sends entries to journald through systemd-python; writes the message to stderr where journald does not answer."""
+    """Sends entries to journald through systemd-python, or writes the message to stderr if journald does not answer."""
 
     def msg(self, message: str, **fields: object) -> None:
         import systemd.journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
@@ -37,7 +37,7 @@ class JournaldLogger:
 
 
 class StderrLogger:
-    """Writes each line to the standard error that the process has at that moment, at once."""
+    """Writes each line immediately to the current standard error of the process."""
 
     def msg(self, line: str) -> None:
         sys.stderr.write(f"{line}\n")
@@ -47,7 +47,7 @@ class StderrLogger:
 
 
 class NoLogger:
-    """Writes nothing. The processors before it have seen the event."""
+    """Writes nothing. The other processors of the pipeline still process the event."""
 
     def msg(self, message: str) -> None: ...
 
@@ -60,31 +60,31 @@ def journald() -> Renderer:
 
 
 def console() -> Renderer:
-    """Return the renderer of lines for a person, in colours on a terminal."""
-    import structlog.dev  # noqa: PLC0415 - 3.5 MB, with rich, that only a terminal needs
+    """Return the renderer of lines for an operator, in colors on a terminal."""
+    import structlog.dev  # noqa: PLC0415 - 3.5 MB with rich, which only a terminal needs
 
     return Renderer(_line(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)), StderrLogger())
 
 
 def json_lines() -> Renderer:
-    """Return the renderer of lines for a program: one JSON object each."""
+    """Return the renderer of lines for a program, one JSON object per line."""
     import structlog.processors  # noqa: PLC0415 - the same
 
     return Renderer(_line(structlog.processors.JSONRenderer()), StderrLogger())
 
 
 def sentences() -> Renderer:
-    """Return the renderer of the message alone."""
+    """Return the renderer that writes only the message."""
     return Renderer(lambda _logger, _method, event: str(event["event"]), StderrLogger())
 
 
 def nowhere() -> Renderer:
-    """Return the renderer for a caller that tells its user by itself."""
+    """Return the renderer that writes nothing, for a caller that reports to its user itself."""
     return Renderer(lambda _logger, _method, event: str(event["event"]), NoLogger())
 
 
 def _line(render: Processor) -> Processor:
-    """Return the processor for a line, which has no MESSAGE_ID: that is a field of journald."""
+    """Return the processor for a line without the MESSAGE_ID, which is a field of journald."""
     return lambda logger, method, event: render(logger, method, _without(event, {"message_id"}))
 
 

@@ -1,9 +1,9 @@
 """The part of structlog that certmond's processes use: bound loggers, context variables and levels.
 
-Owns how structlog is imported. The `__init__` of its package imports every module of it, and with these asyncio, rich,
+Owns the import of structlog. The `__init__` of the package imports all its modules, and with them asyncio, rich,
 pygments and attrs: 5 MB in the daemon, 8 MB in `certmond serve` (docs/decisions/0060). This module finds the package
-without running that file, so that an import of `structlog.X` loads X alone. The first use of a name that the package
-lacks runs the file after all, so that other users of structlog in the process find it whole.
+without running `__init__`, so that an import of `structlog.X` loads only X. The first use of a name that the package
+lacks runs `__init__`, so that other users of structlog in the process find it complete.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def _find_package() -> None:
-    """Make `structlog` a package of which nothing is loaded yet."""
+    """Register `structlog` as a package without running its `__init__`."""
     spec = find_spec("structlog")
     if "structlog" in sys.modules or spec is None or (loader := spec.loader) is None:
         return
@@ -31,7 +31,7 @@ def _find_package() -> None:
 
 _find_package()
 
-from structlog._base import BoundLoggerBase  # noqa: E402 - the package is found first
+from structlog._base import BoundLoggerBase  # noqa: E402 - `_find_package` must run first
 from structlog._log_levels import add_log_level  # noqa: E402
 from structlog.contextvars import bound_contextvars, merge_contextvars  # noqa: E402
 from structlog.typing import EventDict, Processor, WrappedLogger  # noqa: E402

@@ -84,7 +84,7 @@ class Generations:
         """
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
-        for described, files in self._archive.whole(name):
+        for described, files in self._archive.complete_generations(name):
             form = self.form(name, files)
             pair = self.pair(form, as_put_back(files, self._files))
             found.append((pair, described.when))
@@ -114,7 +114,7 @@ class Generations:
         return Form(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
 
     def _of_entry(self, spec: CertificateSpec, path: str, key_path: str, files: Sequence[ArchivedFile]) -> Form:
-        roots = all(file.owner[0] in {0, os.geteuid()} for file in files) and not self._files.strangers(path, None)
+        roots = all(file.owner[0] in {0, os.geteuid()} for file in files) and not self._files.other_writer(path, None)
         return Form(spec.kind, path, key_path, spec, references=roots)
 
     def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:

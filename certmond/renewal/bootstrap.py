@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.errors import RefusedError
-from certmond.files.path_resolution import open_straight
+from certmond.files.path_resolution import open_without_symlinks
 from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig_edit import Embedded, Files, new_kubeconfig
 from certmond.formats.private_key import PrivateKey, key_pem, make_key, public_pem
@@ -258,7 +258,7 @@ class Bootstrapper:
 @contextmanager
 def _held(directory: str) -> Iterator[int]:
     """Open a directory of the node without following symlinks; yield its descriptor."""
-    descriptor = open_straight(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_without_symlinks(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:

@@ -196,7 +196,7 @@ class ProvenanceLookup:
         """
         if not seen.key_matches:
             return False
-        read = partial(self._files.read, anyones=False)
+        read = partial(self._files.read, follow_any_link=False)
         try:
             pair = entry_pair(seen.spec.kind, seen.path, seen.key_path, read)
         except WriteError:
@@ -236,7 +236,7 @@ class ProvenanceLookup:
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
         """Return the archived files of an entry, or [] without access. Raises WriteError on other errors."""
         with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
-            return [files for _, files in self._archive.whole(name)]
+            return [files for _, files in self._archive.complete_generations(name)]
         return []
 
 

@@ -42,7 +42,7 @@ class DamagedFiles:
         node.
         """
         mine, others = list[bytes](), set[bytes]()
-        for described, files in (*self._archive.whole(name), *self._archive.whole(apart)):
+        for described, files in (*self._archive.complete_generations(name), *self._archive.complete_generations(apart)):
             secret = _secrets(files)
             if described.name == apart and described.id == generation:
                 mine += secret

@@ -84,7 +84,7 @@ class Derivations:
             return None
         path, present = self._sources[spec.source].path, self._files.owner(spec.path)
         owner = spec.owner or (str(present[0]) if present else None)
-        if not (who := self._files.strangers(path, owner)):
+        if not (who := self._files.other_writer(path, owner)):
             return None
         fact = f"{spec.path} is not made: {who}, and would choose what its users connect to and run"
         return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
@@ -99,10 +99,10 @@ class Derivations:
 
     def _source(self, spec: DerivedSpec) -> tuple[bytes | None, bytes | None]:
         source = self._sources[spec.source]
-        content = self._files.read(source.path, anyones=False)
+        content = self._files.read(source.path, follow_any_link=False)
         if source.kind is Kind.KUBECONFIG and spec.kind == "pem-bundle":
             return _credentials(content, source.path) if content is not None else (None, None)
-        key = self._files.read(source.key, anyones=False) if source.key and source.key != source.path else None
+        key = self._files.read(source.key, follow_any_link=False) if source.key and source.key != source.path else None
         return content, key
 
     def _prove(self, spec: DerivedSpec, written: bytes) -> None:

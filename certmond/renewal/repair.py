@@ -22,10 +22,10 @@ _SECRET = (b"PRIVATE KEY", b"client-key-data")
 class View(Protocol):
     """The current files of the node."""
 
-    def read(self, path: str, *, anyones: bool = True) -> bytes | None:
+    def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
         """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read.
 
-        Content that is copied is read with `anyones` false: no symlink of another user is followed.
+        Content that is copied is read with `follow_any_link` false: no symlink of another user is followed.
         """
         ...
 
@@ -52,7 +52,9 @@ def placed(
     whose = owner_ids(spec.owner) if spec.owner else owner
     present = files.read(path)
     expected = None if present is None else digest(present)
-    return NewFile(path, content, most if mode is None else mode & most, whose, expected, at_most=most, anew=True)
+    return NewFile(
+        path, content, most if mode is None else mode & most, whose, expected, at_most=most, new_metadata=True
+    )
 
 
 def linked(

@@ -97,7 +97,7 @@ class SalvageLookup:
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
         """Yield generations, newest first, without those with which a service failed; none if they cannot be read."""
         with suppress(CertmondError, OSError):
-            for described, files in self._archive.whole(name):
+            for described, files in self._archive.complete_generations(name):
                 if described.description.get("detail") != DID_NOT_WORK:
                     yield described.id, files
 
@@ -114,7 +114,7 @@ class SalvageLookup:
             with suppress(CertmondError):
                 strangers = writers.writers([path], None)
                 if not (strangers.path or strangers.file):
-                    yield from _of_current(self._files.read(path, anyones=False) or b"", path)
+                    yield from _of_current(self._files.read(path, follow_any_link=False) or b"", path)
         address = inventory.facts.get("advertise_address")
         with suppress(CertmondError):
             if address and (content := self._files.read(API_SERVER)):

@@ -16,7 +16,7 @@ from datetime import datetime
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.formats import kubelet_pem
 from certmond.formats.kubeconfig_credentials import parse_credentials
-from certmond.formats.kubeconfig_edit import Embedded, has_others, new_kubeconfig, with_credentials
+from certmond.formats.kubeconfig_edit import Embedded, has_several_entries, new_kubeconfig, with_credentials
 from certmond.formats.private_key import PrivateKey, key_pem, load_key
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
@@ -52,7 +52,7 @@ class Renewal:
             return self._repaired(spec, view)
         if spec.kind is Kind.KUBELET and self.step.status.seen.symlink is not None:
             return list(self._kubelet(view))
-        present = view.read(path, anyones=False)
+        present = view.read(path, follow_any_link=False)
         if spec.kind is Kind.KUBECONFIG:
             return [self._secret(path, self._kubeconfig(present or b""), present)]
         if is_one_file(self.step.status.seen):
@@ -69,13 +69,13 @@ class Renewal:
         a kubeconfig has besides the damaged user.
         """
         path, key_path = self.step.path, self.step.status.seen.key_path
-        present = view.read(path, anyones=False) or b"" if self.step.old else b""
+        present = view.read(path, follow_any_link=False) or b"" if self.step.old else b""
         if spec.kind is Kind.KUBELET:
             content = kubelet_pem.content(to_pem(self.issued()), key_pem(self.key))
             return linked(path, content, spec, view, self.now)
         if spec.kind is Kind.KUBECONFIG:
-            there = view.read(path, anyones=False) or b""
-            edited = present or (there if has_others(there) else b"")
+            there = view.read(path, follow_any_link=False) or b""
+            edited = present or (there if has_several_entries(there) else b"")
             return [placed(spec, path, self._kubeconfig(edited) if edited else self._new_kubeconfig(), view)]
         if is_one_file(self.step.status.seen) or key_path is None:
             return [placed(spec, path, self._combined(present), view)]
@@ -215,7 +215,7 @@ def present_key(step: Issue, view: View) -> PrivateKey:
     path = seen.key_path or step.path
     if old is None:
         raise KeyUnusableError(f"{path}: {step.target} has no certificate whose key could be kept")
-    content = view.read(path, anyones=False) or b""
+    content = view.read(path, follow_any_link=False) or b""
     if seen.spec.kind is Kind.KUBECONFIG:
         content = key_of_user(content, path, old) or b""
     key = load_key(content, path)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.errors import CertmondError, MalformedError, RefusedError, WriteError
-from certmond.formats.kubeconfig_edit import has_others, with_credentials_of
+from certmond.formats.kubeconfig_edit import has_several_entries, with_credentials_of
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Event
 from certmond.pki.catalog.entries import CertificateSpec, Kind
@@ -168,8 +168,12 @@ class Restoration:
 
     def _content(self, form: Form, file: ArchivedFile) -> bytes:
         """Of a kubeconfig that has more than its damaged user, only the credentials of that one come back."""
-        there = self._files.read(file.path, anyones=False) if form.kind is Kind.KUBECONFIG else None
-        return with_credentials_of(there, file.content, file.path) if there and has_others(there) else file.content
+        there = self._files.read(file.path, follow_any_link=False) if form.kind is Kind.KUBECONFIG else None
+        return (
+            with_credentials_of(there, file.content, file.path)
+            if there and has_several_entries(there)
+            else file.content
+        )
 
     def _keep_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
         replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}

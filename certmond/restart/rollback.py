@@ -145,7 +145,7 @@ class FormerFiles:
     def _former(
         self, spec: CertificateSpec, name: str, target: Target, status: CertificateStatus | None
     ) -> tuple[tuple[ArchivedFile, ...], datetime]:
-        for generation, files in self._archive.whole(name):
+        for generation, files in self._archive.complete_generations(name):
             if generation.description.get("detail") == DID_NOT_WORK:
                 continue
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
@@ -164,7 +164,7 @@ class FormerFiles:
 
     def _pair(self, spec: CertificateSpec, path: str, read: Read) -> KeyPair | Unpaired:
         key_path = None if spec.is_glob else spec.key
-        return entry_pair(spec.kind, path, key_path, read, references=not self._files.strangers(path, None))
+        return entry_pair(spec.kind, path, key_path, read, references=not self._files.other_writer(path, None))
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
         return {path: self._files.read(path) for path in paths}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from certmond.errors import RestartError
-from certmond.services.containers import Found, Pod, find, is_still
+from certmond.services.containers import Pod, RunningContainer, running_containers, still_runs
 from certmond.services.crictl import Crictl
 from certmond.services.listener_probe import Draining
 
@@ -42,8 +42,8 @@ def stop(
     act, if another one or several run; and if this one cannot be stopped.
     """
 
-    def look() -> list[Found]:
-        return find((pod,), proc, logs)[pod]
+    def look() -> list[RunningContainer]:
+        return running_containers((pod,), proc, logs)[pod]
 
     if crictl is None:
         return _by_signal(pod, look(), instance, grace=grace, alive=alive, draining=draining, proc=proc)
@@ -67,7 +67,7 @@ def stop(
 
 @contextmanager
 def _cut_short(
-    pod: Pod, found: Sequence[Found], draining: Draining | None, alive: Callable[[], None], proc: str
+    pod: Pod, found: Sequence[RunningContainer], draining: Draining | None, alive: Callable[[], None], proc: str
 ) -> Iterator[Callable[[], None]]:
     """Yield the function to call while the runtime waits for the container: it kills the process when that has drained.
 
@@ -97,7 +97,7 @@ def _cut_short(
         os.close(descriptor)
 
 
-def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[Found]) -> str:
+def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[RunningContainer]) -> str:
     """Return or raise the result if the runtime does not run exactly this container."""
     if ids:
         raise _not_alone(pod, ids, instance)
@@ -108,7 +108,7 @@ def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[Found]
 
 
 def _by_signal(
-    pod: Pod, found: Sequence[Found], instance: str, *,
+    pod: Pod, found: Sequence[RunningContainer], instance: str, *,
     grace: float, alive: Callable[[], None], draining: Draining | None, proc: str,
 ) -> str:  # fmt: skip
     if not found:
@@ -135,15 +135,15 @@ def _by_signal(
         os.close(descriptor)
 
 
-def _doubt(pod: Pod, found: Found, proc: str) -> str | None:
+def _doubt(pod: Pod, found: RunningContainer, proc: str) -> str | None:
     """Return why the PID may not be the observed process or the Pod's program, or None if it is."""
     try:
         program = os.readlink(os.path.join(proc, str(found.pid), "exe"))
     except PermissionError:
         return "which program it runs may not be read; give certmond CAP_SYS_PTRACE, or the host crictl"
-    except OSError:  # it has ended, which `is_still` reports
+    except OSError:  # it has ended, which `still_runs` reports
         program = ""
-    if not is_still(found, proc):
+    if not still_runs(found, proc):
         return "it is not any more the process that was seen; look again"
     if os.path.basename(program.removesuffix(" (deleted)")) != pod.executable:
         return f"it runs {program or 'no program'}, and not {pod.executable}; see what its manifest starts"
@@ -192,5 +192,5 @@ def _name(pod: Pod, container_id: str) -> str:
     return f"the container {container_id[:13]} ({pod.container} of {pod.name})"
 
 
-def _ids(found: Sequence[Found]) -> list[str]:
+def _ids(found: Sequence[RunningContainer]) -> list[str]:
     return [each.container_id for each in found]

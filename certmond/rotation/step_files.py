@@ -58,7 +58,7 @@ class Arrangement:
         return step.detail.replace(" is to ", " does now ") if not changes else f"{step.path}: done: {step.detail}"
 
     def _change(self, want: FileChange, family: str) -> Iterator[Change]:
-        present = self._files.read(want.path, anyones=False)
+        present = self._files.read(want.path, follow_any_link=False)
         expected = None if present is None else digest(present)
         match want:
             case Bundle(path, anchors):

@@ -1,1 +1,1 @@
-"""What runs on this node and what it serves: units, containers, endpoints."""
+"""Observation of the services of this node: units, containers, endpoints, health."""

@@ -1,8 +1,8 @@
 """The process of a static Pod's container, found on the host without the container runtime.
 
-Owns the lookup from a name to a process. The kubelet's log directory gives a Pod's uids, the cgroup of a process its
-Pod and container, and the first command word the program. It needs no client of the runtime and no privilege, only a
-/proc that shows the processes of other users. Sends no signal, opens no `exe`, judges nothing.
+Owns the lookup from a name to a process. The kubelet's log directory contains a Pod's uids. The cgroup of a process
+contains its Pod and container, and the first command word is the program. Needs no client of the runtime and no
+privilege, only a /proc that shows the processes of other users. Sends no signal, opens no `exe`, judges nothing.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A running container, identified by its main process. `started_at` is by this host's clock (UTC), to about 10 ms.
+class RunningContainer:
+    """A running container, identified by its main process. `started_at` (UTC) is accurate to about 10 ms.
 
-    `ticks` is the same instant by the kernel's clock, which no clock change moves. With `pid` it identifies a process
-    until the next boot.
+    `ticks` is the same instant of the kernel's clock, which a change of the system clock does not affect. Together with
+    `pid` it identifies a process until the next boot.
     """
 
     pid: int
@@ -61,39 +61,43 @@ class Found:
     ticks: int
 
 
-def find(pods: Collection[Pod], proc: str = "/proc", logs: str = "/var/log/pods") -> dict[Pod, list[Found]]:
-    """Return the running containers of each Pod, from one scan of `proc`: none, one, or several.
+def running_containers(
+    pods: Collection[Pod], proc: str = "/proc", logs: str = "/var/log/pods"
+) -> dict[Pod, list[RunningContainer]]:
+    """Return the running containers of each Pod, from one scan of `proc`.
 
-    Raises RestartError if `logs` exists and cannot be read: then "nothing runs" cannot be stated.
+    Raises RestartError if `logs` exists and cannot be read: then certmond cannot know whether the Pod runs.
     """
     uids = {pod: set[str]() for pod in pods}
     for pod, uid in _uids(pods, logs):
-        uids[pod].add(_plain(uid))
+        uids[pod].add(_uid_with_hyphens(uid))
     wanted = set[str]().union(*uids.values())
     members = defaultdict[tuple[str, str], list[_Process]](list)
     for process in _processes(wanted, proc) if wanted else ():
         members[process.pod_uid, process.container_id].append(process)
     booted = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
-    found = [each for group in members.values() if (each := _found(_first(group), booted, proc))]
+    found = [each for group in members.values() if (each := _running_container(_main_process(group), booted, proc))]
     return {
         pod: [each for each in found if each.pod_uid in uids[pod] and _program(each.command) == pod.executable]
         for pod in pods
     }
 
 
-def seen(found: Sequence[Found]) -> ServiceSeen:
-    """Return the result of `find` for one Pod as the state of a service."""
+def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
+    """Return the state of a service from the running containers of its Pod."""
     if not found:
         return ServiceSeen(running=False)
     if len(found) > 1:
         named = ", ".join(f"{each.container_id[:13]} (PID {each.pid})" for each in found)
-        return ServiceSeen(running=None, problem=f"{len(found)} of its containers run at once: {named}; see crictl ps")
+        return ServiceSeen(
+            running=None, problem=f"{len(found)} of its containers run at the same time: {named}; see crictl ps"
+        )
     (only,) = found
     return ServiceSeen(True, only.container_id, only.started_at, command=only.command)
 
 
-def is_still(found: Found, proc: str = "/proc") -> bool:
-    """Return whether the PID is still the process that was found: same container, same start."""
+def still_runs(found: RunningContainer, proc: str = "/proc") -> bool:
+    """Return whether the PID is still the process in `found`: same container, same start."""
     process = _process(found.pid, proc)
     return process is not None and (process.container_id, process.ticks) == (found.container_id, found.ticks)
 
@@ -107,14 +111,14 @@ class _Process(NamedTuple):
 
 
 def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
-    """Yield each Pod with each uid that it has or had, from the kubelet's directories NAMESPACE_POD_UID/CONTAINER."""
+    """Yield each Pod with its present and past uids, from the kubelet's directories NAMESPACE_POD_UID/CONTAINER."""
     try:
         names = os.listdir(logs)
     except (FileNotFoundError, NotADirectoryError):  # no kubelet, no Pods
         return
     except OSError as error:
-        detail = f"{logs} cannot be read ({error.strerror}), so that no container can be told from another"
-        raise RestartError(f"{detail}; let certmond read it") from error
+        detail = f"{logs} cannot be read ({error.strerror}), so certmond cannot identify the containers"
+        raise RestartError(f"{detail}; give certmond read permission") from error
     directories = [(name, name.split("_")) for name in names]
     for pod in pods:
         for directory, parts in directories:
@@ -131,25 +135,25 @@ def _processes(uids: Collection[str], proc: str) -> Iterator[_Process]:
 
 
 def _process(pid: int, proc: str) -> _Process | None:
-    """Return the process, or None if it is in no container or has ended."""
+    """Return the process, or None if it is not in a container or has ended."""
     try:
         group = _container(_read(proc, pid, "cgroup"))
         times = _times(_read(proc, pid, "stat")) if group else None
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended meanwhile
         return None
     return _Process(pid, *times, *group) if group and times else None
 
 
 def _container(cgroup: bytes) -> tuple[str, str] | None:
-    """Return (uid, container) from /proc/PID/cgroup, for cgroup v1 and v2, or None if the hierarchies differ."""
+    """Return (uid, container) from /proc/PID/cgroup (v1 and v2), or None if its hierarchies differ."""
     paths = (line.split(b":", 2)[2] for line in cgroup.split(b"\n") if line.count(b":") >= 2)
     matches = filter(None, map(_CONTAINER.search, paths))
-    told = {(_plain(_text(match["uid"])), _text(match["container"])) for match in matches}
-    return told.pop() if len(told) == 1 else None
+    pods_and_containers = {(_uid_with_hyphens(_text(match["uid"])), _text(match["container"])) for match in matches}
+    return pods_and_containers.pop() if len(pods_and_containers) == 1 else None
 
 
 def _times(stat: bytes) -> tuple[int, int] | None:
-    """Return (parent, start in ticks) from /proc/PID/stat, fields 4 and 22. The name can contain any byte."""
+    """Return (parent, start in ticks) from /proc/PID/stat, fields 4 and 22. The command name can contain any byte."""
     fields = stat.rpartition(b")")[2].split()
     try:
         return int(fields[1]), int(fields[19])
@@ -157,29 +161,29 @@ def _times(stat: bytes) -> tuple[int, int] | None:
         return None
 
 
-def _first(group: Sequence[_Process]) -> _Process:
-    """Return the container's main process: the oldest with a parent outside (`crictl exec` adds some)."""
+def _main_process(group: Sequence[_Process]) -> _Process:
+    """Return the container's main process: the oldest with a parent outside it. `crictl exec` adds processes."""
     inside = {process.pid for process in group}
     own = [process for process in group if process.parent not in inside]
     return min(own or group, key=lambda process: (process.ticks, process.pid))
 
 
-def _found(process: _Process, booted: float, proc: str) -> Found | None:
+def _running_container(process: _Process, booted: float, proc: str) -> RunningContainer | None:
     try:
         words = _read(proc, process.pid, "cmdline").split(b"\0")
         started = datetime.fromtimestamp(booted + process.ticks / _TICKS, UTC)
-    except (OSError, ValueError, OverflowError):  # it has ended meanwhile, or the time is out of range
+    except (OSError, ValueError, OverflowError):  # the process has ended meanwhile, or the time is out of range
         return None
     command = tuple(map(_text, words[:-1] if words[-1] == b"" else words))
-    return Found(process.pid, process.container_id, process.pod_uid, started, command, process.ticks)
+    return RunningContainer(process.pid, process.container_id, process.pod_uid, started, command, process.ticks)
 
 
 def _program(command: Sequence[str]) -> str:
     return os.path.basename(command[0]) if command else ""
 
 
-def _plain(uid: str) -> str:
-    """Return a uid in its plain form: a systemd slice has "_" instead of "-"."""
+def _uid_with_hyphens(uid: str) -> str:
+    """Return a uid with "-", which the name of a systemd slice replaces by "_"."""
     return uid.replace("_", "-")
 
 

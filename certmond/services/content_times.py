@@ -1,9 +1,9 @@
-"""Since when each file has had its present content: `<state directory>/changes.json`.
+"""The time of the last change of each file's content: `<state directory>/changes.json`.
 
-Owns that cache, because the time stamps of a file are not enough. A chmod changes ctime, which cannot be forged, and a
-touched file would look newer than a process that has read this content. A missing file keeps its entry for a while,
-because moving it away and back changes nothing. Without the cache, a file is as old as its last change of any kind.
-Holds digests, no content.
+Owns this cache, because the time stamps of a file are not sufficient. Users cannot forge ctime, but a chmod or a touch
+changes it. Then the file would appear newer than a process that has read this content. A missing file keeps its entry
+for some time, because moving it away and back changes no content. Without the cache, the ctime counts. Contains
+digests, and no content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from certmond.pki.services.model import Content
 from certmond.state.json_file import Memory
 
 _NAME = "changes.json"
-_ABSENT = 100  # missing or no longer requested files that are kept: the most recent ones
+_ABSENT = 100  # maximum number of missing or no longer requested files to keep
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -34,7 +34,7 @@ class _Known(BaseModel):
 
 
 class Changes:
-    """The cached contents by path. Without `keeps`, or without write access, nothing is stored for the next process."""
+    """The cached contents by path. Without `keeps`, or without write access, it stores nothing for later processes."""
 
     def __init__(self, state_dir: Path, *, keeps: bool) -> None:
         self._keeps = keeps
@@ -42,11 +42,10 @@ class Changes:
         self._known: dict[str, _Known] | None = None
 
     def contents(self, files: Iterable[tuple[str, str, int]], now: datetime) -> dict[str, Content]:
-        """Return since when `files` (path, SHA-256 of the relevant content, ctime in nanoseconds) have their content,
-        by path.
+        """Return the content of `files` (path, SHA-256 of the relevant content, ctime in nanoseconds), by path.
 
-        A ctime after `now` precedes a clock that was set back, and counts as `now`. Otherwise no observation would be
-        later than the change until the clock has caught up.
+        A ctime after `now` counts as `now`: the clock was set back after the change. Otherwise no observation would be
+        later than the change until the clock reaches it.
         """
         known = self._memory.read() or {} if self._known is None else self._known
         found = dict[str, _Known]()
@@ -54,7 +53,7 @@ class Changes:
             changed, before = min(_EPOCH + timedelta(microseconds=ctime // 1000), now), known.get(path)
             same = before is not None and before.sha256 == sha256
             found[path] = _Known(sha256=sha256, since=min(before.since, changed) if before and same else changed)
-        # In the order in which they were last seen, across processes: a JSON object keeps it.
+        # In the order of the last observation, also across processes: a JSON object preserves it.
         gone = ((path, each) for path, each in known.items() if path not in found)
         kept = {**found, **dict(islice(gone, _ABSENT))}
         if kept != known and self._keeps:

@@ -1,7 +1,7 @@
 """The client of the container runtime: crictl, from cri-tools.
 
-Owns its command line, the search for it and its configuration, and the meaning of its answers. Selects containers by
-labels, never by a pattern, and stops one by its full id. The caller decides which one.
+Owns the command line, the search for crictl and its configuration, and the parser of its output. Selects containers by
+labels, never by a pattern, and stops a container by its full id. The caller decides which container.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.services.containers import Pod
 from certmond.subprocesses import Ended, first_line, run
 
 _PROGRAMS = ("/usr/local/bin/crictl", "/usr/bin/crictl", "/var/lib/rancher/rke2/bin/crictl")
-_K3S = ("/usr/local/bin/k3s", "/usr/bin/k3s", "/opt/bin/k3s")  # where its installer puts it
+_K3S = ("/usr/local/bin/k3s", "/usr/bin/k3s", "/opt/bin/k3s")  # paths of the installer of k3s
 _CONFIGURATIONS = (
     "/etc/crictl.yaml",
     "/var/lib/rancher/rke2/agent/etc/crictl.yaml",
@@ -30,12 +30,12 @@ _SOCKETS = (
     "/run/cri-dockerd.sock",
 )
 
-_LIMIT = timedelta(seconds=20)  # for the program; the grace of a container is added
-_CALL = 10  # seconds for one call to the runtime; crictl's default is 2
+_LIMIT = timedelta(seconds=20)  # for the program, without the grace period of a container
+_CALL = 10  # seconds for one call to the runtime; the default of crictl is 2
 
 
 def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
-    """Return the client of the host whose files are below `root`, or None if it has none.
+    """Return the client of the host whose files are below `root`, or None if crictl is not installed.
 
     `endpoint` is the kubelet's runtime endpoint. It applies if crictl has no configuration file.
     """
@@ -50,8 +50,9 @@ def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
 
 
 class Crictl:
-    """`command` is the program with the arguments to reach the runtime. Every call takes at most `limit`, and `stop`
-    its grace too.
+    """The client. `command` is the program with the arguments for the runtime.
+
+    Each call takes at most `limit`, and `stop` the grace period in addition.
     """
 
     def __init__(self, command: tuple[str, ...], limit: timedelta = _LIMIT) -> None:
@@ -67,20 +68,20 @@ class Crictl:
     def stop(self, container_id: str, grace: int, alive: Callable[[], None]) -> None:
         """Stop a container: SIGTERM, and SIGKILL after `grace` seconds. Return when it has ended.
 
-        Raises RestartError if the runtime fails or exceeds the time. The container may have ended even so.
+        Raises RestartError if the runtime fails or exceeds the time. The container may have ended nevertheless.
         """
         limit = self._limit + timedelta(seconds=grace)
-        # Without --timeout after it, `stop` has no grace. The --timeout before it limits the call that waits.
+        # The --timeout after `stop` is the grace period. The --timeout before `stop` limits the call that waits.
         self._run(("stop", "--timeout", str(grace), container_id), grace + _CALL, limit, alive)
 
     def _run(self, verb: tuple[str, ...], call: int, limit: timedelta, alive: Callable[[], None]) -> Ended:
-        remedy = f"run {' '.join(self.command)} ps by hand to see why"
+        remedy = f"run this command manually to see the cause: {' '.join(self.command)} ps"
         try:
             ended = run((*self.command, "--timeout", f"{call}s", *verb), {}, limit, alive)
         except UntrustedError as error:
             raise RestartError(str(error)) from error
         except SigningError as error:
-            fact = str(error).partition("; ")[0]  # its remedy is for signers
+            fact = str(error).partition("; ")[0]  # drop its remedy, which is for signers
             raise RestartError(f"{fact}; {remedy}") from error
         if ended.status != 0:
             said = first_line(ended.said) or first_line(ended.output)
@@ -89,7 +90,7 @@ class Crictl:
 
 
 def _ids(answer: bytes, pod: Pod) -> list[str]:
-    """Return the ids in a ListContainersResponse of running containers with the Pod's labels.
+    """Return the ids of the running containers with the Pod's labels in a ListContainersResponse.
 
     Raises RestartError if the answer is not such JSON.
     """
@@ -101,7 +102,9 @@ def _ids(answer: bytes, pod: Pod) -> list[str]:
             if container["state"] == "CONTAINER_RUNNING" and _labels(pod).items() <= container["labels"].items()
         ]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise RestartError("crictl ps did not answer with the JSON of its containers; see what crictl it is") from error
+        raise RestartError(
+            "crictl ps did not return the JSON of its containers; check the version: crictl --version"
+        ) from error
 
 
 def _labels(pod: Pod) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """A connection to a D-Bus message bus: sequential calls, and the signals that arrive meanwhile.
 
 Owns the socket and its deadline: every wait, for a connection, an answer or a signal, ends at `deadline` and calls
-`alive` meanwhile. jeepney implements the protocol and does no I/O here: its own connection sends Hello without a time
-limit. Does not depend on any service of the bus.
+`alive` meanwhile. jeepney implements the protocol only, because its connection sends Hello without a time limit. Does
+not depend on any service of the bus.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from jeepney.wrappers import unwrap_msg
 
 BUS_ITSELF = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
 
-_TURN = 0.5  # seconds; `alive` is due every second
-_PIECE = 1 << 16
-_SHOWN = 200  # characters that are shown of an invalid answer
+_ALIVE_INTERVAL = 0.5  # seconds; callers of `alive` expect it every second
+_RECEIVE_BYTES = 1 << 16
+_MAX_DETAIL = 200  # maximum number of characters to quote from an invalid answer
 
 
 class Bus:
     """An open connection, closed at the end of its `with` block.
 
-    A caller that gets more time moves `deadline`, an instant of time.monotonic(). Every method raises OSError if the
-    bus cannot be reached or has not answered by then.
+    A caller can move `deadline`, an instant of time.monotonic(). Every method raises OSError if the bus cannot be
+    reached or has not answered before the deadline.
     """
 
     def __init__(self, address: str, deadline: float, alive: Callable[[], None]) -> None:
@@ -41,11 +41,11 @@ class Bus:
         self._parser = Parser()
         self._signals: deque[Any] = deque()
         with _only_os_errors():
-            place = get_bus(address)
+            bus_path = get_bus(address)
         self._socket = socket.socket(socket.AF_UNIX)
         try:
-            self._socket.settimeout(self._left())
-            self._socket.connect(place)
+            self._socket.settimeout(self._remaining())
+            self._socket.connect(bus_path)
             self._authenticate()
             self.call(BUS_ITSELF, "Hello")
         except BaseException:
@@ -61,7 +61,7 @@ class Bus:
     def call(self, to: DBusAddress, method: str, signature: str | None = None, *arguments: object) -> tuple[Any, ...]:
         """Call a method and return its result. Raises DBusErrorResponse if the peer or the bus refuses."""
         serial = next(self._serials)
-        # Without NO_AUTO_START: a bus that has just started queues the message until systemd has connected.
+        # Without NO_AUTO_START, a bus that has just started queues the message until systemd has connected.
         self._send(new_method_call(to, method, signature, arguments).serialise(serial=serial))
         while True:
             message = self._receive()
@@ -72,7 +72,7 @@ class Bus:
                 return answer
 
     def signal(self) -> Any:
-        """Return the next signal, first those that arrived during a call, so that none is lost."""
+        """Return the next signal, first those that arrived during a call."""
         while not self._signals:
             message = self._receive()
             if message.header.message_type is MessageType.signal:
@@ -95,41 +95,41 @@ class Bus:
         return message
 
     def _send(self, data: bytes) -> None:
-        self._socket.settimeout(self._left())
+        self._socket.settimeout(self._remaining())
         self._socket.sendall(data)
 
     def _read(self) -> bytes:
         while True:
             self._alive()
-            self._socket.settimeout(min(self._left(), _TURN))
+            self._socket.settimeout(min(self._remaining(), _ALIVE_INTERVAL))
             try:
-                data = self._socket.recv(_PIECE)
+                data = self._socket.recv(_RECEIVE_BYTES)
             except TimeoutError:
                 continue
             if not data:
-                raise ConnectionResetError("the bus ended the connection")
+                raise ConnectionResetError("the bus closed the connection")
             return data
 
-    def _left(self) -> float:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
+    def _remaining(self) -> float:
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
             raise TimeoutError("no answer in time")
-        return left
+        return remaining
 
 
 @contextmanager
 def _only_os_errors() -> Iterator[None]:
-    """Turn every other exception inside into an OSError: a peer that does not speak D-Bus counts as unreachable."""
+    """Turn every other exception of the block into an OSError. A peer without D-Bus counts as unreachable."""
     try:
         yield
     except OSError:
         raise
     except Exception as error:
         # jeepney raises AuthenticationError, struct.error, KeyError, AssertionError and others.
-        detail = f"{type(error).__name__}: {error}"[:_SHOWN]
-        raise ConnectionAbortedError(f"what is there is no bus, or does not let us in: {detail}") from error
+        detail = f"{type(error).__name__}: {error}"[:_MAX_DETAIL]
+        raise ConnectionAbortedError(f"the peer does not use D-Bus, or denies access: {detail}") from error
 
 
-def said(error: DBusErrorResponse) -> str:
-    """Return the message of a refusal, or its name if it has none."""
+def error_message(error: DBusErrorResponse) -> str:
+    """Return the message of an error reply, or the name of the error if it has no message."""
     return str(error.data[0] if error.data else error.name).rstrip(".")

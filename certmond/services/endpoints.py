@@ -1,11 +1,11 @@
 """Endpoints of this node's components and the certificate file of each, from flags and configuration.
 
-Owns the flags. They name a file, which belongs to the catalogue entry with that `path`. A component without a
-certificate file makes one in memory, as kubeadm's controller-manager and scheduler do. It has no endpoint, because
-there is no file to compare. Connects to nothing, judges nothing.
+Owns the flags that name a certificate file, which belongs to the catalogue entry with that `path`. A component without
+a certificate file creates a certificate in memory, as kubeadm's controller-manager and scheduler do. It has no
+endpoint, because certmond has no file to compare. Opens no connection, judges nothing.
 
-*Addresses of this node*: a component that listens on all addresses is probed on the loopback, not at the address that
-it advertises or that the kubelet probes. That address may be a load balancer's, behind which another node answers.
+*Addresses of this node*: certmond probes a component that listens on all addresses on the loopback address, and not on
+the address that it advertises or that the kubelet probes. That may be a load balancer's, behind several nodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 
 
 class _Listener(NamedTuple):
-    """The content of the flags, as text. `path` is None if the file is not on this host."""
+    """The values of the flags, as text. `path` is None if the file is not on this host."""
 
     component: str
     address: str
@@ -38,7 +38,7 @@ class _Listener(NamedTuple):
 
 
 def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> dict[Endpoint, tuple[str, str]]:
-    """Return each endpoint with the component that listens and the path of the certificate that it serves.
+    """Return each endpoint with the listening component and the path of its certificate.
 
     `outside` are components that do not run in a Pod, with their flags.
     """
@@ -49,7 +49,7 @@ def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> d
         listeners.append(_of_kubelet(components.kubelet_config.fields, kubelet))
     served: dict[Endpoint, tuple[str, str]] = {}
     for component, address, port, path, server_name in listeners:
-        with suppress(MalformedError, ValueError):  # a flag can have any value; invalid ones are skipped
+        with suppress(MalformedError, ValueError):  # a flag can have any value: skip invalid values
             endpoint = Endpoint(_EVERYWHERE.get(address, address), int(port), server_name)
             if path:
                 served.setdefault(endpoint, (component, path))
@@ -57,7 +57,7 @@ def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> d
 
 
 def _on_host_network(fields: Mapping[str, Any]) -> bool:
-    """Return whether the Pod uses the host's network; otherwise this node cannot determine its address."""
+    """Return whether the Pod uses the host's network. Otherwise its address is not in the node's files."""
     spec = fields.get("spec")
     return isinstance(spec, Mapping) and spec.get("hostNetwork") is True
 
@@ -75,7 +75,7 @@ def _of_container(container: Container) -> Iterator[_Listener]:
 
 
 def _of_component(container: Container) -> Iterator[_Listener]:
-    """Yield the listeners by the flags of k8s.io/apiserver (pkg/server/options/serving.go)."""
+    """Yield the listeners that the flags of k8s.io/apiserver configure (pkg/server/options/serving.go)."""
     flags = dict(container.flags)
     address, port = flags.get("bind-address", ""), flags.get("secure-port", _PORTS[container.name])
     yield _Listener(container.name, address, port, container.on_host(flags.get("tls-cert-file", "")))
@@ -86,7 +86,7 @@ def _of_component(container: Container) -> Iterator[_Listener]:
 
 
 def _of_etcd(container: Container) -> Iterator[_Listener]:
-    """Yield the first URL for clients and the first for peers: all URLs of one kind have one certificate."""
+    """Yield the first URL for clients and the first for peers. All URLs of one kind share a certificate."""
     flags = dict(container.flags)
     for urls, certificate in _ETCD:
         for url in [url for url in flags.get(urls, "").split(",") if url.startswith("https://")][:1]:
@@ -97,7 +97,7 @@ def _of_etcd(container: Container) -> Iterator[_Listener]:
 
 
 def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
-    """Return the kubelet's listener (cmd/kubelet/app/server.go): a configured, signed or self-signed file."""
+    """Return the kubelet's listener, with a configured, signed or self-signed file (cmd/kubelet/app/server.go)."""
     flags = dict(kubelet.flags)
     port = fields.get("port")
     address = flags.get("address") or as_text(fields.get("address"))

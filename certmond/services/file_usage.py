@@ -1,9 +1,9 @@
 """Use of files by services, endpoints and health addresses, from flags and probes -> `Survey`.
 
 Owns the table of files that each Kubernetes component reloads, by flag (staging/src/k8s.io/apiserver, client-go and
-etcd's client/pkg/transport). The profile's `reloads` is for services whose flags are unknown. A single-file mount in a
-container is never reloaded: it keeps the inode that a rename replaced (mount(2)). Reads nothing: manifests and command
-lines are arguments.
+etcd's client/pkg/transport). The profile's `reloads` is for services whose flags are unknown. A container cannot reload
+a file that is mounted as a single file, because the mount keeps the old inode after a rename (mount(2)). Reads no file:
+manifests and command lines are arguments.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _RELOADED: Mapping[str, set[str]] = {
         "peer-client-cert-file", "peer-client-key-file",
     },
 }  # fmt: skip
-"""Component -> flags whose files it reloads without a restart. It reads the files of all other flags once."""
+"""Component -> flags whose files it reloads without a restart. It reads the files of the other flags once."""
 
 KUBELET = "kubelet.service"
-"""The unit whose configuration and flags are in the node's files."""
+"""The unit of the kubelet, whose configuration and flags are in the node's files."""
 
 _HEALTHZ_PORT = 10248  # pkg/kubelet/apis/config/v1beta1/defaults.go
 
 _DELAY = "shutdown-delay-duration"
-"""How long an API server listens after SIGTERM (genericapiserver.go, RunWithContext)."""
+"""Flag with the time for which an API server listens after SIGTERM (genericapiserver.go, RunWithContext)."""
 _GO_DURATION = re.compile(r"(?:[0-9]{1,6}(?:\.[0-9]{0,9})?(?:h|m(?!s)|s|ms))+|0")
 _GO_PART = re.compile(r"([0-9.]+)(h|ms|m|s)")
 _GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -62,9 +62,9 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
         words = commands.get(service.name, ())
         if service.kind == "systemd" and words and posixpath.basename(words[0]) in _RELOADED:
             known[service.name] = Container(posixpath.basename(words[0]), tuple(flag_values(words)), {})
-    told = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
+    by_service = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
     uses = {
-        name: files for name, files in told.items() if files
+        name: files for name, files in by_service.items() if files
     }  # etcd can be configured by its environment, which is not read
     return Survey(
         uses, dict(_serving(components, services, known)), dict(_health(components, services, pods)),
@@ -92,7 +92,7 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    """Return the Pod with a container of that name; of several, prefer the one with that name itself."""
+    """Return the Pod with the container of the service. Prefer a Pod whose own name equals that of the container."""
     found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
     named = (pod for pod in found if _name(pod) == service.pod)
     return next(named, found[0] if found else None)
@@ -117,7 +117,7 @@ def _words(fields: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _uses(container: Container) -> Iterator[tuple[str, Use]]:
-    """Yield each file of a flag by its path on the host. Of two flags, the one without reload counts."""
+    """Yield each file of a flag by its path on the host. If one of two flags does not reload it, that flag counts."""
     found: dict[str, Use] = {}
     for flag, value in container.flags:
         for path in value.partition(":")[0].split(","):
@@ -141,7 +141,7 @@ def _delays(known: Mapping[str, Container]) -> Iterator[tuple[str, timedelta]]:
 def _serving(
     components: Components, services: Sequence[ServiceSpec], known: Mapping[str, Container]
 ) -> Iterator[tuple[Endpoint, tuple[str, str]]]:
-    """Yield the served endpoints, by the name of the service of the container or unit."""
+    """Yield the served endpoints with the name of the service and the path of the certificate."""
     names = {container.name: service for service, container in known.items()}
     names["kubelet"] = next((service.name for service in services if service.unit == KUBELET), "")
     outside = [known[service.name] for service in services if service.kind == "systemd" and service.name in known]
@@ -168,7 +168,7 @@ def _of_kubelet(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _probes(fields: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield the address of the readiness probe, or without one, of the liveness probe."""
+    """Yield the address of the readiness probe, or else of the liveness probe."""
     spec = fields.get("spec")
     listed = spec.get("containers") if isinstance(spec, Mapping) else None
     for container in listed if isinstance(listed, list) else ():
@@ -198,6 +198,6 @@ def _address(asked: Mapping[str, Any], container: Mapping[str, Any]) -> str | No
 
 
 def _host(host: str) -> str:
-    """Return the host that the kubelet would probe: it and these Pods share the host's network."""
+    """Return the host that the kubelet probes. The kubelet and these Pods share the host's network."""
     host = "127.0.0.1" if host in {"", "0.0.0.0", "localhost"} else host  # noqa: S104 - not bound
     return f"[{host}]" if ":" in host else host

@@ -1,9 +1,9 @@
 """Health probes of services: an HTTP request or a TCP connection to each address.
 
 Owns the request and the meaning of the answer. As for the kubelet (pkg/probe/http), 200 to 399 is healthy. 401 and 403
-are healthy too: a server that refuses anonymous requests is up. The certificate of an https:// address is verified
-against the given CAs. Its names are not checked, because the address is one of this node. Without CAs, as for a
-self-signed certificate in memory, it is not verified. Follows no redirect, and sends only the path.
+are healthy too, because a server that refuses anonymous requests runs. certmond verifies the certificate of an https://
+address against the given CAs, but not its names, because the address is one of this node. Without CAs, as for a
+self-signed certificate in memory, it does not verify the certificate. Follows no redirect, and sends only the path.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LIMIT = 3.0
-"""Seconds for all addresses together. A probe of kubeadm has 15, for a component that may be busy."""
-_HEAD = 1 << 12  # bytes that are read of an answer
+"""Seconds for all addresses together. The probes of kubeadm permit 15 seconds, for a busy component."""
+_MAX_LINE = 1 << 12  # maximum number of bytes of the status line
 
 Anchors = str | None
-"""Certificates in PEM, one after another."""
+"""CA certificates in PEM; None to skip the verification."""
 
 
-async def ask(addresses: Mapping[str, Anchors], limit: float = LIMIT) -> dict[str, str | None]:
+async def health_problems(addresses: Mapping[str, Anchors], limit: float = LIMIT) -> dict[str, str | None]:
     """Return the problem of each address as a sentence, or None if it is healthy. Never raises."""
     deadline = asyncio.get_running_loop().time() + limit
-    looks = [_ask(address, anchors, deadline) for address, anchors in addresses.items()]
-    return dict(zip(addresses, await asyncio.gather(*looks), strict=True))
+    probes = [_health_problem(address, anchors, deadline) for address, anchors in addresses.items()]
+    return dict(zip(addresses, await asyncio.gather(*probes), strict=True))
 
 
-async def _ask(address: str, anchors: Anchors, deadline: float) -> str | None:
+async def _health_problem(address: str, anchors: Anchors, deadline: float) -> str | None:
     try:
         async with asyncio.timeout_at(deadline):
-            return await _answer(address, anchors)
+            return await _response_problem(address, anchors)
     except TimeoutError:
         return f"{address} does not answer in time"
     except ssl.SSLCertVerificationError as error:
-        return f"{address} serves a certificate that its CA does not stand for ({error.verify_message})"
+        return f"{address} serves a certificate that its CA does not verify ({error.verify_message})"
     except ssl.SSLError as error:
         return f"{address}: the handshake failed ({error.reason})"
     except (OSError, ValueError) as error:
         return f"{address} does not answer ({getattr(error, 'strerror', None) or error})"
 
 
-async def _answer(address: str, anchors: Anchors) -> str | None:
+async def _response_problem(address: str, anchors: Anchors) -> str | None:
     parts = urlsplit(address)
     reader, writer = await asyncio.open_connection(
         parts.hostname, parts.port, ssl=_context(anchors) if parts.scheme == "https" else None
@@ -50,18 +50,18 @@ async def _answer(address: str, anchors: Anchors) -> str | None:
     try:
         if parts.scheme == "tcp":
             return None
-        place = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-        writer.write(f"GET {place} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         line = await reader.readuntil(b"\n")
-        return _meaning(address, line[:_HEAD])
+        return _status_problem(address, line[:_MAX_LINE])
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return f"{address} gives no answer of HTTP"
     finally:
-        writer.transport.abort()  # an orderly end of TLS would wait for the peer beyond the limit
+        writer.transport.abort()  # a TLS shutdown would wait for the peer beyond the limit
 
 
-def _meaning(address: str, line: bytes) -> str | None:
+def _status_problem(address: str, line: bytes) -> str | None:
     words = line.split()
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
         return f"{address} gives no answer of HTTP"

@@ -1,8 +1,8 @@
-"""Observation that a terminating server has closed its listeners.
+"""Check whether a terminating server has closed its listeners.
 
-kube-apiserver closes its listener after `--shutdown-delay-duration`. Then it waits, at most its request timeout of 60
-s, for connections with an open watch (staging/src/k8s.io/apiserver/pkg/server/genericapiserver.go, RunWithContext;
-secure_serving.go, RunServer). New connections are refused by then. Ends no process.
+kube-apiserver closes its listener after `--shutdown-delay-duration`, and refuses new connections. Then it waits for
+connections with an open watch, at most its request timeout of 60 s (k8s.io/apiserver, pkg/server/genericapiserver.go,
+RunWithContext; secure_serving.go, RunServer). Ends no process.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Collection
 
 from certmond.pki.catalog.endpoint import Endpoint
 
-_CONNECT = 0.2  # seconds; on this host a listener accepts, and a closed port refuses, at once
+_CONNECT = 0.2  # seconds; on this host a listener accepts, and a closed port refuses, immediately
 
 
 class Draining:
-    """Observes the `endpoints` of one process. Endpoints that accept no connection at creation are ignored."""
+    """Observes the `endpoints` of one process, without those that accept no connection at the start."""
 
     def __init__(self, endpoints: Collection[Endpoint], allowance: float) -> None:
         self._open = {(each.address, each.port) for each in endpoints if _accepts(each.address, each.port)}
@@ -25,7 +25,7 @@ class Draining:
         self._closed_at: float | None = None
 
     def over(self) -> bool:
-        """Return whether all have refused connections for `allowance` seconds. False if none ever accepted one."""
+        """Return whether all endpoints have refused connections for `allowance` seconds. False without endpoints."""
         if not self._open:
             return False
         if any(_accepts(*each) for each in self._open):
@@ -38,7 +38,7 @@ class Draining:
 
 
 def _accepts(address: str, port: int) -> bool:
-    """Return whether a connection is not refused: a server that does not answer may still listen."""
+    """Return whether a connection is not refused. A server that does not answer may still listen."""
     try:
         with socket.create_connection((address, port), _CONNECT):
             return True

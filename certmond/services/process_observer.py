@@ -1,4 +1,4 @@
-"""One observation of what runs on this node and what it serves: units, containers, handshakes, health -> `Live`.
+"""One observation of the services of this node: units, containers, served certificates, health -> `Live`.
 
 Owns the observation, whose network probes run concurrently, and the daemon's thread for it, so that no pass waits for a
 server. A server that does not answer is a value. Changes nothing.
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from certmond.services.health_probe import Anchors
 
 
-_NO_THREAD = "no thread is to be had; see TasksMax= of the unit, and what else runs on this host"
+_NO_THREAD = "cannot start a thread; raise TasksMax= of the unit, or end other processes of this host"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to observe: systemd units and Pods by the name of the service, endpoints, and health addresses."""
+    """The subjects of an observation: units and Pods by the name of the service, endpoints, health addresses."""
 
     units: Mapping[str, str] = field(default_factory=dict)
     pods: Mapping[str, Pod] = field(default_factory=dict)
@@ -37,43 +37,49 @@ class Question:
     health: Mapping[str, Anchors] = field(default_factory=dict)
 
 
-def look(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
-    """Observe for `limit` seconds, by default those of the probe. `before` is the previous observation."""
+def observe(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
+    """Return an observation. `limit` is the time for the probes in seconds; `before` is the previous observation."""
     at = datetime.now(UTC)
-    by_unit = units.look(set(question.units.values())) if question.units else {}
+    by_unit = units.unit_states(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
     services |= _pods(question.pods) if question.pods else {}
-    served, ill = _ask(question, at, limit)
-    return Live(at, {name: _same(seen, name, before) for name, seen in services.items()}, served, ill)
+    served, health_problems = _probe_results(question, at, limit)
+    return Live(
+        at, {name: _with_first_start(seen, name, before) for name, seen in services.items()}, served, health_problems
+    )
 
 
 def _pods(pods: Mapping[str, Pod]) -> dict[str, ServiceSeen]:
     try:
-        found = containers.find(set(pods.values()))
+        found = containers.running_containers(set(pods.values()))
     except RestartError as error:
         return dict.fromkeys(pods, ServiceSeen(None, problem=str(error)))
-    return {name: containers.seen(found[pod]) for name, pod in pods.items()}
+    return {name: containers.service_state(found[pod]) for name, pod in pods.items()}
 
 
-def _ask(question: Question, at: datetime, limit: float | None) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+def _probe_results(
+    question: Question, at: datetime, limit: float | None
+) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
     if not (question.endpoints or question.health):
         return {}, {}
     try:
-        return _asked(question, at, limit)
+        return _run_probes(question, at, limit)
     except (OSError, ImportError) as error:  # the event loop failed, for example without file descriptors
         why = f"the connection failed ({getattr(error, 'strerror', None) or error})"
         return {each: Unserved(why, at) for each in question.endpoints}, dict.fromkeys(question.health, why)
 
 
-def _asked(question: Question, at: datetime, limit: float | None) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+def _run_probes(
+    question: Question, at: datetime, limit: float | None
+) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
     import asyncio
 
     from certmond.services import health_probe as health
     from certmond.services import tls_probe as probe
 
     async def ask() -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
-        handshakes = probe.ask(question.endpoints, at, {}, probe.LIMIT if limit is None else limit)
-        return await asyncio.gather(handshakes, health.ask(question.health))
+        handshakes = probe.served_certificates(question.endpoints, at, {}, probe.LIMIT if limit is None else limit)
+        return await asyncio.gather(handshakes, health.health_problems(question.health))
 
     with asyncio.Runner() as runner:
         return runner.run(ask())
@@ -87,54 +93,55 @@ def _prepare(question: Question) -> None:
     """
     if question.endpoints or question.health:
         with suppress(OSError, ImportError):  # such as without file descriptors: the observation retries and reports it
-            from certmond.services import health_probe as health  # noqa: F401 - as in `_asked`
+            from certmond.services import health_probe as health  # noqa: F401 - as in `_run_probes`
+            from certmond.services import tls_probe as probe  # noqa: F401 - as in `_run_probes`
 
 
-def _same(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
-    """Return the service with its first computed start time: computations from the kernel's clock differ."""
+def _with_first_start(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
+    """Return the service with the start time of the first observation: later computations differ by milliseconds."""
     known = before.services.get(name) if before else None
     if known and known.instance and known.instance == seen.instance:
         return replace(seen, started_at=known.started_at)
     return seen
 
 
-class Lookout:
+class ObserverThread:
     """Observes in a separate thread, which calls `wake` after each observation. `wake` must be quick and not raise."""
 
     def __init__(self, wake: Callable[[], None], limit: float | None = None) -> None:
         self._wake = wake
         self._limit = limit
         self._changed = threading.Condition()
-        self._asked: Question | None = None
+        self._requested: Question | None = None
         self._closed = False
         self._seen: Live | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def seen(self) -> Live | None:
-        """Return the latest complete observation, or None before the first has ended."""
+        """Return the latest complete observation, or None before the first one ends."""
         return self._seen
 
     def ask(self, question: Question) -> None:
-        """Request an observation, after a running one. Of several waiting requests only the last is executed.
+        """Request an observation, which starts after a running one. A later request replaces a waiting one.
 
-        While no thread can be started, `seen` reports that.
+        If the thread cannot start, `seen` reports that.
         """
         _prepare(question)
         with self._changed:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="lookout", daemon=True)
+                thread = threading.Thread(target=self._run, name="observer", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
-                    self._seen = _unknown(question, f"nobody could look: {_NO_THREAD}")
+                    self._seen = _unobserved(question, f"the observation did not start: {_NO_THREAD}")
                     return
                 self._thread = thread
-            self._asked = question
+            self._requested = question
             self._changed.notify()
 
     def close(self) -> None:
-        """Stop. Waits for a running observation, which its limit keeps short."""
+        """Stop the thread. Wait for a running observation, which has a time limit."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -144,20 +151,20 @@ class Lookout:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._asked)
-                question, self._asked = self._asked, None
+                self._changed.wait_for(lambda: self._closed or self._requested)
+                question, self._requested = self._requested, None
                 if self._closed or question is None:
                     return
-            self._seen = self._look(question)
+            self._seen = self._observe(question)
             self._wake()
 
-    def _look(self, question: Question) -> Live:
+    def _observe(self, question: Question) -> Live:
         try:
-            return look(question, self._seen, self._limit)
+            return observe(question, self._seen, self._limit)
         except Exception as error:  # noqa: BLE001 - a defect in one observation must not end the others
-            return _unknown(question, defect(error))
+            return _unobserved(question, defect(error))
 
 
-def _unknown(question: Question, why: str) -> Live:
+def _unobserved(question: Question, why: str) -> Live:
     services = dict.fromkeys((*question.units, *question.pods), ServiceSeen(None, problem=why))
     return Live(datetime.now(UTC), services)

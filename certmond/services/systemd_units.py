@@ -1,11 +1,11 @@
 """systemd units over D-Bus: their state, and one restart or reload with its result.
 
-Owns the meaning of systemd's properties: which unit has processes that hold a certificate, which job is certmond's, and
-how it ended. Never starts a unit that does not run, except with `revive`. The plan decides which unit, and when.
+Owns the meaning of systemd's properties: whether a unit has processes that may use a certificate, and how the job of
+certmond ended. Never starts a unit that does not run, except with `revive`. The plan decides which unit, and when.
 
-*Only running units, checked by systemd*: TryRestartUnit of a unit that has just stopped queues a job that does nothing,
-and ReloadUnit one that is invalid. So there is no race between check and act. The InvocationID, which changes at each
-start, shows whether "done" meant that nothing was done.
+*Only running units, checked by systemd*: TryRestartUnit of a unit that has just stopped queues a job without effect,
+and ReloadUnit an invalid job. So no race exists between check and act. The InvocationID, which changes at each start,
+shows whether a job with the result "done" had no effect.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jeepney import DBusAddress, DBusErrorResponse, HeaderFields
 from certmond.errors import RestartError
 from certmond.pki.findings import printable
 from certmond.pki.services.model import ServiceSeen
-from certmond.services.dbus import BUS_ITSELF, Bus, said
+from certmond.services.dbus import BUS_ITSELF, Bus, error_message
 
 BUS = "unix:path=/run/dbus/system_bus_socket"
 
@@ -31,7 +31,7 @@ _NAME = "org.freedesktop.systemd1"
 _MANAGER = DBusAddress("/org/freedesktop/systemd1", _NAME, f"{_NAME}.Manager")
 _REMOVED = f"type='signal',sender='{_NAME}',path='{_MANAGER.object_path}',member='JobRemoved'"
 _ANSWER = 25.0  # seconds for systemd to accept a job; also the limit of systemd's tools
-_DOWN = frozenset({"inactive", "failed", "deactivating"})  # states that TryRestartUnit leaves alone
+_DOWN = frozenset({"inactive", "failed", "deactivating"})  # states in which TryRestartUnit has no effect
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
@@ -43,8 +43,8 @@ _REMEDIES = {
     "org.freedesktop.DBus.Error.AccessDenied": _NO_RIGHT,
     "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": _NO_RIGHT,
     f"{_NAME}.NoSuchUnit": "correct its name in the configuration",
-    f"{_NAME}.UnitMasked": "unmask it with systemctl unmask, or take it out of the configuration",
-    f"{_NAME}.JobTypeNotApplicable": "have it restarted instead, or give it an ExecReload=",
+    f"{_NAME}.UnitMasked": "unmask it with systemctl unmask, or remove it from the configuration",
+    f"{_NAME}.JobTypeNotApplicable": "configure a restart instead, or add ExecReload= to the unit",
 }
 
 _Properties = dict[str, Any]
@@ -54,8 +54,8 @@ _Properties = dict[str, Any]
 class UnitResult:
     """The result of a restart or reload, as a word and a sentence.
 
-    "done"; "not running": nothing was done; "stopping": it already was, and nothing was done; "skipped": it was
-    stopped, but its conditions forbade the start; "timeout": it may still be in progress; or another job result of
+    "done"; "not running" or "stopping": the unit was in this state, and the job had no effect; "skipped": systemd
+    stopped the unit, but its conditions prevented the start; "timeout": the job may still run; or another job result of
     systemd: "failed", "canceled", "dependency".
     """
 
@@ -63,17 +63,17 @@ class UnitResult:
     message: str
 
 
-def look(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str, ServiceSeen]:
-    """Return the state of each unit, read within `limit` seconds for all of them. Raises nothing.
+def unit_states(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str, ServiceSeen]:
+    """Return the state of each unit, within `limit` seconds for all of them. Never raises.
 
-    A unit runs if it has a main process, or others in its cgroup. A finished oneshot, a target or a socket holds no
-    certificate.
+    A unit runs if it has a main process, or other processes in its cgroup. A finished oneshot, a target or a socket
+    uses no certificate.
     """
     seen: dict[str, ServiceSeen] = {}
     try:
         with Bus(bus, time.monotonic() + limit, lambda: None) as connection:
             for unit in units:
-                seen[unit] = _look_at(connection, unit)
+                seen[unit] = _unit_state(connection, unit)
     except (OSError, DBusErrorResponse) as error:
         unknown = ServiceSeen(None, problem=f"systemd {_unreachable(bus, error)}")
         return {unit: seen.get(unit, unknown) for unit in units}
@@ -83,49 +83,53 @@ def look(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str
 def restart(
     unit: str, *, reload: bool, alive: Callable[[], None], revive: bool = False, bus: str = BUS, limit: float = 120.0
 ) -> UnitResult:
-    """Restart or reload a running unit; wait at most `limit` seconds for the end; call `alive` each second.
+    """Restart or reload a running unit. Wait at most `limit` seconds for the end, and call `alive` each second.
 
-    `revive` starts it even if it does not run, for a caller that has ended it. An exceeded start limit is no obstacle.
-    Raises RestartError if systemd cannot be reached or refuses; then nothing was done.
+    With `revive`, start it even if it does not run, for a caller that has ended it. Reset an exceeded start limit.
+    Raises RestartError if systemd cannot be reached or refuses the job, which then has no effect.
     """
     started = time.monotonic()
-    asked = queued = False
+    requested = queued = False
     try:
         with Bus(bus, started + min(limit, _ANSWER), alive) as connection:
             connection.call(BUS_ITSELF, "AddMatch", "s", _REMOVED)
             connection.call(_MANAGER, "Subscribe")
             before = _properties(connection, unit)
             reload = reload and not (revive and before["ActiveState"] in _DOWN)
-            _ease(connection, unit, before, reload=reload, revive=revive)
-            asked = True
+            _prepare(connection, unit, before, reload=reload, revive=revive)
+            requested = True
             method = "ReloadUnit" if reload else "RestartUnit" if revive else "TryRestartUnit"
             (job,) = connection.call(_MANAGER, method, "ss", unit, "replace")
             queued = True
             connection.deadline = started + limit
             result = _outcome(connection, job)
-            return _told(unit, result, reload, before, _properties(connection, unit))
+            return _checked_result(unit, result, reload, before, _properties(connection, unit))
     except DBusErrorResponse as error:
         if not queued and error.name != _NO_REPLY:
             remedy = _REMEDIES.get(error.name, f"see systemctl status {unit}")
-            raise RestartError(f"{unit} was not {_done(reload)}: it was refused ({_words(error)}); {remedy}") from error
-        lost = _words(error)
+            raise RestartError(
+                f"{unit} was not {_done(reload)}: systemd refused it ({_error_text(error)}); {remedy}"
+            ) from error
+        cause = _error_text(error)
     except OSError as error:
-        if not asked:
+        if not requested:
             raise RestartError(f"{unit} was not {_done(reload)}: systemd {_unreachable(bus, error)}") from error
-        lost = f"{limit:g} s" if isinstance(error, TimeoutError) else _words(error)
-    detail = f"how its {_noun(reload)} ended was not heard ({lost}), and it may still be under way"
+        cause = f"{limit:g} s" if isinstance(error, TimeoutError) else _error_text(error)
+    detail = f"systemd did not report the end of the {_noun(reload)} ({cause}), which may still be in progress"
     return UnitResult("timeout", f"{unit}: {detail}; see systemctl list-jobs and systemctl status {unit}")
 
 
-def _look_at(connection: Bus, unit: str) -> ServiceSeen:
+def _unit_state(connection: Bus, unit: str) -> ServiceSeen:
     try:
         found = _properties(connection, unit)
     except DBusErrorResponse as error:
-        return ServiceSeen(None, problem=f"{unit} cannot be looked at ({_words(error)}); see systemctl status {unit}")
+        return ServiceSeen(
+            None, problem=f"the state of {unit} is unknown ({_error_text(error)}); see systemctl status {unit}"
+        )
     failed = found["ActiveState"] == "failed"
     if not _runs(found):
         if found["LoadState"] == "not-found" and not failed:
-            problem = f"there is no unit {unit}: correct its name in the configuration"
+            problem = f"the unit {unit} does not exist; correct its name in the configuration"
             return ServiceSeen(None, problem=problem, absent=True)
         return ServiceSeen(running=False, failed=failed, stopped=_was_stopped(found))
     since = found["ExecMainStartTimestamp"] or found["InactiveExitTimestamp"]
@@ -134,7 +138,7 @@ def _look_at(connection: Bus, unit: str) -> ServiceSeen:
 
 
 def _properties(connection: Bus, unit: str) -> _Properties:
-    """Return all properties of a unit, of any type. It need not be loaded, nor exist."""
+    """Return all properties of a unit of any type, which need not be loaded or exist."""
     (path,) = connection.call(_MANAGER, "LoadUnit", "s", unit)
     whole = DBusAddress(path, _NAME, "org.freedesktop.DBus.Properties")
     (found,) = connection.call(whole, "GetAll", "s", "")
@@ -142,19 +146,19 @@ def _properties(connection: Bus, unit: str) -> _Properties:
 
 
 def _runs(found: _Properties) -> bool:
-    """Return whether processes may hold a certificate, including those of a starting or stopping service.
+    """Return whether processes may use a certificate, including those of a starting or stopping service.
 
     A forking service without a PID file may have no main process. It is then "running" as long as its cgroup has
-    others. Only services have the property MainPID.
+    processes. Only services have the property MainPID.
     """
     return "MainPID" in found and (found["MainPID"] > 0 or found["SubState"] == "running")
 
 
 def _was_stopped(found: _Properties) -> bool:
-    """Return whether it was stopped on request and no job is pending.
+    """Return whether systemd stopped the unit on request and no job is pending.
 
-    A process that ends by itself exits before systemd leaves the state "active". Of a unit that systemd has unloaded
-    since, only that it has not failed is known.
+    A process that ends without a request exits before the unit leaves the state "active". For a unit that systemd has
+    unloaded since, certmond knows only that it has not failed.
     """
     by_itself = 0 < found.get("ExecMainExitTimestampMonotonic", 0) <= found["ActiveExitTimestampMonotonic"]
     (job, _) = found["Job"]
@@ -165,27 +169,27 @@ def _command(process: int) -> tuple[str, ...]:
     try:
         with open(f"/proc/{process}/cmdline", "rb") as file:
             line = file.read()
-    except OSError:  # it has ended, or a sandbox hides it: then the command is empty
+    except OSError:  # the process has ended, or a sandbox hides it: return an empty command
         return ()
     return tuple(map(os.fsdecode, line.removesuffix(b"\0").split(b"\0"))) if line else ()
 
 
-def _ease(connection: Bus, unit: str, before: _Properties, *, reload: bool, revive: bool) -> None:
-    """Prepare the restart. A refusal of these optional calls does not count."""
+def _prepare(connection: Bus, unit: str, before: _Properties, *, reload: bool, revive: bool) -> None:
+    """Prepare the restart. Ignore a refusal of these optional calls."""
     with suppress(DBusErrorResponse):
-        # Until the connection ends, systemd does not unload a stopped unit, so its InvocationID stays.
+        # This reference prevents systemd from unloading the stopped unit, so its InvocationID stays.
         (path,) = connection.call(_MANAGER, "GetUnit", "s", unit)
         connection.call(DBusAddress(path, _NAME, f"{_NAME}.Unit"), "Ref")
     if revive or (not reload and before["ActiveState"] not in _DOWN):  # a failed unit stays visible as failed
         with suppress(DBusErrorResponse):
-            # Above StartLimitBurst, systemd would stop it and refuse the start.
+            # After StartLimitBurst starts, systemd would stop the unit and refuse the start.
             connection.call(_MANAGER, "ResetFailedUnit", "s", unit)
 
 
 def _outcome(connection: Bus, job: str) -> str:
-    """Return the result of this job. Any process can send a signal: only that of systemd counts.
+    """Return the result of this job. Ignore signals of other processes than systemd.
 
-    The owner of systemd's name is looked up each time, because it changes with a daemon-reexec.
+    Look up the owner of systemd's name for each signal, because it changes with a daemon-reexec.
     """
     while True:
         signal = connection.signal()
@@ -198,24 +202,24 @@ def _outcome(connection: Bus, job: str) -> str:
                 return str(result)
 
 
-def _told(unit: str, result: str, reload: bool, before: _Properties, after: _Properties) -> UnitResult:
+def _checked_result(unit: str, result: str, reload: bool, before: _Properties, after: _Properties) -> UnitResult:
     """Return the result of a job, checked against the state of the unit."""
     see = f"see journalctl -u {unit}"
     state = f"ActiveState {after['ActiveState']}"
     stopping = after["ActiveState"] == "deactivating"  # or another process restarts it
-    idle = UnitResult(
-        "stopping" if stopping else "not running", f"{unit} is not running ({state}), and was left as it is"
+    untouched = UnitResult(
+        "stopping" if stopping else "not running", f"{unit} is not running ({state}), and certmond did not start it"
     )
     if reload and result == "invalid":
-        return idle
+        return untouched
     if result != "done":
         reason = after.get("ReloadResult" if reload else "Result", "unknown")
         return UnitResult(result, f"{unit}: the {_noun(reload)} ended as {result} ({state}, Result {reason}); {see}")
     if not reload and after["InvocationID"] in (before["InvocationID"], b""):
         if before["ConditionResult"] and not after["ConditionResult"] and after["InvocationID"]:
-            detail = f"was stopped, and not started again: a condition of its unit does not hold ({state})"
+            detail = f"was stopped, and not started again, because a condition of the unit is false ({state})"
             return UnitResult("skipped", f"{unit} {detail}; see systemctl status {unit}")
-        return idle
+        return untouched
     return UnitResult("done", f"{unit} was {_done(reload)} ({state})")
 
 
@@ -228,8 +232,8 @@ def _noun(reload: bool) -> str:
 
 
 def _unreachable(bus: str, error: OSError | DBusErrorResponse) -> str:
-    return f"cannot be asked over {bus} ({_words(error)}); see systemctl status dbus.socket dbus.service"
+    return f"cannot be reached over {bus} ({_error_text(error)}); see systemctl status dbus.socket dbus.service"
 
 
-def _words(error: OSError | DBusErrorResponse) -> str:
-    return printable(error.strerror or str(error) if isinstance(error, OSError) else said(error))
+def _error_text(error: OSError | DBusErrorResponse) -> str:
+    return printable(error.strerror or str(error) if isinstance(error, OSError) else error_message(error))

@@ -1,16 +1,17 @@
 """TLS handshake with each endpoint, and the certificate that its server presents.
 
-Owns the connection, from its first packet to the DER of the leaf. The server is not trusted: nothing is verified, all
-default ciphers of OpenSSL are accepted, and nothing is sent after the handshake. Opens no key, except that of a given
-client certificate. Judges nothing: an endpoint that does not answer is a value.
+Owns the connection, from its first packet to the DER of the leaf. certmond does not trust the server: it verifies no
+certificate, accepts all default ciphers of OpenSSL, and sends no data after the handshake. Opens no key, except that of
+a given client certificate. Judges nothing: an endpoint that does not answer is a value.
 
-*asyncio*: every endpoint has the whole time limit concurrently, however many there are. With a pool of eight threads
-the ninth would wait.
+*asyncio*: all endpoints share the time limit concurrently, however many they are. With a pool of eight threads, the
+ninth endpoint would wait.
 
-*A server that demands a client certificate* presents its own before. In TLS 1.3 the handshake has already ended for the
-client when the server refuses. In TLS 1.2 it fails, and `ssl` returns no certificate of a failed handshake. But there
-the server's Certificate message is clear text, and is read from the received bytes. So no key of the node is needed. A
-client certificate only avoids an entry in the server's log, and an unusable one is ignored.
+*A server that requires a client certificate* presents its own certificate before. In TLS 1.3 the handshake has already
+ended for the client when the server refuses. In TLS 1.2 it fails, and `ssl` returns no certificate of a failed
+handshake. But the server's Certificate message is in clear text, and certmond parses it from the received bytes. So
+certmond needs no key of the node. A client certificate only avoids an entry in the server's log, and certmond ignores
+an unusable one.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from typing import NamedTuple
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 
 LIMIT = 1.0
-"""Seconds from the first packet to the certificate: the server is on this node, or near it."""
-_MOST = 1 << 18  # bytes that are read from a server; OpenSSL accepts no chain above 100 KiB
+"""Seconds from the first packet to the certificate. The server is on this node or in its network."""
+_MOST = 1 << 18  # maximum number of bytes from a server; OpenSSL accepts no chain above 100 KiB
 _PIECE = 1 << 14
-_CIPHERS = "DEFAULT"  # those of OpenSSL, with RSA key exchange; Python's default has fewer
+_CIPHERS = "DEFAULT"  # the default of OpenSSL, with RSA key exchange; Python's default has fewer ciphers
 _ALERT, _HANDSHAKE = 21, 22  # RFC 5246, 6.2.1
 _CERTIFICATE = 11  # RFC 5246, 7.4
-_AROUND = re.compile(r"^\[[^]]*\] | \(_ssl\.c:[0-9]+\)$")  # what Python adds to OpenSSL's message
+_AROUND = re.compile(r"^\[[^]]*\] | \(_ssl\.c:[0-9]+\)$")  # the parts that Python adds to OpenSSL's message
 
 
 class ClientPair(NamedTuple):
-    """The PEM files of a client certificate and its key. They are read when used, and not kept."""
+    """The paths of the PEM files of a client certificate and its key. Each probe reads them."""
 
     certificate: str
     key: str
@@ -47,53 +48,55 @@ class ClientPair(NamedTuple):
 Pairs = Mapping[Endpoint, ClientPair]
 
 
-async def ask(
+async def served_certificates(
     endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None, limit: float = LIMIT
 ) -> dict[Endpoint, Seen]:
-    """Return what each endpoint serves, within `limit` seconds for all of them. `at` is the caller's time."""
+    """Return the certificate that each endpoint serves, within `limit` seconds for all. `at` is the caller's time."""
     deadline = asyncio.get_running_loop().time() + limit
-    looks = (_look(endpoint, at, (pairs or {}).get(endpoint), deadline) for endpoint in endpoints)
-    # A failure of one does not affect the others.
-    seen = await asyncio.gather(*looks, return_exceptions=True)
+    handshakes = (_handshake_result(endpoint, at, (pairs or {}).get(endpoint), deadline) for endpoint in endpoints)
+    # A failure of one endpoint does not affect the others.
+    results = await asyncio.gather(*handshakes, return_exceptions=True)
     return {
         endpoint: Unserved(_reason(found, b""), at) if isinstance(found, BaseException) else found
-        for endpoint, found in zip(endpoints, seen, strict=True)
+        for endpoint, found in zip(endpoints, results, strict=True)
     }
 
 
-async def _look(endpoint: Endpoint, at: datetime, pair: ClientPair | None, deadline: float) -> Seen:
+async def _handshake_result(endpoint: Endpoint, at: datetime, pair: ClientPair | None, deadline: float) -> Seen:
     incoming, outgoing, received = ssl.MemoryBIO(), ssl.MemoryBIO(), bytearray()
     tls = _context(pair).wrap_bio(incoming, outgoing, server_hostname=endpoint.server_name)
-    reason, spoke = "it presented no certificate", False
+    reason, speaks_tls = "it presented no certificate", False
     try:
         async with asyncio.timeout_at(deadline):
             with socket.socket(socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET) as connection:
                 connection.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(connection, (endpoint.address, endpoint.port))
-                await _shake_hands(connection, tls, incoming, outgoing, received)
+                await _complete_handshake(connection, tls, incoming, outgoing, received)
         leaf = tls.getpeercert(binary_form=True)
     except OSError as error:  # an ssl.SSLError, a TimeoutError, or a network error
         leaf, reason = leaf_in_clear(received), _reason(error, received)
-        spoke = bool(received) and received[0] in {_ALERT, _HANDSHAKE} and not isinstance(error, TimeoutError)
-    return Served(leaf, tls.version() or "TLSv1.2", at) if leaf else Unserved(reason, at, spoke)
+        speaks_tls = bool(received) and received[0] in {_ALERT, _HANDSHAKE} and not isinstance(error, TimeoutError)
+    return Served(leaf, tls.version() or "TLSv1.2", at) if leaf else Unserved(reason, at, speaks_tls)
 
 
-async def _shake_hands(
+async def _complete_handshake(
     connection: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, received: bytearray
 ) -> None:
-    """Complete the handshake. `received` has the received bytes, even if that fails."""
+    """Complete the handshake. `received` contains the received bytes, also after a failure."""
     loop = asyncio.get_running_loop()
-    while not _complete(tls):
+    while not _advance(tls):
         await loop.sock_sendall(connection, outgoing.read())
         piece = await loop.sock_recv(connection, _PIECE)
         received += piece
-        if len(received) > _MOST:  # nothing else stops a fast sender: the loop does not yield while data is available
-            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "more than a handshake was sent")
+        if (
+            len(received) > _MOST
+        ):  # the time limit does not stop a fast sender: the loop does not yield while data is available
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the server sent more than a handshake")
         if piece:
             incoming.write(piece)
         else:
             incoming.write_eof()
-    with suppress(OSError):  # the certificate has arrived; a server that has closed has still served it
+    with suppress(OSError):  # the certificate has arrived, even if the server has closed the connection since
         await loop.sock_sendall(connection, outgoing.read())
 
 
@@ -105,11 +108,11 @@ def _context(pair: ClientPair | None) -> ssl.SSLContext:
     context.set_ciphers(_CIPHERS)
     if pair:
         with suppress(OSError, ValueError):
-            context.load_cert_chain(*pair, password=lambda: "")  # without it OpenSSL prompts
+            context.load_cert_chain(*pair, password=lambda: "")  # otherwise OpenSSL prompts
     return context
 
 
-def _complete(tls: ssl.SSLObject) -> bool:
+def _advance(tls: ssl.SSLObject) -> bool:
     """Advance the handshake with the received bytes. Return whether it is complete."""
     try:
         tls.do_handshake()
@@ -120,16 +123,16 @@ def _complete(tls: ssl.SSLObject) -> bool:
 
 def leaf_in_clear(received: bytes | bytearray) -> bytes | None:
     """Return the server's certificate from the bytes of a TLS 1.2 server, or None if it is not complete."""
-    messages, place = bytearray(), 0
-    while place < len(received) and received[place] == _HANDSHAKE:  # record: type, version, length (RFC 5246, 6.2.1)
-        start = place + 5
-        place = start + int.from_bytes(received[place + 3 : start])
-        messages += received[start:place]
-    place = 0
-    while place < len(messages) and messages[place] != _CERTIFICATE:  # message: type, length (7.4)
-        place += 4 + int.from_bytes(messages[place + 1 : place + 4])
-    message = messages[place + 4 : place + 4 + int.from_bytes(messages[place + 1 : place + 4])]
-    length = int.from_bytes(message[3:6])  # after the length of the list, that of its first (7.4.2)
+    messages, offset = bytearray(), 0
+    while offset < len(received) and received[offset] == _HANDSHAKE:  # record: type, version, length (RFC 5246, 6.2.1)
+        start = offset + 5
+        offset = start + int.from_bytes(received[offset + 3 : start])
+        messages += received[start:offset]
+    offset = 0
+    while offset < len(messages) and messages[offset] != _CERTIFICATE:  # message: type, length (7.4)
+        offset += 4 + int.from_bytes(messages[offset + 1 : offset + 4])
+    message = messages[offset + 4 : offset + 4 + int.from_bytes(messages[offset + 1 : offset + 4])]
+    length = int.from_bytes(message[3:6])  # the length of the first certificate follows the length of the list (7.4.2)
     leaf = bytes(message[6 : 6 + length])
     return leaf if leaf and len(leaf) == length else None
 
@@ -145,10 +148,10 @@ def _reason(error: BaseException, received: bytes | bytearray) -> str:
         case ConnectionResetError() | BrokenPipeError():
             return "the connection was reset"
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():  # SSLZeroReturnError in older Pythons
-            return "it closed the connection before the handshake had ended"
+            return "it closed the connection before the end of the handshake"
         case ssl.SSLError(strerror=str(text)):
             return f"the handshake failed ({_AROUND.sub('', text)})"
         case OSError(errno=int(number)):
             return f"the connection failed ({os.strerror(number)})"
         case _:
-            return f"the look at it failed ({type(error).__name__}: {error})"
+            return f"the handshake failed ({type(error).__name__}: {error})"

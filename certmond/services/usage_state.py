@@ -1,7 +1,7 @@
 """The surroundings of this node's certificates for a pass: files, flags, processes, served certificates.
 
-Owns the question of an observation, and the state between passes. Below another root than "/" no process can be
-observed, and only files count. Judges nothing: `pki.services.staleness` does.
+Owns the subjects of an observation, and the state between passes. Below another root than "/", certmond observes no
+process and uses only files. Judges nothing: `pki.services.staleness` does.
 """
 
 from __future__ import annotations
@@ -26,48 +26,50 @@ from certmond.pki.x509.certificate import to_pem
 from certmond.services.containers import Pod
 from certmond.services.content_times import Changes
 from certmond.services.file_usage import pod_name, runtime_endpoint, survey
-from certmond.services.process_observer import Lookout, Question, look
+from certmond.services.process_observer import ObserverThread, Question, observe
 
 if TYPE_CHECKING:
     from certmond.services.health_probe import Anchors
 
 
-class Neighbourhood:
-    """The surroundings for one configuration.
+class SurroundingsObserver:
+    """Observes the surroundings for one configuration.
 
-    Health is observed only with `acting`, for a process that restarts services. `wake` is called when a requested
-    observation has ended.
+    It observes health only with `acting`, for a process that restarts services. It calls `wake` after each requested
+    observation.
     """
 
     def __init__(
         self, config: Config, root: str, changes: Changes, *, acting: bool, wake: Callable[[], None] = lambda: None
     ) -> None:
         self._config, self._changes, self._acting = config, changes, acting
-        self._lookout = Lookout(wake)
+        self._observer = ObserverThread(wake)
         self._visible = root == "/"
         self._question = Question()
         self._services: Sequence[ServiceSpec] = config.services
         self._contents: Mapping[str, Content] = {}
-        self._asked: tuple[Question, Mapping[str, Content]] | None = None
+        self._requested: tuple[Question, Mapping[str, Content]] | None = None
         self._live: Live | None = None
         self.pods: Mapping[str, Pod] = {}
         self.runtime_endpoint: str | None = None
 
     def around(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
-        """Return the present surroundings, with the latest observation, however old."""
-        live = self._live = self._lookout.seen or self._live
+        """Return the present surroundings, with the latest observation of any age."""
+        live = self._live = self._observer.seen or self._live
         components = store.components()
         self._services = [each for each in self._config.services if _is_here(each, store)]
         commands = {name: seen.command for name, seen in live.services.items()} if live else {}
         found = survey(components, self._services, commands)
         found = self._with_configured(found)
-        told = {path for used in found.uses.values() for path in used} | {path for _, path in found.serving.values()}
-        seen = [each for each in inventory.observations if each.spec.consumers or each.path in told]
+        used_paths = {path for used in found.uses.values() for path in used} | {
+            path for _, path in found.serving.values()
+        }
+        seen = [each for each in inventory.observations if each.spec.consumers or each.path in used_paths]
         paths = sorted({path for each in seen for path in files_of(each)})
         self._prepare(components, found, inventory)
         sets = trust_sets(inventory.observations)
         states = ((path, sets.get(path, sha256), ctime) for path, sha256, ctime in store.states(paths))
-        self._contents = self._changes.contents(states, datetime.now(UTC))  # the clock of their ctime
+        self._contents = self._changes.contents(states, datetime.now(UTC))  # the clock that sets ctime
         return Surroundings(
             self._services, found, live, self._contents, past,
             self._config.restart.reload_within, elsewhere=not self._visible,
@@ -75,30 +77,30 @@ class Neighbourhood:
 
     @property
     def has_news(self) -> bool:
-        """Return whether the question has changed since the latest request, or a file has."""
-        return self._visible and (self._question, self._contents) != self._asked
+        """Return whether the subjects of the observation or a file have changed since the latest request."""
+        return self._visible and (self._question, self._contents) != self._requested
 
     def ask(self) -> None:
         """Request an observation, without waiting for it."""
         if self._visible:
-            self._asked = self._question, self._contents
-            self._lookout.ask(self._question)
+            self._requested = self._question, self._contents
+            self._observer.ask(self._question)
 
     def view(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
-        """Return the surroundings after an observation. Repeat it while it shows more to observe."""
+        """Return the surroundings after an observation. Repeat the observation while it shows new subjects."""
         around = self.around(store, inventory, past)
-        self._asked = None
+        self._requested = None
         while self.has_news:
-            self._asked = self._question, self._contents
-            self._live = look(self._question, self._live)
+            self._requested = self._question, self._contents
+            self._live = observe(self._question, self._live)
             around = self.around(store, inventory, past)
         return around
 
     def close(self) -> None:
-        self._lookout.close()
+        self._observer.close()
 
     def _with_configured(self, found: Survey) -> Survey:
-        """Return the survey in which configured endpoints override those of the flags."""
+        """Return the survey with the configured endpoints, which override those of the flags."""
         entries = {spec.name: spec.path for spec in self._config.certificates}
         serving = dict(found.serving)
         for service in self._services:
@@ -108,12 +110,12 @@ class Neighbourhood:
         return replace(found, serving=serving)
 
     def _prepare(self, components: Components, found: Survey, inventory: Inventory) -> None:
-        """Prepare the question of the next observation."""
+        """Prepare the subjects of the next observation."""
         node = inventory.facts.get("node_name", "")
         pods = {}
         for service in self._services:
-            if service.kind == "static-pod" and (told := pod_name(service, components)):
-                namespace, name, executable = told
+            if service.kind == "static-pod" and (pod := pod_name(service, components)):
+                namespace, name, executable = pod
                 pods[service.name] = Pod(
                     container=service.pod or "", name=f"{name}-{node}", executable=executable, namespace=namespace
                 )
@@ -125,7 +127,7 @@ class Neighbourhood:
         self._question = Question(units, pods, tuple(found.serving), health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
-        """Return the CAs of the certificate file that is served at `address`, or None if that is unknown."""
+        """Return the CAs of the certificate that is served at `address`, or None if they are unknown."""
         if not address.startswith("https://"):
             return None
         place = address.removeprefix("https://").partition("/")[0]
@@ -141,7 +143,7 @@ class Neighbourhood:
 
 
 def _is_here(service: ServiceSpec, store: Store) -> bool:
-    """Return whether this node has the service, according to its files."""
+    """Return whether this node has the service, which its files show."""
     if service.belongs_with and not any(map(store.has, service.belongs_with)):
         return False
     return not any(map(store.has, service.not_with))

@@ -1,8 +1,8 @@
 """Signing by a program that follows certmonger's contract for enrollment helpers (certmonger, doc/helpers.txt).
 
 Owns the contract: the environment of the helper, and the meaning of its exit status and output. Every helper for
-certmonger works, and a new one is a few lines of shell. The helper's output is sorted, the requested certificate first;
-the caller verifies it. The private key never leaves certmond: a helper gets the request.
+certmonger works, and a new helper needs a few lines of shell. Sorts the helper's output, the requested certificate
+first; the caller verifies it. A helper receives the request and never the private key.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from certmond.signers.protocol import Issued, Request
 from certmond.subprocesses import Ended, first_line, run
 
 ASK_AGAIN = 300.0
-"""Seconds until certmond repeats a request whose helper reports "wait" without a time."""
+"""Seconds until certmond repeats a request, if the helper reports `wait` without a time."""
 
 _SHORTEST, _LONGEST = 1, 7 * 86400  # seconds; limits of a wait that a helper requests
-_MAX_COOKIE = 1 << 16  # bytes: it is passed back in an environment variable, which Linux limits to 128 KiB
+_MAX_COOKIE = 1 << 16  # bytes; POLL passes it in an environment variable, which Linux limits to 128 KiB
 
 
 class CommandSigner:
@@ -49,32 +49,32 @@ class CommandSigner:
         reason = f": {message}" if message else ""
         match ended.status:
             case 0:
-                return Issued(_in_order(ended.output, request, helper))
+                return Issued(_sorted_chain(ended.output, request, helper))
             case 1:
                 raise _waiting(helper, ASK_AGAIN, ended.output)
             case 5:
                 seconds, _, cookie = ended.output.lstrip().partition(b"\n")
                 raise _waiting(helper, _seconds(helper, seconds), cookie)
             case 2:
-                raise RefusedError(f"{helper} was refused {request.name}{reason}")
+                raise RefusedError(f"{helper} reports that its CA refused {request.name}{reason}")
             case 3:
                 raise UnreachableError(f"{helper} cannot reach its CA{reason}")
             case 4:
-                raise RefusedError(f"{helper} is not configured{reason}; configure it, and run it by hand to see")
+                raise RefusedError(f"{helper} is not configured{reason}; configure it, then run it manually to test it")
             case 6:
-                raise RefusedError(f"{helper} does not support {self._operation(request)}; use one that does")
+                raise RefusedError(f"{helper} does not support {self._operation(request)}; use a helper that does")
             case 16:
-                raise RefusedError(f"{helper} asks for SCEP messages, which certmond has none of; use another helper")
+                raise RefusedError(f"{helper} requires SCEP, which certmond does not support; use another helper")
             case 17:
-                raise RefusedError(f"{helper} asks for a new key{reason}; let {request.name} have no keep_key")
+                raise RefusedError(f"{helper} requires a new key{reason}; remove keep_key from {request.name}")
             case _:
-                raise UnreachableError(f"{helper} {_broke(ended)}; run it by hand to see why")
+                raise UnreachableError(f"{helper} {_exit_description(ended)}; run it manually to see the cause")
 
     def _operation(self, request: Request) -> str:
         return "SUBMIT" if request.cookie is None else "POLL"
 
     def _environment(self, request: Request) -> dict[str, str]:
-        """Return the environment for SUBMIT or POLL. Empty variables are left out, as certmonger does."""
+        """Return the environment for SUBMIT or POLL, without empty variables, as certmonger does."""
         names = request.template.names
         words = {
             "CERTMONGER_OPERATION": self._operation(request),
@@ -98,38 +98,41 @@ def _waiting(helper: str, seconds: float, cookie: bytes) -> WaitingError:
     except UnicodeDecodeError:
         text = ""
     if not text or "\0" in text or len(cookie) > _MAX_COOKIE:
-        raise RefusedError(f"{helper} says to wait without a cookie that can be handed back; it has to write one")
-    return WaitingError(f"{helper} waits for its CA's decision", seconds, text)
+        raise RefusedError(f"{helper} reports `wait` without a valid cookie; it must write one")
+    return WaitingError(f"{helper} waits for the decision of its CA", seconds, text)
 
 
 def _seconds(helper: str, line: bytes) -> float:
     if not re.fullmatch(rb"\s*[0-9]{1,12}\s*", line):
-        raise RefusedError(f"{helper} says to wait, but not for how many seconds; they have to be its first line")
+        raise RefusedError(
+            f"{helper} reports `wait` without the number of seconds; it must write them in its first line"
+        )
     return float(min(max(int(line), _SHORTEST), _LONGEST))
 
 
-def _broke(ended: Ended) -> str:
-    """Return how the helper ended, for an unknown status. Only stderr is quoted: stdout may have a secret."""
-    said = first_line(ended.said)
+def _exit_description(ended: Ended) -> str:
+    """Return the exit of the helper as a phrase. Quote only stderr, because stdout may contain a secret."""
+    message = first_line(ended.said)
     how = f"was ended by signal {-ended.status}" if ended.status < 0 else f"ended with status {ended.status}"
-    return f"{how} ({said})" if said else how
+    return f"{how} ({message})" if message else how
 
 
-def _in_order(output: bytes, request: Request, helper: str) -> bytes:
-    """Return the certificate of the request's key, then the others in their order. Other content is dropped."""
-    found = decode(_plain(output), "its output").certificates
+def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
+    """Return the certificate of the request's key, then the others in their order. Drop other content."""
+    found = decode(_as_pem(output), "its output").certificates
     if not found:
-        raise RefusedError(f"{helper} issued nothing that could be read as a certificate; it has to write PEM")
+        raise RefusedError(f"{helper} wrote no certificate; it must write PEM")
     own = public_key_of(request.key)
     leaf = next((certificate for certificate in found if certificate.key == own), None)
     if leaf is None:
-        raise RefusedError(f"{helper} issued no certificate for the key of {request.name}; it has to sign its request")
+        raise RefusedError(f"{helper} wrote no certificate for the key of {request.name}; it must sign its request")
     return b"".join(map(to_pem, dict.fromkeys((leaf, *found))))
 
 
-def _plain(output: bytes) -> bytes:
-    """Return JSON (certmonger, src/submit-e.c: `certificate`, and `chain` of objects with one each) or
-    PKCS#7 as PEM.
+def _as_pem(output: bytes) -> bytes:
+    """Return the certificates in JSON (certmonger, src/submit-e.c: `certificate`, `chain`) or PKCS#7 as PEM.
+
+    Return other output unchanged.
     """
     try:
         if output.lstrip().startswith(b"{"):

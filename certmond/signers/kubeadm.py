@@ -1,11 +1,11 @@
 """Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, `kubeadm kubeconfig user` for client credentials.
 
 Owns the input and output of kubeadm. It runs in a private directory, with symlinks to the CA's files and a separate
-configuration. With `--cert-dir` alone it would read the directory from the cluster, and overwrite the node's real files
-(cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the directory.
+configuration. With `--cert-dir` only, kubeadm would read the directory from the cluster, and overwrite the node's real
+files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the directory.
 
-kubeadm makes its own key. Its standard output is not quoted, because a kubeconfig contains a key. Written against
-kubeadm's source, v1.22 to v1.36; the tests replace it with a stand-in.
+kubeadm creates the key itself. No message quotes its standard output, because a kubeconfig contains a key. Written
+against kubeadm's source, v1.22 to v1.36; the tests replace it with a stand-in.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _OLDEST, _V1BETA4 = 22, 31  # v1.22 introduced v1beta3, v1.31 v1beta4
 class KubeadmSigner:
     """Signs with the CA whose files are at these paths, by running `command`; `directory` belongs to certmond.
 
-    The caller holds certmond's lock: files of a crashed run in `directory` are removed.
+    The caller holds the lock of the writers, because `sign` removes files of a crashed run from `directory`.
     """
 
     def __init__(
@@ -65,93 +65,97 @@ class KubeadmSigner:
         self._time_limit = time_limit
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate, and the key that kubeadm made for it. Raises RefusedError or UnreachableError."""
+        """Return the certificate, and the key that kubeadm created. Raises RefusedError or UnreachableError."""
         name, organizations = _subject(request)
         if request.name not in _PAIRS and not _is_client(request.template):
-            detail = f"kubeadm knows no certificate {request.name}, and makes others for clients only"
+            detail = f"kubeadm has no certificate {request.name}, and issues other certificates for clients only"
             raise RefusedError(f"{detail}; choose another signer")
         version = self._version(request.alive)
         if not _makes(request.template.key, version):
-            raise RefusedError(f"kubeadm {version} makes no {request.template.key.value} key; choose another signer")
-        with self._workplace() as place:
-            configuration = self._configured(place, request.template, version)
+            raise RefusedError(
+                f"kubeadm {version} cannot create a {request.template.key.value} key; choose another signer"
+            )
+        with self._work_directory() as directory:
+            configuration = self._write_configuration(directory, request.template, version)
             if request.name in _PAIRS:
-                return self._renewed(request, place, configuration)
-            self._link(place, "ca")
+                return self._renewed(request, directory, configuration)
+            self._link(directory, "ca")
             groups = (f"--org={organization}" for organization in organizations)
             lifetime = f"--validity-period={_lifetime(request.template)}"
             options = (f"--config={configuration}", f"--client-name={name}", *groups, lifetime)
             ended = self._run(("kubeconfig", "user", *options), request.alive)
             return _from_kubeconfig(ended.output)
 
-    def _renewed(self, request: Request, place: Path, configuration: Path) -> Issued:
+    def _renewed(self, request: Request, directory: Path, configuration: Path) -> Issued:
         pair, ca = _PAIRS[request.name]
-        self._link(place, ca)
-        certificate, key = place / f"{pair}.crt", place / f"{pair}.key"
+        self._link(directory, ca)
+        certificate, key = directory / f"{pair}.crt", directory / f"{pair}.key"
         certificate.parent.mkdir(mode=0o700, exist_ok=True)
-        # kubeadm copies subject, names and usages from the certificate that it finds (renewal/manager.go,
-        # certToConfig). It gets one with the content of the template, so the old pair need not be copied.
-        shown = self_signed(request.template, request.key)
-        certificate.write_bytes(shown)
+        # kubeadm copies subject, names and usages from the present certificate (renewal/manager.go, certToConfig). A
+        # placeholder has the content of the template, so certmond does not copy the old pair.
+        placeholder = self_signed(request.template, request.key)
+        certificate.write_bytes(placeholder)
         ended = self._run(("certs", "renew", request.name, f"--config={configuration}"), request.alive)
-        made, made_key = (_made(path) for path in (certificate, key))
-        if made == shown:  # with status 0, as for a CA whose key is missing
-            said = first_line(ended.output) or "it said nothing"
-            raise RefusedError(
-                f"kubeadm left {request.name} as it was ({said}); see that its CA and the CA's key are there"
-            )
+        made, made_key = (_output_file(path) for path in (certificate, key))
+        if made == placeholder:  # although the status is 0, for example without the CA's key
+            message = first_line(ended.output) or "without a message"
+            raise RefusedError(f"kubeadm did not renew {request.name} ({message}); see: certmond check")
         return _issued(made, made_key)
 
     def _version(self, alive: Callable[[], None]) -> str:
-        """Return kubeadm's version for its configuration. Without it kubeadm queries the Internet."""
-        said = first_line(self._run(("version", "-o", "short"), alive).output)
-        match = _VERSION.fullmatch(said)
+        """Return kubeadm's version for its configuration. Without a version, kubeadm queries the Internet."""
+        message = first_line(self._run(("version", "-o", "short"), alive).output)
+        match = _VERSION.fullmatch(message)
         if match is None or int(match[1]) < _OLDEST:
-            raise RefusedError(f"{self._command[0]} is no kubeadm of v1.{_OLDEST} or newer; name one as `command`")
-        return said
+            raise RefusedError(
+                f"{self._command[0]} is not kubeadm v1.{_OLDEST} or newer; set `command` to a newer kubeadm"
+            )
+        return message
 
     def _run(self, arguments: tuple[str, ...], alive: Callable[[], None]) -> Ended:
         ended = run((*self._command, *arguments), {}, self._time_limit, alive)
-        said = first_line(ended.said)
+        message = first_line(ended.said)
         detail = f"{' '.join((self._command[0], *arguments[:2]))} ended with status {ended.status}"
         if ended.status < 0:
-            raise UnreachableError(f"{detail} ({said}); run it by hand to see why")
+            raise UnreachableError(f"{detail} ({message}); run it manually to see the cause")
         if ended.status:
-            raise RefusedError(f"{detail} ({said}); run it by hand to see why")
+            raise RefusedError(f"{detail} ({message}); run it manually to see the cause")
         return ended
 
     @contextmanager
-    def _workplace(self) -> Iterator[Path]:
+    def _work_directory(self) -> Iterator[Path]:
         for left in Path(self._directory).glob(f"{_PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._directory) as place:  # its mode is 0700
-            yield Path(place)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._directory) as directory:  # its mode is 0700
+            yield Path(directory)
 
-    def _link(self, place: Path, ca: str) -> None:
+    def _link(self, directory: Path, ca: str) -> None:
         """Link the CA's files under kubeadm's names. kubeadm only reads them."""
-        (place / ca).parent.mkdir(mode=0o700, exist_ok=True)
-        os.symlink(self._ca_certificate, place / f"{ca}.crt")
-        os.symlink(self._ca_key, place / f"{ca}.key")
+        (directory / ca).parent.mkdir(mode=0o700, exist_ok=True)
+        os.symlink(self._ca_certificate, directory / f"{ca}.crt")
+        os.symlink(self._ca_key, directory / f"{ca}.key")
 
-    def _configured(self, place: Path, template: Template, version: str) -> Path:
-        """Write a configuration with which kubeadm queries neither node, cluster nor Internet. Return its path."""
+    def _write_configuration(self, directory: Path, template: Template, version: str) -> Path:
+        """Write a configuration with which kubeadm queries neither the cluster nor the Internet. Return its path."""
         api = {"apiVersion": "kubeadm.k8s.io/v1beta4" if _is_newer(version) else "kubeadm.k8s.io/v1beta3"}
         init = {
             "kind": "InitConfiguration",
             "nodeRegistration": {"name": "node", "criSocket": "unix:///var/run/containerd/containerd.sock"},
-            "localAPIEndpoint": {"advertiseAddress": "192.0.2.1"},  # only valid (RFC 5737), never used
+            "localAPIEndpoint": {
+                "advertiseAddress": "192.0.2.1"
+            },  # a valid address that kubeadm does not use (RFC 5737)
         }
-        cluster = {"kind": "ClusterConfiguration", "certificatesDir": str(place), "kubernetesVersion": version}
+        cluster = {"kind": "ClusterConfiguration", "certificatesDir": str(directory), "kubernetesVersion": version}
         if _is_newer(version):
             cluster["certificateValidityPeriod"] = _lifetime(template)
             cluster["encryptionAlgorithm"] = template.key.value  # the names of kubeadm
-        path = place / "kubeadm.yaml"
+        path = directory / "kubeadm.yaml"
         path.write_text(yaml.safe_dump_all([api | init, api | cluster]))
         return path
 
 
 def _is_newer(version: str) -> bool:
-    """Return whether kubeadm supports v1beta4, which sets algorithm and lifetime."""
+    """Return whether kubeadm supports v1beta4, which configures algorithm and lifetime."""
     match = _VERSION.fullmatch(version)
     return match is not None and int(match[1]) >= _V1BETA4
 
@@ -161,19 +165,21 @@ def _makes(key: KeyAlgorithm, version: str) -> bool:
 
 
 def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
-    """Return common name and organizations. Raises RefusedError for a certificate that kubeadm cannot make."""
+    """Return common name and organizations. Raises RefusedError for a certificate that kubeadm cannot issue."""
     template = request.template
     names = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
     if template.is_ca:
-        raise RefusedError(f"{request.name} is to be a CA, and kubeadm renews none; let it sign itself")
+        raise RefusedError(f"{request.name} is a CA, which kubeadm does not renew; set `signer: self`")
     if len(names) != 1 or len(names) + len(groups) != len(list(template.subject)):
-        detail = f"kubeadm makes subjects of one CN and any O, not {template.subject.rfc4514_string()}"
+        detail = f"kubeadm supports subjects of one CN and any O, not {template.subject.rfc4514_string()}"
         raise RefusedError(f"{detail}; choose another signer for {request.name}")
     if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a comma-separated list
-        raise RefusedError(f"kubeadm makes no O with a comma or a quote; choose another signer for {request.name}")
+        raise RefusedError(f"kubeadm supports no O with a comma or a quote; choose another signer for {request.name}")
     if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in template.names):
-        raise RefusedError(f"kubeadm gives DNS names and IP addresses only; choose another signer for {request.name}")
+        raise RefusedError(
+            f"kubeadm supports only DNS names and IP addresses; choose another signer for {request.name}"
+        )
     return names[0], tuple(groups)
 
 
@@ -186,7 +192,7 @@ def _is_client(template: Template) -> bool:
     return template.extended_usages == ("client auth",) and not template.names
 
 
-def _made(path: Path) -> bytes:
+def _output_file(path: Path) -> bytes:
     """Return the content of a file that kubeadm wrote, or b"" if it does not exist."""
     try:
         return read_file(str(path))
@@ -204,14 +210,16 @@ def _from_kubeconfig(output: bytes) -> Issued:
         case [(Material(data=bytes(certificate)), Material(data=bytes(key)))]:
             return _issued(certificate, key)
         case _:
-            raise RefusedError("kubeadm wrote no kubeconfig with a certificate and its key; run it by hand to see why")
+            raise RefusedError(
+                "kubeadm wrote no kubeconfig with a certificate and its key; run it manually to see the cause"
+            )
 
 
 def _issued(certificate: bytes, key_data: bytes) -> Issued:
     found = decode(certificate, "kubeadm's certificate").certificates
     key: PrivateKey | None = None
     with suppress(KeyUnusableError):
-        key = load_key(key_data, "what kubeadm made")
+        key = load_key(key_data, "kubeadm's output")
     if not found or key is None or found[0].key != public_key_of(key):
-        raise RefusedError("kubeadm made no certificate with its key; run it by hand to see why")
+        raise RefusedError("kubeadm wrote no certificate with its key; run it manually to see the cause")
     return Issued(certificate, key)

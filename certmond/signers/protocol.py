@@ -1,4 +1,4 @@
-"""The protocol of every signer, and its request. A signer writes nothing on the node."""
+"""The interface of every signer, and its request. A signer writes no file of the node."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from certmond.pki.x509.certificate import Certificate, load_request
 class Request:
     """The request for one certificate: the granted content, the key to certify, and the certificate that it replaces.
 
-    `authority` is the entry of the CA, or None if only the signer knows it. A repeated request has the `cookie` of the
-    signer's last answer, and the request that was sent then (`csr`). The signer calls `alive` at least every second
-    while it waits.
+    `authority` is the entry of the CA, or None if the configuration names none. A repeated request has the `cookie` of
+    the signer's last answer, and the PKCS#10 of the first request (`csr`). The signer calls `alive` at least every
+    second while it waits.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Request:
         """Return the content of the certificate."""
         return self.grant.template
 
-    def is_asked_in(self, csr: bytes) -> bool:
-        """Return whether an earlier request, as PEM, asks for exactly what is granted now, with any key.
+    def requests_the_same(self, csr: bytes) -> bool:
+        """Return whether an earlier request, as PEM, has the content that is granted now, with any key.
 
         Raises MalformedError if it is not a request.
         """
-        sent, asked = load_request(csr), load_request(replace(self, csr=None).pem())
-        return sent.subject == asked.subject and {*sent.extensions} == {*asked.extensions}
+        sent, wanted = load_request(csr), load_request(replace(self, csr=None).pem())
+        return sent.subject == wanted.subject and {*sent.extensions} == {*wanted.extensions}
 
     def pem(self) -> bytes:
-        """Return the earlier request if there is one, else a PKCS#10 (RFC 2986) signed with its key, as PEM."""
+        """Return the earlier request, or else a new PKCS#10 (RFC 2986) that is signed with the key, as PEM."""
         if self.csr is not None:
             return self.csr
         builder = x509.CertificateSigningRequestBuilder(self.template.subject)
@@ -62,15 +62,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """The answer of a signer: PEM, the certificate first, then its chain. `key` is set only if the signer made it."""
+    """The answer of a signer: PEM, the certificate first, then its chain. `key` is the key that a signer created."""
 
     pem: bytes
     key: PrivateKey | None = field(default=None, repr=False)
 
 
 class Signer(Protocol):
-    """A signer. Its answer is not trusted: the caller verifies it before use."""
+    """A signer. The caller verifies its answer before use, because it does not trust the signer."""
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate. Raises RefusedError, UnreachableError, or WaitingError if it must be asked again."""
+        """Return the certificate. Raises RefusedError, UnreachableError, or WaitingError for a later repetition."""
         ...

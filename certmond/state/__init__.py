@@ -1,1 +1,1 @@
-"""The state directory: archive, renewals, requests, rotation."""
+"""The state directory: archive, renewal attempts, pending requests, rotation record."""

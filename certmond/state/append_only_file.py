@@ -1,7 +1,7 @@
 """Append-only files of the state directory, with one record in each line.
 
-Owns the append: mode 0600, no symlink followed, and on the disk when the call returns. An incomplete last line after a
-power failure is terminated first, so that the next line is not lost with it.
+Owns the append: mode 0600, no symlink followed, and on the disk when the call returns. It first terminates a last line
+that is incomplete after a power failure, so that the next line stays valid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def append(state_dir: Path, name: str, lines: Sequence[bytes]) -> None:
                 size = os.fstat(file).st_size
                 torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
                 rest = b"\n" * torn + b"".join(line + b"\n" for line in lines)
-                while rest:  # on a full disk the first write takes a part, and only the next fails
+                while rest:  # on a full disk the first write writes a part, and only the next write fails
                     rest = rest[os.write(file, rest) :]
                 os.fsync(file)
                 if size == 0:

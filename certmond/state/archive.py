@@ -1,8 +1,8 @@
 """Archive of replaced files, byte for byte, from which they can be restored.
 
 Owns `<state directory>/archive/<certificate>/<generation>/`: directories with mode 0700, files with mode 0600, and a
-description without content. A generation is complete, or it does not exist. Never writes outside the archive: a restore
-is an ordinary transaction. The caller of `store` holds the lock of the transactions.
+description of the files. A generation is complete, or it does not exist. Never writes outside the archive: a restore is
+an ordinary transaction. The caller of `store` holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from certmond.errors import MalformedError, StateError, WriteError
 from certmond.files.consistent_read import content_of
-from certmond.files.path_resolution import open_straight
+from certmond.files.path_resolution import open_without_symlinks
 from certmond.pki.findings import printable
 from certmond.transaction.dirfd import Place, blaming, can_be_a_path, digest, opened
 from certmond.transaction.state_directory import VERSION, opened_state, read_state, understood
@@ -34,14 +34,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
 _DESCRIPTION = "description.json"
 DID_NOT_WORK = "did not work, and was taken back"
-"""The `detail` in the description of files with which a restart failed."""
+"""The `detail` in the description of files that a failed restart has rolled back."""
 _SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_STORED = 200  # bytes of a file's name that are kept for the reader; with the number it fits NAME_MAX
+_STORED = 200  # maximum bytes of the original name in the stored name; with the number it fits NAME_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The files of one replacement. `id` names it in the archive; `description` is what the caller gave with it."""
+    """The files of one replacement. `id` is its name in the archive; `description` has the facts from the caller."""
 
     name: str
     id: str
@@ -60,11 +60,11 @@ class ArchivedFile:
 
 def _absolute(path: str) -> str:
     if not path.startswith("/") or not can_be_a_path(path):
-        raise ValueError("is no path of the node")
+        raise ValueError("is not an absolute path")
     return path
 
 
-_Id = Annotated[int, Field(ge=0, lt=(1 << 32) - 1)]  # the last one means "do not change" (chown(2))
+_Id = Annotated[int, Field(ge=0, lt=(1 << 32) - 1)]  # the last ID means "do not change" (chown(2))
 
 
 class _File(BaseModel):
@@ -93,22 +93,22 @@ class Archive:
         self._keep = max(keep, 1)
 
     def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Store `files`, a path of the node -> the real file. On the disk when this returns. Raises WriteError.
+        """Store `files` (path of the node -> real file) on the disk. Raises WriteError.
 
-        If the files equal the newest generation, return that one: a replacement that fails again and again pushes none
-        out.
+        If the files equal the newest generation, return that generation. So a replacement that fails repeatedly removes
+        no older generation.
         """
         home = self._home(name)
         with blaming(str(home)):
             for own in (self._state_dir, self._directory, home):
                 make_directory(own)
             _sweep(home)
-        found = [_found(path, real) for path, real in files.items()]
-        kept = self.ids(name)
-        if kept and self._holds(name, kept[-1], found):
-            return self.generation(name, kept[-1])
+        found = [_current_file(path, real) for path, real in files.items()]
+        generations = self.ids(name)
+        if generations and self._equals(name, generations[-1], found):
+            return self.generation(name, generations[-1])
         with blaming(str(home)):
-            last = max(map(_number, kept), default=0)
+            last = max(map(_number, generations), default=0)
             generation = f"{last + 1:06d}-{when.astimezone(UTC):%Y%m%dT%H%M%SZ}"
             draft = home / f".{secrets.token_hex(8)}"
             make_directory(draft)
@@ -128,18 +128,18 @@ class Archive:
         return Generation(name, generation, when, dict(description), tuple(files))
 
     def remove(self, name: str, generations: Sequence[str]) -> None:
-        """Remove these generations, and drafts of killed processes. Raises StateError, WriteError."""
+        """Remove these generations, and the drafts of killed processes. Raises StateError, WriteError."""
         home = self._home(name)
         with blaming(str(home)), opened_state(home) as parent:
             for old in generations:
-                # Hide it first: a partly removed generation does not count.
+                # Rename it first: a partly removed generation must not count.
                 os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
             _sweep(home)
 
     def tidy(self) -> None:
-        """Remove drafts of killed processes, keys included. Raises WriteError.
+        """Remove the drafts of killed processes, keys included. Raises WriteError.
 
-        A directory that another user can change stays as it is.
+        Skip a directory that another user can change.
         """
         for name in filter(_NAME.fullmatch, _listing(self._directory)):
             if any(each.startswith(".") for each in _listing(self._directory / name)):
@@ -157,23 +157,25 @@ class Archive:
     def generation(self, name: str, generation: str) -> Generation:
         """Return one generation.
 
-        Raises MalformedError if its description is damaged, StateError if a later certmond has written it or another
-        user can change it.
+        Raises MalformedError if its description is damaged. Raises StateError if a later version of certmond has
+        written it or another user can change it.
         """
         return self._described(name, generation)[0]
 
     def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
-        """Return the files in the order in which they were stored.
+        """Return the files in the order of `store`.
 
         Raises MalformedError if the generation does not exist or is damaged, and StateError as `generation` does.
         """
         if generation not in self.ids(name):
-            raise MalformedError(f"the archive has no generation {generation!r} of {name}; look for those it has")
+            raise MalformedError(
+                f"the archive has no generation {generation!r} of {name}; see: certmond archive list {name}"
+            )
         _, files = self._described(name, generation)
         return tuple(_load(self._home(name) / generation, facts) for facts in files)
 
-    def whole(self, name: str) -> Iterator[tuple[Generation, tuple[ArchivedFile, ...]]]:
-        """Yield the generations with their files, newest first, without damaged ones."""
+    def complete_generations(self, name: str) -> Iterator[tuple[Generation, tuple[ArchivedFile, ...]]]:
+        """Yield the generations with their files, newest first. Skip damaged generations."""
         for generation in reversed(self.ids(name)):
             with suppress(MalformedError):
                 yield self._described(name, generation)[0], self.load(name, generation)
@@ -183,7 +185,7 @@ class Archive:
             raise WriteError(f"{name!r} cannot be a name in the archive; use letters, digits, dot, hyphen, underscore")
         return self._directory / name
 
-    def _holds(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> bool:
+    def _equals(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> bool:
         try:
             return self.load(name, generation) == tuple(files)
         except MalformedError:
@@ -194,23 +196,25 @@ class Archive:
         try:
             with opened_state(where) as directory:
                 document = json.loads(read_state(directory, where / _DESCRIPTION))
-                said = _Description.model_validate(understood(document, str(where / _DESCRIPTION)))
-            when = said.when.astimezone(UTC)
+                described = _Description.model_validate(understood(document, str(where / _DESCRIPTION)))
+            when = described.when.astimezone(UTC)
         except (OSError, ValueError, OverflowError, RecursionError) as error:
             raise _damaged(where / _DESCRIPTION) from error
-        return Generation(name, generation, when, said.description, tuple(file.path for file in said.files)), said.files
+        return Generation(
+            name, generation, when, described.description, tuple(file.path for file in described.files)
+        ), described.files
 
 
-def _found(path: str, real: Path) -> ArchivedFile:
+def _current_file(path: str, real: Path) -> ArchivedFile:
     """Return a file as it is now. Raises WriteError if it cannot be read."""
     try:
-        with open(open_straight(str(real), _SOURCE), "rb") as file:
+        with open(open_without_symlinks(str(real), _SOURCE), "rb") as file:
             status, content = os.fstat(file.fileno()), content_of(file)
     except OSError as error:
-        fact = f"cannot be read ({error.strerror or error}), and is not replaced before it is kept"
-        raise WriteError(printable(f"{path} {fact}; look at it")) from error
+        fact = f"cannot be read ({error.strerror or error}), so certmond cannot archive it before it replaces it"
+        raise WriteError(printable(f"{path} {fact}; move it away, or make it readable")) from error
     if not stat.S_ISREG(status.st_mode):
-        raise WriteError(printable(f"{path} is no regular file, and is not replaced before it is kept; look at it"))
+        raise WriteError(printable(f"{path} is not a regular file, so certmond cannot archive it; move it away"))
     return ArchivedFile(path, content, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
 
 
@@ -237,11 +241,11 @@ def _load(where: Path, file: _File) -> ArchivedFile:
 
 
 def _damaged(where: Path) -> MalformedError:
-    return MalformedError(printable(f"{where} is damaged; it cannot be put back as a whole: name another generation"))
+    return MalformedError(printable(f"{where} is damaged, and cannot be restored completely; name another generation"))
 
 
 def stored_at(generation: str) -> datetime | None:
-    """Return when a generation was stored, from its id, or None if that is no time."""
+    """Return the time in the id of a generation, at which it was stored, or None if the id has none."""
     try:
         return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The kernel's boot ID (random(4)), which changes at each boot, also if the disks are replaced.
+"""The kernel's boot ID (random(4)), which changes at each boot.
 
 A kubelet reports it as `status.nodeInfo.bootID` (google/cadvisor, machine/info.go).
 """
@@ -15,7 +15,7 @@ _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def boot_id() -> str:
-    """Return the boot ID, a UUID in lower case, or "" if the kernel or the container does not show one."""
+    """Return the boot ID, a UUID in lower case, or "" if /proc does not show it."""
     try:
         found = _BOOT_ID.read_text().strip()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""A small JSON document of the state directory: validated when read, replaced as a whole.
+"""A small JSON document of the state directory: validated by each read, replaced as a whole.
 
-Owns read and write. `read` treats an unusable document as absent; `load` raises. A written document is on the disk with
-mode 0600, or the old one stays. A document of a later version is not replaced. The caller owns the content.
+Owns read and write. `read` treats an unusable document as missing; `load` raises. After `write`, the document is on the
+disk with mode 0600; after an error, the old document stays. `write` does not replace a document of a later version.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ class Memory(Generic[T]):
     def load(self) -> T | None:
         """Return the content, or None if the file is missing.
 
-        Raises MalformedError, with the fact alone, if it cannot be used. Raises StateError if another user can change
-        it or a later certmond has written it.
+        Raises MalformedError, without a remedy, if it cannot be used. Raises StateError if another user can change it
+        or a later version of certmond has written it.
         """
         try:
             return self._adapter.validate_python(self._content())
         except FileNotFoundError:
             return None
         except OSError as error:
-            detail = error.strerror or "the system does not say why"
+            detail = error.strerror or "unknown error of the system"
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             detail = " ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         except (ValueError, OverflowError, RecursionError):
-            detail = "it is no JSON"
+            detail = "it is not JSON"
         raise MalformedError(f"{self._state_dir / self._name} cannot be read ({printable(detail)[:200]})")
 
     def write(self, value: T) -> None:
         """Replace the content with `value`. Raises WriteError, and StateError as `load` does."""
-        # With json, because pydantic's serializer refuses a path that is not UTF-8.
+        # Use json, because pydantic's serializer refuses a path that is not UTF-8.
         content = json.dumps(versioned(self._adapter.dump_python(value)), indent=1, default=datetime.isoformat).encode()
         with suppress(OSError, ValueError, RecursionError), opened_state(self._state_dir) as directory:
-            refuse_record(directory, self._state_dir / self._name)  # a damaged one is replaced
+            refuse_record(directory, self._state_dir / self._name)  # replace a damaged document
         with blaming(str(self._state_dir / self._name)):
             make_directory(self._state_dir)
             with opened_state(self._state_dir) as directory:

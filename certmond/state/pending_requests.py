@@ -1,7 +1,7 @@
-"""Keys whose certificate the signer has not issued yet, kept so that the answer has its key.
+"""Requests for which a signer has not issued the certificate yet, with their keys.
 
 Owns `<state directory>/pending/`, with mode 0700. For each certificate it has the key, the request, and a record with
-the SHA-256 of the certificate to replace. The caller drops them when that certificate was replaced or the signer has
+the SHA-256 of the certificate to replace. The caller removes them after that certificate was replaced or the signer has
 refused.
 """
 
@@ -42,7 +42,7 @@ class Pending:
             make_directory(self._directory)
             with opened_state(self._directory) as directory:
                 record = json.dumps(versioned(replaces)).encode()
-                # The request comes last: if it exists, the key exists too.
+                # Write the request last: if it exists, the key exists too.
                 for suffix, content in ((".key", key_pem(key)), (".for", record), (".csr", csr)):
                     name = _stem(identity) + suffix
                     draft = Place(directory, f".{name}")
@@ -52,9 +52,8 @@ class Pending:
                     os.rename(draft.name, name, src_dir_fd=directory, dst_dir_fd=directory)
                 os.fsync(directory)
 
-    def take_up(self, identity: Identity, cookie: str | None) -> _Found:
-        """Return the cookie, key and request with which to ask again, or three None if there is no cookie or a file is
-        lost.
+    def resume(self, identity: Identity, cookie: str | None) -> _Found:
+        """Return cookie, key and request of a repeated request, or three None without a cookie or one of the files.
 
         Raises StateError if another user can read or change the key, or change the request.
         """
@@ -64,7 +63,9 @@ class Pending:
             with opened_state(self._directory) as directory:
                 key = read_state(directory, self._directory / f"{_stem(identity)}.key", secret=True)
                 request = read_state(directory, self._directory / f"{_stem(identity)}.csr")
-            csr = load_request(request).public_bytes(Encoding.PEM)  # the bytes that were sent, without additions
+            csr = load_request(request).public_bytes(
+                Encoding.PEM
+            )  # the request as sent, without other content of the file
             return cookie, load_key(key, str(self._directory)), csr
         except (OSError, MalformedError, KeyUnusableError):
             return None, None, None
@@ -72,13 +73,13 @@ class Pending:
     def replaces(self, identity: Identity) -> str | None:
         """Return the SHA-256 of the certificate to replace, or None if the record is missing or damaged.
 
-        Raises StateError if another user can change it, or a later certmond has written it.
+        Raises StateError if another user can change it, or a later version of certmond has written it.
         """
         path = self._directory / f"{_stem(identity)}.for"
         try:
             with opened_state(self._directory) as directory:
                 content = read_state(directory, path)
-            # Version 1 also has the bare digest, which is not JSON.
+            # Version 1 also permits the plain digest, which is not JSON.
             found = (
                 content.decode("ascii") if _DIGEST.fullmatch(content) else understood(json.loads(content), str(path))
             )
@@ -91,14 +92,14 @@ class Pending:
         self._remove(lambda stem: stem == _stem(identity))
 
     def tidy(self, waiting: Iterable[Identity]) -> None:
-        """Remove all others, and the drafts of killed processes."""
+        """Remove all requests except those of `waiting`, and the drafts of killed processes."""
         stems = {_stem(identity) for identity in waiting}
         self._remove(lambda stem: stem not in stems)
 
-    def _remove(self, unwanted: Callable[[str], bool]) -> None:
+    def _remove(self, is_unwanted: Callable[[str], bool]) -> None:
         with suppress(OSError), opened(self._directory) as directory:
             for name in sorted(os.listdir(directory)):  # drafts first, then the request, then the key
-                if unwanted(name.partition(".")[0]):
+                if is_unwanted(name.partition(".")[0]):
                     remove(Place(directory, name))
 
 

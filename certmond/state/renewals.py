@@ -1,8 +1,8 @@
-"""The last renewal attempt of each certificate, kept across processes.
+"""The last renewal attempt of each certificate, stored across processes.
 
-Owns `<state directory>/renewals.json`. During many renewals `renewals.log` has one line for each attempt that the
-document does not have yet. It is a cache: without it, certmond only retries a failure sooner. Attempts of deleted files
-are pruned, except the most recent ones and those of the last hour. Holds no key; times are UTC.
+Owns `<state directory>/renewals.json`. During many renewals, `renewals.log` has one line for each attempt that is not
+in the document yet. Both are a cache: without it, certmond retries a failure sooner. Prunes attempts of deleted files,
+except the most recent ones and those of the last hour. Contains no key. Times are UTC.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from certmond.transaction.temp_file import remove
 
 _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
-"""Bytes that are read of the log."""
+"""Maximum number of bytes to read from the log."""
 _ABSENT = 100
-"""Attempts of deleted files that are kept: the most recent ones, because the files may return.
+"""Number of attempts of deleted files to keep, the most recent ones, because the files may return.
 
-The last one of each common name of an entry is kept too: its owner may put an old certificate into a file of another
-name. Those of the last hour are kept, because they count in the quota of their entry.
+certmond also keeps the last attempt of each common name of an entry, because the owner may copy an old certificate to a
+file with another name. It keeps those of the last hour, because they count in the quota of their entry.
 """
 
 
 def _nameable(text: str) -> str:
     if not can_be_a_path(text):
-        raise ValueError("is nothing that a name, a path or a cookie could be")
+        raise ValueError("has characters that a name, a path or a cookie cannot have")
     return text
 
 
@@ -51,7 +51,7 @@ _Text = Annotated[str, AfterValidator(_nameable)]
 
 
 class _Entry(BaseModel):
-    """An attempt in the file. Fields of a later version are ignored."""
+    """An attempt in the document. Ignores fields of a later version."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,122 +73,122 @@ class _Entry(BaseModel):
 
 
 class _Line(BaseModel):
-    """A line of the log: an attempt, or the removal of a certificate's attempt."""
+    """A line of the log: an attempt, or with `removed` the removal of the attempt."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     entry: _Entry
-    forgotten: bool = False
+    removed: bool = Field(default=False, alias="forgotten")
 
 
 class Ledger:
     """The attempts by name and path of the certificate. A writer holds the lock of the transactions.
 
-    `there` returns whether a file exists.
+    `exists` returns whether a file exists.
     """
 
-    def __init__(self, state_dir: Path, there: Callable[[str], bool] = lambda _: True) -> None:
-        self._there, self._enough = there, 2 * _ABSENT
+    def __init__(self, state_dir: Path, exists: Callable[[str], bool] = lambda _: True) -> None:
+        self._exists, self._enough = exists, 2 * _ABSENT
         self._state_dir = state_dir
         self._memory = Memory(state_dir, "renewals.json", TypeAdapter(tuple[_Entry, ...]))
-        self._held: dict[Identity, Attempt] | None = None
+        self._batch: dict[Identity, Attempt] | None = None
         self._written = self._noted = False
 
     def attempts(self) -> dict[Identity, Attempt]:
         """Return the stored attempts, or {} if neither file can be used."""
-        return self._load() if self._held is None else dict(self._held)
+        return self._load() if self._batch is None else dict(self._batch)
 
     def renewed(self) -> dict[str, datetime]:
-        """Return when certmond installed each new certificate, by SHA-256. Restored ones do not count."""
+        """Return the time at which certmond installed each new certificate, by SHA-256, without restored ones."""
         new = (each for each in self.attempts().values() if not each.restored)
         return {each.sha256: each.put_in_place_at for each in new if each.sha256}
 
-    def remember(self, identity: Identity, attempt: Attempt) -> None:
+    def store(self, identity: Identity, attempt: Attempt) -> None:
         """Store the last attempt for a certificate. Raises WriteError."""
-        if self._held is None:
-            self._write(self._without_gone({**self._load(), identity: attempt}))
+        if self._batch is None:
+            self._write(self._pruned({**self._load(), identity: attempt}))
         else:
             self._note(identity, attempt)
-            self._held[identity] = attempt
+            self._batch[identity] = attempt
 
     def check(self) -> None:
-        """Raise WriteError if an attempt could not be stored now."""
-        if self._held is None or not self._written:
+        """Raise WriteError if `store` would fail now."""
+        if self._batch is None or not self._written:
             self._write(self.attempts())
             self._written = True
         else:
-            append(self._state_dir, _LOG, [b""])  # a line without meaning, to test for space
+            append(self._state_dir, _LOG, [b""])  # an empty line, to test for space on the disk
 
-    def forget(self, identity: Identity) -> None:
+    def remove(self, identity: Identity) -> None:
         """Remove the attempt of a certificate. Raises WriteError."""
-        if self._held is None:
+        if self._batch is None:
             self._write({other: attempt for other, attempt in self._load().items() if other != identity})
-        elif before := self._held.get(identity):
-            self._note(identity, before, forgotten=True)
-            del self._held[identity]
+        elif before := self._batch.get(identity):
+            self._note(identity, before, removed=True)
+            del self._batch[identity]
 
     def tidy(self) -> None:
         """Remove the draft of a killed process."""
         self._memory.tidy()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Store each attempt as a line of the log, and write the document once, at the end of the `with`.
+    def batch(self) -> Iterator[None]:
+        """Store each attempt of the `with` block as a line of the log, and write the document once after the block.
 
-        Each attempt is on the disk when `remember` returns, as it is outside the `with`. A killed process leaves the
-        log: `attempts` reads it, and the next write of the document replaces it.
+        When `store` returns, the attempt is on the disk. After a kill, `attempts` reads the log, and the next write
+        of the document removes it.
         """
-        self._held, self._written, self._noted = self._load(), False, False
+        self._batch, self._written, self._noted = self._load(), False, False
         try:
             yield
         finally:
-            known, self._held = self._held, None
+            known, self._batch = self._batch, None
             if self._noted:
-                with suppress(WriteError):  # then the log stays
-                    self._write(self._without_gone(known))
+                with suppress(WriteError):  # after an error the log stays
+                    self._write(self._pruned(known))
 
-    def _note(self, identity: Identity, attempt: Attempt, *, forgotten: bool = False) -> None:
-        line = _Line(entry=_entry(identity, attempt), forgotten=forgotten)
+    def _note(self, identity: Identity, attempt: Attempt, *, removed: bool = False) -> None:
+        line = _Line(entry=_entry(identity, attempt), removed=removed)
         self._noted = True
         append(
             self._state_dir,
             _LOG,
-            [json.dumps({"version": VERSION, **line.model_dump()}, default=datetime.isoformat).encode()],
+            [json.dumps({"version": VERSION, **line.model_dump(by_alias=True)}, default=datetime.isoformat).encode()],
         )
 
     def _load(self) -> dict[Identity, Attempt]:
         known: dict[Identity, Attempt] = {}
-        with suppress(StateError), _opened_log(self._state_dir) as log:  # first: `_write` removes the log
+        with suppress(StateError), _opened_log(self._state_dir) as log:  # open it first: `_write` removes the log
             known = {(each.name, each.path): _attempt(each) for each in self._memory.read() or ()}
             for line in _lines(log, str(self._state_dir / _LOG)):
                 identity = line.entry.name, line.entry.path
                 known.pop(identity, None)
-                if not line.forgotten:
+                if not line.removed:
                     known[identity] = _attempt(line.entry)
         return known
 
-    def _without_gone(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
-        """Return the attempts without those of deleted files. Checks files, which is slow, only now and then."""
+    def _pruned(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
+        """Return the attempts without those of deleted files, after a certain growth: the check of files is slow."""
         if len(attempts) <= self._enough:
             return attempts
-        gone = sorted((each for each in attempts if not self._there(each[1])), key=lambda each: attempts[each].at)
-        last = {(name, attempts[name, path].common_name): (name, path) for name, path in gone}
-        kept_for_names = {each for (_, common_name), each in last.items() if common_name is not None}
-        latest, forgotten, counted = max(each.at for each in attempts.values()), set[Identity](), Counter[str]()
-        for identity in reversed(gone[:-_ABSENT]):
+        deleted = sorted((each for each in attempts if not self._exists(each[1])), key=lambda each: attempts[each].at)
+        last = {(name, attempts[name, path].common_name): (name, path) for name, path in deleted}
+        newest_of_names = {each for (_, common_name), each in last.items() if common_name is not None}
+        latest, pruned, counted = max(each.at for each in attempts.values()), set[Identity](), Counter[str]()
+        for identity in reversed(deleted[:-_ABSENT]):
             counted[identity[0]] += 1
             if latest - attempts[identity].at >= WINDOW or counted[identity[0]] > RENEWALS:
-                forgotten.add(identity)
-        forgotten -= kept_for_names
-        kept = {identity: attempt for identity, attempt in attempts.items() if identity not in forgotten}
-        self._enough = len(kept) + _ABSENT
-        return kept
+                pruned.add(identity)
+        pruned -= newest_of_names
+        remaining = {identity: attempt for identity, attempt in attempts.items() if identity not in pruned}
+        self._enough = len(remaining) + _ABSENT
+        return remaining
 
     def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
         """Write the document, and remove the log that it replaces. Raises WriteError, StateError."""
         with _opened_log(self._state_dir) as log:
             for _ in _lines(log, str(self._state_dir / _LOG)):
-                pass  # raises for one of a later version, which is not removed
+                pass  # raises StateError for a line of a later version, so that the log stays
         self._memory.write(tuple(_entry(identity, attempt) for identity, attempt in attempts.items()))
         with suppress(OSError), opened_state(self._state_dir) as directory:
             remove(Place(directory, _LOG))
@@ -205,7 +205,7 @@ def _attempt(entry: _Entry) -> Attempt:
 
 @contextmanager
 def _opened_log(state_dir: Path) -> Iterator[int | None]:
-    """Open the log; yield its descriptor, or None if there is no log."""
+    """Open the log, and yield its descriptor, or None without a log."""
     descriptor = None
     with suppress(OSError), opened_state(state_dir) as directory:
         descriptor = Place(directory, _LOG).open()
@@ -217,7 +217,7 @@ def _opened_log(state_dir: Path) -> Iterator[int | None]:
 
 
 def _lines(log: int | None, path: str) -> Iterator[_Line]:
-    """Yield the valid lines; an incomplete one is skipped. Raises StateError for one of a later version."""
+    """Yield the valid lines. Skip an incomplete line. Raises StateError for a line of a later version."""
     if log is None:
         return
     with suppress(OSError), open(log, "rb", closefd=False) as file:

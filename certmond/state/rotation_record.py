@@ -1,8 +1,8 @@
-"""The record of this node's rotation, and the accepted trust anchors, kept across processes.
+"""The record of this node's rotation, and the accepted trust anchors, stored across processes.
 
-Owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`. All of it is public. Unlike what is
-only a memory, a record that is there and cannot be read is not as if it were absent: a rotation that is forgotten
-half-way would be the outage that it is to prevent. Whoever writes holds the lock of the transactions.
+Owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`, which contain only public data. A
+record that cannot be read is an error, unlike a cache: a rotation that certmond drops in an intermediate phase would
+cause an outage. A caller that writes holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ DIRECTORY = "rotation"
 """The directory of a rotation, below the state directory."""
 _RECORD, _LAST, _CLOSED, _ANCHORS = "record.json", "last.json", "closed.json", "anchors.json"
 _AIDS = "first_aid.json"
-_REMEMBERED = 100
-"""The number of closed rotations that are kept: more than any backup of etcd reaches back."""
+_MAX_CLOSED = 100
+"""Maximum number of stored ids of closed rotations, more than an old backup of etcd can contain."""
 
 
 def record_path(state_dir: Path) -> Path:
@@ -47,7 +47,7 @@ _Pem = Annotated[str, AfterValidator(_anchor)]
 
 
 class _Entry(BaseModel):
-    """The record in the file. Fields of a later version are ignored."""
+    """The content of the record. Ignores fields of a later version."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -84,53 +84,53 @@ class RotationRecord:
             entry = self._memory.load()
         except MalformedError as error:
             if not os.access(self._path.parent, os.X_OK):
-                return None  # a user without access to the directory sees only what the node's files show
-            raise _unknown(str(error)) from None
+                return None  # this user has no access to the directory, and uses only the node's files
+            raise _unreadable(str(error)) from None
         if entry is None:
             return None
         made = _rotation(entry)
         if why := flaw(made):
-            raise _unknown(f"{self._path} cannot be understood ({why})")
+            raise _unreadable(f"{self._path} cannot be used ({why})")
         return made
 
     def check(self) -> None:
-        """Raise StateError if another user can change the state directory, or a later certmond has written in it."""
+        """Raise StateError if another user can change the state directory, or a later version has written in it."""
         refuse_unfit(self._state_dir)
 
     def save(self, rotation: Rotation) -> None:
-        """Note how far it is. Raises WriteError."""
+        """Store the rotation with its phase. Raises WriteError."""
         self._memory.write(_entry(rotation))
 
     def close(self, rotation: Rotation) -> None:
-        """Close the rotation: its record becomes the last one, on the disk when this returns. Raises WriteError."""
+        """Close the rotation: rename its record to that of the last rotation, on the disk. Raises WriteError."""
         self.save(rotation)
         ids = dict.fromkeys((*(self._closed.read() or ()), forth(rotation.id), rotation.id))
-        self._closed.write(tuple(ids)[-_REMEMBERED:])
+        self._closed.write(tuple(ids)[-_MAX_CLOSED:])
         with blaming(str(self._path)), opened(self._path.parent) as directory:
             os.rename(_RECORD, _LAST, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
 
     def closed(self) -> frozenset[str]:
-        """Return the ids of closed rotations, and for aborted ones also the forward id. A cache only."""
+        """Return the ids of closed rotations, and for aborted ones also the forward id, from a cache."""
         entry = self._last.read()
         return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 
     def anchors(self) -> dict[str, tuple[Anchor, ...]]:
-        """Return the anchors that this node has used, by family. A cache only."""
+        """Return the anchors that this node has used, by family, from a cache."""
         return {family: tuple(map(_parsed, texts)) for family, texts in (self._anchors.read() or {}).items()}
 
     def rotated(self, family: str) -> tuple[Anchor, ...]:
-        """Return the anchors of the current and of the last rotation, if they are of this family. A cache only."""
+        """Return the anchors of the current and of the last rotation of this family, from a cache."""
         entries = (each for each in (self._memory.read(), self._last.read()) if each and each.family == family)
         return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
 
     def aids(self) -> dict[str, Rotation]:
-        """Return the first aid that this node gives, by family (`pki.rotation_aid`); a memory only."""
+        """Return the rotations for which this node executes first aid, by family, from a cache."""
         found = {family: _rotation(entry) for family, entry in (self._aids.read() or {}).items()}
         return {family: each for family, each in found.items() if not flaw(each)}
 
     def note_aids(self, aids: Mapping[str, Rotation]) -> None:
-        """Remember these, and no others. On the disk when this returns. Raises WriteError."""
+        """Replace the stored first aid by `aids`, on the disk. Raises WriteError."""
         if aids:
             self._aids.write({family: _entry(each) for family, each in aids.items()})
             return
@@ -159,9 +159,9 @@ def _rotation(entry: _Entry) -> Rotation:
     )  # fmt: skip
 
 
-def _unknown(fact: str) -> MalformedError:
-    remedy = "put it back from a backup, or take it away if no rotation is under way"
-    return MalformedError(f"{fact}, so that nobody knows how far a rotation is; {remedy}")
+def _unreadable(fact: str) -> MalformedError:
+    remedy = "restore it from a backup, or remove it if no rotation is under way"
+    return MalformedError(f"{fact}, so the phase of a rotation is unknown; {remedy}")
 
 
 def _text(anchor: Anchor) -> str:

@@ -1,1 +1,1 @@
-"""Atomic replacement of several files through directory descriptors."""
+"""Atomic replacement of several files through directory descriptors, and the locks of the node."""

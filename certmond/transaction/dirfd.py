@@ -1,8 +1,8 @@
-"""Names on the node that certmond writes to, each with the open descriptor of its directory.
+"""Names of files that certmond replaces, each with the open descriptor of its directory.
 
-Owns the resolution of a path below the root to an open directory and a last name. Nothing is looked up by path after
-that, so a user who swaps a symlink cannot redirect a write. Reads what a name is, whether it can be replaced, and the
-error message if not. Never writes a file.
+Owns the resolution of a path below the root to an open directory and a last name. After that, no operation uses the
+path, so a user who replaces a symlink cannot redirect a write. Owns also the check whether a name can be replaced, and
+the error messages. Never writes a file.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ _PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_FILE = "neither a file nor a symlink"
-"""The result of `Place.look` for a directory or a device."""
+"""The result of `Place.fingerprint` for a directory or a device."""
 
 _REMEDIES = {
-    errno.ENOSPC: "make room on its file system",
-    errno.EDQUOT: "raise the disk quota, or make room",
+    errno.ENOSPC: "free space on its file system",
+    errno.EDQUOT: "raise the disk quota, or free space",
     errno.EROFS: "mount its file system writable",
-    errno.EACCES: "run certmond as root, and see that its unit may write there",
-    errno.EPERM: "run certmond as root, and take the immutable attribute away (lsattr, chattr -i)",
+    errno.EACCES: "run certmond as root, and add the directory to ReadWritePaths= of its unit",
+    errno.EPERM: "run certmond as root, and remove the immutable attribute (lsattr, chattr -i)",
     errno.ENOENT: "create the directory",
-    errno.ENOTDIR: "a part of its path is no directory: put that right",
-    errno.EISDIR: "a directory is in its place: move that away",
-    errno.ELOOP: "its path is a loop of symlinks, or a symlink is in its place: put that right",
-    errno.ENOLINK: "give its target's path, or let root own the link",  # the rule of CHASE_SAFE in systemd
+    errno.ENOTDIR: "a part of its path is not a directory: correct the path",
+    errno.EISDIR: "a directory has this name: move it away",
+    errno.ELOOP: "its path is a loop of symlinks, or a symlink has this name: replace the symlink by a file",
+    errno.ENOLINK: "configure the path of its target, or chown the symlink to root",  # as CHASE_SAFE in systemd
     errno.EINVAL: "correct its path",
-    errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
-    errno.EMFILE: "give its unit a higher LimitNOFILE=",
-    errno.ENFILE: "see who holds so many files open (lsof), or raise fs.file-max",
-    errno.ESTALE: "its server has taken its file system away: mount it again",
-    errno.EIO: "the disk fails: look at the kernel's messages before trying again",
-    errno.EFBIG: "no file of a Kubernetes component is that large: look at it",
+    errno.EBUSY: "it is a mount point: unmount it, or mount its directory instead",
+    errno.EMFILE: "raise LimitNOFILE= of its unit",
+    errno.ENFILE: "find the processes with many open files (lsof), or raise fs.file-max",
+    errno.ESTALE: "the server no longer exports its file system: mount it again",
+    errno.EIO: "the disk fails: read the kernel's messages (dmesg) before you try again",
+    errno.EFBIG: "files of Kubernetes components are smaller: replace it",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One name in an open directory."""
+    """One name in a directory, with the open descriptor of the directory."""
 
     directory: int
     name: str
@@ -62,7 +62,7 @@ class Place:
         return replace(self, name=name)
 
     def shares_mount(self, other: Place) -> bool:
-        """Return whether a rename from here to there can work. Two mounts of the same file system do not allow it."""
+        """Return whether a rename to `other` can succeed. It fails between two mounts of one file system."""
         same_device = os.fstat(self.directory).st_dev == os.fstat(other.directory).st_dev
         return same_device and _mount(self.directory) == _mount(other.directory)
 
@@ -73,22 +73,23 @@ class Place:
         except FileNotFoundError:
             return None
 
-    def look(self) -> str | None:
-        """Return the SHA-256 of a file, `link_mark` of a symlink, NO_FILE for another type, None if the name does not
-        exist.
+    def fingerprint(self) -> str | None:
+        """Return the SHA-256 of a file or the `link_fingerprint` of a symlink.
+
+        Return NO_FILE for another type, and None if the name does not exist.
         """
         status = self.status()
         if status is None:
             return None
         if stat.S_ISLNK(status.st_mode):
-            return link_mark(os.readlink(self.name, dir_fd=self.directory))
+            return link_fingerprint(os.readlink(self.name, dir_fd=self.directory))
         return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
 
-    def hold(self) -> tuple[str | None, int | None]:
-        """Return the result of `look`, and a descriptor of that same file, or None if it is not a regular file."""
+    def open_fingerprinted(self) -> tuple[str | None, int | None]:
+        """Return `fingerprint`, and a descriptor of the same file, or None if it is not a regular file."""
         status = self.status()
         if status is None or not stat.S_ISREG(status.st_mode):
-            return self.look(), None
+            return self.fingerprint(), None
         descriptor = self.open()
         try:
             with open(descriptor, "rb", closefd=False) as file:
@@ -98,9 +99,9 @@ class Place:
             raise
 
     def open(self) -> int:
-        """Return a descriptor of this regular file, for reading. Raises OSError if it is not a regular file.
+        """Open this regular file for reading and return the descriptor. Raises OSError if it is not a regular file.
 
-        It opens no other type: to open a device or a FIFO has effects.
+        Opens no other type, because the open of a device or a FIFO has effects.
         """
         found = os.open(self.name, _ITSELF, dir_fd=self.directory)
         try:
@@ -108,30 +109,30 @@ class Place:
             if stat.S_ISLNK(mode):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             if not stat.S_ISREG(mode):
-                raise OSError(errno.EINVAL, "it is no regular file")
+                raise OSError(errno.EINVAL, "it is not a regular file")
             return os.open(f"/proc/self/fd/{found}", _READ)
         finally:
             os.close(found)
 
     def read(self, most: int = MAX_SIZE) -> bytes:
-        """Return the content of a regular file. Raises OSError; EFBIG if it has more than `most` bytes."""
+        """Return the content of a regular file. Raises OSError, with EFBIG if it has more than `most` bytes."""
         with open(self.open(), "rb") as file:
             return content_of(file, most)
 
     def check_replaceable(self) -> None:
-        """Raise the OSError with which a rename onto this name would fail, as far as it can be predicted."""
+        """Raise the OSError of a rename onto this name, if certmond can predict that it fails."""
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory, effective_ids=True):
             read_only = os.fstatvfs(self.directory).f_flag & os.ST_RDONLY
             raise (
                 OSError(errno.EROFS, os.strerror(errno.EROFS))
                 if read_only
-                else PermissionError(errno.EACCES, "its directory cannot be written: not permitted, or immutable")
+                else PermissionError(errno.EACCES, "no write permission for its directory, or it is immutable")
             )
         status = self.status()
         if status is None:
             return
-        # rmdir meets the same obstacles as rename. The kernel checks permission to remove the name (immutable,
-        # append-only, sticky, read-only) before it refuses what is not a directory, so the call changes nothing.
+        # rmdir needs the same permissions as rename. The kernel checks the permission to remove the name (immutable,
+        # append-only, sticky, read-only) before the type. The name is not a directory, so the call changes nothing.
         if not stat.S_ISDIR(status.st_mode):
             with suppress(NotADirectoryError):
                 os.rmdir(self.name, dir_fd=self.directory)
@@ -144,7 +145,7 @@ class Place:
 
 
 class Directories:
-    """The directories below `root` that were requested. Each one is opened once, until the end of the `with`."""
+    """Open directories below `root`. Each directory is opened on demand and closed after the `with` block."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
@@ -159,14 +160,14 @@ class Directories:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def resolve(self, path: str, *, follow: bool = True, anyones: bool = False) -> str:
-        """Return `path` without symlinks, never above the root. `follow` is whether its last name may be a symlink.
+    def resolve(self, path: str, *, follow: bool = True, follow_any_link: bool = False) -> str:
+        """Return `path` without symlinks, never above the root. With `follow`, its last name may be a symlink.
 
         Raises OSError (ENOLINK) for a symlink that belongs neither to root nor to this user: its owner could redirect a
-        write with rights of this process. With `anyones`, which is for reads, such a symlink is followed.
+        write with the rights of this process. `follow_any_link`, for reads only, follows such a symlink.
         """
         if not can_be_a_path(path):
-            raise OSError(errno.EINVAL, "no file can be called so")
+            raise OSError(errno.EINVAL, "a file cannot have this name")
         real: list[str] = []
         pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
         hops = 0
@@ -175,7 +176,7 @@ class Directories:
             if part == "..":
                 del real[-1:]
                 continue
-            target = self._link("/".join(("", *real)), part, anyones) if pending or follow else None
+            target = self._link("/".join(("", *real)), part, follow_any_link) if pending or follow else None
             if target is None:
                 real.append(part)
                 continue
@@ -188,7 +189,7 @@ class Directories:
         return "/" + "/".join(real)
 
     def place(self, real: str) -> Place:
-        """Return the place of a path without symlinks, as `resolve` returns it."""
+        """Return the place of a path without symlinks, which `resolve` has returned."""
         directory, _, name = real.rpartition("/")
         if not name:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -199,21 +200,21 @@ class Directories:
             with _naming(directory):
                 os.fsync(descriptor)
 
-    def _link(self, directory: str, name: str, anyones: bool) -> str | None:
-        """Return the target of a symlink, or None if it is not one. The descriptor ties its owner to its target."""
+    def _link(self, directory: str, name: str, follow_any_link: bool) -> str | None:
+        """Return the target of a symlink, or None if it is not one. One descriptor gives both owner and target."""
         try:
             within = self._walk(directory, _PASSING)
             try:
                 link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
             finally:
                 os.close(within)
-        except (FileNotFoundError, NotADirectoryError):  # the caller that opens it reports the missing file
+        except (FileNotFoundError, NotADirectoryError):  # the caller reports the missing file when it opens it
             return None
         try:
             status = os.fstat(link)
             if not stat.S_ISLNK(status.st_mode):
                 return None
-            if not anyones and status.st_uid not in {0, os.geteuid()}:
+            if not follow_any_link and status.st_uid not in {0, os.geteuid()}:
                 raise OSError(errno.ENOLINK, f"{directory}/{name} is a symlink of user {status.st_uid}")
             return os.readlink("", dir_fd=link)
         finally:
@@ -238,7 +239,7 @@ class Directories:
 
 
 def can_be_a_path(text: str) -> bool:
-    """Return whether the kernel accepts `text` as a path: a damaged file can contain any text."""
+    """Return whether the kernel accepts `text` as a path. A damaged record can contain any text."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -249,29 +250,29 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def link_mark(target: str) -> str:
-    """Return the result of `Place.look` for a symlink. It differs from every SHA-256."""
+def link_fingerprint(target: str) -> str:
+    """Return the result of `Place.fingerprint` for a symlink. It differs from every SHA-256."""
     return f"-> {target}"
 
 
-def is_link_mark(seen: str) -> bool:
-    return seen.startswith(link_mark(""))
+def is_link_fingerprint(seen: str) -> bool:
+    return seen.startswith(link_fingerprint(""))
 
 
 def sentence(path: str, error: OSError, done: str = "written") -> str:
-    """Return the file, the fact and the remedy as one message."""
+    """Return a message with the file, the fact and the remedy."""
     return f"{path} could not be {done} {reason(error)}"
 
 
 def reason(error: OSError) -> str:
-    """Return the fact and the remedy."""
-    remedy = _REMEDIES.get(error.errno or 0, "look at the kernel's messages")
+    """Return the fact and the remedy, such as `(No space left on device): free space on its file system`."""
+    remedy = _REMEDIES.get(error.errno or 0, "read the kernel's messages (dmesg)")
     return f"({error.strerror or error}): {remedy}"
 
 
 @contextmanager
 def blaming(path: str, done: str = "written") -> Iterator[None]:
-    """Turn an OSError inside into a WriteError that names `path` and the operation that failed."""
+    """Turn an OSError of the block into a WriteError that names `path` and the failed operation."""
     try:
         yield
     except OSError as error:
@@ -280,7 +281,7 @@ def blaming(path: str, done: str = "written") -> Iterator[None]:
 
 @contextmanager
 def opened(directory: Path) -> Iterator[int]:
-    """Open a directory that belongs to certmond; yield its descriptor."""
+    """Open a directory of certmond, and yield its descriptor."""
     descriptor = os.open(directory, _DIRECTORY)
     try:
         yield descriptor
@@ -290,7 +291,7 @@ def opened(directory: Path) -> Iterator[int]:
 
 @contextmanager
 def _naming(directory: str) -> Iterator[None]:
-    """Add the directory to the message of an OSError inside."""
+    """Add the directory to the message of an OSError of the block."""
     try:
         yield
     except OSError as error:

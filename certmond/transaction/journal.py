@@ -1,8 +1,8 @@
 """Records of transactions on the disk, from which the next process finishes or undoes them.
 
-Owns one file for each unfinished transaction, with the paths and SHA-256 of what is written, never with content. The
+Owns one file for each unfinished transaction, with the paths and the SHA-256 of the new files, never with content. The
 file is written once. Its name has the state (`….intent.json`, `….commit.json`), so that the decision is one rename,
-which needs no space on the disk. It does not read the node's files.
+which needs no space on the disk. Does not read the node's files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME = re.compile(r"([0-9a-f]{16})\.(intent|commit)\.json")
 
 
 class State(StrEnum):
-    """The decision. INTENT: every staged file is removed. COMMIT: the new files are renamed into place."""
+    """The decision. INTENT: recovery removes every staged file. COMMIT: recovery renames the new files into place."""
 
     INTENT = "intent"
     COMMIT = "commit"
@@ -35,8 +35,8 @@ class State(StrEnum):
 class Entry:
     """One name that a transaction replaces: `path` as the change names it, `real` without symlinks.
 
-    `old` and `new` are results of `Place.look`; `new` is None if the file is removed. `staged` is the name of the new
-    file until the rename.
+    `old` and `new` are results of `Place.fingerprint`; `new` is None if the transaction removes the file. `staged` is
+    the name of the new file until the rename.
     """
 
     path: str
@@ -48,9 +48,9 @@ class Entry:
 
     @property
     def staging(self) -> str:
-        """Return the path of the staged file: beside the old one, or for a manifest in the parent directory.
+        """Return the path of the staged file: in the directory of the old file, or for a manifest in its parent.
 
-        In the manifest's directory the kubelet would see the staged file appear and vanish.
+        In the directory of the manifest, the kubelet would start the staged file.
         """
         directory = posixpath.dirname(self.real)
         return posixpath.join(posixpath.dirname(directory) if self.manifest else directory, self.staged)
@@ -58,7 +58,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A transaction below `root`. That is relative to the records, so that a copy of the tree stays valid.
+    """A transaction below `root`, a path relative to the records, so that a copy of the tree stays valid.
 
     `root` is None in a record of a version that did not store it.
     """
@@ -74,13 +74,13 @@ class Record:
 
 
 class Records:
-    """The records in the directory of this descriptor. Only the holder of the lock uses them."""
+    """The records in the directory with this descriptor. Only the holder of the lock uses them."""
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
 
     def write(self, record: Record) -> None:
-        """Write the record under a draft name, then rename it: a file with its final name is complete."""
+        """Write the record under a draft name, then rename it. So a file with its final name is complete."""
         draft = f".{record.id}"
         text = json.dumps(
             {"version": VERSION, "root": record.root, "entries": [asdict(entry) for entry in record.entries]}, indent=1
@@ -90,13 +90,13 @@ class Records:
         self._rename(draft, _name(record))
 
     def decide(self, record: Record) -> Record:
-        """Decide the transaction: from now on recovery finishes it."""
+        """Decide the transaction. After that, recovery finishes it."""
         decided = replace(record, state=State.COMMIT)
         self._rename(_name(record), _name(decided))
         return decided
 
-    def take_back(self, record: Record) -> Record:
-        """Revoke the decision: from now on recovery undoes it. Works in every state, also without a record."""
+    def revoke(self, record: Record) -> Record:
+        """Revoke the decision, in any state and also without a record. After that, recovery undoes the transaction."""
         undecided = replace(record, state=State.INTENT)
         with suppress(FileNotFoundError):
             self._rename(_name(replace(record, state=State.COMMIT)), _name(undecided))
@@ -108,9 +108,9 @@ class Records:
         os.fsync(self._directory)
 
     def left(self) -> Iterator[Record | str]:
-        """Yield every record; for one that cannot be parsed, the new name under which it is set aside."""
+        """Yield every record. Rename a record that cannot be parsed, and yield its new name."""
         for name in sorted(os.listdir(self._directory)):
-            if name.startswith("."):  # an incomplete record: its transaction has staged no file
+            if name.startswith("."):  # an incomplete record, whose transaction has staged no file
                 remove(Place(self._directory, name))
             elif found := _NAME.fullmatch(name):
                 try:
@@ -126,7 +126,7 @@ class Records:
 
 
 def is_record(name: str) -> bool:
-    """Return whether a file among the records is the record of an unfinished transaction."""
+    """Return whether `name` is the name of the record of an unfinished transaction."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -141,22 +141,22 @@ def _name(record: Record) -> str:
 def _record(identity: str, state: State, content: bytes) -> Record:
     """Return the parsed record.
 
-    Raises StateError for the record of a later certmond. Raises ValueError for content that no transaction of this
-    identity can have written, so that recovery removes only files of certmond.
+    Raises StateError for the record of a later version of certmond. Raises ValueError for content that a transaction of
+    this identity cannot have written, so that recovery removes only files of certmond.
     """
     try:
         document: Any = understood(json.loads(content), f"the record {identity} of a replacement")
         entries = tuple(Entry(**item) for item in document["entries"])
         root = None if document.get("root") is None else os.fspath(document["root"])
     except (TypeError, KeyError, RecursionError) as error:
-        raise ValueError("it has not the fields of a record") from error
+        raise ValueError("it does not have the fields of a record") from error
     for number, entry in enumerate(entries):
         texts = [entry.path, entry.real, *(text for text in (entry.old, entry.new) if text is not None)]
         typed = all(isinstance(text, str) for text in texts) and isinstance(entry.manifest, bool)
         if not typed or entry.staged != staged_name(identity, number):
-            raise ValueError("it is not what was written")
+            raise ValueError("certmond has not written it")
         if not (can_be_a_path(entry.real) and can_be_a_path(entry.path)):
-            raise ValueError("a path of it is none")
+            raise ValueError("it has an invalid path")
         if not entry.real.startswith("/") or not {"", ".", ".."}.isdisjoint(entry.real.split("/")[1:]):
-            raise ValueError("a path of it leads elsewhere")
+            raise ValueError("it has a path that is not absolute and normalized")
     return Record(identity, state, entries, root)

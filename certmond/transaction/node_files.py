@@ -1,6 +1,6 @@
-"""The current state of files of the node, read without a cache, for a caller that is about to write.
+"""Reads of the node's files without a cache, for a caller that then writes.
 
-Owns the resolution below the root; `files/cache` serves the files that the daemon watches. Never writes.
+Owns the resolution below the root directory. `files/cache` serves the files that the daemon watches. Never writes.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from certmond.transaction.dirfd import Directories, blaming
 
 
 class NodeFiles:
-    """The node below `root`."""
+    """The files of the node below `root`."""
 
     def __init__(self, root: str) -> None:
         self._root = root
 
     def exposed(self, paths: Iterable[str], owner: str | None) -> str | None:
-        """Return why another user could take a private key from these files of `owner`, or None."""
+        """Return why another user than `owner` could read a private key in these files, or None."""
         return exposed(self._root, paths, owner)
 
-    def strangers(self, path: str, owner: str | None) -> str:
-        """Return which user besides root, the user that runs certmond and `owner` can change or replace a file, as a
-        phrase; "" if no other user can.
+    def other_writer(self, path: str, owner: str | None) -> str:
+        """Return a phrase about another user who can change or replace a file, or "" if only trusted users can.
+
+        root, the user of certmond and `owner` are trusted.
         """
         writers = WriterLookup(self._root).writers([path], owner)
         return writers.path or writers.file
 
-    def read(self, path: str, *, anyones: bool = True) -> bytes | None:
+    def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
         """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read.
 
-        Callers that copy the content elsewhere set `anyones` to false: otherwise the owner of a symlink chooses what is
-        copied.
+        Callers that copy the content set `follow_any_link` to False. Otherwise the owner of a symlink could choose the
+        file to copy.
         """
         with Directories(self._root) as directories, blaming(path, "read"):
             try:
-                return directories.place(directories.resolve(path, anyones=anyones)).read()
+                return directories.place(directories.resolve(path, follow_any_link=follow_any_link)).read()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -47,15 +48,15 @@ class NodeFiles:
         """Return uid and gid of a file, or None if it does not exist. Raises WriteError if they cannot be read."""
         with Directories(self._root) as directories, blaming(path, "read"):
             try:
-                status = directories.place(directories.resolve(path, anyones=True)).status()
+                status = directories.place(directories.resolve(path, follow_any_link=True)).status()
             except (FileNotFoundError, NotADirectoryError):
                 return None
             return (status.st_uid, status.st_gid) if status else None
 
     def is_shared(self, directory: str) -> bool:
-        """Return whether a user besides root and this one can write in it. Raises WriteError if it cannot be read."""
+        """Return whether a user except root and this one can write in it. Raises WriteError if it cannot be read."""
         with Directories(self._root) as directories, blaming(directory, "read"):
-            status = os.fstat(directories.place(f"{directories.resolve(directory, anyones=True)}/.").directory)
+            status = os.fstat(directories.place(f"{directories.resolve(directory, follow_any_link=True)}/.").directory)
             return bool(status.st_mode & 0o022) or status.st_uid not in {0, os.geteuid()}
 
     def exists(self, path: str) -> bool:
@@ -66,7 +67,7 @@ class NodeFiles:
         """Return the mtime of `path` in whole seconds (UTC), or None if it does not exist or cannot be read."""
         with Directories(self._root) as directories:
             try:
-                status = directories.place(directories.resolve(path, anyones=True)).status()
+                status = directories.place(directories.resolve(path, follow_any_link=True)).status()
             except OSError:
                 return None
             return datetime.fromtimestamp(int(status.st_mtime), UTC) if status else None
@@ -75,7 +76,7 @@ class NodeFiles:
         """Return the path without symlinks, or the path itself if it cannot be resolved."""
         with Directories(self._root) as directories:
             try:
-                return directories.resolve(path, anyones=True)
+                return directories.resolve(path, follow_any_link=True)
             except OSError:
                 return path
 
@@ -83,7 +84,7 @@ class NodeFiles:
         """Return the names in a directory, or an empty set if it cannot be read."""
         with Directories(self._root) as directories:
             try:
-                real = directories.resolve(directory, anyones=True)
+                real = directories.resolve(directory, follow_any_link=True)
                 return frozenset(os.listdir(os.path.realpath(self._root) + real))
             except OSError:
                 return frozenset()

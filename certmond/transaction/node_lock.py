@@ -1,9 +1,9 @@
 """Locks that decide which process of certmond acts on this node: a daemon in enforce mode, or one command at a time.
 
-Owns two advisory locks in the state directory, and what the holder of a lock writes into it. The kernel releases a lock
-when its holder ends. The daemon holds `ACTING` for its lifetime. A command holds `ACTING` for one step, so that a
-daemon that starts gets it after that step. Without a daemon, the one command that acts holds `COMMAND`. `WRITING` is
-the lock of `transaction`.
+Owns two advisory locks in the state directory, and the content of a lock file, which names its holder. The kernel
+releases a lock when its holder ends. The daemon holds `ACTING` for its lifetime. A command holds `ACTING` for one step,
+so that a daemon that starts acquires it after that step. Without a daemon, the acting command holds `COMMAND`.
+`WRITING` is the lock of `transaction.commit`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from certmond.transaction.state_directory import refuse_exposed
 from certmond.transaction.temp_file import make_directory
 
 ACTING, COMMAND, WRITING = "acting.lock", "command.lock", ".lock"
-"""The names of the locks. WRITING is that of `transaction`."""
-_MOST = 4096  # bytes that are read of what the holder wrote
-_LOOKERS = 1000
-"""After so many attempts, of a millisecond each, that only processes which ask were in the way of, it is not taken."""
+"""The names of the lock files. `transaction.commit` uses WRITING."""
+_MOST = 4096  # maximum number of bytes to read from a lock file
+_MAX_ATTEMPTS = 1000
+"""Maximum number of attempts, one each millisecond, while only the shared locks of `is_held` prevent the lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that holds a lock, and the runtime directory into which it renders. A command has none."""
+    """The process that holds a lock, and the runtime directory into which it writes, None for a command."""
 
     pid: int
     runtime_dir: Path | None = None
@@ -41,7 +41,7 @@ class Holder:
 
     @property
     def shows(self) -> str:
-        """Return the command that shows what the process does."""
+        """Return the command that shows the activity of the process."""
         return f"ps -fp {self.pid}" if self.pid and not self.runtime_dir else "certmond status"
 
 
@@ -53,16 +53,16 @@ class NodeLock:
         self._descriptor: int | None = None
 
     @property
-    def is_ours(self) -> bool:
+    def is_acquired(self) -> bool:
         """Return whether this process holds the lock."""
         return self._descriptor is not None
 
     def take(self, runtime_dir: Path | None = None) -> bool:
-        """Take the lock if it is free. Return whether this process holds it. Waits for no other process.
+        """Acquire the lock if it is free. Return whether this process holds it. Never wait for another process.
 
         Raises WriteError, and StateError if another user can change the state directory.
         """
-        if self.is_ours:
+        if self.is_acquired:
             return True
         with blaming(str(self._state_dir)):
             make_directory(self._state_dir)
@@ -73,11 +73,11 @@ class NodeLock:
         with blaming(str(self._path), "locked"):
             descriptor = os.open(self._path, flags, 0o600)
             try:
-                taken = self._lock(descriptor)
+                paths_by_file = self._lock(descriptor)
             except OSError:
                 os.close(descriptor)
                 raise
-            if not taken:
+            if not paths_by_file:
                 os.close(descriptor)
                 return False
         self._descriptor = descriptor
@@ -85,8 +85,8 @@ class NodeLock:
         return True
 
     def _lock(self, descriptor: int) -> bool:
-        """Try to lock; retry if only the short shared lock of another process's `is_held` prevents it."""
-        for _ in range(_LOOKERS):
+        """Try to lock. Retry while only the short shared lock of another process's `is_held` prevents it."""
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -105,15 +105,15 @@ class NodeLock:
 
 
 def name_holder(descriptor: int, runtime_dir: Path | None = None) -> None:
-    """Write this process into the lock of this descriptor, as its holder."""
-    said = {"pid": os.getpid(), "runtime_dir": str(runtime_dir.absolute()) if runtime_dir else None}
-    with suppress(OSError):  # the lock is valid without it, such as on a full disk
+    """Write this process as the holder into the lock file with this descriptor."""
+    content = {"pid": os.getpid(), "runtime_dir": str(runtime_dir.absolute()) if runtime_dir else None}
+    with suppress(OSError):  # the lock is valid without its content, for example on a full disk
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(said).encode(), 0)
+        os.pwrite(descriptor, json.dumps(content).encode(), 0)
 
 
 def is_held(state_dir: Path, name: str) -> bool:
-    """Return whether a process holds the lock `name`. Opens it for reading, which wakes no watcher of writes."""
+    """Return whether a process holds the lock `name`. The read-only open causes no inotify event of a write."""
     try:
         descriptor = os.open(state_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -137,14 +137,14 @@ def holder_of(state_dir: Path, name: str) -> Holder | None:
     try:
         descriptor = os.open(state_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            said = json.loads(file.read(_MOST))
-        directory = said["runtime_dir"]
-        return Holder(int(said["pid"]), Path(directory) if directory else None)
+            content = json.loads(file.read(_MOST))
+        directory = content["runtime_dir"]
+        return Holder(int(content["pid"]), Path(directory) if directory else None)
     except (OSError, ValueError, LookupError, TypeError):
         return Holder(0)
 
 
 def writer_of(state_dir: Path) -> Holder | None:
-    """Return the process that writes on this node, or None. If it is the daemon, its runtime directory is set."""
+    """Return the process that writes on this node, with the runtime directory of a daemon, or None."""
     writer, acting = holder_of(state_dir, WRITING), holder_of(state_dir, ACTING)
     return acting if writer and acting and writer.pid == acting.pid else writer

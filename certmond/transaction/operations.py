@@ -1,7 +1,7 @@
-"""The changes that a transaction can make, and the obstacles to one of them.
+"""The changes that a transaction can make, and the conflicts that prevent them.
 
-Owns the kinds of a change (a new file, a new symlink, a removed file). It also owns the rule that the kubelet finds no
-new file to start: a manifest only replaces a manifest. Never writes; reads no content.
+Owns the kinds of changes (a new file, a new symlink, a removed file). Owns also the rule that certmond never makes the
+kubelet start a Pod: a manifest only replaces a manifest. Never writes, and reads no content.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from certmond.transaction.dirfd import NO_FILE, Place, digest, is_link_mark, link_mark
+from certmond.transaction.dirfd import NO_FILE, Place, digest, is_link_fingerprint, link_fingerprint
 from certmond.transaction.journal import Entry
 
-_MARGIN = 64 << 10  # bytes left free on each file system, for the record and for processes that write at the same time
+_MARGIN = 64 << 10  # free bytes on each file system, for the record and for other processes that write at the same time
 _MARGIN_INODES = 8
-_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # the kubelet starts every file in it
+_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # the kubelet starts a Pod for every file in it
 
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
     """The new content of a file.
 
-    `mode` and `owner` (uid, gid; None: the user that runs certmond) apply to a file that does not exist. An existing
-    file keeps its own, without the bits that `at_most` lacks, so that no key enters a file that others can read.
-    `expected` is the SHA-256 of the content on which the decision is based, or None if there was no file.
+    `mode` and `owner` (uid, gid; None: the user of certmond) apply to a new file. An existing file keeps its owner and
+    mode, limited by `at_most`, so that other users cannot read a key. `expected` is the SHA-256 of the content on which
+    the caller has decided, or None if the file did not exist.
 
-    With `anew`, the new file takes neither owner and mode nor attributes from the file that it replaces.
+    With `new_metadata`, the new file gets neither owner and mode nor attributes from the file that it replaces.
 
-    `manifest` marks the manifest of a static Pod, in whichever directory the kubelet reads. It replaces an existing
-    one. Its directory never contains another name, because the kubelet starts every file in it.
+    `manifest` marks the manifest of a static Pod, in any directory that the kubelet reads. It replaces an existing
+    manifest. certmond adds no name to its directory, because the kubelet starts a Pod for every file in it.
     """
 
     path: str
@@ -41,7 +41,7 @@ class NewFile:
     expected: str | None = None
     at_most: int = 0o7777
     manifest: bool = False
-    anew: bool = False
+    new_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class NewLink:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A regular file to remove, if its content has the SHA-256 `expected`. No copy is kept."""
+    """A regular file to remove, if its content has the SHA-256 `expected`. certmond keeps no copy."""
 
     path: str
     expected: str
@@ -69,38 +69,38 @@ def is_manifest(change: Change) -> bool:
 
 
 def is_followed(change: Change) -> bool:
-    """Return whether the last name of the path may be a symlink, which is then followed."""
+    """Return whether certmond follows a symlink at the last name of the path."""
     return isinstance(change, NewFile) and not change.manifest
 
 
-def aim(change: Change) -> str | None:
-    """Return what `Place.look` returns after the change."""
+def target_fingerprint(change: Change) -> str | None:
+    """Return the result of `Place.fingerprint` after the change."""
     match change:
         case NewFile():
             return digest(change.content)
         case NewLink():
-            return link_mark(change.target)
+            return link_fingerprint(change.target)
         case Removed():
             return None
 
 
-def objections(change: Change, old: str | None) -> Iterator[str]:
-    """Yield the obstacles to the change; `old` is the current result of `Place.look`."""
+def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
+    """Yield the conflicts of the change with the file; `old` is the current result of `Place.fingerprint`."""
     if isinstance(change, NewLink):
-        if old not in {None, change.expected} and not is_link_mark(str(old)):
-            yield f"{change.path} is no symlink, and no other is replaced by one; look at it"
+        if old not in {None, change.expected} and not is_link_fingerprint(str(old)):
+            yield f"{change.path} is not a symlink, and certmond replaces only a symlink by one; move the file away"
     elif old == NO_FILE:
-        yield f"{change.path} is no regular file; look at it"
-    elif old is not None and is_link_mark(old):
-        yield f"{change.path} is a symlink, and what it leads to is not touched; put the file itself there"
+        yield f"{change.path} is not a regular file; move it away"
+    elif old is not None and is_link_fingerprint(old):
+        yield f"{change.path} is a symlink, and certmond does not write its target; replace the symlink by a file"
     elif old is None and is_manifest(change):
-        yield f"{change.path} is not there, and certmond starts no pod; put its manifest back first"
+        yield f"{change.path} does not exist, and certmond starts no Pod; restore the manifest first"
     elif old != change.expected:
-        yield f"{change.path} was changed by someone else since it was looked at; try again"
+        yield f"{change.path} was changed by another process after certmond had read it; try again"
 
 
-def started(entries: Sequence[Entry], watched: str) -> Iterator[str]:
-    """Yield an obstacle for each file that the kubelet would start: below `watched`, or beside a replaced manifest."""
+def static_pod_conflicts(entries: Sequence[Entry], watched: str) -> Iterator[str]:
+    """Yield each file for which the kubelet would start a Pod: below `watched`, or beside a replaced manifest."""
     pods = {posixpath.dirname(entry.real) for entry in entries if entry.manifest}
     for entry in entries:
         names = (entry.staging,) if entry.manifest else (entry.path, entry.real)
@@ -109,20 +109,21 @@ def started(entries: Sequence[Entry], watched: str) -> Iterator[str]:
             or names[-1].startswith(f"{watched}/")
             or posixpath.dirname(entry.staging) in pods
         ):
-            where = f"{posixpath.dirname(entry.staging)}, where it would wait," if entry.manifest else entry.path
-            yield f"{where} is among the static Pods, where certmond writes nothing; move it"
+            staging = f"{posixpath.dirname(entry.staging)}, for the staged file,"
+            path = staging if entry.manifest else entry.path
+            yield f"{path} is in a directory of static Pods, to which certmond adds no file; move it"
 
 
-def divided(entry: Entry, staged: Place, place: Place) -> Iterator[str]:
-    """Yield an obstacle if a file cannot be renamed from where it is staged to its place."""
+def mount_conflicts(entry: Entry, staged: Place, place: Place) -> Iterator[str]:
+    """Yield a conflict if a rename of the staged file to its final path cannot succeed."""
     if not staged.shares_mount(place):
         above, directory = posixpath.dirname(entry.staging) or "/", posixpath.dirname(entry.real)
-        fact = f"{entry.path} could not be replaced in one step ({directory} is mounted apart from {above})"
-        yield f"{fact}: have both on one file system, under one mount"
+        fact = f"{entry.path} could not be replaced atomically ({directory} is another mount than {above})"
+        yield f"{fact}: move both to one file system, under one mount"
 
 
-def shortages(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
-    """Yield an obstacle for each file system without space for its part of `wanted` (place, path, bytes)."""
+def space_conflicts(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
+    """Yield a conflict for each file system without space for its part of `wanted` (place, path, bytes)."""
     by_device: dict[int, list[tuple[Place, str, int]]] = {}
     for item in wanted:
         by_device.setdefault(os.fstat(item[0].directory).st_dev, []).append(item)
@@ -130,10 +131,10 @@ def shortages(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
         place, path, _ = items[0]
         free = os.fstatvfs(place.directory)
         needed = _MARGIN + sum(-(-size // free.f_frsize) * free.f_frsize for _, _, size in items)
-        # A file system that reports 0 blocks or inodes has no limit. Reserved blocks count as free: root can use them,
-        # and for another user the write itself fails.
+        # A file system that reports 0 blocks or inodes has no limit. Reserved blocks count as free: root can use them.
+        # The write of another user fails instead.
         if free.f_blocks and free.f_bfree * free.f_frsize < needed:
-            yield f"{path} could not be written (less than {needed} bytes are free); make room on its file system"
+            yield f"{path} could not be written (less than {needed} bytes are free); free space on its file system"
         if free.f_files and free.f_ffree < len(items) + _MARGIN_INODES:
             yield f"{path} could not be written (its file system has no inodes left); remove files from it"
 

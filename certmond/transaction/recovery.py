@@ -1,8 +1,8 @@
-"""The end of a transaction: put the new files into place, or remove every staged file.
+"""The end of a transaction: rename the new files into place, or remove every staged file.
 
-Owns both ends, for the process that began the transaction and for a later one after a crash. Both run the same code,
-which may be killed at any instruction and repeated. A file that another process has changed meanwhile is kept. Stages
-no file and decides nothing.
+Owns both ends, for the process that began the transaction and for a later process after a crash. Both run the same
+code. After a kill at any instruction it can be repeated. It keeps a file that another process has changed meanwhile.
+Stages no file and decides nothing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Outcome(StrEnum):
 
     FINISHED = "finished"  # every new file is in place
     UNDONE = "undone"  # every old file is in place
-    FROZEN = "frozen"  # another process has written meanwhile; its file was kept
-    PENDING = "pending"  # it can be neither finished nor undone now; its record is kept
-    DAMAGED = "damaged"  # its record cannot be parsed; it was set aside
+    FROZEN = "frozen"  # another process has written a file meanwhile, which certmond keeps
+    PENDING = "pending"  # certmond can neither finish nor undo it now, and keeps its record
+    DAMAGED = "damaged"  # its record cannot be parsed, and was renamed
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """`paths` are all that the transaction changes; `message` is one printable sentence."""
+    """The result of a recovery. `paths` are all paths of the transaction; `message` is one printable sentence."""
 
     outcome: Outcome
     paths: tuple[str, ...]
@@ -40,84 +40,86 @@ class Recovery:
 
 
 def settle(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Finish a transaction that was decided, whichever part of it is already complete."""
+    """Finish a decided transaction, of which any part may already be complete."""
     try:
         steps = [_Step.of(entry, directories) for entry in record.entries]
         ready = [step for step in steps if step.is_ready()]
-        # In order: a missing file that an entry removes proves nothing while an earlier entry still waits.
+        # In order: a missing file to remove does not prove that the transaction has begun while an earlier entry waits.
         begun = any(step.is_done() for step in takewhile(lambda step: not step.is_waiting(), steps))
         if not begun and len(ready) < len(steps):
             undo(record, records, directories)
             return _frozen(record, [step for step in steps if step not in ready])
-        with _held(step.place for step in ready):
+        with _open_old_files(step.place for step in ready):
             for step in ready:
                 try:
                     step.take()
                 except OSError as error:
-                    if begun:  # it can only be completed: the next process tries again
+                    if begun:  # only a completion is correct now: the next process retries
                         raise
                     undo(record, records, directories)
-                    said = f"could not be replaced {reason(error)}; the old files stay"
-                    return _recovery(Outcome.UNDONE, record, said)
+                    content = f"could not be replaced {reason(error)}; the old files are unchanged"
+                    return _recovery(Outcome.UNDONE, record, content)
                 begun = True
         directories.sync()
-        changed = [step for step in steps if step.place.look() != step.entry.new]
+        changed = [step for step in steps if step.place.fingerprint() != step.entry.new]
         _clear(record, records, directories)
     except OSError as error:
         return pending(record, error)
     if changed:
         return _frozen(record, changed, [step for step in steps if step not in changed])
-    return _recovery(Outcome.FINISHED, record, "an interrupted replacement was finished; the new files are in place")
+    return _recovery(
+        Outcome.FINISHED, record, "certmond finished an interrupted replacement; the new files are in place"
+    )
 
 
 def undo(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Remove every staged file; what was renamed stays. Raises OSError if that fails now."""
+    """Remove every staged file. Files that were already renamed stay. Raises OSError if that fails now."""
     # First revoke the decision. Otherwise a decided transaction would lose its staged files one by one and be
     # incomplete.
-    record = records.take_back(record)
+    record = records.revoke(record)
     _clear(record, records, directories)
-    return _recovery(Outcome.UNDONE, record, "an interrupted replacement was undone; the old files are in place")
+    return _recovery(Outcome.UNDONE, record, "certmond undid an interrupted replacement; the old files are in place")
 
 
 def pending(record: Record, error: OSError) -> Recovery:
-    doing = "a replacement could neither be finished nor undone"
-    return _recovery(Outcome.PENDING, record, f"{doing} {reason(error)}; the next start of certmond tries again")
+    fact = "certmond could neither finish nor undo a replacement"
+    return _recovery(Outcome.PENDING, record, f"{fact} {reason(error)}; the next start of certmond tries again")
 
 
 def elsewhere(record: Record, root: str) -> Recovery:
-    """Return the result for a transaction below another root, whose paths mean other files here."""
-    what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which ends it"
+    """Return the result for a transaction below another root directory, whose paths are other files here."""
+    what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which finishes it"
     return _recovery(Outcome.PENDING, record, what)
 
 
 def damaged(where: str) -> Recovery:
-    message = f"{where}: the record of an interrupted replacement cannot be understood, and was put aside; "
+    message = f"{where}: the record of an interrupted replacement is damaged, and certmond renamed it; "
     return Recovery(
         Outcome.DAMAGED,
         (),
         printable(
-            f"{message}remove the files .certmond-* beside the certificates, and beside the manifests' directory"
+            f"{message}remove the files .certmond-* from the directories of the certificates and of the manifests"
         ),
     )
 
 
 @contextmanager
-def _held(places: Iterable[Place]) -> Iterator[None]:
+def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
     """Keep the old files open until all are replaced.
 
-    A rename that frees a file takes twenty times as long, and between two renames key and certificate do not match.
+    A rename that frees a file takes twenty times as long. Between two renames, key and certificate do not match.
     """
-    with ExitStack() as held:
+    with ExitStack() as descriptors:
         for place in places:
             with suppress(OSError):  # the file does not exist yet
                 old = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
-                held.callback(os.close, old)
+                descriptors.callback(os.close, old)
         yield
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One file of the transaction, and the place of its staged content."""
+    """One file of the transaction, with the places of its staged content and of its final path."""
 
     entry: Entry
     staged: Place
@@ -128,14 +130,21 @@ class _Step:
         return cls(entry, directories.place(entry.staging), directories.place(entry.real))
 
     def is_ready(self) -> bool:
-        return self.staged.look() == self.entry.new and self.place.look() in {self.entry.old, self.entry.new}
+        return self.staged.fingerprint() == self.entry.new and self.place.fingerprint() in {
+            self.entry.old,
+            self.entry.new,
+        }
 
     def is_waiting(self) -> bool:
-        """Return whether the step has certainly not been taken."""
-        return self.place.look() == self.entry.old if self.entry.new is None else self.staged.look() is not None
+        """Return whether the step is certainly not done."""
+        return (
+            self.place.fingerprint() == self.entry.old
+            if self.entry.new is None
+            else self.staged.fingerprint() is not None
+        )
 
     def is_done(self) -> bool:
-        return self.staged.look() is None and self.place.look() == self.entry.new
+        return self.staged.fingerprint() is None and self.place.fingerprint() == self.entry.new
 
     def take(self) -> None:
         if self.entry.new is None:
@@ -146,7 +155,7 @@ class _Step:
 
 
 def _clear(record: Record, records: Records, directories: Directories) -> None:
-    """Remove the staged files, then the record. The sync keeps this order on the disk."""
+    """Remove the staged files, then the record. The sync ensures this order on the disk."""
     for entry in record.entries:
         remove(directories.place(entry.staging))
     directories.sync()
@@ -154,10 +163,10 @@ def _clear(record: Record, records: Records, directories: Directories) -> None:
 
 
 def _frozen(record: Record, changed: Sequence[_Step], done: Sequence[_Step] = ()) -> Recovery:
-    theirs = ", ".join(step.entry.path for step in changed)
+    paths = ", ".join(step.entry.path for step in changed)
     others = "".join(f", and {step.entry.path} is {'removed' if step.entry.new is None else 'new'}" for step in done)
-    happened = "was written by somebody else while certmond replaced it, and is left as it is"
-    return Recovery(Outcome.FROZEN, record.paths, printable(f"{theirs} {happened}{others}; look at it"))
+    fact = f"{paths} was written by another process while certmond replaced it, and certmond keeps that file"
+    return Recovery(Outcome.FROZEN, record.paths, printable(f"{fact}{others}; compare the files: certmond check"))
 
 
 def _recovery(outcome: Outcome, record: Record, what: str) -> Recovery:

@@ -1,8 +1,8 @@
 """Checks that the state directory is fit for use: no other user can change it, and no later version has written it.
 
-Owns both rules, and the version of the format of its records. An unfit directory is refused as a whole, with the name
-of the file, before anything in it is read or written. So nothing is lost, and an older certmond does not execute half
-of what a later one began. Writes nothing.
+Owns both rules, and the version of the format of the records. certmond refuses an unfit directory as a whole, and names
+the file, before it reads or writes any record. So an older version loses no record of a later version, and does not
+continue its work. Writes nothing.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from certmond.path_trust import exposed_file, exposure
 from certmond.transaction.dirfd import Place, opened
 
 VERSION = 1
-"""The format of the records that certmond writes, and the latest that it reads; 1 if a record has no number."""
+"""The format of the records that certmond writes, and the latest that it reads. A record without a number has 1."""
 
 _USER = "certmond"
-"""The user of the shipped unit that observes (systemd/certmond.sysusers). Commands of root use its state directory."""
+"""The user of the packaged unit in observe mode (certmond.sysusers). root's commands use its state directory."""
 _DIRECTORIES = ("transactions", "rotation", "pending", "archive", "hooks")
 _RECORDS = ("*.json", "rotation/*.json", "transactions/*.json", "hooks/*.json", "pending/*.for")
 _LINES = ("renewals.log",)
 _KEYS = ("rotation/*.key", "pending/*.key")
 _MOST = 64 << 20
-"""Bytes that are read of a file: enough for the state of a hundred thousand certificates."""
+"""Maximum number of bytes to read from a file, enough for the state of a hundred thousand certificates."""
 _LARGE = 1 << 16  # bytes
 _fit: dict[str, tuple[int, ...]] = {}
-"""The status of each large record when it was found fit for use."""
+"""The status of each large record at its last successful check."""
 
 
 def versioned(content: Any) -> Any:
-    """Return `content` with the version of its format. A document that already names its version is not changed."""
+    """Return `content` with the version of its format. A document that already has a version stays unchanged."""
     return content if _number(content) is not None else {"version": VERSION, "content": content}
 
 
 def understood(document: Any, path: str) -> Any:
     """Return the content of a document that was read from `path`.
 
-    Raises StateError if a later certmond has written it.
+    Raises StateError if a later version of certmond has written it.
     """
     number = _number(document)
     if number is not None and number > VERSION:
-        fact = f"{path} has the format version {number} of a later certmond, and this one reads {VERSION}"
-        raise StateError(f"{fact}; install the later certmond again, or move the file away")
+        fact = f"{path} has the format version {number} of a later certmond, and this version reads {VERSION}"
+        raise StateError(f"{fact}; install the later version again, or move the file away")
     return document["content"] if number is not None and document.keys() == {"version", "content"} else document
 
 
@@ -65,7 +65,7 @@ def opened_state(path: Path) -> Iterator[int]:
 def refuse_exposed(path: Path) -> None:
     """Raise StateError if another user can change the file or directory, or a parent of it. Raises OSError."""
     if why := exposure(str(path), owners=_owners()):
-        raise StateError(f"{why}; until then certmond uses nothing in it (another place: --state-dir)")
+        raise StateError(f"{why}; until then certmond does not use it (another directory: --state-dir)")
 
 
 def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
@@ -75,7 +75,7 @@ def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
     """
     place = Place(directory, path.name)
     status = place.status()
-    regular = status if status is not None and stat.S_ISREG(status.st_mode) else None  # no other type is read
+    regular = status if status is not None and stat.S_ISREG(status.st_mode) else None  # certmond reads no other type
     if regular and (why := exposed_file(str(path), regular, owners=_owners(), secret=secret)):
         raise StateError(f"{why}; until then certmond does not use it")
     return place.read(_MOST)
@@ -84,7 +84,7 @@ def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
 def refuse_unfit(state_dir: Path) -> None:
     """Raise StateError with the first fact that makes the state directory unfit for use.
 
-    Files that do not exist, or that this process cannot read, are skipped: certmond does not use them either.
+    Skip files that do not exist or that this process cannot read, because certmond does not use them either.
     """
     for directory in (state_dir, *(state_dir / name for name in _DIRECTORIES)):
         with suppress(OSError):
@@ -103,10 +103,10 @@ def refuse_unfit(state_dir: Path) -> None:
 
 
 def refuse_record(directory: int, path: Path) -> None:
-    """Raise StateError if another user can change the record, or a later certmond has written it.
+    """Raise StateError if another user can change the record, or a later version of certmond has written it.
 
-    Raises OSError, ValueError or RecursionError if it cannot be read. A large record is parsed again only after its
-    status has changed; a chmod changes it too.
+    Raises OSError, ValueError or RecursionError if it cannot be read. Parse a large record again only after a change of
+    its status, which a chmod also changes.
     """
     status = Place(directory, path.name).status()
     signature = status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -128,13 +128,13 @@ def _number(document: Any) -> int | None:
 
 
 def _owners() -> frozenset[int]:
-    """Return the users, besides root and the user of this process, whose state directory root may use."""
+    """Return the users, except root and the user of this process, whose state directory root may use."""
     return _service() if os.geteuid() == 0 else frozenset()
 
 
 @cache
 def _service() -> frozenset[int]:
-    """Return the user of the shipped unit, if this host has it. Cached: the lookup may query a directory service."""
+    """Return the user of the packaged unit, if it exists. Cached, because the lookup may query a directory service."""
     try:
         return frozenset({pwd.getpwnam(_USER).pw_uid})
     except KeyError:

@@ -1,8 +1,8 @@
-"""A staged file beside the one that it will replace: complete, on the disk, and read back.
+"""A staged file in the directory of the file that it will replace: complete, on the disk, and read back.
 
-Owns how content is written under a temporary name, with mode, owner and extended attributes (ACL, SELinux label) of the
-file that it replaces. Until it is complete no other user can read it. After that the users can who could read the old
-one. Never changes the old file, never renames.
+Owns the write under a temporary name, with mode, owner and extended attributes (ACL, SELinux label) of the old file.
+Before the file is complete, no other user can read it. After that, the users who could read the old file can read it.
+Never changes the old file, never renames.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OF_THE_MODE = {0x10, 0x20}  # the mask and the others: the mode sets their righ
 
 @contextmanager
 def new_file(place: Place, content: bytes) -> Iterator[int]:
-    """Create a file with mode 0600 and this content; yield its descriptor. The file is on the disk after the block."""
+    """Create a file with mode 0600 and this content, and yield its descriptor. It is on the disk after the block."""
     descriptor = os.open(place.name, _NEW, 0o600, dir_fd=place.directory)
     try:
         rest = memoryview(content)
@@ -43,8 +43,8 @@ def stage(
 ) -> bytes:
     """Write `content` to `staged` with the attributes of `old`, a descriptor, and its mode limited by `at_most`.
 
-    If `old` is None, apply `mode` and `owner`. Return what was read back, which is independent of the name to be
-    replaced: that may be another file by now.
+    If `old` is None, apply `mode` and `owner`. Return the content as read back. `old` is a descriptor, because the name
+    to replace may belong to another file by now.
     """
     with new_file(staged, content) as descriptor:
         if old is None:
@@ -56,8 +56,8 @@ def stage(
         os.fsync(descriptor)
         found = staged.read()
         if found != content:
-            raise OSError(errno.EIO, "it does not read back as it was written")
-        # The last step, because the mode opens the file to other users. It must also reach the disk.
+            raise OSError(errno.EIO, "its content differs from the written content")
+        # Set the mode last, because it permits other users to read the file. It must also reach the disk.
         os.fchmod(descriptor, mode)
     return found
 
@@ -82,7 +82,7 @@ def _take_over(descriptor: int, old: int) -> int:
     status = os.fstat(old)
     os.fchown(descriptor, status.st_uid, status.st_gid)
     wanted, present = _attributes(old), _attributes(descriptor)
-    for name in present.keys() - wanted.keys():  # such as an ACL that the directory sets on every new file
+    for name in present.keys() - wanted.keys():  # for example an ACL that the directory sets on every new file
         os.removexattr(descriptor, name)
     for name, value in wanted.items():
         if present.get(name) != value:
@@ -91,7 +91,7 @@ def _take_over(descriptor: int, old: int) -> int:
 
 
 def _closed(acl: bytes) -> bytes:
-    """Return the ACL with only the owner's rights in force: setting it sets the mode, which must come last."""
+    """Return the ACL with only the owner's rights. Setting an ACL sets the mode too, which must be the last step."""
     entries = list(_ACL_ENTRY.iter_unpack(acl[_ACL_HEADER:]))
     closed = (_ACL_ENTRY.pack(tag, 0 if tag in _OF_THE_MODE else rights, who) for tag, rights, who in entries)
     return acl[:_ACL_HEADER] + b"".join(closed)

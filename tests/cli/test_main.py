@@ -369,7 +369,7 @@ def test_status_of_a_dead_daemon_exits_3(node: Node, tmp_path: Path) -> None:
         daemon.stop()
         done = certmond("status", "--runtime-dir", daemon.runtime)
     assert done.returncode == 3
-    assert "sign of life" in done.stderr
+    assert "heartbeat" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"schema": 2}', '{"schema": 1, "taken_at": "x"}', "[" * 100_000])

@@ -159,7 +159,7 @@ def test_a_damaged_key(host: Host) -> None:
     host.node.write(f"{PKI}/ca.key", damaged(new))
     done = host.run("stage", "--reuse-key")
     assert done.code == 3
-    assert "the CA's key /etc/kubernetes/pki/ca.key is damaged: nothing can be signed with it" in done.err
+    assert "the CA's key /etc/kubernetes/pki/ca.key is damaged and cannot sign" in done.err
 
 
 def test_verify(host: Host) -> None:

@@ -399,7 +399,7 @@ def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) 
     released, and of those that have reached the phase. A single node and a rotation at once have none.
     """
     calm.stage(world.new)
-    said = "workers in trust, issue, distrust: one first, then 10% at a time, when all before them have"
+    said = "workers in trust, issue, distrust: one first, then batches of 10%, after all earlier ones have"
     assert said in calm.hurry("root-ca", "rotate", "--plan").out
     assert "workers" not in calm.hurry("root-ca", "rotate", "--plan", "--at-once").out
     calm.begin(world.new)
@@ -419,7 +419,7 @@ def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) 
     assert enforcer.rotating.waits == (f"{first} has not answered (2 workers: 1 released, 0 acknowledged)",)
     assert counted(enforcer) == Workers(2, 1, 0)
     said = calm.hurry("root-ca", "show").out
-    assert said.endswith(f"phase trust, workers up to the place {place(last):.2f} of 1 may act\n")
+    assert said.endswith(f"phase trust, about {place(last):.0%} of the workers may act\n")
     calm.configure(cluster={})
     assert "workers" not in calm.hurry("root-ca", "rotate", "--plan").out
 

@@ -267,7 +267,7 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         assert (node.tree(), node.record, len(told(made))) == (before, None, 1)
         assert 0 < made._patience() <= 1
         made._wake.wait(0)
-        made._watcher.take()  # the writes above
+        made._watcher.take_changes()  # the writes above
         clock.now = at
         while (cause := made._next_cause()) is None or cause.name != "deadline":
             assert cause is None or cause.name == "look"

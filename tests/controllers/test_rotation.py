@@ -635,7 +635,7 @@ def test_an_unreadable_record_stops_the_rotation(quick: Path, content: bytes | N
     before = node.tree()
     told = node.findings()["rotation_frozen"]
     assert told.startswith(f"{path} cannot be read (")
-    assert "), so that nobody knows how far a rotation is; put it back from a backup" in told
+    assert "), so the phase of a rotation is unknown; restore it from a backup" in told
     assert [node.step() for _ in range(3)] == [None, None, None]
     for words in (("rotate",), ("abort",), ("stage", "--generate", "--force")):
         refused = node.hurry("root-ca", *words)
@@ -1204,7 +1204,7 @@ def test_a_full_disk_loses_nothing(quick: Path, mount: Callable[..., None], plac
                 told.append(node.step() or "")
             except WriteError as error:
                 told.append(str(error))
-        assert re.search("make room", told[0]), told
+        assert re.search("free space", told[0]), told
         assert (node.tree(), node.record) == (before, rotation)
         assert set(node.staged) >= set(kept)
         assert [path for path in node.files.iterdir() if path.name.startswith(".")] == []
@@ -1222,7 +1222,7 @@ def test_a_command_on_a_full_disk(quick: Path, mount: Callable[..., None]) -> No
     filler = fill(node.state)
     refused = node.hurry("root-ca", "rotate")
     assert refused.code == 3
-    assert "make room" in refused.err
+    assert "free space" in refused.err
     assert node.record is None
     filler.unlink()
     assert node.hurry("root-ca", "rotate").code == 0

@@ -517,7 +517,7 @@ def test_an_unwritable_state_does_not_stop_observation(host: Host, mount: Any, o
         with suppress(OSError), (host.state / "filler").open("wb", buffering=0) as filler:
             while True:
                 filler.write(bytes(512))
-        fact = "No space left on device): make room"
+        fact = "No space left on device): free space"
     else:
         mount("-o", "bind,ro", str(host.state), on=host.state)
         fact = "Read-only file system): mount its file system writable"

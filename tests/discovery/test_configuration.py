@@ -299,7 +299,7 @@ def test_a_manifest_that_is_no_file_is_reported_in_a_comment(node: Node) -> None
     node.path(API).unlink()
     node.path(API).mkdir()
     node.path(f"{MANIFESTS}/gone.yaml").symlink_to("/nowhere")
-    assert f"/{API} is a directory, not a file" in comments(found(node))[0]
+    assert f"/{API} is a directory, not a regular file" in comments(found(node))[0]
 
 
 def test_an_empty_root(node: Node) -> None:

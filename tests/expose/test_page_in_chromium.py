@@ -148,7 +148,7 @@ def test_the_bars(browser: Browser, shown: Shown) -> None:
                 return [rest.width, tick.getBBox().x, bar.getAttribute("aria-label"),
                     bar.getBoundingClientRect().width]; }})()""")
             assert whole > 100
-            said = f"{name}: {100 * left / whole:.0f} % of its life is left, renewal at {tick:.0f} %"
+            said = f"{name}: {100 * left / whole:.0f} % of its lifetime is left, renewal at {tick:.0f} %"
             assert label == said
         assert page.texts("#chains [role=img]") == [""] * (len(TREE) + sum(map(len, TREE.values())) + 1)
 
@@ -232,7 +232,7 @@ def test_without_javascript(browser: Browser, shown: Shown) -> None:
         assert without.run("document.querySelector('#live').textContent") == with_script.run(
             "document.querySelector('#live').textContent"
         )
-        assert without.text("#how") == "Reload to see it anew."
+        assert without.text("#how") == "Reload the page to update it."
         assert without.run("document.querySelectorAll('.tree summary').length") > 10
         place = without.run("""(() => { const at = document.querySelector(".tree summary").getBoundingClientRect();
             return [at.x + 50, at.y + at.height / 2]; })()""")
@@ -310,7 +310,7 @@ def test_a_dead_daemon(browser: Browser, node: Node, tmp_path: Path) -> None:
         path.with_suffix(".new").write_text(json.dumps({**beat, "alive_at": 1_700_000_000.0}))
         os.replace(path.with_suffix(".new"), path)
         page.until("document.querySelector('#halted')")
-        assert "no sign of life since 2023-11-14 22:13:20 UTC" in page.text("#halted")
+        assert "no heartbeat since 2023-11-14 22:13:20 UTC" in page.text("#halted")
         assert axe(page) == []
 
 
@@ -321,7 +321,7 @@ def test_a_server_that_goes_away(browser: Browser, shown: Shown) -> None:
         page.open(url_of(server))
         server.stop()
         page.until("!document.querySelector('#connection').hidden")
-        assert "This page is as of 20" in page.text("#connection")
+        assert "This page shows the state at 20" in page.text("#connection")
         assert axe(page) == []
         with listening(shown.daemon.runtime, port):
             page.until("document.querySelector('#connection').hidden")
@@ -331,7 +331,7 @@ def test_a_name_that_was_made_to_lead_here(browser: Browser, shown: Shown) -> No
     """A page whose name leads to loopback reads nothing there, though to the browser it is its own."""
     with browser.page() as page:
         page.open(shown.url.replace("127.0.0.1", "rebound.example"))
-        assert page.text("body").startswith("this was asked of another host: ")
+        assert page.text("body").startswith("the request is for another host: ")
         for path in ("/", "/metrics", "/api/v1/status"):
             assert page.run(f"fetch('{path}').then((answer) => answer.status)") == 421
 

@@ -16,9 +16,9 @@ def worthwhile(monkeypatch: pytest.MonkeyPatch, least: int = 1, piece: int = 1) 
     """As on a node with two processors, where there are `least` things, in pieces of `piece`; for a machine that is
     busy, with more patience.
     """
-    monkeypatch.setattr(second, "_PATIENCE", 60.0)
-    monkeypatch.setattr(second, "MANY", least)
-    monkeypatch.setattr(second, "_PIECE", piece)
+    monkeypatch.setattr(second, "_PIECE_TIMEOUT", 60.0)
+    monkeypatch.setattr(second, "MIN_ITEMS", least)
+    monkeypatch.setattr(second, "_MIN_PIECE", piece)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
@@ -31,15 +31,15 @@ FORKS = "ignore:This process .* is multi-threaded:DeprecationWarning"
 def elsewhere() -> Iterator[list[bytes]]:
     """All that can be done in a second process is done there. Gives what it brings."""
     brought: list[bytes] = []
-    results = second._Second.results
+    results = second._Worker.results
 
-    def noted(self: second._Second, patience: float = 0) -> Iterator[bytes]:
-        for result in results(self, patience):
+    def noted(self: second._Worker, timeout: float = 0) -> Iterator[bytes]:
+        for result in results(self, timeout):
             brought.append(result)
             yield result
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         worthwhile(monkeypatch)
-        monkeypatch.setattr(second._Second, "leaves_one", lambda _: False)
-        monkeypatch.setattr(second._Second, "results", noted)
+        monkeypatch.setattr(second._Worker, "claims_piece", lambda _: False)
+        monkeypatch.setattr(second._Worker, "results", noted)
         yield brought

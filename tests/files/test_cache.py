@@ -204,7 +204,7 @@ def test_an_absent_file_is_missing(tree: Tree) -> None:
     tree.write("/etc/file")
     tree.link("/etc/dangling.crt", "/nowhere/a.crt")
     for path in ("/etc/a.crt", "/a/b/c.crt", "/etc/file/a.crt", "/etc/dangling.crt"):
-        assert tree.fault(path) == "missing: … is not there"
+        assert tree.fault(path) == "missing: … does not exist"
         assert tree.files.entry(path).missing
     assert tree.files.entry("/etc/dangling.crt").is_link
     assert not tree.files.entry("/etc/a.crt").is_link
@@ -233,10 +233,10 @@ def test_only_regular_files_are_opened(tree: Tree, monkeypatch: pytest.MonkeyPat
     tree.at("/dev").mkdir()
     if os.geteuid() == 0:
         os.mknod(tree.at("/dev/null"), stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        assert tree.fault("/null") == "unreadable: … is a device, not a file"
+        assert tree.fault("/null") == "unreadable: … is a device, not a regular file"
     calls = Calls(monkeypatch)
     for name, kind in (("fifo", "a FIFO"), ("directory", "a directory"), ("socket", "a socket")):
-        assert tree.fault(f"/{name}") == f"unreadable: … is {kind}, not a file"
+        assert tree.fault(f"/{name}") == f"unreadable: … is {kind}, not a regular file"
     assert not calls.paths("open")
     assert tree.files.entry("/directory").is_directory
     assert not tree.files.entry("/fifo").is_directory
@@ -249,9 +249,9 @@ def test_a_fifo_that_takes_the_place_of_a_file_never_blocks(tree: Tree) -> None:
     tree.files.entry("/a.crt")
     tree.at("/a.crt").unlink()
     os.mkfifo(tree.at("/a.crt"))
-    assert tree.fault("/a.crt") == "unreadable: … cannot be read (it is no regular file any more)"
+    assert tree.fault("/a.crt") == "unreadable: … cannot be read (it is no longer a regular file)"
     tree.files.refresh(tree.touched("/a.crt"))
-    assert tree.fault("/a.crt") == "unreadable: … is a FIFO, not a file"
+    assert tree.fault("/a.crt") == "unreadable: … is a FIFO, not a regular file"
 
 
 @pytest.mark.parametrize("instead", ["gone", "link", "large"])
@@ -265,7 +265,7 @@ def test_what_happens_between_look_and_opening_is_a_fault_until_the_next_look(tr
         expected = "unreadable: … cannot be read (File too large)"
     else:
         path.unlink()
-        expected = "missing: … is not there"
+        expected = "missing: … does not exist"
     if instead == "link":
         tree.link("/a.crt", "other.crt")
         assert tree.value("/a.crt") == b"<other>", "a link is followed, and looked at when it was reported"
@@ -280,7 +280,7 @@ def test_a_huge_file_is_not_read(tree: Tree, monkeypatch: pytest.MonkeyPatch) ->
     """600 MB of nothing, as a log under the wrong name, cost no memory: it is not opened."""
     os.truncate(tree.write("/big.pem"), 600 << 20)
     calls = Calls(monkeypatch)
-    assert tree.fault("/big.pem") == "unreadable: … is 629145600 bytes large, more than the 1048576 that are read"
+    assert tree.fault("/big.pem") == "unreadable: … has 629145600 bytes, more than the maximum of 1048576"
     assert not calls.paths("open")
     os.truncate(tree.at("/big.pem"), 10)
     tree.files.refresh(tree.touched("/big.pem"))
@@ -343,7 +343,7 @@ def test_a_file_is_read_in_one_state(tree: Tree, monkeypatch: pytest.MonkeyPatch
     assert tree.value("/a.crt") == b"<BBBB>"
     writes = iter([b"x" * length for length in range(100)])
     tree.files.refresh(None)
-    assert tree.fault("/a.crt") == "unreadable: … cannot be read (it is being written)"
+    assert tree.fault("/a.crt") == "unreadable: … cannot be read (another process is writing it)"
     writes = iter([])
     tree.files.refresh(tree.touched("/a.crt"))
     assert (tree.value("/a.crt") or b"").startswith(b"<x")
@@ -566,7 +566,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_missing(tree: Tree, monkeypat
         return lstat(place)
 
     monkeypatch.setattr(os, "lstat", late)
-    assert tree.fault("/a.crt") == "missing: … is not there"
+    assert tree.fault("/a.crt") == "missing: … does not exist"
 
 
 def test_a_directory_that_comes_later_is_found(tree: Tree) -> None:
@@ -856,7 +856,7 @@ def test_a_file_that_was_read_meanwhile_keeps_its_entry(
     assert (tree.files.entry("/c"), value) == (entry, b"x")
     tree.replace("/c", b"other")
     tree.files.refresh(tree.touched("/c"))
-    assert tree.files.forgotten == frozenset({entry})
+    assert tree.files.dropped == frozenset({entry})
     assert tree.files.value("/c", parse) == b"other"
 
 

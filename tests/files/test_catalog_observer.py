@@ -284,7 +284,7 @@ def test_pkcs12_is_opened_with_the_password_in_a_file(tree: Tree) -> None:
     tree.write("/x.p12", store)
     spec = row("p12", "/x.p12", password_file="/password")
     assert [fault.reason for fault in tree.one(spec).faults] == [Reason.MISSING, Reason.UNREADABLE]
-    assert "/password is not there" in tree.one(spec).faults[0].detail
+    assert "/password does not exist" in tree.one(spec).faults[0].detail
     tree.write("/password", "wrong\n")
     assert [fault.reason for fault in tree.one(spec).faults] == [Reason.UNREADABLE]
     watching = Store([spec], str(tree.root))
@@ -355,7 +355,7 @@ def test_dangling_references_are_reported(tree: Tree) -> None:
     tree.write("/x.conf", kubeconfig([user("a", client_certificate="/a.crt", client_key="/a.key")]))
     seen = tree.one(CONF)
     assert (told(seen), seen.key, seen.key_unknown, seen.key_path) == (
-        ["missing: /a.crt is not there"],
+        ["missing: /a.crt does not exist"],
         None,
         False,
         "/a.key",
@@ -395,10 +395,10 @@ def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
     [
         (b"a: 1\nb: [}\n", "malformed: /x.conf is not YAML in line 2"),
         (b"a: 1", "malformed: /x.conf is not a kubeconfig: it has neither users nor clusters"),
-        (kubeconfig(), "missing: /x.conf holds no client certificate"),
+        (kubeconfig(), "missing: /x.conf has no client certificate"),
         (
             kubeconfig([user("t", token="t")]),
-            "missing: /x.conf holds no client certificate: user 't' authenticates with token",
+            "missing: /x.conf has no client certificate: user 't' authenticates with token",
         ),
         (
             kubeconfig([user("t", client_certificate_data="%%")]),
@@ -430,7 +430,7 @@ def test_ca_data_without_an_entry_is_observed_separately(tree: Tree) -> None:
     spec = row("conf", "/x.conf", kind="kubeconfig", ca="ca", subject="CN=client", usages=["client auth"])
     seen = tree.look(spec)
     assert names(seen) == ["conf", "conf#ca:c", "conf#ca:c#2", "conf#ca:d", "conf#ca:f"]
-    assert told(seen[3]) == ["missing: /d.crt is not there"]
+    assert told(seen[3]) == ["missing: /d.crt does not exist"]
     assert all((each.spec.subject, each.spec.usages, each.spec.ca) == ((), (), ()) for each in seen[1:])
     tree.write("/x.conf", kubeconfig([user("t", token="t")], [cluster("c", ROOT)]))
     assert names(tree.look(row("conf", "/x.conf", kind="kubeconfig"))) == ["conf#ca:c"]
@@ -498,7 +498,7 @@ def test_what_kubelet_conf_refers_to(tree: Tree, users: list[Any], refers_to: st
 @pytest.mark.parametrize(
     ("content", "fact"),
     [
-        (None, "missing: /kubelet.conf is not there"),
+        (None, "missing: /kubelet.conf does not exist"),
         (b"a: 1\nb: [}\n", "malformed: /kubelet.conf is not YAML in line 2"),
         (kubeconfig(["x"]), "malformed: /kubelet.conf: entry 1 of users is not a user"),
     ],
@@ -527,12 +527,12 @@ def test_whether_it_is_a_link_matters_for_the_rotating_pem_alone(tree: Tree) -> 
 
 def test_a_required_file_is_missing(tree: Tree) -> None:
     """An optional one is not. A dangling link is reported as such, whatever the entry requires."""
-    assert told(tree.one(row())) == ["missing: /x.crt is not there"]
+    assert told(tree.one(row())) == ["missing: /x.crt does not exist"]
     for spec in (row(optional=True), row(belongs_with="/none"), row(path="/*.crt", optional=True)):
         assert tree.look(spec) == ()
     tree.link("/x.crt", "/nowhere")
     for spec in (row(), row(optional=True), row(belongs_with="/none"), row(path="/*.crt")):
-        assert told(tree.one(spec)) == ["missing: /x.crt is not there (it is a symlink that leads nowhere)"]
+        assert told(tree.one(spec)) == ["missing: /x.crt does not exist (it is a symlink to a missing file)"]
 
 
 def test_what_is_optional_is_judged_where_it_is(tree: Tree) -> None:
@@ -547,13 +547,13 @@ def test_a_file_may_be_expected_because_another_names_it(tree: Tree) -> None:
     assert tree.look(spec) == ()
     tree.write("/a.yaml", "command: [--cert=/y.crt]")
     tree.write("/b.yaml", "command: [--cert=/x.crt]")
-    assert told(tree.one(spec)) == ["missing: /x.crt is not there, though /b.yaml uses it"]
+    assert told(tree.one(spec)) == ["missing: /x.crt does not exist, although /b.yaml uses it"]
 
 
 def test_a_file_is_expected_if_the_file_that_may_name_it_is_unreadable(tree: Tree) -> None:
     """An additional finding is better than an unexplained absence."""
     tree.at("/a.yaml").mkdir()
-    assert told(tree.one(row(mentioned_in="/a.yaml"))) == ["missing: /x.crt is not there"]
+    assert told(tree.one(row(mentioned_in="/a.yaml"))) == ["missing: /x.crt does not exist"]
 
 
 def test_a_file_may_be_expected_because_another_is_there(tree: Tree) -> None:
@@ -561,7 +561,7 @@ def test_a_file_may_be_expected_because_another_is_there(tree: Tree) -> None:
     spec = row(belongs_with="/a.yaml")
     assert tree.look(spec) == ()
     tree.at("/a.yaml").mkdir()
-    assert told(tree.one(spec)) == ["missing: /x.crt is not there"]
+    assert told(tree.one(spec)) == ["missing: /x.crt does not exist"]
     assert tree.look(spec.model_copy(update={"optional": True})) == ()
 
 
@@ -599,7 +599,7 @@ def test_nothing_is_missing_on_a_worker(node: Node) -> None:
     config.write_text("authentication: {x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}}\n")
     seen = by_name(Store(load(None).certificates, str(node.root)).observe())["ca"]
     assert told(seen) == [
-        "missing: /etc/kubernetes/pki/ca.crt is not there, though /var/lib/kubelet/config.yaml uses it"
+        "missing: /etc/kubernetes/pki/ca.crt does not exist, although /var/lib/kubelet/config.yaml uses it"
     ]
 
 
@@ -713,7 +713,7 @@ def test_a_pattern_has_a_limit_of_files(tree: Tree, monkeypatch: pytest.MonkeyPa
     """A user who can write in its directory does not choose the amount of work. The pattern reports the excess while it
     lasts. The files within the limit are observed as usual.
     """
-    monkeypatch.setattr("certmond.files.glob.MOST", 3)
+    monkeypatch.setattr("certmond.files.glob.MAX_FILES", 3)
     for number in range(3):
         tree.write(f"/c/{number}.crt", LEAF.pem)
     store = Store([row(path="/**/*.crt")], str(tree.root))
@@ -722,7 +722,7 @@ def test_a_pattern_has_a_limit_of_files(tree: Tree, monkeypatch: pytest.MonkeyPa
         tree.write(f"/c/{number}.crt", LEAF.pem)
     *looked_at, rest = store.observe().observations
     assert paths(looked_at) == ["/c/0.crt", "/c/1.crt", "/c/2.crt"]
-    fact = "/**/*.crt matches more than 3 files, and only the first are looked at"
+    fact = "/**/*.crt matches more than 3 files, and certmond reads only the first"
     assert (told(rest), rest.path) == ([f"unreadable: {fact}"], "/**/*.crt")
     assert store.observe().observations[-1] is rest
     for number in (0, 4):
@@ -734,7 +734,7 @@ def test_a_pattern_has_a_limit_of_directories(tree: Tree, monkeypatch: pytest.Mo
     """Each directory needs a watch, and the number of watches of a user is limited; root shares it with the kubelet.
     The pattern reports the excess while it lasts.
     """
-    monkeypatch.setattr("certmond.files.glob.MOST_DIRECTORIES", 3)
+    monkeypatch.setattr("certmond.files.glob.MAX_DIRECTORIES", 3)
     for name in ("a", "b"):
         tree.write(f"/c/{name}/x.crt", LEAF.pem)
     store = Store([row(path="/c/**/*.crt")], str(tree.root))
@@ -742,7 +742,7 @@ def test_a_pattern_has_a_limit_of_directories(tree: Tree, monkeypatch: pytest.Mo
     tree.write("/c/c/x.crt", LEAF.pem)
     *looked_at, rest = store.observe().observations
     assert paths(looked_at) == ["/c/a/x.crt", "/c/b/x.crt"]
-    fact = "/c/**/*.crt leads into more than 3 directories, and only the first are looked at"
+    fact = "/c/**/*.crt matches more than 3 directories, and certmond reads only the first"
     assert (told(rest), rest.path) == ([f"unreadable: {fact}"], "/c/**/*.crt")
     assert str(tree.at("/c/c")) not in store.interest
     shutil.rmtree(tree.at("/c/a"))
@@ -1082,4 +1082,4 @@ def test_a_pkcs12_file_in_a_kubeconfig_is_not_opened(tree: Tree) -> None:
     store = pkcs12.serialize_key_and_certificates(b"x", None, LEAF.cert, None, NoEncryption())
     tree.write("/x.conf", kubeconfig([user("u", client_certificate_data=b64(store))]))
     (seen,) = tree.look(row("conf", "/x.conf", kind="kubeconfig"))
-    assert told(seen) == ["malformed: /x.conf, certificate of 'u' is PKCS#12, where client-go takes PEM"]
+    assert told(seen) == ["malformed: /x.conf, certificate of 'u' is PKCS#12, but client-go reads only PEM"]

@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyFD, Mask, WatchDescriptor
 
 from certmond.files import inotify as watch
-from certmond.files.inotify import Changes, Interest, Watcher, concerns, eventless, filesystem, parse_mounts
+from certmond.files import mount_table
+from certmond.files.inotify import Changes, Interest, Watcher, affects
+from certmond.files.mount_table import filesystem_type, is_eventless, parse_mounts
 from tests.conftest import no_thread_left
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +57,7 @@ class Eyes:
         self.wakes = 0
 
     def look_at(self, interest: Interest) -> None:
-        self.watcher.follow({**interest, self.yard: frozenset({"fence"})})
+        self.watcher.set_interest({**interest, self.yard: frozenset({"fence"})})
 
     def reported(self) -> Changes:
         """All that happened until now."""
@@ -72,7 +74,7 @@ class Eyes:
         while True:
             assert self.woken.wait(GENEROUS), "nothing was reported"
             self.woken.clear()
-            if changes := self.watcher.take():
+            if changes := self.watcher.take_changes():
                 return changes
 
 
@@ -219,9 +221,9 @@ def test_names_that_are_not_text(eyes: Eyes, pki: str) -> None:
 
 def test_the_root_directory_has_no_double_slash(eyes: Eyes) -> None:
     """What is in / is called /name, not //name."""
-    eyes.watcher.follow({"/": frozenset({"etc"})})
+    eyes.watcher.set_interest({"/": frozenset({"etc"})})
     eyes.next()
-    eyes.watcher.follow({"/": frozenset({"etc", "var"})})
+    eyes.watcher.set_interest({"/": frozenset({"etc", "var"})})
     assert eyes.next().paths == {"/var"}
 
 
@@ -248,20 +250,20 @@ def test_every_name(eyes: Eyes, pki: str) -> None:
 def test_taking_empties(eyes: Eyes, pki: str) -> None:
     """Reported changes are not reported again, and without an event there is no change."""
     eyes.follow({pki: frozenset({"ca.crt"})})
-    assert eyes.watcher.take() is None
+    assert eyes.watcher.take_changes() is None
     put(pki, "ca.crt")
     eyes.reported()
-    assert eyes.watcher.take() is None
+    assert eyes.watcher.take_changes() is None
 
 
 def test_what_is_to_be_looked_at_again_counts_as_changed(eyes: Eyes, pki: str) -> None:
     """A request for another look at paths wakes the loop, which finds them among the changes; no path, no wake-up."""
     eyes.follow({pki: frozenset({"a.crt"})})
-    eyes.watcher.again(frozenset())
-    assert eyes.watcher.take() is None
+    eyes.watcher.report_changed(frozenset())
+    assert eyes.watcher.take_changes() is None
     assert eyes.wakes == 0
-    eyes.watcher.again(frozenset({f"{pki}/a.crt"}))
-    assert eyes.watcher.take() == Changes(everything=False, paths=frozenset({f"{pki}/a.crt"}), cause="inotify")
+    eyes.watcher.report_changed(frozenset({f"{pki}/a.crt"}))
+    assert eyes.watcher.take_changes() == Changes(everything=False, paths=frozenset({f"{pki}/a.crt"}), cause="inotify")
     assert eyes.wakes == 1
 
 
@@ -306,7 +308,7 @@ def test_following_the_same_again_is_silent(eyes: Eyes, pki: str, monkeypatch: p
     monkeypatch.setattr(InotifyFD, "add_callback", unneeded)
     monkeypatch.setattr(InotifyFD, "remove_callbacks", unneeded)
     eyes.look_at(interest)
-    assert eyes.watcher.take() is None
+    assert eyes.watcher.take_changes() is None
     assert (eyes.watcher.watched, eyes.watcher.polled) == (2, frozenset())
 
 
@@ -475,7 +477,7 @@ def test_storm(eyes: Eyes, pki: str) -> None:
     while storm.is_alive():
         if eyes.woken.wait(0.1):  # in the end there may be nothing more to come
             eyes.woken.clear()
-            if changes := eyes.watcher.take():
+            if changes := eyes.watcher.take_changes():
                 look(changes)
     look(eyes.reported())
     assert known == dict.fromkeys(names, "99")
@@ -484,7 +486,7 @@ def test_storm(eyes: Eyes, pki: str) -> None:
 
 def test_too_many_to_name(eyes: Eyes, pki: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While no caller takes the changes, their memory is bounded, and then all paths must be read."""
-    monkeypatch.setattr(watch, "_MANY", 100)
+    monkeypatch.setattr(watch, "_MAX_PATHS", 100)
     eyes.follow({pki: None})
     for number in range(101):
         os.symlink("x", os.path.join(pki, str(number)))
@@ -496,16 +498,16 @@ def test_too_many_to_name(eyes: Eyes, pki: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_too_many_to_name_means_everything(tmp_path: Path, pki: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More changes than can be named are reported as everything, without a name."""
-    monkeypatch.setattr(watch, "_MANY", 100)
+    monkeypatch.setattr(watch, "_MAX_PATHS", 100)
     woken = threading.Semaphore(0)
     watcher = Watcher(woken.release)
     try:
-        watcher.follow({pki: None})
+        watcher.set_interest({pki: None})
         for number in range(100):
             os.symlink("x", os.path.join(pki, str(number)))
         for _ in range(101):
             assert woken.acquire(timeout=GENEROUS)
-        assert watcher.take() == Changes(everything=True, paths=frozenset(), cause="inotify")
+        assert watcher.take_changes() == Changes(everything=True, paths=frozenset(), cause="inotify")
     finally:
         watcher.close()
 
@@ -526,8 +528,8 @@ def test_overflow(tmp_path: Path, pki: str) -> None:
     go_on.set()
     watcher = Watcher(wake)
     try:
-        watcher.follow(interest)
-        watcher.take()
+        watcher.set_interest(interest)
+        watcher.take_changes()
         reading.clear()
         go_on.clear()
         name = put(pki, "0")
@@ -542,17 +544,17 @@ def test_overflow(tmp_path: Path, pki: str) -> None:
         while not changes.everything or changes.cause != "overflow":
             assert reported.wait(GENEROUS)
             reported.clear()
-            changes = merged(changes, watcher.take() or changes)
+            changes = merged(changes, watcher.take_changes() or changes)
         assert watcher.overflows == 1, "once, for however many directories"
 
-        watcher.follow(interest)
+        watcher.set_interest(interest)
         path = put(etcd, "ca.crt")
         while path not in changes.paths:
             assert reported.wait(GENEROUS)
             reported.clear()
-            changes = merged(changes, watcher.take() or changes)
+            changes = merged(changes, watcher.take_changes() or changes)
         assert watcher.watched == kernel_watches() == 2
-        watcher.follow({})
+        watcher.set_interest({})
         assert watcher.watched == kernel_watches() == 0
     finally:
         go_on.set()
@@ -717,11 +719,11 @@ def test_mount_of_a_file_and_above(tmp_path: Path) -> None:
 
 
 def held_by_whom_it_woke(home: Path) -> None:
-    watch._PATIENCE = 0.01
+    mount_table.JOIN_TIMEOUT = 0.01
     before = descriptors()
     holder = Holder()
     watcher = Watcher(holder.wake)
-    watcher.follow({str(home): None})
+    watcher.set_interest({str(home): None})
     sleeper = next(thread for thread in own_threads() if thread.name == "certmond-mounts")
     holder.holds = True
     mount("-t", "tmpfs", "tmpfs", str(home))
@@ -830,18 +832,18 @@ def few_watches(home: Path) -> None:
     for directory in directories:
         os.mkdir(directory)
     eyes = Eyes(home / "eyes")
-    eyes.watcher.follow(dict.fromkeys([eyes.yard, *directories]))
+    eyes.watcher.set_interest(dict.fromkeys([eyes.yard, *directories]))
     assert eyes.watcher.polled == set(directories[2:])
     assert eyes.watcher.watched == kernel_watches() == 3
     path = put(directories[1], "ca.crt")
     assert path in eyes.reported().paths
 
-    eyes.watcher.follow(dict.fromkeys([eyes.yard, *directories[1:]]))
+    eyes.watcher.set_interest(dict.fromkeys([eyes.yard, *directories[1:]]))
     assert eyes.watcher.polled == set(directories[3:]), "a watch that is given back serves another"
     os.rename(directories[1], home / "old")
     os.mkdir(directories[1])
-    eyes.watcher.follow(dict.fromkeys([eyes.yard, *directories[1:]]))
-    eyes.watcher.follow(dict.fromkeys([eyes.yard, *directories[1:]]))
+    eyes.watcher.set_interest(dict.fromkeys([eyes.yard, *directories[1:]]))
+    eyes.watcher.set_interest(dict.fromkeys([eyes.yard, *directories[1:]]))
     assert eyes.watcher.watched == kernel_watches() == 3
     assert eyes.watcher.polled == set(directories[3:]), "and so does one that led to a directory which was replaced"
     assert eyes.reported().paths >= {directories[1]}
@@ -849,7 +851,7 @@ def few_watches(home: Path) -> None:
     os.rename(directories[1], home / "older")
     os.mkdir(directories[1])
     for _ in range(2):
-        eyes.watcher.follow(dict.fromkeys([eyes.yard, *reversed(directories[1:])]))
+        eyes.watcher.set_interest(dict.fromkeys([eyes.yard, *reversed(directories[1:])]))
     eyes.reported()
     put(str(home / "older"), "ca.crt")
     assert eyes.reported().paths == frozenset(), "and it is given back even where others wait for one"
@@ -875,7 +877,7 @@ def no_instance(home: Path) -> None:
     eyes.look_at(interest)
     assert eyes.watcher.polled == {pki, eyes.yard}
     assert eyes.watcher.watched == 0
-    assert eyes.watcher.take() is None
+    assert eyes.watcher.take_changes() is None
     limit.write_text("1")
     eyes.look_at(interest)
     assert (eyes.watcher.polled, eyes.watcher.watched) == (frozenset(), 2)
@@ -898,11 +900,11 @@ def no_descriptor(home: Path) -> None:
         before = len(os.listdir("/proc/self/fd")) - 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (before + room, hard))
         watcher = Watcher(eyes.wake)
-        watcher.follow({pki: None})
+        watcher.set_interest({pki: None})
         assert watcher.polled == {pki}
         assert watcher.watched == 0
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        watcher.follow({pki: None})
+        watcher.set_interest({pki: None})
         assert watcher.watched == 1
         watcher.close()
 
@@ -993,7 +995,7 @@ def test_close(pki: str, follows: bool) -> None:
         woken = threading.Event()
         watcher = Watcher(woken.set)
         if follows:
-            watcher.follow({pki: None})
+            watcher.set_interest({pki: None})
             put(pki, "ca.crt")
             assert woken.wait(GENEROUS)
         assert all(thread.daemon for thread in own_threads())
@@ -1002,7 +1004,7 @@ def test_close(pki: str, follows: bool) -> None:
         assert own_threads() == []
         assert descriptors() == before
         watcher.close()
-        watcher.follow({pki: None})
+        watcher.set_interest({pki: None})
         assert own_threads() == []
 
 
@@ -1010,15 +1012,15 @@ def test_close_causes_no_event(eyes: Eyes, pki: str) -> None:
     """The end of the watches at closing is no change."""
     eyes.follow({pki: None})
     eyes.watcher.close()
-    assert (eyes.wakes, eyes.watcher.take()) == (0, None)
+    assert (eyes.wakes, eyes.watcher.take_changes()) == (0, None)
 
 
 def test_close_does_not_hang(pki: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that is held by whom it woke does not hold up the end."""
-    monkeypatch.setattr(watch, "_PATIENCE", 0.01)
+    monkeypatch.setattr(watch, "JOIN_TIMEOUT", 0.01)
     holder = Holder()
     watcher = Watcher(holder.wake)
-    watcher.follow({pki: None})
+    watcher.set_interest({pki: None})
     holder.holds = True
     put(pki, "ca.crt")
     assert holder.held.wait(GENEROUS)
@@ -1043,15 +1045,15 @@ def test_reader_that_died_is_replaced(pki: str) -> None:
 
     before = descriptors()
     watcher = Watcher(wake)
-    watcher.follow({pki: None})
+    watcher.set_interest({pki: None})
     fail = True
     reader = next(thread for thread in own_threads() if thread.name == "certmond-inotify")
     put(pki, "ca.crt")
     reader.join(GENEROUS)
     assert not reader.is_alive()
     fail = False
-    watcher.follow({pki: None})
-    changes = watcher.take()
+    watcher.set_interest({pki: None})
+    changes = watcher.take_changes()
     assert changes is not None
     assert pki in changes.paths
     woken.clear()
@@ -1069,7 +1071,7 @@ def test_another_trouble_of_the_kernel_is_polled(eyes: Eyes, pki: str, monkeypat
         raise OSError(errno.ENOMEM, "no memory")
 
     monkeypatch.setattr(InotifyFD, "add_callback", no_memory)
-    eyes.watcher.follow({pki: None})
+    eyes.watcher.set_interest({pki: None})
     assert eyes.watcher.polled == {pki}
     assert eyes.watcher.watched == 0
 
@@ -1118,13 +1120,13 @@ def test_mounts_are_parsed() -> None:
 )
 def test_filesystem(directory: str, kind: str) -> None:
     """A directory is on the nearest mount point above it, and there on what was mounted last."""
-    assert filesystem(directory, {mount.point: mount.type for mount in parse_mounts(TABLE)}) == kind
+    assert filesystem_type(directory, {mount.point: mount.type for mount in parse_mounts(TABLE)}) == kind
 
 
 def test_filesystem_is_not_known() -> None:
     """Without a mount table, or for a path that does not begin at the root, no filesystem is known."""
-    assert filesystem("/etc", {}) is None
-    assert filesystem("etc", {"/": "ext4"}) is None
+    assert filesystem_type("/etc", {}) is None
+    assert filesystem_type("etc", {"/": "ext4"}) is None
 
 
 def test_filesystem_as_findmnt_says(tmp_path: Path) -> None:
@@ -1136,7 +1138,7 @@ def test_filesystem_as_findmnt_says(tmp_path: Path) -> None:
         found = subprocess.run(
             ["findmnt", "-no", "FSTYPE", "-T", directory], capture_output=True, text=True, check=True
         )
-        assert filesystem(directory, types) == found.stdout.split()[-1]
+        assert filesystem_type(directory, types) == found.stdout.split()[-1]
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode(errors="surrogatepass")))
@@ -1169,7 +1171,7 @@ def test_any_path_can_be_a_mount_point(path: bytes) -> None:
 )
 def test_filesystems_without_events(kind: str | None, expected: bool) -> None:
     """Filesystems that others can change behind this kernel's back are known, and the unknown is trusted no more."""
-    assert eventless(kind) is expected
+    assert is_eventless(kind) is expected
 
 
 @pytest.mark.parametrize(
@@ -1188,7 +1190,7 @@ def test_filesystems_without_events(kind: str | None, expected: bool) -> None:
 )
 def test_mounts_that_concern_us(point: str, expected: bool) -> None:
     """A mount concerns us where it covers a followed directory, one above it, or a name that is looked up in one."""
-    assert concerns(point, {"/etc/kubernetes/pki": frozenset({"ca.crt"}), "/var/lib": None}) is expected
+    assert affects(point, {"/etc/kubernetes/pki": frozenset({"ca.crt"}), "/var/lib": None}) is expected
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from certmond.files.parallel_path_search import find_in_two
+from certmond.files.parallel_path_search import find_in_two_processes
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.path_building import PathSearch, Question, find_all
 from tests.builders import cross_sign, make_ca, make_intermediate, make_leaf
@@ -30,7 +30,7 @@ QUESTIONS = [
 def test_the_answers_are_those_of_one_process() -> None:
     """The results refer to the same certificate objects, so that none is in memory twice."""
     with elsewhere() as brought:
-        found = [*find_in_two(QUESTIONS)]
+        found = [*find_in_two_processes(QUESTIONS)]
     assert len(brought) == len(QUESTIONS)
     wanted = [*find_all(QUESTIONS)]
     assert parts(found) == parts(wanted)
@@ -42,8 +42,8 @@ def test_the_answers_are_those_of_one_process() -> None:
 
 def test_a_few_are_answered_here() -> None:
     """On most nodes there are no more."""
-    assert [*find_in_two(QUESTIONS)] == find_all(QUESTIONS)
-    assert [*find_in_two([])] == []
+    assert [*find_in_two_processes(QUESTIONS)] == find_all(QUESTIONS)
+    assert [*find_in_two_processes([])] == []
 
 
 def about(answer: PathSearch) -> list[Certificate]:

@@ -11,7 +11,7 @@ import pytest
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.catalog_observer import Store
-from certmond.files.path_resolution import ANYONE, Referrer
+from certmond.files.path_resolution import ALL_USERS, Referrer
 from certmond.pki.assessment.assess import assess
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Reason
@@ -29,7 +29,7 @@ LEAF = make_leaf(ROOT, "client")
 CONF = row("conf", "/home/x.conf", kind="kubeconfig", embedded_ca="ca")
 SENTENCE = (
     "unreadable: {} is named in /home/x.conf, which user 65534 can change, "
-    "and is no file that they can reach and own, or that all users can read"
+    "and is not a file that they can reach and own, or that all users can read"
 )
 
 
@@ -90,7 +90,7 @@ def test_a_reference_to_what_its_writer_cannot_read_tells_nothing(node: Node, ta
     assert findings == [(Reason.UNREADABLE, f"{told(seen)[0].removeprefix('unreadable: ')}; {REMEDY}")]
 
 
-REMEDY = "chown root /home/x.conf, chmod go-w it and its directories, or name the file in an entry of its own"
+REMEDY = "chown root /home/x.conf, chmod go-w it and its directories, or name the file in a separate entry"
 
 
 def assess_one(node: Node) -> list[tuple[Reason, str]]:
@@ -135,9 +135,9 @@ def through_a_directory(node: Node) -> None:
         (lambda _: None, set()),
         (give("/home/x.conf", OTHERS), {OTHERS}),
         (give("/home", OTHERS), {OTHERS}),
-        (mode("/home/x.conf", 0o620), {ANYONE}),
-        (mode("/home/x.conf", 0o602), {ANYONE}),
-        (mode("/home", 0o775), {ANYONE}),
+        (mode("/home/x.conf", 0o620), {ALL_USERS}),
+        (mode("/home/x.conf", 0o602), {ALL_USERS}),
+        (mode("/home", 0o775), {ALL_USERS}),
         (mode("/home", 0o1777), set()),
         (behind_a_link, {OTHERS}),
         (through_a_directory, {OTHERS}),
@@ -161,12 +161,13 @@ def test_every_writer_has_to_be_able_to_read_the_target(node: Node) -> None:
     node.put("/home/own.crt", LEAF.pem, 0o600, OTHERS)
     node.put("/home/x.conf", node.names("own.crt", "own.crt"), owner=OTHERS)
     assert (
-        "which user 65533 and user 65534 can change, and is no file that they can reach and own" in told(node.look())[0]
+        "which user 65533 and user 65534 can change, and is not a file that they can reach and own"
+        in told(node.look())[0]
     )
     os.chown(node.at("/home"), 0, 0)
     assert node.look().certificates == (LEAF.facts,)
     node.at("/home").chmod(0o777)
-    assert "which user 65533 and other users can change, and is no file that" in told(node.look())[0]
+    assert "which user 65533 and other users can change, and is not a file that" in told(node.look())[0]
 
 
 def test_a_chain_of_a_reference_and_a_symlink(node: Node) -> None:

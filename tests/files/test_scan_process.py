@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from certmond.files import scan_process as second
-from certmond.files.scan_process import in_two
+from certmond.files.scan_process import in_two_processes
 from certmond.files.scan_process_messages import pack
 from tests.files.beside import FORKS, worthwhile
 
@@ -51,7 +51,7 @@ def made(things: Sequence[int]) -> Made:
 
 def shared_out(work: Callable[[Sequence[int]], Made] = made) -> set[int]:
     """The processes that had a part in it; whichever they were, all is there, once and in its order."""
-    results = [*in_two(THINGS, work)]
+    results = [*in_two_processes(THINGS, work)]
     assert [value for some in results for _, value in some] == [2 * thing for thing in THINGS]
     return {pid for some in results for pid, _ in some}
 
@@ -117,7 +117,7 @@ def test_results_before_its_end_count(tmp_path: Path, brought: int) -> None:
 
 def test_a_stopped_process_is_not_waited_for_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped second process is killed, and this process does its piece."""
-    monkeypatch.setattr(second, "_PATIENCE", 0.05)
+    monkeypatch.setattr(second, "_PIECE_TIMEOUT", 0.05)
 
     def still(things: Sequence[int]) -> Made:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -162,13 +162,13 @@ def test_a_truncated_result_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / "fifo").write_bytes(b"")
         tell.write((1000).to_bytes(8) + b"half")
 
-    monkeypatch.setattr(second, "_work_through", breaks_off)
+    monkeypatch.setattr(second, "_work_backwards", breaks_off)
     assert shared_out(Patient(tmp_path)) == {HERE}
 
 
 def test_a_process_that_stopped_within_a_result_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its further output begins in the middle of a message, and would be misread."""
-    monkeypatch.setattr(second, "_PATIENCE", 0.05)
+    monkeypatch.setattr(second, "_PIECE_TIMEOUT", 0.05)
     go_on, gone_on = tmp_path / "go on", tmp_path / "gone on"
     os.mkfifo(go_on)
     os.mkfifo(gone_on)
@@ -192,22 +192,24 @@ def test_a_process_that_stopped_within_a_result_is_ignored(tmp_path: Path, monke
         return patient(things)
 
     patient = Patient(tmp_path)
-    monkeypatch.setattr(second, "_work_through", stops)
+    monkeypatch.setattr(second, "_work_backwards", stops)
     assert shared_out(work) == {HERE}
 
 
 def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
     """The other process waits until they are read, and this one until they have come."""
-    size = 3 * second._ROOM
+    size = 3 * second._PIPE_BYTES
 
-    results = in_two(THINGS, Patient(tmp_path), tell=lambda _, some: (bytes(size), some), take=lambda _, told: told[1])
+    results = in_two_processes(
+        THINGS, Patient(tmp_path), encode=lambda _, some: (bytes(size), some), decode=lambda _, told: told[1]
+    )
     assert len({pid for some in results for pid, _ in some}) == 2
 
 
 def test_only_missing_results_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the second process stops without a piece, this process does everything, and does not wait."""
-    monkeypatch.setattr(second, "_PATIENCE", 10**6)
-    monkeypatch.setattr(second, "_work_through", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
+    monkeypatch.setattr(second, "_PIECE_TIMEOUT", 10**6)
+    monkeypatch.setattr(second, "_work_backwards", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
     assert shared_out() == {HERE}
 
 
@@ -239,7 +241,7 @@ def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: P
         begun.append(things)
         return patient(things)
 
-    results = in_two(THINGS, work)
+    results = in_two_processes(THINGS, work)
     assert begun == []
     next(results)
     assert len(begun) == 1
@@ -259,7 +261,7 @@ def test_a_failure_here_is_raised_and_ends_the_other(tmp_path: Path, error: Base
         return patient(things)
 
     with pytest.raises(type(error)):
-        [*in_two(THINGS, work)]
+        [*in_two_processes(THINGS, work)]
     assert len(calls) == 1
 
 
@@ -288,7 +290,7 @@ def test_it_has_only_the_memory_of_this_process(tmp_path: Path) -> None:
         return cast("Made", found)
 
     try:
-        [*in_two(THINGS, Patient(tmp_path, look), take=take)]
+        [*in_two_processes(THINGS, Patient(tmp_path, look), decode=take)]
     finally:
         signal.signal(signal.SIGHUP, before)
         signal.set_wakeup_fd(woken)
@@ -307,19 +309,19 @@ def test_one_process_works_if_two_are_not_worthwhile(monkeypatch: pytest.MonkeyP
     """
     match why:
         case "few":
-            monkeypatch.setattr(second, "MANY", 1001)
+            monkeypatch.setattr(second, "MIN_ITEMS", 1001)
         case "one processor":
             monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7})
         case "reaped":
             monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
         case _:
             monkeypatch.undo()
-            monkeypatch.setattr(second, "MANY", 1)
+            monkeypatch.setattr(second, "MIN_ITEMS", 1)
             monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
-    results = [*in_two(THINGS, made)]
+    results = [*in_two_processes(THINGS, made)]
     done.set()
     thread.join()
     assert results == [made(THINGS)]
@@ -327,8 +329,8 @@ def test_one_process_works_if_two_are_not_worthwhile(monkeypatch: pytest.MonkeyP
 
 def test_however_many_there_are_the_sharing_out_does_not_stall(tmp_path: Path) -> None:
     """A pipe has room for 4,096 turns, whatever else the user has open; so many more have larger pieces."""
-    things = range(5_000 * second._PIECE)
-    results = [*in_two(things, Patient(tmp_path))]
+    things = range(5_000 * second._MIN_PIECE)
+    results = [*in_two_processes(things, Patient(tmp_path))]
     assert len(results) <= 4096
     assert sum(map(len, results)) == len(things)
 
@@ -336,7 +338,7 @@ def test_however_many_there_are_the_sharing_out_does_not_stall(tmp_path: Path) -
 ENDS_IN_THE_MIDDLE = """
 import os, signal, sys
 from certmond.files import scan_process as second
-second.MANY = 1
+second.MIN_ITEMS = 1
 os.sched_getaffinity = lambda _: {0, 1}
 here = os.getpid()
 
@@ -347,7 +349,7 @@ def work(things):
     open(sys.argv[1], "wb").close()
     os.kill(os.getpid(), signal.SIGSTOP)
 
-list(second.in_two(range(1000), work))
+list(second.in_two_processes(range(1000), work))
 """
 
 
@@ -375,5 +377,5 @@ def test_the_kernel_kills_it_first_when_memory_is_short(tmp_path: Path) -> None:
             return made(things)
         return cast("Made", told)
 
-    list(in_two(THINGS, Patient(tmp_path, look), take=take))
+    list(in_two_processes(THINGS, Patient(tmp_path, look), decode=take))
     assert taken == ["1000\n"]

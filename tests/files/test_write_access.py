@@ -101,7 +101,7 @@ def test_an_access_control_list_counts_as_others(root: Path, name: str) -> None:
     value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *each) for each in entries)
     os.setxattr(place, "system.posix_acl_access", value)
     found = writers(root, owner=f"root:{BOB}")
-    said = f"/{name} can be written by who is in its access control list (getfacl)"
+    said = f"/{name} can be written by the users in its access control list (getfacl)"
     assert said in {found.path, found.file}
 
 
@@ -110,7 +110,7 @@ def test_in_a_sticky_directory_only_the_owner_of_a_name_replaces_it(root: Path) 
     (root / "srv").chmod(0o1777)
     assert writers(root) == Writers()
     os.chown(root / "srv/app", ALICE, ALICE)
-    assert writers(root).path == f"/srv has a file of user {ALICE} there"
+    assert writers(root).path == f"/srv contains a file of user {ALICE}"
     assert writers(root, "/srv/none").path == "/srv can be written by every user (mode 1777)"
     os.chown(root / "srv", ALICE, 0)
     assert writers(root).path == f"/srv belongs to user {ALICE}"

@@ -257,7 +257,7 @@ def test_service_networks(subnet: str, first: str) -> None:
 def test_other_versions(version: str) -> None:
     """Another version of the API is reported with the remedy, for each document."""
     text = f"apiVersion: kubeadm.k8s.io/{version}\nkind: InitConfiguration\n"
-    told = "has a version of kubeadm.k8s.io other than v1beta3 and v1beta4; `kubeadm config migrate` helps"
+    told = "has a version of kubeadm.k8s.io other than v1beta3 and v1beta4; convert it: kubeadm config migrate"
     assert problems(f"{text}---\n{text}") == [f"document 1: {told}", f"document 2: {told}"]
 
 
@@ -289,7 +289,7 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
     assert sorted(found) == sorted([
         "InitConfiguration: localAPIEndpoint.advertiseAddress: must be an IP address",
         "InitConfiguration: localAPIEndpoint.bindPort: must be a port from 1 to 65535",
-        "InitConfiguration: nodeRegistration.name: must be a name of lower-case letters, digits, '-' and '.'",
+        "InitConfiguration: nodeRegistration.name: must consist of lower-case letters, digits, '-' and '.'",
         f"ClusterConfiguration: apiServer.certSANs[1]: {host}",
         "ClusterConfiguration: apiServer.certSANs[2]: must be text",
         f"ClusterConfiguration: apiServer.certSANs[3]: {host}",
@@ -352,7 +352,7 @@ def test_ports(port: str) -> None:
 def test_node_names(name: str) -> None:
     """Subjects and names contain a node's name, so an invalid one is reported."""
     (problem,) = problems(f"{INIT}nodeRegistration: {{name: {name}}}")
-    assert problem.startswith("InitConfiguration: nodeRegistration.name: must be a name of")
+    assert problem.startswith("InitConfiguration: nodeRegistration.name: must consist of")
 
 
 def test_a_node_name_may_be_long() -> None:
@@ -367,7 +367,7 @@ def test_invalid_values_of_a_node_that_joins() -> None:
     assert problems(f"{text}---\n{CLUSTER}") == [
         "JoinConfiguration: controlPlane.localAPIEndpoint.advertiseAddress: must be an IP address",
         "JoinConfiguration: controlPlane.localAPIEndpoint.bindPort: must be a port from 1 to 65535",
-        "JoinConfiguration: nodeRegistration.name: must be a name of lower-case letters, digits, '-' and '.'",
+        "JoinConfiguration: nodeRegistration.name: must consist of lower-case letters, digits, '-' and '.'",
     ]
 
 
@@ -383,21 +383,21 @@ def test_workers_are_not_made() -> None:
 def test_a_node_that_joins_needs_the_cluster() -> None:
     """A node that joins needs the cluster's own configuration: defaults would fit another cluster."""
     assert problems(JOIN) == [
-        "holds a JoinConfiguration alone; add the ClusterConfiguration of the cluster that it joins"
+        "has a JoinConfiguration only; add the ClusterConfiguration of the cluster that the node joins"
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "holds no InitConfiguration and no ClusterConfiguration of kubeadm.k8s.io"),
-        ("---\n---\n", "holds no InitConfiguration and no ClusterConfiguration"),
-        ("apiVersion: v1\nkind: Secret\n", "holds no InitConfiguration and no ClusterConfiguration"),
-        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: [InitConfiguration]\n", "holds no InitConfiguration"),
-        ("apiVersion: [kubeadm.k8s.io/v1beta4]\nkind: InitConfiguration\n", "holds no InitConfiguration"),
-        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "holds no InitConfiguration"),
-        ("text", "document 1: is no mapping; correct it"),
-        ("[1, 2]", "document 1: is no mapping; correct it"),
+        ("", "has no InitConfiguration and no ClusterConfiguration of kubeadm.k8s.io"),
+        ("---\n---\n", "has no InitConfiguration and no ClusterConfiguration"),
+        ("apiVersion: v1\nkind: Secret\n", "has no InitConfiguration and no ClusterConfiguration"),
+        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: [InitConfiguration]\n", "has no InitConfiguration"),
+        ("apiVersion: [kubeadm.k8s.io/v1beta4]\nkind: InitConfiguration\n", "has no InitConfiguration"),
+        ("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\n", "has no InitConfiguration"),
+        ("text", "document 1: is not a mapping; correct it"),
+        ("[1, 2]", "document 1: is not a mapping; correct it"),
         (f"{CLUSTER}---\n{CLUSTER}", "document 2: is a second ClusterConfiguration; remove one"),
         ("a: b: c", "is not YAML; correct it"),
         ("a: !!python/object:os.system {}", "is not YAML; correct it"),

@@ -293,7 +293,7 @@ def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
 @pytest.mark.parametrize(
     ("data", "old", "fact"),
     [
-        (FULL, NEXT_CA.facts, "embeds no longer the certificate"),
+        (FULL, NEXT_CA.facts, "no longer embeds the certificate"),
         (FULL.replace(b"user: admin,", b"user: aws,"), None, "user 'aws' in .* has no client-certificate"),
         (FULL.replace(b'"admin@prod"', b"none"), None, "has no current context"),
         (FULL.replace(b"user: admin,", b"user: nobody,"), None, "has no current context"),
@@ -329,7 +329,7 @@ SHARED = {
 def test_a_shared_value_is_refused(what: str) -> None:
     """The cases are a value or mapping that represents others as well, or appears twice, or has another encoding."""
     assert yaml.safe_load(SHARED[what])["users"][0]["user"]["client-key-data"] == b64(OLD.key_pem)
-    assert "cannot be exchanged without changing more than that" in refusal(SHARED[what])
+    assert "without another change to the file" in refusal(SHARED[what])
 
 
 @pytest.mark.parametrize(
@@ -354,15 +354,15 @@ def test_an_unproven_result_is_refused(monkeypatch: pytest.MonkeyPatch, part: by
     """Every field of the result is compared, with its type and its place."""
     right = exchange(PLAIN)
     assert right.count(part) >= 1
-    monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: right.replace(part, instead).decode())
-    assert "cannot be exchanged without changing more than that" in refusal(PLAIN)
+    monkeypatch.setattr(kubeconfig_text, "_with_edits", lambda *_: right.replace(part, instead).decode())
+    assert "without another change to the file" in refusal(PLAIN)
 
 
 def test_a_mapping_in_another_order_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost by it, but the user chose the order."""
     version = b"apiVersion: v1\n"
     moved = exchange(PLAIN).replace(version, b"") + version
-    monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: moved.decode())
+    monkeypatch.setattr(kubeconfig_text, "_with_edits", lambda *_: moved.decode())
     refusal(PLAIN)
 
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import NoEncryption, PrivateFormat, pkcs12
 
-from certmond.formats.pkcs12 import decode_apart
+from certmond.formats.pkcs12 import decode_isolated
 from certmond.pki.findings import Reason
 from certmond.pki.x509.pkcs12 import check_iterations
 from certmond.pki.x509.public_key import public_key_of
@@ -42,9 +42,9 @@ def test_iterations_in_an_encrypted_part_take_at_most_a_second(password: bytes |
     """Their number is not visible before, and the file is malformed."""
     data = concealing((1 << 31) - 1, password or b"")
     assert check_iterations(data)
-    (fault,) = decode_apart(data, "/a.p12", password).faults
+    (fault,) = decode_isolated(data, "/a.p12", password).faults
     assert fault.reason is Reason.MALFORMED
-    said = "takes more than 1 second of processor time to open", "is not opened within 10 seconds"  # on a busy host
+    said = "takes more than 1 second of processor time to open", "does not open within 10 seconds"  # on a busy host
     assert fault.detail in {f"/a.p12 is a PKCS#12 file that {each}" for each in said}
 
 
@@ -54,10 +54,10 @@ def test_a_file_is_opened_with_its_password(algorithm: pkcs12.PBES) -> None:
     form = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(1000).key_cert_algorithm(algorithm)
     other = make_ca("other")
     data = pkcs12.serialize_key_and_certificates(b"a", CA.key, CA.cert, [other.cert], form.build(b"secret"))
-    found = decode_apart(data, "/a.p12", b"secret")
+    found = decode_isolated(data, "/a.p12", b"secret")
     assert (found.certificates, found.key) == ((CA.facts, other.facts), public_key_of(CA.key))
     for password in (b"another", None):
-        (fault,) = decode_apart(data, "/a.p12", password).faults
+        (fault,) = decode_isolated(data, "/a.p12", password).faults
         assert fault.reason is Reason.UNREADABLE
 
 
@@ -66,11 +66,11 @@ def test_a_file_without_a_key_has_none() -> None:
     form = PrivateFormat.PKCS12.encryption_builder().build(b"secret")
     for protection in (NoEncryption(), form):
         data = pkcs12.serialize_key_and_certificates(b"a", None, CA.cert, None, protection)
-        assert decode_apart(data, "/a.p12", b"secret").key is None
+        assert decode_isolated(data, "/a.p12", b"secret").key is None
 
 
 def test_a_failed_start_of_the_process_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scan continues."""
     monkeypatch.setattr("sys.executable", "/nowhere/python")
-    (fault,) = decode_apart(concealing(1, b""), "/a.p12").faults
+    (fault,) = decode_isolated(concealing(1, b""), "/a.p12").faults
     assert fault.reason is Reason.MALFORMED

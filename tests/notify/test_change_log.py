@@ -169,4 +169,4 @@ def test_a_removed_certificate_of_a_file_is_named() -> None:
     (gone,) = (each for each in changes(before.statuses[1], None) if each.event is Event.CERTIFICATE_GONE)
     assert gone.message == f"/ca.crt no longer holds {facts.subject} (serial {facts.serial:x})"
     messages = [each.message for each in changes(empty.statuses[0], None)]
-    assert messages[0] == "/a is no longer there"
+    assert messages[0] == "/a no longer exists"

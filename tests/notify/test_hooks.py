@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from certmond.notify.hooks import Hook, Hooks, Seen
+from certmond.notify.hook_worker import Hook, PassResult
+from certmond.notify.hooks import Hooks
 from certmond.notify.journal import Journal
 from certmond.pki.assessment.hook_delivery import Key, Notice
 from certmond.pki.catalog.settings import HookSpec
@@ -23,7 +24,7 @@ from tests.builders import DAY, NOW
 from tests.conftest import no_thread_left
 
 DEADLINE = 45.0
-SETTLED, UNSETTLED = Seen("node-1", NOW, settled=True), Seen("node-1", NOW, settled=False)
+SETTLED, UNSETTLED = PassResult("node-1", NOW, settled=True), PassResult("node-1", NOW, settled=False)
 SCRIPT = """#!/bin/sh
 # Appends its input to $LOG; fails while $LOG.fails is there, hangs while $LOG.hangs is.
 [ ! -e "$LOG.fails" ] || { echo "no, $LOG.fails is there" >&2; exit 7; }
@@ -63,8 +64,8 @@ class Told:
         try:
             yield hook
         finally:
-            hook.leave()
-            hook.end(DEADLINE)
+            hook.stop()
+            hook.join(DEADLINE)
 
     def count(self, hook: str, result: str) -> None:
         self.results.put((hook, result))
@@ -89,7 +90,7 @@ RAISED, CLEARED = ("raised", "a", "warning"), ("cleared", "a", "warning")
 def test_a_hook_reads_one_document_of_what_was_raised(told: Told) -> None:
     """The program gets JSON on standard input: schema, event, node, finding, certificate, path, at, not_after."""
     with told.running() as hook:
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("told")
     assert json.loads(told.log.read_text()) == {
         "schema": 1, "event": "raised", "node": "node-1", "certificate": "a", "path": "/a",
@@ -102,9 +103,9 @@ def test_a_hook_runs_once_for_raised_and_once_for_cleared(told: Told) -> None:
     """However often a finding is observed, it is raised once and cleared once."""
     with told.running() as hook:
         for found in (known(notice()), known(notice()), known(notice(), notice("b"))):
-            hook.hand(found, SETTLED)
+            hook.deliver(found, SETTLED)
         told.until("told", "told")
-        hook.hand(known(notice("b")), SETTLED)
+        hook.deliver(known(notice("b")), SETTLED)
         told.until("told")
     assert told.heard() == [RAISED, ("raised", "b", "warning"), CLEARED]
 
@@ -115,14 +116,14 @@ def test_a_hook_without_a_thread_runs_later(told: Told, capsys: pytest.CaptureFi
     """
     with told.running() as hook:
         with no_thread_left():
-            hook.hand(known(notice()), SETTLED)
-            hook.hand(known(notice()), SETTLED)
-        hook.hand(known(notice()), SETTLED)
+            hook.deliver(known(notice()), SETTLED)
+            hook.deliver(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("told")
     assert told.heard() == [RAISED]
-    assert capsys.readouterr().err.count("until a thread is to be had") == 1
+    assert capsys.readouterr().err.count("cannot start a thread") == 1
     with no_thread_left(), told.running() as hook:
-        hook.hand(known(notice()), SETTLED)  # and a hook without a thread ends
+        hook.deliver(known(notice()), SETTLED)  # and a hook without a thread ends
 
 
 def test_a_restart_of_certmond_sends_nothing_again(told: Told) -> None:
@@ -130,11 +131,11 @@ def test_a_restart_of_certmond_sends_nothing_again(told: Told) -> None:
     meanwhile.
     """
     with told.running() as hook:
-        hook.hand(known(notice(), notice("b")), SETTLED)
+        hook.deliver(known(notice(), notice("b")), SETTLED)
         told.until("told", "told")
     with told.running() as hook:
-        hook.hand(known(notice()), UNSETTLED)  # b may not have been looked for yet
-        hook.hand(known(notice(), notice("c")), SETTLED)
+        hook.deliver(known(notice()), UNSETTLED)  # b may not have been looked for yet
+        hook.deliver(known(notice(), notice("c")), SETTLED)
         told.until("told", "told")
     assert told.heard()[2:] in (
         [("cleared", "b", "warning"), ("raised", "c", "warning")],
@@ -145,7 +146,7 @@ def test_a_restart_of_certmond_sends_nothing_again(told: Told) -> None:
 def test_only_the_owner_can_read_the_record(told: Told) -> None:
     """The record of a hook is readable only for its owner."""
     with told.running() as hook:
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("told")
     memory = told.work / "hooks/hook.json"
     assert stat.S_IMODE(memory.stat().st_mode) == 0o600
@@ -159,21 +160,21 @@ def test_a_hook_that_fails_is_run_again(told: Told, capfd: pytest.CaptureFixture
     fails = Path(f"{told.log}.fails")
     fails.touch()
     with told.running() as hook:
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("failed", "failed")
         assert hook.waiting == 1
         fails.unlink()
         while told.results.get(timeout=DEADLINE)[1] != "told":
             pass
     assert told.heard() == [RAISED]
-    assert f"ended with status 7 (no, {fails} is there) (it is run again in 0.05 s)" in capfd.readouterr().err
+    assert f"ended with status 7 (no, {fails} is there) (certmond runs it again in 0.05 s)" in capfd.readouterr().err
 
 
 def test_one_failing_event_does_not_block_others(told: Told) -> None:
     """Another event follows before the failed one is repeated."""
     told.program.write_text('#!/bin/sh\nread -r line\ncase $line in *\'"a"\'*) exit 1 ;; esac\necho "$line" >>"$LOG"\n')
     with told.running() as hook:
-        hook.hand(known(notice("a", Severity.CRITICAL), notice("b")), SETTLED)
+        hook.deliver(known(notice("a", Severity.CRITICAL), notice("b")), SETTLED)
         told.until("failed", "told")
     assert told.heard() == [("raised", "b", "warning")]
 
@@ -183,14 +184,14 @@ def test_a_finding_that_ended_before_its_run_is_skipped(told: Told, capfd: pytes
     fails = Path(f"{told.log}.fails")
     fails.touch()
     with told.running() as hook:
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("failed")
-        hook.hand(known(notice("b")), SETTLED)
+        hook.deliver(known(notice("b")), SETTLED)
         fails.unlink()
         results = list(iter(lambda: told.results.get(timeout=DEADLINE)[1], "told"))
     assert results.count("passed_over") == 1
     assert told.heard() == [("raised", "b", "warning")]
-    assert "too_open of /a was cleared before hook hook was told of it" in capfd.readouterr().err
+    assert "too_open of /a was cleared before hook hook received it" in capfd.readouterr().err
 
 
 def test_a_flood_has_a_limit_and_is_reported(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
@@ -199,12 +200,12 @@ def test_a_flood_has_a_limit_and_is_reported(told: Told, capfd: pytest.CaptureFi
     """
     bad, good = notice("bad", Severity.CRITICAL), notice("good")
     with told.running(most=1) as hook:
-        hook.hand(known(good, bad), SETTLED)
+        hook.deliver(known(good, bad), SETTLED)
         told.until("told")
-        hook.hand(known(good), SETTLED)
+        hook.deliver(known(good), SETTLED)
         told.until("told", "told")
     assert [each[:2] for each in told.heard()] == [("raised", "bad"), ("cleared", "bad"), ("raised", "good")]
-    assert "is told of 1 findings, and not of 1 less grave ones" in capfd.readouterr().err
+    assert "receives 1 findings, and not 1 less severe ones" in capfd.readouterr().err
 
 
 def test_a_hook_that_hangs_is_killed(told: Told) -> None:
@@ -212,7 +213,7 @@ def test_a_hook_that_hangs_is_killed(told: Told) -> None:
     hangs = Path(f"{told.log}.hangs")
     hangs.touch()
     with told.running(time_limit="1s") as hook:
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("failed")
         hangs.unlink()
 
@@ -222,14 +223,14 @@ def test_a_hanging_program_does_not_block_the_caller(told: Told) -> None:
     hangs = Path(f"{told.log}.hangs")
     hangs.touch()
     hook = Hook(told.spec(), told.work, Journal("none"), told.count)
-    hook.hand(known(notice()), SETTLED)
-    hook.hand(known(notice()), SETTLED)
-    hook.leave()
-    hook.end(0)
+    hook.deliver(known(notice()), SETTLED)
+    hook.deliver(known(notice()), SETTLED)
+    hook.stop()
+    hook.join(0)
     hangs.unlink()
     assert told.heard() == []
     with told.running() as hook:
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("told")
     assert told.heard() == [RAISED]
 
@@ -238,7 +239,7 @@ def test_a_program_that_others_can_write_is_not_run(told: Told, capfd: pytest.Ca
     """If another user could have changed the program, the run fails with the remedy."""
     told.program.chmod(0o757)
     with told.running() as hook:
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("failed")
     assert told.heard() == []
     assert f"chmod go-w {told.program}" in capfd.readouterr().err
@@ -248,7 +249,7 @@ def test_an_open_finding_is_repeated_on_request(told: Told) -> None:
     """With `repeat` the same finding is raised again and again while it is open."""
     with told.running() as hook:
         hook.spec = hook.spec.model_copy(update={"repeat": timedelta(milliseconds=50)})
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("told", "told", "told")
     assert set(told.heard()) == {RAISED}
 
@@ -259,7 +260,7 @@ def test_an_unreadable_record_counts_as_empty(told: Told, written: str) -> None:
     (told.work / "hooks").mkdir()
     (told.work / "hooks/hook.json").write_text(written)
     with told.running() as hook:
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("told")
 
 
@@ -269,12 +270,12 @@ def test_hooks_follow_a_new_configuration(told: Told) -> None:
     hooks.configure([told.spec(), told.spec(name="other")])
     other = hooks._hooks["other"]  # the test checks that the thread is the same
     for hook in hooks._hooks.values():
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
     told.until("told", "told")
     hooks.configure([told.spec(environment={"LOG": f"{told.log}2"}), told.spec(name="other")])
     assert hooks._hooks["other"] is other
     assert hooks.waiting.keys() == {"hook", "other"}
-    hooks._hooks["hook"].hand(known(notice(), notice("b")), SETTLED)
+    hooks._hooks["hook"].deliver(known(notice(), notice("b")), SETTLED)
     told.until("told")
     hooks.configure([])
     hooks.close()
@@ -304,23 +305,23 @@ def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(told:
     clock, journal = Hand(), Journal("none")
     with told.running(monotonic=clock, journal=journal) as hook:
         for _ in range(2):
-            hook.hand(known(notice()), SETTLED)
+            hook.deliver(known(notice()), SETTLED)
             told.until("told")
-            hook.hand({}, SETTLED)
+            hook.deliver({}, SETTLED)
             told.until("told")
         for _ in range(5):  # each is waited for: the hook has seen it, and passes it over
-            hook.hand(known(notice()), SETTLED)
-            hook.hand({}, SETTLED)
+            hook.deliver(known(notice()), SETTLED)
+            hook.deliver({}, SETTLED)
             told.until("passed_over")
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         clock.seconds += 60
-        hook.hand(known(notice()), SETTLED)
+        hook.deliver(known(notice()), SETTLED)
         told.until("told")
     assert told.heard() == [RAISED, CLEARED, RAISED, CLEARED, RAISED]
-    said = [each for each in journal.recent if "before hook hook was" in each["message"]]
+    said = [each for each in journal.recent if "before hook hook received" in each["message"]]
     left_out = [each["message"] for each in said if each["event"] == "left_out"]
     assert left_out == [
-        "3 changes of 1 findings were over before hook hook was run for them, and not logged; see: certmond status"
+        "3 changes of 1 findings ended before hook hook received them, and not logged; see: certmond status"
     ]
     assert len(said) == 3
 
@@ -332,16 +333,16 @@ def test_a_finding_that_is_cleared_for_a_moment_sends_nothing(told: Told) -> Non
     clock = Hand()
     with told.running(monotonic=clock) as hook:
         for found in (known(notice()), {}, known(notice()), {}, known(notice("b"))):
-            hook.hand(found, SETTLED)
+            hook.deliver(found, SETTLED)
             told.until("told")
-        hook.hand(known(notice("b"), notice()), SETTLED)
+        hook.deliver(known(notice("b"), notice()), SETTLED)
         clock.seconds += 60
-        hook.hand(known(notice("b"), notice()), SETTLED)
+        hook.deliver(known(notice("b"), notice()), SETTLED)
         told.until("told")
-        hook.hand(known(notice("b")), SETTLED)
-        hook.hand(known(notice("b"), notice("c")), SETTLED)
+        hook.deliver(known(notice("b")), SETTLED)
+        hook.deliver(known(notice("b"), notice("c")), SETTLED)
         told.until("told")  # c; a has to wait
-        hook.hand(known(notice("b"), notice("c"), notice()), SETTLED)
+        hook.deliver(known(notice("b"), notice("c"), notice()), SETTLED)
         told.until("passed_over")
     assert [each[:2] for each in told.heard()][-2:] == [("raised", "a"), ("raised", "c")]
 
@@ -353,16 +354,16 @@ def test_many_findings_have_a_bounded_rate_and_critical_ones_run_at_once(told: T
     told.program.write_text('#!/bin/sh\nread -r line\necho "$line" >>"$LOG"\n')
     clock, many = Hand(), known(*(notice(f"n{number}") for number in range(110)))
     with told.running(monotonic=clock) as hook:
-        hook.hand(many, SETTLED)
+        hook.deliver(many, SETTLED)
         told.until(*["told"] * 100)
-        hook.hand(many | known(CRITICAL), SETTLED)
+        hook.deliver(many | known(CRITICAL), SETTLED)
         told.until("told")
         assert told.heard()[-1] == ("raised", "a", "critical")
         assert told.results.empty()
         clock.seconds += 1
-        hook.hand(many | known(CRITICAL), SETTLED)
+        hook.deliver(many | known(CRITICAL), SETTLED)
         told.until("told", "told")
         clock.seconds += 4
-        hook.hand(many | known(CRITICAL), SETTLED)
+        hook.deliver(many | known(CRITICAL), SETTLED)
         told.until(*["told"] * 8)
     assert len(told.heard()) == 111

@@ -55,14 +55,14 @@ def test_the_style_none_still_stores_events(capsys: pytest.CaptureFixture[str]) 
     assert [(each["event"], each["level"], each["message"]) for each in journal.recent] == [
         ("stopped", "error", "second"), ("started", "info", "first")
     ]  # fmt: skip
-    assert journal.told == 2
+    assert journal.logged == 2
 
 
 def test_details_are_written_only_when_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     """Details of the operation are written only in verbose mode, and are no event of the page."""
     for journal in (Journal("json"), Journal("json", verbose=True)):
         journal.detail(Event.PASSED, "a pass", cause="resync")
-        assert (list(journal.recent), journal.told) == ([], 0)
+        assert (list(journal.recent), journal.logged) == ([], 0)
     (only,) = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     assert (only["event"], only["level"], only["kind"], only["cause"]) == ("a pass", "debug", "passed", "resync")
 

@@ -85,7 +85,7 @@ def test_the_last_log_takes_the_records() -> None:
     """A second log takes the place of the first, so that a record is one event."""
     with records() as journal, records() as other:
         logging.getLogger("x").warning("once")
-    assert (journal.told, other.told) == (0, 1)
+    assert (journal.logged, other.logged) == (0, 1)
 
 
 def test_a_record_goes_to_the_stderr_of_its_moment(

@@ -236,7 +236,7 @@ def present_of(host: Host) -> Issued:
 
 def remembered(host: Host, sha256: str, ends_at: Any) -> None:
     identity = ("apiserver", host.entries["apiserver"]["path"])
-    Ledger(host.state).remember(identity, Attempt(NOW - DAY, sha256=sha256, ends_at=ends_at))
+    Ledger(host.state).store(identity, Attempt(NOW - DAY, sha256=sha256, ends_at=ends_at))
 
 
 def test_the_last_certificate_of_certmond_is_lost_if_no_generation_has_it(host: Host) -> None:

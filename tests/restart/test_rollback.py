@@ -242,7 +242,7 @@ def _remember(keeper: Keeper) -> None:
     there = keeper.statuses()[PAIR].certificate
     assert there
     attempt = Attempt(NOW, sha256=there.sha256, ends_at=there.not_after, common_name=PAIR)
-    Ledger(keeper.state).remember((PAIR, f"/{PKI}/{PAIR}.crt"), attempt)
+    Ledger(keeper.state).store((PAIR, f"/{PKI}/{PAIR}.crt"), attempt)
 
 
 # --- restored files ---------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_where_another_user_could_take_the_key_nothing_comes_back(keeper: Keeper
     keeper.renew(PAIR)
     os.chown(keeper.node.path(PKI), 64_998, 64_998)
     assert refused(keeper, keeper.target(PAIR)).startswith(
-        f"no private key is written to /{PKI}/{PAIR}.key: /{PKI} belongs to user 64998, who could take it"
+        f"certmond writes no private key to /{PKI}/{PAIR}.key: /{PKI} belongs to user 64998, who could read it"
     )
 
 

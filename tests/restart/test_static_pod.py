@@ -22,7 +22,7 @@ import pytest
 from certmond.errors import RestartError
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.restart.static_pod import stop
-from certmond.services.containers import Pod, find, seen
+from certmond.services.containers import Pod, running_containers, service_state
 from certmond.services.crictl import Crictl, client
 from certmond.services.listener_probe import Draining
 from tests.conftest import real_part, unavailable
@@ -68,7 +68,7 @@ def apiserver(tmp_path: Path, program: Path, *arguments: str, factor: float = SL
 
 def instance(pods: Pods, pod: Pod = APISERVER) -> str:
     """Return the instance that was observed before the stop."""
-    return seen(find([pod], logs=pods.logs)[pod]).instance
+    return service_state(running_containers([pod], logs=pods.logs)[pod]).instance
 
 
 @contextmanager

@@ -252,7 +252,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         with (place / "filler").open("wb", buffering=0) as filler, suppress(OSError):
             while filler.write(bytes(4096)):
                 pass
-        with pytest.raises(WriteError, match=r"rotation could not be written .*: make room on its file system"):
+        with pytest.raises(WriteError, match=r"rotation could not be written .*: free space on its file system"):
             put(staging, SECOND)
         assert staging.read(Part.NEW) == whole(FIRST)
         assert set(files(staging)) == {"new.crt", "new.key", "new.family"}

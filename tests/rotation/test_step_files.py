@@ -358,7 +358,7 @@ def test_no_key_of_a_ca_where_another_user_can_take_it(arranged: Arranged) -> No
     arranged.stage()
     os.chown(arranged.node.path(PKI[1:]), 64_998, 64_998)
     before = arranged.tree()
-    with pytest.raises(WriteError, match=f"no private key is written to {KEY}: {PKI} belongs to user 64998"):
+    with pytest.raises(WriteError, match=f"certmond writes no private key to {KEY}: {PKI} belongs to user 64998"):
         arranged.make(Bundle(CRT, (arranged.new.facts,)), KeyOf(KEY, arranged.new.facts))
     assert arranged.tree() == before
     assert arranged.staging.read(Part.OLD) is None

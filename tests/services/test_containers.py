@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import RestartError
 from certmond.pki.services.model import ServiceSeen
-from certmond.services.containers import Found, Pod, find, is_still, seen
+from certmond.services.containers import Pod, RunningContainer, running_containers, service_state, still_runs
 from tests.static_pods import compiled, kubelet
 
 STATIC = "0d1f9d1e2b3c4d5e6f708192a3b4c5d6"  # the uid of a static pod is a hash
@@ -58,11 +58,11 @@ class Tree:
         numbers = ["S", parent, *[0] * 17, ticks, *[0] * 30]
         (directory / "stat").write_text(f"{pid} ({name}) {' '.join(map(str, numbers))}\n")
 
-    def find(self, pod: Pod = APISERVER) -> list[Found]:
-        return find([pod], str(self.proc), str(self.logs))[pod]
+    def running_containers(self, pod: Pod = APISERVER) -> list[RunningContainer]:
+        return running_containers([pod], str(self.proc), str(self.logs))[pod]
 
     def pids(self, pod: Pod = APISERVER) -> list[int]:
-        return sorted(found.pid for found in self.find(pod))
+        return sorted(found.pid for found in self.running_containers(pod))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_every_runtimes_way_of_writing_is_read(tmp_path: Path, path: str, uid: s
     """cgroupfs and systemd, guaranteed pods or not, containerd, CRI-O and Docker, k3s, a namespace: all name both."""
     tree = Tree(tmp_path, uid)
     tree.process(40, path.format(uid=uid, slice=uid.replace("-", "_"), id=ID))
-    (found,) = tree.find()
+    (found,) = tree.running_containers()
     assert (found.pid, found.container_id, found.pod_uid) == (40, ID, uid)
     assert found.command == ("/usr/local/bin/kube-apiserver", "--secure-port=6443", "")
 
@@ -119,7 +119,7 @@ def test_every_runtimes_way_of_writing_is_read(tmp_path: Path, path: str, uid: s
 def test_what_is_not_in_the_pods_container_is_not_found(tree: Tree, path: str) -> None:
     """Processes of the host, of another pod, of a monitor, or of a node within the container, whatever they run."""
     tree.process(40, path)
-    assert tree.find() == []
+    assert tree.running_containers() == []
 
 
 def test_version_1_names_the_container_in_each_hierarchy(tree: Tree) -> None:
@@ -135,7 +135,7 @@ def test_a_process_in_two_containers_is_in_none(tree: Tree) -> None:
     tree.process(40, lines=("4:memory:",))
     with (tree.proc / "40/cgroup").open("a") as file:
         file.write(f"1:name=systemd:/kubepods/pod{STATIC}/{OTHER}\n")
-    assert tree.find() == []
+    assert tree.running_containers() == []
 
 
 # --- the kubelet's directory ------------------------------------------------------------------------------------------
@@ -164,19 +164,19 @@ def test_a_directory_of_another_container_tells_nothing(tmp_path: Path, director
     tree = Tree(tmp_path, UUID)
     tree.process(40)
     (tree.logs / directory).mkdir(parents=True)
-    assert tree.find() == []
+    assert tree.running_containers() == []
 
 
 def test_without_a_kubelet_nothing_runs(tree: Tree) -> None:
     tree.process(40)
-    assert find([APISERVER], str(tree.proc), str(tree.logs / "gone")) == {APISERVER: []}
+    assert running_containers([APISERVER], str(tree.proc), str(tree.logs / "gone")) == {APISERVER: []}
 
 
 def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tree: Tree) -> None:
     loop = tree.logs / "loop"
     loop.symlink_to(loop)
-    with pytest.raises(RestartError, match="so that no container can be told from another"):
-        find([APISERVER], str(tree.proc), str(loop))
+    with pytest.raises(RestartError, match="so certmond cannot identify the containers"):
+        running_containers([APISERVER], str(tree.proc), str(loop))
 
 
 # --- the process ------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_where_all_are_children_it_is_the_oldest(tree: Tree) -> None:
 def test_another_program_is_another_container(tree: Tree, command: tuple[str, ...]) -> None:
     """The Pod's sandbox and its other containers are distinguished by the last part of their first word."""
     tree.process(40, command=command)
-    assert tree.find() == []
+    assert tree.running_containers() == []
     tree.process(41, f"/kubepods/burstable/pod{STATIC}/{OTHER}", command=("kube-apiserver", "-v"))
     assert tree.pids() == [41]
 
@@ -213,7 +213,7 @@ def test_two_containers_of_one_pod_are_found_in_one_look(tree: Tree) -> None:
     tree.log(STATIC, proxy)
     tree.process(40)
     tree.process(50, f"/kubepods/burstable/pod{STATIC}/{OTHER}", command=("/proxy",))
-    found = find([APISERVER, proxy], str(tree.proc), str(tree.logs))
+    found = running_containers([APISERVER, proxy], str(tree.proc), str(tree.logs))
     assert {pod.container: [each.pid for each in those] for pod, those in found.items()} == {
         "kube-apiserver": [40],
         "proxy": [50],
@@ -224,7 +224,7 @@ def test_two_containers_of_one_pod_are_found_in_one_look(tree: Tree) -> None:
 def test_a_process_may_be_called_anything(tree: Tree, name: str) -> None:
     """The name in /proc/PID/stat has parentheses around it, and may have more of them inside, and spaces."""
     tree.process(40, name=name)
-    (found,) = tree.find()
+    (found,) = tree.running_containers()
     assert found.ticks == 5000
 
 
@@ -233,7 +233,7 @@ def test_the_start_is_by_the_hosts_clock(tree: Tree) -> None:
     ticks = os.sysconf("SC_CLK_TCK")
     tree.process(40, ticks=90 * ticks)
     before = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    (found,) = tree.find()
+    (found,) = tree.running_containers()
     after = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     started = found.started_at.timestamp() - 90
     assert found.started_at.tzinfo is UTC
@@ -281,23 +281,23 @@ def test_nothing_in_proc_breaks_the_look(cgroup: bytes, stat: bytes, cmdline: by
         for name, content in (("cgroup", cgroup), ("stat", stat), ("cmdline", cmdline)):
             (tree.proc / "41" / name).write_bytes(content)
         assert {40} <= set(tree.pids()) <= {40, 41}
-        is_still(Found(41, ID, STATIC, datetime.now(UTC), (), 5000), str(tree.proc))
+        still_runs(RunningContainer(41, ID, STATIC, datetime.now(UTC), (), 5000), str(tree.proc))
 
 
 def test_a_process_is_still_the_same_while_container_and_start_are(tree: Tree) -> None:
     """A later process with its number is another one, whatever its container and start."""
     tree.process(40)
-    (found,) = tree.find()
+    (found,) = tree.running_containers()
     proc = str(tree.proc)
-    assert is_still(found, proc)
+    assert still_runs(found, proc)
     tree.process(40, ticks=5001)
-    assert not is_still(found, proc)
+    assert not still_runs(found, proc)
     tree.process(40, f"/kubepods/burstable/pod{STATIC}/{OTHER}")
-    assert not is_still(found, proc)
+    assert not still_runs(found, proc)
     tree.process(40, "/")
-    assert not is_still(found, proc)
+    assert not still_runs(found, proc)
     (tree.proc / "40/cgroup").unlink()
-    assert not is_still(found, proc)
+    assert not still_runs(found, proc)
 
 
 # --- as a service -----------------------------------------------------------------------------------------------------
@@ -306,18 +306,18 @@ def test_a_process_is_still_the_same_while_container_and_start_are(tree: Tree) -
 def test_one_container_is_a_service_that_runs(tree: Tree) -> None:
     """Its instance is the id of the container."""
     tree.process(40)
-    (found,) = tree.find()
-    assert seen([found]) == ServiceSeen(True, ID, found.started_at, command=COMMAND)
+    (found,) = tree.running_containers()
+    assert service_state([found]) == ServiceSeen(True, ID, found.started_at, command=COMMAND)
 
 
 def test_no_container_is_a_service_that_does_not_run() -> None:
-    assert seen([]) == ServiceSeen(running=False)
+    assert service_state([]) == ServiceSeen(running=False)
 
 
 def test_several_containers_are_reported_by_their_ids_only(tree: Tree) -> None:
     tree.process(40)
     tree.process(41, f"/kubepods/burstable/pod{STATIC}/{OTHER}")
-    service = seen(tree.find())
+    service = service_state(tree.running_containers())
     assert (service.running, service.instance) == (None, "")
     assert service.problem is not None
     assert f"{ID[:13]} (PID 40)" in service.problem
@@ -339,14 +339,14 @@ def test_a_real_container_is_found_and_a_restarted_one_is_another(tmp_path: Path
         pods.apply("another", {"kube-apiserver": [str(program)]})
         told = pods.ready("kube-apiserver", pod="kube-apiserver-node-1")
         pods.ready("kube-apiserver", pod="another-node-1")
-        (found,) = find([APISERVER], logs=pods.logs)[APISERVER]
+        (found,) = running_containers([APISERVER], logs=pods.logs)[APISERVER]
         assert (found.pid, found.container_id, found.pod_uid) == (told["pid"], told["id"], told["uid"])
         assert found.command == (str(program), "--fork")
         # A tick is 10 ms, by which the reported start is too early at most.
         assert before - 0.02 < found.started_at.timestamp() < datetime.fromtimestamp(told["time"], UTC).timestamp()
         os.kill(told["pid"], 9)
         again = pods.ready("kube-apiserver", pod="kube-apiserver-node-1", attempt=1)
-        (new,) = find([APISERVER], logs=pods.logs)[APISERVER]
+        (new,) = running_containers([APISERVER], logs=pods.logs)[APISERVER]
         assert (new.container_id, new.pod_uid) == (again["id"], found.pod_uid)
         assert new.container_id != found.container_id
-        assert not is_still(found)
+        assert not still_runs(found)

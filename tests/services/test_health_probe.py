@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmond.services.health_probe import ask
+from certmond.services.health_probe import health_problems
 from tests.builders import Issued, make_ca
 from tests.services.test_tls_probe import (
     ALWAYS,
@@ -58,7 +58,7 @@ def files(tmp_path: Path) -> Files:
 
 def wrong(address: str, anchors: str | None = None, limit: float = GENEROUS) -> str | None:
     """Return the message without the address."""
-    said = asyncio.run(ask({address: anchors}, limit))[address]
+    said = asyncio.run(health_problems({address: anchors}, limit))[address]
     if said is None:
         return None
     assert said.startswith(address)
@@ -128,7 +128,7 @@ def test_a_server_that_does_not_come_to_an_end_is_not_well(serve: Serve, words: 
     """Within the limit for all of them together, and the others are not held up."""
     slow, quick = serve(saying(words)), serve(saying(status(200)))
     addresses = {f"http://{server.endpoint}/": None for server in (slow, quick)}
-    said = asyncio.run(ask(addresses, SHORT))
+    said = asyncio.run(health_problems(addresses, SHORT))
     assert list(said.values()) == [f"http://{slow.endpoint}/ does not answer in time", None]
 
 
@@ -170,7 +170,7 @@ def test_a_server_of_another_ca_is_not_well(serve: Serve, files: Files, ca: Issu
     address = f"https://{serve(over_tls(files.context(stranger), status(200))).endpoint}/"
     said = wrong(address, anchors(ca))
     assert said is not None
-    assert said.startswith("serves a certificate that its CA does not stand for (")
+    assert said.startswith("serves a certificate that its CA does not verify (")
     assert wrong(address) is None
 
 
@@ -180,7 +180,7 @@ def test_a_server_with_an_expired_certificate_is_not_well(serve: Serve, files: F
     old = server_certificate(ca, not_before=today - timedelta(days=9), not_after=today - timedelta(days=1))
     address = f"https://{serve(over_tls(files.context(old), status(200))).endpoint}/"
     assert wrong(address, anchors(ca)) == (
-        "serves a certificate that its CA does not stand for (certificate has expired)"
+        "serves a certificate that its CA does not verify (certificate has expired)"
     )  # fmt: skip
     assert wrong(address) is None
 
@@ -217,7 +217,7 @@ def test_a_server_may_demand_a_client_certificate(serve: Serve, files: Files, ca
 @pytest.mark.parametrize("address", ["http://127.0.0.1:99999/", "http://127.0.0.1/", "https://[::1/", "", "junk"])
 def test_what_is_no_address_is_not_well(address: str) -> None:
     """A manifest may say anything."""
-    assert asyncio.run(ask({address: None}, GENEROUS))[address]
+    assert asyncio.run(health_problems({address: None}, GENEROUS))[address]
 
 
 @settings(deadline=None, max_examples=50)
@@ -225,22 +225,22 @@ def test_what_is_no_address_is_not_well(address: str) -> None:
 def test_no_address_raises(text: str) -> None:
     """No process listens at port 1."""
     address = f"tcp://127.0.0.1:1/{text}"
-    assert asyncio.run(ask({address: None, text: None}, SHORT))[address]
+    assert asyncio.run(health_problems({address: None, text: None}, SHORT))[address]
 
 
 def test_nothing_asked_is_nothing_said() -> None:
     """No loop is needed for it."""
-    assert asyncio.run(ask({})) == {}
+    assert asyncio.run(health_problems({})) == {}
 
 
 def test_without_descriptors_nothing_is_well_and_nothing_raised() -> None:
     """Nor is it waited for."""
     script = """if True:
         import asyncio, resource
-        from certmond.services.health_probe import ask
+        from certmond.services.health_probe import health_problems
         async def main():
             resource.setrlimit(resource.RLIMIT_NOFILE, (7, 7))
-            return await ask({"http://127.0.0.1:1/": None, "https://127.0.0.1:1/": None})
+            return await health_problems({"http://127.0.0.1:1/": None, "https://127.0.0.1:1/": None})
         print(asyncio.run(main()))
     """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=GENEROUS, check=True,
@@ -271,7 +271,7 @@ def test_a_silent_server_is_not_waited_for(serve: Serve, files: Files, ca: Issue
 
     async def within() -> str | None:
         async with asyncio.timeout(GENEROUS / 4):
-            return (await ask({address: None}, GENEROUS / 20))[address]
+            return (await health_problems({address: None}, GENEROUS / 20))[address]
 
     said = asyncio.run(within())
     end.set()

@@ -12,7 +12,7 @@ import pytest
 
 from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
 from certmond.pki.services.model import Live
-from certmond.services.process_observer import Lookout, Question
+from certmond.services.process_observer import ObserverThread, Question
 from tests.builders import Issued, make_ca
 from tests.conftest import no_thread_left
 from tests.services.test_tls_probe import (
@@ -58,7 +58,7 @@ class Asker:
 
     def __init__(self, limit: float = GENEROUS) -> None:
         self._woken = threading.Semaphore(0)
-        self.lookout = Lookout(self._woken.release, limit)
+        self.lookout = ObserverThread(self._woken.release, limit)
 
     def ask(self, *endpoints: Endpoint) -> None:
         self.lookout.ask(Question(endpoints=endpoints))
@@ -146,7 +146,7 @@ def test_after_a_look_that_saw_nothing_the_next_one_is_made(serve: Serve, files:
 
 
 def looking() -> bool:
-    return "lookout" in {thread.name for thread in threading.enumerate()}
+    return "observer" in {thread.name for thread in threading.enumerate()}
 
 
 def test_closing_ends_the_thread(serve: Serve) -> None:
@@ -174,7 +174,7 @@ def test_without_a_thread_the_state_is_unknown(asker: Asker) -> None:
         asker.lookout.ask(Question(units={"kubelet": "kubelet.service"}))
     problem = asker.seen().services["kubelet"].problem
     assert problem
-    assert "no thread is to be had" in problem
+    assert "cannot start a thread" in problem
     asker.ask()
     asker.woken()
     assert asker.seen().services == {}
@@ -182,7 +182,9 @@ def test_without_a_thread_the_state_is_unknown(asker: Asker) -> None:
 
 def test_a_process_ends_though_its_lookout_was_not_closed() -> None:
     """As when the daemon dies of something else."""
-    script = "from certmond.services.process_observer import Lookout, Question; Lookout(print).ask(Question())"
+    script = (
+        "from certmond.services.process_observer import ObserverThread, Question; ObserverThread(print).ask(Question())"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=GENEROUS, check=True)
     assert done.stderr == b""
 
@@ -196,10 +198,10 @@ class Finder(MetaPathFinder):
         print(threading.current_thread().name, name)
 
 sys.meta_path.insert(0, Finder())
-from certmond.services.process_observer import Lookout, Question
+from certmond.services.process_observer import ObserverThread, Question
 from certmond.pki.catalog.endpoint import Endpoint
 seen = threading.Event()
-lookout = Lookout(seen.set, 1)
+lookout = ObserverThread(seen.set, 1)
 lookout.ask(Question(endpoints=(Endpoint("127.0.0.1", 1),), health={"http://127.0.0.1:1/": None}))
 seen.wait()
 lookout.close()
@@ -211,6 +213,6 @@ def test_the_thread_that_looks_imports_no_package_that_another_thread_may_import
     does every later import in the process. The client of the Kubernetes API begins with asyncio.subprocess.
     """
     run = subprocess.run([sys.executable, "-c", _IMPORTS_BY_THREAD], capture_output=True, text=True, check=True)
-    imported = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("lookout ")]
+    imported = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("observer ")]
     assert [name for name in imported if name.partition(".")[0] in {"asyncio", "certmond", "concurrent"}] == []
     assert "MainThread asyncio.subprocess" in run.stdout

@@ -18,7 +18,7 @@ from jeepney.io.blocking import DBusConnection, Proxy, open_dbus_connection
 
 from certmond.errors import RestartError
 from certmond.pki.services.model import ServiceSeen
-from certmond.services.systemd_units import UnitResult, look, restart
+from certmond.services.systemd_units import UnitResult, restart, unit_states
 from tests.conftest import real_part
 
 UNIT = "some.service"
@@ -87,30 +87,30 @@ def listening(place: Path, behave: Callable[[socket.socket], None]) -> Iterator[
     [
         (silent, "no answer in time"),
         (deaf, "no answer in time"),
-        (rejecting, "what is there is no bus, or does not let us in: Authentication"),
-        (hanging_up, "the bus ended the connection"),
-        (babbling, "what is there is no bus, or does not let us in: KeyError"),
+        (rejecting, "the peer does not use D-Bus, or denies access: Authentication"),
+        (hanging_up, "the bus closed the connection"),
+        (babbling, "the peer does not use D-Bus, or denies access: KeyError"),
     ],
 )
 def test_a_false_bus_is_not_waited_for(tmp_path: Path, behave: Callable[..., None], words: str) -> None:
     """If the listener is no bus, a probe reports it for each unit, a restart is refused, and neither hangs."""
     with listening(tmp_path / "bus", behave) as bus:
-        seen = look(["a.service", "b.service"], bus, 0.3)
+        seen = unit_states(["a.service", "b.service"], bus, 0.3)
         with pytest.raises(RestartError) as refused:
             restart(UNIT, reload=False, alive=lambda: None, bus=bus, limit=0.3)
     assert list(seen) == ["a.service", "b.service"]
     for found in seen.values():
         assert found.running is None
-        assert (found.problem or "").startswith(f"systemd cannot be asked over {bus} ({words}")
-    assert str(refused.value).startswith(f"{UNIT} was not restarted: systemd cannot be asked over {bus} ({words}")
+        assert (found.problem or "").startswith(f"systemd cannot be reached over {bus} ({words}")
+    assert str(refused.value).startswith(f"{UNIT} was not restarted: systemd cannot be reached over {bus} ({words}")
 
 
 @pytest.mark.parametrize("reload", [False, True])
 def test_without_a_bus_the_message_has_the_remedy(tmp_path: Path, reload: bool) -> None:
     """If no process listens, the reason is the kernel's error, and the message has the next command."""
     bus = f"unix:path={tmp_path}/none"
-    words = f"systemd cannot be asked over {bus} (No such file or directory); see systemctl status dbus.socket"
-    (seen,) = look([UNIT], bus).values()
+    words = f"systemd cannot be reached over {bus} (No such file or directory); see systemctl status dbus.socket"
+    (seen,) = unit_states([UNIT], bus).values()
     assert (seen.problem or "").startswith(words)
     with pytest.raises(RestartError, match=f"^{UNIT} was not {'reloaded' if reload else 'restarted'}: ") as refused:
         restart(UNIT, reload=reload, alive=lambda: None, bus=bus)
@@ -119,12 +119,12 @@ def test_without_a_bus_the_message_has_the_remedy(tmp_path: Path, reload: bool) 
 
 def test_an_invalid_address_is_a_problem() -> None:
     """An address that is no D-Bus address raises nothing in a probe."""
-    (seen,) = look([UNIT], "nowhere").values()
+    (seen,) = unit_states([UNIT], "nowhere").values()
     assert seen.running is None
 
 
 def test_nothing_is_asked_for_no_units(tmp_path: Path) -> None:
-    assert look([], f"unix:path={tmp_path}/none") == {}
+    assert unit_states([], f"unix:path={tmp_path}/none") == {}
 
 
 def test_who_waits_is_alive(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_missing_answer_is_no_refusal(bus: str) -> None:
     with systemd(bus, lambda manager, call: None) as manager:
         result = restarted(manager, limit=0.5)
     assert result.result == "timeout"
-    assert "and it may still be under way; see systemctl list-jobs" in result.message
+    assert "which may still be in progress; see systemctl list-jobs" in result.message
 
 
 @pytest.mark.real("dbus-daemon")
@@ -312,10 +312,10 @@ def test_what_helps_a_restart_is_not_needed_for_it(bus: str) -> None:
 @pytest.mark.real("dbus-daemon")
 def test_without_systemd_on_the_bus_nothing_is_known(bus: str) -> None:
     """On a bus without systemd each unit is unknown, and a restart is refused, with what the bus said."""
-    (seen,) = look([UNIT], bus).values()
+    (seen,) = unit_states([UNIT], bus).values()
     assert seen.running is None
-    assert re.match(rf"{UNIT} cannot be looked at \(.*{SYSTEMD}.*\); see systemctl status", seen.problem or "")
-    with pytest.raises(RestartError, match=rf"^{UNIT} was not restarted: it was refused \(.*{SYSTEMD}.*\); see "):
+    assert re.match(rf"the state of {UNIT} is unknown \(.*{SYSTEMD}.*\); see systemctl status", seen.problem or "")
+    with pytest.raises(RestartError, match=rf"^{UNIT} was not restarted: systemd refused it \(.*{SYSTEMD}.*\); see "):
         restart(UNIT, reload=False, alive=lambda: None, bus=bus)
 
 
@@ -344,7 +344,7 @@ def test_a_unit_counts_as_stopped_if_no_other_reason_exists(
 
     manager = Inactive(bus, lambda manager, call: None)
     try:
-        assert look([UNIT], bus) == {UNIT: ServiceSeen(running=False, stopped=stopped)}
+        assert unit_states([UNIT], bus) == {UNIT: ServiceSeen(running=False, stopped=stopped)}
     finally:
         manager.connection.sock.shutdown(socket.SHUT_RDWR)
         manager._thread.join()
@@ -361,7 +361,7 @@ def test_a_partial_probe_counts(bus: str) -> None:
 
     manager = Slow(bus, lambda manager, call: None)
     try:
-        first, second, third = look(["a.service", "b.service", "c.service"], bus, 1.0).values()
+        first, second, third = unit_states(["a.service", "b.service", "c.service"], bus, 1.0).values()
     finally:
         manager.connection.sock.shutdown(socket.SHUT_RDWR)
         manager._thread.join()

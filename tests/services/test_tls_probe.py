@@ -30,7 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
-from certmond.services.tls_probe import LIMIT, ClientPair, Pairs, ask, leaf_in_clear
+from certmond.services.tls_probe import LIMIT, ClientPair, Pairs, leaf_in_clear, served_certificates
 from tests.builders import Issued, Modifiers, make_ca, make_leaf
 from tests.conftest import real_part, unavailable
 
@@ -45,7 +45,7 @@ Answer = Callable[[socket.socket], object]
 def probe(
     endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None, limit: float = LIMIT
 ) -> dict[Endpoint, Seen]:
-    return asyncio.run(ask(endpoints, at, pairs, limit))
+    return asyncio.run(served_certificates(endpoints, at, pairs, limit))
 
 
 class Server:
@@ -443,11 +443,11 @@ def test_etcd_with_mutual_tls_is_probed(
 ENCRYPTED = """
 import asyncio, sys
 from datetime import UTC, datetime
-from certmond.services.tls_probe import ClientPair, ask
+from certmond.services.tls_probe import ClientPair, served_certificates
 from certmond.pki.catalog.endpoint import Endpoint
 
 nobody = Endpoint("127.0.0.1", 1)
-asyncio.run(ask([nobody], datetime.now(UTC), {nobody: ClientPair(*sys.argv[1:])}))
+asyncio.run(served_certificates([nobody], datetime.now(UTC), {nobody: ClientPair(*sys.argv[1:])}))
 print("done")
 """
 
@@ -533,7 +533,7 @@ def test_a_server_that_closes_the_connection_has_served_nothing(serve: Serve, wo
         connection.shutdown(socket.SHUT_WR)
         until_closed(connection)
 
-    closed = "it closed the connection before the handshake had ended"
+    closed = "it closed the connection before the end of the handshake"
     assert reason(look(serve(answer).endpoint)) == ("it does not speak TLS" if words[:1] == b"H" else closed)
 
 
@@ -555,7 +555,7 @@ def test_a_server_that_never_stops_is_left(serve: Serve) -> None:
         for _ in itertools.count():
             connection.sendall(b"\x16\x03\x03\x00\x04\x00\x00\x00\x00" * 4096)
 
-    assert reason(look(serve(answer).endpoint)) == "the handshake failed (more than a handshake was sent)"
+    assert reason(look(serve(answer).endpoint)) == "the handshake failed (the server sent more than a handshake)"
 
 
 def server_flight(context: ssl.SSLContext, hello: bytes) -> bytes:
@@ -690,7 +690,7 @@ def test_no_endpoint_waits_for_another(serve: Serve, files: Files, ca: Issued) -
     server = serve(last)
     seen = probe([*(each.endpoint for each in hanging), server.endpoint], NOW, limit=GENEROUS)
     assert seen.pop(server.endpoint) == Served(leaf.der, "TLSv1.3", NOW)
-    assert {reason(each) for each in seen.values()} == {"it closed the connection before the handshake had ended"}
+    assert {reason(each) for each in seen.values()} == {"it closed the connection before the end of the handshake"}
 
 
 def test_a_failed_probe_does_not_affect_the_others(serve: Serve, files: Files, ca: Issued) -> None:
@@ -700,13 +700,13 @@ def test_a_failed_probe_does_not_affect_the_others(serve: Serve, files: Files, c
     bad, good = serve(context), serve(context)
     mistake: Pairs = {bad.endpoint: ClientPair(1.5, 2.5)}  # type: ignore[arg-type]
     seen = probe([bad.endpoint, good.endpoint], NOW, mistake, GENEROUS)
-    assert reason(seen[bad.endpoint]).startswith("the look at it failed (TypeError: ")
+    assert reason(seen[bad.endpoint]).startswith("the handshake failed (TypeError: ")
     assert seen[good.endpoint] == Served(leaf.der, "TLSv1.3", NOW)
 
 
 DESTITUTE = """
 import gc, os, resource
-from certmond.services.process_observer import Question, look
+from certmond.services.process_observer import Question, observe
 from certmond.pki.catalog.endpoint import Endpoint
 
 free = os.dup(0)
@@ -714,7 +714,7 @@ os.close(free)
 for more in range(5):
     gc.collect()  # what asyncio has made of a loop
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, 1024))
-    seen = look(Question(endpoints=(Endpoint("127.0.0.1", PORT),))).served
+    seen = observe(Question(endpoints=(Endpoint("127.0.0.1", PORT),))).served
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
     print(*(each.reason for each in seen.values()))
 """

@@ -200,37 +200,37 @@ def test_only_certificates_are_taken(helper: Ask) -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        (b"", "nothing that could be read as a certificate; it has to write PEM"),
-        (b"Signature ok\n", "nothing that could be read as a certificate"),
-        (b'{"certificate": 1}', "nothing that could be read as a certificate"),
-        (b'{"chain": ["x"]}', "nothing that could be read as a certificate"),
-        (b'{"pem": ""}', "nothing that could be read as a certificate"),
-        (b"{", "nothing that could be read as a certificate"),
-        (b"[" * 100000, "nothing that could be read as a certificate"),
-        (b'{"a":' * 100000, "nothing that could be read as a certificate"),
-        (b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n", "nothing that could be read as a certificate"),
-        (make_leaf(make_ca()).pem, "no certificate for the key of front; it has to sign its request"),
+        (b"", "no certificate; it must write PEM"),
+        (b"Signature ok\n", "no certificate"),
+        (b'{"certificate": 1}', "no certificate"),
+        (b'{"chain": ["x"]}', "no certificate"),
+        (b'{"pem": ""}', "no certificate"),
+        (b"{", "no certificate"),
+        (b"[" * 100000, "no certificate"),
+        (b'{"a":' * 100000, "no certificate"),
+        (b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n", "no certificate"),
+        (make_leaf(make_ca()).pem, "no certificate for the key of front; it must sign its request"),
     ],
 )
 def test_what_is_no_certificate_of_ours_is_refused(helper: Ask, output: bytes, reason: str) -> None:
     """Status 0 with anything but a certificate for our key is a refusal that names helper, fact and remedy."""
     command = helper(answer(output))
-    with pytest.raises(RefusedError, match=f"^the helper {command[0]} of signer shop-ca issued {reason}"):
+    with pytest.raises(RefusedError, match=f"^the helper {command[0]} of signer shop-ca wrote {reason}"):
         signer(command).sign(request())
 
 
 @pytest.mark.parametrize(
     ("status", "output", "error", "expected"),
     [
-        (2, b"policy says no\n", RefusedError, "was refused front: policy says no"),
-        (2, b"", RefusedError, "was refused front"),
+        (2, b"policy says no\n", RefusedError, "reports that its CA refused front: policy says no"),
+        (2, b"", RefusedError, "reports that its CA refused front"),
         (3, b"no route to ca.example\nat all\n", UnreachableError, "cannot reach its CA: no route to ca.example"),
-        (4, b"no token\n", RefusedError, "is not configured: no token; configure it, and run it by hand to see"),
-        (6, b"", RefusedError, "does not support SUBMIT; use one that does"),
-        (16, b"", RefusedError, "asks for SCEP messages, which certmond has none of; use another helper"),
-        (17, b"", RefusedError, "asks for a new key; let front have no keep_key"),
-        (7, b"Secret output\n", UnreachableError, "ended with status 7; run it by hand to see why"),
-        (127, b"", UnreachableError, "ended with status 127; run it by hand to see why"),
+        (4, b"no token\n", RefusedError, "is not configured: no token; configure it, then run it manually to test it"),
+        (6, b"", RefusedError, "does not support SUBMIT; use a helper that does"),
+        (16, b"", RefusedError, "requires SCEP, which certmond does not support; use another helper"),
+        (17, b"", RefusedError, "requires a new key; remove keep_key from front"),
+        (7, b"Secret output\n", UnreachableError, "ended with status 7; run it manually to see the cause"),
+        (127, b"", UnreachableError, "ended with status 127; run it manually to see the cause"),
     ],
 )
 def test_every_other_status_has_its_meaning(
@@ -247,16 +247,16 @@ def test_its_stderr_speaks_where_its_output_is_silent(helper: Ask) -> None:
     """The first line of stderr is in the error: one line, printable, 200 characters at most."""
     with pytest.raises(RefusedError) as raised:
         signer(helper(answer(b"", 2, said="\n  \x1b[31mno\x07 " + "x" * 500 + "\nsecond"))).sign(request())
-    reason = str(raised.value).partition("was refused front: ")[2]
+    reason = str(raised.value).partition("refused front: ")[2]
     assert reason.startswith("\\x1b[31mno\\x07 xxx")
     assert len(reason) == 200
-    with pytest.raises(UnreachableError, match=r"ended with status 9 \(Traceback\); run it by hand"):
+    with pytest.raises(UnreachableError, match=r"ended with status 9 \(Traceback\); run it manually"):
         signer(helper(answer(b"", 9, said="Traceback\n"))).sign(request())
 
 
 def test_a_helper_that_dies_may_do_better_later(helper: Ask) -> None:
     """A helper that a signal ends has not decided anything."""
-    with pytest.raises(UnreachableError, match="was ended by signal 9; run it by hand"):
+    with pytest.raises(UnreachableError, match="was ended by signal 9; run it manually"):
         signer(helper("os.kill(os.getpid(), 9)")).sign(request())
 
 
@@ -275,7 +275,7 @@ def test_waiting_carries_cookie_and_seconds(
     helper: Ask, status: int, output: bytes, seconds: float, cookie: str
 ) -> None:
     """Status 1 waits with a cookie, status 5 as many seconds as its first line says, within a second and a week."""
-    with pytest.raises(WaitingError, match="waits for its CA's decision") as raised:
+    with pytest.raises(WaitingError, match="waits for the decision of its CA") as raised:
         signer(helper(answer(output, status))).sign(request())
     assert (raised.value.seconds, raised.value.cookie) == (seconds, cookie)
 
@@ -283,15 +283,15 @@ def test_waiting_carries_cookie_and_seconds(
 @pytest.mark.parametrize(
     ("status", "output", "reason"),
     [
-        (1, b"", "without a cookie that can be handed back; it has to write one"),
-        (1, b"\n", "without a cookie"),
-        (1, b"a\0b", "without a cookie"),
-        (1, b"\xff\xfe", "without a cookie"),
-        (1, b"x" * 70000, "without a cookie"),
-        (5, b"30", "without a cookie"),
-        (5, b"soon\nx", "not for how many seconds; they have to be its first line"),
-        (5, b"-1\nx", "not for how many seconds"),
-        (5, b"", "not for how many seconds"),
+        (1, b"", "without a valid cookie; it must write one"),
+        (1, b"\n", "without a valid cookie"),
+        (1, b"a\0b", "without a valid cookie"),
+        (1, b"\xff\xfe", "without a valid cookie"),
+        (1, b"x" * 70000, "without a valid cookie"),
+        (5, b"30", "without a valid cookie"),
+        (5, b"soon\nx", "without the number of seconds; it must write them in its first line"),
+        (5, b"-1\nx", "without the number of seconds"),
+        (5, b"", "without the number of seconds"),
     ],
 )
 def test_waiting_without_a_cookie_is_refused(helper: Ask, status: int, output: bytes, reason: str) -> None:
@@ -405,7 +405,7 @@ def test_too_much_output_ends_it(helper: Ask) -> None:
     with pytest.raises(RefusedError, match="wrote more than 1048576 bytes; have it write less"):
         signer(helper("while True: sys.stdout.write('x' * 65536)"), seconds=30).sign(request())
     assert time.monotonic() - started < 10
-    with pytest.raises(RefusedError, match="was refused front: x"):
+    with pytest.raises(RefusedError, match="refused front: x"):
         signer(helper("for _ in range(99): sys.stderr.write('x' * 65536)\nsys.exit(2)")).sign(request())
     with pytest.raises(UnreachableError, match="did not end within 1 s"):
         signer(helper("while True: sys.stderr.write('x' * 65536)"), seconds=1).sign(request())

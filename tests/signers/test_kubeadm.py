@@ -163,7 +163,7 @@ def test_kubeadm_makes_the_requested_kind_of_key(kubeadm: Kubeadm, algorithm: Ke
 def test_an_unsupported_kind_of_key_is_refused(kubeadm: Kubeadm, version: str, algorithm: KeyAlgorithm) -> None:
     """A kind that this kubeadm cannot make is refused before the call."""
     kubeadm.be(version)
-    expected = f"kubeadm {version} makes no {algorithm.value} key; choose another signer"
+    expected = f"kubeadm {version} cannot create a {algorithm.value} key; choose another signer"
     with pytest.raises(RefusedError, match=expected):
         kubeadm.signer().sign(request(made=template(key=algorithm)))
 
@@ -215,14 +215,18 @@ def test_leftovers_of_a_crash_are_removed(kubeadm: Kubeadm) -> None:
 @pytest.mark.parametrize(
     ("name", "made", "reason"),
     [
-        ("ca", replace(template(), is_ca=True), "ca is to be a CA, and kubeadm renews none; let it sign itself"),
+        ("ca", replace(template(), is_ca=True), "ca is a CA, which kubeadm does not renew; set `signer: self`"),
         ("apiserver", template(subject="OU=x,CN=a"), "subjects of one CN and any O, not OU=x,CN=a; choose another"),
         ("apiserver", template(subject="O=x"), "subjects of one CN and any O, not O=x; choose another"),
         ("admin.conf", template(("client auth",), r"O=a\,b,CN=x", ()), "no O with a comma or a quote; choose another"),
         ("admin.conf", template(("client auth",), 'O=a\\"b,CN=x', ()), "no O with a comma or a quote"),
         ("apiserver", replace(template(), names=(x509.RFC822Name("a@b"),)), "DNS names and IP addresses only; choose"),
-        ("web", template(), "kubeadm knows no certificate web, and makes others for clients only; choose another"),
-        ("web", template(("client auth",)), "kubeadm knows no certificate web"),
+        (
+            "web",
+            template(),
+            "kubeadm has no certificate web, and issues other certificates for clients only; choose another",
+        ),
+        ("web", template(("client auth",)), "kubeadm has no certificate web"),
     ],
 )
 def test_an_unsupported_subject_is_refused(kubeadm: Kubeadm, name: str, made: Template, reason: str) -> None:
@@ -235,7 +239,7 @@ def test_an_unsupported_subject_is_refused(kubeadm: Kubeadm, name: str, made: Te
 def test_a_ca_without_its_key_is_reported(kubeadm: Kubeadm) -> None:
     """kubeadm fails without the CA's key or its own pair, and the error quotes it."""
     (kubeadm.directory / "real-ca.key").unlink()
-    expected = r"certs renew ended with status 1 \(Error checking external CA condition for ca .*\); run it by hand"
+    expected = r"certs renew ended with status 1 \(Error checking external CA condition for ca .*\); run it manually"
     with pytest.raises(RefusedError, match=expected):
         kubeadm.signer().sign(request())
 
@@ -256,18 +260,18 @@ def test_a_kubeadm_that_renews_nothing_is_reported(kubeadm: Kubeadm) -> None:
 def test_what_is_no_kubeadm_is_refused(kubeadm: Kubeadm, version: str) -> None:
     """A program that is no kubeadm of v1.22 or newer is refused."""
     kubeadm.be(version)
-    with pytest.raises(RefusedError, match=r"kubeadm is no kubeadm of v1\.22 or newer; name one as `command`"):
+    with pytest.raises(RefusedError, match=r"kubeadm is not kubeadm v1\.22 or newer; set `command` to a newer kubeadm"):
         kubeadm.signer().sign(request())
 
 
 def test_a_failure_of_kubeadm_is_reported(kubeadm: Kubeadm, tmp_path: Path) -> None:
     """The error quotes its first line on stderr. A missing, hanging or killed kubeadm may succeed later."""
     kubeadm.be("v1.31.0", "echo 'failure loading ca' >&2; exit 1")
-    expected = r"kubeadm certs renew ended with status 1 \(failure loading ca\); run it by hand to see why"
+    expected = r"kubeadm certs renew ended with status 1 \(failure loading ca\); run it manually to see the cause"
     with pytest.raises(RefusedError, match=expected):
         kubeadm.signer().sign(request())
     kubeadm.be("v1.31.0", "kill -9 $$")
-    with pytest.raises(UnreachableError, match=r"kubeconfig user ended with status -9 \(\); run it by hand"):
+    with pytest.raises(UnreachableError, match=r"kubeconfig user ended with status -9 \(\); run it manually"):
         kubeadm.signer().sign(request("admin.conf", CLIENT))
     kubeadm.program.unlink()
     with pytest.raises(UnreachableError, match=r"kubeadm cannot be run .*; install it"):
@@ -311,10 +315,10 @@ def test_another_key_than_the_certificates_is_refused(kubeadm: Kubeadm) -> None:
     stand_in = shlex.join([sys.executable, str(STAND_IN), "v1.31.0"])
     spoil = f'{stand_in} "$@"; d=$(dirname "${{4#--config=}}"); cat {other} > $d/apiserver.key; exit 0'
     kubeadm.be("v1.31.0", spoil)
-    with pytest.raises(RefusedError, match="kubeadm made no certificate with its key; run it by hand"):
+    with pytest.raises(RefusedError, match="kubeadm wrote no certificate with its key; run it manually"):
         kubeadm.signer().sign(request())
     kubeadm.be("v1.31.0", f'{stand_in} "$@"; d=$(dirname "${{4#--config=}}"); rm $d/apiserver.key; exit 0')
-    with pytest.raises(RefusedError, match="kubeadm made no certificate with its key; run it by hand"):
+    with pytest.raises(RefusedError, match="kubeadm wrote no certificate with its key; run it manually"):
         kubeadm.signer().sign(request())
 
 

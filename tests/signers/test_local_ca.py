@@ -159,9 +159,9 @@ def test_an_intermediate_brings_its_chain(signer: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ca", "reason"),
     [
-        (make_ca(is_ca=False), r"lacks CA:TRUE; put a CA"),
-        (make_ca(is_ca=None), r"lacks CA:TRUE; put a CA"),
-        (make_ca(usages=["digital signature"]), r"key usage lacks it; put one"),
+        (make_ca(is_ca=False), r"lacks CA:TRUE; replace it"),
+        (make_ca(is_ca=None), r"lacks CA:TRUE; replace it"),
+        (make_ca(usages=["digital signature"]), r"key usage lacks keyCertSign; replace"),
         (make_ca(extra=[("2.5.29.36", False, b"\x30\x00")]), r"cryptography does not read it: .*; replace that CA"),
         (make_ca(not_after=NOW), r"expired at 2026-11-24 12:00:00 UTC; renew the CA first"),
         (make_ca(not_before=NOW + DAY), r"not valid before 2026-11-25 12:00:00 UTC; check this host's clock"),
@@ -182,7 +182,7 @@ def test_a_ca_without_key_usage_may_sign(signer: Any) -> None:
 def test_no_ca_is_signed(signer: Any) -> None:
     """A template for a CA is refused: certmond makes Root CAs, and those sign themselves."""
     ca = make_ca()
-    with pytest.raises(RefusedError, match="let it sign itself"):
+    with pytest.raises(RefusedError, match="set `signer: self`"):
         signer(ca.pem, ca.key_pem).sign(request(replace(wanted(), is_ca=True)))
 
 
@@ -190,7 +190,9 @@ def test_no_ca_is_signed(signer: Any) -> None:
 def test_the_key_of_another_ca_is_refused(signer: Any, tmp_path: Path, certificate: bytes) -> None:
     """A key whose certificate is not in the file signs nothing."""
     other = make_ca()
-    expected = re.escape(f"{tmp_path}/ca.crt holds no certificate of the key in {tmp_path}/ca.key; put the two")
+    expected = re.escape(
+        f"{tmp_path}/ca.crt has no certificate of the key in {tmp_path}/ca.key; restore the certificate"
+    )
     with pytest.raises(RefusedError, match=expected):
         signer(certificate, other.key_pem).sign(request())
 
@@ -200,10 +202,10 @@ def test_missing_files_are_named(tmp_path: Path, signer: Any) -> None:
     ca = make_ca()
     made = signer(ca.pem, ca.key_pem)
     (tmp_path / "ca.crt").unlink()
-    with pytest.raises(RefusedError, match=rf"{tmp_path}/ca.crt cannot be read \(No such file.*; put it there"):
+    with pytest.raises(RefusedError, match=rf"{tmp_path}/ca.crt cannot be read \(No such file.*; restore it"):
         made.sign(request())
     (tmp_path / "ca.key").unlink()
-    with pytest.raises(KeyUnusableError, match=rf"{tmp_path}/ca.key cannot be read \(No such file.*; put it there"):
+    with pytest.raises(KeyUnusableError, match=rf"{tmp_path}/ca.key cannot be read \(No such file.*; restore it"):
         made.sign(request())
 
 
@@ -215,11 +217,11 @@ def test_only_a_regular_file_of_sane_size_is_read(tmp_path: Path, signer: Any) -
     key = tmp_path / "ca.key"
     key.unlink()
     os.mkfifo(key)
-    with pytest.raises(KeyUnusableError, match="it is no regular file"):
+    with pytest.raises(KeyUnusableError, match="it is not a regular file"):
         made.sign(request())
     key.unlink()
     key.symlink_to("/dev/zero")
-    with pytest.raises(KeyUnusableError, match="it is no regular file"):
+    with pytest.raises(KeyUnusableError, match="it is not a regular file"):
         made.sign(request())
     key.unlink()
     key.write_bytes(ca.key_pem + b"\n" * (1 << 20))
@@ -254,8 +256,8 @@ def test_an_encrypted_key_is_opened_with_a_credential(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("wrong horse\n", "put the right one there, or its passphrase into the credential ca-passphrase"),
-        ("", "is empty; its first line has to be the passphrase"),
+        ("wrong horse\n", "replace it with the right key, or put its passphrase into the credential ca-passphrase"),
+        ("", "is empty; its first line must be the passphrase"),
         (None, r"cannot be read \(No such file.*; add LoadCredentialEncrypted=ca-passphrase:FILE to the unit"),
     ],
 )
@@ -276,9 +278,9 @@ def test_an_encrypted_key_without_a_credential_is_reported(signer: Any, monkeypa
     """An encrypted key without a configured or passed credential is reported with the remedy."""
     ca = make_ca()
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(KeyUnusableError, match="is encrypted; give its passphrase as a systemd credential"):
+    with pytest.raises(KeyUnusableError, match="is encrypted; provide its passphrase as a systemd credential"):
         signer(ca.pem, encrypted(ca)).sign(request())
-    with pytest.raises(KeyUnusableError, match="was not handed to this process; add LoadCredentialEncrypted="):
+    with pytest.raises(KeyUnusableError, match="is not available to this process; add LoadCredentialEncrypted="):
         signer(ca.pem, encrypted(ca), "ca-passphrase").sign(request())
 
 

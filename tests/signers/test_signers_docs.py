@@ -99,7 +99,7 @@ def test_the_openssl_script_refuses(tmp_path: Path) -> None:
     """It signs no CA, says that it has no key, and answers no other operation."""
     helper = Helper(tmp_path, "sign-with-openssl")
     asked = request()
-    with pytest.raises(RefusedError, match="was refused apiserver: no CA is signed here"):
+    with pytest.raises(RefusedError, match="refused apiserver: no CA is signed here"):
         helper.sign(replace(asked, grant=Grant(replace(asked.template, is_ca=True))))
     with pytest.raises(RefusedError, match="does not support POLL"):
         helper.sign(replace(asked, cookie="x"))

@@ -184,7 +184,7 @@ def test_a_symlink_is_not_stored(host: Host) -> None:
     """A symlink in place of the real file is refused, so that no user redirects the copy."""
     host.files[CRT].unlink()
     host.files[CRT].symlink_to(host.files[KEY])
-    with pytest.raises(WriteError, match="is not replaced before it is kept"):
+    with pytest.raises(WriteError, match="so certmond cannot archive it"):
         host.keep()
 
 
@@ -249,7 +249,7 @@ def test_one_damaged_generation_harms_no_other(host: Host) -> None:
     assert host.archive.ids("apiserver") == (first.id, second.id)
     assert host.archive.generation("apiserver", second.id) == second
     assert host.archive.load("apiserver", second.id)[0].content == SECRET
-    assert [generation for generation, _ in host.archive.whole("apiserver")] == [second]
+    assert [generation for generation, _ in host.archive.complete_generations("apiserver")] == [second]
     with pytest.raises(MalformedError, match=rf"{first.id}/description\.json is damaged"):
         host.archive.load("apiserver", first.id)
 

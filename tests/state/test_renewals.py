@@ -38,15 +38,15 @@ ATTEMPTS = st.builds(
 def test_an_attempt_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFactory, attempt: Attempt) -> None:
     """Every field of an attempt is there again for the next process, whatever is in it."""
     state = tmp_path_factory.mktemp("state")
-    Ledger(state).remember(LEAF, attempt)
+    Ledger(state).store(LEAF, attempt)
     assert Ledger(state).attempts() == {LEAF: attempt}
 
 
 def test_a_name_that_is_not_utf8_is_recorded(tmp_path: Path) -> None:
     """A path with bytes that are no UTF-8 is distinct from others."""
     odd = ("nginx", "/etc/nginx/\udcff.pem")
-    Ledger(tmp_path).remember(odd, Attempt(NOW))
-    Ledger(tmp_path).remember(LEAF, Attempt(NOW))
+    Ledger(tmp_path).store(odd, Attempt(NOW))
+    Ledger(tmp_path).store(LEAF, Attempt(NOW))
     assert Ledger(tmp_path).attempts().keys() == {odd, LEAF}
 
 
@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes)
     """What is not a list of attempts, each at an instant with a time zone, is as if it were not there."""
     (tmp_path / "renewals.json").write_bytes(content)
     assert Ledger(tmp_path).attempts() == {}
-    Ledger(tmp_path).remember(LEAF, Attempt(NOW))
+    Ledger(tmp_path).store(LEAF, Attempt(NOW))
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW)}
 
 
@@ -80,7 +80,7 @@ def test_a_pipe_counts_as_empty(tmp_path: Path) -> None:
     """certmond does not wait for a writer of a pipe at the path of the file, and replaces it."""
     os.mkfifo(tmp_path / "renewals.json")
     assert Ledger(tmp_path).attempts() == {}
-    Ledger(tmp_path).remember(LEAF, Attempt(NOW))
+    Ledger(tmp_path).store(LEAF, Attempt(NOW))
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW)}
 
 
@@ -101,7 +101,7 @@ def test_arbitrary_bytes_are_no_error(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
     """A field that this version does not know costs nothing."""
-    Ledger(tmp_path).remember(LEAF, Attempt(NOW, 2, "no"))
+    Ledger(tmp_path).store(LEAF, Attempt(NOW, 2, "no"))
     (entry,) = json.loads((tmp_path / "renewals.json").read_text())["content"]
     (tmp_path / "renewals.json").write_text(json.dumps([{**entry, "colour": "blue"}]))
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 2, "no")}
@@ -110,7 +110,7 @@ def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
 def test_a_failure_does_not_forget_when_the_certificate_was_put_in_place(tmp_path: Path) -> None:
     """`renewed` has the instant at which a certificate was put in place, also after a later attempt has failed."""
     later = NOW + timedelta(days=30)
-    Ledger(tmp_path).remember(LEAF, Attempt(later, 1, "no", sha256="ab", issued_at=NOW))
+    Ledger(tmp_path).store(LEAF, Attempt(later, 1, "no", sha256="ab", issued_at=NOW))
     assert Ledger(tmp_path).renewed() == {"ab": NOW}
 
 
@@ -120,7 +120,7 @@ def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path)
     gone = {("leaf", f"/gone/{number}.pem"): Attempt(NOW + timedelta(minutes=number)) for number in range(500)}
     ledger = Ledger(tmp_path, lambda path: path.startswith("/there/"))
     for identity, attempt in {**there, **gone}.items():
-        ledger.remember(identity, attempt)
+        ledger.store(identity, attempt)
     kept = ledger.attempts()
     assert there.items() <= kept.items()
     assert 100 <= len(kept.keys() & gone.keys()) <= 200
@@ -133,7 +133,7 @@ def test_the_last_attempt_for_each_common_name_is_kept(tmp_path: Path) -> None:
     flood = {("leaf", f"/flood/{number}"): Attempt(NOW + DAY, common_name="other") for number in range(500)}
     ledger = Ledger(tmp_path, lambda _: False)
     for identity, attempt in {**first, **flood}.items():
-        ledger.remember(identity, attempt)
+        ledger.store(identity, attempt)
     assert [identity for identity, each in ledger.attempts().items() if each.common_name == "app"] == [
         ("leaf", "/gone/1")
     ]
@@ -144,9 +144,9 @@ def test_the_last_hour_of_a_flood_is_kept(tmp_path: Path) -> None:
     flood = {("apps", f"/gone/{number}.pem"): Attempt(NOW + timedelta(seconds=number)) for number in range(1200)}
     old = {("apps", f"/old/{number}.pem"): Attempt(NOW - timedelta(hours=2)) for number in range(150)}
     ledger = Ledger(tmp_path, lambda _: False)
-    with ledger.held():
+    with ledger.batch():
         for identity, attempt in {**old, **flood}.items():
-            ledger.remember(identity, attempt)
+            ledger.store(identity, attempt)
     kept = ledger.attempts()
     assert set(list(flood)[-RENEWALS:]) <= kept.keys()
     assert len(kept) <= RENEWALS + 100
@@ -157,7 +157,7 @@ def test_the_ledger_of_a_large_node_is_read_completely(tmp_path: Path) -> None:
     entries = [{"name": "leaf", "path": f"/certs/{number:06d}.crt", "at": NOW.isoformat(), "sha256": f"{number:064x}"}
                for number in range(10_000)]  # fmt: skip
     (tmp_path / "renewals.json").write_text(json.dumps(entries))
-    Ledger(tmp_path).remember(LEAF, Attempt(NOW))
+    Ledger(tmp_path).store(LEAF, Attempt(NOW))
     assert len(Ledger(tmp_path).attempts()) == 10_001
 
 
@@ -172,14 +172,14 @@ def test_many_attempts_write_the_document_once(tmp_path: Path) -> None:
     """
     document, log = tmp_path / "renewals.json", tmp_path / "renewals.log"
     ledger = Ledger(tmp_path)
-    ledger.remember(LEAF, Attempt(NOW))
+    ledger.store(LEAF, Attempt(NOW))
     before = document.stat().st_ino
-    with ledger.held():
+    with ledger.batch():
         for number in range(20):
-            ledger.remember(OTHER, Attempt(NOW, number))
+            ledger.store(OTHER, Attempt(NOW, number))
             assert Ledger(tmp_path).attempts() == ledger.attempts() == {LEAF: Attempt(NOW), OTHER: Attempt(NOW, number)}
-        ledger.forget(LEAF)
-        ledger.forget(("nothing", "/nowhere"))
+        ledger.remove(LEAF)
+        ledger.remove(("nothing", "/nowhere"))
         assert Ledger(tmp_path).attempts() == ledger.attempts() == {OTHER: Attempt(NOW, 19)}
         assert (document.stat().st_ino, log.exists()) == (before, True)
         assert log.stat().st_mode & 0o777 == 0o600
@@ -191,9 +191,9 @@ def test_many_attempts_write_the_document_once(tmp_path: Path) -> None:
 def killed_while_it_noted(state: Path, *attempts: Attempt) -> None:
     """What a process leaves that was killed: the log, and no document yet."""
     ledger, log = Ledger(state), state / "renewals.log"
-    with ledger.held():
+    with ledger.batch():
         for attempt in attempts:
-            ledger.remember(LEAF, attempt)
+            ledger.store(LEAF, attempt)
         content = log.read_bytes()
     (state / "renewals.json").unlink()
     log.write_bytes(content)
@@ -206,8 +206,8 @@ def test_what_a_killed_process_has_noted_is_read(tmp_path: Path) -> None:
         log.write(b'{"entry": {"name": "apise')
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no")}
     ledger = Ledger(tmp_path)
-    with ledger.held():
-        ledger.remember(OTHER, Attempt(NOW))
+    with ledger.batch():
+        ledger.store(OTHER, Attempt(NOW))
         assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no"), OTHER: Attempt(NOW)}
     assert not (tmp_path / "renewals.log").exists()
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no"), OTHER: Attempt(NOW)}
@@ -226,7 +226,7 @@ def test_arbitrary_bytes_in_the_log_are_no_error(tmp_path_factory: pytest.TempPa
 def test_that_nothing_could_be_noted_is_known_beforehand(tmp_path: Path) -> None:
     """`check` fails where the document cannot be written and, later in the same block, where no line can be added."""
     ledger = Ledger(tmp_path)
-    with ledger.held():
+    with ledger.batch():
         ledger.check()
         ledger.check()
         (tmp_path / "renewals.log").unlink()
@@ -235,21 +235,21 @@ def test_that_nothing_could_be_noted_is_known_beforehand(tmp_path: Path) -> None
             ledger.check()
     (tmp_path / "renewals.json").unlink()
     (tmp_path / "renewals.json").mkdir()
-    with ledger.held(), pytest.raises(WriteError, match=r"renewals\.json"):
+    with ledger.batch(), pytest.raises(WriteError, match=r"renewals\.json"):
         ledger.check()
 
 
 def test_a_line_of_a_later_version_is_neither_used_nor_removed(tmp_path: Path) -> None:
     """What a later certmond has noted is as if it were not there, and nothing replaces it: the error names the file."""
     state = tmp_path / "state"
-    with Ledger(state).held():
+    with Ledger(state).batch():
         pass
-    Ledger(state).remember(("web", "/web.crt"), Attempt(NOW))
+    Ledger(state).store(("web", "/web.crt"), Attempt(NOW))
     log = state / "renewals.log"
     log.write_text('{"version": 99, "what": "else"}\n')
     log.chmod(0o600)
     ledger = Ledger(state)
     assert ledger.attempts().keys() <= {("web", "/web.crt")}
     with pytest.raises(StateError, match=r"renewals\.log has the format version 99 of a later certmond"):
-        ledger.remember(("web", "/web.crt"), Attempt(NOW))
+        ledger.store(("web", "/web.crt"), Attempt(NOW))
     assert log.read_text() == '{"version": 99, "what": "else"}\n'

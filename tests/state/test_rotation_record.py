@@ -91,33 +91,33 @@ def leads_nowhere(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty": (lambda path: path.write_bytes(b""), "read (it is no JSON)"),
-    "cut": (cut, "read (it is no JSON)"),
-    "rubbish": (lambda path: path.write_bytes(b"\xff\x00"), "read (it is no JSON)"),
-    "endless": (lambda path: path.write_bytes(b"[" * 100_000), "read (it is no JSON)"),
+    "empty": (lambda path: path.write_bytes(b""), "read (it is not JSON)"),
+    "cut": (cut, "read (it is not JSON)"),
+    "rubbish": (lambda path: path.write_bytes(b"\xff\x00"), "read (it is not JSON)"),
+    "endless": (lambda path: path.write_bytes(b"[" * 100_000), "read (it is not JSON)"),
     "a list": (lambda path: path.write_bytes(b"[]"), "read (Input should be a valid dictionary"),
     "an unknown phase": (damaged(phase="later"), "read (phase Input should be"),
     "a phase of another mode": (
-        damaged(mode="reissue"), "understood (a rotation of ca in the mode reissue has no phase trust)"
+        damaged(mode="reissue"), "used (a rotation of ca in the mode reissue has no phase trust)"
     ),
     "a phase of another family": (
         damaged(family="etcd-ca", phase="detach"),
-        "understood (a rotation of etcd-ca in the mode overlap has no phase detach)",
+        "used (a rotation of etcd-ca in the mode overlap has no phase detach)",
     ),
     "an unknown mode": (damaged(mode="slowly"), "read (mode Input should be"),
     "no old": (damaged(old=[]), "read (old Tuple should have at least 1 item"),
     "two old": (
-        damaged(old=[OLD.pem.decode(), OTHER.pem.decode()]), "understood (it has several old anchors)"
+        damaged(old=[OLD.pem.decode(), OTHER.pem.decode()]), "used (it has several old anchors)"
     ),
     "a key follows a CA": (
         damaged(new=NEW.public_pem.decode()),
-        "understood (its anchors are certificates and public keys, and all must be of one kind)",
+        "used (its anchors are certificates and public keys, and all must be of one kind)",
     ),
     "no PEM": (damaged(new="rubbish"), "read (new Value error, is not one certificate or public key as PEM)"),
     "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new Value error, is not one certificate"),
     "no date": (damaged(since="yesterday"), "read (since Input should be a valid datetime"),
     "a name of two lines": (damaged(id="a\nb"), "read (id String should match pattern"),
-    "a directory": (directory, "read (it is no regular file)"),
+    "a directory": (directory, "read (it is not a regular file)"),
     "a symlink that leads nowhere": (leads_nowhere, "read (Too many levels of symbolic links)"),
 }  # fmt: skip
 
@@ -133,8 +133,7 @@ def test_an_unreadable_record_is_not_absent(tmp_path: Path, damage: str) -> None
         RotationRecord(tmp_path).load()
     assert str(caught.value).startswith(f"{path} cannot be {said}")
     assert str(caught.value).endswith(
-        "), so that nobody knows how far a rotation is; put it back from a backup, or take it away if no rotation is "
-        "under way"
+        "), so the phase of a rotation is unknown; restore it from a backup, or remove it if no rotation is under way"
     )
 
 

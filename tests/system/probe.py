@@ -134,10 +134,10 @@ def have_a_second() -> None:
     """As certmond has one at its start; all that can be done there is done there."""
     from certmond.files import scan_process as second
 
-    second.MANY = second._PIECE = 1
-    second._Second.leaves_one = lambda _: False  # type: ignore[assignment,method-assign]
+    second.MIN_ITEMS = second._MIN_PIECE = 1
+    second._Worker.claims_piece = lambda _: False  # type: ignore[assignment,method-assign]
     os.sched_getaffinity = lambda _: {0, 1}
-    if os.getpid() in second.in_two([0, 1], lambda _: os.getpid()):
+    if os.getpid() in second.in_two_processes([0, 1], lambda _: os.getpid()):
         raise OSError(errno.EPERM, "it did nothing")
 
 

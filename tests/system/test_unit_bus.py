@@ -26,7 +26,7 @@ from certmond.services import systemd_units as units
 
 for question in json.loads(sys.argv[1]):
     if isinstance(question, list):
-        answer = {unit: asdict(seen) for unit, seen in units.look(question, limit=60).items()}  # it may be busy
+        answer = {unit: asdict(seen) for unit, seen in units.unit_states(question, limit=60).items()}  # it may be busy
     else:
         try:
             answer = asdict(units.restart(**question, alive=lambda: None))
@@ -189,7 +189,7 @@ def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
     """The state of a missing unit is unknown, and the problem names it. The others are known."""
     missing, other = look(machine, "missing.service", "plain.service")
     assert (missing.running, missing.absent) == (None, True)
-    assert missing.problem == "there is no unit missing.service: correct its name in the configuration"
+    assert missing.problem == "the unit missing.service does not exist; correct its name in the configuration"
     assert other.running is False
 
 
@@ -248,7 +248,7 @@ def test_a_unit_that_does_not_run_stays_so(machine: Machine, before: str, reload
     state = "failed" if before == "failed" else "inactive"
     result, message = restart(machine, "plain.service", reload=reload)
     assert result == "not running"
-    assert message == f"plain.service is not running (ActiveState {state}), and was left as it is"
+    assert message == f"plain.service is not running (ActiveState {state}), and certmond did not start it"
     (seen,) = look(machine, "plain.service")
     assert (seen.running, seen.failed) == (False, before == "failed")
 
@@ -285,7 +285,7 @@ def test_a_condition_that_no_longer_holds_is_reported(machine: Machine) -> None:
     machine.path(FLAG).unlink()
     result, message = restart(machine, "conditional.service")
     assert result == "skipped"
-    assert "a condition of its unit does not hold (ActiveState inactive)" in message
+    assert "a condition of the unit is false (ActiveState inactive)" in message
     assert [seen.running for seen in look(machine, "conditional.service")] == [False]
 
 
@@ -302,7 +302,7 @@ def test_a_unit_that_never_gets_ready_is_not_waited_for_beyond_the_limit(machine
     machine.path(FLAG).unlink()
     result, message = restart(machine, "mute.service", limit=1.0)
     assert result == "timeout"
-    assert "how its restart ended was not heard (1 s), and it may still be under way" in message
+    assert "systemd did not report the end of the restart (1 s), which may still be in progress" in message
     assert machine.property("mute.service", "ActiveState") == "activating"
 
 
@@ -356,8 +356,8 @@ def test_a_unit_that_cannot_reload_is_refused(machine: Machine) -> None:
     before = machine.property("fragile.service", "InvocationID")
     result, message = restart(machine, "fragile.service", reload=True)
     assert result == "refused"
-    assert message.startswith("fragile.service was not reloaded: it was refused (Job type reload is not applicable")
-    assert message.endswith("; have it restarted instead, or give it an ExecReload=")
+    assert message.startswith("fragile.service was not reloaded: systemd refused it (Job type reload is not applicable")
+    assert message.endswith("; configure a restart instead, or add ExecReload= to the unit")
     assert machine.property("fragile.service", "InvocationID") == before
 
 
@@ -372,7 +372,7 @@ def test_what_cannot_be_restarted_is_refused(machine: Machine, unit: str, remedy
     """A unit that does not exist, or is masked, is refused with systemd's words and a remedy."""
     result, message = restart(machine, unit)
     assert result == "refused"
-    assert message.startswith(f"{unit} was not restarted: it was refused (Unit {unit} ")
+    assert message.startswith(f"{unit} was not restarted: systemd refused it (Unit {unit} ")
     assert remedy in message
 
 
@@ -402,7 +402,7 @@ def test_without_a_bus_the_state_is_unknown_and_nothing_is_done(machine: Machine
     finally:
         machine.systemctl("start", "dbus.socket")
     assert seen.running is None
-    reason = "systemd cannot be asked over unix:path=/run/dbus/system_bus_socket"
+    reason = "systemd cannot be reached over unix:path=/run/dbus/system_bus_socket"
     assert (seen.problem or "").startswith(reason)
     assert result == "refused"
     assert message.startswith(f"plain.service was not restarted: {reason}")

@@ -167,7 +167,7 @@ def test_each_verb_that_uses_the_state_refuses_one_open_to_all(node: RotatingNod
 
 
 def renewals(node: RotatingNode) -> Path:
-    Ledger(node.state).remember(WEB, Attempt(datetime.now(UTC), 1, "no"))
+    Ledger(node.state).store(WEB, Attempt(datetime.now(UTC), 1, "no"))
     return node.state / "renewals.json"
 
 
@@ -209,7 +209,7 @@ def hook(node: RotatingNode) -> Path:
 def waiting_key(node: RotatingNode) -> Path:
     Pending(node.state).keep(WEB, make_key(KeyAlgorithm.ECDSA_P256), b"request", "00" * 32)
     renewals(node)
-    Ledger(node.state).remember(WEB, Attempt(datetime.now(UTC), cookie="1"))
+    Ledger(node.state).store(WEB, Attempt(datetime.now(UTC), cookie="1"))
     return next((node.state / "pending").glob("*.for"))
 
 
@@ -249,8 +249,8 @@ def test_a_record_of_a_later_version_is_refused_by_name(
         refused = node.certmond(*words)
         assert (words, refused.returncode) == (words, 3), refused
         assert refused.stderr.strip() == (
-            f"certmond: {path} has the format version 99 of a later certmond, and this one reads 1; "
-            "install the later certmond again, or move the file away"
+            f"certmond: {path} has the format version 99 of a later certmond, and this version reads 1; "
+            "install the later version again, or move the file away"
         )
     assert (node.tree(), contents(node.state)) == before
     path.write_text(own)

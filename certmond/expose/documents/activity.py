@@ -29,8 +29,8 @@ def activity_document(
 ) -> dict[str, Any]:
     """Return the document.
 
-    `waits` is what the rotation waits for, `until` when time alone advances it, and `workers` their progress, where
-    counted. The newest of `events` comes first.
+    `waits` are the conditions that delay the rotation, and `until` is the time at which it continues without an event.
+    `workers` is the progress of the workers, if this node counts them. The newest of `events` comes first.
     """
     return {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""The remaining life of a certificate, as text and as a percentage.
+"""The remaining lifetime of a certificate, as text and as a percentage.
 
 Pure, standard library only.
 """
@@ -12,7 +12,7 @@ _UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def residual(end: str | None, now: datetime) -> str:
-    """Return the time left as kubeadm prints it: the largest unit that fits (y, d, h, m). Negative after the end."""
+    """Return the remaining time as kubeadm prints it, in the largest unit that fits (y, d, h, m). Expired: negative."""
     if end is None:
         return ""
     left = (datetime.fromisoformat(end) - now).total_seconds()
@@ -22,14 +22,14 @@ def residual(end: str | None, now: datetime) -> str:
 
 
 class Lifetime(NamedTuple):
-    """Percentages of a certificate's life: what is `left` of it now, and what will be left at its `renewal`."""
+    """Percentages of a certificate's lifetime: the part that is `left` now, and the part left at its `renewal`."""
 
     left: float
     renewal: float | None
 
     @classmethod
     def of(cls, entry: dict[str, Any], now: datetime) -> Lifetime | None:
-        """Return that of a certificate in the status document, or None where its dates are unknown."""
+        """Return the lifetime of a certificate in the status document, or None if its dates are unknown."""
         if entry["not_before"] is None or entry["not_after"] is None:
             return None
         start, end = datetime.fromisoformat(entry["not_before"]), datetime.fromisoformat(entry["not_after"])
@@ -48,7 +48,7 @@ class Lifetime(NamedTuple):
 
     def __str__(self) -> str:
         if not self.left:
-            return "nothing of its life is left"
+            return "0 % of its lifetime is left"
         renewal = "" if self.renewal is None else f", due since {self.renewal:.0f} %" if self.due else ""
         planned = "" if self.renewal is None or self.due else f", renewal at {self.renewal:.0f} %"
-        return f"{self.left:.0f} % of its life is left{renewal}{planned}"
+        return f"{self.left:.0f} % of its lifetime is left{renewal}{planned}"

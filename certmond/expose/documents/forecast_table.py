@@ -25,7 +25,7 @@ _STYLES = {
 
 
 def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a table of the steps, then what is held and why."""
+    """Return a table of the steps, then the held renewals with their reasons."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("STEP", "TARGET", "REASON", "DETAIL", "RESTARTS", *(("PATH",) if wide else ())):
         table.add_column(heading, no_wrap=heading != "DETAIL")
@@ -42,7 +42,7 @@ def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
 
 def _next(document: dict[str, Any]) -> str:
     at = document["changes_at"]
-    return f"; time alone changes that on {datetime.fromisoformat(at):%Y-%m-%d %H:%M} UTC" if at else ""
+    return f"; the plan changes on {datetime.fromisoformat(at):%Y-%m-%d %H:%M} UTC" if at else ""
 
 
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
@@ -61,11 +61,11 @@ def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableTy
     for (day, what, detail, *_), targets in rows.items():
         style = _STYLES.get(what, "yellow")
         table.add_row(day, Text(what, style=style), Text(printable(", ".join(targets))), Text(printable(detail)))
-    cut = () if document["complete"] else (Text("There is more than this: ask for a shorter time.", style="yellow"),)
+    cut = () if document["complete"] else (Text("The forecast is incomplete: use a shorter time.", style="yellow"),)
     if not document["events"]:
-        return Group(Text("Nothing happens until then."), *next_line(document))
+        return Group(Text("No event until then."), *next_line(document))
     observes = document["mode"] != "enforce"
-    note = "This is what enforce mode would do. In observe mode, as here, nothing of it is done by itself."
+    note = "Enforce mode would execute these steps. certmond is in observe mode and executes none of them."
     return Group(
         *((Text(note, style="yellow"), Text()) if observes else ()),
         _chart(document),

@@ -1,6 +1,6 @@
 """A plan and a forecast as documents for scripts: plain types, times in RFC 3339.
 
-Owns their shapes. That of a plan is a contract (schema 1). Decides nothing; `forecast_table` prints them.
+Owns their schemas. That of a plan is stable (schema 1). Decides nothing. `forecast_table` prints the documents.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SCHEMA = 1
 
 
 def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """Return the steps in their order, and what is held."""
+    """Return the steps in their order, and the held renewals."""
     return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
 
 
 def plan_entry(plan: Plan) -> dict[str, Any]:
-    """Return the plan alone, in plain types."""
+    """Return the plan without the header, in plain types."""
     return {
         "steps": [step_entry(step) for step in plan.steps],
         "held": [
@@ -62,7 +62,7 @@ def step_name(step: Step) -> str:
 def forecast_document(forecast: Forecast, mode: str, following: NextEvent | None) -> dict[str, Any]:
     """Return the timeline, and the next event, which may be after its end.
 
-    The renewals in it are those of enforce mode, in each mode.
+    The timeline has the renewals of enforce mode, also in observe mode.
     """
     return {
         "schema": SCHEMA,

@@ -1,6 +1,6 @@
 """The documents of `root-ca show` and `root-ca verify`, and both as tables.
 
-Owns their shapes, which are contracts (schema 1). They contain public facts only. Decides nothing.
+Owns their schemas, which are stable (schema 1). The documents contain only public facts. Decides nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STYLES = {"refused": "bold red", "warning": "yellow", "fit": "green"}
 
 @dataclass(frozen=True, slots=True)
 class StagedFacts:
-    """The public facts on a staged file of a rotation."""
+    """The public facts about a staged file of a rotation."""
 
     part: str
     family: str
@@ -38,14 +38,14 @@ class StagedFacts:
 
 
 def pin(certificate: Certificate) -> str:
-    """Return the hash of the public key, as `kubeadm join --discovery-token-ca-cert-hash` takes it."""
+    """Return the hash of the public key, the argument of `kubeadm join --discovery-token-ca-cert-hash`."""
     return f"sha256:{certificate.key.sha256}"
 
 
 def show_document(
     family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
-    """Return the present CAs with what they signed, or the public keys of tokens; what is staged; and the rotation.
+    """Return the present CAs with the leaves that they signed, or the public keys of tokens, and the staged files.
 
     `rotation` is the record of the rotation in progress, or None.
     """
@@ -79,7 +79,7 @@ def show_document(
 def verify_document(
     path: str, family: Family, candidate: Certificate | None, verdict: Verdict, now: datetime
 ) -> dict[str, Any]:
-    """Return whether a candidate is fit (`fit`, `warning` or `refused`), and which of the node's leaves chain to it."""
+    """Return the verdict on a candidate (`fit`, `warning` or `refused`), and which leaves of the node chain to it."""
     chained = [leaf.name for leaf in family.signed_by(candidate, now)] if candidate else []
     return {
         "schema": SCHEMA,
@@ -102,7 +102,7 @@ def _signed(family: Family | TokenKeys, anchor: Anchor, now: datetime) -> list[s
 
 
 def facts(certificate: Anchor) -> dict[str, Any]:
-    """Return the facts of a CA. Those of a public key have null for what only a certificate has."""
+    """Return the facts of a CA. For a public key, the facts that only a certificate has are null."""
     if isinstance(certificate, PublicKey):
         known = {"sha256": certificate.sha256, "key": str(certificate)}
         return dict.fromkeys(("subject", "serial", "sha256", "pin", "key", "not_before", "not_after")) | known
@@ -118,7 +118,7 @@ def facts(certificate: Anchor) -> dict[str, Any]:
 
 
 def show_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a line for each CA, present or staged, then the pins and what each CA signed."""
+    """Return a line for each present or staged CA, then the pins and the leaves that each CA signed."""
     table = _table(
         "CA", "SUBJECT", "KEY", "FROM", "UNTIL", "KEY HERE", "SIGNS", *(("SERIAL", "SHA256") if wide else ())
     )
@@ -145,23 +145,23 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
         yield Text(printable(fault), style=_STYLES["refused"])
     for each in document["staged"]:
         if not each["fault"] and each["family"] != document["family"]:
-            yield Text(printable(f"what is staged ({each['part']}) is for {each['family']}"))
+            yield Text(printable(f"the staged CA ({each['part']}) is for {each['family']}"))
     rotation = document["rotation"]
     if rotation is None:
         faults = any(each["fault"] for each in document["staged"])
-        yield from () if faults else (Text("no rotation is under way"),)  # unknown where a staged file has a fault
+        yield from () if faults else (Text("no rotation is under way"),)  # unknown if a staged file has a fault
     elif not rotation["phase"]:
         yield Text("the record of a rotation cannot be read", style=_STYLES["refused"])
     else:
         place = rotation["released"]
-        more = "" if place is None else f", workers up to the place {place:.2f} of 1 may act"
+        more = "" if place is None else f", about {place:.0%} of the workers may act"
         yield Text(printable(f"rotation {rotation['id']} of {rotation['family']}: phase {rotation['phase']}{more}"))
 
 
 def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return the verdict with its reasons, then the leaves."""
     said = document["verdict"]
-    head = {"refused": "is no fit Root CA", "warning": "is fit, with warnings", "fit": "is fit"}[said]
+    head = {"refused": "is not fit as a Root CA", "warning": "is fit, with warnings", "fit": "is fit"}[said]
     mode = f" (mode {document['mode']})" if document["mode"] else ""
     lines = [Text(printable(f"{document['path']} {head} for {document['family']}{mode}"), style=_STYLES[said])]
     lines += [Text(f"refused  {each}") for each in document["problems"]]

@@ -1,6 +1,6 @@
 """A planned rotation, phase by phase, as a document for scripts and as a table.
 
-Owns both shapes. Decides nothing.
+Owns the schema and the table. Decides nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ def preview_document(
 ) -> dict[str, Any]:
     """Return the phases in their order, each with its changes on this node, its restarts, and the downtime of services.
 
-    Downtime counts only where no other instance replaces the service. `batch` is the size of the batches in which
-    workers follow, or None without other nodes. For the `holds` the rotation waits in its phase, before any key is
-    exchanged.
+    Downtime counts only if no other instance replaces the service. `batch` is the size of the batches of workers, or
+    None without other nodes. Because of the `holds`, the rotation waits in its phase, before any key is replaced.
     """
     known = list(away)
     phases = [phase.value for phase in stepwise(rotation)] if batch else []
@@ -78,7 +77,7 @@ def preview_document(
 
 
 def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableType:  # noqa: ARG001 - as in every table
-    """Return the same as a table."""
+    """Return the document of `preview_document` as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("PHASE", "CHANGES", "RESTARTS"):
         table.add_column(column, overflow="fold")
@@ -87,10 +86,10 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
     below = [Text(line) for line in unavoidable(document)]
     if workers := document["workers"]:
         phases = ", ".join(workers["phases"])
-        how = f"one first, then {workers['batch']} at a time, when all before them have acknowledged the phase"
+        how = f"one first, then batches of {workers['batch']}, after all earlier ones have acknowledged the phase"
         below.append(Text(f"workers in {phases}: {how}"))
     if document["holds"]:
-        below.append(Text(f"it waits in {document['phase']}, where no key is exchanged yet, as long as this is so:"))
+        below.append(Text(f"the rotation waits in {document['phase']}, before it replaces any key, because of:"))
         below += [Text(printable(each["message"]), style="yellow") for each in document["holds"]]
     return Group(table, Text(), *below) if below else table
 
@@ -102,12 +101,12 @@ def unavoidable(document: dict[str, Any]) -> Iterator[str]:
         for one in each["away"]:
             found.setdefault((one["service"], one["seconds"], one["because"]), []).append(each["phase"])
     if found:
-        yield "if this is the only control plane, it is without these while they are restarted:"
+        yield "if this is the only control plane node, these services are unavailable during their restart:"
     for (service, seconds, because), phases in found.items():
-        yield f"  {service}, about {seconds} s in {', '.join(phases)}: it has to be restarted for {because}"
+        yield f"  {service}, about {seconds} s in {', '.join(phases)}: a restart is necessary for {because}"
     restarts = Counter(service for (service, *_), phases in found.items() for _ in phases)
     if any(times > 1 for times in restarts.values()):
-        yield "  a second restart within ten minutes takes about 20 s more, a third about 45 s: the kubelet's back-off"
+        yield "  a second restart in ten minutes takes about 20 s longer, a third about 45 s (back-off of the kubelet)"
 
 
 def _time(instant: datetime | None) -> str | None:

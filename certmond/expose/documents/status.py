@@ -1,4 +1,4 @@
-"""The JSON of `check` and `status`, for scripts and the page. Its shape is a contract (schema 1)."""
+"""The JSON of `check` and `status`, for scripts and the page. Its schema is stable (schema 1)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
 
 
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
-    """Return one certificate. If its file is bad, the facts are those of the last good one (null without one)."""
+    """Return one certificate. If its file is bad, return the facts of the last good certificate, or null."""
     certificate = status.certificate
     return {
         "name": status.seen.name,
@@ -109,5 +109,5 @@ def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 def _time(instant: datetime | None) -> str | None:
-    """Return the time in RFC 3339, UTC, with a fraction only where the time has one."""
+    """Return the time in RFC 3339, UTC, with a fraction of a second only if the time has one."""
     return instant.isoformat().replace("+00:00", "Z") if instant else None

@@ -19,7 +19,7 @@ _KEYS = {True: "matches", None: "-"}
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return the certificates, the next event, then every finding with its remedy, the worst first."""
+    """Return the certificates, the next event, then every finding with its remedy, the most severe first."""
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
@@ -35,7 +35,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
 
 
 def next_line(document: dict[str, Any]) -> Iterator[Text]:
-    """Yield the line about the next event of this document or of a forecast's, if it has one."""
+    """Yield the line about the next event of a status or forecast document, if it has one."""
     if event := document.get("next_event"):  # an older daemon writes none
         yield Text()
         at = datetime.fromisoformat(event["at"])
@@ -55,8 +55,8 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
 
 
 def _presence(entry: dict[str, Any]) -> Iterator[Text]:
-    """Yield where the certificate is served and whether it matches the file, then its users and since when they run."""
-    words = {True: "is it", False: "DIFFERS", None: "no answer"}
+    """Yield the endpoints that serve the certificate and whether it matches the file, then its users."""
+    words = {True: "matches", False: "DIFFERS", None: "no answer"}
     served = [f"{at['endpoint']} {words[at['matches']]}" for at in entry["served"]]
     differs = any(at["matches"] is False for at in entry["served"])
     yield Text(printable(", ".join(served)) or "-", style=_STYLES["critical"] if differs else "")
@@ -73,7 +73,7 @@ def _since(used: dict[str, Any]) -> str:
 
 
 def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
-    """Return the entry that it chains to. An anchor inside its own file has no entry, so its subject represents it."""
+    """Return the entry of its trust anchor, or the subject of an anchor without an entry."""
     return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
 
 
@@ -94,6 +94,6 @@ def _worst(entry: dict[str, Any]) -> str:
 
 
 def _reasons(entry: dict[str, Any]) -> list[str]:
-    """Return the reasons above the severity info, or all where none is above."""
+    """Return the reasons above the severity info, or else all reasons."""
     serious = [item["reason"] for item in entry["findings"] if item["severity"] != "info"]
     return list(dict.fromkeys(serious or [item["reason"] for item in entry["findings"]]))

@@ -1,8 +1,8 @@
 """Access control of the listener by TLS, client certificates and passwords, from a web configuration.
 
-Owns the reading of that file and of the files it names. stat(2) detects changes at each connection and request.
-Unusable files are reported once in the journal, and by a metric until they are repaired. Until then, the last good
-configuration remains in force, also while only one half of a new pair is in place.
+Owns the read of that file and of the files that it names. stat(2) detects changes at each connection and request. The
+journal reports unusable files once, and a metric reports them until they are repaired. Until then, the last good
+configuration remains in force, also while only one file of a new pair is in place.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ Also the seconds for which all files must be good before another such wait begin
 """
 Mark = tuple[int, ...] | None
 SUCCESSFUL = "certmond_web_config_last_reload_successful"
-MEANING = "Whether the web configuration on disk is in force"
+MEANING = "1 if the web configuration on disk is in force, 0 if it was refused"
 _ALWAYS = {"X-Content-Type-Options"}  # sent without a configuration
-_NOT_TLS = b"this port speaks HTTPS, and was spoken to in plain HTTP\n"
+_NOT_TLS = b"this port requires HTTPS, and received plain HTTP\n"
 
 
 class Policy:
     """A configuration with its certificates and users. `access_policy.Policy` describes the methods.
 
-    Raises ConfigError where the certificates cannot be used.
+    Raises ConfigError if the certificates cannot be used.
     """
 
     def __init__(self, source: Source, former: Policy | None) -> None:
@@ -144,7 +144,7 @@ class Gate:
                     self._untold, self._good_since = str(error), None
                     self._broken_since = now if self._broken_since is None else self._broken_since
             if self._untold and self._broken_since is not None and now >= self._broken_since + CHANGE_SECONDS:
-                what = "the web configuration cannot be used; what was good stays in force: %s"
+                what = "the web configuration cannot be used, and the last good one stays in force: %s"
                 log.warning(what, self._untold, extra={"kind": "web_config_refused"})
                 self._untold, self._refused = None, True
             return self.latest
@@ -156,10 +156,10 @@ class Gate:
     def _refresh(self) -> None:
         """Load the current configuration, or else the last good one with its current files.
 
-        Raises ConfigError with the problems, also where the last good one is in force instead.
+        Raises ConfigError with the problems, also if the last good one is in force instead.
         """
         former, problems, sources = self._latest, list[str](), list[Source]()
-        self._seen = {self._path: _mark(self._path)}  # marks are older than the content, so no change is lost
+        self._seen = {self._path: _mark(self._path)}  # read the marks before the content, so that no change is lost
         try:
             sources.append(load(self._path))
         except ConfigError as error:
@@ -178,7 +178,7 @@ class Gate:
 
 
 def _mark(path: Path) -> Mark:
-    """Return what changes when a path has another file or other bytes; None where no file exists."""
+    """Return values that differ for another file or other bytes at the path, or None if no file exists."""
     try:
         found = path.stat()
     except OSError:

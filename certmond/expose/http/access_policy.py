@@ -1,7 +1,7 @@
 """The interface of access control, and the implementation that admits every client in plain text.
 
-`access_control` implements it from a web configuration, and is imported only where one exists. Without authentication,
-a request on loopback must be for a name of this host. Imports the standard library only, and not its ssl.
+`access_control` implements it from a web configuration, and is imported only with one. Without authentication, a
+request on loopback must be for a name of this host. Imports the standard library only, without ssl.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from certmond.expose.http.routes import Answer, Request, sentence
 
 HOST = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")  # RFC 3986, 3.2.2 and 3.2.3
 MISDIRECTED = (
-    "this was asked of another host: without TLS and passwords, loopback answers to an address, to localhost and to "
-    "the name of this host; a proxy before `certmond serve` has to send one of these as Host (docs/web.md)"
+    "the request is for another host: without TLS and passwords, loopback accepts an address, localhost and the name "
+    "of this host; a proxy before `certmond serve` must send one of these as Host (docs/web.md)"
 )
 
 
@@ -30,7 +30,7 @@ class Policy(Protocol):
         """Return the connection to use from now on. Exchanges no byte."""
 
     def greet(self, connection: socket.socket) -> bool:
-        """Do the handshake, and return whether the client is admitted. Raises OSError where it fails."""
+        """Do the handshake, and return whether the client is admitted. Raises OSError if it fails."""
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
         """Return the answer to a refused request, or None. `origin` is the client's address for the limits."""
@@ -48,7 +48,7 @@ class Gate(Protocol):
         """Return the policy of the last check, without another check."""
 
     def policy(self) -> Policy:
-        """Return the policy in force now. Reads files, so the loop that accepts connections must not call it."""
+        """Return the policy in force now. It reads files, so the loop that accepts connections must not call it."""
 
     def metrics(self) -> bytes:
         """Return the metrics of the access control, in the text format of Prometheus."""
@@ -70,7 +70,7 @@ class OpenPolicy:
         return answer
 
     def part(self, connection: socket.socket) -> None:
-        """Do nothing: plain TCP needs no farewell."""
+        """Do nothing: plain TCP has no closing handshake here."""
 
 
 class OpenGate:
@@ -87,9 +87,9 @@ class OpenGate:
 def misdirected(request: Request, policy: Policy) -> Answer | None:
     """Return the answer on loopback to a request for another host (RFC 9110, 15.5.20), or None.
 
-    The owner of a web site can resolve its name to this address (DNS rebinding), and its page can then read the answer.
-    An address as Host is safe. With TLS the name does not match the certificate, and with passwords the browser has
-    none.
+    The owner of a web site can resolve its name to this address (DNS rebinding). Then its page can read the answer. An
+    address as Host is safe. With TLS, the name does not match the certificate. With passwords, the browser has no
+    password for this name.
     """
     if policy.encrypts or policy.asks or _is_own(request.headers.get("host", "")):
         return None
@@ -97,7 +97,7 @@ def misdirected(request: Request, policy: Policy) -> Answer | None:
 
 
 def _is_own(host: str) -> bool:
-    """Return whether `host` is no name, or a name that only this host uses."""
+    """Return whether `host` is an address, or a name that only this host uses."""
     parts = HOST.fullmatch(host.lower())
     if parts is None:
         return False

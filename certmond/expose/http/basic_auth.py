@@ -1,8 +1,8 @@
 """Basic authentication (RFC 7617) against bcrypt hashes, resistant to a flood of wrong passwords.
 
-Owns the check, its cache, and the order of checks. One check runs at a time, and clients of one address wait for each
-other before clients of another address do. A wrong password and an unknown user take the same time. Nothing is logged.
-Of a right password, only a keyed digest is kept.
+Owns the check, its cache, and the order of checks. One check runs at a time, and the address of the last check waits
+for other addresses. A wrong password and an unknown user take the same time. Logs nothing. Stores only a keyed digest
+of a right password.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from certmond.expose.http.routes import Answer, Request, sentence
 
 CHALLENGE = 'WWW-Authenticate: Basic realm="certmond", charset="UTF-8"'
 WAIT_SECONDS = 8.0  # for the check; the server closes a connection after ten
-WAITING = 8  # from one address; its other clients keep their connections free
+WAITING = 8  # maximum from one address
 PASSWORD_BYTES = 72  # bcrypt ignores more, and so do the programs that create hashes
 
 
-class Turns:
+class CheckQueue:
     """Grants one check at a time, and prefers an address other than the last one."""
 
     def __init__(self) -> None:
@@ -35,47 +35,47 @@ class Turns:
         self._busy, self._last = False, ""
 
     @contextmanager
-    def turn(self, origin: str) -> Iterator[bool]:
-        """Yield whether the check may run, for the block.
+    def slot(self, origin: str) -> Iterator[bool]:
+        """Yield whether the check may run in the block.
 
-        False after `WAIT_SECONDS`, or at once if too many wait already.
+        Yield False after `WAIT_SECONDS`, or immediately if too many checks wait already.
         """
         ticket = (origin, object())
         with self._changed:
             crowded = sum(each[0] == origin for each in self._waiting) >= WAITING
-            came = not crowded and self._wait(ticket)
-            if came:
+            granted = not crowded and self._wait(ticket)
+            if granted:
                 self._busy, self._last = True, origin
             self._changed.notify_all()
         try:
-            yield came
+            yield granted
         finally:
-            if came:
+            if granted:
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
 
     def _wait(self, ticket: tuple[str, object]) -> bool:
         self._waiting.append(ticket)
-        came = self._changed.wait_for(lambda: not self._busy and self._next() is ticket, WAIT_SECONDS)
+        granted = self._changed.wait_for(lambda: not self._busy and self._next() is ticket, WAIT_SECONDS)
         self._waiting.remove(ticket)
-        return came
+        return granted
 
     def _next(self) -> tuple[str, object]:
         return next((ticket for ticket in self._waiting if ticket[0] != self._last), self._waiting[0])
 
 
 class Passwords:
-    """The users of one configuration, and which of them have sent the right password."""
+    """The users of one configuration, and digests of the right passwords that they have sent."""
 
     def __init__(self, users: Mapping[str, str]) -> None:
         self._hashes = {name.encode(): text.encode() for name, text in users.items()}
-        # A hash without a password for each cost. Each request then makes one check for each cost.
+        # A hash without a password for each cost. Each request makes one check for each cost.
         costs = sorted({int(text.split("$")[2]) for text in users.values()})
-        self._nobody = {cost: bcrypt.gensalt(cost) + b"." * 31 for cost in costs}
+        self._unknown_user_hashes = {cost: bcrypt.gensalt(cost) + b"." * 31 for cost in costs}
         self._secret = os.urandom(32)
         self._right: set[bytes] = set()  # at most one for each user
-        self._turns = Turns()
+        self._queue = CheckQueue()
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
         """Return the answer to a refused request, or None. Without users, every request is admitted."""
@@ -83,13 +83,13 @@ class Passwords:
             return None
         credentials = _credentials(request.headers.get("authorization", ""))
         if credentials is None:
-            return sentence(HTTPStatus.UNAUTHORIZED, "a user and a password are asked for", CHALLENGE)
+            return sentence(HTTPStatus.UNAUTHORIZED, "a user name and a password are required", CHALLENGE)
         user, password = credentials
         digest = hashlib.blake2b(len(user).to_bytes(4) + user + password, key=self._secret).digest()
         if digest in self._right:
             return None
-        with self._turns.turn(origin) as came:
-            if not came:
+        with self._queue.slot(origin) as granted:
+            if not granted:
                 return sentence(HTTPStatus.SERVICE_UNAVAILABLE, "too many passwords are being checked: try again later")
             right = self._check(user, password)
         if not right:
@@ -100,10 +100,10 @@ class Passwords:
     def _check(self, user: bytes, password: bytes) -> bool:
         own = self._hashes.get(user, b"")
         right = False
-        for cost, nobody in self._nobody.items():
-            mine = own != b"" and int(own.split(b"$")[2]) == cost
-            matches = bcrypt.checkpw(password, own if mine else nobody)
-            right = right or (mine and matches)
+        for cost, placeholder in self._unknown_user_hashes.items():
+            is_own = own != b"" and int(own.split(b"$")[2]) == cost
+            matches = bcrypt.checkpw(password, own if is_own else placeholder)
+            right = right or (is_own and matches)
         return right
 
 

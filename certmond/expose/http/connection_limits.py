@@ -1,10 +1,10 @@
 """Limits of connections: number, share of an address, time, and displacement by new connections.
 
 Owns the numbers and the deadlines, and shuts down overdue connections. Reads and writes no payload. One address has at
-most half of the slots. If all are taken, a connection that waits for its client is displaced. Those without any request
-yield first, and among them the one that is silent longest. A new connection with a request displaces those at once, and
-others after `GRACE_SECONDS`. Silent connections therefore displace each other, a flood of them is refused at low cost,
-and clients with a request are served.
+most half of the slots. If all slots are in use, a new connection displaces one that waits for its client. It displaces
+connections without any request first, and of these the longest silent one. A new connection with a request displaces
+them immediately, and others after `GRACE_SECONDS`. So silent connections displace each other, the refusal of many of
+them costs little, and clients with a request are served.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ LEAVING = 16  # displaced, with threads that still run; a limit of further displ
 
 
 @dataclass(slots=True)
-class Seat:
+class Slot:
     origin: str
-    deadline: float  # the monotonic time at which the connection is shut down
-    since: float  # when that time was granted
-    asked: bool  # it has sent a request, or had begun to on arrival
-    waiting: bool  # for the client, whose next request is incomplete
+    deadline: float  # the monotonic time at which the server shuts down the connection
+    since: float  # the monotonic time of the last extension
+    asked: bool  # the client has sent a request, or had begun to send one on arrival
+    waiting: bool  # the server waits for the next request of the client
 
 
-class Seats:
+class Slots:
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.taken: dict[socket.socket, Seat] = {}
+        self.taken: dict[socket.socket, Slot] = {}
         self._leaving = 0
 
-    def take(self, connection: socket.socket, seconds: float) -> bool:
-        """Take a slot for the connection, perhaps of a displaced one. Return whether that was possible."""
+    def acquire(self, connection: socket.socket, seconds: float) -> bool:
+        """Acquire a slot for the connection, if necessary that of a displaced one. Return whether that succeeded."""
         origin, asks, now = origin_of(connection), brings_request(connection), time.monotonic()
         with self.changed:
-            own = [seat for seat in self.taken.values() if seat.origin == origin]
+            own = [slot for slot in self.taken.values() if slot.origin == origin]
             if len(own) >= SHARE and not self._displace(now, asks, origin):
                 return False
             if len(self.taken) >= CONNECTIONS and not self._displace(now, asks):
                 return False
-            self.taken[connection] = Seat(origin, now + seconds, now, asked=asks, waiting=True)
+            self.taken[connection] = Slot(origin, now + seconds, now, asked=asks, waiting=True)
             self.changed.notify_all()
             return True
 
     def _displace(self, now: float, asks: bool, origin: str | None = None) -> bool:
-        def yields(seat: Seat) -> bool:
-            ripe = now - seat.since >= GRACE_SECONDS or (asks and not seat.asked)
-            return ripe and seat.waiting and origin in {None, seat.origin}
+        def may_yield(slot: Slot) -> bool:
+            candidates = now - slot.since >= GRACE_SECONDS or (asks and not slot.asked)
+            return candidates and slot.waiting and origin in {None, slot.origin}
 
-        ripe = [(seat.asked, seat.since, number, each)
-                for number, (each, seat) in enumerate(self.taken.items()) if yields(seat)]  # fmt: skip
-        if not ripe or self._leaving >= LEAVING:
+        candidates = [(slot.asked, slot.since, number, each)
+                for number, (each, slot) in enumerate(self.taken.items()) if may_yield(slot)]  # fmt: skip
+        if not candidates or self._leaving >= LEAVING:
             return False
-        *_, connection = min(ripe)
+        *_, connection = min(candidates)
         del self.taken[connection]
         self._leaving += 1
         _end(connection, socket.SHUT_RDWR)
@@ -71,37 +71,37 @@ class Seats:
         """Move the slot to the connection that `wrap` returns. Raises ConnectionAbortedError if it was displaced."""
         with self.changed:
             if connection not in self.taken:
-                raise ConnectionAbortedError("it has made room")
+                raise ConnectionAbortedError("another connection has displaced it")
             other = wrap(connection)
             self.taken[other] = self.taken.pop(connection)
             return other
 
-    def grant(self, connection: socket.socket, seconds: float, *, waiting: bool = False) -> None:
+    def extend(self, connection: socket.socket, seconds: float, *, waiting: bool = False) -> None:
         with self.changed:
-            if seat := self.taken.get(connection):  # else it was displaced
+            if slot := self.taken.get(connection):  # otherwise it was displaced
                 now = time.monotonic()
-                if not (seat.waiting and waiting):  # the silence of a waiting client began earlier
-                    seat.since = now
-                seat.deadline, seat.waiting = now + seconds, waiting
-                seat.asked = seat.asked or not waiting
+                if not (slot.waiting and waiting):  # the silence of a waiting client began earlier
+                    slot.since = now
+                slot.deadline, slot.waiting = now + seconds, waiting
+                slot.asked = slot.asked or not waiting
 
-    def leave(self, connection: socket.socket) -> None:
+    def release(self, connection: socket.socket) -> None:
         """Release the slot, at the end of the connection's thread."""
         with self.changed:
             if self.taken.pop(connection, None) is None:
                 self._leaving -= 1
             self.changed.notify_all()
 
-    def cut(self, how: int, overdue_at: float = float("inf")) -> None:
-        """Shut down the overdue connections. A thread that waits for its client then ends."""
+    def shut_down(self, how: int, overdue_at: float = float("inf")) -> None:
+        """Shut down the overdue connections, which ends a thread that waits for its client."""
         with self.changed:
-            for connection, seat in self.taken.items():
-                if seat.deadline <= overdue_at:
+            for connection, slot in self.taken.items():
+                if slot.deadline <= overdue_at:
                     _end(connection, how)
 
 
 def brings_request(connection: socket.socket) -> bool:
-    """Return whether a complete head has arrived, or the beginning of a TLS handshake, where no more is visible."""
+    """Return whether a complete request head, or the beginning of a TLS handshake, has arrived."""
     try:
         head = connection.recv(HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:

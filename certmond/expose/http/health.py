@@ -31,11 +31,11 @@ class Heartbeat(NamedTuple):
 
 
 def not_alive(beat: Heartbeat, now: float) -> str | None:
-    """Return why the loop does not count as alive, or None. A heartbeat in the future counts as an old one."""
+    """Return why the loop does not count as alive, or None. A heartbeat from the future counts as old."""
     age = now - beat.alive_at
     if abs(age) < ALIVE_SECONDS:  # in this form, NaN is not alive
         return None
-    return f"the daemon's last sign of life is {age:.0f} s old; it gives one every 10 s: {SEE_JOURNAL}"
+    return f"the daemon's last heartbeat is {age:.0f} s old; it writes one every 10 s: {SEE_JOURNAL}"
 
 
 def silence(runtime_dir: Path) -> str | None:
@@ -44,7 +44,7 @@ def silence(runtime_dir: Path) -> str | None:
     try:
         return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
     except UNREADABLE as error:
-        return f"{path} is no sign of life ({error!r}): {SEE_JOURNAL}"
+        return f"{path} is not a heartbeat ({error!r}): {SEE_JOURNAL}"
 
 
 def not_ready(beat: Heartbeat, now: float) -> str | None:
@@ -60,19 +60,19 @@ def not_ready(beat: Heartbeat, now: float) -> str | None:
 def halted(text: bytes | None, now: float) -> str | None:
     """Return why the daemon may have missed changes, and since when, or None.
 
-    The text does not change as time passes. `text` is the heartbeat, or None where the file does not exist.
+    The result does not change with time. `text` is the heartbeat, or None if the file does not exist.
     """
     if text is None:
         return "The daemon is not running"
     try:
         beat = Heartbeat.parse(text)
         if not_alive(beat, now):
-            return f"The daemon has given no sign of life since {_written(beat.alive_at)}"
+            return f"The daemon has written no heartbeat since {_written(beat.alive_at)}"
         if not_ready(beat, now):
             passed = f"The daemon's last pass was at {_written(beat.pass_at)}" if beat.pass_at else None
             return passed or "The daemon has not completed its first pass"
     except UNREADABLE:
-        return "The daemon's sign of life cannot be read"
+        return "The daemon's heartbeat cannot be read"
     return None
 
 

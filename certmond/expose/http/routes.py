@@ -1,8 +1,8 @@
 """Requests and answers of the HTTP server, without sockets and threads.
 
-Only fixed file names are opened. No part of a URL reaches the file system. Each request opens its file, so the
-descriptor has one rendering, never a mixture. The plain form is sent with sendfile. The gzip form is compressed once
-for each rendering and shared. Imports the standard library only.
+Opens only fixed file names, and passes no part of a URL to the file system. Each request opens its file, so the
+descriptor has one rendering, never a mixture. sendfile sends the plain form. The gzip form is compressed once for each
+rendering and shared. Imports the standard library only.
 """
 
 import errno
@@ -27,13 +27,13 @@ from certmond.expose.page.render import empty, page, policy
 HEAD_BYTES = 16 * 1024  # of a request, line and headers together
 GZIP = 16 + zlib.MAX_WBITS
 PART_BYTES = 64 * 1024  # of a file, in memory at a time
-CHUNK_BYTES = 1024 * 1024  # each one that a client takes extends its time
+CHUNK_BYTES = 1024 * 1024  # each chunk that a client receives extends its time
 TEXT, HTML, JSON = "text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+) ([!-~]+) HTTP/1\.([01])")
 ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)")
 HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+):([^\0\r]*)")
-SHORTENED = "the file was shortened while it was being sent"
+SHORTENED = "the file was shortened during the transfer"
 
 
 class Request(NamedTuple):
@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 
 class Rendering(io.FileIO):
-    """A file as the daemon rendered it. A later rename into its place does not change it."""
+    """An open file as the daemon rendered it. A later rename to the same name does not change it."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -64,7 +64,7 @@ class Rendering(io.FileIO):
             offset += sent
 
     def feed(self, connection: socket.socket, offset: int, end: int) -> None:
-        """Send the same bytes through a connection that encrypts them."""
+        """Send the bytes like `send`, through an encrypted connection."""
         while offset < end:
             part = os.pread(self.fileno(), min(PART_BYTES, end - offset), offset)
             if not part:
@@ -104,7 +104,7 @@ def sentence(status: HTTPStatus, text: str, *headers: str) -> Answer:
 
 
 def read_request(stream: io.BufferedIOBase) -> Request | HTTPStatus | None:
-    """Return the next request of a connection, or its error; None when the client has no more."""
+    """Return the next request of a connection, or its error, or None after the last request."""
     lines: list[bytes] = []
     room = HEAD_BYTES
     while line := stream.readline(room + 1):
@@ -132,7 +132,7 @@ def parse_request(first: bytes, *rest: bytes) -> Request | None:
     keep_alive = (line[3] == b"1" or "keep-alive" in wishes) and "close" not in wishes and not has_body
     target = line[2].decode()
     if absolute := ABSOLUTE.match(target):
-        headers["host"] = absolute[1]  # whatever Host is (RFC 9112, 3.2.2)
+        headers["host"] = absolute[1]  # this overrides Host (RFC 9112, 3.2.2)
         target = target[absolute.end() :]
     return Request(line[1].decode(), target.partition("?")[0] or "/", headers, keep_alive)
 
@@ -185,7 +185,7 @@ def named(file: Rendering, tail: bytes) -> str:
 
 
 def conditional(request: Request, tag: str, answer: Answer) -> Answer:
-    """Return the answer with the entity tag `tag`, or 304 where the client has it already."""
+    """Return the answer with the entity tag `tag`, or 304 if the client has it already."""
     known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
     headers = (*answer.headers, f"ETag: {tag}")
     if known.isdisjoint({"*", tag}):
@@ -198,7 +198,7 @@ def conditional(request: Request, tag: str, answer: Answer) -> Answer:
 class Front:
     """The page, rendered on the first request after a change, and shared in its gzip form.
 
-    The server renders it: only the server can report the daemon's end, and the page may have no readers.
+    The server renders it, because it can report that the daemon has ended, and renders only for a reader.
     """
 
     def __init__(self, runtime_dir: Path) -> None:
@@ -234,7 +234,7 @@ class Front:
                 try:
                     text = page(status.readall(), activity.readall() if activity else None, why, tag)
                 except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-                    text = empty(f"what the daemon rendered cannot be shown ({error!r}): {SEE_JOURNAL}")
+                    text = empty(f"the page cannot show the documents of the daemon ({error!r}): {SEE_JOURNAL}")
                 compressor = zlib.compressobj(1, zlib.DEFLATED, GZIP)
                 self._made = (tag, compressor.compress(text.encode()) + compressor.flush())
             return self._made
@@ -249,7 +249,7 @@ class Site:
     """The fixed set of paths, and the answer of each."""
 
     def __init__(self, runtime_dir: Path, metrics: Callable[[], bytes] = bytes) -> None:
-        """`metrics` returns those of this process, which follow the daemon's."""
+        """`metrics` returns the metrics of this process, which follow those of the daemon."""
         self.heartbeat = runtime_dir / "heartbeat.json"
         self.routes: dict[str, Callable[[Request], Answer]] = {
             "/": Front(runtime_dir).answer,
@@ -263,9 +263,9 @@ class Site:
     def answer(self, request: Request) -> Answer:
         route = self.routes.get(request.path)
         if route is None:
-            return sentence(HTTPStatus.NOT_FOUND, f"not found; here are {', '.join(self.routes)}")
+            return sentence(HTTPStatus.NOT_FOUND, f"not found; the paths are {', '.join(self.routes)}")
         if request.method not in {"GET", "HEAD"}:
-            return sentence(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered", "Allow: GET, HEAD")
+            return sentence(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are allowed", "Allow: GET, HEAD")
         try:
             return route(request)
         except OSError as error:
@@ -277,5 +277,5 @@ class Site:
         try:
             reason = why_not(Heartbeat.parse(text), time.time())
         except UNREADABLE as error:
-            reason = f"{self.heartbeat} is no heartbeat ({error!r}): {SEE_JOURNAL}"
+            reason = f"{self.heartbeat} is not a heartbeat ({error!r}): {SEE_JOURNAL}"
         return sentence(HTTPStatus.SERVICE_UNAVAILABLE, reason) if reason else sentence(HTTPStatus.OK, "ok")

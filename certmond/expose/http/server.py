@@ -1,8 +1,7 @@
 """The HTTP server process: serves the files that the daemon renders into its runtime directory.
 
 Owns the sockets, the threads and their time limits. `connection_limits` limits their number, `routes` has the answers,
-and `access_policy` decides access. It holds no key of the node, needs no privilege and imports the standard library
-only.
+and `access_policy` decides access. Reads no key of the node, needs no privilege and imports the standard library only.
 """
 
 import errno
@@ -22,32 +21,32 @@ from typing import Self
 
 from certmond.errors import ListenError
 from certmond.expose.http.access_policy import Gate, OpenGate, Policy, misdirected
-from certmond.expose.http.connection_limits import Seats, origin_of
+from certmond.expose.http.connection_limits import Slots, origin_of
 from certmond.expose.http.routes import CHUNK_BYTES, HEAD_BYTES, Answer, Site, read_request, sentence
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 64  # accepted before the next check of the deadlines
-BACKLOG = 1024  # wait in the kernel; clients of a larger burst retry after a second
-DEFER_SECONDS = 1  # the kernel holds a connection so long, unless its client sends data
+AT_ONCE = 64  # connections to accept before the next check of the deadlines
+BACKLOG = 1024  # connections that wait in the kernel; clients of a larger burst retry after a second
+DEFER_SECONDS = 1  # the kernel delays a connection for this time, until its client sends data
 STOP_SECONDS = 0.8  # for answers in progress after a request to stop
 LISTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<four>[0-9.]+|localhost)):(?P<port>[0-9]{1,5})")
 EXPOSED = (
-    "listening on %s without TLS, or without asking who is there: others than this host can read the names, paths and "
-    "ends of its certificates; give --web-config FILE (docs/web.md), or see that a firewall keeps them away"
+    "listening on %s without TLS or without authentication: other hosts can read the names, paths and expiry of the "
+    "certificates; configure both with --web-config FILE (docs/web.md), or block other hosts with a firewall"
 )
 REMEDIES = {
-    errno.EADDRINUSE: "another process has this port: find it with `ss -ltnp`, or choose another with --listen",
+    errno.EADDRINUSE: "another process uses this port: find it with `ss -ltnp`, or choose another port with --listen",
     errno.EADDRNOTAVAIL: "choose an address that `ip address` shows on this host",
-    errno.EACCES: "a port below 1024 needs a privilege that this process has no other use for: choose a higher one",
-    errno.EPERM: "the unit allows its own port only: add a drop-in with SocketBindAllow= for this one",
+    errno.EACCES: "a port below 1024 needs a privilege that this process does not have: choose a higher port",
+    errno.EPERM: "the unit allows only its default port: add a drop-in with SocketBindAllow= for this port",
 }
 
 
 class Server:
     """One loop, which accepts connections and checks deadlines, and a thread for each connection."""
 
-    patience = 10.0  # seconds: for the handshake, to send a request whole, and to take each chunk of its answer
+    patience = 10.0  # seconds for the handshake, for a complete request, and for each chunk of the answer
 
     def __init__(self, runtime_dir: Path, listeners: list[socket.socket], gate: Gate | None = None) -> None:
         self.listeners, self.gate = listeners, gate or OpenGate()
@@ -56,7 +55,7 @@ class Server:
             listener.setblocking(False)
             if listener.family != socket.AF_UNIX:
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_SECONDS)
-        self.seats = Seats()
+        self.slots = Slots()
         self._stopping = False
         self._woken, self._waker = socket.socketpair()
         self._ping_every = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6  # half of systemd's limit
@@ -95,10 +94,10 @@ class Server:
         notify("STOPPING=1")
         for listener in self.listeners:
             listener.close()
-        self.seats.cut(socket.SHUT_RD)  # ends connections that wait for a request; answers in progress continue
-        with self.seats.changed:
-            self.seats.changed.wait_for(lambda: not self.seats.taken, STOP_SECONDS)
-        self.seats.cut(socket.SHUT_RDWR)
+        self.slots.shut_down(socket.SHUT_RD)  # ends connections that wait for a request; answers in progress continue
+        with self.slots.changed:
+            self.slots.changed.wait_for(lambda: not self.slots.taken, STOP_SECONDS)
+        self.slots.shut_down(socket.SHUT_RDWR)
 
     def _service_actions(self) -> float | None:
         """Send the watchdog's heartbeat and shut down overdue connections. Return the seconds until the next call."""
@@ -106,26 +105,26 @@ class Server:
         if self._ping_every and now >= self._ping_at:
             notify("WATCHDOG=1")
             self._ping_at = now + self._ping_every
-        self.seats.cut(socket.SHUT_RDWR, overdue_at=now)
+        self.slots.shut_down(socket.SHUT_RDWR, overdue_at=now)
         pauses = [self._ping_at - now] if self._ping_every else []
-        return min(pauses + ([min(1.0, self.patience)] if self.seats.taken else []), default=None)
+        return min(pauses + ([min(1.0, self.patience)] if self.slots.taken else []), default=None)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a connection, if one waits. Return whether one did."""
+        """Accept a waiting connection. Return False if no connection waits."""
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
             return False
-        except OSError:  # the client left, or descriptors ran out: do not spin, as the listener stays readable
+        except OSError:  # the client left, or no descriptor is free: pause, because the listener stays readable
             time.sleep(0.05)
             return False
-        if self.seats.take(connection, self.patience):
+        if self.slots.acquire(connection, self.patience):
             connection.setblocking(True)
             local = listener.family != socket.AF_UNIX and not is_open(listener)
             try:
                 threading.Thread(target=self._converse, args=(connection, local), daemon=True).start()
             except RuntimeError:  # no thread is available
-                self.seats.leave(connection)
+                self.slots.release(connection)
                 self._turn_away(connection)
         else:
             self._turn_away(connection)
@@ -140,17 +139,17 @@ class Server:
             connection.shutdown(socket.SHUT_WR)
 
     def _converse(self, connection: socket.socket, local: bool) -> None:
-        """Serve a connection from its first request to its end. `local`: its listener is on loopback."""
+        """Serve a connection from its first request to its end. With `local`, its listener is on loopback."""
         try:
             origin, policy = origin_of(connection), self.gate.policy()
             if connection.family != socket.AF_UNIX:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = self.seats.change(connection, policy.wrap)
+            connection = self.slots.change(connection, policy.wrap)
             if policy.greet(connection):
                 with connection.makefile("rb") as stream:
                     while self._exchange(connection, stream, policy, origin, local):
                         pass
-            self.seats.grant(connection, min(1.0, self.patience))
+            self.slots.extend(connection, min(1.0, self.patience))
             with suppress(OSError):
                 policy.part(connection)
             socket.socket.shutdown(connection, socket.SHUT_WR)
@@ -159,28 +158,28 @@ class Server:
         except OSError:
             pass  # the client left, or its time was up
         except Exception:
-            log.exception("a request was left without an answer", extra={"kind": "request_failed"})
+            log.exception("certmond did not answer a request", extra={"kind": "request_failed"})
         finally:
             connection.close()
-            self.seats.leave(connection)
+            self.slots.release(connection)
 
     def _exchange(
         self, connection: socket.socket, stream: io.BufferedIOBase, policy: Policy, origin: str, local: bool
     ) -> bool:
-        """Read one request and answer it. Return whether another may follow."""
-        self.seats.grant(connection, self.patience, waiting=True)
+        """Read one request and answer it. Return whether another request may follow."""
+        self.slots.extend(connection, self.patience, waiting=True)
         request = read_request(stream)
         if request is None:
             return False
         if isinstance(request, HTTPStatus):
             self._send(connection, policy.dress(sentence(request, request.phrase)), keep_alive=False)
             return False
-        self.seats.grant(connection, self.patience)
+        self.slots.extend(connection, self.patience)
         latest = self.gate.policy()
         refusal = latest.refusal(request, origin) or (misdirected(request, latest) if local else None)
         answer = latest.dress(refusal or self.site.answer(request))
         keep_alive = request.keep_alive and latest is policy and not self._stopping
-        self.seats.grant(connection, self.patience)
+        self.slots.extend(connection, self.patience)
         self._send(connection, answer, keep_alive=keep_alive, whole=request.method != "HEAD")
         return keep_alive
 
@@ -198,12 +197,12 @@ class Server:
                     body.send(connection, offset, end)
                 else:
                     body.feed(connection, offset, end)
-                self.seats.grant(connection, self.patience)
+                self.slots.extend(connection, self.patience)
             connection.sendall(tail)
 
 
 def notify(state: str) -> None:
-    """Notify systemd, where it started this process."""
+    """Notify systemd, if it started this process."""
     if "NOTIFY_SOCKET" in os.environ:
         import systemd.daemon  # noqa: PLC0415  # optional outside systemd
 
@@ -219,7 +218,9 @@ def inherited() -> list[socket.socket]:
 
     descriptors = systemd.daemon.listen_fds()
     if not all(systemd.daemon.is_socket(each, type=socket.SOCK_STREAM, listening=1) for each in descriptors):
-        raise ListenError("what systemd passed is no listening socket: the .socket unit needs ListenStream=, Accept=no")
+        raise ListenError(
+            "systemd passed a socket that does not listen: the .socket unit needs ListenStream=, Accept=no"
+        )
     return [socket.socket(fileno=each) for each in descriptors]
 
 

@@ -1,8 +1,8 @@
 """TLS of the listener: the settings of a web configuration, applied to OpenSSL.
 
-Owns the reading of certificates and keys, their TLS context, and the check of a client's names. OpenSSL reads the bytes
-from anonymous memory: each file is read once, whole, and nothing is left behind. Parses no certificate itself. Only the
-context keeps a key.
+Owns the read of certificates and keys, their TLS context, and the check of a client's names. Reads each file once, and
+passes the bytes to OpenSSL in anonymous memory, which leaves no file. Parses no certificate. Only the context keeps a
+key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAMES = {"DNS", "email", "IP Address", "URI"}
 
 
 def make_context(source: Source) -> ssl.SSLContext:
-    """Return a server's context. Raises ConfigError with every unusable file, each at its key."""
+    """Return the context of the server. Raises ConfigError with every unusable file and the line of its key."""
     settings, problems = source.config.tls_server_config, []
     pems = {key: _inline(source, key) for key in ("cert", "key", "client_ca")}
     for key in settings.files:
@@ -54,7 +54,7 @@ def make_context(source: Source) -> ssl.SSLContext:
 def allowed(connection: ssl.SSLSocket, names: tuple[str, ...]) -> bool:
     """Return whether one of the client's alternative names, of any kind, is literally in `names`. True without `names`.
 
-    Addresses are written as Go writes them: 192.0.2.1, 2001:db8::1.
+    Addresses have the form of Go: 192.0.2.1, 2001:db8::1.
     """
     if not names:
         return True
@@ -75,7 +75,7 @@ def _inline(source: Source, key: str) -> bytes:
 
 
 def _key_of(source: Source, name: str) -> str:
-    """Return the key that configures `name`: the one of a file, or of an inline value."""
+    """Return the key that configures `name`: that of a file, or of an inline value."""
     return f"{name}_file" if f"{name}_file" in source.config.tls_server_config.files else name
 
 
@@ -86,13 +86,15 @@ def _take_pair(context: ssl.SSLContext, source: Source, pems: dict[str, bytes]) 
         with _memory(pems["cert"]) as cert_path, _memory(pems["key"]) as key_path:
             context.load_cert_chain(cert_path, key_path, password=_no_password)
     except _EncryptedError:
-        yield Problem(place, f"{key} is encrypted; nobody is here to be asked for its password")
+        yield Problem(
+            place, f"{key} is encrypted, and certmond cannot prompt for a password; decrypt it: openssl pkey -in {key}"
+        )
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None)
         if reason == "KEY_VALUES_MISMATCH":
-            yield Problem(place, f"is not the certificate of {key}; put in place the pair that belongs together")
+            yield Problem(place, f"is not the certificate of {key}; install a certificate with its key")
         else:
-            yield Problem(place, f"cannot be used with {key} ({reason or 'no PEM'}); both have to be whole and PEM")
+            yield Problem(place, f"cannot be used with {key} ({reason or 'no PEM'}); both must be complete PEM files")
 
 
 def _take_authorities(context: ssl.SSLContext, source: Source, pem: bytes) -> Iterator[Problem]:
@@ -132,7 +134,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
         except (OSError, ValueError):  # X25519 with Python 3.11.2, as in Debian 12
             fact = f"cannot be {curve} with the Python that certmond runs with"
             yield Problem(
-                source.place("curve_preferences"), f"{fact}; take it away: OpenSSL offers what it has by itself"
+                source.place("curve_preferences"), f"{fact}; remove it: OpenSSL then offers its default curves"
             )
 
 
@@ -146,7 +148,7 @@ def _no_password() -> str:
 
 @contextmanager
 def _memory(pem: bytes) -> Iterator[str]:
-    """Yield a path to these bytes for the block. OpenSSL accepts only paths, and a key must not reach a disk."""
+    """Yield a path to these bytes for the block. OpenSSL accepts only paths, and a key must not be on a disk."""
     if len(pem) > MAX_BYTES:
         raise ValueError("larger than 1 MiB")
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)

@@ -1,8 +1,8 @@
 """The web configuration in the format of Prometheus's exporter-toolkit: a frozen WebConfig, or every problem.
 
 Owns the keys, their values and their combinations. Each problem has its file and line, and none quotes a key or a hash.
-Follows docs/web-configuration.md of prometheus/exporter-toolkit. A comment names each place where certmond is stricter.
-Opens only the given file.
+Follows docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each rule of certmond that is
+stricter. Opens only the given file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HEADERS = {
     "X-Frame-Options": ("deny", "sameorigin"),
     "X-XSS-Protection": (),
 }
-"""The headers that the configuration may set, and their values where only some make sense."""
+"""The headers that the configuration may set, with the valid values of some."""
 MOST_COST = 15
 """Each step of the cost doubles the time of a check. 15 takes about two seconds, and a client has ten."""
 
@@ -58,7 +58,9 @@ _VERIFYING = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
 
 def _client_auth(value: Any) -> Any:
     if value in {"RequireAnyClientCert", "RequireClientCert"}:  # these prove only that the client has a key
-        raise ValueError(f"{value} lets in whoever has made a certificate; write RequireAndVerifyClientCert")
+        raise ValueError(
+            f"{value} admits every client with a certificate of any issuer; write RequireAndVerifyClientCert"
+        )
     return value or "NoClientCert"
 
 
@@ -162,7 +164,7 @@ class Source:
         return self.tree.find(("tls_server_config", key))
 
     def path(self, key: str) -> Path:
-        """Return the path of the file at this key. A relative path starts at the configuration's directory."""
+        """Return the path of the file at this key. A relative path starts at the directory of the configuration."""
         return self.directory / self.config.tls_server_config.files[key]
 
     @property
@@ -175,7 +177,7 @@ def content(path: Path, most: int = MAX_BYTES) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         return stream.read(most + 1)
 
 
@@ -217,31 +219,33 @@ def _tls(tree: Node) -> Iterator[Problem]:
         return
     for key in ("cert", "key", "client_ca"):
         if key in given and f"{key}_file" in given:
-            yield Problem(given[key].place, f"is given, and {key}_file as well; keep one of them")
+            yield Problem(given[key].place, f"conflicts with {key}_file; remove one of them")
         elif key != "client_ca" and not {key, f"{key}_file"} & given.keys():
             yield Problem(whole.place, f"has no {key}_file; without one there is no TLS")
     authority = given.get("client_ca_file") or given.get("client_ca")
     auth = given.get("client_auth_type")
     policy = auth.value if auth else "NoClientCert"
     if auth and policy in _VERIFYING and not authority:  # Go would admit every client with a certificate of a public CA
-        yield Problem(auth.place, f"{policy} needs client_ca_file, the CAs that clients are verified against")
+        yield Problem(auth.place, f"{policy} needs client_ca_file, the CAs that verify the clients")
     if authority and policy == "NoClientCert":
-        yield Problem(authority.place, "asks no client for a certificate by itself; add client_auth_type")
+        yield Problem(authority.place, "has no effect without client_auth_type; add it")
     names = given.get("client_allowed_sans")
     if names and policy != "RequireAndVerifyClientCert":
-        yield Problem(names.place, "needs client_auth_type: RequireAndVerifyClientCert; else there is no name to trust")
+        yield Problem(
+            names.place, "needs client_auth_type: RequireAndVerifyClientCert; otherwise the names are not verified"
+        )
     elif names and names.value == []:
-        yield Problem(names.place, "lets nobody in; name somebody, or take it away")
+        yield Problem(names.place, "allows no client; add a name, or remove the key")
     least, most = (given[key].value if key in given else None for key in ("min_version", "max_version"))
     least, most = least or "TLS12", most or "TLS13"
     if least in VERSIONS and most in VERSIONS and VERSIONS.index(str(least)) > VERSIONS.index(str(most)):
         yield Problem(given.get("min_version", given.get("max_version", whole)).place, f"{least} is above {most}")
     suites = [node.value for node in given["cipher_suites"].items] if "cipher_suites" in given else []
     if suites and most != "TLS13" and not set(suites) - set(SUITES_13):
-        yield Problem(given["cipher_suites"].place, f"has none for {most}; add one, or allow TLS13")
+        yield Problem(given["cipher_suites"].place, f"has no suite for {most}; add one, or allow TLS13")
     curves = given.get("curve_preferences")
     if curves and len(curves.items) > 1:  # ssl.SSLContext.set_ecdh_curve takes one
-        yield Problem(curves.place, "can name one curve here; keep the one that all clients have, or take it away")
+        yield Problem(curves.place, "supports one curve; keep a curve that all clients support, or remove the key")
 
 
 def _headers(tree: Node) -> Iterator[Problem]:
@@ -249,12 +253,12 @@ def _headers(tree: Node) -> Iterator[Problem]:
     for name, node in whole.keys("headers") if whole else ():
         if name not in HEADERS:
             yield Problem(
-                node.place, f"cannot be set{meant(name, HEADERS) or '; those that can: ' + ', '.join(HEADERS)}"
+                node.place, f"cannot be set{meant(name, HEADERS) or '; valid headers: ' + ', '.join(HEADERS)}"
             )
         elif not isinstance(value := node.value, str):
             continue
         elif value and not (value.isascii() and value.isprintable()):
-            yield Problem(node.place, "must be one line of plain characters")
+            yield Problem(node.place, "must be one line of printable ASCII characters")
         elif HEADERS[name] and value not in HEADERS[name]:
             yield Problem(node.place, f"must be {' or '.join(HEADERS[name])}, not {shown(value)}")
 
@@ -262,10 +266,14 @@ def _headers(tree: Node) -> Iterator[Problem]:
 def _users(tree: Node) -> Iterator[Problem]:
     for name, node in tree.keys("basic_auth_users"):
         if ":" in name:
-            yield Problem(node.place, "has a colon in its name, where basic authentication has the password begin")
+            yield Problem(
+                node.place, "has a colon in its name, which separates name and password in basic authentication"
+            )
         if not isinstance(node.value, str):
             continue
         if not (parts := _HASH.fullmatch(node.value)) or not 4 <= int(parts[1]) <= 31:
-            yield Problem(node.place, "is no bcrypt hash; `htpasswd -nBC 10 \"\" | tr -d ':\\n'` makes one")
+            yield Problem(node.place, "is not a bcrypt hash; create one: htpasswd -nBC 10 \"\" | tr -d ':\\n'")
         elif int(parts[1]) > MOST_COST:
-            yield Problem(node.place, f"has the cost {parts[1]}, which no client waits for; {MOST_COST} is the most")
+            yield Problem(
+                node.place, f"has the cost {parts[1]}, for which clients time out; the maximum is {MOST_COST}"
+            )

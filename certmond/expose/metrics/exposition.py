@@ -1,7 +1,7 @@
 """The files of the runtime directory: metrics and status, rendered from an assessment and written atomically.
 
-Owns the exposition of certificates, and writes the runtime directory. Unchanged parts are neither rendered again nor
-kept in memory: `incremental_rewrite` copies them from the previous file.
+Owns the exposition of certificates, and the files in the runtime directory. It neither renders unchanged parts again
+nor keeps them in memory: `incremental_rewrite` copies them from the previous file.
 """
 
 from __future__ import annotations
@@ -42,17 +42,21 @@ _OF = ("certificate", "path")
 NOT_BEFORE = Family("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time", _OF)
 NOT_AFTER = Family(
     "certmond_certificate_not_after_timestamp_seconds",
-    "End of validity, Unix time; of the last good file where it broke",
+    "End of validity, Unix time; of the last valid certificate if the file broke",
     _OF,
 )
-RENEWAL = Family("certmond_certificate_renewal_timestamp_seconds", "From when on it is due for renewal, Unix time", _OF)
-CHAIN_VALID = Family("certmond_certificate_chain_valid", "1 if a certification path to its trust anchor holds now", _OF)
+RENEWAL = Family(
+    "certmond_certificate_renewal_timestamp_seconds",
+    "Time from which the certificate is due for renewal, Unix time",
+    _OF,
+)
+CHAIN_VALID = Family("certmond_certificate_chain_valid", "1 if a certification path to the trust anchor is valid", _OF)
 INFO = Family(
     "certmond_certificate_info",
-    "1, with the certificate's facts as labels",
+    "1, with the facts of the certificate as labels",
     (*_OF, "subject", "issuer", "serial", "sha256", "key"),
 )
-FINDING = Family("certmond_finding", "1 while the finding stands", (*_OF, "reason", "severity"))
+FINDING = Family("certmond_finding", "1 while the finding is open", (*_OF, "reason", "severity"))
 TRUST_ANCHOR_NOT_AFTER = Family(
     "certmond_trust_anchor_not_after_timestamp_seconds",
     "End of validity of a trust anchor, Unix time",
@@ -60,7 +64,7 @@ TRUST_ANCHOR_NOT_AFTER = Family(
 )
 SERVED_MATCHES = Family(
     "certmond_certificate_served_matches",
-    "1 if what is served at the endpoint is what the file has",
+    "1 if the endpoint serves the certificate in the file",
     (*_OF, "endpoint"),
 )
 FAMILIES = (
@@ -74,15 +78,15 @@ FAMILIES = (
     SERVED_MATCHES,
 )
 """The gauges about certificates, in their order in the text."""
-COUNT = Family("certmond_findings", "How many findings stand", ("severity",))
-"""The gauge that is always exported, with 0 where no finding exists."""
+COUNT = Family("certmond_findings", "Number of open findings", ("severity",))
+"""The gauge that is always exported, with 0 without a finding."""
 
 _Lines = tuple[str, ...]
-"""The lines of one certificate, one text for each gauge (empty where it has none)."""
+"""The lines of one certificate, one text for each gauge, empty without a series."""
 
 
 class Renderer:
-    """Writes the two files that have something of every certificate."""
+    """Writes the two files that contain every certificate: metrics and status."""
 
     def __init__(self) -> None:
         self._metrics = Sheet(_lines)
@@ -181,11 +185,17 @@ def summary(assessment: Assessment, following: NextEvent | None) -> str:
     Without certificates, the line does not report that all is well.
     """
     if not assessment.statuses:
-        return "no certificate to watch: `certmond check` says which profile fits"
+        return "no certificate to watch; see the profile: certmond check"
     certificates = [status for status in assessment.certificates if status.certificate]
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
     warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
-    state = f"{len(worst)} critical" if worst else f"{len(warned)} to look at" if warned else "all well"
+    state = (
+        f"{len(worst)} critical"
+        if worst
+        else f"{len(warned)} warning{'s' * (len(warned) != 1)}"
+        if warned
+        else "all well"
+    )
     due = f"; next due {following.target} on {following.at:%Y-%m-%d}" if following else ""
     about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")
     return f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}, {state}{about}{due}"
@@ -216,7 +226,9 @@ def read_status(directory: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = document["schema"] == SCHEMA and datetime.fromisoformat(document["taken_at"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise RuntimeDirError(f"{path} cannot be read ({error}); is `certmond run` running?") from error
+        raise RuntimeDirError(f"{path} cannot be read ({error}); see: systemctl status certmond") from error
     if not known:
-        raise RuntimeDirError(f"{path} has another schema than {SCHEMA}; is the daemon of another version?")
+        raise RuntimeDirError(
+            f"{path} has another schema than {SCHEMA}; install the same version for the daemon and this command"
+        )
     return document

@@ -1,8 +1,7 @@
 """Replacement of a file of many rows, of which few change: unchanged rows are copied from the previous file.
 
-Owns the replacement of a file as a whole, and the position of each row in the previous file. That file stays open, and
-the kernel copies from it, so no text stays in memory. If another process has touched the file, every row is rendered
-again.
+Owns the replacement of the file, and the position of each row in the previous file. That file stays open, and the
+kernel copies from it, so no text stays in memory. If another process has changed the file, every row is rendered again.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ def replacing(path: Path) -> Iterator[int]:
     """
     staged = path.with_name(f".{path.name}.new")
     try:
-        staged.unlink(missing_ok=True)  # may belong to another user where the directory is shared
+        staged.unlink(missing_ok=True)  # it may belong to another user in a shared directory
         descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            os.fchmod(descriptor, 0o644)  # the unit's umask is for other files: every user may read this one
+            os.fchmod(descriptor, 0o644)  # override the umask of the unit: every user may read this file
             yield descriptor
             staged.replace(path)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise RuntimeDirError(
-            f"{path} cannot be written ({error.strerror}); see that it is there and not full"
+            f"{path} cannot be written ({error.strerror}); check its directory and the free space: df"
         ) from error
 
 
@@ -58,7 +57,7 @@ class _Column(NamedTuple):
 
 
 class _Reading:
-    """Positions in a column, for increasing row numbers: the sizes in between are added up once."""
+    """Positions in a column, for increasing row numbers, with one addition of each size."""
 
     def __init__(self, column: _Column) -> None:
         self._column = column
@@ -153,16 +152,16 @@ class Sheet(Generic[R]):
         while start < end and self._file is not None:
             copied = os.sendfile(descriptor, self._file, start, end - start)
             if not copied:
-                raise OSError(errno.EIO, "it was shortened meanwhile")
+                raise OSError(errno.EIO, "another process shortened the file")
             start += copied
 
 
 def _state(descriptor: int) -> tuple[int, ...]:
-    """Return what shows that the file is untouched: each change of it updates its change time."""
+    """Return values that change with each change of the file."""
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def encoded(text: str) -> bytes:
-    """Return the bytes of a text in a file, with escapes for what has no encoding."""
+    """Return the bytes of a text in a file, with escapes for characters that UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""The daemon's metrics about itself, in a separate registry, so that no library adds to them."""
+"""The daemon's metrics about itself, in a separate registry without metrics of libraries."""
 
 from __future__ import annotations
 
@@ -38,51 +38,60 @@ class Telemetry:
         self.watch_events = Counter("certmond_watch_events", "Changes that inotify reported", registry=registry)
         self.watch_overflows = Counter("certmond_watch_overflows", "Overflows of the inotify queue", registry=registry)
         self.watched = Gauge("certmond_watched_directories", "Directories under inotify", registry=registry)
-        self.polled = Gauge("certmond_polled_directories", "Directories that inotify cannot see", registry=registry)
-        self.passes = Counter(
-            "certmond_passes", "Passes of the loop, by what caused them", ["cause"], registry=registry
+        self.polled = Gauge(
+            "certmond_polled_directories",
+            "Directories that are polled, because inotify reports no changes in them",
+            registry=registry,
         )
+        self.passes = Counter("certmond_passes", "Passes of the loop, by cause", ["cause"], registry=registry)
         self.duration = Histogram(
-            "certmond_pass_duration_seconds", "Time from the look at the files to the verdicts",
+            "certmond_pass_duration_seconds", "Time from the read of the files to the verdicts",
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10), registry=registry,
         )  # fmt: skip
         self.latency = Histogram(
             "certmond_change_to_publish_seconds", "Time from the first report of a change to its verdict",
             buckets=(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5), registry=registry,
         )  # fmt: skip
-        self.last_pass = Gauge("certmond_last_pass_timestamp_seconds", "When the last pass was done", registry=registry)
+        self.last_pass = Gauge(
+            "certmond_last_pass_timestamp_seconds", "End of the last pass, Unix time", registry=registry
+        )
         self.config_ok = Gauge(
-            "certmond_config_last_reload_successful", "Whether the configuration on disk is in force", registry=registry
+            "certmond_config_last_reload_successful",
+            "1 if the configuration on disk is in force, 0 if it was refused",
+            registry=registry,
         )
         self.renewals = Counter(
-            "certmond_renewals", "Renewals that were tried", ["certificate", "result"], registry=registry
+            "certmond_renewals",
+            "Attempts to renew a certificate, by result",
+            ["certificate", "result"],
+            registry=registry,
         )
         self.restarts = Counter(
-            "certmond_restarts", "Restarts of services, by how they ended", ["service", "result"], registry=registry
+            "certmond_restarts", "Restarts of services, by result", ["service", "result"], registry=registry
         )
         self.hook_runs = Counter(
-            "certmond_hook_runs", "Runs of hooks, by how they ended", ["hook", "result"], registry=registry
+            "certmond_hook_runs", "Runs of hooks, by result", ["hook", "result"], registry=registry
         )
         self._hook_waiting = Gauge(
             "certmond_hook_waiting",
-            "Findings of which a hook is still to be told something",
+            "Findings with an event that the hook has not received yet",
             ["hook"],
             registry=registry,
         )
         self.unlogged = Counter(
             "certmond_changes_not_logged",
-            "Changes of findings and certificates that came too often to be logged one by one",
+            "Changes of findings and certificates that exceeded the rate limit of the log",
             registry=registry,
         )
         self._planned = Gauge(
-            "certmond_planned_steps", "Steps that enforce mode would carry out now", ["step"], registry=registry
+            "certmond_planned_steps", "Steps that enforce mode would execute now", ["step"], registry=registry
         )
         self._phase = Gauge(
-            "certmond_rotation_phase", "1 for the phase of the rotation that is under way", ["phase"], registry=registry
+            "certmond_rotation_phase", "1 for the phase of the rotation in progress", ["phase"], registry=registry
         )
         self._workers = Gauge(
             "certmond_rotation_workers",
-            "Workers in the phase of the rotation that is under way, as far as this node counts them",
+            "Workers in the phase of the rotation in progress, if this node counts them",
             ["state"],
             registry=registry,
         )
@@ -127,7 +136,7 @@ class Telemetry:
             self._phase.labels(str(name)).set(name == (phase or "idle"))
 
     def set_workers(self, workers: Workers | None) -> None:
-        """Set how many workers exist, may act and have acknowledged the phase; None where this node counts none."""
+        """Set the numbers of workers that exist, may act and have acknowledged the phase. None sets 0."""
         for name in _WORKERS:
             self._workers.labels(name).set(getattr(workers, name) if workers else 0)
 

@@ -1,7 +1,7 @@
-"""The metrics of x509-certificate-exporter beside certmond's own, for existing rules and dashboards.
+"""Additional metrics with the names of x509-certificate-exporter, for existing rules and dashboards.
 
 Owns these names and labels, as in versions 3 and 4 for files and kubeconfigs (its internal/collector.go and
-docs/metrics.md). Exports certmond's assessment, and reads no file. Active only where the configuration enables it.
+docs/metrics.md). Exports certmond's assessment, and reads no file. Active only if the configuration enables it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _FIELDS = {
 _FAMILIES = (
     ("x509_cert_not_before", "Start of validity, Unix time"),
     ("x509_cert_not_after", "End of validity, Unix time"),
-    ("x509_cert_expired", "1 if it has ended"),
-    ("x509_cert_error", "1 if no certificate can be read from the file"),
+    ("x509_cert_expired", "1 if the certificate has expired"),
+    ("x509_cert_error", "1 if the file has no readable certificate"),
 )
 
 
@@ -64,7 +64,7 @@ class Compatible:
         self._kept: dict[tuple[str, str], _Rendered] = {}
 
     def text(self, assessment: Assessment) -> str:
-        """Return the exposition text. Each certificate of a file is in it once, however many entries refer to it."""
+        """Return the exposition text. It has each certificate of a file once, for any number of entries."""
         now, before = int(assessment.taken_at.timestamp()), self._kept
         self._kept = kept = {}
         found: dict[str, _Series] = {}
@@ -89,7 +89,7 @@ class Compatible:
         for (name, explanation), column in zip(_FAMILIES, columns, strict=True):
             parts.append(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n")
             parts += column
-        parts.append("# HELP x509_read_errors How many files cannot be read\n# TYPE x509_read_errors gauge\n")
+        parts.append("# HELP x509_read_errors Number of unreadable files\n# TYPE x509_read_errors gauge\n")
         parts.append(f"x509_read_errors {sum(files.values())}\n")
         parts.append("# HELP x509_exporter_build_info 1, with the version\n# TYPE x509_exporter_build_info gauge\n")
         parts.append(f'x509_exporter_build_info{{version="{self._version}",revision="certmond"}} 1\n')
@@ -97,7 +97,7 @@ class Compatible:
 
 
 def _rendered(status: CertificateStatus, now: int) -> _Rendered:
-    """Return the lines of the certificate, of the others in its file, and of those that a kubeconfig trusts."""
+    """Return the lines of the certificate, of the others in its file, and of the CAs in a kubeconfig."""
     seen, series, until = status.seen, list[_Series](), float("inf")
     own = seen.certificates if not status.stale else (status.certificate,) if status.certificate else ()
     holders = [(seen.path, seen.holder, own)]

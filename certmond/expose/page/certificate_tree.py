@@ -1,6 +1,6 @@
-"""The page's tree of certificates: each trust anchor with its leaves, and a bar for the life of each.
+"""The page's tree of certificates: each trust anchor with its leaves, and a bar for the lifetime of each.
 
-Owns that markup, and that of the services. Pure, standard library only.
+Owns this markup, and that of the services. Pure, standard library only.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from certmond.expose.page.html import count, identity, items, mark, moment, sect
 from certmond.expose.page.model import RANKS, Branch, Digest, Service
 
 _LATE = {"expired", "nearing_expiry"}
-_KEYS = {True: "belongs to it", False: "DIFFERS: it belongs to another", None: "none to compare"}
-_SERVED = {True: ("ok", "matches"), False: ("critical", "DIFFERS from"), None: ("none", "nothing to compare with")}
+_KEYS = {True: "matches", False: "DIFFERS: it belongs to another certificate", None: "is not compared"}
+_SERVED = {True: ("ok", "matches"), False: ("critical", "DIFFERS from"), None: ("none", "has no file to compare")}
 
 
 def tree(digest: Digest) -> str:
     """Return the section with every trust anchor and its leaves."""
     if not digest.total:
-        return section("chains", "Certificates", '<p class="empty">There is no certificate to show.</p>')
+        return section("chains", "Certificates", '<p class="empty">No certificates.</p>')
     legend = (
-        f'<p class="legend">{_bar(Lifetime(70.0, 20.0), "ok", "")} The bar is what is left of a life;'
-        " the tick is where renewal is due.</p>"
+        f'<p class="legend">{_bar(Lifetime(70.0, 20.0), "ok", "")} The bar shows the remaining lifetime;'
+        " the tick marks the renewal time.</p>"
     )
     branches = (_branch(branch, digest) for branch in digest.branches)
     return section("chains", "Certificates", legend, items("ul", branches, "tree"))
@@ -35,7 +35,7 @@ def _branch(branch: Branch, digest: Digest) -> str:
     elif branch.sha256 is None:
         head = '<h3 class="alone">no path to a trust anchor</h3>'
     else:
-        head = f'<h3 class="alone">{text(branch.title)} <small>in no file of its own</small></h3>'
+        head = f'<h3 class="alone">{text(branch.title)} <small>without a separate file</small></h3>'
     leaves = [_row(entry, digest) for entry in branch.leaves]
     if branch.hidden:
         rest = count(branch.hidden, "certificate")
@@ -65,7 +65,7 @@ def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
 
 
 def _state(entry: dict[str, Any]) -> tuple[str, str]:
-    """Return the worst severity, and the reasons above info, or all where none is above."""
+    """Return the worst severity, and the reasons above the severity info, or else all reasons."""
     found = entry["findings"]
     severities = {item["severity"] for item in found}
     serious = [item["reason"] for item in found if item["severity"] != "info"]
@@ -80,10 +80,10 @@ def _tone(entry: dict[str, Any], life: Lifetime) -> str:
 
 
 def _bar(life: Lifetime, tone: str, label: str) -> str:
-    said = f'role="img" aria-label="{text(label)}"' if label else 'aria-hidden="true"'
+    aria = f'role="img" aria-label="{text(label)}"' if label else 'aria-hidden="true"'
     tick = "" if life.renewal is None else f'<path class="tick" d="M{life.renewal:.1f} 0V8"/>'
     return (
-        f'<svg class="bar {tone}" {said} viewBox="0 0 100 8" preserveAspectRatio="none">'
+        f'<svg class="bar {tone}" {aria} viewBox="0 0 100 8" preserveAspectRatio="none">'
         '<rect class="life" width="100" height="8"/>'
         f'<rect class="rest" width="{life.left:.1f}" height="8"/>{tick}</svg>'
     )
@@ -91,12 +91,13 @@ def _bar(life: Lifetime, tone: str, label: str) -> str:
 
 def _facts(entry: dict[str, Any]) -> str:
     facts = {
-        "File": text(entry["path"]) + (" (bad now; these are the last good facts)" if entry["stale"] else ""),
+        "File": text(entry["path"])
+        + (" (unusable now; these facts are from the last valid certificate)" if entry["stale"] else ""),
         "Subject": entry["subject"] and text(entry["subject"]),
         "Issuer": entry["issuer"] and text(entry["issuer"]),
         "Valid": entry["not_after"] and f"{moment(entry['not_before'])} to {moment(entry['not_after'])}",
         "Renewal": entry["renew_at"] and f"from {moment(entry['renew_at'])} on",
-        "Path": "holds" if entry["chain_valid"] else "does NOT hold",
+        "Path": "valid" if entry["chain_valid"] else "NOT valid",
         "Key": f"{text(entry['key'] or 'unknown')}; the private key {_KEYS[entry['key_matches']]}",
         "Used by": ", ".join(map(_used, entry["used_by"])) or text(", ".join(entry["consumers"])),
         "Served": ", ".join(_served(at) for at in entry["served"]),
@@ -104,8 +105,8 @@ def _facts(entry: dict[str, Any]) -> str:
         "SHA-256": entry["sha256"] and text(entry["sha256"]),
     }
     lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
-    told = [f"{mark(item['severity'])} {text(item['message'])}" for item in entry["findings"]]
-    return f"<dl>{lines}</dl>" + (items("ul", told, "told") if told else "")
+    messages = [f"{mark(item['severity'])} {text(item['message'])}" for item in entry["findings"]]
+    return f"<dl>{lines}</dl>" + (items("ul", messages, "messages") if messages else "")
 
 
 def _used(used: dict[str, Any]) -> str:
@@ -115,19 +116,19 @@ def _used(used: dict[str, Any]) -> str:
 def _runs(running: bool | None, started_at: str | None) -> str:
     if running is False:
         return "not running"
-    return f"running since {moment(started_at)}" if started_at else "running" if running else "not seen"
+    return f"running since {moment(started_at)}" if started_at else "running" if running else "state unknown"
 
 
 def _served(at: dict[str, Any]) -> str:
     state, words = _SERVED[at["matches"]]
-    seen = f"nothing seen: {text(at['reason'])}" if at["reason"] else f"{words} the file" if at["sha256"] else words
+    seen = f"no certificate: {text(at['reason'])}" if at["reason"] else f"{words} the file" if at["sha256"] else words
     return f"{mark(state)} {text(at['endpoint'])} {seen}"
 
 
 def services(digest: Digest) -> str:
     """Return the section on services: the files that each uses, its start, and whether it serves their content."""
     if not digest.services:
-        return section("services", "Services", '<p class="empty">No service is seen that uses a certificate.</p>')
+        return section("services", "Services", '<p class="empty">No service uses a certificate.</p>')
     lines = ("".join(_service(each)) for each in digest.services.values())
     return section("services", "Services", items("ul", lines))
 
@@ -135,11 +136,11 @@ def services(digest: Digest) -> str:
 def _service(service: Service) -> Iterator[str]:
     differs = any(at["matches"] is False for _, at in service.served)
     state = "critical" if differs else "warning" if service.running is False else "ok" if service.running else "none"
-    takes = {frozenset({True}): "reloads by itself", frozenset({False}): "needs a restart for a new certificate"}
+    takes = {frozenset({True}): "reloads its files", frozenset({False}): "needs a restart for a new certificate"}
     how = takes.get(
-        frozenset(service.reloads), "reloads some by itself, needs a restart for others" if service.reloads else ""
+        frozenset(service.reloads), "reloads some files, needs a restart for others" if service.reloads else ""
     )
-    yield f"<p>{mark(state)} <b>{text(service.name) or 'no service of its own'}</b> "
+    yield f"<p>{mark(state)} <b>{text(service.name) or 'unknown service'}</b> "
     yield f"{_runs(service.running, service.started_at)}{'; ' if how else ''}{how}</p>"
     if service.served:
         seen = (f"{_served_by_service(name, at)}" for name, at in service.served)
@@ -151,5 +152,5 @@ def _service(service: Service) -> Iterator[str]:
 
 def _served_by_service(name: str, at: dict[str, Any]) -> str:
     state, words = _SERVED[at["matches"]]
-    seen = f"(nothing seen: {text(at['reason'])})" if at["reason"] else f"{words} {text(name)}"
+    seen = f"(no certificate: {text(at['reason'])})" if at["reason"] else f"{words} {text(name)}"
     return f"{mark(state)} {text(at['endpoint'])} {seen}"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-# The module `html` would load the names of all characters, and this process must stay small.
+# The module `html` loads the names of all characters, which take memory that this process does not need.
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 _NO_FRAGMENT = re.compile(r"[^A-Za-z0-9./-]")
 
@@ -18,7 +18,7 @@ _NO_FRAGMENT = re.compile(r"[^A-Za-z0-9./-]")
 def text(value: object) -> str:
     """Return a value as the text of an element or of a quoted attribute.
 
-    Invisible characters, and those that change the direction of text, are escaped: users choose subjects and file
+    Escape invisible characters, and those that change the direction of text, because users choose subjects and file
     names.
     """
     plain = str(value)
@@ -44,7 +44,7 @@ def moment(value: str | None, style: str = "minute") -> str:
 
 
 def mark(state: str) -> str:
-    """Return the symbol of a state: a distinct shape, beside the word for it."""
+    """Return the symbol of a state, a distinct shape that accompanies the word."""
     return f'<span class="mark {text(state)}" aria-hidden="true"></span>'
 
 

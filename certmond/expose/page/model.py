@@ -1,7 +1,7 @@
 """The part of `status.json` that the page shows, read one certificate at a time.
 
-Owns the selection: every finding is counted and the worst are shown, then the certificates with a finding, then those
-that end first. Ten thousand certificates are ten megabytes of JSON, and are never in memory at the same time. Pure:
+Owns the selection: the page counts every finding and shows the worst, then the certificates with a finding, then those
+that end first. Ten thousand certificates are ten megabytes of JSON, which are never in memory at the same time. Pure:
 bytes in, a value out; standard library only.
 """
 
@@ -27,7 +27,7 @@ Entry = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """A finding, and the certificate that it is about, or None."""
+    """A finding, and its certificate, or None for a finding without one."""
 
     severity: str
     reason: str
@@ -49,9 +49,9 @@ class Service:
 
 
 class Branch:
-    """A trust anchor and its leaves. `head` is its own entry, or None where the anchor is in no separate file.
+    """A trust anchor and its leaves. `head` is the entry of the anchor, or None if it has no separate file.
 
-    `hidden` is the number of leaves without room on the page.
+    `hidden` is the number of leaves beyond the limit of the page.
     """
 
     def __init__(self, sha256: str | None, title: str) -> None:
@@ -106,7 +106,7 @@ class Digest:
         return id(entry) in self._shown
 
     def _seen(self, entries: Iterable[Entry]) -> Iterator[tuple[int, Entry]]:
-        """Yield every certificate with its place in the catalogue, and count it."""
+        """Yield every certificate with its position in the catalogue, and count it."""
         for place, entry in enumerate(entries):
             self.names[entry["name"]] += 1
             self._below[entry["trust_anchor"]] += 1
@@ -118,7 +118,7 @@ class Digest:
         for item in findings:
             self.severities[item["severity"]] += 1
             self.findings.append(Found(item["severity"], item["reason"], item["message"], entry))
-        if len(self.findings) > 10 * FINDINGS:  # drops what is certainly not shown
+        if len(self.findings) > 10 * FINDINGS:  # drop findings that the page cannot show
             self.findings = heapq.nsmallest(FINDINGS, self.findings, key=lambda found: RANKS.index(found.severity))
 
     def _note_services(self, entry: Entry) -> None:
@@ -139,7 +139,7 @@ class Digest:
         return self.services.setdefault(name, Service(name))
 
     def _grown(self, entries: list[Entry]) -> list[Branch]:
-        """Return a branch for each trust anchor in the catalogue's order, and last what chains to none."""
+        """Return a branch for each trust anchor in the catalogue's order, and last a branch without an anchor."""
         branches: dict[str | None, Branch] = {}
         files: dict[tuple[str, str], Branch] = {}
         for anchor in self._members["trust_anchors"]:
@@ -170,7 +170,7 @@ def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
 
 
 def _walk(text: str, members: Entry) -> Iterator[Entry]:
-    """Yield the elements of `certificates`, one at a time. Every other member of the object goes to `members`."""
+    """Yield the elements of `certificates`, one at a time. Store every other member of the object in `members`."""
     at = _between(text, text.index("{") + 1)
     while text[at] != "}":
         name, at = _DECODER.raw_decode(text, at)

@@ -1,6 +1,6 @@
 "use strict";
-// Asks every so often whether the page would be another now, and puts what differs in its place: what is open stays
-// open, what has the focus keeps it, and nothing scrolls. Without this script the page is as complete, and still.
+// Requests the page every two seconds and replaces the elements that differ. Open details stay open, the focused element
+// keeps the focus, and the page does not scroll. Without this script the page is complete, but is not updated.
 (() => {
   const every = 2000, page = document.documentElement, note = document.getElementById("connection");
   let tag = page.dataset.tag, timer = 0, asking = false, seen = new Date();
@@ -40,12 +40,12 @@
         merge(document.querySelector("link[rel=icon]"), next.querySelector("link[rel=icon]"));
         document.title = next.title;
         tag = next.documentElement.dataset.tag;
-      } else if (answer.status !== 304) throw new Error(`the answer was ${answer.status}`);
+      } else if (answer.status !== 304) throw new Error(`the server answered ${answer.status}`);
       seen = new Date();
       note.hidden = true;
     } catch (error) {
       const since = seen.toISOString().slice(0, 19).replace("T", " ");
-      note.textContent = `This page is as of ${since} UTC: it can no longer be updated (${error.message}).`;
+      note.textContent = `This page shows the state at ${since} UTC and cannot be updated (${error.message}).`;
       note.hidden = false;
     } finally {
       asking = false;
@@ -58,7 +58,7 @@
     if (target instanceof HTMLDetailsElement) target.open = true;
   };
 
-  document.getElementById("how").textContent = "It updates by itself.";
+  document.getElementById("how").textContent = "The page updates automatically.";
   document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
   addEventListener("hashchange", show);
   show();

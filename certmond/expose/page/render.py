@@ -34,13 +34,13 @@ _FAVICON = {
 _NOUNS = {"critical": ("critical finding",), "warning": ("warning",), "info": ("note",)}
 _MARKS = {"error": "critical"}
 _PHASES = {
-    "prepare": "nothing changes yet",
-    "detach": "the signer gets files of its own",
-    "trust": "both are trusted",
-    "issue": "the new one signs, every leaf is issued anew",
-    "distrust": "the former one is trusted no more",
+    "prepare": "no file changes yet",
+    "detach": "the signer gets separate files",
+    "trust": "all components trust both CAs",
+    "issue": "the new CA signs, and certmond issues every leaf again",
+    "distrust": "no component trusts the old CA",
     "attach": "the signer uses the common files again",
-    "done": "it is over",
+    "done": "the rotation is complete",
 }
 
 
@@ -61,7 +61,7 @@ def policy() -> str:
 
 
 def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) -> str:
-    """Return the whole page. `halted` is why it may be outdated, and `tag` names this rendering.
+    """Return the whole page. `halted` is the reason for which it may be outdated. `tag` identifies this rendering.
 
     Raises ValueError, LookupError or TypeError for a document that is not the daemon's.
     """
@@ -88,7 +88,7 @@ def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) ->
 
 def empty(reason: str) -> str:
     """Return the page for an empty state, with the reason."""
-    header = '<header><p class="brand">certmond</p><h1>Nothing to show yet</h1></header>'
+    header = '<header><p class="brand">certmond</p><h1>No data yet</h1></header>'
     body = f'{header}\n<main id="main"><p>{text(reason)}</p></main>'
     return _shell("certmond", "warning", "", body)
 
@@ -112,7 +112,7 @@ def _shell(title: str, state: str, tag: str, body: str) -> str:
 <div id="live">
 {body}
 </div>
-<footer><nav aria-label="For programs"><ul>{links}</ul></nav><p id="how">Reload to see it anew.</p></footer>
+<footer><nav aria-label="For programs"><ul>{links}</ul></nav><p id="how">Reload the page to update it.</p></footer>
 <script>{SCRIPT}</script>
 </body>
 </html>
@@ -123,7 +123,7 @@ def _verdict(digest: Digest) -> str:
     stand = [count(digest.severities[rank], *_NOUNS[rank]) for rank in RANKS if digest.severities[rank]]
     if digest.worst in {"critical", "warning"}:
         return ", ".join(stand)
-    return ", ".join(["All well" if digest.total else "Nothing is watched", *stand])
+    return ", ".join(["All well" if digest.total else "No certificates", *stand])
 
 
 def _header(digest: Digest, node: str, state: str, verdict: str) -> str:
@@ -146,17 +146,22 @@ def _halted(why: str | None, digest: Digest) -> str:
     if why is None:
         return ""
     since = moment(digest.taken_at.isoformat(), "second")
-    return f'<p id="halted" role="alert">{mark("critical")} <b>{text(why)}.</b> What follows is as of {since} UTC.</p>'
+    state = f"The page shows the state at {since} UTC."
+    return f'<p id="halted" role="alert">{mark("critical")} <b>{text(why)}.</b> {state}</p>'
 
 
 def _findings(digest: Digest) -> str:
     total = digest.severities.total()
     if not total:
-        return section("findings", "Findings", '<p class="empty">None: nothing is to be done.</p>')
+        return section("findings", "Findings", '<p class="empty">No findings.</p>')
     lines = [_finding(found, digest) for found in digest.findings]
     more = total - len(lines)
-    rest = f'<p class="rest">and {more:,} more, no worse; <code>certmond status</code> lists them</p>' if more else ""
-    hint = '<p class="rest"><code>certmond explain REASON</code> says what each means, and what to do.</p>'
+    rest = (
+        f'<p class="rest">and {more:,} more, of equal or lower severity; see <code>certmond status</code></p>'
+        if more
+        else ""
+    )
+    hint = '<p class="rest"><code>certmond explain REASON</code> describes a reason and its remedy.</p>'
     return section("findings", "Findings", items("ol", lines), rest, hint)
 
 
@@ -175,12 +180,14 @@ def _finding(found: Found, digest: Digest) -> str:
 
 def _plan(plan: dict[str, Any] | None, mode: str) -> str:
     if plan is None:
-        return section("plan", "Plan", '<p class="empty">Not known.</p>')
-    changes = f" Time alone changes that on {moment(plan['changes_at'])}." if plan["changes_at"] else ""
+        return section("plan", "Plan", '<p class="empty">The plan is unknown.</p>')
+    changes = f" The plan changes on {moment(plan['changes_at'])}." if plan["changes_at"] else ""
     if not (plan["steps"] or plan["held"]):
-        return section("plan", "Plan", f'<p class="empty">Nothing is to be done now.{changes}</p>')
-    observes = "What enforce mode would do now. In observe mode, as here, nothing of it is done by itself."
-    note = f'<p class="rest">{observes if mode == "observe" else "What is done now, in this order."}</p>'
+        return section("plan", "Plan", f'<p class="empty">No steps now.{changes}</p>')
+    observes = "Enforce mode would execute these steps now. Observe mode executes none of them."
+    note = (
+        f'<p class="rest">{observes if mode == "observe" else "certmond executes these steps now, in this order."}</p>'
+    )
     steps = [_step(step) for step in plan["steps"][:STEPS]]
     held = [
         f"<b>held</b> {text(each['target'])}{_until(each['until'])}: {text(each['because'])}"
@@ -203,8 +210,8 @@ def _until(instant: str | None) -> str:
 
 def _rotation(rotation: dict[str, Any] | None) -> str:
     if rotation is None:
-        return section("rotation", "Rotation", '<p class="empty">None is under way.</p>')
-    back = ", on its way back" if rotation["aborted"] else ""
+        return section("rotation", "Rotation", '<p class="empty">No rotation is in progress.</p>')
+    back = ", aborted" if rotation["aborted"] else ""
     since = moment(rotation["since"])
     phase = text(rotation["phase"])
     head = f"<p><b>{text(rotation['family'])}</b>, {text(rotation['mode'])}{back}: {phase} since {since}</p>"
@@ -215,10 +222,10 @@ def _rotation(rotation: dict[str, Any] | None) -> str:
         if place == now:
             lines.append(f'<li aria-current="step">{mark("now")} {meaning} <em>now</em></li>')
         else:
-            state, word = ("ok", "reached") if place < now else ("none", "to come")
+            state, word = ("ok", "reached") if place < now else ("none", "pending")
             lines.append(f'<li class="{state}">{mark(state)} {meaning} <em>{word}</em></li>')
     waits = [text(each) for each in rotation["waits"]]
-    waiting = f"<p>It waits{_until(rotation['until'])} for:</p>{items('ul', waits)}" if waits else ""
+    waiting = f"<p>The rotation waits{_until(rotation['until'])} for:</p>{items('ul', waits)}" if waits else ""
     return section(
         "rotation", "Rotation", head, f'<ol class="phases">{"".join(lines)}</ol>', waiting, _workers(rotation)
     )
@@ -233,9 +240,11 @@ def _workers(rotation: dict[str, Any]) -> str:
 
 def _events(events: list[dict[str, str]]) -> str:
     if not events:
-        return section("events", "Events", '<p class="empty">None yet.</p>')
+        return section("events", "Events", '<p class="empty">No events yet.</p>')
     lines = map(_event, events)
-    return section("events", "Events", '<p class="rest">The last fifty, the newest first; UTC.</p>', items("ol", lines))
+    return section(
+        "events", "Events", '<p class="rest">The last fifty events, the newest first; UTC.</p>', items("ol", lines)
+    )
 
 
 def _event(event: dict[str, str]) -> str:

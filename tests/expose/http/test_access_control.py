@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import ConfigError
 from certmond.expose.http import access_control as gate_module
-from certmond.expose.http import connection_limits as seats
+from certmond.expose.http import connection_limits as limits
 from certmond.expose.http import server as serve
 from certmond.expose.http import tls
 from certmond.expose.http.access_control import Bucket
@@ -38,7 +38,8 @@ from tests.web_config_files import HASH, LIFE, NOW, PAIR, USERS, VERIFY, House, 
 OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 
 TOLD = METRICS + (
-    b"# HELP certmond_web_config_last_reload_successful Whether the web configuration on disk is in force.\n"
+    b"# HELP certmond_web_config_last_reload_successful 1 if the web configuration on disk is in force, "
+    b"0 if it was refused.\n"
     b"# TYPE certmond_web_config_last_reload_successful gauge\ncertmond_web_config_last_reload_successful 1\n"
 )
 
@@ -131,7 +132,7 @@ class TestTls:
         with running(house.runtime, gate=house.gate(PAIR)) as server:
             answer = say(server, get())
         assert answer.startswith(b"HTTP/1.1 400 ")
-        assert answer.endswith(b"this port speaks HTTPS, and was spoken to in plain HTTP\n")
+        assert answer.endswith(b"this port requires HTTPS, and received plain HTTP\n")
 
     def test_without_tls(self, house: House) -> None:
         """Without `tls_server_config` the port is plain, and still requires passwords."""
@@ -613,7 +614,7 @@ class TestStart:
         """A key that does not belong to the certificate is reported."""
         put(house.directory / "tls.key", server_pair(house.ca).key_pem)
         with pytest.raises(
-            ConfigError, match=r"cert_file: is not the certificate of \S+/tls.key; put in place the pair"
+            ConfigError, match=r"cert_file: is not the certificate of \S+/tls.key; install a certificate with its key"
         ):
             house.gate(PAIR)
 
@@ -630,7 +631,7 @@ class TestStart:
         """A pipe in the place of a file is not waited for."""
         (house.directory / "tls.key").unlink()
         os.mkfifo(house.directory / "tls.key")
-        with pytest.raises(ConfigError, match="it is no regular file"):
+        with pytest.raises(ConfigError, match="it is not a regular file"):
             house.gate(PAIR)
 
     def test_command(self, house: House) -> None:
@@ -696,10 +697,10 @@ class TestAbuse:
         try:
             for number in range(1500):
                 clients.append(socket.create_connection(server.address, source_address=("127.0.0.2", 0)))
-                assert len(server.seats.taken) <= 64
+                assert len(server.slots.taken) <= 64
                 if number % 500 == 0:
                     assert self.served(server, house)
-            monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
+            monkeypatch.setattr(limits, "GRACE_SECONDS", 0)
             answer = b""
             while not answer:  # those that were turned away for it may not have left yet
                 raw = socket.create_connection(server.address, source_address=("127.0.0.2", 0))
@@ -713,12 +714,12 @@ class TestAbuse:
 
     def test_a_handshake_makes_room(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """A client that begins a handshake replaces at once a client that has not, also from the same address."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
-        clients = [socket.create_connection(server.address) for _ in range(seats.SHARE)]
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
+        clients = [socket.create_connection(server.address) for _ in range(limits.SHARE)]
         try:
             for number, client in enumerate(clients):
                 client.sendall(b"\x16")
-                await_connections(server, seats.SHARE, least=number + 1)
+                await_connections(server, limits.SHARE, least=number + 1)
             assert self.served(server, house)
             assert hear(clients[0]) == b""
         finally:

@@ -9,7 +9,7 @@ import bcrypt
 import pytest
 
 from certmond.expose.http import basic_auth as passwords
-from certmond.expose.http.basic_auth import Passwords, Turns
+from certmond.expose.http.basic_auth import CheckQueue, Passwords
 from certmond.expose.http.routes import Request
 
 CHEAP = "$2b$04$OvYMHI/91PxcZqq3VVbrn.f6w9WnXAZUR0jPghYDkmFpSLFu6ynkq"  # of "secret"
@@ -72,15 +72,15 @@ def test_user_and_password_are_separate() -> None:
 
 def test_a_frequent_client_waits_behind_others() -> None:
     """Among the waiting clients, one from another address than the last comes first."""
-    turns, order, lock = Turns(), list[str](), threading.Lock()
+    turns, order, lock = CheckQueue(), list[str](), threading.Lock()
 
     def wait(origin: str) -> None:
-        with turns.turn(origin) as came:
+        with turns.slot(origin) as came:
             assert came
             with lock:
                 order.append(origin)
 
-    with turns.turn("many"):
+    with turns.slot("many"):
         threads = []
         for number, origin in enumerate(("many", "many", "many", "one")):
             threads.append(threading.Thread(target=wait, args=(origin,)))
@@ -96,13 +96,13 @@ def test_a_client_beyond_the_queue_gets_503(monkeypatch: pytest.MonkeyPatch) -> 
     """If several clients from one address wait already, a further one gets 503 at once, and one from another waits."""
     monkeypatch.setattr(passwords, "WAITING", 2)
     checker, answers = Passwords({"alice": CHEAP}), list[int]()
-    turns = checker._turns
+    turns = checker._queue
 
     def wait(origin: str) -> None:
         answers.append(ask(checker, "alice", "secret", origin))
 
     threads = []
-    with turns.turn("another"):
+    with turns.slot("another"):
         for number, origin in enumerate(("192.0.2.1", "192.0.2.1", "192.0.2.2")):
             if number == 2:
                 assert ask(checker, "alice", "secret", "192.0.2.1") == 503
@@ -119,6 +119,6 @@ def test_no_client_waits_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> Non
     """A client that waits longer than the limit gets 503, and the others continue."""
     monkeypatch.setattr(passwords, "WAIT_SECONDS", 0.05)
     checker = Passwords({"alice": CHEAP})
-    with checker._turns.turn("another"):
+    with checker._queue.slot("another"):
         assert ask(checker, "alice", "secret") == 503
     assert ask(checker, "alice", "secret") == 200

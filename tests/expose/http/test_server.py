@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import ListenError
-from certmond.expose.http import connection_limits as seats
+from certmond.expose.http import connection_limits as limits
 from certmond.expose.http import routes as site
 from certmond.expose.http import server as serve
 from certmond.expose.http.health import Heartbeat, not_alive, not_ready
@@ -100,7 +100,7 @@ class TestEndpoints:
         put(runtime_dir / "status.json", b'{"schema": 2}')
         response, body = ask(server, "/")
         assert response.status == 200
-        assert b"cannot be shown" in body
+        assert b"cannot show" in body
 
     def test_page_follows(self, server: Server, runtime_dir: Path) -> None:
         """The page has another entity tag when status, activity or the daemon's health is another, and only then."""
@@ -341,17 +341,17 @@ class TestHealth:
     @pytest.mark.parametrize(
         ("path", "content", "reason"),
         [
-            ("/healthz", lambda: beat(alive=1000), r"last sign of life is 10\d\d s old"),
-            ("/healthz", lambda: beat(alive=float("nan")), "last sign of life"),
+            ("/healthz", lambda: beat(alive=1000), r"last heartbeat is 10\d\d s old"),
+            ("/healthz", lambda: beat(alive=float("nan")), "last heartbeat"),
             ("/readyz", lambda: beat(passed=None), "first pass"),
             ("/readyz", lambda: beat(ready=False), "first pass"),
             ("/readyz", lambda: beat(passed=86400), r"last pass is 864\d\d s old, and 660 s is the limit"),
-            ("/healthz", lambda: b"", "no heartbeat"),
-            ("/readyz", lambda: b"[]", "no heartbeat"),
-            ("/readyz", lambda: b"{}", "no heartbeat"),
-            ("/healthz", lambda: b"\xff", "no heartbeat"),
-            ("/healthz", lambda: beat(resync=None), "no heartbeat"),
-            ("/healthz", lambda: beat(resync=10**400), "no heartbeat"),
+            ("/healthz", lambda: b"", "not a heartbeat"),
+            ("/readyz", lambda: b"[]", "not a heartbeat"),
+            ("/readyz", lambda: b"{}", "not a heartbeat"),
+            ("/healthz", lambda: b"\xff", "not a heartbeat"),
+            ("/healthz", lambda: beat(resync=None), "not a heartbeat"),
+            ("/healthz", lambda: beat(resync=10**400), "not a heartbeat"),
         ],
     )
     def test_bad_heartbeat(
@@ -457,11 +457,11 @@ class TestManyClients:
     def crowd(self, stack: ExitStack, server: Server, said: bytes) -> list[socket.socket]:
         """Open as many connections from 127.0.0.2 as one address may have, and send `said` on each."""
         clients = []
-        for number in range(seats.SHARE):
+        for number in range(limits.SHARE):
             client = stack.enter_context(socket.create_connection(server.address, source_address=("127.0.0.2", 0)))
             client.sendall(said)
             clients.append(client)
-            await_connections(server, seats.SHARE, least=number + 1)
+            await_connections(server, limits.SHARE, least=number + 1)
         return clients
 
     def another(self, server: Server, request: bytes) -> bytes:
@@ -472,7 +472,7 @@ class TestManyClients:
 
     def test_half_of_the_slots(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """One address has 32 connections at most: a further one replaces the one that has been silent longest."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 0)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"G")
             assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
@@ -484,7 +484,7 @@ class TestManyClients:
         """A new connection is not closed for a client that sends nothing more: that one gets 503, and others are
         served.
         """
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"G")
             assert self.another(server, b"G").startswith(b"HTTP/1.1 503 ")
@@ -494,7 +494,7 @@ class TestManyClients:
 
     def test_a_request_makes_room(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """A client with a complete request replaces at once a client without one, the oldest first."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, WHOLE[:-2])
             assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
@@ -502,7 +502,7 @@ class TestManyClients:
 
     def test_a_client_that_was_served_stays(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """A client that was served has a moment for the next request, also if other clients send theirs."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
             clients = self.crowd(stack, server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             for client in clients:
@@ -514,9 +514,9 @@ class TestManyClients:
     def test_a_silent_connection_takes_no_slot(self, server: Server) -> None:
         """A connection on which no byte arrives takes no slot at first: the kernel queues it."""
         with ExitStack() as stack:
-            silent = [stack.enter_context(socket.create_connection(server.address)) for _ in range(seats.SHARE)]
+            silent = [stack.enter_context(socket.create_connection(server.address)) for _ in range(limits.SHARE)]
             assert ask(server, "/healthz")[0].status == 200
-            assert len(server.seats.taken) <= 1
+            assert len(server.slots.taken) <= 1
             silent[0].sendall(WHOLE)
             assert hear(silent[0]).startswith(b"HTTP/1.1 200 ")
 
@@ -534,15 +534,15 @@ class TestManyClients:
         with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
             for host, origin in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "0" * 16)):
                 with socket.create_connection((host, listener.getsockname()[1])), listener.accept()[0] as connection:
-                    assert seats.origin_of(connection) == origin
+                    assert limits.origin_of(connection) == origin
 
     def test_all_slots(self, server: Server, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """While 64 connections read their answers, another gets 503. When one of them ends, there is room."""
-        monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 0)
         put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
         with ExitStack() as stack:
             others = []
-            for number in range(seats.CONNECTIONS):
+            for number in range(limits.CONNECTIONS):
                 source = (f"127.0.0.{2 + number % 2}", 0)
                 client = stack.enter_context(socket.create_connection(server.address, source_address=source))
                 client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -551,7 +551,7 @@ class TestManyClients:
             with socket.create_connection(server.address) as client:
                 assert hear(client).startswith(b"HTTP/1.1 503 ")
             others[0].close()
-            await_connections(server, seats.CONNECTIONS - 1)
+            await_connections(server, limits.CONNECTIONS - 1)
             assert ask(server, "/healthz")[0].status == 200
 
 

@@ -512,7 +512,7 @@ def test_the_summary_of_an_empty_node_has_a_remedy(node: Node) -> None:
     """Without any certificate, the line does not report a healthy node, but the remedy."""
     shutil.rmtree(node.path("etc"))
     shutil.rmtree(node.path("var"))
-    assert summarised(looked_at(node)) == "no certificate to watch: `certmond check` says which profile fits"
+    assert summarised(looked_at(node)) == "no certificate to watch; see the profile: certmond check"
     assert summarised(judged("x", "/x", LEAF)).startswith("1 certificate, ")
 
 
@@ -552,7 +552,7 @@ def test_an_invalid_status_is_an_error(tmp_path: Path, content: bytes | None) ->
     """If no readable status exists, the error asks whether the daemon runs."""
     if content is not None:
         (tmp_path / "status.json").write_bytes(content)
-    with pytest.raises(RuntimeDirError, match="certmond run"):
+    with pytest.raises(RuntimeDirError, match="systemctl status certmond"):
         read_status(tmp_path)
 
 

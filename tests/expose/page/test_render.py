@@ -184,7 +184,7 @@ class TestTree:
     def test_an_anchor_in_no_file(self) -> None:
         """A leaf whose trust anchor is in no separate file is below the anchor's subject."""
         leaf = entry("leaf", trust_anchor="ab", authority="CN=its own CA")
-        assert "CN=its own CA in no file of its own" in shown(status(leaf)).text
+        assert "CN=its own CA without a separate file" in shown(status(leaf)).text
 
     def test_more_than_a_page_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of more certificates than a page holds, those with findings and those that end first are shown; the rest is
@@ -247,10 +247,10 @@ class TestLife:
 
     def test_words(self) -> None:
         """A bar says the same in words."""
-        assert str(Lifetime(62.4, 20.0)) == "62 % of its life is left, renewal at 20 %"
-        assert str(Lifetime(12.0, 20.0)) == "12 % of its life is left, due since 20 %"
-        assert str(Lifetime(12.0, None)) == "12 % of its life is left"
-        assert str(Lifetime(0.0, 20.0)) == "nothing of its life is left"
+        assert str(Lifetime(62.4, 20.0)) == "62 % of its lifetime is left, renewal at 20 %"
+        assert str(Lifetime(12.0, 20.0)) == "12 % of its lifetime is left, due since 20 %"
+        assert str(Lifetime(12.0, None)) == "12 % of its lifetime is left"
+        assert str(Lifetime(0.0, 20.0)) == "0 % of its lifetime is left"
 
     def test_unknown(self) -> None:
         """Without dates there is no bar, and a life of no length has ended."""
@@ -291,23 +291,23 @@ class TestFindings:
         many = [entry(f"w{number}", findings=[finding("warning", message=f"w{number}")]) for number in range(40)]
         parsed = shown(status(*many, entry("bad", findings=[finding("critical", message="worst")])))
         assert "1 critical finding, 40 warnings" in parsed.text
-        assert "and 39 more, no worse" in parsed.text
+        assert "and 39 more, of equal or lower severity" in parsed.text
         assert re.search(r" Findings .* worst .* w0 .* and 39 more", parsed.text)
 
     def test_none(self) -> None:
         """Without findings, services, steps and events, the page reports each absence."""
         said = shown(status(), NOTHING).text
         for sentence in (
-            "None: nothing is to be done.", "There is no certificate to show.",
-            "No service is seen that uses a certificate.", "None is under way.", "Nothing is to be done now.",
-            "None yet.",
+            "No findings.", "No certificates.",
+            "No service uses a certificate.", "No rotation is in progress.", "No steps now.",
+            "No events yet.",
         ):  # fmt: skip
             assert sentence in said
 
     def test_nothing_is_watched(self) -> None:
         """A page without a single certificate does not say that all is well, and one with a good one does."""
         said = shown(status()).text
-        assert ("Nothing is watched" in said, "All well" in said) == (True, False)
+        assert ("No certificates" in said, "All well" in said) == (True, False)
         assert "All well" in shown(status(entry("good"))).text
 
     def test_counts(self) -> None:
@@ -331,9 +331,9 @@ class TestServices:
         assert "etcd running since 2026-11-20 10:00 UTC ; needs a restart for a new certificate" in said.text
         assert "serves 127.0.0.1:2379 DIFFERS from server" in said.text
         assert "127.0.0.1:2380 matches server" in said.text
-        assert "[::1]:1 (nothing seen: refused)" in said.text
-        assert "haproxy not running; reloads by itself" in said.text
-        assert "y not seen" in said.text
+        assert "[::1]:1 (no certificate: refused)" in said.text
+        assert "haproxy not running; reloads its files" in said.text
+        assert "y state unknown" in said.text
 
 
 class TestActivity:
@@ -342,13 +342,14 @@ class TestActivity:
         said = shown(status(), busy()).text
         for sentence in (
             "issue apiserver: is due; restarts kube-apiserver", "held b until 2026-12-01 00:00 UTC : an upgrade runs",
-            "In observe mode, as here, nothing of it is done by itself",
+            "Observe mode executes none of them",
             "ca , overlap: trust since 2026-12-01 00:00 UTC",
-            "detach the signer gets files of its own reached", "trust both are trusted now", "done it is over to come",
+            "detach the signer gets separate files reached",
+            "trust all components trust both CAs now", "done the rotation is complete pending",
             "node-2", "Of 12 workers 4 may act, 3 have acknowledged the phase.", "started", "error it has begun",
         ):  # fmt: skip
             assert sentence in said
-        assert "What is done now, in this order." in shown(status(mode="enforce"), busy()).text
+        assert "certmond executes these steps now, in this order." in shown(status(mode="enforce"), busy()).text
 
     def test_the_current_phase(self) -> None:
         """Exactly the phase that is under way is marked as current, of every rotation in every phase."""
@@ -369,7 +370,7 @@ class TestActivity:
 
     def test_not_known(self) -> None:
         """If the daemon published no activity, the page is shown without it."""
-        assert "Not known." in shown(status()).text
+        assert "The plan is unknown." in shown(status()).text
 
 
 class TestHalted:
@@ -381,24 +382,24 @@ class TestHalted:
             return halted(json.dumps({**beat, **fields}).encode(), now)
 
         assert said(1001) is None
-        assert said(1100) == said(9999) == "The daemon has given no sign of life since 1970-01-01 00:16:40 UTC"
+        assert said(1100) == said(9999) == "The daemon has written no heartbeat since 1970-01-01 00:16:40 UTC"
         assert said(5000, alive_at=5000.0) == "The daemon's last pass was at 1970-01-01 00:15:00 UTC"
         assert said(1001, pass_at=None) == "The daemon has not completed its first pass"
         assert halted(None, 1.0) == "The daemon is not running"
         beyond = [json.dumps({**beat, "alive_at": instant}).encode() for instant in (1e17, 1e300)]  # of any calendar
         for broken in (b"", b"[]", b'{"alive_at": "x"}', b"[" * 100_000, *beyond):
-            assert halted(broken, 1.0) == "The daemon's sign of life cannot be read"
+            assert halted(broken, 1.0) == "The daemon's heartbeat cannot be read"
 
     def test_on_the_page(self) -> None:
         """The sentence is above everything, with the time of the last pass."""
         said = shown(status(), NOTHING, "The daemon is not running").text
-        assert "The daemon is not running. What follows is as of 2026-11-24 12:00:00 UTC." in said
+        assert "The daemon is not running. The page shows the state at 2026-11-24 12:00:00 UTC." in said
         assert said.index("not running") < said.index("Findings")
 
     def test_nothing_rendered(self) -> None:
         """Where there is nothing to show, the page says why."""
         parsed = Parsed(empty("/run/<x> cannot be read"))
-        assert "Nothing to show yet" in parsed.text
+        assert "No data yet" in parsed.text
         assert "/run/<x> cannot be read" in parsed.text
 
 
@@ -417,4 +418,4 @@ def test_a_broken_file_keeps_its_bar(node: Node) -> None:
     before = assess(store.observe(), NOW)
     node.write(f"{PKI}/apiserver.crt", b"")
     after = status_document(assess(Store(load().certificates, str(node.root)).observe(), NOW, before), "observe", None)
-    assert "bad now; these are the last good facts" in shown(after).text
+    assert "unusable now; these facts are from the last valid certificate" in shown(after).text

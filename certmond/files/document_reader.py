@@ -1,0 +1,127 @@
+"""Parsed files of the node for the observation of its certificates, with a record of the files behind each observation.
+
+Owns the choice of the parser for an entry of the catalogue, and the decision whether the node should have a file.
+Judges nothing: an error of a file is a Fault in its document.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from certmond.files.cache import Files, Parser
+from certmond.files.cache_entry import Entry, EntryKey, latest_change
+from certmond.files.owner_names import owner_name
+from certmond.files.path_resolution import Referrer
+from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
+from certmond.formats.manifest import Manifest, parse_manifest
+from certmond.formats.pkcs12 import decode_isolated
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.observation import Observation, Permissions
+from certmond.pki.findings import Fault, Reason
+from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.parsing import Document
+
+
+class DocumentReader:
+    """Reads and parses files through `files`, and records their cache entries in `used`.
+
+    With `own_root`, the files are below the root directory of this host, so that its names of users apply.
+    """
+
+    def __init__(self, files: Files, *, own_root: bool) -> None:
+        self._files, self._own_root = files, own_root
+        self.used: dict[EntryKey, Entry] = {}
+
+    def referrer(self, path: str) -> Referrer:
+        return Referrer(path, self.entry(path).writers)
+
+    def document(self, path: str, spec: CertificateSpec | None, referrer: Referrer | None = None) -> Document:
+        entry = self.entry(path, referrer)
+        document = self._files.value(path, self.parser(spec) if spec else decode_isolated, referrer)
+        return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
+
+    def parser(self, spec: CertificateSpec) -> Parser[Any]:
+        """Return the parser for the files of an entry."""
+        if spec.kind is Kind.KUBECONFIG:
+            return parse_credentials
+        password = self._password(spec.password_file) if spec.password_file else None
+        return decode_isolated if password is None else _decode_with(password)
+
+    def _password(self, path: str) -> bytes | None:
+        self.entry(path)
+        return self._files.value(path, first_line)
+
+    def password_faults(self, spec: CertificateSpec) -> tuple[Fault, ...]:
+        fault = self.entry(spec.password_file).fault if spec.password_file else None
+        return (fault,) if fault else ()
+
+    def credentials(self, path: str) -> Credentials:
+        entry = self.entry(path)
+        credentials = self._files.value(path, parse_credentials)
+        return credentials or Credentials(faults=(entry.fault,) if entry.fault else ())
+
+    def manifest(self, path: str) -> Manifest | None:
+        self.entry(path)
+        return self._files.value(path, parse_manifest)
+
+    def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
+        entry = self._files.entry(path, referrer)
+        self.used[entry.entry_key] = entry
+        return entry
+
+    def is_expected(self, spec: CertificateSpec) -> bool:
+        """Return whether the node should have the entry: always, or because another file of the node requires it."""
+        if spec.optional or not spec.conditional:
+            return not spec.optional
+        mentioned = (self.manifest(path) for path in spec.mentioned_in)
+        unread = any(self.entry(path).fault and not self.entry(path).missing for path in spec.mentioned_in)
+        return (
+            unread
+            or any(text and spec.path in text.text for text in mentioned)
+            or any(not self.entry(path).missing for path in spec.belongs_with)
+        )
+
+    def is_wanted(self, spec: CertificateSpec) -> bool:
+        """Return `Observation.wanted`: whether the node should have the file, which exists or existed."""
+        return spec.optional or spec.is_glob or self.is_expected(spec)
+
+    def missing_fault(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
+        user = next((each for each in spec.mentioned_in if (text := self.manifest(each)) and path in text.text), None)
+        because = f", although {user} uses it" if user else ""
+        dangling = " (it is a symlink to a missing file)" if entry.is_link else ""
+        return Fault(Reason.MISSING, f"{path} does not exist{dangling}{because}")
+
+    def changed_at(self, *entries: Entry) -> datetime | None:
+        """Return the latest change of any of these files. For a missing file, the change of its directory counts."""
+        removals = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
+        return max(filter(None, (latest_change(*entries), *removals)), default=None)
+
+    def permissions(self, secret: Mapping[str, bool], referrer: Referrer | None = None) -> Iterator[Permissions]:
+        """Yield the permissions of the files in `secret`, which maps a path to whether the file has a private key."""
+        for path, is_secret in secret.items():
+            entry = self.entry(path, referrer)
+            if entry.fault is None:
+                yield Permissions(path, entry.mode, owner_name(entry.uid, entry.gid, self._own_root), is_secret)
+
+
+def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
+    """Yield one observation for each certificate of a bundle. The first one has the faults and the key of the file."""
+    distinct = tuple(dict.fromkeys(certificates))
+    yield replace(whole, certificates=distinct[:1])
+    for number, certificate in enumerate(distinct[1:], start=2):
+        name = f"{whole.name}#{number}"
+        yield Observation(name, whole.spec, whole.path, certificates=(certificate,), holder=whole.holder)
+
+
+def first_line(data: bytes, _path: str) -> bytes:
+    return data.split(b"\n", 1)[0].rstrip(b"\r")
+
+
+@lru_cache(maxsize=64)
+def _decode_with(password: bytes) -> Parser[Document]:
+    return lambda data, path: decode_isolated(data, path, password)

@@ -1,0 +1,96 @@
+"""The mount table of this process (proc_pid_mountinfo(5)), and a thread that waits for a change of it.
+
+Owns the parser of the table, and the types of file systems on which files can change without an inotify event.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import select
+import threading
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+_EVENTLESS = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|coda|fuse(blk|\..*)?|gfs2|gpfs|lustre|nfs4?|ocfs2|orangefs|overlay|smb3|smbfs|vboxsf|virtiofs"
+)
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+JOIN_TIMEOUT = 5.0  # seconds to wait for the end of a thread; only a slow `wake` delays it
+
+
+class Mount(NamedTuple):
+    number: str
+    device: str
+    root: str
+    point: str
+    type: str
+
+
+def parse_mounts(table: bytes) -> tuple[Mount, ...]:
+    """Return the mounts in the lines of a /proc/PID/mountinfo. Skip lines of an unknown form."""
+    mounts = []
+    for line in table.split(b"\n"):
+        head, _, tail = line.partition(b" - ")
+        fields = [os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)) for field in head.split(b" ")]
+        kind = os.fsdecode(tail.split(b" ")[0])
+        if len(fields) >= 6 and fields[4].startswith("/") and kind:
+            mounts.append(Mount(fields[0], fields[2], fields[3], fields[4], kind))
+    return tuple(mounts)
+
+
+def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
+    """Return the type of a directory's file system. `types` has the type at each mount point. None if it is unknown."""
+    while directory not in types:
+        directory, below = os.path.dirname(directory), directory
+        if directory == below:
+            return None
+    return types[directory]
+
+
+def is_eventless(type_name: str | None) -> bool:
+    """Return whether files on this type can change without an inotify event: it is shared, layered or unknown."""
+    return type_name is None or _EVENTLESS.fullmatch(type_name) is not None
+
+
+class MountTable:
+    """The mounts of this process. A thread sleeps until the kernel reports a change, and then reads them again."""
+
+    def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
+        self._changed = changed
+        self._file = io.FileIO("/proc/self/mountinfo")  # open it before the first read: this misses no change
+        try:
+            self._end, self._stop = os.pipe()
+        except OSError:
+            self._file.close()
+            raise
+        self._mounts = parse_mounts(self._file.readall())
+        self._thread = threading.Thread(target=self._run, name="certmond-mounts", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._file.close()
+            os.close(self._end)
+            os.close(self._stop)
+            raise OSError(errno.EAGAIN, "cannot start a thread") from error
+
+    def types(self) -> dict[str, str]:
+        """Return the type of the file system at each mount point, of the uppermost one if mounts are stacked."""
+        return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
+
+    def _run(self) -> None:
+        with self._file, open(self._end, "rb") as end:  # this thread closes them at its end, however late
+            poller = select.poll()
+            poller.register(self._file, select.POLLPRI)  # the kernel reports POLLERR as well
+            poller.register(end, select.POLLIN)  # the kernel reports POLLHUP as well
+            while not any(descriptor == self._end for descriptor, _ in poller.poll()):
+                before = self._mounts
+                self._file.seek(0)
+                self._mounts = parse_mounts(self._file.readall())
+                self._changed(frozenset(mount.point for mount in set(before).symmetric_difference(self._mounts)))
+
+    def close(self) -> None:
+        os.close(self._stop)
+        self._thread.join(JOIN_TIMEOUT)
