@@ -13,8 +13,9 @@ import yaml
 from pydantic import BaseModel
 
 from certmond.cli.main import cli
-from certmond.config.model import Config, Source, load, parse, profiles, schema
+from certmond.config.model import Config, Source, parse, profiles, schema
 from certmond.config.rules import PARTS
+from certmond.config.source_files import load
 from certmond.errors import ConfigError
 from certmond.expose.metrics.exposition import COUNT, FAMILIES, Renderer
 from certmond.files.catalog_observer import Store

@@ -56,7 +56,7 @@ class Globals:
 
     def load(self, *, acting: bool = False) -> Config:
         """Return the configuration in force. `acting`: the command writes on the node. Raises ConfigError."""
-        from certmond.config.model import load
+        from certmond.config.source_files import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
@@ -85,7 +85,7 @@ class Globals:
         os._exit(0)
 
     def _serving(self) -> Serving:
-        from certmond.config.model import load
+        from certmond.config.source_files import load
         from certmond.errors import ConfigError
 
         problems: tuple[str, ...] = ()

@@ -16,9 +16,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from certmond.config import model as config
-from certmond.config import yaml_source
-from certmond.config.model import Config, Source, dump, load, parse, profiles, schema
+from certmond.config import source_files, yaml_source
+from certmond.config.model import Config, Source, dump, parse, profiles, schema
+from certmond.config.source_files import load
 from certmond.errors import ConfigError
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.catalog.field_types import FACTS, USAGES, format_duration, parse_duration
@@ -501,7 +501,7 @@ def test_the_default_file_may_be_missing_and_one_that_was_asked_for_may_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "config.yaml"
-    monkeypatch.setattr(config, "DEFAULT_PATH", gone)
+    monkeypatch.setattr(source_files, "DEFAULT_PATH", gone)
     assert load() == load(gone) == parse([])
     with pytest.raises(ConfigError) as caught:
         load(gone, explicit=True)
