@@ -8,17 +8,16 @@ file events, without polling.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from certmond.cli.acting_process_report import Report, document
 from certmond.cli.progress import Events, Progress
 from certmond.controllers.restart import state_of
 from certmond.controllers.watched_records import records_of
@@ -44,52 +43,6 @@ _SILENT, _HUNG = 30.0, 120.0
 """Seconds without a sign of life of the daemon, which gives one every ten seconds: a command says so, and gives up."""
 _TOLD = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """The daemon's events that a command shows."""
-_STEPS = frozenset({"step_begun", "step_done", "step_failed"})
-"""Those of a step that is executed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the acting process has written of itself: its documents, empty where it writes none; and for how many
-    seconds it has been `silent`.
-    """
-
-    holder: Holder | None
-    activity: Mapping[str, Any] = field(default_factory=dict)
-    passed_at: float = 0.0
-    silent: float = 0.0
-
-    @property
-    def planned(self) -> frozenset[str]:
-        """Return the services whose restart it plans."""
-        return frozenset(each["target"] for each in self._plan("steps") if each.get("step") == "restart")
-
-    @property
-    def held(self) -> Mapping[str, str]:
-        """Return what it holds, by name, with the reason."""
-        return {each["target"]: each["because"] for each in self._plan("held")}
-
-    @property
-    def obstacle(self) -> str:
-        """Return what blocks a planned restart; empty where a step was executed since that event."""
-        for each in self.activity.get("events", ()):
-            if each["event"] in _STEPS:
-                break
-            message = str(each["message"])
-            if each["event"] == "step_held" and any(message.startswith(f"{name} waits for ") for name in self.planned):
-                return message
-        return ""
-
-    def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """Return what it publishes about this phase of this rotation."""
-        said = self.activity.get("rotation") or {}
-        same = (said.get("id"), said.get("phase")) == (under_way.id, under_way.phase.value)
-        return said if same else {}
-
-    def _plan(self, name: str) -> list[Any]:
-        return list((self.activity.get("plan") or {}).get(name, ()))
-
-
 _SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
 """As the sentence of a hold has it (`pki.rotation_holds`)."""
 
@@ -295,12 +248,12 @@ class Handover:
         self._follow(self._records(holder.runtime_dir if holder else None))
         if holder is None or holder.runtime_dir is None:
             return Report(holder)
-        heartbeat = _document(holder.runtime_dir / HEARTBEAT)
+        heartbeat = document(holder.runtime_dir / HEARTBEAT)
         silent = self._silence(heartbeat)
         if silent >= _HUNG:
             raise BusyError(f"{holder} has given no sign of life for {silent:.0f} s; run: systemctl restart certmond")
         passed_at = float(heartbeat.get("pass_at") or 0.0)
-        report = Report(holder, _document(holder.runtime_dir / ACTIVITY), passed_at, silent)
+        report = Report(holder, document(holder.runtime_dir / ACTIVITY), passed_at, silent)
         self._tell_events(report)
         return report
 
@@ -346,11 +299,3 @@ class Handover:
 
 def _way_back(rotation: Rotation) -> str:
     return "certmond root-ca abort" if may_be_aborted(rotation) else ""
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
