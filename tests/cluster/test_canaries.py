@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.check import Canary, named
+from certmond.cluster.rotation_checks.check import CheckResult, first_names
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
 from certmond.cluster.rotation_checks.service_account_tokens import tokens
-from certmond.cluster.rotation_checks.signer import Signing
+from certmond.cluster.rotation_checks.signer import SignerCheck
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.pki.x509.certificate import Certificate, describe_key
 from certmond.pki.x509.parsing import decode
@@ -32,7 +32,7 @@ OLD, NEW = make_ca(), make_ca()
 BOTH = (OLD.facts, NEW.facts)
 
 
-def says(canary: Canary, *words: str) -> None:
+def says(canary: CheckResult, *words: str) -> None:
     """It is not ok, has a remedy, and its fact has these words."""
     assert not canary.ok
     assert canary.remedy
@@ -44,15 +44,15 @@ def b64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def known(canary: Canary) -> None:
+def known(canary: CheckResult) -> None:
     assert (canary.ok, canary.remedy) == (True, ""), canary
 
 
 # --- signing ----------------------------------------------------------------------------------------------------------
 
 
-def sign(access: Access, expected: Issued, limit: timedelta = timedelta(seconds=5)) -> Canary:
-    return Signing(access).check(expected.facts, datetime.now(UTC), limit)
+def sign(access: Access, expected: Issued, limit: timedelta = timedelta(seconds=5)) -> CheckResult:
+    return SignerCheck(access).check(expected.facts, datetime.now(UTC), limit)
 
 
 def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: ApiServer, access: Access) -> None:
@@ -74,9 +74,7 @@ def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: Api
 
 def test_a_certificate_of_another_ca_is_told(cluster: ApiServer, access: Access) -> None:
     """Though the name is the same: by its signature. Afterwards the request is gone."""
-    says(
-        sign(access, NEW), "the cluster signs with a CA (of the name CN=kubernetes) that is not", NEW.facts.sha256[:12]
-    )
+    says(sign(access, NEW), "the cluster signs with a CA (named CN=kubernetes) that is not", NEW.facts.sha256[:12])
     assert cluster.objects == {}
 
 
@@ -86,9 +84,9 @@ def test_a_request_that_nobody_signs_is_told(cluster: ApiServer, access: Access)
     later is looked at by the next check.
     """
     cluster.signs = False
-    check = Signing(access)
+    check = SignerCheck(access)
     canary = check.check(cluster.ca.facts, datetime.now(UTC), timedelta(seconds=5))
-    says(canary, "the request certmond-canary was approved, and not signed within 5 s")
+    says(canary, "the request certmond-canary is approved, but not signed within 5 s")
     assert "kube-controller-manager" in canary.remedy
     cluster.signs = True
     cluster._control(cluster.only)
@@ -119,18 +117,18 @@ def looker(cluster: ApiServer, access_of: Callable[..., Access]) -> Access:
 
 def test_who_may_not_approve_is_told_which_right_is_missing(cluster: ApiServer, looker: Access) -> None:
     """At once, with the command for who may; the request stays for them, and a further check files no other."""
-    check = Signing(looker)
+    check = SignerCheck(looker)
     for _ in range(3):
         canary = check.check(cluster.ca.facts, datetime.now(UTC))
         says(canary, "certmond-canary waits for approval: the user of", "may not approve", "signers")
-        assert "`kubectl certificate approve certmond-canary`" in canary.remedy
+        assert "run: kubectl certificate approve certmond-canary" in canary.remedy
     assert cluster.only["status"] == {}
     assert len([call for call in cluster.calls if call.startswith("POST")]) == 1
 
 
 def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, looker: Access) -> None:
     """However much later that is: the certificate is looked at by the next check, and the request is gone."""
-    check = Signing(looker)
+    check = SignerCheck(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     says(check.check(cluster.ca.facts, datetime.now(UTC) + timedelta(hours=1)), "waits for approval")
     cluster.decide("Approved")
@@ -140,7 +138,7 @@ def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, look
 
 def test_another_ca_is_asked_for_anew(cluster: ApiServer, looker: Access) -> None:
     """A request that waits for approval is none for the CA of another phase."""
-    check = Signing(looker)
+    check = SignerCheck(looker)
     says(check.check(OLD.facts, datetime.now(UTC)), "waits for approval")
     first = cluster.only["metadata"]["uid"]
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
@@ -152,13 +150,13 @@ def test_another_ca_is_asked_for_anew(cluster: ApiServer, looker: Access) -> Non
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "filed by another"])
 def test_a_request_that_is_not_ours_any_more_is_no_answer(cluster: ApiServer, looker: Access, again: bool) -> None:
     """Where it was deleted while it waited, be it that there is another of its name, it is filed again."""
-    check, other = Signing(looker), Signing(looker)
+    check, other = SignerCheck(looker), SignerCheck(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     cluster.objects.clear()
     if again:
         other.check(cluster.ca.facts, datetime.now(UTC))
         cluster.decide("Approved")
-    says(check.check(cluster.ca.facts, datetime.now(UTC)), "was deleted by somebody else; it is filed again")
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "certmond files it again")
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     assert cluster.only["status"] == {}
 
@@ -167,7 +165,7 @@ def test_two_processes_of_a_node_wait_for_the_same_approval(cluster: ApiServer, 
     """A command beside the daemon, say: neither takes away what a person is looking at, and whoever looks first has the
     answer. The other's request would never live long enough to be approved.
     """
-    daemon, command = Signing(looker), Signing(looker)
+    daemon, command = SignerCheck(looker), SignerCheck(looker)
     says(daemon.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     filed = cluster.only["metadata"]["uid"]
     for check in (command, daemon, command, daemon):
@@ -202,7 +200,7 @@ def test_nobody_is_asked_to_approve_what_is_not_as_ours(
     }  # fmt: skip
     metadata = {"name": "certmond-canary", "uid": "foreign", "resourceVersion": "1"}
     cluster.objects["certmond-canary"] = {"metadata": metadata, "spec": spec, "status": {}}
-    says(Signing(looker).check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    says(SignerCheck(looker).check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     assert cluster.only["metadata"]["uid"] != "foreign"
 
 
@@ -210,9 +208,9 @@ def test_what_waits_for_approval_is_withdrawn_in_the_end(cluster: ApiServer, loo
     """No request is left behind, and none is withdrawn that is not this process's own; an API that is away is no
     matter.
     """
-    check = Signing(looker)
+    check = SignerCheck(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
-    Signing(looker).withdraw()
+    SignerCheck(looker).withdraw()
     assert cluster.objects
     check.withdraw()
     assert cluster.objects == {}
@@ -245,26 +243,26 @@ def test_a_request_that_was_denied_stays_and_says_why(cluster: ApiServer, access
     away, be it the cluster; then it is filed again.
     """
     decides(cluster, "Denied")
-    check = Signing(access)
+    check = SignerCheck(access)
     for _ in range(3):
-        check = Signing(access) if again else check
+        check = SignerCheck(access) if again else check
         canary = check.check(cluster.ca.facts, datetime.now(UTC))
-        says(canary, "certmond-canary was denied (by hand)")
-        assert "`kubectl delete csr certmond-canary`" in canary.remedy
+        says(canary, "certmond-canary is denied (by hand)")
+        assert "run: kubectl delete csr certmond-canary" in canary.remedy
     assert len([call for call in cluster.calls if call.startswith("POST")]) == 1
     cluster.objects.clear()
     cluster.signs, cluster.before = True, lambda method, path: None
     if not again:
-        says(check.check(cluster.ca.facts, datetime.now(UTC)), "it is filed again")
-    known((Signing(access) if again else check).check(cluster.ca.facts, datetime.now(UTC)))
+        says(check.check(cluster.ca.facts, datetime.now(UTC)), "certmond files it again")
+    known((SignerCheck(access) if again else check).check(cluster.ca.facts, datetime.now(UTC)))
     assert cluster.objects == {}
 
 
 def test_what_was_denied_is_withdrawn_in_the_end(cluster: ApiServer, access: Access) -> None:
     """As what waits for approval: with the rotation that it was for."""
     decides(cluster, "Denied")
-    check = Signing(access)
-    says(check.check(cluster.ca.facts, datetime.now(UTC)), "was denied")
+    check = SignerCheck(access)
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "is denied")
     check.withdraw()
     assert cluster.objects == {}
 
@@ -272,7 +270,7 @@ def test_what_was_denied_is_withdrawn_in_the_end(cluster: ApiServer, access: Acc
 def test_what_is_no_certificate_of_its_key_is_told(cluster: ApiServer, access: Access) -> None:
     """Whatever signed something else."""
     cluster.sign = lambda csr, spec: NEW.pem  # type: ignore[method-assign]
-    says(sign(access, cluster.ca), "is no certificate of its key")
+    says(sign(access, cluster.ca), "has issued a certificate of another key")
 
 
 def test_a_request_that_was_left_is_cleared_first(cluster: ApiServer, access: Access) -> None:
@@ -299,7 +297,7 @@ def test_a_request_that_somebody_deletes_is_filed_again(cluster: ApiServer, acce
             cluster.objects.clear()
 
     cluster.before = delete
-    says(sign(access, cluster.ca), "was deleted by somebody else; it is filed again")
+    says(sign(access, cluster.ca), "certmond files it again")
 
 
 def test_a_request_that_another_files_at_the_same_time_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
@@ -310,7 +308,9 @@ def test_a_request_that_another_files_at_the_same_time_is_not_looked_at(cluster:
             cluster.faults = [Fault(409)]
 
     cluster.before = other
-    says(sign(access, cluster.ca), "the request certmond-canary was filed by another, too; it is filed again later")
+    says(
+        sign(access, cluster.ca), "another process has filed the request certmond-canary; certmond files it again later"
+    )
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def test_a_token_that_is_not_taken_is_told_without_it(cluster: ApiServer, access
     """The API server's reason is told, though it quotes the token, and the token is not."""
     cluster.tokens.known = []
     canary = tokens(access)
-    says(canary, "a fresh token of kube-system/certmond is not taken ([invalid bearer token it, ")
+    says(canary, "a new token of kube-system/certmond is rejected ([invalid bearer token it, ")
     (token,) = cluster.tokens.issued
     assert token not in repr(canary)
 
@@ -353,14 +353,14 @@ def test_a_token_that_is_taken_for_another_is_told(cluster: ApiServer, access: A
     cluster.tokens.review = lambda asked: (  # type: ignore[method-assign]
         201, review(asked)[1] | {"status": {"authenticated": True, "user": {"username": "admin"}}},
     )  # fmt: skip
-    says(tokens(access), "is taken for admin")
+    says(tokens(access), "authenticates as admin")
 
 
 def test_without_the_service_account_it_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
     """That is ok, and said, with what to do about it."""
     canary = tokens(access)
     assert canary.ok
-    assert canary.fact == "not looked at: the cluster has no ServiceAccount kube-system/certmond"
+    assert canary.fact == "skipped: the cluster has no ServiceAccount kube-system/certmond"
     assert "config/rbac.yaml" in canary.remedy
     assert cluster.tokens.issued == []
 
@@ -392,9 +392,9 @@ def test_an_api_that_gives_or_reviews_no_token_is_told(cluster: ApiServer, acces
     """Neither is a token that is taken."""
     request = cluster.tokens.request
     cluster.tokens.review = lambda asked: (404, {})  # type: ignore[method-assign]
-    says(tokens(access), "the Kubernetes API reviews no tokens")
+    says(tokens(access), "the Kubernetes API does not support TokenReview")
     cluster.tokens.request = lambda *given: (201, request(*given)[1] | {"status": {}})  # type: ignore[method-assign]
-    says(tokens(access), "the Kubernetes API gave no token for kube-system/certmond")
+    says(tokens(access), "the Kubernetes API returned no token for kube-system/certmond")
 
 
 # --- what is published ------------------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_a_cluster_without_namespaces_is_none(cluster: ApiServer, access: Access
     """What lists none is not what publishes a CA to all of them."""
     for space in ("default", "kube-public", "kube-system"):
         cluster.store.remove("namespaces", space)
-    says(published_trust(access, BOTH), "the cluster has no namespace, as it seems")
+    says(published_trust(access, BOTH), "the API lists no namespace")
 
 
 def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: ApiServer, access: Access) -> None:
@@ -466,7 +466,7 @@ def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: Ap
 
 def test_many_namespaces_are_counted() -> None:
     """A sentence names ten, and says how many there are more."""
-    assert named(f"n{number}" for number in range(12)) == "n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 2 more"
+    assert first_names(f"n{number}" for number in range(12)) == "n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 2 more"
 
 
 def test_a_page_that_is_gone_is_no_answer(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,9 +482,9 @@ def test_secrets_are_not_looked_at_unless_asked_for(cluster: ApiServer, access: 
     """That is ok, and said; nothing is asked, and without the right it is a refusal."""
     canary = token_secrets(access, BOTH)
     assert canary.ok
-    assert canary.fact.startswith("not looked at: ")
+    assert canary.fact.startswith("skipped: ")
     assert cluster.calls == []
-    says(token_secrets(access, BOTH, look=True), "may not list the Secrets", "resources [secrets]")
+    says(token_secrets(access, BOTH, enabled=True), "may not list the Secrets", "resources [secrets]")
 
 
 def test_the_ca_in_secrets_with_tokens_is_compared_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:
@@ -497,11 +497,11 @@ def test_the_ca_in_secrets_with_tokens_is_compared_where_it_is_asked_for(cluster
     cluster.store.add("secrets", "other", "default", type="Opaque", data={"ca.crt": b64(OLD.pem)})
     gone = {"deletionTimestamp": "2026-11-24T12:00:00Z"}
     cluster.store.add("secrets", "gone", "default", type=kind, data={"ca.crt": b64(OLD.pem)}, metadata=gone)
-    known(token_secrets(access, BOTH, look=True))
+    known(token_secrets(access, BOTH, enabled=True))
     cluster.store.add("secrets", "old", "kube-system", type=kind, data={"ca.crt": b64(OLD.pem)})
     cluster.store.add("secrets", "bare", "kube-system", type=kind)
     cluster.store.add("secrets", "odd", "kube-system", type=kind, data={"ca.crt": "abcde"})
-    canary = token_secrets(access, BOTH, look=True)
+    canary = token_secrets(access, BOTH, enabled=True)
     says(canary, "kube-system/old lacks", "kube-system/bare has none", "kube-system/odd cannot be read (")
 
 
@@ -536,7 +536,7 @@ def test_a_ca_that_cannot_be_read_is_exchanged_as_well(cluster: ApiServer, acces
 def test_cluster_info_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
     """Where the API gives no resource version, a change would be blind: it is taken for no API at all."""
     del info(cluster, OLD.pem)["metadata"]["resourceVersion"]
-    says(cluster_info(access, BOTH, BOTH, update=True), "is no Kubernetes API")
+    says(cluster_info(access, BOTH, BOTH, update=True), "does not answer like a Kubernetes API")
     assert not [call for call in cluster.calls if call.startswith("PATCH")]
 
 
@@ -545,7 +545,7 @@ def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, acces
     before = info(cluster, OLD.pem)["data"]
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
-    assert f"was updated: before, its CA lacks {NEW.facts.sha256[:12]}" in canary.fact
+    assert f"its CA lacks {NEW.facts.sha256[:12]} before" in canary.fact
     found = cluster.store.get("configmaps", "cluster-info", "kube-public")
     old, new = (yaml.safe_load(data["kubeconfig"]) for data in (before, found["data"]))
     cluster_fields = new["clusters"][0]["cluster"]
@@ -585,7 +585,7 @@ def test_cluster_info_is_changed_only_as_it_was_read(cluster: ApiServer, access:
         cluster.store.change(held)
 
     cluster.store.before_write = other
-    says(cluster_info(access, BOTH, BOTH, update=True), "was changed by somebody else meanwhile; it is updated later")
+    says(cluster_info(access, BOTH, BOTH, update=True), "certmond updates it later")
     assert "# by hand" in cluster.store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"]
 
 
@@ -593,7 +593,7 @@ def test_without_cluster_info_nothing_joins_by_it(access: Access) -> None:
     """Some clusters have none, which is ok, and said."""
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
-    assert canary.fact.startswith("not looked at: the cluster has not the ConfigMap kube-public/cluster-info")
+    assert canary.fact.startswith("skipped: the ConfigMap kube-public/cluster-info does not exist")
 
 
 @pytest.mark.parametrize("text", ["", "[", "clusters: []", "clusters: [{cluster: 5}]", "users: []"])
@@ -606,11 +606,11 @@ def test_a_cluster_info_that_is_no_kubeconfig_is_told(cluster: ApiServer, access
 
 # --- what every check has in common -----------------------------------------------------------------------------------
 
-CHECKS: dict[str, Callable[[Access, timedelta], Canary]] = {
-    "signing": lambda access, limit: Signing(access).check(OLD.facts, datetime.now(UTC), limit),
+CHECKS: dict[str, Callable[[Access, timedelta], CheckResult]] = {
+    "signing": lambda access, limit: SignerCheck(access).check(OLD.facts, datetime.now(UTC), limit),
     "tokens": lambda access, limit: tokens(access, limit=limit),
     "published_trust": lambda access, limit: published_trust(access, BOTH, limit),
-    "token_secrets": lambda access, limit: token_secrets(access, BOTH, look=True, limit=limit),
+    "token_secrets": lambda access, limit: token_secrets(access, BOTH, enabled=True, limit=limit),
     "cluster_info": lambda access, limit: cluster_info(access, BOTH, BOTH, limit=limit),
 }
 

@@ -41,7 +41,7 @@ HELD_BACK = "the batch of this worker has not come yet; a control plane says who
 
 @pytest.fixture
 def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._POLL_INTERVAL", 0.01)
     made = World(cluster, access_of)
     yield made
     assert not leaks(bytes(cluster.received), made.old, made.new)
@@ -145,7 +145,7 @@ def test_another_record_in_the_cluster_is_told(world: World, node: RotatingNode)
     world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
     again = node.enforcer()
     assert one_pass(world, node, again) is None
-    assert "not to be understood" in again.rotating.waits[0]
+    assert "has an invalid record" in again.rotating.waits[0]
     assert one_pass(world, node, again) is None
     assert again.standing.broken
     assert node.phase is before
@@ -472,8 +472,8 @@ def test_an_older_record_that_comes_back_is_not_followed(world: World, node: Rot
         stale, said = world.recorded, node.hurry("root-ca", "rotate", "--no-wait")
         assert stale
         assert said.code == 3
-        assert f"record is of {rotation_of(stale).name}, in the phase {phase}, which this node has ended" in said.err
-        assert "take it away by `kubectl -n kube-system delete configmap certmond-rotation`, and go on" in said.err
+        assert f"record is of {rotation_of(stale).name}, in the phase {phase}, and this node has ended it" in said.err
+        assert "run: kubectl -n kube-system delete configmap certmond-rotation" in said.err
         assert (world.recorded, node.record, node.tree()) == (stale, None, before)
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
     assert node.hurry("root-ca", "rotate", "--no-wait").code == 0
@@ -530,7 +530,7 @@ def test_a_record_that_cannot_be_understood_stops_no_renewal_of_who_is_in_none(
     enforcer = calm.enforcer()
     enforcer.rotating.ask()
     assert planned(enforcer) == (["web"], [])
-    assert "not to be understood" in (enforcer.standing.broken or "")
+    assert "has an invalid record" in (enforcer.standing.broken or "")
     other = root_ca()
     calm.put("ca.crt", other.pem)
     calm.put("ca.key", other.key_pem)

@@ -75,7 +75,7 @@ def test_the_time_of_the_former_tokens_counts_from_when_the_new_key_is_seen_to_s
     accepted for `root_ca.token_overlap` from then on. Workers are not asked.
     """
     (said,) = conductor.gate(ISSUE, DONE, NOW).waits
-    assert said.startswith(f"a fresh token of kube-system/certmond is not signed with the key {NEW.sha256[:12]}")
+    assert said.startswith(f"a new token of kube-system/certmond is not signed with the key {NEW.sha256[:12]}")
     assert conductor.gate(ISSUE, DONE, NOW).noted is None
     cluster.tokens.key = KEYS[1]
     noted = conductor.gate(ISSUE, DONE, NOW).noted

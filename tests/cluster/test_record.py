@@ -62,7 +62,7 @@ def test_a_schema_of_a_later_certmond_is_refused() -> None:
     """Another schema is not guessed at, however it looks, and the remedy is told."""
     text = json.dumps({"schema": 2, "id": 5})
     with pytest.raises(
-        MalformedError, match=r"^the map has a record of a schema that .* \(it knows 1\); install the certmond"
+        MalformedError, match=r"^the map has a record of a schema that .* \(it supports 1\); upgrade certmond"
     ):
         parse(text, "the map")
 
@@ -82,20 +82,20 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
     """A record with a private key in any of its fields is not made, and the refusal does not quote it."""
     with pytest.raises(ValidationError) as raised:
         record(**changes)
-    assert "PRIVATE KEY" not in str(raised.value).replace("holds a private key", "")
+    assert "PRIVATE KEY" not in str(raised.value).replace("contains a private key", "")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"new": "x"}, "new is no PEM of certificates or public keys"),
+        ({"new": "x"}, "new is not PEM of certificates or public keys"),
         ({"since": "yesterday"}, "since Input should be a valid datetime"),
         ({"since": "2026-11-24T12:00:00"}, "since Input should have timezone info"),
         ({"since": "9999-12-31T23:59:59Z"}, "since is no time at which anything was done"),
         ({"published": "0001-01-01T00:00:00+14:00"}, "published is no time at which anything was done"),
         ({"excluded": "node-1"}, "excluded Input should be a valid array"),
         ({"phase": "a b"}, "phase String should match pattern"),
-        ({"later": NEW.key_pem.decode()}, "holds a private key, which is never part of a record"),
+        ({"later": NEW.key_pem.decode()}, "contains a private key, which must never be in a record"),
     ],
 )
 def test_a_record_that_is_not_to_be_understood_is_told(changes: dict[str, Any], said: str) -> None:
@@ -103,8 +103,8 @@ def test_a_record_that_is_not_to_be_understood_is_told(changes: dict[str, Any], 
     with pytest.raises(MalformedError) as raised:
         parse(json.dumps(json.loads(record().text()) | changes), "the ConfigMap it")
     message = str(raised.value)
-    assert message.startswith(f"the ConfigMap it has a record that is not to be understood ({said}")
-    assert message.endswith("; see who wrote it, and delete it if no rotation is under way")
+    assert message.startswith(f"the ConfigMap it has an invalid record ({said}")
+    assert message.endswith("; find its author; if no rotation is in progress, delete it")
 
 
 @given(edited(json.loads(record().text())))
@@ -157,7 +157,9 @@ def test_a_record_is_made_read_and_replaced(cluster: ApiServer, access: Access) 
 def test_who_comes_second_to_make_it_is_told(access: Access) -> None:
     """Where there is a record already, none is made."""
     create_record(access, record())
-    with pytest.raises(OvertakenError, match=r"kube-system/certmond-rotation is there already, .*; read it again"):
+    with pytest.raises(
+        OvertakenError, match=r"another client has created .*kube-system/certmond-rotation; certmond reads it again"
+    ):
         create_record(access, record(id="other"))
     found = read_record(access)
     assert found
@@ -178,7 +180,7 @@ def test_who_comes_second_to_replace_it_is_told(cluster: ApiServer, access: Acce
         other()
     else:
         cluster.store.before_write = other
-    with pytest.raises(OvertakenError, match="was changed by somebody else since it was read; read it again"):
+    with pytest.raises(OvertakenError, match=r"another client has changed .* since certmond read it"):
         replace_record(access, found, record(phase="issue"))
     now = read_record(access)
     assert now
@@ -202,7 +204,7 @@ def test_an_answer_without_a_version_is_nothing_to_write_over(cluster: ApiServer
     """Where the API gives no resource version, a replacement would be blind: it is taken for no API at all."""
     create_record(access, record())
     del cluster.store.get("configmaps", "certmond-rotation", "kube-system")["metadata"]["resourceVersion"]
-    with pytest.raises(UnreachableError, match="is no Kubernetes API"):
+    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API"):
         read_record(access)
 
 
@@ -210,9 +212,7 @@ def test_an_answer_without_a_version_is_nothing_to_write_over(cluster: ApiServer
 def test_a_map_that_holds_no_record_is_told(cluster: ApiServer, access: Access, data: Any) -> None:
     """The ConfigMap is named, with the fact and the remedy."""
     cluster.store.add("configmaps", "certmond-rotation", "kube-system", data=data)
-    with pytest.raises(
-        MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; see who (wrote|made) it"
-    ):
+    with pytest.raises(MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; find its author"):
         read_record(access)
 
 
