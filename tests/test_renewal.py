@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.cli.options import look
+from certmond.cli.options import assess_node
 from certmond.config.model import Config, Source, parse
 from certmond.controllers.executor import Outcome
 from certmond.daemon.enforcer import Enforcer
@@ -168,7 +168,7 @@ class Host:
         )  # fmt: skip
 
     def look(self) -> Assessment:
-        return look(self.config, str(self.root), self.now, state_dir=self.state)
+        return assess_node(self.config, str(self.root), self.now, state_dir=self.state)
 
     def plan(self) -> Plan:
         return self.enforcer().plan(self.look())
@@ -1049,7 +1049,7 @@ def test_unknown_names_are_told_at_once(host: Host) -> None:
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         "certmond: there is no certificate apiservr on this node; did you mean apiserver?",
-        "there is no certificate nonsense on this node; `certmond check` shows those that there are",
+        "there is no certificate nonsense on this node; to list the certificates, run: certmond check",
     ]
     assert host.serials() == before
 
@@ -1204,12 +1204,12 @@ def test_a_name_of_which_nothing_is_kept_is_told(tmp_path: Path) -> None:
     host = Host(tmp_path / "host", "apiserver")
     empty = certmond(host, "archive", "list", "apiserver")
     assert (empty.returncode, empty.stdout) == (3, "")
-    assert "nothing is kept of apiserver; nothing was replaced yet" in empty.stderr
+    assert "the archive has no generation of apiserver; certmond has replaced no file yet" in empty.stderr
     assert certmond(host, "renew", "apiserver").returncode == 0
     listed = certmond(host, "archive", "list", "apisever", "apiserver")
     assert listed.returncode == 3
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["apiserver"]
-    assert "nothing is kept of apisever; the archive has apiserver" in listed.stderr
+    assert "the archive has no generation of apisever; the archive has apiserver" in listed.stderr
 
 
 def test_a_damaged_generation_is_told_and_blocks_no_other(tmp_path: Path) -> None:

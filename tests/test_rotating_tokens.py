@@ -125,7 +125,7 @@ def test_a_key_follows_another(tmp_path: Path) -> None:
     assert node.findings() == {}
     again = node.hurry("root-ca", "rotate", *SA)
     assert again.code == 3
-    assert "no key is staged that could follow sa" in again.err
+    assert "no new key is staged for sa" in again.err
 
 
 @pytest.mark.slow

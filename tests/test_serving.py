@@ -91,9 +91,7 @@ def test_what_it_does_not_need_keeps_it_from_nothing(tmp_path: Path) -> None:
         "10-node.yaml:3: hold",
     )
     for place in places:
-        assert [line for line in said if place in line and "only `listen` and `web_config` are needed here" in line], (
-            said
-        )
+        assert [line for line in said if place in line and "serve uses only `listen` and `web_config`" in line], said
 
 
 @pytest.mark.parametrize(

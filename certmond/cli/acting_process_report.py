@@ -1,4 +1,4 @@
-"""Report of the acting process: the documents that it writes below its runtime directory.
+"""ActivityReport of the acting process: the documents that it writes below its runtime directory.
 
 Owns what a command reads from them: the planned restarts, the held steps, the progress of a rotation.
 """
@@ -15,13 +15,14 @@ from certmond.pki.rotation.phases import Rotation
 from certmond.transaction.node_lock import Holder
 
 _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
-"""Those of a step that is executed."""
+"""Events of a step that is executed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What the acting process has written of itself: its documents, empty where it writes none; and for how many
-    seconds it has been `silent`.
+class ActivityReport:
+    """Documents that the acting process has written, empty if it writes none.
+
+    `silent` is the number of seconds since its last heartbeat.
     """
 
     holder: Holder | None
@@ -31,17 +32,17 @@ class Report:
 
     @property
     def planned(self) -> frozenset[str]:
-        """Return the services whose restart it plans."""
+        """Return the services whose restart the process plans."""
         return frozenset(each["target"] for each in self._plan("steps") if each.get("step") == "restart")
 
     @property
     def held(self) -> Mapping[str, str]:
-        """Return what it holds, by name, with the reason."""
+        """Return the held steps: target -> reason."""
         return {each["target"]: each["because"] for each in self._plan("held")}
 
     @property
     def obstacle(self) -> str:
-        """Return what blocks a planned restart; empty where a step was executed since that event."""
+        """Return the event that blocks a planned restart, or empty if a step was executed after it."""
         for each in self.activity.get("events", ()):
             if each["event"] in _STEPS:
                 break
@@ -51,10 +52,10 @@ class Report:
         return ""
 
     def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """Return what it publishes about this phase of this rotation."""
-        said = self.activity.get("rotation") or {}
-        same = (said.get("id"), said.get("phase")) == (under_way.id, under_way.phase.value)
-        return said if same else {}
+        """Return the published progress of this phase of the rotation `under_way`, or empty."""
+        published = self.activity.get("rotation") or {}
+        same = (published.get("id"), published.get("phase")) == (under_way.id, under_way.phase.value)
+        return published if same else {}
 
     def _plan(self, name: str) -> list[Any]:
         return list((self.activity.get("plan") or {}).get(name, ()))

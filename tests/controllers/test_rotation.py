@@ -83,7 +83,7 @@ def test_a_ca_follows_another(quick: Path) -> None:
     assert node.phases() == ["prepare", "detach", "trust", "issue", "distrust", "attach", "done", "done"]
     again = node.certmond("root-ca", "rotate")
     assert again.returncode == 3
-    assert "no CA is staged that could follow ca; give one with `certmond root-ca stage`" in again.stderr
+    assert "no new CA is staged for ca; run: certmond root-ca stage" in again.stderr
 
 
 def test_a_plan_changes_nothing(quick: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_rotation_goes_back(quick: Path, phase: Phase, reached: bool) -> None:
     walk_into(node, phase, reached=reached)
     done = node.hurry("root-ca", "abort")
     assert (done.code, done.err) == (0, ""), done.out
-    assert f"was in the phase {phase}, and goes back" in done.out
+    assert f"was in the phase {phase}; its abort begins with" in done.out
     assert node.unwell(node.old) == []
     assert node.findings() == {}
 
@@ -224,7 +224,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
 def test_what_goes_back_goes_back_once(quick: Path) -> None:
     """Neither a rotation that goes back nor none at all can be aborted."""
     node = RotatingNode(quick / "place")
-    assert "no rotation is under way; there is nothing to abort" in node.hurry("root-ca", "abort").err
+    assert "no rotation is in progress; there is nothing to abort" in node.hurry("root-ca", "abort").err
     node.begin(root_ca())
     node.walk(lambda: node.phase is Phase.ISSUE)
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
@@ -243,7 +243,7 @@ def test_a_rotation_that_was_led_back_is_not_done(quick: Path) -> None:
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
     done = node.hurry("root-ca", "rotate")
     assert done.code == 2
-    assert done.err.endswith("-back of ca was led back: the former CA is in place, not the new one\n")
+    assert done.err.endswith("-back of ca was aborted: the old CA is in use, not the new one\n")
     assert node.unwell(node.old) == []
 
 
@@ -926,7 +926,7 @@ def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
     planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
-    told = "^note: certmond looks at no workloads without `cluster:`; restart pods .* between trust and issue"
+    told = "^note: certmond does not check workloads without `cluster:`; restart pods .* between trust and issue"
     assert len(re.findall(told, planned.err, re.MULTILINE)) == 1
     assert json.loads(planned.out)["family"] == "ca"
     begun = node.hurry("root-ca", "rotate", "--no-wait")
@@ -950,7 +950,9 @@ def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path
     for more in ((), ("--plan",), ("--no-wait",)):
         refused = node.hurry("root-ca", "rotate", *words, *more)
         assert (refused.code, refused.out) == (2, ""), more
-        assert re.search("^refused: the rotation .* of ca is under way, by overlap, .*; let it go on", refused.err)
+        assert re.search(
+            "^refused: the rotation .* of ca is in progress, by overlap, .*; complete it first", refused.err
+        )
         assert (node.tree(), node.record) == (before, rotation), more
     assert node.hurry("root-ca", "rotate").code == 0
     at_once = root_ca()
