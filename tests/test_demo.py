@@ -132,7 +132,7 @@ def test_kept_demo_can_be_looked_at_with_the_commands_that_it_prints(scratch: Pa
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     assert f"{kept} is kept" in ended.stdout
     commands = dict(re.findall(r"^  (\S[^:]+): +(.+)$", ended.stdout, re.MULTILINE))
-    command = shlex.split(commands["look at it once more"])
+    command = shlex.split(commands["check the node again"])
     looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NEAR)
     assert re.search(r"^apiserver .* ok *$", looked.stdout, re.MULTILINE)
     subprocess.run(shlex.split(commands["remove it"]), check=True)
@@ -238,7 +238,7 @@ def test_process_that_ends_fails_the_demo_at_once(
 def test_no_place_for_a_directory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no temporary directory can be made, the demo says so and how to name another."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
-    with pytest.raises(CertmondError, match=r"no temporary directory can be made .* name one in TMPDIR"):
+    with pytest.raises(CertmondError, match=r"cannot create a temporary directory .* name a directory in TMPDIR"):
         story.run(keep=False)
 
 

@@ -100,7 +100,7 @@ def test_what_it_does_not_need_keeps_it_from_nothing(tmp_path: Path) -> None:
         ("web_confg: /etc/certmond/web/web.yaml\n", "did you mean web_config?"),
         ("listen: 127.0.0.1:0\n", "listen: must be ADDRESS:PORT"),
         ("listen: [\n", "is not YAML"),
-        ("hold: 1\nhold: 2\n", "hold: is given a second time"),
+        ("hold: 1\nhold: 2\n", "hold: is a duplicate"),
     ],
 )
 def test_what_it_might_need_is_not_guessed(tmp_path: Path, configuration: str, problem: str) -> None:

@@ -31,16 +31,16 @@ def load(
 
     Later files take precedence.
 
-    A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if the
-    configuration has certmond act, or if the caller is `acting`. `keys` is as for `parse`. Raises ConfigError.
+    A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if
+    certmond acts with the configuration, or if the caller is `acting`. `keys` is as for `parse`. Raises ConfigError.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []
     unread: list[Problem] = []
     open_to_others: list[Problem] = []
     found = (main, *_drop_ins(main.parent / "conf.d", unread))
-    for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_home(file) for file in found))):
-        with suppress(OSError):  # a missing directory has no owner; one without access is reported below
+    for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_real_directory(file) for file in found))):
+        with suppress(OSError):  # a missing directory has no owner; an unreadable one is reported below
             open_to_others += _open_to_others(directory, directory.stat())
     for file in found:
         try:
@@ -65,23 +65,25 @@ def _regular(file: Path) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise OSError(errno.EINVAL, "it is no regular file")
+    raise OSError(errno.EINVAL, "it is not a regular file")
 
 
-def _home(file: Path) -> Path:
+def _real_directory(file: Path) -> Path:
     """Return the directory of a file; of a symlink, the directory of its target."""
     return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
 
 
 def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
-    """Yield the problems of a file or directory that other users can write: it decides what runs and what signs."""
-    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # another user's file in it is refused
+    """Yield the problems of a file or directory that other users can write: they could choose commands and signers."""
+    sticky = (
+        stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    )  # certmond refuses a file of another user in it
     if status.st_mode & 0o022 and not sticky:
         yield Problem(
-            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
+            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); run: chmod go-w {file}"
         )
     if status.st_uid not in {0, os.geteuid()}:
-        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; chown root {file}")
+        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; run: chown root {file}")
 
 
 def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:

@@ -282,7 +282,7 @@ def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None
     for target in (pipe, link):
         done = certmond("metrics", "--root", node.root, "--at", AT, "-o", target)
         assert (done.returncode, done.stdout) == (3, "")
-        assert done.stderr.startswith(f"certmond: {target} could not be written (it is no regular file): ")
+        assert done.stderr.startswith(f"certmond: {target} could not be written (it is not a regular file): ")
     assert (pipe.is_fifo(), link.is_symlink()) == (True, True)
 
 

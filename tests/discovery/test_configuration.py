@@ -119,7 +119,7 @@ def test_a_node_as_kubeadm_made_it_differs_in_nothing(node: Node) -> None:
     """On a node as kubeadm made it the configuration is the profile and the node's name, and says so."""
     text = found(node)
     assert text == (
-        "# nothing on this node differs from the profile kubeadm\n"
+        "# this node does not differ from the profile kubeadm\n"
         "profile: kubeadm\n"
         "node_name: controller-0\n"
         "# not on this node: super-admin.conf, kubelet-server, kubelet-server-self\n"
@@ -290,7 +290,7 @@ def test_a_broken_manifest_is_said_in_a_comment(node: Node, content: bytes) -> N
     text = found(node)
     assert f"/{API}" in comments(text)[0]
     assert not entries(text)
-    assert "nothing on this node differs" not in text
+    assert "this node does not differ" not in text
     assert not judged(node, text)
 
 
@@ -306,7 +306,7 @@ def test_an_empty_root(node: Node) -> None:
     """Where there is nothing of a node, a comment says so, and the configuration is the profile alone."""
     keep_only(node)
     text = found(node)
-    assert f"there is nothing of a Kubernetes node below {node.root}" in comments(text)[0]
+    assert f"no file of a Kubernetes node exists below {node.root}" in comments(text)[0]
     assert yaml.safe_load(text) == {"profile": "kubeadm"}
     assert loaded(text) == parse(())
 
@@ -445,7 +445,7 @@ def test_an_external_ca_leaves_the_signing_flags_empty(node: Node) -> None:
         node, KCM, (f"signing-cert-file=/{PKI}/ca.crt", "signing-cert-file="), (f"key-file=/{PKI}/ca.key", "key-file=")
     )
     node.path(f"{PKI}/ca.key").unlink()
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
 
 
 def test_service_account_keys(node: Node) -> None:
@@ -561,16 +561,16 @@ def test_the_kubelets_serving_certificate(node: Node) -> None:
 def test_settings_that_are_no_paths_are_passed_over(node: Node) -> None:
     """A place of manifests or of a kubeconfig that is relative, or no path at all, is as good as none."""
     create(node, "var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=--pod-manifest-path=x --kubeconfig=a*b\n")
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
     create(node, KUBELET, 'staticPodPath: "/a\\0b"\n')
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
 
 
 def test_a_manifest_whose_name_is_no_text_is_passed_over(node: Node) -> None:
     """A name that is not UTF-8 cannot be written into a configuration; hidden files are not the kubelet's."""
     for name in (b"\xff.yaml", b".hidden.yaml", b"kube.bak"):
         Path(os.fsdecode(os.fsencode(node.path(MANIFESTS)) + b"/" + name)).write_text("broken: [")
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
 
 
 @pytest.mark.parametrize(
@@ -579,7 +579,7 @@ def test_a_manifest_whose_name_is_no_text_is_passed_over(node: Node) -> None:
 def test_a_strange_kubelet_configuration(node: Node, fields: dict[str, object]) -> None:
     """What has not the shape of a kubelet's configuration says nothing."""
     create(node, KUBELET, yaml.safe_dump({"kind": "KubeletConfiguration", **fields}))
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
 
 
 def test_without_a_profile_all_that_flags_name_is_listed(node: Node) -> None:
