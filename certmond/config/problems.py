@@ -39,7 +39,7 @@ def problem_of(
             text = "unknown key" + (suggestion(location[-1], known) or f"; the keys are {', '.join(known)}")
         case "missing":
             names = [entry.name for entry in tree.fields[str(location[0])].items if entry.name != given.get("name")]
-            text = "is required" + suggestion(given.get("name"), names, "the entry ")
+            text = "must be given" + suggestion(given.get("name"), names, "the entry ")
         case "enum" | "literal_error":
             text = f"must be {error['ctx']['expected']}"
         case "value_error":

@@ -80,10 +80,10 @@ def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
     )  # certmond refuses a file of another user in it
     if status.st_mode & 0o022 and not sticky:
         yield Problem(
-            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); run: chmod go-w {file}"
+            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
         )
     if status.st_uid not in {0, os.geteuid()}:
-        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; run: chown root {file}")
+        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; chown root {file}")
 
 
 def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:
