@@ -111,7 +111,7 @@ def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Pa
     assert re.search(r"^front-proxy-client .* 364d .* ok *$", told[8], re.MULTILINE)
     trail = re.findall(r"^  step_(\w+) +by daemon: /etc/kubernetes/pki/front-proxy-client\.crt", told[8], re.MULTILINE)
     assert trail == ["planned", "begun", "done"]
-    assert "all well" in told[9]
+    assert "no findings" in told[9]
     assert not re.search("critical|warning", told[9])
     assert len(re.findall(r"^visible in /metrics \d+ ms after the write began$", ended.stdout, re.MULTILINE)) == 5
 
@@ -130,7 +130,7 @@ def test_kept_demo_can_be_looked_at_with_the_commands_that_it_prints(scratch: Pa
     assert processes(scratch) == []
     [kept] = scratch.iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
-    assert f"{kept} is kept" in ended.stdout
+    assert f"{kept} remains; no cluster trusts" in ended.stdout
     commands = dict(re.findall(r"^  (\S[^:]+): +(.+)$", ended.stdout, re.MULTILINE))
     command = shlex.split(commands["check the node again"])
     looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NEAR)
@@ -199,7 +199,7 @@ def test_stage_that_does_not_show_what_it_should_fails_the_demo(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A change that is not seen in time ends the demo with exit code 1, what was expected, and the processes' logs."""
-    monkeypatch.setattr(Node, "cut_off", lambda self, path: None)
+    monkeypatch.setattr(Node, "truncate", lambda self, path: None)
     assert story.run(keep=False) == 1
     output = capsys.readouterr().out
     assert "The demo failed: not seen within 0.3 s: /metrics that has apiserver-kubelet-client with serial" in output
@@ -214,7 +214,7 @@ def test_findings_that_stand_are_told_when_a_stage_fails(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A demo that fails says what /metrics finds instead of what it should."""
-    monkeypatch.setattr(Node, "cut_off", lambda self, path: self.place(path).unlink())
+    monkeypatch.setattr(Node, "truncate", lambda self, path: self.place(path).unlink())
     assert story.run(keep=False) == 1
     assert f'certmond_finding{{certificate="apiserver-kubelet-client",path="{BROKEN}",reason="missing"' in (
         capsys.readouterr().out

@@ -57,9 +57,9 @@ _ABOUT = {
         "StarlingX",
         "The profile of kubeadm with differences: etcd under the Service Manager in `/etc/etcd`, the API server on "
         "port 16443, the bundle of HAProxy that is derived from `admin.conf`, and the services that read it. The "
-        "entries for the etcd of kubeadm match no file. The daily `kube-cert-rotation.sh` renews the same certificates: "
-        "[enable only one of the two](migration/starlingx.md). certmond restarts services of the Service Manager with "
-        "`sm-restart` after it has renewed their files. It cannot detect the age of these services.",
+        "entries for the etcd of kubeadm match no file. The daily `kube-cert-rotation.sh` renews the same "
+        "certificates: [enable only one of the two](migration/starlingx.md). certmond restarts services of "
+        "the Service Manager with `sm-restart` after it has renewed their files. It cannot detect their age.",
         "the certificates of the platform (REST API and GUI, registry, OpenLDAP), which cert-manager creates and "
         "cert-mon installs; `dccertmon` on a system controller, which also reads `admin.conf`: list it beside "
         "`cert-mon`.",
