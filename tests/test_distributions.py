@@ -365,7 +365,7 @@ def test_the_distribution_of_a_node_is_told(profile: str, tree: Tree) -> None:
     assert seen.profile == profile
     done = run(tree, "discover", at=None)
     assert done.exit_code == 0
-    assert seen.mark in done.stdout
+    assert seen.marker in done.stdout
     proposed = yaml.safe_load(done.stdout)
     assert proposed["profile"] == profile
     assert "certificates" not in proposed or profile == "starlingx"

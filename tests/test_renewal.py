@@ -1067,7 +1067,7 @@ def test_those_that_cannot_be_renewed_are_told_at_once(host: Host) -> None:
     assert host.serials() == before
     done = certmond(host, "renew", "--all")
     assert done.returncode == 0
-    assert "left alone: etcd-server: its entry says that nobody signs it" in done.stdout
+    assert "not renewed: etcd-server: its entry says that nobody signs it" in done.stdout
     assert {name for name, serial in host.serials().items() if serial == before[name]} == {"etcd-server"}
 
 
@@ -1085,7 +1085,7 @@ def test_renew_does_not_exit_with_0_where_something_broken_is_left_alone(host: H
     host.put(CA["path"], b"junk")
     done = certmond(host, "renew", "--all")
     assert done.returncode == 1
-    assert "left alone: apiserver: the file of its CA, the entry ca, holds no certificate: put the CA" in done.stdout
+    assert "not renewed: apiserver: the file of its CA, the entry ca, holds no certificate: put the CA" in done.stdout
 
 
 def test_renew_goes_on_where_its_reader_has_gone(host: Host) -> None:

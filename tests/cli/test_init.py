@@ -1085,7 +1085,7 @@ def test_a_host_name_that_is_none(host: Host, name: str) -> None:
     host.at("etc/hostname").write_text(name)
     done = bare(host)
     assert done.code == 3
-    assert "give `node_name`" in done.err
+    assert "set `node_name`" in done.err
 
 
 @pytest.mark.real("unshare")
@@ -1160,7 +1160,7 @@ def test_the_example_works(tmp_path: Path) -> None:
         ["sh", "-exc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "17 made" in done.stdout
+    assert "17 created" in done.stdout
     assert done.stdout.endswith("node/etc/kubernetes/pki/apiserver.crt: OK\n")
 
 

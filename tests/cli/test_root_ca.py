@@ -441,7 +441,7 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
     (host.staging.directory / "record.json").write_text(record)
     done = host.stage(ca(), "--force")
     assert done.code == 2
-    assert "a rotation is under way" in done.err
+    assert "a rotation is in progress" in done.err
     rotation = host.document("show")["rotation"]
     assert rotation["phase"] == ("trust" if "trust" in record else "")
     told = "rotation r1 of ca: phase trust" if "trust" in record else "the record of a rotation cannot be read"

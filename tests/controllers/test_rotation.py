@@ -531,7 +531,7 @@ def test_a_key_that_is_waited_for_can_be_given(quick: Path, key: bytes | None) -
     assert "give it with `certmond root-ca stage`" in enforcer.rotating.waits[0]
     other = node.hurry("root-ca", "stage", *brought(node, root_ca()), "--force")
     assert other.code == 2
-    assert "a rotation is under way (ca, prepare), which needs what is staged" in other.err
+    assert "a rotation is in progress (ca, prepare), which needs the staged files" in other.err
     given = node.hurry("root-ca", "stage", *brought(node, new), "--force")
     assert given.code == 0, given.err
     node.walk()
@@ -926,7 +926,7 @@ def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
     planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
-    told = "^note: certmond does not check workloads without `cluster:`; restart pods .* between trust and issue"
+    told = "^note: certmond does not check workloads without `cluster:`; restart the pods .* between trust and issue"
     assert len(re.findall(told, planned.err, re.MULTILINE)) == 1
     assert json.loads(planned.out)["family"] == "ca"
     begun = node.hurry("root-ca", "rotate", "--no-wait")

@@ -377,7 +377,7 @@ def test_files_that_are_not_the_hosts_are_not_followed(node: Node) -> None:
     node.write(API, yaml.safe_dump(document))
     text = found(node)
     assert not entries(text)
-    notes = [note for note in comments(text) if "is not followed" in note]
+    notes = [note for note in comments(text) if "certmond ignores" in note]
     assert [note.split(":")[0] for note in notes] == [
         "etcd.yaml --cert-file", "etcd.yaml --peer-cert-file", "kube-apiserver.yaml --tls-sni-cert-key"
     ]  # fmt: skip
