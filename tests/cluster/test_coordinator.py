@@ -206,7 +206,7 @@ def test_a_record_that_cannot_be_understood_stops_every_node(world: World) -> No
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
     node.conductor.ask()
-    with pytest.raises(RotationError, match="none that this certmond knows"):
+    with pytest.raises(RotationError, match="this certmond does not support"):
         node.conductor.follow(None, ())
     for text, said in (('{"schema": 2}', "a schema that this certmond does not know"), ("[", "has an invalid record")):
         world.put("configmaps", "certmond-rotation", "kube-system", data={"record": text})
@@ -357,7 +357,7 @@ def test_a_record_of_others_is_not_overwritten(world: World) -> None:
     """What is no record, or none of this certmond's, is not replaced."""
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
-    with pytest.raises(RotationError, match="none that this certmond knows"):
+    with pytest.raises(RotationError, match="this certmond does not support"):
         node.conductor.publish(ROTATION)
     world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
     with pytest.raises(MalformedError):
@@ -574,7 +574,7 @@ def other_signer(world: World) -> None:
         pytest.param(lambda _: None, r"kube-root-ca.crt of default has none, .*; check that a", id="published"),
         pytest.param(joining, r"the kubeconfig in .*cluster-info .*; run: kubeadm init phase", id="cluster-info"),
         pytest.param(webhook, r"the CA bundle of Validating.* theirs lacks .*; replace", id="ca bundle"),
-        pytest.param(secret, r"ca.crt in the Secret default/token-1 lacks .*; see that a", id="secret"),
+        pytest.param(secret, r"ca.crt in the Secret default/token-1 lacks .*; check that a", id="secret"),
         pytest.param(both, r"may not list the Secrets .* resources \[secrets\].*; docs/cluster.md lists", id="right"),
     ],
 )  # fmt: skip
@@ -771,7 +771,7 @@ def test_a_restart_that_makes_no_progress_is_told(world: World) -> None:
     for number in range(1, 7):
         daemon_set(world, f"web-{number}")
     waits = one.gate(world.rotation(Phase.TRUST, published=world.now)).waits
-    assert waits[0].startswith("DaemonSet default/web-0 was restarted, and makes no progress (")
+    assert waits[0].startswith("certmond has restarted DaemonSet default/web-0, which makes no progress (")
     assert len([call for call in world.calls("PATCH") if "daemonsets" in call]) == 5
 
 
