@@ -208,7 +208,10 @@ def test_a_record_that_cannot_be_understood_stops_every_node(world: World) -> No
     node.conductor.ask()
     with pytest.raises(RotationError, match="this certmond does not support"):
         node.conductor.follow(None, ())
-    for text, said in (('{"schema": 2}', "a schema that this certmond does not know"), ("[", "has an invalid record")):
+    for text, said in (
+        ('{"schema": 2}', "a schema that this certmond does not support"),
+        ("[", "has an invalid record"),
+    ):
         world.put("configmaps", "certmond-rotation", "kube-system", data={"record": text})
         world.passes(POLL)
         node.conductor.ask()
