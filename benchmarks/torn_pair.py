@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.handshakes import ADDRESS, PATIENCE, Credentials, Tally, client_context, clients, handshake
 from benchmarks.processes import free_port
-from certmond.cli.options import look
+from certmond.cli.options import assess_node
 from certmond.config.model import Source, parse
 from certmond.daemon.enforcer import Enforcer
 from certmond.notify.audit import Audit
@@ -89,7 +89,7 @@ class Node:
 
         def renew() -> str:
             enforcer.executor.recover()
-            made = enforcer.plan(look(config, root, None, state_dir=self._state), frozenset({name}))
+            made = enforcer.plan(assess_node(config, root, None, state_dir=self._state), frozenset({name}))
             (outcome,) = enforcer.executor.execute(made)
             assert outcome.issued, outcome.message
             return outcome.issued.sha256

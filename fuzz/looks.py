@@ -21,7 +21,7 @@ from random import Random
 from typing import NamedTuple
 
 from certmond.cli.options import Globals
-from certmond.cli.plan import enforcer_for, seen
+from certmond.cli.plan import assess_profile, enforcer_for
 from certmond.config.model import Config, Source, parse
 from certmond.daemon.enforcer import policy_of
 from certmond.expose.documents.plan import plan_document
@@ -86,7 +86,7 @@ def whole_look(root: Path, config: Config) -> Assessment:
     """What `check`, `plan` and `metrics` do between their options and their output."""
     options = Globals(root=str(root))
     enforcer = enforcer_for(options, config)
-    assessment, around = seen(options, config, enforcer)
+    assessment, around = assess_profile(options, config, enforcer)
     json.dumps(plan_document(enforcer.plan(assessment, around=around), assessment.taken_at))
     json.dumps(status_document(assessment, config.mode, next_event(assessment, policy_of(config))))
     Renderer().metrics(assessment, Compatible().text(assessment))

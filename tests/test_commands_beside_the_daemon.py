@@ -157,7 +157,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def daemon_acts(daemon: Running) -> str:
-    return f"the daemon (process {daemon.process.pid}) acts on this node; this command follows it"
+    return f"the daemon (process {daemon.process.pid}) acts on this node; this command shows its progress"
 
 
 def test_the_daemon_makes_the_restart_of_a_command(home: Home) -> None:
@@ -266,7 +266,9 @@ def test_of_two_commands_one_acts(home: Home) -> None:
         while not home.acts():
             select.select([], [], [], 0.02)
         with home.command("restart", "--stale") as second:
-            second.until(f"another command (process {first.process.pid}) acts on this node; this command follows it")
+            second.until(
+                f"another command (process {first.process.pid}) acts on this node; this command shows its progress"
+            )
             end()
             assert first.end() == 0, first.lines
             assert second.end() == 0, second.lines

@@ -90,7 +90,10 @@ def test_a_request_that_is_denied_ends_the_wait(asking: Asking) -> None:
         asking.api.decide("Denied", "not now")
         said, told = command.communicate(timeout=DEADLINE)
     assert command.returncode == 2, said
-    assert f"failed: app: the request {asking.api.only['metadata']['name']} was denied (" in told
+    assert (
+        f"failed: app: the CertificateSigningRequest {asking.api.only['metadata']['name']} has the condition Denied ("
+        in told
+    )
 
 
 def test_an_undecided_request_is_waited_for_until_the_timeout(asking: Asking) -> None:

@@ -114,7 +114,7 @@ def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Pa
     assert re.search(r"^front-proxy-client .* 364d .* ok *$", told[8], re.MULTILINE)
     trail = re.findall(r"^  step_(\w+) +by daemon: /etc/kubernetes/pki/front-proxy-client\.crt", told[8], re.MULTILINE)
     assert trail == ["planned", "begun", "done"]
-    assert "all well" in told[9]
+    assert "no findings" in told[9]
     assert not re.search("critical|warning", told[9])
     assert len(re.findall(r"^visible in /metrics \d+ ms after the write began$", ended.stdout, re.MULTILINE)) == 5
 
@@ -133,9 +133,9 @@ def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> 
     assert processes(scratch) == []
     [kept] = scratch.iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
-    assert f"{kept} is kept" in ended.stdout
+    assert f"{kept} remains; no cluster trusts" in ended.stdout
     commands = dict(re.findall(r"^  (\S[^:]+): +(.+)$", ended.stdout, re.MULTILINE))
-    command = shlex.split(commands["look at it once more"])
+    command = shlex.split(commands["check the node again"])
     looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NEAR)
     assert re.search(r"^apiserver .* ok *$", looked.stdout, re.MULTILINE)
     subprocess.run(shlex.split(commands["remove it"]), check=True)
@@ -202,7 +202,7 @@ def test_a_stage_without_its_result_fails_the_demo(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If a change does not appear in time, the demo exits 1 with the expected result and the logs of its processes."""
-    monkeypatch.setattr(Node, "cut_off", lambda self, path: None)
+    monkeypatch.setattr(Node, "truncate", lambda self, path: None)
     assert story.run(keep=False) == 1
     output = capsys.readouterr().out
     assert "The demo failed: not seen within 0.3 s: /metrics that has apiserver-kubelet-client with serial" in output
@@ -217,7 +217,7 @@ def test_open_findings_are_printed_when_a_stage_fails(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A demo that fails prints the findings in /metrics."""
-    monkeypatch.setattr(Node, "cut_off", lambda self, path: self.place(path).unlink())
+    monkeypatch.setattr(Node, "truncate", lambda self, path: self.place(path).unlink())
     assert story.run(keep=False) == 1
     assert f'certmond_finding{{certificate="apiserver-kubelet-client",path="{BROKEN}",reason="missing"' in (
         capsys.readouterr().out
@@ -241,7 +241,7 @@ def test_process_that_ends_fails_the_demo_at_once(
 def test_a_missing_temporary_directory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """If no temporary directory can be made, the demo reports that and how to name another."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
-    with pytest.raises(CertmondError, match=r"no temporary directory can be made .* name one in TMPDIR"):
+    with pytest.raises(CertmondError, match=r"cannot create a temporary directory .* name a directory in TMPDIR"):
         story.run(keep=False)
 
 

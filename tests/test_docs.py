@@ -77,7 +77,7 @@ def test_the_changelog_has_entries_below_headings() -> None:
 
 def test_every_metric_is_documented(node: Node) -> None:
     """docs/monitoring.md describes each exported metric family."""
-    from certmond.config.model import load
+    from certmond.config.source_files import load
 
     assessment = assess(Store(load().certificates, str(node.root)).observe(), NOW)
     text = Renderer().metrics(assessment, Telemetry("observe").text())

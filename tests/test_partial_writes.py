@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.cli.options import look
+from certmond.cli.options import assess_node
 from certmond.config.model import parse
 from certmond.pki.assessment.key_mismatch import WAIT
 from certmond.pki.findings import Reason
@@ -44,7 +44,7 @@ def reasons(node: Node, clock: Clock, at: datetime | None = None, finish: bytes 
         if finish is not None:
             node.replace(f"{API}.key", finish)
 
-    assessment = look(parse(()), str(node.root), at, state_dir=node.root, clock=clock, pause=pause)
+    assessment = assess_node(parse(()), str(node.root), at, state_dir=node.root, clock=clock, pause=pause)
     status = next(each for each in assessment.statuses if each.seen.name == "apiserver")
     return {item.reason for item in status.findings}
 
@@ -65,8 +65,8 @@ def test_a_check_waits_for_the_rest_of_the_time(node: Node, capsys: pytest.Captu
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
-        "certmond: /etc/kubernetes/pki/apiserver.key is not the private key of /etc/kubernetes/pki/apiserver.crt: "
-        "being written? looking again\n"
+        "certmond: /etc/kubernetes/pki/apiserver.key is not the private key of /etc/kubernetes/pki/apiserver.crt; "
+        "waiting, because a process may still write them\n"
     )
 
 

@@ -13,8 +13,9 @@ import yaml
 from pydantic import BaseModel
 
 from certmond.cli.main import cli
-from certmond.config.model import Config, Source, load, parse, profiles, schema
+from certmond.config.model import Config, Source, parse, profiles, schema
 from certmond.config.rules import PARTS
+from certmond.config.source_files import load
 from certmond.errors import ConfigError
 from certmond.expose.metrics.exposition import COUNT, FAMILIES, Renderer
 from certmond.files.catalog_observer import Store
@@ -44,7 +45,7 @@ def test_an_unknown_key_in_a_part_is_an_error(part: str) -> None:
     """Each part of the file with its own keys reports an unknown one."""
     is_list = "items" in schema()["properties"][part]
     text = f"{part}: [{{name: x, nonsense: 1}}]" if is_list else f"{part}: {{nonsense: 1}}"
-    with pytest.raises(ConfigError, match=r"nonsense: unknown key; this version knows "):
+    with pytest.raises(ConfigError, match=r"nonsense: unknown key; the keys are "):
         parse([Source("config.yaml", text)])
 
 

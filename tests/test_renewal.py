@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.cli.options import look
+from certmond.cli.options import assess_node
 from certmond.config.model import Config, Source, parse
 from certmond.controllers.executor import Outcome
 from certmond.daemon.enforcer import Enforcer
@@ -170,7 +170,7 @@ class Host:
         )  # fmt: skip
 
     def look(self) -> Assessment:
-        return look(self.config, str(self.root), self.now, state_dir=self.state)
+        return assess_node(self.config, str(self.root), self.now, state_dir=self.state)
 
     def plan(self) -> Plan:
         return self.enforcer().plan(self.look())
@@ -1063,7 +1063,7 @@ def test_renew_reports_every_unknown_name_and_renews_nothing(host: Host) -> None
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         "certmond: there is no certificate apiservr on this node; did you mean apiserver?",
-        "there is no certificate nonsense on this node; `certmond check` shows those that there are",
+        "there is no certificate nonsense on this node; to list the certificates, run: certmond check",
     ]
     assert host.serials() == before
 
@@ -1083,7 +1083,7 @@ def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     assert host.serials() == before
     done = certmond(host, "renew", "--all")
     assert done.returncode == 0
-    assert "left alone: etcd-server: its entry has `signer: none`" in done.stdout
+    assert "not renewed: etcd-server: its entry has `signer: none`" in done.stdout
     assert {name for name, serial in host.serials().items() if serial == before[name]} == {"etcd-server"}
 
 
@@ -1101,7 +1101,7 @@ def test_renew_exits_1_if_it_leaves_a_broken_certificate(host: Host) -> None:
     host.put(CA["path"], b"junk")
     done = certmond(host, "renew", "--all")
     assert done.returncode == 1
-    assert "left alone: apiserver: the file of its CA (entry ca) contains no certificate; first" in done.stdout
+    assert "not renewed: apiserver: the file of its CA (entry ca) contains no certificate; first" in done.stdout
 
 
 def test_renew_continues_after_its_reader_closes_the_pipe(host: Host) -> None:
@@ -1222,12 +1222,12 @@ def test_archive_list_exits_3_for_a_name_without_generations(tmp_path: Path) -> 
     host = Host(tmp_path / "host", "apiserver")
     empty = certmond(host, "archive", "list", "apiserver")
     assert (empty.returncode, empty.stdout) == (3, "")
-    assert "nothing is kept of apiserver; nothing was replaced yet" in empty.stderr
+    assert "the archive has no generation of apiserver; certmond has replaced no file yet" in empty.stderr
     assert certmond(host, "renew", "apiserver").returncode == 0
     listed = certmond(host, "archive", "list", "apisever", "apiserver")
     assert listed.returncode == 3
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["apiserver"]
-    assert "nothing is kept of apisever; the archive has apiserver" in listed.stderr
+    assert "the archive has no generation of apisever; the archive has apiserver" in listed.stderr
 
 
 def test_a_damaged_generation_is_reported_and_blocks_no_other(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_renewed_by_a_command(either: ControlPlane) -> None:
         "kube-controller-manager: kube-controller-manager uses the new controller-manager.conf"
     )
     assert [line for line in lines if "uses the old" in line] == [
-        "kubelet uses the old kubelet-client for as long as it is not restarted"  # which cannot be detected here
+        "kubelet uses the old kubelet-client until it is restarted"  # which cannot be detected here
     ]
     whole_node_is_proven(node)
     assert sorted(each["target"] for each in node.trail() if each.get("step") == "restart") == sorted(ELECTING * 2)
@@ -534,4 +534,4 @@ def test_the_verbs(node: ControlPlane) -> None:
     node.pods.event("ended", container="kube-scheduler", attempt=1)
     stopped = node.certmond("restart", "kube-scheduler")
     assert (stopped.returncode, stopped.stdout) == (3, "")
-    assert "kube-scheduler is no static pod of this node" in stopped.stderr
+    assert "kube-scheduler is not a static Pod of this node" in stopped.stderr

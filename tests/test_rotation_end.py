@@ -46,7 +46,7 @@ def to_the_last_phase(node: RotatingNode) -> None:
 def commands(node: RotatingNode) -> None:
     """Run the command, which continues the rotation or finds no rotation."""
     done = node.hurry("root-ca", "rotate")
-    back = done.code == 2 and "was led back" in done.err
+    back = done.code == 2 and "was aborted" in done.err
     over = done.code == 3 and "no CA is staged" in done.err
     assert done.code == 0 or back or over, done
 
@@ -268,7 +268,7 @@ def test_nothing_is_staged_before_the_end_is_complete(plain: Ending) -> None:
         for more in ((), ("--force",)):
             refused = node.hurry("root-ca", "stage", *brought(node, following), *more)
             assert refused.code == 2, (stop, refused)
-            assert "a rotation is under way (ca, " in refused.err, stop
+            assert "a rotation is in progress (ca, " in refused.err, stop
             if before.over:
                 assert "end it with `certmond root-ca rotate --family ca`" in refused.err, stop
         assert (node.record, node.staged) == (before, kept), stop

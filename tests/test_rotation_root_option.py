@@ -14,7 +14,7 @@ from certmond.pki.rotation.phases import Mode, Phase
 from tests.rotation_node import RotatingNode, root_ca
 
 UNSEEN = "no service runs below another root, so certmond cannot observe the files that are in use by web"
-REFUSED = f"refused: {UNSEEN}, and no phase would end; "
+REFUSED = f"refused: {UNSEEN}, so no phase could end; "
 pytestmark = pytest.mark.real("openssl")
 
 
@@ -46,7 +46,7 @@ def test_with_services_it_is_refused(tmp_path: Path) -> None:
     for more in ((), ("--no-wait",)):
         refused = node.hurry("root-ca", "rotate", *more)
         remedy = "rotate on the node itself, without --root, or give --at-once"
-        assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}, or with a configuration that has no services\n")
+        assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}, or with a configuration without services\n")
         assert (node.tree(), node.record) == (before, None)
     assert node.hurry("root-ca", "rotate", "--plan").code == 0
 
@@ -80,7 +80,7 @@ def test_an_abort_is_refused_or_ends(tmp_path: Path) -> None:
     node.configure()
     before = node.tree(), node.record
     refused = node.hurry("root-ca", "abort")
-    remedy = "abort it on the node itself, without --root, or with a configuration that has no services"
+    remedy = "abort it on the node itself, without --root, or with a configuration without services"
     assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}\n")
     assert node.hurry("root-ca", "rotate").code == 2
     assert (node.tree(), node.record) == before

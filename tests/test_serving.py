@@ -93,9 +93,7 @@ def test_unrelated_mistakes_do_not_stop_the_server(tmp_path: Path) -> None:
         "10-node.yaml:3: hold",
     )
     for place in places:
-        assert [line for line in said if place in line and "only `listen` and `web_config` are needed here" in line], (
-            said
-        )
+        assert [line for line in said if place in line and "serve uses only `listen` and `web_config`" in line], said
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_unrelated_mistakes_do_not_stop_the_server(tmp_path: Path) -> None:
         ("web_confg: /etc/certmond/web/web.yaml\n", "did you mean web_config?"),
         ("listen: 127.0.0.1:0\n", "listen: must be ADDRESS:PORT"),
         ("listen: [\n", "is not YAML"),
-        ("hold: 1\nhold: 2\n", "hold: is given a second time"),
+        ("hold: 1\nhold: 2\n", "hold: is a duplicate"),
     ],
 )
 def test_a_possible_access_rule_is_not_guessed(tmp_path: Path, configuration: str, problem: str) -> None:

@@ -7,12 +7,12 @@ from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from docs.generate.terminal import picture, seen
+from docs.generate.terminal import check_document, picture
 
 
 def test_picture(tmp_path: Path) -> None:
     """It shows every certificate and every finding of the node, has no path of the build, and loads nothing."""
-    document = seen(tmp_path)
+    document = check_document(tmp_path)
     made = picture(document)
     ET.fromstring(made)  # noqa: S314 - made here
     words = unescape(re.sub(r"<[^>]*>", " ", made)).replace("\xa0", " ")

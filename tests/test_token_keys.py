@@ -65,7 +65,7 @@ def test_stage(place: Place, kind: str) -> None:
     assert place.run("stage", place.key, *SA).code == 0  # again, as it is
     other = place.run("stage", "--generate", *SA)
     assert other.code == 2
-    assert "give --force to replace it" in other.err
+    assert "to replace it and delete its key, give --force" in other.err
     assert "rotation/new.crt is staged" in (place.state / "audit.log").read_text()
 
 
@@ -102,7 +102,7 @@ def test_the_present_key_is_refused(place: Place) -> None:
     assert done.code == 2
     assert "is in use already; give another one" in done.err
     made = place.run("stage", "--generate", "--key-algorithm", "Ed25519", *SA)
-    assert "signs no tokens with a key such as the Ed25519 one in the key to be made" in made.err
+    assert "signs no tokens with a key such as the Ed25519 one in the new key" in made.err
 
 
 def test_what_is_no_key_is_refused(place: Place, tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_what_is_no_key_is_refused(place: Place, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("verify", "own.crt"), "verify is for Root CAs: sa is a pair of keys without a certificate"),
-        (("export",), "export is for Root CAs: sa is a pair of keys without a certificate"),
+        (("verify", "own.crt"), "verify is for Root CAs, and sa is a key pair without a certificate"),
+        (("export",), "export is for Root CAs, and sa is a key pair without a certificate"),
         (("stage", "--reuse-key"), "--reuse-key is for Root CAs"),
         (("stage", "--generate", "--validity", "1y"), "--validity is for Root CAs"),
-        (("stage", "own.crt", "own.key"), "Give KEY alone: sa has no certificate."),
+        (("stage", "own.crt", "own.key"), "Give only KEY: sa has no certificate."),
     ],
     ids=" ".join,
 )
@@ -172,14 +172,14 @@ def test_obstacles_of_a_start(place: Place) -> None:
     """The cases are nothing staged, a CA of another family, two keys in place, and an API server that reads other
     files.
     """
-    assert "no key is staged that could follow sa" in place.run("rotate", "--plan", *SA).err
+    assert "no new key is staged for sa" in place.run("rotate", "--plan", *SA).err
     assert place.run("stage", "--generate").code == 0
-    assert "no key is staged that could follow sa" in place.run("rotate", "--plan", *SA).err
+    assert "no new key is staged for sa" in place.run("rotate", "--plan", *SA).err
     assert place.run("stage", "--generate", "--force", *SA).code == 0
-    assert "no CA is staged that could follow ca" in place.run("rotate", "--plan").err
+    assert "no new CA is staged for ca" in place.run("rotate", "--plan").err
     good = place.node.read(f"{PKI}/sa.pub")
     place.node.write(f"{PKI}/sa.pub", good + make_ca().public_pem)
-    assert "does not hold the public key of" in place.run("rotate", "--plan", *SA).err
+    assert "has other public keys than that of" in place.run("rotate", "--plan", *SA).err
     place.node.write(f"{PKI}/sa.pub", good)
     manifest = "etc/kubernetes/manifests/kube-apiserver.yaml"
     text = place.node.read(manifest).decode()

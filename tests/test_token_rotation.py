@@ -125,7 +125,7 @@ def test_a_key_follows_another(tmp_path: Path) -> None:
     assert node.findings() == {}
     again = node.hurry("root-ca", "rotate", *SA)
     assert again.code == 3
-    assert "no key is staged that could follow sa" in again.err
+    assert "no new key is staged for sa" in again.err
 
 
 @pytest.mark.slow
@@ -267,7 +267,7 @@ def test_only_one_rotation_at_a_time(tmp_path: Path) -> None:
     node.follow(new)
     refused = node.hurry("root-ca", "stage", "--generate", "--force")
     assert refused.code == 2
-    assert "a rotation is under way (sa, prepare), which needs what is staged" in refused.err
+    assert "a rotation is in progress (sa, prepare), which needs the staged files" in refused.err
     assert Staging(node.state).read(Part.NEW)
     assert node.hurry("root-ca", "stage", node.bring(new), "--force", *SA).code == 0  # the very same
 

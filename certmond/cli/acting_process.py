@@ -1,24 +1,22 @@
-"""One acting process per node: a command acts itself, or hands over to the process that does, and follows it.
+"""One acting process per node: a command acts itself, or hands over to the process that acts and shows its progress.
 
-Owns the choice of the acting process, and what a command shows of the daemon's work. It reads the daemon's records for
-that. The command itself writes an operator's decision, under the lock that all writers share. The acting process does
-restarts, phases, verification and the work that all nodes wait for. If it ends, the command continues alone. Waits for
-file events, without polling.
+Owns the choice of the acting process, and the output about the daemon's work, which it reads from the daemon's records.
+A command writes an operator's decision itself, under the lock that all writers share. The acting process executes
+restarts, phases and verification. If it ends, the command continues alone. Waits for file events, without polling.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from certmond.cli.acting_process_report import ActivityReport, document
 from certmond.cli.progress import Events, Progress
 from certmond.controllers.restart import state_of
 from certmond.controllers.watched_records import records_of
@@ -36,62 +34,16 @@ PATIENCE = timedelta(seconds=30)
 
 T = TypeVar("T")
 
-_UNTAKEN = 60.0
+_RESTART_TIMEOUT = 60.0
 """Seconds that a command waits for a restart that the daemon neither begins nor plans nor holds."""
-_HEARD = 30.0
-"""Seconds after which a lock is looked at again in any case: whoever held it may have been killed."""
+_LOCK_POLL = 30.0
+"""Seconds after which the command checks a lock again: its holder may have been killed without a file event."""
 _SILENT, _HUNG = 30.0, 120.0
-"""Seconds without a sign of life of the daemon, which gives one every ten seconds: a command says so, and gives up."""
-_TOLD = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
+"""Seconds without a heartbeat, which the daemon writes every ten seconds: the command reports it, then gives up."""
+_SHOWN = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """The daemon's events that a command shows."""
-_STEPS = frozenset({"step_begun", "step_done", "step_failed"})
-"""Those of a step that is executed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the acting process has written of itself: its documents, empty where it writes none; and for how many
-    seconds it has been `silent`.
-    """
-
-    holder: Holder | None
-    activity: Mapping[str, Any] = field(default_factory=dict)
-    passed_at: float = 0.0
-    silent: float = 0.0
-
-    @property
-    def planned(self) -> frozenset[str]:
-        """Return the services whose restart it plans."""
-        return frozenset(each["target"] for each in self._plan("steps") if each.get("step") == "restart")
-
-    @property
-    def held(self) -> Mapping[str, str]:
-        """Return what it holds, by name, with the reason."""
-        return {each["target"]: each["because"] for each in self._plan("held")}
-
-    @property
-    def obstacle(self) -> str:
-        """Return what blocks a planned restart; empty where a step was executed since that event."""
-        for each in self.activity.get("events", ()):
-            if each["event"] in _STEPS:
-                break
-            message = str(each["message"])
-            if each["event"] == "step_held" and any(message.startswith(f"{name} waits for ") for name in self.planned):
-                return message
-        return ""
-
-    def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """Return what it publishes about this phase of this rotation."""
-        said = self.activity.get("rotation") or {}
-        same = (said.get("id"), said.get("phase")) == (under_way.id, under_way.phase.value)
-        return said if same else {}
-
-    def _plan(self, name: str) -> list[Any]:
-        return list((self.activity.get("plan") or {}).get(name, ()))
-
-
 _SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
-"""As the sentence of a hold has it (`pki.rotation_holds`)."""
+"""The instant in the sentence of a hold (`pki.rotation.rotation_holds`)."""
 
 
 class Handover:
@@ -102,28 +54,31 @@ class Handover:
         self._command, self._acting = NodeLock(state_dir, COMMAND), NodeLock(state_dir, ACTING)
         self._history, self._record = History(state_dir), RotationRecord(state_dir)
         self._events = Events()
-        self._heard: set[tuple[str, str]] | None = None
-        self._followed: int | None = None
-        self._beat: tuple[float, float] = 0.0, time.monotonic()  # the last sign of life, and when it was seen first
-        self._seen: object = None
+        self._shown_events: set[tuple[str, str]] | None = None
+        self._followed_pid: int | None = None
+        self._heartbeat: tuple[float, float] = (
+            0.0,
+            time.monotonic(),
+        )  # the last heartbeat, and the time of its first read
+        self._last_state: object = None
 
     @contextmanager
-    def turn(self) -> Iterator[bool]:
-        """Yield whether this command acts during the block: no daemon enforces here, and no other command acts.
+    def acting_lock(self) -> Iterator[bool]:
+        """Yield whether this command acts during the block: no daemon in enforce mode and no other command acts here.
 
         Raises WriteError, StateError.
         """
-        ours = self._command.take() and self._acting.take()
+        acts = self._command.take() and self._acting.take()
         try:
-            yield ours
+            yield acts
         finally:
             self._acting.release()
 
-    def patiently(self, act: Callable[[], T]) -> T:
+    def retry_while_busy(self, act: Callable[[], T]) -> T:
         """Call `act` and return its result. After a BusyError, wait for the other writer and call it again.
 
-        The wait has no limit for the process that acts on this node, and `PATIENCE` for another. Raises BusyError after
-        that.
+        The wait for the process that acts on this node has no limit. The wait for another process ends after `PATIENCE`
+        with BusyError.
         """
         waited: Holder | None = None
         begun = end = datetime.now(UTC)
@@ -131,7 +86,7 @@ class Handover:
             try:
                 return act()
             except BusyError:
-                self._follow({self._real(self._state_dir): frozenset({WRITING, ACTING})})
+                self._watch({self._real_path(self._state_dir): frozenset({WRITING, ACTING})})
                 writer = writer_of(self._state_dir) or Holder(0)
                 acts = self._acts(writer)
                 if writer != waited:
@@ -139,14 +94,14 @@ class Handover:
                     end = begun + PATIENCE
                 elif not acts and datetime.now(UTC) >= end:
                     raise
-                self._tell_events(self._report())
+                self._show_events(self._report())
                 until = None if acts else end
                 self._progress.wait(f"{writer} is writing on this node", since=begun, until=until, shows=writer.shows)
                 while is_held(self._state_dir, WRITING) and (acts or datetime.now(UTC) < end):
-                    self._events.wait(until, at_most=_HEARD)
+                    self._events.wait(until, at_most=_LOCK_POLL)
                     report = self._report()
                     if report.silent >= _SILENT:
-                        self._tell_silence(report)
+                        self._show_silence(report)
 
     def _acts(self, writer: Holder) -> bool:
         """Return whether another process that acts on this node is the writer."""
@@ -154,36 +109,36 @@ class Handover:
         return acting is not None and acting.pid == writer.pid != os.getpid()
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
-        """Wait until `until`, or until one of `interest` or a record changes. A command's own locks do not wake it."""
-        self._follow({**interest, **records_of(self._state_dir)})
+        """Wait until `until`, or until one of `interest` or a record changes, except the command's own locks."""
+        self._watch({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
 
-    def look_begins(self, interest: Interest | None = None) -> None:
+    def discard_events(self, interest: Interest | None = None) -> None:
         """Discard the changes up to now, because the caller scans now.
 
-        Later changes, of `interest` too, end a pause.
+        Later changes, including those of `interest`, end a pause.
         """
         if interest is not None:
-            self._follow({**interest, **records_of(self._state_dir)})
-        self._events.forget()
+            self._watch({**interest, **records_of(self._state_dir)})
+        self._events.discard()
 
     # Progress of the acting process
 
-    def follow_restarts(self, left: Collection[str], since: datetime) -> tuple[str, str] | None:
-        """Show what the acting process does about the services `left`.
+    def watch_restarts(self, left: Collection[str], since: datetime) -> tuple[str, str] | None:
+        """Show the progress of the acting process on the services `left`.
 
-        Return None when that changes, or when it stops acting.
+        Return None when the progress changes, or when the process stops acting.
 
-        Return a service and the reason where the process holds it, although it has scanned the node after `since`. Do
-        the same where it has not begun a restart after `_UNTAKEN` seconds.
+        Return a service and the reason if the process holds the restart, although it has scanned the node after
+        `since`. Do the same if it has not begun a restart after `_RESTART_TIMEOUT` seconds.
         """
-        before, end = self._ended(left), time.monotonic() + _UNTAKEN
+        before, end = self._end_times(left), time.monotonic() + _RESTART_TIMEOUT
         while True:
             report = self._report()
             if report.holder is None:
                 return None
             past = self._history.all()
-            if self._ended(left) != before:
+            if self._end_times(left) != before:
                 return None
             episode = next((each.episode for each in past.values() if each.episode), None)
             if episode is None and report.passed_at > since.timestamp():
@@ -192,9 +147,9 @@ class Handover:
                 if not report.planned & {*left} and time.monotonic() >= end:
                     return next(iter(left)), f"{report.holder} has not begun it; see: certmond status"
             if report.silent >= _SILENT:
-                self._tell_silence(report)
+                self._show_silence(report)
             elif episode:
-                self.tell_episode(episode)
+                self.show_restart(episode)
             else:
                 names = ", ".join(sorted(left))
                 self._progress.wait(report.obstacle or f"{report.holder} restarts {names} next")
@@ -202,133 +157,133 @@ class Handover:
                 return None
             self._events.wait(at_most=min(_SILENT, max(1.0, end - time.monotonic())))
 
-    def follow_rotation(self, rotation: Rotation, noted: Rotation | None) -> None:
-        """Show what the acting process does about the rotation until that changes, or until it stops acting.
+    def watch_rotation(self, rotation: Rotation, noted: Rotation | None) -> None:
+        """Show the progress of the acting process on the rotation until it changes, or until the process stops acting.
 
         `noted` is the rotation in this node's record at the last scan.
         """
         while True:
             report = self._report()
-            if report.holder is None or self._record_now() != noted:
+            if report.holder is None or self._current_rotation() != noted:
                 return
-            said = report.rotation(rotation)
-            waits = list(said.get("waits", ()))
+            progress = report.rotation(rotation)
+            waits = list(progress.get("waits", ()))
             episode = next((each.episode for each in self._history.all().values() if each.episode), None)
             if report.silent >= _SILENT:
-                self._tell_silence(report)
+                self._show_silence(report)
             elif episode:
-                self.tell_episode(episode)
+                self.show_restart(episode)
             elif waits:
-                self.tell_rotation_wait(rotation, report.obstacle or waits[0], len(waits) - 1)
-            if self._changed((rotation.phase, bool(said), waits[:1])):
+                self.show_rotation_wait(rotation, report.obstacle or waits[0], len(waits) - 1)
+            if self._changed((rotation.phase, bool(progress), waits[:1])):
                 return
             self._events.wait(at_most=_SILENT)
 
-    def tell_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
-        """Show what a phase waits for. Where time ends that, the reason has the instant; what a hold waits for has the
-        command that ends it, and may have its own since.
+    def show_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
+        """Show the reason for which a phase waits. The reason of a hold has the command that ends it, and possibly the
+        start of the hold.
         """
         others, since = f" (and {more} more)" if more > 0 else "", rotation.since
         fact, _, command = reason.partition("; run: ")
         if command and (found := _SINCE.search(fact)):
             since = datetime.fromisoformat(found[1]).replace(tzinfo=UTC)
             fact = fact.replace(found[0], "", 1)
-        self._progress.wait(f"[{rotation.phase}] {fact}{others}", command or _way_back(rotation), since=since)
+        self._progress.wait(f"[{rotation.phase}] {fact}{others}", command or _abort_command(rotation), since=since)
 
-    def tell_episode(self, episode: Episode) -> None:
-        """Show the progress of a restart, and until when the command waits for it."""
+    def show_restart(self, episode: Episode) -> None:
+        """Show the progress of a restart, and the end of the wait for it."""
         until = episode.acted_at + self._terms.ready_within if episode.acted_at and not episode.good else None
-        remedy = self._way_out(episode) if episode.trouble else ""
-        said = "is being restarted" if episode.stage is Stage.ACT else state_of(episode)
-        self._progress.wait(f"{episode.service}: {said}", remedy, until=until, since=episode.begun_at)
+        remedy = self._restore_command(episode) if episode.trouble else ""
+        state = "is being restarted" if episode.stage is Stage.ACT else state_of(episode)
+        self._progress.wait(f"{episode.service}: {state}", remedy, until=until, since=episode.begun_at)
 
-    def _way_out(self, episode: Episode) -> str:
+    def _restore_command(self, episode: Episode) -> str:
         """Return the command that restores the files with which the service fails.
 
-        During a rotation this is its abort: a single file of the old CA among those of the new one would stop the
-        rotation.
+        During a rotation, this is the abort of the rotation: one restored file of the old CA would stop it.
         """
-        if rotation := self._record_now():
-            return _way_back(rotation)
+        if rotation := self._current_rotation():
+            return _abort_command(rotation)
         names = " ".join(dict.fromkeys(target.name for target in episode.targets))
         return f"certmond archive restore {names}" if names else ""
 
-    def _changed(self, seen: object) -> bool:
+    def _changed(self, state: object) -> bool:
         """Return whether this state differs from the last one."""
-        before, self._seen = self._seen, seen
-        return before != seen
+        before, self._last_state = self._last_state, state
+        return before != state
 
-    def _ended(self, names: Collection[str]) -> dict[str, datetime | None]:
+    def _end_times(self, names: Collection[str]) -> dict[str, datetime | None]:
         past: Mapping[str, Past] = self._history.all()
         return {name: past[name].ended_at for name in names if name in past and past[name].episode is None}
 
-    def _record_now(self) -> Rotation | None:
+    def _current_rotation(self) -> Rotation | None:
         try:
             return self._record.load()
         except MalformedError:
             return None
 
-    def _tell_silence(self, report: Report) -> None:
-        """Show that the daemon hangs, and until when this command waits for it."""
+    def _show_silence(self, report: ActivityReport) -> None:
+        """Show that the daemon hangs, and the end of the wait for it."""
         now = datetime.now(UTC)
         since, until = now - timedelta(seconds=report.silent), now + timedelta(seconds=_HUNG - report.silent)
-        said = f"{report.holder} gives no sign of life"
-        self._progress.wait(said, "systemctl restart certmond", since=since, until=until)
+        fact = f"{report.holder} gives no sign of life"
+        self._progress.wait(fact, "systemctl restart certmond", since=since, until=until)
 
     def _silence(self, heartbeat: Mapping[str, Any]) -> float:
-        """For how many seconds the daemon has given no sign of life, by this process's own clock."""
+        """Return the seconds since the daemon's last heartbeat, by this process's own clock."""
         beat, now = float(heartbeat.get("alive_at") or 0.0), time.monotonic()
-        if beat != self._beat[0]:
-            self._beat = beat, now
-        return now - self._beat[1]
+        if beat != self._heartbeat[0]:
+            self._heartbeat = beat, now
+        return now - self._heartbeat[1]
 
-    def _report(self) -> Report:
-        """Look at who acts, and at what that one says; before, follow what it writes, so that no change is lost. Raises
-        BusyError where the daemon hangs.
+    def _report(self) -> ActivityReport:
+        """Return the report of the acting process. Watch its files first, so that no change is lost.
+
+        Raises BusyError if the daemon hangs.
         """
         holder = holder_of(self._state_dir, ACTING) or holder_of(self._state_dir, COMMAND)
         if self._command.is_acquired and holder and holder.pid == os.getpid():
             holder = None
-        if holder and holder.pid != self._followed:
-            self._followed = holder.pid
-            self._progress.tell(f"{holder} acts on this node; this command follows it")
-        self._follow(self._records(holder.runtime_dir if holder else None))
+        if holder and holder.pid != self._followed_pid:
+            self._followed_pid = holder.pid
+            self._progress.tell(f"{holder} acts on this node; this command shows its progress")
+        self._watch(self._record_files(holder.runtime_dir if holder else None))
         if holder is None or holder.runtime_dir is None:
-            return Report(holder)
-        heartbeat = _document(holder.runtime_dir / HEARTBEAT)
+            return ActivityReport(holder)
+        heartbeat = document(holder.runtime_dir / HEARTBEAT)
         silent = self._silence(heartbeat)
         if silent >= _HUNG:
             raise BusyError(f"{holder} has given no sign of life for {silent:.0f} s; run: systemctl restart certmond")
         passed_at = float(heartbeat.get("pass_at") or 0.0)
-        report = Report(holder, _document(holder.runtime_dir / ACTIVITY), passed_at, silent)
-        self._tell_events(report)
+        report = ActivityReport(holder, document(holder.runtime_dir / ACTIVITY), passed_at, silent)
+        self._show_events(report)
         return report
 
-    def _tell_events(self, report: Report) -> None:
-        """Show what the daemon has done since this command began to follow it."""
-        found = [(each["at"], each["message"]) for each in report.activity.get("events", ()) if each["event"] in _TOLD]
-        if self._heard is not None and report.activity:
+    def _show_events(self, report: ActivityReport) -> None:
+        """Show the daemon's actions since this command began to watch it."""
+        found = [(each["at"], each["message"]) for each in report.activity.get("events", ()) if each["event"] in _SHOWN]
+        if self._shown_events is not None and report.activity:
             for at, message in reversed(found):
-                if (at, message) not in self._heard:
+                if (at, message) not in self._shown_events:
                     self._progress.tell(f"daemon: {message}")
-        if report.activity or self._heard is None:
-            self._heard = {*found}
+        if report.activity or self._shown_events is None:
+            self._shown_events = {*found}
 
     # Watched files
 
-    def _follow(self, interest: Interest) -> None:
-        self._events.follow(interest)
+    def _watch(self, interest: Interest) -> None:
+        self._events.watch(interest)
 
-    def _records(self, runtime_dir: Path | None) -> Interest:
+    def _record_files(self, runtime_dir: Path | None) -> Interest:
         found = records_of(self._state_dir)
-        here = self._real(self._state_dir)
+        here = self._real_path(self._state_dir)
         found[here] = frozenset({*(found[here] or ()), ACTING, COMMAND})
         if runtime_dir:
-            found[self._real(runtime_dir)] = frozenset({ACTIVITY, HEARTBEAT})
+            found[self._real_path(runtime_dir)] = frozenset({ACTIVITY, HEARTBEAT})
         return found
 
     @staticmethod
-    def _real(directory: Path) -> str:
+    def _real_path(directory: Path) -> str:
         return os.path.realpath(directory)
 
     def __enter__(self) -> Self:
@@ -344,13 +299,5 @@ class Handover:
         self._command.release()
 
 
-def _way_back(rotation: Rotation) -> str:
+def _abort_command(rotation: Rotation) -> str:
     return "certmond root-ca abort" if may_be_aborted(rotation) else ""
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

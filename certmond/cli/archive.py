@@ -1,4 +1,4 @@
-"""The commands of the archive: list replaced files, and restore them.
+"""The commands of the archive: list and restore replaced files.
 
 Owns their options, output and exit codes. `renewal.restoration` judges and restores a generation. `acting_process`
 waits for other writers.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from certmond.cli.completion import certificate_names
-from certmond.cli.options import COULD_NOT_TELL, Globals, global_options, globals_of
+from certmond.cli.options import UNKNOWN, Globals, global_options, globals_of
 from certmond.cli.plan import FAILED, enforcer_for
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.group()
 @global_options
 def archive() -> None:
-    """What was replaced, and how to put it back."""
+    """List and restore the files that certmond has replaced."""
 
 
 @archive.command("list")
@@ -35,42 +35,42 @@ def archive() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME…]", shell_complete=certificate_names)
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
-    """The generations that are kept, oldest first, and what each is worth now. Exit: 0 all well, 2 one is damaged, 3
-    nothing is kept of a NAME, or a later certmond has written it.
+    """List the generations in the archive, oldest first, with a verdict on each. Exit: 0 all are intact, 2 one is
+    damaged, 3 the archive has no generation of a NAME, or a later certmond wrote one.
     """
     from certmond.errors import ConfigError, MalformedError, StateError, WriteError
     from certmond.pki.findings import printable
     from certmond.state.archive import Archive
 
     options = globals_of(context)
-    kept, damaged, unread, restoration = Archive(options.state_dir), False, False, None
+    archived, damaged, unread, restoration = Archive(options.state_dir), False, False, None
     try:
         config = options.load()
         restoration = _restoration(options, config, enforcer_for(options, config))
     except ConfigError as error:  # the archive is readable without it
         click.echo(f"certmond: {error}", err=True)
-    known = kept.names()
-    for name, number in [(each, number) for each in names or known for number in kept.ids(each)]:
+    known = archived.names()
+    for name, number in [(each, number) for each in names or known for number in archived.ids(each)]:
         try:
-            generation = kept.generation(name, number)
+            generation = archived.generation(name, number)
             verdict = _verdict(restoration, name, number)
         except (MalformedError, WriteError) as error:
             click.echo(f"certmond: {error}", err=True)
             unread = unread or isinstance(error, StateError)  # another user can change it, or a later version wrote it
             damaged = damaged or not isinstance(error, StateError)
             continue
-        worth, why = (verdict.worth, verdict.why) if verdict else ("-", "")
-        told = "; ".join(filter(None, (generation.description.get("detail", ""), why)))
-        click.echo(printable(f"{name}  {generation.id}  {worth}  {', '.join(generation.paths)}  {told}".rstrip()))
+        state, reason = (verdict.worth, verdict.why) if verdict else ("-", "")
+        details = "; ".join(filter(None, (generation.description.get("detail", ""), reason)))
+        click.echo(printable(f"{name}  {generation.id}  {state}  {', '.join(generation.paths)}  {details}".rstrip()))
     unknown = [name for name in names if name not in known]
-    there = f"the archive has {', '.join(known)}" if known else "nothing was replaced yet"
+    contents = f"the archive has {', '.join(known)}" if known else "certmond has replaced no file yet"
     for name in unknown:
-        click.echo(f"certmond: nothing is kept of {name}; {there}", err=True)
-    sys.exit(FAILED if damaged else COULD_NOT_TELL if unknown or unread else 0)
+        click.echo(f"certmond: the archive has no generation of {name}; {contents}", err=True)
+    sys.exit(FAILED if damaged else UNKNOWN if unknown or unread else 0)
 
 
 def _verdict(restoration: Restoration | None, name: str, generation: str) -> Verdict | None:
-    """Return the verdict on a generation; None where certmond never restores it, or cannot read the node's files."""
+    """Return the verdict on a generation; None if certmond never restores it, or cannot read the node's files."""
     from certmond.errors import StateError, WriteError
 
     try:
@@ -85,11 +85,11 @@ def _verdict(restoration: Restoration | None, name: str, generation: str) -> Ver
 @global_options
 @click.argument("name", shell_complete=certificate_names)
 @click.argument("generation", required=False)
-@click.option("--dry-run", is_flag=True, help="Only show what would be done")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @click.pass_context
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
-    """Put a generation back, by default the newest good one that is not there now; what it replaces is kept as a new
-    one. Exit: 0 done, 2 no generation is good, or GENERATION is not, 3 could not tell.
+    """Restore a generation, by default the newest good one that differs from the current files. The archive keeps the
+    current files as a new generation. Exit: 0 done, 2 no good generation, or GENERATION is damaged, 3 unknown.
     """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
@@ -102,7 +102,7 @@ def restore(context: click.Context, name: str, generation: str | None, dry_run: 
     handover = Handover(options.state_dir, Progress(), enforcer.restarting.terms)
     context.call_on_close(handover.close)
     try:
-        for line in handover.patiently(partial(restoration.restore, name, generation, dry_run=dry_run)):
+        for line in handover.retry_while_busy(partial(restoration.restore, name, generation, dry_run=dry_run)):
             click.echo(line)
     except RefusedError as error:
         click.echo(f"certmond: {error}", err=True)

@@ -1,7 +1,7 @@
-"""Shell completion: the script for a shell, and the names that only certmond has.
+"""Shell completion: the script for a shell, and the names that certmond completes.
 
 Owns which names complete an argument: certificates and services of the configuration in force, reasons and alerts of
-the runbook. Where the configuration cannot be read, it offers the names of the default profile without an error.
+the runbook. If the configuration is unreadable, the names of the default profile complete it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what a shell needs to complete certmond's words: bash, zsh or fish."""
+    """Print the completion script for bash, zsh or fish."""
     found = get_completion_class(shell)
     if found is None:
-        raise click.UsageError(f"This version of click completes nothing in {shell}.")
+        raise click.UsageError(f"This version of click has no completion for {shell}.")
     click.echo(found(context.find_root().command, {}, "certmond", "_CERTMOND_COMPLETE").source())
 
 

@@ -1,4 +1,4 @@
-"""The runbook, offline: what a reason or an alert means, how to inspect it, what to do.
+"""The runbook, offline: the meaning of a reason or an alert, the commands to inspect it, and the remedy.
 
 Owns the search for a section of runbook.md, which is part of the package. Its headings are exactly the names of the
 reasons and of the alerts.
@@ -24,8 +24,8 @@ def explain(name: str) -> str:
         return section
     headings = {_key(heading): heading for heading in sections()}
     close = difflib.get_close_matches(_key(name)[:64], headings, n=1)
-    meant = f"did you mean {headings[close[0]]}? " if close else ""
-    raise CertmondError(f"the runbook has no section {name[:64]!r}; {meant}there are {', '.join(sections())}")
+    suggestion = f"did you mean {headings[close[0]]}? " if close else ""
+    raise CertmondError(f"the runbook has no section {name[:64]!r}; {suggestion}its sections: {', '.join(sections())}")
 
 
 @cache

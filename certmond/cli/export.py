@@ -14,10 +14,10 @@ from certmond.transaction.node_files import NodeFiles
 def trust_bundle(root: str, path: str) -> bytes:
     """Return the certificates in the node's file `path`, each once, in their order.
 
-    Raises MalformedError where a part is unreadable, because an incomplete trust bundle is wrong. Also raises
+    Raises MalformedError if a part is unreadable, because an incomplete trust bundle is wrong. Also raises
     WriteError.
     """
     document = decode(NodeFiles(root).read(path) or b"", path)
     if document.faults:
-        raise MalformedError("\n".join(f"{fault.detail}; put that right first" for fault in document.faults))
+        raise MalformedError("\n".join(f"{fault.detail}; repair the file first" for fault in document.faults))
     return b"".join(map(to_pem, dict.fromkeys(document.certificates)))

@@ -1,4 +1,4 @@
-"""The command `init`: create the whole PKI of a control-plane node from a kubeadm or certmond configuration.
+"""The command `init`: create the complete PKI of a control-plane node from a kubeadm or certmond configuration.
 
 Owns its options, output and exit codes, and collects its input. `pki.planning.bootstrap` decides what to create, and
 `renewal.bootstrap` creates it.
@@ -35,10 +35,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @global_options
-@click.option("--kubeadm-config", type=_FILE, help="The configuration of kubeadm (v1beta3, v1beta4) for this node")
-@click.option("--root-ca-cert", type=_FILE, help="Your own Root CA, in place of a new one")
-@click.option("--root-ca-key", type=_FILE, help="Its private key")
-@click.option("--dry-run", is_flag=True, help="Only show what would be made")
+@click.option("--kubeadm-config", type=_FILE, help="Read the kubeadm configuration (v1beta3, v1beta4) of this node")
+@click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new one")
+@click.option("--root-ca-key", type=_FILE, help="Private key of that Root CA")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
 @click.pass_context
 def init(
@@ -50,7 +50,7 @@ def init(
     dry_run: bool,
     output: str,
 ) -> None:
-    """Make the whole PKI of a control-plane node. What exists is kept and checked, never overwritten."""
+    """Create the complete PKI of a control-plane node. Existing files are checked, and never overwritten."""
     from certmond.daemon.enforcer import policy_of
     from certmond.expose.documents.forecast_table import plan_table
     from certmond.pki.planning.bootstrap import bootstrap
@@ -62,36 +62,36 @@ def init(
     config, joins = _config(options, kubeadm_config, acting=not dry_run)
     facts = _facts(options, config)
     now = datetime.now(UTC)
-    given = _given(root_ca_cert, root_ca_key, now)
+    given = _given_ca(root_ca_cert, root_ca_key, now)
     specs = relocated(config.certificates, config.init)
     maker = _maker(options, facts["node_name"], given)
     if not dry_run:
         maker.recover(PATIENCE)
     elif maker.unfinished():
-        raise CertmondError("an earlier run was killed half-way; run `certmond init`, which goes on with it")
+        raise CertmondError("an earlier run of `certmond init` is incomplete; to continue it, run: certmond init")
     ground = replace(
-        _ground(options, config, specs, facts, now), given=given.certificate if given else None, joins=joins
+        _existing_state(options, config, specs, facts, now), given=given.certificate if given else None, joins=joins
     )
-    made = bootstrap(specs, ground, config.init, policy_of(config))
-    if problems := made.problems or tuple(maker.objections(made.steps)):
+    result = bootstrap(specs, ground, config.init, policy_of(config))
+    if problems := result.problems or tuple(maker.objections(result.steps)):
         raise ConfigError(problems)
-    if not made.steps and not ground.present.statuses:
+    if not result.steps and not ground.present.statuses:
         raise CertmondError(
-            f"init makes nothing of the profile {config.profile!r}, and nothing of it is below {options.root}; "
-            "give another with --profile"
+            f"init creates no file of the profile {config.profile!r}, and none exists below {options.root}; "
+            "choose another profile with --profile"
         )
     if dry_run:
-        display(_document(made, ground), output, plan_table)
+        display(_document(result, ground), output, plan_table)
         return
-    if made.steps and options.given_state_dir is None:
+    if result.steps and options.given_state_dir is None:
         maker.make_directory(str(STATE_DIR.parent))
-    _carry_out(maker, made, quiet=output in {"json", "yaml"})
+    _execute(maker, result, quiet=output in {"json", "yaml"})
     if output in {"json", "yaml"}:
-        display(_document(made, ground), output, plan_table)
+        display(_document(result, ground), output, plan_table)
 
 
 def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
-    """Return the configuration, overlaid with kubeadm's, and whether kubeadm's is of a node that joins."""
+    """Return the configuration, overlaid with kubeadm's, and whether kubeadm's is for a node that joins."""
     from certmond.formats.kubeadm_config import parse_kubeadm_config
     from certmond.signers.local_ca import read_file
 
@@ -99,19 +99,19 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
     if kubeadm_config is None:
         return config, False
     try:
-        said = parse_kubeadm_config(read_file(str(kubeadm_config)), str(kubeadm_config))
+        kubeadm = parse_kubeadm_config(read_file(str(kubeadm_config)), str(kubeadm_config))
         mode = kubeadm_config.stat().st_mode & 0o777
     except OSError as error:
         raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
-    if acting and mode & 0o022:  # the owner does not matter: the operator names this file
-        fact = f"can be written by others (mode {mode:04o}), who would choose for whom certificates are made"
+    if acting and mode & 0o022:  # any owner is accepted: the operator names this file
+        fact = f"can be written by others (mode {mode:04o}), who could choose the names in the certificates"
         raise CertmondError(f"{kubeadm_config} {fact}; chmod go-w {kubeadm_config}")
-    given = {"node_name": said.node_name, "validity": said.validity, "key_algorithm": said.key_algorithm}
+    given = {"node_name": kubeadm.node_name, "validity": kubeadm.validity, "key_algorithm": kubeadm.key_algorithm}
     update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     update["init"] = config.init.model_copy(
-        update={name: getattr(said.init, name) for name in said.init.model_fields_set}
+        update={name: getattr(kubeadm.init, name) for name in kubeadm.init.model_fields_set}
     )
-    return config.model_copy(update=update), said.joins
+    return config.model_copy(update=update), kubeadm.joins
 
 
 def _facts(options: Globals, config: Config) -> dict[str, str]:
@@ -123,7 +123,7 @@ def _facts(options: Globals, config: Config) -> dict[str, str]:
     return facts_of(config.init, config.node_name or _host_name(options.root), address)
 
 
-def _given(certificate: Path | None, key: Path | None, now: datetime) -> GivenAuthority | None:
+def _given_ca(certificate: Path | None, key: Path | None, now: datetime) -> GivenAuthority | None:
     from certmond.renewal.bootstrap_ca import read_authority
 
     return read_authority(str(certificate), str(key), now) if certificate and key else None
@@ -144,10 +144,10 @@ def _maker(options: Globals, node_name: str, given: GivenAuthority | None) -> Bo
     )
 
 
-def _ground(
+def _existing_state(
     options: Globals, config: Config, specs: Sequence[CertificateSpec], facts: dict[str, str], now: datetime
 ) -> Ground:
-    """Return what is on the node already, assessed with the facts of the new cluster."""
+    """Return the existing files of the node, assessed with the facts of the new cluster."""
     from certmond.files.catalog_observer import Store
     from certmond.pki.assessment.assess import assess
     from certmond.pki.planning.bootstrap import Ground
@@ -169,7 +169,7 @@ def _host_name(root: str) -> str:
     lines = (line.strip() for line in written)  # hostname(5): comments, and one name
     name = next((line for line in lines if line and not line.startswith("#")), "") or socket.gethostname()
     if not is_node_name(name.lower()):
-        raise CertmondError(f"this host's name {name!r} is none that a node can have; give `node_name`")
+        raise CertmondError(f"{name!r}, the name of this host, is not valid for a node; set `node_name`")
     return name.lower()
 
 
@@ -183,15 +183,15 @@ def _address() -> str:
         except OSError:
             continue
     raise CertmondError(
-        "this host has no default route, so its address cannot be told; give `init: {advertise_address: …}` in the "
-        "configuration, or a kubeadm configuration that has `advertiseAddress`"
+        "this host has no default route, so its address is unknown; set `init: {advertise_address: …}` in the "
+        "configuration, or give a kubeadm configuration with `advertiseAddress`"
     )
 
 
-def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:
+def _execute(maker: Bootstrapper, result: Bootstrap, *, quiet: bool) -> None:
     from certmond.renewal.bootstrap import path_of
 
-    total, number = len(made.steps), 0
+    total, number = len(result.steps), 0
 
     def tell(step: InitStep) -> None:
         nonlocal number
@@ -199,14 +199,14 @@ def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:
         if not quiet:
             click.echo(f"[{number}/{total}] {path_of(step)}: {step.detail}")
 
-    if made.steps:
-        maker.carry_out(made.steps, PATIENCE, tell)
+    if result.steps:
+        maker.carry_out(result.steps, PATIENCE, tell)
     if not quiet:
-        kept = f"; kept as they are: {', '.join(made.kept)}" if made.kept else ""
-        click.echo(f"{total} made{kept}" if total else "nothing to do: everything is there")
+        existing = f"; unchanged: {', '.join(result.kept)}" if result.kept else ""
+        click.echo(f"{total} created{existing}" if total else "nothing to do: all files exist")
 
 
-def _document(made: Bootstrap, ground: Ground) -> dict[str, Any]:
+def _document(result: Bootstrap, ground: Ground) -> dict[str, Any]:
     """Return the steps in the format of `plan`."""
     from certmond.pki.planning.steps import Cause
     from certmond.renewal.bootstrap import path_of
@@ -216,7 +216,14 @@ def _document(made: Bootstrap, ground: Ground) -> dict[str, Any]:
             "step": "init", "target": step.spec.name, "path": path_of(step), "reason": Cause.MISSING.value,
             "detail": step.detail, "restarts": [],
         }
-        for step in made.steps
+        for step in result.steps
     ]  # fmt: skip
     taken_at = ground.present.taken_at.isoformat().replace("+00:00", "Z")
-    return {"schema": 1, "taken_at": taken_at, "steps": steps, "held": [], "kept": list(made.kept), "changes_at": None}
+    return {
+        "schema": 1,
+        "taken_at": taken_at,
+        "steps": steps,
+        "held": [],
+        "kept": list(result.kept),
+        "changes_at": None,
+    }

@@ -1,8 +1,8 @@
 """The command line: commands, options and exit codes. Only this module connects all parts.
 
-Exit codes are those of monitoring plugins: 0 all well, 1 a warning, 2 a critical finding, 3 unknown. Unknown includes a
-broken configuration, a wrong option, and no certificate found. A command imports what it needs when it runs. `serve`
-therefore does not load cryptography, and `version` is fast.
+Exit codes are those of monitoring plugins: 0 no finding, 1 a warning, 2 a critical finding, 3 unknown. Unknown includes
+a broken configuration, a wrong option, and a node without certificates. A command imports its modules when it runs, so
+`serve` does not load cryptography, and `version` is fast.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from certmond.cli.archive import archive
 from certmond.cli.completion import completion, explained_names
 from certmond.cli.init import init
 from certmond.cli.options import (
-    COULD_NOT_TELL,
+    UNKNOWN,
+    assess_node,
     at_option,
     display,
     global_options,
     globals_of,
-    look,
     output_option,
     runtime_option,
 )
@@ -46,20 +46,20 @@ from certmond.redaction import redacted
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @global_options
-@click.version_option(package_name="certmond", message="%(package)s %(version)s", help="The version, and no more")
+@click.version_option(package_name="certmond", message="%(package)s %(version)s", help="Print the version")
 def cli() -> None:
-    """Know every certificate that this Kubernetes node lives by, prove it, and say what is wrong before it hurts."""
+    """Watch, verify and renew the certificates of this Kubernetes node."""
 
 
 @cli.command()
 @global_options
 @runtime_option
 @click.option(
-    "--log", type=click.Choice(("auto", "journal", "plain", "json")), default="auto", help="How to write events"
+    "--log", type=click.Choice(("auto", "journal", "plain", "json")), default="auto", help="Format of log events"
 )
 @click.pass_context
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
-    """The daemon: watch, judge, render what `serve` and `status` show; in enforce mode renew what is due."""
+    """Run the daemon: watch and assess the node, and in enforce mode renew certificates that are due."""
     gc.disable()  # loaded modules stay; the daemon enables collection after its first pass
     from certmond.daemon.loop import Daemon
     from certmond.notify.journal import Journal
@@ -77,15 +77,17 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 @cli.command()
 @global_options
 @runtime_option
-@click.option("--listen", metavar="ADDR:PORT", help="Where to listen, whatever the configuration has [127.0.0.1:9964]")
+@click.option(
+    "--listen", metavar="ADDR:PORT", help="Listen on this address instead of the configured one [127.0.0.1:9964]"
+)
 @click.option(
     "--web-config",
     type=click.Path(path_type=Path),
-    help="TLS, client certificates, passwords and headers (docs/web.md), whatever the configuration has [none]",
+    help="File with TLS, client certificates and passwords (docs/web.md), instead of the configured one [none]",
 )
 @click.pass_context
 def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:
-    """Serve over HTTP what the daemon rendered: a page at /, /metrics, /healthz, /readyz, /api/v1/status."""
+    """Serve the output of the daemon over HTTP: a page at /, /metrics, /healthz, /readyz, /api/v1/status."""
     from certmond.expose.http import server
     from certmond.notify.journal import Journal
     from certmond.notify.library_log import log_to
@@ -94,7 +96,7 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
     if listen is None or web_config is None:
         configured = globals_of(context).serving()
         for problem in configured.problems:
-            click.echo(f"certmond: {problem} (only `listen` and `web_config` are needed here, and obeyed)", err=True)
+            click.echo(f"certmond: {problem} (serve uses only `listen` and `web_config`)", err=True)
         listen = listen or configured.listen
         web_config = web_config or (Path(configured.web_config) if configured.web_config else None)
     gate = None
@@ -111,9 +113,10 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
 @output_option
 @click.pass_context
 def check(context: click.Context, at: datetime | None, output: str) -> None:
-    """Look once, without a daemon. Exit: 0 all well, 1 a warning, 2 a critical finding, 3 could not tell.
+    """Check the node once, without the daemon. Exit: 0 no finding, 1 a warning, 2 a critical finding, 3 unknown.
 
-    A certificate and a key that do not match may be half written: they are looked at again, two seconds later at most.
+    If a certificate and its key do not match, another process may still write them. Then certmond waits up to two
+    seconds and reads both again.
     """
     from certmond.daemon.enforcer import policy_of
     from certmond.discovery.distribution import advice
@@ -123,12 +126,12 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 
     options = globals_of(context)
     config = options.load()
-    assessment = look(config, options.root, at, state_dir=options.state_dir, asking=True)
+    assessment = assess_node(config, options.root, at, state_dir=options.state_dir, check_api=True)
     following = next_event(assessment, policy_of(config))
     display(status_document(assessment, config.mode, following), output, status_table)
     if not assessment.statuses:
         raise CertmondError(
-            f"there is no certificate of the profile {config.profile!r} below {options.root}; "
+            f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"
         )
     sys.exit(assessment.severity.rank if assessment.severity else 0)
@@ -139,7 +142,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 @runtime_option
 @output_option
 def status(runtime_dir: Path, output: str) -> None:
-    """What the running daemon last found; exit 3 where none runs, else as `check`."""
+    """Print the last assessment of the running daemon. Exit: as `check`, or 3 if no daemon runs."""
     from certmond.expose.documents.status_table import status_table
     from certmond.expose.http.health import silence
     from certmond.expose.metrics.exposition import read_status
@@ -147,9 +150,11 @@ def status(runtime_dir: Path, output: str) -> None:
     document = read_status(runtime_dir)
     display(document, output, status_table)
     if reason := silence(runtime_dir):
-        raise NotRunningError(f"this is what the daemon found at {document['taken_at']}, but {reason}")
+        raise NotRunningError(f"the assessment is of {document['taken_at']}, but {reason}")
     if not (document["certificates"] or document["findings"]):
-        raise CertmondError("the daemon finds no certificate on this node; `certmond check` says which profile fits")
+        raise CertmondError(
+            "the daemon finds no certificate on this node; to find the profile that fits, run: certmond check"
+        )
     sys.exit(_exit_code(document))
 
 
@@ -160,11 +165,11 @@ def status(runtime_dir: Path, output: str) -> None:
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Replace FILE, as a whole, in place of printing",
+    help="Write to FILE atomically instead of to stdout",
 )
 @click.pass_context
 def metrics(context: click.Context, at: datetime | None, output: Path | None) -> None:
-    """Look once and print the metrics: for node_exporter's textfile collector, from a timer."""
+    """Check the node once and print the metrics, for the textfile collector of node_exporter."""
     from certmond.cli.output_file import replace_file
     from certmond.expose.metrics.exposition import Renderer
     from certmond.expose.metrics.own_metrics import Telemetry
@@ -173,13 +178,13 @@ def metrics(context: click.Context, at: datetime | None, output: Path | None) ->
 
     options = globals_of(context)
     config = options.load()
-    assessment = look(config, options.root, at, state_dir=options.state_dir)
+    assessment = assess_node(config, options.root, at, state_dir=options.state_dir)
     own = Telemetry(config.mode).text() + (Compatible().text(assessment) if config.compatibility else "")
     text = Renderer().metrics(assessment, own)
     if output is not None:
         replace_file(output, text.encode(errors="backslashreplace"))
         return
-    if sys.stdout.isatty():  # programs read names unchanged, but a terminal must not interpret them
+    if sys.stdout.isatty():  # a terminal must not interpret control characters in names
         text = "\n".join(map(printable, text.split("\n")))
     click.echo(text, nl=False, color=True)  # otherwise click removes color codes, even from a name
 
@@ -187,14 +192,14 @@ def metrics(context: click.Context, at: datetime | None, output: Path | None) ->
 @cli.group()
 @global_options
 def config() -> None:
-    """Validate, show or describe the configuration."""
+    """Validate, print or describe the configuration."""
 
 
 @config.command()
 @global_options
 @click.pass_context
 def validate(context: click.Context) -> None:
-    """Say everything that is wrong with the configuration. Exit: 0 nothing, 3 something."""
+    """Print every problem of the configuration. Exit: 0 no problem, 3 a problem."""
     from certmond.pki.rotation.ca_publication import short_overlap
     from certmond.subprocesses import exposures
 
@@ -204,7 +209,7 @@ def validate(context: click.Context) -> None:
     if warning := short_overlap(found.root_ca, found.cluster):
         click.echo(f"warning: {warning}", err=True)
     click.echo(
-        f"the configuration is good: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}"
+        f"the configuration is valid: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}"
     )
 
 
@@ -212,7 +217,7 @@ def validate(context: click.Context) -> None:
 @global_options
 @click.pass_context
 def show(context: click.Context) -> None:
-    """The configuration in force: profile, files and options joined."""
+    """Print the effective configuration, merged from profile, files and options."""
     from certmond.config.model import dump
 
     click.echo(dump(globals_of(context).load()), nl=False)
@@ -221,7 +226,7 @@ def show(context: click.Context) -> None:
 @config.command()
 @global_options
 def schema() -> None:
-    """The JSON Schema of the configuration file, for editors."""
+    """Print the JSON Schema of the configuration file, for editors."""
     from certmond.config.model import schema as describe
 
     click.echo(json.dumps(describe(), indent=2))
@@ -231,35 +236,35 @@ def schema() -> None:
 @global_options
 @click.pass_context
 def discover(context: click.Context) -> None:
-    """Print the configuration that fits this node: its distribution's profile, marking where the node differs."""
+    """Print a configuration for this node: the profile of its distribution, and the differences from it."""
     from certmond.config.model import DEFAULT_PROFILE
-    from certmond.discovery.configuration import discover as look
+    from certmond.discovery.configuration import discover as discover_configuration
     from certmond.discovery.distribution import distributions
 
     options = globals_of(context)
-    config, seen = options.load(), distributions(options.root)
+    config, found = options.load(), distributions(options.root)
     named = "profile" in config.model_fields_set
-    if len(seen) == 1 and not named:  # no profile is configured, and one distribution fits
-        config = replace(options, profile=seen[0].profile).load()
-    for each in seen:
-        if len(seen) > 1 or {each.profile, config.profile} != {DEFAULT_PROFILE}:
+    if len(found) == 1 and not named:  # no profile is configured, and one distribution fits
+        config = replace(options, profile=found[0].profile).load()
+    for each in found:
+        if len(found) > 1 or {each.profile, config.profile} != {DEFAULT_PROFILE}:
             click.echo(f"# {each}: `profile: {each.profile}`")
-    click.echo(look(config, options.root), nl=False)
+    click.echo(discover_configuration(config, options.root), nl=False)
 
 
 @cli.command()
 @click.argument("reason", shell_complete=explained_names)
 def explain(reason: str) -> None:
-    """The runbook for a REASON or an alert: what it means, how to see it, what to do."""
+    """Print the runbook on a REASON or an alert: its meaning, how to inspect it, and the remedy."""
     from certmond.cli.explain import explain as look_up
 
     click.echo(look_up(reason))
 
 
 @cli.command()
-@click.option("--keep", is_flag=True, help="Keep the demo's directory")
+@click.option("--keep", is_flag=True, help="Keep the directory of the demonstration")
 def demo(keep: bool) -> None:
-    """A node's certificates going wrong and being put right, in a directory of its own, in a few seconds."""
+    """Demonstrate faults of a node's certificates and their repair, in a temporary directory."""
     from certmond.demo import run as run_demo
 
     sys.exit(run_demo(keep=keep))
@@ -267,7 +272,7 @@ def demo(keep: bool) -> None:
 
 @cli.command()
 def version() -> None:
-    """The version."""
+    """Print the version."""
     from importlib.metadata import version as of
 
     click.echo(f"certmond {of('certmond')}")
@@ -299,38 +304,40 @@ def main() -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys are in this memory: no core file may have them
     prepare()
-    heard = sys.stdout
+    stdout = sys.stdout
     try:
         cli.main(standalone_mode=False)
     except SystemExit:
-        if sys.stdout is heard:
+        if sys.stdout is stdout:
             raise
-        sys.exit(COULD_NOT_TELL)  # the reader closed the pipe: click has replaced the stream, and exits with 1
+        sys.exit(UNKNOWN)  # the reader closed the pipe: click has replaced the stream, and exits with 1
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
         with suppress(OSError):  # the exit code remains if stderr is closed
             error.show()
-        sys.exit(COULD_NOT_TELL)
+        sys.exit(UNKNOWN)
     except CertmondError as error:
-        _say(str(error))
-        sys.exit(COULD_NOT_TELL)
+        _print_error(str(error))
+        sys.exit(UNKNOWN)
     except OSError as error:
         if not output_fails():
-            _say(f"something could not be read or written ({error}); see that certmond may")
-            sys.exit(COULD_NOT_TELL)
-        _say(f"the output could not be written ({error})")
-        os._exit(COULD_NOT_TELL)  # not sys.exit: the flush of the buffer would fail again
+            _print_error(f"cannot read or write a file ({error}); check its permissions")
+            sys.exit(UNKNOWN)
+        _print_error(f"cannot write its output ({error})")
+        os._exit(UNKNOWN)  # not sys.exit: the flush of the buffer would fail again
     except MemoryError:
-        _say("there is not enough memory; see `MemoryMax=` of the unit, `ulimit -v`, and what else the host has to do")
-        sys.exit(COULD_NOT_TELL)
+        _print_error(
+            "not enough memory; check `MemoryMax=` of the unit, `ulimit -v`, and the other processes of the host"
+        )
+        sys.exit(UNKNOWN)
     except Exception as error:  # noqa: BLE001 - as the docstring explains
         with suppress(OSError):
             click.echo(f"Traceback:\n{''.join(traceback.format_tb(error.__traceback__))}", err=True, nl=False)
-        _say(defect(error))
-        sys.exit(COULD_NOT_TELL)
+        _print_error(defect(error))
+        sys.exit(UNKNOWN)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     with suppress(OSError):
         click.echo(f"certmond: {redacted(text)}", err=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from certmond.config.model import Config
     from certmond.pki.assessment.assess import Assessment
 
-COULD_NOT_TELL = 3
+UNKNOWN = 3
 OUTPUTS = ("table", "wide", "json", "yaml")
 RUNTIME_DIR = Path("/run/certmond")
 STATE_DIR = Path("/var/lib/certmond")
@@ -32,7 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Serving(NamedTuple):
-    """Where `serve` listens, the file that controls access (None: no access control), and problems elsewhere."""
+    """Address of `serve`, its access-control file (None: no access control), and problems of other keys."""
 
     listen: str
     web_config: str | None
@@ -56,7 +56,7 @@ class Globals:
 
     def load(self, *, acting: bool = False) -> Config:
         """Return the configuration in force. `acting`: the command writes on the node. Raises ConfigError."""
-        from certmond.config.model import load
+        from certmond.config.source_files import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
@@ -69,11 +69,11 @@ class Globals:
         if child := os.fork():
             os.close(sending)
             with os.fdopen(receiving, encoding="utf-8") as pipe:
-                told = json.loads(pipe.read() or '{"error": "the configuration could not be read"}')
+                answer = json.loads(pipe.read() or '{"error": "the configuration cannot be read"}')
             os.waitpid(child, 0)
-            if "error" in told:
-                raise CertmondError(told["error"])
-            return Serving(**told)
+            if "error" in answer:
+                raise CertmondError(answer["error"])
+            return Serving(**answer)
         with (
             suppress(BaseException),
             os.fdopen(sending, "w", encoding="utf-8") as pipe,
@@ -85,7 +85,7 @@ class Globals:
         os._exit(0)
 
     def _serving(self) -> Serving:
-        from certmond.config.model import load
+        from certmond.config.source_files import load
         from certmond.errors import ConfigError
 
         problems: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class Globals:
         return Serving(config.listen, config.web_config, problems)
 
 
-def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value is not None and parameter.name:
         known = context.find_object(Globals) or Globals()
         context.obj = replace(known, **{parameter.name: value})
@@ -120,33 +120,35 @@ def global_options(function: F) -> F:
             "--config", type=click.Path(path_type=Path), help="Configuration file [/etc/certmond/config.yaml]"
         ),
         click.option(
-            "--root", type=click.Path(exists=True, file_okay=False), help="Read every path of the node below DIR"
+            "--root",
+            type=click.Path(exists=True, file_okay=False),
+            help="Treat DIR as the root of the node's file system",
         ),
         click.option(
             "--state-dir",
             "given_state_dir",
             type=click.Path(path_type=Path, readable=False),
-            help=f"Own state [{STATE_DIR} below DIR]",
+            help=f"State directory of certmond [{STATE_DIR} below DIR]",
         ),
         click.option(
             "--profile",
             shell_complete=_profile_names,
-            help="Profile in place of the configured one: kubeadm, k3s, …, none",
+            help="Use this profile instead of the configured one: kubeadm, k3s, …, none",
         ),
-        click.option("-v", "--verbose", is_flag=True, default=None, help="`run` tells each pass as well"),
+        click.option("-v", "--verbose", is_flag=True, default=None, help="Log every pass of the daemon"),
     )
     for option in reversed(options):
-        function = _hidden_value(option)(function)
+        function = _without_argument(option)(function)
     return function
 
 
-def _hidden_value(option: Callable[[F], F]) -> Callable[[F], F]:
+def _without_argument(option: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         decorated = option(function)
         parameters: list[click.Parameter] = (
             decorated.params if isinstance(decorated, click.Command) else decorated.__click_params__  # type: ignore[attr-defined]
         )
-        parameters[-1].callback, parameters[-1].expose_value = _remember, False
+        parameters[-1].callback, parameters[-1].expose_value = _store_option, False
         return decorated
 
     return decorate
@@ -164,17 +166,17 @@ def instant(_: click.Context, __: click.Parameter, value: str | None) -> datetim
         raise click.BadParameter("must be an RFC 3339 time such as 2027-11-10T00:00:00Z") from None
 
 
-output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="How to print it")
+output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="Output format")
 runtime_option = click.option(
     "--runtime-dir",
     type=click.Path(path_type=Path),
     default=RUNTIME_DIR,
     show_default=True,
-    help="Where the daemon renders",
+    help="Runtime directory of the daemon",
 )
 
 
-at_option = click.option("--at", callback=instant, help="As of this RFC 3339 time in place of now")
+at_option = click.option("--at", callback=instant, help="Assess the node as of this RFC 3339 time")
 
 
 def globals_of(context: click.Context) -> Globals:
@@ -182,22 +184,22 @@ def globals_of(context: click.Context) -> Globals:
     return context.find_object(Globals) or Globals()
 
 
-def look(
+def assess_node(
     config: Config,
     root: str,
     at: datetime | None,
     *,
     state_dir: Path = Path("/var/lib/certmond"),
-    asking: bool = False,
+    check_api: bool = False,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     pause: Callable[[float], None] = time.sleep,
 ) -> Assessment:
-    """Scan files and running services as of `at` or of now, and return the verdicts that the daemon would have.
+    """Scan files and running services, and return the assessment that the daemon would make at `at`, by default now.
 
-    With `asking`, also check whether the Kubernetes API and this node accept each other, where an API is configured.
+    With `check_api`, also check that a configured Kubernetes API and this node authenticate each other.
 
-    A certificate and a key that do not match, and changed in the last two seconds, may be partly written. Then `pause`
-    waits for the rest of that time, and the second scan counts. With `at`, there is no wait.
+    If a certificate and its key do not match, and changed in the last two seconds, a process may still write them. Then
+    `pause` waits for the rest of that time, and the second scan counts. With `at`, there is no wait.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -205,36 +207,39 @@ def look(
     from certmond.notify.library_log import log_to
 
     log_to(Journal("message"))
-    audit, private = Audit(Journal("none"), state_dir, caller()), _may_enter(state_dir)
+    audit, private = Audit(Journal("none"), state_dir, caller()), _is_state_readable(state_dir)
     enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: at or clock())
-    if asking and private and at is None and root == "/":
+    if check_api and private and at is None and root == "/":
         enforcer.rotating.ask()
 
-    def see(*, waits: bool) -> Assessment:
+    def scan(*, waits: bool) -> Assessment:
         assessment, around = enforcer.see(everything=False, private=private, waits=waits)
         if enforcer.standing.broken and not around.findings:  # the catalogue has no anchor for the finding
             raise CertmondError(enforcer.standing.broken)
         return assessment
 
-    assessment = see(waits=at is None)
+    assessment = scan(waits=at is None)
     if (until := assessment.waits_until) is None:
         return assessment
-    _say_what_is_waited_for(assessment)
+    _report_wait(assessment)
     pause((until - assessment.taken_at).total_seconds())
-    return see(waits=False)
+    return scan(waits=False)
 
 
-def _say_what_is_waited_for(assessment: Assessment) -> None:
+def _report_wait(assessment: Assessment) -> None:
     from certmond.pki.findings import printable
 
     for status in assessment.statuses:
         if status.mismatch and status.mismatch.waits_until:
             key, path = printable(status.seen.key_path or ""), printable(status.seen.path)
-            click.echo(f"certmond: {key} is not the private key of {path}: being written? looking again", err=True)
+            click.echo(
+                f"certmond: {key} is not the private key of {path}; waiting, because a process may still write them",
+                err=True,
+            )
 
 
-def _may_enter(state_dir: Path) -> bool:
-    """Return whether the caller may read the state of a rotation. Without permission it is unknown, not unreadable."""
+def _is_state_readable(state_dir: Path) -> bool:
+    """Return whether the caller may read the state of a rotation. Without permission, the state is unknown."""
     try:
         (state_dir / "rotation").stat()
     except PermissionError:

@@ -1,7 +1,7 @@
 """Replacement of the output file that the caller names on this host.
 
-A reader sees the old content or the new. Only a regular file is replaced: a device or a pipe stays, and so does the
-target of another user's symlink.
+A reader gets the old content or the new one. Replaces only a regular file: never a device or a pipe, or the target of
+another user's symlink.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def replace_file(target: Path, content: bytes) -> None:
         draft = place.beside(f".{place.name}.certmond")
         status = place.status()
         if status is not None and not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         remove(draft)
         try:
             with new_file(draft, content) as descriptor:

@@ -31,14 +31,14 @@ WAITING, FAILED = 1, 2
 @output_option
 @click.pass_context
 def plan(context: click.Context, at: datetime | None, output: str) -> None:
-    """The steps that enforce mode would carry out now, and why. Exit: 0 none, 1 some, 3 could not tell."""
+    """Print the steps that enforce mode would execute now, with reasons. Exit: 0 no step, 1 steps, 3 unknown."""
     from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
 
     options = globals_of(context)
     config = _at(options.load(), at)
     enforcer = enforcer_for(options, config, at)
-    assessment, around = seen(options, config, enforcer, at)
+    assessment, around = assess_profile(options, config, enforcer, at)
     with _within_the_calendar():
         made = enforcer.plan(assessment, around=around)
     display(plan_document(made, assessment.taken_at), output, plan_table)
@@ -60,12 +60,14 @@ def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
 
 @click.command()
 @global_options
-@click.option("--for", "length", callback=length, default="2y", show_default=True, help="How far to look, as in 90d")
+@click.option(
+    "--for", "length", callback=length, default="2y", show_default=True, help="Length of the forecast, such as 90d"
+)
 @at_option
 @output_option
 @click.pass_context
 def forecast(context: click.Context, length: timedelta, at: datetime | None, output: str) -> None:
-    """The same planner run forward in time: what renews and restarts when, and what goes wrong if nobody acts."""
+    """Run the planner for future instants: print the coming renewals and restarts, and the findings without them."""
     from certmond.daemon.enforcer import policy_of
     from certmond.expose.documents.forecast_table import forecast_table
     from certmond.expose.documents.plan import forecast_document
@@ -75,7 +77,7 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
     options = globals_of(context)
     config = _at(options.load(), at)
     enforcer = enforcer_for(options, config, at)
-    assessment, _ = seen(options, config, enforcer, at)
+    assessment, _ = assess_profile(options, config, enforcer, at)
     with _within_the_calendar():
         policy = policy_of(config)
         found = foresee(assessment, policy, assessment.taken_at + length, enforcer.circumstances())
@@ -88,12 +90,12 @@ def _within_the_calendar() -> Iterator[None]:
     try:
         yield
     except OverflowError as error:
-        fact = "the calendar ends with the year 9999, and begins with the year 1"
-        raise click.UsageError(f"{fact}: look less far, or give another time with --at.") from error
+        fact = "the calendar has the years 1 to 9999"
+        raise click.UsageError(f"{fact}: give a shorter length with --for, or another time with --at.") from error
 
 
 def _at(config: Config, at: datetime | None) -> Config:
-    """Disable the check of this host's clock where a time is given."""
+    """Disable the check of this host's clock if a time is given."""
     if at is None:
         return config
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
@@ -102,7 +104,7 @@ def _at(config: Config, at: datetime | None) -> Config:
 def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:
     """Return the planner and executor of a command. Its journal entries name the calling user.
 
-    Raises StateError where the state directory is unusable.
+    Raises StateError if the state directory is unusable.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -120,16 +122,16 @@ def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *
     )  # fmt: skip
 
 
-def seen(
+def assess_profile(
     options: Globals, config: Config, enforcer: Enforcer, at: datetime | None = None
 ) -> tuple[Assessment, Surroundings]:
-    """Scan and assess the node. Raises CertmondError where it has no certificate of the profile."""
+    """Scan and assess the node. Raises CertmondError if it has no certificate of the profile."""
     from certmond.discovery.distribution import advice
 
     assessment, around = enforcer.see(at)
     if not assessment.statuses:
         raise CertmondError(
-            f"there is no certificate of the profile {config.profile!r} below {options.root}; "
+            f"no certificate of the profile {config.profile!r} exists below {options.root}; "
             f"{advice(options.root, config.profile)}"
         )
     return assessment, around

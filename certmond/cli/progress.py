@@ -30,9 +30,9 @@ STATUS = "certmond status"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a command waits for, since when, until when where time ends it, and the operator's command that ends it.
+    """A wait of a command: its reason, its start, its latest end, and the operator's command that ends it.
 
-    Where no such command exists, `remedy` is empty, and the line names the command that `shows` the state.
+    If no such command exists, `remedy` is empty, and the line names the command that `shows` the state.
     """
 
     reason: str
@@ -48,14 +48,14 @@ class Wait:
 
 
 class Progress:
-    """The terminal output of one command; none where `quiet`. A wait is printed when its reason changes."""
+    """The terminal output of one command; none if `quiet`. A wait is printed when its reason changes."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._waiting: tuple[str, datetime] | None = None
 
     def tell(self, line: str) -> None:
-        """Print a line about an event. When the reader of the output has gone, print nothing more and continue."""
+        """Print a line about an event. If the reader has closed the output, print no further line and continue."""
         if self._quiet:
             return
         try:
@@ -82,20 +82,20 @@ class Progress:
 
 
 class Events:
-    """The file changes that a command waits for. Call `follow` before reading the files."""
+    """The file changes that a command waits for. Call `watch` before reading the files."""
 
     def __init__(self) -> None:
         self._wake = Wake()
         self._watcher = Watcher(self._wake.set)
         self._interest: Interest = {}
 
-    def follow(self, interest: Interest) -> None:
+    def watch(self, interest: Interest) -> None:
         """Wait for these names from now on. The next `wait` counts new names as changed."""
         if interest != self._interest or self._watcher.polled:
             self._watcher.set_interest(interest)
             self._interest = dict(interest)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Discard the changes up to now, because the caller reads the files now."""
         self._wake.wait(0)
         self._watcher.take_changes()

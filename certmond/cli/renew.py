@@ -16,7 +16,7 @@ import click
 
 from certmond.cli.completion import certificate_names, service_names
 from certmond.cli.options import display, global_options, globals_of, output_option
-from certmond.cli.plan import FAILED, WAITING, enforcer_for, length, seen
+from certmond.cli.plan import FAILED, WAITING, assess_profile, enforcer_for, length
 from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ def _patience(context: click.Context, parameter: click.Parameter, value: str) ->
 @click.command()
 @global_options
 @click.argument("names", nargs=-1, metavar="NAME…", shell_complete=certificate_names)
-@click.option("--all", "everything", is_flag=True, help="Everything that certmond can renew here")
-@click.option("--dry-run", is_flag=True, help="Only show what would be done")
-@click.option("--no-restart", is_flag=True, help="Restart nothing afterwards, only say what still uses the old ones")
+@click.option("--all", "everything", is_flag=True, help="Renew all certificates that certmond can renew")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
+@click.option("--no-restart", is_flag=True, help="Do not restart services; list those that use an old certificate")
 @click.option(
     "--timeout",
     callback=_patience,
     default="30s",
     show_default=True,
-    help="How long to wait for a signer's decision; 0s: not at all",
+    help="Wait this long for the decision of a signer; 0s: do not wait",
 )
 @output_option
 @click.pass_context
@@ -63,19 +63,20 @@ def renew(
     timeout: timedelta,
     output: str,
 ) -> None:
-    """Reissue certificates now, and have them used. Exit: 0 done, 1 something is waited for or, with a finding, is left
-    alone, 2 something failed.
+    """Renew certificates now, and restart the services that use them. Exit: 0 done, 1 a renewal or restart waits, or a
+    certificate with a finding cannot be renewed, 2 a step failed.
 
-    Where a daemon enforces on this node, it restarts and proves what has to be, and this command shows its progress.
+    If a daemon in enforce mode runs on this node, it restarts and verifies the services, and this command shows its
+    progress.
     """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
-    from certmond.cli.service_restarts import bring_into_use, taken_up
+    from certmond.cli.service_restarts import restart_services, wait_for_reloads
     from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
 
     if everything == bool(names):
-        raise click.UsageError("Say which certificates: NAME…, or --all.")
+        raise click.UsageError("Select the certificates: NAME…, or --all.")
     options = globals_of(context)
     config = options.load(acting=not dry_run)
     enforcer = enforcer_for(options, config, acting=not dry_run)
@@ -84,11 +85,11 @@ def renew(
     handover = Handover(options.state_dir, progress, enforcer.restarting.terms)
     if not dry_run:
         context.with_resource(handover)
-        handover.patiently(enforcer.executor.recover)  # an incomplete transaction is no basis for a plan
-    assessment, around = seen(options, config, enforcer)
-    asked = _all_of(assessment) if everything else _known(names, assessment)
-    made = enforcer.plan(assessment, asked, around)
-    unable = [held for held in made.held if held.target in asked]
+        handover.retry_while_busy(enforcer.executor.recover)  # an incomplete transaction is no basis for a plan
+    assessment, around = assess_profile(options, config, enforcer)
+    requested = _all_of(assessment) if everything else _existing(names, assessment)
+    made = enforcer.plan(assessment, requested, around)
+    unable = [held for held in made.held if held.target in requested]
     if dry_run:
         _show_denied(assessment, frozenset(held.target for held in unable), output)
     if unable and not everything:
@@ -96,26 +97,26 @@ def renew(
     if dry_run:
         display(plan_document(made, assessment.taken_at), output, plan_table)
         return
-    outcomes = _carry_out(enforcer, handover, progress, made)
-    outcomes = _decided(enforcer, handover, progress, outcomes, timeout)
-    _tell_outcomes(outcomes, quiet=quiet)
+    outcomes = _execute(enforcer, handover, progress, made)
+    outcomes = _poll_signers(enforcer, handover, progress, outcomes, timeout)
+    _print_outcomes(outcomes, quiet=quiet)
     wanted = {service for each in outcomes if each.result == "done" for service in getattr(each.step, "restarts", ())}
     if no_restart:
         results: dict[str, str] = {}
         held: tuple[Held, ...] = ()
     else:
-        results, held = bring_into_use(enforcer, handover, progress, frozenset(wanted), by_hand=False)
+        results, held = restart_services(enforcer, handover, progress, frozenset(wanted), by_hand=False)
     renewed = [each.step.target for each in outcomes if each.result == "done"]
-    silent, stale = taken_up(enforcer, progress, assessment, frozenset(renewed), only_silent=no_restart)
+    silent, stale = wait_for_reloads(enforcer, progress, assessment, frozenset(renewed), only_silent=no_restart)
     if quiet:
         document = {"schema": 1, "outcomes": [_entry(each) for each in outcomes], "restarts": results}
         display(document, output, plan_table)
     else:
         for left in made.held:
-            click.echo(f"left alone: {left.target}: {left.because}")
+            click.echo(f"not renewed: {left.target}: {left.because}")
         for left in held:
             click.echo(f"not restarted: {left.target}: {left.because}")
-        _tell_holders(outcomes, {*results, *_up_to_date(enforcer)})
+        _print_old_users(outcomes, {*results, *_up_to_date(enforcer)})
     failed = "failed" in {each.result for each in outcomes} or any(each != "proven" for each in results.values())
     ill = {status.seen.name for status in assessment.statuses if status.severity and status.severity.rank}
     waits = {each.result for each in outcomes} & {"waiting"} or held or stale or ill & {each.target for each in unable}
@@ -125,28 +126,30 @@ def renew(
 @click.command()
 @global_options
 @click.argument("names", nargs=-1, metavar="SERVICE…", shell_complete=service_names)
-@click.option("--stale", is_flag=True, help="All that hold an older certificate than is on disk")
-@click.option("--dry-run", is_flag=True, help="Only show what would be done")
+@click.option("--stale", is_flag=True, help="Restart all services that use an older certificate than the file has")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
 @click.pass_context
 def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_run: bool, output: str) -> None:
-    """Restart services, each proven before the next. Exit: 0 done, 1 something is waited for, 2 something failed."""
+    """Restart services one after another, and verify each one. Exit: 0 done, 1 a restart waits, 2 a restart failed."""
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
-    from certmond.cli.service_restarts import bring_into_use, planned
+    from certmond.cli.service_restarts import planned, restart_services
     from certmond.expose.documents.forecast_table import plan_table
     from certmond.expose.documents.plan import plan_document
 
     if stale == bool(names):
-        raise click.UsageError("Say which services: SERVICE…, or --stale.")
+        raise click.UsageError("Select the services: SERVICE…, or --stale.")
     options = globals_of(context)
     config = options.load(acting=not dry_run)
     enforcer = enforcer_for(options, config, acting=not dry_run)
-    assessment, around = seen(options, config, enforcer)
+    assessment, around = assess_profile(options, config, enforcer)
     known = [service.name for service in config.services]
     if unknown := [name for name in names if name not in known]:
-        raise CertmondError("\n".join(f"there is no service {name}; there are: {', '.join(known)}" for name in unknown))
-    _refuse_what_does_not_run(names, config, around)
+        raise CertmondError(
+            "\n".join(f"there is no service {name}; the services are: {', '.join(known)}" for name in unknown)
+        )
+    _refuse_stopped(names, config, around)
     wanted = frozenset(names or known)
     if dry_run:
         made = planned(enforcer, assessment, around, wanted, by_hand=not stale)
@@ -155,7 +158,7 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     quiet = output in {"json", "yaml"}
     progress = Progress(quiet=quiet)
     handover = context.with_resource(Handover(options.state_dir, progress, enforcer.restarting.terms))
-    results, held = bring_into_use(enforcer, handover, progress, wanted, by_hand=not stale)
+    results, held = restart_services(enforcer, handover, progress, wanted, by_hand=not stale)
     if quiet:
         display({"schema": 1, "restarts": results}, output, plan_table)
     else:
@@ -165,15 +168,17 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     sys.exit(FAILED if any(each != "proven" for each in results.values()) else WAITING if held else 0)
 
 
-def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surroundings) -> None:
+def _refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) -> None:
     if around.live is None:
-        raise CertmondError("what runs is that of this host alone: restart it there, without --root")
-    seen_now, problems = around.live.services, []
+        raise CertmondError("certmond restarts only services of this host; run the command on the node, without --root")
+    services_now, problems = around.live.services, []
     for service in (each for each in config.services if each.name in names):
-        if service.kind == "static-pod" and service.name not in seen_now:
-            problems.append(f"{service.name} is no static pod of this node: no manifest has a container {service.pod}")
-        elif service.name in seen_now and seen_now[service.name].running is False:
-            problems.append(f"{service.name} does not run, and is left so; start it by its own means")
+        if service.kind == "static-pod" and service.name not in services_now:
+            problems.append(
+                f"{service.name} is not a static Pod of this node: no manifest has a container {service.pod}"
+            )
+        elif service.name in services_now and services_now[service.name].running is False:
+            problems.append(f"{service.name} does not run, and certmond does not start it; start it yourself")
     if problems:
         raise CertmondError("\n".join(problems))
 
@@ -187,7 +192,7 @@ def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> 
     denied = [status for status in assessment.certificates if status.seen.name in names and status.basis]
     entries = [entry_that_fixes(each.seen.spec, each.certificate) for each in denied if each.certificate]
     if entries and output in {"table", "wide"}:
-        click.echo("# The certificates on disk say this. Check each value before you copy it to the configuration:")
+        click.echo("# The certificates have these values. Check each one before you copy it to the configuration:")
         click.echo(yaml.safe_dump({"certificates": entries}, sort_keys=False, default_flow_style=None), nl=False)
 
 
@@ -199,7 +204,7 @@ def _all_of(assessment: Assessment) -> frozenset[str]:
     )
 
 
-def _known(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
+def _existing(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
     from difflib import get_close_matches
 
     known = {status.seen.name for status in assessment.certificates}
@@ -207,15 +212,15 @@ def _known(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
     for name in dict.fromkeys(names):
         if name not in known:
             close = get_close_matches(name, known, n=1)
-            meant = f"did you mean {close[0]}?" if close else "`certmond check` shows those that there are"
-            problems.append(f"there is no certificate {name} on this node; {meant}")
+            hint = f"did you mean {close[0]}?" if close else "to list the certificates, run: certmond check"
+            problems.append(f"there is no certificate {name} on this node; {hint}")
     if problems:
         raise CertmondError("\n".join(problems))
     return frozenset(names)
 
 
-def _carry_out(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
-    """Carry out what changes files, and tell each step."""
+def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
+    """Execute the steps that change files, and print each one."""
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:
@@ -223,66 +228,72 @@ def _carry_out(enforcer: Enforcer, handover: Handover, progress: Progress, made:
         number += 1
         progress.tell(f"[{number}/{total}] {step.target}: {step.detail}")
 
-    return handover.patiently(lambda: enforcer.executor.execute(made, tell=tell))
+    return handover.retry_while_busy(lambda: enforcer.executor.execute(made, tell=tell))
 
 
-def _decided(
+def _poll_signers(
     enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
 ) -> tuple[Outcome, ...]:
     """Request undecided certificates again until `timeout`, and return the outcomes.
 
-    The next request to a program is at the time that it has set, and to the Kubernetes API after a pause. A certificate
-    that another process has replaced meanwhile is not requested again.
+    A program sets the time of its next request. The next request to the Kubernetes API follows after a pause. certmond
+    does not request a certificate again that another process has replaced.
     """
     begun = datetime.now(UTC)
     end, pause = begun + timeout, _FIRST_PAUSE
-    handover.look_begins(enforcer.interest)
-    again = _asked_again(enforcer, outcomes, pause)
-    while waiting := {_place(each): each for each in outcomes if each.result == "waiting"}:
+    handover.discard_events(enforcer.interest)
+    again = _next_requests(enforcer, outcomes, pause)
+    while waiting := {_identity(each): each for each in outcomes if each.result == "waiting"}:
         for each in waiting.values():
             reason, _, remedy = each.message.partition("; ")
             progress.wait(f"{each.step.target}: {reason}", remedy, until=end, since=begun)
         if datetime.now(UTC) >= end:
             break
         handover.pause(min(end, *again.values()), enforcer.interest)
-        handover.look_begins(enforcer.interest)
+        handover.discard_events(enforcer.interest)
         assessment, around = enforcer.see()
-        later = {place: there for place, each in waiting.items() if (there := _there(each, assessment))}
+        later = {
+            place: outcome for place, each in waiting.items() if (outcome := _replaced_elsewhere(each, assessment))
+        }
         now = datetime.now(UTC)
         if due := {place for place in waiting.keys() - later.keys() if again[place] <= now}:
             made = enforcer.plan(assessment, frozenset(target for target, _ in due), around)
             left = replace(made, steps=tuple(step for step in made.writes if (step.target, step.path) in due))
-            asked = handover.patiently(partial(enforcer.executor.execute, left))
-            later |= {_place(each): each for each in asked}
+            requested = handover.retry_while_busy(partial(enforcer.executor.execute, left))
+            later |= {_identity(each): each for each in requested}
             pause = min(2 * pause, _LONGEST_PAUSE)
-            again |= _asked_again(enforcer, asked, pause)
-        outcomes = tuple(later.get(_place(each), each) for each in outcomes)
+            again |= _next_requests(enforcer, requested, pause)
+        outcomes = tuple(later.get(_identity(each), each) for each in outcomes)
     return outcomes
 
 
-def _place(outcome: Outcome) -> tuple[str, str]:
+def _identity(outcome: Outcome) -> tuple[str, str]:
     return outcome.step.target, outcome.step.path
 
 
-def _asked_again(enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta) -> dict[tuple[str, str], datetime]:
-    """Return the time of the next request to each undecided signer, by the place of the certificate."""
+def _next_requests(
+    enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta
+) -> dict[tuple[str, str], datetime]:
+    """Return the time of the next request for each certificate without a decision, by its name and path."""
     soon = datetime.now(UTC) + pause
-    return {_place(each): enforcer.asks_again(each.step) or soon for each in outcomes if each.result == "waiting"}
+    return {_identity(each): enforcer.asks_again(each.step) or soon for each in outcomes if each.result == "waiting"}
 
 
-def _there(waiting: Outcome, assessment: Assessment) -> Outcome | None:
-    """Return the new outcome where another process, such as the daemon, has replaced the certificate meanwhile."""
+def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | None:
+    """Return the new outcome if another process, such as the daemon, has replaced the certificate."""
     from certmond.pki.planning.steps import Issue
 
-    step, status = waiting.step, assessment.by_identity.get(_place(waiting))
+    step, status = waiting.step, assessment.by_identity.get(_identity(waiting))
     if not (isinstance(step, Issue) and step.old and status and status.certificate and status.key_matches):
         return None
     if status.stale or status.certificate.sha256 == step.old.sha256:
         return None
-    return replace(waiting, result="done", message=f"{step.path} was replaced meanwhile", issued=status.certificate)
+    return replace(
+        waiting, result="done", message=f"another process has replaced {step.path}", issued=status.certificate
+    )
 
 
-def _tell_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
+def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
     """Print the steps that failed or wait, and the number of those done."""
     if quiet:
         return
@@ -294,28 +305,28 @@ def _tell_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
 
 
 def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
-    """Return the running services that hold no old certificate.
+    """Return the running services that use no old certificate.
 
-    Some have ended with another one and restart by themselves.
+    A service may end together with another one and restart without certmond.
     """
     assessment, around = enforcer.see()
-    seen_now = around.live.services if around.live else {}
+    services_now = around.live.services if around.live else {}
     behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}
-    return frozenset(name for name, each in seen_now.items() if each.running is not None) - behind
+    return frozenset(name for name, each in services_now.items() if each.running is not None) - behind
 
 
-def _tell_holders(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
-    """Print the services that were not restarted and still use what was replaced."""
+def _print_old_users(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
+    """Print the services that were not restarted and still use a replaced certificate."""
     from certmond.pki.planning.steps import Issue
 
-    holding: dict[str, list[str]] = {}
+    users: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.result == "done" and isinstance(outcome.step, Issue):
             for service in outcome.step.restarts:
                 if service not in restarted:
-                    holding.setdefault(service, []).append(outcome.step.target)
-    for service, targets in holding.items():
-        click.echo(f"{service} uses the old {', '.join(targets)} for as long as it is not restarted")
+                    users.setdefault(service, []).append(outcome.step.target)
+    for service, targets in users.items():
+        click.echo(f"{service} uses the old {', '.join(targets)} until it is restarted")
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 They include the keys of service-account tokens, which rotate in the same way.
 
-Owns the group, its options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA. Nothing
-here writes on the node, and no key is ever printed.
+Owns the group, its options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA. These
+commands change no file of the node, and never print a key.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ WARNED, REFUSED = 1, 2
 FILE = click.Path(path_type=Path)
 family_option = click.option(
     "--family", type=click.Choice(FAMILIES), default="ca", show_default=True,
-    help="Which of the node's Root CAs, or sa: the keys of service-account tokens",
+    help="Root CA of the node, or sa: the keys of service-account tokens",
 )  # fmt: skip
 
 
 @click.group("root-ca")
 @global_options
 def root_ca() -> None:
-    """The Root CAs that this node trusts, and the one that is to follow."""
+    """Inspect, stage and rotate the Root CAs of this node."""
 
 
 @root_ca.command()
@@ -51,8 +51,8 @@ def root_ca() -> None:
 @output_option
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
-    """The present CA with its pin and what it signed here, what is staged, and the phase of a rotation. With --family
-    sa, the public keys by which tokens are accepted.
+    """Print the current CA with its pin and its certificates on this node, the staged CA, and the phase of a rotation.
+    With --family sa, print the public keys that verify tokens.
     """
     from dataclasses import asdict
 
@@ -61,7 +61,7 @@ def show(context: click.Context, family: str, output: str) -> None:
 
     options = globals_of(context)
     config = options.load()
-    found, now = (keys_here if family == TOKEN_KEYS else family_here)(options, config, family)
+    found, now = (node_token_keys if family == TOKEN_KEYS else node_family)(options, config, family)
     staging = Staging(options.state_dir)
     staged = [
         StagedFacts(each.part.value, each.family, each.anchor, each.key is not None, each.fault)
@@ -83,32 +83,32 @@ def show(context: click.Context, family: str, output: str) -> None:
 @click.argument("key", type=FILE, metavar="[KEY]", required=False)
 @click.pass_context
 def verify(context: click.Context, family: str, output: str, certificate: Path, key: Path | None) -> None:
-    """Judge CERT as the next Root CA of this node. Exit: 0 it is fit, 1 with warnings, 2 not, 3 could not tell."""
+    """Check whether CERT can be the next Root CA of this node. Exit: 0 yes, 1 with warnings, 2 no, 3 unknown."""
     from certmond.expose.documents.root_ca import verify_document, verify_table
 
-    no_certificate(family, "verify", "`certmond root-ca stage KEY --family sa` judges a key")
+    require_certificate(family, "verify", "To check a key, run: certmond root-ca stage KEY --family sa")
     options = globals_of(context)
     config = options.load()
-    found, now = family_here(options, config, family)
-    brought = read_pair(certificate, key)
-    verdict = judged(brought, found, config, now, where=str(certificate), key_where=str(key) if key else None)
-    display(verify_document(str(certificate), found, brought.certificate, verdict, now), output, verify_table)
+    found, now = node_family(options, config, family)
+    files = read_ca_files(certificate, key)
+    verdict = verdict_on(files, found, config, now, where=str(certificate), key_where=str(key) if key else None)
+    display(verify_document(str(certificate), found, files.certificate, verdict, now), output, verify_table)
     sys.exit(REFUSED if verdict.problems else WARNED if verdict.warnings else 0)
 
 
 @root_ca.command()
 @global_options
 @family_option
-@click.option("-o", "--output", type=FILE, help="Replace this FILE of this host in place of printing")
+@click.option("-o", "--output", type=FILE, help="Write to FILE atomically instead of to stdout")
 @click.pass_context
 def export(context: click.Context, family: str, output: Path | None) -> None:
-    """The certificates that this node trusts, as PEM: what others need to trust it. Never a key."""
+    """Print the Root CA certificates of this node as PEM, for clients. Never prints a key."""
     from certmond.cli.export import trust_bundle
     from certmond.cli.output_file import replace_file
 
-    no_certificate(family, "export", "sa.pub is public, and the API serves it at /openid/v1/jwks")
+    require_certificate(family, "export", "The API serves the public keys at /openid/v1/jwks")
     options = globals_of(context)
-    found, _ = family_here(options, options.load(), family)
+    found, _ = node_family(options, options.load(), family)
     content = trust_bundle(options.root, found.spec.path)
     if output is None:
         click.echo(content.decode("ascii"), nl=False)
@@ -117,7 +117,7 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 
 def _released(options: Globals) -> float | None:
-    """Return the place up to which workers may act in the phase; None without batches."""
+    """Return the place up to which workers may act in the phase; None if it has no batches."""
     from certmond.errors import MalformedError, RotationError
     from certmond.pki.rotation.worker_batches import in_batches
     from certmond.state.rotation_record import RotationRecord
@@ -129,36 +129,36 @@ def _released(options: Globals) -> float | None:
     return rotation.released if rotation and in_batches(rotation) else None
 
 
-def family_here(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
-    """Return the family as it is on this node now. Raises CertmondError where the node has none."""
+def node_family(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
+    """Return the family of this node. Raises CertmondError if the node has none."""
     from certmond.pki.rotation.ca_hierarchy import family_of
 
     assessment = _assessed(options, config)
     found = family_of(assessment, name)
     if found is None:
         raise CertmondError(
-            f"there is no certificate of {name} below {options.root}, which another could follow; "
-            "`certmond init` makes the first one, --profile and --config say where it is"
+            f"there is no certificate of {name} below {options.root}; check --profile and --config, or create the "
+            "first one: certmond init"
         )
     return found, assessment.taken_at
 
 
-def ours_to_rotate(config: Config, name: str) -> None:
-    """Raise CertmondError where another program renews the trust anchor."""
+def require_own_rotation(config: Config, name: str) -> None:
+    """Raise CertmondError if another program renews the trust anchor."""
     for spec in config.certificates:
         if spec.name == name and spec.renewed_by:
-            raise CertmondError(f"{name} is not rotated by certmond: it is renewed by {spec.renewed_by}")
+            raise CertmondError(f"certmond does not rotate {name}: {spec.renewed_by} renews it")
 
 
-def keys_here(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
-    """Return the keys of service-account tokens on this node. Raises CertmondError where it has none."""
+def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
+    """Return the keys of service-account tokens on this node. Raises CertmondError if it has none."""
     from certmond.pki.rotation.service_account_keys import keys_of
 
     assessment = _assessed(options, config)
     if (found := keys_of(assessment, name)) is None:
         raise CertmondError(
-            f"there is no public key of {name} below {options.root}, which another could follow; `certmond init` makes "
-            "the first one, --profile and --config say where it is"
+            f"there is no public key of {name} below {options.root}; check --profile and --config, or create the "
+            "first one: certmond init"
         )
     return found, assessment.taken_at
 
@@ -171,43 +171,43 @@ def _assessed(options: Globals, config: Config) -> Assessment:
     return assess(inventory, datetime.now(UTC), renew_before=config.renew_before)
 
 
-def no_certificate(family: str, what: str, remedy: str) -> None:
+def require_certificate(family: str, what: str, remedy: str) -> None:
     """Refuse a request that needs a certificate."""
     if family == TOKEN_KEYS:
-        raise click.UsageError(f"{what} is for Root CAs: {family} is a pair of keys without a certificate. {remedy}.")
+        raise click.UsageError(f"{what} is for Root CAs, and {family} is a key pair without a certificate. {remedy}.")
 
 
-def read_pair(certificate: Path, key: Path | None) -> Brought:
-    """Return the content of the operator's files. Raises CertmondError where one cannot be read."""
+def read_ca_files(certificate: Path, key: Path | None) -> Brought:
+    """Return the content of the operator's files. Raises CertmondError if one is unreadable."""
     from certmond.renewal.bootstrap_ca import read_brought
 
     return readable(read_brought(str(certificate), str(key) if key else None))
 
 
 def readable(found: Brought) -> Brought:
-    """Return `found`. Raises CertmondError where one of its files could not be read."""
+    """Return `found`. Raises CertmondError if one of its files is unreadable."""
     if found.unread:
         raise CertmondError("\n".join(found.unread))
     return found
 
 
-def judged(
-    brought: Brought, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
+def verdict_on(
+    files: Brought, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
 ) -> Verdict:
     """Return the verdict on the CA, including the problems of its files."""
     from certmond.pki.rotation.ca_validation import Verdict, judge
     from certmond.pki.x509.public_key import describe_key
 
-    if brought.certificate is None:
-        return Verdict("overlap", brought.problems, brought.warnings)
+    if files.certificate is None:
+        return Verdict("overlap", files.problems, files.warnings)
     verdict = judge(
-        brought.certificate,
-        describe_key(brought.key.public_key()) if brought.key else None,
+        files.certificate,
+        describe_key(files.key.public_key()) if files.key else None,
         family.present,
         family.leaves_end(now, config.validity),
         now,
         where=where,
-        key_where=key_where if brought.key else None,
+        key_where=key_where if files.key else None,
         leaves=family.leaves,
     )
-    return Verdict(verdict.mode, (*brought.problems, *verdict.problems), (*brought.warnings, *verdict.warnings))
+    return Verdict(verdict.mode, (*files.problems, *verdict.problems), (*files.warnings, *verdict.warnings))

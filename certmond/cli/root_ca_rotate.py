@@ -1,7 +1,7 @@
 """The commands `root-ca rotate` and `root-ca abort`, with their progress on the terminal.
 
-Owns their options, output and exit codes. Where a daemon enforces, they record the operator's decision and follow the
-daemon. Otherwise they do what the daemon would do. An interrupted command loses nothing.
+Owns their options, output and exit codes. If a daemon in enforce mode runs, they record the operator's decision and
+show its progress. Otherwise they execute the daemon's steps. An interrupted command loses no progress.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certmond.cli.options import Globals, display, global_options, globals_of, output_option
-from certmond.cli.plan import enforcer_for, seen
-from certmond.cli.root_ca import REFUSED, TOKEN_KEYS, family_option, ours_to_rotate
+from certmond.cli.plan import assess_profile, enforcer_for
+from certmond.cli.root_ca import REFUSED, TOKEN_KEYS, family_option, require_own_rotation
 from certmond.errors import CertmondError, RotationError
 
 if TYPE_CHECKING:
@@ -34,30 +34,32 @@ if TYPE_CHECKING:
 @click.command()
 @global_options
 @family_option
-@click.option("--plan", "dry_run", is_flag=True, help="Only print what would be done in each phase")
-@click.option("--at-once", is_flag=True, help="Without an overlap: whatever trusts the former CA fails until restarted")
-@click.option("--exclude", multiple=True, metavar="NODE", help="Do not wait for this node; again for another")
-@click.option("--no-wait", is_flag=True, help="Only begin it, and leave the rest to the daemons")
+@click.option("--plan", "dry_run", is_flag=True, help="Print the steps of each phase and change nothing")
+@click.option(
+    "--at-once", is_flag=True, help="Skip the overlap: clients that trust only the old CA fail until they restart"
+)
+@click.option("--exclude", multiple=True, metavar="NODE", help="Do not wait for this node (repeatable)")
+@click.option("--no-wait", is_flag=True, help="Begin the rotation, and leave its phases to the daemons")
 @output_option
 @click.pass_context
 def rotate(
     context: click.Context, *, family: str, dry_run: bool, at_once: bool, exclude: tuple[str, ...], no_wait: bool,
     output: str,
 ) -> None:  # fmt: skip
-    """Let the staged CA follow the present one, or go on with that. Exit: 0 done, 2 refused or failed.
+    """Replace the current Root CA with the staged one, or continue that rotation. Exit: 0 done, 2 refused or failed.
 
-    With --family sa, let the staged key follow the present one that signs service-account tokens.
+    With --family sa, replace the key that signs service-account tokens.
     """
     options = globals_of(context)
     config = options.load(acting=not dry_run)
-    ours_to_rotate(config, family)
+    require_own_rotation(config, family)
     enforcer = enforcer_for(options, config, acting=not dry_run)
     handover, progress = _handover(options, enforcer)
     if not dry_run:
         context.with_resource(handover)
-        handover.patiently(enforcer.executor.recover)
+        handover.retry_while_busy(enforcer.executor.recover)
         enforcer.rotating.ask()  # decide on the cluster's record, not on this node's copy
-    assessment, around = seen(options, config, enforcer)
+    assessment, around = assess_profile(options, config, enforcer)
     rotation = enforcer.standing.rotation
     if enforcer.standing.broken and not dry_run:
         raise RotationError(enforcer.standing.broken)
@@ -66,71 +68,71 @@ def rotate(
         rotation = enforcer.standing.replaced.found(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
             _refuse(tuple(enforcer.standing.first_aid.obstacles(family)))
-            new = _new_keys if family == TOKEN_KEYS else _new
+            new = _new_key_rotation if family == TOKEN_KEYS else _new_ca_rotation
             rotation = new(options, config, assessment, family, exclude, at_once=at_once)
         else:
             _warn(enforcer.standing.replaced.warnings)
             rotation = replace(rotation, excluded=exclude)
     else:
-        _see_that_it_is_meant(rotation, family, at_once=at_once)
+        _refuse_other_rotation(rotation, family, at_once=at_once)
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
     why = enforcer.standing.replaced.refusal(rotation) if begins else None
     if why:
         click.echo(f"refused: {why}", err=True)
         if not dry_run:
             sys.exit(REFUSED)
-    _tell_of_workloads(config, rotation, beside=dry_run)
+    _print_workload_note(config, rotation, beside=dry_run)
     batch = config.cluster.batch if config.cluster.kubeconfig else None
     if dry_run:
         _show_plan(enforcer, rotation, assessment, around, output, batch=batch)
         return
-    _see_that_it_can_end(rotation, around, "rotate", or_else=", or give --at-once" if begins else "")
+    _refuse_endless_rotation(rotation, around, "rotate", or_else=", or give --at-once" if begins else "")
     if begins:
-        _tell_of_absences(_plan(enforcer, rotation, assessment, around, batch))
-        handover.patiently(partial(enforcer.rotating.start, rotation))
+        _print_downtime(_plan(enforcer, rotation, assessment, around, batch))
+        handover.retry_while_busy(partial(enforcer.rotating.start, rotation))
     elif exclude:
-        handover.patiently(partial(enforcer.rotating.change, rotation))
+        handover.retry_while_busy(partial(enforcer.rotating.change, rotation))
     if no_wait:
-        click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons go on with it")
+        click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons continue it")
         return
-    from certmond.cli.rotation_progress import carry_on
+    from certmond.cli.rotation_progress import run_rotation
 
-    sys.exit(carry_on(enforcer, handover, progress, back=False))
+    sys.exit(run_rotation(enforcer, handover, progress, aborting=False))
 
 
 @click.command()
 @global_options
-@click.option("--no-wait", is_flag=True, help="Only turn it round, and leave the rest to the daemons")
+@click.option("--no-wait", is_flag=True, help="Begin the abort, and leave its phases to the daemons")
 @click.pass_context
 def abort(context: click.Context, *, no_wait: bool) -> None:
-    """Lead the rotation that is under way back to the former CA or key. Exit: 0 done, 2 refused or failed."""
-    from certmond.pki.rotation.phases import abort as turned_round
+    """Abort the rotation in progress, and restore the old CA or key. Exit: 0 done, 2 refused or failed."""
+    from certmond.pki.rotation.phases import abort as abort_rotation
 
     options = globals_of(context)
     config = options.load(acting=True)
     enforcer = enforcer_for(options, config, acting=True)
     handover, progress = _handover(options, enforcer)
     context.with_resource(handover)
-    handover.patiently(enforcer.executor.recover)
+    handover.retry_while_busy(enforcer.executor.recover)
     enforcer.rotating.ask()
-    _, around = seen(options, config, enforcer)
+    _, around = assess_profile(options, config, enforcer)
     rotation = enforcer.standing.rotation
     if enforcer.standing.broken:
         raise RotationError(enforcer.standing.broken)
     if rotation is None:
-        raise CertmondError("no rotation is under way; there is nothing to abort")
-    _see_that_it_can_end(rotation, around, "abort it")
+        raise CertmondError("no rotation is in progress; there is nothing to abort")
+    _refuse_endless_rotation(rotation, around, "abort it")
     try:
-        back = turned_round(rotation, datetime.now(UTC))
+        back = abort_rotation(rotation, datetime.now(UTC))
     except RotationError as error:
         click.echo(f"certmond: {error}", err=True)
         sys.exit(REFUSED)
-    handover.patiently(partial(enforcer.rotating.change, back))
-    click.echo(f"{rotation.name} was in the phase {rotation.phase}, and goes back through {back.phase}")
+    handover.retry_while_busy(partial(enforcer.rotating.change, back))
+    click.echo(f"{rotation.name} was in the phase {rotation.phase}; its abort begins with {back.phase}")
     if not no_wait:
-        from certmond.cli.rotation_progress import carry_on
+        from certmond.cli.rotation_progress import run_rotation
 
-        sys.exit(carry_on(enforcer, handover, progress, back=True))
+        sys.exit(run_rotation(enforcer, handover, progress, aborting=True))
 
 
 def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]:
@@ -141,38 +143,38 @@ def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]
     return Handover(options.state_dir, progress, enforcer.restarting.terms), progress
 
 
-def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> None:
-    """Exit with 2 where the rotation in progress is not the requested one."""
+def _refuse_other_rotation(rotation: Rotation, family: str, *, at_once: bool) -> None:
+    """Exit with 2 if the rotation in progress is not the requested one."""
     if rotation.family != family or (at_once and rotation.mode != "replace"):
-        how = f"{rotation.name} is under way, by {rotation.mode}, in the phase {rotation.phase}"
-        remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`{_or_abort(rotation)}"
-        click.echo(f"refused: {how}, and not what is asked for; {remedy}", err=True)
+        fact = f"{rotation.name} is in progress, by {rotation.mode}, in the phase {rotation.phase}"
+        remedy = f"complete it first: certmond root-ca rotate --family {rotation.family}{_or_abort(rotation)}"
+        click.echo(f"refused: {fact}; {remedy}", err=True)
         sys.exit(REFUSED)
 
 
 def _or_abort(rotation: Rotation) -> str:
-    """Return the other way out, where there is one."""
+    """Return the command that aborts the rotation, or empty if it can no longer be aborted."""
     from certmond.pki.rotation.phases import may_be_aborted
 
-    return ", or `certmond root-ca abort` it" if may_be_aborted(rotation) else ""
+    return ", or: certmond root-ca abort" if may_be_aborted(rotation) else ""
 
 
-def _see_that_it_can_end(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:
-    """Exit with 2 where a phase would never end, as below another root."""
+def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:
+    """Exit with 2 if a phase could never end, as below another root."""
     from certmond.pki.rotation.phase_end import unreachable_reason
 
     if fact := unreachable_reason(rotation, around):
-        remedy = f"{verb} on the node itself, without --root{or_else}, or with a configuration that has no services"
-        click.echo(f"refused: {fact}, and no phase would end; {remedy}", err=True)
+        remedy = f"{verb} on the node itself, without --root{or_else}, or with a configuration without services"
+        click.echo(f"refused: {fact}, so no phase could end; {remedy}", err=True)
         sys.exit(REFUSED)
 
 
-def _tell_of_workloads(config: Config, rotation: Rotation, *, beside: bool) -> None:
-    """Print what certmond leaves to the operator without `cluster:`, on stderr if `beside` a document."""
+def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
+    """Print the operator's task for workloads without `cluster:`, on stderr if `beside` a document."""
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
-        fact = "note: certmond looks at no workloads without `cluster:`"
-        remedy = "restart pods that speak to the API server between trust and issue (`root_ca.overlap`)"
+        fact = "note: certmond does not check workloads without `cluster:`"
+        remedy = "restart the pods that call the API server, between trust and issue (`root_ca.overlap`)"
         click.echo(f"{fact}; {remedy}", err=beside)
 
 
@@ -181,7 +183,7 @@ def _warn(warnings: tuple[str, ...]) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _new(
+def _new_ca_rotation(
     options: Globals, config: Config, assessment: Assessment, family: str, exclude: tuple[str, ...], *, at_once: bool
 ) -> Rotation:
     """Return the rotation to the staged CA. Raises CertmondError, or exits with 2 and every objection."""
@@ -192,12 +194,12 @@ def _new(
 
     found = family_of(assessment, family)
     if found is None:
-        raise CertmondError(f"there is no certificate of {family} below {options.root}, which another could follow")
+        raise CertmondError(f"there is no certificate of {family} below {options.root}; check --profile and --config")
     anchor, key = _staged(options, family, "CA")
     (certificate,) = certificates_of((anchor,))
     if len(found.present) != 1:
-        fact = f"{found.spec.path} holds {len(found.present)} CAs, so that a change of it is under way already"
-        raise CertmondError(f"{fact}; let it hold one, whose key is {found.spec.key}")
+        fact = f"{found.spec.path} has {len(found.present)} CAs, so another change of it is in progress"
+        raise CertmondError(f"{fact}; leave only the CA of the key {found.spec.key} in it")
     now = datetime.now(UTC)
     verdict = judge(
         certificate, key, found.present, found.leaves_end(now, config.validity), now,
@@ -205,10 +207,10 @@ def _new(
     )  # fmt: skip
     _warn(verdict.warnings)
     _refuse(verdict.problems)
-    return _made(family, Mode.REPLACE if at_once else Mode(verdict.mode), found.present, certificate, exclude)
+    return _new_rotation(family, Mode.REPLACE if at_once else Mode(verdict.mode), found.present, certificate, exclude)
 
 
-def _new_keys(
+def _new_key_rotation(
     options: Globals,
     config: Config,  # noqa: ARG001 - same signature as for a CA
     assessment: Assessment,
@@ -223,40 +225,38 @@ def _new_keys(
 
     found = keys_of(assessment, family)
     if found is None:
-        raise CertmondError(f"there is no public key of {family} below {options.root}, which another could follow")
+        raise CertmondError(f"there is no public key of {family} below {options.root}; check --profile and --config")
     anchor, key = _staged(options, family, "key")
     if found.trusted != (found.key,):
-        fact = f"{found.spec.path} does not hold the public key of {found.spec.key} alone"
-        raise CertmondError(f"{fact}, so that another change of it is under way; let it hold that one")
-    nobody = (
-        () if key else (f"the private key is not staged; give it with `certmond root-ca stage KEY --family {family}`",)
-    )
-    _refuse((*nobody, *found.unread, *objections(anchor.key, found.trusted, "what is staged")))
-    return _made(family, Mode.REPLACE if at_once else Mode.OVERLAP, found.trusted, anchor, exclude)
+        fact = f"{found.spec.path} has other public keys than that of {found.spec.key}"
+        raise CertmondError(f"{fact}, so another change of it is in progress; leave only that key in it")
+    missing_key = () if key else (f"the private key is not staged; run: certmond root-ca stage KEY --family {family}",)
+    _refuse((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "what is staged")))
+    return _new_rotation(family, Mode.REPLACE if at_once else Mode.OVERLAP, found.trusted, anchor, exclude)
 
 
 def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
-    """Return what is staged for `family`, and the public half of its key.
+    """Return the staged anchor of `family`, and the public half of its key.
 
-    Raises CertmondError where nothing is staged.
+    Raises CertmondError if none is staged.
     """
     from certmond.rotation.staged_ca import Part, Staging
 
     staged = Staging(options.state_dir).read(Part.NEW)
     if staged is None or staged.anchor is None or staged.fault or staged.family != family:
-        fact = staged.fault if staged and staged.fault else f"no {what} is staged that could follow {family}"
-        raise CertmondError(f"{fact}; give one with `certmond root-ca stage`")
+        fact = staged.fault if staged and staged.fault else f"no new {what} is staged for {family}"
+        raise CertmondError(f"{fact}; run: certmond root-ca stage")
     return staged.anchor, staged.key
 
 
 def _refuse(problems: tuple[str, ...]) -> None:
-    """Print the problems and exit with 2, where there are any."""
+    """Print the problems, and exit with 2 if there is one."""
     if problems:
         click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
         sys.exit(REFUSED)
 
 
-def _made(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor, exclude: tuple[str, ...]) -> Rotation:
+def _new_rotation(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor, exclude: tuple[str, ...]) -> Rotation:
     import secrets  # imports OpenSSL, which `serve` does not need
 
     from certmond.pki.rotation.phases import Phase, Rotation, begin
@@ -275,7 +275,7 @@ def _show_plan(
     display(_plan(enforcer, rotation, assessment, around, batch), output, preview_table)
 
 
-def _tell_of_absences(document: dict[str, Any]) -> None:
+def _print_downtime(document: dict[str, Any]) -> None:
     """Print the unavoidable downtime of a single control plane, before the rotation begins."""
     from certmond.expose.documents.rotation_preview import unavoidable
 
@@ -286,7 +286,7 @@ def _tell_of_absences(document: dict[str, Any]) -> None:
 def _plan(
     enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, batch: str | None
 ) -> dict[str, Any]:
-    """Return what the rotation would do on this node, as a document. Raises RotationError where it cannot begin."""
+    """Return the preview of the rotation on this node, as a document. Raises RotationError if it cannot begin."""
     from certmond.expose.documents.rotation_preview import preview_document
     from certmond.pki.planning.restarts import restart_order
     from certmond.pki.rotation.expected_downtime import absences

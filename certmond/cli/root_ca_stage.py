@@ -1,8 +1,8 @@
-"""The command `root-ca stage`: keep a new Root CA, or a new key for tokens, for a rotation.
+"""The command `root-ca stage`: store a new Root CA, or a new key for tokens, for a rotation.
 
-Owns its options, output and exit codes, and prevents the replacement of what a rotation needs. A CA is judged as by
-`verify`, created by `rotation.ca_generation` and stored by `rotation.staged_ca`. `pki.rotation.service_account_keys`
-judges a key of tokens. The files that the node uses do not change.
+Owns its options, output and exit codes, and refuses to replace the files that a rotation in progress needs. A CA is
+judged as by `verify`, created by `rotation.ca_generation` and stored by `rotation.staged_ca`.
+`pki.rotation.service_account_keys` judges a key of tokens. The files that the node uses do not change.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from certmond.cli.root_ca import (
     FILE,
     REFUSED,
     TOKEN_KEYS,
-    family_here,
     family_option,
-    judged,
-    keys_here,
-    no_certificate,
-    ours_to_rotate,
-    read_pair,
+    node_family,
+    node_token_keys,
+    read_ca_files,
     readable,
+    require_certificate,
+    require_own_rotation,
+    verdict_on,
 )
 from certmond.errors import CertmondError
 
@@ -66,13 +66,17 @@ def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str 
 @family_option
 @click.argument("certificate", type=FILE, metavar="[CERT", required=False)
 @click.argument("key", type=FILE, metavar="KEY]", required=False)
-@click.option("--generate", is_flag=True, help="Make one, with a new key and the name of the present one")
-@click.option("--reuse-key", is_flag=True, help="Make the present one anew, with its key: only dates change")
+@click.option("--generate", is_flag=True, help="Create a CA with a new key and the name of the current CA")
+@click.option("--reuse-key", is_flag=True, help="Reissue the current CA with its key: only the dates change")
 @click.option(
-    "--key-algorithm", callback=_algorithm, help="With --generate: RSA-2048, …, by default that of the present"
+    "--key-algorithm",
+    callback=_algorithm,
+    help="Algorithm for --generate: RSA-2048, …, by default that of the current key",
 )
-@click.option("--validity", callback=_validity, help="Of one that is made, as in 10y, by default the entry's")
-@click.option("--force", is_flag=True, help="Replace what is staged; refused while a rotation is under way")
+@click.option(
+    "--validity", callback=_validity, help="Validity of the created CA, such as 10y, by default that of the entry"
+)
+@click.option("--force", is_flag=True, help="Replace the staged CA or key, unless a rotation is in progress")
 @click.pass_context
 def stage(
     context: click.Context,
@@ -86,42 +90,44 @@ def stage(
     validity: timedelta | None,
     force: bool,
 ) -> None:
-    """Keep CERT and KEY, or one that is made, for a rotation. Exit: 0 done, 2 refused, 3 could not tell.
+    """Store CERT and KEY, or a created CA, for a rotation. Exit: 0 done, 2 refused, 3 unknown.
 
-    With --family sa there is no CERT: give KEY, the private key that is to sign service-account tokens.
+    With --family sa, give only KEY, the private key that will sign service-account tokens.
     """
     if (certificate is not None) + generate + reuse_key != 1:
         raise click.UsageError("Give CERT and KEY, or --generate, or --reuse-key.")
     if key_algorithm and not generate:
-        raise click.UsageError("--key-algorithm is for --generate: any other CA has its key already.")
+        raise click.UsageError("--key-algorithm is for --generate: any other CA has a key already.")
     if validity and certificate is not None:
-        raise click.UsageError("--validity is for a CA that is made: one that you bring has its dates already.")
+        raise click.UsageError("--validity is for a created CA: the given CERT has its dates already.")
     if family == TOKEN_KEYS:
         if reuse_key or validity:
             asked = "--reuse-key" if reuse_key else "--validity"
-            no_certificate(family, asked, "Another key follows the present one, which has no end")
+            require_certificate(family, asked, "A key has no end of validity")
         if key is not None:
-            raise click.UsageError(f"Give KEY alone: {family} has no certificate.")
+            raise click.UsageError(f"Give only KEY: {family} has no certificate.")
         _stage_keys(context, family, certificate, key_algorithm, force=force)
         return
     options = globals_of(context)
     config = options.load(acting=True)
-    ours_to_rotate(config, family)
-    found, now = family_here(options, config, family)
+    require_own_rotation(config, family)
+    found, now = node_family(options, config, family)
     if certificate is None:
-        made = _made(options, config, found, now, reuse_key=reuse_key, algorithm=key_algorithm, validity=validity)
-        verdict = judged(made, found, config, now, where="the CA to be made", key_where="its key")
+        made = _generated_ca(
+            options, config, found, now, reuse_key=reuse_key, algorithm=key_algorithm, validity=validity
+        )
+        verdict = verdict_on(made, found, config, now, where="the new CA", key_where="its key")
     else:
-        made = read_pair(certificate, key)
-        verdict = judged(made, found, config, now, where=str(certificate), key_where=str(key) if key else None)
+        made = read_ca_files(certificate, key)
+        verdict = verdict_on(made, found, config, now, where=str(certificate), key_where=str(key) if key else None)
     for warning in verdict.warnings:
         click.echo(f"warning: {warning}", err=True)
     problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
     if made.certificate is None or problems:
         _refuse(problems)
-    keep = partial(_keep, options, family, made.certificate, made.key, now, force=force)
-    _patient(context, config).patiently(keep)
-    click.echo(_told(made.certificate, verdict, found))
+    keep = partial(_stage_anchor, options, family, made.certificate, made.key, now, force=force)
+    _handover(context, config).retry_while_busy(keep)
+    click.echo(_summary(made.certificate, verdict, found))
 
 
 def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
@@ -135,10 +141,10 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
 
     options = globals_of(context)
     config = options.load(acting=True)
-    ours_to_rotate(config, family)
-    found, now = keys_here(options, config, family)
+    require_own_rotation(config, family)
+    found, now = node_token_keys(options, config, family)
     if not found.holds_key:
-        fact = f"this node holds no {found.spec.key}, and such a key belongs where tokens are signed only"
+        fact = f"this node has no {found.spec.key}, and the key must be only on nodes that sign tokens"
         _refuse([f"{fact}; stage it on the control-plane nodes"])
     if given is None:
         like = KeyAlgorithm(algorithm) if algorithm else algorithm_of(found.trusted[0])
@@ -148,28 +154,28 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
     for warning in brought.warnings:
         click.echo(f"warning: {warning}", err=True)
     public = describe_key(brought.key.public_key()) if brought.key else None
-    where = str(given) if given else "the key to be made"
+    where = str(given) if given else "the new key"
     problems = [*brought.problems, *(objections(public, found.trusted, where) if public else ())]
     if public is None or problems:
         _refuse(problems)
-    keep = partial(_keep, options, family, public, brought.key, now, force=force)
-    _patient(context, config).patiently(keep)
+    keep = partial(_stage_anchor, options, family, public, brought.key, now, force=force)
+    _handover(context, config).retry_while_busy(keep)
     click.echo(f"staged for {family}: {public}, mode overlap\nsha256 {public.sha256}")
 
 
 def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
     """Yield a problem where the key is missing or superfluous.
 
-    The node needs it only if it has the present CA's key.
+    The node needs the key only if it has the key of the current CA.
     """
     if family.holds_key and certificate and key is None:
-        yield f"this node signs with {family.spec.key}: give the private key of {certificate} as well"
+        yield f"this node signs with {family.spec.key}; give the private key of {certificate}, too"
     elif not family.holds_key and key is not None:
-        fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key belongs where it signs only"
-        yield f"{fact}; leave {key} out"
+        fact = f"this node has no {family.spec.key or 'key of its CA'}, and a CA key must be only on nodes that sign"
+        yield f"{fact}; omit {key}"
 
 
-def _made(
+def _generated_ca(
     options: Globals,
     config: Config,
     family: Family,
@@ -186,8 +192,10 @@ def _made(
     from certmond.transaction.commit import Transactions
 
     if not family.holds_key:
-        fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key is made where it signs only"
-        _refuse([f"{fact}; make the CA there, and stage its certificate here"])
+        fact = (
+            f"this node has no {family.spec.key or 'key of its CA'}, and a CA key must be created on a node that signs"
+        )
+        _refuse([f"{fact}; create the CA there, and stage its certificate here"])
     given: dict[str, Any] = {"key_algorithm": KeyAlgorithm(algorithm) if algorithm else None, "validity": validity}
     spec = family.spec.model_copy(update={name: value for name, value in given.items() if value is not None})
     terms = Terms(now, None, {}, config.validity, config.key_algorithm)
@@ -199,8 +207,8 @@ def _made(
     return Brought(made.certificate, made.key)
 
 
-def _patient(context: click.Context, config: Config) -> Handover:
-    """Return the object that waits for another process that writes on this node."""
+def _handover(context: click.Context, config: Config) -> Handover:
+    """Return the handover that waits for another process that writes on this node."""
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
 
@@ -210,8 +218,12 @@ def _patient(context: click.Context, config: Config) -> Handover:
     return handover
 
 
-def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None, now: datetime, *, force: bool) -> None:
-    """Stage the anchor, or exit with 2 where something forbids it. Raises BusyError while another process writes."""
+def _stage_anchor(
+    options: Globals, family: str, anchor: Anchor, key: PrivateKey | None, now: datetime, *, force: bool
+) -> None:
+    """Stage the anchor, or exit with 2 if a rotation or a staged CA forbids it. Raises BusyError while another process
+    writes.
+    """
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Event, Journal
     from certmond.pki.x509.certificate import Certificate
@@ -226,17 +238,17 @@ def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None,
         fields["new_serial"] = f"{anchor.serial:x}"
     with Transactions(options.root, options.state_dir).lock():
         recorded, staged = staging.recorded(), staging.read(Part.NEW)
-        if recorded and not _is_awaited(options, family, anchor):
-            fact = f"a rotation is under way ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
-            needs = "whose end destroys" if recorded.phase == "done" else "which needs"
-            remedy = f"end it with `certmond root-ca rotate --family {recorded.family or family}`"
-            _refuse([f"{fact}, {needs} what is staged; {remedy}"])
+        if recorded and not _is_successor(options, family, anchor):
+            fact = f"a rotation is in progress ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
+            needs = "whose end deletes" if recorded.phase == "done" else "which needs"
+            remedy = f"complete it first: certmond root-ca rotate --family {recorded.family or family}"
+            _refuse([f"{fact}, {needs} the staged files; {remedy}"])
         if staged and not staged.fault and not force:
             already = staged.anchor == anchor and staged.family == family
             if already and (staged.key is None) == (key is None):
                 return
             fact = f"{where} is staged already for {staged.family}"
-            _refuse([f"{fact}; give --force to replace it, which destroys its key"])
+            _refuse([f"{fact}; to replace it and delete its key, give --force"])
         audit.note(Event.STEP_BEGUN, now, f"{where}: {anchor.called} is staged", fields=fields)
         try:
             staging.put(Part.NEW, family, anchor, key)
@@ -246,7 +258,7 @@ def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None,
         audit.note(Event.STEP_DONE, now, f"{where} is staged", fields={**fields, "result": "done"})
 
 
-def _is_awaited(options: Globals, family: str, anchor: Anchor) -> bool:
+def _is_successor(options: Globals, family: str, anchor: Anchor) -> bool:
     """Return whether the rotation in progress is to this anchor.
 
     A node may receive its record before the CA is staged.
@@ -261,7 +273,7 @@ def _is_awaited(options: Globals, family: str, anchor: Anchor) -> bool:
     return rotation is not None and (rotation.family, rotation.new) == (family, anchor)
 
 
-def _told(certificate: Certificate, verdict: Verdict, family: Family) -> str:
+def _summary(certificate: Certificate, verdict: Verdict, family: Family) -> str:
     from certmond.expose.documents.root_ca import pin
     from certmond.pki.findings import printable
 

@@ -1,7 +1,7 @@
-"""Restarts after a renewal by a command, and the check that services use the new certificates.
+"""Restarts by a command, and the check that services use the new certificates.
 
-Owns which services a command waits for, and the result of each. `acting_process` decides which process restarts them,
-and `controllers.restart` how.
+Owns the services for which a command waits, and the result of each. `acting_process` decides which process restarts
+them, and `controllers.restart` restarts them.
 """
 
 from __future__ import annotations
@@ -26,42 +26,44 @@ from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.staleness import Surroundings
 
 _RELOADED_WITHIN = timedelta(seconds=15)
-"""How long a command waits for services that reload a certificate by themselves."""
+"""How long a command waits for services that reload a certificate without a restart."""
 
 
-def bring_into_use(
+def restart_services(
     enforcer: Enforcer, handover: Handover, progress: Progress, wanted: frozenset[str], *, by_hand: bool
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
-    """Restart those of the `wanted` services that hold something old, or all of them `by_hand`.
+    """Restart those of the `wanted` services that use an old file, or all of them `by_hand`.
 
-    Return the result of each, and what is held.
+    Return the result of each, and the held restarts.
     """
     results, since = dict[str, str](), datetime.now(UTC)
-    known: dict[str, str] | None = None
+    first_running: dict[str, str] | None = None
     while True:
-        handover.look_begins()
+        handover.discard_events()
         assessment, around = enforcer.see()
-        for past in _ended_meanwhile(enforcer, wanted - results.keys(), since):
+        for past in _ended_elsewhere(enforcer, wanted - results.keys(), since):
             results[past.service] = str(past.result)
             progress.tell(f"{past.service}: {past.message}")
         running = {name: each.instance for name, each in around.live.services.items()} if around.live else {}
-        known = running if known is None else known
+        first_running = running if first_running is None else first_running
         under_way = enforcer.restarting.restarted_now()
-        along = {name for name in wanted if by_hand and running.get(name) and running[name] != known.get(name)}
-        made = planned(enforcer, assessment, around, wanted - along - results.keys(), by_hand=by_hand)
-        with handover.turn() as ours:
-            step = handover.patiently(partial(enforcer.restart, made, assessment, around)) if ours else None
-        if not ours:
+        restarted = {
+            name for name in wanted if by_hand and running.get(name) and running[name] != first_running.get(name)
+        }
+        made = planned(enforcer, assessment, around, wanted - restarted - results.keys(), by_hand=by_hand)
+        with handover.acting_lock() as acts:
+            step = handover.retry_while_busy(partial(enforcer.restart, made, assessment, around)) if acts else None
+        if not acts:
             left = {each.target for each in made.steps} | (wanted & under_way)
             if left and by_hand and not under_way:
                 ask = partial(enforcer.restart, made, assessment, around, hands_over=True)
-                step = handover.patiently(ask)
+                step = handover.retry_while_busy(ask)
                 if step and step.until and step.message != "is handed over":
                     _tell(handover, progress, enforcer, step)
                     handover.pause(step.until, {})
                     continue
-            if left and (kept := handover.follow_restarts(left, since)):
-                return results, (*_held(made, wanted), Held(kept[0], "", kept[1]))
+            if left and (obstacle := handover.watch_restarts(left, since)):
+                return results, (*_held(made, wanted), Held(obstacle[0], "", obstacle[1]))
             if left:
                 continue
         if step is None:
@@ -81,15 +83,15 @@ def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step
     """Print the result of a step, or the details of a wait."""
     episode = enforcer.restarting.under_way()
     if episode and step.until and step.message == state_of(episode):
-        handover.tell_episode(episode)
+        handover.show_restart(episode)
     elif step.message.startswith("waits for"):
         progress.wait(f"{step.service}: {step.message}")
     else:
         progress.tell(f"{step.service}: {step.message}")
 
 
-def _ended_meanwhile(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
-    """Return the restarts that ended after `since` and that this command has not ended itself."""
+def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
+    """Return the restarts that ended after `since` and that another process executed."""
     return [
         past
         for name, past in enforcer.restarting.past().items()
@@ -101,7 +103,7 @@ def _ended_meanwhile(enforcer: Enforcer, wanted: Container[str], since: datetime
 def planned(
     enforcer: Enforcer, assessment: Assessment, around: Surroundings, wanted: frozenset[str], *, by_hand: bool
 ) -> Plan:
-    """Return the plan of the restarts of the `wanted` services: those that hold something old, or all `by_hand`."""
+    """Return the plan of the restarts of the `wanted` services: those that use an old file, or all `by_hand`."""
     if by_hand:
         return enforcer.restarts(assessment, around, wanted)
     made = enforcer.plan(assessment, frozenset(), around)
@@ -109,13 +111,13 @@ def planned(
     return replace(made, steps=steps)
 
 
-def taken_up(
+def wait_for_reloads(
     enforcer: Enforcer, progress: Progress, before: Assessment, renewed: frozenset[str], *, only_silent: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Wait for the services that reload a new certificate by themselves.
+    """Wait for the services that reload a new certificate without a restart.
 
     Return a sentence for each endpoint that served a certificate `before` and serves none now. Unless `only_silent`,
-    also return one for each that does not serve the new one yet.
+    also return a sentence for each endpoint that does not serve the new certificate yet.
     """
     if not renewed:
         return (), ()
@@ -131,7 +133,7 @@ def taken_up(
         if not (behind or silent) or left <= 0:
             break
         progress.wait((behind or silent)[0], "certmond restart --stale", until=begun + _RELOADED_WITHIN, since=begun)
-        time.sleep(min(pause, left))  # no file event shows what an endpoint serves
+        time.sleep(min(pause, left))  # an endpoint that serves another certificate causes no file event
         pause *= 2
     for line in behind or [f"{name} is served at {at.endpoint}" for name, at in served]:
         progress.tell(line)

@@ -1,6 +1,6 @@
 """Preparation of the standard streams, which the parent process may have closed.
 
-Opens each stream before any other file, and makes output tolerate characters that have no encoding. Prints nothing.
+Opens each stream before any other file, and makes output tolerate characters without an encoding.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The connection to the Kubernetes API, through lightkube, with the credentials of a kubeconfig.
+"""Connection to the Kubernetes API, through lightkube, with the credentials of a kubeconfig.
 
 Owns the connection, the time limit of a call, and the translation of the API's errors. The caller owns the calls and
-the meaning of the answers. No message quotes a kubeconfig. lightkube is an extra, so this module is imported only where
-a configuration needs it.
+the meaning of the answers. No message quotes a kubeconfig. lightkube is an optional dependency, so certmond imports
+this module only if a configuration needs it.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from certmond.pki.findings import printable
 FIELD_MANAGER = "certmond"
 PAGE = 250
 """Objects in one page of a listing. A pod is some ten kilobytes."""
-_LISTING = 12
+_LISTING_FACTOR = 12
 """Time limit of a listing with all its pages, as a multiple of one call's. 30,000 pods have 120 pages."""
 
-_TURN = 0.5  # seconds; `alive` is due every second
+_ALIVE_INTERVAL = 0.5  # seconds; half of the interval that `alive` requires
 _NO_ISSUER = {7, 18, 19, 20, 21}
 """OpenSSL's codes for a certificate that no trusted CA has signed (x509_vfy.h), with or without a CA of that name."""
 
-# Exceptions of lightkube where a kubeconfig, or the server, violates its assumptions.
-_LAX = (ConfigError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+# Exceptions of lightkube for a kubeconfig, or an answer of the server, that violates its assumptions.
+_MALFORMED_INPUT = (ConfigError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 T = TypeVar("T")
 
 
-class TakenError(Exception):
-    """HTTP 409: the name exists, or the object was changed meanwhile."""
+class ConflictError(Exception):
+    """HTTP 409: the name exists, or another client changed the object."""
 
 
-class GoneError(Exception):
+class NotFoundError(Exception):
     """HTTP 404: the object does not exist."""
 
 
@@ -57,13 +57,15 @@ async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Con
     users would choose which program runs, and which files are read, with certmond's rights.
     """
     if writers := Files().entry(kubeconfig).writers:
-        detail = f"{kubeconfig} can be changed by {named_users(writers)}, and is not used"
-        raise RefusedError(f"{detail}; chown root {kubeconfig}, and chmod go-w it and its directories")
+        detail = f"{kubeconfig} can be changed by {named_users(writers)}, so certmond does not use it"
+        raise RefusedError(
+            f"{detail}; run: chown root {kubeconfig}; chmod go-w {kubeconfig}, and the same for its directories"
+        )
     seconds = time_limit.total_seconds()
     client = _client(kubeconfig, seconds)
     if client is None:
-        detail = f"{kubeconfig} is no kubeconfig that can be used"
-        remedy = "see that it is there, and that its server, CA and credentials can be read"
+        detail = f"{kubeconfig} is missing, or is no usable kubeconfig"
+        remedy = f"check its server, CA and credentials: kubectl --kubeconfig {kubeconfig} version"
         raise RefusedError(f"{detail}; {remedy}")
     try:
         yield Connection(client, kubeconfig, seconds)
@@ -77,21 +79,21 @@ def _client(kubeconfig: str, seconds: float) -> AsyncClient | None:
         config = KubeConfig.from_file(kubeconfig).get()
         # Ignore proxies and trust of the environment: the kubeconfig alone decides which server to trust.
         return AsyncClient(config, timeout=httpx2.Timeout(seconds), trust_env=False, field_manager=FIELD_MANAGER)
-    except (*_LAX, OSError, AssertionError, yaml.YAMLError):
+    except (*_MALFORMED_INPUT, OSError, AssertionError, yaml.YAMLError):
         return None
 
 
-def attended(work: Coroutine[Any, Any, T], alive: Callable[[], None]) -> T:
+def run_with_keepalive(work: Coroutine[Any, Any, T], alive: Callable[[], None]) -> T:
     """Return the result of `work`. Call `alive` at least every second until then."""
 
-    async def attend() -> T:
+    async def wait() -> T:
         task = asyncio.create_task(work)
         while not task.done():
-            await asyncio.wait({task}, timeout=_TURN)
+            await asyncio.wait({task}, timeout=_ALIVE_INTERVAL)
             alive()
         return task.result()
 
-    return asyncio.run(attend())
+    return asyncio.run(wait())
 
 
 class Connection:
@@ -105,9 +107,9 @@ class Connection:
     async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
         """Make one call. Repeat it after the server's Retry-After, until the time is up.
 
-        `doing` describes the call in an error message, and `rule` is the RBAC rule that permits it. The limit is
-        `times` that of a call. Raises RefusedError where the API server refuses, UnreachableError where a later call
-        may succeed, and TakenError or GoneError for the caller.
+        `doing` describes the call in an error message, and `rule` tells how to permit it by RBAC. The limit is
+        `times` that of a call. Raises RefusedError if the API server refuses, UnreachableError if a later call
+        may succeed, and ConflictError or NotFoundError for the caller.
         """
         seconds = self._seconds * times
         try:
@@ -123,16 +125,18 @@ class Connection:
         except (TimeoutError, httpx2.HTTPError, OSError) as error:
             within = seconds if isinstance(error, TimeoutError) else self._seconds  # httpx limits each response
             detail = printable(str(error)) or f"no answer within {within:g} s"
-            if _is_of_no_known_ca(error):
-                fact = f"what the Kubernetes API serves is of no CA that {self._kubeconfig} trusts ({detail})"
+            if _is_issuer_unknown(error):
+                fact = (
+                    f"the Kubernetes API serves a certificate of a CA that {self._kubeconfig} does not trust ({detail})"
+                )
                 raise UnknownServerError(fact) from None
             raise UnreachableError(f"the Kubernetes API of {self._kubeconfig} cannot be reached ({detail})") from None
-        except _LAX as error:
+        except _MALFORMED_INPUT as error:
             refused = (each for each in _causes(error) if isinstance(each, httpx2.HTTPStatusError))
             if any(each.response.status_code == HTTPStatus.UNAUTHORIZED for each in refused):
                 raise self._unknown_user() from None
-            detail = f"what answers at the server of {self._kubeconfig} is no Kubernetes API"
-            raise UnreachableError(f"{detail}; see what listens there") from None
+            detail = f"the server of {self._kubeconfig} does not answer like a Kubernetes API"
+            raise UnreachableError(f"{detail}; check its address") from None
 
     async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
         """Return all objects of a listing, across its pages.
@@ -144,38 +148,39 @@ class Connection:
             return [item async for item in items()]
 
         try:
-            return await self.call(doing, rule, every, times=_LISTING)
-        except GoneError:
+            return await self.call(doing, rule, every, times=_LISTING_FACTOR)
+        except NotFoundError:
             raise RefusedError(
-                f"the Kubernetes API of {self._kubeconfig} cannot {doing}: it has no such kind; see its version"
+                f"the Kubernetes API of {self._kubeconfig} cannot {doing}: it has no such kind; "
+                "check its version: kubectl version"
             ) from None
 
     def _translated(self, doing: str, rule: str, error: httpx2.HTTPStatusError) -> Exception:
-        said = error.status.message if isinstance(error, ApiError) else error.response.reason_phrase
-        message = printable(said or "no reason given")[:300]
-        asked = f"the Kubernetes API of {self._kubeconfig} was to {doing}"
+        reason = error.status.message if isinstance(error, ApiError) else error.response.reason_phrase
+        message = printable(reason or "no reason given")[:300]
+        action = f"cannot {doing} at the Kubernetes API of {self._kubeconfig}"
         match error.response.status_code:
             case 401:
                 return self._unknown_user()
             case 403:
                 return RefusedError(f"the user of {self._kubeconfig} may not {doing} ({message}); {rule}")
             case 404:
-                return GoneError(f"{asked}, and has no such object or kind")
+                return NotFoundError(f"{action}: it has no such object or kind")
             case 409:
-                return TakenError(f"{asked}, and says that it was changed meanwhile")
+                return ConflictError(f"{action}: another client has changed the object")
             case 400 | 405 | 422 as status:
-                return RefusedError(f"the Kubernetes API does not take the request ({status}: {message})")
+                return RefusedError(f"the Kubernetes API rejects the request to {doing} ({status}: {message})")
             case status:
                 return UnreachableError(
-                    f"the Kubernetes API of {self._kubeconfig} is not able to ({status}: {message})"
+                    f"the Kubernetes API of {self._kubeconfig} cannot {doing} now ({status}: {message})"
                 )
 
     def _unknown_user(self) -> UnknownUserError:
         remedy = "renew the credentials in that file"
-        return UnknownUserError(f"the Kubernetes API does not know the user of {self._kubeconfig}; {remedy}")
+        return UnknownUserError(f"the Kubernetes API rejects the credentials in {self._kubeconfig} (401); {remedy}")
 
 
-def _is_of_no_known_ca(error: BaseException) -> bool:
+def _is_issuer_unknown(error: BaseException) -> bool:
     refused = (each for each in _causes(error) if isinstance(each, ssl.SSLCertVerificationError))
     return any(each.verify_code in _NO_ISSUER for each in refused)
 

@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`kubeconfig` returns the path of a kubeconfig at each use, and may raise RefusedError.
+    """Access to the Kubernetes API. `kubeconfig` returns a path at each use, and may raise RefusedError.
 
-    One call of the API, or one page of a listing, takes at most `time_limit`. Meanwhile `alive` is called at least
-    every second. Its exceptions pass through.
+    A call of the API, or a page of a listing, takes at most `time_limit`. During the call, `alive` is called at least
+    every second, and its exceptions pass through.
     """
 
     kubeconfig: Callable[[], str]
@@ -34,22 +34,26 @@ class Access:
     def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Return the result of `work`, over one connection.
 
-        Raises RefusedError where the kubeconfig or lightkube is missing, and what `work` raises. Raises
-        UnreachableError for a conflict, or a missing object, that `work` does not handle.
+        Raises RefusedError if the kubeconfig or lightkube is missing, and the errors of `work`. Raises UnreachableError
+        for a conflict, or a missing object, that `work` does not handle.
         """
         try:
-            from certmond.cluster.client import GoneError, TakenError, attended, connected  # noqa: PLC0415 - the extra
+            # The extra is needed from here on.
+            from certmond.cluster.client import (  # noqa: PLC0415
+                ConflictError,
+                NotFoundError,
+                connected,
+                run_with_keepalive,
+            )
         except ImportError:
-            remedy = "pip install certmond[kubernetes], or configure no cluster"
-            raise RefusedError(
-                f"the package lightkube, which speaks to the Kubernetes API, is missing; {remedy}"
-            ) from None
+            remedy = "pip install certmond[kubernetes], or remove `cluster:` from the configuration"
+            raise RefusedError(f"the package lightkube, which calls the Kubernetes API, is missing; {remedy}") from None
 
         async def call() -> T:
             async with connected(self.kubeconfig(), self.time_limit) as connection:
                 return await work(connection)
 
         try:
-            return attended(call(), self.alive)
-        except (GoneError, TakenError) as error:
-            raise UnreachableError(f"{error}; see what answers there, if that stays so") from None
+            return run_with_keepalive(call(), self.alive)
+        except (NotFoundError, ConflictError) as error:
+            raise UnreachableError(f"{error}; certmond retries") from None

@@ -1,7 +1,7 @@
 """Coordination of a rotation among all nodes of a cluster: one record, one coordinator, and a report of every node.
 
-Owns when the cluster is read, which node coordinates, when the next workers may act, and when the next phase begins. It
-begins after every node has reported the phase (`node_reports`) and the cluster passes its checks
+Owns when certmond reads the cluster, which node coordinates, when the next workers may act, and when a phase begins. A
+phase begins after every node has reported the previous one (`node_reports`) and the cluster passes its checks
 (`rotation_checks.preconditions`). A node without an answer from the API keeps its phase. Changes no file of the node.
 No report contains a key.
 """
@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from certmond.cluster.connection import Access
-from certmond.cluster.node_reports import RollCall
-from certmond.cluster.record_rules import TAKE_AWAY, admit, lacks, record_of, rotation_of
+from certmond.cluster.node_reports import NodeReports
+from certmond.cluster.record_rules import DELETE_RECORD, admit, is_behind, record_of, rotation_of
 from certmond.cluster.rotation_checks.preconditions import Inspection
 from certmond.config.model import Config
 from certmond.errors import (
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from certmond.cluster.record_api import Recorded
     from certmond.formats.manifest import Components
 
-_FORGOTTEN = timedelta(minutes=10)
-"""Time without a record after which a worker concludes that the others have ended the rotation.
+_PRESUMED_ENDED_AFTER = timedelta(minutes=10)
+"""Time without a record after which a worker concludes that the control plane has ended the rotation.
 
 A control-plane node that has recorded the rotation restores the record within a minute.
 """
@@ -48,7 +48,7 @@ IDLE = 6
 
 
 class Lead(Protocol):
-    """The lock of the coordinator."""
+    """The lock that makes one node the coordinator."""
 
     def take(self) -> str | None: ...
 
@@ -74,21 +74,21 @@ class ClusterConductor:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._access, self._lead, self._node = access, lead, node
+        self._access, self._lock, self._node = access, lead, node
         self._clock, self._monotonic = clock, monotonic
-        self._spec, self._pause, self._lasting = config.cluster, config.poll, Lasting(config.root_ca, monotonic)
-        self._roll = RollCall(access, own, node=node, boot=boot, pause=config.poll, monotonic=monotonic)
+        self._spec, self._pause, self._timer = config.cluster, config.poll, Lasting(config.root_ca, monotonic)
+        self._reports = NodeReports(access, own, node=node, boot=boot, pause=config.poll, monotonic=monotonic)
         self._inspection = Inspection(access, config.cluster)
-        self._found: Recorded | None = None
-        self._unread: str | None = None
-        self._silent = False
-        self._strange: str | None = None
+        self._record: Recorded | None = None
+        self._record_error: str | None = None
+        self._unreachable = False
+        self._rejection: str | None = None
         self._estranged: str | None = None
-        self._ask_again = 0.0
-        self._gone_since: float | None = None  # None also where the record is unknown
-        self._forgotten: Rotation | None = None
-        self._closed: frozenset[str] = frozenset()
-        self._counted: tuple[str, Phase, Workers | None] | None = None
+        self._next_read = 0.0
+        self._missing_since: float | None = None  # None also while the record is unknown
+        self._presumed_ended: Rotation | None = None
+        self._ended: frozenset[str] = frozenset()
+        self._worker_count: tuple[str, Phase, Workers | None] | None = None
 
     @property
     def estranged(self) -> str | None:
@@ -97,24 +97,24 @@ class ClusterConductor:
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """Return the cluster's rotation, unless it is unknown, or this node has ended it or is further in it.
+        """Return the cluster's rotation; `own` if that is unknown, or if this node has ended it or is ahead of it.
 
         A complete rotation that is not in `own` concerns only a node that has ended one before, or that trusts an old
-        CA of it. Raises RotationError where the record is unreadable or of another rotation.
+        CA of it. Raises RotationError if the record is unreadable or is of another rotation.
         """
-        self._closed = frozenset(closed)
-        if self._unread:
-            raise RotationError(self._unread)
-        shared = rotation_of(self._found.record) if self._found else None
-        if shared is None and own is not None and own == self._forgotten:
+        self._ended = frozenset(closed)
+        if self._record_error:
+            raise RotationError(self._record_error)
+        shared = rotation_of(self._record.record) if self._record else None
+        if shared is None and own is not None and own == self._presumed_ended:
             return replace(own, phase=Phase.DONE)
         if shared is None or shared == own:
             return own
         if forth(shared.id) in closed:
             return own  # an older record, perhaps of a restored etcd
         if own is None:
-            was_away = not {*shared.old}.isdisjoint(trusted)
-            return None if shared.over and not (closed or was_away) else shared
+            was_offline = not {*shared.old}.isdisjoint(trusted)
+            return None if shared.over and not (closed or was_offline) else shared
         if shared.id == own.id:
             phases = sequence(shared)
             earlier = own.phase in phases and phases.index(shared.phase) < phases.index(own.phase)
@@ -124,29 +124,29 @@ class ClusterConductor:
         if own.id == f"{shared.id}-back" or own.over:  # a complete rotation ends here before another begins
             return own
         if (own.new,) == shared.old and own.phase is sequence(own)[-2]:
-            return replace(own, phase=Phase.DONE)  # every node has reached it: its new CA is the next one's old
+            return replace(own, phase=Phase.DONE)  # every node has: its new CA is the old CA of the next rotation
         raise RotationError(
-            f"this node is in {own.name}, and the cluster in {shared.name}; see which one is right, and take the "
-            f"record of the other away: the cluster's by `{TAKE_AWAY}`, this node's in rotation/ of the state directory"
+            f"this node is in {own.name}, and the cluster in {shared.name}; delete the wrong record: the "
+            f"cluster's by `{DELETE_RECORD}`, this node's in rotation/ of the state directory"
         )
 
-    def objection(self, components: Components) -> str | None:  # noqa: ARG002 - it makes no difference here
+    def objection(self, components: Components) -> str | None:  # noqa: ARG002 - the answer does not depend on it
         return OF_SEVERAL
 
     def ask(self) -> timedelta:
-        """Read the record again where that is due, and return the time until the next read."""
-        if self._monotonic() >= self._ask_again:
+        """Read the record if a read is due, and return the time until the next read."""
+        if self._monotonic() >= self._next_read:
             self._read()
-            under_way = self._found is not None and self._found.record.phase != Phase.DONE
-            soon = under_way or self._silent or self._unread
-            self._ask_again = self._in(self._pause if soon else self._pause * IDLE)
-        return timedelta(seconds=max(0.0, self._ask_again - self._monotonic()))
+            under_way = self._record is not None and self._record.record.phase != Phase.DONE
+            soon = under_way or self._unreachable or self._record_error
+            self._next_read = self._after(self._pause if soon else self._pause * IDLE)
+        return timedelta(seconds=max(0.0, self._next_read - self._monotonic()))
 
     def publish(self, rotation: Rotation) -> None:
         """Publish the rotation in the cluster's record.
 
-        Raises RotationError where the cluster is in another one, or this one cannot be recorded. Raises OvertakenError
-        where the decision used an outdated record, CertmondError where the API does not write it.
+        Raises RotationError if the cluster is in another rotation, or if this one cannot be recorded. Raises
+        OvertakenError if the decision used an outdated record, CertmondError if the API does not write it.
         """
         self._publish(rotation, noted=False)
 
@@ -155,89 +155,92 @@ class ClusterConductor:
 
         record = record_of(rotation, self._node)
         found = read_record(self._access)
-        before, self._found = self._found, found
+        before, self._record = self._record, found
         try:
             known = before.record if before else None
-            admit(rotation, found.record if found else None, known, self._closed, noted=noted)
+            admit(rotation, found.record if found else None, known, self._ended, noted=noted)
             written = replace_record(self._access, found, record) if found else create_record(self._access, record)
         except OvertakenError:
-            self._ask_again = 0.0
+            self._next_read = 0.0
             raise
-        self._found = written
+        self._record = written
 
     def bring_back(self, rotation: Rotation) -> None:
         """Restore the record.
 
-        Do nothing where its state is unknown. Also raises RotationError where another node is ahead.
+        Do nothing if its state is unknown. Also raises RotationError if another node is ahead.
         """
-        if not self._lacks(rotation):
+        if not self._is_record_outdated(rotation):
             return
         self._read()  # another process of this node may have written it
-        if not self._lacks(rotation):
+        if not self._is_record_outdated(rotation):
             return
-        if why := next(ahead(rotation, self._roll.others(rotation), self._closed), None):
-            raise RotationError(f"{why}; who knows most of it has to begin, or `certmond root-ca abort` there")
+        if why := next(ahead(rotation, self._reports.others(rotation), self._ended), None):
+            raise RotationError(f"{why}; that node must restore the record first, or run there: certmond root-ca abort")
         self._publish(rotation, noted=True)
 
-    def _lacks(self, rotation: Rotation) -> bool:
-        known = not (self._silent or self._unread)
-        return known and lacks(self._found.record if self._found else None, rotation, self._closed)
+    def _is_record_outdated(self, rotation: Rotation) -> bool:
+        known = not (self._unreachable or self._record_error)
+        return known and is_behind(self._record.record if self._record else None, rotation, self._ended)
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         try:
             return self._gate(rotation, report, now)
         except OvertakenError:
-            return Gate(("another node was faster; the record is read again",), now)
+            return Gate(("another node has written the record first; certmond reads it again",), now)
         except CertmondError as error:
-            return Gate((f"{error}; this node holds its phase until then",), now + self._pause)
+            return Gate((f"{error}; this node stays in its phase until then",), now + self._pause)
 
     def _gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        self._lasting.meet(rotation, now)
-        self._roll.say(report)
+        self._timer.meet(rotation, now)
+        self._reports.publish(report)
         if not report.signs:
-            return Gate((self._led(rotation),), now + self._pause)
-        members = self._roll.members(rotation)
-        if waits := self._behind(rotation, members):
+            return Gate((self._follower_wait(rotation),), now + self._pause)
+        members = self._reports.members(rotation)
+        if waits := self._nodes_behind(rotation, members):
             return Gate(waits, now + self._pause)
-        if why := self._lead.take():
+        if why := self._lock.take():
             return Gate((why,), now + self._pause)
         if (batch := next_batch(rotation, members, self._spec.batch)).noted:
             return batch
-        held = self._lasting.gate(rotation, now)
+        held = self._timer.gate(rotation, now)
         if held.waits and not held.noted:
             return replace(held, until=min(held.until or now, now + self._pause))
-        waits = self._inspection.canaries(rotation, now)
-        if not waits and not held.noted and self._asks_workloads(rotation):
+        waits = self._inspection.failed_checks(rotation, now)
+        if not waits and not held.noted and self._checks_workloads(rotation):
             if rotation.published is None:
                 # Not `now`: a pod that started between that and the check may have received only the old CA.
                 self.publish(replace(rotation, published=self._clock()))
-                return Gate(("both CAs are published now; workloads are looked at next",), now)
-            gone = self._roll.silent(rotation.excluded)  # pods of an excluded node that is ready still count
-            waits = self._inspection.workloads(rotation.published, gone, now)
-        if waits := waits or self._behind(rotation, self._roll.members(rotation)):  # again, after these checks
+                return Gate(("both CAs are published; the check of the workloads is next",), now)
+            not_ready = self._reports.not_ready(rotation.excluded)  # pods of an excluded node that is ready still count
+            waits = self._inspection.workloads(rotation.published, not_ready, now)
+        if waits := waits or self._nodes_behind(rotation, self._reports.members(rotation)):  # again, after these checks
             return Gate(waits, now + self._pause)  # while something is missing, the timer does not start
         # Not `now`: a node may have reached the phase and reported it after this node's scan began.
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
 
-    def _led(self, rotation: Rotation) -> str:
-        """Return what a node waits for that does not coordinate."""
-        if self._gone_since is None:
-            return "the coordinator leads it on when all nodes have come so far"
+    def _follower_wait(self, rotation: Rotation) -> str:
+        """Return the reason for which a node waits that does not coordinate."""
+        if self._missing_since is None:
+            return "the coordinator begins the next phase when all nodes have reached this one"
         last = sequence(rotation)[-2]  # after it, a node without the CA's key has no step left
-        if rotation.phase is last and self._monotonic() >= self._gone_since + _FORGOTTEN.total_seconds():
-            self._forgotten = rotation
-        return "the cluster has no record of it; a control plane that has noted it brings it back"
+        if rotation.phase is last and self._monotonic() >= self._missing_since + _PRESUMED_ENDED_AFTER.total_seconds():
+            self._presumed_ended = rotation
+        return (
+            "the cluster has no record of the rotation; a control-plane node that has recorded it restores the record"
+        )
 
-    def _behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
-        self._counted = rotation.id, rotation.phase, workers(rotation, members)
+    def _nodes_behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
+        self._worker_count = rotation.id, rotation.phase, workers(rotation, members)
         if all(each.name != self._node for each in members):  # this node has just annotated its Node
-            return (f"the cluster has no Node {self._node}, which is this one; see what answers, and `node_name`",)
+            fact = f"the cluster has no Node {self._node}, the name of this node"
+            return (f"{fact}; check `node_name` and the server of the kubeconfig",)
         waits = behind(rotation, members)
         unknown = unknown_exclusions(rotation, {each.name: each for each in members})
-        strangers = (f"the cluster has no Node {name}, which is excluded" for name in unknown)
-        return (*waits, *strangers) if waits else ()  # the unknown name may be a misspelling of one of them
+        missing = (f"the cluster has no Node {name}, which is excluded; check its name" for name in unknown)
+        return (*waits, *missing) if waits else ()  # the unknown name may be a misspelling of one of them
 
-    def _asks_workloads(self, rotation: Rotation) -> bool:
+    def _checks_workloads(self, rotation: Rotation) -> bool:
         """Return whether the phase checks workloads.
 
         Pods from before the publication of both CAs trust only the old one.
@@ -245,32 +248,32 @@ class ClusterConductor:
         return rotation.family == "ca" and rotation.phase is Phase.TRUST and self._spec.workloads != "ignore"
 
     def unsettled(self, rotation: Rotation) -> None:
-        self._lasting.meet(rotation, self._clock())
-        self._roll.take_back(rotation)
+        self._timer.meet(rotation, self._clock())
+        self._reports.withdraw(rotation)
 
     def workers(self, rotation: Rotation) -> Workers | None:
-        counted = self._counted
+        counted = self._worker_count
         return counted[2] if counted and counted[:2] == (rotation.id, rotation.phase) else None
 
     def end(self) -> None:
         self._inspection.end()
-        self._lead.give_back()
+        self._lock.give_back()
 
     def _read(self) -> None:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra
 
         try:
-            self._found = read_record(self._access)
+            self._record = read_record(self._access)
         except MalformedError as error:
-            self._unread, self._gone_since = str(error), None
+            self._record_error, self._missing_since = str(error), None
         except CertmondError as error:
-            self._silent, before, self._gone_since = True, self._strange, None
-            self._strange = str(error) if isinstance(error, UnknownServerError | UnknownUserError) else None
-            self._estranged = self._strange if before else None  # one failure is not conclusive
+            self._unreachable, before, self._missing_since = True, self._rejection, None
+            self._rejection = str(error) if isinstance(error, UnknownServerError | UnknownUserError) else None
+            self._estranged = self._rejection if before else None  # one failure proves nothing
         else:
-            self._unread, self._silent, self._strange, self._estranged = None, False, None, None
-            since = self._monotonic() if self._gone_since is None else self._gone_since
-            self._gone_since = since if self._found is None else None
+            self._record_error, self._unreachable, self._rejection, self._estranged = None, False, None, None
+            since = self._monotonic() if self._missing_since is None else self._missing_since
+            self._missing_since = since if self._record is None else None
 
-    def _in(self, span: timedelta) -> float:
+    def _after(self, span: timedelta) -> float:
         return self._monotonic() + span.total_seconds()

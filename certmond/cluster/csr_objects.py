@@ -22,7 +22,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import Node
 
-from certmond.cluster.client import Connection, GoneError, TakenError
+from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.errors import UnreachableError
 
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
@@ -55,7 +55,7 @@ class Filed:
 class Requests:
     """The calls on requests.
 
-    Each raises RefusedError where the API server forbids it, UnreachableError where a retry may succeed.
+    Each raises RefusedError if the API server forbids it, UnreachableError if a retry may succeed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -65,7 +65,7 @@ class Requests:
     async def create(
         self, name: str, request: bytes, signer_name: str, usages: tuple[str, ...], expiration_seconds: int
     ) -> Filed | None:
-        """Create a request and return it, or None where the name exists."""
+        """Create a request and return it, or None if the name exists."""
         spec = CertificateSigningRequestSpec(
             request=base64.b64encode(request).decode("ascii"),
             signerName=signer_name,
@@ -75,40 +75,40 @@ class Requests:
         made = CertificateSigningRequest(metadata=ObjectMeta(name=name), spec=spec)
         try:
             return await self._call("create", lambda: self._filed(self._client.create(made)))
-        except TakenError:
+        except ConflictError:
             return None
 
     async def read(self, name: str) -> Filed | None:
         """Return the request of this name, or None."""
         try:
             return await self._call("read", lambda: self._filed(self._client.get(CertificateSigningRequest, name)))
-        except GoneError:
+        except NotFoundError:
             return None
 
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
-        """Approve exactly this request, unless it is decided already. Return it, or None where it does not exist.
+        """Approve exactly this request, unless it is decided already. Return it, or None if it does not exist.
 
         A `dry_run` only checks the permission.
         """
         for _ in range(_CONFLICTS):
             try:
                 return await self._call("approve", lambda: self._filed(self._approved(filed, reason, message, dry_run)))
-            except TakenError:  # changed since it was read: read it again
+            except ConflictError:  # changed since it was read: read it again
                 continue
-            except GoneError:
+            except NotFoundError:
                 return None
-        raise UnreachableError(f"{filed.name} is being changed all the time; certmond approves it later")
+        raise UnreachableError(f"{filed.name} changes too often to be approved; certmond approves it later")
 
     async def delete(self, name: str) -> None:
         """Delete the request, if it exists."""
-        with suppress(GoneError):
+        with suppress(NotFoundError):
             await self._call("delete", lambda: self._client.delete(CertificateSigningRequest, name))
 
     async def addresses(self, node_name: str) -> frozenset[str]:
         """Return the IP addresses in the status of this Node."""
         try:
             node = await self._call("read the Node", lambda: self._client.get(Node, node_name))
-        except GoneError:
+        except NotFoundError:
             return frozenset()
         known = (node.status.addresses if node.status else None) or ()
         return frozenset(address.address for address in known if address.type in {"InternalIP", "ExternalIP"})
@@ -116,7 +116,7 @@ class Requests:
     async def _approved(self, filed: Filed, reason: str, message: str, dry_run: bool) -> Any:
         found = await self._client.get(CertificateSigningRequest, filed.name)
         if found.metadata is None or found.metadata.uid != filed.uid:
-            raise GoneError
+            raise NotFoundError
         status = found.status or CertificateSigningRequestStatus()
         if status.conditions:  # approved, denied or failed: all three are final
             return found
@@ -146,4 +146,4 @@ class Requests:
         )
 
     async def _call(self, doing: str, call: Callable[[], Awaitable[T]]) -> T:
-        return await self._connection.call(doing, f"a cluster role of its user has to have {_RULES[doing]}", call)
+        return await self._connection.call(doing, f"grant its user a cluster role with {_RULES[doing]}", call)

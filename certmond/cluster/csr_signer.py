@@ -1,9 +1,9 @@
 """Signing by the cluster: a CertificateSigningRequest of certificates.k8s.io/v1, polled until it is decided.
 
 Owns the choice of Kubernetes' signer, the content and name of the request, and the rule by which certmond approves a
-request itself. Does not wait for a decision: the caller asks again for a pending request with its cookie. A request
-that this process or an earlier one has filed is used again. The private key never leaves this node: the API receives
-only the request.
+request itself. Does not wait for a decision: the caller calls again with the cookie of a pending request. The signer
+reuses a request that this process or an earlier one has filed. The private key never leaves this node: the API
+receives only the request.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ KUBELET_CLIENT, KUBELET_SERVING, API_CLIENT = (
 
 _PERMITTED = ("digital signature", "key encipherment")  # pkg/apis/certificates/helpers.go, for all three signers
 _SHORTEST, _LONGEST = 600, (1 << 31) - 1  # expirationSeconds: the API's minimum, and the maximum of its type
-_MOST_PATIENT = 300.0  # seconds between two checks of an undecided request
+_LONGEST_POLL = 300.0  # seconds between two checks of an undecided request
 
 
 class CsrSigner:
     """Signs through the Kubernetes API, with the rights of a kubeconfig's current user.
 
-    With `approve`, also approves its own request if that is only for this node's identity.
+    With `approve`, also approves its own request if the request is only for this node's identity.
     """
 
     def __init__(self, kubeconfig: str, *, time_limit: timedelta, approve: bool = False) -> None:
@@ -56,39 +56,37 @@ class CsrSigner:
         Raises RefusedError, UnreachableError, or WaitingError while the request is undecided.
         """
         try:
-            from certmond.cluster.client import attended  # noqa: PLC0415 - needs the extra
+            from certmond.cluster.client import run_with_keepalive  # noqa: PLC0415 - needs the extra
         except ImportError:
             remedy = "pip install certmond[kubernetes], or choose another signer"
-            raise RefusedError(
-                f"the package lightkube, which speaks to the Kubernetes API, is missing; {remedy}"
-            ) from None
-        return attended(self._sign(request, _Wanted.of(request)), request.alive)
+            raise RefusedError(f"the package lightkube, which calls the Kubernetes API, is missing; {remedy}") from None
+        return run_with_keepalive(self._sign(request, _Wanted.of(request)), request.alive)
 
     async def _sign(self, request: Request, wanted: _Wanted) -> Issued:
         from certmond.cluster.client import connected  # noqa: PLC0415 - as above
         from certmond.cluster.csr_objects import Requests  # noqa: PLC0415 - as above
 
-        asked_for = _Cookie.parse(request.cookie)
+        earlier = _Cookie.parse(request.cookie)
         async with connected(self._kubeconfig, self._time_limit) as connection:
             api = Requests(connection)
-            filed = await self._find(api, wanted, asked_for)
-            unapproved = None
+            filed = await self._find(api, wanted, earlier)
+            objection = None
             if self._approve and not filed.conditions:
-                unapproved = await _objection(api, request, wanted)
-                if unapproved is None:
+                objection = await _objection(api, request, wanted)
+                if objection is None:
                     filed = await api.approve(filed, "CertmondApproved", _approval(request)) or filed
         if filed.certificate:
             return Issued(_of_key(filed, request))
         for verdict in ("Denied", "Failed"):
             if verdict in filed.conditions:
-                said = printable(filed.conditions[verdict])[:300]
-                detail = f"the request {filed.name} was {verdict.lower()} ({said})"
-                raise RefusedError(f"{detail}; delete it to have {request.name} asked for again")
-        raise self._waiting(filed, asked_for, unapproved)
+                reason = printable(filed.conditions[verdict])[:300]
+                detail = f"the CertificateSigningRequest {filed.name} has the condition {verdict} ({reason})"
+                raise RefusedError(f"{detail}; to request {request.name} again, run: kubectl delete csr {filed.name}")
+        raise self._waiting(filed, earlier, objection)
 
-    async def _find(self, api: Requests, wanted: _Wanted, asked_for: _Cookie | None) -> Filed:
+    async def _find(self, api: Requests, wanted: _Wanted, earlier: _Cookie | None) -> Filed:
         """Return this request in the API: the one of the cookie, a new one, or an existing one."""
-        filed = await api.read(asked_for.name) if asked_for else None
+        filed = await api.read(earlier.name) if earlier else None
         if filed and wanted.is_same(filed):
             return filed
         filed = await api.create(wanted.name, wanted.pem, wanted.signer_name, wanted.usages, wanted.seconds)
@@ -96,26 +94,27 @@ class CsrSigner:
             filed = await api.read(wanted.name)
         if filed is None:
             raise UnreachableError(
-                f"the request {wanted.name} was there, and was gone a moment later; it is filed anew"
+                f"another client has deleted the CertificateSigningRequest {wanted.name}; certmond files it again"
             )
         if not wanted.is_same(filed):
             raise RefusedError(
-                f"the request {wanted.name} is there with another content; find out whose it is, delete it"
+                f"the CertificateSigningRequest {wanted.name} exists with other content; find its author, then run: "
+                f"kubectl delete csr {wanted.name}"
             )
         return filed
 
-    def _waiting(self, filed: Filed, asked_for: _Cookie | None, unapproved: str | None) -> WaitingError:
-        turns = asked_for.turns + 1 if asked_for and asked_for.uid == filed.uid else 1
+    def _waiting(self, filed: Filed, earlier: _Cookie | None, objection: str | None) -> WaitingError:
+        polls = earlier.polls + 1 if earlier and earlier.uid == filed.uid else 1
         if "Approved" in filed.conditions:
-            detail = f"is approved and waits for {filed.signer_name}"
-        elif unapproved:
-            detail = f"waits for approval, which certmond does not give, for {unapproved}"
+            detail = f"is approved, and {filed.signer_name} has not signed it yet"
+        elif objection:
+            detail = f"waits for approval; certmond does not approve it, because {objection}"
         else:
             detail = "waits for approval"
-        cookie = str(_Cookie(filed.name, filed.uid, turns))
-        asks = f"the request {filed.name} (signer {filed.signer_name}, usages {', '.join(sorted(filed.usages))})"
-        remedy = "" if "Approved" in filed.conditions else f"; kubectl certificate approve {filed.name}"
-        return WaitingError(f"{asks} {detail}{remedy}", min(2.0 ** min(turns, 16), _MOST_PATIENT), cookie)
+        cookie = str(_Cookie(filed.name, filed.uid, polls))
+        request = f"the request {filed.name} (signer {filed.signer_name}, usages {', '.join(sorted(filed.usages))})"
+        remedy = "" if "Approved" in filed.conditions else f"; run: kubectl certificate approve {filed.name}"
+        return WaitingError(f"{request} {detail}{remedy}", min(2.0 ** min(polls, 16), _LONGEST_POLL), cookie)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +123,24 @@ class _Cookie:
 
     name: str
     uid: str
-    turns: int
+    polls: int
 
     @classmethod
     def parse(cls, text: str | None) -> _Cookie | None:
-        """Return the cookie in `text`, or None where certmond did not write it."""
+        """Return the cookie in `text`, or None if certmond did not write it."""
         match (text or "").split(" "):
-            case [name, uid, turns] if turns.isdecimal():
-                return cls(name, uid, int(turns))
+            case [name, uid, polls] if polls.isdecimal():
+                return cls(name, uid, int(polls))
             case _:
                 return None
 
     def __str__(self) -> str:
-        return f"{self.name} {self.uid} {self.turns}"
+        return f"{self.name} {self.uid} {self.polls}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The request to file. Only its signature does not follow from the caller's request."""
+    """The request to file. The caller's request determines all of it except the signature."""
 
     name: str
     pem: bytes
@@ -165,7 +164,7 @@ class _Wanted:
         )
 
     def is_same(self, filed: Filed) -> bool:
-        """Return whether the API's object has this content. The signature may differ, as each of ECDSA's does."""
+        """Return whether the API's object has this content. The signature may differ, because ECDSA signatures do."""
         try:
             content = load_request(filed.request).tbs_certrequest_bytes
         except MalformedError:
@@ -184,22 +183,22 @@ def _signer_name(name: str, template: Template) -> str:
         return KUBELET_SERVING
     if usage == ("client auth",) and not of_node:
         return API_CLIENT
-    detail = f"the Kubernetes API signs client certificates and those of kubelets, and {name} is neither"
+    detail = f"the Kubernetes API signs client certificates and kubelet certificates, and {name} is neither"
     raise RefusedError(f"{detail} by its subject, usages and names; choose another signer")
 
 
 async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | None:
-    """Return why certmond does not approve this request, or None where it does.
+    """Return the reason for which certmond does not approve this request, or None if it approves it.
 
     The rule: the request is for one of the kubelet's two signers. Its subject is exactly CN=system:node:<this
     node>,O=system:nodes. Each DNS name is this node's name, and each IP address is in the status of the Node. It has no
     names of another kind.
     """
     if wanted.signer_name == API_CLIENT:
-        return f"{API_CLIENT} is approved by people"
+        return f"a person approves requests to {API_CLIENT}"
     template, node = request.template, request.node_name
     if sorted(each.rfc4514_string() for each in template.subject) != [f"CN=system:node:{node}", "O=system:nodes"]:
-        return f"{template.subject.rfc4514_string()} is not this node"
+        return f"{template.subject.rfc4514_string()} is not the subject of this node"
     addresses = frozenset[str]()
     if any(isinstance(name, x509.IPAddress) for name in template.names):
         addresses = await api.addresses(node)
@@ -210,7 +209,7 @@ async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | 
             case x509.IPAddress(value=value) if str(value) in addresses:
                 pass
             case _:
-                return f"{name.value} is no name of this node to the cluster"
+                return f"{name.value} is not a name of this node in the cluster"
     return None
 
 
@@ -221,12 +220,12 @@ def _approval(request: Request) -> str:
 def _of_key(filed: Filed, request: Request) -> bytes:
     """Return the PEM of the issued chain, without other text.
 
-    Raises RefusedError where it is not for the request's key.
+    Raises RefusedError if it is not for the request's key.
     """
     found = decode(filed.certificate, filed.name).certificates
     if not found or found[0].key != public_key_of(request.key):
-        detail = f"what was issued for the request {filed.name} is no certificate of its key"
-        raise RefusedError(f"{detail}; see what signs {filed.signer_name}")
+        detail = f"the signer has issued a certificate of another key for the request {filed.name}"
+        raise RefusedError(f"{detail}; check the program that signs for {filed.signer_name}")
     return b"".join(map(to_pem, found))
 
 

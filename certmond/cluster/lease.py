@@ -1,8 +1,8 @@
 """A lock among the nodes of a cluster: a Lease of coordination.k8s.io/v1.
 
-Owns the rules of client-go's leader election, applied to the Lease as it was read. Owns also the fence: this node knows
-from its own clock alone that it still holds the Lease. No time in the Lease is compared with this node's clock, because
-the clocks of nodes differ. The caller decides what the lock protects.
+Owns the rules of client-go's leader election, applied to the Lease as it was read. Owns also the fence: this node
+decides by its own clock alone whether it still holds the Lease. certmond never compares a time in the Lease with this
+node's clock, because the clocks of nodes differ. The caller decides what the lock protects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from certmond.cluster.client import Connection
 
 _RENEWED_AFTER = 1 / 3  # of the duration: leaves time to retry a renewal that fails
-_HELD_FOR = 5 / 6  # of the duration: even if clocks differ in speed by a fifth, no two nodes hold it
+_HELD_FOR = 5 / 6  # of the duration: no two nodes hold it, even if their clocks differ in speed by a fifth
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 
 RESTART, ROTATION = "certmond-restart", "certmond-rotation"
@@ -63,7 +63,7 @@ def decide(
     """Return the Lease to write so that `identity` holds it, or the holder to wait for.
 
     `found` was read before `now`, and this very record was first read at `seen`, both by this node's monotonic clock. A
-    Lease of another node is free once it has not changed for its own duration, or for `seconds` where it has none. `at`
+    Lease of another node is free once it has not changed for its own duration, or for `seconds` if it has none. `at`
     is the time of day, for the operator.
     """
     if found is None:
@@ -76,7 +76,7 @@ def decide(
 
 
 class Leases(Protocol):
-    """One Lease in the API. Each call raises RefusedError or UnreachableError where the API does not execute it."""
+    """One Lease in the API. Each call raises RefusedError or UnreachableError if the API does not execute it."""
 
     async def read(self) -> Record | None:
         """Return the current Lease, or None."""
@@ -93,9 +93,9 @@ class ClusterLease:
 
     `kubeconfig` returns the path of a kubeconfig at each call of the API, and may raise RefusedError. `identity` is the
     node's name, which must be unique. `duration` is how long other nodes wait for a silent holder. The Lease has it in
-    whole seconds, at least one. A call of the API takes at most `time_limit`. Meanwhile `alive` is called at least
-    every second, and its exceptions pass through. `monotonic` is a clock in seconds that cannot be set. Only one thread
-    may use the object.
+    whole seconds, at least one. A call of the API takes at most `time_limit`. During the call, `alive` is called at
+    least every second, and its exceptions pass through. `monotonic` is a clock in seconds that cannot be set. Only one
+    thread may use the object.
     """
 
     def __init__(
@@ -114,17 +114,17 @@ class ClusterLease:
         self._identity, self._name, self._namespace = identity, name, namespace
         self._duration, self._monotonic = duration.total_seconds(), monotonic
         self._seconds = max(math.ceil(self._duration), 1)
-        self._seen: tuple[Record | None, float] = (None, 0.0)
-        self._ours: Record | None = None  # as last written
+        self._first_read: tuple[Record | None, float] = (None, 0.0)
+        self._written_record: Record | None = None  # as last written
         self._began = 0.0  # the time of that write by this node's clock, before the request was sent
 
     @property
     def held(self) -> bool:
         """Return whether no other node can hold the lock yet, by this node's clock. This fence precedes each act."""
-        return self._ours is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
+        return self._written_record is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
 
     def take(self) -> str | None:
-        """Take or renew the lock. Return None, or a sentence why this node does not hold it.
+        """Take or renew the lock. Return None, or the sentence that names its holder.
 
         Raises UnreachableError and RefusedError. A lock that this node held before is then held for the rest of its
         time.
@@ -134,67 +134,69 @@ class ClusterLease:
     def keep(self) -> None:
         """Renew the lock, if a third of the duration has passed since the last renewal.
 
-        Raises LostError where this node does not hold it, UnreachableError and RefusedError where that is unknown.
+        Raises LostError if this node does not hold it, UnreachableError and RefusedError if that is unknown.
         """
-        if self._ours is None:
-            raise LostError(f"{self} is not held by this node; it has to be taken first")
+        if self._written_record is None:
+            raise LostError(f"this node does not hold {self}; take it first")
         if self._monotonic() - self._began >= self._duration * _RENEWED_AFTER:
-            self._run(partial(self._keep, self._ours))
+            self._run(partial(self._keep, self._written_record))
 
     def give_back(self) -> None:
         """Release the lock, so that the next node can take it at once.
 
         If the API is unreachable, that node waits instead.
         """
-        held, ours = self.held, self._ours
-        self._ours = None
-        if held and ours is not None:
+        held, record = self.held, self._written_record
+        self._written_record = None
+        if held and record is not None:
             at = datetime.now(UTC)
-            free = replace(ours, holder="", seconds=1, acquired=at, renewed=at)
+            free = replace(record, holder="", seconds=1, acquired=at, renewed=at)
             with suppress(SigningError):
                 self._run(lambda api: api.replace(free))
 
     async def _take(self, api: Leases) -> str | None:
-        wanted = self._decided(await api.read())
+        wanted = self._decision(await api.read())
         if isinstance(wanted, Waits):
-            self._ours = None
+            self._written_record = None
             since = f" since {wanted.since:%Y-%m-%dT%H:%M:%SZ}" if wanted.since else ""
-            return f"{printable(wanted.holder)} holds {self}{since}; it is waited for"
-        if await self._written(api, wanted):
+            return f"{printable(wanted.holder)} holds {self}{since}; certmond waits for it"
+        if await self._write(api, wanted):
             return None
-        faster = self._decided(await api.read())
-        self._ours = None
+        faster = self._decision(await api.read())
+        self._written_record = None
         if isinstance(faster, Waits):
-            return f"{self} was taken by {printable(faster.holder)} a moment ago; it is waited for"
-        return f"{self} was changed while it was being taken; it is looked at again"
+            return f"{printable(faster.holder)} has just taken {self}; certmond waits for it"
+        return f"{self} changed before certmond could take it; certmond reads it again"
 
-    async def _keep(self, ours: Record, api: Leases) -> None:
+    async def _keep(self, record: Record, api: Leases) -> None:
         for _ in range(_CONFLICTS):
-            if await self._written(api, replace(ours, renewed=datetime.now(UTC))):
+            if await self._write(api, replace(record, renewed=datetime.now(UTC))):
                 return
             found = await api.read()
             if found is None or found.holder != self._identity:  # another node may have held it meanwhile
-                self._ours = None
-                holder = printable(found.holder) if found and found.holder else "nobody"
-                raise LostError(f"the turn was lost, {holder} holds {self} now; it has to be taken anew")
-            ours = self._ours = found  # a renewal without an answer, or another program, wrote it: still held
-        raise UnreachableError(f"{self} is being changed all the time; it is renewed later")
+                self._written_record = None
+                holder = printable(found.holder) if found and found.holder else "no node"
+                raise LostError(f"this node has lost the lock: {holder} holds {self} now; certmond takes it again")
+            record = self._written_record = (
+                found  # a renewal without an answer, or another program, wrote it: still held
+            )
+        raise UnreachableError(f"{self} changes too often to be renewed; certmond renews it later")
 
-    async def _written(self, api: Leases, wanted: Record) -> bool:
+    async def _write(self, api: Leases, wanted: Record) -> bool:
         began = self._monotonic()
         written = await (api.replace(wanted) if wanted.version else api.create(wanted))
         if written is None:
             return False
-        self._ours, self._began = written, began
+        self._written_record, self._began = written, began
         return True
 
-    def _decided(self, found: Record | None) -> Record | Waits:
+    def _decision(self, found: Record | None) -> Record | Waits:
         # Read the clock after the answer: a late time of the first read is safe, an early one is not.
         now = self._monotonic()
-        if found != self._seen[0]:
-            self._seen = (found, now)
+        if found != self._first_read[0]:
+            self._first_read = (found, now)
         at = datetime.now(UTC)
-        return decide(found, self._identity, self._seconds, seen=self._seen[1], now=now, at=at)
+        return decide(found, self._identity, self._seconds, seen=self._first_read[1], now=now, at=at)
 
     def _run(self, work: Callable[[Leases], Awaitable[T]]) -> T:
         async def call(connection: Connection) -> T:

@@ -14,7 +14,7 @@ from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
 
-from certmond.cluster.client import Connection, GoneError, TakenError
+from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.cluster.lease import Record
 from certmond.errors import RefusedError
 
@@ -38,7 +38,7 @@ class LeaseApi:
             return await self._call(
                 "read", lambda: _record(self._client.get(Lease, self._name, namespace=self._namespace))
             )
-        except GoneError:
+        except NotFoundError:
             return None
 
     async def create(self, record: Record) -> Record | None:
@@ -46,10 +46,10 @@ class LeaseApi:
         made = Lease(metadata=ObjectMeta(name=self._name, namespace=self._namespace), spec=_spec(record))
         try:
             return await self._call("create", lambda: _record(self._client.create(made)))
-        except TakenError:
+        except ConflictError:
             return None
-        except GoneError:
-            remedy = "make it, or name another for the Lease"
+        except NotFoundError:
+            remedy = "create it, or configure another one for the Lease"
             raise RefusedError(f"the cluster has no namespace {self._namespace}; {remedy}") from None
 
     async def replace(self, record: Record) -> Record | None:
@@ -57,12 +57,12 @@ class LeaseApi:
         lease = Lease(metadata=record.metadata, spec=_spec(record))
         try:
             return await self._call("update", lambda: _record(self._client.replace(lease)))
-        except (TakenError, GoneError):
+        except (ConflictError, NotFoundError):
             return None
 
     async def _call(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
         doing = f"{verb} the Lease {self._namespace}/{self._name}"
-        return await self._connection.call(doing, f"a role of its user in {self._namespace} has to have {_RULE}", call)
+        return await self._connection.call(doing, f"grant its user a role in {self._namespace} with {_RULE}", call)
 
 
 def _spec(record: Record) -> LeaseSpec:

@@ -1,7 +1,7 @@
 """The Nodes of the cluster as a rotation needs them, and the report of each one.
 
 Owns the annotation `certmond.io/rotation`: its text, and a write of this node's own that changes nothing else. A report
-is a claim of that node, which the caller judges. Imports lightkube.
+is a claim of that node, and the caller verifies it. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lightkube import AsyncClient
 from lightkube.resources.core_v1 import Node
 from lightkube.types import PatchType
 
-from certmond.cluster.client import PAGE, Connection, GoneError, TakenError
+from certmond.cluster.client import PAGE, ConflictError, Connection, NotFoundError
 from certmond.cluster.connection import Access
 from certmond.errors import RefusedError, UnreachableError
 
@@ -23,12 +23,12 @@ ANNOTATION = "certmond.io/rotation"
 
 _CONTROL_PLANE = frozenset({"node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"})
 _NONE = "-"
-_SAID = re.compile(
+_TEXT = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([A-Za-z0-9][A-Za-z0-9._-]{0,62}|-)/([0-9a-f]{64}|-)/([0-9a-f]{64}|-)/(key|nokey)"
     r"(?:/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?"
 )
-_READ = "a cluster role of its user has to have apiGroups [''], resources [nodes], verbs [list]"
-_WRITE = "its user has to be this node's (kubelet.conf), or a cluster role has to permit [patch] of [nodes]"
+_READ = "grant its user a cluster role with apiGroups [''], resources [nodes], verbs [list]"
+_WRITE = "use this node's own credentials (kubelet.conf), or grant a cluster role with resources [nodes], verbs [patch]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class Acknowledgement:
     def __str__(self) -> str:
         """Return the value of the annotation."""
         key = "key" if self.holds_key else "nokey"
-        said = f"{self.id}/{self.phase or _NONE}/{self.trust or _NONE}/{self.issuer or _NONE}/{key}"
-        return f"{said}/{self.boot}" if self.boot else said
+        text = f"{self.id}/{self.phase or _NONE}/{self.trust or _NONE}/{self.issuer or _NONE}/{key}"
+        return f"{text}/{self.boot}" if self.boot else text
 
     @classmethod
     def parse(cls, text: str) -> Acknowledgement | None:
         """Return the report in `text`, or None for any other text."""
-        found = _SAID.fullmatch(text)
+        found = _TEXT.fullmatch(text)
         if found is None:
             return None
         phase, trust, issuer = (each.removeprefix(_NONE) for each in found.group(2, 3, 4))
@@ -65,7 +65,7 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """One Node. `said` is its report, or None where it has no valid one.
+    """One Node. `report` is its report, or None where it has no valid one.
 
     `uid` distinguishes it from a later Node of the same name. `boot` distinguishes the starts of its machine, and is
     empty where the kubelet reports none.
@@ -78,36 +78,36 @@ class ClusterNode:
     unschedulable: bool
     kubelet_version: str
     boot: str
-    said: Acknowledgement | None
+    report: Acknowledgement | None
 
     @property
     def started_since(self) -> bool:
         """Return whether its machine was started, or exchanged, since the report."""
-        return bool(self.said and self.said.boot and self.boot and self.said.boot != self.boot)
+        return bool(self.report and self.report.boot and self.boot and self.report.boot != self.boot)
 
 
 def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
     """Return every Node, sorted by name. Raises RefusedError, UnreachableError."""
 
     async def work(connection: Connection) -> tuple[ClusterNode, ...]:
-        found = await connection.listed("list the Nodes", _READ, lambda: told(connection.client))
+        found = await connection.listed("list the Nodes", _READ, lambda: nodes(connection.client))
         return tuple(sorted(found, key=lambda node: node.name))
 
-    async def told(client: AsyncClient) -> AsyncIterator[ClusterNode]:
+    async def nodes(client: AsyncClient) -> AsyncIterator[ClusterNode]:
         async for node in client.list(Node, chunk_size=PAGE):  # drops names of images, most of a Node
             yield _node(node)
 
     return access.run(work)
 
 
-def acknowledge(access: Access, name: str, said: Acknowledgement) -> None:
-    """Write the report `said` to the Node `name`, and change nothing else.
+def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
+    """Write `report` to the Node `name`, and change nothing else.
 
     Raises RefusedError where the Node does not exist or must not be written, UnreachableError.
     """
-    text = str(said)
-    if Acknowledgement.parse(text) != said:
-        raise RefusedError(f"{text!r} cannot be the annotation {ANNOTATION}; see the id and phase of the rotation")
+    text = str(report)
+    if Acknowledgement.parse(text) != report:
+        raise RefusedError(f"{text!r} is no valid annotation {ANNOTATION}; check the id and the phase of the rotation")
     patch = {"metadata": {"annotations": {ANNOTATION: text}}}
 
     async def work(connection: Connection) -> None:
@@ -116,10 +116,12 @@ def acknowledge(access: Access, name: str, said: Acknowledgement) -> None:
             await connection.call(
                 doing, _WRITE, lambda: connection.client.patch(Node, name, patch, patch_type=PatchType.MERGE)
             )
-        except GoneError:
-            raise RefusedError(f"the cluster has no Node {name}; see `node_name` in the configuration") from None
-        except TakenError:  # the API server retries a patch several times first
-            raise UnreachableError(f"the Node {name} is being changed all the time; it is annotated later") from None
+        except NotFoundError:
+            raise RefusedError(f"the cluster has no Node {name}; check `node_name` in the configuration") from None
+        except ConflictError:  # the API server retries a patch several times first
+            raise UnreachableError(
+                f"the Node {name} changes too often to be written; certmond annotates it later"
+            ) from None
 
     access.run(work)
 
@@ -135,5 +137,5 @@ def _node(found: Any) -> ClusterNode:
         unschedulable=bool(spec and spec.unschedulable),
         kubelet_version=(status and status.nodeInfo and status.nodeInfo.kubeletVersion) or "",
         boot=(status and status.nodeInfo and status.nodeInfo.bootID) or "",
-        said=Acknowledgement.parse((metadata.annotations or {}).get(ANNOTATION, "")),
+        report=Acknowledgement.parse((metadata.annotations or {}).get(ANNOTATION, "")),
     )

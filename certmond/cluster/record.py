@@ -17,7 +17,7 @@ from certmond.pki.x509.certificate import Anchor
 from certmond.pki.x509.parsing import Document, decode
 
 SCHEMA = 1
-_NEVER, _REFUSED = "PRIVATE KEY", "holds a private key, which is never part of a record"
+_NEVER, _REFUSED = "PRIVATE KEY", "contains a private key, which must never be in a record"
 
 
 def _public(pem: str) -> str:
@@ -28,12 +28,12 @@ def _public(pem: str) -> str:
     found = decode(pem.encode(), "it")
     holds_private = found.key or found.encrypted_key
     if found.faults or not found.pem or holds_private or not found.anchors:
-        raise ValueError("is no PEM of certificates or public keys")
+        raise ValueError("is not PEM of certificates or public keys")
     return pem
 
 
 _Pem = Annotated[str, AfterValidator(_public)]
-_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+_Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 _Signature = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{0,2000}={0,2}$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
@@ -42,9 +42,9 @@ _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 class ClusterRecord(BaseModel):
     """A rotation: its id, subject and progress. Public data only.
 
-    The phase `phase` began at `since`. `old` are the PEMs of what is rotated away, `new` of what replaces it. For a
-    pair of service account keys they are the public keys. `excluded` are the nodes for which no other node waits.
-    `coordinator` is the node that wrote the record last. `published` is when both CAs were first found published to
+    The phase `phase` began at `since`. `old` are the PEMs of the old CAs, `new` is the PEM of the new one. For
+    service account keys they are public keys. `excluded` are the nodes for which no other node waits. `coordinator` is
+    the node that wrote the record last. `published` is when both CAs were first found published to
     workloads. `signature` is that of the old CA, over the statement of `pki.rotation.authorization`. `released` is the
     place up to which workers may act in the phase (`pki.rotation.worker_batches`).
 
@@ -61,10 +61,10 @@ class ClusterRecord(BaseModel):
     )
 
     version: Literal[1] = Field(default=1, alias="schema")
-    id: _Word
-    family: _Word
-    mode: _Word
-    phase: _Word
+    id: _Identifier
+    family: _Identifier
+    mode: _Identifier
+    phase: _Identifier
     since: Instant
     old: tuple[_Pem, ...] = ()
     new: _Pem
@@ -76,7 +76,7 @@ class ClusterRecord(BaseModel):
     released: _Share = 0.0
 
     @model_validator(mode="after")
-    def _nothing_secret(self) -> Self:
+    def _refuse_secrets(self) -> Self:
         if _NEVER in repr(self):
             raise ValueError(_REFUSED)
         return self
@@ -99,22 +99,24 @@ class ClusterRecord(BaseModel):
 def parse(text: str, where: str) -> ClusterRecord:
     """Return the record in `text`; `where` names its place. Raises MalformedError, which never quotes the text."""
     if _NEVER in text:  # also in an ignored field: its author must learn of it
-        raise _not_understood(where, _REFUSED)
+        raise _invalid(where, _REFUSED)
     try:
         return ClusterRecord.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        at, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        at, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         if at == "schema":
-            fact = f"has a record of a schema that this certmond does not know (it knows {SCHEMA})"
-            raise MalformedError(f"{where} {fact}; install the certmond that wrote it on this node, too") from None
-        detail = printable(f"{at} {said}" if at else said)[:200]
-        raise _not_understood(where, detail) from None
+            fact = f"has a record of a schema that this certmond does not support (it supports {SCHEMA})"
+            raise MalformedError(
+                f"{where} {fact}; upgrade certmond on this node to the version that wrote the record"
+            ) from None
+        detail = printable(f"{at} {message}" if at else message)[:200]
+        raise _invalid(where, detail) from None
 
 
-def _not_understood(where: str, detail: str) -> MalformedError:
-    remedy = "see who wrote it, and delete it if no rotation is under way"
-    return MalformedError(f"{where} has a record that is not to be understood ({detail}); {remedy}")
+def _invalid(where: str, detail: str) -> MalformedError:
+    remedy = "find its author; if no rotation is in progress, delete it"
+    return MalformedError(f"{where} has an invalid record ({detail}); {remedy}")
 
 
 def _read(pem: str) -> Document:

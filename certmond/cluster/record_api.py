@@ -1,7 +1,7 @@
-"""The record of a rotation in the Kubernetes API: the ConfigMap kube-system/certmond-rotation.
+"""Storage of a rotation's record in the Kubernetes API: the ConfigMap kube-system/certmond-rotation.
 
-Owns its read, creation and replacement. A replacement carries the resource version that was read, so a second writer
-gets an error. The caller owns the content, and `record` ensures that it is public. Imports lightkube.
+Reads, creates and replaces the record. A replacement carries the resource version that was read, so a second writer
+gets an error. The caller owns the content, and `record` refuses secrets in it. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import ConfigMap
 
-from certmond.cluster.client import Connection, GoneError, TakenError
+from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.cluster.connection import Access
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.errors import MalformedError, OvertakenError, RefusedError
@@ -22,7 +22,7 @@ NAMESPACE, NAME = "kube-system", "certmond-rotation"
 _KEY = "record"
 _WHERE = f"the ConfigMap {NAMESPACE}/{NAME}"
 _RULE = (
-    f"a role of its user in {NAMESPACE} has to have apiGroups [''], resources [configmaps], resourceNames [{NAME}],"
+    f"grant its user a role in {NAMESPACE} with apiGroups [''], resources [configmaps], resourceNames [{NAME}],"
     " verbs [get, update], and without resourceNames verbs [create]"
 )
 
@@ -41,29 +41,31 @@ class Recorded:
 def read_record(access: Access) -> Recorded | None:
     """Return the current record, or None.
 
-    Raises MalformedError where it is invalid, RefusedError, UnreachableError.
+    Raises MalformedError if it is invalid, RefusedError, UnreachableError.
     """
 
     async def work(connection: Connection) -> Recorded | None:
         try:
             return await _call(connection, "read", lambda: connection.client.get(ConfigMap, NAME, namespace=NAMESPACE))
-        except GoneError:
+        except NotFoundError:
             return None
 
     return access.run(work)
 
 
 def create_record(access: Access, record: ClusterRecord) -> Recorded:
-    """Create the record and return it. Raises OvertakenError where one exists, RefusedError, UnreachableError."""
+    """Create the record and return it. Raises OvertakenError if one exists, RefusedError, UnreachableError."""
     made = ConfigMap(metadata=ObjectMeta(name=NAME, namespace=NAMESPACE), data={_KEY: record.text()})
 
     async def work(connection: Connection) -> Recorded:
         try:
             return await _call(connection, "create", lambda: connection.client.create(made))
-        except TakenError:
-            raise OvertakenError(f"{_WHERE} is there already, made by somebody else; read it again") from None
-        except GoneError:
-            raise RefusedError(f"the cluster has no namespace {NAMESPACE}; see what answers there") from None
+        except ConflictError:
+            raise OvertakenError(f"another client has created {_WHERE}; certmond reads it again") from None
+        except NotFoundError:
+            raise RefusedError(
+                f"the cluster has no namespace {NAMESPACE}; check the server of the kubeconfig"
+            ) from None
 
     return access.run(work)
 
@@ -71,16 +73,16 @@ def create_record(access: Access, record: ClusterRecord) -> Recorded:
 def replace_record(access: Access, found: Recorded, record: ClusterRecord) -> Recorded:
     """Replace the record `found` and return the new one.
 
-    Raises OvertakenError where it was changed or deleted since it was read, RefusedError, UnreachableError.
+    Raises OvertakenError if it was changed or deleted since it was read, RefusedError, UnreachableError.
     """
     made = ConfigMap(metadata=found.metadata, data={**found.others, _KEY: record.text()})
 
     async def work(connection: Connection) -> Recorded:
         try:
             return await _call(connection, "update", lambda: connection.client.replace(made))
-        except (TakenError, GoneError):
+        except (ConflictError, NotFoundError):
             raise OvertakenError(
-                f"{_WHERE} was changed by somebody else since it was read; read it again, and decide anew"
+                f"another client has changed {_WHERE} since certmond read it; certmond reads it again"
             ) from None
 
     return access.run(work)
@@ -90,14 +92,14 @@ async def _call(connection: Connection, verb: str, call: Callable[[], Awaitable[
     made = await connection.call(f"{verb} {_WHERE}", _RULE, lambda: _versioned(call()))
     data = dict(made.data or {})
     if (text := data.pop(_KEY, None)) is None:
-        raise MalformedError(f"{_WHERE} has no key {_KEY!r}; see who made it, and delete it")
+        raise MalformedError(f"{_WHERE} has no key {_KEY!r}; find its author, then delete it")
     return Recorded(parse(text, _WHERE), made.metadata, data)
 
 
 async def _versioned(answer: Awaitable[ConfigMap]) -> ConfigMap:
     """Return the ConfigMap.
 
-    One without uid and resource version would replace any: then the server is no Kubernetes API.
+    Raises ValueError if it has no uid or resource version: a replacement would overwrite any version.
     """
     found = await answer
     if found.metadata is None or not (found.metadata.uid and found.metadata.resourceVersion):

@@ -1,8 +1,8 @@
 """Conversion between a rotation and the cluster's record, and the rules for the replacement of a record.
 
 A record never moves to an earlier phase, or to fewer released workers in the same phase. It never changes to another
-rotation while one is in progress, nor to a decision from an outdated state. Owns also the rule when a record is behind
-a node, as after its deletion. Pure; `record_api` stores the record.
+rotation while one is in progress, nor to a decision from an outdated state. Owns also the rule by which a record
+is behind a node, as after its deletion. Pure; `record_api` stores the record.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from certmond.errors import OvertakenError, RotationError
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, flaw, forth, may_be_aborted, sequence
 from certmond.pki.x509.certificate import to_pem
 
-TAKE_AWAY = "kubectl -n kube-system delete configmap certmond-rotation"
-"""The operator's command to delete a record that must not be followed."""
+DELETE_RECORD = "kubectl -n kube-system delete configmap certmond-rotation"
+"""The operator's command to delete a wrong record."""
 
 
 def rotation_of(record: ClusterRecord) -> Rotation:
-    """Return the rotation in a record. Raises RotationError where this certmond does not know it."""
+    """Return the rotation in a record. Raises RotationError if this version does not support it."""
     try:
         (new,), old = record.new_anchors, record.old_anchors
         made = Rotation(
@@ -32,18 +32,18 @@ def rotation_of(record: ClusterRecord) -> Rotation:
         made = None
     if made is None or flaw(made):
         raise RotationError(
-            f"the cluster's record of the rotation {record.id} is none that this certmond knows; install the one that "
-            f"wrote it, on {record.coordinator}, on this node, too"
+            f"this certmond does not support the cluster's record of the rotation {record.id}; install the version of "
+            f"{record.coordinator}, which wrote it, on this node"
         )
     return made
 
 
 def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
-    """Return the public record of a rotation. Raises RotationError where it has none."""
+    """Return the public record of a rotation. Raises RotationError if it has none."""
     if rotation.found:
         raise RotationError(
-            f"{rotation.name} was begun by this node alone, which has found another CA in place; let it end there, "
-            "without `cluster:` in the configuration"
+            f"this node alone began {rotation.name}, after another CA replaced the file; complete it here, without "
+            "`cluster:` in the configuration"
         )
     try:
         return ClusterRecord(
@@ -56,11 +56,11 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
     except ValidationError as error:
         wrong = ", ".join(sorted({str(each["loc"][0]) for each in error.errors(include_input=False) if each["loc"]}))
         raise RotationError(
-            f"{rotation.name} cannot be recorded ({wrong}); nodes are named as `kubectl get nodes` shows them"
+            f"{rotation.name} cannot be recorded (invalid: {wrong}); use the names of `kubectl get nodes`"
         ) from None
 
 
-def lacks(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
+def is_behind(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
     """Return whether the record is behind a node that has recorded `own`.
 
     It is missing, or an older one has returned: of that rotation, of the rotation that `own` aborts, or of one that has
@@ -69,13 +69,13 @@ def lacks(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = 
     """
     if found is None:
         return True
-    there = rotation_of(found)
-    if own.id == there.id:
-        phases = sequence(there)
-        if own.phase is there.phase:
-            return own.released > there.released
-        return own.phase in phases and phases.index(own.phase) > phases.index(there.phase)
-    return own.id == f"{there.id}-back" or (there.over and forth(there.id) in closed)
+    recorded = rotation_of(found)
+    if own.id == recorded.id:
+        phases = sequence(recorded)
+        if own.phase is recorded.phase:
+            return own.released > recorded.released
+        return own.phase in phases and phases.index(own.phase) > phases.index(recorded.phase)
+    return own.id == f"{recorded.id}-back" or (recorded.over and forth(recorded.id) in closed)
 
 
 def admit(
@@ -88,43 +88,43 @@ def admit(
 ) -> None:
     """Check that `rotation`, decided while the record was `known`, may replace the record `found`.
 
-    `known` is None where the record was not read. `closed` are the ids of the rotations that this node has ended.
-    `noted`: the rotation was recorded before and is not a new decision. Raises RotationError where it may not,
-    OvertakenError where the caller must decide again.
+    `known` is None if the record was not read. `closed` are the ids of the rotations that this node has ended.
+    `noted`: the rotation was recorded before and is not a new decision. Raises RotationError if it may not,
+    OvertakenError if the caller must decide again.
     """
     if known is not None and found != known:
-        raise OvertakenError("the cluster's record of the rotation was changed by another node; look again")
+        raise OvertakenError("another node has changed the cluster's record of the rotation; certmond reads it again")
     if found is None:
         return
-    there = rotation_of(found)
-    if rotation.id == f"{there.id}-back":
+    recorded = rotation_of(found)
+    if rotation.id == f"{recorded.id}-back":
         # Before `issue` the new CA has signed nothing, so any phase of the abort may follow.
-        if abort(there, rotation.since).phase is rotation.phase or (noted and there.phase is not Phase.ISSUE):
+        if abort(recorded, rotation.since).phase is rotation.phase or (noted and recorded.phase is not Phase.ISSUE):
             return
         if noted:
-            raise RotationError(_older(there, f"of which this node has noted the way back, in {rotation.phase}"))
-    elif rotation.id != there.id:
-        if there.over:
+            raise RotationError(_older(recorded, f"and this node has recorded its abort, in {rotation.phase}"))
+    elif rotation.id != recorded.id:
+        if recorded.over:
             return
-        raise RotationError(_not_beside(there, ended=forth(there.id) in closed))
-    elif rotation.phase is there.phase:
-        if rotation.released >= there.released:
+        raise RotationError(_conflict(recorded, ended=forth(recorded.id) in closed))
+    elif rotation.phase is recorded.phase:
+        if rotation.released >= recorded.released:
             return
-        raise OvertakenError(f"{there.name} has released more workers meanwhile; look at it again, and decide anew")
-    elif (phases := sequence(there)).index(rotation.phase) > phases.index(there.phase):
+        raise OvertakenError(f"{recorded.name} has released more workers; certmond reads the record again")
+    elif (phases := sequence(recorded)).index(rotation.phase) > phases.index(recorded.phase):
         return
-    raise OvertakenError(f"{there.name} has gone on to {there.phase} meanwhile; look at it again, and decide anew")
+    raise OvertakenError(f"{recorded.name} has advanced to {recorded.phase}; certmond reads the record again")
 
 
-def _not_beside(there: Rotation, *, ended: bool) -> str:
+def _conflict(recorded: Rotation, *, ended: bool) -> str:
     if ended:
-        return _older(there, "which this node has ended")
-    on = f"let it go on by `certmond root-ca rotate --family {there.family}`"
-    on += ", or `certmond root-ca abort` it" if may_be_aborted(there) else ""
-    return f"the cluster is in {there.name}, in the phase {there.phase}; one at a time: {on}"
+        return _older(recorded, "and this node has ended it")
+    command = f"certmond root-ca rotate --family {recorded.family}"
+    command += ", or: certmond root-ca abort" if may_be_aborted(recorded) else ""
+    return f"{recorded.name} is in progress in the cluster, in the phase {recorded.phase}; complete it first: {command}"
 
 
-def _older(there: Rotation, known: str) -> str:
-    fact = f"the cluster's record is of {there.name}, in the phase {there.phase}, {known}: it is an older one that has"
-    remedy = f"where `certmond root-ca show` tells of it on no node, take it away by `{TAKE_AWAY}`, and go on"
-    return f"{fact} come back, as with an etcd that was restored; {remedy}"
+def _older(recorded: Rotation, known: str) -> str:
+    fact = f"the cluster's record is of {recorded.name}, in the phase {recorded.phase}, {known}: a restore of etcd may"
+    remedy = f"if `certmond root-ca show` reports it on no node, run: {DELETE_RECORD}"
+    return f"{fact} have brought back an old record; {remedy}"

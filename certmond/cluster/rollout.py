@@ -1,8 +1,8 @@
-"""Restarts of workloads as by `kubectl rollout restart`, in batches, until their pods are replaced.
+"""Restart of workloads as by `kubectl rollout restart`, in batches, until their pods are replaced.
 
 Owns the annotation of the pod template and the rule for completion, both kubectl's. The controllers of the cluster
-replace the pods, within the limits of each workload. `workloads` selects them. A workload that was restarted since the
-given instant is only waited for. Imports lightkube.
+replace the pods, within the limits of each workload. `workloads` selects the workloads. certmond only waits for a
+workload that was restarted since the given instant. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 from lightkube.types import PatchType
 
-from certmond.cluster.client import Connection, GoneError, TakenError
+from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.cluster.connection import Access
 from certmond.cluster.workloads import KINDS, Workload, why_not_restarted
 from certmond.errors import UnreachableError
 
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 
-_LOOK_AGAIN = 0.5  # seconds
+_POLL_INTERVAL = 0.5  # seconds
 
 
 class Outcome(StrEnum):
@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 class Rollout:
     """One restart.
 
-    `fact` is what it waits for, or why it failed or was not made, as a phrase after the workload's name.
+    `fact` is a phrase after the workload's name: what the restart waits for, or the reason of a failure or refusal.
     """
 
     workload: Workload
@@ -62,14 +62,14 @@ def restart_workloads(
 
     Each batch must complete within `limit` before the next begins. After a failed or incomplete restart, the remaining
     workloads are not touched and have no Rollout. A temporary failure of the API only prolongs the wait. Raises
-    RefusedError, and UnreachableError where a restart could not begin.
+    RefusedError, and UnreachableError if a restart could not begin.
     """
 
     async def work(connection: Connection) -> tuple[Rollout, ...]:
         rest, made = iter(workloads), list[Rollout]()
         while some := tuple(islice(rest, max(batch, 1))):
-            begun = [await _begun(connection, each, since.replace(microsecond=0), at) for each in some]
-            made += await _finished(connection, begun, limit.total_seconds())
+            begun = [await _start(connection, each, since.replace(microsecond=0), at) for each in some]
+            made += await _wait_for_batch(connection, begun, limit.total_seconds())
             if any(each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED} for each in made):
                 break
         return tuple(made)
@@ -77,41 +77,41 @@ def restart_workloads(
     return access.run(work)
 
 
-async def _begun(connection: Connection, workload: Workload, since: datetime, at: datetime) -> Rollout:
+async def _start(connection: Connection, workload: Workload, since: datetime, at: datetime) -> Rollout:
     try:
         found = await _get(connection, workload)
         if reason := why_not_restarted(workload.kind, found.spec):
             return Rollout(workload, Outcome.NOT_RESTARTED, reason)
         if _restarted(found) < since:
             await _patch(connection, workload, max(at, since))
-    except GoneError:
+    except NotFoundError:
         return Rollout(workload, Outcome.DONE, "was deleted")
-    return Rollout(workload, Outcome.UNDER_WAY, "was not looked at since it was restarted")
+    return Rollout(workload, Outcome.UNDER_WAY, "has not reported its status since")
 
 
-async def _finished(connection: Connection, begun: list[Rollout], seconds: float) -> list[Rollout]:
+async def _wait_for_batch(connection: Connection, begun: list[Rollout], seconds: float) -> list[Rollout]:
     """Return the rollouts once none is in progress, or the time is up."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while any(each.outcome is Outcome.UNDER_WAY for each in begun):
                 for number, each in enumerate(begun):
                     if each.outcome is Outcome.UNDER_WAY:
-                        begun[number] = await _seen(connection, each)
+                        begun[number] = await _progress(connection, each)
                 if any(each.outcome is Outcome.UNDER_WAY for each in begun):
-                    await asyncio.sleep(_LOOK_AGAIN)
+                    await asyncio.sleep(_POLL_INTERVAL)
     return begun
 
 
-async def _seen(connection: Connection, rollout: Rollout) -> Rollout:
+async def _progress(connection: Connection, rollout: Rollout) -> Rollout:
     workload = rollout.workload
     try:
         found = await _get(connection, workload)
-    except GoneError:
+    except NotFoundError:
         return Rollout(workload, Outcome.DONE, "was deleted")
     except UnreachableError:
         return rollout
     if found.status is None or (found.status.observedGeneration or 0) < found.metadata.generation:
-        return Rollout(workload, Outcome.UNDER_WAY, "was not noticed yet by its controller")
+        return Rollout(workload, Outcome.UNDER_WAY, "waits for its controller")
     conditions = getattr(found.status, "conditions", None) or ()
     if any(each.type == "Progressing" and each.reason == "ProgressDeadlineExceeded" for each in conditions):
         return Rollout(workload, Outcome.FAILED, "makes no progress (ProgressDeadlineExceeded)")
@@ -170,10 +170,10 @@ async def _patch(connection: Connection, workload: Workload, at: datetime) -> No
                 resource, workload.name, patch, namespace=workload.namespace, patch_type=PatchType.MERGE
             ),
         )
-    except TakenError:  # the API server retries a patch several times first
-        raise UnreachableError(f"the {workload} is being changed all the time; it is restarted later") from None
+    except ConflictError:  # the API server retries a patch several times first
+        raise UnreachableError(f"the {workload} changes too often to be written; certmond restarts it later") from None
 
 
 def _rule(workload: Workload, verb: str) -> str:
     plural = f"{workload.kind.lower()}s"
-    return f"a cluster role of its user has to have apiGroups [apps], resources [{plural}], verbs [{verb}]"
+    return f"grant its user a cluster role with apiGroups [apps], resources [{plural}], verbs [{verb}]"

@@ -1,7 +1,7 @@
-"""Workloads with pods that started before the cluster published a CA, and may not trust it yet.
+"""Workloads with pods that started before the cluster published a CA, and may not trust that CA yet.
 
 Owns the search for pods that receive a service account's token or `kube-root-ca.crt`, and for their owners. A process
-usually reads both at its start, so an older process counts as one that does not trust the CA. Restarts nothing
+usually reads both at its start, so an older process is treated as not trusting the CA. Restarts nothing
 (`rollout` does). Reads no Secret, so it misses a pod whose only token is in an old Secret. Imports lightkube.
 """
 
@@ -18,7 +18,7 @@ from lightkube.resources.core_v1 import Pod
 
 from certmond.cluster.client import PAGE, Connection
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked, named
+from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, first_names, run_check
 
 NAME = "workloads"
 KINDS: dict[str, Any] = {"Deployment": Deployment, "DaemonSet": DaemonSet, "StatefulSet": StatefulSet}
@@ -39,9 +39,9 @@ class Workload(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StaleWorkloads:
-    """`restartable`: certmond can restart them.
+    """Workloads with old pods. certmond can restart those in `restartable`.
 
-    `by_hand`: it cannot, with the reason. `bare`: pods without an owner.
+    `by_hand` has the others with the reason, and `bare` the pods without an owner.
     """
 
     restartable: tuple[Workload, ...] = ()
@@ -49,37 +49,46 @@ class StaleWorkloads:
     bare: tuple[Workload, ...] = ()
 
 
-def stale_workloads(access: Access, since: datetime, gone: Collection[str] = ()) -> StaleWorkloads:
-    """Return those with a pod that runs since before the whole second of `since`, except on the nodes that are `gone`.
+def stale_workloads(access: Access, since: datetime, not_ready: Collection[str] = ()) -> StaleWorkloads:
+    """Return workloads with a pod that has run since before the whole second of `since`.
+
+    Pods on the nodes `not_ready` do not count.
 
     Raises RefusedError, UnreachableError.
     """
-    return access.run(lambda connection: _stale(connection, since, gone))
+    return access.run(lambda connection: _stale(connection, since, not_ready))
 
 
-def workloads(access: Access, since: datetime, limit: timedelta = LIMIT, *, gone: Collection[str] = ()) -> Canary:
+def workloads(
+    access: Access, since: datetime, limit: timedelta = LIMIT, *, not_ready: Collection[str] = ()
+) -> CheckResult:
     """Check that no pod with a token or the published CA runs since before `since`.
 
-    Pods on the nodes that are `gone` do not count. The API has the pods of such a node for as long as it has the Node.
+    Pods on the nodes `not_ready` do not count: the API lists the pods of such a node until the Node is deleted.
     """
 
-    async def work(connection: Connection) -> Canary:
-        found = await _stale(connection, since, gone)
+    async def work(connection: Connection) -> CheckResult:
+        found = await _stale(connection, since, not_ready)
         everything = [
             *map(str, found.restartable),
             *(f"{each} ({reason})" for each, reason in found.by_hand),
-            *(f"{each} (nothing makes it again)" for each in found.bare),
+            *(f"{each} (no controller replaces it)" for each in found.bare),
         ]
         if everything:
-            fact = f"started before {since:%Y-%m-%dT%H:%M:%SZ}: {named(everything)}"
-            return Canary(NAME, False, fact, "let certmond restart what it can, and restart the others by hand")
-        return Canary(NAME, True, f"every workload started after {since:%Y-%m-%dT%H:%M:%SZ}")
+            fact = f"started before {since:%Y-%m-%dT%H:%M:%SZ}: {first_names(everything)}"
+            return CheckResult(
+                NAME,
+                False,
+                fact,
+                "set `cluster.workloads: restart`, or run: kubectl rollout restart; delete pods without a controller",
+            )
+        return CheckResult(NAME, True, f"each workload has started after {since:%Y-%m-%dT%H:%M:%SZ}")
 
-    return checked(access, NAME, work, limit)
+    return run_check(access, NAME, work, limit)
 
 
 def why_not_restarted(kind: str, spec: Any) -> str | None:
-    """Return why a restart of the pod template would not replace all the pods, or None."""
+    """Return the reason for which a new pod template would not replace all the pods, or None."""
     strategy = getattr(spec, "updateStrategy", None)
     if kind == "Deployment" and spec.paused:
         return "is paused"
@@ -90,13 +99,13 @@ def why_not_restarted(kind: str, spec: Any) -> str | None:
     return None
 
 
-async def _stale(connection: Connection, since: datetime, gone: Collection[str]) -> StaleWorkloads:
+async def _stale(connection: Connection, since: datetime, not_ready: Collection[str]) -> StaleWorkloads:
     client, since = connection.client, since.replace(microsecond=0)  # the API's resolution for containers
 
     async def old_pods() -> AsyncIterator[tuple[Workload, OwnerReference | None]]:
         # Reduced here, so that a listing of ten thousand pods keeps only these fields.
         async for pod in client.list(Pod, namespace="*", fields={"status.phase": "Running"}, chunk_size=PAGE):
-            if _concerned(pod, gone) and _began(pod) < since:
+            if _is_covered(pod, not_ready) and _start_time(pod) < since:
                 yield _as_workload("Pod", pod), _controller(pod)
 
     pods = await connection.listed("list the pods", _rule("", "pods"), old_pods)
@@ -117,25 +126,25 @@ async def _stale(connection: Connection, since: datetime, gone: Collection[str])
         elif made_by.kind in KINDS and made_by.apiVersion.startswith("apps/"):
             by_kind[made_by.kind].add(Workload(made_by.kind, pod.namespace, made_by.name))
         else:
-            by_hand[Workload(made_by.kind, pod.namespace, made_by.name)] = "is of a kind that certmond does not restart"
+            by_hand[Workload(made_by.kind, pod.namespace, made_by.name)] = "certmond does not restart this kind"
     restartable = []
     for kind, old in by_kind.items():
-        held = await _held(connection, kind) if old else {}
-        restartable += [each for each in old if each not in held]
-        by_hand |= {each: held[each] for each in old if each in held}
+        excluded = await _unrestartable(connection, kind) if old else {}
+        restartable += [each for each in old if each not in excluded]
+        by_hand |= {each: excluded[each] for each in old if each in excluded}
     return StaleWorkloads(tuple(sorted(restartable)), tuple(sorted(by_hand.items())), tuple(sorted(bare)))
 
 
-async def _held(connection: Connection, kind: str) -> dict[Workload, str]:
+async def _unrestartable(connection: Connection, kind: str) -> dict[Workload, str]:
     """Return the workloads of a kind that a new pod template does not restart, with the reason."""
 
-    async def held() -> AsyncIterator[tuple[Workload, str]]:
+    async def unrestartable() -> AsyncIterator[tuple[Workload, str]]:
         async for each in connection.client.list(KINDS[kind], namespace="*", chunk_size=PAGE):
             if reason := why_not_restarted(kind, each.spec):
                 yield _as_workload(kind, each), reason
 
     plural = f"{kind.lower()}s"
-    return dict(await connection.listed(f"list the {plural}", _rule("apps", plural), held))
+    return dict(await connection.listed(f"list the {plural}", _rule("apps", plural), unrestartable))
 
 
 def _as_workload(kind: str, found: Any) -> Workload:
@@ -146,18 +155,18 @@ def _controller(found: Any) -> OwnerReference | None:
     return next((each for each in found.metadata.ownerReferences or () if each.controller), None)
 
 
-def _concerned(pod: Any, gone: Collection[str]) -> bool:
+def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
     """Return whether the check covers the pod: it receives a token or the published CA.
 
-    Mirrors of static pods, pods being deleted, and pods on the nodes that are `gone` do not count.
+    Mirrors of static pods, pods being deleted, and pods on the nodes `not_ready` do not count.
     """
     metadata = pod.metadata
-    if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in gone:
+    if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in not_ready:
         return False
-    return any(_holds(volume) for volume in pod.spec.volumes or ())
+    return any(_has_token_or_ca(volume) for volume in pod.spec.volumes or ())
 
 
-def _holds(volume: Any) -> bool:
+def _has_token_or_ca(volume: Any) -> bool:
     """Return whether the volume has a token or the CA.
 
     The API server adds a projected one where automounting is enabled.
@@ -169,7 +178,7 @@ def _holds(volume: Any) -> bool:
     return projected or bool(volume.configMap and volume.configMap.name == _PUBLISHED)
 
 
-def _began(pod: Any) -> datetime:
+def _start_time(pod: Any) -> datetime:
     """Return when its oldest running container started.
 
     A container that the kubelet restarts has read its files again.
@@ -185,4 +194,4 @@ def _began(pod: Any) -> datetime:
 
 
 def _rule(group: str, plural: str) -> str:
-    return f"a cluster role of its user has to have apiGroups [{group or repr('')}], resources [{plural}], verbs [list]"
+    return f"grant its user a cluster role with apiGroups [{group or repr('')}], resources [{plural}], verbs [list]"

@@ -1,17 +1,13 @@
-"""Parsing of YAML text into a frozen Config, or into every problem with its file, line, path and remedy.
+"""Parsing of YAML texts into a frozen Config, or into all problems, each with its file, line, path and remedy.
 
 Owns the merge of profile, configuration file and conf.d/, and the rules between entries. `pki.catalog` defines what one
-entry may contain. `parse` opens only the shipped profiles; `load` reads the files for it.
+entry may contain. `source_files` reads the files. Opens only the shipped profiles.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import stat
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -22,9 +18,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from certmond.config.problems import told
-from certmond.config.rules import PARTS, SECTIONS, between_entries, circles, references
-from certmond.config.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
+from certmond.config.problems import problem_of
+from certmond.config.rules import PARTS, SECTIONS, between_entries, dependency_cycles, references
+from certmond.config.yaml_source import Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, parse_duration
@@ -40,7 +36,6 @@ from certmond.pki.catalog.settings import (
     SignerSpec,
 )
 
-DEFAULT_PATH = Path("/etc/certmond/config.yaml")
 DEFAULT_PROFILE = "kubeadm"
 NO_PROFILE = "none"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -74,7 +69,7 @@ def _node_name(name: str) -> str:
     return name
 
 
-def _listen(listen: str) -> str:
+def _listen_address(listen: str) -> str:
     host, _, port = listen.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     try:
@@ -96,77 +91,78 @@ def _within(least: str, most: str) -> AfterValidator:
 
 
 class Config(Model):
-    """What certmond is to do on this node: profile, configuration file and conf.d/ joined."""
+    """The configuration of certmond on this node, merged from the profile, the configuration file and conf.d/."""
 
     mode: Literal["observe", "enforce"] = Field(
         default="observe",
-        description="`observe` watches, proves and reports; `enforce` renews what is due as well, and restarts "
-        "what uses it",
+        description="`observe`: certmond reads and reports. `enforce`: certmond also renews certificates that are "
+        "due, and restarts the services that use them.",
     )
     profile: Annotated[str, AfterValidator(_profile)] = Field(
-        default=DEFAULT_PROFILE, description="the shipped catalogue to begin from; `none` for an empty one"
+        default=DEFAULT_PROFILE, description="the shipped catalogue to start from, or `none` for an empty catalogue"
     )
     node_name: Annotated[str, AfterValidator(_node_name)] | None = Field(
         default=None,
-        description="the node's name in Kubernetes. By default it is what kubelet.conf, the kubelet's flags, "
-        "etcd's manifest or `/etc/hostname` say, in this order.",
+        description="the name of the node in Kubernetes. By default, certmond reads it from kubelet.conf, the "
+        "kubelet's flags, the manifest of etcd or `/etc/hostname`, in this order.",
     )
     certificates: tuple[CertificateSpec, ...] = Field(
-        default=(), description="the certificates to watch, added to the profile's or changing them"
+        default=(),
+        description="certificates to watch. An entry adds to the profile, or changes its entry of that name.",
     )
     services: tuple[ServiceSpec, ...] = Field(
-        default=(), description="what uses the certificates, added to the profile's or changing them"
+        default=(),
+        description="services that use certificates. An entry adds to the profile, or changes its entry of that name.",
     )
-    signers: tuple[SignerSpec, ...] = Field(default=(), description="what signs other than the CA's key on this node")
-    derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that are made from certificates")
+    signers: tuple[SignerSpec, ...] = Field(default=(), description="signers other than the CA key on this node")
+    derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that certmond derives from certificates")
     compatibility: Many[Literal["x509-certificate-exporter"]] = Field(
-        default=(), description="whose names of metrics are exported beside certmond's own"
+        default=(), description="exporters whose metric names certmond exports in addition to its own"
     )
-    hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that are told of findings")
+    hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that receive the findings")
     renew_before: Duration = Field(
         default=timedelta(days=30),
-        description="a certificate is due so long before its end, or a third of its life before it, whichever is later",
+        description="a certificate is due this long before its end, or one third of its lifetime, whichever is later",
     )
     validity: Duration = Field(
-        default=timedelta(days=365), description="how long a new certificate is good for; never longer than its CA"
+        default=timedelta(days=365), description="validity of a new certificate, at most until the end of its CA"
     )
     key_algorithm: KeyAlgorithm = Field(
-        default=KeyAlgorithm.RSA_2048, strict=False, description="of a new key where there was none like it before"
+        default=KeyAlgorithm.RSA_2048, strict=False, description="algorithm of a new key that replaces no existing key"
     )
     spread: Duration = Field(
         default=timedelta(days=3),
-        description="nodes renew up to so long before a certificate is due, each in its turn, by a hash of its "
-        "name; never more than a twentieth of the certificate's life",
+        description="a node renews up to this long before a certificate is due, at an offset that a hash of its "
+        "name determines; at most one twentieth of the lifetime",
     )
-    hold: HoldSpec = Field(default=HoldSpec(), description="when to wait although a certificate is due")
-    restart: RestartSpec = Field(default=RestartSpec(), description="how long a restart may take, and what proves it")
-    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="what follows where a Root CA changes")
+    hold: HoldSpec = Field(default=HoldSpec(), description="conditions that hold a renewal that is due")
+    restart: RestartSpec = Field(default=RestartSpec(), description="time limits and proof of a restart")
+    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="overlap and publication when a Root CA changes")
     cluster: ClusterSpec = Field(
         default=ClusterSpec(),
-        description="the other nodes: whose turn it is to restart something, and a rotation of all",
+        description="coordination with other nodes: restart lock, and rotations of the cluster",
     )
-    init: InitSpec = Field(default=InitSpec(), description="the cluster that `certmond init` makes a PKI for")
+    init: InitSpec = Field(default=InitSpec(), description="the cluster for which `certmond init` creates a PKI")
     archive: ArchiveSpec = Field(
-        default=ArchiveSpec(), description="how much of what was replaced is kept; a number alone is `keep`"
+        default=ArchiveSpec(), description="retention of replaced files; a single number sets `keep`"
     )
     resync: Annotated[Duration, _within("10s", "24h")] = Field(
         default=timedelta(minutes=5),
-        description="how often everything is looked at again, events or not: `10s` to `24h`",
+        description="interval of a full pass without an event: `10s` to `24h`",
     )
     poll: Annotated[Duration, _within("1s", "1h")] = Field(
         default=timedelta(seconds=10),
-        description="how often to look where the system reports no events, as on some network file systems: "
-        "`1s` to `1h`",
+        description="polling interval for file systems without events, such as network file systems: `1s` to `1h`",
     )
-    listen: Annotated[str, AfterValidator(_listen)] = Field(
+    listen: Annotated[str, AfterValidator(_listen_address)] = Field(
         default="127.0.0.1:9964",
-        description="where `certmond serve` listens: `ADDRESS:PORT`, an IPv6 address in brackets; its `--listen` "
-        "comes first, and the shipped unit lets in this host and port 9964 only",
+        description="address of `certmond serve`: `ADDRESS:PORT`, an IPv6 address in brackets. Its `--listen` takes "
+        "precedence. The shipped unit accepts only connections from this host, to port 9964.",
     )
     web_config: AbsolutePath | None = Field(
         default=None,
-        description="the file that says who comes in to `certmond serve`: TLS, client certificates, passwords, in the "
-        "format of Prometheus's exporter-toolkit; its `--web-config` comes first",
+        description="file with the access control of `certmond serve`: TLS, client certificates and passwords, in the "
+        "format of the exporter-toolkit of Prometheus. Its `--web-config` takes precedence.",
     )
 
     @property
@@ -180,97 +176,18 @@ class Config(Model):
         found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}
         found |= {f"service {each.name}": each.command for each in self.services}
         found |= {f"hook {each.name}": each.command for each in self.hooks}
-        return {what: command for what, command in found.items() if command}
+        return {purpose: command for purpose, command in found.items() if command}
 
     @property
     def acts(self) -> bool:
         """Return whether certmond changes the node or runs a program.
 
-        The configuration's authors then have certmond's rights.
+        Then the authors of the configuration have certmond's permissions.
         """
         return self.mode == "enforce" or bool(self.commands)
 
 
 EVERY_KEY = frozenset(Config.model_fields)
-
-
-def load(
-    path: Path | None = None,
-    *,
-    profile: str | None = None,
-    explicit: bool = False,
-    acting: bool = False,
-    keys: Container[str] = EVERY_KEY,
-) -> Config:
-    """Return the configuration: the profile, then the file `path`, then conf.d/*.yaml beside it.
-
-    Later files take precedence.
-
-    A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if the
-    configuration has certmond act, or if the caller is `acting`. `keys` is as for `parse`. Raises ConfigError.
-    """
-    main = path or DEFAULT_PATH
-    sources: list[Source] = []
-    unread: list[Problem] = []
-    open_to_others: list[Problem] = []
-    found = (main, *_drop_ins(main.parent / "conf.d", unread))
-    for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_home(file) for file in found))):
-        with suppress(OSError):  # a missing directory has no owner; one without access is reported below
-            open_to_others += _open_to_others(directory, directory.stat())
-    for file in found:
-        try:
-            with open(_regular(file), "rb") as stream:
-                sources.append(Source(str(file), stream.read(MAX_BYTES + 1)))
-                open_to_others += _open_to_others(file, os.fstat(stream.fileno()))
-        except OSError as error:
-            if explicit or file != main or not isinstance(error, FileNotFoundError):
-                unread.append(_unreadable(file, error))
-    config = parse(sources, profile=profile, unread=unread, keys=keys)
-    if open_to_others and (acting or config.acts):
-        raise ConfigError(tuple(map(str, open_to_others)))
-    return config
-
-
-def _regular(file: Path) -> int:
-    """Return a descriptor of `file` for reading. Refuses files that block or never end."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return descriptor
-    os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise OSError(errno.EINVAL, "it is no regular file")
-
-
-def _home(file: Path) -> Path:
-    """Return the directory of a file; of a symlink, the directory of its target."""
-    return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
-
-
-def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
-    """Yield the problems of a file or directory that other users can write: it decides what runs and what signs."""
-    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # another user's file in it is refused
-    if status.st_mode & 0o022 and not sticky:
-        yield Problem(
-            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
-        )
-    if status.st_uid not in {0, os.geteuid()}:
-        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; chown root {file}")
-
-
-def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:
-    try:
-        return sorted(file for file in directory.iterdir() if file.match("[!.]*.yaml"))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        unread.append(_unreadable(directory, error))
-        return []
-
-
-def _unreadable(path: Path, error: OSError) -> Problem:
-    return Problem(Place(str(path)), f"cannot be read ({error.strerror}); correct its path or permissions")
 
 
 def parse(
@@ -282,8 +199,8 @@ def parse(
 ) -> Config:
     """Return `sources` merged, later over earlier, over the profile: `profile`, else the one that they name.
 
-    `unread` are earlier problems of the sources. Known keys outside `keys` are ignored with any value. Raises
-    ConfigError with every problem.
+    `unread` are the problems of unreadable sources. `parse` ignores known keys outside `keys`. Raises ConfigError
+    with every problem.
     """
     problems = list(unread)
     documents = []
@@ -301,12 +218,12 @@ def parse(
         config = Config.model_validate(tree.plain())
     except ValidationError as error:
         details = error.errors(include_url=False)
-        problems += [told(each, tree, Config, PARTS) for each in details if whole or each["type"] != "missing"]
+        problems += [problem_of(each, tree, Config, PARTS) for each in details if whole or each["type"] != "missing"]
     else:
         problems += between_entries(config.certificates, config.derived, config.signers, tree) if whole else ()
     order = {source.name: number for number, source in enumerate(sources)}
     if whole:
-        problems += [*references(tree), *circles(tree, order)]
+        problems += [*references(tree), *dependency_cycles(tree, order)]
     if problems:
         problems.sort(key=lambda problem: (order.get(problem.place.file, -1), problem.place.line))
         raise ConfigError(tuple(dict.fromkeys(map(str, problems))))
@@ -323,10 +240,12 @@ def schema() -> dict[str, Any]:
         for name, key in part["properties"].items():
             if "default" in key:
                 key["default"] = written[name]  # in the operator's format: 30d, 0600
-            # Behind a validator, pydantic uses names for the bounds that editors do not know.
+            # Behind a validator, pydantic names the bounds in a way that editors do not support.
             key |= {bound: key.pop(name) for name, bound in (("ge", "minimum"), ("le", "maximum")) if name in key}
     for model in SECTIONS.values():
-        whole["$defs"][model.__name__]["required"] = ["name"]  # the profile's entry of that name may have the others
+        whole["$defs"][model.__name__]["required"] = [
+            "name"
+        ]  # the entry of that name in the profile may have the other keys
     short = whole["$defs"]["ArchiveSpec"]["properties"]["keep"]
     archive = whole["properties"]["archive"]
     archive["anyOf"] = [{"$ref": archive.pop("$ref")}, {key: short[key] for key in ("type", "minimum", "maximum")}]
@@ -362,16 +281,16 @@ class _Dumper(yaml.SafeDumper):
 def _only(keys: Container[str], document: Node) -> Node:
     """Return the document without known keys outside `keys`.
 
-    An unknown key stays, as it may be a misspelling of any.
+    An unknown key stays, because it may be a misspelling of any key.
     """
-    passed = [key for key in Config.model_fields if key not in keys]
-    return replace(document, value={key: node for key, node in document.fields.items() if key not in passed})
+    ignored = [key for key in Config.model_fields if key not in keys]
+    return replace(document, value={key: node for key, node in document.fields.items() if key not in ignored})
 
 
 def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
-    """Return the profile that the documents name last, after the profile on which it is based.
+    """Return the last profile that the documents name, after the profile on which it is based.
 
-    The default profile replaces an unknown one, so that the other problems can be found.
+    The default profile replaces an unknown one, so that `parse` can find the other problems.
     """
     named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
     name = named[-1] if named else DEFAULT_PROFILE
@@ -402,7 +321,7 @@ def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) 
     lines: dict[str, int] = {}
     for entry in entries:
         if entry.name in lines:
-            text = f"has the name of line {lines[entry.name]}, {shown(entry.name)}; join the two, or rename one"
+            text = f"has the same name as line {lines[entry.name]}, {shown(entry.name)}; merge the two, or rename one"
             problems.append(Problem(entry.place, text))
             continue
         if entry.name in number:

@@ -14,30 +14,32 @@ from pydantic_core import ErrorDetails
 from certmond.config.yaml_source import Node, Problem, shown
 
 _SENTENCES = {
-    "int_type": "must be a whole number",
+    "int_type": "must be an integer",
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping, with lines such as `KEY: value`",
     "model_type": "must be a mapping, with lines such as `name: apiserver`",
     "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
-    "string_type": "must be text; put it in quotes if it reads as something else",
+    "string_type": "must be text; put a value that YAML parses as another type in quotes",
     "tuple_type": "must be text or a list",
 }
 
 
-def told(error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping[str, type[BaseModel]]) -> Problem:
+def problem_of(
+    error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping[str, type[BaseModel]]
+) -> Problem:
     """Return the problem for an error that pydantic found in `whole`, at its place in `tree`.
 
-    `parts` are the models of the sections, by key.
+    `parts` are the models of the sections: key -> model.
     """
     location, given = error["loc"], error["input"]
     match error["type"]:
         case "extra_forbidden":
             model = whole if len(location) == 1 else parts[str(location[0])]
             known = model.model_fields
-            text = "unknown key" + (meant(location[-1], known) or f"; this version knows {', '.join(known)}")
+            text = "unknown key" + (suggestion(location[-1], known) or f"; the keys are {', '.join(known)}")
         case "missing":
             names = [entry.name for entry in tree.fields[str(location[0])].items if entry.name != given.get("name")]
-            text = "must be given" + meant(given.get("name"), names, "the entry ")
+            text = "must be given" + suggestion(given.get("name"), names, "the entry ")
         case "enum" | "literal_error":
             text = f"must be {error['ctx']['expected']}"
         case "value_error":
@@ -53,7 +55,7 @@ def told(error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping
     return Problem(tree.find(location), text)
 
 
-def meant(word: object, known: Iterable[str], kind: str = "") -> str:
+def suggestion(word: object, known: Iterable[str], kind: str = "") -> str:
     """Return a suggestion for an unknown word, or empty."""
     from difflib import get_close_matches  # noqa: PLC0415 - not needed for a valid configuration
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
-from certmond.config.problems import meant
+from certmond.config.problems import suggestion
 from certmond.config.yaml_source import Node, Problem, shown
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.catalog.field_types import Model
@@ -73,10 +73,12 @@ def references(tree: Node) -> Iterator[Problem]:
                 continue
             found = named[target].get(name)
             if found is None:
-                remedy = meant(name, named[target]) or f"; add it to `{target}`, or take it away here"
+                remedy = suggestion(name, named[target]) or f"; add it to `{target}`, or remove it here"
                 yield Problem(node.place, f"there is no {target.removesuffix('s')} {shown(name)}{remedy}")
             elif field.endswith("ca") and not ((flag := found.fields.get("authority")) and flag.value):
-                yield Problem(node.place, f"{name} is no authority; name one that is, or give it `authority: true`")
+                yield Problem(
+                    node.place, f"{name} is not an authority; name an authority, or set `authority: true` in {name}"
+                )
 
 
 def between_entries(
@@ -87,43 +89,48 @@ def between_entries(
 ) -> Iterator[Problem]:
     """Yield the problems between entries that are each valid."""
     yield from derived_files(certificates, derived_specs, tree)
-    yield from kept_keys(certificates, signers, tree)
+    yield from key_conflicts(certificates, signers, tree)
 
 
 def derived_files(
     certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield derived files with the path of another file, and those that cannot be made from their source."""
+    """Yield derived files with the path of another file, and those that certmond cannot derive from their source."""
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
     for number, derived in enumerate(derived_specs):
         place = tree.find(("derived", number, "path"))
         if derived.path in taken:
-            yield Problem(place, f"is the path of {taken[derived.path]}; give it another")
+            yield Problem(place, f"is also the path of {taken[derived.path]}; choose another path")
         elif _STATIC_PODS.match(derived.path):
-            yield Problem(place, "is among the static Pods, of which the kubelet starts each file; give it another")
+            yield Problem(
+                place,
+                "is in the directory of the static Pods, and the kubelet starts each file there; choose another path",
+            )
         taken.setdefault(derived.path, f"the derived file {derived.name}")
         source = entries.get(derived.source)
         wanted = (Kind.KUBECONFIG,) if derived.kind == "kubeconfig" else (Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET)
         if source and (source.kind not in wanted or source.authority or source.is_glob):
             place = tree.find(("derived", number, "source"))
             yield Problem(
-                place, f"{derived.source} is nothing to make a {derived.kind} from; name one with a key of its own"
+                place, f"certmond cannot derive a {derived.kind} from {derived.source}; name an entry with its own key"
             )
 
 
-def kept_keys(certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node) -> Iterator[Problem]:
-    """Yield entries that keep their key with a signer that makes one itself. `keep_key` may be from the profile."""
+def key_conflicts(
+    certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node
+) -> Iterator[Problem]:
+    """Yield entries that keep their key although their signer creates one. `keep_key` may be from the profile."""
     kinds = {signer.name: signer.kind for signer in signers}
     for number, spec in enumerate(certificates):
         kind = kinds.get(spec.signer or LOCAL)
         if spec.keep_key and kind in OWN_KEY and not (spec.authority or spec.renewed_by):
-            fact = f"{spec.name} keeps its key (`keep_key: true`), and a signer of kind {kind} makes a key of its own"
+            fact = f"{spec.name} keeps its key (`keep_key: true`), but a signer of kind {kind} creates a new key"
             remedy = f"write `keep_key: false` in the entry {spec.name}, or name a signer of another kind"
             yield Problem(tree.find(("certificates", number, "signer")), f"{fact}; {remedy}")
 
 
-def circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
+def dependency_cycles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
     """Yield the services that wait for each other, each cycle once."""
     services = tree.fields["services"].items if "services" in tree.fields else []
     waits = {entry.name: dict(entry.texts("after")) for entry in services}
@@ -131,10 +138,12 @@ def circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
         try:
             TopologicalSorter(waits).prepare()
         except CycleError as error:
-            circle = error.args[1][::-1]  # each waits for the next, and the last is the first
+            cycle = error.args[1][::-1]  # each waits for the next; the first is also the last
             # The problem is in the latest file of the cycle: other parts may be as old as the profile.
-            later, earlier = max(pairwise(circle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
+            later, earlier = max(pairwise(cycle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
             node = waits[later].pop(earlier)
-            yield Problem(node.place, f"closes a circle: {' after '.join(circle)}; take one of these steps away")
+            yield Problem(
+                node.place, f"completes a dependency cycle: {' after '.join(cycle)}; remove one of these dependencies"
+            )
         else:
             return

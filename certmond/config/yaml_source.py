@@ -123,7 +123,7 @@ def shown(text: object) -> str:
 
 
 def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
-    """Return the mapping in the document `text`, or None where it is unusable, and every problem."""
+    """Return the mapping in the document `text`, or None if it is unusable, and every problem."""
     reader = _Reader(file)
     try:
         return reader.document(text), reader.problems
@@ -138,8 +138,8 @@ def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
         problem = Problem(Place(file, line), f"is not YAML: {error.reason}; remove the character")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        problem = Problem(Place(file, line), f"is not YAML: {what}")
+        cause = ", ".join(part for part in (error.context, error.problem) if part)
+        problem = Problem(Place(file, line), f"is not YAML: {cause}")
     return None, [*reader.problems, problem]
 
 
@@ -180,7 +180,9 @@ class _Reader:
         before = self._values
         self._count(place, 1)
         if depth > MAX_DEPTH:
-            raise _UnusableError(place._replace(path=""), f"is nested more than {MAX_DEPTH} deep; make it flatter")
+            raise _UnusableError(
+                place._replace(path=""), f"is nested more than {MAX_DEPTH} levels deep; reduce the nesting"
+            )
         match event:
             case events.AliasEvent():
                 return self._alias(event.anchor or "", place)
@@ -202,12 +204,14 @@ class _Reader:
         self._values += values
         if self._values > MAX_VALUES:
             raise _UnusableError(
-                place._replace(path=""), f"has more than {MAX_VALUES} values, aliases counted; shorten it"
+                place._replace(path=""), f"has more than {MAX_VALUES} values, including aliases; shorten it"
             )
 
     def _alias(self, anchor: str, place: Place) -> Node:
         if anchor not in self._anchors:
-            raise _UnusableError(place, f"*{anchor} has no whole &{anchor} before it; write one, or the value itself")
+            raise _UnusableError(
+                place, f"*{anchor} has no complete &{anchor} before it; define the anchor, or write the value"
+            )
         node, size = self._anchors[anchor]
         self._count(place, size)
         return replace(node, place=place)
@@ -230,7 +234,7 @@ class _Reader:
             elif key == "<<" and isinstance(event, events.ScalarEvent) and event.implicit[0]:
                 merged = self._merged(value) | merged
             elif key in own:
-                text = f"is given a second time, after line {own[key].place.line}; keep one of them"
+                text = f"is a duplicate of line {own[key].place.line}; remove one of them"
                 self.problems.append(Problem(value.place, text))
             else:
                 own[key] = value
@@ -241,13 +245,13 @@ class _Reader:
         for each in node.value if isinstance(node.value, list) else [node]:
             found = each.fields | found
             if not isinstance(each.value, dict):
-                self.problems.append(Problem(node.place, "must merge a mapping, or a list of them"))
+                self.problems.append(Problem(node.place, "must merge a mapping, or a list of mappings"))
         return found
 
     def _scalar(self, event: events.ScalarEvent, place: Place) -> str | bool | None:
         tag = event.tag if event.tag != "!" else None
         if tag is None:
-            implicit = (True, False) if event.tag else event.implicit  # libyaml differs for an empty `!`
+            implicit = (True, False) if event.tag else event.implicit  # libyaml reports another value for an empty `!`
             resolved: str = _RESOLVER.resolve(yaml.ScalarNode, event.value, implicit)  # type: ignore[no-untyped-call]
             kind = resolved.removeprefix(_TAG)
         else:
@@ -262,4 +266,6 @@ class _Reader:
 
     def _refuse_tag(self, tag: str | None, place: Place) -> None:
         if tag not in {None, "!", f"{_TAG}seq", f"{_TAG}map"}:
-            self.problems.append(Problem(place, f"has the tag {shown(tag)}, which means nothing here; remove it"))
+            self.problems.append(
+                Problem(place, f"has the tag {shown(tag)}, which certmond does not support; remove it")
+            )

@@ -1,4 +1,4 @@
-"""`certmond demo`: a temporary node with the real daemon and the real server, and their output after each change."""
+"""`certmond demo`: a temporary node with the daemon and the server, and their output after each change."""
 
 from certmond.demo.walkthrough import run
 

@@ -149,7 +149,7 @@ class Node:
         self._authorities: dict[str, _Issued] = {}
 
     def make(self) -> None:
-        """Create everything: the CAs, their leaves, and the files that configure the components."""
+        """Create the CAs, their leaves, and the files that configure the components."""
         for name, row in AUTHORITIES.items():
             self._authorities[name] = _issue(row, None, self._now - CA_AGE, CA_LIFE)
             self.put(_pair(f"{KUBERNETES}/{row.path}", self._authorities[name]))
@@ -170,12 +170,12 @@ class Node:
         user = {"client-certificate-data": _text64(issued.pem), "client-key-data": _text64(issued.key_pem)}
         return Renewal({path: File(self._kubeconfig(row.common_name, user))}, issued.serial)
 
-    def stranger(self, name: str) -> Files:
-        """Return a private key that matches no certificate, for the place of the key of `name`."""
+    def other_key(self, name: str) -> Files:
+        """Return a private key that matches no certificate, at the path of the key of `name`."""
         return {f"{KUBERNETES}/{LEAVES[name].path}.key": File(_key_pem(ec.generate_private_key(ec.SECP256R1())))}
 
     def put(self, files: Files) -> None:
-        """Write each file beside its place and rename it, so that a reader sees the old or the new file."""
+        """Write each file to a temporary file and rename it, so that a reader gets the old or the new file."""
         for path, file in files.items():
             target = self.place(path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ class Node:
             staged.chmod(file.mode)
             staged.replace(target)
 
-    def cut_off(self, path: str) -> None:
+    def truncate(self, path: str) -> None:
         """Truncate a file to its first half, as a full disk does to a process that writes in place."""
         os.truncate(self.place(path), self.place(path).stat().st_size // 2)
 

@@ -36,9 +36,9 @@ WIDTH = 400
 
 
 def run(keep: bool) -> int:
-    """Run the demo. Return 0, 1 where a stage failed, or 130 where it was interrupted.
+    """Run the demo. Return 0, 1 if a stage failed, or 130 if it was interrupted.
 
-    Raises CertmondError where its directory cannot be created.
+    Raises CertmondError if its directory cannot be created.
     """
     console = Console(soft_wrap=True, width=WIDTH, highlight=False)
     code = 0
@@ -46,7 +46,7 @@ def run(keep: bool) -> int:
         try:
             place = Path(tempfile.mkdtemp(prefix="certmond-demo-")).resolve()
         except OSError as error:
-            raise CertmondError(f"no temporary directory can be made ({error}); name one in TMPDIR") from error
+            raise CertmondError(f"cannot create a temporary directory ({error}); name a directory in TMPDIR") from error
         running = Running(place, interrupted.is_set)
         try:
             Demo(place, running, console).play()
@@ -61,7 +61,7 @@ def run(keep: bool) -> int:
             if not keep:
                 shutil.rmtree(place)
     if keep:
-        console.print(Text(f"\nDaemon and server are stopped. {place} is kept; no cluster trusts the keys in it."))
+        console.print(Text(f"\nDaemon and server are stopped. {place} remains; no cluster trusts the keys in it."))
         console.print(Text("\n".join(_advice(place))))
     else:
         console.print(Text(f"\nDaemon and server are stopped, {place} is removed."))
@@ -81,24 +81,24 @@ class Demo:
         self._settings: dict[str, Any] = {}
 
     def play(self) -> None:
-        """Run all stages. Raises StageError as soon as one does not show the expected result."""
+        """Run all stages. Raises StageError if a stage does not show the expected result."""
         began = time.monotonic()
         self._make()
         self._start()
         self._renew("apiserver")
-        self._cut_off("apiserver-kubelet-client")
+        self._truncate("apiserver-kubelet-client")
         self._let_age("front-proxy-client")
         self._swap_key("apiserver-etcd-client")
         self._enforce("front-proxy-client")
-        self._put_right("apiserver-kubelet-client", "apiserver-etcd-client")
+        self._repair("apiserver-kubelet-client", "apiserver-etcd-client")
         least, most = (f"{1000 * wait:.0f}" for wait in (min(self._waits), max(self._waits)))
         self._say(
             f"\n{len(self._waits)} changes, each visible in /metrics {least} to {most} ms after the write began. "
-            f"The whole took {time.monotonic() - began:.1f} s."
+            f"The demo took {time.monotonic() - began:.1f} s."
         )
 
     def _make(self) -> None:
-        self._heading("A control-plane node's certificates, as kubeadm names and signs them")
+        self._heading("The certificates of a control-plane node, as kubeadm creates them")
         began = time.monotonic()
         self._node.make()
         # Below another root a file's owner is a number, unless it is 0. The user of the demo is the right owner in it.
@@ -114,17 +114,17 @@ class Demo:
         )
 
     def _start(self) -> None:
-        self._heading("The daemon, and the server for what it renders")
+        self._heading("The daemon, and the server for its output")
         began = time.monotonic()
         self._run("daemon", ["run", *_options(self._place), "--log", "plain"])
         self._run("server", [*_serve(self._place), "--listen", self._running.address])
         document = self._running.wait_all_well()
-        self._say(f"http://{self._running.address}/metrics was there {time.monotonic() - began:.1f} s later")
-        self._heading("What it sees, as `certmond status` shows it: all well")
+        self._say(f"http://{self._running.address}/metrics was available {time.monotonic() - began:.1f} s later")
+        self._heading("The assessment, as `certmond status` prints it: no findings")
         self._show(status_table(document))
 
     def _renew(self, name: str) -> None:
-        self._heading(f"{name} is renewed: its key, then its certificate, each renamed into place")
+        self._heading(f"{name} is renewed: first its key, then its certificate, each by rename")
         before, end = entry_of(self._running.document(), name), self._running.end_of(name)
         renewal = self._node.issue(name)
         document = self._change(lambda: self._node.put(renewal.files), Expected(name, renewal.serial))
@@ -134,29 +134,29 @@ class Demo:
         self._show(status_table({**document, "certificates": both, "findings": []}))
         self._say(f"before {end}\nafter  {self._running.end_of(name)}")
 
-    def _cut_off(self, name: str) -> None:
-        self._heading(f"{name} breaks: its file is cut off in the middle")
+    def _truncate(self, name: str) -> None:
+        self._heading(f"{name} breaks: its file is truncated")
         entry = entry_of(self._running.document(), name)
         expected = Expected(name, entry["serial"], (("malformed", "critical"),))
-        self._show_one(self._change(lambda: self._node.cut_off(entry["path"]), expected), name)
-        self._say("The series of its end is still that of the last good file: no alert resolves because a file broke.")
+        self._show_one(self._change(lambda: self._node.truncate(entry["path"]), expected), name)
+        self._say("The metric of its end keeps the date of the last valid file, so the alert does not resolve.")
         self._say(self._running.end_of(name))
 
     def _let_age(self, name: str) -> None:
-        self._heading(f"{name} nears its end: of its 365 days, 3 are left")
+        self._heading(f"{name} nears its end: 3 of its 365 days remain")
         renewal = self._node.issue(name, age=362 * DAY - timedelta(hours=1))
         expected = Expected(name, renewal.serial, (("nearing_expiry", "critical"),))
         self._show_one(self._change(lambda: self._node.put(renewal.files), expected), name)
 
     def _swap_key(self, name: str) -> None:
-        self._heading(f"{name} gets the private key of a stranger")
-        key = self._node.stranger(name)
+        self._heading(f"{name} gets a private key that does not match")
+        key = self._node.other_key(name)
         serial = entry_of(self._running.document(), name)["serial"]
         expected = Expected(name, serial, (("key_mismatch", "critical"),))
         self._show_one(self._change(lambda: self._node.put(key), expected), name)
 
     def _enforce(self, name: str) -> None:
-        self._heading("The daemon is told to enforce: what is due it renews by itself, in its own careful way")
+        self._heading("The daemon changes to enforce mode: it renews the certificate that is due")
         before = entry_of(self._running.document(), name)
         began = time.monotonic()
         self._configure("enforce")
@@ -168,13 +168,13 @@ class Demo:
             return bool(entry["serial"] != before["serial"] and not entry["findings"])
 
         document = self._running.document(renewed)
-        self._say(f"{name} was renewed, and seen to be, {1000 * (time.monotonic() - began):.0f} ms later")
+        self._say(f"the daemon had renewed {name}, and reported it, {1000 * (time.monotonic() - began):.0f} ms later")
         self._show_one(document, name)
         self._say("Its audit trail:")
         trail = (self._place / "state/audit.log").read_text().splitlines()
         for entry in (entry for entry in map(json.loads, trail) if entry.get("target") == name):
             self._say(f"  {entry['event']:<13} by {entry['by']}: {entry['message']}")
-        self._say("What it replaced is kept: `certmond archive restore front-proxy-client` puts it back.")
+        self._say("The archive keeps the replaced files. To restore them: certmond archive restore front-proxy-client")
 
     def _configure(self, mode: str) -> None:
         text = yaml.safe_dump({"mode": mode, **self._settings}, sort_keys=False)
@@ -182,13 +182,13 @@ class Demo:
         file.write_text(text)
         file.chmod(0o600)  # independent of the umask: a configuration that others can write is refused
 
-    def _put_right(self, *names: str) -> None:
-        self._heading(f"All is put right: {', '.join(names)} are issued again")
+    def _repair(self, *names: str) -> None:
+        self._heading(f"Repair: {', '.join(names)} are issued again")
         renewals = {name: self._node.issue(name) for name in names}
         files = {path: file for renewal in renewals.values() for path, file in renewal.files.items()}
         self._change(lambda: self._node.put(files), *(Expected(name, each.serial) for name, each in renewals.items()))
         document = self._running.wait_all_well()
-        self._say("all well")
+        self._say("no findings")
         self._show(status_table(document))
 
     def _change(self, change: Callable[[], None], *expected: Expected) -> Document:
@@ -224,7 +224,7 @@ class Demo:
 
 
 def _options(place: Path, *, rendering: bool = True) -> list[str]:
-    """Return the options with which a command finds the demo's node."""
+    """Return the options of a command for the node of the demo."""
     options = ["--config", f"{place}/config.yaml", "--root", f"{place}/node", "--state-dir", f"{place}/state"]
     return [*options, "--runtime-dir", f"{place}/run"] if rendering else options
 
@@ -234,12 +234,12 @@ def _serve(place: Path) -> list[str]:
 
 
 def _advice(place: Path) -> Iterator[str]:
-    """Yield the commands for a kept directory, each with its purpose."""
+    """Yield the commands for the remaining directory, each with its purpose."""
     certmond = ["certmond"] if shutil.which("certmond") else [sys.executable, "-m", "certmond"]
     for purpose, command in (
-        ("look at it once more", [*certmond, "check", *_options(place, rendering=False)]),
+        ("check the node again", [*certmond, "check", *_options(place, rendering=False)]),
         ("run the daemon again", [*certmond, "run", *_options(place)]),
-        ("serve what it renders", [*certmond, *_serve(place)]),
+        ("serve its output", [*certmond, *_serve(place)]),
         ("remove it", ["rm", "-r", str(place)]),
     ):
         yield f"  {purpose + ':':<26}{shlex.join(command)}"
@@ -247,7 +247,7 @@ def _advice(place: Path) -> Iterator[str]:
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """Make Ctrl-C, SIGTERM and a closed terminal set the event, without an interruption of the current stage."""
+    """Set the event on Ctrl-C, SIGTERM and a closed terminal, without an interruption of the current stage."""
     event = Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():

@@ -61,10 +61,10 @@ _REPEATED = ("tls-sni-cert-key", "service-account-key-file")  # of any other fla
 
 
 class _Source(NamedTuple):
-    """A file with flags, or equivalent fields, of a component. `says` is the prefix of their names in comments."""
+    """A file with flags, or equivalent fields, of a component. `prefix` precedes their names in comments."""
 
     file: str
-    says: str
+    prefix: str
     component: Container
 
     def on_host(self, path: str) -> str:
@@ -102,11 +102,13 @@ class _Discovery:
         for spec in map(self._specs.__getitem__, self._named):
             signers = self._signers(spec.path) if spec.ca else []
             if signers and self._profile.keys().isdisjoint(signers):
-                self._change(spec.name, f"{signers[0]} has signed it: the profile has {spec.ca[0]}", ca=(signers[0],))
+                self._change(spec.name, f"{signers[0]} has signed it; the profile has {spec.ca[0]}", ca=(signers[0],))
         if not self._sources and len(absent) == len(self._profile):
-            self._notes.append(f"there is nothing of a Kubernetes node below {self._root}; choose another with --root")
+            self._notes.append(
+                f"no file of a Kubernetes node exists below {self._root}; choose another directory with --root"
+            )
         elif not self._entries and not self._notes:
-            self._notes.append(f"nothing on this node differs from the profile {self._config.profile}")
+            self._notes.append(f"this node does not differ from the profile {self._config.profile}")
         text = "".join(map(_comment, self._notes)) + _yaml({"profile": self._config.profile})
         name = self._config.node_name or Store((), self._root).observe().facts.get("node_name", "")
         with suppress(ValueError):  # the files may contain an invalid name
@@ -126,12 +128,14 @@ class _Discovery:
         pairs = [(source, flag) for flag in flags for source in self._sources]
         return next((source.on_host(each) for source, flag in pairs for each in source.component.values(flag)), "")
 
-    def _noted(self, path: str, told: Any) -> Any:
+    def _noted(self, path: str, content: Any) -> Any:
         """Return the content of the file, and record a note where the file exists without content."""
-        if self._is_there(path) and not told:
+        if self._is_there(path) and not content:
             fault = self._files.entry(path).fault
-            self._notes.append(f"{fault.detail if fault else f'{path} is broken'}: what it names is not in here")
-        return told
+            self._notes.append(
+                f"{fault.detail if fault else f'{path} is broken'}: this configuration omits the files that it names"
+            )
+        return content
 
     def _kubelet_sources(self) -> Iterator[_Source]:
         for path in filter(self._is_there, _KUBELET_FLAGS):
@@ -161,13 +165,15 @@ class _Discovery:
                 for value in source.component.values(flag)[0 if flag in _REPEATED else -1 :]:
                     path, _, pair = value.partition(",") if flag == "tls-sni-cert-key" else (value, "", "")
                     path = _KUBELET_SERVER if flag == "serverTLSBootstrap" else path
-                    said = {"path": (path, flag), "key": (pair.partition(":")[0], flag)}
-                    said.update(("key", (key, by)) for by in key_flags for key in source.component.values(by))
-                    hosts = {field: (source.on_host(at), source.says + by) for field, (at, by) in said.items() if at}
+                    found = {"path": (path, flag), "key": (pair.partition(":")[0], flag)}
+                    found.update(("key", (key, by)) for by in key_flags for key in source.component.values(by))
+                    hosts = {field: (source.on_host(at), source.prefix + by) for field, (at, by) in found.items() if at}
                     if "path" in hosts and all(at for at, _ in hosts.values()):
                         yield source, flag, hosts
                     else:
-                        self._notes.append(f"{source.says}{flag}: {value} is not followed, it is no file of this host")
+                        self._notes.append(
+                            f"{source.prefix}{flag}: certmond ignores {value}, which is not a file of this host"
+                        )
 
     def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
         """Apply the claims on one file to the entry `name`. Yield the claims on other files."""
@@ -184,9 +190,9 @@ class _Discovery:
             key = own if spec.key == spec.path else posixpath.splitext(own)[0] + ".key"
             changes.setdefault("key", (key, f"beside {own}"))
         if changes and own == self._conf:
-            changes["kind"] = (Kind.KUBECONFIG.value, f"{own} has the credentials inside")
-        for field, (value, says) in changes.items():
-            self._change(name, f"{says}: the profile has {getattr(spec, field)}", **{field: value})
+            changes["kind"] = (Kind.KUBECONFIG.value, f"{own} contains the credentials")
+        for field, (value, flag_name) in changes.items():
+            self._change(name, f"{flag_name}: the profile has {getattr(spec, field)}", **{field: value})
 
     def _change(self, name: str, comment: str, **fields: Any) -> None:
         new = {field: value for field, value in fields.items() if value != getattr(self._specs[name], field)}
@@ -222,7 +228,7 @@ class _Discovery:
         return self._conf if place == _KUBELET_CONF else place if place in files else next(iter(files), place)
 
     def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
-        """Add an entry for a file without one. Further service-account keys have no end of validity, and need none."""
+        """Add an entry for a file without one, except for service-account keys, which have no end of validity."""
         given = {field: value for field, (value, _) in fields.items()}
         if entry == "sa" or any(given["path"] in {it.path, it.key, it.kubeconfig} for it in self._specs.values()):
             return
@@ -237,12 +243,14 @@ class _Discovery:
         elif signers := self._signers(given["path"]):
             new["ca"] = signers[0]
         self._specs[name] = CertificateSpec.model_validate(new)
-        self._entries[name] = [f"{source.says}{flag}: the profile has no entry for it"], new
+        self._entries[name] = [f"{source.prefix}{flag}: the profile has no entry for it"], new
 
     def _signers(self, path: str) -> list[str]:
         leaf = self._document(path).certificates
-        held = [(spec.name, self._document(spec.path)) for spec in self._specs.values() if spec.authority]
-        return [name for name, has in held if any(signed_by(one, ca) for one in leaf for ca in has.certificates)]
+        authorities = [(spec.name, self._document(spec.path)) for spec in self._specs.values() if spec.authority]
+        return [
+            name for name, file in authorities if any(signed_by(one, ca) for one in leaf for ca in file.certificates)
+        ]
 
     def _document(self, path: str) -> Document:
         return self._files.value(path, decode) or Document()

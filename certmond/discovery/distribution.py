@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from certmond.files.cache import Files
 
-# Profile -> files, of which one is enough. `_MORE_THAN` has the profiles that take precedence: StarlingX contains
+# Profile -> files, of which one is enough. `_PRECEDENCE` has the profiles that take precedence: StarlingX contains
 # kubeadm, and an etcd may be beside either.
-_MARKS = {
+_MARKERS = {
     "k3s": ("/var/lib/rancher/k3s/server/tls/server-ca.crt", "/var/lib/rancher/k3s/agent/server-ca.crt"),
     "rke2": ("/var/lib/rancher/rke2/server/tls/server-ca.crt", "/var/lib/rancher/rke2/agent/server-ca.crt"),
     "k0s": ("/var/lib/k0s/pki/ca.crt", "/var/lib/k0s/kubelet.conf"),
@@ -22,10 +22,10 @@ _MARKS = {
     "kubeadm": ("/etc/kubernetes/pki/ca.crt", "/etc/kubernetes/kubelet.conf"),
     "etcd": ("/etc/etcd/etcd.env", "/etc/etcd/pki/server.crt"),
 }
-_MORE_THAN = {"starlingx": ("kubeadm", "etcd"), "kubeadm": ("etcd",)}
+_PRECEDENCE = {"starlingx": ("kubeadm", "etcd"), "kubeadm": ("etcd",)}
 NAMES = {
     "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "starlingx": "StarlingX", "kubeadm": "kubeadm",
-    "etcd": "an etcd of its own",
+    "etcd": "a separate etcd cluster",
 }  # fmt: skip
 """Names of the distributions in messages."""
 
@@ -34,26 +34,28 @@ class Distribution(NamedTuple):
     """A profile that fits, and the file that shows it."""
 
     profile: str
-    mark: str
+    marker: str
 
     def __str__(self) -> str:
-        return f"{self.mark} is there, as on a node of {NAMES[self.profile]}"
+        return f"{self.marker} exists, as on a node of {NAMES[self.profile]}"
 
 
 def distributions(root: str) -> tuple[Distribution, ...]:
     """Return the candidates below `root`: one if the distribution is certain, several if it is not, or none."""
     files = Files(root)
-    marks = {name: _first(files, paths) for name, paths in _MARKS.items()}
+    marks = {name: _first(files, paths) for name, paths in _MARKERS.items()}
     found = {name: mark for name, mark in marks.items() if mark}
-    less = {name for more in found for name in _MORE_THAN.get(more, ())}
+    less = {name for more in found for name in _PRECEDENCE.get(more, ())}
     return tuple(Distribution(name, mark) for name, mark in found.items() if name not in less)
 
 
 def advice(root: str, profile: str) -> str:
-    """Return the remedy where the node below `root` has no certificate of `profile`."""
+    """Return the remedy if the node below `root` has no certificate of `profile`."""
     others = [each for each in distributions(root) if each.profile != profile]
     if not others:
-        return "name another with --profile, or list certificates in the configuration (`certmond discover` helps)"
+        return (
+            "choose another profile with --profile, or list certificates in the configuration (see: certmond discover)"
+        )
     return "; ".join(
         f"{each}: `--profile {each.profile}`, or `profile: {each.profile}` in the configuration" for each in others
     )

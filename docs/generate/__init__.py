@@ -1,7 +1,6 @@
-"""The references that are made from the code, and committed: `python -m docs.generate` writes them all.
+"""The generated references: `python -m docs.generate` writes them all from the code, and they are committed.
 
-Each module returns text and reads nothing but the code; `OUTPUTS` says which file has which. A test holds the files
-to it.
+Each module returns text and reads only the code. `OUTPUTS` maps each file to its text. A test compares the files.
 """
 
 from __future__ import annotations
@@ -25,4 +24,4 @@ OUTPUTS: Mapping[str, Callable[[], str]] = {
     **{f"docs/man/certmond-{group.name}.8": partial(manual.verb, group) for group in commands.groups()},
     "docs/man/certmond.yaml.5": manual.file,
 }
-"""File below the root of the repository -> what it holds."""
+"""File below the root of the repository -> function that returns its text."""

@@ -1,4 +1,4 @@
-"""`python -m docs.generate`: write every reference afresh."""
+"""`python -m docs.generate`: write every generated reference."""
 
 from __future__ import annotations
 

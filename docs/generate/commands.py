@@ -1,6 +1,6 @@
-"""The commands' reference: every verb with its arguments and options, as `--help` has them.
+"""Reference of the commands: every verb with its arguments and options, as `--help` prints them.
 
-Owns the walk over the verbs, which the manual pages take as well.
+Owns the iteration over the verbs, which the manual pages use, too.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from certmond.cli.main import cli
 
 _HEAD = """# Command reference
 
-Every verb with its options, made from the program: the same as `certmond VERB --help` and certmond(8).
+Every verb with its options, generated from the program: the same text as `certmond VERB --help` and certmond(8).
 
-Exit codes are those of monitoring plugins: **0** all well, **1** a warning (of `plan`: there is something to do),
-**2** a critical finding, **3** could not tell: a broken configuration, a wrong option, nothing to look at, no daemon
-that runs. Of a verb that acts, 0 is all done, 1 something waits, 2 something failed or was refused, 3 it could not
-begin.
+Exit codes are those of monitoring plugins: **0** no finding, **1** a warning (`plan`: there are steps), **2** a
+critical finding, **3** unknown: an invalid configuration, a wrong option, no certificate found, no running daemon.
+A verb that acts exits with 0 if all steps are done, 1 if a step waits, 2 if a step failed or was refused, and 3 if
+it could not begin.
 
 """
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option or argument: how it is written, and what it does."""
+    """An option or argument: its syntax, and its effect."""
 
     written: str
     meaning: str
@@ -36,7 +36,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb, such as `root-ca show`: how it is called, what it does, and its own options."""
+    """One verb, such as `root-ca show`: its usage, its effect, and its own options."""
 
     name: str
     usage: str
@@ -46,7 +46,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Group:
-    """What stands behind `certmond` first, such as `renew` or `root-ca`: a verb alone, or several below one name."""
+    """The first word after `certmond`, such as `renew` or `root-ca`: one verb, or several with that prefix."""
 
     name: str
     meaning: str
@@ -54,24 +54,24 @@ class Group:
 
 
 def shared() -> tuple[Option, ...]:
-    """The options that every verb takes."""
+    """Return the options of every verb."""
     return tuple(_options(cli, click.Context(cli, info_name="certmond")))
 
 
 def verbs() -> tuple[Verb, ...]:
-    """Every verb that does something, in the order of the alphabet; groups are told through theirs."""
+    """Return every verb that is not a group, in alphabetical order."""
     return tuple(_verbs(cli, click.Context(cli, info_name="certmond", **cli.context_settings)))
 
 
 def groups() -> tuple[Group, ...]:
-    """Every verb by its first word, in the order of the alphabet."""
+    """Return the verbs grouped by their first word, in alphabetical order."""
     found = groupby(verbs(), key=lambda verb: verb.name.partition(" ")[0])
     return tuple(Group(name, _joined(cli.commands[name].help), tuple(below)) for name, below in found)
 
 
 def reference() -> str:
-    """docs/reference/commands.md."""
-    text = _HEAD + "## Options of every verb\n\nThey stand before the verb or after it.\n\n" + _table(shared())
+    """Return docs/reference/commands.md."""
+    text = _HEAD + "## Options of every verb\n\nGive them before or after the verb.\n\n" + _table(shared())
     for verb in verbs():
         text += f"\n## certmond {verb.name}\n\n    {verb.usage}\n\n{verb.meaning}\n"
         text += f"\n{_table(verb.options)}" if verb.options else ""
@@ -106,7 +106,7 @@ def _verbs(group: click.Group, context: click.Context) -> Iterator[Verb]:
 def _options(command: click.Command, context: click.Context) -> Iterator[Option]:
     for parameter in command.get_params(context):
         record: Any = parameter.get_help_record(context)
-        if record and record[1] and "--help" not in parameter.opts:  # an argument is told by the usage alone
+        if record and record[1] and "--help" not in parameter.opts:  # the usage describes arguments
             yield Option(record[0], _joined(record[1]))
 
 

@@ -1,6 +1,6 @@
-"""The configuration's reference: every key with its type, its default and its meaning, as the schema has them.
+"""Reference of the configuration: every key with its type, default and meaning, from the schema.
 
-Owns how a type and a default are told to a person. What a key means stands with its field.
+Owns the text of a type and of a default. The meaning of a key is the description of its field.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _KINDS: Mapping[str, Any] = {
 _PLAIN = {"string": "text", "boolean": "`true` or `false`", "integer": "number"}
 _HEAD = """# Configuration reference
 
-Every key of `/etc/certmond/config.yaml`, of `conf.d/*.yaml` and of a profile, made from the schema that also judges
-them (`certmond config schema`). How files are joined, the format, and examples: [Configuration](../configuration.md).
+Every key of `/etc/certmond/config.yaml`, of `conf.d/*.yaml` and of a profile, generated from the schema that validates
+them (`certmond config schema`). [Configuration](../configuration.md) describes the merge of files, and has examples.
 
-A **duration** is `90s`, `12h`, `30d`, `1y` (365 days) or several together, a **file mode** is octal, a **share** is
-`10%`, and where a **list** is expected one value is a list of one.
+A **duration** is `90s`, `12h`, `30d`, `1y` (365 days) or a combination. A **file mode** is octal. A **share** is
+`10%`. A single value is accepted in the place of a **list**.
 """
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key: what it may hold, what it holds if it is not given ("" for nothing), what it means."""
+    """One key: its type, its default ("" for none), and its meaning."""
 
     name: str
     type: str
@@ -46,7 +46,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """The keys of the file itself (`name` is ""), or of one of its parts; `many` says that the part is a list."""
+    """The keys of the file (`name` is ""), or of one of its parts. `many`: the part is a list."""
 
     name: str
     explanation: str
@@ -56,7 +56,7 @@ class Section:
 
 @cache
 def sections() -> tuple[Section, ...]:
-    """Every part of the configuration, in the order of the schema; the file itself first."""
+    """Return the parts of the configuration in the order of the schema, first the file."""
     whole = schema()
     parts = [Section("", whole["description"], many=False, keys=tuple(_keys(whole, whole, Config)))]
     for name, part in whole["properties"].items():
@@ -67,10 +67,10 @@ def sections() -> tuple[Section, ...]:
 
 
 def reference() -> str:
-    """docs/reference/configuration.md."""
+    """Return docs/reference/configuration.md."""
     text = _HEAD
     for section in sections():
-        kind = "A list, of which each entry has these keys. " if section.many else ""
+        kind = "A list. Each entry has these keys. " if section.many else ""
         text += f"\n## {section.name or 'The file'}\n\n{kind}{section.explanation}\n\n"
         text += "| key | type | default | meaning |\n|---|---|---|---|\n"
         text += "".join(
@@ -81,7 +81,7 @@ def reference() -> str:
 
 
 def schema_text() -> str:
-    """config/config.schema.json: what `certmond config schema` prints."""
+    """Return config/config.schema.json, the output of `certmond config schema`."""
     return json.dumps(schema(), indent=2) + "\n"
 
 
@@ -96,7 +96,7 @@ def _keys(part: Schema, whole: Schema, model: type[BaseModel]) -> Iterator[Key]:
 
 
 def _reference(key: Schema, whole: Schema) -> Schema | None:
-    """The part that `key` refers to, alone or beside a short form, if that has keys of its own."""
+    """Return the part to which `key` refers, alone or beside a short form, if the part has keys."""
     named = next((each["$ref"] for each in (key, *key.get("anyOf", ())) if "$ref" in each), "")
     target: Schema = whole["$defs"].get(named.rpartition("/")[2], {})
     return target if "properties" in target else None
@@ -138,4 +138,4 @@ def _cell(text: str) -> str:
 
 def _exclude() -> str:
     names = ", ".join(f"`{name}`" for name in DEFAULT_EXCLUDE)
-    return f"By default `exclude` has what is no certificate in use: {names}.\n"
+    return f"By default, `exclude` has the names of files that are not certificates in use: {names}.\n"

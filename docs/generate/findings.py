@@ -17,7 +17,7 @@ _BLOCKED = {
 
 _HEAD = """# Findings reference
 
-Every reason of a finding, made from the code that finds it. Each reason has a section in the [runbook](../runbook.md),
+Every reason of a finding, generated from the code. Each reason has a section in the [runbook](../runbook.md),
 which `certmond explain` prints.
 
 - *Severity* is the usual one. The section in the runbook says when a finding is more or less severe.

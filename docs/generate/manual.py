@@ -1,7 +1,7 @@
 """The manual pages, in roff: certmond(8) and one for each verb from the command line, certmond.yaml(5) from the
 configuration's schema.
 
-Owns the roff. What verbs and keys mean is theirs; what stands here besides is said nowhere else in this form.
+Owns the roff, and the texts that are neither of a verb nor of a key.
 """
 
 from __future__ import annotations
@@ -14,67 +14,68 @@ from importlib.metadata import metadata
 from docs.generate import commands, configuration
 
 _EXITS = (
-    ("0", "All well; what was asked for is done."),
-    ("1", "A warning stands. Of `plan`: there is something to do. Of a verb that acts: something waits."),
-    ("2", "A critical finding stands. Of a verb that acts: something failed, or was refused."),
-    ("3", "Could not tell, or not begin: a broken configuration, a wrong option, nothing to look at, no daemon."),
+    ("0", "No finding, or all steps are done."),
+    ("1", "A warning. Of `plan`: there are steps. Of a verb that acts: a step waits."),
+    ("2", "A critical finding. Of a verb that acts: a step failed, or was refused."),
+    ("3", "Unknown, or not begun: an invalid configuration, a wrong option, no certificate found, no daemon."),
     ("130", "Interrupted from the keyboard."),
 )  # fmt: skip
 _FILES = (
-    ("/etc/certmond/config.yaml", "The configuration, certmond.yaml(5). It may be missing."),
-    ("/etc/certmond/conf.d/*.yaml", "More of it, laid over it in the order of their names."),
-    ("/run/certmond/metrics.prom", "The metrics of the last pass; a textfile for node_exporter as it stands."),
-    ("/run/certmond/status.json", "What the last pass found: `certmond status`."),
-    ("/run/certmond/activity.json", "What the daemon does: the plan, a rotation that is under way, the last events."),
-    ("/run/certmond/heartbeat.json", "That the daemon is alive, and when it looked last."),
-    ("/var/lib/certmond/archive/", "What was replaced: `certmond archive list`. It holds private keys."),
-    ("/var/lib/certmond/rotation/", "The record of a rotation and, while one is under way, both CAs with their keys."),
-    ("/var/lib/certmond/audit.log", "Each step that changed the node, and who caused it."),
+    ("/etc/certmond/config.yaml", "The configuration, certmond.yaml(5). The file is optional."),
+    ("/etc/certmond/conf.d/*.yaml", "More configuration, merged in the order of the names."),
+    ("/run/certmond/metrics.prom", "The metrics of the last pass, in the format of the textfile collector."),
+    ("/run/certmond/status.json", "The assessment of the last pass: `certmond status`."),
+    ("/run/certmond/activity.json", "The activity of the daemon: the plan, a rotation in progress, the last events."),
+    ("/run/certmond/heartbeat.json", "The heartbeat of the daemon, and the time of its last pass."),
+    ("/var/lib/certmond/archive/", "The replaced files: `certmond archive list`. It contains private keys."),
+    ("/var/lib/certmond/rotation/", "The record of a rotation and, during a rotation, both CAs with their keys."),
+    ("/var/lib/certmond/audit.log", "Each step that changed the node, and the user who caused it."),
 )
 _SIGNALS = (
-    ("SIGHUP", "Of `run`: read the configuration again. One with problems is refused, and the old one stays in force."),
-    ("SIGTERM, SIGINT", "Of `run`: stop after the step that is under way. Of `serve`: stop."),
+    ("SIGHUP", "Of `run`: read the configuration again. If it has problems, the daemon keeps the old one."),
+    ("SIGTERM, SIGINT", "Of `run`: stop after the current step. Of `serve`: stop."),
 )
 _ENVIRONMENT = (
-    ("CREDENTIALS_DIRECTORY", "Where systemd puts the credential that `passphrase` of a signer names."),
-    ("NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS", "As systemd sets them for a unit."),
+    ("CREDENTIALS_DIRECTORY", "Directory of the credential that `passphrase` of a signer names, set by systemd."),
+    ("NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS", "Set by systemd for a unit."),
 )
 _EXAMPLES = (
-    ("certmond check -o wide", "Look once, with serial numbers, subjects, paths and what is served."),
-    ("certmond explain key_mismatch", "What a finding means, how to see it, what to do."),
-    ("certmond check --root /mnt --at 2027-11-10T00:00:00Z", "Judge a mounted disk, as of another day."),
-    ("certmond renew apiserver --dry-run", "What renewing one certificate would do and restart."),
-    ("certmond root-ca rotate --plan", "What a rotation of the Root CA would change, phase by phase."),
+    ("certmond check -o wide", "Check the node once, with serial numbers, subjects, paths and served certificates."),
+    ("certmond explain key_mismatch", "Print the meaning of a finding, how to inspect it, and the remedy."),
+    ("certmond check --root /mnt --at 2027-11-10T00:00:00Z", "Check a mounted disk, as of another day."),
+    ("certmond renew apiserver --dry-run", "Print the steps and restarts of the renewal of one certificate."),
+    ("certmond root-ca rotate --plan", "Print the changes of a rotation of the Root CA, by phase."),
 )
-_DAEMON = """certmond knows every certificate that a Kubernetes node lives by: pairs of files, the certificates and CAs
-inside kubeconfigs, the PEM that the kubelet rotates. It proves each chain, reports dates and findings to
-Prometheus, and compares what is served with what is on disk. By default it observes, and writes nothing outside
-its own directories. With `mode: enforce` in its configuration it renews what is due, restarts what holds an
-older certificate, proves that the new one is served, and carries out rotations of Root CAs. It needs no API
-server for what concerns one node.
+_DAEMON = """certmond watches the certificates of a Kubernetes node: pairs of files, the certificates and CAs in
+kubeconfigs, and the PEM file that the kubelet rotates. It validates each path to a trust anchor, exports
+dates and findings to Prometheus, and compares the served certificates with the files. By default, it only
+reads and reports, and writes only to its own directories. With `mode: enforce` in its configuration, it
+renews certificates that are due, restarts the services that use an older one, verifies that they serve the
+new one, and rotates Root CAs. On a single node, it needs no API server.
 
-`certmond run` is the daemon; it reads keys and listens on nothing. `certmond serve` listens and can read no
-key. Every other verb looks for itself and needs neither, save `status`, which prints what the daemon last saw."""
-_FORMAT = """/etc/certmond/config.yaml and the files of /etc/certmond/conf.d/ say what certmond(8) is to do on a node.
-Each is one YAML document in UTF-8, and all of them are laid over the profile that `profile` names: an entry of
-`certificates` or `services` with the name of an earlier one changes the fields that it gives.
+`certmond run` is the daemon. It reads keys and does not listen on any port. `certmond serve` listens and
+can read no key. Every other verb reads the node itself and needs neither process, except `status`, which
+prints the last assessment of the daemon."""
+_FORMAT = """/etc/certmond/config.yaml and the files of /etc/certmond/conf.d/ configure certmond(8) on a node. Each is
+one YAML document in UTF-8. certmond merges them over the profile that `profile` names: an entry of
+`certificates` or `services` with the name of an earlier entry changes the fields that it contains.
 
-A duration is `90s`, `12h`, `30d`, `1y` (365 days) or several together. A file mode is octal. Where a list is
-expected, one value is a list of one. A key that is not known is an error; `certmond config validate` tells
-every problem at once."""
+A duration is `90s`, `12h`, `30d`, `1y` (365 days) or a combination. A file mode is octal. A single value is
+accepted in the place of a list. An unknown key is an error. `certmond config validate` prints every
+problem."""
 
 _WRITTEN = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "…": "..."}
 
 
 def program() -> str:
-    """docs/man/certmond.8."""
+    """Return docs/man/certmond.8."""
     parts = [
         _head("certmond", 8),
         _section("Name") + f"certmond \\- {_inline(metadata('certmond')['Summary'])}\n",
         _section("Synopsis") + "\\fBcertmond\\fP [\\fIOPTION\\fP]... \\fIVERB\\fP [\\fIARGUMENT\\fP]...\n",
         _section("Description") + _paragraphs(_DAEMON),
         _section("Options"),
-        "These are taken before the verb and after it.\n",
+        "Give them before or after the verb.\n",
         _options(commands.shared()),
         _section("Verbs"),
     ]
@@ -94,12 +95,12 @@ def program() -> str:
 
 
 def verb(group: commands.Group) -> str:
-    """docs/man/certmond-VERB.8: what `man certmond VERB` shows. Verbs below one name share its page."""
-    told = re.split(r"[.;]( |$)", group.meaning)[0]
+    """Return docs/man/certmond-VERB.8, the page of `man certmond VERB`. Verbs of one group share a page."""
+    summary = re.split(r"[.;]( |$)", group.meaning)[0]
     options = "The options of every verb are those of \\fBcertmond\\fP(8).\n"
     parts = [
         _head(f"certmond-{group.name}", 8),
-        _section("Name") + f"certmond-{group.name} \\- {_escape(told.replace('`', ''))}\n",
+        _section("Name") + f"certmond-{group.name} \\- {_escape(summary.replace('`', ''))}\n",
         _section("Synopsis") + "\n.br\n".join(_escape(verb.usage) for verb in group.verbs) + "\n",
         _section("Description") + _paragraphs(group.meaning),
     ]
@@ -115,7 +116,7 @@ def verb(group: commands.Group) -> str:
 
 
 def file() -> str:
-    """docs/man/certmond.yaml.5."""
+    """Return docs/man/certmond.yaml.5."""
     parts = [
         _head("certmond.yaml", 5),
         _section("Name") + "certmond.yaml \\- the configuration of certmond\n",
@@ -126,7 +127,7 @@ def file() -> str:
         parts.append(_section(f"Keys of {section.name}" if section.name else "Keys of the file"))
         parts.append(_paragraphs(("A list of entries. " if section.many else "") + section.explanation))
         for key in section.keys:
-            kind = re.sub(r"\[(\w+)\]\(#\w+\)", "keys of their own", key.type)
+            kind = re.sub(r"\[(\w+)\]\(#\w+\)", "mapping", key.type)
             facts = f"{kind}; {key.default}" if key.default == "required" else kind
             facts += f"; default {key.default}" if key.default.startswith("`") else ""
             parts.append(_tagged(f"\\fB{_escape(key.name)}\\fP ({_bold(facts)})", key.meaning))
@@ -137,7 +138,7 @@ def file() -> str:
 
 def _head(name: str, section: int) -> str:
     return (
-        '.\\" Made by `python -m docs.generate`; a change here is lost.\n'
+        '.\\" Generated by `python -m docs.generate`; do not edit.\n'
         f'.TH {_escape(name.upper())} {section} "" "certmond {metadata("certmond")["Version"]}" "certmond"\n'
     )
 
@@ -167,7 +168,7 @@ def _tagged(tag: str, meaning: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Each sentence on a line of its own, as roff likes it, broken where it is long."""
+    """Return the text with each sentence on a separate line, as roff expects, and long lines wrapped."""
     sentences = re.split(r"(?<=[.?!]) (?=[A-Z`])", text)
     lines = "\n".join(line for sentence in sentences for line in textwrap.wrap(sentence, 70, break_on_hyphens=False))
     return _bold(lines)
@@ -178,7 +179,7 @@ def _bold(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text as roff prints it: hyphens that can be copied, no line that is a request, and nothing beyond ASCII."""
+    """Return the text for roff: hyphens that can be copied, no line that is a request, only ASCII."""
     for character, written in _WRITTEN.items():
         text = text.replace(character, written)
     return re.sub(r"(?m)^\.", r"\\&.", text)

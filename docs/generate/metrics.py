@@ -1,4 +1,4 @@
-"""The metrics' reference: every family with its type, labels and meaning, as the code that renders them has them."""
+"""Reference of the metrics: every family with its type, labels and meaning, from the code that renders them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _Row = tuple[str, str, tuple[str, ...], str]
 
 _HEAD = """# Metrics reference
 
-Every metric of `/metrics`, `/run/certmond/metrics.prom` and `certmond metrics`, made from the code that renders them.
-The listener's own is at `/metrics` only.
-[Monitoring](../monitoring.md) says when a series comes and goes, and has the JSON and the journal beside them.
+Every metric of `/metrics`, `/run/certmond/metrics.prom` and `certmond metrics`, generated from the code that renders
+them. The metric of the listener is only at `/metrics`. [Monitoring](../monitoring.md) describes the lifetime of a
+series, the JSON and the journal.
 
 """
 
 
 def reference() -> str:
-    """docs/reference/metrics.md."""
+    """Return docs/reference/metrics.md."""
     own = [row for row in _own() if not row[0].startswith("certmond_process_")]
     process = [row for row in _own() if row[0].startswith("certmond_process_")]
     families = (*FAMILIES, COUNT)
@@ -45,7 +45,7 @@ def _table(title: str, rows: list[_Row]) -> str:
 
 def _own() -> Iterator[_Row]:
     telemetry = Telemetry("observe")
-    telemetry.renewals.labels("apiserver", "done")  # a counter with labels has a series, and so labels, once it counted
+    telemetry.renewals.labels("apiserver", "done")  # a counter with labels has no series before its first event
     telemetry.restarts.labels("kubelet", "done")
     telemetry.set_hooks({"fault-manager": 0})
     for family in telemetry.registry.collect():

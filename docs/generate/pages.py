@@ -1,8 +1,8 @@
-"""`python -m docs.generate.pages`: the page at `/` in a Chromium, as pictures, docs/img/page-*.png.
+"""`python -m docs.generate.pages`: screenshots of the page at `/` in Chromium, docs/img/page-*.png.
 
-Owns the pictures. The certificates and findings are those of the demonstration's node, as `certmond check` sees them;
-what runs, what is done, and the last events, which no directory has, are told here. The dates are those of the day on
-which the pictures are made, so that they are not among what `make reference` writes afresh.
+The certificates and findings are those of `certmond check` on the node of the demonstration. This module adds services,
+a plan, a rotation and events. The images have the dates of the day of their creation, so `make reference` does not
+write them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from docs.generate import ROOT
-from docs.generate.terminal import seen
+from docs.generate.terminal import check_document
 from tests.chromium import Browser, chromium
 from tests.http_server import put, render, running
 
@@ -37,8 +37,8 @@ VIEWS = {
 }
 
 
-def alive(document: dict[str, Any]) -> dict[str, Any]:
-    """The node with its services running, one of which serves an older certificate than the file has."""
+def with_services(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with running services, one of which serves an older certificate than the file has."""
     since = written(before(document, days=100))
     certificates = [
         {**entry, "used_by": [{**used, "running": True, "started_at": since} for used in entry["used_by"]]}
@@ -47,14 +47,14 @@ def alive(document: dict[str, Any]) -> dict[str, Any]:
     served = next(entry for entry in certificates if entry["name"] == "etcd-server")
     path, endpoint = served["path"], "192.0.2.10:2379"
     at = {"service": "etcd", "endpoint": endpoint, "sha256": "0" * 64, "matches": False, "reason": None}
-    told = f"{path} is not what etcd serves at {endpoint}, which is an older certificate; restart etcd"
+    message = f"{path} is not what etcd serves at {endpoint}, which is an older certificate; restart etcd"
     served["served"] = [at]
-    served["findings"] = [{"reason": "served_differs", "severity": "critical", "message": told}]
+    served["findings"] = [{"reason": "served_differs", "severity": "critical", "message": message}]
     return {**document, "certificates": certificates}
 
 
-def doing(document: dict[str, Any]) -> dict[str, Any]:
-    """What such a node is at: a plan, a rotation, and the events that its findings made."""
+def activity(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the activity of such a node: a plan, a rotation, and the events of its findings."""
     found = [(entry, item) for entry in document["certificates"] for item in entry["findings"]]
     levels = {"critical": "critical", "warning": "warning"}
     events = [
@@ -89,14 +89,14 @@ def written(instant: datetime) -> str:
 
 @contextmanager
 def shown(work: Path) -> Iterator[str]:
-    """Where the page is, as long as the block lasts."""
+    """Serve the page during the block, and yield its URL."""
     node, runtime = work / "node", work / "run"
     node.mkdir()
     runtime.mkdir()
-    status = alive(seen(node))
+    status = with_services(check_document(node))
     render(runtime)
     put(runtime / "status.json", json.dumps(status).encode())
-    put(runtime / "activity.json", json.dumps(doing(status)).encode())
+    put(runtime / "activity.json", json.dumps(activity(status)).encode())
     with running(runtime) as server:
         yield f"http://127.0.0.1:{server.address[1]}/"
 
@@ -110,7 +110,7 @@ def draw(browser: Browser, url: str, view: View, path: Path) -> None:
 if __name__ == "__main__":
     command = shutil.which("chromium")
     if command is None:
-        raise SystemExit("the pictures are made in Chromium, which is not installed")
+        raise SystemExit("the screenshots need Chromium, which is not installed")
     with tempfile.TemporaryDirectory() as place, shown(Path(place)) as url, chromium(command, Path(place)) as browser:
         for name, view in VIEWS.items():
             draw(browser, url, view, ROOT / f"docs/img/{name}.png")

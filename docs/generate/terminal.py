@@ -1,7 +1,7 @@
-"""`python -m docs.generate.terminal`: what `certmond check` prints of a node, as a picture, docs/img/terminal.svg.
+"""`python -m docs.generate.terminal`: the output of `certmond check` as an image, docs/img/terminal.svg.
 
-Owns the picture. The node is the demonstration's, with three things gone wrong; its dates are those of the day on which
-the picture is made, so that it is not among what `make reference` writes afresh.
+The node is that of the demonstration, with three faults. The image has the dates of the day of its creation, so
+`make reference` does not write it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ LOCAL = """\
 </g>
 </svg>
 """
-"""rich's own form fetches its font from elsewhere; this one takes that of the reader."""
+"""Template that uses a font of the reader: rich's own template downloads one."""
 
 
-def seen(root: Path) -> dict[str, Any]:
-    """The document of `certmond check` of the demonstration's node."""
+def check_document(root: Path) -> dict[str, Any]:
+    """Return the document of `certmond check` on the node of the demonstration."""
     now = datetime.now(UTC)
     node = Node(root, now)
     node.make()
     node.put(node.issue("front-proxy-client", timedelta(days=340)).files)
-    node.put(node.stranger("apiserver-etcd-client"))
-    node.cut_off("/etc/kubernetes/pki/apiserver.crt")
-    later = f"{now + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"  # a pair that has just changed may be half written
+    node.put(node.other_key("apiserver-etcd-client"))
+    node.truncate("/etc/kubernetes/pki/apiserver.crt")
+    later = f"{now + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"  # certmond waits for a pair that has just changed
     command = [sys.executable, "-m", "certmond", "--root", str(root), "check", "-o", "json", "--at", later]
     printed = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
     document: dict[str, Any] = json.loads(printed.decode().replace(str(root), ""))
@@ -60,7 +60,7 @@ def seen(root: Path) -> dict[str, Any]:
 
 
 def picture(document: dict[str, Any]) -> str:
-    """A terminal in which that was printed."""
+    """Return the SVG image of a terminal with the output."""
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, highlight=False)
     console.print(Text("$ certmond check"))
     console.print(status_table(document))
@@ -69,5 +69,5 @@ def picture(document: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        made = picture(seen(Path(place)))
+        made = picture(check_document(Path(place)))
     (ROOT / "docs/img/terminal.svg").write_text(made, encoding="utf-8")

@@ -57,8 +57,8 @@ def test_an_abort_is_offered_only_if_it_is_possible(
     is not offered, because it would only block the rotation.
     """
     rotation = noted(tmp_path, replace(ROTATION, **fields))  # type: ignore[arg-type]
-    handover.tell_rotation_wait(rotation, "web is older")
-    handover.tell_episode(replace(EPISODE, trouble="web does not run"))
+    handover.show_rotation_wait(rotation, "web is older")
+    handover.show_restart(replace(EPISODE, trouble="web does not run"))
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith(end) for line in lines] == [True, True], lines
 
@@ -69,12 +69,12 @@ def test_a_hold_offers_the_one_command_that_ends_it(
 ) -> None:
     """The line has the start of the hold, and neither an abort nor the start of the phase."""
     held = Hold(HoldReason.FILE, "held while /hold is there", "who keeps it", "rm /hold", NOW - HOUR, NOW + HOUR)
-    handover.tell_rotation_wait(noted(tmp_path, replace(ROTATION, **fields)), held.sentence, 1)
+    handover.show_rotation_wait(noted(tmp_path, replace(ROTATION, **fields)), held.sentence, 1)
     (line,) = capsys.readouterr().out.splitlines()
     fact = "held while /hold is there, until 2026-11-24 13:00:00 UTC at the latest; it depends on who keeps it"
     assert line == f"waiting: [trust] {fact} (and 1 more) (since 2026-11-24 11:00:00 UTC; to end it: rm /hold)"
     without = replace(held, since=None, until=None)
-    handover.tell_rotation_wait(ROTATION, without.sentence)
+    handover.show_rotation_wait(ROTATION, without.sentence)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.endswith("; it depends on who keeps it (since 2026-11-24 12:00:00 UTC; to end it: rm /hold)")
 
@@ -83,8 +83,8 @@ def test_a_restart_without_a_rotation_offers_the_archive_if_it_is_unhealthy(
     handover: Handover, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """While the service is healthy, no command is offered."""
-    handover.tell_episode(EPISODE)
-    handover.tell_episode(replace(EPISODE, trouble="web does not run"))
+    handover.show_restart(EPISODE)
+    handover.show_restart(replace(EPISODE, trouble="web does not run"))
     well, ill = capsys.readouterr().out.splitlines()
     assert well.endswith(STATUS)
     assert ill.endswith("; to end it: certmond archive restore ca)")
@@ -128,8 +128,8 @@ def test_the_obstacle_of_a_restart_is_the_reason_of_a_phase(
     }
     daemon.write_text(json.dumps(activity))
     with Handover(tmp_path, Progress(), Terms()) as handover:
-        handover.follow_rotation(rotation, rotation)
-        handover.follow_restarts(["web"], NOW)
+        handover.watch_rotation(rotation, rotation)
+        handover.watch_restarts(["web"], NOW)
     of_phase, of_restart = capsys.readouterr().out.splitlines()[1:]
     assert of_phase.startswith(said)
     assert (TURN in of_restart) == (TURN in said)
@@ -151,9 +151,9 @@ def test_a_daemon_that_hangs_is_waited_for_until_an_instant(
     def follow(made: Handover, restarts: bool) -> None:
         while True:
             if restarts:
-                made.follow_restarts(["web"], NOW)
+                made.watch_restarts(["web"], NOW)
             else:
-                made.follow_rotation(rotation, rotation)
+                made.watch_rotation(rotation, rotation)
 
     for restarts in (False, True):
         with Handover(tmp_path, Progress(), Terms()) as made, pytest.raises(BusyError, match="no sign of life for "):

@@ -611,7 +611,7 @@ def test_twice(whole: Host, tmp_path: Path) -> None:
     host = whole.copy(tmp_path / "copy")
     before = snapshot(host.root), snapshot(host.state)
     done = host.made()
-    assert done.out == "nothing to do: everything is there\n"
+    assert done.out == "nothing to do: all files exist\n"
     assert (snapshot(host.root), snapshot(host.state)) == before
     document = json.loads(host.made("-o", "json").out)
     assert document["steps"] == []
@@ -621,7 +621,7 @@ def test_twice(whole: Host, tmp_path: Path) -> None:
 def test_nothing_to_do_on_what_kubeadm_made(node: Node, tmp_path: Path) -> None:
     """A node that kubeadm made has everything."""
     done = certmond("init", "--root", node.root, "--state-dir", tmp_path / "state", "--kubeadm-config", CONFIG)
-    assert (done.code, done.out, done.err) == (0, "nothing to do: everything is there\n", "")
+    assert (done.code, done.out, done.err) == (0, "nothing to do: all files exist\n", "")
     assert not (tmp_path / "state").exists()
 
 
@@ -630,7 +630,7 @@ def test_a_node_that_joins(whole: Host, tmp_path: Path) -> None:
     host = joined(whole, tmp_path / "second", name="node-2")
     before = snapshot(host.root)
     out = host.made().out
-    assert out.endswith("13 made; kept as they are: ca, front-proxy-ca, etcd-ca, sa\n")
+    assert out.endswith("13 created; unchanged: ca, front-proxy-ca, etcd-ca, sa\n")
     after = snapshot(host.root)
     kept = {name for name, what in before.items() if what[-1] is not None}
     assert len(kept) == 8
@@ -658,14 +658,14 @@ def test_what_a_node_that_joins_must_be_given(host: Host) -> None:
     host.made()
     assert host.at("etc/kubernetes/admin.conf").exists()
     assert not host.at("etc/kubernetes/super-admin.conf").exists()
-    assert host.init().out == "nothing to do: everything is there\n"
+    assert host.init().out == "nothing to do: all files exist\n"
 
 
 def test_a_super_admin_that_was_moved_away(whole: Host, tmp_path: Path) -> None:
     """If admin.conf exists, a missing super-admin.conf was moved away by the operator, and is not created again."""
     host = whole.copy(tmp_path / "copy")
     host.at("etc/kubernetes/super-admin.conf").unlink()
-    assert host.made().out == "nothing to do: everything is there\n"
+    assert host.made().out == "nothing to do: all files exist\n"
 
 
 def test_dry_run_writes_nothing(host: Host) -> None:
@@ -771,7 +771,7 @@ def test_dry_run_beside_a_damaged_record(host: Host) -> None:
         (records / name).write_text("{")
     assert host.init("--dry-run").code == 0
     (records / "0123456789abcdef.intent.json").write_text("{")
-    assert "killed half-way" in host.init("--dry-run").err
+    assert "is incomplete" in host.init("--dry-run").err
 
 
 @pytest.mark.real("gcc")
@@ -783,7 +783,7 @@ def test_dry_run_after_a_kill(host: Host) -> None:
     before = snapshot(host.root), snapshot(host.state)
     done = host.init("--dry-run")
     assert done.code == 3
-    assert "killed half-way" in done.err
+    assert "is incomplete" in done.err
     assert (snapshot(host.root), snapshot(host.state)) == before
     host.made()
 
@@ -838,7 +838,7 @@ def test_external_ca(whole: Host, tmp_path: Path) -> None:
     """
     host = whole.copy(tmp_path / "copy")
     host.at(f"{PKI}/ca.key").unlink()
-    assert host.made().out == "nothing to do: everything is there\n"
+    assert host.made().out == "nothing to do: all files exist\n"
     for path in ("apiserver-etcd-client.crt", "apiserver-etcd-client.key"):
         host.at(f"{PKI}/{path}").unlink()
     assert host.made().out.startswith(f"[1/1] /{PKI}/apiserver-etcd-client.crt: ")
@@ -915,7 +915,7 @@ def test_own_ca(host: Host, kind: str) -> None:
         assert done.returncode == 0, done.stderr
         assert host.certificate(f"{PKI}/{name}.crt").not_valid_after_utc == ca.not_valid_after_utc
     assert {item["severity"] for item in host.check()[1]} <= {"info", "warning"}  # it ends in 200 days: for a CA, soon
-    assert host.made(*given).out == "nothing to do: everything is there\n"
+    assert host.made(*given).out == "nothing to do: all files exist\n"
 
 
 @pytest.mark.real("openssl")
@@ -1037,7 +1037,7 @@ certificates:
     assert backup["clusters"][0]["cluster"]["server"] == "https://[2001:db8::1]:8443"
     assert backup["current-context"] == "backup@shop"
     assert not host.at("etc/ssl").exists()
-    assert bare(host, "--config", config).out == "nothing to do: everything is there\n"
+    assert bare(host, "--config", config).out == "nothing to do: all files exist\n"
 
 
 def test_what_kubeadm_does_not_say_certmond_may(host: Host) -> None:
@@ -1076,7 +1076,7 @@ def test_a_profile_of_which_init_makes_nothing(host: Host) -> None:
     for more in ((), ("--dry-run",)):
         done = bare(host, "--config", config, *more)
         assert (done.code, done.out) == (3, "")
-        assert "init makes nothing of the profile 'k3s'" in done.err
+        assert "init creates no file of the profile 'k3s'" in done.err
     assert not list(host.at(".").iterdir())
 
 
@@ -1087,7 +1087,7 @@ def test_an_invalid_host_name(host: Host, name: str) -> None:
     host.at("etc/hostname").write_text(name)
     done = bare(host)
     assert done.code == 3
-    assert "give `node_name`" in done.err
+    assert "set `node_name`" in done.err
 
 
 @pytest.mark.real("unshare")
@@ -1099,7 +1099,7 @@ def test_no_default_route(host: Host) -> None:
     if "unshare" in done.stderr:
         pytest.skip("no network namespace can be made here")
     assert done.returncode == 3
-    assert "give `init: {advertise_address: …}` in the configuration" in done.stderr
+    assert "set `init: {advertise_address: …}` in the configuration" in done.stderr
 
 
 def test_certificates_elsewhere_and_etcd_elsewhere(host: Host) -> None:
@@ -1115,7 +1115,7 @@ def test_certificates_elsewhere_and_etcd_elsewhere(host: Host) -> None:
         for name in ("ca", "apiserver", "apiserver-kubelet-client", "front-proxy-ca", "front-proxy-client", "sa")
         for suffix in ("key", "pub" if name == "sa" else "crt")
     }
-    assert host.made().out == "nothing to do: everything is there\n"
+    assert host.made().out == "nothing to do: all files exist\n"
 
 
 def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
@@ -1162,7 +1162,7 @@ def test_the_example_works(tmp_path: Path) -> None:
         ["sh", "-exc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "17 made" in done.stdout
+    assert "17 created" in done.stdout
     assert done.stdout.endswith("node/etc/kubernetes/pki/apiserver.crt: OK\n")
 
 

@@ -45,8 +45,8 @@ def test_no_private_key_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_change_ends_a_wait(tmp_path: Path) -> None:
     """A file that is replaced after it was named ends the wait, also when that was before the wait began."""
     with Events() as events:
-        events.follow({str(tmp_path): frozenset({"record"})})
-        events.forget()
+        events.watch({str(tmp_path): frozenset({"record"})})
+        events.discard()
         (tmp_path / "record").write_text("changed")
         assert events.wait()
 
@@ -54,7 +54,7 @@ def test_a_change_ends_a_wait(tmp_path: Path) -> None:
 def test_an_instant_ends_a_wait(tmp_path: Path) -> None:
     """Where no file changes, and for another name in the directory, the wait lasts until its instant."""
     with Events() as events:
-        events.follow({str(tmp_path): frozenset({"record"})})
-        events.forget()
+        events.watch({str(tmp_path): frozenset({"record"})})
+        events.discard()
         (tmp_path / "other").write_text("changed")
         assert not events.wait(datetime.now(UTC))

@@ -396,7 +396,7 @@ def test_not_in_place_of_another(host: Host) -> None:
     assert len((host.state / "audit.log").read_text().splitlines()) == 2
     done = host.stage(second)
     assert done.code == 2
-    assert "give --force to replace it" in done.err
+    assert "to replace it and delete its key, give --force" in done.err
     assert (found := host.staging.read(Part.NEW))
     assert found.anchor == first.facts
     assert host.stage(second, "--force").code == 0
@@ -443,7 +443,7 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
     (host.staging.directory / "record.json").write_text(record)
     done = host.stage(ca(), "--force")
     assert done.code == 2
-    assert "a rotation is under way" in done.err
+    assert "a rotation is in progress" in done.err
     rotation = host.document("show")["rotation"]
     assert rotation["phase"] == ("trust" if "trust" in record else "")
     told = "rotation r1 of ca: phase trust" if "trust" in record else "the record of a rotation cannot be read"
@@ -461,8 +461,8 @@ def test_not_before_the_end_of_a_rotation(host: Host) -> None:
     (host.staging.directory / "record.json").write_text('{"id": "r1", "family": "etcd-ca", "phase": "done"}')
     refused = host.stage(ca())
     assert (refused.code, host.staging.read(Part.NEW)) == (2, None)
-    assert "a rotation is under way (etcd-ca, done), whose end destroys what is staged" in refused.err
-    assert "end it with `certmond root-ca rotate --family etcd-ca`" in refused.err
+    assert "a rotation is in progress (etcd-ca, done), whose end deletes the staged files" in refused.err
+    assert "complete it first: certmond root-ca rotate --family etcd-ca" in refused.err
     assert "rotation r1 of etcd-ca: phase done" in host.run("show").out
 
 
@@ -522,7 +522,7 @@ def test_a_short_one_is_warned_of(host: Host) -> None:
     """A CA that is made for less than its leaves live is warned of."""
     done = host.run("stage", "--generate", "--key-algorithm", "Ed25519", "--validity", "30d")
     assert done.code == 0
-    assert "the CA to be made ends on" in done.err
+    assert "the new CA ends on" in done.err
 
 
 @pytest.mark.real("openssl")
@@ -559,7 +559,7 @@ def test_without_the_key_of_the_present_one(host: Host) -> None:
     assert done.code == 2
     assert f"leave {host.key} out" in done.err
     for how in ("--generate", "--reuse-key"):
-        assert "make the CA there" in (refused := host.run("stage", how)).err
+        assert "create the CA there" in (refused := host.run("stage", how)).err
         assert refused.code == 2
     new = ca()
     host.give(new)

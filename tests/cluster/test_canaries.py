@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.check import Canary, named
+from certmond.cluster.rotation_checks.check import CheckResult, first_names
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
 from certmond.cluster.rotation_checks.service_account_tokens import tokens
-from certmond.cluster.rotation_checks.signer import Signing
+from certmond.cluster.rotation_checks.signer import SignerCheck
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsing import decode
@@ -33,7 +33,7 @@ OLD, NEW = make_ca(), make_ca()
 BOTH = (OLD.facts, NEW.facts)
 
 
-def says(canary: Canary, *words: str) -> None:
+def says(canary: CheckResult, *words: str) -> None:
     """Assert that the check failed with a remedy and with these words in its fact."""
     assert not canary.ok
     assert canary.remedy
@@ -45,15 +45,15 @@ def b64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def known(canary: Canary) -> None:
+def known(canary: CheckResult) -> None:
     assert (canary.ok, canary.remedy) == (True, ""), canary
 
 
 # --- signing ----------------------------------------------------------------------------------------------------------
 
 
-def sign(access: Access, expected: Issued, limit: timedelta = timedelta(seconds=5)) -> Canary:
-    return Signing(access).check(expected.facts, datetime.now(UTC), limit)
+def sign(access: Access, expected: Issued, limit: timedelta = timedelta(seconds=5)) -> CheckResult:
+    return SignerCheck(access).check(expected.facts, datetime.now(UTC), limit)
 
 
 def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: ApiServer, access: Access) -> None:
@@ -75,9 +75,7 @@ def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: Api
 
 def test_a_certificate_of_another_ca_is_reported(cluster: ApiServer, access: Access) -> None:
     """The check compares the signature, because the name is the same. Afterwards the request is deleted."""
-    says(
-        sign(access, NEW), "the cluster signs with a CA (of the name CN=kubernetes) that is not", NEW.facts.sha256[:12]
-    )
+    says(sign(access, NEW), "the cluster signs with a CA (named CN=kubernetes) that is not", NEW.facts.sha256[:12])
     assert cluster.objects == {}
 
 
@@ -87,9 +85,9 @@ def test_a_request_that_is_not_signed_is_reported(cluster: ApiServer, access: Ac
     check reads a certificate that is signed later.
     """
     cluster.signs = False
-    check = Signing(access)
+    check = SignerCheck(access)
     canary = check.check(cluster.ca.facts, datetime.now(UTC), timedelta(seconds=5))
-    says(canary, "the request certmond-canary was approved, and not signed within 5 s")
+    says(canary, "the request certmond-canary is approved, but not signed within 5 s")
     assert "kube-controller-manager" in canary.remedy
     cluster.signs = True
     cluster._control(cluster.only)
@@ -122,18 +120,18 @@ def test_a_missing_right_to_approve_is_reported(cluster: ApiServer, looker: Acce
     """The message comes at once, with the command for a user who may approve. The request stays, and a further check
     files no other.
     """
-    check = Signing(looker)
+    check = SignerCheck(looker)
     for _ in range(3):
         canary = check.check(cluster.ca.facts, datetime.now(UTC))
         says(canary, "certmond-canary waits for approval: the user of", "may not approve", "signers")
-        assert "`kubectl certificate approve certmond-canary`" in canary.remedy
+        assert "run: kubectl certificate approve certmond-canary" in canary.remedy
     assert cluster.only["status"] == {}
     assert len([call for call in cluster.calls if call.startswith("POST")]) == 1
 
 
 def test_a_request_waits_for_another_user_to_approve(cluster: ApiServer, looker: Access) -> None:
     """However late the approval is, the next check reads the certificate and deletes the request."""
-    check = Signing(looker)
+    check = SignerCheck(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     says(check.check(cluster.ca.facts, datetime.now(UTC) + timedelta(hours=1)), "waits for approval")
     cluster.decide("Approved")
@@ -143,7 +141,7 @@ def test_a_request_waits_for_another_user_to_approve(cluster: ApiServer, looker:
 
 def test_another_ca_needs_a_new_request(cluster: ApiServer, looker: Access) -> None:
     """A request that waits for approval does not serve the CA of another phase."""
-    check = Signing(looker)
+    check = SignerCheck(looker)
     says(check.check(OLD.facts, datetime.now(UTC)), "waits for approval")
     first = cluster.only["metadata"]["uid"]
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
@@ -155,13 +153,13 @@ def test_another_ca_needs_a_new_request(cluster: ApiServer, looker: Access) -> N
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "filed by another"])
 def test_a_deleted_request_is_filed_again(cluster: ApiServer, looker: Access, again: bool) -> None:
     """A request that was deleted while it waited is filed again, also if another one has its name."""
-    check, other = Signing(looker), Signing(looker)
+    check, other = SignerCheck(looker), SignerCheck(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     cluster.objects.clear()
     if again:
         other.check(cluster.ca.facts, datetime.now(UTC))
         cluster.decide("Approved")
-    says(check.check(cluster.ca.facts, datetime.now(UTC)), "was deleted by somebody else; it is filed again")
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "certmond files it again")
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     assert cluster.only["status"] == {}
 
@@ -170,7 +168,7 @@ def test_two_processes_of_a_node_wait_for_the_same_approval(cluster: ApiServer, 
     """The processes are, for example, a command and the daemon. Neither deletes a request that waits for an operator,
     and the first check after the approval has the answer. Otherwise no request would exist long enough to be approved.
     """
-    daemon, command = Signing(looker), Signing(looker)
+    daemon, command = SignerCheck(looker), SignerCheck(looker)
     says(daemon.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     filed = cluster.only["metadata"]["uid"]
     for check in (command, daemon, command, daemon):
@@ -205,15 +203,15 @@ def test_a_foreign_request_is_deleted_before_approval(
     }  # fmt: skip
     metadata = {"name": "certmond-canary", "uid": "foreign", "resourceVersion": "1"}
     cluster.objects["certmond-canary"] = {"metadata": metadata, "spec": spec, "status": {}}
-    says(Signing(looker).check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    says(SignerCheck(looker).check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     assert cluster.only["metadata"]["uid"] != "foreign"
 
 
 def test_a_waiting_request_is_withdrawn_at_the_end(cluster: ApiServer, looker: Access) -> None:
     """No request is left, and no request of another process is withdrawn. An unavailable API is no error."""
-    check = Signing(looker)
+    check = SignerCheck(looker)
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
-    Signing(looker).withdraw()
+    SignerCheck(looker).withdraw()
     assert cluster.objects
     check.withdraw()
     assert cluster.objects == {}
@@ -246,26 +244,26 @@ def test_a_request_that_was_denied_stays_and_has_the_reason(cluster: ApiServer, 
     the request. Then it is filed again.
     """
     decides(cluster, "Denied")
-    check = Signing(access)
+    check = SignerCheck(access)
     for _ in range(3):
-        check = Signing(access) if again else check
+        check = SignerCheck(access) if again else check
         canary = check.check(cluster.ca.facts, datetime.now(UTC))
-        says(canary, "certmond-canary was denied (by hand)")
-        assert "`kubectl delete csr certmond-canary`" in canary.remedy
+        says(canary, "certmond-canary is denied (by hand)")
+        assert "run: kubectl delete csr certmond-canary" in canary.remedy
     assert len([call for call in cluster.calls if call.startswith("POST")]) == 1
     cluster.objects.clear()
     cluster.signs, cluster.before = True, lambda method, path: None
     if not again:
-        says(check.check(cluster.ca.facts, datetime.now(UTC)), "it is filed again")
-    known((Signing(access) if again else check).check(cluster.ca.facts, datetime.now(UTC)))
+        says(check.check(cluster.ca.facts, datetime.now(UTC)), "certmond files it again")
+    known((SignerCheck(access) if again else check).check(cluster.ca.facts, datetime.now(UTC)))
     assert cluster.objects == {}
 
 
 def test_a_denied_request_is_withdrawn_at_the_end(cluster: ApiServer, access: Access) -> None:
     """It is withdrawn with its rotation, like one that waits for approval."""
     decides(cluster, "Denied")
-    check = Signing(access)
-    says(check.check(cluster.ca.facts, datetime.now(UTC)), "was denied")
+    check = SignerCheck(access)
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "is denied")
     check.withdraw()
     assert cluster.objects == {}
 
@@ -273,7 +271,7 @@ def test_a_denied_request_is_withdrawn_at_the_end(cluster: ApiServer, access: Ac
 def test_a_certificate_of_another_key_is_reported(cluster: ApiServer, access: Access) -> None:
     """The check fails if the signed certificate has another key."""
     cluster.sign = lambda csr, spec: NEW.pem  # type: ignore[method-assign]
-    says(sign(access, cluster.ca), "is no certificate of its key")
+    says(sign(access, cluster.ca), "has issued a certificate of another key")
 
 
 def test_a_request_that_was_left_is_cleared_first(cluster: ApiServer, access: Access) -> None:
@@ -300,7 +298,7 @@ def test_a_request_that_another_user_deletes_is_filed_again(cluster: ApiServer, 
             cluster.objects.clear()
 
     cluster.before = delete
-    says(sign(access, cluster.ca), "was deleted by somebody else; it is filed again")
+    says(sign(access, cluster.ca), "certmond files it again")
 
 
 def test_a_request_of_another_process_is_not_read(cluster: ApiServer, access: Access) -> None:
@@ -311,7 +309,9 @@ def test_a_request_of_another_process_is_not_read(cluster: ApiServer, access: Ac
             cluster.faults = [Fault(409)]
 
     cluster.before = other
-    says(sign(access, cluster.ca), "the request certmond-canary was filed by another, too; it is filed again later")
+    says(
+        sign(access, cluster.ca), "another process has filed the request certmond-canary; certmond files it again later"
+    )
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_a_token_that_is_not_accepted_is_reported_without_it(cluster: ApiServer,
     """The message has the API server's reason, which quotes the token, without the token."""
     cluster.tokens.known = []
     canary = tokens(access)
-    says(canary, "a fresh token of kube-system/certmond is not taken ([invalid bearer token it, ")
+    says(canary, "a new token of kube-system/certmond is rejected ([invalid bearer token it, ")
     (token,) = cluster.tokens.issued
     assert token not in repr(canary)
 
@@ -354,14 +354,14 @@ def test_a_token_of_another_user_is_reported(cluster: ApiServer, access: Access)
     cluster.tokens.review = lambda asked: (  # type: ignore[method-assign]
         201, review(asked)[1] | {"status": {"authenticated": True, "user": {"username": "admin"}}},
     )  # fmt: skip
-    says(tokens(access), "is taken for admin")
+    says(tokens(access), "authenticates as admin")
 
 
 def test_without_the_service_account_the_check_passes(cluster: ApiServer, access: Access) -> None:
     """The message reports that no token was checked, and the remedy."""
     canary = tokens(access)
     assert canary.ok
-    assert canary.fact == "not looked at: the cluster has no ServiceAccount kube-system/certmond"
+    assert canary.fact == "skipped: the cluster has no ServiceAccount kube-system/certmond"
     assert "config/rbac.yaml" in canary.remedy
     assert cluster.tokens.issued == []
 
@@ -393,9 +393,9 @@ def test_an_api_that_issues_or_reviews_no_token_is_reported(cluster: ApiServer, 
     """Without a review or a token, the check fails."""
     request = cluster.tokens.request
     cluster.tokens.review = lambda asked: (404, {})  # type: ignore[method-assign]
-    says(tokens(access), "the Kubernetes API reviews no tokens")
+    says(tokens(access), "the Kubernetes API does not support TokenReview")
     cluster.tokens.request = lambda *given: (201, request(*given)[1] | {"status": {}})  # type: ignore[method-assign]
-    says(tokens(access), "the Kubernetes API gave no token for kube-system/certmond")
+    says(tokens(access), "the Kubernetes API returned no token for kube-system/certmond")
 
 
 # --- publication ------------------------------------------------------------------------------------------------------
@@ -451,7 +451,7 @@ def test_a_cluster_without_namespaces_fails(cluster: ApiServer, access: Access) 
     """An API that lists no namespace publishes no CA to all of them."""
     for space in ("default", "kube-public", "kube-system"):
         cluster.store.remove("namespaces", space)
-    says(published_trust(access, BOTH), "the cluster has no namespace, as it seems")
+    says(published_trust(access, BOTH), "the API lists no namespace")
 
 
 def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: ApiServer, access: Access) -> None:
@@ -467,7 +467,7 @@ def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: Ap
 
 def test_many_namespaces_are_counted() -> None:
     """The message names ten, and has the number of the others."""
-    assert named(f"n{number}" for number in range(12)) == "n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 2 more"
+    assert first_names(f"n{number}" for number in range(12)) == "n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 2 more"
 
 
 def test_an_expired_page_is_no_answer(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,9 +485,9 @@ def test_secrets_are_not_read_by_default(cluster: ApiServer, access: Access) -> 
     """
     canary = token_secrets(access, BOTH)
     assert canary.ok
-    assert canary.fact.startswith("not looked at: ")
+    assert canary.fact.startswith("skipped: ")
     assert cluster.calls == []
-    says(token_secrets(access, BOTH, look=True), "may not list the Secrets", "resources [secrets]")
+    says(token_secrets(access, BOTH, enabled=True), "may not list the Secrets", "resources [secrets]")
 
 
 def test_the_ca_in_token_secrets_is_compared_on_request(cluster: ApiServer, access: Access) -> None:
@@ -502,11 +502,11 @@ def test_the_ca_in_token_secrets_is_compared_on_request(cluster: ApiServer, acce
     cluster.store.add("secrets", "other", "default", type="Opaque", data={"ca.crt": b64(OLD.pem)})
     gone = {"deletionTimestamp": "2026-11-24T12:00:00Z"}
     cluster.store.add("secrets", "gone", "default", type=kind, data={"ca.crt": b64(OLD.pem)}, metadata=gone)
-    known(token_secrets(access, BOTH, look=True))
+    known(token_secrets(access, BOTH, enabled=True))
     cluster.store.add("secrets", "old", "kube-system", type=kind, data={"ca.crt": b64(OLD.pem)})
     cluster.store.add("secrets", "bare", "kube-system", type=kind)
     cluster.store.add("secrets", "odd", "kube-system", type=kind, data={"ca.crt": "abcde"})
-    canary = token_secrets(access, BOTH, look=True)
+    canary = token_secrets(access, BOTH, enabled=True)
     says(canary, "kube-system/old lacks", "kube-system/bare has none", "kube-system/odd cannot be read (")
 
 
@@ -541,7 +541,7 @@ def test_an_unreadable_ca_is_replaced(cluster: ApiServer, access: Access) -> Non
 def test_cluster_info_without_a_version_is_not_written(cluster: ApiServer, access: Access) -> None:
     """Without a resource version a change would be blind: the server is no Kubernetes API."""
     del info(cluster, OLD.pem)["metadata"]["resourceVersion"]
-    says(cluster_info(access, BOTH, BOTH, update=True), "is no Kubernetes API")
+    says(cluster_info(access, BOTH, BOTH, update=True), "does not answer like a Kubernetes API")
     assert not [call for call in cluster.calls if call.startswith("PATCH")]
 
 
@@ -550,7 +550,7 @@ def test_cluster_info_is_updated_on_request(cluster: ApiServer, access: Access) 
     before = info(cluster, OLD.pem)["data"]
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
-    assert f"was updated: before, its CA lacks {NEW.facts.sha256[:12]}" in canary.fact
+    assert f"its CA lacks {NEW.facts.sha256[:12]} before" in canary.fact
     found = cluster.store.get("configmaps", "cluster-info", "kube-public")
     old, new = (yaml.safe_load(data["kubeconfig"]) for data in (before, found["data"]))
     cluster_fields = new["clusters"][0]["cluster"]
@@ -588,7 +588,7 @@ def test_cluster_info_is_written_only_in_the_version_that_was_read(cluster: ApiS
         cluster.store.change(held)
 
     cluster.store.before_write = other
-    says(cluster_info(access, BOTH, BOTH, update=True), "was changed by somebody else meanwhile; it is updated later")
+    says(cluster_info(access, BOTH, BOTH, update=True), "certmond updates it later")
     assert "# by hand" in cluster.store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"]
 
 
@@ -596,7 +596,7 @@ def test_without_cluster_info_the_check_passes(access: Access) -> None:
     """Some clusters have none, which is reported."""
     canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
-    assert canary.fact.startswith("not looked at: the cluster has not the ConfigMap kube-public/cluster-info")
+    assert canary.fact.startswith("skipped: the ConfigMap kube-public/cluster-info does not exist")
 
 
 @pytest.mark.parametrize("text", ["", "[", "clusters: []", "clusters: [{cluster: 5}]", "users: []"])
@@ -609,11 +609,11 @@ def test_a_cluster_info_that_is_no_kubeconfig_is_reported(cluster: ApiServer, ac
 
 # --- all checks -------------------------------------------------------------------------------------------------------
 
-CHECKS: dict[str, Callable[[Access, timedelta], Canary]] = {
-    "signing": lambda access, limit: Signing(access).check(OLD.facts, datetime.now(UTC), limit),
+CHECKS: dict[str, Callable[[Access, timedelta], CheckResult]] = {
+    "signing": lambda access, limit: SignerCheck(access).check(OLD.facts, datetime.now(UTC), limit),
     "tokens": lambda access, limit: tokens(access, limit=limit),
     "published_trust": lambda access, limit: published_trust(access, BOTH, limit),
-    "token_secrets": lambda access, limit: token_secrets(access, BOTH, look=True, limit=limit),
+    "token_secrets": lambda access, limit: token_secrets(access, BOTH, enabled=True, limit=limit),
     "cluster_info": lambda access, limit: cluster_info(access, BOTH, BOTH, limit=limit),
 }
 

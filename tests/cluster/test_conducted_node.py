@@ -41,7 +41,7 @@ HELD_BACK = "the batch of this worker has not begun; a control plane reports the
 
 @pytest.fixture
 def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._POLL_INTERVAL", 0.01)
     made = World(cluster, access_of)
     yield made
     assert not leaks(bytes(cluster.received), made.old, made.new)
@@ -145,7 +145,7 @@ def test_another_record_in_the_cluster_is_reported(world: World, node: RotatingN
     world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
     again = node.enforcer()
     assert one_pass(world, node, again) is None
-    assert "not to be understood" in again.rotating.waits[0]
+    assert "has an invalid record" in again.rotating.waits[0]
     assert one_pass(world, node, again) is None
     assert again.standing.broken
     assert node.phase is before
@@ -481,8 +481,8 @@ def test_an_older_record_that_returns_is_not_followed(world: World, node: Rotati
         stale, said = world.recorded, node.hurry("root-ca", "rotate", "--no-wait")
         assert stale
         assert said.code == 3
-        assert f"record is of {rotation_of(stale).name}, in the phase {phase}, which this node has ended" in said.err
-        assert "take it away by `kubectl -n kube-system delete configmap certmond-rotation`, and go on" in said.err
+        assert f"record is of {rotation_of(stale).name}, in the phase {phase}, and this node has ended it" in said.err
+        assert "run: kubectl -n kube-system delete configmap certmond-rotation" in said.err
         assert (world.recorded, node.record, node.tree()) == (stale, None, before)
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
     assert node.hurry("root-ca", "rotate", "--no-wait").code == 0
@@ -537,7 +537,7 @@ def test_an_invalid_record_stops_no_renewal_of_an_uninvolved_node(world: World, 
     enforcer = calm.enforcer()
     enforcer.rotating.ask()
     assert planned(enforcer) == (["web"], [])
-    assert "not to be understood" in (enforcer.standing.broken or "")
+    assert "has an invalid record" in (enforcer.standing.broken or "")
     other = root_ca()
     calm.put("ca.crt", other.pem)
     calm.put("ca.key", other.key_pem)

@@ -27,7 +27,7 @@ WORKERS = sorted((f"worker-{number}" for number in range(1, 6)), key=place)
 
 @pytest.fixture
 def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._POLL_INTERVAL", 0.01)
     made = World(cluster, access_of)
     made.publish(made.old.facts, made.new.facts)
     return made
@@ -189,7 +189,7 @@ def test_no_worker_is_held_again_in_the_same_phase(world: World, nodes: dict[str
     worker, first = nodes[WORKERS[0]].conductor, nodes["control-1"].conductor
     had = replace(recorded(world), released=0.9)
     world.record(had)
-    with pytest.raises(OvertakenError, match="has released more workers meanwhile; look at it again, and decide anew"):
+    with pytest.raises(OvertakenError, match="has released more workers; certmond reads the record again"):
         first.publish(replace(had, released=0.8))
     worker.ask()
     assert worker.follow(None, ()) == had

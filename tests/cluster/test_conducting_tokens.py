@@ -77,7 +77,7 @@ def test_the_time_of_the_old_tokens_counts_from_the_first_new_signature(
     accepted for `root_ca.token_overlap` from then on. Workers need not report.
     """
     (said,) = conductor.gate(ISSUE, DONE, NOW).waits
-    assert said.startswith(f"a fresh token of kube-system/certmond is not signed with the key {NEW.sha256[:12]}")
+    assert said.startswith(f"a new token of kube-system/certmond is not signed with the key {NEW.sha256[:12]}")
     assert conductor.gate(ISSUE, DONE, NOW).noted is None
     cluster.tokens.key = KEYS[1]
     noted = conductor.gate(ISSUE, DONE, NOW).noted

@@ -37,7 +37,7 @@ Given = Callable[[World], object]
 @pytest.fixture
 def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A cluster without nodes, the API of which never gets a key of a CA."""
-    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._POLL_INTERVAL", 0.01)
     made = World(cluster, access_of)
     yield made
     assert not leaks(bytes(cluster.received), made.old, made.new, OLD, NEW)
@@ -90,15 +90,17 @@ def test_a_rotation_is_parsed_from_its_record(rotation: Rotation) -> None:
 def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, Any]) -> None:
     """A mode or phase that this certmond does not know, or not of that mode; no certificates, or too many."""
     made = record_of(ROTATION, "node-9").model_copy(update=changes)
-    with pytest.raises(RotationError, match=r"the rotation r-1 is none that this certmond knows; .* on node-9, on"):
+    with pytest.raises(RotationError, match=r"the rotation r-1; install the version of node-9, which"):
         rotation_of(made)
 
 
 def test_a_rotation_without_a_record_is_an_error() -> None:
     """The error covers a rotation of this node alone, and nodes whose names no Node can have."""
-    with pytest.raises(RotationError, match=r"^the rotation r-1 of ca was begun by this node alone, .*; let it end"):
+    with pytest.raises(RotationError, match=r"^this node alone began the rotation r-1 of ca, .*; complete it here"):
         record_of(replace(ROTATION, found=True), "node-1")
-    with pytest.raises(RotationError, match=r"r-1 of ca cannot be recorded \(excluded\); nodes are named as `kubectl"):
+    with pytest.raises(
+        RotationError, match=r"r-1 of ca cannot be recorded \(invalid: excluded\); use the names of `kubectl"
+    ):
         record_of(replace(ROTATION, excluded=("Node_1",)), "node-1")
 
 
@@ -151,7 +153,7 @@ def test_a_node_that_missed_the_end_reads_it_from_the_next_rotation(world: World
     if over:
         assert node.conductor.follow(own, ()) == replace(own, phase=Phase.DONE)
         return
-    with pytest.raises(RotationError, match="see which one is right"):
+    with pytest.raises(RotationError, match="delete the wrong record"):
         node.conductor.follow(own, ())
 
 
@@ -188,7 +190,7 @@ def test_a_node_that_left_the_cluster_reports_it(world: World, side: str) -> Non
         assert asked(strange=True) is None
         assert asked(other_fault) is None
     assert asked(strange=True) is None
-    said = {"user": "does not know the user of", "server": "serves is of no CA that"}[side]
+    said = {"user": "rejects the credentials in", "server": "serves a certificate of a CA that"}[side]
     for _ in range(2):
         assert said in (asked(strange=True) or "")
     assert asked() is None
@@ -208,9 +210,12 @@ def test_an_unreadable_record_stops_every_node(world: World) -> None:
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
     node.conductor.ask()
-    with pytest.raises(RotationError, match="none that this certmond knows"):
+    with pytest.raises(RotationError, match="this certmond does not support"):
         node.conductor.follow(None, ())
-    for text, said in (('{"schema": 2}', "a schema that this certmond does not know"), ("[", "not to be understood")):
+    for text, said in (
+        ('{"schema": 2}', "a schema that this certmond does not support"),
+        ("[", "has an invalid record"),
+    ):
         world.put("configmaps", "certmond-rotation", "kube-system", data={"record": text})
         world.passes(POLL)
         node.conductor.ask()
@@ -269,7 +274,9 @@ def test_a_rotation_is_recorded_in_each_phase(world: World) -> None:
 def test_one_rotation_at_a_time(world: World) -> None:
     """Another one is refused during a rotation, and the record stays."""
     world.record(ROTATION)
-    with pytest.raises(RotationError, match="the cluster is in the rotation r-1 of ca, in the phase trust; one at"):
+    with pytest.raises(
+        RotationError, match="the rotation r-1 of ca is in progress in the cluster, in the phase trust; complete"
+    ):
         world.node("node-1").conductor.publish(replace(ROTATION, id="r-2"))
     assert world.phase is Phase.TRUST
 
@@ -279,13 +286,13 @@ def test_the_record_never_returns_to_an_earlier_phase(world: World) -> None:
     world.record(at(ROTATION, Phase.DISTRUST))
     node = world.node("node-1")
     for stale in (ROTATION, replace(at(ROTATION, Phase.ISSUE), excluded=("node-2",))):
-        with pytest.raises(OvertakenError, match=r"^the rotation r-1 of ca has gone on to distrust meanwhile; look"):
+        with pytest.raises(OvertakenError, match=r"^the rotation r-1 of ca has advanced to distrust; certmond reads"):
             node.conductor.publish(stale)
     other = world.node("node-2")
     with pytest.raises(RotationError, match="and cannot be aborted"):
         other.conductor.publish(abort(at(ROTATION, Phase.ISSUE), NOW))
     world.record(at(ROTATION, Phase.ISSUE))
-    with pytest.raises(OvertakenError, match="gone on to issue meanwhile"):
+    with pytest.raises(OvertakenError, match="advanced to issue"):
         world.node("node-3").conductor.publish(abort(ROTATION, NOW))
     assert world.recorded == record_of(at(ROTATION, Phase.ISSUE), "node-9")
 
@@ -359,7 +366,7 @@ def test_a_record_of_others_is_not_overwritten(world: World) -> None:
     """An invalid record, or one of another program, is not replaced."""
     node = world.node("node-1")
     world.record(ROTATION, phase="later")
-    with pytest.raises(RotationError, match="none that this certmond knows"):
+    with pytest.raises(RotationError, match="this certmond does not support"):
         node.conductor.publish(ROTATION)
     world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
     with pytest.raises(MalformedError):
@@ -412,7 +419,7 @@ def test_an_excluded_node_is_not_waited_for(world: World) -> None:
     rotation = world.rotation(excluded=("control-2", "worker-1"))
     assert one.gate(rotation).waits == ()
     said = one.gate(replace(rotation, excluded=("control-2", "worker-9"))).waits
-    assert said == ("worker-1 has not answered", "the cluster has no Node worker-9, which is excluded")
+    assert said == ("worker-1 has not answered", "the cluster has no Node worker-9, which is excluded; check its name")
 
 
 def test_an_excluded_node_may_be_deleted(world: World) -> None:
@@ -462,7 +469,7 @@ def test_a_worker_never_leads(world: World) -> None:
     """It reports its phase, and makes no other call, whatever the others have reported."""
     _, _, worker = nodes(world)
     gate = worker.gate(world.rotation())
-    assert gate.waits == ("the coordinator leads it on when all nodes have come so far",)
+    assert gate.waits == ("the coordinator begins the next phase when all nodes have reached this one",)
     assert world.api.calls == ["PATCH /api/v1/nodes/worker-1"]
 
 
@@ -505,7 +512,7 @@ def test_one_request_waits_for_approval_during_the_whole_phase(world: World) -> 
     for _ in range(3):
         (said,) = one.gate(rotation).waits
         assert "waits for approval" in said
-        assert "`kubectl certificate approve certmond-canary`" in said
+        assert "run: kubectl certificate approve certmond-canary" in said
         world.passes(POLL)
     world.api.decide("Approved")
     assert one.gate(rotation).waits == ()
@@ -573,13 +580,13 @@ def other_signer(world: World) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        pytest.param(other_signer, r"the cluster signs with a CA .*; see which pair each", id="signer"),
-        pytest.param(account, r"a fresh token of .* is not taken .*; see that each API server has", id="token"),
-        pytest.param(lambda _: None, r"kube-root-ca.crt of default has none, .*; see that a", id="published"),
-        pytest.param(joining, r"the kubeconfig in .*cluster-info .*; kubeadm init phase", id="cluster-info"),
-        pytest.param(webhook, r"the CA bundle of Validating.* theirs lacks .*; exchange", id="ca bundle"),
-        pytest.param(secret, r"ca.crt in the Secret default/token-1 lacks .*; see that a", id="secret"),
-        pytest.param(both, r"may not list the Secrets .* resources \[secrets\].*; docs/cluster.md says", id="right"),
+        pytest.param(other_signer, r"the cluster signs with a CA .*; check --cluster-signing-cert", id="signer"),
+        pytest.param(account, r"a new token of .* is rejected .*; check --service-account-key-file", id="token"),
+        pytest.param(lambda _: None, r"kube-root-ca.crt of default has none, .*; check that a", id="published"),
+        pytest.param(joining, r"the kubeconfig in .*cluster-info .*; run: kubeadm init phase", id="cluster-info"),
+        pytest.param(webhook, r"the CA bundle of Validating.* theirs lacks .*; replace", id="ca bundle"),
+        pytest.param(secret, r"ca.crt in the Secret default/token-1 lacks .*; check that a", id="secret"),
+        pytest.param(both, r"may not list the Secrets .* resources \[secrets\].*; docs/cluster.md lists", id="right"),
     ],
 )  # fmt: skip
 def test_a_failed_check_of_the_cluster_keeps_the_phase(world: World, given: Given, said: str) -> None:
@@ -695,7 +702,7 @@ def test_the_instant_at_which_both_cas_were_published_is_recorded(world: World) 
     report = one.report(rotation)
     world.passes(30 * SECOND)  # during the check of the cluster
     gate = one.conductor.gate(rotation, report, began)
-    assert gate.waits == ("both CAs are published now; workloads are looked at next",)
+    assert gate.waits == ("both CAs are published; the check of the workloads is next",)
     published = one.conductor.follow(rotation, ())
     assert published
     assert published == replace(rotation, published=began + 30 * SECOND)
@@ -712,7 +719,7 @@ def test_workloads_that_started_before_are_waited_for(world: World) -> None:
     daemon_set(world, "web")
     pod(world, "bare", world.now - SECOND)
     (said,) = one.gate(rotation).waits
-    assert "DaemonSet default/web, Pod default/bare (nothing makes it again); let certmond restart" in said
+    assert "DaemonSet default/web, Pod default/bare (no controller replaces it); set `cluster.workloads" in said
     for name in ("web-1", "bare"):
         pod(world, name, world.now, "web" if name == "web-1" else "")
     assert one.gate(rotation).waits == ()
@@ -748,7 +755,7 @@ def test_workloads_of_an_excluded_node_count_while_its_kubelet_runs(world: World
     )
     waits = one.gate(world.rotation(Phase.TRUST, published=world.now, excluded=("w",))).waits
     assert bool(waits) is (ready == "True"), waits
-    assert all("Pod default/bare (nothing makes it again)" in each for each in waits)
+    assert all("Pod default/bare (no controller replaces it)" in each for each in waits)
 
 
 def test_workloads_are_restarted_in_groups(world: World) -> None:
@@ -777,7 +784,7 @@ def test_a_rollout_without_progress_is_reported(world: World) -> None:
     for number in range(1, 7):
         daemon_set(world, f"web-{number}")
     waits = one.gate(world.rotation(Phase.TRUST, published=world.now)).waits
-    assert waits[0].startswith("DaemonSet default/web-0 was restarted, and makes no progress (")
+    assert waits[0].startswith("certmond has restarted DaemonSet default/web-0, which makes no progress (")
     assert len([call for call in world.calls("PATCH") if "daemonsets" in call]) == 5
 
 
@@ -815,7 +822,7 @@ def test_a_node_holds_its_phase_while_the_api_is_away(world: World, phase: Phase
     gate = one.gate(rotation)
     (said,) = gate.waits
     assert "cannot be reached" in said
-    assert said.endswith("; this node holds its phase until then")
+    assert said.endswith("; this node stays in its phase until then")
     assert gate.until == world.now + POLL
     assert one.gate(rotation).waits == ()
 
@@ -851,11 +858,15 @@ DEEP, NOTHING = b"[" * 100_000 + b"]" * 100_000, b'{"items": [], "metadata": {}}
 @pytest.mark.parametrize(
     ("call", "fault", "said"),
     [
-        ("GET /api/v1/nodes", Fault(409), "was to list the Nodes, and says that it was changed meanwhile; see"),
-        ("GET /apis/coordination", Fault(409), "was to read the Lease kube-system/certmond-rotation, and says that it"),
-        ("POST /", Fault(404), "was to create, and has no such object or kind; see what answers there"),
-        ("GET /apis/coordination", Fault(200, body=DEEP), "is no Kubernetes API; see what listens there"),
-        ("GET /api/v1/nodes", Fault(200, body=NOTHING), "has no Node control-1, which is this one; see"),
+        ("GET /api/v1/nodes", Fault(409), "cannot list the Nodes at the Kubernetes API of"),
+        (
+            "GET /apis/coordination",
+            Fault(409),
+            "cannot read the Lease kube-system/certmond-rotation at the Kubernetes API of",
+        ),
+        ("POST /", Fault(404), "it has no such object or kind; certmond retries"),
+        ("GET /apis/coordination", Fault(200, body=DEEP), "does not answer like a Kubernetes API; check its address"),
+        ("GET /api/v1/nodes", Fault(200, body=NOTHING), "has no Node control-1, the name of this node; check"),
     ],
 )
 def test_an_unexpected_answer_ends_no_phase(world: World, call: str, fault: Fault, said: str) -> None:
@@ -877,7 +888,7 @@ def test_an_unexpected_answer_ends_no_phase(world: World, call: str, fault: Faul
 @pytest.mark.parametrize(
     ("call", "right"),
     [
-        ("PATCH /api/v1/nodes", r"\[patch\] of \[nodes\]"),
+        ("PATCH /api/v1/nodes", r"resources \[nodes\], verbs \[patch\]"),
         ("GET /api/v1/nodes", r"resources \[nodes\], verbs \[list\]"),
         ("GET /apis/coordination", r"resources \[leases\]"),
         ("POST /apis/coordination", r"resources \[leases\]"),

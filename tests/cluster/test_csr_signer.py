@@ -184,7 +184,7 @@ def test_a_pending_request_waits_longer_and_longer(api: ApiServer) -> None:
     assert api.calls.count("POST /") == 1
     name = api.only["metadata"]["name"]
     asks = f"the request {name} (signer {KUBELET_CLIENT}, usages client auth, digital signature)"
-    assert str(waiting) == f"{asks} waits for approval; kubectl certificate approve {name}"
+    assert str(waiting) == f"{asks} waits for approval; run: kubectl certificate approve {name}"
 
 
 def test_an_issued_certificate_must_have_the_key(api: ApiServer) -> None:
@@ -204,7 +204,10 @@ def test_a_certificate_of_another_key_is_refused(api: ApiServer, content: bytes)
     asked = request()
     cookie = waits(signer(api), asked).cookie
     api.only["status"]["certificate"] = base64.b64encode(content).decode()
-    with pytest.raises(RefusedError, match=f"is no certificate of its key; see what signs {KUBELET_CLIENT}"):
+    with pytest.raises(
+        RefusedError,
+        match=f"has issued a certificate of another key for .*; check the program that signs for {KUBELET_CLIENT}",
+    ):
         signer(api).sign(replace(asked, cookie=cookie))
 
 
@@ -214,7 +217,7 @@ def test_an_approved_request_without_a_signature_is_reported(api: ApiServer) -> 
     asked = request()
     cookie = waits(signer(api), asked).cookie
     api.decide("Approved")
-    assert "is approved and waits for kubernetes.io/kube-api" in str(waits(signer(api), replace(asked, cookie=cookie)))
+    assert "is approved, and kubernetes.io/kube-api" in str(waits(signer(api), replace(asked, cookie=cookie)))
 
 
 @pytest.mark.parametrize("kind", ["Denied", "Failed"])
@@ -224,7 +227,9 @@ def test_a_verdict_has_its_message(api: ApiServer, kind: str) -> None:
     cookie = waits(signer(api), asked).cookie
     api.signs = False
     api.decide(kind, "not on\x1b my watch")
-    expected = rf"was {kind.lower()} \(not on\\x1b my watch\); delete it to have kubelet-client asked for again"
+    expected = (
+        rf"has the condition {kind} \(not on\\x1b my watch\); to request kubelet-client again, run: kubectl delete csr"
+    )
     with pytest.raises(RefusedError, match=expected):
         signer(api).sign(replace(asked, cookie=cookie))
 
@@ -280,7 +285,7 @@ def test_another_content_under_the_name_is_refused(api: ApiServer, change: Any) 
     asked = request()
     waits(signer(api), asked)
     change(api.only["spec"])
-    with pytest.raises(RefusedError, match="is there with another content; find out whose it is, delete it"):
+    with pytest.raises(RefusedError, match="exists with other content; find its author, then run: kubectl delete csr"):
         signer(api, approve=True).sign(asked)
     assert "conditions" not in api.only["status"]
 
@@ -290,7 +295,7 @@ def test_a_request_that_vanishes_is_filed_later(api: ApiServer) -> None:
     asked = request()
     waits(signer(api), asked)
     api.before = lambda method, path: api.objects.clear() if method == "GET" else None
-    with pytest.raises(UnreachableError, match="was gone a moment later; it is filed anew"):
+    with pytest.raises(UnreachableError, match=r"another client has deleted the .*; certmond files it again"):
         signer(api).sign(asked)
 
 
@@ -329,28 +334,28 @@ def test_nothing_is_approved_unless_configured(api: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
-        (template(subject="CN=scheduler"), "kubernetes.io/kube-apiserver-client is approved by people"),
-        (template(subject="CN=system:node:node-2,O=system:nodes"), "O=system:nodes is not this node"),
-        (template(subject="CN=system:node:node-1,O=system:nodes,OU=x"), "OU=x is not this node"),
-        (replace(SERVING, names=(x509.DNSName("node-2"),)), "node-2 is no name of this node to the cluster"),
-        (replace(SERVING, names=(DNS, x509.DNSName("node-1.example"))), "node-1.example is no name of this node"),
-        (replace(SERVING, names=(x509.IPAddress(ip_address("10.0.0.6")),)), "10.0.0.6 is no name of this node"),
-        (replace(SERVING, names=(DNS, x509.RFC822Name("a@node-1"))), "a@node-1 is no name of this node"),
+        (template(subject="CN=scheduler"), "kubernetes.io/kube-apiserver-client"),
+        (template(subject="CN=system:node:node-2,O=system:nodes"), "O=system:nodes is not the subject of this node"),
+        (template(subject="CN=system:node:node-1,O=system:nodes,OU=x"), "OU=x is not the subject of this node"),
+        (replace(SERVING, names=(x509.DNSName("node-2"),)), "node-2 is not a name of this node in the cluster"),
+        (replace(SERVING, names=(DNS, x509.DNSName("node-1.example"))), "node-1.example is not a name of this node"),
+        (replace(SERVING, names=(x509.IPAddress(ip_address("10.0.0.6")),)), "10.0.0.6 is not a name of this node"),
+        (replace(SERVING, names=(DNS, x509.RFC822Name("a@node-1"))), "a@node-1 is not a name of this node"),
     ],
 )
 def test_no_other_identity_is_approved(api: ApiServer, made: Template, reason: str) -> None:
     """Another subject, another name, or an address that the cluster does not know this Node by is left to people."""
     waiting = waits(signer(api, approve=True), request(made))
-    assert re.search(f"waits for approval, which certmond does not give, for .*{re.escape(reason)}", str(waiting))
+    assert re.search(f"waits for approval; certmond does not approve it, because .*{re.escape(reason)}", str(waiting))
     assert "conditions" not in api.only["status"]
 
 
 def test_an_address_of_a_node_that_is_not_there_is_not_approved(api: ApiServer) -> None:
     """Without a Node in the cluster, or with other kinds of addresses, no address is this node's."""
     api.nodes["node-1"] = {"addresses": [{"type": "Hostname", "address": "10.0.0.5"}]}
-    assert "10.0.0.5 is no name" in str(waits(signer(api, approve=True), request(SERVING)))
+    assert "10.0.0.5 is not a name" in str(waits(signer(api, approve=True), request(SERVING)))
     api.nodes.clear()
-    assert "10.0.0.5 is no name" in str(waits(signer(api, approve=True), request(SERVING)))
+    assert "10.0.0.5 is not a name" in str(waits(signer(api, approve=True), request(SERVING)))
 
 
 def test_a_conflict_is_tried_again(api: ApiServer) -> None:
@@ -365,14 +370,14 @@ def test_a_conflict_is_tried_again(api: ApiServer) -> None:
 def test_endless_conflicts_are_for_later(api: ApiServer) -> None:
     """An object that changes all the time is approved another time."""
     api.before = lambda method, path: api.touch() if method == "PUT" else None
-    with pytest.raises(UnreachableError, match="is being changed all the time; certmond approves it later"):
+    with pytest.raises(UnreachableError, match="changes too often to be approved; certmond approves it later"):
         signer(api, approve=True).sign(request())
 
 
 def test_a_concurrent_denial_stays(api: ApiServer) -> None:
     """A request that was denied while certmond was about to approve it stays denied."""
     api.before = lambda method, path: api.decide("Denied", "no") if method == "GET" else None
-    with pytest.raises(RefusedError, match=r"was denied \(no\)"):
+    with pytest.raises(RefusedError, match=r"has the condition Denied \(no\)"):
         signer(api, approve=True).sign(request())
     assert not [call for call in api.calls if call.startswith("PUT")]
 
@@ -419,29 +424,41 @@ def test_a_missing_right_is_reported_with_the_rule(
     api.denied = {call}
     with pytest.raises(RefusedError, match=".*".join(map(re.escape, rule.split(".*")))) as raised:
         signer(api, approve=approve).sign(asked)
-    assert "a cluster role of its user has to have" in str(raised.value)
+    assert "grant its user a cluster role with" in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("fault", "error", "reason"),
     [
-        (Fault(401, "Unauthorized"), RefusedError, r"does not know the user of .*kubelet\.conf; renew the credentials"),
-        (Fault(401, body=b"", content_type=None), UnknownUserError, "does not know the user of"),
-        (Fault(401, body=b""), UnknownUserError, "does not know the user of"),
-        (Fault(401, body=b"[]"), UnknownUserError, "does not know the user of"),
-        (Fault(422, "spec: Invalid"), RefusedError, r"does not take the request \(422: spec: Invalid\)"),
-        (Fault(410, "Gone"), UnreachableError, r"is not able to \(410: Gone\)"),
-        (Fault(429, "slow down"), UnreachableError, r"is not able to \(429: slow down\)"),
-        (Fault(429, "later", {"Retry-After": "3600"}), UnreachableError, r"is not able to \(429: later\)"),
+        (
+            Fault(401, "Unauthorized"),
+            RefusedError,
+            r"rejects the credentials in .*kubelet\.conf .*; renew the credentials",
+        ),
+        (Fault(401, body=b"", content_type=None), UnknownUserError, "rejects the credentials in"),
+        (Fault(401, body=b""), UnknownUserError, "rejects the credentials in"),
+        (Fault(401, body=b"[]"), UnknownUserError, "rejects the credentials in"),
+        (Fault(422, "spec: Invalid"), RefusedError, r"rejects the request .* \(422: spec: Invalid\)"),
+        (Fault(410, "Gone"), UnreachableError, r"cannot .* now \(410: Gone\)"),
+        (Fault(429, "slow down"), UnreachableError, r"cannot .* now \(429: slow down\)"),
+        (Fault(429, "later", {"Retry-After": "3600"}), UnreachableError, r"cannot .* now \(429: later\)"),
         (Fault(503, "x", {"Retry-After": "Wed, 25 Nov 2026 00:00:00 GMT"}), UnreachableError, r"\(503: x\)"),
         (Fault(500, "etcdserver: request timed out"), UnreachableError, r"\(500: etcdserver: request timed out\)"),
         (Fault(503, body=b"<html>", content_type="text/html"), UnreachableError, r"\(503: Service Unavailable\)"),
-        (Fault(503, body=b"", content_type=None), UnreachableError, "is no Kubernetes API; see what listens there"),
+        (
+            Fault(503, body=b"", content_type=None),
+            UnreachableError,
+            "does not answer like a Kubernetes API; check its address",
+        ),
         (Fault(503, body=b"{}"), UnreachableError, r"\(503: "),
-        (Fault(503, body=b"not json"), UnreachableError, "is no Kubernetes API; see what listens there"),
-        (Fault(200, body=b"<html>", content_type="text/html"), UnreachableError, "is no Kubernetes API; see what"),
-        (Fault(200, body=b"[]"), UnreachableError, "is no Kubernetes API; see what listens there"),
-        (Fault(200, body=b"{}"), UnreachableError, "is no Kubernetes API; see what listens there"),
+        (Fault(503, body=b"not json"), UnreachableError, "does not answer like a Kubernetes API; check its address"),
+        (
+            Fault(200, body=b"<html>", content_type="text/html"),
+            UnreachableError,
+            "does not answer like a Kubernetes API; check",
+        ),
+        (Fault(200, body=b"[]"), UnreachableError, "does not answer like a Kubernetes API; check its address"),
+        (Fault(200, body=b"{}"), UnreachableError, "does not answer like a Kubernetes API; check its address"),
         (Fault(302, headers={"Location": "https://elsewhere/"}), UnreachableError, r"\(302: "),
         (Fault(0), UnreachableError, r"of .*kubelet\.conf cannot be reached \(.+\)"),
     ],
@@ -505,7 +522,9 @@ def test_an_api_that_is_down_is_unreachable(api: ApiServer, tmp_path: Path) -> N
         signer(api).sign(request())
     api.ca = make_ca()
     Path(api.kubeconfig).write_bytes(api.kubeconfig_of(client))
-    with pytest.raises(UnreachableError, match=r"is of no CA that .* trusts \(.*CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(
+        UnreachableError, match=r"serves a certificate of a CA that .* does not trust \(.*CERTIFICATE_VERIFY_FAILED"
+    ):
         signer(api).sign(request())
     assert not api.calls
 
@@ -526,7 +545,7 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(api: ApiServer, content: byte
     """A kubeconfig that is missing or broken is refused by its name, and never quoted."""
     path = Path(api.kubeconfig)
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(RefusedError, match=r"kubelet\.conf is no kubeconfig that can be used; see that it is there"):
+    with pytest.raises(RefusedError, match=r"kubelet\.conf is missing, or is no usable kubeconfig; check its server"):
         signer(api).sign(request())
 
 
@@ -534,7 +553,9 @@ def test_a_kubeconfig_that_others_can_change_is_not_used(api: ApiServer) -> None
     """Its program would run, and its files would be read, with certmond's rights: no call is made."""
     path = Path(api.kubeconfig)
     path.chmod(0o664)
-    with pytest.raises(RefusedError, match=r"kubelet\.conf can be changed by other users, and is not used; chown root"):
+    with pytest.raises(
+        RefusedError, match=r"kubelet\.conf can be changed by other users, so certmond does not use it; run: chown root"
+    ):
         signer(api).sign(request())
     assert not api.received
     path.chmod(0o600)
@@ -545,7 +566,7 @@ def test_a_broken_key_is_never_quoted(api: ApiServer) -> None:
     """Neither the key nor the file of an unusable kubeconfig is quoted."""
     path = Path(api.kubeconfig)
     path.write_bytes(path.read_bytes().replace(b"client-key:", b"client-key-data: c2VjcmV0IGtleQ==\n    x:"))
-    with pytest.raises(RefusedError, match="is no kubeconfig that can be used") as raised:
+    with pytest.raises(RefusedError, match="is no usable kubeconfig") as raised:
         signer(api).sign(request())
     assert "secret" not in repr(raised.value)
     assert raised.value.__context__ is None  # not even in the traceback

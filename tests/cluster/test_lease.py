@@ -121,9 +121,7 @@ def test_another_holder_is_waited_for(api: ApiServer, clock: Clock) -> None:
     """
     theirs, ours = lease(api, Clock(), "node-2"), lease(api, clock)
     theirs.take()
-    said = (
-        r"node-2 holds the Lease kube-system/certmond-restart since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; it is waited for"
-    )
+    said = r"node-2 holds the Lease kube-system/certmond-restart since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; .* it"
     assert re.fullmatch(said, ours.take() or "")
     clock.now += 59
     theirs.take()
@@ -216,10 +214,13 @@ def test_a_lease_of_another_node_is_lost(api: ApiServer, clock: Clock) -> None:
     ours.take()
     api.leases.change(holderIdentity="node-2")
     clock.now += 20
-    with pytest.raises(LostError, match=r"lost, node-2 holds the Lease kube-system/certmond-restart now; it has to be"):
+    with pytest.raises(
+        LostError,
+        match=r"lost the lock: node-2 holds the Lease kube-system/certmond-restart now; certmond takes it again",
+    ):
         ours.keep()
     assert not held(ours)
-    with pytest.raises(LostError, match="is not held by this node; it has to be taken first"):
+    with pytest.raises(LostError, match=r"this node does not hold .*; take it first"):
         ours.keep()
 
 
@@ -231,7 +232,7 @@ def test_a_lease_that_was_freed_by_hand_is_lost(api: ApiServer, clock: Clock, ho
     api.leases.change(holderIdentity="") if how == "freed" else api.leases.objects.clear()
     api.faults = [Fault(404)] if how == "deleted, and said so" else []  # Kubernetes answers 409: the uid differs
     clock.now += 20
-    with pytest.raises(LostError, match="lost, nobody holds the Lease"):
+    with pytest.raises(LostError, match="lost the lock: no node holds the Lease"):
         ours.keep()
     assert not held(ours)
     assert ours.take() is None
@@ -270,7 +271,7 @@ def test_repeated_conflicts_are_tried_later(api: ApiServer, clock: Clock) -> Non
     ours.take()
     clock.now += 20
     api.before = lambda method, path: api.leases.change() if method == "PUT" else None
-    with pytest.raises(UnreachableError, match="is being changed all the time; it is renewed later"):
+    with pytest.raises(UnreachableError, match="changes too often to be renewed; certmond renews it later"):
         ours.keep()
     assert held(ours)
     clock.now += 30
@@ -288,14 +289,14 @@ def test_a_faster_node_is_named(api: ApiServer, clock: Clock) -> None:
 
     api.before = faster
     ours = lease(api, clock)
-    assert re.search(r"certmond-restart was taken by node-2 a moment ago; it is waited for", ours.take() or "")
+    assert re.search(r"node-2 has just taken the Lease .*certmond-restart; certmond waits for it", ours.take() or "")
     assert not held(ours)
     rival.give_back()
     calls = iter([lambda: None])
-    assert "was taken by node-2 a moment ago" in (ours.take() or "")
+    assert "node-2 has just taken" in (ours.take() or "")
     rival.give_back()
     api.before = lambda method, path: api.leases.change() if method == "PUT" else None
-    assert re.search("was changed while it was being taken; it is looked at again", ours.take() or "")
+    assert re.search("changed before certmond could take it; certmond reads it again", ours.take() or "")
     assert not held(ours)
 
 
@@ -351,14 +352,22 @@ def test_a_lease_without_a_holder_or_anything_is_free(api: ApiServer, clock: Clo
 @pytest.mark.parametrize(
     ("fault", "error", "reason"),
     [
-        (Fault(401, "Unauthorized"), RefusedError, r"does not know the user of .*kubelet\.conf; renew the credentials"),
-        (Fault(422, "spec: Invalid"), RefusedError, r"does not take the request \(422: spec: Invalid\)"),
-        (Fault(410, "Gone"), UnreachableError, r"is not able to \(410: Gone\)"),
-        (Fault(429, "slow down"), UnreachableError, r"is not able to \(429: slow down\)"),
+        (
+            Fault(401, "Unauthorized"),
+            RefusedError,
+            r"rejects the credentials in .*kubelet\.conf .*; renew the credentials",
+        ),
+        (Fault(422, "spec: Invalid"), RefusedError, r"rejects the request .* \(422: spec: Invalid\)"),
+        (Fault(410, "Gone"), UnreachableError, r"cannot .* now \(410: Gone\)"),
+        (Fault(429, "slow down"), UnreachableError, r"cannot .* now \(429: slow down\)"),
         (Fault(500, "etcdserver: request timed out"), UnreachableError, r"\(500: etcdserver: request timed out\)"),
         (Fault(503, body=b"<html>", content_type="text/html"), UnreachableError, r"\(503: Service Unavailable\)"),
-        (Fault(200, body=b"{}"), UnreachableError, "is no Kubernetes API; see what listens there"),
-        (Fault(200, body=b'{"metadata": {"name": "x"}}'), UnreachableError, "is no Kubernetes API; see what listens"),
+        (Fault(200, body=b"{}"), UnreachableError, "does not answer like a Kubernetes API; check its address"),
+        (
+            Fault(200, body=b'{"metadata": {"name": "x"}}'),
+            UnreachableError,
+            "does not answer like a Kubernetes API; check its address",
+        ),
         (Fault(0), UnreachableError, r"of .*kubelet\.conf cannot be reached \(.+\)"),
     ],
 )
@@ -398,7 +407,7 @@ def test_a_missing_right_is_reported_with_the_rule(api: ApiServer, clock: Clock,
     if doing == "update":
         ours.take()
     api.denied = {call}
-    rule = "a role of its user in kube-system has to have apiGroups [coordination.k8s.io], resources [leases], verbs"
+    rule = "grant its user a role in kube-system with apiGroups [coordination.k8s.io], resources [leases], verbs"
     with pytest.raises(RefusedError, match=re.escape(f"{rule} [get, create, update]")) as raised:
         ours.take()
     assert f"kubelet.conf may not {doing} the Lease kube-system/certmond-restart (" in str(raised.value)
@@ -416,7 +425,9 @@ def test_leases_of_two_names_are_independent(api: ApiServer, clock: Clock) -> No
 
 def test_a_missing_namespace_is_named(api: ApiServer, clock: Clock) -> None:
     """Without its namespace a Lease cannot be created, and the error names it."""
-    with pytest.raises(RefusedError, match="the cluster has no namespace ops; make it, or name another for the Lease"):
+    with pytest.raises(
+        RefusedError, match="the cluster has no namespace ops; create it, or configure another one for the Lease"
+    ):
         lease(api, clock, namespace="ops").take()
 
 
@@ -440,9 +451,7 @@ def test_without_the_extra_the_error_has_the_remedy(
     """Without lightkube everything except the call works, and its error has the package to install."""
     monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
     monkeypatch.setitem(sys.modules, "lightkube", None)
-    with pytest.raises(
-        RefusedError, match=r"lightkube, .* is missing; pip install certmond\[kubernetes\], or configure"
-    ):
+    with pytest.raises(RefusedError, match=r"lightkube, .* is missing; pip install certmond\[kubernetes\], or remove"):
         lease(api, clock).take()
 
 

@@ -126,20 +126,20 @@ def test_a_node_writes_nothing_for_another(
     """Neither a kubelet's user nor a coordinator may annotate any Node other than the kubelet's own."""
     add(cluster, "node-2")
     for who in (kubelet(access_of, "node-1"), access):
-        with pytest.raises(RefusedError, match=r"may not annotate the Node node-2 .* has to be this node's"):
+        with pytest.raises(RefusedError, match=r"may not annotate the Node node-2 .* use this node's own"):
             acknowledge(who, "node-2", SAID)
     assert ANNOTATION not in cluster.store.get("nodes", "node-2")["metadata"].get("annotations", {})
 
 
 def test_a_missing_node_is_named(access_of: Callable[..., Access]) -> None:
     """If the cluster has no such Node, the remedy names `node_name`."""
-    with pytest.raises(RefusedError, match="has no Node node-1; see `node_name`"):
+    with pytest.raises(RefusedError, match="has no Node node-1; check `node_name`"):
         acknowledge(kubelet(access_of, "node-1"), "node-1", SAID)
 
 
 def test_an_unparsable_acknowledgement_is_not_sent(cluster: ApiServer, access_of: Callable[..., Access]) -> None:
     """An acknowledgement that no node could parse is refused before any call."""
-    with pytest.raises(RefusedError, match=r"cannot be the annotation certmond\.io/rotation"):
+    with pytest.raises(RefusedError, match=r"is no valid annotation certmond\.io/rotation"):
         acknowledge(kubelet(access_of, "node-1"), "node-1", replace(SAID, phase="a/b"))
     assert cluster.calls == []
 
@@ -150,7 +150,7 @@ def test_a_node_that_is_changed_all_the_time_is_annotated_later(
     """A conflict is no refusal."""
     add(cluster, "node-1")
     cluster.faults = [Fault(409)]
-    with pytest.raises(UnreachableError, match="the Node node-1 is being changed all the time"):
+    with pytest.raises(UnreachableError, match="the Node node-1 changes too often"):
         acknowledge(kubelet(access_of, "node-1"), "node-1", SAID)
 
 

@@ -19,7 +19,7 @@ from certmond.cluster.record_api import create_record, read_record, replace_reco
 from certmond.cluster.rollout import Outcome, restart_workloads
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
 from certmond.cluster.rotation_checks.service_account_tokens import tokens
-from certmond.cluster.rotation_checks.signer import Signing
+from certmond.cluster.rotation_checks.signer import SignerCheck
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from certmond.cluster.workloads import stale_workloads, workloads
@@ -80,13 +80,13 @@ def lead(access: Access) -> list[Any]:
     canaries = [
         tokens(access),
         published_trust(access, BOTH),
-        token_secrets(access, BOTH, look=True),
+        token_secrets(access, BOTH, enabled=True),
         cluster_info(access, BOTH, BOTH, update=True),
         ca_bundles(access, "ca", BOTH, BOTH, update=True),
         workloads(access, now),
     ]
     said += [each for each in canaries if " may not " in each.fact]
-    signed = Signing(access).check(OLD.facts, now)
+    signed = SignerCheck(access).check(OLD.facts, now)
     said += [] if "the cluster signs with" in signed.fact else [signed]
     stale = stale_workloads(access, now).restartable
     said += [each for each in restart_workloads(access, stale, now, now) if each.outcome is not Outcome.DONE]
@@ -148,7 +148,7 @@ def test_a_node_may_read_the_record_and_annotate_itself(
     assert cluster.rbac
     cluster.rbac.used.clear()
     for canary in (
-        Signing(kubelet).check(OLD.facts, datetime.now(UTC), timedelta(seconds=1)),
+        SignerCheck(kubelet).check(OLD.facts, datetime.now(UTC), timedelta(seconds=1)),
         tokens(kubelet),
         published_trust(kubelet, BOTH),
         cluster_info(kubelet, BOTH, BOTH),

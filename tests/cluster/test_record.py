@@ -62,7 +62,7 @@ def test_a_schema_of_a_later_certmond_is_refused() -> None:
     """Another schema is an error with the remedy, whatever it contains."""
     text = json.dumps({"schema": 2, "id": 5})
     with pytest.raises(
-        MalformedError, match=r"^the map has a record of a schema that .* \(it knows 1\); install the certmond"
+        MalformedError, match=r"^the map has a record of a schema that .* \(it supports 1\); upgrade certmond"
     ):
         parse(text, "the map")
 
@@ -82,20 +82,20 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
     """A record with a private key in any of its fields is not made, and the refusal does not quote it."""
     with pytest.raises(ValidationError) as raised:
         record(**changes)
-    assert "PRIVATE KEY" not in str(raised.value).replace("holds a private key", "")
+    assert "PRIVATE KEY" not in str(raised.value).replace("contains a private key", "")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"new": "x"}, "new is no PEM of certificates or public keys"),
+        ({"new": "x"}, "new is not PEM of certificates or public keys"),
         ({"since": "yesterday"}, "since Input should be a valid datetime"),
         ({"since": "2026-11-24T12:00:00"}, "since Input should have timezone info"),
         ({"since": "9999-12-31T23:59:59Z"}, "since must be a time between the years 2 and 9998"),
         ({"published": "0001-01-01T00:00:00+14:00"}, "published must be a time between the years 2 and 9998"),
         ({"excluded": "node-1"}, "excluded Input should be a valid array"),
         ({"phase": "a b"}, "phase String should match pattern"),
-        ({"later": NEW.key_pem.decode()}, "holds a private key, which is never part of a record"),
+        ({"later": NEW.key_pem.decode()}, "contains a private key, which must never be in a record"),
     ],
 )
 def test_an_invalid_record_is_an_error(changes: dict[str, Any], said: str) -> None:
@@ -103,8 +103,8 @@ def test_an_invalid_record_is_an_error(changes: dict[str, Any], said: str) -> No
     with pytest.raises(MalformedError) as raised:
         parse(json.dumps(json.loads(record().text()) | changes), "the ConfigMap it")
     message = str(raised.value)
-    assert message.startswith(f"the ConfigMap it has a record that is not to be understood ({said}")
-    assert message.endswith("; see who wrote it, and delete it if no rotation is under way")
+    assert message.startswith(f"the ConfigMap it has an invalid record ({said}")
+    assert message.endswith("; find its author; if no rotation is in progress, delete it")
 
 
 @given(edited(json.loads(record().text())))
@@ -157,7 +157,9 @@ def test_a_record_is_created_read_and_replaced(cluster: ApiServer, access: Acces
 def test_the_second_creator_of_a_record_gets_an_error(access: Access) -> None:
     """If a record exists, no other is created."""
     create_record(access, record())
-    with pytest.raises(OvertakenError, match=r"kube-system/certmond-rotation is there already, .*; read it again"):
+    with pytest.raises(
+        OvertakenError, match=r"another client has created .*kube-system/certmond-rotation; certmond reads it again"
+    ):
         create_record(access, record(id="other"))
     found = read_record(access)
     assert found
@@ -178,7 +180,7 @@ def test_the_second_writer_of_a_record_gets_an_error(cluster: ApiServer, access:
         other()
     else:
         cluster.store.before_write = other
-    with pytest.raises(OvertakenError, match="was changed by somebody else since it was read; read it again"):
+    with pytest.raises(OvertakenError, match=r"another client has changed .* since certmond read it"):
         replace_record(access, found, record(phase="issue"))
     now = read_record(access)
     assert now
@@ -202,7 +204,7 @@ def test_an_answer_without_a_version_is_not_overwritten(cluster: ApiServer, acce
     """Without a resource version a replacement would be blind: the server is no Kubernetes API."""
     create_record(access, record())
     del cluster.store.get("configmaps", "certmond-rotation", "kube-system")["metadata"]["resourceVersion"]
-    with pytest.raises(UnreachableError, match="is no Kubernetes API"):
+    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API"):
         read_record(access)
 
 
@@ -210,9 +212,7 @@ def test_an_answer_without_a_version_is_not_overwritten(cluster: ApiServer, acce
 def test_a_map_without_a_record_is_an_error(cluster: ApiServer, access: Access, data: Any) -> None:
     """The error names the ConfigMap, with the fact and the remedy."""
     cluster.store.add("configmaps", "certmond-rotation", "kube-system", data=data)
-    with pytest.raises(
-        MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; see who (wrote|made) it"
-    ):
+    with pytest.raises(MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; find its author"):
         read_record(access)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from certmond.cluster.connection import Access
 from certmond.cluster.rollout import Outcome, Rollout, restart_workloads
-from certmond.cluster.rotation_checks.check import Canary
+from certmond.cluster.rotation_checks.check import CheckResult
 from certmond.cluster.workloads import StaleWorkloads, Workload, stale_workloads, workloads
 from certmond.errors import RefusedError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault
@@ -144,8 +144,8 @@ def test_pods_of_removed_nodes_do_not_count(cluster: ApiServer, access: Access) 
     for node in ("there", "gone"):
         pod(cluster, f"on-{node}", node=node)
     assert [each.name for each in stale_workloads(access, SINCE, {"gone"}).bare] == ["on-there"]
-    assert "on-gone" not in workloads(access, SINCE, gone={"gone"}).fact
-    assert workloads(access, SINCE, gone={"gone", "there"}).ok
+    assert "on-gone" not in workloads(access, SINCE, not_ready={"gone"}).fact
+    assert workloads(access, SINCE, not_ready={"gone", "there"}).ok
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_pods_of_other_controllers_and_of_none_are_listed_separately(cluster: Ap
     pod(cluster, "odd", rollout)
     pod(cluster, "single", replica_set(cluster, "alone"))
     pod(cluster, "bare")
-    reason = "is of a kind that certmond does not restart"
+    reason = "certmond does not restart this kind"
     assert stale_workloads(access, SINCE) == StaleWorkloads(
         (),
         tuple((Workload(kind, "default", name), reason) for kind, name in (
@@ -196,13 +196,19 @@ def test_pods_of_other_controllers_and_of_none_are_listed_separately(cluster: Ap
     canary = workloads(access, SINCE)
     assert not canary.ok
     assert canary.remedy
-    for said in ("Job default/job (is of a kind", "Pod default/bare (nothing makes it again)", "2026-11-24T12:00:00Z"):
+    for said in (
+        "Job default/job (certmond does not restart",
+        "Pod default/bare (no controller replaces it)",
+        "2026-11-24T12:00:00Z",
+    ):
         assert said in canary.fact
 
 
 def test_without_stale_workloads_the_check_passes(access: Access) -> None:
     """The instant after which all workloads started is in the message."""
-    assert workloads(access, SINCE) == Canary("workloads", True, "every workload started after 2026-11-24T12:00:00Z")
+    assert workloads(access, SINCE) == CheckResult(
+        "workloads", True, "each workload has started after 2026-11-24T12:00:00Z"
+    )
 
 
 # --- restarting -------------------------------------------------------------------------------------------------------
@@ -291,11 +297,11 @@ def test_a_pod_start_beyond_any_calendar_is_compared(cluster: ApiServer, access:
 
 
 UNFINISHED = [
-    ("Deployment", {"observedGeneration": 1}, "was not noticed yet by its controller"),
+    ("Deployment", {"observedGeneration": 1}, "waits for its controller"),
     ("Deployment", {"updatedReplicas": 2}, "has 2 new pods of 3"),
     ("Deployment", {"replicas": 4}, "still has 1 old pods"),
     ("Deployment", {"availableReplicas": 2}, "has 2 pods available of 3"),
-    ("DaemonSet", {"observedGeneration": 1}, "was not noticed yet by its controller"),
+    ("DaemonSet", {"observedGeneration": 1}, "waits for its controller"),
     ("DaemonSet", {"updatedNumberScheduled": 2}, "has 2 new pods of 3"),
     ("DaemonSet", {"numberAvailable": 2}, "has 2 pods available of 3"),
     ("StatefulSet", {"updatedReplicas": 2}, "has 2 new pods of 3"),
@@ -347,7 +353,7 @@ def test_a_batch_is_done_before_the_next_begins(
     cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At most one batch is under way at any time, and all are restarted."""
-    monkeypatch.setattr("certmond.cluster.rollout._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("certmond.cluster.rollout._POLL_INTERVAL", 0.01)
     several = [Workload("Deployment", "default", f"web-{number}") for number in range(5)]
     for each in several:
         add(cluster, "Deployment", each.name)

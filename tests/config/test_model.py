@@ -16,9 +16,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from certmond.config import model as config
-from certmond.config import yaml_source
-from certmond.config.model import Config, Source, dump, load, parse, profiles, schema
+from certmond.config import source_files, yaml_source
+from certmond.config.model import Config, Source, dump, parse, profiles, schema
+from certmond.config.source_files import load
 from certmond.errors import ConfigError
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.catalog.field_types import FACTS, USAGES, format_duration, parse_duration
@@ -130,7 +130,7 @@ def test_anchors_aliases_and_merge_keys_are_understood() -> None:
 # --- errors and their messages ----------------------------------------------------------------------------------------
 
 IN_FILE = [
-    ("archive: many", ":1: archive: must be a whole number, not 'many'"),
+    ("archive: many", ":1: archive: must be an integer, not 'many'"),
     ("archive: 0", ":1: archive: must be 1 or more, not '0'"),
     ("archive: 101", ":1: archive: must be 100 or less, not '101'"),
     ("hold: {fiel: /x}", ":1: hold.fiel: unknown key; did you mean file?"),
@@ -145,7 +145,7 @@ IN_FILE = [
     ),
     (
         "cluster: {api: hold}",
-        f":1: cluster.api: unknown key; this version knows {', '.join(ClusterSpec.model_fields)}",
+        f":1: cluster.api: unknown key; the keys are {', '.join(ClusterSpec.model_fields)}",
     ),
     ("cluster: {without_api: wait}", ":1: cluster.without_api: must be 'hold' or 'go_on', not 'wait'"),
     ("cluster: {kubeconfig: x}", ":1: cluster.kubeconfig: must be an absolute path, not 'x'"),
@@ -164,15 +164,15 @@ IN_FILE = [
     ("signers: [{name: x, kind: command}]", ":1: signers[0].command: must be given for kind command"),
     (
         "certificates: [{name: x, path: /x, signer: y}]",
-        ":1: certificates[0].signer: there is no signer 'y'; add it to `signers`, or take it away here",
+        ":1: certificates[0].signer: there is no signer 'y'; add it to `signers`, or remove it here",
     ),
     (
         "derived: [{name: x, kind: pem-bundle, source: y, path: /x}]",
-        ":1: derived[0].source: there is no certificate 'y'; add it to `certificates`, or take it away here",
+        ":1: derived[0].source: there is no certificate 'y'; add it to `certificates`, or remove it here",
     ),
     ("mode: watch", ":1: mode: must be 'observe' or 'enforce', not 'watch'"),
     ("mode: on", ":1: mode: must be 'observe' or 'enforce'"),
-    ("node_name: yes", ":1: node_name: must be text; put it in quotes if it reads as something else"),
+    ("node_name: yes", ":1: node_name: must be text; put a value that YAML parses as another type in quotes"),
     ("resync: 9s", ":1: resync: must be from 10s to 24h, not '9s'"),
     ("resync: 25h", ":1: resync: must be from 10s to 24h, not '25h'"),
     ("poll: 2h", ":1: poll: must be from 1s to 1h, not '2h'"),
@@ -195,14 +195,14 @@ IN_FILE = [
     ("poll: 1m # \x07", ":1: is not YAML: control characters are not allowed; remove the character"),
     ("poll: 1m\n# \ud800", ":1: is not UTF-8; save it as UTF-8"),
     ("poll: 1m\n---\npoll: 2m", ":2: begins a second document; remove the line ---"),
-    ("poll: 1m\n\npoll: 2m", ":3: poll: is given a second time, after line 1; keep one of them"),
+    ("poll: 1m\n\npoll: 2m", ":3: poll: is a duplicate of line 1; remove one of them"),
     ("true: 1", ":1: has a key that is not text; put it in quotes"),
     ("[a]: 1", ":1: has a key that is not text; put it in quotes"),
-    ("poll: !much 1m", ":1: poll: has the tag '!much', which means nothing here; remove it"),
-    ("poll: !!bool 1m", ":1: poll: has the tag 'tag:yaml.org,2002:bool', which means nothing here; remove it"),
-    ("poll: *gone", ":1: poll: *gone has no whole &gone before it; write one, or the value itself"),
-    ("poll: &own [*own]", ":1: poll[0]: *own has no whole &own before it; write one, or the value itself"),
-    ("<<: 5m", ":1: '<<': must merge a mapping, or a list of them"),
+    ("poll: !much 1m", ":1: poll: has the tag '!much', which certmond does not support; remove it"),
+    ("poll: !!bool 1m", ":1: poll: has the tag 'tag:yaml.org,2002:bool', which certmond does not support; remove it"),
+    ("poll: *gone", ":1: poll: *gone has no complete &gone before it; define the anchor, or write the value"),
+    ("poll: &own [*own]", ":1: poll[0]: *own has no complete &own before it; define the anchor, or write the value"),
+    ("<<: 5m", ":1: '<<': must merge a mapping, or a list of mappings"),
 ]
 IN_CERTIFICATE = [
     ("path: y", "path: must be an absolute path, not 'y'"),
@@ -223,14 +223,14 @@ IN_CERTIFICATE = [
     ("names: ['DNS:${node}']", f"names[0]: there is no fact ${{node}}; known are {', '.join(FACTS)}"),
     ("subject: CN=$x", "subject: must write a fact as ${node_name}, and a dollar sign as $$, not 'CN=$x'"),
     ("subject: x", "subject: must be a subject such as CN=kubernetes-admin,O=system:masters, not 'x'"),
-    ("ca: z", "ca: there is no certificate 'z'; add it to `certificates`, or take it away here"),
-    ("ca: [self, x]", "ca[1]: x is no authority; name one that is, or give it `authority: true`"),
-    ("embedded_ca: x", "embedded_ca: x is no authority; name one that is, or give it `authority: true`"),
+    ("ca: z", "ca: there is no certificate 'z'; add it to `certificates`, or remove it here"),
+    ("ca: [self, x]", "ca[1]: x is not an authority; name an authority, or set `authority: true` in x"),
+    ("embedded_ca: x", "embedded_ca: x is not an authority; name an authority, or set `authority: true` in x"),
     (
         "embedded_ca: root",
-        "embedded_ca: there is no certificate 'root'; add it to `certificates`, or take it away here",
+        "embedded_ca: there is no certificate 'root'; add it to `certificates`, or remove it here",
     ),
-    ("consumers: [s, t]", "consumers[1]: there is no service 't'; add it to `services`, or take it away here"),
+    ("consumers: [s, t]", "consumers[1]: there is no service 't'; add it to `services`, or remove it here"),
 ]
 IN_SERVICE = [
     ("kind: systemd", "unit: must be given for kind systemd"),
@@ -238,16 +238,16 @@ IN_SERVICE = [
     ("kind: command\n  command: []", "command: must be given for kind command"),
     ("kind: command\n  command: a b", "command: must be a list of the program and its arguments, not 'a b'"),
     ("kind: x", "kind: must be 'systemd', 'static-pod' or 'command', not 'x'"),
-    ("reloads: [y]", "reloads[0]: there is no certificate 'y'; add it to `certificates`, or take it away here"),
+    ("reloads: [y]", "reloads[0]: there is no certificate 'y'; add it to `certificates`, or remove it here"),
     ("after: otter", "after: there is no service 'otter'; did you mean other?"),
     ("means: reload", "means: must be restart unless the kind is systemd, not 'reload'"),
     ("means: kill", "means: must be 'restart' or 'reload', not 'kill'"),
     ("time_limit: soon", "time_limit: must be a duration such as 30d, 12h or 90s, not 'soon'"),
     ("environment: [A=b]", "environment: must be a mapping, with lines such as `KEY: value`"),
-    ("environment: {A: [b]}", "environment.A: must be text; put it in quotes if it reads as something else"),
+    ("environment: {A: [b]}", "environment.A: must be text; put a value that YAML parses as another type in quotes"),
     (
         "serves: {y: '127.0.0.1:1'}",
-        "serves.y: there is no certificate 'y'; add it to `certificates`, or take it away here",
+        "serves.y: there is no certificate 'y'; add it to `certificates`, or remove it here",
     ),
     (
         "health: [http://127.0.0.1:1/, 127.0.0.1:1]",
@@ -341,9 +341,7 @@ def test_an_entry_that_keeps_its_key_has_no_signer_that_makes_one() -> None:
         - {name: etcd-healthcheck-client, signer: site, keep_key: true}
         - {name: scheduler.conf, signer: api, keep_key: true}
     """
-    said = (
-        "keeps its key (`keep_key: true`), and a signer of kind kubeadm makes a key of its own; write `keep_key: false`"
-    )
+    said = "keeps its key (`keep_key: true`), but a signer of kind kubeadm creates a new key; write `keep_key: false`"
     assert problems(text, profile="kubeadm") == [
         f"a.yaml:{line}: certificates[{number}].signer: {name} {said} in the entry {name}, or name a signer of "
         "another kind"
@@ -366,18 +364,24 @@ def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_
         - {name: g, kind: kubeconfig, source: admin.conf, path: /f}
     """
     assert problems(text, profile="kubeadm") == [
-        "a.yaml:3: derived[0].path: is the path of the entry ca; give it another",
-        "a.yaml:4: derived[1].path: is the path of the entry apiserver; give it another",
-        "a.yaml:5: derived[2].path: is among the static Pods, of which the kubelet starts each file; give it another",
-        "a.yaml:6: derived[3].source: apiserver is nothing to make a kubeconfig from; name one with a key of its own",
-        "a.yaml:7: derived[4].source: ca is nothing to make a pem-bundle from; name one with a key of its own",
-        "a.yaml:9: derived[6].path: is the path of the derived file f; give it another",
+        "a.yaml:3: derived[0].path: is also the path of the entry ca; choose another path",
+        "a.yaml:4: derived[1].path: is also the path of the entry apiserver; choose another path",
+        (
+            "a.yaml:5: derived[2].path: is in the directory of the static Pods, and the kubelet starts each "
+            "file there; choose another path"
+        ),
+        (
+            "a.yaml:6: derived[3].source: "
+            "certmond cannot derive a kubeconfig from apiserver; name an entry with its own key"
+        ),
+        "a.yaml:7: derived[4].source: certmond cannot derive a pem-bundle from ca; name an entry with its own key",
+        "a.yaml:9: derived[6].path: is also the path of the derived file f; choose another path",
     ]
 
 
 def test_a_name_is_given_once_in_a_file() -> None:
     text = "certificates:\n- {name: x, path: /x}\n- {name: y, path: /y}\n- {name: x, path: /z}\n"
-    said = "certificates[2]: has the name of line 2, 'x'; join the two, or rename one"
+    said = "certificates[2]: has the same name as line 2, 'x'; merge the two, or rename one"
     assert problems(text) == [f"a.yaml:4: {said}"]
 
 
@@ -417,7 +421,7 @@ def test_a_mistaken_name_is_met_with_the_one_that_was_meant() -> None:
 
 def test_a_key_of_another_version_is_distinguished_from_a_mistake() -> None:
     (said,) = problems("plugins: {}")
-    assert said == f"a.yaml:1: plugins: unknown key; this version knows {', '.join(Config.model_fields)}"
+    assert said == f"a.yaml:1: plugins: unknown key; the keys are {', '.join(Config.model_fields)}"
 
 
 def test_a_problem_in_an_overriding_entry_has_the_line_of_the_field() -> None:
@@ -438,11 +442,17 @@ def test_a_cycle_of_services_is_reported_once_in_the_last_file() -> None:
           - {name: alone, kind: command, command: [/alone], after: alone}
     """
     assert problems(services) == [
-        "a.yaml:3: services[0].after[0]: closes a circle: one after two after one; take one of these steps away",
-        "a.yaml:5: services[2].after: closes a circle: alone after alone; take one of these steps away",
+        (
+            "a.yaml:3: services[0].after[0]: completes a dependency cycle: one after two after one; "
+            "remove one of these dependencies"
+        ),
+        (
+            "a.yaml:5: services[2].after: completes a dependency cycle: alone after alone; "
+            "remove one of these dependencies"
+        ),
     ]
     (said,) = problems("services: [{name: etcd, after: kubelet}]", profile="kubeadm")
-    assert said.startswith("a.yaml:1: services[0].after: closes a circle: ")
+    assert said.startswith("a.yaml:1: services[0].after: completes a dependency cycle: ")
 
 
 def test_what_may_stand_in_an_unusable_file_is_not_held_against_the_others() -> None:
@@ -471,13 +481,13 @@ def test_aliases_that_would_unfold_without_end_are_refused() -> None:
     bomb = "a0: &a0 [" + "x," * 9 + "x]\n"
     bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
     (said,) = problems(bomb)
-    assert said == "a.yaml:5: has more than 100000 values, aliases counted; shorten it"
+    assert said == "a.yaml:5: has more than 100000 values, including aliases; shorten it"
 
 
 @pytest.mark.parametrize("text", ["[" * 900, "- " * 5000, "{a: " * 300, "? " * 5000])
 def test_deep_nesting_is_refused(text: str) -> None:
     (said,) = problems(text)
-    assert said == "a.yaml:1: is nested more than 32 deep; make it flatter"
+    assert said == "a.yaml:1: is nested more than 32 levels deep; reduce the nesting"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -501,7 +511,7 @@ def test_the_default_file_may_be_missing_and_one_that_was_asked_for_may_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "config.yaml"
-    monkeypatch.setattr(config, "DEFAULT_PATH", gone)
+    monkeypatch.setattr(source_files, "DEFAULT_PATH", gone)
     assert load() == load(gone) == parse([])
     with pytest.raises(ConfigError) as caught:
         load(gone, explicit=True)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certmond.cli.options import look
+from certmond.cli.options import assess_node
 from certmond.config.model import Config, Source, parse
 from certmond.controllers.restart import Progress, Restarting
 from certmond.controllers.restart_lock import Alone, Turn
@@ -506,6 +506,6 @@ def test_one_at_a_time(bench: Bench) -> None:
 
 def test_without_a_look_nothing_is_done(bench: Bench) -> None:
     """Below another root than / nothing runs that could be restarted."""
-    seen = look(bench.config, str(bench.node.root), datetime.now(UTC))
+    seen = assess_node(bench.config, str(bench.node.root), datetime.now(UTC))
     around = Surroundings(bench.config.services)
     assert bench.restarting.step(bench.planned(), seen, around, bench.enforcer.neighbourhood) is None

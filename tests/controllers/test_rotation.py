@@ -83,7 +83,7 @@ def test_a_ca_follows_another(quick: Path) -> None:
     assert node.phases() == ["prepare", "detach", "trust", "issue", "distrust", "attach", "done", "done"]
     again = node.certmond("root-ca", "rotate")
     assert again.returncode == 3
-    assert "no CA is staged that could follow ca; give one with `certmond root-ca stage`" in again.stderr
+    assert "no new CA is staged for ca; run: certmond root-ca stage" in again.stderr
 
 
 def test_a_plan_changes_nothing(quick: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_rotation_can_be_aborted(quick: Path, phase: Phase, reached: bool) -> 
     walk_into(node, phase, reached=reached)
     done = node.hurry("root-ca", "abort")
     assert (done.code, done.err) == (0, ""), done.out
-    assert f"was in the phase {phase}, and goes back" in done.out
+    assert f"was in the phase {phase}; its abort begins with" in done.out
     assert node.unwell(node.old) == []
     assert node.findings() == {}
 
@@ -224,7 +224,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
 def test_an_abort_cannot_be_aborted(quick: Path) -> None:
     """Neither an aborted rotation nor a missing one can be aborted."""
     node = RotatingNode(quick / "place")
-    assert "no rotation is under way; there is nothing to abort" in node.hurry("root-ca", "abort").err
+    assert "no rotation is in progress; there is nothing to abort" in node.hurry("root-ca", "abort").err
     node.begin(root_ca())
     node.walk(lambda: node.phase is Phase.ISSUE)
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
@@ -245,7 +245,7 @@ def test_a_rotation_that_was_aborted_is_not_done(quick: Path) -> None:
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
     done = node.hurry("root-ca", "rotate")
     assert done.code == 2
-    assert done.err.endswith("-back of ca was led back: the former CA is in place, not the new one\n")
+    assert done.err.endswith("-back of ca was aborted: the old CA is in use, not the new one\n")
     assert node.unwell(node.old) == []
 
 
@@ -536,7 +536,7 @@ def test_a_missing_key_of_the_new_ca_can_be_staged(quick: Path, key: bytes | Non
     assert "give it with `certmond root-ca stage`" in enforcer.rotating.waits[0]
     other = node.hurry("root-ca", "stage", *brought(node, root_ca()), "--force")
     assert other.code == 2
-    assert "a rotation is under way (ca, prepare), which needs what is staged" in other.err
+    assert "a rotation is in progress (ca, prepare), which needs the staged files" in other.err
     given = node.hurry("root-ca", "stage", *brought(node, new), "--force")
     assert given.code == 0, given.err
     node.walk()
@@ -931,7 +931,7 @@ def test_a_rotation_without_workload_checks_is_announced(quick: Path) -> None:
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
     planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
-    told = "^note: certmond looks at no workloads without `cluster:`; restart pods .* between trust and issue"
+    told = "^note: certmond does not check workloads without `cluster:`; restart the pods .* between trust and issue"
     assert len(re.findall(told, planned.err, re.MULTILINE)) == 1
     assert json.loads(planned.out)["family"] == "ca"
     begun = node.hurry("root-ca", "rotate", "--no-wait")
@@ -956,7 +956,9 @@ def test_a_running_rotation_does_not_satisfy_another_request(quick: Path, words:
     for more in ((), ("--plan",), ("--no-wait",)):
         refused = node.hurry("root-ca", "rotate", *words, *more)
         assert (refused.code, refused.out) == (2, ""), more
-        assert re.search("^refused: the rotation .* of ca is under way, by overlap, .*; let it go on", refused.err)
+        assert re.search(
+            "^refused: the rotation .* of ca is in progress, by overlap, .*; complete it first", refused.err
+        )
         assert (node.tree(), node.record) == (before, rotation), more
     assert node.hurry("root-ca", "rotate").code == 0
     at_once = root_ca()

@@ -119,7 +119,7 @@ def test_a_node_of_kubeadm_equals_the_profile(node: Node) -> None:
     """On a node of kubeadm the configuration has only the profile and the node's name, and reports that."""
     text = found(node)
     assert text == (
-        "# nothing on this node differs from the profile kubeadm\n"
+        "# this node does not differ from the profile kubeadm\n"
         "profile: kubeadm\n"
         "node_name: controller-0\n"
         "# not on this node: super-admin.conf, kubelet-server, kubelet-server-self\n"
@@ -290,7 +290,7 @@ def test_a_broken_manifest_is_reported_in_a_comment(node: Node, content: bytes) 
     text = found(node)
     assert f"/{API}" in comments(text)[0]
     assert not entries(text)
-    assert "nothing on this node differs" not in text
+    assert "this node does not differ" not in text
     assert not judged(node, text)
 
 
@@ -306,7 +306,7 @@ def test_an_empty_root(node: Node) -> None:
     """If the root has no part of a node, a comment reports it, and the configuration is only the profile."""
     keep_only(node)
     text = found(node)
-    assert f"there is nothing of a Kubernetes node below {node.root}" in comments(text)[0]
+    assert f"no file of a Kubernetes node exists below {node.root}" in comments(text)[0]
     assert yaml.safe_load(text) == {"profile": "kubeadm"}
     assert loaded(text) == parse(())
 
@@ -377,7 +377,7 @@ def test_files_that_are_not_the_hosts_are_not_followed(node: Node) -> None:
     node.write(API, yaml.safe_dump(document))
     text = found(node)
     assert not entries(text)
-    notes = [note for note in comments(text) if "is not followed" in note]
+    notes = [note for note in comments(text) if "certmond ignores" in note]
     assert [note.split(":")[0] for note in notes] == [
         "etcd.yaml --cert-file", "etcd.yaml --peer-cert-file", "kube-apiserver.yaml --tls-sni-cert-key"
     ]  # fmt: skip
@@ -445,7 +445,7 @@ def test_an_external_ca_leaves_the_signing_flags_empty(node: Node) -> None:
         node, KCM, (f"signing-cert-file=/{PKI}/ca.crt", "signing-cert-file="), (f"key-file=/{PKI}/ca.key", "key-file=")
     )
     node.path(f"{PKI}/ca.key").unlink()
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
 
 
 def test_service_account_keys(node: Node) -> None:
@@ -561,16 +561,16 @@ def test_the_kubelets_serving_certificate(node: Node) -> None:
 def test_settings_without_an_absolute_path_are_ignored(node: Node) -> None:
     """A manifest directory or kubeconfig with a relative path, or no path at all, counts as unset."""
     create(node, "var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=--pod-manifest-path=x --kubeconfig=a*b\n")
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
     create(node, KUBELET, 'staticPodPath: "/a\\0b"\n')
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
 
 
 def test_a_manifest_whose_name_is_no_text_is_passed_over(node: Node) -> None:
     """A name that is not UTF-8 cannot be written into a configuration; hidden files are not the kubelet's."""
     for name in (b"\xff.yaml", b".hidden.yaml", b"kube.bak"):
         Path(os.fsdecode(os.fsencode(node.path(MANIFESTS)) + b"/" + name)).write_text("broken: [")
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
 
 
 @pytest.mark.parametrize(
@@ -579,7 +579,7 @@ def test_a_manifest_whose_name_is_no_text_is_passed_over(node: Node) -> None:
 def test_an_unknown_kubelet_configuration(node: Node, fields: dict[str, object]) -> None:
     """A document without the fields of a kubelet's configuration is ignored."""
     create(node, KUBELET, yaml.safe_dump({"kind": "KubeletConfiguration", **fields}))
-    assert "nothing on this node differs" in comments(found(node))[0]
+    assert "this node does not differ" in comments(found(node))[0]
 
 
 def test_without_a_profile_all_that_flags_name_is_listed(node: Node) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.config.model import Config, load
+from certmond.config.model import Config
+from certmond.config.source_files import load
 from certmond.errors import WriteError
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import CertificateStatus, assess
@@ -411,7 +412,7 @@ KILLED = """
 import os, sys
 from datetime import datetime
 from pathlib import Path
-from certmond.config.model import load
+from certmond.config.source_files import load
 from certmond.restart.rollback import FormerFiles
 from certmond.files.catalog_observer import Store
 from certmond.transaction.commit import Transactions

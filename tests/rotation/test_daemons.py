@@ -116,7 +116,7 @@ def test_failures_in_each_phase(programs: Path, tmp_path: Path) -> None:
                 each.start()
             signal.sigtimedwait([], AWAY)
             assert first.phase in held
-            assert "this node holds its phase" in first.says() or "it waits" in first.says()
+            assert "this node stays in its phase" in first.says() or "it waits" in first.says()
             bed.backend.faults = []
             first.running.until(lambda: names_the_last(first), "names who is away", within=WITHIN)
             stopped = made.phase

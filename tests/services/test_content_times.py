@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.config.model import load
+from certmond.config.source_files import load
 from certmond.files.catalog_observer import Store
 from certmond.pki.services.model import Content
 from certmond.services.content_times import Changes

@@ -1,7 +1,7 @@
-"""The result of a check of the cluster, and the common frame of all checks.
+"""Result of a check of the cluster, and the common frame of all checks.
 
-Owns the time limit of a check. A cluster that refuses or does not answer fails the check. Each check has its own
-module.
+Owns the time limit of a check. If the cluster refuses a call or does not answer, the check fails. Each check has its
+own module.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from certmond.cluster.client import Connection
 
 LIMIT = timedelta(seconds=60)
-_NAMED = 10  # things that a sentence names; the others are counted
+_MOST_NAMES = 10  # names in a sentence, which gives only the number of the others
 
 
 @dataclass(frozen=True, slots=True)
-class Canary:
+class CheckResult:
     """The result of a check. `ok`: it does not block the next phase. A skipped check is ok, and `fact` reports that.
 
-    Where the check was not possible, `failure` distinguishes a refusal from a missing answer, which may come later.
+    If the check was impossible, `failure` distinguishes a refusal from a missing answer, which may arrive later.
     """
 
     name: str
@@ -40,32 +40,32 @@ class Canary:
     failure: Answer | None = None
 
 
-def checked(
-    access: Access, name: str, work: Callable[[Connection], Awaitable[Canary]], limit: timedelta | None
-) -> Canary:
-    """Return the result of `work`, or a failed check where the API refuses or does not answer within `limit`.
+def run_check(
+    access: Access, name: str, work: Callable[[Connection], Awaitable[CheckResult]], limit: timedelta | None
+) -> CheckResult:
+    """Return the result of `work`, or a failed check if the API refuses or does not answer within `limit`.
 
-    Without `limit`, `work` has its own.
+    Without `limit`, `work` limits itself.
     """
     seconds = None if limit is None else limit.total_seconds()
 
-    async def call(connection: Connection) -> Canary:
+    async def call(connection: Connection) -> CheckResult:
         async with asyncio.timeout(seconds):
             return await work(connection)
 
     try:
         return access.run(call)
     except RefusedError as error:
-        remedy = "docs/cluster.md says which right each check needs, and why"
-        return Canary(name, False, str(error), remedy, Answer.REFUSED)
+        remedy = "docs/cluster.md lists the permission that each check needs"
+        return CheckResult(name, False, str(error), remedy, Answer.REFUSED)
     except (TimeoutError, UnreachableError) as error:
-        fact = str(error) or f"the Kubernetes API gave no whole answer within {seconds or 0:g} s"
-        remedy = "see that the API server answers; it is asked again by itself"
-        return Canary(name, False, fact, remedy, Answer.SILENT)
+        fact = str(error) or f"the Kubernetes API did not answer completely within {seconds or 0:g} s"
+        remedy = "check that the API server answers; certmond repeats the check"
+        return CheckResult(name, False, fact, remedy, Answer.SILENT)
 
 
 def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: bool = False) -> str | None:
-    """Return how the bundle `pem` differs, as a set, from `wanted`, as a phrase after its name; None where it does not.
+    """Return how the bundle `pem` differs, as a set, from `wanted`, as a phrase after its name; None if it does not.
 
     With `at_least` it may contain more.
     """
@@ -73,14 +73,14 @@ def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: 
     if found.faults:
         return f"cannot be read ({printable(found.faults[0].detail)})"
     has, needs = {each.sha256 for each in found.certificates}, {each.sha256 for each in wanted}
-    lacks = ", ".join(sha256[:12] for sha256 in sorted(needs - has))
+    missing = ", ".join(sha256[:12] for sha256 in sorted(needs - has))
     surplus = ", ".join(sha256[:12] for sha256 in sorted(set() if at_least else has - needs))
-    words = (f"lacks {lacks}" if lacks else "", f"still has {surplus}" if surplus else "")
+    words = (f"lacks {missing}" if missing else "", f"still has {surplus}" if surplus else "")
     return " and ".join(filter(None, words)) or None
 
 
-def named(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     """Return the first ten names in their order, and the number of the others."""
     known = [printable(name) for name in names]
-    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
-    return ", ".join(known[:_NAMED]) + more
+    more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+    return ", ".join(known[:_MOST_NAMES]) + more

@@ -1,6 +1,6 @@
-"""The ConfigMap kube-public/cluster-info, from which a node that joins with a token learns the CA.
+"""Check of the ConfigMap kube-public/cluster-info, from which a node that joins with a token reads the CA.
 
-Owns the check of its kubeconfig and, on request, the replacement of the cluster's CAs in it. Other CAs stay.
+On request, certmond replaces the cluster's CAs in its kubeconfig. Other CAs stay.
 kube-controller-manager (bootstrap-signer) signs the kubeconfig again when it changes. Imports lightkube.
 """
 
@@ -15,9 +15,9 @@ import yaml
 from lightkube.resources.core_v1 import ConfigMap
 from lightkube.types import PatchType
 
-from certmond.cluster.client import Connection, GoneError, TakenError
+from certmond.cluster.client import ConflictError, Connection, NotFoundError
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked, differs
+from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, run_check
 from certmond.errors import MalformedError, UnreachableError
 from certmond.formats.kubeconfig import load_mapping
 from certmond.pki.x509.certificate import Certificate, to_pem
@@ -31,37 +31,41 @@ _WHERE = f"the ConfigMap {_NAMESPACE}/{_CONFIG_MAP}"
 
 def cluster_info(
     access: Access,
-    ours: Iterable[Certificate],
+    family_cas: Iterable[Certificate],
     wanted: Iterable[Certificate],
     *,
     update: bool = False,
     limit: timedelta = LIMIT,
-) -> Canary:
-    """Check that the kubeconfig trusts, of `ours` (the old and new CAs of the family), exactly `wanted`.
+) -> CheckResult:
+    """Check that the kubeconfig trusts, of `family_cas` (the old and the new CAs), exactly `wanted`.
 
-    With `update`, write them in the given order, before all others. A CA belongs to `ours` by its key. Nothing else is
-    changed, and only the version that was read. A missing ConfigMap passes the check.
+    With `update`, write them in the given order, before all others. A CA with the same key belongs to `family_cas`. The
+    write changes no other field, and only the version that was read. A missing ConfigMap passes the check.
     """
     trust = tuple(wanted)
-    keys = frozenset(each.key for each in (*ours, *trust))
+    keys = frozenset(each.key for each in (*family_cas, *trust))
 
-    async def work(connection: Connection) -> Canary:
+    async def work(connection: Connection) -> CheckResult:
         try:
             found = await _call(connection, "get", lambda: _read(connection))
-        except GoneError:
-            return Canary(NAME, True, f"not looked at: the cluster has not {_WHERE}, so nothing joins by it")
+        except NotFoundError:
+            return CheckResult(NAME, True, f"skipped: {_WHERE} does not exist, so no node joins with it")
         text = (found.data or {}).get(_KEY, "")
         try:
             document, cluster = _cluster(text)
         except MalformedError as error:
-            return Canary(NAME, False, f"the kubeconfig in {_WHERE} {error}", "kubeadm init phase bootstrap-token")
+            return CheckResult(
+                NAME, False, f"the kubeconfig in {_WHERE} {error}", "run: kubeadm init phase bootstrap-token"
+            )
         embedded = _embedded(cluster)
-        theirs = tuple(each for each in decode(embedded, "it").certificates if each.key not in keys)
-        if (fact := differs(embedded, (*trust, *theirs), "it")) is None:
-            return Canary(NAME, True, f"{_WHERE} is as wanted")
+        others = tuple(each for each in decode(embedded, "it").certificates if each.key not in keys)
+        if (fact := differs(embedded, (*trust, *others), "it")) is None:
+            return CheckResult(NAME, True, f"{_WHERE} has the expected CAs")
         if not update:
-            return Canary(NAME, False, f"the CA in {_WHERE} {fact}", "let certmond update it, or do so by hand")
-        cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *theirs)))).decode("ascii")
+            return CheckResult(
+                NAME, False, f"the CA in {_WHERE} {fact}", "certmond updates it during a rotation; or edit it"
+            )
+        cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *others)))).decode("ascii")
         patch = {
             # The resource version limits the change to the object that was read.
             "metadata": {"resourceVersion": found.metadata.resourceVersion},
@@ -69,11 +73,11 @@ def cluster_info(
         }
         try:
             await _call(connection, "patch", lambda: _patch(connection, patch))
-        except (TakenError, GoneError):
-            raise UnreachableError(f"{_WHERE} was changed by somebody else meanwhile; it is updated later") from None
-        return Canary(NAME, True, f"{_WHERE} was updated: before, its CA {fact}")
+        except (ConflictError, NotFoundError):
+            raise UnreachableError(f"another client has changed {_WHERE}; certmond updates it later") from None
+        return CheckResult(NAME, True, f"certmond has updated {_WHERE}: its CA {fact} before")
 
-    return checked(access, NAME, work, limit)
+    return run_check(access, NAME, work, limit)
 
 
 async def _read(connection: Connection) -> ConfigMap:
@@ -91,7 +95,7 @@ async def _patch(connection: Connection, patch: dict[str, Any]) -> ConfigMap:
 
 async def _call(connection: Connection, verb: str, call: Any) -> Any:
     rule = f"apiGroups [''], resources [configmaps], resourceNames [{_CONFIG_MAP}], verbs [{verb}]"
-    return await connection.call(f"{verb} {_WHERE}", f"a role of its user in {_NAMESPACE} has to have {rule}", call)
+    return await connection.call(f"{verb} {_WHERE}", f"grant its user a role in {_NAMESPACE} with {rule}", call)
 
 
 def _cluster(text: str) -> tuple[Any, dict[str, Any]]:
@@ -101,7 +105,7 @@ def _cluster(text: str) -> tuple[Any, dict[str, Any]]:
         case {"clusters": [{"cluster": dict() as cluster}]}:
             return document, cluster
         case _:
-            raise MalformedError("does not have exactly one cluster")
+            raise MalformedError("does not contain exactly one cluster")
 
 
 def _embedded(cluster: dict[str, Any]) -> bytes:

@@ -18,32 +18,32 @@ from certmond.pki.x509.public_key import PublicKey
 
 if TYPE_CHECKING:
     from certmond.cluster.rollout import Rollout
-    from certmond.cluster.rotation_checks.check import Canary
-    from certmond.cluster.rotation_checks.signer import Signing
+    from certmond.cluster.rotation_checks.check import CheckResult
+    from certmond.cluster.rotation_checks.signer import SignerCheck
 
-_A_WHILE = timedelta(seconds=20)
-"""Time limit of a check. The coordinator repeats it, and the node has other work meanwhile."""
-_LISTED = timedelta(seconds=60)
+_CHECK_LIMIT = timedelta(seconds=20)
+"""Time limit of a check. The coordinator repeats the check after the node's other work."""
+_LISTING_LIMIT = timedelta(seconds=60)
 """Time limit of a check that lists many objects: namespaces, definitions of resources, pods."""
 _BATCH = 5
 """Workloads to restart before the node continues its other work."""
 
 
 class Inspection:
-    """The checks for one process, which keeps an undecided request."""
+    """The checks of one process, which keeps an undecided request."""
 
     def __init__(self, access: Access, spec: ClusterSpec) -> None:
         self._access, self._spec = access, spec
-        self._signing: Signing | None = None  # needs the extra
+        self._signer_check: SignerCheck | None = None  # needs the extra
 
-    def canaries(self, rotation: Rotation, now: datetime) -> tuple[str, ...]:
+    def failed_checks(self, rotation: Rotation, now: datetime) -> tuple[str, ...]:
         """Return a sentence with its remedy for each failed check."""
-        return _amiss(self._canaries(rotation, now))
+        return _failures(self._results(rotation, now))
 
-    def workloads(self, since: datetime, gone: Collection[str], now: datetime) -> tuple[str, ...]:
-        """Return the same for workloads from before `since`, and for restarts in progress.
+    def workloads(self, since: datetime, not_ready: Collection[str], now: datetime) -> tuple[str, ...]:
+        """Return such sentences for workloads from before `since`, and for restarts in progress.
 
-        Workloads on nodes that are `gone` do not count.
+        Workloads on the nodes `not_ready` do not count.
 
         Raises RefusedError, UnreachableError.
         """
@@ -52,47 +52,47 @@ class Inspection:
 
         rollouts: tuple[Rollout, ...] = ()
         if self._spec.workloads == "restart":
-            stale = stale_workloads(self._access, since, gone).restartable[:_BATCH]
-            rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_A_WHILE)
+            stale = stale_workloads(self._access, since, not_ready).restartable[:_BATCH]
+            rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_CHECK_LIMIT)
         return (
             *(
-                f"{each.workload} was restarted, and {each.fact}; see its pods if that stays so"
+                f"certmond has restarted {each.workload}, which {each.fact}; check its pods if this persists"
                 for each in rollouts
                 if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
             ),
-            *_amiss([workloads(self._access, since, _LISTED, gone=gone)]),
+            *_failures([workloads(self._access, since, _LISTING_LIMIT, not_ready=not_ready)]),
         )
 
     def end(self) -> None:
         """Delete this process's request in the API. Never raises."""
-        if self._signing:
-            self._signing.withdraw()
+        if self._signer_check:
+            self._signer_check.withdraw()
 
-    def _canaries(self, rotation: Rotation, now: datetime) -> Iterator[Canary]:
+    def _results(self, rotation: Rotation, now: datetime) -> Iterator[CheckResult]:
         from certmond.cluster.rotation_checks.cluster_info import cluster_info  # noqa: PLC0415
         from certmond.cluster.rotation_checks.service_account_tokens import tokens  # noqa: PLC0415
-        from certmond.cluster.rotation_checks.signer import Signing  # noqa: PLC0415
+        from certmond.cluster.rotation_checks.signer import SignerCheck  # noqa: PLC0415
         from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets  # noqa: PLC0415
         from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles  # noqa: PLC0415 - needs the extra
 
         wanted, access = desired(rotation), self._access
         if isinstance(rotation.new, PublicKey):
-            yield tokens(access, signed_by=wanted.signing.key if wanted else None, limit=_A_WHILE)
+            yield tokens(access, signed_by=wanted.signing.key if wanted else None, limit=_CHECK_LIMIT)
         if rotation.family != "ca":
             return
         signer = wanted.detached or wanted.signing if wanted else rotation.old[0]
         for each in certificates_of((signer,)):
-            self._signing = self._signing or Signing(access)
-            yield self._signing.check(each, now, _A_WHILE)
-        yield tokens(access, limit=_A_WHILE)
+            self._signer_check = self._signer_check or SignerCheck(access)
+            yield self._signer_check.check(each, now, _CHECK_LIMIT)
+        yield tokens(access, limit=_CHECK_LIMIT)
         if wanted and rotation.phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
-            ours, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)
-            yield published_trust(access, trust, _LISTED)
-            yield cluster_info(access, ours, trust, update=True, limit=_A_WHILE)
-            yield ca_bundles(access, rotation.family, ours, trust, update=True, limit=_LISTED)
+            family_cas, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)
+            yield published_trust(access, trust, _LISTING_LIMIT)
+            yield cluster_info(access, family_cas, trust, update=True, limit=_CHECK_LIMIT)
+            yield ca_bundles(access, rotation.family, family_cas, trust, update=True, limit=_LISTING_LIMIT)
             if self._spec.token_secrets:
-                yield token_secrets(access, trust, look=True, limit=_LISTED)
+                yield token_secrets(access, trust, enabled=True, limit=_LISTING_LIMIT)
 
 
-def _amiss(canaries: Iterable[Canary]) -> tuple[str, ...]:
-    return tuple(f"{each.fact}; {each.remedy}" for each in canaries if not each.ok)
+def _failures(failed_checks: Iterable[CheckResult]) -> tuple[str, ...]:
+    return tuple(f"{each.fact}; {each.remedy}" for each in failed_checks if not each.ok)

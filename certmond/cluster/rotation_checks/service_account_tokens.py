@@ -1,7 +1,7 @@
-"""Check that the API server accepts a new service account token, and which key signed it.
+"""Check of a new service account token: the API server accepts it, and the expected key has signed it.
 
-Certmond requests a token, has the API server review it, and discards it. No message contains the token. The service
-account needs no rights. Imports lightkube.
+certmond requests a token, has the API server review it, and discards it. No message contains the token. The service
+account needs no permissions. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.authentication_v1 import TokenReview
 from lightkube.resources.core_v1 import ServiceAccount, ServiceAccountToken
 
-from certmond.cluster.client import Connection, GoneError
+from certmond.cluster.client import Connection, NotFoundError
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked
+from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, run_check
 from certmond.errors import RefusedError
 from certmond.pki.findings import printable
 from certmond.pki.x509.public_key import PublicKey
@@ -34,24 +34,24 @@ def tokens(
     service_account: str = "certmond",
     signed_by: PublicKey | None = None,
     limit: timedelta = LIMIT,
-) -> Canary:
+) -> CheckResult:
     """Check that the API server accepts a new token of the service account, signed with the key `signed_by` if given.
 
-    Without that service account the check is skipped, and is ok.
+    Without that service account, the check is skipped and ok.
     """
-    who = f"{namespace}/{service_account}"
-    rule = f"a role of its user in {namespace} has to have apiGroups [''], resourceNames [{service_account}],"
+    account = f"{namespace}/{service_account}"
+    rule = f"grant its user a role in {namespace} with apiGroups [''], resourceNames [{service_account}],"
 
-    async def work(connection: Connection) -> Canary:
+    async def work(connection: Connection) -> CheckResult:
         client = connection.client
         try:
             await connection.call(
-                f"read the ServiceAccount {who}",
+                f"read the ServiceAccount {account}",
                 f"{rule} resources [serviceaccounts], verbs [get]",
                 lambda: client.get(ServiceAccount, service_account, namespace=namespace),
             )
             made = await connection.call(
-                f"ask for a token of {who}",
+                f"request a token of {account}",
                 f"{rule} resources [serviceaccounts/token], verbs [create]",
                 lambda: client.create(
                     ServiceAccountToken(
@@ -61,45 +61,55 @@ def tokens(
                     namespace=namespace,
                 ),
             )
-        except GoneError:
-            fact = f"not looked at: the cluster has no ServiceAccount {who}"
-            return Canary(NAME, True, fact, "kubectl apply -f config/rbac.yaml makes it; it needs no rights")
+        except NotFoundError:
+            fact = f"skipped: the cluster has no ServiceAccount {account}"
+            return CheckResult(
+                NAME, True, fact, "to create it, run: kubectl apply -f config/rbac.yaml; it needs no permissions"
+            )
         if not (token := (made.status and made.status.token) or ""):
-            return Canary(NAME, False, f"the Kubernetes API gave no token for {who}", "see what its log says of it")
+            return CheckResult(
+                NAME, False, f"the Kubernetes API returned no token for {account}", "check the log of the API server"
+            )
         try:
             review = await connection.call(
-                "have a token reviewed",
-                "a cluster role of its user has to have apiGroups [authentication.k8s.io], resources [tokenreviews],"
+                "review a token",
+                "grant its user a cluster role with apiGroups [authentication.k8s.io], resources [tokenreviews],"
                 " verbs [create]",
                 lambda: client.create(TokenReview(spec=TokenReviewSpec(token=token))),
             )
-        except GoneError:
-            raise RefusedError("the Kubernetes API reviews no tokens; see its version") from None
+        except NotFoundError:
+            raise RefusedError(
+                "the Kubernetes API does not support TokenReview; check its version: kubectl version"
+            ) from None
         return _verdict(token, review.status or TokenReviewStatus(), namespace, service_account, signed_by)
 
-    return checked(access, NAME, work, limit)
+    return run_check(access, NAME, work, limit)
 
 
 def _verdict(
     token: str, status: TokenReviewStatus, namespace: str, service_account: str, signed_by: PublicKey | None
-) -> Canary:
-    who = f"{namespace}/{service_account}"
+) -> CheckResult:
+    account = f"{namespace}/{service_account}"
     if not status.authenticated:
-        said = printable((status.error or "no reason given").replace(token, "it"))[:300]
-        remedy = "see that each API server has the public key in --service-account-key-file, and was restarted since"
-        return Canary(NAME, False, f"a fresh token of {who} is not taken ({said})", remedy)
+        reason = printable((status.error or "no reason given").replace(token, "it"))[:300]
+        remedy = (
+            "check --service-account-key-file of each API server, and restart each one that is older than that file"
+        )
+        return CheckResult(NAME, False, f"a new token of {account} is rejected ({reason})", remedy)
     user = status.user.username if status.user else None
     if user != f"system:serviceaccount:{namespace}:{service_account}":
-        fact = f"a fresh token of {who} is taken for {printable(user or 'nobody')}"
-        return Canary(NAME, False, fact, "see which authenticators the API server has")
+        fact = f"a new token of {account} authenticates as {printable(user or 'no user')}"
+        return CheckResult(NAME, False, fact, "check the authenticators of the API server")
     if signed_by and _key_id(token) != _kubernetes_id(signed_by):
-        fact = f"a fresh token of {who} is not signed with the key {signed_by.sha256[:12]}"
-        return Canary(NAME, False, fact, "see --service-account-signing-key-file of each API server, and restart it")
-    return Canary(NAME, True, f"a fresh token of {who} is taken")
+        fact = f"a new token of {account} is not signed with the key {signed_by.sha256[:12]}"
+        return CheckResult(
+            NAME, False, fact, "check --service-account-signing-key-file of each API server, then restart it"
+        )
+    return CheckResult(NAME, True, f"the API server accepts a new token of {account}")
 
 
 def _key_id(token: str) -> str:
-    """Return the key ID in a token's header (RFC 7515, 4.1.4), or empty where it cannot be read."""
+    """Return the key ID in a token's header (RFC 7515, 4.1.4), or empty if it is unreadable."""
     head = token.partition(".")[0]
     try:
         return str(json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"])
@@ -108,5 +118,5 @@ def _key_id(token: str) -> str:
 
 
 def _kubernetes_id(key: PublicKey) -> str:
-    """Return the ID of a key in Kubernetes' tokens (pkg/serviceaccount/jwt.go, keyIDFromPublicKey)."""
+    """Return the ID of a key in tokens of Kubernetes (pkg/serviceaccount/jwt.go, keyIDFromPublicKey)."""
     return base64.urlsafe_b64encode(bytes.fromhex(key.sha256)).decode("ascii").rstrip("=")

@@ -1,10 +1,10 @@
-"""Check that the cluster signs, and with which CA: certmond requests a certificate, verifies it and discards it.
+"""Check of the cluster's signer and its CA: certmond requests a certificate, verifies it and discards it.
 
 Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a temporary key, for a user
-without rights, and with the API's shortest lifetime. While the request waits for approval or for the signer, it stays,
-and each later check reads it again, also from another process. A denied request stays until it is deleted, so that the
-operator does not have to deny it again. Otherwise this check or a later one deletes it, or the cluster within a day.
-Imports lightkube.
+without permissions, and with the shortest lifetime of the API. While the request waits for approval or for a signer,
+each later check reads it again, also from another process. A denied request stays until a user deletes it, so that the
+operator does not have to deny it again. This check or a later one deletes any other request, or the cluster does within
+a day. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from certmond.cluster.client import Connection
 from certmond.cluster.connection import Access
 from certmond.cluster.csr_objects import Filed, Requests
 from certmond.cluster.csr_signer import API_CLIENT
-from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked
+from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, run_check
 from certmond.errors import CertmondError, MalformedError, RefusedError, SigningError, UnreachableError
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Certificate, load_request
@@ -37,26 +37,26 @@ NAME = "signing"
 REQUEST = "certmond-canary"
 """The fixed name of the request, so that a role can permit exactly this one."""
 USER = "certmond:canary"
-"""The common name of the certificate. It is in no group, and no role may be bound to it."""
+"""The common name of the certificate. It is in no group, and must not be bound to a role."""
 
 _SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
 _USAGES = ("digital signature", "client auth")
-_SAID = "CertmondCanary", "certmond checks which CA the cluster signs with"
+_APPROVAL = "CertmondCanary", "certmond checks which CA the cluster signs with"
 _SECONDS = 600  # the API's minimum
-_LOOK_AGAIN = 0.5  # seconds
+_POLL_INTERVAL = 0.5  # seconds
 _APPROVE = (
-    f"look at it (docs/cluster.md says how), then `kubectl certificate approve {REQUEST}`; or permit certmond to do so"
-    f" for {API_CLIENT}"
+    f"inspect it (docs/cluster.md), then run: kubectl certificate approve {REQUEST}; or permit certmond to approve"
+    f" requests to {API_CLIENT}"
 )
 _DENIED = (
-    f"find out who denied it, and why; it is filed again when it is gone: `kubectl delete csr {REQUEST}`, or the"
-    " cluster takes it away an hour after it was filed"
+    f"ask the user who denied it for the reason; to have it filed again, run: kubectl delete csr {REQUEST}; the cluster"
+    " deletes it an hour after it was filed"
 )
-_CONTROLLER = "see that a kube-controller-manager leads, and what its log says of certificate signing"
+_CONTROLLER = "check that a kube-controller-manager leads, and its log for errors of certificate signing"
 
 
 @dataclass(slots=True)
-class _Asked:
+class _PendingRequest:
     """The request in the API. Its certificate can only be the answer to this check."""
 
     expected: Certificate
@@ -65,140 +65,142 @@ class _Asked:
     approved: bool = False
 
 
-class Signing:
-    """The check for one process, which keeps an undecided request."""
+class SignerCheck:
+    """The check of one process, which keeps an undecided request."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._asked: _Asked | None = None
+        self._pending: _PendingRequest | None = None
 
-    def check(self, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> Canary:
+    def check(self, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> CheckResult:
         """Check that a certificate that the cluster signs now verifies with the CA `expected` at `now`.
 
-        Takes at most `limit`, and one more call of the API for the deletion. Where certmond may not approve its
-        request, it does not wait: the next check reads the request again.
+        Takes at most `limit`, and one more call of the API for the deletion. If certmond may not approve its request,
+        it does not wait: the next check reads the request again.
         """
         seconds = limit.total_seconds()
 
-        async def work(connection: Connection) -> Canary:
+        async def work(connection: Connection) -> CheckResult:
             api = Requests(connection)
             try:
                 async with asyncio.timeout(seconds):
-                    asked = await self._ask(api, expected)
-                    forbidden = await self._approve(api, asked)
-                    if forbidden and not asked.filed.conditions:
-                        return Canary(NAME, False, f"the request {REQUEST} waits for approval: {forbidden}", _APPROVE)
-                    await self._decide(api, asked)
+                    pending = await self._request(api, expected)
+                    forbidden = await self._approve(api, pending)
+                    if forbidden and not pending.filed.conditions:
+                        return CheckResult(
+                            NAME, False, f"the request {REQUEST} waits for approval: {forbidden}", _APPROVE
+                        )
+                    await self._wait_for_decision(api, pending)
             except TimeoutError:
-                if self._asked and self._asked.approved:
-                    fact = f"the request {REQUEST} was approved, and not signed within {seconds:g} s"
-                    return Canary(NAME, False, fact, _CONTROLLER)
-                raise UnreachableError(f"the Kubernetes API gave no whole answer within {seconds:g} s") from None
-            if "Denied" in asked.filed.conditions:
-                return Canary(NAME, False, _said_of(asked.filed, "was denied", "Denied"), _DENIED)
-            self._asked = None
+                if self._pending and self._pending.approved:
+                    fact = f"the request {REQUEST} is approved, but not signed within {seconds:g} s"
+                    return CheckResult(NAME, False, fact, _CONTROLLER)
+                raise UnreachableError(f"the Kubernetes API did not answer completely within {seconds:g} s") from None
+            if "Denied" in pending.filed.conditions:
+                return CheckResult(NAME, False, _condition_fact(pending.filed, "is denied", "Denied"), _DENIED)
+            self._pending = None
             with suppress(SigningError):  # a later check deletes it, or the cluster within a day
                 await api.delete(REQUEST)
-            return _verdict(asked.filed, asked.key, expected, now)
+            return _verdict(pending.filed, pending.key, expected, now)
 
-        return checked(self._access, NAME, work, limit=None)
+        return run_check(self._access, NAME, work, limit=None)
 
     def withdraw(self) -> None:
         """Delete the request of this process. Never raises."""
-        if self._asked is not None:
-            self._asked = None
+        if self._pending is not None:
+            self._pending = None
             with suppress(CertmondError):
                 self._access.run(lambda connection: Requests(connection).delete(REQUEST))
 
-    async def _ask(self, api: Requests, expected: Certificate) -> _Asked:
+    async def _request(self, api: Requests, expected: Certificate) -> _PendingRequest:
         """Return the earlier request for the same CA, or a new one."""
-        if self._asked and self._asked.expected == expected:
-            await self._look(api, self._asked)
-            return self._asked
-        before, self._asked = self._asked, None
-        if before is None and (found := await self._left_to_a_person(api, expected)):
-            self._asked = found
+        if self._pending and self._pending.expected == expected:
+            await self._refresh(api, self._pending)
+            return self._pending
+        before, self._pending = self._pending, None
+        if before is None and (found := await self._awaiting_operator(api, expected)):
+            self._pending = found
             return found
         await api.delete(REQUEST)  # of a killed process
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(_SUBJECT).sign(key, hashes.SHA256())
         filed = await api.create(REQUEST, request.public_bytes(Encoding.PEM), API_CLIENT, _USAGES, _SECONDS)
         if filed is None:
-            raise UnreachableError(f"the request {REQUEST} was filed by another, too; it is filed again later")
-        self._asked = _Asked(expected, public_key_of(key), filed)
-        return self._asked
+            raise UnreachableError(f"another process has filed the request {REQUEST}; certmond files it again later")
+        self._pending = _PendingRequest(expected, public_key_of(key), filed)
+        return self._pending
 
-    async def _left_to_a_person(self, api: Requests, expected: Certificate) -> _Asked | None:
+    async def _awaiting_operator(self, api: Requests, expected: Certificate) -> _PendingRequest | None:
         """Return the request of another process that the operator must approve or has denied.
 
-        Its deletion would force the operator to begin again.
+        After a deletion, the operator would have to decide again.
         """
         filed = await api.read(REQUEST)
         key = _key_of(filed) if filed and not filed.certificate else None
         if filed is None or key is None:
             return None
         if filed.conditions:
-            return _Asked(expected, key, filed) if "Denied" in filed.conditions else None
+            return _PendingRequest(expected, key, filed) if "Denied" in filed.conditions else None
         try:
-            await api.approve(filed, *_SAID, dry_run=True)
+            await api.approve(filed, *_APPROVAL, dry_run=True)
         except RefusedError:
-            return _Asked(expected, key, filed)
+            return _PendingRequest(expected, key, filed)
         return None
 
-    async def _approve(self, api: Requests, asked: _Asked) -> str | None:
-        """Approve the request, and return why certmond may not; None where it is decided."""
+    async def _approve(self, api: Requests, pending: _PendingRequest) -> str | None:
+        """Approve the request. Return the reason for which certmond may not, or None if the request is decided."""
         try:
-            found = await api.approve(asked.filed, *_SAID)
+            found = await api.approve(pending.filed, *_APPROVAL)
         except RefusedError as error:
             return str(error)
-        self._take(asked, found)
+        self._store(pending, found)
         return None
 
-    async def _decide(self, api: Requests, asked: _Asked) -> None:
-        """Wait until the request has a certificate, or will never have one."""
-        while not (asked.filed.certificate or {"Denied", "Failed"} & asked.filed.conditions.keys()):
-            asked.approved = "Approved" in asked.filed.conditions
-            await asyncio.sleep(_LOOK_AGAIN)
-            await self._look(api, asked)
+    async def _wait_for_decision(self, api: Requests, pending: _PendingRequest) -> None:
+        """Wait until the request has a certificate, or can never have one."""
+        while not (pending.filed.certificate or {"Denied", "Failed"} & pending.filed.conditions.keys()):
+            pending.approved = "Approved" in pending.filed.conditions
+            await asyncio.sleep(_POLL_INTERVAL)
+            await self._refresh(api, pending)
 
-    async def _look(self, api: Requests, asked: _Asked) -> None:
-        self._take(asked, await api.read(REQUEST))
+    async def _refresh(self, api: Requests, pending: _PendingRequest) -> None:
+        self._store(pending, await api.read(REQUEST))
 
-    def _take(self, asked: _Asked, found: Filed | None) -> None:
-        """Store the API's current state of the request. Raises UnreachableError where it was deleted or replaced."""
-        if found is None or found.uid != asked.filed.uid:
-            self._asked = None
-            raise UnreachableError(f"the request {REQUEST} was deleted by somebody else; it is filed again")
-        asked.filed = found
+    def _store(self, pending: _PendingRequest, found: Filed | None) -> None:
+        """Store the API's current state of the request. Raises UnreachableError if it was deleted or replaced."""
+        if found is None or found.uid != pending.filed.uid:
+            self._pending = None
+            raise UnreachableError(f"another client has deleted the request {REQUEST}; certmond files it again")
+        pending.filed = found
 
 
 def _key_of(filed: Filed) -> PublicKey | None:
     """Return the key of a request with exactly the content of this check, else None."""
     try:
-        asked = load_request(filed.request)
+        request = load_request(filed.request)
         with guarded("is not a request that can be used"):
-            key, plain = asked.public_key(), asked.subject == _SUBJECT and not len(asked.extensions)
+            key, plain = request.public_key(), request.subject == _SUBJECT and not len(request.extensions)
             same = plain and filed.signer_name == API_CLIENT and filed.usages == {*_USAGES}
             return describe_key(key) if same and isinstance(key, ec.EllipticCurvePublicKey) else None
     except MalformedError:
         return None
 
 
-def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime) -> Canary:
+def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime) -> CheckResult:
     if "Failed" in filed.conditions:
-        return Canary(NAME, False, _said_of(filed, "has failed", "Failed"), _CONTROLLER)
+        return CheckResult(NAME, False, _condition_fact(filed, "has failed", "Failed"), _CONTROLLER)
     issued = decode(filed.certificate, filed.name).certificates
     if not issued or issued[0].key != key:
-        fact = f"what was issued for the request {filed.name} is no certificate of its key"
-        return Canary(NAME, False, fact, f"see what signs {API_CLIENT}")
+        fact = f"the signer has issued a certificate of another key for the request {filed.name}"
+        return CheckResult(NAME, False, fact, f"check the program that signs for {API_CLIENT}")
     search = find_paths(issued[0], [expected], issued[1:], ["client auth"])
     if search.valid_at(now) is None:
         by = printable(issued[0].issuer)
-        fact = f"the cluster signs with a CA (of the name {by}) that is not {expected.sha256[:12]}, or not valid now"
-        remedy = "see which pair each kube-controller-manager has for --cluster-signing-cert-file, and restart it"
-        return Canary(NAME, False, fact, remedy)
-    return Canary(NAME, True, f"the cluster signs with {expected.sha256[:12]}")
+        fact = f"the cluster signs with a CA (named {by}) that is not {expected.sha256[:12]}, or not valid now"
+        remedy = "check --cluster-signing-cert-file of each kube-controller-manager, then restart it"
+        return CheckResult(NAME, False, fact, remedy)
+    return CheckResult(NAME, True, f"the cluster signs with {expected.sha256[:12]}")
 
 
-def _said_of(filed: Filed, what: str, condition: str) -> str:
+def _condition_fact(filed: Filed, what: str, condition: str) -> str:
     return f"the request {filed.name} {what} ({printable(filed.conditions[condition])[:300]})"

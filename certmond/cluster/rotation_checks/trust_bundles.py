@@ -1,7 +1,7 @@
 """Check of the CA that the cluster publishes to its workloads for the API server.
 
 Checks the ConfigMap kube-root-ca.crt in every namespace, and on request the Secrets with service account tokens.
-kube-controller-manager writes both, certmond neither. certmond reads no token. Imports lightkube.
+kube-controller-manager writes both. certmond writes neither, and reads no token. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from lightkube.resources.core_v1 import ConfigMap, Namespace, Secret
 
 from certmond.cluster.client import PAGE, Connection
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked, differs, named
+from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, first_names, run_check
 from certmond.pki.x509.certificate import Certificate
 
 PUBLISHED, SECRETS = "published_trust", "token_secrets"
 
 _CONFIG_MAP, _KEY = "kube-root-ca.crt", "ca.crt"
 _TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105 - a type of Secrets
-_REMEDY = "see that a kube-controller-manager leads, and was restarted since its --root-ca-file changed"
+_REMEDY = "check that a kube-controller-manager leads, and that it restarted after its --root-ca-file changed"
 
 
 def published_trust(
     access: Access, wanted: Iterable[Certificate], limit: timedelta = LIMIT, *, at_least: bool = False
-) -> Canary:
-    """Check that `kube-root-ca.crt` holds exactly `wanted`, as a set, in every namespace that is not being deleted.
+) -> CheckResult:
+    """Check that `kube-root-ca.crt` contains exactly `wanted`, as a set, in every namespace that is not being deleted.
 
-    With `at_least` it may hold more.
+    With `at_least`, it may contain more.
     """
     trust = tuple(wanted)
 
-    async def work(connection: Connection) -> Canary:
+    async def work(connection: Connection) -> CheckResult:
         client = connection.client
         spaces = await connection.listed(
             "list the namespaces",
-            "a cluster role of its user has to have apiGroups [''], resources [namespaces], verbs [list]",
+            "grant its user a cluster role with apiGroups [''], resources [namespaces], verbs [list]",
             lambda: client.list(Namespace, chunk_size=PAGE),
         )
         maps = await connection.listed(
             f"list the ConfigMaps {_CONFIG_MAP}",
-            f"a cluster role of its user has to have apiGroups [''], resources [configmaps], resourceNames"
+            f"grant its user a cluster role with apiGroups [''], resources [configmaps], resourceNames"
             f" [{_CONFIG_MAP}], verbs [list]",
             # With this selector, the API server checks the permission for this name only.
             lambda: client.list(ConfigMap, namespace="*", fields={"metadata.name": _CONFIG_MAP}, chunk_size=PAGE),
@@ -51,32 +51,34 @@ def published_trust(
         found = {str(each.metadata.namespace): (each.data or {}).get(_KEY, "") for each in maps if each.metadata}
         live = sorted(str(each.metadata.name) for each in spaces if each.metadata and not _terminating(each))
         if not live:
-            return Canary(PUBLISHED, False, "the cluster has no namespace, as it seems", "see what answers there")
+            return CheckResult(PUBLISHED, False, "the API lists no namespace", "check the server of the kubeconfig")
         facts = {space: _fact(found.get(space, "").encode(), trust, at_least=at_least) for space in live}
         behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]
         if behind:
-            return Canary(PUBLISHED, False, f"{_CONFIG_MAP} of {named(behind)}", _REMEDY)
-        return Canary(PUBLISHED, True, f"{_CONFIG_MAP} is as wanted in {len(live)} namespaces")
+            return CheckResult(PUBLISHED, False, f"{_CONFIG_MAP} of {first_names(behind)}", _REMEDY)
+        return CheckResult(PUBLISHED, True, f"{_CONFIG_MAP} has the expected CAs in {len(live)} namespaces")
 
-    return checked(access, PUBLISHED, work, limit)
+    return run_check(access, PUBLISHED, work, limit)
 
 
 def token_secrets(
-    access: Access, wanted: Iterable[Certificate], *, look: bool = False, limit: timedelta = LIMIT
-) -> Canary:
+    access: Access, wanted: Iterable[Certificate], *, enabled: bool = False, limit: timedelta = LIMIT
+) -> CheckResult:
     """Check that the CA in every Secret with a service account's token is exactly `wanted`, as a set.
 
-    Without `look`, the check is skipped, because it needs the right to read all Secrets.
+    Without `enabled`, the check is skipped, because it needs the permission to read all Secrets.
     """
     trust = tuple(wanted)
-    if not look:
-        fact = "not looked at: the Secrets with tokens of service accounts, since that takes the right to all Secrets"
-        return Canary(SECRETS, True, fact, "bind certmond-rotation-secrets (config/rbac.yaml), and ask for this check")
+    if not enabled:
+        fact = "skipped: the Secrets with service account tokens, because that check must read all Secrets"
+        return CheckResult(
+            SECRETS, True, fact, "bind certmond-rotation-secrets (config/rbac.yaml), and set `cluster.token_secrets`"
+        )
 
-    async def work(connection: Connection) -> Canary:
+    async def work(connection: Connection) -> CheckResult:
         found = await connection.listed(
             "list the Secrets",
-            "a cluster role of its user has to have apiGroups [''], resources [secrets], verbs [list]",
+            "grant its user a cluster role with apiGroups [''], resources [secrets], verbs [list]",
             lambda: connection.client.list(Secret, namespace="*", fields={"type": _TOKEN_TYPE}, chunk_size=PAGE),
         )
         facts = {
@@ -86,10 +88,10 @@ def token_secrets(
         }
         behind = [f"{name} {fact}" for name, fact in sorted(facts.items()) if fact is not None]
         if behind:
-            return Canary(SECRETS, False, f"{_KEY} in the Secret {named(behind)}", _REMEDY)
-        return Canary(SECRETS, True, f"{_KEY} is as wanted in {len(facts)} Secrets with tokens")
+            return CheckResult(SECRETS, False, f"{_KEY} in the Secret {first_names(behind)}", _REMEDY)
+        return CheckResult(SECRETS, True, f"{_KEY} has the expected CAs in {len(facts)} Secrets with tokens")
 
-    return checked(access, SECRETS, work, limit)
+    return run_check(access, SECRETS, work, limit)
 
 
 def _terminating(space: Any) -> bool:

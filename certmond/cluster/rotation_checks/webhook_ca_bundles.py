@@ -1,4 +1,4 @@
-"""The CA bundles with which the API server trusts webhooks and extension API servers, where they hold the cluster's CA.
+"""Check of the CA bundles of webhooks and extension API servers that contain the cluster's CA.
 
 They are in webhook configurations, APIServices and the conversion of CustomResourceDefinitions. certmond writes only
 those with the annotation `certmond.io/ca-bundle: <family>`, and reports the others. It ignores a bundle without a CA of
@@ -16,9 +16,9 @@ from typing import Any
 from lightkube.generic_resource import GenericGlobalResource, create_global_resource
 from lightkube.types import PatchType
 
-from certmond.cluster.client import PAGE, Connection, GoneError, TakenError
+from certmond.cluster.client import PAGE, ConflictError, Connection, NotFoundError
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked, differs, named
+from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, first_names, run_check
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.parsing import decode
 
@@ -36,7 +36,7 @@ class _Kind:
     resource: type[GenericGlobalResource]
     group: str
     plural: str
-    place: tuple[str, ...]  # the fields around the bundle; a star is each item of a list
+    place: tuple[str, ...]  # the fields around the bundle; a star matches each item of a list
 
 
 def _kind(group: str, kind: str, plural: str, place: tuple[str, ...]) -> _Kind:
@@ -53,7 +53,7 @@ _KINDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Behind:
+class _OutdatedBundle:
     """An object with outdated bundles, at the given `pointers` (RFC 6901)."""
 
     kind: _Kind
@@ -70,51 +70,55 @@ class _Behind:
 def ca_bundles(
     access: Access,
     family: str,
-    ours: Iterable[Certificate],
+    family_cas: Iterable[Certificate],
     wanted: Iterable[Certificate],
     *,
     update: bool = False,
     limit: timedelta = LIMIT,
-) -> Canary:
-    """Check that every bundle with a CA of `ours`, the old and new ones of the family, holds exactly `wanted` of them.
+) -> CheckResult:
+    """Check that every bundle with a CA of `family_cas`, the old and the new ones, has exactly `wanted` of them.
 
-    A CA belongs to `ours` by its key. With `update`, the annotated bundles then hold only `wanted`, in the given order.
-    Each is changed only in the version that was read.
+    A CA with the same key belongs to `family_cas`. With `update`, the annotated bundles then have only `wanted`, in the
+    given order. certmond changes only the version that it read.
     """
     trust = tuple(wanted)
-    keys = frozenset(each.key.sha256 for each in (*ours, *trust))
+    keys = frozenset(each.key.sha256 for each in (*family_cas, *trust))
 
-    async def work(connection: Connection) -> Canary:
+    async def work(connection: Connection) -> CheckResult:
         behind = [each for kind in _KINDS for each in await _listed(connection, kind, family, keys, trust)]
         done = [each for each in behind if update and each.owned and await _updated(connection, each, trust)]
         left = [each for each in behind if each not in done]
         if left:
             owned = all(each.owned for each in left)
             remedy = (
-                "let certmond update it" if owned else f"exchange the CA there, or annotate it {ANNOTATION}: {family}"
+                "certmond updates it during a rotation"
+                if owned
+                else f"replace the CA there, or annotate the object: {ANNOTATION}={family}"
             )
-            return Canary(NAME, False, f"the CA bundle of {named(f'{each} {each.fact}' for each in left)}", remedy)
-        updated = f"; updated: {named(map(str, done))}" if done else ""
-        return Canary(NAME, True, f"no CA bundle is behind{updated}")
+            return CheckResult(
+                NAME, False, f"the CA bundle of {first_names(f'{each} {each.fact}' for each in left)}", remedy
+            )
+        updated = f"; updated: {first_names(map(str, done))}" if done else ""
+        return CheckResult(NAME, True, f"each CA bundle has the expected CAs{updated}")
 
-    return checked(access, NAME, work, limit)
+    return run_check(access, NAME, work, limit)
 
 
 async def _listed(
     connection: Connection, kind: _Kind, family: str, keys: frozenset[str], wanted: tuple[Certificate, ...]
-) -> list[_Behind]:
-    async def found() -> AsyncIterator[_Behind]:
+) -> list[_OutdatedBundle]:
+    async def found() -> AsyncIterator[_OutdatedBundle]:
         async for each in connection.client.list(kind.resource, chunk_size=PAGE):
-            if (behind := _behind(kind, each, family, keys, wanted)) is not None:
+            if (behind := _outdated(kind, each, family, keys, wanted)) is not None:
                 yield behind
 
-    rule = f"a cluster role of its user has to have apiGroups [{kind.group}], resources [{kind.plural}], verbs [list]"
+    rule = f"grant its user a cluster role with apiGroups [{kind.group}], resources [{kind.plural}], verbs [list]"
     return await connection.listed(f"list the {kind.plural}", rule, found)
 
 
-def _behind(
+def _outdated(
     kind: _Kind, found: Mapping[str, Any], family: str, keys: frozenset[str], wanted: tuple[Certificate, ...]
-) -> _Behind | None:
+) -> _OutdatedBundle | None:
     metadata = found["metadata"]
     owned = (metadata.get("annotations") or {}).get(ANNOTATION) == family
     facts = {}
@@ -124,7 +128,7 @@ def _behind(
     if not facts:
         return None
     fact = next(iter(facts.values()))
-    return _Behind(kind, metadata["name"], metadata["resourceVersion"], owned, fact, tuple(facts))
+    return _OutdatedBundle(kind, metadata["name"], metadata["resourceVersion"], owned, fact, tuple(facts))
 
 
 def _places(value: Any, place: tuple[str, ...], pointer: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -146,28 +150,27 @@ def _fact(bundle: str, owned: bool, keys: frozenset[str], wanted: tuple[Certific
         pem = b""
     if owned:
         return differs(pem, wanted, "it") if pem else "is empty"
-    ours = [each for each in decode(pem, "it").certificates if each.key.sha256 in keys]
-    return differs(b"".join(map(to_pem, ours)), wanted, "it") if ours else None
+    family_cas = [each for each in decode(pem, "it").certificates if each.key.sha256 in keys]
+    return differs(b"".join(map(to_pem, family_cas)), wanted, "it") if family_cas else None
 
 
-async def _updated(connection: Connection, behind: _Behind, wanted: tuple[Certificate, ...]) -> bool:
-    """Write the bundle. Return False where the object was changed or deleted since it was read."""
+async def _updated(connection: Connection, behind: _OutdatedBundle, wanted: tuple[Certificate, ...]) -> bool:
+    """Write the bundle. Return False if the object was changed or deleted since it was read."""
     bundle = base64.b64encode(b"".join(map(to_pem, wanted))).decode("ascii")
     patch = [
-        # The resource version limits the change to the object that was read, so each index still names the same
-        # webhook.
+        # The resource version limits the change to the object that was read. So each index names the same webhook.
         {"op": "replace", "path": "/metadata/resourceVersion", "value": behind.version},
         *({"op": "add", "path": pointer, "value": bundle} for pointer in behind.pointers),
     ]
     kind = behind.kind
-    rule = f"a cluster role of its user has to have apiGroups [{kind.group}], resources [{kind.plural}], verbs [patch]"
+    rule = f"grant its user a cluster role with apiGroups [{kind.group}], resources [{kind.plural}], verbs [patch]"
     client = connection.client
     try:
         await connection.call(
             f"patch the {behind}",
-            f"{rule}, best with resourceNames [{behind.name}]",
+            f"{rule}, and preferably resourceNames [{behind.name}]",
             lambda: client.patch(kind.resource, behind.name, patch, patch_type=PatchType.JSON),
         )
-    except (TakenError, GoneError):
+    except (ConflictError, NotFoundError):
         return False
     return True

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from certmond.config.problems import meant, told
+from certmond.config.problems import problem_of, suggestion
 from certmond.config.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 from certmond.errors import ConfigError
 
@@ -203,7 +203,7 @@ def parse(name: str, text: str | bytes, directory: Path) -> Source:
     try:
         config = WebConfig.model_validate(tree.plain())
     except ValidationError as error:
-        problems += [told(each, tree, WebConfig, _PARTS) for each in error.errors(include_url=False)]
+        problems += [problem_of(each, tree, WebConfig, _PARTS) for each in error.errors(include_url=False)]
     problems += [*_tls(tree), *_headers(tree), *_users(tree)]
     if problems:
         problems.sort(key=lambda problem: problem.place.line)
@@ -253,7 +253,7 @@ def _headers(tree: Node) -> Iterator[Problem]:
     for name, node in whole.keys("headers") if whole else ():
         if name not in HEADERS:
             yield Problem(
-                node.place, f"cannot be set{meant(name, HEADERS) or '; valid headers: ' + ', '.join(HEADERS)}"
+                node.place, f"cannot be set{suggestion(name, HEADERS) or '; valid headers: ' + ', '.join(HEADERS)}"
             )
         elif not isinstance(value := node.value, str):
             continue

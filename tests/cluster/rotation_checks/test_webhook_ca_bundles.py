@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.check import Canary
+from certmond.cluster.rotation_checks.check import CheckResult
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from tests.builders import Issued, bundle, make_ca, reissue
 from tests.cluster.api_server import ApiServer, Fault
@@ -48,7 +48,7 @@ def bundles(made: dict[str, Any]) -> list[str | None]:
     return [each.get("caBundle") for each in found]
 
 
-def look(access: Access, wanted: Any = BOTH, **more: Any) -> Canary:
+def look(access: Access, wanted: Any = BOTH, **more: Any) -> CheckResult:
     return ca_bundles(access, "ca", [OLD.facts, NEW.facts], wanted, **more)
 
 
@@ -63,10 +63,10 @@ def test_a_bundle_with_the_old_ca_is_reported_until_it_is_current(
     canary = look(access, update=True)
     assert not canary.ok
     assert canary.fact == f"the CA bundle of {made['kind']} it lacks {NEW.facts.sha256[:12]}"
-    assert canary.remedy == "exchange the CA there, or annotate it certmond.io/ca-bundle: ca"
+    assert canary.remedy == "replace the CA there, or annotate the object: certmond.io/ca-bundle=ca"
     add(cluster, resource, "right", b64(NEW, STRANGE, OLD))
     cluster.store.remove(resource, "it")
-    assert look(access) == Canary("ca_bundles", True, "no CA bundle is behind")
+    assert look(access) == CheckResult("ca_bundles", True, "each CA bundle has the expected CAs")
     canary = look(access, [NEW.facts])
     assert canary.fact == f"the CA bundle of {made['kind']} right still has {OLD.facts.sha256[:12]}"
 
@@ -86,15 +86,15 @@ def test_an_annotated_bundle_is_updated(cluster: ApiServer, access: Access, reso
     cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
     made = add(cluster, resource, "it", b64(OLD, STRANGE), **ANNOTATED)
     canary = look(access)
-    assert (canary.ok, canary.remedy) == (False, "let certmond update it")
+    assert (canary.ok, canary.remedy) == (False, "certmond updates it during a rotation")
     canary = look(access, update=True)
     assert canary.ok
-    assert canary.fact == f"no CA bundle is behind; updated: {made['kind']} it"
+    assert canary.fact == f"each CA bundle has the expected CAs; updated: {made['kind']} it"
     after = cluster.store.get(resource, "it")
     assert bundles(after) == [b64(OLD, NEW)]
     assert "later" in str(after)
     version = after["metadata"]["resourceVersion"]
-    assert look(access, update=True).fact == "no CA bundle is behind"
+    assert look(access, update=True).fact == "each CA bundle has the expected CAs"
     assert cluster.store.get(resource, "it")["metadata"]["resourceVersion"] == version
 
 
@@ -157,7 +157,7 @@ def test_a_missing_right_to_update_is_reported(cluster: ApiServer, access: Acces
     canary = look(access, update=True)
     assert not canary.ok
     assert "may not patch the APIService it" in canary.fact
-    assert "resources [apiservices], verbs [patch], best with resourceNames [it]" in canary.fact
+    assert "resources [apiservices], verbs [patch], and preferably resourceNames [it]" in canary.fact
 
 
 def test_a_cluster_without_such_a_kind_is_refused(cluster: ApiServer, access: Access) -> None:

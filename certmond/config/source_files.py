@@ -1,0 +1,100 @@
+"""Reading of the configuration: the main file and conf.d/*.yaml, unless other users can write one of them.
+
+Owns the order of the files, and the permissions of files and directories. `model` merges and validates their texts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Container, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from certmond.config.model import EVERY_KEY, Config, Source, parse
+from certmond.config.yaml_source import MAX_BYTES, Place, Problem
+from certmond.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/certmond/config.yaml")
+
+
+def load(
+    path: Path | None = None,
+    *,
+    profile: str | None = None,
+    explicit: bool = False,
+    acting: bool = False,
+    keys: Container[str] = EVERY_KEY,
+) -> Config:
+    """Return the configuration: the profile, then the file `path`, then conf.d/*.yaml beside it.
+
+    Later files take precedence.
+
+    A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if
+    certmond acts with the configuration, or if the caller is `acting`. `keys` is as for `parse`. Raises ConfigError.
+    """
+    main = path or DEFAULT_PATH
+    sources: list[Source] = []
+    unread: list[Problem] = []
+    open_to_others: list[Problem] = []
+    found = (main, *_drop_ins(main.parent / "conf.d", unread))
+    for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_real_directory(file) for file in found))):
+        with suppress(OSError):  # a missing directory has no owner; an unreadable one is reported below
+            open_to_others += _open_to_others(directory, directory.stat())
+    for file in found:
+        try:
+            with open(_regular(file), "rb") as stream:
+                sources.append(Source(str(file), stream.read(MAX_BYTES + 1)))
+                open_to_others += _open_to_others(file, os.fstat(stream.fileno()))
+        except OSError as error:
+            if explicit or file != main or not isinstance(error, FileNotFoundError):
+                unread.append(_unreadable(file, error))
+    config = parse(sources, profile=profile, unread=unread, keys=keys)
+    if open_to_others and (acting or config.acts):
+        raise ConfigError(tuple(map(str, open_to_others)))
+    return config
+
+
+def _regular(file: Path) -> int:
+    """Return a descriptor of `file` for reading. Refuses files that block or never end."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+def _real_directory(file: Path) -> Path:
+    """Return the directory of a file; of a symlink, the directory of its target."""
+    return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
+
+
+def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
+    """Yield the problems of a file or directory that other users can write: they could choose commands and signers."""
+    sticky = (
+        stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    )  # certmond refuses a file of another user in it
+    if status.st_mode & 0o022 and not sticky:
+        yield Problem(
+            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
+        )
+    if status.st_uid not in {0, os.geteuid()}:
+        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; chown root {file}")
+
+
+def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:
+    try:
+        return sorted(file for file in directory.iterdir() if file.match("[!.]*.yaml"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        unread.append(_unreadable(directory, error))
+        return []
+
+
+def _unreadable(path: Path, error: OSError) -> Problem:
+    return Problem(Place(str(path)), f"cannot be read ({error.strerror}); correct its path or permissions")
