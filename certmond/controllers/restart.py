@@ -14,13 +14,12 @@ from datetime import UTC, datetime, timedelta
 from certmond.config.model import Config
 from certmond.controllers.executor import Executor
 from certmond.controllers.restart_lock import Turn, TurnTaking
+from certmond.controllers.restart_observation import RestartObservation
 from certmond.errors import CertmondError, IdleError, RestartError, TriedError
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Event, bound
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.planning.steps import Plan, Restart
-from certmond.pki.services.model import Live, ServiceSeen
 from certmond.pki.services.restart_state_machine import (
     INTERVAL,
     LOOKS,
@@ -28,11 +27,9 @@ from certmond.pki.services.restart_state_machine import (
     Bystander,
     Ended,
     Episode,
-    Glance,
     Past,
     PutBack,
     Result,
-    Stage,
     Terms,
     Wait,
     about_to_act,
@@ -41,22 +38,16 @@ from certmond.pki.services.restart_state_machine import (
     put_back,
     taken_along,
 )
-from certmond.pki.services.staleness import ServedAt, Surroundings, files_of
+from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.restart.act import Restarter
 from certmond.restart.history import History
 from certmond.restart.rollback import FormerFiles
 from certmond.services.containers import Pod
-from certmond.services.file_usage import KUBELET
 from certmond.services.usage_state import Neighbourhood
 from certmond.transaction.commit import Writer
 
 _FRESH = timedelta(seconds=5)
 """Maximum age of the observation that leads to a restart."""
-_REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
-"""Time without a change of the files before a restart, and the longest wait for it.
-
-A process that writes several files finishes within that time.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +117,8 @@ class Restarting:
         if around.live is None or (planned is None and self.under_way() is None):
             return None
         with self._executor.writing() as writer:
-            hand = _Hand(
-                self,
-                writer,
-                assessment,
-                around,
-                around.live,
-                there.pods,
-                Restarter(self._alive, there.runtime_endpoint),
-            )
+            observed = RestartObservation(assessment, around, around.live)
+            hand = _Hand(self, writer, observed, there.pods, Restarter(self._alive, there.runtime_endpoint))
             if episode := self.under_way():
                 with bound(service=episode.service):
                     return None if hands_over else hand.go_on(episode)
@@ -173,9 +157,7 @@ class _Hand:
 
     owner: Restarting
     writer: Writer
-    assessment: Assessment
-    around: Surroundings
-    live: Live
+    observed: RestartObservation
     pods: Mapping[str, Pod]
     restarter: Restarter
 
@@ -183,20 +165,21 @@ class _Hand:
         name = step.service.name
         past = self.owner.past().get(name)
         since = past.ended_at if past and past.ended_at and past.ended_at <= self._now() else None
-        if self._now() - self.live.at > _FRESH or (since and self.live.at <= since):
+        if self._now() - self.observed.live.at > _FRESH or (since and self.observed.live.at <= since):
             return Progress(name, "is looked at once more", self._now())
-        if rest_at := self._at_rest():
+        if rest_at := self.observed.at_rest(self._now()):
             return Progress(name, "waits for the files to come to rest", rest_at)
-        if step.service.kind == "static-pod" and (why := self._kubelet()):
+        if step.service.kind == "static-pod" and (why := self.observed.kubelet(self.owner._config.services)):
             return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
         if not hands_over and (why := self.owner.turn.wait_for_others()):
             return self._wait(name, f"waits for its turn: {why}")
         others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
         bystanders = tuple(
-            Bystander(each.target, each.instance, each.targets, each.detail, self._well(each.target)) for each in others
+            Bystander(each.target, each.instance, each.targets, each.detail, self.observed.well(each.target))
+            for each in others
         )
         episode = Episode(
-            name, step.targets, step.detail, self._now(), before=step.instance, well_before=self._well(name),
+            name, step.targets, step.detail, self._now(), before=step.instance, well_before=self.observed.well(name),
             bystanders=bystanders, asked=hands_over,
         )  # fmt: skip
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
@@ -204,23 +187,6 @@ class _Hand:
             self._remember(episode)
             return Progress(name, "is handed over", self._now())
         return self._act(episode)
-
-    def _well(self, name: str) -> tuple[str, ...]:
-        """Return the addresses at which the service is healthy."""
-        health = self.around.survey.health.get(name, ())
-        return tuple(address for address in health if self.live.health.get(address, "not asked") is None)
-
-    def _at_rest(self) -> datetime | None:
-        """Return until when a restart waits, because a process may still write files; None where none does.
-
-        The wait ends when the first change is a minute old, even if writes continue.
-        """
-        now = self._now()
-        stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
-        newest = max((content.since for content in self.around.contents.values() if content.since <= now), default=now)
-        if now < newest + _REST and min(stale, default=now) > now - _AT_MOST:
-            return newest + _REST
-        return None
 
     def _wait(self, name: str, why: str) -> Progress:
         self.owner.tell_waiting(name, why)
@@ -232,11 +198,11 @@ class _Hand:
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
         if lost := self.owner.turn.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
-        if self._is_superseded(episode):
+        if self.observed.is_superseded(episode):
             said = f"{episode.service}: the files that it was restarted for have changed again, and are looked at anew"
             return self._end(Ended(episode, Result.SUPERSEDED, said))
         move = follow(
-            episode, self._glance(service), self.owner._terms,
+            episode, self.observed.glance(service), self.owner._terms,
             changes_instance=service.changes_instance, starts=service.kind != "static-pod",
         )  # fmt: skip
         match move:
@@ -267,8 +233,8 @@ class _Hand:
     def _tried(self, episode: Episode, error: TriedError) -> Progress:
         """Continue the episode if a probe of the service can show the result of the attempt, else end it as failed."""
         name = episode.service
-        served = any(service == name for service, _ in self.around.survey.serving.values())
-        if served or self.around.survey.health.get(name):
+        served = any(service == name for service, _ in self.observed.around.survey.serving.values())
+        if served or self.observed.around.survey.health.get(name):
             return self._acted(episode, str(error))
         return self._end(Ended(episode, Result.FAILED, f"{name} was not restarted: {error}"))
 
@@ -289,7 +255,7 @@ class _Hand:
         return self._acted(episode, said)
 
     def _made(self, episode: Episode) -> str:
-        service, told = self.owner._services[episode.service], self.around.survey
+        service, told = self.owner._services[episode.service], self.observed.around.survey
         return self.restarter.act(
             service, episode.before, self.pods.get(service.name), revive=episode.attempt > 1,
             listens=told.listens(service.name), delay=told.delays.get(service.name, timedelta()),
@@ -302,7 +268,7 @@ class _Hand:
     def _put_back(self, episode: Episode) -> Progress:
         self._remember(episode)
         try:
-            said = self.owner._former.put_back(self.writer, episode.targets, self.assessment.statuses)
+            said = self.owner._former.put_back(self.writer, episode.targets, self.observed.assessment.statuses)
         except CertmondError as error:
             why = (
                 f"{episode.service} did not come up ({episode.trouble}), and the former files are not put back: {error}"
@@ -320,8 +286,8 @@ class _Hand:
     def _end(self, ended: Ended) -> Progress:
         episode, name = ended.episode, ended.episode.service
         contents = {
-            path: self.around.contents[path].sha256
-            for target in episode.targets for path in target.contents if path in self.around.contents
+            path: self.observed.around.contents[path].sha256
+            for target in episode.targets for path in target.contents if path in self.observed.around.contents
         }  # fmt: skip
         superseded, before = ended.result is Result.SUPERSEDED, self.owner.past().get(name, Past(name)).ended_at
         again = superseded and before is not None and before <= self._now() < before + self.owner.terms.spacing
@@ -329,7 +295,7 @@ class _Hand:
         self.owner._history.remember(
             Past(
                 name, None, self._now(), ended.result, ended.message, tuple(target.name for target in episode.targets),
-                self._seen(name).instance, contents, again,
+                self.observed.service(name).instance, contents, again,
             )
         )  # fmt: skip
         good = ended.result is Result.PROVEN
@@ -341,14 +307,6 @@ class _Hand:
             self.owner.turn.give_back()
         return Progress(name, ended.message, None, ended.result)
 
-    def _is_superseded(self, episode: Episode) -> bool:
-        """Return whether the files have changed again, before a rollback."""
-        if episode.stage is Stage.PUT_BACK or episode.put_back_at:
-            return False
-        now = self.around.contents
-        wanted = {path: sha256 for target in episode.targets for path, sha256 in target.contents.items()}
-        return any(path in now and now[path].sha256 != sha256 for path, sha256 in wanted.items())
-
     def _taken_along(self, episode: Episode) -> bool:
         """Begin to verify the services that ended with this one, as after a restart.
 
@@ -356,7 +314,7 @@ class _Hand:
         """
         known, found = self.owner.past(), False
         for bystander in episode.bystanders:
-            if along := taken_along(bystander, self._seen(bystander.service), self._now()):
+            if along := taken_along(bystander, self.observed.service(bystander.service), self._now()):
                 past = known.get(bystander.service, Past(bystander.service))
                 said = f"{bystander.service} has ended with {episode.service}, and is to be proven: {bystander.why}"
                 self._audit(Event.STEP_BEGUN, bystander.service, said)
@@ -364,49 +322,16 @@ class _Hand:
                 found = True
         return found or self.owner.under_way() is not None
 
-    def _glance(self, service: ServiceSpec) -> Glance:
-        addresses = self.around.survey.health.get(service.name, ())
-        ill = {
-            address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
-        }
-        unproven = [
-            _unproven(at, status.seen.path)
-            for status in self.assessment.certificates
-            for at in status.presence.served
-            if at.service == service.name and not at.matches
-        ]
-        return Glance(self.live.at, self._seen(service.name), ill, unproven)
-
-    def _kubelet(self) -> str | None:
-        """Return what is wrong with the kubelet; None where it is healthy or not observed."""
-        for service in self.owner._config.services:
-            if service.unit == KUBELET:
-                ill = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
-                stopped = f"{service.name} does not run" if self._seen(service.name).running is False else None
-                return stopped or next(filter(None, ill), None)
-        return None
-
     def _remember(self, episode: Episode) -> None:
         known = self.owner.past().get(episode.service, Past(episode.service))
         if known.episode != episode:
             self.owner._history.remember(replace(known, episode=episode))
-
-    def _seen(self, name: str) -> ServiceSeen:
-        return self.live.services.get(name, ServiceSeen(None))
 
     def _now(self) -> datetime:
         return datetime.now(UTC)  # the clock of the timestamps of processes and files
 
     def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
         self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
-
-
-def _unproven(at: ServedAt, path: str) -> str:
-    if at.matches is False:
-        return f"{at.endpoint} serves another certificate than {path}"
-    if at.sha256:
-        return f"{path} holds no certificate to compare with what {at.endpoint} serves"
-    return f"{at.endpoint} serves none: {at.reason}"
 
 
 def state_of(episode: Episode) -> str:
