@@ -68,6 +68,10 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "carries rotations out, by the daemon and by `root-ca rotate`",
         ["cli/root_ca_rotate", "cli/rotation_progress", "controllers/coordinator_protocol"],
     ),
+    "tests/controllers/test_rotation_state.py": (
+        "reads the state of rotations, with the findings about it",
+        ["controllers/rotation_findings"],
+    ),
     "tests/daemon/test_loop.py": (
         "runs the daemon as a process",
         ["daemon/python_gc", "daemon/reconciler", "daemon/runtime_lock", "daemon/wakeup"],

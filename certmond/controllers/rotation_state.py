@@ -14,6 +14,7 @@ from certmond.config.model import Config
 from certmond.controllers.coordinator_protocol import Conductor
 from certmond.controllers.first_aid import FirstAid
 from certmond.controllers.replaced_ca import Replaced
+from certmond.controllers.rotation_findings import EXPLAINED, findings_of
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
 from certmond.pki.assessment.assess import Assessment
@@ -30,15 +31,12 @@ from certmond.pki.rotation.planner import (
     Ground,
     Lacks,
     concerned,
-    given_up,
-    is_as_before,
     lacks,
     settles_at,
-    standstill,
     unsettled,
 )
 from certmond.pki.rotation.preview import Preview, preview
-from certmond.pki.rotation.replaced_ca import is_refused, put_back
+from certmond.pki.rotation.replaced_ca import put_back
 from certmond.pki.rotation.worker_batches import Workers, held_back, in_batches
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.services.trust_sets import digest_of
@@ -47,8 +45,6 @@ from certmond.rotation.staged_ca import Part, Staging
 from certmond.rotation.trust_anchor_files import ground_of
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles
-
-_EXPLAINED = "see: certmond explain rotation_frozen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +159,8 @@ class Standing:
                 return self._freeze(why, self.rotation.family)
             if self._alone:  # of several nodes, one may not have had the new key yet
                 self.back = put_back(self.rotation, self.ground, now) or self.replaced.instead(self.rotation, now)
-            told = self._told(self.rotation, self.ground, waits if before == self.at else (), inventory)
+            since = waits if before == self.at else ()
+            told, self.unsure = findings_of(self.rotation, self.ground, self.back, since, inventory)
             others = self.replaced.beside(self.rotation, self._record.anchors(), now)
             self.unsure = {**self.unsure, **{family: found[0].message for family, found in others.items()}}
             return told | others
@@ -187,7 +184,7 @@ class Standing:
         self.replaced.forget()
         self.broken = why
         known = self._record.anchors()
-        said = f"{why}; {_EXPLAINED}"
+        said = f"{why}; {EXPLAINED}"
         self.unsure = {family: said for family in families if not self._is_as_ever(family, known.get(family, ()))}
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
@@ -220,33 +217,6 @@ class Standing:
     def _concerns(self, ground: Ground) -> bool:
         """Return whether the node uses that anchor, or has used it."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
-
-    def _told(
-        self, rotation: Rotation, ground: Ground, waits: Sequence[str], inventory: Inventory
-    ) -> dict[str, tuple[Finding, ...]]:
-        if frozen := standstill(rotation, ground):
-            said = f"{frozen}; {_EXPLAINED}"
-            self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: said}
-            if self.back and self.back.new in ground.trust:
-                said = f"{ground.path} was replaced again, by {self.back.new.called}; it is rotated to that one now"
-                return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
-            return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
-        if given_up(rotation, ground) and not is_as_before(rotation, ground):
-            self.unsure = {
-                rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"
-            }
-        if (rotation.found and rotation.phase is Phase.TRUST) or self.back:
-            fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
-            self.unsure = {rotation.family: f"{fact}; see what it waits for: certmond status"}
-        waiting = f"; it waits: {waits[0]}" if waits else ""
-        if len(waits) > 1:
-            waiting += f" (and {len(waits) - 1} more)"
-        said = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
-        if is_refused(rotation, ground, inventory):
-            fact = f"{ground.path} was replaced by another CA, and certificates of the former one are refused"
-            said = f"{fact} until the files of this node follow: {said}"
-            return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
-        return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, said),)}
 
     # Properties of the rotation in progress
 

@@ -1,0 +1,48 @@
+"""Findings about a rotation in progress on this node, and the trust anchors with which certmond must not sign now.
+
+Writes nothing, and reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from certmond.pki.assessment.rules import finding
+from certmond.pki.catalog.observation import Inventory
+from certmond.pki.findings import Finding, Reason
+from certmond.pki.rotation.phases import Phase, Rotation
+from certmond.pki.rotation.planner import Ground, given_up, is_as_before, standstill
+from certmond.pki.rotation.replaced_ca import is_refused
+
+EXPLAINED = "see: certmond explain rotation_frozen"
+
+
+def findings_of(
+    rotation: Rotation, ground: Ground, back: Rotation | None, waits: Sequence[str], inventory: Inventory
+) -> tuple[dict[str, tuple[Finding, ...]], dict[str, str]]:
+    """Return the findings about `rotation` by name of the entry, and the anchors not to sign with, with the reason.
+
+    `back` is the rotation that replaces it. `waits` is what the phase waits for.
+    """
+    unsure = dict[str, str]()
+    if frozen := standstill(rotation, ground):
+        said = f"{frozen}; {EXPLAINED}"
+        unsure = {} if is_as_before(rotation, ground) else {rotation.family: said}
+        if back and back.new in ground.trust:
+            said = f"{ground.path} was replaced again, by {back.new.called}; it is rotated to that one now"
+            return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}, unsure
+        return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}, unsure
+    if given_up(rotation, ground) and not is_as_before(rotation, ground):
+        unsure = {rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"}
+    if (rotation.found and rotation.phase is Phase.TRUST) or back:
+        fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
+        unsure = {rotation.family: f"{fact}; see what it waits for: certmond status"}
+    waiting = f"; it waits: {waits[0]}" if waits else ""
+    if len(waits) > 1:
+        waiting += f" (and {len(waits) - 1} more)"
+    said = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
+    if is_refused(rotation, ground, inventory):
+        fact = f"{ground.path} was replaced by another CA, and certificates of the former one are refused"
+        said = f"{fact} until the files of this node follow: {said}"
+        return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}, unsure
+    return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, said),)}, unsure
