@@ -36,7 +36,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/cluster/test_conducted_node.py": (
         "runs a whole node beside the API, as its configuration says",
-        ["cluster/api_identity_check", "controllers/coordinator_choice"],
+        ["cluster/api_identity_check", "controllers/coordinator_choice", "controllers/restart_lock_choice"],
     ),
     "tests/cluster/test_coordinator.py": (
         "leads rotations of several nodes through the API",
@@ -72,6 +72,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "reads the state of rotations, with the findings about it",
         ["controllers/rotation_findings"],
     ),
+    "tests/daemon/test_enforcer.py": ("plans derived files on whole nodes", ["renewal/derived_file_holds"]),
     "tests/daemon/test_loop.py": (
         "runs the daemon as a process",
         ["daemon/python_gc", "daemon/reconciler", "daemon/runtime_lock", "daemon/wakeup"],

@@ -6,10 +6,9 @@ Owns no decision: `pki.planning` decides when a certificate is renewed, and `con
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from certmond.config.model import Config
@@ -18,7 +17,8 @@ from certmond.controllers.coordinator_protocol import Conductor
 from certmond.controllers.executor import Executor
 from certmond.controllers.host_holds import HostHolds
 from certmond.controllers.restart import Progress, Restarting
-from certmond.controllers.restart_lock import Alone, Scattered, Turn
+from certmond.controllers.restart_lock import Alone, Turn
+from certmond.controllers.restart_lock_choice import restart_lock_of
 from certmond.controllers.rotation import Rotating
 from certmond.controllers.rotation_state import Standing
 from certmond.controllers.signer_choice import SignerChoice
@@ -32,7 +32,7 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import Caution, restarts
-from certmond.pki.planning.steps import Derive, Held, Issue, Plan, Restore, Step
+from certmond.pki.planning.steps import Issue, Plan, Step
 from certmond.pki.rotation.phases import Rotation
 from certmond.pki.rotation.planner import Lacks
 from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
@@ -40,7 +40,7 @@ from certmond.pki.rotation.step_order import pace
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import certificates_of
 from certmond.renewal.certificate_origin import ProvenanceLookup
-from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale, State, Unready
+from certmond.renewal.derived_file_holds import circumstances_of, left_alone, replaced_by, unmade_of, without_hurry
 from certmond.renewal.derived_files import Derivations
 from certmond.renewal.repair_sources import SalvageLookup
 from certmond.restart.history import History
@@ -55,13 +55,6 @@ from certmond.transaction.node_files import NodeFiles
 
 _EVIDENCE = 0.5
 """Seconds that one pass spends on the origin of certificates that are due. The next pass continues there."""
-API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
-"""Marks a control-plane node.
-
-Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease.
-
-With it, the API refuses that kubeconfig a Lease, and the node reports that.
-"""
 
 
 def policy_of(config: Config) -> Policy:
@@ -73,11 +66,6 @@ def policy_of(config: Config) -> Policy:
         signers={spec.name: spec.kind for spec in config.signers},
         services=config.services,
     )
-
-
-def _replaced(made: Plan) -> frozenset[str]:
-    """Return the names of the entries whose certificates the plan replaces."""
-    return frozenset(step.target for step in made.steps if isinstance(step, Issue | Restore))
 
 
 def _holds_something(assessment: Assessment) -> bool:
@@ -107,7 +95,7 @@ class Enforcer:
     ) -> None:
         self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
         self._monotonic = monotonic
-        self._alive, self._scattered = alive, scattered
+        self._alive = alive
         self.audit = audit
         self.interest: Interest = {}
         """The files behind the latest result of `see`, to watch for changes."""
@@ -137,14 +125,14 @@ class Enforcer:
         self.provenance = ProvenanceLookup(config, root, state_dir)
         self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
         self._former = FormerFiles(config, root, state_dir, clock)
+        lock: Turn = Alone()
+        if acting:
+            lock = restart_lock_of(
+                config, node=self._identity, files=self._files, real=self._real_kubeconfig, alive=alive,
+                scattered=scattered, called=lambda: self.standing.called,
+            )  # fmt: skip
         self.restarting = Restarting(
-            config,
-            self.executor,
-            History(state_dir),
-            self._former,
-            audit,
-            turn=self._turn() if acting else Alone(),
-            alive=alive,
+            config, self.executor, History(state_dir), self._former, audit, turn=lock, alive=alive
         )
 
     def renewed(self) -> dict[str, datetime]:
@@ -156,22 +144,7 @@ class Enforcer:
 
         A file that certmond did not write is in neither.
         """
-        return self._circumstances(self._derivations.states())
-
-    def _circumstances(self, states: Mapping[str, State]) -> Circumstances:
-        paths, stale = {}, {}
-        for spec in self._config.derived:
-            match states[spec.name]:
-                case Foreign():
-                    continue
-                case Absent():
-                    stale[spec.name] = f"{spec.path} is not there"
-                case Stale():
-                    stale[spec.name] = f"{spec.path} is not as {spec.source} is"
-                case Current() | Unready():
-                    pass
-            paths[spec.name] = (spec.path, spec.source)
-        return Circumstances(None, stale, paths)
+        return circumstances_of(self._config.derived, self._derivations.states())
 
     def see(
         self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
@@ -262,7 +235,8 @@ class Enforcer:
         program.
         """
         states = self._derivations.states()
-        policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
+        policy, past = policy_of(self._config), self._ledger.attempts()
+        now = circumstances_of(self._config.derived, states)
         now = replace(now, unsure=self.standing.unsure, healing=self.standing.healing)
         left = self.standing.lacks(assessment) if asked is None else Lacks()
         rotating = pace(left, past, assessment.taken_at)
@@ -273,19 +247,19 @@ class Enforcer:
         signing = self.standing.signing
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         hold = None
-        if asked is None and (_replaced(made) or _holds_something(assessment)):
+        if asked is None and (replaced_by(made) or _holds_something(assessment)):
             hold, doubt = (each.fact if each else None for each in self._host.now())
             now = replace(now, hold=hold, clock=doubt)
             made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
-        made = self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
+        made = replace(made, held=(*made.held, *left_alone(self._config.derived, states)))
+        made = without_hurry(made, past, assessment.taken_at)
         if asked is None and (ground := self.standing.ground) and self.standing.rotation:
             stops = self.stops(self.standing.rotation, assessment, around or Surroundings())
             instants = filter(None, (made.changes_at, *(each.until for each in stops)))
             made = replace(made, held=(*made.held, *(each.held(ground) for each in stops)))
             made = replace(made, changes_at=min(instants, default=None))
         made = rotating.beside(made)
-        unmade = {spec.source: held.because for spec in self._config.derived for held in made.held
-                  if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
+        unmade = unmade_of(self._config.derived, states, made)
         family = self.standing.family
         changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
         return self._with_restarts(made, assessment, around, Caution(hold, unmade, changing, now.healing))
@@ -332,45 +306,8 @@ class Enforcer:
     def _identity(self) -> str:
         return self._config.node_name or os.uname().nodename.lower()
 
-    def _turn(self) -> Turn:
-        kubeconfig = self._config.cluster.kubeconfig
-        if kubeconfig is None:
-            return Alone()
-        if kubeconfig == KUBELET_CONF and not self._files.exists(API_SERVER):  # a worker takes no Lease
-            if not self._scattered:
-                return Alone()
-            return Scattered(self._identity, self._config.cluster.spread, called=lambda: self.standing.called)
-        from certmond.cluster.lease import RESTART, ClusterLease
-
-        return ClusterLease(
-            partial(self._real_kubeconfig, kubeconfig),  # resolved late: a process that plans may lack permission
-            identity=self._identity, name=RESTART, duration=self._config.cluster.lease_duration, alive=self._alive,
-            monotonic=awake,
-        )  # fmt: skip
-
     def _real_kubeconfig(self, path: str) -> str:
         try:
             return str(self._transactions.real(path))
         except WriteError as error:
             raise RefusedError(str(error)) from error
-
-    def _without_hurry(self, made: Plan, now: datetime) -> Plan:
-        """Hold the derived files that failed recently, unless the plan renews their source."""
-        past, renewed = self._ledger.attempts(), _replaced(made)
-        steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
-        for step in made.steps:
-            attempt = past.get((step.target, step.path))
-            may_wait = isinstance(step, Derive) and step.source not in renewed
-            if may_wait and attempt and (again := attempt.file_retry_at) > now >= attempt.at:
-                held.append(Held(step.target, step.path, attempt.message, again))
-                instants.append(again)
-            else:
-                steps.append(step)
-        return replace(made, steps=tuple(steps), held=(*made.held, *held), changes_at=min(instants, default=None))
-
-    def _left_alone(self, states: Mapping[str, State]) -> Iterator[Held]:
-        """Yield the derived files that certmond does not write, with the reason."""
-        for spec in self._config.derived:
-            state = states[spec.name]
-            if isinstance(state, Foreign | Unready):
-                yield Held(spec.name, spec.path, state.message)

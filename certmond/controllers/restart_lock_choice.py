@@ -1,0 +1,52 @@
+"""Choice of the lock for the restarts of this node, by its role in the cluster.
+
+A node alone has its own lock, a worker waits for its time, and a control-plane node takes a Lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from certmond.config.model import Config
+from certmond.controllers.coordinator_choice import KUBELET_CONF, awake
+from certmond.controllers.restart_lock import Alone, Scattered, Turn
+from certmond.transaction.node_files import NodeFiles
+
+API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+"""Marks a control-plane node.
+
+Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease.
+
+With it, the API refuses that kubeconfig a Lease, and the node reports that.
+"""
+
+
+def restart_lock_of(
+    config: Config,
+    *,
+    node: str,
+    files: NodeFiles,
+    real: Callable[[str], str],
+    alive: Callable[[], None],
+    scattered: bool,
+    called: Callable[[], bool],
+) -> Turn:
+    """Return the lock for the restarts of the node `node`.
+
+    `real` resolves the path of a file of the node. A worker delays its restarts if `scattered`, unless it is `called`.
+    """
+    kubeconfig = config.cluster.kubeconfig
+    if kubeconfig is None:
+        return Alone()
+    if kubeconfig == KUBELET_CONF and not files.exists(API_SERVER):  # a worker takes no Lease
+        if not scattered:
+            return Alone()
+        return Scattered(node, config.cluster.spread, called=called)
+    from certmond.cluster.lease import RESTART, ClusterLease
+
+    return ClusterLease(
+        partial(real, kubeconfig),  # resolved late: a process that plans may lack permission
+        identity=node, name=RESTART, duration=config.cluster.lease_duration, alive=alive,
+        monotonic=awake,
+    )  # fmt: skip
