@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from certmond.config.model import Source, parse
-from certmond.daemon.loop import Cause, Daemon
+from certmond.daemon.loop import Daemon
+from certmond.daemon.pass_schedule import Cause
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT, WAIT
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server

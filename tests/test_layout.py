@@ -75,7 +75,15 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/daemon/test_enforcer.py": ("plans derived files on whole nodes", ["renewal/derived_file_holds"]),
     "tests/daemon/test_loop.py": (
         "runs the daemon as a process",
-        ["daemon/python_gc", "daemon/reconciler", "daemon/runtime_lock", "daemon/wakeup"],
+        [
+            "daemon/file_changes",
+            "daemon/pass_schedule",
+            "daemon/python_gc",
+            "daemon/reconciler",
+            "daemon/runtime_files",
+            "daemon/runtime_lock",
+            "daemon/wakeup",
+        ],
     ),
     "tests/expose/http/test_access_control.py": ("speaks TLS with the server", ["expose/http/tls"]),
     "tests/expose/http/test_server.py": (

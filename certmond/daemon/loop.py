@@ -6,30 +6,28 @@ rule about certificates and changes no certificate itself. In observe mode it ex
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.controllers.watched_records import records_of
 from certmond.daemon.enforcer import Enforcer, policy_of
+from certmond.daemon.file_changes import CEILING, FileChanges
+from certmond.daemon.pass_schedule import Cause, Deadlines, PassSchedule
 from certmond.daemon.python_gc import uncollected
 from certmond.daemon.reconciler import Acting
+from certmond.daemon.runtime_files import RuntimeFiles
 from certmond.daemon.runtime_lock import locked
 from certmond.daemon.sd_notify import Notifier
 from certmond.daemon.wakeup import Wake
-from certmond.errors import ConfigError, RuntimeDirError, WriteError
-from certmond.expose.documents.activity import activity_document
+from certmond.errors import ConfigError, WriteError
 from certmond.expose.documents.plan import step_name
-from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
+from certmond.expose.metrics.exposition import summary
 from certmond.expose.metrics.own_metrics import Telemetry
-from certmond.expose.metrics.x509_exporter_names import Compatible
 from certmond.files.catalog_observer import Store
 from certmond.files.inotify import Watcher
 from certmond.notify.audit import DAEMON, Audit
@@ -42,22 +40,8 @@ from certmond.pki.planning.forecast import next_event
 from certmond.pki.services.staleness import Surroundings
 from certmond.transaction.node_lock import ACTING, NodeLock
 
-QUIET = 0.05
-"""Seconds without a further event after which a change counts as complete."""
-CEILING = 1.0
-"""Seconds after which a pass runs although events still arrive."""
-_LOOKS_AROUND = frozenset({"start", "reload", "resync", "step", "retry", "clock"})
 HEARTBEAT_INTERVAL = 10.0
 """Seconds between heartbeats for `serve`. The service manager's watchdog may require shorter intervals."""
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a pass runs, and its scope: lookups ("directory/name"), or everything (None)."""
-
-    name: str
-    touched: frozenset[str] | None
-    since: float | None = None
 
 
 def utc_now() -> datetime:
@@ -92,27 +76,23 @@ class Daemon:
         self._clock, self._monotonic = clock, monotonic
         self._notifier = Notifier()
         self._telemetry = Telemetry(self._config.mode)
-        self._renderer = Renderer()
-        self._compatible = Compatible()
+        self._files = RuntimeFiles(runtime_dir, journal)
         self._store = self._new_store()
         self._wake = Wake()
         self._looked = False
-        self._look_due: float | None = None
+        self._schedule = PassSchedule()
         self._lead = NodeLock(state_dir, ACTING)
         self._enforcer, self._acting = self._new_hand()
         self._acted = self._in_pass = self._looked_meanwhile = False
         self._around, self._shown_at, self._reported = Surroundings(), 0.0, 0
         self._beat_at = 0.0
         self._watcher = Watcher(self._wake.set)
+        self._file_changes = FileChanges(self._watcher, self._wake, journal)
         self._changes = ChangeLog(journal, self._telemetry.unlogged.inc)
         self._hooks = Hooks(state_dir, journal, self._telemetry.count_hook, monotonic)
         self._assessment: Assessment | None = None
         self._stopping = self._reload = False
-        self._looked_at = 0.0
         self._passed_at: float | None = None
-        self._degraded = False
-        self._unwritten: set[str] = set()
-        self._shown: object = None
         self._summary = ""
 
     def stop(self, *_: object) -> None:
@@ -153,8 +133,7 @@ class Daemon:
                 self._watcher.close()
                 self._enforcer.neighbourhood.close()
                 self._lead.release()
-                with suppress(OSError):  # the directory may be deleted or read-only by now
-                    (self._runtime_dir / HEARTBEAT).unlink()
+                self._files.remove_heartbeat()
             self._journal.tell(Event.STOPPED, "certmond has stopped")
             self._publish_activity()
         return 0
@@ -175,53 +154,32 @@ class Daemon:
             return Cause("step", None)
         if woken:
             return self._changed(time.monotonic())
-        if self._look_due and time.monotonic() >= self._look_due:
-            self._look_due = None
+        if self._schedule.service_check_begins():
             self._enforcer.neighbourhood.ask()
             return None
-        now, looked = self._clock(), time.monotonic() - self._looked_at
-        if looked >= self._config.resync.total_seconds():
-            return Cause("resync", None)
-        if self._watcher.polled and looked >= self._config.poll.total_seconds():
-            return Cause("poll", None)
-        if self._assessment and now < self._assessment.taken_at:
-            return Cause("clock", None)
-        if self._acting.retry_at and time.monotonic() >= self._acting.retry_at:
-            return Cause("retry", frozenset())
-        return Cause("deadline", frozenset()) if any(now >= due for due in self._deadlines()) else None
+        return self._schedule.due(self._deadlines(), self._clock())
 
     def _patience(self) -> float:
         """Return the seconds until the loop has work without an event."""
-        looked = time.monotonic() - self._looked_at
-        due: list[float] = [HEARTBEAT_INTERVAL, self._config.resync.total_seconds() - looked]
-        if self._watcher.polled:
-            due.append(self._config.poll.total_seconds() - looked)
-        if self._look_due:
-            due.append(self._look_due - time.monotonic())
-        if self._notifier.watchdog:
-            due.append(self._notifier.watchdog / 3)
-        if self._acting.retry_at:
-            due.append(self._acting.retry_at - time.monotonic())
-        now = self._clock()
-        due += [(deadline - now).total_seconds() for deadline in self._deadlines()]
-        return max(0.0, min(due))
+        left = self._schedule.seconds_left(self._deadlines(), self._clock())
+        watchdog = self._notifier.watchdog / 3 or HEARTBEAT_INTERVAL
+        return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
 
-    def _deadlines(self) -> list[datetime]:
-        """Return the instants at which time alone changes a verdict, the plan or the rotation."""
+    def _deadlines(self) -> Deadlines:
         rotation = self._enforcer.rotating.until
         instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at, rotation)
-        return [instant for instant in instants if instant]
+        return Deadlines(
+            resync=self._config.resync, poll=self._config.poll if self._watcher.polled else None,
+            assessed_at=self._assessment.taken_at if self._assessment else None, retry_at=self._acting.retry_at,
+            instants=tuple(instant for instant in instants if instant),
+        )  # fmt: skip
 
     def _changed(self, since: float) -> Cause | None:
         """Wait until events cease, at most `CEILING` seconds, then return the cause and what it touched."""
-        while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not (self._stopping or self._reload):
-            pass
+        changes = self._file_changes.collect(since, lambda: self._stopping or self._reload)
         looked, self._looked = self._looked, False
-        changes = self._watcher.take()
         if changes is None:
             return Cause("look", frozenset()) if looked else None
-        if changes.cause == "overflow":
-            self._journal.tell(Event.WATCH_OVERFLOW, "inotify lost events; everything is looked at again", "warning")
         return Cause(changes.cause, None if changes.everything else changes.paths, since)
 
     def _reloaded(self) -> Cause:
@@ -276,7 +234,7 @@ class Daemon:
     def _pass(self, cause: Cause) -> None:
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
-            self._looked_at = started
+            self._schedule.full_scan_begins(started)
         inventory = self._observe(cause.touched)
         around = self._enforcer.around(self._store, inventory)
         assessment = self._enforcer.judge(inventory, self._clock(), around, self._assessment)
@@ -336,12 +294,11 @@ class Daemon:
 
         While a service uses an old certificate, or refuses clients, also schedule the next check.
         """
-        if cause.name in _LOOKS_AROUND or self._enforcer.neighbourhood.has_news:
+        if cause.checks_services or self._enforcer.neighbourhood.has_news:
             self._enforcer.neighbourhood.ask()
         stale = any(status.presence.stale or status.presence.refusing for status in assessment.statuses)
-        due = time.monotonic() + self._config.poll.total_seconds()
-        if stale:  # keep the earlier time: frequent passes, as with polling, would postpone it without an end
-            self._look_due = min(self._look_due or due, due)
+        if stale:
+            self._schedule.check_services_within(self._config.poll.total_seconds())
 
     def _look_ended(self) -> None:
         """Wake the loop. Called by the thread that checks the running services."""
@@ -353,20 +310,14 @@ class Daemon:
         self._acted, self._looked_meanwhile = again or self._looked_meanwhile, False
         if self._acting.look_at:
             wait = (self._acting.look_at - utc_now()).total_seconds()
-            due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
-            self._look_due = min(self._look_due or due, due)  # keep the earlier time, as above
+            self._schedule.check_services_within(min(max(0.0, wait), HEARTBEAT_INTERVAL))
 
     def _follow(self) -> None:
         """Watch the paths of the last scan.
 
         The watcher reports new paths as changed: they may have changed before the watch.
         """
-        self._watcher.follow({**self._store.interest, **records_of(self._state_dir)})
-        degraded = bool(self._watcher.polled)
-        if degraded and not self._degraded:
-            where = ", ".join(sorted(self._watcher.polled)[:3])
-            self._journal.tell(Event.WATCH_DEGRADED, f"inotify cannot see {where}: looked at every so often", "warning")
-        self._degraded = degraded
+        self._file_changes.watch({**self._store.interest, **records_of(self._state_dir)})
 
     def _publish(self, assessment: Assessment) -> None:
         """Write the metrics and the status.
@@ -380,40 +331,16 @@ class Daemon:
         self._telemetry.set_phase(self._enforcer.standing.phase)
         self._telemetry.set_workers(self._enforcer.standing.workers)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
-        own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
-        with self._writing(METRICS) as path:
-            self._renderer.write_metrics(path, assessment, own)
         following = next_event(assessment, policy_of(self._config))
-        with self._writing(STATUS) as path:
-            self._renderer.write_status(path, assessment, self._config.mode, following)
+        self._files.write_assessment(self._config, assessment, self._telemetry.text(), following)
         self._summary = summary(assessment, following)
 
     def _publish_activity(self) -> None:
         """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
-        rotating, journal = self._enforcer.rotating, self._journal
-        rotation, workers = self._enforcer.standing.rotation, self._enforcer.standing.workers
-        current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.told)
-        if current != self._shown:
-            about = (rotation, rotating.waits, rotating.until)
-            document = activity_document(self._acting.plan, *about, tuple(journal.recent), workers=workers)
-            self._write(ACTIVITY, json.dumps(document))
-            self._shown = None if ACTIVITY in self._unwritten else current
-
-    def _write(self, name: str, text: str) -> None:
-        with self._writing(name):
-            write(self._runtime_dir, name, text)
-
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[Path]:
-        """Yield the path of a runtime file. Report a failed write once, until all files can be written again."""
-        try:
-            yield self._runtime_dir / name
-        except RuntimeDirError as error:
-            if not self._unwritten:
-                self._journal.tell(Event.PUBLISH_FAILED, str(error), "error")
-            self._unwritten.add(name)
-        else:
-            self._unwritten.discard(name)
+        rotating, standing = self._enforcer.rotating, self._enforcer.standing
+        self._files.write_activity(
+            self._acting.plan, standing.rotation, rotating.waits, rotating.until, workers=standing.workers
+        )
 
     def _beat(self) -> None:
         """Send a heartbeat to the service manager and to `serve`.
@@ -423,8 +350,7 @@ class Daemon:
         self._notifier.alive()
         self._changes.settle(self._monotonic())
         self._beat_at = time.monotonic()
-        resync = self._config.resync.total_seconds()
-        self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
+        self._files.write_heartbeat(self._passed_at, self._config.resync)
 
     def _live(self) -> None:
         """Send heartbeats while a step takes time, and publish what changes meanwhile."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.daemon.loop import Cause
+from certmond.daemon.pass_schedule import Cause
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.services.model import Live, ServiceSeen

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.daemon.loop import Cause, Daemon
+from certmond.daemon.loop import Daemon
+from certmond.daemon.pass_schedule import Cause
 from certmond.notify.journal import Journal
 from certmond.pki.rotation.phases import Phase
 from tests.builders import DAY, HOUR, SECOND, Issued, make_ca, make_leaf, make_server
