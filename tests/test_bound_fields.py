@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.journal import Event, Journal
 from tests import rotating_node, test_renewal
@@ -77,7 +77,7 @@ def test_all_that_a_rotation_does_names_it(
 
     monkeypatch.setattr(enforcer.executor, "execute", execute)
     with records("json") as journal:
-        acting = Acting(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False)
+        acting = Reconciler(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False)
         for _ in range(3):
             acting.decide(*enforcer.see())
             acting.act()

@@ -14,7 +14,7 @@ import yaml
 from certmond.config.model import Source, parse
 from certmond.daemon import reconciler as acting
 from certmond.daemon.loop import Daemon
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.change_log import EACH
 from certmond.notify.hooks import EACH as RUNS
@@ -153,7 +153,7 @@ def test_what_is_held_and_not_held_again_and_again_does_not_fill_the_trail(tmp_p
     host = Host(tmp_path / "host", "apiserver")
     host.settings["hold"] = {"file": "/hold", "unsynchronised_clock": False}
     enforcer, journal, clock = host.enforcer(), Recorder(), Hand()
-    made = Acting(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False, monotonic=clock)
+    made = Reconciler(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False, monotonic=clock)
 
     def look() -> None:
         assessment, around = enforcer.see()

@@ -15,7 +15,7 @@ import pytest
 
 from certmond.daemon import reconciler as acting
 from certmond.daemon.loop import Daemon
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.journal import Event, Journal
 from certmond.state.renewals import Ledger
@@ -39,10 +39,10 @@ class Steps:
         return self.seconds
 
 
-def hand(host: Host, **more: Any) -> tuple[Acting, Any]:
+def hand(host: Host, **more: Any) -> tuple[Reconciler, Any]:
     """What acts for the daemon, in slices of one step, and what it acts with."""
     enforcer = host.enforcer()
-    made = Acting(
+    made = Reconciler(
         enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False,
         **{"monotonic": Steps(), **more},
     )  # fmt: skip

@@ -27,7 +27,7 @@ from certmond.cli.options import look
 from certmond.config.model import Config, Source, parse
 from certmond.controllers.executor import Outcome
 from certmond.daemon.enforcer import Enforcer
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.errors import WriteError
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.audit import Audit
@@ -528,7 +528,7 @@ def test_a_daemon_asks_a_signer_that_waits_by_itself(waiting: tuple[Host, Helper
     host, helper = waiting
     helper.answers(5, "600\ncookie-1\n")
     enforcer = host.enforcer()
-    acting = Acting(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
+    acting = Reconciler(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
     acting.decide(*enforcer.see())
     acting.act()
     assert acting.retry_at is not None

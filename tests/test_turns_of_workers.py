@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from certmond.config.model import Config
-from certmond.controllers.restart_lock import Scattered, TurnTaking
+from certmond.controllers.restart_lock import RestartLockSession, WorkerDelay
 
 SPREAD = timedelta(minutes=2)
 
@@ -17,7 +17,7 @@ SPREAD = timedelta(minutes=2)
 def moments(names: list[str]) -> Iterator[float]:
     """How many seconds after it first asks each of them is in turn."""
     for name in names:
-        turn = Scattered(name, SPREAD, monotonic=count().__next__)
+        turn = WorkerDelay(name, SPREAD, monotonic=count().__next__)
         yield next(number for number in count() if turn.take() is None)
 
 
@@ -33,7 +33,7 @@ def test_each_worker_has_its_own_moment() -> None:
 def test_it_says_how_long_it_waits() -> None:
     """In seconds; and the same name has the same moment each time."""
     now = 100.0
-    turn = Scattered("worker-1", SPREAD, monotonic=lambda: now)
+    turn = WorkerDelay("worker-1", SPREAD, monotonic=lambda: now)
     (wait,) = moments(["worker-1"])
     said = str(turn.take())
     assert said.startswith("the moment of this node among the workers comes in ")
@@ -46,7 +46,7 @@ def test_it_says_how_long_it_waits() -> None:
 def test_a_turn_that_is_given_back_is_waited_for_again() -> None:
     """The next restart is another occasion, for all of them."""
     now = 0.0
-    turn = Scattered("worker-2", SPREAD, monotonic=lambda: now)
+    turn = WorkerDelay("worker-2", SPREAD, monotonic=lambda: now)
     turn.take()
     now = 120.0
     assert turn.take() is None
@@ -59,13 +59,13 @@ def test_a_turn_that_is_given_back_is_waited_for_again() -> None:
 @pytest.mark.parametrize("name", ["", "worker-1"])
 def test_without_a_spread_nobody_waits(name: str) -> None:
     """Then all begin at once, as an operator may have it."""
-    assert Scattered(name, timedelta()).take() is None
+    assert WorkerDelay(name, timedelta()).take() is None
 
 
 def test_who_is_called_waits_for_no_moment_of_its_own() -> None:
     """In a rotation few begin at a time anyway; otherwise its moment comes as ever."""
     called = [False]
-    turn = Scattered("worker-1", SPREAD, called=lambda: called[0], monotonic=lambda: 0.0)
+    turn = WorkerDelay("worker-1", SPREAD, called=lambda: called[0], monotonic=lambda: 0.0)
     assert turn.take() is not None
     called[0] = True
     assert turn.take() is None
@@ -75,6 +75,6 @@ def test_who_is_called_waits_for_no_moment_of_its_own() -> None:
 
 def test_a_restart_that_a_command_asks_for_waits_for_no_moment() -> None:
     """A worker restarts at once what a person asks for; what the daemon plans by itself waits for its moment."""
-    turns = TurnTaking(Scattered("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
+    turns = RestartLockSession(WorkerDelay("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
     assert turns.wait_for_others(asked=True) is None
     assert "the moment of this node" in str(turns.wait_for_others())

@@ -32,7 +32,7 @@ from certmond.pki.rotation.phases import Phase, Rotation, forth, sequence
 from certmond.pki.rotation.replaced_ca import OF_SEVERAL
 from certmond.pki.rotation.worker_batches import Workers, behind, joined, next_batch, workers
 from certmond.pki.x509.certificate import Anchor
-from certmond.rotation.phase_timer import Lasting
+from certmond.rotation.phase_timer import PhaseTimer
 
 if TYPE_CHECKING:
     from certmond.cluster.record_api import Recorded
@@ -76,7 +76,7 @@ class ClusterConductor:
     ) -> None:
         self._access, self._lead, self._node = access, lead, node
         self._clock, self._monotonic = clock, monotonic
-        self._spec, self._pause, self._lasting = config.cluster, config.poll, Lasting(config.root_ca, monotonic)
+        self._spec, self._pause, self._lasting = config.cluster, config.poll, PhaseTimer(config.root_ca, monotonic)
         self._roll = RollCall(access, own, node=node, boot=boot, pause=config.poll, monotonic=monotonic)
         self._inspection = Inspection(access, config.cluster)
         self._found: Recorded | None = None

@@ -28,7 +28,7 @@ _ANSWER, _LIMIT = timedelta(seconds=5), timedelta(seconds=20)
 """Time limits of one API request, and of all requests of a check."""
 
 
-class Publication:
+class PublicationCheck:
     """The check for one process and one configuration. `real` resolves the path of a file of the node."""
 
     def __init__(

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from certmond.config.model import Config
-from certmond.controllers.ca_publication import Publication
+from certmond.controllers.ca_publication import PublicationCheck
 from certmond.errors import RotationError
 from certmond.formats.manifest import Components
 from certmond.pki.rotation.gates import Gate, Report
@@ -18,10 +18,10 @@ from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.rotation.replaced_ca import OF_SEVERAL
 from certmond.pki.rotation.worker_batches import Workers
 from certmond.pki.x509.certificate import Anchor
-from certmond.rotation.phase_timer import Lasting
+from certmond.rotation.phase_timer import PhaseTimer
 
 
-class Conductor(Protocol):
+class Coordinator(Protocol):
     """Coordinates all the nodes that a rotation concerns."""
 
     def follow(
@@ -93,10 +93,10 @@ class SingleNode:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
         strange: Callable[[], str | None] = lambda: None,
-        publication: Publication | None = None,
+        publication: PublicationCheck | None = None,
     ) -> None:
         self._publication = publication
-        self._clock, self._lasting, self._strange = clock, Lasting(config.root_ca, monotonic), strange
+        self._clock, self._lasting, self._strange = clock, PhaseTimer(config.root_ca, monotonic), strange
         self._estranged: str | None = None
         self._of_several = config.cluster.kubeconfig is not None  # a command that only reads does not ask them
 

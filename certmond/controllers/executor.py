@@ -38,9 +38,9 @@ from certmond.renewal.replace import (
     present_key,
 )
 from certmond.renewal.restoration import Restoration
-from certmond.renewal.signing_permission import Grants
+from certmond.renewal.signing_permission import SigningPermissions
 from certmond.rotation.staged_ca import Staging
-from certmond.rotation.step_files import Arrangement
+from certmond.rotation.step_files import StepFiles
 from certmond.signers.protocol import Request, Signer
 from certmond.state.archive import Archive, Generation
 from certmond.state.pending_requests import Pending
@@ -90,12 +90,12 @@ class Executor:
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pairs = KeyPairs(config.certificates, self._files)
         self._pending = Pending(state_dir)
-        self._grants = Grants(config, root, state_dir, self._files)
+        self._grants = SigningPermissions(config, root, state_dir, self._files)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self._restoration = Restoration(
             config, root=root, state_dir=state_dir, audit=audit, clock=clock, writing=self.writing
         )
-        self._arrangement = Arrangement(config.certificates, self._files, Staging(state_dir), self._archive)
+        self._arrangement = StepFiles(config.certificates, self._files, Staging(state_dir), self._archive)
 
     def interrupted(self) -> frozenset[str]:
         """Return the journals of transactions that are in progress or incomplete."""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from certmond.config.model import Config
 from certmond.controllers.executor import Executor
-from certmond.controllers.restart_lock import Turn, TurnTaking
+from certmond.controllers.restart_lock import RestartLock, RestartLockSession
 from certmond.controllers.restart_observation import RestartObservation
 from certmond.errors import CertmondError, IdleError, RestartError, TriedError
 from certmond.notify.audit import Audit
@@ -41,7 +41,7 @@ from certmond.pki.services.restart_state_machine import (
 from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.restart.act import Restarter
 from certmond.restart.history import History
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.services.containers import Pod
 from certmond.services.usage_state import Neighbourhood
 from certmond.transaction.commit import Writer
@@ -60,7 +60,7 @@ class Progress:
     result: Result | None = None
 
 
-class Restarting:
+class RestartController:
     """Executes the restarts of plans, for one configuration and one node."""
 
     def __init__(
@@ -68,15 +68,15 @@ class Restarting:
         config: Config,
         executor: Executor,
         history: History,
-        former: FormerFiles,
+        former: PreviousFiles,
         audit: Audit,
         *,
-        turn: Turn,
+        turn: RestartLock,
         alive: Callable[[], None],
     ) -> None:
         self._config, self._executor, self._history = config, executor, history
         self._former, self._audit = former, audit
-        self.turn, self._alive = TurnTaking(turn, config), alive
+        self.turn, self._alive = RestartLockSession(turn, config), alive
         spec = config.restart
         self._terms = Terms(spec.ready_within, spec.stable, spec.spacing)
         self._services = {service.name: service for service in config.services}
@@ -155,7 +155,7 @@ class Restarting:
 class _Hand:
     """One step of a restart, with all its inputs."""
 
-    owner: Restarting
+    owner: RestartController
     writer: Writer
     observed: RestartObservation
     pods: Mapping[str, Pod]

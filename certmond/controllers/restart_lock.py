@@ -16,7 +16,7 @@ from certmond.errors import CertmondError, LostError, UnreachableError
 from certmond.pki.rotation.worker_batches import place
 
 
-class Turn(Protocol):
+class RestartLock(Protocol):
     """A lock for restarts among control-plane nodes."""
 
     def take(self) -> str | None:
@@ -40,7 +40,7 @@ class Turn(Protocol):
         ...
 
 
-class Alone:
+class SingleNodeLock:
     """The lock of a single node, which always holds it."""
 
     held = True
@@ -55,7 +55,7 @@ class Alone:
         pass
 
 
-class Scattered:
+class WorkerDelay:
     """The delay of a worker, which spreads the restarts of many workers without an API request.
 
     The delay begins with the first `take`. The node's name decides how much of `spread` it is. A worker that is
@@ -91,10 +91,10 @@ class Scattered:
         self._since = None
 
 
-class TurnTaking:
+class RestartLockSession:
     """The lock during a restart: taken before the first act, renewed to the end, then released."""
 
-    def __init__(self, turn: Turn, config: Config) -> None:
+    def __init__(self, turn: RestartLock, config: Config) -> None:
         self._turn, self._config = turn, config
         self._fenced = True
         self._asked_again_at = 0.0
@@ -105,7 +105,7 @@ class TurnTaking:
 
         A worker does not wait where the operator `asked` for the restart.
         """
-        if asked and isinstance(self._turn, Scattered):
+        if asked and isinstance(self._turn, WorkerDelay):
             return None
         self._fenced = True
         try:

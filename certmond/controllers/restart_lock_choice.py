@@ -10,7 +10,7 @@ from functools import partial
 
 from certmond.config.model import Config
 from certmond.controllers.coordinator_choice import KUBELET_CONF, awake
-from certmond.controllers.restart_lock import Alone, Scattered, Turn
+from certmond.controllers.restart_lock import RestartLock, SingleNodeLock, WorkerDelay
 from certmond.transaction.node_files import NodeFiles
 
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
@@ -31,18 +31,18 @@ def restart_lock_of(
     alive: Callable[[], None],
     scattered: bool,
     called: Callable[[], bool],
-) -> Turn:
+) -> RestartLock:
     """Return the lock for the restarts of the node `node`.
 
     `real` resolves the path of a file of the node. A worker delays its restarts if `scattered`, unless it is `called`.
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
-        return Alone()
+        return SingleNodeLock()
     if kubeconfig == KUBELET_CONF and not files.exists(API_SERVER):  # a worker takes no Lease
         if not scattered:
-            return Alone()
-        return Scattered(node, config.cluster.spread, called=called)
+            return SingleNodeLock()
+        return WorkerDelay(node, config.cluster.spread, called=called)
     from certmond.cluster.lease import RESTART, ClusterLease
 
     return ClusterLease(

@@ -13,9 +13,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_protocol import Conductor
+from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.executor import Executor
-from certmond.controllers.rotation_state import Standing
+from certmond.controllers.rotation_state import RotationState
 from certmond.errors import MalformedError, OvertakenError, RotationError, SigningError
 from certmond.formats.private_key import load_key, sign
 from certmond.notify.audit import Audit
@@ -37,19 +37,19 @@ _CHANGED = "the record was changed meanwhile"
 """Result where another process was faster: the daemon scans the node again and decides again."""
 
 
-class Rotating:
+class RotationController:
     """The rotations of one node, for one configuration."""
 
     def __init__(
         self,
         config: Config,
         executor: Executor,
-        standing: Standing,
+        standing: RotationState,
         *,
         files: NodeFiles,
         record: RotationRecord,
         staging: Staging,
-        conductor: Conductor,
+        conductor: Coordinator,
         audit: Audit,
         clock: Callable[[], datetime],
     ) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_protocol import Conductor
+from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.first_aid import FirstAid
-from certmond.controllers.replaced_ca import Replaced
+from certmond.controllers.replaced_ca import ReplacedCA
 from certmond.controllers.rotation_findings import EXPLAINED, findings_of
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
@@ -48,7 +48,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class PhaseProgress:
     """The progress of this node in its phase: what it waits for, and until when if time alone decides.
 
     `begun` is false where the node may not act in the phase yet.
@@ -60,7 +60,7 @@ class Reach:
     begun: bool = True
 
 
-class Standing:
+class RotationState:
     """The state as of the last scan, for the node `node` and one configuration.
 
     `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that takes its
@@ -77,7 +77,7 @@ class Standing:
         files: NodeFiles,
         record: RotationRecord,
         staging: Staging,
-        conductor: Conductor,
+        conductor: Coordinator,
     ) -> None:
         self._node = node
         self._files, self._record, self._staging, self._conductor = files, record, staging, conductor
@@ -85,7 +85,7 @@ class Standing:
         self._families = [
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
-        self.replaced, self.first_aid = Replaced(config), FirstAid(config, files)
+        self.replaced, self.first_aid = ReplacedCA(config), FirstAid(config, files)
         self._met: tuple[tuple[str, Phase], datetime] | None = None
         self._forget()
 
@@ -286,19 +286,19 @@ class Standing:
             return Lacks()
         return lacks(self.rotation, self.ground, assessment)
 
-    def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> Reach | None:
+    def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> PhaseProgress | None:
         """Return the progress of this node in its phase; None without a rotation."""
         rotation, ground = self.rotation, self.ground
         if rotation is None or ground is None:
             return None
         if why := self._held_back(rotation):
-            return Reach(rotation, (why,), begun=False)
+            return PhaseProgress(rotation, (why,), begun=False)
         waits = tuple(unsettled(rotation, ground, assessment, around, plan))
         at = settles_at(rotation, assessment, around, self._met_at(rotation, assessment.taken_at))
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
             said = f"those that read files again by themselves have time until {at:%Y-%m-%d %H:%M:%S} UTC"
-            return Reach(rotation, (said,), at)
-        return Reach(rotation, waits)
+            return PhaseProgress(rotation, (said,), at)
+        return PhaseProgress(rotation, waits)
 
     def _met_at(self, rotation: Rotation, now: datetime) -> datetime:
         """Return when this process first observed the node in this phase; `now` where the clock was set back since."""

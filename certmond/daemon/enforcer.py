@@ -12,15 +12,15 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, conductor_of
-from certmond.controllers.coordinator_protocol import Conductor
+from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of
+from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.executor import Executor
 from certmond.controllers.host_holds import HostHolds
-from certmond.controllers.restart import Progress, Restarting
-from certmond.controllers.restart_lock import Alone, Turn
+from certmond.controllers.restart import Progress, RestartController
+from certmond.controllers.restart_lock import RestartLock, SingleNodeLock
 from certmond.controllers.restart_lock_choice import restart_lock_of
-from certmond.controllers.rotation import Rotating
-from certmond.controllers.rotation_state import Standing
+from certmond.controllers.rotation import RotationController
+from certmond.controllers.rotation_state import RotationState
 from certmond.controllers.signer_choice import SignerChoice
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
@@ -44,7 +44,7 @@ from certmond.renewal.derived_file_holds import circumstances_of, left_alone, re
 from certmond.renewal.derived_files import Derivations
 from certmond.renewal.repair_sources import SalvageLookup
 from certmond.restart.history import History
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.rotation.staged_ca import Staging
 from certmond.services.content_times import Changes
 from certmond.services.usage_state import Neighbourhood
@@ -115,23 +115,23 @@ class Enforcer:
         )
         self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
         record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(acting=acting)
-        self.standing = Standing(
+        self.standing = RotationState(
             config, node=self._identity, files=self._files, record=record, staging=staging, conductor=conductor
         )
-        self.rotating = Rotating(
+        self.rotating = RotationController(
             config, self.executor, self.standing, files=self._files, record=record, staging=staging,
             conductor=conductor, audit=audit, clock=clock,
         )  # fmt: skip
         self.provenance = ProvenanceLookup(config, root, state_dir)
         self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
-        self._former = FormerFiles(config, root, state_dir, clock)
-        lock: Turn = Alone()
+        self._former = PreviousFiles(config, root, state_dir, clock)
+        lock: RestartLock = SingleNodeLock()
         if acting:
             lock = restart_lock_of(
                 config, node=self._identity, files=self._files, real=self._real_kubeconfig, alive=alive,
                 scattered=scattered, called=lambda: self.standing.called,
             )  # fmt: skip
-        self.restarting = Restarting(
+        self.restarting = RestartController(
             config, self.executor, History(state_dir), self._former, audit, turn=lock, alive=alive
         )
 
@@ -211,11 +211,11 @@ class Enforcer:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Advance a restart by one step: see `Restarting.step`."""
+        """Advance a restart by one step: see `RestartController.step`."""
         return self.restarting.step(plan, assessment, around, self.neighbourhood, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Bring a rotation on: see `Rotating.give_first_aid` and `advance`."""
+        """Bring a rotation on: see `RotationController.give_first_aid` and `advance`."""
         said = self.rotating.give_first_aid(around, assessment.taken_at)
         return said or self.rotating.advance(assessment, around, plan)
 
@@ -296,8 +296,8 @@ class Enforcer:
         upgrade, clock = self._host.lately()
         return tuple(holds(rotation, assessment, around, self._ledger.attempts(), upgrade=upgrade, clock=clock))
 
-    def _conductor(self, *, acting: bool) -> Conductor:
-        return conductor_of(
+    def _conductor(self, *, acting: bool) -> Coordinator:
+        return coordinator_of(
             self._config, node=self._identity, real=self._real_kubeconfig, root=self._root, acting=acting,
             clock=self._clock, monotonic=self._monotonic, alive=self._alive,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from certmond.daemon.enforcer import Enforcer, policy_of
 from certmond.daemon.file_changes import CEILING, FileChanges
 from certmond.daemon.pass_schedule import Cause, Deadlines, PassSchedule
 from certmond.daemon.python_gc import uncollected
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.daemon.runtime_files import RuntimeFiles
 from certmond.daemon.runtime_lock import locked
 from certmond.daemon.sd_notify import Notifier
@@ -207,7 +207,7 @@ class Daemon:
         held = (self._config.hold.file,) if self._config.hold.file else ()
         return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *held))
 
-    def _new_hand(self) -> tuple[Enforcer, Acting]:
+    def _new_hand(self) -> tuple[Enforcer, Reconciler]:
         enforcing = self._config.mode == "enforce"
         enforcer = Enforcer(
             self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._live,
@@ -216,7 +216,7 @@ class Daemon:
         )  # fmt: skip
         if not enforcing:
             self._lead.release()
-        return enforcer, Acting(
+        return enforcer, Reconciler(
             enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping,
             leads=self._leads,
         )  # fmt: skip

@@ -46,7 +46,7 @@ RECOVERY_PATIENCE = 5.0
 """Seconds that the start waits for another process that writes."""
 
 
-class Acting:
+class Reconciler:
     """Plans for one configuration, and executes the plan if `enforcing` and while this process `leads`.
 
     A process leads while no command acts. No step begins after `stopping` returns true.

@@ -26,7 +26,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class PairLocation:
     """Where the certificate and the key of a generation belong."""
 
     kind: Kind
@@ -98,10 +98,10 @@ class Generations:
         return not isinstance(pair, Unpaired) or pair.encrypted
 
     @staticmethod
-    def pair(form: Form, read: Read) -> KeyPair | Unpaired:
+    def pair(form: PairLocation, read: Read) -> KeyPair | Unpaired:
         return entry_pair(form.kind, form.path, form.key_path, read, references=form.references)
 
-    def form(self, name: str, files: Sequence[ArchivedFile]) -> Form:
+    def form(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
         """Return where the files belong, from the entry, or else from the files, of which the key is first."""
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
@@ -111,11 +111,11 @@ class Generations:
         if spec is not None and not spec.is_glob and spec.path in paths:
             return self._of_entry(spec, spec.path, spec.key or spec.path, files)
         is_pem = b"-----BEGIN " in files[-1].content or len(files) > 1
-        return Form(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
+        return PairLocation(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
 
-    def _of_entry(self, spec: CertificateSpec, path: str, key_path: str, files: Sequence[ArchivedFile]) -> Form:
+    def _of_entry(self, spec: CertificateSpec, path: str, key_path: str, files: Sequence[ArchivedFile]) -> PairLocation:
         roots = all(file.owner[0] in {0, os.geteuid()} for file in files) and not self._files.strangers(path, None)
-        return Form(spec.kind, path, key_path, spec, references=roots)
+        return PairLocation(spec.kind, path, key_path, spec, references=roots)
 
     def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
         """Return the current CAs of an entry, or None if they cannot be determined."""

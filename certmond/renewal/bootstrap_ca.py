@@ -22,7 +22,7 @@ from certmond.signers.local_ca import read_file
 
 
 @dataclass(frozen=True, slots=True)
-class GivenAuthority:
+class RootCAKeyPair:
     """A Root CA that passed every check, and its key."""
 
     certificate: Certificate
@@ -30,7 +30,7 @@ class GivenAuthority:
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class CAFiles:
     """The content of the files.
 
     `unread` are the files that could not be read, `problems` the errors of the others, `warnings` the users who can
@@ -44,7 +44,7 @@ class Brought:
     warnings: tuple[str, ...] = ()
 
 
-def read_authority(certificate_path: str, key_path: str, now: datetime) -> GivenAuthority:
+def read_authority(certificate_path: str, key_path: str, now: datetime) -> RootCAKeyPair:
     """Return the CA in these two files of this host. Raises ConfigError with every problem."""
     found = read_brought(certificate_path, key_path)
     problems = [*found.unread, *found.problems]
@@ -55,24 +55,24 @@ def read_authority(certificate_path: str, key_path: str, now: datetime) -> Given
         )
     if problems or found.certificate is None or found.key is None:
         raise ConfigError(tuple(problems))
-    return GivenAuthority(found.certificate, found.key)
+    return RootCAKeyPair(found.certificate, found.key)
 
 
-def read_brought(certificate_path: str, key_path: str | None) -> Brought:
+def read_brought(certificate_path: str, key_path: str | None) -> CAFiles:
     """Return the certificate, and the key if `key_path` is given. Never raises: errors are part of the result."""
     unread, problems = list[str](), list[str]()
     certificate = _certificate(certificate_path, unread, problems)
     key = _key(key_path, unread, problems) if key_path is not None else None
     warnings = _open_to_others(key_path) if key is not None else ()
-    return Brought(certificate, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
+    return CAFiles(certificate, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
 
 
-def read_key(path: str) -> Brought:
+def read_key(path: str) -> CAFiles:
     """Return a private key without a certificate, such as one that signs tokens. Never raises."""
     unread, problems = list[str](), list[str]()
     key = _key(path, unread, problems, "the private key")
     warnings = _open_to_others(path) if key is not None else ()
-    return Brought(None, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
+    return CAFiles(None, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
 
 
 def _certificate(path: str, unread: list[str], problems: list[str]) -> Certificate | None:

@@ -20,7 +20,7 @@ from certmond.notify.journal import Event
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.findings import printable
 from certmond.pki.planning.steps import Restore
-from certmond.renewal.archive_generations import Form, Generations
+from certmond.renewal.archive_generations import Generations, PairLocation
 from certmond.renewal.archived_pair import Verdict, Worth
 from certmond.renewal.damaged_files import DamagedFiles, kept_as
 from certmond.renewal.key_pair import KeyPairs, Unpaired, as_written
@@ -166,7 +166,7 @@ class Restoration:
         writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_damaged(name, paths, step)))
         return f"{step.path} is as in {step.generation} of the archive again{kept_as(kept)}"
 
-    def _content(self, form: Form, file: ArchivedFile) -> bytes:
+    def _content(self, form: PairLocation, file: ArchivedFile) -> bytes:
         """Of a kubeconfig that has more than its damaged user, only the credentials of that one come back."""
         there = self._files.read(file.path, anyones=False) if form.kind is Kind.KUBECONFIG else None
         return with_credentials_of(there, file.content, file.path) if there and has_others(there) else file.content
@@ -181,7 +181,7 @@ class Restoration:
         """Return a new dated file and the kubelet's symlink to it, as the kubelet writes them."""
         return linked(file.path, file.content, spec, self._files, self._clock(), owner=file.owner)
 
-    def _verify(self, what: str, form: Form, changes: Sequence[Change], written: Mapping[str, bytes]) -> None:
+    def _verify(self, what: str, form: PairLocation, changes: Sequence[Change], written: Mapping[str, bytes]) -> None:
         read = as_written(changes, written, self._files)
         pair = self._generations.pair(form, read)
         own = [pair.message] if isinstance(pair, Unpaired) and not pair.encrypted else []

@@ -18,7 +18,7 @@ from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.transaction.node_files import NodeFiles
 
 
-class Grants:
+class SigningPermissions:
     """Permissions for one configuration and the node below `root`."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, files: NodeFiles) -> None:

@@ -29,7 +29,7 @@ from certmond.transaction.dirfd import digest
 from certmond.transaction.node_files import NodeFiles
 
 
-class FormerFiles:
+class PreviousFiles:
     """The previous files for one configuration and one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:

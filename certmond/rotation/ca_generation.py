@@ -16,13 +16,13 @@ from certmond.pki.rotation.ca_template import following, reissued
 from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate, describe_key
 from certmond.pki.x509.parsing import decode
-from certmond.renewal.bootstrap_ca import GivenAuthority
+from certmond.renewal.bootstrap_ca import RootCAKeyPair
 from certmond.signers.local_ca import read_file, self_signed, signed
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import blaming
 
 
-def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
+def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
     """Return a CA with the name of the present one and a new key, of the entry's algorithm, else of the present one's.
 
     Raises RefusedError if cryptography cannot parse the present one.
@@ -30,10 +30,10 @@ def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> Given
     _require_read(present, spec)
     template = following(present, spec, terms)
     key = make_key(template.key)
-    return GivenAuthority(_only(self_signed(template, key)), key)
+    return RootCAKeyPair(_only(self_signed(template, key)), key)
 
 
-def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
+def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
     """Return the present CA again, with its own key, a new serial number and new dates.
 
     Raises KeyUnusableError if the key is not that of the present one, or is damaged. Raises RefusedError if
@@ -44,7 +44,7 @@ def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms:
         fact = f"{spec.key} is not the private key of {present.subject} (serial {present.serial})"
         raise KeyUnusableError(f"{fact}; put back the pair that belongs together")
     made = signed(reissued(present, spec, terms, x509.random_serial_number()), key, spec.key or "")
-    return GivenAuthority(_only(made.public_bytes(Encoding.PEM)), key)
+    return RootCAKeyPair(_only(made.public_bytes(Encoding.PEM)), key)
 
 
 def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey:

@@ -19,7 +19,7 @@ _DRIFT = timedelta(minutes=1)
 """Clocks that are only slewed, not stepped, differ by less than half of it."""
 
 
-class Lasting:
+class PhaseTimer:
     """The timer of one process. `monotonic` returns seconds of a monotonic clock."""
 
     def __init__(self, spec: RootCaSpec, monotonic: Callable[[], float]) -> None:

@@ -32,7 +32,7 @@ from certmond.transaction.dirfd import digest
 from certmond.transaction.node_files import NodeFiles
 
 
-class Arrangement:
+class StepFiles:
     """The files of rotations, for the entries `certificates` of one node."""
 
     def __init__(

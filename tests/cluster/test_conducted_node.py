@@ -18,7 +18,7 @@ from certmond.cluster.connection import Access
 from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record_rules import rotation_of
 from certmond.daemon.enforcer import Enforcer
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.errors import OvertakenError, RotationError
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.journal import Journal
@@ -175,7 +175,7 @@ def test_what_cannot_be_written_does_not_make_it_deaf(world: World, node: Rotati
     shared = former.replace(b"certificate-authority-data: ", b"certificate-authority-data: &ca ") + b"also: *ca\n"
     come_to(Phase.TRUST, world, node, enforcer)
     world.api.store.add("nodes", "node-2")  # which has not answered: the phase lasts
-    acting = Acting(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
+    acting = Reconciler(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
 
     def passes(until: Callable[[], bool]) -> None:
         end = time.monotonic() + DEADLINE  # the API is asked again after `poll`, which nobody sets for it

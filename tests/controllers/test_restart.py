@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.cli.options import look
 from certmond.config.model import Config, Source, parse
-from certmond.controllers.restart import Progress, Restarting
-from certmond.controllers.restart_lock import Alone, Turn
+from certmond.controllers.restart import Progress, RestartController
+from certmond.controllers.restart_lock import RestartLock, SingleNodeLock
 from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, TriedError, UnreachableError, WriteError
 from certmond.files.catalog_observer import Store
@@ -31,7 +31,7 @@ from certmond.pki.services.restart_state_machine import Episode, Past, Result, S
 from certmond.pki.services.staleness import Surroundings
 from certmond.restart.act import Restarter
 from certmond.restart.history import History
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import digest
@@ -53,7 +53,7 @@ cp {state}/restarts.json {root}{crt} {runs}/$number/
 """
 
 
-class Turns(Alone):
+class Turns(SingleNodeLock):
     """Whose turn it is, as this test says."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Bench:
         self.pods: dict[str, ServiceSeen] = {}
         self.again()
 
-    def again(self) -> Restarting:
+    def again(self) -> RestartController:
         """Another process."""
         audit = Audit(Journal("none"), self.state, "daemon")
 
@@ -107,9 +107,9 @@ class Bench:
         self.enforcer = Enforcer(
             self.config, root=str(self.node.root), state_dir=self.state, audit=audit, clock=clock, acting=True
         )
-        self.former = FormerFiles(self.config, str(self.node.root), self.state, clock)
-        turn: Turn = self.turn
-        self.restarting = Restarting(
+        self.former = PreviousFiles(self.config, str(self.node.root), self.state, clock)
+        turn: RestartLock = self.turn
+        self.restarting = RestartController(
             self.config, self.enforcer.executor, History(self.state), self.former, audit, turn=turn, alive=lambda: None
         )
         return self.restarting

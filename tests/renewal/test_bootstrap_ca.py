@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from certmond.errors import ConfigError
 from certmond.pki.assessment.rules import ROOT_CA_ONLY
-from certmond.renewal.bootstrap_ca import GivenAuthority, read_authority
+from certmond.renewal.bootstrap_ca import RootCAKeyPair, read_authority
 from tests.builders import (
     DAY,
     NOW,
@@ -34,7 +34,7 @@ class Files:
     def __init__(self, place: Path) -> None:
         self.certificate, self.key = place / "own.crt", place / "own.key"
 
-    def give(self, certificate: bytes, key: bytes) -> GivenAuthority:
+    def give(self, certificate: bytes, key: bytes) -> RootCAKeyPair:
         self.certificate.write_bytes(certificate)
         self.key.write_bytes(key)
         return read_authority(str(self.certificate), str(self.key), NOW)

@@ -24,7 +24,7 @@ from certmond.pki.catalog.settings import ArchiveSpec
 from certmond.pki.services.model import Content, Live, ServiceSeen
 from certmond.pki.services.restart_state_machine import Past, Result, Target
 from certmond.pki.services.staleness import Surroundings, files_of
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
@@ -49,9 +49,9 @@ class Keeper:
         self.archive = Archive(state)
         self.former = self.again()
 
-    def again(self) -> FormerFiles:
+    def again(self) -> PreviousFiles:
         """Another process."""
-        self.former = FormerFiles(self.config, str(self.node.root), self.state, lambda: self.now)
+        self.former = PreviousFiles(self.config, str(self.node.root), self.state, lambda: self.now)
         return self.former
 
     def statuses(self, **around: Any) -> dict[str, CertificateStatus]:
@@ -410,7 +410,7 @@ import os, sys
 from datetime import datetime
 from pathlib import Path
 from certmond.config.model import load
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.files.catalog_observer import Store
 from certmond.transaction.commit import Transactions
 from certmond.pki.assessment.assess import assess
@@ -419,7 +419,7 @@ from certmond.pki.catalog.settings import ArchiveSpec
 root, state, name, path, number, now = sys.argv[1:7]
 contents = dict(zip(sys.argv[7::2], sys.argv[8::2]))
 config = load(None).model_copy(update={"archive": ArchiveSpec(keep=1)})
-former = FormerFiles(config, root, Path(state), lambda: datetime.fromisoformat(now))
+former = PreviousFiles(config, root, Path(state), lambda: datetime.fromisoformat(now))
 with Transactions(root, Path(state)).lock() as writer:
     writer.recover()
     calls, rename = 0, os.rename

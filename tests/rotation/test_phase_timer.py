@@ -11,7 +11,7 @@ from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.x509.certificate import Anchor
-from certmond.rotation.phase_timer import Lasting
+from certmond.rotation.phase_timer import PhaseTimer
 from tests.builders import HOUR, NOW, make_ca
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
@@ -27,7 +27,7 @@ class Clocks:
 
     def __init__(self) -> None:
         self.now, self.seconds = NOW, 0.0
-        self.lasting = Lasting(RootCaSpec(overlap=10 * MINUTE), lambda: self.seconds)
+        self.lasting = PhaseTimer(RootCaSpec(overlap=10 * MINUTE), lambda: self.seconds)
 
     def pass_(self, span: timedelta) -> None:
         self.now += span

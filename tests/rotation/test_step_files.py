@@ -20,7 +20,7 @@ from certmond.pki.rotation.planner import SIGNING_FLAGS
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.parsing import decode
 from certmond.rotation.staged_ca import Part, Staging
-from certmond.rotation.step_files import Arrangement
+from certmond.rotation.step_files import StepFiles
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
 from certmond.transaction.node_files import NodeFiles
@@ -44,7 +44,7 @@ class Arranged:
         self.staging = Staging(state)
         self._files, self._archive = NodeFiles(str(node.root)), Archive(state)
         entries = parse([Source("test", "profile: kubeadm")]).certificates
-        self._arrangement = Arrangement(entries, self._files, self.staging, self._archive)
+        self._arrangement = StepFiles(entries, self._files, self.staging, self._archive)
         (self.old,) = self.certificates(CRT)
 
     def stage(self, ca: Issued | None = None) -> None:
