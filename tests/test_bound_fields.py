@@ -79,8 +79,8 @@ def test_all_that_a_rotation_does_names_it(
     with records("json") as journal:
         acting = Reconciler(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False)
         for _ in range(3):
-            acting.decide(*enforcer.see())
-            acting.act()
+            acting.make_plan(*enforcer.see())
+            acting.execute()
     entries = told(capsys)
     assert {"step_begun", "step_done", "library"} <= {each["kind"] for each in entries}
     assert {each["rotation"] for each in entries} == {rotation.id}

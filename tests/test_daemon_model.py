@@ -82,7 +82,7 @@ class Process:
         )  # fmt: skip
 
     def start(self) -> None:
-        self._daemon._acting.recover()
+        self._daemon._reconciler.recover()
         self._wake("start")
         self._wait_for_writers()
 
@@ -103,22 +103,22 @@ class Process:
         """Whether anything was done."""
         for number in range(RESTS):
             self._daemon._pass(Cause(cause, None))
-            self._daemon._act()
-            if not self._daemon._acted:
+            self._daemon._execute()
+            if not self._daemon._scan_again:
                 return number > 0
             cause = "step"
         raise AssertionError("it does not come to rest")
 
     def changes_at(self) -> datetime | None:
         """When time alone changes what it does: a repair that breaks again, an attempt that failed."""
-        return self._daemon._acting.plan.changes_at
+        return self._daemon._reconciler.plan.changes_at
 
     def end(self) -> None:
         self._daemon._watcher.close()
         self._daemon._hooks.close()
         self._daemon._enforcer.neighbourhood.close()
         self._daemon._wake.close()
-        self._daemon._lead.release()  # as the kernel does
+        self._daemon._acting_lock.release()  # as the kernel does
 
 
 class Node(RuleBasedStateMachine):

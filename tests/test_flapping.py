@@ -157,8 +157,8 @@ def test_what_is_held_and_not_held_again_and_again_does_not_fill_the_trail(tmp_p
 
     def look() -> None:
         assessment, around = enforcer.see()
-        made.decide(assessment, around)
-        made.tell(assessment)
+        made.make_plan(assessment, around)
+        made.record_plan(assessment)
 
     def notes(event: Event) -> int:
         return sum(entry["event"] == event.value for entry in host.audit())
@@ -176,9 +176,9 @@ def test_what_is_held_and_not_held_again_and_again_does_not_fill_the_trail(tmp_p
     look()
     assert notes(Event.STEP_HELD) == acting.HELD_EACH.burst + 1
     assert journal.summaries == [
-        "5 steps of 1 files were held for a moment in the last minute, and not logged; see: certmond plan"
+        "certmond did not log 5 short holds of steps for 1 files in the last minute; see: certmond plan"
     ]
     hold.unlink()
     look()
-    made.act()
+    made.execute()
     assert (notes(Event.STEP_BEGUN), notes(Event.STEP_DONE)) == (1, 1)

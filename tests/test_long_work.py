@@ -174,10 +174,10 @@ def test_a_slice_is_bounded_and_the_next_pass_goes_on(tmp_path: Path) -> None:
     before = host.serials()
     made, enforcer = hand(host)
     for number in range(1, len(ENTRIES) + 1):
-        made.decide(*enforcer.see())
-        assert made.act()
+        made.make_plan(*enforcer.see())
+        assert made.execute()
         assert sum(before[name] != serial for name, serial in host.serials().items()) == number
-    made.decide(*enforcer.see())
+    made.make_plan(*enforcer.see())
     assert made.plan.steps == ()
     assert host.unwell() == []
 
@@ -190,8 +190,8 @@ def test_nothing_is_restarted_before_the_last_write(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(enforcer, "restart", lambda plan, *_: left.append(len(plan.writes)))
     monkeypatch.setattr(enforcer, "rotate", lambda *_: left.append(len(_[-1].writes)))
     for _ in range(len(ENTRIES) + 1):
-        made.decide(*enforcer.see())
-        made.act()
+        made.make_plan(*enforcer.see())
+        made.execute()
     assert left == [0, 0]
 
 
@@ -215,8 +215,8 @@ def test_ever_new_names_in_a_pattern_keep_no_other_entry_waiting(tmp_path: Path)
     made, enforcer = hand(host)
     for _ in range(3):
         add()
-        made.decide(*enforcer.see())
-        assert made.act()
+        made.make_plan(*enforcer.see())
+        assert made.execute()
     after = host.serials()
     assert all(after[name] != before[name] for name in before)
 
@@ -237,8 +237,8 @@ def test_ever_new_names_in_a_pattern_keep_no_restart_waiting(tmp_path: Path, mon
 
     for _ in range(2 * int(acting.TURN)):
         add()
-        made.decide(*enforcer.see())
-        made.act()
+        made.make_plan(*enforcer.see())
+        made.execute()
     assert turns[:2] == [("restart", {"apps"}), ("rotate", {"apps"})]
 
 
@@ -256,11 +256,11 @@ def test_a_step_that_fails_keeps_no_other_waiting(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(enforcer.executor, "_remember_failure", lambda *_: None)
     assert [step.target for step in host.plan().steps] == ["apiserver", "etcd-server", "admin.conf"]
     for _ in range(2):
-        made.decide(*enforcer.see())
-        assert made.act()
+        made.make_plan(*enforcer.see())
+        assert made.execute()
         assert made.retry_at is None
-    made.decide(*enforcer.see())
-    assert made.act()
+    made.make_plan(*enforcer.see())
+    assert made.execute()
     assert made.retry_at is not None
     assert len(helper.calls()) == 1
     assert [step.target for step in host.plan().steps] == ["apiserver"]

@@ -529,13 +529,13 @@ def test_a_daemon_asks_a_signer_that_waits_by_itself(waiting: tuple[Host, Helper
     helper.answers(5, "600\ncookie-1\n")
     enforcer = host.enforcer()
     acting = Reconciler(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
-    acting.decide(*enforcer.see())
-    acting.act()
+    acting.make_plan(*enforcer.see())
+    acting.execute()
     assert acting.retry_at is not None
     assert helper.calls()
-    acting.decide(*enforcer.see())
+    acting.make_plan(*enforcer.see())
     assert (acting.plan.steps, acting.plan.changes_at) == ((), host.now + timedelta(seconds=600))
-    acting.act()
+    acting.execute()
     assert acting.retry_at is None
 
 

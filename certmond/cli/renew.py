@@ -267,7 +267,7 @@ def _place(outcome: Outcome) -> tuple[str, str]:
 def _asked_again(enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta) -> dict[tuple[str, str], datetime]:
     """Return the time of the next request to each undecided signer, by the place of the certificate."""
     soon = datetime.now(UTC) + pause
-    return {_place(each): enforcer.asks_again(each.step) or soon for each in outcomes if each.result == "waiting"}
+    return {_place(each): enforcer.next_request_at(each.step) or soon for each in outcomes if each.result == "waiting"}
 
 
 def _there(waiting: Outcome, assessment: Assessment) -> Outcome | None:

@@ -292,5 +292,5 @@ def _plan(
 
     services = in_order(around.services)
     found = enforcer.standing.preview(rotation, assessment, [service.name for service in services])
-    stops = enforcer.stops(rotation, assessment, around)
+    stops = enforcer.rotation_holds(rotation, assessment, around)
     return preview_document(rotation, found, absences(found, services), batch, stops)

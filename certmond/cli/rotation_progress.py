@@ -100,7 +100,7 @@ def _one_step(
     """
     unwritten: str | None = None
     try:
-        enforcer.keep_former(assessment, around)
+        enforcer.record_good_files(assessment, around)
         made = enforcer.plan(assessment, around=around)
         if made.writes:
             unwritten = _unwritten(enforcer, progress, made, begun)

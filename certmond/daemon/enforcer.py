@@ -160,9 +160,9 @@ class Enforcer:
         seen = self.neighbourhood.view(store, inventory, self.restarting.past())
         around = self._told(store, inventory, now, seen, everything=everything) if private else seen
         self.interest = store.interest
-        return self.judge(inventory, now, around, waits=waits), around
+        return self.assess(inventory, now, around, waits=waits), around
 
-    def around(self, store: Store, inventory: Inventory) -> Surroundings:
+    def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
         """Return the current state of the node apart from its certificates. Does not block."""
         seen = self.neighbourhood.around(store, inventory, self.restarting.past())
         return self._told(store, inventory, self._clock(), seen, within=_EVIDENCE)
@@ -188,7 +188,7 @@ class Enforcer:
         salvage = self.salvage.of_damaged(inventory, now)
         return replace(seen, told=told, provenance=provenance, salvage=salvage)
 
-    def judge(
+    def assess(
         self,
         inventory: Inventory,
         now: datetime,
@@ -219,7 +219,7 @@ class Enforcer:
         said = self.rotating.give_first_aid(around, assessment.taken_at)
         return said or self.rotating.advance(assessment, around, plan)
 
-    def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
+    def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:
         """Record which files are good and which of them services use. Raises BusyError, WriteError."""
         self.restarting.meet(assessment, around)
         if unkept := self._former.unkept(tuple(assessment.certificates), self.restarting.restarted_now()):
@@ -254,7 +254,7 @@ class Enforcer:
         made = replace(made, held=(*made.held, *left_alone(self._config.derived, states)))
         made = without_hurry(made, past, assessment.taken_at)
         if asked is None and (ground := self.standing.ground) and self.standing.rotation:
-            stops = self.stops(self.standing.rotation, assessment, around or Surroundings())
+            stops = self.rotation_holds(self.standing.rotation, assessment, around or Surroundings())
             instants = filter(None, (made.changes_at, *(each.until for each in stops)))
             made = replace(made, held=(*made.held, *(each.held(ground) for each in stops)))
             made = replace(made, changes_at=min(instants, default=None))
@@ -264,13 +264,13 @@ class Enforcer:
         changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
         return self._with_restarts(made, assessment, around, Caution(hold, unmade, changing, now.healing))
 
-    def asks_again(self, step: Step) -> datetime | None:
+    def next_request_at(self, step: Step) -> datetime | None:
         """Return when an undecided signer accepts the next request, or None for any time."""
         attempt = self._ledger.attempts().get((step.target, step.path))
         of_api = isinstance(step, Issue) and policy_of(self._config).signers.get(step.signer) == "csr"
         return attempt.wait_until if attempt and not of_api else None
 
-    def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
+    def plan_observed(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
         """Return the steps that follow from the observed state alone, for observe mode."""
         made = plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
         return self._with_restarts(made, assessment, around, Caution())
@@ -286,7 +286,7 @@ class Enforcer:
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
-    def stops(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
+    def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
         """Return what would stop the rotation later on this node and holds it now.
 
         Empty where the rotation does not wait.

@@ -1,6 +1,6 @@
-"""Schedule of the daemon's loop: when a pass or a check of the running services is due without an event.
+"""Schedule of the loop: when a pass or a check of the running services is due without an event.
 
-Reads no clock of the system time: the caller passes `now`. Starts no pass.
+Intervals count on the monotonic clock. The caller passes the system time. Starts no pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ _CHECKS_SERVICES = frozenset({"start", "reload", "resync", "step", "retry", "clo
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a pass runs, and its scope: lookups ("directory/name"), or everything (None)."""
+    """The cause of a pass, and its scope: `touched` has the changed paths ("directory/name"), or None for all files.
+
+    `since` is the time of the first event, on the monotonic clock.
+    """
 
     name: str
     touched: frozenset[str] | None
@@ -23,17 +26,17 @@ class Cause:
 
     @property
     def checks_services(self) -> bool:
-        """Return whether the pass is followed by a check of the running services."""
+        """Return whether a check of the running services follows the pass."""
         return self.name in _CHECKS_SERVICES
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """The times that the last pass has left.
+    """The deadlines after a pass.
 
-    `resync` and `poll` count from the last full scan. `poll` is None where inotify reports every change. `assessed_at`
-    is the time of the last assessment. `retry_at` is on the monotonic clock. At one of the `instants`, time alone
-    changes a verdict, the plan or the rotation.
+    `resync` and `poll` count from the last full scan. `poll` is None if inotify reports every change. `assessed_at` is
+    the time of the last assessment. `retry_at` is on the monotonic clock. At one of the `instants`, a verdict, the plan
+    or the rotation changes without an event.
     """
 
     resync: timedelta
@@ -55,9 +58,9 @@ class PassSchedule:
         self._scanned_at = now
 
     def check_services_within(self, seconds: float) -> None:
-        """Schedule a check of the running services, unless an earlier one is scheduled.
+        """Schedule a check of the running services in `seconds`, or keep an earlier one.
 
-        Frequent passes, as with polling, would otherwise postpone the check without an end.
+        Otherwise frequent passes, such as those with polling, would postpone the check without an end.
         """
         at = time.monotonic() + seconds
         self._service_check_at = min(self._service_check_at or at, at)

@@ -1,18 +1,20 @@
-"""The files of the runtime directory, which `certmond serve` reads: metrics, status, activity, heartbeat.
+"""Files of the runtime directory, which `certmond serve` reads: metrics, status, activity, heartbeat.
 
-Owns when the activity is written, and the report of a write that fails. `expose.metrics` renders the texts.
+Owns when the activity is written, and the report of a failed write. `expose` renders the content.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from certmond.config.model import Config
+from certmond.controllers.rotation import RotationController
+from certmond.controllers.rotation_state import RotationState
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.activity import activity_document
 from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, write
@@ -21,15 +23,10 @@ from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.forecast import NextEvent
 from certmond.pki.planning.steps import Plan
-from certmond.pki.rotation.phases import Rotation
-from certmond.pki.rotation.worker_batches import Workers
 
 
 class RuntimeFiles:
-    """The files below `directory`.
-
-    A full or missing directory is reported once, and the next pass retries.
-    """
+    """The files in `directory`. A failed write is reported once, and the next pass retries it."""
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self._directory, self._journal = directory, journal
@@ -38,30 +35,28 @@ class RuntimeFiles:
         self._activity: object = None
 
     def write_assessment(self, config: Config, assessment: Assessment, own: str, following: NextEvent | None) -> None:
-        """Write the metrics and the status. `own` are the metrics of the daemon itself."""
+        """Write the metrics and the status. `own` is the text of the daemon's own metrics."""
         own += self._compatible.text(assessment) if config.compatibility else ""
         with self._writing(METRICS) as path:
             self._renderer.write_metrics(path, assessment, own)
         with self._writing(STATUS) as path:
             self._renderer.write_status(path, assessment, config.mode, following)
 
-    def write_activity(
-        self, plan: Plan, rotation: Rotation | None, waits: Sequence[str], until: datetime | None, *,
-        workers: Workers | None,
-    ) -> None:  # fmt: skip
+    def write_activity(self, plan: Plan, state: RotationState, controller: RotationController) -> None:
         """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
-        current = (plan, rotation, waits, until, workers, self._journal.told)
+        rotation = state.rotation, controller.waits, controller.until
+        current = (plan, rotation, state.workers, self._journal.told)
         if current != self._activity:
             recent = tuple(self._journal.recent)
-            self._write(ACTIVITY, json.dumps(activity_document(plan, rotation, waits, until, recent, workers=workers)))
+            self._write(ACTIVITY, json.dumps(activity_document(plan, *rotation, recent, workers=state.workers)))
             self._activity = None if ACTIVITY in self._unwritten else current
 
     def write_heartbeat(self, passed_at: float | None, resync: timedelta) -> None:
-        """Write the heartbeat. `passed_at` is the time of the last pass, in seconds since the epoch."""
+        """Write the heartbeat. `passed_at` is the time of the last pass, in seconds since the epoch, or None."""
         self._write(HEARTBEAT, heartbeat(time.time(), passed_at, resync.total_seconds(), passed_at is not None))
 
     def remove_heartbeat(self) -> None:
-        """Remove the heartbeat, which shows that the daemon has stopped. Never raises."""
+        """Remove the heartbeat, so that `serve` reports a stopped daemon. Never raises."""
         with suppress(OSError):  # the directory may be deleted or read-only by now
             (self._directory / HEARTBEAT).unlink()
 
@@ -71,7 +66,7 @@ class RuntimeFiles:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """Yield the path of a runtime file. Report a failed write once, until all files can be written again."""
+        """Yield the path of a runtime file. Report a failed write once, until every file is written again."""
         try:
             yield self._directory / name
         except RuntimeDirError as error:

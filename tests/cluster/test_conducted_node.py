@@ -181,8 +181,8 @@ def test_what_cannot_be_written_does_not_make_it_deaf(world: World, node: Rotati
         end = time.monotonic() + DEADLINE  # the API is asked again after `poll`, which nobody sets for it
         while time.monotonic() < end:
             fit(world, recorded(node))
-            acting.decide(*enforcer.see())
-            acting.act()
+            acting.make_plan(*enforcer.see())
+            acting.execute()
             if until():
                 return
         raise AssertionError(f"{node.record}: {enforcer.rotating.waits}")
@@ -191,7 +191,7 @@ def test_what_cannot_be_written_does_not_make_it_deaf(world: World, node: Rotati
     node.put("user.conf", shared)  # in which the CA cannot be exchanged alone
     passes(lambda: "/-/-/-/" in str(annotation(world)))
     assert acting.retry_at
-    assert (enforcer.rotating.until, acting.look_at) == (None, None)
+    assert (enforcer.rotating.until, acting.service_check_at) == (None, None)
     world.record(abort(recorded(node), node.clock()))
     passes(lambda: recorded(node).aborted)
 

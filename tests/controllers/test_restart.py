@@ -271,7 +271,7 @@ def test_what_is_being_restarted_is_a_former_file_once_it_is_proven(bench: Bench
         known = Surroundings(
             bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents(), bench.restarting.past()
         )
-        bench.enforcer.keep_former(bench.assessment(known), known)
+        bench.enforcer.record_good_files(bench.assessment(known), known)
         return Archive(bench.state).names()
 
     bench.step()
