@@ -36,7 +36,7 @@ def test_it_says_how_long_it_waits() -> None:
     turn = WorkerDelay("worker-1", SPREAD, monotonic=lambda: now)
     (wait,) = moments(["worker-1"])
     said = str(turn.take())
-    assert said.startswith("the moment of this node among the workers comes in ")
+    assert said.startswith("the delay of this worker ends in ")
     assert wait - 1 <= int(said.split()[-2]) <= wait
     now += wait
     assert turn.take() is None
@@ -77,4 +77,4 @@ def test_a_restart_that_a_command_asks_for_waits_for_no_moment() -> None:
     """A worker restarts at once what a person asks for; what the daemon plans by itself waits for its moment."""
     turns = RestartLockSession(WorkerDelay("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
     assert turns.wait_for_others(asked=True) is None
-    assert "the moment of this node" in str(turns.wait_for_others())
+    assert "the delay of this worker" in str(turns.wait_for_others())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.replaced_ca import ReplacedCA, fact_of
+from certmond.controllers.replaced_ca import CAChanges, fact_of
 from certmond.pki.assessment.rules import finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
@@ -40,7 +40,7 @@ class FirstAid:
     def look(
         self,
         grounds: Mapping[str, Ground],
-        replaced: ReplacedCA,
+        replaced: CAChanges,
         known: Mapping[str, Sequence[Anchor]],
         noted: Mapping[str, Rotation],
         now: datetime,
@@ -58,7 +58,7 @@ class FirstAid:
         return told
 
     def _possible(
-        self, family: str, ground: Ground, replaced: ReplacedCA, known: Sequence[Anchor], now: datetime
+        self, family: str, ground: Ground, replaced: CAChanges, known: Sequence[Anchor], now: datetime
     ) -> Rotation | str | None:
         """Return the aid for the anchor, or a sentence that says why there is none; None where `replaced` says that."""
         terms = self._config.mode == "enforce" and self._config.root_ca.on_change == "rotate"
@@ -71,7 +71,7 @@ class FirstAid:
             return f"the former CA is not trusted beside it, as {strangers}; let only root write there"
         return aid_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
 
-    def _said(self, family: str, ground: Ground, replaced: ReplacedCA, fresh: Rotation | str | None) -> str | None:
+    def _said(self, family: str, ground: Ground, replaced: CAChanges, fresh: Rotation | str | None) -> str | None:
         if fresh is not None:
             change, _ = replaced.changes[family]
             fact, objection = fact_of(change, ground), replaced.objection

@@ -24,7 +24,7 @@ from certmond.pki.rotation.replaced_ca import Change, changed, overtaken
 from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
-class ReplacedCA:
+class CAChanges:
     """The changes of the anchors of a node outside a rotation, as of the last scan."""
 
     def __init__(self, config: Config) -> None:

@@ -1,6 +1,6 @@
-"""Choice of the lock for the restarts of this node, by its role in the cluster.
+"""Choice of the lock for the restarts of a node, by the role of the node in the cluster.
 
-A node alone has its own lock, a worker waits for its time, and a control-plane node takes a Lease.
+A single node needs no lock, a worker has a delay, and a control-plane node takes a Lease.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from certmond.transaction.node_files import NodeFiles
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 """Marks a control-plane node.
 
-Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease.
-
-With it, the API refuses that kubeconfig a Lease, and the node reports that.
+Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease. With this file, the API
+refuses the Lease to that kubeconfig, and the node reports the refusal.
 """
 
 
@@ -34,7 +33,8 @@ def restart_lock_of(
 ) -> RestartLock:
     """Return the lock for the restarts of the node `node`.
 
-    `real` resolves the path of a file of the node. A worker delays its restarts if `scattered`, unless it is `called`.
+    `real` resolves the path of a file of the node. With `scattered`, a worker delays its restarts until its batch is
+    released (`called`).
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
@@ -46,7 +46,7 @@ def restart_lock_of(
     from certmond.cluster.lease import RESTART, ClusterLease
 
     return ClusterLease(
-        partial(real, kubeconfig),  # resolved late: a process that plans may lack permission
+        partial(real, kubeconfig),  # resolved late, because a process that only plans may lack permission
         identity=node, name=RESTART, duration=config.cluster.lease_duration, alive=alive,
         monotonic=awake,
     )  # fmt: skip

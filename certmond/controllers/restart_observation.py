@@ -1,6 +1,6 @@
-"""Observation of the services of a node, as the evidence on which a restart begins, continues or ends.
+"""Evidence on which a restart begins, continues or ends, from one observation of the node.
 
-Evaluates one scan of the node. Reads no file, changes nothing, and does not block.
+Reads no file, changes no file, and does not block.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from certmond.pki.services.staleness import ServedAt, Surroundings
 from certmond.services.file_usage import KUBELET
 
 _REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
-"""Time without a change of the files before a restart, and the longest wait for it.
+"""Time without a change of the files before a restart, and the maximum wait for it.
 
-A process that writes several files finishes within that time.
+A process that writes several files needs less time.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RestartObservation:
-    """One scan of the node, with the state of its running services."""
+    """One assessment of the node, with the state of its running services."""
 
     assessment: Assessment
     around: Surroundings
     live: Live
 
-    def well(self, name: str) -> tuple[str, ...]:
+    def healthy_addresses(self, name: str) -> tuple[str, ...]:
         """Return the addresses at which the service is healthy."""
         health = self.around.survey.health.get(name, ())
-        return tuple(address for address in health if self.live.health.get(address, "not asked") is None)
+        return tuple(address for address in health if self.live.health.get(address, "not probed") is None)
 
-    def at_rest(self, now: datetime) -> datetime | None:
-        """Return until when a restart waits, because a process may still write files; None where none does.
+    def files_settle_at(self, now: datetime) -> datetime | None:
+        """Return until when a restart waits because a process may still write files, or None.
 
         The wait ends when the first change is a minute old, even if writes continue.
         """
@@ -47,8 +47,8 @@ class RestartObservation:
             return newest + _REST
         return None
 
-    def is_superseded(self, episode: Episode) -> bool:
-        """Return whether the files have changed again, before a rollback."""
+    def files_changed_again(self, episode: Episode) -> bool:
+        """Return whether the files of a restart have changed again. False after a rollback."""
         if episode.stage is Stage.PUT_BACK or episode.put_back_at:
             return False
         now = self.around.contents
@@ -56,9 +56,10 @@ class RestartObservation:
         return any(path in now and now[path].sha256 != sha256 for path, sha256 in wanted.items())
 
     def glance(self, service: ServiceSpec) -> Glance:
+        """Return the state of a service as input of the state machine."""
         addresses = self.around.survey.health.get(service.name, ())
-        ill = {
-            address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
+        unhealthy = {
+            address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not probed"))
         }
         unproven = [
             _unproven(at, status.seen.path)
@@ -66,15 +67,15 @@ class RestartObservation:
             for at in status.presence.served
             if at.service == service.name and not at.matches
         ]
-        return Glance(self.live.at, self.service(service.name), ill, unproven)
+        return Glance(self.live.at, self.service(service.name), unhealthy, unproven)
 
-    def kubelet(self, services: Iterable[ServiceSpec]) -> str | None:
-        """Return what is wrong with the kubelet; None where it is healthy or not observed."""
+    def kubelet_problem(self, services: Iterable[ServiceSpec]) -> str | None:
+        """Return the problem of the kubelet, or None if it is healthy or not observed."""
         for service in services:
             if service.unit == KUBELET:
-                ill = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
+                problems = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
                 stopped = f"{service.name} does not run" if self.service(service.name).running is False else None
-                return stopped or next(filter(None, ill), None)
+                return stopped or next(filter(None, problems), None)
         return None
 
     def service(self, name: str) -> ServiceSeen:
@@ -85,5 +86,5 @@ def _unproven(at: ServedAt, path: str) -> str:
     if at.matches is False:
         return f"{at.endpoint} serves another certificate than {path}"
     if at.sha256:
-        return f"{path} holds no certificate to compare with what {at.endpoint} serves"
-    return f"{at.endpoint} serves none: {at.reason}"
+        return f"{path} has no certificate to compare with the one that {at.endpoint} serves"
+    return f"{at.endpoint} serves no certificate: {at.reason}"

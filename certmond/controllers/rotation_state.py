@@ -13,7 +13,7 @@ from datetime import datetime
 from certmond.config.model import Config
 from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.first_aid import FirstAid
-from certmond.controllers.replaced_ca import ReplacedCA
+from certmond.controllers.replaced_ca import CAChanges
 from certmond.controllers.rotation_findings import EXPLAINED, findings_of
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
@@ -85,7 +85,7 @@ class RotationState:
         self._families = [
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
-        self.replaced, self.first_aid = ReplacedCA(config), FirstAid(config, files)
+        self.replaced, self.first_aid = CAChanges(config), FirstAid(config, files)
         self._met: tuple[tuple[str, Phase], datetime] | None = None
         self._forget()
 

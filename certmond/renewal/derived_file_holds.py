@@ -17,19 +17,16 @@ from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale,
 
 
 def circumstances_of(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Circumstances:
-    """Return the derived files, and those that certmond must write again.
-
-    A file that certmond did not write is in neither.
-    """
+    """Return the derived files, and those that certmond must write again. Omit files of other programs."""
     paths, stale = {}, {}
     for spec in derived:
         match states[spec.name]:
             case Foreign():
                 continue
             case Absent():
-                stale[spec.name] = f"{spec.path} is not there"
+                stale[spec.name] = f"{spec.path} does not exist"
             case Stale():
-                stale[spec.name] = f"{spec.path} is not as {spec.source} is"
+                stale[spec.name] = f"{spec.path} differs from {spec.source}"
             case Current() | Unready():
                 pass
         paths[spec.name] = (spec.path, spec.source)
@@ -41,14 +38,14 @@ def replaced_by(made: Plan) -> frozenset[str]:
     return frozenset(step.target for step in made.steps if isinstance(step, Issue | Restore))
 
 
-def without_hurry(made: Plan, past: Mapping[Identity, Attempt], now: datetime) -> Plan:
-    """Hold the derived files that failed recently, unless the plan renews their source."""
+def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: datetime) -> Plan:
+    """Return the plan with a hold instead of each derived file that failed recently, unless it renews the source."""
     renewed = replaced_by(made)
     steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
     for step in made.steps:
         attempt = past.get((step.target, step.path))
-        may_wait = isinstance(step, Derive) and step.source not in renewed
-        if may_wait and attempt and (again := attempt.file_retry_at) > now >= attempt.at:
+        can_wait = isinstance(step, Derive) and step.source not in renewed
+        if can_wait and attempt and (again := attempt.file_retry_at) > now >= attempt.at:
             held.append(Held(step.target, step.path, attempt.message, again))
             instants.append(again)
         else:
@@ -56,16 +53,16 @@ def without_hurry(made: Plan, past: Mapping[Identity, Attempt], now: datetime) -
     return replace(made, steps=tuple(steps), held=(*made.held, *held), changes_at=min(instants, default=None))
 
 
-def left_alone(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Iterator[Held]:
-    """Yield the derived files that certmond does not write, with the reason."""
+def unwritten_files(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Iterator[Held]:
+    """Yield a hold for each derived file that certmond does not write."""
     for spec in derived:
         state = states[spec.name]
         if isinstance(state, Foreign | Unready):
             yield Held(spec.name, spec.path, state.message)
 
 
-def unmade_of(derived: Sequence[DerivedSpec], states: Mapping[str, State], made: Plan) -> dict[str, str]:
-    """Return why a due derived file is held, by the name of its source."""
+def hold_reasons_of(derived: Sequence[DerivedSpec], states: Mapping[str, State], made: Plan) -> dict[str, str]:
+    """Return the reason for the hold of each due derived file, by the name of its source."""
     return {
         spec.source: held.because
         for spec in derived

@@ -110,7 +110,7 @@ class Bench:
         self.former = PreviousFiles(self.config, str(self.node.root), self.state, clock)
         turn: RestartLock = self.turn
         self.restarting = RestartController(
-            self.config, self.enforcer.executor, History(self.state), self.former, audit, turn=turn, alive=lambda: None
+            self.config, self.enforcer.executor, History(self.state), self.former, audit, lock=turn, alive=lambda: None
         )
         return self.restarting
 
@@ -186,13 +186,13 @@ def told(progress: Progress | None) -> Progress:
 def test_a_restart_is_noted_made_and_proven(bench: Bench) -> None:
     """The record of the act is there before the act; what is remembered then has the contents that it was for."""
     first = told(bench.step())
-    assert (first.service, first.message, first.result) == ("hook", f"{bench.place}/act was run", None)
+    assert (first.service, first.message, first.result) == ("hook", f"{bench.place}/act has run", None)
     ((record, _),) = bench.runs
     assert (record.stage, record.attempt, record.well_before) == (Stage.ACT, 1, (HEALTH,))
     assert [told(bench.step(seconds)).message for seconds in (2, 4, 6)] == [
-        "is well, 1 of 3", "is well, 2 of 3", "is well, 3 of 3"
+        "is healthy in 1 of 3 checks", "is healthy in 2 of 3 checks", "is healthy in 3 of 3 checks"
     ]  # fmt: skip
-    assert told(bench.step(20)).message == "is watched for a while"
+    assert told(bench.step(20)).message == "must stay healthy for some time"
     done = told(bench.step(40))
     assert (done.result, done.message, done.until) == (Result.PROVEN, "hook has taken up front-proxy-client", None)
     assert (bench.past.episode, bench.past.result, bench.past.contents) == (
@@ -208,7 +208,7 @@ def test_nothing_is_begun_while_files_change(bench: Bench) -> None:
     """Whoever writes several files has done when none has changed for three seconds: one restart then serves all."""
     bench.age = SECOND
     first = told(bench.step())
-    assert (first.message, first.result) == ("waits for the files to come to rest", None)
+    assert (first.message, first.result) == ("waits for its files to stop changing", None)
     assert first.until
     assert bench.runs == []
     bench.age = 4 * SECOND
@@ -229,7 +229,7 @@ def test_what_ended_with_another_is_proven_as_well(bench: Bench) -> None:
     assert told(bench.step(40, plan=plan)).result is Result.PROVEN
     assert bench.turn.given_back == 0
     waiting = told(bench.step(41, plan=plan))
-    assert (waiting.service, waiting.message) == ("kube-scheduler", "is waited for: kube-scheduler does not run")
+    assert (waiting.service, waiting.message) == ("kube-scheduler", "has no proof yet: kube-scheduler does not run")
     bench.pods = {"kube-scheduler": ServiceSeen(True, "scheduler-2")}
     ends = [told(bench.step(seconds, plan=plan)).result for seconds in (42, 44, 46, 80)]
     assert ends == [None, None, None, Result.PROVEN]
@@ -241,16 +241,16 @@ def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench
     """The third act is made only when they are there; then the failure is told of the certificate that it was for."""
     with Transactions(str(bench.node.root), bench.state).lock():
         known = Surroundings(bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents())
-        bench.former.keep(bench.former.unkept(bench.assessment(known).statuses), {})
+        bench.former.archive(bench.former.unarchived(bench.assessment(known).statuses), {})
     former = bench.node.read(CRT[1:])
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
     bad = bench.node.read(CRT[1:])
     bench.step()
-    assert told(bench.step(2, ill="it is ill")).message == "is waited for: it is ill"
+    assert told(bench.step(2, ill="it is ill")).message == "has no proof yet: it is ill"
     bench.step(300, ill="it is ill")
     assert [certificate for _, certificate in bench.runs] == [bad, bad]
     back = told(bench.step(300, ill="it is ill"))
-    assert back.message.startswith(f"{CRT} is put back as it was on ")
+    assert back.message.startswith(f"certmond restored {CRT} as of ")
     assert (len(bench.runs), bench.node.read(CRT[1:])) == (2, former)
     bench.again()  # and whoever comes next goes on
     bench.step(1)
@@ -290,8 +290,8 @@ def test_without_former_files_a_person_has_to_look(bench: Bench) -> None:
     done = told(bench.step(300, ill="it is ill"))
     assert done.result is Result.FAILED
     assert done.message == (
-        "hook did not come up (it is ill), and the former files are not put back: "
-        "the archive has no former front-proxy-client that is still valid"
+        "hook did not come up (it is ill), and certmond did not restore the previous files: "
+        "the archive has no previous generation of front-proxy-client that is still valid"
     )
     assert len(bench.runs) == 2
 
@@ -300,7 +300,7 @@ def test_of_an_act_that_fails_it_is_seen_what_came(bench: Bench) -> None:
     """It may have done all of it, or nothing. Its words are not repeated: they may be a secret."""
     (bench.place / "broken").touch()
     done = told(bench.step())
-    assert (done.result, done.message) == (None, f"{bench.place}/act ended with 3; run it by hand to see why")
+    assert (done.result, done.message) == (None, f"{bench.place}/act exited with status 3; run it to see the reason")
     assert bench.past.episode
     assert bench.past.episode.stage is Stage.PROVE
 
@@ -309,7 +309,7 @@ def test_of_an_act_that_fails_and_of_which_nothing_can_be_seen_it_is_told(bench:
     """It is not made again by itself for the same files."""
     (bench.place / "broken").touch()
     done = told(bench.step(seen=False))
-    message = f"hook was not restarted: {bench.place}/act ended with 3; run it by hand to see why"
+    message = f"hook was not restarted: {bench.place}/act exited with status 3; run it to see the reason"
     assert (done.result, done.message) == (Result.FAILED, message)
     assert bench.past.failure(bench.target().contents) == message
 
@@ -327,7 +327,7 @@ def test_of_a_program_that_is_ended_it_is_told_what_would_help(bench: Bench, pro
     service = bench.service.model_copy(update={"command": (command, "60"), "time_limit": SECOND / 2})
     with pytest.raises(TriedError) as tried:
         Restarter().act(service, "", None, revive=False)
-    assert str(tried.value) == f"{command} was not run to its end ({command} {said})"
+    assert str(tried.value) == f"{command} did not complete ({command} {said})"
 
 
 def test_files_that_change_again_end_the_restart_for_what_they_were(bench: Bench) -> None:
@@ -351,7 +351,7 @@ def test_an_act_that_cannot_be_recorded_is_made_a_few_times_only(bench: Bench) -
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
     results = []
     for acts in range(6):
-        History(bench.state).remember(Past("hook", replace(begun, acts=acts)))
+        History(bench.state).store(Past("hook", replace(begun, acts=acts)))
         results.append(told(bench.step(1, plan=Plan())).result)
     assert results == [None] * 4 + [Result.FAILED] * 2
 
@@ -367,26 +367,26 @@ def test_where_nothing_can_be_recorded_nothing_is_done(bench: Bench) -> None:
 
 def test_a_look_that_began_before_the_last_restart_ended_shows_nothing(bench: Bench) -> None:
     """It may show what was before that."""
-    History(bench.state).remember(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
+    History(bench.state).store(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
     first = told(bench.step(-1))
-    assert (first.message, bench.runs) == ("is looked at once more", [])
+    assert (first.message, bench.runs) == ("is checked again", [])
 
 
 def test_whoever_goes_on_for_one_that_was_killed_does_not_know_whether_it_acted(bench: Bench) -> None:
     """So what it meets is not taken for nothing: what is to be seen next decides."""
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
-    History(bench.state).remember(Past("hook", begun))
+    History(bench.state).store(Past("hook", begun))
     (bench.place / "broken").touch()
     progress = told(bench.step(1, plan=Plan()))
     assert progress.result is None
-    assert "ended with 3" in progress.message
+    assert "exited with status 3" in progress.message
     assert bench.past.episode
     assert bench.past.episode.stage is Stage.PROVE
 
 
 def test_what_was_seen_a_while_ago_is_looked_at_once_more(bench: Bench) -> None:
     """Nothing is restarted for it: it may have been restarted meanwhile."""
-    assert told(bench.step(-6)).message == "is looked at once more"
+    assert told(bench.step(-6)).message == "is checked again"
     assert bench.runs == []
     assert bench.restarting.under_way() is None
 
@@ -395,11 +395,11 @@ def test_nothing_is_begun_out_of_turn(bench: Bench) -> None:
     """It is waited for, and then begun. Whoever goes on for one that was killed waits, too."""
     bench.turn.because = "controller-1 holds it"
     waits = told(bench.step())
-    assert (waits.message, waits.result) == ("waits for its turn: controller-1 holds it", None)
+    assert (waits.message, waits.result) == ("waits for the restart lock: controller-1 holds it", None)
     assert waits.until
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
-    History(bench.state).remember(Past("hook", begun))
-    assert told(bench.step()).message == "waits for its turn: controller-1 holds it"
+    History(bench.state).store(Past("hook", begun))
+    assert told(bench.step()).message == "waits for the restart lock: controller-1 holds it"
     assert bench.runs == []
     bench.turn.because = None
     bench.step()
@@ -410,7 +410,8 @@ def test_a_turn_that_is_lost_stops_the_first_act_and_no_later_one(bench: Bench) 
     """Half-way is worse for all."""
     bench.turn.ours = False
     done = told(bench.step())
-    assert (done.result, done.message) == (Result.REFUSED, "hook: the turn was lost before anything was done")
+    refused = "hook was not restarted: this node lost the restart lock first"
+    assert (done.result, done.message) == (Result.REFUSED, refused)
     assert bench.runs == []
     bench.turn.ours = True
     bench.step()
@@ -431,7 +432,7 @@ def test_the_turn_looks_for_its_kubeconfig_when_it_is_asked_for(
     bench = Bench(node, tmp_path_factory.mktemp("bench"), kubeconfig="/closed/certmond.conf")
     closed = node.path("closed")
     closed.symlink_to("closed")
-    turn = bench.enforcer.restarting.turn
+    turn = bench.enforcer.restarting.lock
     assert str(turn.wait_for_others()).startswith("/closed/certmond.conf could not be read (")
     closed.unlink()
     with ApiServer(bench.place) as api:
@@ -458,12 +459,13 @@ def test_where_the_api_is_away_the_configuration_says_what_to_do(
     assert len(bench.runs) == runs
     if not runs:
         assert message == (
-            "waits for its turn: the API does not answer; it is waited for (`without_api: go_on` would not)"
+            "waits for the restart lock: the API does not answer; certmond waits for it "
+            "(to restart without the lock, set `without_api: go_on`)"
         )  # fmt: skip
         bench.turn.away, bench.turn.ours = False, True
         bench.step()
         bench.turn.away = True
-    assert told(bench.step(2)).message == "is well, 1 of 3"
+    assert told(bench.step(2)).message == "is healthy in 1 of 3 checks"
 
 
 def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
@@ -473,9 +475,9 @@ def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
     other = bench.node.certificate(f"{PKI}/apiserver.crt").public_bytes(Encoding.DER)
     now = datetime.now(UTC)
     said: Mapping[str, Seen] = {
-        f"is waited for: {AT} serves another certificate than {CRT}": Served(other, "TLSv1.3", now),
-        f"is waited for: {AT} serves none: the connection was refused": Unserved("the connection was refused", now),
-        "is well, 1 of 3": Served(own, "TLSv1.3", now),
+        f"has no proof yet: {AT} serves another certificate than {CRT}": Served(other, "TLSv1.3", now),
+        f"has no proof yet: {AT} serves no certificate: it refused": Unserved("it refused", now),
+        "is healthy in 1 of 3 checks": Served(own, "TLSv1.3", now),
     }
     for seconds, (message, served) in enumerate(said.items(), 2):
         assert told(bench.step(seconds, served=served)).message == message
@@ -483,7 +485,7 @@ def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
 
 def test_a_service_that_has_left_the_configuration_is_left_alone(bench: Bench) -> None:
     """What was under way is over."""
-    History(bench.state).remember(Past("gone", Episode("gone", (), "x", datetime.now(UTC))))
+    History(bench.state).store(Past("gone", Episode("gone", (), "x", datetime.now(UTC))))
     done = told(bench.step(plan=Plan()))
     assert (done.service, done.result) == ("gone", Result.REFUSED)
     assert bench.restarting.under_way() is None

@@ -63,12 +63,12 @@ class Keeper:
         return {each.seen.name: each for each in assess(inventory, self.now, around=known).statuses}
 
     def unkept(self, **around: Any) -> set[str]:
-        return {status.seen.name for status in self.former.unkept(self.statuses(**around).values())}
+        return {status.seen.name for status in self.former.unarchived(self.statuses(**around).values())}
 
     def keep(self) -> None:
         statuses = list(self.statuses().values())
         with Transactions(str(self.node.root), self.state).lock():
-            self.former.keep(self.former.unkept(statuses), {})
+            self.former.archive(self.former.unarchived(statuses), {})
 
     def generations(self, name: str) -> list[dict[str, bytes]]:
         return [{file.path.lstrip("/"): file.content for file in self.archive.load(name, each)}
@@ -93,7 +93,7 @@ class Keeper:
 
     def put_back(self, *targets: Target) -> str:
         with Transactions(str(self.node.root), self.state).lock() as writer:
-            return self.former.put_back(writer, targets, self.statuses().values())
+            return self.former.restore(writer, targets, self.statuses().values())
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_what_a_restart_has_failed_with_is_not_kept(keeper: Keeper) -> None:
 def test_what_a_service_uses_that_is_being_restarted_is_not_kept(keeper: Keeper) -> None:
     """Whether it works is what the restart is to show. What others use is kept meanwhile."""
     statuses = list(keeper.statuses().values())
-    found = {status.seen.name for status in keeper.former.unkept(statuses, {"kube-scheduler"})}
+    found = {status.seen.name for status in keeper.former.unarchived(statuses, {"kube-scheduler"})}
     assert CONF not in found
     assert PAIR in found
 
@@ -175,10 +175,10 @@ def test_of_what_is_gone_nothing_is_remembered(keeper: Keeper) -> None:
     """Certificates come and go below a pattern for years: one that comes back is looked at anew."""
     statuses = list(keeper.statuses().values())
     with Transactions(str(keeper.node.root), keeper.state).lock():
-        keeper.former.keep(keeper.former.unkept(statuses), {})
+        keeper.former.archive(keeper.former.unarchived(statuses), {})
     gone, present = statuses[::2], statuses[1::2]
-    assert keeper.former.unkept(present) == []
-    found = {status.seen.name for status in keeper.former.unkept(statuses)}
+    assert keeper.former.unarchived(present) == []
+    found = {status.seen.name for status in keeper.former.unarchived(statuses)}
     assert found
     assert found <= {status.seen.name for status in gone}
 
@@ -188,8 +188,8 @@ def test_the_same_is_kept_once(keeper: Keeper) -> None:
     statuses = list(keeper.statuses().values())
     for _ in range(2):
         with Transactions(str(keeper.node.root), keeper.state).lock():
-            keeper.former.keep(statuses, {})
-        assert keeper.former.unkept(statuses) == []
+            keeper.former.archive(statuses, {})
+        assert keeper.former.unarchived(statuses) == []
     keeper.again()
     assert PAIR in keeper.unkept()
     keeper.keep()
@@ -227,8 +227,8 @@ def test_a_former_certificate_with_more_that_somebody_put_back_is_not_kept(keepe
     for kept in (narrow, []):
         statuses = list(keeper.statuses().values())
         with Transactions(str(keeper.node.root), keeper.state).lock():
-            keeper.former.keep(keeper.former.unkept(statuses), {})
-        assert PAIR not in {status.seen.name for status in keeper.former.unkept(statuses)}
+            keeper.former.archive(keeper.former.unarchived(statuses), {})
+        assert PAIR not in {status.seen.name for status in keeper.former.unarchived(statuses)}
         assert keeper.generations(PAIR) == kept
         shutil.rmtree(keeper.state / "archive")  # then what followed it is lost
         keeper.again()
@@ -259,7 +259,7 @@ def test_the_newest_former_files_come_back(keeper: Keeper, name: str) -> None:
         keeper.node.write(FILES[name][-1], keeper.node.read(FILES[name][-1]) + b"\n" * len(versions))
     bad, modes = keeper.read(name), [keeper.node.path(path).stat().st_mode for path in FILES[name]]
     said = keeper.put_back(keeper.target(name))
-    assert said == f"/{FILES[name][-1]} is put back as it was on 2026-12-01 00:00 UTC"
+    assert said == f"certmond restored /{FILES[name][-1]} as of 2026-12-01 00:00 UTC"
     assert keeper.read(name) == versions[-1]
     assert [keeper.node.path(path).stat().st_mode for path in FILES[name]] == modes
     assert keeper.generations(name) == [*versions, bad]
@@ -275,7 +275,7 @@ def test_several_come_back_together_or_not_at_all(keeper: Keeper) -> None:
     with pytest.raises(WriteError):
         keeper.put_back(pair, Target("admin.conf", "/etc/kubernetes/admin.conf", {"/etc/kubernetes/admin.conf": "x"}))
     assert (keeper.read(PAIR), keeper.read(CONF)) == bad
-    assert keeper.put_back(pair, conf).count(" is put back as it was on ") == 2
+    assert keeper.put_back(pair, conf).count("certmond restored ") == 2
     assert (keeper.read(PAIR), keeper.read(CONF)) == before
 
 
@@ -300,7 +300,7 @@ def refused(keeper: Keeper, *targets: Target) -> str:
     return str(caught.value)
 
 
-NONE = f"the archive has no former {PAIR} that is still valid"
+NONE = f"the archive has no previous generation of {PAIR} that is still valid"
 
 
 def test_where_another_user_could_take_the_key_nothing_comes_back(keeper: Keeper) -> None:
@@ -319,7 +319,7 @@ def test_where_nothing_was_kept_nothing_comes_back(keeper: Keeper) -> None:
     keeper.keep()
     assert refused(keeper, keeper.target(PAIR)) == NONE
     gone = Target("gone", "/gone", {"/gone": "x"})
-    assert refused(keeper, gone) == "gone is not in the configuration any more"
+    assert refused(keeper, gone) == "the configuration has no entry gone"
 
 
 def test_one_that_has_expired_does_not_come_back(keeper: Keeper) -> None:
@@ -375,7 +375,7 @@ def test_what_somebody_changed_meanwhile_is_left_as_it_is(keeper: Keeper) -> Non
     keeper.renew(PAIR)
     target = keeper.target(PAIR)
     keeper.renew(PAIR)
-    assert refused(keeper, target) == f"/{PKI}/{PAIR}.key was changed by someone else meanwhile"
+    assert refused(keeper, target) == f"another process has changed /{PKI}/{PAIR}.key meanwhile"
 
 
 def test_a_file_that_has_gone_comes_back(keeper: Keeper) -> None:
@@ -431,7 +431,7 @@ with Transactions(root, Path(state)).lock() as writer:
         return rename(*arguments, **keywords)
     os.rename = os.replace = killing
     seen = assess(Store(config.certificates, root).observe(), datetime.fromisoformat(now))
-    former.put_back(writer, (Target(name, path, contents),), seen.statuses)
+    former.restore(writer, (Target(name, path, contents),), seen.statuses)
 """
 
 
