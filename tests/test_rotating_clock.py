@@ -43,7 +43,7 @@ def test_a_phase_begins_when_the_checks_of_the_cluster_are_over(tmp_path: Path) 
     others: Any = SimpleNamespace(writing=nullcontext, conclude=lambda *_, **__: None)
     look: Any = SimpleNamespace(taken_at=NOW)
     rotating = RotationController(
-        others, others, standing, files=others, record=record, staging=others, conductor=conductor, audit=others,
+        others, others, standing, files=others, record=record, staging=others, coordinator=conductor, audit=others,
         clock=clock,
     )  # fmt: skip
     rotating.advance(look, look, look)

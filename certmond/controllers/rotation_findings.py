@@ -1,6 +1,6 @@
 """Findings about a rotation in progress on this node, and the trust anchors with which certmond must not sign now.
 
-Writes nothing, and reads no file.
+Reads and writes no file.
 """
 
 from __future__ import annotations
@@ -14,35 +14,37 @@ from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.rotation.planner import Ground, given_up, is_as_before, standstill
 from certmond.pki.rotation.replaced_ca import is_refused
 
-EXPLAINED = "see: certmond explain rotation_frozen"
+EXPLANATION = "see: certmond explain rotation_frozen"
 
 
 def findings_of(
     rotation: Rotation, ground: Ground, back: Rotation | None, waits: Sequence[str], inventory: Inventory
 ) -> tuple[dict[str, tuple[Finding, ...]], dict[str, str]]:
-    """Return the findings about `rotation` by name of the entry, and the anchors not to sign with, with the reason.
+    """Return the findings about `rotation`, and the reason for each trust anchor with which certmond must not sign.
 
-    `back` is the rotation that replaces it. `waits` is what the phase waits for.
+    Both are by the name of the entry. `back` is the rotation that follows instead. `waits` is what the phase waits for.
     """
     unsure = dict[str, str]()
     if frozen := standstill(rotation, ground):
-        said = f"{frozen}; {EXPLAINED}"
-        unsure = {} if is_as_before(rotation, ground) else {rotation.family: said}
+        message = f"{frozen}; {EXPLANATION}"
+        unsure = {} if is_as_before(rotation, ground) else {rotation.family: message}
         if back and back.new in ground.trust:
-            said = f"{ground.path} was replaced again, by {back.new.called}; it is rotated to that one now"
-            return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}, unsure
+            message = f"{ground.path} was replaced again, by {back.new.called}; certmond rotates to that CA now"
+            return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, message),)}, unsure
         return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}, unsure
     if given_up(rotation, ground) and not is_as_before(rotation, ground):
-        unsure = {rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"}
+        unsure = {
+            rotation.family: f"{ground.path} and its key are not the pair that the abort of {rotation.name} restores"
+        }
     if (rotation.found and rotation.phase is Phase.TRUST) or back:
         fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
         unsure = {rotation.family: f"{fact}; see what it waits for: certmond status"}
     waiting = f"; it waits: {waits[0]}" if waits else ""
     if len(waits) > 1:
         waiting += f" (and {len(waits) - 1} more)"
-    said = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
+    message = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
     if is_refused(rotation, ground, inventory):
-        fact = f"{ground.path} was replaced by another CA, and certificates of the former one are refused"
-        said = f"{fact} until the files of this node follow: {said}"
-        return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}, unsure
-    return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, said),)}, unsure
+        fact = f"{ground.path} was replaced by another CA, and components refuse certificates of the old CA"
+        message = f"{fact} until certmond has replaced the files of this node: {message}"
+        return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, message),)}, unsure
+    return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, message),)}, unsure

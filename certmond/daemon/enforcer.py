@@ -123,13 +123,13 @@ class Enforcer:
             alive=alive,
         )
         self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
-        record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._coordinator(acting=acting)
+        record, staging, coordinator = RotationRecord(state_dir), Staging(state_dir), self._coordinator(acting=acting)
         self.standing = RotationState(
-            config, node=self._identity, files=self._files, record=record, staging=staging, conductor=conductor
+            config, node=self._identity, files=self._files, record=record, staging=staging, coordinator=coordinator
         )
         self.rotating = RotationController(
             config, self.executor, self.standing, files=self._files, record=record, staging=staging,
-            conductor=conductor, audit=audit, clock=clock,
+            coordinator=coordinator, audit=audit, clock=clock,
         )  # fmt: skip
         self.provenance = ProvenanceLookup(config, root, state_dir)
         self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))

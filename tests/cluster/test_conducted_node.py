@@ -129,7 +129,7 @@ def test_a_phase_that_cannot_be_recorded_is_not_left(world: World, node: Rotatin
     for _ in range(3):
         assert one_pass(world, node, enforcer) is None
     (said,) = enforcer.rotating.waits
-    assert said.startswith("prepare is reached, and that could not be recorded: the user of ")
+    assert said.startswith("prepare is reached, but certmond could not publish the decision: the user of ")
     assert "resourceNames [certmond-rotation]" in said
     assert (node.phase, world.phase) == (Phase.PREPARE, Phase.PREPARE)
     world.api.denied = set()
@@ -231,7 +231,7 @@ def test_a_record_that_cannot_be_brought_back_is_told(world: World, node: Rotati
     while one_pass(world, node, again):
         pass
     (said,) = again.rotating.waits
-    assert re.match("the record of the rotation .* is gone, .*, and cannot be put right: the user of .* may not", said)
+    assert re.match("the shared record of .* is missing or outdated, and certmond cannot restore it: the user of .* may not", said)
     assert node.phase is Phase.DETACH
     (node.files / "ca.key").unlink()
     world.api.denied, worker = set(), node.enforcer()
@@ -295,7 +295,7 @@ def test_what_others_have_come_to_is_noted_where_nobody_has_decided_meanwhile(wo
     made = enforcer.plan(assessment, around=around)
     back = abort(recorded(node), node.clock())
     RotationRecord(node.state).save(back)
-    assert enforcer.rotate(assessment, around, made) == "the record was changed meanwhile"
+    assert enforcer.rotate(assessment, around, made) == "another process has changed the record meanwhile"
     assert node.record == back
 
 
@@ -583,7 +583,7 @@ def test_a_node_that_was_left_out_says_that_it_is_cut_off(world: World, node: Ro
         }
     assert Reason.ROTATION_UNDER_WAY in found
     assert found[Reason.CUT_OFF].severity is Severity.CRITICAL
-    assert "let it join anew: `kubeadm reset`, `kubeadm join`" in found[Reason.CUT_OFF].message
+    assert "join it again: kubeadm reset, kubeadm join" in found[Reason.CUT_OFF].message
     assert not enforcer.standing.unsure
 
 

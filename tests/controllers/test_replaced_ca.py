@@ -160,7 +160,7 @@ def test_a_third_ca_is_followed_in_the_place_of_the_second(tmp_path: Path, signe
         made._pass(Cause("change", None))
         assert "rotation_frozen" not in node.findings()
         (said,) = told(made)
-        assert re.search("was replaced again, by CN=third.*; it is rotated to that one now", said)
+        assert re.search("was replaced again, by CN=third.*; certmond rotates to that CA now", said)
         rest(made, Cause("step", None), lambda: {*node.trust()} == trusted == {*node.embedded()})
         assert {*node.trust()} == trusted == {*node.embedded()}
         assert node.record is not None

@@ -1035,7 +1035,7 @@ def test_a_key_that_nobody_can_tell_is_not_destroyed(quick: Path) -> None:
         assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     (said,) = enforcer.rotating.waits
     fault = f"{kept} is not the key of {kept.with_suffix('.crt')}: a half, or damaged; stage the CA again"
-    assert said == f"{node.files}/ca.key is not the key of the CA in place, and {fault}; no key is destroyed"
+    assert said == f"{node.files}/ca.key is not the key of the installed CA, and {fault}; certmond destroys no key"
     assert (node.tree(), node.staged, node.phase) == (before, staged, Phase.DONE)
     kept.write_bytes(right)
     node.step()
