@@ -192,7 +192,7 @@ class ClusterConductor:
             return Gate((f"{error}; this node holds its phase until then",), now + self._pause)
 
     def _gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        self._lasting.meet(rotation, now)
+        self._lasting.first_seen(rotation, now)
         self._roll.say(report)
         if not report.signs:
             return Gate((self._led(rotation),), now + self._pause)
@@ -245,7 +245,7 @@ class ClusterConductor:
         return rotation.family == "ca" and rotation.phase is Phase.TRUST and self._spec.workloads != "ignore"
 
     def unsettled(self, rotation: Rotation) -> None:
-        self._lasting.meet(rotation, self._clock())
+        self._lasting.first_seen(rotation, self._clock())
         self._roll.take_back(rotation)
 
     def workers(self, rotation: Rotation) -> Workers | None:

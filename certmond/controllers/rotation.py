@@ -261,7 +261,7 @@ class RotationController:
     def _begin_replacement(self, now: datetime) -> str | None:
         """Begin a rotation to a trust anchor that a user has installed with its key. Return a sentence, or None."""
         wanted = self._config.root_ca.on_change
-        made = self._state.replaced.found(now, at_once=wanted == "replace") if wanted != "alarm" else None
+        made = self._state.replaced.rotation(now, at_once=wanted == "replace") if wanted != "alarm" else None
         if made is None:
             return None
         self.start(made)
@@ -269,7 +269,7 @@ class RotationController:
 
     def _accept(self) -> str | None:
         """Record the installed trust anchors as accepted, if none was replaced."""
-        known, present = self._record.anchors(), self._state.replaced.calm
+        known, present = self._record.anchors(), self._state.replaced.unchanged_anchors
         if any(known.get(family) != trust for family, trust in present.items()):
             with self._executor.writing():
                 self._record.accept(known | present)

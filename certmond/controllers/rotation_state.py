@@ -98,7 +98,7 @@ class RotationState:
         self.broken: str | None = None
         self.elsewhere = False
         self.unsure: Mapping[str, str] = {}
-        self.first_aid.forget()
+        self.first_aid.reset()
 
     def check(self) -> None:
         """Raise StateError if the state directory is unusable."""
@@ -142,7 +142,7 @@ class RotationState:
                 unread.append(error)
         if unread:
             raise unread[0]
-        self.replaced.see(inventory, self._grounds, self._coordinator.objection(components))
+        self.replaced.update(inventory, self._grounds, self._coordinator.objection(components))
         self.own = self._record.load()
         self.rotation = self.followed()
         if self.rotation:
@@ -160,15 +160,15 @@ class RotationState:
             if why := self._refusal(self.rotation, self.ground, now):
                 return self._freeze(why, self.rotation.family)
             if self._is_single_node:  # of several nodes, one may not have the new key yet
-                self.back = put_back(self.rotation, self.ground, now) or self.replaced.instead(self.rotation, now)
+                self.back = put_back(self.rotation, self.ground, now) or self.replaced.next_rotation(self.rotation, now)
             since = waits if before == self.at else ()
             findings, self.unsure = findings_of(self.rotation, self.ground, self.back, since, inventory)
-            others = self.replaced.beside(self.rotation, self._record.anchors(), now)
+            others = self.replaced.findings_beside(self.rotation, self._record.anchors(), now)
             self.unsure = {**self.unsure, **{family: found[0].message for family, found in others.items()}}
             return findings | others
         known, aids = self._record.anchors(), self._record.aids()
-        findings = self.replaced.look(known, aids, now)
-        findings |= self.first_aid.look(self._grounds, self.replaced, known, aids, now)
+        findings = self.replaced.findings(known, aids, now)
+        findings |= self.first_aid.findings(self._grounds, self.replaced, known, aids, now)
         self.unsure = {family: found[0].message for family, found in findings.items()}
         return findings
 
@@ -183,7 +183,7 @@ class RotationState:
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
         """Freeze these trust anchors: certmond takes no step with them, and reports the reason."""
         self.rotation = self.ground = self.back = None
-        self.replaced.forget()
+        self.replaced.reset()
         self.broken = why
         known = self._record.anchors()
         message = f"{why}; {EXPLANATION}"

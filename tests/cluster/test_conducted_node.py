@@ -231,7 +231,8 @@ def test_a_record_that_cannot_be_brought_back_is_told(world: World, node: Rotati
     while one_pass(world, node, again):
         pass
     (said,) = again.rotating.waits
-    assert re.match("the shared record of .* is missing or outdated, and certmond cannot restore it: the user of .* may not", said)
+    missing = "the shared record of .* is missing or outdated, and certmond cannot restore it"
+    assert re.match(f"{missing}: the user of .* may not", said)
     assert node.phase is Phase.DETACH
     (node.files / "ca.key").unlink()
     world.api.denied, worker = set(), node.enforcer()
@@ -445,7 +446,7 @@ def test_what_several_nodes_have_begun_is_not_ended_alone(world: World, node: Ro
     come_to(Phase.TRUST, world, node, node.enforcer())
     node.configure(cluster={})
     before, own = node.tree(), node.record
-    assert "put it back until the rotation is over" in node.findings()["rotation_frozen"]
+    assert "restore `cluster:` until the rotation is over" in node.findings()["rotation_frozen"]
     assert [node.step() for _ in range(3)] == [None, None, None]
     for verb in ("rotate", "abort"):
         assert node.hurry("root-ca", verb, "--no-wait").code == 3

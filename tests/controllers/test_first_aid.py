@@ -118,8 +118,10 @@ def test_both_generations_of_clients_are_accepted_again(
         rest(made, Cause("step", None))
         assert (node.tree(), node.record, node.phases()) == (after, None, [])
         (said,) = told(made)
-        assert "; certmond has put the former CA behind it, so that clients of both are accepted, and begins" in said
-        assert "put the former CA and its key back, and certmond removes the other one" in said
+        assert (
+            "; certmond has added the old CA behind it, so that components accept clients of both, and begins" in said
+        )
+        assert "restore the old CA and its key, and certmond removes the other CA" in said
         assert "`certmond root-ca stage CERT KEY`, and on one `certmond root-ca rotate`" in said
     assert node.verifies(node.user(), new, node.old)
     assert [entry["step"] for entry in node.audit() if entry["event"] == "step_done"] == ["rotate"]
@@ -193,11 +195,11 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
 def test_a_command_that_only_looks_tells_the_same(node: Cluster) -> None:
     """`check` and `plan` say of the other nodes, and of the aid, what the daemon says, before and after it."""
     put(node, root_ca())
-    assert "puts the former CA behind it now" in " ".join(node.hurry("check").out.split())
+    assert "adds the old CA behind it now" in " ".join(node.hurry("check").out.split())
     node.step()  # it is noted
     assert "first aid for ca: " in " ".join(node.hurry("plan").out.split())
     node.settle()
-    assert "has put the former CA behind it" in " ".join(node.hurry("check").out.split())
+    assert "has added the old CA behind it" in " ".join(node.hurry("check").out.split())
 
 
 def of_three(node: Cluster) -> None:
@@ -217,7 +219,7 @@ def test_one_of_several_without_a_cluster(quick: Path) -> None:
     node.settle()
     assert node.is_aided(new)
     assert (node.record, node.phases()) == (None, [])
-    assert "etcd has 3 members, so that this is not the only control-plane node" in node.findings()["root_ca_changed"]
+    assert "etcd has 3 members, so this is not the only control-plane node" in node.findings()["root_ca_changed"]
 
 
 def test_another_ca_than_the_clusters(node: Cluster) -> None:
@@ -251,11 +253,11 @@ def is_left_alone(node: Cluster, said: str) -> None:
     assert said in node.findings()["root_ca_changed"]
 
 
-NOTHING = ", and nothing is touched: "
+NOTHING = "; certmond changes no file: "
 MODES: dict[str, tuple[dict[str, Any], str]] = {
     "alarm": ({"root_ca": {"on_change": "alarm"}}, "certmond does not act, because `root_ca.on_change` is alarm"),
     "replace": ({"root_ca": {"on_change": "replace"}}, NOTHING),
-    "observe": ({"mode": "observe"}, "put the former one back and rotate with `certmond root-ca`, or let certmond enf"),
+    "observe": ({"mode": "observe"}, "restore the old CA and rotate with `certmond root-ca`, or set `mode: enf"),
 }  # fmt: skip
 
 
@@ -338,13 +340,13 @@ def test_what_cannot_be_written_is_told_and_tried_again(node: Cluster) -> None:
     before = node.everything()
     node.settle()
     assert node.everything() == before
-    assert "puts the former CA behind it now (where that fails, `certmond plan` says why)" in told_of(node)
+    assert "adds the old CA behind it now (if that fails, see: certmond plan)" in told_of(node)
     planned = node.hurry("plan").out
     assert "archive" in planned
     archive.unlink()
     node.settle()
     assert node.is_aided(new)
-    assert "has put the former CA behind it" in told_of(node)
+    assert "has added the old CA behind it" in told_of(node)
 
 
 def told_of(node: Cluster) -> str:
@@ -405,7 +407,7 @@ def test_no_rotation_begins_by_hand_before(node: Cluster) -> None:
     before = node.everything()
     refused = node.hurry("root-ca", "rotate")
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err.endswith("; put the former CA and its key back, and stage the other one then\n")
+    assert refused.err.endswith("; restore the old CA and its key, then stage the other CA: certmond root-ca stage\n")
     assert (node.everything(), node.record) == (before, None)
 
 
@@ -417,7 +419,7 @@ def test_the_former_key_alone_takes_trust_away(node: Cluster) -> None:
     node.put("ca.key", node.old.key_pem)
     said = node.findings()["root_ca_changed"]
     assert said.endswith(
-        "ca.key is the former CA's key again; certmond lets " + f"{node.files}/ca.crt hold that CA alone now"
+        "ca.key is the key of the old CA again; certmond removes the other CA from " + f"{node.files}/ca.crt"
     )
     node.settle()
     assert node.unwell(node.old) == []
@@ -456,7 +458,9 @@ def test_what_is_trusted_again_is_taken_out_by_hand(node: Cluster) -> None:
     node.settle()
     assert node.is_aided(new)
     said = node.findings()["root_ca_changed"]
-    assert said.endswith(f"when nothing on any other node is, take it out of {node.files}/ca.crt")
+    assert said.endswith(
+        f"when no other node has a certificate of the old CA, remove the old CA from {node.files}/ca.crt"
+    )
     assert RotationRecord(node.state).anchors()["ca"] == (node.old.facts,)
     node.put("ca.crt", new.pem)
     node.settle()

@@ -126,8 +126,8 @@ def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, betwe
         put(node, new)
         made._pass(Cause("change", None))
         (said,) = told(made)
-        assert "holds another CA than this node lives by" in said
-        assert said.endswith("; it is rotated now")
+        assert "has another CA than the certificates of this node" in said
+        assert said.endswith("; certmond rotates it now")
         rest(made, Cause("step", None), lambda: is_whole(node, new))
         assert is_whole(node, new)
     node.walk()
@@ -207,8 +207,8 @@ def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
 @pytest.mark.parametrize(
     ("new", "following", "why"),
     [
-        (root_ca(key="rsa-1024"), False, "and nothing is touched: .*; or put the former CA back"),
-        (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "and nothing is touched: "),
+        (root_ca(key="rsa-1024"), False, "; certmond changes no file: .*; or restore the old CA"),
+        (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "; certmond changes no file: "),
         (root_ca(), True, "has not reached the phase issue yet; see what it waits for: certmond status"),
         (root_ca(key="rsa-1024"), True, "stands still: .*; see: certmond explain rotation_frozen"),
     ],
@@ -260,7 +260,7 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         rest(made, Cause("change", None))
         (said,) = told(made)
         assert f"; certmond rotates it at {at:%Y-%m-%d %H:%M:%S} UTC: " in said
-        assert said.endswith("; or put the former CA and its key back")
+        assert said.endswith("; or restore the old CA and its key")
         clock.now = at - SECOND
         rest(made, Cause("look", frozenset()))
         assert (node.tree(), node.record, len(told(made))) == (before, None, 1)
@@ -337,7 +337,7 @@ def test_the_former_ca_has_expired(tmp_path: Path) -> None:
         put(node, new)
         made._pass(Cause("change", None))
         (said,) = told(made)
-        assert "it is rotated now, without an overlap, as the former CA has expired" in said
+        assert "certmond rotates it now, without an overlap, because the old CA has expired" in said
         made._act()
         made._pass(Cause("step", None))
         (said,) = told(made)
@@ -410,11 +410,11 @@ def test_a_second_family_is_told_while_the_first_one_is_followed(tmp_path: Path,
         yaml.safe_dump(yaml.safe_load(settings) | {"root_ca": {"overlap": "1s", "on_change": on_change}})
     )
     said = node.findings()["root_ca_changed"]
-    assert f"{node.files}/other.crt holds another CA than this node lives by" in said
+    assert f"{node.files}/other.crt has another CA than the certificates of this node" in said
     if on_change == "alarm":
-        assert said.endswith(f"or, when {record.name} is done, run: certmond root-ca rotate --family other")
+        assert said.endswith(f"or, after {record.name}, run: certmond root-ca rotate --family other")
     else:
-        assert said.endswith(f"; it is followed when {record.name} is done")
+        assert said.endswith(f"; certmond rotates it after {record.name}")
     asked = node.certmond("renew", "leaf")
     assert asked.returncode == 3
     assert said in asked.stderr

@@ -324,7 +324,7 @@ def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
     assert node.unwell(new) == []
     assert node.phases() == ["trust", "issue", "distrust", "attach", "done", "done"]
     log = daemon.log.read_text()
-    assert "holds another CA than this node lives by" in log
+    assert "has another CA than the certificates of this node" in log
     assert "Traceback" not in log
 
 
@@ -372,7 +372,7 @@ def test_only_an_alarm(quick: Path) -> None:
         cat(node, new)
         before = node.tree()
         daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
-        remedy = "`root_ca.on_change` is alarm: put the former CA and its key back, or run: certmond root-ca rotate"
+        remedy = "`root_ca.on_change` is alarm: restore the old CA and its key, or run: certmond root-ca rotate"
         daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
         passes = daemon.passes()
         node.put("ca.crt", new.pem)
@@ -431,7 +431,7 @@ def test_who_observes_touches_nothing(quick: Path) -> None:
         cat(node, root_ca())
         before = node.tree()
         daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
-        remedy = "put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
+        remedy = "restore the old CA and rotate with `certmond root-ca`, or set `mode: enforce`"
         daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
         passes = daemon.passes()
         node.put("web.crt", node.read("web.crt"))
@@ -681,7 +681,7 @@ def test_nothing_is_signed_that_nobody_may_trust(quick: Path, what: str) -> None
     assert node.tree() == before
     enforcer = node.enforcer()
     (held,) = (each for each in enforcer.plan(enforcer.see()[0]).held if each.target == "web")
-    assert re.search("nothing is touched|is alarm|stands still|cannot be read", held.because)
+    assert re.search("certmond changes no file|is alarm|stands still|cannot be read", held.because)
     node.put("ca.crt", good[0])
     node.put("ca.key", good[1])
     if noted:
@@ -737,7 +737,7 @@ def _no_key() -> Unfit:
 def _encrypted() -> Unfit:
     made = root_ca()
     locked = made.key_as(PrivateFormat.PKCS8, b"secret")
-    return made.pem, locked, "ca.key cannot be read as a key; put the right key there without a passphrase"
+    return made.pem, locked, "ca.key cannot be read as a key; install the key of the CA there without a passphrase"
 
 
 def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
@@ -778,9 +778,9 @@ def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
         node.put("ca.key", key)
     before = node.tree()
     told = node.findings()["root_ca_changed"]
-    waits = "certmond rotates it at .* UTC" if what == "not valid yet" else "nothing is touched"
-    assert re.search(f"holds another CA than this node lives by .*{waits}: .*{sentence}", told), told
-    assert re.search("; or put the former CA (and its key )?back$", told)
+    waits = "certmond rotates it at .* UTC" if what == "not valid yet" else "certmond changes no file"
+    assert re.search(f"has another CA than the certificates of this node .*{waits}: .*{sentence}", told), told
+    assert re.search("; or restore the old CA( and its key)?$", told)
     assert [node.step() for _ in range(3)] == [None, None, None]
     checked = node.hurry("check")
     assert checked.code == 2
@@ -804,7 +804,7 @@ def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> 
     before = node.tree()
     told = node.findings()["root_ca_changed"]
     assert re.search(
-        "and nothing is touched: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", told
+        "; certmond changes no file: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", told
     )
     assert [node.step() for _ in range(3)] == [None, None, None]
     assert (node.tree(), node.record) == (before, None)
@@ -822,7 +822,7 @@ def test_a_found_ca_beside_a_stranger_is_not_rotated(quick: Path) -> None:
     node.put("ca.key", new.key_pem)
     before = node.tree()
     told = node.findings()["root_ca_changed"]
-    assert f"{third.facts.sha256[:16]}…), which is neither the former nor the new CA; take it out" in told
+    assert f"{third.facts.sha256[:16]}…), which is neither the old nor the new CA; remove it" in told
     assert [node.step() for _ in range(3)] == [None, None, None]
     assert (node.tree(), node.record) == (before, None)
 
@@ -833,7 +833,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_told(quick: Path) -> None:
     node.step()
     cat(node, short)
     sentence = "ends on .*, sooner than what is issued from it would .*, which is cut to that day"
-    assert re.search(f"; it is rotated now; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
+    assert re.search(f"; certmond rotates it now; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0
     assert re.search(f"^warning: {node.files}/ca.crt {sentence}", done.err, re.MULTILINE), done.err
@@ -890,9 +890,9 @@ def _of_three(node: RotatingNode) -> None:
 
 
 HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
-    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; put the right key there without"),
-    "a CA elsewhere": (_elsewhere, "nothing else would sign .*web.crt.*; a CA that is kept elsewhere is rotated by"),
-    "other members": (_of_three, "etcd has 3 members, so that .*; name `cluster:` on every node"),
+    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; install the key of the CA there without"),
+    "a CA elsewhere": (_elsewhere, "no other signer issues .*web.crt.*; rotate a CA with an external key by"),
+    "other members": (_of_three, "etcd has 3 members, so .*; configure `cluster:` on every node"),
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_it(step: timedelta, early
     """It lasts as long as it would have, and until when is told by the clock as it is."""
     clocks, made = Clocks(), rotation()
     if early:
-        clocks.lasting.meet(made, clocks.now)
+        clocks.lasting.first_seen(made, clocks.now)
     else:
         assert clocks.gate(made).until == NOW + 9 * MINUTE
     clocks.now += step
