@@ -862,7 +862,7 @@ def test_the_host_is_asked_only_where_something_is_due(tmp_path: Path) -> None:
     assert not asked.exists()
     host.now = NOW
     [held] = host.plan().held
-    assert (held.target, held.because) == ("apiserver", "held while sh says so")
+    assert (held.target, held.because) == ("apiserver", "held while sh exits with status 0")
     assert asked.read_text() == "\n"
     host.now = NOW + 4 * DAY
     assert [outcome.result for outcome in host.start()] == ["done"]

@@ -135,6 +135,6 @@ def test_the_host_is_asked_once_in_a_while(tmp_path: Path) -> None:
     host = HostHolds(node.config, "/", lambda: None, lambda: next(seconds))
     counted = list[int]()
     for _ in range(6):
-        assert host.lately() == (None, None)
+        assert host.recent() == (None, None)
         counted.append(len(ran.read_text().split()))
     assert counted == [1, 1, 1, 2, 2, 3]  # the last time the clock was set back

@@ -1,6 +1,6 @@
 """Choice of the coordinator for the rotations of a configuration.
 
-Owns the choice of the credentials for the Kubernetes API. Decides nothing about a rotation.
+Owns the choice of the credentials for the Kubernetes API. Makes no decision about a rotation.
 """
 
 from __future__ import annotations

@@ -257,8 +257,8 @@ class Enforcer:
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         hold = None
         if asked is None and (replaced_by(made) or _has_stale_consumers(assessment)):
-            hold, doubt = (each.fact if each else None for each in self._host.now())
-            now = replace(now, hold=hold, clock=doubt)
+            hold, clock = (each.fact if each else None for each in self._host.now())
+            now = replace(now, hold=hold, clock=clock)
             made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         made = replace(made, held=(*made.held, *unwritten_files(self._config.derived, states)))
         made = without_recent_failures(made, past, assessment.taken_at)
@@ -299,7 +299,7 @@ class Enforcer:
         """Return the holds of the rotation on this node: obstacles in a later phase. Empty if it does not wait."""
         if not waits_here(rotation):
             return ()
-        upgrade, clock = self._host.lately()
+        upgrade, clock = self._host.recent()
         return tuple(holds(rotation, assessment, around, self._ledger.attempts(), upgrade=upgrade, clock=clock))
 
     def _coordinator(self, *, acting: bool) -> Coordinator:

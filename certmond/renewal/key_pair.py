@@ -89,7 +89,7 @@ def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: s
     if isinstance(own, Unpaired):
         return own
     found = next((each for each in decode(trust, path).anchors if each.key == own), None)
-    return found or Unpaired(f"{key_path} is the key of nothing in {path}")
+    return found or Unpaired(f"{key_path} matches no certificate or public key in {path}")
 
 
 def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) -> tuple[KeyPair | Unpaired, ...]:

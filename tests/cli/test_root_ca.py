@@ -415,7 +415,7 @@ def test_a_half_is_put_right(host: Host) -> None:
     """What a killed process left is shown as a half, and staging again puts it right, without --force."""
     assert host.stage(ca()).code == 0
     (host.staging.directory / "new.crt").unlink()
-    assert "is a half" in host.run("show").out
+    assert "is incomplete" in host.run("show").out
     assert host.stage(new := ca()).code == 0
     assert (found := host.staging.read(Part.NEW))
     assert (found.anchor, found.fault) == (new.facts, None)

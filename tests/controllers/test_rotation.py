@@ -528,7 +528,7 @@ def test_a_key_that_is_waited_for_can_be_given(quick: Path, key: bytes | None) -
     enforcer = node.enforcer()
     assessment, around = enforcer.see()
     assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
-    assert "give it with `certmond root-ca stage`" in enforcer.rotating.waits[0]
+    assert "stage it: certmond root-ca stage" in enforcer.rotating.waits[0]
     other = node.hurry("root-ca", "stage", *brought(node, root_ca()), "--force")
     assert other.code == 2
     assert "a rotation is under way (ca, prepare), which needs what is staged" in other.err
@@ -1034,7 +1034,9 @@ def test_a_key_that_nobody_can_tell_is_not_destroyed(quick: Path) -> None:
     for _ in range(2):
         assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     (said,) = enforcer.rotating.waits
-    fault = f"{kept} is not the key of {kept.with_suffix('.crt')}: a half, or damaged; stage the CA again"
+    fault = (
+        f"{kept} is not the key of {kept.with_suffix('.crt')}: the part is incomplete or damaged; stage the CA again"
+    )
     assert said == f"{node.files}/ca.key is not the key of the installed CA, and {fault}; certmond destroys no key"
     assert (node.tree(), node.staged, node.phase) == (before, staged, Phase.DONE)
     kept.write_bytes(right)
