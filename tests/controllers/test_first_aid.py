@@ -183,9 +183,9 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
         node.put("late.key", late.key_pem)
         put(node, new)
         made._pass(Cause("change", None))
-        assert [type(step).__name__ for step in made._acting.plan.writes] == ["Issue"]
+        assert [type(step).__name__ for step in made._reconciler.plan.writes] == ["Issue"]
         for _ in range(2):
-            made._act()
+            made._execute()
             made._pass(Cause("step", None))
         assert node.is_aided(new)
         begun = [entry["step"] for entry in node.audit() if entry["event"] == "step_begun"]

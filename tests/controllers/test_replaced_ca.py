@@ -42,7 +42,7 @@ def daemon(node: RotatingNode, clock: Clock) -> Iterator[Daemon]:
         lambda: node.config, root="/", runtime_dir=runtime, state_dir=node.state, journal=Journal("none"), clock=clock
     )
     try:
-        made._acting.recover()
+        made._reconciler.recover()
         rest(made, Cause("start", None))
         yield made
     finally:
@@ -56,8 +56,8 @@ def rest(made: Daemon, cause: Cause, until: Callable[[], bool] = lambda: False) 
     """A pass, and those that follow from it without that anything is waited for."""
     for _ in range(RESTS):
         made._pass(cause)
-        made._act()
-        if until() or not made._acted:
+        made._execute()
+        if until() or not made._scan_again:
             return
         cause = Cause("step", None)
     raise AssertionError("it does not come to rest")
@@ -264,7 +264,7 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         clock.now = at - SECOND
         rest(made, Cause("look", frozenset()))
         assert (node.tree(), node.record, len(told(made))) == (before, None, 1)
-        assert 0 < made._patience() <= 1
+        assert 0 < made._seconds_to_wait() <= 1
         made._wake.wait(0)
         made._watcher.take()  # what was written above
         clock.now = at
@@ -308,8 +308,8 @@ def test_a_ca_is_followed_before_anything_else_is_written(tmp_path: Path) -> Non
         node.put("late.key", late.key_pem)
         put(node, new)
         made._pass(Cause("change", None))
-        assert [type(step).__name__ for step in made._acting.plan.writes] == ["Issue"]
-        made._act()
+        assert [type(step).__name__ for step in made._reconciler.plan.writes] == ["Issue"]
+        made._execute()
         assert node.phase is Phase.TRUST
         assert "step_begun" not in {entry["event"] for entry in node.audit()}
 
@@ -338,12 +338,12 @@ def test_the_former_ca_has_expired(tmp_path: Path) -> None:
         made._pass(Cause("change", None))
         (said,) = told(made)
         assert "certmond rotates it now, without an overlap, because the old CA has expired" in said
-        made._act()
+        made._execute()
         made._pass(Cause("step", None))
         (said,) = told(made)
         assert re.search("was replaced by another CA, .* is in the phase issue since", said)
         for _ in range(RESTS):
-            made._act()
+            made._execute()
             made._pass(Cause("step", None))
         assert node.unwell(new) == []
         assert told(made) == []
@@ -377,7 +377,7 @@ def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: P
         node.put("other.key", new.key_pem)
         node.put("other.crt", new.pem)
         made._pass(Cause("change", None))
-        made._act()
+        made._execute()
         assert node.record is not None
         assert node.record.family == "other"
 
