@@ -305,7 +305,7 @@ def test_a_promise_for_a_new_key_does_not_count_for_one_that_is_kept(tmp_path: P
     (outcome,) = host.renew()
     assert (outcome.result, host.contents()) == ("failed", before)
     assert outcome.message == (
-        "what local issued for leaf would not belong to its key: /etc/app/leaf.crt is not of the key in "
+        "what local issued for leaf would not match its key: /etc/app/leaf.crt does not match the key in "
         "/etc/app/leaf.key"
     )
     host.now += DAY

@@ -755,7 +755,7 @@ def test_overtaken_between_look_and_step(tmp_path: Path) -> None:
     host.put(ENTRIES["apiserver"]["key"], leaf.key_pem, 0o600)
     overtaken, other = enforcer.executor.execute(plan)
     assert overtaken.message.endswith(
-        "apiserver.crt was changed by someone else since it was looked at; look at it again"
+        "apiserver.crt since the plan; plan again: certmond plan"
     )
     assert other.result == "done"
     assert set(host.attempts()) == {"admin.conf"}
@@ -839,7 +839,7 @@ def test_a_foreign_file_is_left_alone_and_told(tmp_path: Path) -> None:
     for _ in range(2):
         [held] = host.plan().held
         assert held.target == "haproxy"
-        assert re.search("/etc/haproxy/apiserver.pem holds a certificate of CN=another.* is not replaced", held.because)
+        assert re.search("/etc/haproxy/apiserver.pem has a certificate of CN=another.* does not replace", held.because)
         assert {outcome.result for outcome in host.start()} <= {"done"}
     assert host.at("/etc/haproxy/apiserver.pem").read_bytes() == theirs.pem + theirs.key_pem
     host.at("/etc/haproxy/apiserver.pem").unlink()
@@ -1180,7 +1180,7 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert all(ENTRIES["apiserver"][field] in line for field in ("path", "key"))
     dry = certmond(host, "archive", "restore", "apiserver", generation, "--dry-run")
     assert dry.returncode == 0
-    assert dry.stdout.count("is put back as it was before") == 2
+    assert dry.stdout.count("is restored as of before") == 2
     assert [path.read_bytes() for path in pair] == new
     done = certmond(host, "archive", "restore", "apiserver", generation)
     assert (done.returncode, done.stdout) == (0, dry.stdout)

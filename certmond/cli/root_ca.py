@@ -179,9 +179,9 @@ def no_certificate(family: str, what: str, remedy: str) -> None:
 
 def read_pair(certificate: Path, key: Path | None) -> CAFiles:
     """Return the content of the operator's files. Raises CertmondError where one cannot be read."""
-    from certmond.renewal.bootstrap_ca import read_brought
+    from certmond.renewal.bootstrap_ca import read_ca_files
 
-    return readable(read_brought(str(certificate), str(key) if key else None))
+    return readable(read_ca_files(str(certificate), str(key) if key else None))
 
 
 def readable(found: CAFiles) -> CAFiles:

@@ -34,8 +34,8 @@ from certmond.renewal.replace import (
     archived,
     certificates_in,
     certified_key,
-    overtaken,
     present_key,
+    stale_reason,
 )
 from certmond.renewal.restoration import Restoration
 from certmond.renewal.signing_permission import SigningPermissions
@@ -214,7 +214,7 @@ class Executor:
         return outcome
 
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
-        if why := overtaken(step, self._files):  # no failure to record: the file has changed since the plan
+        if why := stale_reason(step, self._files):  # no failure to record: the file has changed since the plan
             return Outcome(step, "failed", why)
         granted = self._grants.granted(step)
         self._ledger.check()  # without a ledger, each pass would renew the certificate again

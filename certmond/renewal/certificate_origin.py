@@ -1,7 +1,7 @@
 """Provenance of the certificates that are due: old CAs, users who can write the files, and successors from certmond.
 
-Owns the collection of this evidence from the node, the state directory and root-owned kubeconfigs. Judges nothing:
-`pki.signing.policy` does. Only reads.
+Collects this evidence from the node, the state directory and root-owned kubeconfigs. `pki.signing.policy` evaluates it.
+Writes no file.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class ProvenanceLookup:
         everything: bool = False,
         within: float | None = None,
     ) -> dict[Identity, Provenance]:
-        """Return the provenance of each certificate that certmond may renew at `now`: those that are due, those of the
-        CA `family`, which is being rotated, or all with `everything`.
+        """Return the provenance of each certificate that certmond may renew at `now` (aware, UTC).
 
-        `within`, in seconds, limits the time for new evidence; the rest is left out, and the executor gathers it. Until
-        the next resync, evidence of earlier calls is reused for files that did not change.
+        These are the due certificates and those of the CA `family`, which a rotation replaces, or all certificates with
+        `everything`. `within`, in seconds, limits the time for new evidence. The executor collects the remaining
+        evidence. Until the next resync, the result has the evidence of earlier calls for unchanged files.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
         due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
@@ -96,7 +96,7 @@ class ProvenanceLookup:
         present = {each.spec.name: each.certificates for each in inventory.observations if each.spec.authority}
         until = None if within is None else time.monotonic() + within
         pattern = Pattern(inventory)
-        with suppress(WriteError):  # the executor fails on it too, and refuses
+        with suppress(WriteError):  # the executor raises the same error and refuses the renewal
             renewals = Renewals(self._ledger.attempts())
             for seen in chosen:
                 ca = next((name for name in seen.spec.ca if present.get(name)), None)
@@ -133,16 +133,16 @@ class ProvenanceLookup:
         return same and one.at <= now < one.at + self._config.resync
 
     def renewals(self) -> Renewals:
-        """Return what is remembered of the renewals at this moment."""
+        """Return the recorded renewals."""
         return Renewals(self._ledger.attempts())
 
     def of(
         self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals | None = None
     ) -> Provenance:
-        """Return the provenance of one certificate as it is now, where the CA `ca` signs. Former CAs and later
-        certificates that were `known` stay known.
+        """Return the present provenance of one certificate that the CA `ca` signs.
 
-        Old CAs and later certificates of `known` are kept. Raises WriteError if the archive cannot be read.
+        It includes the old CAs and the later certificates of `known`. Raises WriteError if certmond cannot read the
+        archive.
         """
         former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
         made = self._provenance(
@@ -171,7 +171,7 @@ class ProvenanceLookup:
         self, seen: Observation, ca: str | None, look: WriterLookup, renewals: Renewals, *,
         former: Iterable[Certificate], beside: Iterable[Certificate], signed: bool,
     ) -> Provenance:  # fmt: skip
-        """Without `signed`, no known CA has signed the certificate, and possession of its key is not checked."""
+        """Return the provenance. Check the possession of the key only if a known CA has `signed` the certificate."""
         owner, key = seen.spec.owner, [seen.key_path] if seen.key_path else []
         writers = look.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")
@@ -191,8 +191,8 @@ class ProvenanceLookup:
     def _is_possessed(self, seen: Observation) -> bool:
         """Return whether the observed key beside the certificate signs for it.
 
-        The target of another user's symlink, or of a reference in a kubeconfig, does not count: root can read more than
-        that user.
+        The target of another user's symlink, or of a reference in a kubeconfig, does not count, because root can read
+        more files than that user.
         """
         if not seen.key_matches:
             return False
@@ -211,7 +211,7 @@ class ProvenanceLookup:
         return tuple(dict.fromkeys((*lived_by, *kept, *embedded)))
 
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
-        """Return the CAs that all root-owned kubeconfigs of the entry embed. One alone may be of another cluster."""
+        """Return the CAs that all root-owned kubeconfigs of the entry embed. A single one may be of another cluster."""
         look, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
         for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):
             for embedded in (each for each in seen.embedded if each.file is None and each.certificates):
@@ -223,8 +223,9 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the certificates that certmond installed after the present one, and whether one of them is lost:
-        neither in the archive nor `beside` it in another file.
+        """Return the certificates that certmond installed after the present one, and whether one of them is lost.
+
+        A lost certificate is neither in the archive nor in another file (`beside`).
         """
         present, kept = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):

@@ -566,7 +566,7 @@ def test_a_former_ca_does_not_come_back_from_the_archive(quick: Path) -> None:
     for words in ((), ("--dry-run",), *((each,) for each in kept)):
         refused = node.hurry("archive", "restore", "ca", *words)
         assert (refused.code, refused.out) == (3, ""), words
-        assert re.search("never put back from the archive.*by hand, together, and then rotate", refused.err), words
+        assert re.search("never restores it from the archive.*together by hand, and then rotate", refused.err), words
     assert node.tree() == before
     assert node.unwell(new) == []
     assert node.hurry("archive", "restore", "nonsense").code == 3

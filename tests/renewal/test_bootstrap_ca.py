@@ -143,13 +143,13 @@ def test_a_damaged_key(files: Files) -> None:
     """A key whose numbers do not fit each other is refused before anything depends on it."""
     ca = make_ca(key="rsa")
     assert files.refused(ca.pem, damaged(ca)) == [
-        "the private key in own.key is damaged: what it signs does not verify; give an intact one"
+        "the private key in own.key is damaged: its signature does not verify; give an intact key"
     ]
 
 
 def test_several_certificates(files: Files) -> None:
     """One certificate is given: no chain, no bundle."""
-    told = "own.crt holds 2 certificates; give exactly one, the Root CA"
+    told = "own.crt has 2 certificates; give exactly one, the Root CA"
     assert files.refused(bundle(ROOT, make_ca()), ROOT.key_pem) == [told]
     twice = bundle(ROOT, reissue(ROOT))
     assert files.refused(twice, ROOT.key_pem) == [told]
@@ -158,7 +158,7 @@ def test_several_certificates(files: Files) -> None:
 def test_none(files: Files) -> None:
     """A file without a certificate is told, and so is one without a key, both at once."""
     assert files.refused(ROOT.key_pem, ROOT.pem) == [
-        "own.crt holds 0 certificates; give exactly one, the Root CA",
+        "own.crt has 0 certificates; give exactly one, the Root CA",
         "own.key holds no private key that can be used; put the right one there",
     ]
 
@@ -181,7 +181,7 @@ def test_files_that_cannot_be_read(files: Files, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_authority(str(files.certificate), str(files.key), NOW)
     assert caught.value.problems == (
-        f"{files.certificate} cannot be read (No such file or directory); give the CA's certificate",
+        f"{files.certificate} cannot be read (No such file or directory); give the certificate of the CA",
         f"{files.key} cannot be read (it is no regular file); give the CA's private key",
     )
 

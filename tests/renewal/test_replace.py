@@ -61,7 +61,7 @@ def verify(made: Issue, signer: Issued) -> None:
 def test_a_signer_that_still_issues_from_the_former_ca_is_refused_by_name() -> None:
     """In a rotation the new certificate has to be of the new CA, though the node trusts both; by hand either does."""
     verify(step(), NEW)
-    with pytest.raises(RefusedError, match=r"^what local issued for leaf is of the CA that is on its way out$"):
+    with pytest.raises(RefusedError, match=r"^what local issued for leaf is from the old CA of the rotation$"):
         verify(step(), OLD)
     by_hand = step(frozenset({"leaf"}))
     verify(by_hand, OLD)
@@ -117,9 +117,9 @@ def test_a_certificate_is_proven_against_the_key_that_is_in_place() -> None:
     )
     for key, beside in ((KEY, HELD.key_pem), (own, other.key_pem)):
         pem = signed_for(made, key)
-        with pytest.raises(RefusedError, match=r"/pki/leaf.crt is not of the key in /pki/leaf.key$"):
+        with pytest.raises(RefusedError, match=r"/pki/leaf.crt does not match the key in /pki/leaf.key$"):
             Renewal(made, key, pem, NOW).verify({"/pki/leaf.key": beside, "/pki/leaf.crt": pem}.get)
-    with pytest.raises(RefusedError, match=r"would not belong to its key: /pki/leaf.key is not there$"):
+    with pytest.raises(RefusedError, match=r"would not match its key: /pki/leaf.key is not there$"):
         Renewal(made, own, signed_for(made, own), NOW).verify({"/pki/leaf.crt": signed_for(made, own)}.get)
 
 
@@ -127,7 +127,7 @@ def test_a_pair_of_another_key_than_was_certified_is_refused() -> None:
     """A pair that belongs together is not enough: it is the one that was asked for."""
     made = kept()
     stranger = Issued(b"", KEY, HELD.subject, None, None)
-    with pytest.raises(RefusedError, match=r"is not for the key that was asked for$"):
+    with pytest.raises(RefusedError, match=r"is not for the requested key$"):
         Renewal(made, HELD.key, signed_for(made, HELD.key), NOW).verify(  # type: ignore[arg-type]
             {"/pki/leaf.key": stranger.key_pem, "/pki/leaf.crt": signed_for(made, KEY)}.get
         )
@@ -136,9 +136,7 @@ def test_a_pair_of_another_key_than_was_certified_is_refused() -> None:
 def test_a_signer_that_makes_a_key_for_an_entry_that_keeps_its_own_is_refused() -> None:
     """Before anything is written, with what to write in the configuration; the same key given back is no other key."""
     own: Any = HELD.key
-    said = (
-        "^local made a key of its own for leaf, which keeps the key that it has; give the entry `keep_key: false`, or"
-    )
+    said = "^local created a new key for leaf, whose entry keeps the present key; set `keep_key: false`, or"
     with pytest.raises(RefusedError, match=said):
         certified_key(kept(), own, KEY)
     assert certified_key(kept(), own, own) is own

@@ -81,13 +81,13 @@ def test_the_torn_pair_that_was_repaired_does_not_come_back(tmp_path: Path, form
     _, newest = Archive(host.state).ids(name)
     said = host.restoration().restore(name, None, dry_run=True)
     assert said == host.restoration().restore(name, None, dry_run=False)
-    assert said[0].startswith(f"{newest} is passed over: it is broken: ")
-    assert all("is put back as it was before" in each for each in said[1:])
+    assert said[0].startswith(f"{newest} is skipped: it is broken: ")
+    assert all("is restored as of before" in each for each in said[1:])
     assert host.belongs_together()
     now_there, before = host.contents(), set(good.values())
     if "kubelet" not in form:  # the kubelet's dated files stay where they are
         assert set(now_there.values()) == before
-    with pytest.raises(RefusedError, match=f"^{newest} of {name} is not put back: it is broken: "):
+    with pytest.raises(RefusedError, match=f"^{newest} of {name} is not restored: it is broken: "):
         host.restoration().restore(name, newest, dry_run=False)
     assert host.contents() == now_there
     assert torn not in now_there.values()
@@ -117,7 +117,7 @@ def test_nothing_is_done_where_what_is_there_is_all_that_is_good(host: Kept) -> 
     host.write(kept[0], STRANGER.key_pem)
     torn = host.put_aside()
     host.write(*kept)
-    reason = f"{torn} is passed over: it is broken: /etc/app/leaf.crt is not of the key in /etc/app/leaf.key"
+    reason = f"{torn} is skipped: it is broken: /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
     assert host.restore() == [reason, f"leaf is as in {good} already"]
     assert host.there() == kept
     assert host.restore(good) == [f"leaf is as in {good} already"]
@@ -136,7 +136,7 @@ def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
     with pytest.raises(RefusedError) as raised:
         host.restore()
     lines = str(raised.value).splitlines()
-    assert lines[0] == "the archive has no good generation of leaf that is not there now"
+    assert lines[0] == "the archive has no good generation of leaf that differs from the present files"
     assert [line.split()[0] for line in lines[1:]] == [junk, torn]
     assert "is damaged" in lines[1]
     assert half not in str(raised.value)  # it is what is there
@@ -159,8 +159,8 @@ def test_one_that_is_in_date_goes_before_a_newer_one_that_is_not(
     present = host.there()
     assert host.worth(outdated)[0] is Worth.OUTDATED
     said = host.restore(dry_run=True)
-    assert said[0].startswith(f"{outdated} is passed over: it is outdated: {why}")
-    with pytest.raises(RefusedError, match=f"{outdated} of leaf is not put back: it is outdated: {why}"):
+    assert said[0].startswith(f"{outdated} is skipped: it is outdated: {why}")
+    with pytest.raises(RefusedError, match=f"{outdated} of leaf is not restored: it is outdated: {why}"):
         host.restore(outdated)
     assert host.there() == present
     host.restore()
@@ -209,7 +209,7 @@ def test_a_certificate_alone_counts_with_the_key_that_is_there(host: Kept) -> No
     assert host.worth(alone) == (Worth.GOOD, "")
     host.write(*host.issue())
     assert host.worth(alone)[0] is Worth.BROKEN
-    with pytest.raises(RefusedError, match=r"/etc/app/leaf.crt is not of the key in /etc/app/leaf.key"):
+    with pytest.raises(RefusedError, match=r"/etc/app/leaf.crt does not match the key in /etc/app/leaf.key"):
         host.restore(alone)
     assert host.there() != kept
 
@@ -221,7 +221,7 @@ def test_a_key_with_a_passphrase_is_not_judged(host: Kept) -> None:
     locked, generation = host.there(), host.put_aside()
     host.write(*host.issue())
     assert host.worth(generation) == (Worth.UNJUDGED, "the private key in /etc/app/leaf.key is encrypted")
-    with pytest.raises(RefusedError, match=f"{generation} is passed over: it is unjudged: the private key in"):
+    with pytest.raises(RefusedError, match=f"{generation} is skipped: it is unjudged: the private key in"):
         host.restore()
     assert host.restore(generation)[-1].startswith(f"{generation} is unjudged: ")
     assert host.there() == locked
@@ -250,7 +250,7 @@ def test_no_pair_of_another_entry_is_torn(tmp_path: Path) -> None:
     generation = host.put_aside()
     host.write(*kept)
     with pytest.raises(
-        RefusedError, match=f"^{generation} of leaf is not put back: the files of other would not belong"
+        RefusedError, match=f"^{generation} of leaf is not restored: certificate and key of other would not"
     ):
         host.restore(generation)
     assert host.there() == kept
@@ -281,14 +281,16 @@ def test_the_command_shows_what_is_good(host: Kept) -> None:
     assert (listed.returncode, listed.stderr) == (0, "")
     assert [line.split()[1:3] for line in listed.stdout.splitlines()] == [[good, "good"], [torn, "broken"]]
     assert listed.stdout.splitlines()[1].endswith(
-        "kept by the test; /etc/app/leaf.crt is not of the key in /etc/app/leaf.key"
+        "kept by the test; /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
     )
     refused = certmond(host, "archive", "restore", "leaf", torn)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert f"{torn} of leaf is not put back: it is broken: /etc/app/leaf.crt is not of the key in" in refused.stderr
+    assert (
+        f"{torn} of leaf is not restored: it is broken: /etc/app/leaf.crt does not match the key in" in refused.stderr
+    )
     done = certmond(host, "archive", "restore", "leaf")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{torn} is passed over: it is broken: ")
+    assert done.stdout.startswith(f"{torn} is skipped: it is broken: ")
     assert host.there() == kept
     host.settings["nonsense"] = True
     listed = certmond(host, "archive", "list", "leaf")
@@ -312,7 +314,7 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
         worth, why = host.worth(old)
         assert worth is Worth.WIDER
         assert re.search(r"; a later certificate \(serial [0-9a-f]+\) had less$", why)
-        with pytest.raises(RefusedError, match=f"^{old} of leaf is not put back: it is wider: "):
+        with pytest.raises(RefusedError, match=f"^{old} of leaf is not restored: it is wider: "):
             host.restore(old)
         assert host.worth(good) == (Worth.GOOD, "")
         host.restore()

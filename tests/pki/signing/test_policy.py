@@ -431,7 +431,7 @@ def test_what_is_not_signed_is_a_critical_finding_once_it_is_due() -> None:
     assert found.message == (
         "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, and its entry does not name "
         "exactly that; its entry does not fix the usage client auth; no present or former CA of its entry has signed "
-        "it; see what would be signed: certmond renew app --dry-run"
+        "it; see the planned certificate: certmond renew app --dry-run"
     )
 
 
