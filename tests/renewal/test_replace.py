@@ -61,7 +61,7 @@ def verify(made: Issue, signer: Issued) -> None:
 def test_a_signer_that_still_issues_from_the_former_ca_is_refused_by_name() -> None:
     """In a rotation the new certificate has to be of the new CA, though the node trusts both; by hand either does."""
     verify(step(), NEW)
-    with pytest.raises(RefusedError, match=r"^what local issued for leaf is from the old CA of the rotation$"):
+    with pytest.raises(RefusedError, match=r"^the certificate from local for leaf is from the old CA of the rotation$"):
         verify(step(), OLD)
     by_hand = step(frozenset({"leaf"}))
     verify(by_hand, OLD)
@@ -85,7 +85,8 @@ def test_what_go_or_cryptography_does_not_read_is_not_installed() -> None:
     pem = malformed.sign(NEW.key, SHA256()).public_bytes(Encoding.PEM)
     key_pem = Issued(b"", KEY, HELD.subject, None, None).key_pem
     with pytest.raises(
-        RefusedError, match=r"^what local issued for leaf .* cryptography, with which certmond renews, refuses it"
+        RefusedError,
+        match=r"^the certificate from local for leaf .* cryptography, with which certmond renews, refuses it",
     ):
         Renewal(made, KEY, pem, NOW).verify({"/pki/leaf.key": key_pem, "/pki/leaf.crt": pem}.get)
 
@@ -119,7 +120,7 @@ def test_a_certificate_is_proven_against_the_key_that_is_in_place() -> None:
         pem = signed_for(made, key)
         with pytest.raises(RefusedError, match=r"/pki/leaf.crt does not match the key in /pki/leaf.key$"):
             Renewal(made, key, pem, NOW).verify({"/pki/leaf.key": beside, "/pki/leaf.crt": pem}.get)
-    with pytest.raises(RefusedError, match=r"would not match its key: /pki/leaf.key is not there$"):
+    with pytest.raises(RefusedError, match=r"would not match its key: /pki/leaf.key does not exist$"):
         Renewal(made, own, signed_for(made, own), NOW).verify({"/pki/leaf.crt": signed_for(made, own)}.get)
 
 

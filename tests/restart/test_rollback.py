@@ -485,6 +485,6 @@ def test_files_that_would_tear_another_pair_do_not_come_back(keeper: Keeper) -> 
     before = keeper.read(PAIR)
     said = refused(keeper, keeper.target(PAIR))
     assert said == (
-        f"the files of beside would not belong together: /{other} does not match the key in /{PKI}/{PAIR}.key"
+        f"certificate and key of beside would not match: /{other} does not match the key in /{PKI}/{PAIR}.key"
     )  # fmt: skip
     assert keeper.read(PAIR) == before
