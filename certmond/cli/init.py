@@ -200,7 +200,7 @@ def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:
             click.echo(f"[{number}/{total}] {path_of(step)}: {step.detail}")
 
     if made.steps:
-        maker.carry_out(made.steps, PATIENCE, tell)
+        maker.execute(made.steps, PATIENCE, tell)
     if not quiet:
         kept = f"; kept as they are: {', '.join(made.kept)}" if made.kept else ""
         click.echo(f"{total} made{kept}" if total else "nothing to do: everything is there")

@@ -70,8 +70,8 @@ class Retention:
         old = tuple(each for each in found if (at := stored_at(each)) and now - at > self._keep_for)
         if not old:
             return ()
-        kept = next((each for each in reversed(found) if self._is_good(name, each)), found[-1])
-        return tuple(each for each in old if each != kept)
+        newest_good = next((each for each in reversed(found) if self._is_good(name, each)), found[-1])
+        return tuple(each for each in old if each != newest_good)
 
     def _is_good(self, name: str, generation: str) -> bool:
         try:

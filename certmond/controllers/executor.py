@@ -245,8 +245,8 @@ class Executor:
             self._grants.check_authorities(step)
             read = as_written(changes, written, self._files)
             renewal.verify(read)
-            if torn := list(self._pairs.torn(changes, read)):
-                raise RefusedError("; ".join(torn))
+            if mismatches := list(self._pairs.mismatches(changes, read)):
+                raise RefusedError("; ".join(mismatches))
 
         archived_files = list[Generation]()
         writer.commit(changes, verify=verify, before_rename=lambda: archived_files.extend(self._archive_old(step)))

@@ -24,7 +24,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class FirstAid:
-    """First aid as of the last scan. `noted` is the first aid in the node's record, by family."""
+    """First aid as of the last scan. `recorded` is that in the node's record, by family."""
 
     def __init__(self, config: Config, files: NodeFiles) -> None:
         self._config, self._files = config, files
@@ -32,9 +32,9 @@ class FirstAid:
 
     def reset(self) -> None:
         """Discard the state, while a rotation is in progress or the state is unknown."""
-        self.noted: Mapping[str, Rotation] = {}
+        self.recorded: Mapping[str, Rotation] = {}
         self._grounds: Mapping[str, Ground] = {}
-        self._fresh: dict[str, Rotation] = {}
+        self._new_aids: dict[str, Rotation] = {}
         self._changed: frozenset[str] = frozenset()
 
     def findings(
@@ -42,18 +42,18 @@ class FirstAid:
         grounds: Mapping[str, Ground],
         replaced: CAChanges,
         known: Mapping[str, Sequence[Anchor]],
-        noted: Mapping[str, Rotation],
+        recorded: Mapping[str, Rotation],
         now: datetime,
     ) -> dict[str, tuple[Finding, ...]]:
         """Return the findings that replace those of `replaced`. `known` are the accepted trust anchors of the node."""
-        self.noted, self._grounds = noted, grounds
+        self.recorded, self._grounds = recorded, grounds
         self._changed = frozenset(replaced.changes)
         found = dict[str, tuple[Finding, ...]]()
         for family, ground in grounds.items():
-            fresh = self._possible(family, ground, replaced, known.get(family, ()), now)
-            if isinstance(fresh, Rotation):
-                self._fresh[family] = fresh
-            if message := self._message(family, ground, replaced, fresh):
+            new_aid = self._possible(family, ground, replaced, known.get(family, ()), now)
+            if isinstance(new_aid, Rotation):
+                self._new_aids[family] = new_aid
+            if message := self._message(family, ground, replaced, new_aid):
                 found[family] = (finding(Reason.ROOT_CA_CHANGED, message),)
         return found
 
@@ -71,27 +71,27 @@ class FirstAid:
             return f"certmond does not add trust in the old CA, because {strangers}; let only root write there"
         return aid_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
 
-    def _message(self, family: str, ground: Ground, replaced: CAChanges, fresh: Rotation | str | None) -> str | None:
-        if fresh is not None:
+    def _message(self, family: str, ground: Ground, replaced: CAChanges, new_aid: Rotation | str | None) -> str | None:
+        if new_aid is not None:
             change, _ = replaced.changes[family]
             fact, objection = fact_of(change, ground), replaced.objection
-            if isinstance(fresh, str):
-                return f"{fact}; certmond changes no file: {objection}; {fresh}; restore the old CA and its key"
+            if isinstance(new_aid, str):
+                return f"{fact}; certmond changes no file: {objection}; {new_aid}; restore the old CA and its key"
             adds = "adds the old CA behind it now (if that fails, see: certmond plan)"
-            does = "has added the old CA behind it" if {*fresh.old} <= {*ground.trust} else adds
+            does = "has added the old CA behind it" if {*new_aid.old} <= {*ground.trust} else adds
             return (
                 f"{fact}; certmond {does}, so that components accept clients of both, and begins no rotation "
                 f"({objection}); restore the old CA and its key, and certmond removes the other CA; to rotate to the "
                 "other CA, run then on every control-plane node `certmond root-ca stage CERT KEY`, and on one "
                 "`certmond root-ca rotate`"
             )
-        noted = self.noted.get(family)
-        if noted is None or self._config.mode != "enforce":
+        recorded = self.recorded.get(family)
+        if recorded is None or self._config.mode != "enforce":
             return None
-        changed, both = family in replaced.changes, noted.new in ground.trust and noted.old[0] in ground.trust
-        if changed and ground.key in {each.key for each in noted.old}:
+        changed, both = family in replaced.changes, recorded.new in ground.trust and recorded.old[0] in ground.trust
+        if changed and ground.key in {each.key for each in recorded.old}:
             return f"{ground.key_path} is the key of the old CA again; certmond removes the other CA from {ground.path}"
-        if both and not changed and noted.phase is Phase.TRUST:
+        if both and not changed and recorded.phase is Phase.TRUST:
             return (
                 f"{ground.path} trusts the old CA behind its replacement, but no certificate on this node is of the "
                 f"old CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
@@ -100,48 +100,48 @@ class FirstAid:
 
     def obstacles(self, family: str) -> Iterator[str]:
         """Yield why no rotation of the family can begin on this node, with the remedy."""
-        if family in self.noted:
+        if family in self.recorded:
             fact = f"the CA of {family} was replaced on this node, and no other node follows the replacement"
             yield f"{fact}; restore the old CA and its key, then stage the other CA: certmond root-ca stage"
 
     @property
     def is_due(self) -> bool:
         """Return whether first aid is due that is not in the record yet."""
-        return any(self._is_unrecorded(family) for family in self._fresh)
+        return any(self._is_unrecorded(family) for family in self._new_aids)
 
     def _is_unrecorded(self, family: str) -> bool:
-        noted, fresh = self.noted.get(family), self._fresh.get(family)
-        return fresh is not None and (noted is None or noted.new != fresh.new)
+        recorded, new_aid = self.recorded.get(family), self._new_aids.get(family)
+        return new_aid is not None and (recorded is None or recorded.new != new_aid.new)
 
     @property
     def steps(self) -> tuple[Rotate, ...]:
         """Return the missing steps of the recorded first aid on this node."""
-        pairs = ((self.noted[family], ground) for family, ground in self._grounds.items() if self._is_active(family))
+        pairs = ((self.recorded[family], ground) for family, ground in self._grounds.items() if self._is_active(family))
         return tuple(filter(None, (step_of(aid, ground) for aid, ground in pairs)))
 
     def _is_active(self, family: str) -> bool:
         """Return whether the recorded first aid of a family is due now."""
-        noted, fresh = self.noted.get(family), self._fresh.get(family)
-        if noted is None or self._config.mode != "enforce":
+        recorded, new_aid = self.recorded.get(family), self._new_aids.get(family)
+        if recorded is None or self._config.mode != "enforce":
             return False
-        return noted.phase is not Phase.TRUST or (fresh is not None and fresh.new == noted.new)
+        return recorded.phase is not Phase.TRUST or (new_aid is not None and new_aid.new == recorded.new)
 
-    def carried_on(self, around: Surroundings, now: datetime) -> dict[str, Rotation]:
+    def next_records(self, around: Surroundings, now: datetime) -> dict[str, Rotation]:
         """Return the first aid to record now, by family."""
-        found = dict(self.noted)
+        found = dict(self.recorded)
         if self._config.mode != "enforce":
             return found
         for family, ground in self._grounds.items():
-            noted = found.pop(family, None)
+            recorded = found.pop(family, None)
             if self._is_unrecorded(family):
-                later: Rotation | None = self._fresh[family]
-            elif noted is None:
+                later: Rotation | None = self._new_aids[family]
+            elif recorded is None:
                 continue
             else:
                 known = around.live is not None or not around.services
-                settled = known and is_reached(noted, ground) and not any(signs_otherwise(ground, around))
+                settled = known and is_reached(recorded, ground) and not any(signs_otherwise(ground, around))
                 changed = family in self._changed
-                later = carried_on(noted, ground, lives_by_former=changed, settled=settled, now=now)
+                later = carried_on(recorded, ground, lives_by_former=changed, settled=settled, now=now)
             if later:
                 found[family] = later
         return found

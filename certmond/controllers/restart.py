@@ -106,7 +106,7 @@ class RestartController:
         plan: Plan,
         assessment: Assessment,
         around: Surroundings,
-        there: Neighbourhood,
+        usage: Neighbourhood,
         *,
         hands_over: bool = False,
     ) -> Progress | None:
@@ -121,7 +121,7 @@ class RestartController:
             return None
         with self._executor.writing() as writer:
             observed = RestartObservation(assessment, around, around.live)
-            step = _RestartStep(self, writer, observed, there.pods, Restarter(self._alive, there.runtime_endpoint))
+            step = _RestartStep(self, writer, observed, usage.pods, Restarter(self._alive, usage.runtime_endpoint))
             if episode := self.under_way():
                 with bound(service=episode.service):
                     return None if hands_over else step.advance(episode)

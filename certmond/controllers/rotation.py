@@ -121,7 +121,7 @@ class RotationController:
         Sends no request, because the API server may refuse this node. Return a sentence if the first aid has changed,
         else None. Raises BusyError, WriteError.
         """
-        before, after = self._state.first_aid.noted, self._state.first_aid.carried_on(around, now)
+        before, after = self._state.first_aid.recorded, self._state.first_aid.next_records(around, now)
         if after == before:
             return None
         with self._executor.writing():
@@ -231,8 +231,8 @@ class RotationController:
         `old_ca_files` still have certificates of the old CA, because the rotation did not wait for them. Without the
         installed key of the new CA, certmond destroys no key.
         """
-        ground, kept = self._state.ground, [each for each in map(self._staging.read, Part) if each]
-        needed = [each for each in kept if each.key_unknown or each.key == rotation.new.key]
+        ground, staged = self._state.ground, [each for each in map(self._staging.read, Part) if each]
+        needed = [each for each in staged if each.key_unknown or each.key == rotation.new.key]
         if ground and needed and ground.key != rotation.new.key:
             fact = f"{ground.key_path} is not the key of the installed {rotation.noun}"
             message = ", and ".join((fact, *(each.fault for each in needed if each.fault)))

@@ -146,14 +146,14 @@ class RotationState:
         self.own = self._record.load()
         self.rotation = self.followed()
         if self.rotation:
-            kept = [each for each in map(self._staging.read, Part) if each and (each.key or each.key_unknown)]
+            staged = [each for each in map(self._staging.read, Part) if each and (each.key or each.key_unknown)]
             here = self._grounds.get(self.rotation.family)
             if here is None and self.own is not None:
                 fact = (
                     f"{self.own.name} is in progress, in the phase {self.own.phase}, but the configuration has no entry"
                 )
                 raise RotationError(f"{fact} {self.own.family} that certmond rotates; restore the entry until the end")
-            self.ground = replace(here, signs=bool(kept)) if here else None
+            self.ground = replace(here, signs=bool(staged)) if here else None
             if self.ground is None or not self._uses(self.ground):
                 self.rotation, self.elsewhere = None, True  # such as etcd's CA on a worker
                 return {}
@@ -212,8 +212,8 @@ class RotationState:
 
     def _is_staged(self, rotation: Rotation) -> bool:
         """Return whether this node has the staged new CA with its key."""
-        kept = (self._staging.read(part) for part in Part)
-        return any(each and not each.fault and each.key and each.anchor == rotation.new for each in kept)
+        staged = (self._staging.read(part) for part in Part)
+        return any(each and not each.fault and each.key and each.anchor == rotation.new for each in staged)
 
     def _uses(self, ground: Ground) -> bool:
         """Return whether the node uses that trust anchor, or has used it."""

@@ -95,7 +95,7 @@ class Daemon:
         self._wake.set()
 
     def run(self) -> int:
-        """Run until stopped and return 0. Raises RuntimeDirError where the runtime directory cannot be used."""
+        """Run until stopped and return 0. Raises RuntimeDirError if the runtime directory is unusable."""
         with locked(self._runtime_dir), self._wake:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)

@@ -113,9 +113,9 @@ class Reconciler:
         current = {(Event.STEP_PLANNED, step.target, step.path): step.detail for step in self.plan.steps}
         lasting = (held for held in self.plan.held if not held.until or held.until > assessment.taken_at + REPAIR_WAIT)
         current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in lasting}
-        fresh = [entry for entry in current if entry not in self._recorded]
+        new = [entry for entry in current if entry not in self._recorded]
         # Planned steps need no limit here, because the execution limits their number.
-        late = {entry for entry in fresh if entry[0] is Event.STEP_HELD and not self._quota.take(entry, now)}
+        late = {entry for entry in new if entry[0] is Event.STEP_HELD and not self._quota.take(entry, now)}
         for entry in self._unrecorded - late - current.keys():  # the hold ended without a record
             self._omissions.add(entry, 1, now)
         if report := self._omissions.reported(now):
@@ -123,7 +123,7 @@ class Reconciler:
             self._journal.tell(Event.LEFT_OUT, f"{fact}; see: certmond plan", "warning", count=report[0])
         notes = [
             Note(event, f"{path}: {current[event, target, path]}", {"target": target, "path": path})
-            for event, target, path in fresh
+            for event, target, path in new
             if (event, target, path) not in late
         ]
         try:
@@ -191,19 +191,19 @@ class Reconciler:
             (step for step in self.plan.writes if _identity(step) not in self._begun),
             (target for _, target, _ in self._begun),
         )
-        end, fresh = self._monotonic() + SLICE, list[Write]()
+        end, new = self._monotonic() + SLICE, list[Write]()
 
         def over() -> bool:
-            return self._stopping() or (bool(fresh) and self._monotonic() >= end)
+            return self._stopping() or (bool(new) and self._monotonic() >= end)
 
-        outcomes = self._enforcer.executor.execute(Plan(left), tell=fresh.append, stopping=over)
-        self._begun |= {_identity(step) for step in fresh}
-        self._stepped |= {step.target for step in fresh}
+        outcomes = self._enforcer.executor.execute(Plan(left), tell=new.append, stopping=over)
+        self._begun |= {_identity(step) for step in new}
+        self._stepped |= {step.target for step in new}
         self._results |= {outcome.result for outcome in outcomes}
         for outcome in outcomes:
             if isinstance(outcome.step, Issue):
                 self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
-        return len(fresh) == len(left)
+        return len(new) == len(left)
 
     def _file_steps_are_over(self, begun: Collection[str]) -> bool:
         """Return whether restarts and rotations are next. File steps of a glob pattern may never end."""

@@ -110,7 +110,7 @@ class Bootstrapper:
                 why = self._files.exposed(filter(None, (step.spec.key, step.spec.path)), step.spec.owner)
                 yield from (why,) if why else ()
 
-    def carry_out(
+    def execute(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
     ) -> None:
         """Execute all steps in order. Stop at the first failure, where the next run continues. Raises CertmondError.

@@ -19,7 +19,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class Derivations:
-    """The derived files of `specs`, made from `certificates`."""
+    """The derived files of `specs`, with their sources in `certificates`."""
 
     def __init__(self, specs: Sequence[DerivedSpec], certificates: Sequence[CertificateSpec], files: NodeFiles) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -108,8 +108,8 @@ class Derivations:
     def _prove(self, spec: DerivedSpec, written: bytes) -> None:
         bundle = spec.kind == "pem-bundle"
         pairs = (key_pair(written, written, spec.path, spec.path),) if bundle else kubeconfig_pairs(written, spec.path)
-        if torn := [pair.message for pair in pairs if isinstance(pair, Unpaired) and (bundle or pair.leaf)]:
-            raise WriteError(f"{spec.path} is not written: {'; '.join(torn)}; repair {spec.source}")
+        if mismatches := [pair.message for pair in pairs if isinstance(pair, Unpaired) and (bundle or pair.leaf)]:
+            raise WriteError(f"{spec.path} is not written: {'; '.join(mismatches)}; repair {spec.source}")
         source, key = self._source(spec)
         if isinstance(state(spec, source, key, written), Stale | Absent | Foreign | Unready):
             raise WriteError(f"{spec.path} is not written: {spec.source} changed meanwhile; certmond retries it")

@@ -168,7 +168,7 @@ class KeyPairs:
                 for path in {spec.path, spec.key}:
                     self._of.setdefault(path, []).append(spec)
 
-    def torn(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
+    def mismatches(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
         """Yield a clause for each pair that matches now and would not match after `changes`.
 
         `read` reads the files as after the changes. Another entry may share one of these files.

@@ -82,12 +82,12 @@ class Restoration:
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
-        kept = self._archive.ids(name)
-        if not kept or generation not in {None, *kept}:
-            present = ", ".join(kept) or "no generation"
+        ids = self._archive.ids(name)
+        if not ids or generation not in {None, *ids}:
+            present = ", ".join(ids) or "no generation"
             raise WriteError(f"the archive has no such generation of {name}; it has: {present}")
         skipped = list[str]()
-        chosen = self._named(name, generation) if generation else self._newest(name, kept, skipped)
+        chosen = self._named(name, generation) if generation else self._newest(name, ids, skipped)
         files, when = chosen.files, f"{chosen.generation.when:%Y-%m-%d %H:%M} UTC"
         present = {file.path: self._files.read(file.path) for file in files}
         changed = [file for file in files if present[file.path] != file.content]
@@ -196,8 +196,8 @@ class Restoration:
         read = as_written(changes, written, self._files)
         pair = self._generations.pair(location, read)
         own = [pair.message] if isinstance(pair, Unpaired) and not pair.encrypted else []
-        if torn := [*own, *self._pairs.torn(changes, read)]:
-            raise RefusedError(f"{what} is not restored: {'; '.join(torn)}")
+        if mismatches := [*own, *self._pairs.mismatches(changes, read)]:
+            raise RefusedError(f"{what} is not restored: {'; '.join(mismatches)}")
 
     def _named(self, name: str, generation: str) -> _Candidate:
         try:
@@ -211,7 +211,7 @@ class Restoration:
         fact = f"{generation} of {name} is not restored: it is {found.verdict.worth}: {found.verdict.why}"
         raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
-    def _newest(self, name: str, kept: Sequence[str], skipped: list[str]) -> _Candidate:
+    def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
         """Return the newest good generation whose files differ from the node's.
 
         Otherwise return the newest one that the node already has, unless it is broken. If the node has no matching
@@ -219,7 +219,7 @@ class Restoration:
         RefusedError if the archive has no such generation.
         """
         candidates = list[_Candidate]()
-        for generation in reversed(kept):
+        for generation in reversed(ids):
             try:
                 found = self._candidate(name, generation)
             except MalformedError as error:

@@ -132,9 +132,9 @@ class PreviousFiles:
             read = as_written(changes, written, self._files)
             specs = ((self._specs[target.name], target.path) for target in targets)
             pairs = (self._pair(spec, path, read) for spec, path in specs)
-            torn = [pair.message for pair in pairs if isinstance(pair, Unpaired)]
-            if torn := [*torn, *self._pairs.torn(changes, read)]:
-                raise WriteError(*torn)
+            mismatches = [pair.message for pair in pairs if isinstance(pair, Unpaired)]
+            if mismatches := [*mismatches, *self._pairs.mismatches(changes, read)]:
+                raise WriteError(*mismatches)
 
         if changes:
             writer.commit(changes, verify=verify, before_rename=archive_failed)

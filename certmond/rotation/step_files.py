@@ -109,13 +109,13 @@ class StepFiles:
         if own is None:
             fact = f"{spec.key} matches no certificate or public key in {spec.path}"
             raise WriteError(f"{fact}; restore the matching pair")
-        kept = {part: found for part in Part if (found := self._staging.read(part))}
-        if any(found.anchor == own and found.key and not found.fault for found in kept.values()):
+        staged = {part: found for part in Part if (found := self._staging.read(part))}
+        if any(found.anchor == own and found.key and not found.fault for found in staged.values()):
             return
-        there = kept.get(Part.OLD)
-        if there and (there.key_unknown or there.key not in {None, own.key}):
+        old_part = staged.get(Part.OLD)
+        if old_part and (old_part.key_unknown or old_part.key not in {None, own.key}):
             where = f"{self._staging.directory}/{Part.OLD}.key"
-            fault = next((found.fault for found in kept.values() if found.fault), f"{where} is the key of another")
+            fault = next((found.fault for found in staged.values() if found.fault), f"{where} is the key of another")
             raise WriteError(f"{fault}; certmond does not replace {spec.key}, because that would destroy its only copy")
         self._staging.put(Part.OLD, step.target, own, key)
 

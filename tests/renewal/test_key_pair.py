@@ -262,7 +262,7 @@ def test_no_pair_of_another_entry_is_torn(
     known, files = pairs
     changes = [NewFile(path, content) for path, content in written.items()]
     read = as_written(changes, written, files)
-    torn = list(known.torn(changes, read))
+    torn = list(known.mismatches(changes, read))
     assert len(torn) == (said is not None)
     assert all(each.startswith(str(said)) for each in torn)
 
@@ -275,4 +275,4 @@ def test_what_was_torn_before_stays_as_it_is(
     put("/b.crt", OTHER.pem)
     written = {"/leaf.crt": RSA.pem, "/leaf.key": RSA.key_pem}
     changes: list[Change] = [*(NewFile(path, content) for path, content in written.items()), Removed("/ca.key", "")]
-    assert list(known.torn(changes, as_written(changes, written, files))) == []
+    assert list(known.mismatches(changes, as_written(changes, written, files))) == []
