@@ -235,7 +235,7 @@ def test_ever_new_names_in_a_pattern_keep_no_restart_waiting(tmp_path: Path, mon
     def planned() -> set[str]:
         return {step.target for step in made.plan.writes}
 
-    for _ in range(2 * int(acting.TURN)):
+    for _ in range(2 * int(acting.FILE_STEP_TIME)):
         add()
         made.make_plan(*enforcer.see())
         made.execute()

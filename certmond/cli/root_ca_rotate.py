@@ -62,7 +62,7 @@ def rotate(
         raise RotationError(enforcer.standing.broken)
     begins = rotation is None
     if rotation is None:
-        rotation = enforcer.standing.replaced.found(assessment.taken_at, at_once=at_once)
+        rotation = enforcer.standing.replaced.rotation(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
             _refuse(tuple(enforcer.standing.first_aid.obstacles(family)))
             new = _new_keys if family == TOKEN_KEYS else _new

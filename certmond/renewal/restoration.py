@@ -84,8 +84,8 @@ class Restoration:
             raise WriteError(_never(name))
         ids = self._archive.ids(name)
         if not ids or generation not in {None, *ids}:
-            present = ", ".join(ids) or "no generation"
-            raise WriteError(f"the archive has no such generation of {name}; it has: {present}")
+            archived = ", ".join(ids) or "no generation"
+            raise WriteError(f"the archive has no such generation of {name}; it has: {archived}")
         skipped = list[str]()
         chosen = self._named(name, generation) if generation else self._newest(name, ids, skipped)
         files, when = chosen.files, f"{chosen.generation.when:%Y-%m-%d %H:%M} UTC"
