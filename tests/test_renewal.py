@@ -754,9 +754,7 @@ def test_overtaken_between_look_and_step(tmp_path: Path) -> None:
     host.put(ENTRIES["apiserver"]["path"], leaf.pem)
     host.put(ENTRIES["apiserver"]["key"], leaf.key_pem, 0o600)
     overtaken, other = enforcer.executor.execute(plan)
-    assert overtaken.message.endswith(
-        "apiserver.crt since the plan; plan again: certmond plan"
-    )
+    assert overtaken.message.endswith("apiserver.crt since the plan; plan again: certmond plan")
     assert other.result == "done"
     assert set(host.attempts()) == {"admin.conf"}
     assert host.unwell() == []

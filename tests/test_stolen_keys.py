@@ -17,7 +17,7 @@ from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.planning.bootstrap_steps import MakeKeyPair
 from certmond.pki.planning.steps import Issue, Plan
 from certmond.renewal.bootstrap import Bootstrapper
-from certmond.renewal.replace import stale_reason, present_key
+from certmond.renewal.replace import present_key, stale_reason
 from certmond.state.archive import Archive
 from certmond.transaction.node_files import NodeFiles
 from tests.builders import DAY, YEAR, Issued, make_leaf
@@ -109,11 +109,11 @@ def test_a_key_is_not_read_through_a_strangers_link(host: Host, form: str) -> No
 
 @FORMS
 def test_a_key_that_was_exchanged_in_one_file_ends_the_step(host: Host, form: str) -> None:
-    """Where only the key in the file became another, the step is stale_reason, though the certificate is the same."""
+    """Where only the key in the file became another, the step is overtaken, though the certificate is the same."""
     step, path, issued = keeping(host, form)
     assert stale_reason(step, NodeFiles(str(host.root))) is None
     path.write_bytes(content(host, form, issued, host.ca.key_pem))
-    assert "was changed by someone else" in str(stale_reason(step, NodeFiles(str(host.root))))
+    assert "another process has changed" in str(stale_reason(step, NodeFiles(str(host.root))))
     before = path.read_bytes()
     assert [outcome.result for outcome in host.enforcer().executor.execute(Plan((step,)))] == ["failed"]
     assert path.read_bytes() == before

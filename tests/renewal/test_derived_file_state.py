@@ -260,18 +260,18 @@ SECOND = {"name": "dev", "user": {"token": "abc"}}
         (b"# nothing\n", "is not a readable kubeconfig"),
         (b"\xff\xfe", "is not a readable kubeconfig"),
         (NEW.pem + NEW.key_pem, "is not a readable kubeconfig"),
-        (holding("%"), "is not a kubeconfig that can"),
-        (holding("QQ=="), "is not a kubeconfig that"),
-        (edited(lambda d: d["users"].append(SECOND)), "holds the user 'dev', which admin does not"),
-        (edited(lambda d: d["clusters"].append({"name": "dev", "cluster": {}})), "holds the cluster 'dev', which"),
-        (edited(lambda d: d["contexts"].append({"name": "dev", "context": {}})), "holds the context 'dev', which"),
+        (holding("%"), "is not a readable kubeconfig"),
+        (holding("QQ=="), "is not a readable kubeconfig"),
+        (edited(lambda d: d["users"].append(SECOND)), "has the user 'dev', which admin lacks"),
+        (edited(lambda d: d["clusters"].append({"name": "dev", "cluster": {}})), "has the cluster 'dev', which"),
+        (edited(lambda d: d["contexts"].append({"name": "dev", "context": {}})), "has the context 'dev', which"),
         (
             edited(lambda d: d["contexts"][0]["context"].update(namespace="shop")),
-            "holds the context 'admin@kubernetes' with 'namespace', which admin does not",
+            "has the context 'admin@kubernetes' with 'namespace', which admin lacks",
         ),
-        (edited(lambda d: d["users"][0]["user"].update(token="abc")), "holds the user 'admin' with 'token', which"),
-        (edited(lambda d: d.update(extensions=[{"name": "x"}])), "holds 'extensions', which"),
-        (edited(lambda d: d.update(preferences={"colors": True})), "holds 'preferences', which"),
+        (edited(lambda d: d["users"][0]["user"].update(token="abc")), "has the user 'admin' with 'token', which"),
+        (edited(lambda d: d.update(extensions=[{"name": "x"}])), "has 'extensions', which"),
+        (edited(lambda d: d.update(preferences={"colors": True})), "has 'preferences', which"),
         (edited(lambda d: d.update(users=[])), "lacks the user 'admin' of admin"),
         (kubeconfig(OTHER), "has another identity for user 'admin'"),
         (edited(lambda d: d["users"][0].update(user={})), "has another identity for user 'admin'"),
@@ -304,7 +304,7 @@ def test_a_copy_may_refer_to_files() -> None:
     trust = edited(lambda d: d["clusters"][0].update(cluster={"certificate-authority": "/ca.crt"}), source)
     moved = edited(lambda d: d["clusters"][0].update(cluster={"certificate-authority": "/old.crt"}), source)
     assert state(COPY, trust, None, trust + b"# mine\n") == Stale(trust)
-    assert "trusts none" in foreign(state(COPY, trust, None, moved))
+    assert "trusts no CA" in foreign(state(COPY, trust, None, moved))
 
 
 @pytest.mark.parametrize("present", [None, b"", kubeconfig(OLD), b"whatever"])
@@ -328,7 +328,7 @@ def test_a_broken_kubeconfig_is_not_handed_on(source: bytes | None, present: byt
     """Whatever is there stays: it may still do."""
     found = state(COPY, source, None, present)
     assert isinstance(found, Unready)
-    assert found.message.startswith(f"{COPY.path} is not made: ")
+    assert found.message.startswith(f"{COPY.path} is not written: ")
 
 
 def test_a_kubeconfig_without_certificates_is_copied_too() -> None:
