@@ -268,7 +268,7 @@ def test_a_certificate_that_ends_sooner_replaces_none(tmp_path: Path) -> None:
     before = host.serials()
     [outcome] = host.start()
     assert outcome.result == "failed"
-    assert "no later than the one that is there" in outcome.message
+    assert "not later than the present certificate" in outcome.message
     assert host.serials() == before
     enforcer = host.enforcer()
     [outcome] = enforcer.executor.execute(enforcer.plan(host.look(), frozenset({"apiserver"})))
