@@ -571,7 +571,7 @@ def test_a_former_ca_does_not_come_back_from_the_archive(quick: Path) -> None:
     assert node.unwell(new) == []
     assert node.hurry("archive", "restore", "nonsense").code == 3
     (node.state / "archive/ca").rename(node.state / "archive/former-name")
-    assert "which is never put back" in node.hurry("archive", "restore", "former-name").err
+    assert "never restores it from the archive" in node.hurry("archive", "restore", "former-name").err
     assert node.tree() == before
     node.configure(profile="kubeadm")
     refused = node.hurry("archive", "restore", "sa")

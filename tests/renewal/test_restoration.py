@@ -103,7 +103,7 @@ def test_the_newest_of_several_good_ones_comes_back(host: Kept) -> None:
     host.write(*host.issue())
     host.restore()
     assert host.there() == second
-    (said,) = {each.partition(" is put back")[0] for each in host.restore()[-1:]}
+    (said,) = {each.partition(" is restored")[0] for each in host.restore()[-1:]}
     assert said == PAIR["path"]
     assert host.there() != second
     assert first != second
@@ -182,7 +182,7 @@ def test_an_outdated_pair_is_better_than_none(host: Kept) -> None:
     host.write(*host.issue())
     with pytest.raises(RefusedError, match="no good generation of leaf") as raised:
         host.restore()
-    assert str(raised.value).count("is passed over: it is outdated") == 2
+    assert str(raised.value).count("is skipped: it is outdated") == 2
     host.write(b"", STRANGER.key_pem)
     said = host.restore()
     assert host.there() == late
@@ -195,7 +195,7 @@ def test_one_of_a_former_ca_is_outdated(host: Kept) -> None:
     host.write(*host.issue())
     ca = make_ca(not_before=host.now - YEAR, not_after=host.now + YEAR)
     host.put(CA["path"], ca.pem)
-    why = "its certificate has no certification path to the CA that is here now"
+    why = "its certificate has no certification path to the present CA"
     assert host.worth(former) == (Worth.OUTDATED, why)
     host.at(CA["path"]).unlink()
     assert host.worth(former) == (Worth.GOOD, "")
@@ -265,7 +265,7 @@ def test_a_ca_is_not_judged(host: Kept) -> None:
     (generation,) = Archive(host.state).ids("old-name")
     assert host.restoration().verdict("old-name", generation) is None
     for asked in (None, generation):
-        with pytest.raises(WriteError, match="which is never put back from the archive"):
+        with pytest.raises(WriteError, match="never restores it from the archive"):
             host.restoration().restore("old-name", asked, dry_run=False)
 
 

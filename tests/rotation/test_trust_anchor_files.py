@@ -151,7 +151,7 @@ PROBLEMS: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "files of another directory": (
         ("cert-file=/etc/kubernetes/pki/ca.crt", "cert-file=/elsewhere/ca.crt"),
-        "sign with /elsewhere/ca.crt, which is neither /etc/kubernetes/pki/ca.crt nor in its directory",
+        "sign with /elsewhere/ca.crt, which is neither /etc/kubernetes/pki/ca.crt nor in",
     ),
     "another file beside it": (
         ("key-file=/etc/kubernetes/pki/ca.key", "key-file=/etc/kubernetes/pki/other.key"),
