@@ -161,8 +161,8 @@ def test_nobody_elses_symlink_says_what_a_derived_file_is_made_from(tmp_path: Pa
     host.start()
     [held] = host.plan().held
     assert held.because == (
-        f"/srv/app/b.pem is not written: /srv/app/{link} could not be read (/srv/app/{link} is a symlink of user 65534): "
-        "give its target's path, or let root own the link"
+        f"/srv/app/b.pem is not written: /srv/app/{link} could not be read "
+        f"(/srv/app/{link} is a symlink of user 65534): give its target's path, or let root own the link"
     )
     assert not host.at("/srv/app/b.pem").exists()
 

@@ -67,8 +67,8 @@ class FirstAid:
         change, verdict = replaced.changes[family]
         if verdict.problems or verdict.mode != "overlap":
             return None
-        if strangers := self._files.strangers(ground.path, None):
-            return f"certmond does not add trust in the old CA, because {strangers}; let only root write there"
+        if writer := self._files.strangers(ground.path, None):
+            return f"certmond does not add trust in the old CA, because {writer}; let only root write there"
         return aid_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
 
     def _message(self, family: str, ground: Ground, replaced: CAChanges, new_aid: Rotation | str | None) -> str | None:

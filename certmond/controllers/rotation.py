@@ -221,8 +221,8 @@ class RotationController:
         self._audit_step(message, rotation)
         return message
 
-    def _begin_phase(self, before: Rotation, after: Rotation, told: str) -> str | None:
-        message = "; ".join(filter(None, (f"{before.name}: {before.phase} is reached, {after.phase} begins", told)))
+    def _begin_phase(self, before: Rotation, after: Rotation, remark: str) -> str | None:
+        message = "; ".join(filter(None, (f"{before.name}: {before.phase} is reached, {after.phase} begins", remark)))
         return self._save(after, f"{before.phase} is reached", message)
 
     def _end(self, rotation: Rotation, old_ca_files: Sequence[str]) -> str | None:

@@ -104,7 +104,7 @@ class RotationState:
         """Raise StateError if the state directory is unusable."""
         self._record.check()
 
-    def look(
+    def update(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str] = ()
     ) -> dict[str, tuple[Finding, ...]]:
         """Read the state of the node. Return the findings on its trust anchors by the name of the entry.

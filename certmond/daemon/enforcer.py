@@ -187,12 +187,12 @@ class Enforcer:
 
         `within` limits the time for new evidence on due certificates, in seconds.
         """
-        told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
+        findings = self.standing.update(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(
             inventory, now, family=self.standing.family, everything=everything, within=within
         )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
-        return replace(seen, told=told, provenance=provenance, salvage=salvage)
+        return replace(seen, told=findings, provenance=provenance, salvage=salvage)
 
     def assess(
         self,
