@@ -1187,7 +1187,7 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert host.audit()[-1]["event"] == "step_done"
     assert host.audit()[-1]["by"] != "daemon"
     again = certmond(host, "archive", "restore", "apiserver", generation)
-    assert (again.returncode, again.stdout) == (0, f"apiserver is as in {generation} already\n")
+    assert (again.returncode, again.stdout) == (0, f"apiserver is identical to {generation} already\n")
     unknown = certmond(host, "archive", "restore", "apiserver", "000009-20260101T000000Z")
     assert unknown.returncode == 3
     assert generation in unknown.stderr

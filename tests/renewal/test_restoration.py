@@ -112,15 +112,15 @@ def test_the_newest_of_several_good_ones_comes_back(host: Kept) -> None:
 def test_nothing_is_done_where_what_is_there_is_all_that_is_good(host: Kept) -> None:
     """It is said which generation that is, and what is wrong with the others."""
     good = host.put_aside()
-    assert host.restore() == [f"leaf is as in {good} already"]
+    assert host.restore() == [f"leaf is identical to {good} already"]
     kept = host.there()
     host.write(kept[0], STRANGER.key_pem)
     torn = host.put_aside()
     host.write(*kept)
     reason = f"{torn} is skipped: it is broken: /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
-    assert host.restore() == [reason, f"leaf is as in {good} already"]
+    assert host.restore() == [reason, f"leaf is identical to {good} already"]
     assert host.there() == kept
-    assert host.restore(good) == [f"leaf is as in {good} already"]
+    assert host.restore(good) == [f"leaf is identical to {good} already"]
 
 
 def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
@@ -313,7 +313,7 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
         host.write(*host.issue(end=30, **plain))
         worth, why = host.worth(old)
         assert worth is Worth.WIDER
-        assert re.search(r"; a later certificate \(serial [0-9a-f]+\) had less$", why)
+        assert re.search(r"; a later certificate \(serial [0-9a-f]+\) has fewer rights$", why)
         with pytest.raises(RefusedError, match=f"^{old} of leaf is not restored: it is wider: "):
             host.restore(old)
         assert host.worth(good) == (Worth.GOOD, "")
