@@ -160,7 +160,7 @@ class Staging:
         keys = decode(found[_KEY] or b"", f"{where}.{_KEY}") if _KEY in found else None
         fault = None
         if found.get(_CERTIFICATE) is None or not family:
-            fault = f"{where}.* is incomplete, because its staging or removal was interrupted; repeat that command"
+            fault = f"{where}.* is incomplete, because its staging or removal was interrupted; run it again"
         elif document.faults or len(document.anchors) != 1 or anchor is None:
             fault = f"{where}.{_CERTIFICATE} is damaged; stage the CA again"
         elif keys is not None and keys.key != anchor.key:
