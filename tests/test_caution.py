@@ -285,7 +285,7 @@ def test_a_ca_that_is_replaced_meanwhile_is_looked_at_again(tmp_path: Path) -> N
     helper.script.write_text(helper.script.read_text() + f"cp {helper.place}/other.crt {ca}\n")
     [outcome] = host.start_once()
     assert outcome.result == "failed"
-    assert "changed while apiserver was signed" in outcome.message
+    assert "changed while the signer signed apiserver" in outcome.message
     assert host.at(ENTRIES["apiserver"]["path"]).read_bytes() == before
 
 
