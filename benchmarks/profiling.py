@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.fixture import START, Leaves
 from certmond.config.source_files import load
-from certmond.daemon.loop import QUIET
+from certmond.daemon.file_changes import QUIET
 from certmond.expose.metrics.exposition import METRICS, STATUS, Renderer
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess

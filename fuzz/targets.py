@@ -217,7 +217,7 @@ def restarts(data: bytes) -> None:
         history = History(directory)
         known = history.all()
         for past in known.values():
-            history.remember(past)
+            history.store(past)
         assert history.all() == known | {past.service: past for past in known.values()}
 
 

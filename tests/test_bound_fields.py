@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.journal import Event, Journal
 from tests import rotation_node, test_renewal
@@ -77,10 +77,10 @@ def test_all_that_a_rotation_does_names_it(
 
     monkeypatch.setattr(enforcer.executor, "execute", execute)
     with records("json") as journal:
-        acting = Acting(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False)
+        acting = Reconciler(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False)
         for _ in range(3):
-            acting.decide(*enforcer.see())
-            acting.act()
+            acting.make_plan(*enforcer.see())
+            acting.execute()
     entries = told(capsys)
     assert {"step_begun", "step_done", "library"} <= {each["kind"] for each in entries}
     assert {each["rotation"] for each in entries} == {rotation.id}

@@ -94,7 +94,8 @@ def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: st
     assert [outcome.result for outcome in host.start()] == ["done"]
     [held] = host.plan().held
     assert held.because == (
-        f"/etc/b.pem does not belong to {owner}, as its entry says; chown it, or move it away, and it is made anew"
+        f"/etc/b.pem does not belong to {owner}, the owner in its entry; chown it, or move it away, and certmond "
+        "creates it again"
     )
     assert host.at("/etc/b.pem").read_bytes() == b""
     os.chown(host.at("/etc/b.pem"), 0, 0)
@@ -164,7 +165,8 @@ def test_a_link_of_another_user_does_not_choose_the_source_of_a_derived_file(tmp
     host.start()
     [held] = host.plan().held
     assert held.because == (
-        f"/srv/app/b.pem is not made: /srv/app/{link} could not be read (/srv/app/{link} is a symlink of user 65534): "
+        f"/srv/app/b.pem is not written: /srv/app/{link} could not be read "
+        f"(/srv/app/{link} is a symlink of user 65534): "
         "configure the path of its target, or chown the symlink to root"
     )
     assert not host.at("/srv/app/b.pem").exists()
@@ -184,7 +186,7 @@ def test_a_restored_key_is_no_more_open_than_it_was(tmp_path: Path) -> None:
     key.chmod(0o666)
     os.chown(key, 65534, 65534)
     for dry_run in (True, False):
-        with pytest.raises(WriteError, match=f"kept as 0:0's, and belongs to others now; .*chown 0:0 {PKI}/apiserver"):
+        with pytest.raises(WriteError, match=f"had the owner 0:0 in .*another owner now; .*chown 0:0 {PKI}/apiserver"):
             host.restoration().restore("apiserver", None, dry_run=dry_run)
     assert key.read_bytes() == b""
     os.chown(key, 0, 0)
@@ -275,7 +277,7 @@ def test_a_certificate_that_ends_sooner_replaces_none(tmp_path: Path) -> None:
     before = host.serials()
     [outcome] = host.start()
     assert outcome.result == "failed"
-    assert "no later than the one that is there" in outcome.message
+    assert "not later than the present certificate" in outcome.message
     assert host.serials() == before
     enforcer = host.enforcer()
     [outcome] = enforcer.executor.execute(enforcer.plan(host.look(), frozenset({"apiserver"})))
@@ -292,7 +294,7 @@ def test_a_ca_that_is_replaced_meanwhile_is_read_again(tmp_path: Path) -> None:
     helper.script.write_text(helper.script.read_text() + f"cp {helper.place}/other.crt {ca}\n")
     [outcome] = host.start_once()
     assert outcome.result == "failed"
-    assert "changed while apiserver was signed" in outcome.message
+    assert "changed while the signer signed apiserver" in outcome.message
     assert host.at(ENTRIES["apiserver"]["path"]).read_bytes() == before
 
 

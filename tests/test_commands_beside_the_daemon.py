@@ -133,7 +133,7 @@ class Home:
     def stopped_after_its_act(self, *arguments: str) -> Iterator[Command]:
         """A command that has run the program and is stopped between two steps, until a test continues it."""
         with self.command(*arguments) as command:
-            command.until(f"web: {self.place}/act was run")
+            command.until(f"web: {self.place}/act has run")
             while True:
                 command.process.send_signal(signal.SIGSTOP)
                 os.waitpid(command.process.pid, os.WUNTRACED)

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from certmond.config.model import Source, parse
-from certmond.daemon.loop import Cause, Daemon
+from certmond.daemon.loop import Daemon
+from certmond.daemon.pass_schedule import Cause
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT, WAIT
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
@@ -81,7 +82,7 @@ class Process:
         )  # fmt: skip
 
     def start(self) -> None:
-        self._daemon._acting.recover()
+        self._daemon._reconciler.recover()
         self._wake("start")
         self._wait_for_writers()
 
@@ -102,22 +103,22 @@ class Process:
         """Return whether a step was made."""
         for number in range(RESTS):
             self._daemon._pass(Cause(cause, None))
-            self._daemon._act()
-            if not self._daemon._acted:
+            self._daemon._execute()
+            if not self._daemon._scan_again:
                 return number > 0
             cause = "step"
         raise AssertionError("it does not become idle")
 
     def changes_at(self) -> datetime | None:
         """Return when its plan changes by time alone: a repeated repair, a failed attempt."""
-        return self._daemon._acting.plan.changes_at
+        return self._daemon._reconciler.plan.changes_at
 
     def end(self) -> None:
         self._daemon._watcher.close()
         self._daemon._hooks.close()
         self._daemon._enforcer.neighbourhood.close()
         self._daemon._wake.close()
-        self._daemon._lead.release()  # like the kernel
+        self._daemon._acting_lock.release()  # like the kernel
 
 
 class Node(RuleBasedStateMachine):

@@ -115,7 +115,7 @@ EXCEPTIONS = {
     ("writes", "expose/http/tls"): "a memfd",
     ("writes", "expose/metrics/exposition"): "the runtime directory",
     ("writes", "expose/metrics/incremental_rewrite"): "the runtime directory",
-    ("writes", "daemon/loop"): "the runtime directory",
+    ("writes", "daemon/runtime_files"): "the runtime directory",
     ("writes", "daemon/runtime_lock"): "the runtime directory",
     ("writes", "files/scan_process"): "the OOM score of its own process, in /proc",
     ("writes", "demo/node"): "the directory of the demonstration",

@@ -14,7 +14,7 @@ import yaml
 from certmond.config.model import Source, parse
 from certmond.daemon import reconciler as acting
 from certmond.daemon.loop import Daemon
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.change_log import EACH
 from certmond.notify.hook_worker import EACH as RUNS
@@ -153,12 +153,12 @@ def test_a_hold_that_flaps_does_not_fill_the_audit_log(tmp_path: Path) -> None:
     host = Host(tmp_path / "host", "apiserver")
     host.settings["hold"] = {"file": "/hold", "unsynchronised_clock": False}
     enforcer, journal, clock = host.enforcer(), Recorder(), Hand()
-    made = Acting(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False, monotonic=clock)
+    made = Reconciler(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False, monotonic=clock)
 
     def look() -> None:
         assessment, around = enforcer.see()
-        made.decide(assessment, around)
-        made.tell(assessment)
+        made.make_plan(assessment, around)
+        made.record_plan(assessment)
 
     def notes(event: Event) -> int:
         return sum(entry["event"] == event.value for entry in host.audit())
@@ -176,9 +176,9 @@ def test_a_hold_that_flaps_does_not_fill_the_audit_log(tmp_path: Path) -> None:
     look()
     assert notes(Event.STEP_HELD) == acting.HELD_EACH.burst + 1
     assert journal.summaries == [
-        "5 steps of 1 files were held for a moment in the last minute, and not logged; see: certmond plan"
+        "certmond did not log 5 short holds of steps for 1 files in the last minute; see: certmond plan"
     ]
     hold.unlink()
     look()
-    made.act()
+    made.execute()
     assert (notes(Event.STEP_BEGUN), notes(Event.STEP_DONE)) == (1, 1)

@@ -37,7 +37,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/cluster/test_conducted_node.py": (
         "runs a whole node beside the API, as its configuration says",
-        ["cluster/api_identity_check", "controllers/coordinator_choice"],
+        ["cluster/api_identity_check", "controllers/coordinator_choice", "controllers/restart_lock_choice"],
     ),
     "tests/cluster/test_coordinator.py": (
         "leads rotations of several nodes through the API",
@@ -61,14 +61,30 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "parses whole configurations: each message has a file and a line",
         ["config/problems", "config/rules", "config/source_files", "config/yaml_source"],
     ),
-    "tests/controllers/test_restart.py": ("restarts services of each kind", ["restart/act"]),
+    "tests/controllers/test_restart.py": (
+        "restarts services of each kind",
+        ["controllers/restart_observation", "restart/act"],
+    ),
     "tests/controllers/test_rotation.py": (
         "carries rotations out, by the daemon and by `root-ca rotate`",
         ["cli/root_ca_rotate", "cli/rotation_progress", "controllers/coordinator_protocol"],
     ),
+    "tests/controllers/test_rotation_state.py": (
+        "reads the state of rotations, with the findings about it",
+        ["controllers/rotation_findings"],
+    ),
+    "tests/daemon/test_enforcer.py": ("plans derived files on whole nodes", ["renewal/derived_file_holds"]),
     "tests/daemon/test_loop.py": (
         "runs the daemon as a process",
-        ["daemon/python_gc", "daemon/reconciler", "daemon/runtime_lock", "daemon/wakeup"],
+        [
+            "daemon/file_changes",
+            "daemon/pass_schedule",
+            "daemon/python_gc",
+            "daemon/reconciler",
+            "daemon/runtime_files",
+            "daemon/runtime_lock",
+            "daemon/wakeup",
+        ],
     ),
     "tests/expose/http/test_access_control.py": ("speaks TLS with the server", ["expose/http/tls"]),
     "tests/expose/http/test_server.py": (

@@ -15,7 +15,7 @@ import pytest
 
 from certmond.daemon import reconciler as acting
 from certmond.daemon.loop import Daemon
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.journal import Event, Journal
 from certmond.state.renewals import Ledger
@@ -39,10 +39,10 @@ class Steps:
         return self.seconds
 
 
-def hand(host: Host, **more: Any) -> tuple[Acting, Any]:
+def hand(host: Host, **more: Any) -> tuple[Reconciler, Any]:
     """Return the object that acts for the daemon in slices of one step, and its enforcer."""
     enforcer = host.enforcer()
-    made = Acting(
+    made = Reconciler(
         enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False,
         **{"monotonic": Steps(), **more},
     )  # fmt: skip
@@ -172,10 +172,10 @@ def test_a_slice_is_bounded_and_the_next_pass_continues(tmp_path: Path) -> None:
     before = host.serials()
     made, enforcer = hand(host)
     for number in range(1, len(ENTRIES) + 1):
-        made.decide(*enforcer.see())
-        assert made.act()
+        made.make_plan(*enforcer.see())
+        assert made.execute()
         assert sum(before[name] != serial for name, serial in host.serials().items()) == number
-    made.decide(*enforcer.see())
+    made.make_plan(*enforcer.see())
     assert made.plan.steps == ()
     assert host.unwell() == []
 
@@ -188,8 +188,8 @@ def test_nothing_is_restarted_before_the_last_write(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(enforcer, "restart", lambda plan, *_: left.append(len(plan.writes)))
     monkeypatch.setattr(enforcer, "rotate", lambda *_: left.append(len(_[-1].writes)))
     for _ in range(len(ENTRIES) + 1):
-        made.decide(*enforcer.see())
-        made.act()
+        made.make_plan(*enforcer.see())
+        made.execute()
     assert left == [0, 0]
 
 
@@ -213,8 +213,8 @@ def test_ever_new_names_in_a_pattern_keep_no_other_entry_waiting(tmp_path: Path)
     made, enforcer = hand(host)
     for _ in range(3):
         add()
-        made.decide(*enforcer.see())
-        assert made.act()
+        made.make_plan(*enforcer.see())
+        assert made.execute()
     after = host.serials()
     assert all(after[name] != before[name] for name in before)
 
@@ -233,10 +233,10 @@ def test_ever_new_names_in_a_pattern_keep_no_restart_waiting(tmp_path: Path, mon
     def planned() -> set[str]:
         return {step.target for step in made.plan.writes}
 
-    for _ in range(2 * int(acting.TURN)):
+    for _ in range(2 * int(acting.FILE_STEP_TIME)):
         add()
-        made.decide(*enforcer.see())
-        made.act()
+        made.make_plan(*enforcer.see())
+        made.execute()
     assert turns[:2] == [("restart", {"apps"}), ("rotate", {"apps"})]
 
 
@@ -254,11 +254,11 @@ def test_a_step_that_fails_keeps_no_other_waiting(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(enforcer.executor, "_remember_failure", lambda *_: None)
     assert [step.target for step in host.plan().steps] == ["apiserver", "etcd-server", "admin.conf"]
     for _ in range(2):
-        made.decide(*enforcer.see())
-        assert made.act()
+        made.make_plan(*enforcer.see())
+        assert made.execute()
         assert made.retry_at is None
-    made.decide(*enforcer.see())
-    assert made.act()
+    made.make_plan(*enforcer.see())
+    assert made.execute()
     assert made.retry_at is not None
     assert len(helper.calls()) == 1
     assert [step.target for step in host.plan().steps] == ["apiserver"]

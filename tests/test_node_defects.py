@@ -354,14 +354,14 @@ Told = tuple[Mutation, dict[str, Any], str, Severity, str]
 
 ROTATIONS: dict[str, Told] = {
     "another CA with its key, in observe mode": (
-        put_ca(), {}, "root_ca_changed", Severity.CRITICAL, "or let certmond enforce"
+        put_ca(), {}, "root_ca_changed", Severity.CRITICAL, "or set `mode: enforce`"
     ),
     "another CA with its key, where it is only to be told": (
         put_ca(), {"mode": "enforce", "root_ca": {"on_change": "alarm"}}, "root_ca_changed", Severity.CRITICAL,
         "`root_ca.on_change` is alarm",
     ),
     "another CA with its key, which is rotated": (
-        put_ca(), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "; it is rotated now"
+        put_ca(), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "; certmond rotates it now"
     ),
     "another CA with the key of a third": (
         put_ca(other_key()), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "is not the private key of"
@@ -441,7 +441,7 @@ def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
     enforcer = Enforcer(given, root=str(node.root), state_dir=state, audit=audit, clock=lambda: NOW)
     store = Store(given.certificates, str(node.root))
     inventory = store.observe()
-    told = enforcer.standing.look(inventory, store.components(), NOW)
+    told = enforcer.standing.update(inventory, store.components(), NOW)
     return assess(inventory, NOW, around=Surroundings(given.services, findings=told))
 
 

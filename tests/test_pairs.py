@@ -305,7 +305,7 @@ def test_a_promise_for_a_new_key_does_not_count_for_one_that_is_kept(tmp_path: P
     (outcome,) = host.renew()
     assert (outcome.result, host.contents()) == ("failed", before)
     assert outcome.message == (
-        "what local issued for leaf would not belong to its key: /etc/app/leaf.crt is not of the key in "
+        "the certificate from local for leaf would not match its key: /etc/app/leaf.crt does not match the key in "
         "/etc/app/leaf.key"
     )
     host.now += DAY
@@ -373,7 +373,7 @@ def test_kubeadm_never_tears_the_pair_of_an_entry_that_keeps_its_key(tmp_path: P
     assert isinstance(step, Issue)
     (outcome,) = enforcer.executor.execute(Plan((replace(step, keep_key=True),)))
     assert outcome.result == "failed"
-    assert outcome.message.startswith("adm made a key of its own for leaf, which keeps the key that it has; give the")
+    assert outcome.message.startswith("adm created a new key for leaf, whose entry keeps the present key; set")
     assert host.contents() == before
     assert host.belongs_together()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from certmond.controllers.rotation import Rotating
-from certmond.controllers.rotation_state import Reach
+from certmond.controllers.rotation import RotationController
+from certmond.controllers.rotation_state import PhaseProgress
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.state.rotation_record import RotationRecord
@@ -36,14 +36,14 @@ def test_a_phase_begins_when_the_checks_of_the_cluster_are_over(tmp_path: Path) 
     (tmp_path / "rotation").mkdir()
     record.save(ROTATION)
     standing: Any = SimpleNamespace(
-        broken=None, elsewhere=None, rotation=ROTATION, own=ROTATION, back=None, ground=None,
-        followed=lambda: ROTATION, reach=lambda *_: Reach(ROTATION), report=lambda *_: None,
+        broken=None, elsewhere=None, rotation=ROTATION, own=ROTATION, back=None, ground=None, at=None,
+        followed=lambda: ROTATION, reach=lambda *_: PhaseProgress(ROTATION), report=lambda *_: None,
     )  # fmt: skip
     conductor: Any = SimpleNamespace(ask=lambda: None, gate=slow, publish=lambda _: None)
     others: Any = SimpleNamespace(writing=nullcontext, conclude=lambda *_, **__: None)
     look: Any = SimpleNamespace(taken_at=NOW)
-    rotating = Rotating(
-        others, others, standing, files=others, record=record, staging=others, conductor=conductor, audit=others,
+    rotating = RotationController(
+        others, others, standing, files=others, record=record, staging=others, coordinator=conductor, audit=others,
         clock=clock,
     )  # fmt: skip
     rotating.advance(look, look, look)

@@ -27,7 +27,7 @@ from certmond.cli.options import assess_node
 from certmond.config.model import Config, Source, parse
 from certmond.controllers.executor import Outcome
 from certmond.daemon.enforcer import Enforcer
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.errors import WriteError
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.audit import Audit
@@ -534,14 +534,14 @@ def test_the_daemon_asks_a_waiting_signer_again_without_an_event(waiting: tuple[
     host, helper = waiting
     helper.answers(5, "600\ncookie-1\n")
     enforcer = host.enforcer()
-    acting = Acting(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
-    acting.decide(*enforcer.see())
-    acting.act()
+    acting = Reconciler(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
+    acting.make_plan(*enforcer.see())
+    acting.execute()
     assert acting.retry_at is not None
     assert helper.calls()
-    acting.decide(*enforcer.see())
+    acting.make_plan(*enforcer.see())
     assert (acting.plan.steps, acting.plan.changes_at) == ((), host.now + timedelta(seconds=600))
-    acting.act()
+    acting.execute()
     assert acting.retry_at is None
 
 
@@ -762,9 +762,7 @@ def test_a_renewal_by_another_process_before_the_step_is_no_failure(tmp_path: Pa
     host.put(ENTRIES["apiserver"]["path"], leaf.pem)
     host.put(ENTRIES["apiserver"]["key"], leaf.key_pem, 0o600)
     overtaken, other = enforcer.executor.execute(plan)
-    assert overtaken.message.endswith(
-        "apiserver.crt was changed by someone else since it was looked at; look at it again"
-    )
+    assert overtaken.message.endswith("apiserver.crt since the plan; plan again: certmond plan")
     assert other.result == "done"
     assert set(host.attempts()) == {"admin.conf"}
     assert host.unwell() == []
@@ -849,7 +847,7 @@ def test_a_foreign_file_at_the_path_of_a_derived_file_stays(tmp_path: Path) -> N
     for _ in range(2):
         [held] = host.plan().held
         assert held.target == "haproxy"
-        assert re.search("/etc/haproxy/apiserver.pem holds a certificate of CN=another.* is not replaced", held.because)
+        assert re.search("/etc/haproxy/apiserver.pem has a certificate of CN=another.* does not replace", held.because)
         assert {outcome.result for outcome in host.start()} <= {"done"}
     assert host.at("/etc/haproxy/apiserver.pem").read_bytes() == theirs.pem + theirs.key_pem
     host.at("/etc/haproxy/apiserver.pem").unlink()
@@ -872,7 +870,7 @@ def test_the_hold_command_runs_only_if_a_step_is_due(tmp_path: Path) -> None:
     assert not asked.exists()
     host.now = NOW
     [held] = host.plan().held
-    assert (held.target, held.because) == ("apiserver", "held while sh says so")
+    assert (held.target, held.because) == ("apiserver", "held while sh exits with status 0")
     assert asked.read_text() == "\n"
     host.now = NOW + 4 * DAY
     assert [outcome.result for outcome in host.start()] == ["done"]
@@ -1198,7 +1196,7 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert all(ENTRIES["apiserver"][field] in line for field in ("path", "key"))
     dry = certmond(host, "archive", "restore", "apiserver", generation, "--dry-run")
     assert dry.returncode == 0
-    assert dry.stdout.count("is put back as it was before") == 2
+    assert dry.stdout.count("is restored as of before") == 2
     assert [path.read_bytes() for path in pair] == new
     done = certmond(host, "archive", "restore", "apiserver", generation)
     assert (done.returncode, done.stdout) == (0, dry.stdout)
@@ -1207,7 +1205,7 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert host.audit()[-1]["event"] == "step_done"
     assert host.audit()[-1]["by"] != "daemon"
     again = certmond(host, "archive", "restore", "apiserver", generation)
-    assert (again.returncode, again.stdout) == (0, f"apiserver is as in {generation} already\n")
+    assert (again.returncode, again.stdout) == (0, f"apiserver is identical to {generation} already\n")
     unknown = certmond(host, "archive", "restore", "apiserver", "000009-20260101T000000Z")
     assert unknown.returncode == 3
     assert generation in unknown.stderr

@@ -214,7 +214,7 @@ def test_the_only_copy_of_a_private_key_stays_in_the_archive(tmp_path: Path, *, 
     host.put(API["key"], key, 0o600)
     (outcome,) = host.start_once()
     (first,) = Archive(host.state).ids("apiserver.damaged")
-    assert outcome.message.endswith(f"; what was there is kept in the archive as apiserver.damaged {first}")
+    assert outcome.message.endswith(f"; the damaged content is in the archive as apiserver.damaged {first}")
     for number in range(5):
         host.now += timedelta(hours=3)
         host.at(API["path"]).write_bytes(b"%d" % number)

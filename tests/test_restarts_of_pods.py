@@ -520,10 +520,10 @@ def test_the_verbs(node: ControlPlane) -> None:
     assert "kube-scheduler (restart, since" in wide
     done = node.certmond("restart", "kube-scheduler")
     assert (done.returncode, done.stderr) == (0, "")
-    lines = [line.partition(" (since ")[0] for line in done.stdout.splitlines() if "come to rest" not in line]
+    lines = [line.partition(" (since ")[0] for line in done.stdout.splitlines() if "to stop changing" not in line]
     assert "was ended by SIGTERM" in lines[0]
     assert lines[1:] == [
-        "waiting: kube-scheduler: is well, 1 of 3", "waiting: kube-scheduler: is well, 2 of 3",
+        "waiting: kube-scheduler: is healthy in 1 of 3 checks", "waiting: kube-scheduler: is healthy in 2 of 3 checks",
         "kube-scheduler: kube-scheduler uses the new scheduler.conf",
     ]  # fmt: skip
     assert node.attempts() == {name: int(name == "kube-scheduler") for name in COMPONENTS}

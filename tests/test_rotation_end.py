@@ -333,7 +333,7 @@ def test_another_rotation_does_not_replace_one_that_has_not_ended(plain: Ending)
     assert before
     other = replace(before, id="r2", old=(plain.ca.facts,), new=following.facts, phase=Phase.PREPARE)
     with pytest.raises(
-        RotationError, match=r"is under way, in the phase done; .*`certmond root-ca rotate --family ca`"
+        RotationError, match=r"is in progress, in the phase done; .*certmond root-ca rotate --family ca"
     ):
         node.enforcer().rotating.start(other)
     assert (node.record, node.staged) == (before, kept)
@@ -352,7 +352,7 @@ def test_an_anchor_that_left_the_configuration_is_reported(plain: Ending) -> Non
         each.update({name: "site-ca" for name in ("name", "ca", "embedded_ca") if each.get(name) == "ca"})
     path.write_text(yaml.safe_dump(document))
     told = node.findings()["rotation_frozen"]
-    assert f"{plain.rotation.name} is under way, in the phase done, and the configuration names no ca" in told
+    assert f"{plain.rotation.name} is in progress, in the phase done, but the configuration has no ca" in told
     assert [node.step() for _ in range(2)] == [None, None]
     assert (node.phase, node.staged) == (Phase.DONE, kept)
     path.write_text(text)

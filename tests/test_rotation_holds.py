@@ -49,9 +49,9 @@ def a_failed_restart(node: RotatingNode, _: pytest.MonkeyPatch) -> End:
     path = str(node.files / "web.crt")
     contents = {path: around.contents[path].sha256}
     bad = Past("web", None, node.clock(), Result.FAILED, "web did not come up", ("web",), "", contents)
-    enforcer.restarting.meet(*enforcer.see())
-    History(node.state).remember(bad)
-    return lambda: History(node.state).remember(Past("web", None, node.clock(), Result.SEEN, "", contents=contents))
+    enforcer.restarting.record_new_services(*enforcer.see())
+    History(node.state).store(bad)
+    return lambda: History(node.state).store(Past("web", None, node.clock(), Result.SEEN, "", contents=contents))
 
 
 def a_failed_renewal(node: RotatingNode, _: pytest.MonkeyPatch) -> End:
@@ -138,6 +138,6 @@ def test_the_hold_command_runs_once_per_poll(tmp_path: Path) -> None:
     host = HostHolds(node.config, "/", lambda: None, lambda: next(seconds))
     counted = list[int]()
     for _ in range(6):
-        assert host.lately() == (None, None)
+        assert host.recent() == (None, None)
         counted.append(len(ran.read_text().split()))
     assert counted == [1, 1, 1, 2, 2, 3]  # the last time the clock was set back

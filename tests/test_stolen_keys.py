@@ -17,7 +17,7 @@ from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.planning.bootstrap_steps import MakeKeyPair
 from certmond.pki.planning.steps import Issue, Plan
 from certmond.renewal.bootstrap import Bootstrapper
-from certmond.renewal.replace import overtaken, present_key
+from certmond.renewal.replace import present_key, stale_reason
 from certmond.state.archive import Archive
 from certmond.transaction.node_files import NodeFiles
 from tests.builders import DAY, YEAR, Issued, make_leaf
@@ -91,7 +91,7 @@ def test_a_key_is_kept_only_of_the_certificate_that_is_replaced(host: Host, form
     files = NodeFiles(str(host.root))
     assert present_key(step, files).public_key() == issued.key.public_key()
     path.write_bytes(content(host, form, issued, host.ca.key_pem))
-    with pytest.raises(KeyUnusableError, match="does not hold the key of app"):
+    with pytest.raises(KeyUnusableError, match="does not have the key of app"):
         present_key(step, files)
 
 
@@ -111,9 +111,9 @@ def test_a_key_is_not_read_through_a_link_of_another_user(host: Host, form: str)
 def test_a_key_that_was_exchanged_in_one_file_ends_the_step(host: Host, form: str) -> None:
     """If only the key in the file changed, the step is overtaken, although the certificate is the same."""
     step, path, issued = keeping(host, form)
-    assert overtaken(step, NodeFiles(str(host.root))) is None
+    assert stale_reason(step, NodeFiles(str(host.root))) is None
     path.write_bytes(content(host, form, issued, host.ca.key_pem))
-    assert "was changed by someone else" in str(overtaken(step, NodeFiles(str(host.root))))
+    assert "another process has changed" in str(stale_reason(step, NodeFiles(str(host.root))))
     before = path.read_bytes()
     assert [outcome.result for outcome in host.enforcer().executor.execute(Plan((step,)))] == ["failed"]
     assert path.read_bytes() == before
@@ -264,8 +264,8 @@ def test_the_first_files_belong_to_the_owner_of_their_entry(tmp_path: Path) -> N
     )
     give(home, MALLORY)
     with pytest.raises(RefusedError, match=f"/app/sa.key: /app belongs to user {MALLORY}, who could read it"):
-        maker.carry_out(steps, 0)
+        maker.execute(steps, 0)
     assert not (tmp_path / "root").exists()
     give(home, APP)
-    maker.carry_out(steps, 0)
+    maker.execute(steps, 0)
     assert {(path.name, path.stat().st_uid) for path in home.iterdir()} == {("sa.pub", APP), ("sa.key", APP)}

@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from certmond.config.model import Config
-from certmond.controllers.restart_lock import Scattered, TurnTaking
+from certmond.controllers.restart_lock import RestartLockSession, WorkerDelay
 
 SPREAD = timedelta(minutes=2)
 
@@ -17,7 +17,7 @@ SPREAD = timedelta(minutes=2)
 def moments(names: list[str]) -> Iterator[float]:
     """Return after how many seconds from its first call each node may restart."""
     for name in names:
-        turn = Scattered(name, SPREAD, monotonic=count().__next__)
+        turn = WorkerDelay(name, SPREAD, monotonic=count().__next__)
         yield next(number for number in count() if turn.take() is None)
 
 
@@ -33,10 +33,10 @@ def test_each_worker_has_its_own_moment() -> None:
 def test_it_reports_how_long_it_waits() -> None:
     """The message has the seconds, and the same name has the same moment each time."""
     now = 100.0
-    turn = Scattered("worker-1", SPREAD, monotonic=lambda: now)
+    turn = WorkerDelay("worker-1", SPREAD, monotonic=lambda: now)
     (wait,) = moments(["worker-1"])
     said = str(turn.take())
-    assert said.startswith("the moment of this node among the workers comes in ")
+    assert said.startswith("the delay of this worker ends in ")
     assert wait - 1 <= int(said.split()[-2]) <= wait
     now += wait
     assert turn.take() is None
@@ -46,7 +46,7 @@ def test_it_reports_how_long_it_waits() -> None:
 def test_a_turn_that_is_given_back_is_waited_for_again() -> None:
     """The next restart is another occasion, for all of them."""
     now = 0.0
-    turn = Scattered("worker-2", SPREAD, monotonic=lambda: now)
+    turn = WorkerDelay("worker-2", SPREAD, monotonic=lambda: now)
     turn.take()
     now = 120.0
     assert turn.take() is None
@@ -59,13 +59,13 @@ def test_a_turn_that_is_given_back_is_waited_for_again() -> None:
 @pytest.mark.parametrize("name", ["", "worker-1"])
 def test_without_a_spread_no_worker_waits(name: str) -> None:
     """With a spread of 0 all workers restart at once."""
-    assert Scattered(name, timedelta()).take() is None
+    assert WorkerDelay(name, timedelta()).take() is None
 
 
 def test_a_released_worker_does_not_wait() -> None:
     """In a rotation only a few workers begin at a time. In other cases the moment applies."""
     called = [False]
-    turn = Scattered("worker-1", SPREAD, called=lambda: called[0], monotonic=lambda: 0.0)
+    turn = WorkerDelay("worker-1", SPREAD, called=lambda: called[0], monotonic=lambda: 0.0)
     assert turn.take() is not None
     called[0] = True
     assert turn.take() is None
@@ -75,6 +75,6 @@ def test_a_released_worker_does_not_wait() -> None:
 
 def test_a_restart_by_a_command_does_not_wait() -> None:
     """A worker restarts at once on a command. A restart that the daemon plans waits for its moment."""
-    turns = TurnTaking(Scattered("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
+    turns = RestartLockSession(WorkerDelay("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
     assert turns.wait_for_others(asked=True) is None
-    assert "the moment of this node" in str(turns.wait_for_others())
+    assert "the delay of this worker" in str(turns.wait_for_others())

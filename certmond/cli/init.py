@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from certmond.pki.planning.bootstrap import Bootstrap, Ground
     from certmond.pki.planning.bootstrap_steps import InitStep
     from certmond.renewal.bootstrap import Bootstrapper
-    from certmond.renewal.bootstrap_ca import GivenAuthority
+    from certmond.renewal.bootstrap_ca import RootCAKeyPair
 
 PATIENCE = 30.0
 """Seconds that the command waits for another certmond that writes."""
@@ -123,13 +123,13 @@ def _facts(options: Globals, config: Config) -> dict[str, str]:
     return facts_of(config.init, config.node_name or _host_name(options.root), address)
 
 
-def _given_ca(certificate: Path | None, key: Path | None, now: datetime) -> GivenAuthority | None:
+def _given_ca(certificate: Path | None, key: Path | None, now: datetime) -> RootCAKeyPair | None:
     from certmond.renewal.bootstrap_ca import read_authority
 
     return read_authority(str(certificate), str(key), now) if certificate and key else None
 
 
-def _maker(options: Globals, node_name: str, given: GivenAuthority | None) -> Bootstrapper:
+def _maker(options: Globals, node_name: str, given: RootCAKeyPair | None) -> Bootstrapper:
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Journal
     from certmond.renewal.bootstrap import Bootstrapper
@@ -200,7 +200,7 @@ def _execute(maker: Bootstrapper, result: Bootstrap, *, quiet: bool) -> None:
             click.echo(f"[{number}/{total}] {path_of(step)}: {step.detail}")
 
     if result.steps:
-        maker.carry_out(result.steps, PATIENCE, tell)
+        maker.execute(result.steps, PATIENCE, tell)
     if not quiet:
         existing = f"; unchanged: {', '.join(result.kept)}" if result.kept else ""
         click.echo(f"{total} created{existing}" if total else "nothing to do: all files exist")

@@ -276,7 +276,9 @@ def _next_requests(
 ) -> dict[tuple[str, str], datetime]:
     """Return the time of the next request for each certificate without a decision, by its name and path."""
     soon = datetime.now(UTC) + pause
-    return {_identity(each): enforcer.asks_again(each.step) or soon for each in outcomes if each.result == "waiting"}
+    return {
+        _identity(each): enforcer.next_request_at(each.step) or soon for each in outcomes if each.result == "waiting"
+    }
 
 
 def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | None:

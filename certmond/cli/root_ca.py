@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from certmond.pki.rotation.ca_hierarchy import Family
     from certmond.pki.rotation.ca_validation import Verdict
     from certmond.pki.rotation.service_account_keys import TokenKeys
-    from certmond.renewal.bootstrap_ca import Brought
+    from certmond.renewal.bootstrap_ca import CAFiles
 
 TOKEN_KEYS = "sa"  # noqa: S105 - a name
 """The entry of the profile for the keys of service-account tokens, which has no certificate."""
@@ -177,14 +177,14 @@ def require_certificate(family: str, what: str, remedy: str) -> None:
         raise click.UsageError(f"{what} is for Root CAs, and {family} is a key pair without a certificate. {remedy}.")
 
 
-def read_ca_files(certificate: Path, key: Path | None) -> Brought:
+def read_ca_files(certificate: Path, key: Path | None) -> CAFiles:
     """Return the content of the operator's files. Raises CertmondError if one is unreadable."""
-    from certmond.renewal.bootstrap_ca import read_brought
+    from certmond.renewal.bootstrap_ca import read_ca_files
 
-    return readable(read_brought(str(certificate), str(key) if key else None))
+    return readable(read_ca_files(str(certificate), str(key) if key else None))
 
 
-def readable(found: Brought) -> Brought:
+def readable(found: CAFiles) -> CAFiles:
     """Return `found`. Raises CertmondError if one of its files is unreadable."""
     if found.unread:
         raise CertmondError("\n".join(found.unread))
@@ -192,7 +192,7 @@ def readable(found: Brought) -> Brought:
 
 
 def verdict_on(
-    files: Brought, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
+    files: CAFiles, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
 ) -> Verdict:
     """Return the verdict on the CA, including the problems of its files."""
     from certmond.pki.rotation.ca_validation import Verdict, judge

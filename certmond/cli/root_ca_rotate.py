@@ -65,7 +65,7 @@ def rotate(
         raise RotationError(enforcer.standing.broken)
     begins = rotation is None
     if rotation is None:
-        rotation = enforcer.standing.replaced.found(assessment.taken_at, at_once=at_once)
+        rotation = enforcer.standing.replaced.rotation(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
             _refuse(tuple(enforcer.standing.first_aid.obstacles(family)))
             new = _new_key_rotation if family == TOKEN_KEYS else _new_ca_rotation
@@ -293,5 +293,5 @@ def _plan(
 
     services = restart_order(around.services)
     found = enforcer.standing.preview(rotation, assessment, [service.name for service in services])
-    stops = enforcer.stops(rotation, assessment, around)
+    stops = enforcer.rotation_holds(rotation, assessment, around)
     return preview_document(rotation, found, absences(found, services), batch, stops)

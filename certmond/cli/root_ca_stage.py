@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from certmond.pki.rotation.ca_hierarchy import Family
     from certmond.pki.rotation.ca_validation import Verdict
     from certmond.pki.x509.certificate import Anchor, Certificate
-    from certmond.renewal.bootstrap_ca import Brought
+    from certmond.renewal.bootstrap_ca import CAFiles
 
 
 def _validity(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
@@ -137,7 +137,7 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
     from certmond.pki.rotation.service_account_keys import objections
     from certmond.pki.signing.template import algorithm_of
     from certmond.pki.x509.public_key import describe_key
-    from certmond.renewal.bootstrap_ca import Brought, read_key
+    from certmond.renewal.bootstrap_ca import CAFiles, read_key
 
     options = globals_of(context)
     config = options.load(acting=True)
@@ -148,7 +148,7 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
         _refuse([f"{fact}; stage it on the control-plane nodes"])
     if given is None:
         like = KeyAlgorithm(algorithm) if algorithm else algorithm_of(found.trusted[0])
-        brought = Brought(None, make_key(like or KeyAlgorithm.RSA_2048))
+        brought = CAFiles(None, make_key(like or KeyAlgorithm.RSA_2048))
     else:
         brought = readable(read_key(str(given)))
     for warning in brought.warnings:
@@ -184,10 +184,10 @@ def _generated_ca(
     reuse_key: bool,
     algorithm: str | None,
     validity: timedelta | None,
-) -> Brought:
+) -> CAFiles:
     from certmond.pki.catalog.entries import KeyAlgorithm
     from certmond.pki.signing.template import Terms
-    from certmond.renewal.bootstrap_ca import Brought
+    from certmond.renewal.bootstrap_ca import CAFiles
     from certmond.rotation.ca_generation import generate, present_key, reissue
     from certmond.transaction.commit import Transactions
 
@@ -204,7 +204,7 @@ def _generated_ca(
         made = reissue(present, present_key(spec, Transactions(options.root, options.state_dir)), spec, terms)
     else:
         made = generate(present, spec, terms)
-    return Brought(made.certificate, made.key)
+    return CAFiles(made.certificate, made.key)
 
 
 def _handover(context: click.Context, config: Config) -> Handover:

@@ -102,7 +102,7 @@ def _one_step(
     """
     write_failure: str | None = None
     try:
-        enforcer.keep_former(assessment, around)
+        enforcer.record_good_files(assessment, around)
         made = enforcer.plan(assessment, around=around)
         if made.writes:
             write_failure = _write_files(enforcer, progress, made, printed)

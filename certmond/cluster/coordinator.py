@@ -32,7 +32,7 @@ from certmond.pki.rotation.phases import Phase, Rotation, forth, sequence
 from certmond.pki.rotation.replaced_ca import OF_SEVERAL
 from certmond.pki.rotation.worker_batches import Workers, behind, joined, next_batch, workers
 from certmond.pki.x509.certificate import Anchor
-from certmond.rotation.phase_timer import Lasting
+from certmond.rotation.phase_timer import PhaseTimer
 
 if TYPE_CHECKING:
     from certmond.cluster.record_api import Recorded
@@ -76,7 +76,7 @@ class ClusterConductor:
     ) -> None:
         self._access, self._lock, self._node = access, lead, node
         self._clock, self._monotonic = clock, monotonic
-        self._spec, self._pause, self._timer = config.cluster, config.poll, Lasting(config.root_ca, monotonic)
+        self._spec, self._pause, self._timer = config.cluster, config.poll, PhaseTimer(config.root_ca, monotonic)
         self._reports = NodeReports(access, own, node=node, boot=boot, pause=config.poll, monotonic=monotonic)
         self._inspection = Inspection(access, config.cluster)
         self._record: Recorded | None = None
@@ -192,7 +192,7 @@ class ClusterConductor:
             return Gate((f"{error}; this node stays in its phase until then",), now + self._pause)
 
     def _gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        self._timer.meet(rotation, now)
+        self._timer.first_seen(rotation, now)
         self._reports.publish(report)
         if not report.signs:
             return Gate((self._follower_wait(rotation),), now + self._pause)
@@ -248,7 +248,7 @@ class ClusterConductor:
         return rotation.family == "ca" and rotation.phase is Phase.TRUST and self._spec.workloads != "ignore"
 
     def unsettled(self, rotation: Rotation) -> None:
-        self._timer.meet(rotation, self._clock())
+        self._timer.first_seen(rotation, self._clock())
         self._reports.withdraw(rotation)
 
     def workers(self, rotation: Rotation) -> Workers | None:

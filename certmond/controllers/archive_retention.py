@@ -1,7 +1,7 @@
-"""Retention of replaced files in the archive: generations older than `archive.keep_for` are removed, keys included.
+"""Retention of the archive: remove generations older than `archive.keep_for`, with their keys.
 
-Keeps the newest good generation of each certificate, so that it can be restored. Removes no generation of a certificate
-that has one from a later certmond. The caller of `apply` holds the lock of the transactions.
+Keeps the newest good generation of each certificate for a restore. Removes no generation of a certificate if a later
+certmond wrote one of them. The caller of `apply` holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from certmond.config.model import Config
-from certmond.controllers.host_holds import doubt_of_the_clock
+from certmond.controllers.host_holds import clock_hold
 from certmond.errors import MalformedError, StateError
 from certmond.formats.kubeconfig_credentials import parse_credentials
 from certmond.notify.audit import Audit
@@ -37,12 +37,12 @@ class Retention:
     def due(self) -> bool:
         """Return whether the rule has not run in the last hour and the clock is trustworthy."""
         recently = self._applied_at and timedelta() <= self._clock() - self._applied_at < _INTERVAL
-        return not recently and doubt_of_the_clock(self._hold) is None
+        return not recently and clock_hold(self._hold) is None
 
     def apply(self) -> None:
-        """Remove expired generations, where the rule is due, and record each. Raises WriteError.
+        """Remove expired generations if the rule is due, and record each removal. Raises WriteError.
 
-        Remove also drafts of killed processes, which can hold keys of any age.
+        Also remove drafts of killed processes, which can contain keys of any age.
         """
         if not self.due():
             return
@@ -56,21 +56,22 @@ class Retention:
                     self._note(name, generation, now)
 
     def _note(self, name: str, generation: str, now: datetime) -> None:
-        said = f"{generation} of {name} is removed from the archive: older than {format_duration(self._keep_for)}"
+        age = format_duration(self._keep_for)
+        message = f"certmond removed {generation} of {name} from the archive: it is older than {age}"
         fields = {"step": "expire", "target": name, "generation": generation}
-        self._audit.conclude(Event.STEP_DONE, now, said, fields=fields)
+        self._audit.conclude(Event.STEP_DONE, now, message, fields=fields)
 
     def expired(self, name: str, now: datetime) -> tuple[str, ...]:
         """Return the expired generations of a certificate, oldest first.
 
-        Raises StateError where a later certmond wrote one of them.
+        Raises StateError if a later certmond wrote one of them.
         """
         found = self._archive.ids(name)
         old = tuple(each for each in found if (at := stored_at(each)) and now - at > self._keep_for)
         if not old:
             return ()
-        kept = next((each for each in reversed(found) if self._is_good(name, each)), found[-1])
-        return tuple(each for each in old if each != kept)
+        newest_good = next((each for each in reversed(found) if self._is_good(name, each)), found[-1])
+        return tuple(each for each in old if each != newest_good)
 
     def _is_good(self, name: str, generation: str) -> bool:
         try:

@@ -1,7 +1,7 @@
-"""Check whether the cluster has published the new CAs to its pods, for a node that rotates alone.
+"""Check whether the cluster has published the new CAs to its Pods, for a single-node rotation.
 
 Owns the choice of the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the answer.
-This module imports without lightkube. The answer then reports the missing package.
+This module imports without lightkube, and then reports the missing package as the answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ANSWER, _LIMIT = timedelta(seconds=5), timedelta(seconds=20)
 """Time limits of one API request, and of all requests of a check."""
 
 
-class Publication:
+class PublicationCheck:
     """The check for one process and one configuration. `real` resolves the path of a file of the node."""
 
     def __init__(
@@ -40,15 +40,15 @@ class Publication:
         self._pause = config.poll
         self._known: tuple[tuple[str, datetime], float, Asked] | None = None
 
-    def gate(self, rotation: Rotation, held: Gate, now: datetime) -> Gate:
-        """Return `held`, the gate of the node itself, combined with what pods received. Never raises CertmondError."""
+    def gate(self, rotation: Rotation, own: Gate, now: datetime) -> Gate:
+        """Return the gate `own` of the node, combined with the publication to Pods. Never raises CertmondError."""
         if not concerns(rotation):
-            return held
+            return own
         if rotation.published is not None:
-            return published_gate(rotation, held, now)
+            return published_gate(rotation, own, now)
         if not (paths := self._present()):
-            return held
-        return gate(rotation, held, self._asked(rotation, paths), now, self._pause)
+            return own
+        return gate(rotation, own, self._asked(rotation, paths), now, self._pause)
 
     def _present(self) -> list[str]:
         """Return the resolved paths of the kubeconfigs that this node has."""

@@ -1,6 +1,6 @@
 """Choice of the coordinator for the rotations of a configuration.
 
-Owns the choice of the credentials for the Kubernetes API. Decides nothing about a rotation.
+Owns the choice of the credentials for the Kubernetes API. Makes no decision about a rotation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.ca_publication import Publication
-from certmond.controllers.coordinator_protocol import Conductor, SingleNode
+from certmond.controllers.ca_publication import PublicationCheck
+from certmond.controllers.coordinator_protocol import Coordinator, SingleNode
 from certmond.errors import RefusedError
 from certmond.state.boot import boot_id
 
@@ -29,7 +29,7 @@ def awake() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def conductor_of(
+def coordinator_of(
     config: Config,
     *,
     node: str,
@@ -39,7 +39,7 @@ def conductor_of(
     clock: Callable[[], datetime],
     monotonic: Callable[[], float],
     alive: Callable[[], None],
-) -> Conductor:
+) -> Coordinator:
     """Return the coordinator for the node `node`.
 
     `real` resolves the path of a file of the node, and may raise RefusedError. A process that is not `acting` only
@@ -47,7 +47,7 @@ def conductor_of(
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
-        asks = Publication(config, real, alive, monotonic) if acting and root == "/" else None
+        asks = PublicationCheck(config, real, alive, monotonic) if acting and root == "/" else None
         return SingleNode(config, clock=clock, monotonic=monotonic, publication=asks)
     from certmond.cluster.connection import Access
 

@@ -1,4 +1,4 @@
-"""The protocol that decides when a phase of a rotation is complete, and its implementation for a single node.
+"""Protocol of the coordinator, which decides when a phase of a rotation ends, with its single-node implementation.
 
 `cluster.coordinator` implements it for several nodes. Changes no file of the node.
 """
@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from certmond.config.model import Config
-from certmond.controllers.ca_publication import Publication
+from certmond.controllers.ca_publication import PublicationCheck
 from certmond.errors import RotationError
 from certmond.formats.manifest import Components
 from certmond.pki.rotation.gates import Gate, Report
@@ -18,10 +18,10 @@ from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.rotation.replaced_ca import OF_SEVERAL
 from certmond.pki.rotation.worker_batches import Workers
 from certmond.pki.x509.certificate import Anchor
-from certmond.rotation.phase_timer import Lasting
+from certmond.rotation.phase_timer import PhaseTimer
 
 
-class Conductor(Protocol):
+class Coordinator(Protocol):
     """Coordinates all the nodes that a rotation concerns."""
 
     def follow(
@@ -30,32 +30,32 @@ class Conductor(Protocol):
         """Return the rotation that this node continues. Sends no request and does not block.
 
         `own` is the rotation in the node's record. `closed` has the ids of the rotations that the node has ended.
-        `trusted` are the trust anchors of the node. Raises RotationError where `own` and the shared record cannot
-        belong to one rotation.
+        `trusted` are the trust anchors of the node. Raises RotationError if `own` and the shared record contradict each
+        other.
         """
         ...
 
     @property
     def estranged(self) -> str | None:
-        """Return a sentence on how this node and the cluster no longer accept each other; None where they do."""
+        """Return why this node and the cluster no longer accept each other, or None if they do."""
         ...
 
     def ask(self) -> timedelta | None:
-        """Read the decisions of the others, unless they were read recently. Return the time until the next request."""
+        """Read the decisions of other nodes, unless that was done recently. Return the time until the next request."""
         ...
 
     def objection(self, components: Components) -> str | None:
-        """Return why a rotation may not begin automatically on this node; None where it may."""
+        """Return why certmond must not begin a rotation by itself on this node, or None."""
         ...
 
     def publish(self, rotation: Rotation) -> None:
-        """Publish a decision of this node to all nodes. Raises CertmondError where that fails."""
+        """Publish a decision of this node to all nodes. Raises CertmondError."""
         ...
 
     def bring_back(self, rotation: Rotation) -> None:
-        """Restore the shared record from this control-plane node where it is missing or behind.
+        """Restore the shared record from this control-plane node if it is missing or outdated.
 
-        Raises CertmondError where that fails.
+        Raises CertmondError.
         """
         ...
 
@@ -67,7 +67,7 @@ class Conductor(Protocol):
         ...
 
     def workers(self, rotation: Rotation) -> Workers | None:
-        """Return the progress of the workers in the phase at the last count; None where this node counts none."""
+        """Return the progress of the workers in the phase at the last count, or None if this node does not count."""
         ...
 
     def unsettled(self, rotation: Rotation) -> None:
@@ -82,8 +82,8 @@ class Conductor(Protocol):
 class SingleNode:
     """Coordinator of a single-node cluster: a phase reached here is reached everywhere.
 
-    A command that only reads also uses it on one of several nodes. `strange` then checks whether this node and the
-    cluster accept each other. `publication` checks what pods received.
+    A command that only reads also uses it on one of several nodes. Then `strange` checks whether this node and the
+    cluster accept each other. `publication` checks which CAs the cluster has published to Pods.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class SingleNode:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
         strange: Callable[[], str | None] = lambda: None,
-        publication: Publication | None = None,
+        publication: PublicationCheck | None = None,
     ) -> None:
         self._publication = publication
-        self._clock, self._lasting, self._strange = clock, Lasting(config.root_ca, monotonic), strange
+        self._clock, self._timer, self._strange = clock, PhaseTimer(config.root_ca, monotonic), strange
         self._estranged: str | None = None
-        self._of_several = config.cluster.kubeconfig is not None  # a command that only reads does not ask them
+        self._of_several = config.cluster.kubeconfig is not None  # a command that only reads sends no request
 
     def follow(
         self,
@@ -108,8 +108,8 @@ class SingleNode:
     ) -> Rotation | None:
         if own and own.shared and not self._of_several:
             raise RotationError(
-                f"{own.name} is one of several nodes, and `cluster:` is in the configuration no more, so that nobody "
-                "knows how far they are; put it back until the rotation is over"
+                f"{own.name} is a rotation of several nodes, but the configuration has no `cluster:`, so certmond "
+                "cannot read their progress; restore `cluster:` until the rotation is over"
             )
         return own
 
@@ -126,7 +126,7 @@ class SingleNode:
 
     def unsettled(self, rotation: Rotation) -> None:
         """Start the timer of the phase. There is no shared report to withdraw."""
-        self._lasting.meet(rotation, self._clock())
+        self._timer.first_seen(rotation, self._clock())
 
     def end(self) -> None:
         """Do nothing: there is no shared record."""
@@ -136,8 +136,8 @@ class SingleNode:
             return OF_SEVERAL
         members = _members(components)
         if members > 1:
-            fact = f"etcd has {members} members, so that this is not the only control-plane node"
-            return f"{fact}, and without `cluster:` in the configuration it cannot know of the others"
+            fact = f"etcd has {members} members, so this is not the only control-plane node"
+            return f"{fact}, and without `cluster:` in the configuration certmond cannot read their state"
         return None
 
     def publish(self, rotation: Rotation) -> None:
@@ -148,13 +148,13 @@ class SingleNode:
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
-            said = f"the new {rotation.noun}'s key is not on this node; give it with `certmond root-ca stage`"
-            return Gate((said,))
-        held = self._lasting.gate(rotation, now)
-        return self._publication.gate(rotation, held, now) if self._publication else held
+            fact = f"the key of the new {rotation.noun} is not on this node"
+            return Gate((f"{fact}; stage it: certmond root-ca stage",))
+        gate = self._timer.gate(rotation, now)
+        return self._publication.gate(rotation, gate, now) if self._publication else gate
 
 
 def _members(components: Components) -> int:
-    """Return the number of members in etcd's manifest: those that it joined, and itself (phases/etcd/local.go)."""
+    """Return the number of members in etcd's manifest: itself and those that it joined (phases/etcd/local.go)."""
     flags = (pod.flags.get("etcd", {}) for pod in components.pods)
     return max((len(found.get("initial-cluster", "").split(",")) for found in flags), default=0)

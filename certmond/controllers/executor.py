@@ -1,7 +1,7 @@
-"""Execution of a plan: each step is recorded in the audit trail as begun, done or failed.
+"""Execution of a plan, with a record of the beginning and the result of each step in the audit trail.
 
-Owns the order within one step: key, signer, verification, archive, replacement, ledger. The plan decides what to do,
-and `transaction` how files are replaced. A failed step leaves the old files in place and does not stop the next one.
+Owns the order within one step: key, signer, verification, archive, replacement, ledger. The plan decides the steps, and
+`transaction` replaces the files. A failed step leaves the old files in place and does not stop the next step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from certmond.pki.planning.installed_successors import holder_of
 from certmond.pki.planning.renewal_delays import REPAIRS
 from certmond.pki.planning.steps import Cause, Derive, Identity, Issue, Plan, Restore, Rotate, Write
 from certmond.pki.x509.certificate import Certificate
-from certmond.renewal.damaged_files import DamagedFiles, kept_as
+from certmond.renewal.damaged_files import DamagedFiles, archive_clause
 from certmond.renewal.derived_files import Derivations
 from certmond.renewal.key_pair import KeyPairs, as_written
 from certmond.renewal.replace import (
@@ -34,13 +34,13 @@ from certmond.renewal.replace import (
     archived,
     certificates_in,
     certified_key,
-    overtaken,
     present_key,
+    stale_reason,
 )
 from certmond.renewal.restoration import Restoration
-from certmond.renewal.signing_permission import Grants
+from certmond.renewal.signing_permission import SigningPermissions
 from certmond.rotation.staged_ca import Staging
-from certmond.rotation.step_files import Arrangement
+from certmond.rotation.step_files import StepFiles
 from certmond.signers.protocol import Request, Signer
 from certmond.state.archive import Archive, Generation
 from certmond.state.pending_requests import Pending
@@ -48,13 +48,13 @@ from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Recovery, Transactions, Writer
 from certmond.transaction.node_files import NodeFiles
 
-_NOTHING = ""
-"""Recorded for a request that replaces no certificate."""
+_NO_CERTIFICATE = ""
+"""The SHA-256 in the record of a request that replaces no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a step: "done", "failed" or "waiting". `issued` is the certificate that is now in place."""
+    """The result of a step: "done", "failed" or "waiting". `issued` is the installed certificate."""
 
     step: Write
     result: str
@@ -90,12 +90,12 @@ class Executor:
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pairs = KeyPairs(config.certificates, self._files)
         self._pending = Pending(state_dir)
-        self._grants = Grants(config, root, state_dir, self._files)
+        self._grants = SigningPermissions(config, root, state_dir, self._files)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self._restoration = Restoration(
             config, root=root, state_dir=state_dir, audit=audit, clock=clock, writing=self.writing
         )
-        self._arrangement = Arrangement(config.certificates, self._files, Staging(state_dir), self._archive)
+        self._step_files = StepFiles(config.certificates, self._files, Staging(state_dir), self._archive)
 
     def interrupted(self) -> frozenset[str]:
         """Return the journals of transactions that are in progress or incomplete."""
@@ -104,7 +104,7 @@ class Executor:
         return frozenset()
 
     def recover(self, patience: float = 0) -> tuple[Recovery, ...]:
-        """Complete or undo the transactions of a killed process, and record that.
+        """Complete or undo the transactions of a killed process, and record each recovery.
 
         Raises BusyError while another process writes.
         """
@@ -112,7 +112,7 @@ class Executor:
             return self._recover(writer)
 
     def tidy(self) -> None:
-        """Remove expired generations, unless that was done in the last hour. Raises BusyError, WriteError."""
+        """Remove expired generations of the archive, at most once an hour. Raises BusyError, WriteError."""
         if self._retention.due():
             with self.writing():
                 pass
@@ -135,7 +135,7 @@ class Executor:
 
         `tell` receives each step before it begins. No step begins after `stopping` returns true.
 
-        Raises BusyError while another process writes, WriteError where the state directory cannot be used.
+        Raises BusyError while another process writes, WriteError if the state directory is unusable.
         """
         with self._transactions.lock(patience) as writer, self._ledger.batch():
             self._recover(writer)
@@ -146,7 +146,7 @@ class Executor:
                 tell(step)
                 self._alive()
                 with bound(certificate=step.target, path=step.path):
-                    outcomes.append(self._carry_out(step, writer))
+                    outcomes.append(self._execute(step, writer))
             return tuple(outcomes)
 
     def _recover(self, writer: Writer) -> tuple[Recovery, ...]:
@@ -159,14 +159,14 @@ class Executor:
         return found
 
     def _waiting(self) -> Iterator[Identity]:
-        """Yield the certificates whose pending request still applies: the file holds the certificate that it replaces.
+        """Yield the certificates with a valid pending request: the file has the certificate that the request replaces.
 
-        The others were renewed meanwhile, by a process that was killed before it recorded that, or by another program.
-        Their pending requests are removed from the ledger.
+        Remove the other requests from the ledger. A process that was killed before its record, or another program, has
+        renewed their certificates.
         """
         for identity, attempt in self._ledger.attempts().items():
             if attempt.cookie is not None:
-                if self._pending.replaces(identity) in (self._in_place(*identity) or {_NOTHING}):
+                if self._pending.replaces(identity) in (self._installed(*identity) or {_NO_CERTIFICATE}):
                     yield identity
                 else:
                     with suppress(WriteError):  # the next recovery retries
@@ -175,8 +175,8 @@ class Executor:
                         else:
                             self._ledger.remove(identity)
 
-    def _in_place(self, name: str, path: str) -> frozenset[str]:
-        """Return the SHA-256 of each certificate in a file; empty where it is unreadable or has no entry."""
+    def _installed(self, name: str, path: str) -> frozenset[str]:
+        """Return the SHA-256 of each certificate in a file. Empty if it is unreadable or has no entry."""
         try:
             content = self._files.read(path)
             found = certificates_in(content or b"", path, self._kinds[name])
@@ -184,7 +184,7 @@ class Executor:
             return frozenset()
         return frozenset(certificate.sha256 for certificate in found)
 
-    def _carry_out(self, step: Write, writer: Writer) -> Outcome:
+    def _execute(self, step: Write, writer: Writer) -> Outcome:
         fields = _fields(step)
         try:
             self._audit.note(Event.STEP_BEGUN, self._clock(), f"{step.path}: {step.detail}", fields=fields)
@@ -195,29 +195,29 @@ class Executor:
                     outcome = self._restore(step, writer)
                 case Derive():
                     outcome = Outcome(step, "done", self._derivations.make(step.target, writer))
-                    self._forget_failure(step)
+                    self._clear_failure(step)
                 case Rotate():
-                    done = self._arrangement.make(step, writer, self._clock(), self._transactions.real)
+                    done = self._step_files.replace(step, writer, self._clock(), self._transactions.real)
                     outcome = Outcome(step, "done", done)
-                    self._forget_failure(step)
+                    self._clear_failure(step)
                 case _:
                     assert_never(step)
         except WaitingError as error:
             outcome = Outcome(step, "waiting", str(error))
         except CertmondError as error:
             outcome = Outcome(step, "failed", str(error))
-            self._remember_failure(step, error)
+            self._record_failure(step, error)
         except Exception as error:  # noqa: BLE001 - a defect in one step must not block the others
             outcome = Outcome(step, "failed", f"{step.path}: {defect(error)}")
-            self._remember_failure(step, WriteError(outcome.message))
-        self._note(outcome, fields)
+            self._record_failure(step, WriteError(outcome.message))
+        self._record_outcome(outcome, fields)
         return outcome
 
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
-        if why := overtaken(step, self._files):  # not a recorded failure: the file has changed since the plan
+        if why := stale_reason(step, self._files):  # no failure to record: the file has changed since the plan
             return Outcome(step, "failed", why)
         granted = self._grants.granted(step)
-        self._ledger.check()  # without a ledger, each pass would renew it again
+        self._ledger.check()  # without a ledger, each pass would renew the certificate again
         attempt = self._ledger.attempts().get(step.identity)
         cookie, key, csr = self._pending.resume(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
@@ -225,14 +225,14 @@ class Executor:
             name=step.target, grant=granted, key=key, node_name=step.node, old=step.old,
             authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
         )  # fmt: skip
-        if csr is not None and not request.requests_the_same(csr):  # entry or old certificate changed since then
+        if csr is not None and not request.requests_the_same(csr):  # changed entry or old certificate
             request = replace(request, cookie=None, csr=None)
-        request = replace(request, csr=request.pem())  # once: each ECDSA signature differs
+        request = replace(request, csr=request.pem())  # only once, because each ECDSA signature differs
         try:
             given = self._signer(step).sign(request)
         except WaitingError as error:
             now = self._clock()
-            self._pending.keep(step.identity, key, request.pem(), step.old.sha256 if step.old else _NOTHING)
+            self._pending.keep(step.identity, key, request.pem(), step.old.sha256 if step.old else _NO_CERTIFICATE)
             until = now + timedelta(seconds=error.seconds)
             waiting = Attempt(now, message=str(error), wait_until=until, cookie=error.cookie)
             self._ledger.store(step.identity, waiting.after(attempt))
@@ -245,11 +245,11 @@ class Executor:
             self._grants.check_authorities(step)
             read = as_written(changes, written, self._files)
             renewal.verify(read)
-            if torn := list(self._pairs.torn(changes, read)):
-                raise RefusedError("; ".join(torn))
+            if mismatches := list(self._pairs.mismatches(changes, read)):
+                raise RefusedError("; ".join(mismatches))
 
-        kept = list[Generation]()
-        writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_old(step)))
+        archived_files = list[Generation]()
+        writer.commit(changes, verify=verify, before_rename=lambda: archived_files.extend(self._archive_old(step)))
         done = Attempt(
             renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued),
             subject=issued.subject,
@@ -258,28 +258,28 @@ class Executor:
             done = done.repaired(attempt)
         elif attempt:
             done = replace(done, repaired_at=attempt.repaired_at, repairs=attempt.repairs)
-        with suppress(WriteError):  # the ledger is only a record, and the certificate is in place
+        with suppress(WriteError):  # the ledger is only a record, and the certificate is installed
             self._ledger.store(step.identity, done)
         self._pending.drop(step.identity)
-        said = f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC{kept_as(kept)}"
-        return Outcome(step, "done", said, issued)
+        message = f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC{archive_clause(archived_files)}"
+        return Outcome(step, "done", message, issued)
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
-        """Restore a certificate. Record it first: a process that is killed in between may have put it in place."""
+        """Restore a certificate. Record the attempt first, for the case of a kill after the restore."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
-        put = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
-        self._ledger.store(step.identity, (before or Attempt(now)).restoring(*put))
-        done = self._restoration.put_right(step, writer)
-        with suppress(WriteError):  # then this repair is not counted
-            self._ledger.store(step.identity, Attempt(now).restoring(*put).repaired(before))
+        restored = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
+        self._ledger.store(step.identity, (before or Attempt(now)).restoring(*restored))
+        done = self._restoration.repair(step, writer)
+        with suppress(WriteError):  # then the count omits this repair
+            self._ledger.store(step.identity, Attempt(now).restoring(*restored).repaired(before))
         self._pending.drop(step.identity)
         return Outcome(step, "done", done)
 
     def _key(self, step: Issue) -> PrivateKey:
         return present_key(step, self._files) if step.keep_key else make_key(step.template.key)
 
-    def _keep_old(self, step: Issue) -> Iterator[Generation]:
-        """Keep the files that are replaced, and yield where, if they were damaged."""
+    def _archive_old(self, step: Issue) -> Iterator[Generation]:
+        """Archive the files before their replacement. Yield the generation of damaged files."""
         files = {
             path: self._transactions.real(path)
             for path in archived(step.status.seen)
@@ -293,24 +293,24 @@ class Executor:
         elif files:
             self._archive.store(name, files, self._clock(), description)
 
-    def _remember_failure(self, step: Write, error: CertmondError) -> None:
+    def _record_failure(self, step: Write, error: CertmondError) -> None:
         identity = (step.target, step.path)
         before = self._ledger.attempts().get(identity)
         failures = before.failures + 1 if before else 1
-        # Keep the signer's cookie where the signer was unreachable or its answer could not be written.
-        promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
-        failed = Attempt(self._clock(), failures, str(error), cookie=promised)
+        # Keep the cookie of the signer if the signer was unreachable or the write of its answer failed.
+        cookie = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
+        failed = Attempt(self._clock(), failures, str(error), cookie=cookie)
         with suppress(WriteError):  # the disk may be the cause
             self._ledger.store(identity, failed.after(before))
-        if promised is None:
+        if cookie is None:
             self._pending.drop(identity)
 
-    def _forget_failure(self, step: Derive | Rotate) -> None:
+    def _clear_failure(self, step: Derive | Rotate) -> None:
         if (step.target, step.path) in self._ledger.attempts():
             with suppress(WriteError):
                 self._ledger.remove((step.target, step.path))
 
-    def _note(self, outcome: Outcome, fields: Mapping[str, str | None]) -> None:
+    def _record_outcome(self, outcome: Outcome, fields: Mapping[str, str | None]) -> None:
         event = Event.STEP_FAILED if outcome.result == "failed" else Event.STEP_DONE
         level = {"failed": "error", "waiting": "info"}.get(outcome.result, "info")
         new = {"new_serial": f"{outcome.issued.serial:x}"} if outcome.issued else {}

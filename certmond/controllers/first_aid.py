@@ -1,7 +1,7 @@
-"""A replaced trust anchor on a node that may begin no rotation by itself: it trusts the former one beside it again.
+"""First aid for a replaced trust anchor on a node that begins no rotation by itself: trust the old CA again as well.
 
-Owns which anchor gets that first aid, what is told of it, and when it is over. It writes nothing: `rotating` notes it,
-and the files are steps of the plan.
+Owns the choice of the trust anchors, their findings, and the end of the first aid. Writes no file:
+`controllers.rotation` records the first aid, and steps of the plan write the files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.replaced_ca import Replaced, fact_of
+from certmond.controllers.replaced_ca import CAChanges, fact_of
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
@@ -25,125 +25,124 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class FirstAid:
-    """As of the last look. `noted` is what the node's record has, by family."""
+    """First aid as of the last scan. `recorded` is that in the node's record, by family."""
 
     def __init__(self, config: Config, files: NodeFiles) -> None:
         self._config, self._files = config, files
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Nothing is known of any: a rotation is under way, or it cannot be told."""
-        self.noted: Mapping[str, Rotation] = {}
+    def reset(self) -> None:
+        """Discard the state, while a rotation is in progress or the state is unknown."""
+        self.recorded: Mapping[str, Rotation] = {}
         self._grounds: Mapping[str, Ground] = {}
-        self._fresh: dict[str, Rotation] = {}
+        self._new_aids: dict[str, Rotation] = {}
         self._changed: frozenset[str] = frozenset()
 
-    def look(
+    def findings(
         self,
         grounds: Mapping[str, Ground],
-        replaced: Replaced,
+        replaced: CAChanges,
         known: Mapping[str, Sequence[Anchor]],
-        noted: Mapping[str, Rotation],
+        recorded: Mapping[str, Rotation],
         now: datetime,
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return what is told instead of what `replaced` tells. `known` are the anchors that the node has lived by."""
-        self.noted, self._grounds = noted, grounds
+        """Return the findings that replace those of `replaced`. `known` are the accepted trust anchors of the node."""
+        self.recorded, self._grounds = recorded, grounds
         self._changed = frozenset(replaced.changes)
-        told = dict[str, tuple[Finding, ...]]()
+        found = dict[str, tuple[Finding, ...]]()
         for family, ground in grounds.items():
-            fresh = self._possible(family, ground, replaced, known.get(family, ()), now)
-            if isinstance(fresh, Rotation):
-                self._fresh[family] = fresh
-            if said := self._said(family, ground, replaced, fresh):
-                told[family] = (finding(Reason.ROOT_CA_CHANGED, said),)
-        return told
+            new_aid = self._possible(family, ground, replaced, known.get(family, ()), now)
+            if isinstance(new_aid, Rotation):
+                self._new_aids[family] = new_aid
+            if message := self._message(family, ground, replaced, new_aid):
+                found[family] = (finding(Reason.ROOT_CA_CHANGED, message),)
+        return found
 
     def _possible(
-        self, family: str, ground: Ground, replaced: Replaced, known: Sequence[Anchor], now: datetime
+        self, family: str, ground: Ground, replaced: CAChanges, known: Sequence[Anchor], now: datetime
     ) -> Rotation | str | None:
-        """Return the aid for the anchor, or a sentence that says why there is none; None where `replaced` says that."""
-        terms = self._config.mode == "enforce" and self._config.root_ca.on_change == "rotate"
-        if not terms or replaced.objection is None or family not in replaced.changes:
+        """Return the first aid for a trust anchor, or why it is impossible. None if `replaced` reports the reason."""
+        permitted = self._config.mode == "enforce" and self._config.root_ca.on_change == "rotate"
+        if not permitted or replaced.objection is None or family not in replaced.changes:
             return None
         change, verdict = replaced.changes[family]
         if verdict.problems or verdict.mode != "overlap":
             return None
-        if strangers := self._files.other_writer(ground.path, None):
-            return f"the former CA is not trusted beside it, as {strangers}; let only root write there"
+        if writer := self._files.other_writer(ground.path, None):
+            return f"certmond does not add trust in the old CA, because {writer}; let only root write there"
         return aid_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
 
-    def _said(self, family: str, ground: Ground, replaced: Replaced, fresh: Rotation | str | None) -> str | None:
-        if fresh is not None:
+    def _message(self, family: str, ground: Ground, replaced: CAChanges, new_aid: Rotation | str | None) -> str | None:
+        if new_aid is not None:
             change, _ = replaced.changes[family]
             fact, objection = fact_of(change, ground), replaced.objection
-            if isinstance(fresh, str):
-                return f"{fact}, and nothing is touched: {objection}; {fresh}; put the former CA and its key back"
-            given = {*fresh.old} <= {*ground.trust}
-            now = "puts the former CA behind it now (where that fails, `certmond plan` says why)"
-            does = "has put the former CA behind it" if given else now
+            if isinstance(new_aid, str):
+                return f"{fact}; certmond changes no file: {objection}; {new_aid}; restore the old CA and its key"
+            adds = "adds the old CA behind it now (if that fails, see: certmond plan)"
+            does = "has added the old CA behind it" if {*new_aid.old} <= {*ground.trust} else adds
             return (
-                f"{fact}; certmond {does}, so that clients of both are accepted, and begins no rotation ({objection}); "
-                "put the former CA and its key back, and certmond removes the other one; if that one is meant, run "
-                "then on every control-plane node `certmond root-ca stage CERT KEY`, and on one `certmond root-ca "
-                "rotate`"
+                f"{fact}; certmond {does}, so that components accept clients of both, and begins no rotation "
+                f"({objection}); restore the old CA and its key, and certmond removes the other CA; to rotate to the "
+                "other CA, run then on every control-plane node `certmond root-ca stage CERT KEY`, and on one "
+                "`certmond root-ca rotate`"
             )
-        noted = self.noted.get(family)
-        if noted is None or self._config.mode != "enforce":
+        recorded = self.recorded.get(family)
+        if recorded is None or self._config.mode != "enforce":
             return None
-        changed, both = family in replaced.changes, noted.new in ground.trust and noted.old[0] in ground.trust
-        if changed and ground.key in {each.key for each in noted.old}:
-            return f"{ground.key_path} is the former CA's key again; certmond lets {ground.path} hold that CA alone now"
-        if both and not changed and noted.phase is Phase.TRUST:
+        changed, both = family in replaced.changes, recorded.new in ground.trust and recorded.old[0] in ground.trust
+        if changed and ground.key in {each.key for each in recorded.old}:
+            return f"{ground.key_path} is the key of the old CA again; certmond removes the other CA from {ground.path}"
+        if both and not changed and recorded.phase is Phase.TRUST:
             return (
-                f"{ground.path} trusts the former CA behind the one that was put in its place, and nothing on this "
-                f"node is of the former one; when nothing on any other node is, take it out of {ground.path}"
+                f"{ground.path} trusts the old CA behind its replacement, but no certificate on this node is of the "
+                f"old CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
             )
         return None
 
     def obstacles(self, family: str) -> Iterator[str]:
-        """Yield why no rotation of the family can begin on this node, with what comes first."""
-        if family in self.noted:
-            fact = f"the CA of {family} was replaced on this node, and no other node follows that"
-            yield f"{fact}; put the former CA and its key back, and stage the other one then"
+        """Yield why no rotation of the family can begin on this node, with the remedy."""
+        if family in self.recorded:
+            fact = f"the CA of {family} was replaced on this node, and no other node follows the replacement"
+            yield f"{fact}; restore the old CA and its key, then stage the other CA: certmond root-ca stage"
 
     @property
     def is_due(self) -> bool:
-        """There is an aid to be given that is not noted yet."""
-        return any(self._is_news(family) for family in self._fresh)
+        """Return whether first aid is due that is not in the record yet."""
+        return any(self._is_unrecorded(family) for family in self._new_aids)
 
-    def _is_news(self, family: str) -> bool:
-        noted, fresh = self.noted.get(family), self._fresh.get(family)
-        return fresh is not None and (noted is None or noted.new != fresh.new)
+    def _is_unrecorded(self, family: str) -> bool:
+        recorded, new_aid = self.recorded.get(family), self._new_aids.get(family)
+        return new_aid is not None and (recorded is None or recorded.new != new_aid.new)
 
     @property
     def steps(self) -> tuple[Rotate, ...]:
-        """What the files of this node lack of what is noted."""
-        pairs = ((self.noted[family], ground) for family, ground in self._grounds.items() if self._is_done(family))
+        """Return the missing steps of the recorded first aid on this node."""
+        pairs = ((self.recorded[family], ground) for family, ground in self._grounds.items() if self._is_active(family))
         return tuple(filter(None, (next_step(aid, ground) for aid, ground in pairs)))
 
-    def _is_done(self, family: str) -> bool:
-        """What is noted is to be done now."""
-        noted, fresh = self.noted.get(family), self._fresh.get(family)
-        if noted is None or self._config.mode != "enforce":
+    def _is_active(self, family: str) -> bool:
+        """Return whether the recorded first aid of a family is due now."""
+        recorded, new_aid = self.recorded.get(family), self._new_aids.get(family)
+        if recorded is None or self._config.mode != "enforce":
             return False
-        return noted.phase is not Phase.TRUST or (fresh is not None and fresh.new == noted.new)
+        return recorded.phase is not Phase.TRUST or (new_aid is not None and new_aid.new == recorded.new)
 
-    def carried_on(self, around: Surroundings, now: datetime) -> dict[str, Rotation]:
-        """Return what is to be noted now, by family."""
-        found = dict(self.noted)
+    def next_records(self, around: Surroundings, now: datetime) -> dict[str, Rotation]:
+        """Return the first aid to record now, by family."""
+        found = dict(self.recorded)
         if self._config.mode != "enforce":
             return found
         for family, ground in self._grounds.items():
-            noted = found.pop(family, None)
-            if self._is_news(family):
-                later: Rotation | None = self._fresh[family]
-            elif noted is None:
+            recorded = found.pop(family, None)
+            if self._is_unrecorded(family):
+                later: Rotation | None = self._new_aids[family]
+            elif recorded is None:
                 continue
             else:
                 known = around.live is not None or not around.services
-                settled = known and is_reached(noted, ground) and not any(signer_differences(ground, around))
+                settled = known and is_reached(recorded, ground) and not any(signer_differences(ground, around))
                 changed = family in self._changed
-                later = advanced(noted, ground, depends_on_former=changed, settled=settled, now=now)
+                later = advanced(recorded, ground, depends_on_former=changed, settled=settled, now=now)
             if later:
                 found[family] = later
         return found

@@ -1,6 +1,6 @@
 """Holds of the host: an operator's hold, an upgrade in progress, or a clock that is not synchronized.
 
-Owns the checks on this host. The plan decides what follows, and for how long.
+Owns the checks on this host. The plan decides which steps a hold delays, and for how long.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from certmond.transaction.node_files import NodeFiles
 
 _TIME_LIMIT = timedelta(seconds=10)  # for the program that reports an upgrade in progress
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
-_TIMEX_SIZE = 208  # struct timex, on every architecture of Linux; a larger buffer is harmless
+_TIMEX_SIZE = 208  # bytes of struct timex on every architecture of Linux; a larger buffer is harmless
 
 
-def reason_to_wait(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold | None:
+def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold | None:
     """Return the first hold of an operator or of an upgrade, or None."""
     if hold.file and (since := NodeFiles(root).modified_at(hold.file)):
-        what = "whoever has made that file, such as for an upgrade of Kubernetes"
-        return Hold(HoldReason.FILE, f"held while {hold.file} is there", what, f"rm {hold.file}", since)
+        owner = "the user or program that created the file, such as an upgrade of Kubernetes"
+        return Hold(HoldReason.FILE, f"held while {hold.file} exists", owner, f"rm {hold.file}", since)
     if hold.command:
-        words, what = shlex.join(hold.command), "that program, which holds while it exits with 0"
+        command, owner = shlex.join(hold.command), "the program, which holds while it exits with status 0"
         try:
-            said = f"held while {hold.command[0]} says so" if _succeeds(hold.command, alive) else None
-        except UntrustedError as error:  # another user controls the answer, and a missing answer is no consent
-            said, what = f"held: {error}", "who can change that program"
-        return Hold(HoldReason.COMMAND, said, what, words) if said else None
+            fact = f"held while {hold.command[0]} exits with status 0" if _succeeds(hold.command, alive) else None
+        except UntrustedError as error:  # without a trusted answer, certmond waits
+            fact, owner = f"held: {error}", "the users who can change the program"
+        return Hold(HoldReason.COMMAND, fact, owner, command) if fact else None
     return None
 
 
-def doubt_of_the_clock(hold: HoldSpec) -> Hold | None:
-    """Return why this host's clock is not trustworthy; None where it is, or where the configuration skips the check."""
+def clock_hold(hold: HoldSpec) -> Hold | None:
+    """Return a hold if the clock of this host is not synchronized, unless the configuration skips the check."""
     if hold.unsynchronised_clock and not clock_is_synchronised():
-        fact = "held until this host's clock is synchronised (timedatectl shows it)"
+        fact = "held until the clock of this host is synchronized (timedatectl shows it)"
         return Hold(HoldReason.CLOCK, fact, "the NTP client of this host", "timedatectl set-ntp true")
     return None
 
@@ -51,23 +51,23 @@ class HostHolds:
     def __init__(self, config: Config, root: str, alive: Callable[[], None], monotonic: Callable[[], float]) -> None:
         self._hold, self._root, self._alive, self._monotonic = config.hold, root, alive, monotonic
         self._pause = config.poll.total_seconds()
-        self._answers: tuple[float, Hold | None, Hold | None] | None = None
+        self._result: tuple[float, Hold | None, Hold | None] | None = None
 
     def now(self) -> tuple[Hold | None, Hold | None]:
-        """Check now, and return the hold and the doubt about the clock. May run a program."""
-        answers = reason_to_wait(self._hold, self._root, self._alive), doubt_of_the_clock(self._hold)
-        self._answers = (self._monotonic(), *answers)
-        return answers
+        """Check now. Return the hold of an operator or upgrade, and the hold of the clock. May run a program."""
+        result = operator_hold(self._hold, self._root, self._alive), clock_hold(self._hold)
+        self._result = (self._monotonic(), *result)
+        return result
 
-    def lately(self) -> tuple[Hold | None, Hold | None]:
-        """Return the same, at most `poll` old."""
-        if self._answers is None or not 0 <= self._monotonic() - self._answers[0] < self._pause:
+    def recent(self) -> tuple[Hold | None, Hold | None]:
+        """Return the result of the last check if it is at most `poll` old, else check now."""
+        if self._result is None or not 0 <= self._monotonic() - self._result[0] < self._pause:
             return self.now()
-        return self._answers[1:]
+        return self._result[1:]
 
 
 def clock_is_synchronised() -> bool:
-    """Return whether the kernel reports a synchronized clock (adjtimex(2)). True where the call fails."""
+    """Return whether the kernel reports a synchronized clock (adjtimex(2)). True if the call fails."""
     buffer = ctypes.create_string_buffer(_TIMEX_SIZE * 2)
     return int(ctypes.CDLL(None, use_errno=True).adjtimex(buffer)) != _TIME_ERROR
 

@@ -1,7 +1,7 @@
-"""Detection of a trust anchor that was replaced in place, and the rotation that would follow.
+"""Detection of a trust anchor that a user has replaced, and the rotation that follows.
 
-Owns the finding on the change, the rotation, and what forbids one on this node. Begins nothing and writes nothing:
-`controllers.rotation` does.
+Owns the finding on the change, the rotation, and the reasons against it on this node. Writes no file and begins no
+rotation: `controllers.rotation` does.
 """
 
 from __future__ import annotations
@@ -24,108 +24,110 @@ from certmond.pki.rotation.replaced_ca import Change, changed, overtaken
 from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
-class Replaced:
-    """The changes of the anchors of a node outside a rotation, as of the last scan."""
+class CAChanges:
+    """The changes of the trust anchors of a node outside a rotation, as of the last scan."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._inventory, self._grounds = Inventory(()), dict[str, Ground]()
         self._objection: str | None = None
         self._change: tuple[Change, Verdict, Ground] | None = None
-        self._calm: frozenset[str] = frozenset()
+        self._unchanged: frozenset[str] = frozenset()
         self.changes: dict[str, tuple[Change, Verdict]] = {}
-        """What was changed, by the name of the entry, and how fit it is."""
+        """Each change and its verdict, by the name of the entry."""
 
-    def see(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
-        """Store the current state of the node and discard the last result.
+    def update(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
+        """Store the current state of the node, and discard the last result.
 
-        `objection` is why no rotation may begin automatically, whatever has changed.
+        `objection` is the reason for which certmond begins no rotation by itself on this node, or None.
         """
         self._inventory, self._grounds, self._objection = inventory, dict(grounds), objection
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Nothing is known of any change: a rotation is under way, or it cannot be told."""
-        self._change, self._calm, self.changes = None, frozenset(), {}
+    def reset(self) -> None:
+        """Discard all changes, while a rotation is in progress or the state is unknown."""
+        self._change, self._unchanged, self.changes = None, frozenset(), {}
 
     @property
     def objection(self) -> str | None:
-        """Why no rotation may begin by itself, whatever was changed."""
+        """Return the reason for which certmond begins no rotation by itself on this node, or None."""
         return self._objection
 
-    def look(
+    def findings(
         self, known: Mapping[str, Sequence[Anchor]], aids: Mapping[str, Rotation], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """What is to be told, by the name of the entry. `known` are the anchors that the node has lived by, `aids` is
-        the first aid that it gives.
+        """Return the findings on changes, by the name of the entry.
+
+        `known` are the accepted trust anchors of the node, and `aids` its first aid, both by family.
         """
-        told, calm = dict[str, tuple[Finding, ...]](), set[str]()
+        found, unchanged = dict[str, tuple[Finding, ...]](), set[str]()
         for family, ground in self._grounds.items():
             change, aid = changed(family, ground, known.get(family, ()), self._inventory), aids.get(family)
             if change is None:
                 if aid is None:
-                    calm.add(family)
+                    unchanged.add(family)
                 continue
             if aid and aid.new == change.new:
                 change = replace(change, old=tuple(dict.fromkeys((*change.old, *certificates_of(aid.old)))))
             verdict = self._verdict(change, ground, now)
             self.changes[family] = change, verdict
             if self._change is None or (self._change[1].problems and not verdict.problems):
-                self._change = change, verdict, ground  # the first change without a problem, if any
-            told[family] = (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground, now)),)
-        self._calm = frozenset(calm)
-        return told
+                self._change = change, verdict, ground  # prefer the first change without a problem
+            found[family] = (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground, now)),)
+        self._unchanged = frozenset(unchanged)
+        return found
 
-    def beside(
+    def findings_beside(
         self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """What is to be told of the anchors of other families while `rotation` is under way: it is the turn of none."""
-        told = dict[str, tuple[Finding, ...]]()
+        """Return the findings on other families while `rotation` is in progress. Their changes wait for its end."""
+        found = dict[str, tuple[Finding, ...]]()
         others = {family: ground for family, ground in self._grounds.items() if family != rotation.family}
         for family, ground in others.items():
             if change := changed(family, ground, known.get(family, ()), self._inventory):
-                said = self._remedy(change, self._verdict(change, ground, now), ground, now, after=rotation)
-                told[family] = (finding(Reason.ROOT_CA_CHANGED, said),)
-        return told
+                message = self._remedy(change, self._verdict(change, ground, now), ground, now, after=rotation)
+                found[family] = (finding(Reason.ROOT_CA_CHANGED, message),)
+        return found
 
     @property
     def is_followed(self) -> bool:
-        """Return whether certmond begins a rotation to the replaced anchor by itself."""
-        mine = self._config.mode == "enforce" and self._config.root_ca.on_change != "alarm"
-        return mine and self._change is not None and not (self._objection or self._change[1].problems)
+        """Return whether certmond begins a rotation to the new trust anchor by itself."""
+        follows = self._config.mode == "enforce" and self._config.root_ca.on_change != "alarm"
+        return follows and self._change is not None and not (self._objection or self._change[1].problems)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return the warnings on the replaced anchor, which do not forbid it."""
+        """Return the warnings on the new trust anchor, which do not prevent a rotation."""
         return self._change[1].warnings if self._change else ()
 
     @property
-    def calm(self) -> dict[str, tuple[Anchor, ...]]:
-        """Return the anchors by family if none has changed, else nothing."""
+    def unchanged_anchors(self) -> dict[str, tuple[Anchor, ...]]:
+        """Return the trust anchors by family if none has changed, else {}."""
         if self._change is not None:
             return {}
-        return {family: self._grounds[family].trust for family in self._calm if self._grounds[family].trust}
+        return {family: self._grounds[family].trust for family in self._unchanged if self._grounds[family].trust}
 
     def _verdict(self, change: Change, ground: Ground, now: datetime) -> Verdict:
         unusable = tuple(_unusable(ground))
-        where = None if unusable else ground.key_path
+        key_where = None if unusable else ground.key_path
         leaves, end = self._leaves(change.family, now)
         verdict = judge(
             change.new, ground.key, change.old, end, now,
-            where=ground.path, key_where=where, leaves=leaves, in_place=True,
+            where=ground.path, key_where=key_where, leaves=leaves, in_place=True,
         )  # fmt: skip
-        return replace(verdict, problems=(*unusable, *_strangers(change, ground), *verdict.problems))
+        return replace(verdict, problems=(*unusable, *_unknown_anchors(change, ground), *verdict.problems))
 
-    def found(self, now: datetime, *, at_once: bool) -> Rotation | None:
-        """Return the rotation to the replaced anchor, not begun; None where no anchor was replaced, or it is unfit."""
+    def rotation(self, now: datetime, *, at_once: bool) -> Rotation | None:
+        """Return the rotation to the new trust anchor, not begun. None without a change, or if the new one is unfit."""
         if self._change is None or self._objection or self._change[1].problems:
             return None
         change, verdict, _ = self._change
-        return self._made(change, verdict, now, at_once=at_once)
+        return self._new_rotation(change, verdict, now, at_once=at_once)
 
-    def instead(self, rotation: Rotation, now: datetime) -> Rotation | None:
-        """The rotation, not begun, to a third anchor that somebody has put in the place of the one that `rotation` has
-        found there; None where nobody has, or one unfit, or where nothing begins by itself here.
+    def next_rotation(self, rotation: Rotation, now: datetime) -> Rotation | None:
+        """Return the rotation, not begun, to a third trust anchor that a user has installed during `rotation`.
+
+        Return None without such an anchor, if it is unfit, or if certmond begins no rotation by itself here.
         """
         ground, wanted = self._grounds[rotation.family], self._config.root_ca.on_change
         if self._config.mode != "enforce" or wanted == "alarm" or self._objection:
@@ -134,29 +136,29 @@ class Replaced:
         verdict = self._verdict(change, ground, now) if change else None
         if change is None or verdict is None or verdict.problems:
             return None
-        return self._made(change, verdict, now, at_once=wanted == "replace")
+        return self._new_rotation(change, verdict, now, at_once=wanted == "replace")
 
-    def _made(self, change: Change, verdict: Verdict, now: datetime, *, at_once: bool) -> Rotation | None:
+    def _new_rotation(self, change: Change, verdict: Verdict, now: datetime, *, at_once: bool) -> Rotation | None:
         mode = Mode.REPLACE if at_once else _mode(change, verdict, now)
         identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
         return None if self.refusal(made) else made
 
     def refusal(self, rotation: Rotation) -> str | None:
-        """Return why `rotation` may not begin here, with a remedy; None where nothing observed forbids it."""
+        """Return why `rotation` may not begin here, with a remedy, or None."""
         ground = self._grounds.get(rotation.family)
         if ground is None:
             return None
         if self._config.cluster.kubeconfig is None:
             if self._objection:
-                return f"{self._objection}; name `cluster:` on every node (docs/rotation.md)"
+                return f"{self._objection}; configure `cluster:` on every node (docs/rotation.md)"
             if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
-                fact = f"the key of {ground.path} is not on this node, and nothing else would sign {', '.join(leaves)}"
-                return f"{fact}; a CA that is kept elsewhere is rotated by hand (docs/rotation.md)"
+                fact = f"the key of {ground.path} is not on this node, and no other signer issues {', '.join(leaves)}"
+                return f"{fact}; rotate a CA with an external key by hand (docs/rotation.md)"
         return obstacle(rotation, ground)
 
     def _unsigned(self, family: str) -> Iterator[str]:
-        """Yield the paths of the leaves that only the CA's key on this node can sign."""
+        """Yield the paths of the leaves that need the key of the CA on this node."""
         cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
         for seen in self._inventory.observations:
             own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
@@ -164,70 +166,74 @@ class Replaced:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """Return the leaves that the anchor would have to sign, and when a certificate issued now would end."""
+        """Return the leaves that the trust anchor must sign, and when a certificate issued now would end."""
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
     def _remedy(
         self, change: Change, verdict: Verdict, ground: Ground, now: datetime, after: Rotation | None = None
     ) -> str:
-        """What happened, what certmond does about it, and when or by whose command it goes on: one `after` another."""
+        """Return the message on a change: the fact, the action of certmond, and the next command.
+
+        `after` is the rotation in progress, for whose end this change waits.
+        """
         rotate = "certmond root-ca rotate" + ("" if change.family == SIGNER_FAMILY else f" --family {change.family}")
         fact = fact_of(change, ground)
         alone = self._config.mode == "enforce" and not self._objection
         if verdict.until and len(verdict.problems) == 1 and alone:
-            first = f"{verdict.problems[0]}; or put the former CA and its key back"
+            first = f"{verdict.problems[0]}; or restore the old CA and its key"
             command = f"; then run: {rotate}" if self._config.root_ca.on_change == "alarm" else ""
             does = "certmond does not act before" if command else "certmond rotates it at"
             return f"{fact}; {does} {verdict.until:%Y-%m-%d %H:%M:%S} UTC{command}: {first}"
         if verdict.problems:
-            return f"{fact}, and nothing is touched: {'; '.join(verdict.problems)}; or put the former CA back"
+            return f"{fact}; certmond changes no file: {'; '.join(verdict.problems)}; or restore the old CA"
         if self._config.mode == "observe":
-            return f"{fact}; put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
+            return f"{fact}; restore the old CA and rotate with `certmond root-ca`, or set `mode: enforce`"
         if self._config.root_ca.on_change == "alarm":
             fact = f"{fact}; certmond does not act, because `root_ca.on_change` is alarm"
-            then = f"or, when {after.name} is done, run" if after else "or run"
-            return f"{fact}: put the former CA and its key back, {then}: {rotate}"
+            then = f"or, after {after.name}, run" if after else "or run"
+            return f"{fact}: restore the old CA and its key, {then}: {rotate}"
         if self._objection:
-            return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
+            return f"{fact}; certmond changes no file: {self._objection}; restore the old CA"
         if after:
-            return "; ".join((f"{fact}; it is followed when {after.name} is done", *verdict.warnings))
+            return "; ".join((f"{fact}; certmond rotates it after {after.name}", *verdict.warnings))
         expired = _mode(change, verdict, now) is Mode.REPLACE
-        how = "it is rotated now, without an overlap, as the former CA has expired" if expired else "it is rotated now"
+        how = "certmond rotates it now, without an overlap, because the old CA has expired"
+        how = how if expired else "certmond rotates it now"
         return "; ".join((f"{fact}; {how}", *verdict.warnings))
 
 
 def fact_of(change: Change, ground: Ground) -> str:
-    """Return what happened, for people."""
-    return f"{ground.path} holds another CA than this node lives by ({change.because})"
+    """Return the fact that a user has replaced the CA, as a clause."""
+    return f"{ground.path} has another CA than the certificates of this node ({change.because})"
 
 
 def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
     """Return the mode of the rotation.
 
-    An overlap with an expired CA has no effect: clients reject what it has signed.
+    An overlap with an expired CA has no effect, because clients refuse the certificates of that CA.
     """
     expired = all(each.not_after < now for each in change.old)
     if len(change.old) > 1 and verdict.mode == "reissue":
-        return Mode.OVERLAP  # of only one of them the leaves stay what they are
+        return Mode.OVERLAP  # the leaves of only one of them stay valid
     return Mode.REPLACE if expired and verdict.mode == "overlap" else Mode(verdict.mode)
 
 
 def _unusable(ground: Ground) -> Iterator[str]:
     if ground.key_unknown and ground.key is None:
-        yield f"{ground.key_path} cannot be read as a key; put the right key there without a passphrase"
+        yield f"{ground.key_path} cannot be read as a key; install the key of the CA there without a passphrase"
     elif ground.key is None:
         yield (
-            "its key is not on this node, which therefore cannot go on with it: a control-plane node needs the key as "
-            "well, and to a worker a rotation of the cluster brings the CA"
+            "its key is not on this node, so certmond cannot rotate it here: install the key on a control-plane node; "
+            "a worker receives the CA in a rotation of the cluster"
         )
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
 
 
-def _strangers(change: Change, ground: Ground) -> Iterator[str]:
-    """Yield the anchors in the file that are neither old nor new. With these a rotation cannot complete."""
+def _unknown_anchors(change: Change, ground: Ground) -> Iterator[str]:
+    """Yield a problem for each trust anchor in the file that is neither old nor new. A rotation could not complete."""
     for each in ground.trust:
         if each not in {change.new, *change.old}:
-            fact = f"{ground.path} holds {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the former nor"
-            yield f"{fact} the new CA; take it out"
+            fact = f"{ground.path} has {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the old nor"
+            yield f"{fact} the new CA; remove it"

@@ -1,8 +1,8 @@
-"""Execution of restarts, one step of one episode at a time, recorded before and after.
+"""Execution of restarts, one step of one episode at a time.
 
-Any process can therefore continue. Joins the pure state machine (`pki.services.restart_state_machine`) with the record,
-the act and the rollback. Does not block: it returns the time of the next step. The plan decides what is restarted.
-`restart_lock` decides which node may restart.
+Records each step before and after it, so that any process can continue the episode. Joins the pure state machine
+(`pki.services.restart_state_machine`) with the history, the act and the rollback. Does not block: it returns the time
+of the next step. The plan decides which services restart. `restart_lock` decides which node may restart.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from datetime import UTC, datetime, timedelta
 
 from certmond.config.model import Config
 from certmond.controllers.executor import Executor
-from certmond.controllers.restart_lock import Turn, TurnTaking
+from certmond.controllers.restart_lock import RestartLock, RestartLockSession
+from certmond.controllers.restart_observation import RestartObservation
 from certmond.errors import CertmondError, IdleError, RestartError, TriedError
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Event, bound
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.planning.steps import Plan, Restart
-from certmond.pki.services.model import Live, ServiceSeen
-from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Stage, Terms
+from certmond.pki.services.restart_episode import Bystander, Episode, Past, Result, Terms
 from certmond.pki.services.restart_state_machine import (
     HEALTHY_OBSERVATIONS,
     INTERVAL,
     Act,
     Ended,
-    HealthObservation,
     PutBack,
     Wait,
     after_act,
@@ -36,27 +34,24 @@ from certmond.pki.services.restart_state_machine import (
     bystander_episode,
     next_move,
 )
-from certmond.pki.services.staleness import ServedAt, Surroundings, files_of
+from certmond.pki.services.staleness import Surroundings, files_of
 from certmond.restart.act import Restarter
 from certmond.restart.history import History
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.services.containers import Pod
-from certmond.services.file_usage import KUBELET
 from certmond.services.usage_state import SurroundingsObserver
 from certmond.transaction.commit import Writer
 
 _FRESH = timedelta(seconds=5)
-"""Maximum age of the observation that leads to a restart."""
-_REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
-"""Time without a change of the files before a restart, and the longest wait for it.
-
-A process that writes several files finishes within that time.
-"""
+"""Maximum age of the observation on which a restart begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The result of a step: a sentence about a service, and when to check again; `result` once its episode is over."""
+    """The result of a step: a service, a phrase that follows its name, and when to check the service again.
+
+    `result` is that of the episode if it is over.
+    """
 
     service: str
     message: str
@@ -64,7 +59,7 @@ class Progress:
     result: Result | None = None
 
 
-class Restarting:
+class RestartController:
     """Executes the restarts of plans, for one configuration and one node."""
 
     def __init__(
@@ -72,15 +67,15 @@ class Restarting:
         config: Config,
         executor: Executor,
         history: History,
-        former: FormerFiles,
+        previous: PreviousFiles,
         audit: Audit,
         *,
-        turn: Turn,
+        lock: RestartLock,
         alive: Callable[[], None],
     ) -> None:
         self._config, self._executor, self._history = config, executor, history
-        self._former, self._audit = former, audit
-        self.turn, self._alive = TurnTaking(turn, config), alive
+        self._previous, self._audit = previous, audit
+        self.lock, self._alive = RestartLockSession(lock, config), alive
         spec = config.restart
         self._terms = Terms(spec.ready_within, spec.stable, spec.spacing)
         self._services = {service.name: service for service in config.services}
@@ -95,11 +90,11 @@ class Restarting:
         return self._history.all()
 
     def restarted_now(self) -> frozenset[str]:
-        """Return the services whose restart is in progress."""
+        """Return the names of the services whose restart is in progress."""
         return frozenset(name for name, past in self.past().items() if past.episode)
 
     def under_way(self) -> Episode | None:
-        """Return the restart in progress, whichever process began it, or None."""
+        """Return the restart in progress, of this or another process, or None."""
         return next((past.episode for past in self.past().values() if past.episode), None)
 
     def step(
@@ -107,224 +102,198 @@ class Restarting:
         plan: Plan,
         assessment: Assessment,
         around: Surroundings,
-        there: SurroundingsObserver,
+        usage: SurroundingsObserver,
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Continue the restart in progress, else begin the first of `plan`. Return None where there is nothing to do.
+        """Continue the restart in progress, else begin the first of `plan`. Return None if there is no restart.
 
-        With `hands_over`, only record the restart. The process that acts on this node executes it.
+        With `hands_over`, only record the restart, for execution by the process that acts on this node.
 
-        Raises BusyError while another process writes, WriteError where the state directory cannot be used.
+        Raises BusyError while another process writes, WriteError if the state directory is unusable.
         """
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
         if around.live is None or (planned is None and self.under_way() is None):
             return None
         with self._executor.writing() as writer:
-            hand = _Hand(
-                self,
-                writer,
-                assessment,
-                around,
-                around.live,
-                there.pods,
-                Restarter(self._alive, there.runtime_endpoint),
-            )
+            observed = RestartObservation(assessment, around, around.live)
+            step = _RestartStep(self, writer, observed, usage.pods, Restarter(self._alive, usage.runtime_endpoint))
             if episode := self.under_way():
                 with bound(service=episode.service):
-                    return None if hands_over else hand.go_on(episode)
+                    return None if hands_over else step.advance(episode)
             if planned is None:
                 return None
             with bound(service=planned.service.name):
-                return hand.begin(planned, plan, hands_over=hands_over)
+                return step.begin(planned, plan, hands_over=hands_over)
 
-    def meet(self, assessment: Assessment, around: Surroundings) -> None:
-        """Record the contents of the files that services of kind `command` use, where no record exists.
+    def record_new_services(self, assessment: Assessment, around: Surroundings) -> None:
+        """Record the files that each service of kind `command` uses, if the service has no record yet.
 
         Raises BusyError, WriteError.
         """
         known = self.past()
         for service in self._config.services:
             if service.kind == "command" and service.name not in known and around.live:
-                mine = [s for s in assessment.statuses if service.name in s.seen.spec.consumers]
-                paths = {path for status in mine for path in files_of(status.seen) if path in around.contents}
+                used = [each for each in assessment.statuses if service.name in each.seen.spec.consumers]
+                paths = {path for status in used for path in files_of(status.seen) if path in around.contents}
                 contents = {path: around.contents[path].sha256 for path in sorted(paths)}
                 with self._executor.writing():
-                    self._history.remember(
-                        Past(service.name, None, around.live.at, Result.SEEN, "it was first seen", contents=contents)
+                    message = "certmond recorded its files"
+                    self._history.store(
+                        Past(service.name, None, around.live.at, Result.SEEN, message, contents=contents)
                     )
 
-    def tell_waiting(self, name: str, why: str) -> None:
+    def record_wait(self, name: str, reason: str) -> None:
         """Record why a service is not restarted yet, unless the last such record is the same."""
-        if self._waiting != (name, why):
-            self._waiting = name, why
+        if self._waiting != (name, reason):
+            self._waiting = name, reason
             fields = {"step": "restart", "target": name}
-            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} {why}", fields=fields)
+            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} {reason}", fields=fields)
 
 
 @dataclass(frozen=True, slots=True)
-class _Hand:
-    """One step of a restart, with all its inputs."""
+class _RestartStep:
+    """One step of a restart, with its inputs."""
 
-    owner: Restarting
+    owner: RestartController
     writer: Writer
-    assessment: Assessment
-    around: Surroundings
-    live: Live
+    observed: RestartObservation
     pods: Mapping[str, Pod]
     restarter: Restarter
 
     def begin(self, step: Restart, plan: Plan, *, hands_over: bool) -> Progress:
+        """Begin the planned restart, or return what it waits for."""
         name = step.service.name
         past = self.owner.past().get(name)
         since = past.ended_at if past and past.ended_at and past.ended_at <= self._now() else None
-        if self._now() - self.live.at > _FRESH or (since and self.live.at <= since):
-            return Progress(name, "is looked at once more", self._now())
-        if rest_at := self._at_rest():
-            return Progress(name, "waits for the files to come to rest", rest_at)
-        if step.service.kind == "static-pod" and (why := self._kubelet()):
-            return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
-        if not hands_over and (why := self.owner.turn.wait_for_others()):
-            return self._wait(name, f"waits for its turn: {why}")
+        if self._now() - self.observed.live.at > _FRESH or (since and self.observed.live.at <= since):
+            return Progress(name, "is checked again", self._now())
+        if settled_at := self.observed.files_settle_at(self._now()):
+            return Progress(name, "waits for its files to stop changing", settled_at)
+        if step.service.kind == "static-pod" and (reason := self.observed.kubelet_problem(self.owner._config.services)):
+            return self._wait(name, f"waits for the kubelet, which must start it again: {reason}")
+        if not hands_over and (reason := self.owner.lock.wait_for_others()):
+            return self._wait(name, f"waits for the restart lock: {reason}")
         others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
+        healthy = self.observed.healthy_addresses
         bystanders = tuple(
-            Bystander(each.target, each.instance, each.targets, each.detail, self._well(each.target)) for each in others
+            Bystander(each.target, each.instance, each.targets, each.detail, healthy(each.target)) for each in others
         )
         episode = Episode(
-            name, step.targets, step.detail, self._now(), before=step.instance, well_before=self._well(name),
+            name, step.targets, step.detail, self._now(), before=step.instance, well_before=healthy(name),
             bystanders=bystanders, asked=hands_over,
         )  # fmt: skip
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
         if hands_over:
-            self._remember(episode)
+            self._record(episode)
             return Progress(name, "is handed over", self._now())
         return self._act(episode)
 
-    def _well(self, name: str) -> tuple[str, ...]:
-        """Return the addresses at which the service is healthy."""
-        health = self.around.survey.health.get(name, ())
-        return tuple(address for address in health if self.live.health.get(address, "not asked") is None)
+    def _wait(self, name: str, reason: str) -> Progress:
+        self.owner.record_wait(name, reason)
+        return Progress(name, reason, self._now() + self.owner._config.poll)
 
-    def _at_rest(self) -> datetime | None:
-        """Return until when a restart waits, because a process may still write files; None where none does.
-
-        The wait ends when the first change is a minute old, even if writes continue.
-        """
-        now = self._now()
-        stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
-        newest = max((content.since for content in self.around.contents.values() if content.since <= now), default=now)
-        if now < newest + _REST and min(stale, default=now) > now - _AT_MOST:
-            return newest + _REST
-        return None
-
-    def _wait(self, name: str, why: str) -> Progress:
-        self.owner.tell_waiting(name, why)
-        return Progress(name, why, self._now() + self.owner._config.poll)
-
-    def go_on(self, episode: Episode) -> Progress:
+    def advance(self, episode: Episode) -> Progress:
+        """Advance a restart in progress by one step."""
         service = self.owner._services.get(episode.service)
         if service is None:
-            return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
-        if lost := self.owner.turn.keep():
+            return self._end(Ended(episode, Result.REFUSED, f"the configuration has no service {episode.service}"))
+        if lost := self.owner.lock.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
-        if self._is_superseded(episode):
-            said = f"{episode.service}: the files that it was restarted for have changed again, and are looked at anew"
-            return self._end(Ended(episode, Result.SUPERSEDED, said))
+        if self.observed.files_changed_again(episode):
+            message = f"{episode.service}: its files have changed again during the restart; certmond plans it again"
+            return self._end(Ended(episode, Result.SUPERSEDED, message))
         move = next_move(
-            episode, self._glance(service), self.owner._terms,
+            episode, self.observed.health(service), self.owner._terms,
             changes_instance=service.changes_instance, starts=service.kind != "static-pod",
         )  # fmt: skip
         match move:
             case Wait():
-                self._remember(move.episode)
+                self._record(move.episode)
                 return Progress(service.name, state_of(move.episode), move.until)
             case Act():
-                return self._act_again(move.episode)
+                return self._retry(move.episode)
             case PutBack():
-                return self._put_back(move.episode)
+                return self._roll_back(move.episode)
             case Ended():
                 return self._end(move)
 
     def _act(self, episode: Episode) -> Progress:
-        """Act for the first time. After a RestartError the episode is over, and the service is unchanged."""
+        """Act for the first time. After a RestartError, the episode is over and the service is unchanged."""
         name, episode = episode.service, before_act(episode)
-        self._remember(episode)
-        if not self.owner.turn.may_begin():
-            return self._end(Ended(episode, Result.REFUSED, f"{name}: the turn was lost before anything was done"))
+        self._record(episode)
+        if not self.owner.lock.may_begin():
+            reason = f"{name} was not restarted: this node lost the restart lock first"
+            return self._end(Ended(episode, Result.REFUSED, reason))
         try:
-            said = self._made(episode)
+            message = self._perform(episode)
         except TriedError as error:
-            return self._tried(episode, error)
+            return self._after_failed_act(episode, error)
         except RestartError as error:
             return self._end(Ended(episode, Result.REFUSED, f"{name} was not restarted: {error}"))
-        return self._acted(episode, said)
+        return self._await_proof(episode, message)
 
-    def _tried(self, episode: Episode, error: TriedError) -> Progress:
-        """Continue the episode if a probe of the service can show the result of the attempt, else end it as failed."""
+    def _after_failed_act(self, episode: Episode, error: TriedError) -> Progress:
+        """Continue the episode if a probe of the service can show the result of the act, else end it as failed."""
         name = episode.service
-        served = any(service == name for service, _ in self.around.survey.serving.values())
-        if served or self.around.survey.health.get(name):
-            return self._acted(episode, str(error))
+        served = any(service == name for service, _ in self.observed.around.survey.serving.values())
+        if served or self.observed.around.survey.health.get(name):
+            return self._await_proof(episode, str(error))
         return self._end(Ended(episode, Result.FAILED, f"{name} was not restarted: {error}"))
 
-    def _act_again(self, episode: Episode) -> Progress:
-        """Act again, or for the first time after a process was killed that may have acted already."""
-        if episode.attempt == 1 and (why := self.owner.turn.wait_for_others(asked=episode.asked)):
-            return self._wait(episode.service, f"waits for its turn: {why}")
+    def _retry(self, episode: Episode) -> Progress:
+        """Act again, also after a killed process, which may have acted."""
+        if episode.attempt == 1 and (reason := self.owner.lock.wait_for_others(asked=episode.asked)):
+            return self._wait(episode.service, f"waits for the restart lock: {reason}")
         episode = before_act(episode)
-        self._remember(episode)
+        self._record(episode)
         try:
-            said = self._made(episode)
+            message = self._perform(episode)
         except TriedError as error:
-            return self._tried(episode, error)
-        except IdleError as error:  # not a failure: an operator has stopped it meanwhile
+            return self._after_failed_act(episode, error)
+        except IdleError as error:  # no failure: an operator has stopped the service meanwhile
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} was not restarted: {error}"))
         except RestartError as error:
-            said = str(error)  # the next check decides
-        return self._acted(episode, said)
+            message = str(error)  # the next check decides
+        return self._await_proof(episode, message)
 
-    def _made(self, episode: Episode) -> str:
-        service, told = self.owner._services[episode.service], self.around.survey
+    def _perform(self, episode: Episode) -> str:
+        service, survey = self.owner._services[episode.service], self.observed.around.survey
         return self.restarter.act(
             service, episode.before, self.pods.get(service.name), revive=episode.attempt > 1,
-            listens=told.listens(service.name), delay=told.delays.get(service.name, timedelta()),
+            listens=survey.listens(service.name), delay=survey.delays.get(service.name, timedelta()),
         )  # fmt: skip
 
-    def _acted(self, episode: Episode, said: str) -> Progress:
-        self._remember(after_act(episode, self._now()))
-        return Progress(episode.service, said, self._now() + INTERVAL)
+    def _await_proof(self, episode: Episode, message: str) -> Progress:
+        self._record(after_act(episode, self._now()))
+        return Progress(episode.service, message, self._now() + INTERVAL)
 
-    def _put_back(self, episode: Episode) -> Progress:
-        self._remember(episode)
+    def _roll_back(self, episode: Episode) -> Progress:
+        """Restore the previous files of the service."""
+        self._record(episode)
+        fact = f"{episode.service} did not come up ({episode.trouble})"
         try:
-            said = self.owner._former.put_back(self.writer, episode.targets, self.assessment.statuses)
+            message = self.owner._previous.restore(self.writer, episode.targets, self.observed.assessment.statuses)
         except CertmondError as error:
-            why = (
-                f"{episode.service} did not come up ({episode.trouble}), and the former files are not put back: {error}"
-            )
-            return self._end(Ended(episode, Result.FAILED, why))
-        self._audit(
-            Event.STEP_FAILED,
-            episode.service,
-            f"{episode.service} did not come up ({episode.trouble}): {said}",
-            level="error",
-        )
-        self._remember(after_restore(episode, self._now()))
-        return Progress(episode.service, said, self._now())  # check first what runs now: it must end
+            reason = f"{fact}, and certmond did not restore the previous files: {error}"
+            return self._end(Ended(episode, Result.FAILED, reason))
+        self._audit(Event.STEP_FAILED, episode.service, f"{fact}: {message}", level="error")
+        self._record(after_restore(episode, self._now()))
+        return Progress(episode.service, message, self._now())  # check immediately: the running process must end
 
     def _end(self, ended: Ended) -> Progress:
         episode, name = ended.episode, ended.episode.service
         contents = {
-            path: self.around.contents[path].sha256
-            for target in episode.targets for path in target.contents if path in self.around.contents
+            path: self.observed.around.contents[path].sha256
+            for target in episode.targets for path in target.contents if path in self.observed.around.contents
         }  # fmt: skip
         superseded, before = ended.result is Result.SUPERSEDED, self.owner.past().get(name, Past(name)).ended_at
         again = superseded and before is not None and before <= self._now() < before + self.owner.terms.spacing
         contents = {} if superseded else contents
-        self.owner._history.remember(
+        self.owner._history.store(
             Past(
                 name, None, self._now(), ended.result, ended.message, tuple(target.name for target in episode.targets),
-                self._seen(name).instance, contents, again,
+                self.observed.service(name).instance, contents, again,
             )
         )  # fmt: skip
         good = ended.result is Result.PROVEN
@@ -332,86 +301,42 @@ class _Hand:
             Event.STEP_DONE if good else Event.STEP_FAILED, name, ended.message, level="info" if good else "error",
             result=ended.result.value, seconds=f"{(self._now() - episode.begun_at).total_seconds():.1f}",
         )  # fmt: skip
-        if not self._taken_along(episode):
-            self.owner.turn.give_back()
+        if not self._begin_bystanders(episode):
+            self.owner.lock.give_back()
         return Progress(name, ended.message, None, ended.result)
 
-    def _is_superseded(self, episode: Episode) -> bool:
-        """Return whether the files have changed again, before a rollback."""
-        if episode.stage is Stage.PUT_BACK or episode.put_back_at:
-            return False
-        now = self.around.contents
-        wanted = {path: sha256 for target in episode.targets for path, sha256 in target.contents.items()}
-        return any(path in now and now[path].sha256 != sha256 for path, sha256 in wanted.items())
-
-    def _taken_along(self, episode: Episode) -> bool:
-        """Begin to verify the services that ended with this one, as after a restart.
+    def _begin_bystanders(self, episode: Episode) -> bool:
+        """Begin an episode for each service that ended with this one, to verify it as after a restart.
 
         Return whether a restart is in progress.
         """
         known, found = self.owner.past(), False
         for bystander in episode.bystanders:
-            if along := bystander_episode(bystander, self._seen(bystander.service), self._now()):
+            if along := bystander_episode(bystander, self.observed.service(bystander.service), self._now()):
                 past = known.get(bystander.service, Past(bystander.service))
-                said = f"{bystander.service} has ended with {episode.service}, and is to be proven: {bystander.why}"
-                self._audit(Event.STEP_BEGUN, bystander.service, said)
-                self.owner._history.remember(replace(past, episode=along))
+                fact = f"{bystander.service} has ended with {episode.service}"
+                message = f"{fact}; certmond verifies its restart: {bystander.why}"
+                self._audit(Event.STEP_BEGUN, bystander.service, message)
+                self.owner._history.store(replace(past, episode=along))
                 found = True
         return found or self.owner.under_way() is not None
 
-    def _glance(self, service: ServiceSpec) -> HealthObservation:
-        addresses = self.around.survey.health.get(service.name, ())
-        ill = {
-            address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
-        }
-        unproven = [
-            _unproven(at, status.seen.path)
-            for status in self.assessment.certificates
-            for at in status.presence.served
-            if at.service == service.name and not at.matches
-        ]
-        return HealthObservation(self.live.at, self._seen(service.name), ill, unproven)
-
-    def _kubelet(self) -> str | None:
-        """Return what is wrong with the kubelet; None where it is healthy or not observed."""
-        for service in self.owner._config.services:
-            if service.unit == KUBELET:
-                ill = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
-                stopped = f"{service.name} does not run" if self._seen(service.name).running is False else None
-                return stopped or next(filter(None, ill), None)
-        return None
-
-    def _remember(self, episode: Episode) -> None:
+    def _record(self, episode: Episode) -> None:
         known = self.owner.past().get(episode.service, Past(episode.service))
         if known.episode != episode:
-            self.owner._history.remember(replace(known, episode=episode))
-
-    def _seen(self, name: str) -> ServiceSeen:
-        return self.live.services.get(name, ServiceSeen(None))
+            self.owner._history.store(replace(known, episode=episode))
 
     def _now(self) -> datetime:
-        return datetime.now(UTC)  # the clock of the timestamps of processes and files
+        return datetime.now(UTC)  # the clock of the start times of processes and of the change times of files
 
     def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
         self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
 
 
-def _unproven(at: ServedAt, path: str) -> str:
-    if at.matches is False:
-        return f"{at.endpoint} serves another certificate than {path}"
-    if at.sha256:
-        return f"{path} holds no certificate to compare with what {at.endpoint} serves"
-    return f"{at.endpoint} serves none: {at.reason}"
-
-
 def state_of(episode: Episode) -> str:
-    """Return the progress of a restart that is being verified, as a phrase that follows the name of its service."""
+    """Return the progress of the proof of a restart, as a phrase that follows the name of the service."""
     if episode.trouble:
-        return f"is waited for: {episode.trouble}"
-    if episode.good:
-        return (
-            f"is well, {min(episode.good, HEALTHY_OBSERVATIONS)} of {HEALTHY_OBSERVATIONS}"
-            if episode.good <= HEALTHY_OBSERVATIONS
-            else "is watched for a while"
-        )
-    return "is waited for"
+        return f"has no proof yet: {episode.trouble}"
+    if episode.good > HEALTHY_OBSERVATIONS:
+        return "must stay healthy for some time"
+    return f"is healthy in {episode.good} of {HEALTHY_OBSERVATIONS} checks" if episode.good else "has no proof yet"

@@ -1,7 +1,7 @@
 """The lock that lets one control-plane node at a time restart services.
 
-Owns when a restart takes, renews and releases the lock, and what follows where the API does not answer. The Lease
-(`cluster.lease`) decides which node holds it. A single node always holds it, a worker after its delay.
+Owns when a restart takes, renews and releases the lock, and the behavior while the API does not answer. The Lease
+(`cluster.lease`) decides which node holds the lock. A single node always holds it, and a worker holds it after a delay.
 """
 
 from __future__ import annotations
@@ -16,18 +16,15 @@ from certmond.errors import CertmondError, LostError, UnreachableError
 from certmond.pki.rotation.worker_batches import place
 
 
-class Turn(Protocol):
+class RestartLock(Protocol):
     """A lock for restarts among control-plane nodes."""
 
     def take(self) -> str | None:
-        """Take the lock.
-
-        Return None, or a sentence why this node does not hold it. Raises UnreachableError, RefusedError.
-        """
+        """Take the lock. Return None, or why this node does not hold it. Raises UnreachableError, RefusedError."""
         ...
 
     def keep(self) -> None:
-        """Renew the lock. Raises LostError where another node holds it, UnreachableError, RefusedError."""
+        """Renew the lock. Raises LostError if another node holds it, UnreachableError, RefusedError."""
         ...
 
     @property
@@ -40,7 +37,7 @@ class Turn(Protocol):
         ...
 
 
-class Alone:
+class SingleNodeLock:
     """The lock of a single node, which always holds it."""
 
     held = True
@@ -55,11 +52,11 @@ class Alone:
         pass
 
 
-class Scattered:
+class WorkerDelay:
     """The delay of a worker, which spreads the restarts of many workers without an API request.
 
-    The delay begins with the first `take`. The node's name decides how much of `spread` it is. A worker that is
-    `called`, as one of a batch, does not wait. `monotonic` is a clock in seconds that cannot be set.
+    The delay begins with the first `take`. It is a part of `spread` that depends on the name of the node. A worker
+    whose batch is released (`called`) does not wait. `monotonic` returns seconds of a monotonic clock.
     """
 
     held = True
@@ -82,7 +79,7 @@ class Scattered:
         now = self._monotonic()
         self._since = now if self._since is None else self._since
         left = self._since + self._wait - now
-        return f"the moment of this node among the workers comes in {left:.0f} s" if left > 0 else None
+        return f"the delay of this worker ends in {left:.0f} s" if left > 0 else None
 
     def keep(self) -> None:
         pass
@@ -91,56 +88,56 @@ class Scattered:
         self._since = None
 
 
-class TurnTaking:
+class RestartLockSession:
     """The lock during a restart: taken before the first act, renewed to the end, then released."""
 
-    def __init__(self, turn: Turn, config: Config) -> None:
-        self._turn, self._config = turn, config
+    def __init__(self, lock: RestartLock, config: Config) -> None:
+        self._lock, self._config = lock, config
         self._fenced = True
-        self._asked_again_at = 0.0
+        self._next_request_at = 0.0
         self._lost: str | None = None
 
     def wait_for_others(self, *, asked: bool = False) -> str | None:
-        """Return why this node must wait, or None.
+        """Take the lock. Return why this node must wait, or None if it holds the lock.
 
-        A worker does not wait where the operator `asked` for the restart.
+        A worker does not wait if the operator `asked` for the restart.
         """
-        if asked and isinstance(self._turn, Scattered):
+        if asked and isinstance(self._lock, WorkerDelay):
             return None
         self._fenced = True
         try:
-            return self._turn.take()
+            return self._lock.take()
         except UnreachableError as error:
             if self._config.cluster.without_api == "go_on":
                 self._fenced = False
                 return None
-            return f"{error}; it is waited for (`without_api: go_on` would not)"
+            return f"{error}; certmond waits for it (to restart without the lock, set `without_api: go_on`)"
         except CertmondError as error:
             return str(error)
 
     def may_begin(self) -> bool:
-        """Return whether this node still holds the lock by its own clock, right before the first act.
+        """Return whether this node holds the lock by its own clock, immediately before the first act.
 
-        True where `without_api: go_on` lets it restart without the lock.
+        True if `without_api: go_on` permits a restart without the lock.
         """
-        return self._turn.held or not self._fenced
+        return self._lock.held or not self._fenced
 
     def keep(self) -> str | None:
-        """Renew the lock during a restart. Return a sentence where it was lost, once per reason.
+        """Renew the lock during a restart. If it was lost, return why, once per reason.
 
-        A restart that has begun continues, because a partial restart is worse for all nodes. The service may also be
-        the API server itself.
+        The restart continues without the lock, because an incomplete restart is worse for all nodes. The service may
+        also be the API server itself.
         """
-        asked = time.monotonic()
-        if not self._turn.held and asked < self._asked_again_at:
+        now = time.monotonic()
+        if not self._lock.held and now < self._next_request_at:
             return None
-        self._asked_again_at = asked + self._config.poll.total_seconds()
+        self._next_request_at = now + self._config.poll.total_seconds()
         lost = None
         try:
-            if self._turn.held:
-                self._turn.keep()
+            if self._lock.held:
+                self._lock.keep()
             else:
-                lost = self._turn.take()
+                lost = self._lock.take()
         except LostError as error:
             lost = str(error)
         except CertmondError:
@@ -150,4 +147,4 @@ class TurnTaking:
 
     def give_back(self) -> None:
         """Release the lock. Never raises."""
-        self._turn.give_back()
+        self._lock.give_back()

@@ -1,7 +1,7 @@
-"""The state of a rotation on this node: which one it follows, the findings about it, and what it holds.
+"""State of the rotation that this node follows: its phase, its findings, and the renewals that it holds.
 
-Combines one scan of the node, its record, and what the coordinator has read from the others. The controller of the
-rotation, the planner and the commands read it. Writes nothing, sends no request, and does not block.
+Combines one scan of the node, the node's record, and the decisions that the coordinator has read from other nodes. The
+rotation controller, the planner and the commands use it. Writes no file, sends no request, and does not block.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_protocol import Conductor
+from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.first_aid import FirstAid
-from certmond.controllers.replaced_ca import Replaced
+from certmond.controllers.replaced_ca import CAChanges
+from certmond.controllers.rotation_findings import EXPLANATION, findings_of
 from certmond.errors import CertmondError, RotationError, defect
 from certmond.formats.manifest import Components
 from certmond.pki.assessment.assess import Assessment
@@ -24,13 +25,13 @@ from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.authorization import refusal
 from certmond.pki.rotation.awaited_leaves import is_awaited
-from certmond.pki.rotation.family_state import Ground, freeze_reason, has_old_state, is_abandoned
+from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.gates import Report
 from certmond.pki.rotation.phase_end import open_conditions, reload_deadline
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired
 from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.rotation.preview import Preview, preview
-from certmond.pki.rotation.replaced_ca import is_refused, put_back
+from certmond.pki.rotation.replaced_ca import put_back
 from certmond.pki.rotation.worker_batches import Workers, held_back, in_batches
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.services.trust_sets import digest_of
@@ -40,14 +41,12 @@ from certmond.rotation.trust_anchor_files import ground_of
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles
 
-_EXPLAINED = "see: certmond explain rotation_frozen"
-
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """The progress of this node in its phase: what it waits for, and until when if time alone decides.
+class PhaseProgress:
+    """The progress of this node in its phase: what it waits for, and until when if it waits for a time only.
 
-    `begun` is false where the node may not act in the phase yet.
+    `begun` is false if the node may not act in the phase yet.
     """
 
     rotation: Rotation
@@ -56,13 +55,13 @@ class Reach:
     begun: bool = True
 
 
-class Standing:
+class RotationState:
     """The state as of the last scan, for the node `node` and one configuration.
 
-    `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that takes its
-    place where somebody has put the former CA in place again, or a third one. `broken` says why nobody can tell how far
-    a rotation is; None where that is known. `elsewhere` says that others are in one which is no concern of this node.
-    `unsure` are the anchors with which nothing is to be signed now, as not everyone may trust them, and why.
+    `own` is the rotation in the node's record, and `rotation` the one in progress on this node. `back` is the rotation
+    that follows instead if a user has installed the old CA again, or a third one. `broken` is the reason for which the
+    state is unknown, or None. `elsewhere` is true while other nodes rotate a CA that this node does not use. `unsure`
+    has the trust anchors with which certmond must not sign now, because components may not trust them, and the reason.
     """
 
     def __init__(
@@ -73,19 +72,19 @@ class Standing:
         files: NodeFiles,
         record: RotationRecord,
         staging: Staging,
-        conductor: Conductor,
+        coordinator: Coordinator,
     ) -> None:
         self._node = node
-        self._files, self._record, self._staging, self._conductor = files, record, staging, conductor
-        self._alone = config.cluster.kubeconfig is None
+        self._files, self._record, self._staging, self._coordinator = files, record, staging, coordinator
+        self._is_single_node = config.cluster.kubeconfig is None
         self._families = [
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
-        self.replaced, self.first_aid = Replaced(config), FirstAid(config, files)
-        self._met: tuple[tuple[str, Phase], datetime] | None = None
-        self._forget()
+        self.replaced, self.first_aid = CAChanges(config), FirstAid(config, files)
+        self._first_seen: tuple[tuple[str, Phase], datetime] | None = None
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._grounds = dict[str, Ground]()
         self.own: Rotation | None = None
         self.rotation: Rotation | None = None
@@ -94,33 +93,33 @@ class Standing:
         self.broken: str | None = None
         self.elsewhere = False
         self.unsure: Mapping[str, str] = {}
-        self.first_aid.forget()
+        self.first_aid.reset()
 
     def check(self) -> None:
-        """Raise StateError where the state directory is unusable."""
+        """Raise StateError if the state directory is unusable."""
         self._record.check()
 
-    def look(
+    def update(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str] = ()
     ) -> dict[str, tuple[Finding, ...]]:
-        """Read the state of the node, and return the findings on its anchors by name of the entry.
+        """Read the state of the node. Return the findings on its trust anchors by the name of the entry.
 
-        `waits` is what the phase waits for, as found last.
+        `waits` is what the phase waits for since the last pass.
         """
         before = self.at
-        self._forget()
+        self._reset()
         try:
-            told = self._look(inventory, components, now, waits, before)
+            findings = self._read(inventory, components, now, waits, before)
         except CertmondError as error:
-            told = self._freeze(str(error), *self._families)
-        except Exception as error:  # noqa: BLE001 - any other error freezes it: certmond does nothing, and reports it
-            told = self._freeze(defect(error), *self._families)
-        if (fact := self._conductor.estranged) and SIGNER_FAMILY in self._families:
-            said = f"{fact}; if the CA was rotated without this node, let it join anew: `kubeadm reset`, `kubeadm join`"
-            told[SIGNER_FAMILY] = (*told.get(SIGNER_FAMILY, ()), finding(Reason.CUT_OFF, said))
-        return told
+            findings = self._freeze(str(error), *self._families)
+        except Exception as error:  # noqa: BLE001 - after a defect, certmond freezes the rotation and reports it
+            findings = self._freeze(defect(error), *self._families)
+        if (fact := self._coordinator.estranged) and SIGNER_FAMILY in self._families:
+            message = f"{fact}; if the CA was rotated without this node, join it again: kubeadm reset, kubeadm join"
+            findings[SIGNER_FAMILY] = (*findings.get(SIGNER_FAMILY, ()), finding(Reason.CUT_OFF, message))
+        return findings
 
-    def _look(
+    def _read(
         self,
         inventory: Inventory,
         components: Components,
@@ -138,123 +137,98 @@ class Standing:
                 unread.append(error)
         if unread:
             raise unread[0]
-        self.replaced.see(inventory, self._grounds, self._conductor.objection(components))
+        self.replaced.update(inventory, self._grounds, self._coordinator.objection(components))
         self.own = self._record.load()
         self.rotation = self.followed()
         if self.rotation:
-            kept = [each for each in map(self._staging.read, Part) if each and (each.key or each.key_unknown)]
+            staged = [each for each in map(self._staging.read, Part) if each and (each.key or each.key_unknown)]
             here = self._grounds.get(self.rotation.family)
             if here is None and self.own is not None:
-                fact = f"{self.own.name} is under way, in the phase {self.own.phase}, and the configuration names no"
-                raise RotationError(f"{fact} {self.own.family} that certmond rotates; put the entry back until it ends")
-            self.ground = replace(here, signs=bool(kept)) if here else None
-            if self.ground is None or not self._concerns(self.ground):
-                self.rotation, self.elsewhere = None, True  # a worker has no etcd
+                fact = (
+                    f"{self.own.name} is in progress, in the phase {self.own.phase}, but the configuration has no entry"
+                )
+                raise RotationError(f"{fact} {self.own.family} that certmond rotates; restore the entry until the end")
+            self.ground = replace(here, signs=bool(staged)) if here else None
+            if self.ground is None or not self._uses(self.ground):
+                self.rotation, self.elsewhere = None, True  # such as etcd's CA on a worker
                 return {}
             if why := self._refusal(self.rotation, self.ground, now):
                 return self._freeze(why, self.rotation.family)
-            if self._alone:  # of several nodes, one may not have had the new key yet
-                self.back = put_back(self.rotation, self.ground, now) or self.replaced.instead(self.rotation, now)
-            told = self._told(self.rotation, self.ground, waits if before == self.at else (), inventory)
-            others = self.replaced.beside(self.rotation, self._record.anchors(), now)
+            if self._is_single_node:  # of several nodes, one may not have the new key yet
+                self.back = put_back(self.rotation, self.ground, now) or self.replaced.next_rotation(self.rotation, now)
+            since = waits if before == self.at else ()
+            findings, self.unsure = findings_of(self.rotation, self.ground, self.back, since, inventory)
+            others = self.replaced.findings_beside(self.rotation, self._record.anchors(), now)
             self.unsure = {**self.unsure, **{family: found[0].message for family, found in others.items()}}
-            return told | others
+            return findings | others
         known, aids = self._record.anchors(), self._record.aids()
-        told = self.replaced.look(known, aids, now)
-        told |= self.first_aid.look(self._grounds, self.replaced, known, aids, now)
-        self.unsure = {family: found[0].message for family, found in told.items()}
-        return told
+        findings = self.replaced.findings(known, aids, now)
+        findings |= self.first_aid.findings(self._grounds, self.replaced, known, aids, now)
+        self.unsure = {family: found[0].message for family, found in findings.items()}
+        return findings
 
     def followed(self) -> Rotation | None:
-        """Return the rotation to follow, as far as the others are known now.
+        """Return the rotation to follow, from the decisions of other nodes read so far.
 
-        Raises RotationError where that is undecidable.
+        Raises RotationError if the records contradict each other.
         """
         trusted = {anchor for ground in self._grounds.values() for anchor in ground.trust}
-        return self._conductor.follow(self.own, self._record.closed(), trusted)
+        return self._coordinator.follow(self.own, self._record.closed(), trusted)
 
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
-        """Freeze these anchors: certmond does nothing with them, and reports the reason."""
+        """Freeze these trust anchors: certmond takes no step with them, and reports the reason."""
         self.rotation = self.ground = self.back = None
-        self.replaced.forget()
+        self.replaced.reset()
         self.broken = why
         known = self._record.anchors()
-        said = f"{why}; {_EXPLAINED}"
-        self.unsure = {family: said for family in families if not self._is_as_ever(family, known.get(family, ()))}
+        message = f"{why}; {EXPLANATION}"
+        self.unsure = {family: message for family in families if not self._is_unchanged(family, known.get(family, ()))}
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
-    def _is_as_ever(self, family: str, known: Sequence[Anchor]) -> bool:
-        """Return whether the node still has the anchor file and the key that it accepted before any rotation it knows.
+    def _is_unchanged(self, family: str, known: Sequence[Anchor]) -> bool:
+        """Return whether the node still has the trust anchor and the key from before any rotation that it has recorded.
 
-        Each client that trusts the present leaves trusts that anchor, whatever a record contains. No other node removes
-        it before this node has reported that phase, unless the operator has excluded this node.
+        Each client that trusts the present leaves trusts that anchor, independent of the records. No other node removes
+        the anchor before this node has reported that phase, unless the operator has excluded this node.
         """
         ground, own = self._grounds.get(family), self.own
         if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:
             return False
         under_way = own is not None and own.family == family and not own.over
-        return not under_way and self._staging.read(Part.OLD) is None  # else its key was exchanged, and then restored
+        return (
+            not under_way and self._staging.read(Part.OLD) is None
+        )  # otherwise the key was replaced, and then restored
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
-        """Return why the node does not follow the rotation of the shared record, or None.
-
-        Its own record is checked already.
-        """
+        """Return why the node does not follow the rotation of the shared record, or None."""
         if rotation == self.own:
             return None
-        return refusal(self.own, rotation, ground, staged=self._is_given(rotation), now=now)
+        return refusal(self.own, rotation, ground, staged=self._is_staged(rotation), now=now)
 
-    def _is_given(self, rotation: Rotation) -> bool:
-        """Return whether the next certificate is staged on this node with its key."""
-        kept = (self._staging.read(part) for part in Part)
-        return any(each and not each.fault and each.key and each.anchor == rotation.new for each in kept)
+    def _is_staged(self, rotation: Rotation) -> bool:
+        """Return whether this node has the staged new CA with its key."""
+        staged = (self._staging.read(part) for part in Part)
+        return any(each and not each.fault and each.key and each.anchor == rotation.new for each in staged)
 
-    def _concerns(self, ground: Ground) -> bool:
-        """Return whether the node uses that anchor, or has used it."""
+    def _uses(self, ground: Ground) -> bool:
+        """Return whether the node uses that trust anchor, or has used it."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
-
-    def _told(
-        self, rotation: Rotation, ground: Ground, waits: Sequence[str], inventory: Inventory
-    ) -> dict[str, tuple[Finding, ...]]:
-        if frozen := freeze_reason(rotation, ground):
-            said = f"{frozen}; {_EXPLAINED}"
-            self.unsure = {} if has_old_state(rotation, ground) else {rotation.family: said}
-            if self.back and self.back.new in ground.trust:
-                said = f"{ground.path} was replaced again, by {self.back.new.called}; it is rotated to that one now"
-                return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
-            return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
-        if is_abandoned(rotation, ground) and not has_old_state(rotation, ground):
-            self.unsure = {
-                rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"
-            }
-        if (rotation.found and rotation.phase is Phase.TRUST) or self.back:
-            fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
-            self.unsure = {rotation.family: f"{fact}; see what it waits for: certmond status"}
-        waiting = f"; it waits: {waits[0]}" if waits else ""
-        if len(waits) > 1:
-            waiting += f" (and {len(waits) - 1} more)"
-        said = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
-        if is_refused(rotation, ground, inventory):
-            fact = f"{ground.path} was replaced by another CA, and certificates of the former one are refused"
-            said = f"{fact} until the files of this node follow: {said}"
-            return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
-        return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, said),)}
 
     # Properties of the rotation in progress
 
     @property
     def family(self) -> str | None:
-        """Return the family of the anchor that is being changed, or None."""
+        """Return the family of the rotation in progress, or None."""
         return self.rotation.family if self.rotation else None
 
     @property
     def at(self) -> tuple[str, Phase] | None:
-        """Which rotation and phase it is."""
+        """Return the id and the phase of the rotation in progress, or None."""
         return (self.rotation.id, self.rotation.phase) if self.rotation else None
 
     @property
     def signing(self) -> Mapping[str, Certificate]:
-        """Return the anchor that signs in the present phase, by its name. Empty without a rotation."""
+        """Return the CA that signs in the present phase, by its family. Empty without a rotation."""
         rotation, wanted = self.rotation, desired(self.rotation) if self.rotation else None
         if rotation is None or wanted is None:
             return {}
@@ -267,7 +241,7 @@ class Standing:
 
     @property
     def replaced_ca(self) -> ReplacedCA:
-        """Return the anchor that was replaced without a rotation and that the rotation in progress follows."""
+        """Return the CA that a user has replaced, if the rotation in progress follows it."""
         rotation = self.rotation
         if rotation is None or not rotation.found:
             return NO_REPLACED_CA
@@ -275,62 +249,59 @@ class Standing:
 
     @property
     def workers(self) -> Workers | None:
-        """Return the progress of the workers in the phase at the last count; None where this node counts none."""
-        return self._conductor.workers(self.rotation) if self.rotation else None
+        """Return the progress of the workers in the phase at the last count, or None if this node does not count."""
+        return self._coordinator.workers(self.rotation) if self.rotation else None
 
     @property
     def called(self) -> bool:
-        """Return whether this node is a worker whose batch is released. It then has no further delay."""
-        return self.rotation is not None and in_batches(self.rotation) and self._held_back(self.rotation) is None
+        """Return whether this node is a worker whose batch is released. Such a worker has no further delay."""
+        return self.rotation is not None and in_batches(self.rotation) and self._worker_hold(self.rotation) is None
 
-    def _held_back(self, rotation: Rotation) -> str | None:
+    def _worker_hold(self, rotation: Rotation) -> str | None:
         """Return why a worker waits in the phase, or None.
 
-        A node with a CA's key is no worker, whatever its Node's labels.
+        A node with the key of a CA is no worker, independent of the labels of its Node.
         """
         return None if self.ground is None or self.ground.holds_key else held_back(rotation, self._node)
 
     def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-        """Return what `rotation` would do on this node, from its phase on.
-
-        Raises RotationError where it cannot begin.
-        """
+        """Return what `rotation` would do on this node, from its phase on. Raises RotationError if it cannot begin."""
         ground = self._grounds.get(rotation.family)
         if ground is None:
-            raise RotationError(f"the catalogue has no trust anchor {rotation.family}; name it among `certificates`")
+            raise RotationError(f"the catalogue has no trust anchor {rotation.family}; add it to `certificates`")
         return preview(rotation, ground, assessment, order)
 
     def missing_steps(self, assessment: Assessment) -> MissingSteps:
-        """What this node lacks of the phase; of the first aid, where no rotation is under way."""
+        """Return the missing steps of the phase on this node, or those of first aid without a rotation."""
         if self.rotation is None:
             return MissingSteps(self.first_aid.steps)
-        if self.ground is None or self.back or self._held_back(self.rotation):
+        if self.ground is None or self.back or self._worker_hold(self.rotation):
             return MissingSteps()
         return missing_steps(self.rotation, self.ground, assessment)
 
-    def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> Reach | None:
-        """Return the progress of this node in its phase; None without a rotation."""
+    def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> PhaseProgress | None:
+        """Return the progress of this node in its phase, or None without a rotation."""
         rotation, ground = self.rotation, self.ground
         if rotation is None or ground is None:
             return None
-        if why := self._held_back(rotation):
-            return Reach(rotation, (why,), begun=False)
+        if why := self._worker_hold(rotation):
+            return PhaseProgress(rotation, (why,), begun=False)
         waits = tuple(open_conditions(rotation, ground, assessment, around, plan))
-        at = reload_deadline(rotation, assessment, around, self._met_at(rotation, assessment.taken_at))
+        at = reload_deadline(rotation, assessment, around, self._first_seen_at(rotation, assessment.taken_at))
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
-            said = f"those that read files again by themselves have time until {at:%Y-%m-%d %H:%M:%S} UTC"
-            return Reach(rotation, (said,), at)
-        return Reach(rotation, waits)
+            message = f"services that reload their files have time until {at:%Y-%m-%d %H:%M:%S} UTC"
+            return PhaseProgress(rotation, (message,), at)
+        return PhaseProgress(rotation, waits)
 
-    def _met_at(self, rotation: Rotation, now: datetime) -> datetime:
-        """Return when this process first observed the node in this phase; `now` where the clock was set back since."""
+    def _first_seen_at(self, rotation: Rotation, now: datetime) -> datetime:
+        """Return when this process first observed the node in this phase, or `now` if the clock was set back since."""
         phase = rotation.id, rotation.phase
-        if self._met is None or self._met[0] != phase or self._met[1] > now:
-            self._met = phase, now
-        return self._met[1]
+        if self._first_seen is None or self._first_seen[0] != phase or self._first_seen[1] > now:
+            self._first_seen = phase, now
+        return self._first_seen[1]
 
     def report(self, rotation: Rotation, assessment: Assessment) -> Report:
-        """Return the report of this node, which has reached the phase."""
+        """Return the report of this node that it has reached the phase."""
         ground, known = self.ground, {*rotation.old, rotation.new}
         leaves = [
             each for each in family_statuses(rotation.family, assessment)
@@ -338,7 +309,7 @@ class Standing:
         ]  # fmt: skip
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
         in_place = ground is not None and rotation.new in ground.trust and ground.key == rotation.new.key
-        ready = in_place or self._is_given(rotation)
+        ready = in_place or self._is_staged(rotation)
         return Report(
             rotation.id, rotation.phase, digest_of(ground.trust if ground else ()),
             next(iter(issuers)) if len(issuers) == 1 else "", ground.holds_key if ground else False, ready,

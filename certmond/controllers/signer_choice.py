@@ -1,6 +1,7 @@
 """Choice of the signer of a step, by the kind that the configuration gives it.
 
-Owns the creation of signers. Each is imported only where it is used. `pki.signing.policy` decides what is signed.
+Owns the creation of signers, and imports a signer only for its use. `pki.signing.policy` decides which certificates a
+CA signs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class SignerChoice:
         self._kubeconfig = kubeconfig
 
     def of(self, step: Issue) -> Signer:
-        """Return the signer of the step. Raises RefusedError where the configuration has no such signer, or no CA."""
+        """Return the signer of the step. Raises RefusedError if the configuration lacks the signer or its CA."""
         spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)
         match spec.kind if spec else LOCAL:
             case "local":
@@ -67,5 +68,5 @@ class SignerChoice:
         entries: Mapping[str, tuple[str, str | None]] = {s.name: (s.path, s.key) for s in self._config.certificates}
         path, key = entries.get(step.authority or "", ("", None))
         if not key:
-            raise RefusedError(f"{step.target} has no CA with a key in the catalogue; name its `ca`, or a `signer`")
+            raise RefusedError(f"{step.target} has no CA with a key in the catalogue; set its `ca` or its `signer`")
         return str(self._transactions.real(path)), str(self._transactions.real(key))

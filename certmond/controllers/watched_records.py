@@ -1,6 +1,7 @@
-"""The records in the state directory through which the processes of a node pass work to each other.
+"""Records in the state directory through which the processes of a node pass work to each other.
 
-Owns their names, for processes that watch them. `restart.history` and `state.rotation_record` own the content.
+Owns the names of these records, for processes that watch them. `restart.history` and `state.rotation_record` own the
+content.
 """
 
 from __future__ import annotations

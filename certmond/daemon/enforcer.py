@@ -1,26 +1,26 @@
-"""Wiring of the components that plan and execute on one node, for the daemon and the command line.
+"""Wiring of the components that scan, plan and execute on one node, for the daemon and the command line.
 
-Owns no decision: `pki.planning` decides when a certificate is renewed, and `controllers.executor` how.
+Owns no decision: `pki.planning` decides when certmond renews a certificate, and `controllers.executor` renews it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, conductor_of
-from certmond.controllers.coordinator_protocol import Conductor
+from certmond.controllers.coordinator_choice import KUBELET_CONF, awake, coordinator_of
+from certmond.controllers.coordinator_protocol import Coordinator
 from certmond.controllers.executor import Executor
 from certmond.controllers.host_holds import HostHolds
-from certmond.controllers.restart import Progress, Restarting
-from certmond.controllers.restart_lock import Alone, Scattered, Turn
-from certmond.controllers.rotation import Rotating
-from certmond.controllers.rotation_state import Standing
+from certmond.controllers.restart import Progress, RestartController
+from certmond.controllers.restart_lock import RestartLock, SingleNodeLock
+from certmond.controllers.restart_lock_choice import restart_lock_of
+from certmond.controllers.rotation import RotationController
+from certmond.controllers.rotation_state import RotationState
 from certmond.controllers.signer_choice import SignerChoice
 from certmond.errors import RefusedError, WriteError
 from certmond.files.catalog_observer import Store
@@ -32,7 +32,7 @@ from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.restarts import RestartHolds, restarts
-from certmond.pki.planning.steps import Derive, Held, Issue, Plan, Restore, Step
+from certmond.pki.planning.steps import Issue, Plan, Step
 from certmond.pki.rotation.phases import Rotation
 from certmond.pki.rotation.planner import MissingSteps
 from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
@@ -40,11 +40,17 @@ from certmond.pki.rotation.step_order import pace
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import certificates_of
 from certmond.renewal.certificate_origin import ProvenanceLookup
-from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale, State, Unready
+from certmond.renewal.derived_file_holds import (
+    circumstances_of,
+    hold_reasons_of,
+    replaced_by,
+    unwritten_files,
+    without_recent_failures,
+)
 from certmond.renewal.derived_files import Derivations
 from certmond.renewal.repair_sources import SalvageLookup
 from certmond.restart.history import History
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.rotation.staged_ca import Staging
 from certmond.services.content_times import Changes
 from certmond.services.usage_state import SurroundingsObserver
@@ -54,14 +60,7 @@ from certmond.transaction.commit import Transactions
 from certmond.transaction.node_files import NodeFiles
 
 _EVIDENCE = 0.5
-"""Seconds that one pass spends on the origin of certificates that are due. The next pass continues there."""
-API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
-"""Marks a control-plane node.
-
-Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease.
-
-With it, the API refuses that kubeconfig a Lease, and the node reports that.
-"""
+"""Seconds in which one pass collects evidence on the origin of due certificates. The next pass continues."""
 
 
 def policy_of(config: Config) -> Policy:
@@ -75,19 +74,17 @@ def policy_of(config: Config) -> Policy:
     )
 
 
-def _replaced(made: Plan) -> frozenset[str]:
-    """Return the names of the entries whose certificates the plan replaces."""
-    return frozenset(step.target for step in made.steps if isinstance(step, Issue | Restore))
-
-
-def _holds_something(assessment: Assessment) -> bool:
+def _has_stale_consumers(assessment: Assessment) -> bool:
+    """Return whether a service uses an old certificate."""
     return any(status.presence.stale for status in assessment.statuses)
 
 
 class Enforcer:
     """Planner and executor for one configuration and one node.
 
-    With `scattered`, a worker delays its restarts, as its daemon does. A command of the operator does not wait.
+    A process that is `acting` executes steps. With `keeps`, it stores since when each file has its content. With
+    `scattered`, it delays the restarts of a worker: the daemon does so, a command does not. `alive` is called often
+    enough for any watchdog. `wake` is called when a check of the running services has ended.
     """
 
     def __init__(
@@ -107,10 +104,10 @@ class Enforcer:
     ) -> None:
         self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
         self._monotonic = monotonic
-        self._alive, self._scattered = alive, scattered
+        self._alive = alive
         self.audit = audit
         self.interest: Interest = {}
-        """The files behind the latest result of `see`, to watch for changes."""
+        """The files that the last call of `see` has read, for a process that watches them."""
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
@@ -128,75 +125,57 @@ class Enforcer:
         self.neighbourhood = SurroundingsObserver(
             config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake
         )
-        record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(acting=acting)
-        self.standing = Standing(
-            config, node=self._identity, files=self._files, record=record, staging=staging, conductor=conductor
+        record, staging, coordinator = RotationRecord(state_dir), Staging(state_dir), self._coordinator(acting=acting)
+        self.standing = RotationState(
+            config, node=self._identity, files=self._files, record=record, staging=staging, coordinator=coordinator
         )
-        self.rotating = Rotating(
+        self.rotating = RotationController(
             config, self.executor, self.standing, files=self._files, record=record, staging=staging,
-            conductor=conductor, audit=audit, clock=clock,
+            coordinator=coordinator, audit=audit, clock=clock,
         )  # fmt: skip
         self.provenance = ProvenanceLookup(config, root, state_dir)
         self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
-        self._former = FormerFiles(config, root, state_dir, clock)
-        self.restarting = Restarting(
-            config,
-            self.executor,
-            History(state_dir),
-            self._former,
-            audit,
-            turn=self._turn() if acting else Alone(),
-            alive=alive,
+        self._previous = PreviousFiles(config, root, state_dir, clock)
+        lock: RestartLock = SingleNodeLock()
+        if acting:
+            lock = restart_lock_of(
+                config, node=self._identity, files=self._files, real=self._real_kubeconfig, alive=alive,
+                scattered=scattered, called=lambda: self.standing.called,
+            )  # fmt: skip
+        self.restarting = RestartController(
+            config, self.executor, History(state_dir), self._previous, audit, lock=lock, alive=alive
         )
 
     def renewed(self) -> dict[str, datetime]:
-        """Return when certmond put each certificate in place, by SHA-256."""
+        """Return when certmond installed each certificate, by its SHA-256."""
         return self._ledger.renewed()
 
     def circumstances(self) -> Circumstances:
-        """Return the derived files, and those that certmond must write again.
-
-        A file that certmond did not write is in neither.
-        """
-        return self._circumstances(self._derivations.states())
-
-    def _circumstances(self, states: Mapping[str, State]) -> Circumstances:
-        paths, stale = {}, {}
-        for spec in self._config.derived:
-            match states[spec.name]:
-                case Foreign():
-                    continue
-                case Absent():
-                    stale[spec.name] = f"{spec.path} is not there"
-                case Stale():
-                    stale[spec.name] = f"{spec.path} is not as {spec.source} is"
-                case Current() | Unready():
-                    pass
-            paths[spec.name] = (spec.path, spec.source)
-        return Circumstances(None, stale, paths)
+        """Return the derived files, and those that certmond must write again. Omit files of other programs."""
+        return circumstances_of(self._config.derived, self._derivations.states())
 
     def see(
         self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
     ) -> tuple[Assessment, Surroundings]:
-        """Scan the whole node, wait for the probes, and assess the result as of `at` or of now.
+        """Scan the whole node, wait for the probes, and assess the result as of `at`, or as of now.
 
-        With `everything`, look up the origin of each certificate, else only of those that are due. With `private`, the
-        caller may read the state directory. With `waits`, a certificate and key that may be partly written are not
-        assessed yet.
+        With `everything`, collect evidence on the origin of each certificate, else only of those that are due. Pass
+        `private` only if the caller can read the state directory. With `waits`, a key that does not match its
+        certificate is no finding while another process may still write the files.
         """
         store = Store(self._config.certificates, self._root, self._config.given_facts)
         inventory, now = store.observe(), at or self._clock()
         seen = self.neighbourhood.view(store, inventory, self.restarting.past())
-        around = self._told(store, inventory, now, seen, everything=everything) if private else seen
+        around = self._with_records(store, inventory, now, seen, everything=everything) if private else seen
         self.interest = store.interest
-        return self.judge(inventory, now, around, waits=waits), around
+        return self.assess(inventory, now, around, waits=waits), around
 
-    def around(self, store: Store, inventory: Inventory) -> Surroundings:
-        """Return the current state of the node apart from its certificates. Does not block."""
+    def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
+        """Return the current state of the node except its certificates. Does not block."""
         seen = self.neighbourhood.around(store, inventory, self.restarting.past())
-        return self._told(store, inventory, self._clock(), seen, within=_EVIDENCE)
+        return self._with_records(store, inventory, self._clock(), seen, within=_EVIDENCE)
 
-    def _told(
+    def _with_records(
         self,
         store: Store,
         inventory: Inventory,
@@ -206,18 +185,18 @@ class Enforcer:
         everything: bool = False,
         within: float | None = None,
     ) -> Surroundings:
-        """Add to `seen` what the state directory records about trust anchors, due certificates and damaged files.
+        """Return `seen` with the findings on trust anchors, the origin of due certificates and sources for repairs.
 
-        `within` limits the time for new evidence of certificates that are due, in seconds.
+        `within` limits the time for new evidence on due certificates, in seconds.
         """
-        told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
+        findings = self.standing.update(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(
             inventory, now, family=self.standing.family, everything=everything, within=within
         )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
-        return replace(seen, findings=told, provenance=provenance, salvage=salvage)
+        return replace(seen, findings=findings, provenance=provenance, salvage=salvage)
 
-    def judge(
+    def assess(
         self,
         inventory: Inventory,
         now: datetime,
@@ -226,7 +205,7 @@ class Enforcer:
         *,
         waits: bool = True,
     ) -> Assessment:
-        """Return the verdicts on `inventory`. The daemon and each command assess the node with this function only."""
+        """Return the verdicts on `inventory`. The daemon and every command use this function."""
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
             waits=waits, searching=find_in_two_processes,
@@ -240,94 +219,97 @@ class Enforcer:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Advance a restart by one step: see `Restarting.step`."""
+        """Advance a restart by one step: see `RestartController.step`."""
         return self.restarting.step(plan, assessment, around, self.neighbourhood, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Bring a rotation on: see `Rotating.give_first_aid` and `advance`."""
-        said = self.rotating.give_first_aid(around, assessment.taken_at)
-        return said or self.rotating.advance(assessment, around, plan)
+        """Advance a rotation: see `RotationController.give_first_aid` and `advance`."""
+        message = self.rotating.give_first_aid(around, assessment.taken_at)
+        return message or self.rotating.advance(assessment, around, plan)
 
-    def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
-        """Record which files are good and which of them services use. Raises BusyError, WriteError."""
-        self.restarting.meet(assessment, around)
-        if unkept := self._former.unkept(tuple(assessment.certificates), self.restarting.restarted_now()):
+    def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:
+        """Archive the good files that services use, and record the files of services that certmond does not know yet.
+
+        Raises BusyError, WriteError.
+        """
+        self.restarting.record_new_services(assessment, around)
+        if unarchived := self._previous.unarchived(tuple(assessment.certificates), self.restarting.restarted_now()):
             with self.executor.writing():
-                self._former.keep(unkept, assessment.facts)
+                self._previous.archive(unarchived, assessment.facts)
 
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
-        """Return the steps for the assessed state and what is held. `asked` is as for `pki.planning.renewals.plan`.
+        """Return the plan for the assessed state. `asked` is as for `pki.planning.renewals.plan`.
 
-        The holds of the host are evaluated only if a certificate is due or a service uses an old one. They may run a
-        program.
+        Check the holds of this host only if a certificate is due or a service uses an old one, because a check may run
+        a program.
         """
         states = self._derivations.states()
-        policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
+        policy, past = policy_of(self._config), self._ledger.attempts()
+        now = circumstances_of(self._config.derived, states)
         now = replace(now, unsure=self.standing.unsure, replaced_ca=self.standing.replaced_ca)
         left = self.standing.missing_steps(assessment) if asked is None else MissingSteps()
-        rotating = pace(left, past, assessment.taken_at)
-        if rotating.first:  # Trust anchors change first. The next pass plans everything else.
-            return rotating.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
+        order = pace(left, past, assessment.taken_at)
+        if order.first:  # Trust anchors change first. The next pass plans the other steps.
+            return order.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
         under = certificates_of((self.standing.rotation.new,)) if self.standing.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
         signing = self.standing.signing
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         hold = None
-        if asked is None and (_replaced(made) or _holds_something(assessment)):
-            hold, doubt = (each.fact if each else None for each in self._host.now())
-            now = replace(now, hold=hold, clock=doubt)
+        if asked is None and (replaced_by(made) or _has_stale_consumers(assessment)):
+            hold, clock = (each.fact if each else None for each in self._host.now())
+            now = replace(now, hold=hold, clock=clock)
             made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
-        made = self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
+        made = replace(made, held=(*made.held, *unwritten_files(self._config.derived, states)))
+        made = without_recent_failures(made, past, assessment.taken_at)
         if asked is None and (ground := self.standing.ground) and self.standing.rotation:
-            stops = self.stops(self.standing.rotation, assessment, around or Surroundings())
-            instants = filter(None, (made.changes_at, *(each.until for each in stops)))
-            made = replace(made, held=(*made.held, *(each.held(ground) for each in stops)))
+            obstacles = self.rotation_holds(self.standing.rotation, assessment, around or Surroundings())
+            instants = filter(None, (made.changes_at, *(each.until for each in obstacles)))
+            made = replace(made, held=(*made.held, *(each.held(ground) for each in obstacles)))
             made = replace(made, changes_at=min(instants, default=None))
-        made = rotating.beside(made)
-        unmade = {spec.source: held.because for spec in self._config.derived for held in made.held
-                  if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
+        made = order.beside(made)
+        held_sources = hold_reasons_of(self._config.derived, states, made)
         family = self.standing.family
         changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
-        return self._with_restarts(made, assessment, around, RestartHolds(hold, unmade, changing, now.replaced_ca))
+        return self._with_restarts(
+            made, assessment, around, RestartHolds(hold, held_sources, changing, now.replaced_ca)
+        )
 
-    def asks_again(self, step: Step) -> datetime | None:
-        """Return when an undecided signer accepts the next request, or None for any time."""
+    def next_request_at(self, step: Step) -> datetime | None:
+        """Return when certmond sends the next request to a signer that has not decided. None means at any time."""
         attempt = self._ledger.attempts().get((step.target, step.path))
         of_api = isinstance(step, Issue) and policy_of(self._config).signers.get(step.signer) == "csr"
         return attempt.wait_until if attempt and not of_api else None
 
-    def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
-        """Return the steps that follow from the observed state alone, for observe mode."""
+    def plan_observed(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
+        """Return the plan of observe mode, which depends on the observed state only."""
         made = plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
         return self._with_restarts(made, assessment, around, RestartHolds())
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
-        """Return the restarts that the operator requests, whatever certificates these services use."""
+        """Return the restarts of the services `asked` by the operator, independent of the certificates in use."""
         return restarts(assessment, around, (), self.restarting.terms, holds=RestartHolds(), asked=asked)
 
     def _with_restarts(
         self, made: Plan, assessment: Assessment, around: Surroundings | None, holds: RestartHolds
     ) -> Plan:
-        """Append the restarts to the plan, after all steps that change files."""
+        """Return the plan with the restarts after all steps that change files."""
         around = around or Surroundings(self._config.services)
         after = restarts(assessment, around, made.steps, self.restarting.terms, holds=holds)
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
-    def stops(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """Return what would stop the rotation later on this node and holds it now.
-
-        Empty where the rotation does not wait.
-        """
+    def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
+        """Return the holds of the rotation on this node: obstacles in a later phase. Empty if it does not wait."""
         if not waits_here(rotation):
             return ()
-        upgrade, clock = self._host.lately()
+        upgrade, clock = self._host.recent()
         return tuple(holds(rotation, assessment, around, self._ledger.attempts(), upgrade=upgrade, clock=clock))
 
-    def _conductor(self, *, acting: bool) -> Conductor:
-        return conductor_of(
+    def _coordinator(self, *, acting: bool) -> Coordinator:
+        return coordinator_of(
             self._config, node=self._identity, real=self._real_kubeconfig, root=self._root, acting=acting,
             clock=self._clock, monotonic=self._monotonic, alive=self._alive,
         )  # fmt: skip
@@ -336,45 +318,8 @@ class Enforcer:
     def _identity(self) -> str:
         return self._config.node_name or os.uname().nodename.lower()
 
-    def _turn(self) -> Turn:
-        kubeconfig = self._config.cluster.kubeconfig
-        if kubeconfig is None:
-            return Alone()
-        if kubeconfig == KUBELET_CONF and not self._files.exists(API_SERVER):  # a worker takes no Lease
-            if not self._scattered:
-                return Alone()
-            return Scattered(self._identity, self._config.cluster.spread, called=lambda: self.standing.called)
-        from certmond.cluster.lease import RESTART, ClusterLease
-
-        return ClusterLease(
-            partial(self._real_kubeconfig, kubeconfig),  # resolved late: a process that plans may lack permission
-            identity=self._identity, name=RESTART, duration=self._config.cluster.lease_duration, alive=self._alive,
-            monotonic=awake,
-        )  # fmt: skip
-
     def _real_kubeconfig(self, path: str) -> str:
         try:
             return str(self._transactions.real(path))
         except WriteError as error:
             raise RefusedError(str(error)) from error
-
-    def _without_hurry(self, made: Plan, now: datetime) -> Plan:
-        """Hold the derived files that failed recently, unless the plan renews their source."""
-        past, renewed = self._ledger.attempts(), _replaced(made)
-        steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
-        for step in made.steps:
-            attempt = past.get((step.target, step.path))
-            may_wait = isinstance(step, Derive) and step.source not in renewed
-            if may_wait and attempt and (again := attempt.file_retry_at) > now >= attempt.at:
-                held.append(Held(step.target, step.path, attempt.message, again))
-                instants.append(again)
-            else:
-                steps.append(step)
-        return replace(made, steps=tuple(steps), held=(*made.held, *held), changes_at=min(instants, default=None))
-
-    def _left_alone(self, states: Mapping[str, State]) -> Iterator[Held]:
-        """Yield the derived files that certmond does not write, with the reason."""
-        for spec in self._config.derived:
-            state = states[spec.name]
-            if isinstance(state, Foreign | Unready):
-                yield Held(spec.name, spec.path, state.message)

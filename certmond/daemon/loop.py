@@ -1,35 +1,33 @@
-"""The daemon's loop: wait, observe, assess, plan, publish, execute.
+"""The loop of the daemon: wait for a cause, scan, assess, plan, publish, execute.
 
-Owns when a pass runs and in which order its parts run. Each pass reads the current state, whatever its cause. It has no
-rule about certificates and changes no certificate itself. In observe mode it executes nothing.
+Owns when a pass runs and the order of its parts. Each pass reads the current state of the node and depends on no
+earlier event. The loop has no rule about certificates and changes no certificate itself. In observe mode it executes no
+step.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.controllers.watched_records import records_of
 from certmond.daemon.enforcer import Enforcer, policy_of
+from certmond.daemon.file_changes import CEILING, FileChanges
+from certmond.daemon.pass_schedule import Cause, Deadlines, PassSchedule
 from certmond.daemon.python_gc import uncollected
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
+from certmond.daemon.runtime_files import RuntimeFiles
 from certmond.daemon.runtime_lock import locked
 from certmond.daemon.sd_notify import Notifier
 from certmond.daemon.wakeup import Wake
-from certmond.errors import ConfigError, RuntimeDirError, WriteError
-from certmond.expose.documents.activity import activity_document
+from certmond.errors import ConfigError, WriteError
 from certmond.expose.documents.plan import step_name
-from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
+from certmond.expose.metrics.exposition import summary
 from certmond.expose.metrics.own_metrics import Telemetry
-from certmond.expose.metrics.x509_exporter_names import Compatible
 from certmond.files.catalog_observer import Store
 from certmond.files.inotify import Watcher
 from certmond.notify.audit import DAEMON, Audit
@@ -37,27 +35,12 @@ from certmond.notify.change_log import ChangeLog
 from certmond.notify.hooks import Hooks
 from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.catalog.observation import Inventory
 from certmond.pki.planning.forecast import next_event
 from certmond.pki.services.staleness import Surroundings
 from certmond.transaction.node_lock import ACTING, NodeLock
 
-QUIET = 0.05
-"""Seconds without a further event after which a change counts as complete."""
-CEILING = 1.0
-"""Seconds after which a pass runs although events still arrive."""
-_LOOKS_AROUND = frozenset({"start", "reload", "resync", "step", "retry", "clock"})
 HEARTBEAT_INTERVAL = 10.0
 """Seconds between heartbeats for `serve`. The service manager's watchdog may require shorter intervals."""
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a pass runs, and its scope: lookups ("directory/name"), or everything (None)."""
-
-    name: str
-    touched: frozenset[str] | None
-    since: float | None = None
 
 
 def utc_now() -> datetime:
@@ -68,52 +51,38 @@ def utc_now() -> datetime:
 class Daemon:
     """The daemon of one node.
 
-    `load` reads the configuration again. `clock` returns aware UTC instants. `monotonic`, in seconds, limits the rate
-    of reports and hooks.
+    `load` reads the configuration. `clock` returns aware UTC instants. `monotonic`, in seconds, limits the rate of
+    reports and hooks.
     """
 
     def __init__(
-        self,
-        load: Callable[[], Config],
-        *,
-        root: str,
-        runtime_dir: Path,
-        state_dir: Path,
-        journal: Journal,
-        clock: Callable[[], datetime] = utc_now,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._load = load
-        self._config = load()
-        self._root = root
-        self._runtime_dir = runtime_dir
-        self._state_dir = state_dir
-        self._journal = journal
-        self._clock, self._monotonic = clock, monotonic
-        self._notifier = Notifier()
-        self._telemetry = Telemetry(self._config.mode)
-        self._renderer = Renderer()
-        self._compatible = Compatible()
-        self._store = self._new_store()
-        self._wake = Wake()
-        self._looked = False
-        self._look_due: float | None = None
-        self._lead = NodeLock(state_dir, ACTING)
-        self._enforcer, self._acting = self._new_hand()
-        self._acted = self._in_pass = self._looked_meanwhile = False
-        self._around, self._shown_at, self._reported = Surroundings(), 0.0, 0
-        self._beat_at = 0.0
+        self, load: Callable[[], Config], *, root: str, runtime_dir: Path, state_dir: Path, journal: Journal,
+        clock: Callable[[], datetime] = utc_now, monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._load, self._config = load, load()
+        self._root, self._runtime_dir, self._state_dir = root, runtime_dir, state_dir
+        self._journal, self._clock, self._monotonic = journal, clock, monotonic
+        # Events and times
+        self._wake, self._schedule = Wake(), PassSchedule()
         self._watcher = Watcher(self._wake.set)
-        self._changes = ChangeLog(journal, self._telemetry.unlogged.inc)
+        self._file_changes = FileChanges(self._watcher, self._wake, state_dir, journal)
+        self._stopping = self._reloading = self._services_checked = self._scan_again = False
+        # Reports
+        self._notifier, self._telemetry = Notifier(), Telemetry(self._config.mode)
+        self._files = RuntimeFiles(runtime_dir, journal)
+        self._change_log = ChangeLog(journal, self._telemetry.unlogged.inc)
         self._hooks = Hooks(state_dir, journal, self._telemetry.count_hook, monotonic)
+        self._heartbeat_at, self._summary = 0.0, ""
+        # Results of the last pass
         self._assessment: Assessment | None = None
-        self._stopping = self._reload = False
-        self._looked_at = 0.0
+        self._surroundings = Surroundings()
         self._passed_at: float | None = None
-        self._degraded = False
-        self._unwritten: set[str] = set()
-        self._shown: object = None
-        self._summary = ""
+        self._published_at, self._event_count = 0.0, 0
+        self._in_pass = self._scanned_during_step = False
+        # Components for the present configuration
+        self._acting_lock = NodeLock(state_dir, ACTING)
+        self._store = self._new_store()
+        self._enforcer, self._reconciler = self._new_controllers()
 
     def stop(self, *_: object) -> None:
         """Ask the loop to end. Safe in a signal handler."""
@@ -122,110 +91,92 @@ class Daemon:
 
     def reload(self, *_: object) -> None:
         """Ask the loop to read its configuration again. Safe in a signal handler."""
-        self._reload = True
+        self._reloading = True
         self._wake.set()
 
     def run(self) -> int:
-        """Run until stopped and return 0. Raises RuntimeDirError where the runtime directory cannot be used."""
+        """Run until stopped and return 0. Raises RuntimeDirError if the runtime directory is unusable."""
         with locked(self._runtime_dir), self._wake:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)
             signal.signal(signal.SIGHUP, self.reload)
             try:
-                self._acting.recover()
-                self._hooks.configure(self._config.hooks)
-                with uncollected():
-                    self._pass(Cause("start", None))
-                self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary}")
-                self._notifier.ready(self._summary)
-                self._beat()
-                self._act()  # after READY=1: due steps may take longer than TimeoutStartSec=
-                self._publish_activity()
+                self._start()
                 while not self._stopping:
                     cause = self._next_cause()
                     if cause:
                         self._pass(cause)
-                        self._act()
+                        self._execute()
                     self._publish_activity()
             finally:
                 self._notifier.stopping()
                 self._hooks.close()
                 self._watcher.close()
                 self._enforcer.neighbourhood.close()
-                self._lead.release()
-                with suppress(OSError):  # the directory may be deleted or read-only by now
-                    (self._runtime_dir / HEARTBEAT).unlink()
+                self._acting_lock.release()
+                self._files.remove_heartbeat()
             self._journal.tell(Event.STOPPED, "certmond has stopped")
             self._publish_activity()
         return 0
 
-    def _next_cause(self) -> Cause | None:
-        """Wait for the next cause of a pass, or return None.
+    def _start(self) -> None:
+        """Recover interrupted transactions, make the first pass, and report to the service manager."""
+        self._reconciler.recover()
+        self._hooks.configure(self._config.hooks)
+        with uncollected():
+            self._pass(Cause("start", None))
+        self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary}")
+        self._notifier.ready(self._summary)
+        self._send_heartbeat()
+        self._execute()  # after READY=1: due steps may take longer than TimeoutStartSec=
+        self._publish_activity()
 
-        None means that the daemon stops, or that only a heartbeat or a check of the running services was due.
-        """
-        self._beat()
-        woken = self._wake.wait(0 if self._reload or self._acted else self._patience())
+    # When a pass runs
+
+    def _next_cause(self) -> Cause | None:
+        """Wait for the next cause of a pass. Return None if the daemon stops, or if no pass is due."""
+        self._send_heartbeat()
+        woken = self._wake.wait(0 if self._reloading or self._scan_again else self._seconds_to_wait())
         if self._stopping:
             return None
-        if self._reload:
-            return self._reloaded()
-        if self._acted:
-            self._acted = False
+        if self._reloading:
+            return self._read_configuration()
+        if self._scan_again:
+            self._scan_again = False
             return Cause("step", None)
         if woken:
-            return self._changed(time.monotonic())
-        if self._look_due and time.monotonic() >= self._look_due:
-            self._look_due = None
+            return self._change_cause(time.monotonic())
+        if self._schedule.service_check_begins():
             self._enforcer.neighbourhood.ask()
             return None
-        now, looked = self._clock(), time.monotonic() - self._looked_at
-        if looked >= self._config.resync.total_seconds():
-            return Cause("resync", None)
-        if self._watcher.polled and looked >= self._config.poll.total_seconds():
-            return Cause("poll", None)
-        if self._assessment and now < self._assessment.taken_at:
-            return Cause("clock", None)
-        if self._acting.retry_at and time.monotonic() >= self._acting.retry_at:
-            return Cause("retry", frozenset())
-        return Cause("deadline", frozenset()) if any(now >= due for due in self._deadlines()) else None
+        return self._schedule.due(self._deadlines(), self._clock())
 
-    def _patience(self) -> float:
+    def _seconds_to_wait(self) -> float:
         """Return the seconds until the loop has work without an event."""
-        looked = time.monotonic() - self._looked_at
-        due: list[float] = [HEARTBEAT_INTERVAL, self._config.resync.total_seconds() - looked]
-        if self._watcher.polled:
-            due.append(self._config.poll.total_seconds() - looked)
-        if self._look_due:
-            due.append(self._look_due - time.monotonic())
-        if self._notifier.watchdog:
-            due.append(self._notifier.watchdog / 3)
-        if self._acting.retry_at:
-            due.append(self._acting.retry_at - time.monotonic())
-        now = self._clock()
-        due += [(deadline - now).total_seconds() for deadline in self._deadlines()]
-        return max(0.0, min(due))
+        left = self._schedule.seconds_left(self._deadlines(), self._clock())
+        watchdog = self._notifier.watchdog / 3 or HEARTBEAT_INTERVAL
+        return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
 
-    def _deadlines(self) -> list[datetime]:
-        """Return the instants at which time alone changes a verdict, the plan or the rotation."""
+    def _deadlines(self) -> Deadlines:
         rotation = self._enforcer.rotating.until
-        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at, rotation)
-        return [instant for instant in instants if instant]
+        instants = (self._assessment and self._assessment.changes_at, self._reconciler.plan.changes_at, rotation)
+        return Deadlines(
+            resync=self._config.resync, poll=self._config.poll if self._watcher.polled else None,
+            assessed_at=self._assessment.taken_at if self._assessment else None, retry_at=self._reconciler.retry_at,
+            instants=tuple(instant for instant in instants if instant),
+        )  # fmt: skip
 
-    def _changed(self, since: float) -> Cause | None:
-        """Wait until events cease, at most `CEILING` seconds, then return the cause and what it touched."""
-        while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not (self._stopping or self._reload):
-            pass
-        looked, self._looked = self._looked, False
-        changes = self._watcher.take_changes()
+    def _change_cause(self, since: float) -> Cause | None:
+        """Wait until events cease, and return the cause with the changed paths, or None if no file has changed."""
+        changes = self._file_changes.collect(since, lambda: self._stopping or self._reloading)
+        checked, self._services_checked = self._services_checked, False
         if changes is None:
-            return Cause("look", frozenset()) if looked else None
-        if changes.cause == "overflow":
-            self._journal.tell(Event.WATCH_OVERFLOW, "inotify lost events; everything is looked at again", "warning")
+            return Cause("look", frozenset()) if checked else None
         return Cause(changes.cause, None if changes.everything else changes.paths, since)
 
-    def _reloaded(self) -> Cause:
-        self._reload = False
+    def _read_configuration(self) -> Cause:
+        """Read the configuration again. If it is invalid, report each problem and keep the old configuration."""
+        self._reloading = False
         self._notifier.reloading()
         try:
             self._config = self._load()
@@ -238,198 +189,162 @@ class Daemon:
             self._telemetry.set_mode(self._config.mode)
             self._store = self._new_store()
             self._enforcer.neighbourhood.close()
-            self._enforcer, self._acting = self._new_hand()
-            self._acting.recover()
+            self._enforcer, self._reconciler = self._new_controllers()
+            self._reconciler.recover()
             self._hooks.configure(self._config.hooks)
-            self._journal.tell(Event.RELOADED, "the configuration was read again")
+            self._journal.tell(Event.RELOADED, "certmond has read the configuration again")
         return Cause("reload", None)
 
     def _new_store(self) -> Store:
         derived = tuple(spec.path for spec in self._config.derived)
-        held = (self._config.hold.file,) if self._config.hold.file else ()
-        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *held))
+        hold = (self._config.hold.file,) if self._config.hold.file else ()
+        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *hold))
 
-    def _new_hand(self) -> tuple[Enforcer, Acting]:
+    def _new_controllers(self) -> tuple[Enforcer, Reconciler]:
         enforcing = self._config.mode == "enforce"
         enforcer = Enforcer(
-            self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._live,
+            self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._keep_alive,
             audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, keeps=True, scattered=True,
-            wake=self._look_ended,
+            wake=self._service_check_ended,
         )  # fmt: skip
         if not enforcing:
-            self._lead.release()
-        return enforcer, Acting(
+            self._acting_lock.release()
+        return enforcer, Reconciler(
             enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping,
-            leads=self._leads,
+            take_lock=self._take_acting_lock,
         )  # fmt: skip
 
-    def _leads(self) -> bool:
-        """Take the node's lock for acting, and return whether no command acts now.
+    def _take_acting_lock(self) -> bool:
+        """Take the node's lock for execution. Return False while a command holds it.
 
-        While it is held, commands begin no step.
+        While the daemon holds the lock, no command begins a step.
         """
         try:
-            return self._lead.take(self._runtime_dir)
+            return self._acting_lock.take(self._runtime_dir)
         except WriteError:
-            return True  # every write fails then, with its own message
+            return True  # every write then fails with its own message
+
+    # The parts of a pass
 
     def _pass(self, cause: Cause) -> None:
+        """Scan the node, assess and plan, then publish and report the result."""
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
-            self._looked_at = started
-        inventory = self._observe(cause.touched)
-        around = self._enforcer.around(self._store, inventory)
-        assessment = self._enforcer.judge(inventory, self._clock(), around, self._assessment)
-        self._follow()
-        self._acting.decide(assessment, around)
-        before = self._show(cause, assessment, around, started)
-        self._acting.tell(assessment)
+            self._schedule.full_scan_begins(started)
+        inventory = self._file_changes.scan(self._store, cause.touched)
+        surroundings = self._enforcer.surroundings(self._store, inventory)
+        assessment = self._enforcer.assess(inventory, self._clock(), surroundings, self._assessment)
+        self._file_changes.watch(self._store)
+        self._reconciler.make_plan(assessment, surroundings)
+        before = self._report(cause, assessment, surroundings, started)
+        self._reconciler.record_plan(assessment)
         self._publish_activity()
-        self._look_out(cause, assessment)
+        self._request_service_check(cause, assessment)
         if cause.name == "reload":
             self._notifier.ready(self._summary)
         elif before:
             self._notifier.status(self._summary)
         self._in_pass = False
 
-    def _observe(self, touched: frozenset[str] | None) -> Inventory:
-        inventory = self._store.observe(touched)
-        self._watcher.report_changed(self._store.unfinished)
-        return inventory
+    def _request_service_check(self, cause: Cause, assessment: Assessment) -> None:
+        """Request a check of the running services if their state may have changed.
 
-    def _look_meanwhile(self) -> None:
-        """Observe changes while a step waits, and publish them. The next pass plans what follows.
+        While a service uses an old certificate or refuses clients, also schedule the next check.
+        """
+        if cause.checks_services or self._enforcer.neighbourhood.has_news:
+            self._enforcer.neighbourhood.ask()
+        if any(status.presence.stale or status.presence.refusing for status in assessment.statuses):
+            self._schedule.check_services_within(self._config.poll.total_seconds())
+
+    def _service_check_ended(self) -> None:
+        """Wake the loop. The thread that checks the running services calls this method."""
+        self._services_checked = True
+        self._wake.set()
+
+    # Execution
+
+    def _execute(self) -> None:
+        """Execute the plan, if the mode and the locks allow it."""
+        again = self._reconciler.execute()
+        self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
+        if self._reconciler.service_check_at:
+            wait = (self._reconciler.service_check_at - utc_now()).total_seconds()
+            self._schedule.check_services_within(min(max(0.0, wait), HEARTBEAT_INTERVAL))
+
+    def _keep_alive(self) -> None:
+        """Send heartbeats while a step takes time, and publish changes of the node."""
+        if time.monotonic() - self._heartbeat_at < HEARTBEAT_INTERVAL:
+            self._notifier.alive()
+        else:
+            self._send_heartbeat()
+        self._scan_during_step()
+
+    def _scan_during_step(self) -> None:
+        """Scan changed files while a step waits, and publish the result. The next pass plans the steps that follow.
 
         Does nothing during a pass. Runs at most once in `CEILING` seconds, or in twice that time while events arrive.
         """
-        quiet, self._reported = self._reported == self._watcher.events, self._watcher.events
-        before, since = self._assessment, time.monotonic() - self._shown_at
+        quiet, self._event_count = self._event_count == self._watcher.events, self._watcher.events
+        before, since = self._assessment, time.monotonic() - self._published_at
         if self._in_pass or before is None or since < (CEILING if quiet else 2 * CEILING):
             return
         started, changes = time.monotonic(), self._watcher.take_changes()
         if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
             return
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
-        assessment = self._enforcer.judge(self._observe(touched), self._clock(), self._around, before)
-        self._follow()
-        self._show(Cause(changes.cause if changes else "deadline", touched), assessment, self._around, started)
-        self._looked_meanwhile = True
+        inventory = self._file_changes.scan(self._store, touched)
+        assessment = self._enforcer.assess(inventory, self._clock(), self._surroundings, before)
+        self._file_changes.watch(self._store)
+        self._report(Cause(changes.cause if changes else "deadline", touched), assessment, self._surroundings, started)
+        self._scanned_during_step = True
 
-    def _show(self, cause: Cause, assessment: Assessment, around: Surroundings, started: float) -> Assessment | None:
-        """Publish and report the assessment, and return the assessment before it."""
-        before, self._assessment, self._around = self._assessment, assessment, around
-        self._shown_at = done = time.monotonic()
-        looked = "everything" if cause.touched is None else f"{len(cause.touched)} paths"
-        said = f"a pass ({cause.name}) over {looked} took {(done - started) * 1000:.0f} ms"
-        self._journal.detail(Event.PASSED, said, cause=cause.name)
+    # Reports
+
+    def _report(
+        self, cause: Cause, assessment: Assessment, surroundings: Surroundings, started: float
+    ) -> Assessment | None:
+        """Publish the assessment, and report its changes to the journal and the hooks. Return the previous assessment.
+
+        The pass began at `started`, on the monotonic clock.
+        """
+        before, self._assessment, self._surroundings = self._assessment, assessment, surroundings
+        self._published_at = done = time.monotonic()
+        scope = "everything" if cause.touched is None else f"{len(cause.touched)} paths"
+        message = f"a pass ({cause.name}) over {scope} took {(done - started) * 1000:.0f} ms"
+        self._journal.detail(Event.PASSED, message, cause=cause.name)
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
         self._publish(assessment)
         self._passed_at = time.time()
-        self._changes.compare(before, assessment, self._monotonic())
-        # Findings on running services are unknown before their first check, and must not count as resolved. Below
-        # another root there is no such check.
-        self._hooks.deliver(assessment, settled=around.live is not None or self._root != "/")
+        self._change_log.compare(before, assessment, self._monotonic())
+        # Findings about running services are unknown before the first check of the services, and must not count as
+        # resolved. Below another root, certmond does not check services.
+        self._hooks.deliver(assessment, settled=surroundings.live is not None or self._root != "/")
         return before
 
-    def _look_out(self, cause: Cause, assessment: Assessment) -> None:
-        """Request a check of the running services where something may have changed.
-
-        While a service uses an old certificate, or refuses clients, also schedule the next check.
-        """
-        if cause.name in _LOOKS_AROUND or self._enforcer.neighbourhood.has_news:
-            self._enforcer.neighbourhood.ask()
-        stale = any(status.presence.stale or status.presence.refusing for status in assessment.statuses)
-        due = time.monotonic() + self._config.poll.total_seconds()
-        if stale:  # keep the earlier time: frequent passes, as with polling, would postpone it without an end
-            self._look_due = min(self._look_due or due, due)
-
-    def _look_ended(self) -> None:
-        """Wake the loop. Called by the thread that checks the running services."""
-        self._looked = True
-        self._wake.set()
-
-    def _act(self) -> None:
-        again = self._acting.act()
-        self._acted, self._looked_meanwhile = again or self._looked_meanwhile, False
-        if self._acting.look_at:
-            wait = (self._acting.look_at - utc_now()).total_seconds()
-            due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
-            self._look_due = min(self._look_due or due, due)  # keep the earlier time, as above
-
-    def _follow(self) -> None:
-        """Watch the paths of the last scan.
-
-        The watcher reports new paths as changed: they may have changed before the watch.
-        """
-        self._watcher.set_interest({**self._store.interest, **records_of(self._state_dir)})
-        degraded = bool(self._watcher.polled)
-        if degraded and not self._degraded:
-            where = ", ".join(sorted(self._watcher.polled)[:3])
-            self._journal.tell(Event.WATCH_DEGRADED, f"inotify cannot see {where}: looked at every so often", "warning")
-        self._degraded = degraded
-
     def _publish(self, assessment: Assessment) -> None:
-        """Write the metrics and the status.
-
-        A full or missing runtime directory is reported once, and the next pass retries.
-        """
+        """Write the metrics and the status."""
+        standing = self._enforcer.standing
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
         self._telemetry.set_hooks(self._hooks.waiting)
-        self._telemetry.set_phase(self._enforcer.standing.phase)
-        self._telemetry.set_workers(self._enforcer.standing.workers)
-        self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
-        own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
-        with self._writing(METRICS) as path:
-            self._renderer.write_metrics(path, assessment, own)
+        self._telemetry.set_phase(standing.phase)
+        self._telemetry.set_workers(standing.workers)
+        self._telemetry.set_planned(Counter(step_name(step) for step in self._reconciler.plan.steps))
         following = next_event(assessment, policy_of(self._config))
-        with self._writing(STATUS) as path:
-            self._renderer.write_status(path, assessment, self._config.mode, following)
+        self._files.write_assessment(self._config, assessment, self._telemetry.text(), following)
         self._summary = summary(assessment, following)
 
     def _publish_activity(self) -> None:
         """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
-        rotating, journal = self._enforcer.rotating, self._journal
-        rotation, workers = self._enforcer.standing.rotation, self._enforcer.standing.workers
-        current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.logged)
-        if current != self._shown:
-            about = (rotation, rotating.waits, rotating.until)
-            document = activity_document(self._acting.plan, *about, tuple(journal.recent), workers=workers)
-            self._write(ACTIVITY, json.dumps(document))
-            self._shown = None if ACTIVITY in self._unwritten else current
+        self._files.write_activity(self._reconciler.plan, self._enforcer.standing, self._enforcer.rotating)
 
-    def _write(self, name: str, text: str) -> None:
-        with self._writing(name):
-            write(self._runtime_dir, name, text)
-
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[Path]:
-        """Yield the path of a runtime file. Report a failed write once, until all files can be written again."""
-        try:
-            yield self._runtime_dir / name
-        except RuntimeDirError as error:
-            if not self._unwritten:
-                self._journal.tell(Event.PUBLISH_FAILED, str(error), "error")
-            self._unwritten.add(name)
-        else:
-            self._unwritten.discard(name)
-
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         """Send a heartbeat to the service manager and to `serve`.
 
-        The loop sends it itself, which proves that it runs.
+        The thread of the loop sends it, so a heartbeat proves that the loop runs.
         """
         self._notifier.alive()
-        self._changes.settle(self._monotonic())
-        self._beat_at = time.monotonic()
-        resync = self._config.resync.total_seconds()
-        self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
-
-    def _live(self) -> None:
-        """Send heartbeats while a step takes time, and publish what changes meanwhile."""
-        if time.monotonic() - self._beat_at < HEARTBEAT_INTERVAL:
-            self._notifier.alive()
-        else:
-            self._beat()
-        self._look_meanwhile()
+        self._change_log.settle(self._monotonic())
+        self._heartbeat_at = time.monotonic()
+        self._files.write_heartbeat(self._passed_at, self._config.resync)

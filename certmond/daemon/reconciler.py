@@ -1,7 +1,7 @@
-"""Logs the plan of each pass and, in enforce mode, executes it.
+"""Execution of the plan of each pass in enforce mode, with a record of the planned and held steps.
 
-Owns the state between passes: what was logged, whether another process writes, when to retry. `daemon.loop` decides
-when a pass runs. `daemon.enforcer` plans and executes.
+Owns the state between passes: the recorded steps, the steps that have begun, and the time of the next attempt.
+`daemon.loop` decides when a pass runs. `daemon.enforcer` plans and executes.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ from certmond.pki.services.staleness import Surroundings
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
 """Seconds until the next attempt.
 
-Busy: another process writes, or a signer has not decided; later the plan sets the time to ask the signer. Failure: a
-step failed, or the state directory cannot be used.
+Busy: another process writes, or a signer has not decided; later the plan sets the time of the next request to the
+signer. Failure: a step failed, or the state directory cannot be used.
 """
 SLICE = 1.0
-"""Seconds after which no further step begins before the daemon has scanned the node and published the result.
+"""Seconds after which the daemon scans the node and publishes the result before it begins another step.
 
-A step in progress is not interrupted.
+The daemon does not interrupt a step in progress.
 """
-TURN = 10.0
-"""Seconds for file steps alone. Restarts and rotations follow once each entry of the plan has had a step."""
+FILE_STEP_TIME = 10.0
+"""Seconds that only file steps run. Restarts and rotations follow after a step of each entry of the plan."""
 HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
 """Limits for audit records of held steps: ten per file, then one a minute; and seconds between two summaries.
 
-A summary counts the records left out. Steps that begin, end or fail are always recorded.
+A summary counts the omitted records. certmond always records steps that begin, end or fail.
 """
-LOOK_INTERVAL = timedelta(seconds=2)
+CHECK_INTERVAL = timedelta(seconds=2)
 """Pause between two checks of the running services while a rotation waits for them."""
 RECOVERY_PATIENCE = 5.0
-"""Seconds that the start waits for another process that writes."""
+"""Seconds that the daemon waits at its start for another process that writes."""
 
 
-class Acting:
-    """Plans for one configuration, and executes the plan if `enforcing` and while this process `leads`.
+class Reconciler:
+    """Plans for one configuration, and executes the plan if `enforcing`.
 
-    A process leads while no command acts. No step begins after `stopping` returns true.
+    `take_lock` takes the lock that lets one process execute steps, and returns False while a command holds it. No step
+    begins after `stopping` returns true.
     """
 
     def __init__(
@@ -60,51 +61,51 @@ class Acting:
         *,
         enforcing: bool,
         stopping: Callable[[], bool],
-        leads: Callable[[], bool] = lambda: True,
+        take_lock: Callable[[], bool] = lambda: True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._enforcer, self._journal, self._telemetry = enforcer, journal, telemetry
-        self._enforcing, self._leads, self._stopping = enforcing, leads, stopping
+        self._enforcing, self._take_lock, self._stopping = enforcing, take_lock, stopping
         self._monotonic = monotonic
-        self._begun: set[tuple[type, str, str]] = set()  # steps begun in the current round
+        self._begun: set[tuple[type, str, str]] = set()  # steps that have begun in the current round
         self._results: set[str] = set()  # their results
-        self._served: set[str] = set()  # entries with a step since the last restart or rotation
-        self._served_since = monotonic()
-        self._told: frozenset[tuple[Event, str, str]] = frozenset()
-        self._late: frozenset[tuple[Event, str, str]] = frozenset()  # held steps that are not recorded yet
+        self._stepped: set[str] = set()  # entries with a step since the last restart or rotation
+        self._stepping_since = monotonic()
+        self._recorded: frozenset[tuple[Event, str, str]] = frozenset()
+        self._unrecorded: frozenset[tuple[Event, str, str]] = frozenset()  # held steps without a record
         self._quota, self._omissions = Quota(HELD_EACH, HELD_OVERALL, HELD_OVERALL), Omissions(HELD_INTERVAL)
         self._interrupted: frozenset[str] = frozenset()
-        self._seen: tuple[Assessment, Surroundings] | None = None
+        self._observed: tuple[Assessment, Surroundings] | None = None
         self._no_restart_before = 0.0
         self.plan = Plan()
-        self.look_at: datetime | None = None
+        self.service_check_at: datetime | None = None
         """When to check the running services again for a restart or a rotation."""
         self.retry_at: float | None = None
         """When to retry the plan, on the monotonic clock, or None."""
 
     def recover(self) -> None:
-        """Finish the transactions of a killed process before the first pass. In observe mode, only report them."""
+        """Complete the transactions of a killed process before the first pass. In observe mode, only report them."""
         if not self._enforcing:
             try:
                 self._enforcer.standing.check()
             except StateError as error:
                 self._journal.tell(Event.STEP_FAILED, str(error), "error")
             if self._enforcer.executor.interrupted():
-                left = "a process that was killed left a replacement of files half done"
-                self._journal.tell(Event.RECOVERED, f"{left}; `certmond renew NAME` finishes it first", "warning")
+                fact = "a killed process left an incomplete transaction in the state directory"
+                self._journal.tell(Event.RECOVERED, f"{fact}; complete it: certmond renew NAME", "warning")
             return
         try:
             self._enforcer.executor.recover(RECOVERY_PATIENCE)
         except CertmondError as error:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
-    def decide(self, assessment: Assessment, around: Surroundings) -> None:
-        """Plan the pass. In observe mode, plan from the observed state alone."""
-        self._seen = assessment, around
-        planned = self._enforcer.plan if self._enforcing else self._enforcer.foresee
+    def make_plan(self, assessment: Assessment, around: Surroundings) -> None:
+        """Plan the steps of this pass. In observe mode, plan from the observed state only."""
+        self._observed = assessment, around
+        planned = self._enforcer.plan if self._enforcing else self._enforcer.plan_observed
         self.plan = planned(assessment, around=around)
 
-    def tell(self, assessment: Assessment) -> None:
+    def record_plan(self, assessment: Assessment) -> None:
         """Record the steps that are newly planned or held, except holds that end within `REPAIR_WAIT`."""
         if not self._enforcing:
             return
@@ -112,17 +113,17 @@ class Acting:
         current = {(Event.STEP_PLANNED, step.target, step.path): step.detail for step in self.plan.steps}
         lasting = (held for held in self.plan.held if not held.until or held.until > assessment.taken_at + REPAIR_WAIT)
         current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in lasting}
-        fresh = [entry for entry in current if entry not in self._told]
-        # A planned step needs no limit: each is executed, and the execution is limited.
-        late = {entry for entry in fresh if entry[0] is Event.STEP_HELD and not self._quota.take(entry, now)}
-        for entry in self._late - late - current.keys():  # no longer held, and never recorded
+        new = [entry for entry in current if entry not in self._recorded]
+        # Planned steps need no limit here, because the execution limits their number.
+        late = {entry for entry in new if entry[0] is Event.STEP_HELD and not self._quota.take(entry, now)}
+        for entry in self._unrecorded - late - current.keys():  # the hold ended without a record
             self._omissions.add(entry, 1, now)
         if report := self._omissions.reported(now):
-            many = f"{report[0]} steps of {report[1]} files were held for a moment in the last minute, and not logged"
-            self._journal.tell(Event.LEFT_OUT, f"{many}; see: certmond plan", "warning", count=report[0])
+            fact = f"certmond did not log {report[0]} short holds of steps for {report[1]} files in the last minute"
+            self._journal.tell(Event.LEFT_OUT, f"{fact}; see: certmond plan", "warning", count=report[0])
         notes = [
             Note(event, f"{path}: {current[event, target, path]}", {"target": target, "path": path})
-            for event, target, path in fresh
+            for event, target, path in new
             if (event, target, path) not in late
         ]
         try:
@@ -130,39 +131,39 @@ class Acting:
                 self._enforcer.audit.note_all(notes, assessment.taken_at)
         except WriteError as error:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
-        self._told, self._late = frozenset(current) - late, frozenset(late)
+        self._recorded, self._unrecorded = frozenset(current) - late, frozenset(late)
 
-    def act(self) -> bool:
-        """Execute the plan. Return whether the daemon must scan the node again at once."""
+    def execute(self) -> bool:
+        """Execute the plan. Return whether the daemon must scan the node again immediately."""
         rotation = self._enforcer.standing.rotation
         with bound(**({"rotation": rotation.id} if rotation else {})):
-            return self._act()
+            return self._execute()
 
-    def _act(self) -> bool:
+    def _execute(self) -> bool:
         again = self.retry_at is not None and time.monotonic() >= self.retry_at
         self.retry_at = None
         if not self._enforcing or self._stopping():
             return False
         executor = self._enforcer.executor
-        self._enforcer.rotating.until = None  # this deadline has passed; `_rotate` sets the next
-        if not self._leads():
-            self.look_at, self.retry_at = None, time.monotonic() + BUSY_INTERVAL
+        self._enforcer.rotating.until = None  # `_rotate` sets the next deadline
+        if not self._take_lock():
+            self.service_check_at, self.retry_at = None, time.monotonic() + BUSY_INTERVAL
             return False
-        # Unfinished transactions of a process that crashed, or that still holds the lock.
+        # Incomplete transactions of a process that crashed, or that still holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
-            stands = self._enforcer.standing
-            if (stands.replaced.is_followed or stands.first_aid.is_due) and self._rotate():
-                return True  # the API server refuses its clients: that comes before anything else
+            state = self._enforcer.standing
+            if (state.replaced.is_followed or state.first_aid.is_due) and self._rotate():
+                return True  # first, because the API server refuses its clients
             if not (self.plan.writes or begun):
-                self._begin_turn()
+                self._begin_file_steps()
                 self._end_of_round()
                 executor.tidy()
                 return self._restart() or self._rotate()
-            if self._is_over(begun):
+            if self._file_steps_are_over(begun):
                 if self._restart() or self._rotate():
                     return True
-                self._begin_turn()
+                self._begin_file_steps()
             complete = self._slice()
             self._interrupted = executor.interrupted()
             if not complete:
@@ -170,7 +171,7 @@ class Acting:
             results = self._end_of_round()
             if begun or "done" in results:
                 return True
-            return self._without_writing()
+            return self._rotate_without_file_steps()
         except BusyError:
             self.retry_at = time.monotonic() + BUSY_INTERVAL
             return False
@@ -181,42 +182,40 @@ class Acting:
             return False
 
     def _slice(self) -> bool:
-        """Begin file steps for `SLICE` seconds, at least one, alternating between entries.
+        """Execute file steps for `SLICE` seconds, at least one, alternating between entries.
 
-        Return whether all have begun.
-
-        A longer plan runs as a round of slices, each with the plan of its pass. A step that failed is still in the
-        plan, and waits until the others have begun.
+        Return whether all file steps of the plan have begun. A longer plan runs as a round of slices, each with the
+        plan of its pass. A step that failed is still in the plan, and waits until the others have begun.
         """
         left = round_robin(
-            (step for step in self.plan.writes if _mark(step) not in self._begun),
+            (step for step in self.plan.writes if _identity(step) not in self._begun),
             (target for _, target, _ in self._begun),
         )
-        end, fresh = self._monotonic() + SLICE, list[Write]()
+        end, new = self._monotonic() + SLICE, list[Write]()
 
         def over() -> bool:
-            return self._stopping() or (bool(fresh) and self._monotonic() >= end)
+            return self._stopping() or (bool(new) and self._monotonic() >= end)
 
-        outcomes = self._enforcer.executor.execute(Plan(left), tell=fresh.append, stopping=over)
-        self._begun |= {_mark(step) for step in fresh}
-        self._served |= {step.target for step in fresh}
+        outcomes = self._enforcer.executor.execute(Plan(left), tell=new.append, stopping=over)
+        self._begun |= {_identity(step) for step in new}
+        self._stepped |= {step.target for step in new}
         self._results |= {outcome.result for outcome in outcomes}
         for outcome in outcomes:
             if isinstance(outcome.step, Issue):
                 self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
-        return len(fresh) == len(left)
+        return len(new) == len(left)
 
-    def _is_over(self, begun: Collection[str]) -> bool:
-        """Return whether file steps ran long enough. A glob pattern may have new files due without end."""
-        if begun or self._monotonic() < self._served_since + TURN:
+    def _file_steps_are_over(self, begun: Collection[str]) -> bool:
+        """Return whether restarts and rotations are next. File steps of a glob pattern may never end."""
+        if begun or self._monotonic() < self._stepping_since + FILE_STEP_TIME:
             return False
-        return all(step.target in self._served for step in self.plan.writes)
+        return all(step.target in self._stepped for step in self.plan.writes)
 
-    def _begin_turn(self) -> None:
-        self._served, self._served_since = set(), self._monotonic()
+    def _begin_file_steps(self) -> None:
+        self._stepped, self._stepping_since = set(), self._monotonic()
 
     def _end_of_round(self) -> set[str]:
-        """Return the results of the finished round, and set the time of the next attempt."""
+        """End the round. Return its results, and set the time of the next attempt."""
         results, self._results, self._begun = self._results, set(), set()
         if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
@@ -224,24 +223,28 @@ class Acting:
             self.retry_at = time.monotonic() + BUSY_INTERVAL
         return results
 
-    def _without_writing(self) -> bool:
+    def _rotate_without_file_steps(self) -> bool:
         """Advance the rotation although no step has succeeded, because an operator may have aborted it.
 
-        Return whether the daemon must scan the node again at once.
+        Return whether the daemon must scan the node again immediately.
         """
         again = self._rotate()
         if self.retry_at:
-            self.look_at = self._enforcer.rotating.until = None  # the retry comes first: each pass tries the plan again
+            # The retry comes first, because each pass executes the plan again.
+            self.service_check_at = self._enforcer.rotating.until = None
         return again
 
     def _restart(self) -> bool:
-        """Advance a restart by one step, after its files are written. Return whether to scan the node again at once."""
-        self.look_at = None
-        if self._seen is None or time.monotonic() < self._no_restart_before:
+        """Advance a restart by one step after its files are written.
+
+        Return whether the daemon must scan the node again immediately.
+        """
+        self.service_check_at = None
+        if self._observed is None or time.monotonic() < self._no_restart_before:
             return False
         try:
-            self._enforcer.keep_former(*self._seen)
-            progress = self._enforcer.restart(self.plan.restartable, *self._seen)
+            self._enforcer.record_good_files(*self._observed)
+            progress = self._enforcer.restart(self.plan.restartable, *self._observed)
         except CertmondError:
             raise
         except Exception as error:  # noqa: BLE001 - a defect in a restart must not block renewals
@@ -252,21 +255,21 @@ class Acting:
             return False
         if progress.result is not None:
             self._telemetry.restarts.labels(progress.service, progress.result.value).inc()
-        self.look_at = progress.until
+        self.service_check_at = progress.until
         return progress.until is None
 
     def _rotate(self) -> bool:
-        """Advance a rotation. Return whether to scan the node again at once."""
-        if self._seen is None:
+        """Advance a rotation. Return whether the daemon must scan the node again immediately."""
+        if self._observed is None:
             return False
         rotating = self._enforcer.rotating
         try:
-            said = self._enforcer.rotate(*self._seen, self.plan)
-            if said is None and rotating.waits and self.look_at is None:
-                soon = datetime.now(UTC) + LOOK_INTERVAL  # no event may announce what it waits for
-                late = rotating.until - LOOK_INTERVAL if rotating.settled and rotating.until else soon
-                self.look_at = max(soon, late)
-            return said is not None
+            message = self._enforcer.rotate(*self._observed, self.plan)
+            if message is None and rotating.waits and self.service_check_at is None:
+                soon = datetime.now(UTC) + CHECK_INTERVAL  # the awaited change may cause no event
+                late = rotating.until - CHECK_INTERVAL if rotating.settled and rotating.until else soon
+                self.service_check_at = max(soon, late)
+            return message is not None
         except CertmondError:
             raise
         except Exception as error:  # noqa: BLE001 - a defect in a rotation must not block renewals
@@ -275,6 +278,6 @@ class Acting:
             return False
 
 
-def _mark(step: Write) -> tuple[type, str, str]:
-    """Return what identifies a step across plans."""
+def _identity(step: Write) -> tuple[type, str, str]:
+    """Return the kind, target and path of a step, which identify it in each plan."""
     return type(step), step.target, step.path

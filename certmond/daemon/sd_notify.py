@@ -1,7 +1,7 @@
 """Notifications to the service manager (sd_notify(3)): ready, reloading, stopping, watchdog and status.
 
-Outside systemd nothing is sent. A failed notification is ignored. A status is one line: a line break would start
-another assignment, and users choose the names of certificates.
+Outside systemd the daemon sends no notification. It ignores a failed notification. A status is one line, because a line
+break would start another assignment, and users choose the names of certificates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Notifier:
         self._wanted = "NOTIFY_SOCKET" in os.environ
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
-        """Seconds within which the service manager expects `alive`; 0 where the watchdog is off."""
+        """Seconds within which the service manager expects `alive`; 0 if the watchdog is off."""
 
     def ready(self, status: str) -> None:
         self._tell(f"READY=1\nSTATUS={printable(status)[:_MOST]}")

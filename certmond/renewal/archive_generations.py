@@ -1,7 +1,7 @@
-"""Generations of the archive, judged against the current state of the node.
+"""Verdicts on generations of the archive, against the current state of the node.
 
-Owns where the files of a generation belong, and the rule that no right is restored that a later certificate no longer
-had. `archived_pair` judges the pair itself. Only reads.
+Owns the paths of the files of a generation, and the rule that a restore grants no right that a later certificate lacks.
+`archived_pair` evaluates the pair itself. Writes no file.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """Where the certificate and the key of a generation belong."""
+class PairLocation:
+    """The paths of the certificate and the key of a generation on the node."""
 
     kind: Kind
     path: str
     key_path: str
     spec: CertificateSpec | None
     references: bool = False
-    """Whether files that it refers to are read. True if no other user has chosen them."""
+    """Whether certmond reads the files to which a kubeconfig refers. True if no other user has chosen them."""
 
 
 class Generations:
@@ -46,23 +46,25 @@ class Generations:
 
     def judged(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> Verdict:
         """Return the verdict on a generation with these files if it replaced the current files."""
-        form = self.form(name, files)
-        if form.spec and form.spec.password_file:
-            return Verdict(Worth.UNJUDGED, f"{form.path} is opened by a password")
-        pair = self.pair(form, as_put_back(files, self._files))
+        location = self.location(name, files)
+        if location.spec and location.spec.password_file:
+            return Verdict(Worth.UNJUDGED, f"{location.path} needs a password")
+        pair = self.pair(location, as_put_back(files, self._files))
         own = pair.chain if isinstance(pair, KeyPair) else ()
-        usages = _EXTENDED.intersection(form.spec.usages) if form.spec else frozenset[str]()
-        anchors = self._anchors(form.spec, own)
+        usages = _EXTENDED.intersection(location.spec.usages) if location.spec else frozenset[str]()
+        anchors = self._anchors(location.spec, own)
         found = verdict(pair, anchors, usages, self._clock())
-        if form.spec and anchors and isinstance(pair, KeyPair):
-            return self._wider(name, generation, form.spec, pair.leaf, anchors) or found
+        if location.spec and anchors and isinstance(pair, KeyPair):
+            return self._wider(name, generation, location.spec, pair.leaf, anchors) or found
         return found
 
     def _wider(
         self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
     ) -> Verdict | None:
-        """Return the verdict that a later certificate had less: what is in place, one that came into the archive after
-        this one had done so first, or one that was issued or ends later; None where none had.
+        """Return the verdict `wider` if a later certificate has fewer rights, else None.
+
+        Later certificates are the installed one, those archived after the first copy of this one, and those that were
+        issued later or end later.
         """
         fixed = fixed_by(spec, self._facts)
         for pair, younger in self._others(name, generation, leaf):
@@ -74,35 +76,36 @@ class Generations:
             ):
                 continue
             if more := surplus(leaf, other, fixed):
-                had_less = f"a later certificate (serial {other.serial:x}) had less"
-                return Verdict(Worth.WIDER, f"{'; '.join(more)}; {had_less}")
+                fact = f"a later certificate (serial {other.serial:x}) has fewer rights"
+                return Verdict(Worth.WIDER, f"{'; '.join(more)}; {fact}")
         return None
 
     def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield what each generation of a name has, and what is in place: each with whether it is younger than this
-        generation, or than an earlier one with the same certificate.
+        """Yield the pair of each generation of a name, and the installed pair.
+
+        The flag is true if the pair is younger than the first generation with this certificate.
         """
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
         for described, files in self._archive.complete_generations(name):
-            form = self.form(name, files)
-            pair = self.pair(form, as_put_back(files, self._files))
+            location = self.location(name, files)
+            pair = self.pair(location, as_put_back(files, self._files))
             found.append((pair, described.when))
             first = min(first, described.when) if pair.leaf == leaf else first
-            yield self.pair(form, self._files.read), True
+            yield self.pair(location, self._files.read), True
         yield from ((pair, when > first) for pair, when in found)
 
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """Return whether the current files are a pair, or cannot be judged."""
-        pair = self.pair(self.form(name, files), self._files.read)
+        """Return whether the current files are a pair. True also if their key needs a passphrase."""
+        pair = self.pair(self.location(name, files), self._files.read)
         return not isinstance(pair, Unpaired) or pair.encrypted
 
     @staticmethod
-    def pair(form: Form, read: Read) -> KeyPair | Unpaired:
-        return entry_pair(form.kind, form.path, form.key_path, read, references=form.references)
+    def pair(location: PairLocation, read: Read) -> KeyPair | Unpaired:
+        return entry_pair(location.kind, location.path, location.key_path, read, references=location.references)
 
-    def form(self, name: str, files: Sequence[ArchivedFile]) -> Form:
-        """Return where the files belong, from the entry, or else from the files, of which the key is first."""
+    def location(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
+        """Return the paths of the files, from the entry, or else from the files, of which the key is first."""
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
             if path := next((each for each in paths if archive_name(pattern, each) == name), None):
@@ -111,11 +114,11 @@ class Generations:
         if spec is not None and not spec.is_glob and spec.path in paths:
             return self._of_entry(spec, spec.path, spec.key or spec.path, files)
         is_pem = b"-----BEGIN " in files[-1].content or len(files) > 1
-        return Form(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
+        return PairLocation(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
 
-    def _of_entry(self, spec: CertificateSpec, path: str, key_path: str, files: Sequence[ArchivedFile]) -> Form:
-        roots = all(file.owner[0] in {0, os.geteuid()} for file in files) and not self._files.other_writer(path, None)
-        return Form(spec.kind, path, key_path, spec, references=roots)
+    def _of_entry(self, spec: CertificateSpec, path: str, key_path: str, files: Sequence[ArchivedFile]) -> PairLocation:
+        trusted = all(file.owner[0] in {0, os.geteuid()} for file in files) and not self._files.other_writer(path, None)
+        return PairLocation(spec.kind, path, key_path, spec, references=trusted)
 
     def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
         """Return the current CAs of an entry, or None if they cannot be determined."""
@@ -135,8 +138,10 @@ class Generations:
 
 
 def _is_later(other: Certificate, leaf: Certificate) -> bool:
-    """Return whether it was issued or ends later: kubeadm lets a certificate begin with its CA (pkiutil,
-    NewSignedCert), and certmond may let it end with that. Where both dates are the same, nobody knows.
+    """Return whether `other` was issued later or ends later than `leaf`. True if both dates are the same.
+
+    A certificate of kubeadm begins with its CA (pkiutil, NewSignedCert), and certmond may let it end with the CA. Equal
+    dates therefore do not show the order.
     """
     dates = (other.not_before, other.not_after), (leaf.not_before, leaf.not_after)
     return dates[0] == dates[1] or other.not_before > leaf.not_before or other.not_after > leaf.not_after

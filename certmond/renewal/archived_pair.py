@@ -1,6 +1,6 @@
 """Verdict on a generation of the archive as a replacement of the current files: its pair, its path and its dates.
 
-Owns the verdict that the daemon and `certmond archive` share. Reads and writes no file.
+The daemon and `certmond archive` share this verdict. Reads and writes no file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from certmond.transaction.commit import NewFile
 
 
 class Worth(StrEnum):
-    """`good`: a pair that is valid now. `outdated`: a pair that is not. `wider`: a later certificate no longer had its
-    subject, or one of its usages or names. `unjudged`: its key needs a passphrase. `broken`: certificate and key do not
-    match, or one of them cannot be read.
+    """`good`: a pair that is valid now. `outdated`: a pair that is not valid now. `wider`: a later certificate lacks
+    its subject, or one of its usages or names. `unjudged`: its key needs a passphrase. `broken`: certificate and key do
+    not match, or certmond cannot parse one of them.
     """
 
     GOOD = "good"
@@ -32,7 +32,7 @@ class Worth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The worth of a generation, and in one clause why it is not good."""
+    """The worth of a generation, and a clause with the reason if it is not good."""
 
     worth: Worth
     why: str = ""
@@ -59,5 +59,5 @@ def verdict(
     if now >= leaf.expires_at:
         return Verdict(Worth.OUTDATED, f"its certificate ended on {leaf.not_after:%Y-%m-%d %H:%M} UTC")
     if anchors is not None and find_paths(leaf, anchors, pair.chain[1:], usages).valid_at(now) is None:
-        return Verdict(Worth.OUTDATED, "its certificate has no certification path to the CA that is here now")
+        return Verdict(Worth.OUTDATED, "its certificate has no certification path to the present CA")
     return Verdict(Worth.GOOD)

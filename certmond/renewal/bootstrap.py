@@ -1,7 +1,7 @@
-"""Execution of the steps of `certmond init`: each creates, signs, verifies and writes files.
+"""Execution of the steps of `certmond init`: each step creates, signs, verifies and writes files.
 
-Owns the first files of a node and their directories. It never overwrites a file: a step whose files exist meanwhile
-fails. The next run continues a run that was killed.
+Owns the first files of a node and their directories. Never overwrites a file: a step fails if its files exist
+meanwhile. The next run continues a killed run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 class Bootstrapper:
-    """Creates what is missing on the node below `root`. `given` is the key of the operator's Root CA."""
+    """Creates the missing files of the node below `root`. `given` is the key of the operator's Root CA."""
 
     def __init__(
         self,
@@ -72,23 +72,23 @@ class Bootstrapper:
         self._files = NodeFiles(root)
 
     def unfinished(self) -> bool:
-        """Return whether a killed run, or a process that is writing, has left an unfinished transaction."""
+        """Return whether a killed run, or a process that writes now, has left an incomplete transaction."""
         with suppress(OSError):
             return any(map(is_record, os.listdir(self._records)))
         return False
 
     def recover(self, patience: float) -> None:
-        """Finish or undo unfinished transactions. Without one it writes nothing."""
+        """Complete or undo incomplete transactions. Writes no file if there is no transaction."""
         if self.unfinished():
             with self._transactions.lock(patience) as writer:
                 self._settle(writer)
 
     def objections(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
-        """Yield why the steps cannot all be executed: another user could take a key, or the given CA cannot sign.
+        """Yield obstacles to the steps: another user could read a key, or the given CA cannot sign.
 
-        The signature is tried in memory, because constraints of the CA may forbid it.
+        Tries the signature in memory, because constraints of the CA may forbid it.
         """
-        yield from self._exposures(steps)
+        yield from self._exposed_keys(steps)
         given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
         if given is None or self._given is None:
             return
@@ -103,22 +103,22 @@ class Bootstrapper:
                     why = ", ".join(
                         dict.fromkeys(f"{each.certificate.subject}: {each.refusal}" for each in search.rejections)
                     )
-                    yield f"the given CA cannot sign {step.spec.path} ({why}); give another one"
+                    yield f"the given CA cannot sign {step.spec.path} ({why}); give another CA"
 
-    def _exposures(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
+    def _exposed_keys(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         for step in steps:
             if not isinstance(step, WriteKubeconfig):  # it refers to its key
                 why = self._files.exposed(filter(None, (step.spec.key, step.spec.path)), step.spec.owner)
                 yield from (why,) if why else ()
 
-    def carry_out(
+    def execute(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
     ) -> None:
-        """Execute all steps in order; stop at the first that fails, where the next run continues. Raises CertmondError.
+        """Execute all steps in order. Stop at the first failure, where the next run continues. Raises CertmondError.
 
-        Raises RefusedError before the first step if another user could take the key of any step.
+        Raises RefusedError before the first step if another user could read the key of any step.
         """
-        if exposures := list(self._exposures(steps)):
+        if exposures := list(self._exposed_keys(steps)):
             raise RefusedError("\n".join(exposures))
         with self._transactions.lock(patience) as writer:
             self._settle(writer)
@@ -128,7 +128,7 @@ class Bootstrapper:
                 self._audit.note(Event.STEP_BEGUN, self._clock(), f"{path_of(step)}: {step.detail}", fields=fields)
                 serial = self._make(step, writer)
                 done = {**fields, "new_serial": serial, "result": "done"}
-                self._audit.note(Event.STEP_DONE, self._clock(), f"{path_of(step)} is made", fields=done)
+                self._audit.note(Event.STEP_DONE, self._clock(), f"{path_of(step)} is created", fields=done)
 
     def _settle(self, writer: Writer) -> None:
         for recovery in writer.recover():
@@ -166,7 +166,7 @@ class Bootstrapper:
         elif step.given is not None and self._given is not None:
             key, certificate = self._given, to_pem(step.given)
         else:
-            raise RefusedError(f"the key of the given CA {step.spec.path} is not at hand")
+            raise RefusedError(f"certmond has no key of the given CA {step.spec.path}; give the key")
         made = decode(certificate, step.spec.path).certificates[0]
 
         def verify(read: Read) -> None:
@@ -201,13 +201,14 @@ class Bootstrapper:
         return f"{issued.serial:x}"
 
     def _granted(self, step: IssueFirst) -> Grant:
-        """Return the permission to sign. Raises RefusedError if the entry does not fix the content, or another user
-        could take the key.
+        """Return the permission to sign.
+
+        Raises RefusedError if the entry does not fix the content, or another user could read the key.
         """
         paths = filter(None, (step.spec.key, step.spec.path))
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
-            raise RefusedError(f"{step.spec.path} is not made: {granted}; correct that, and run it again")
+            raise RefusedError(f"{step.spec.path} is not created: {granted}; correct it and run again: certmond init")
         return granted
 
     def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
@@ -234,7 +235,7 @@ class Bootstrapper:
         )  # fmt: skip
 
     def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Read], None]) -> None:
-        """Write `changes`. `verify` receives a function that reads the node as it will be."""
+        """Write `changes`. `verify` receives a function that reads the node after these changes."""
         for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
             self.make_directory(directory)
         writer.commit(changes, verify=lambda written: verify(as_written(changes, written, self._files)))
@@ -248,15 +249,15 @@ class Bootstrapper:
             missing.append(where)
             where = os.path.dirname(where)
         for each in reversed(missing):
-            with blaming(directory), _held(os.path.dirname(each)) as parent:
+            with blaming(directory), _opened_directory(os.path.dirname(each)) as parent:
                 os.mkdir(os.path.basename(each), 0o755, dir_fd=parent)
-                with _held(each) as made:
+                with _opened_directory(each) as made:
                     os.fchmod(made, 0o755)
                 os.fsync(parent)
 
 
 @contextmanager
-def _held(directory: str) -> Iterator[int]:
+def _opened_directory(directory: str) -> Iterator[int]:
     """Open a directory of the node without following symlinks; yield its descriptor."""
     descriptor = open_without_symlinks(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -276,20 +277,20 @@ def _owner(spec: CertificateSpec) -> tuple[int, int] | None:
 
 def _key_path(spec: CertificateSpec) -> str:
     if spec.key is None:
-        raise RefusedError(f"the entry {spec.name} has no `key`; give it one")
+        raise RefusedError(f"the entry {spec.name} has no `key`; set it")
     return spec.key
 
 
 def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
-    """Prove that the files are the requested certificate with this key and a path. Raises RefusedError."""
+    """Prove that the files have the requested certificate with this key and a path. Raises RefusedError."""
     pair = entry_pair(spec.kind, spec.path, spec.key, read)
     if isinstance(pair, Unpaired) or pair.leaf.key != describe_key(key.public_key()):
         why = f" ({pair.message})" if isinstance(pair, Unpaired) else ""
-        raise RefusedError(f"what was made for {spec.name} is no pair{why}; look at the disk")
+        raise RefusedError(f"the new certificate and key of {spec.name} do not match{why}; check the disk")
     leaf = pair.leaf
     wanted = (attributes_of(template.subject), names_in(template.names), template.not_after, template.is_ca)
     if path is None or (leaf.attributes, leaf.names, leaf.not_after, bool(leaf.is_ca)) != wanted:
-        raise RefusedError(f"what was made for {spec.name} is not what was asked for; look at the CA and the clock")
+        raise RefusedError(f"the new certificate of {spec.name} is not as requested; check the CA and the clock")
 
 
 def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
@@ -297,11 +298,11 @@ def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
     key_path = _key_path(spec)
     found = anchor_of_key(read(spec.path), read(key_path), spec.path, key_path)
     if isinstance(found, Unpaired):
-        raise RefusedError(f"what was made for {spec.name} is no pair ({found.message}); look at the disk")
+        raise RefusedError(f"the new certificate and key of {spec.name} do not match ({found.message}); check the disk")
 
 
 def _prove_user(path: str, read: Read) -> None:
     """Prove that the kubeconfig refers to a certificate with its key. Raises RefusedError."""
     found = kubeconfig_pairs(read(path), path, read)[0]
     if isinstance(found, Unpaired):
-        raise RefusedError(f"{path} would lead to no certificate with its key ({found.message}); look at the disk")
+        raise RefusedError(f"{path} would refer to no certificate with its key ({found.message}); check the disk")

@@ -1,7 +1,7 @@
-"""The Root CA that an operator brings: read from two files of this host, and checked for use in Kubernetes.
+"""Root CA of the operator: parsing of its two files on this host, and checks for its use in Kubernetes.
 
-The rules are those of `pki.rotation.ca_validation`. A weak signature is not among them, because no component verifies
-the signature of a trust anchor.
+The rules are those of `pki.rotation.ca_validation`. They permit a weak signature, because no component verifies the
+signature of a trust anchor.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from certmond.signers.local_ca import read_file
 
 
 @dataclass(frozen=True, slots=True)
-class GivenAuthority:
-    """A Root CA that passed every check, and its key."""
+class RootCAKeyPair:
+    """A Root CA that has passed every check, with its key."""
 
     certificate: Certificate
     key: PrivateKey = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """The content of the files.
+class CAFiles:
+    """The content of the files of a CA.
 
-    `unread` are the files that could not be read, `problems` the errors of the others, `warnings` the users who can
-    read the key.
+    `unread` has a message for each unreadable file, `problems` the errors in the others, and `warnings` the access of
+    other users to the key.
     """
 
     certificate: Certificate | None
@@ -45,9 +45,9 @@ class Brought:
     warnings: tuple[str, ...] = ()
 
 
-def read_authority(certificate_path: str, key_path: str, now: datetime) -> GivenAuthority:
+def read_authority(certificate_path: str, key_path: str, now: datetime) -> RootCAKeyPair:
     """Return the CA in these two files of this host. Raises ConfigError with every problem."""
-    found = read_brought(certificate_path, key_path)
+    found = read_ca_files(certificate_path, key_path)
     problems = [*found.unread, *found.problems]
     if found.certificate is not None:
         key = describe_key(found.key.public_key()) if found.key else None
@@ -56,38 +56,38 @@ def read_authority(certificate_path: str, key_path: str, now: datetime) -> Given
         )
     if problems or found.certificate is None or found.key is None:
         raise ConfigError(tuple(problems))
-    return GivenAuthority(found.certificate, found.key)
+    return RootCAKeyPair(found.certificate, found.key)
 
 
-def read_brought(certificate_path: str, key_path: str | None) -> Brought:
-    """Return the certificate, and the key if `key_path` is given. Never raises: errors are part of the result."""
+def read_ca_files(certificate_path: str, key_path: str | None) -> CAFiles:
+    """Return the certificate, and the key if there is a `key_path`. Never raises: errors are part of the result."""
     unread, problems = list[str](), list[str]()
     certificate = _certificate(certificate_path, unread, problems)
     key = _key(key_path, unread, problems) if key_path is not None else None
     warnings = _open_to_others(key_path) if key is not None else ()
-    return Brought(certificate, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
+    return CAFiles(certificate, key, *(tuple(map(printable, messages)) for messages in (unread, problems, warnings)))
 
 
-def read_key(path: str) -> Brought:
+def read_key(path: str) -> CAFiles:
     """Return a private key without a certificate, such as one that signs tokens. Never raises."""
     unread, problems = list[str](), list[str]()
     key = _key(path, unread, problems, "the private key")
     warnings = _open_to_others(path) if key is not None else ()
-    return Brought(None, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
+    return CAFiles(None, key, *(tuple(map(printable, messages)) for messages in (unread, problems, warnings)))
 
 
 def _certificate(path: str, unread: list[str], problems: list[str]) -> Certificate | None:
     try:
         document = decode(read_file(path), path)
     except OSError as error:
-        unread.append(f"{path} cannot be read ({error.strerror}); give the CA's certificate")
+        unread.append(f"{path} cannot be read ({error.strerror}); give the certificate of the CA")
         return None
     # ca_validation reports the faults in the encoding of the certificate itself.
-    judged = tuple(fault.detail for each in document.certificates for fault in encoding_faults(each, ""))
-    told = [fault.detail for fault in document.faults if not fault.detail.endswith(judged)]
-    problems += [f"{detail}; give the CA's certificate alone, as PEM" for detail in told]
+    reported = tuple(fault.detail for each in document.certificates for fault in encoding_faults(each, ""))
+    others = [fault.detail for fault in document.faults if not fault.detail.endswith(reported)]
+    problems += [f"{detail}; give only the certificate of the CA, as PEM" for detail in others]
     if len(document.certificates) != 1 and not document.faults:
-        problems.append(f"{path} holds {len(document.certificates)} certificates; give exactly one, the Root CA")
+        problems.append(f"{path} has {len(document.certificates)} certificates; give exactly one, the Root CA")
         return None
     return next(iter(document.certificates), None)
 
@@ -97,7 +97,7 @@ def _key(path: str, unread: list[str], problems: list[str], what: str = "the CA'
         key = load_key(read_file(path), path)
         if can_sign(key):
             return key
-        problems.append(f"the private key in {path} is damaged: what it signs does not verify; give an intact one")
+        problems.append(f"the private key in {path} is damaged: its signature does not verify; give an intact key")
     except OSError as error:
         unread.append(f"{path} cannot be read ({error.strerror}); give {what}")
     except KeyUnusableError as error:
@@ -108,5 +108,5 @@ def _key(path: str, unread: list[str], problems: list[str], what: str = "the CA'
 def _open_to_others(path: str | None) -> Iterator[str]:
     mode = os.stat(path).st_mode & 0o777 if path else 0
     if mode & 0o077:
-        fact = f"{path} can be read or written by others (mode {mode:04o})"
-        yield f"{fact}; chmod 0600 {path}, and take another key if anybody may have seen this one"
+        fact = f"other users can read or write {path} (mode {mode:04o})"
+        yield f"{fact}; run chmod 0600 {path}, and use another key if another user may have read this one"

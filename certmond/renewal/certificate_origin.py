@@ -1,7 +1,7 @@
 """Provenance of the certificates that are due: old CAs, users who can write the files, and successors from certmond.
 
-Owns the collection of this evidence from the node, the state directory and root-owned kubeconfigs. Judges nothing:
-`pki.signing.policy` does. Only reads.
+Collects this evidence from the node, the state directory and root-owned kubeconfigs. `pki.signing.policy` evaluates it.
+Writes no file.
 """
 
 from __future__ import annotations
@@ -70,17 +70,17 @@ class ProvenanceLookup:
         everything: bool = False,
         within: float | None = None,
     ) -> dict[Identity, Provenance]:
-        """Return the provenance of each certificate that certmond may renew at `now`: those that are due, those of the
-        CA `family`, which is being rotated, or all with `everything`.
+        """Return the provenance of each certificate that certmond may renew at `now` (aware, UTC).
 
-        `within`, in seconds, limits the time for new evidence; the rest is left out, and the executor gathers it. Until
-        the next resync, evidence of earlier calls is reused for files that did not change.
+        These are the due certificates and those of the CA `family`, which a rotation replaces, or all certificates with
+        `everything`. `within`, in seconds, limits the time for new evidence. The executor collects the remaining
+        evidence. Until the next resync, the result has the evidence of earlier calls for unchanged files.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
         due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
         for seen in inventory.observations:
             known = self._due.get(seen.identity)
-            since = known[1] if known and known[0] is seen else self._due_at(seen)
+            since = known[1] if known and seen is known[0] else self._due_at(seen)
             due[seen.identity] = seen, since
             if since is None or not (everything or family in seen.spec.ca or self._is_due(seen, since, now)):
                 continue
@@ -91,12 +91,12 @@ class ProvenanceLookup:
         self._due = due
         if not chosen:
             return {}
-        look, found = WriterLookup(self._root), dict[Identity, Provenance]()
+        access, found = WriterLookup(self._root), dict[Identity, Provenance]()
         former, evidence = dict[str, tuple[Certificate, ...]](), dict[Identity, _Evidence]()
         present = {each.spec.name: each.certificates for each in inventory.observations if each.spec.authority}
         until = None if within is None else time.monotonic() + within
         pattern = Pattern(inventory)
-        with suppress(WriteError):  # the executor fails on it too, and refuses
+        with suppress(WriteError):  # the executor raises the same error and refuses the renewal
             renewals = Renewals(self._ledger.attempts())
             for seen in chosen:
                 ca = next((name for name in seen.spec.ca if present.get(name)), None)
@@ -104,16 +104,16 @@ class ProvenanceLookup:
                     former[ca] = self._former(ca, inventory)
                 before, attempt = former.get(ca or "", ()), renewals.attempts.get(seen.identity)
                 beside = pattern.beside(seen)
-                one = None if until is None else self._evidence.get(seen.identity)
-                if not (one and self._is_current(one, seen, attempt, before, now)):
+                cached = None if until is None else self._evidence.get(seen.identity)
+                if not (cached and self._is_current(cached, seen, attempt, before, now)):
                     if until is not None and time.monotonic() >= until:
                         continue
                     signed = is_issued(
                         seen.certificates[0], seen.certificates[1:], (*present.get(ca or "", ()), *before)
                     )
-                    made = self._provenance(seen, ca, look, renewals, former=before, beside=beside, signed=signed)
-                    one = _Evidence(seen, attempt, before, now, made)
-                evidence[seen.identity], made = one, one.made
+                    made = self._provenance(seen, ca, access, renewals, former=before, beside=beside, signed=signed)
+                    cached = _Evidence(seen, attempt, before, now, made)
+                evidence[seen.identity], made = cached, cached.made
                 if made.owner_writes:
                     later = later_beside(seen.certificates[0], beside, renewals.elsewhere(seen))
                     made = replace(made, later=(*made.later, *later))
@@ -123,26 +123,26 @@ class ProvenanceLookup:
 
     def _is_current(
         self,
-        one: _Evidence,
+        cached: _Evidence,
         seen: Observation,
         attempt: Attempt | None,
         former: tuple[Certificate, ...],
         now: datetime,
     ) -> bool:
-        same = one.seen is seen and one.attempt == attempt and one.former == former
-        return same and one.at <= now < one.at + self._config.resync
+        same = seen is cached.seen and cached.attempt == attempt and cached.former == former
+        return same and cached.at <= now < cached.at + self._config.resync
 
     def renewals(self) -> Renewals:
-        """Return what is remembered of the renewals at this moment."""
+        """Return the recorded renewals."""
         return Renewals(self._ledger.attempts())
 
     def of(
         self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals | None = None
     ) -> Provenance:
-        """Return the provenance of one certificate as it is now, where the CA `ca` signs. Former CAs and later
-        certificates that were `known` stay known.
+        """Return the present provenance of one certificate that the CA `ca` signs.
 
-        Old CAs and later certificates of `known` are kept. Raises WriteError if the archive cannot be read.
+        It includes the old CAs and the later certificates of `known`. Raises WriteError if certmond cannot read the
+        archive.
         """
         former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
         made = self._provenance(
@@ -168,18 +168,18 @@ class ProvenanceLookup:
         return now >= since or now < seen.certificates[0].not_before or seen.symlink is False
 
     def _provenance(
-        self, seen: Observation, ca: str | None, look: WriterLookup, renewals: Renewals, *,
+        self, seen: Observation, ca: str | None, access: WriterLookup, renewals: Renewals, *,
         former: Iterable[Certificate], beside: Iterable[Certificate], signed: bool,
     ) -> Provenance:  # fmt: skip
-        """Without `signed`, no known CA has signed the certificate, and possession of its key is not checked."""
+        """Return the provenance. Check the possession of the key only if a known CA has `signed` the certificate."""
         owner, key = seen.spec.owner, [seen.key_path] if seen.key_path else []
-        writers = look.writers([seen.path], owner)
+        writers = access.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")
-        of_ca = look.writers([authority.path], authority.owner) if authority else Writers()
+        of_ca = access.writers([authority.path], authority.owner) if authority else Writers()
         later, lost = self._later(seen, renewals, beside, owner_writes=writers.owner)
         return Provenance(
             former=tuple(dict.fromkeys(former)),
-            path_writers=writers.path or look.writers(key, owner).path,  # the content of a key decides no subject
+            path_writers=writers.path or access.writers(key, owner).path,  # the content of a key decides no subject
             file_writers=writers.file,
             owner_writes=writers.owner,
             possessed=writers.owner and signed and self._is_possessed(seen),
@@ -191,8 +191,8 @@ class ProvenanceLookup:
     def _is_possessed(self, seen: Observation) -> bool:
         """Return whether the observed key beside the certificate signs for it.
 
-        The target of another user's symlink, or of a reference in a kubeconfig, does not count: root can read more than
-        that user.
+        The target of another user's symlink, or of a reference in a kubeconfig, does not count, because root can read
+        more files than that user.
         """
         if not seen.key_matches:
             return False
@@ -205,17 +205,17 @@ class ProvenanceLookup:
 
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
         """Return the CAs of an entry in the record of rotations, the archive and root-owned kubeconfigs."""
-        lived_by = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
-        kept = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
-        embedded = self._embedded(name, inventory) if inventory and not lived_by else ()
-        return tuple(dict.fromkeys((*lived_by, *kept, *embedded)))
+        accepted = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
+        archived = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
+        embedded = self._embedded(name, inventory) if inventory and not accepted else ()
+        return tuple(dict.fromkeys((*accepted, *archived, *embedded)))
 
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
-        """Return the CAs that all root-owned kubeconfigs of the entry embed. One alone may be of another cluster."""
-        look, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
+        """Return the CAs that all root-owned kubeconfigs of the entry embed. A single one may be of another cluster."""
+        access, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
         for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):
             for embedded in (each for each in seen.embedded if each.file is None and each.certificates):
-                writers = look.writers([embedded.path], None)
+                writers = access.writers([embedded.path], None)
                 if not (writers.path or writers.file):
                     trusted.append(frozenset(embedded.certificates))
         return tuple(frozenset.intersection(*trusted)) if trusted else ()
@@ -223,15 +223,16 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the certificates that certmond installed after the present one, and whether one of them is lost:
-        neither in the archive nor `beside` it in another file.
+        """Return the certificates that certmond installed after the present one, and whether one of them is lost.
+
+        A lost certificate is neither in the archive nor in another file (`beside`).
         """
-        present, kept = seen.certificates[0], list[Certificate]()
+        present, archived = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):
-            kept += _in_files(files, seen.spec.kind)
-        last = {each.sha256 for each in known.successors(seen, kept, owner_writes=owner_writes)}
-        later = [each for each in kept if each.not_after > present.not_after or each.sha256 in last]
-        return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*kept, *beside)}
+            archived += _in_files(files, seen.spec.kind)
+        last = {each.sha256 for each in known.successors(seen, archived, owner_writes=owner_writes)}
+        later = [each for each in archived if each.not_after > present.not_after or each.sha256 in last]
+        return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*archived, *beside)}
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
         """Return the archived files of an entry, or [] without access. Raises WriteError on other errors."""

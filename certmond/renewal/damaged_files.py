@@ -1,7 +1,7 @@
-"""What was damaged, and was replaced: kept in the archive apart from the generations, so that it pushes none out.
+"""Archive of damaged files that certmond has replaced, separate from the generations of valid files.
 
-Owns how long that is: one that holds the only copy of a private key outlasts the others. What was put into the wrong
-file by mistake may be the key of a CA.
+Owns the retention of damaged files: one with the only copy of a private key outlasts the others. A user may have
+written the key of a CA into the wrong file by mistake.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from certmond.renewal.repair import View, damaged_name, is_secret
 from certmond.state.archive import Archive, ArchivedFile, Generation
 
 _MOST = 100
-"""Generations of one name that are kept at most: who breaks a file again and again must not fill the disk."""
+"""Maximum number of generations of one name, so that repeated damage does not fill the disk."""
 
 
 class DamagedFiles:
-    """The damaged files of the entries `specs` on one node. `keep` generations of each are kept in any case."""
+    """The damaged files of the entries `specs` on one node. The archive keeps at least `keep` generations of each."""
 
     def __init__(self, state_dir: Path, keep: int, specs: Sequence[CertificateSpec], files: View) -> None:
         self._archive, self._keep, self._files = Archive(state_dir, _MOST), keep, files
@@ -27,36 +27,37 @@ class DamagedFiles:
                                           for path in (each.path, each.key) if path))  # fmt: skip
 
     def keep(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Keep the damaged `files` of the entry `name`, each as the node calls it and where it really is.
+        """Archive the damaged `files` of the entry `name`: each path of the node, with its resolved path.
 
-        Raises WriteError. Whoever calls holds the lock.
+        Raises WriteError. The caller holds the lock.
         """
-        apart = damaged_name(name)
-        stored = self._archive.store(apart, files, when, description)
-        self._archive.remove(apart, [each for each in self._archive.ids(apart)[: -self._keep]
-                                     if not self._is_only_copy(name, apart, each)])  # fmt: skip
+        damaged = damaged_name(name)
+        stored = self._archive.store(damaged, files, when, description)
+        self._archive.remove(damaged, [each for each in self._archive.ids(damaged)[: -self._keep]
+                                     if not self._is_only_copy(name, damaged, each)])  # fmt: skip
         return stored
 
-    def _is_only_copy(self, name: str, apart: str, generation: str) -> bool:
-        """It has a file with a private key that is as it is nowhere else: neither in another generation, nor on the
-        node.
-        """
-        mine, others = list[bytes](), set[bytes]()
-        for described, files in (*self._archive.complete_generations(name), *self._archive.complete_generations(apart)):
+    def _is_only_copy(self, name: str, damaged: str, generation: str) -> bool:
+        """Return whether no other generation, and no file of the node, has a private key of this generation."""
+        own, others = list[bytes](), set[bytes]()
+        for described, files in (
+            *self._archive.complete_generations(name),
+            *self._archive.complete_generations(damaged),
+        ):
             secret = _secrets(files)
-            if described.name == apart and described.id == generation:
-                mine += secret
+            if described.name == damaged and described.id == generation:
+                own += secret
             else:
                 others.update(secret)
-        return any(each not in others and not self._is_on_node(each) for each in mine)
+        return any(each not in others and not self._is_on_node(each) for each in own)
 
     def _is_on_node(self, content: bytes) -> bool:
         return any(self._files.read(path) == content for path in self._paths)
 
 
-def kept_as(kept: Iterable[Generation]) -> str:
-    """Return the clause that says where the former content is; "" where there was none."""
-    return "".join(f"; what was there is kept in the archive as {each.name} {each.id}" for each in kept)
+def archive_clause(generations: Iterable[Generation]) -> str:
+    """Return a clause that names the archived damaged content. "" without generations."""
+    return "".join(f"; the damaged content is in the archive as {each.name} {each.id}" for each in generations)
 
 
 def _secrets(files: Iterable[ArchivedFile]) -> list[bytes]:

@@ -1,8 +1,8 @@
-"""State of derived files: a bundle of certificate and key, or a copy of a kubeconfig, kept equal to their source.
+"""State of derived files: a bundle of certificate and key, or a copy of a kubeconfig, equal to their source.
 
-Owns the required content of such a file, whether the present one is out of date, and whether certmond may replace it. A
-file with content that its source lacks belongs to another program: certmond leaves it alone and reports why. Never
-reads or writes a file. No message and no repr shows a key.
+Owns the required content of such a file, whether the present file is out of date, and whether certmond may replace it.
+A file with content that its source lacks belongs to another program: certmond does not change it and reports the
+reason. Reads and writes no file. No message and no repr shows a key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from certmond.pki.x509.parsing import Document, decode
 
 _LABELS = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _BUNDLED = re.compile(rb"(X509 |TRUSTED )?CERTIFICATE|((RSA|EC) )?PRIVATE KEY|EC PARAMETERS")
-_YIELD = "move it away, and it is made anew"
+_REMEDY = "move it away, and certmond creates it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """certmond made the file, and it is out of date."""
+    """certmond created the file, and it is out of date."""
 
     content: bytes = field(repr=False)
 
@@ -59,7 +59,7 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class Unready:
-    """The source is missing or broken: the present file is left as it is."""
+    """The source is missing or broken, and certmond does not change the present file."""
 
     message: str
 
@@ -74,7 +74,7 @@ def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: b
     `present` that of the derived file. Each is None if the file does not exist.
     """
     if source is None:
-        return Unready(f"{spec.path} is not made: its source {spec.source} is not there; put it back")
+        return Unready(f"{spec.path} is not written: its source {spec.source} does not exist; restore it")
     return _bundle(spec, source, key, present) if spec.kind == "pem-bundle" else _copy(spec, source, present)
 
 
@@ -93,11 +93,11 @@ def owner_ids(owner: str) -> tuple[int, int]:
     try:
         user = (int(name), int(name)) if name.isdecimal() else pwd.getpwnam(name)[2:4]
     except KeyError:
-        raise WriteError(f"there is no user {name!r} on this host; create it, or correct `owner`") from None
+        raise WriteError(f"this host has no user {name!r}; create it, or correct `owner`") from None
     try:
         gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else user[1]
     except KeyError:
-        raise WriteError(f"there is no group {group!r} on this host; create it, or correct `owner`") from None
+        raise WriteError(f"this host has no group {group!r}; create it, or correct `owner`") from None
     return user[0], gid
 
 
@@ -106,16 +106,16 @@ def owner_ids(owner: str) -> tuple[int, int]:
 
 def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes | None) -> State:
     where = f"source {spec.source} of {spec.path}"
-    held = decode(source, where)
-    keys = held if key is None else decode(key, where)
-    leaf = next((each for each in held.certificates if keys.key and each.key.sha256 == keys.key.sha256), None)
-    if leaf is None or _is_broken(held) or _is_broken(keys):
-        return Unready(f"{spec.path} is not made: {spec.source} is no certificate with its key; put that right")
-    chain = (leaf, *(each for each in held.certificates if each != leaf))
+    document = decode(source, where)
+    keys = document if key is None else decode(key, where)
+    leaf = next((each for each in document.certificates if keys.key and each.key.sha256 == keys.key.sha256), None)
+    if leaf is None or _is_broken(document) or _is_broken(keys):
+        return Unready(f"{spec.path} is not written: {spec.source} is no certificate with its key; repair it")
+    chain = (leaf, *(each for each in document.certificates if each != leaf))
     if present is not None and present.strip():
         found = decode(present, spec.path)
-        if why := _not_ours(present, found, chain):
-            return Foreign(f"{spec.path} {why}, so it is not replaced; {_YIELD}")
+        if why := _foreign_content(present, found, chain):
+            return Foreign(f"{spec.path} {why}, so certmond does not replace it; {_REMEDY}")
         if (found.certificates, found.key) == (chain, keys.key):
             return Current()
     try:
@@ -126,22 +126,22 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
     return Absent(content) if present is None else Stale(content)
 
 
-def _not_ours(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
-    """Return why certmond has not made the present bundle from an older certificate of this source, or None."""
+def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
+    """Return why the present bundle is not from an older certificate of this source, or None."""
     labels = _LABELS.findall(present)
     if not labels:
         return "is not PEM"
-    if strange := [label for label in labels if not _BUNDLED.fullmatch(label)]:
-        return f"holds a block {strange[0].decode('ascii')}"
+    if unknown := [label for label in labels if not _BUNDLED.fullmatch(label)]:
+        return f"has a block {unknown[0].decode('ascii')}"
     if sum(label.endswith(b"PRIVATE KEY") for label in labels) > 1:
-        return "holds more than one private key"
+        return "has more than one private key"
     if found.faults or found.encrypted_key or found.key is None or not found.certificates:
         return "is not a certificate with its key"
     leaf = _leaf(found)
     if leaf.subject_der != chain[0].subject_der:
-        return f"holds a certificate of {printable(leaf.subject)}, not of {printable(chain[0].subject)}"
+        return f"has a certificate of {printable(leaf.subject)}, not of {printable(chain[0].subject)}"
     if others := [each for each in found.certificates if each not in (leaf, *chain) and not each.is_ca]:
-        return f"holds a certificate of {printable(others[0].subject)} as well"
+        return f"also has a certificate of {printable(others[0].subject)}"
     return None
 
 
@@ -151,13 +151,13 @@ def _not_ours(present: bytes, found: Document, chain: Sequence[Certificate]) -> 
 def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
     own = parse_credentials(source, spec.source)
     if why := _unfit(own):
-        return Unready(f"{spec.path} is not made: {spec.source} {why}; put that right")
+        return Unready(f"{spec.path} is not written: {spec.source} {why}; repair it")
     if present is None:
         return Absent(source)
     if present == source:
         return Current()
     if present.strip() and (why := _not_a_copy(present, spec, source, own)):
-        return Foreign(f"{spec.path} {why}, so it is not replaced; {_YIELD}")
+        return Foreign(f"{spec.path} {why}, so certmond does not replace it; {_REMEDY}")
     return Stale(source)
 
 
@@ -176,7 +176,7 @@ def _unfit(own: Credentials) -> str | None:
     materials = [material for user in own.config.users for material in (user.certificate, user.key)]
     materials += [cluster.ca for cluster in own.config.clusters]
     if any(material and material.path and not material.path.startswith("/") for material in materials):
-        return "refers to a file by a relative path, which leads elsewhere from a copy"
+        return "refers to a file by a relative path, which is another file for a copy"
     return None
 
 
@@ -184,30 +184,30 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
     """Return why the present kubeconfig is not an older copy of the source, or None."""
     found = parse_credentials(present, spec.path)
     if found.faults or any(map(_is_broken, found.documents.values())):
-        return "is not a kubeconfig that can be read"
-    if surplus := _told(present) - _told(source):
-        return f"holds {min(surplus)}, which {spec.source} does not"
-    theirs, ours = _subjects(found), _subjects(own)
-    if missing := ours.keys() - theirs.keys():
+        return "is not a readable kubeconfig"
+    if surplus := _content_names(present) - _content_names(source):
+        return f"has {min(surplus)}, which {spec.source} lacks"
+    present_users, users = _subjects(found), _subjects(own)
+    if missing := users.keys() - present_users.keys():
         return f"lacks the user {min(missing)!r} of {spec.source}"
-    if other := [name for name in ours if theirs[name] != ours[name]]:
-        return f"holds another identity for user {other[0]!r} than {spec.source}"
+    if other := [name for name in users if present_users[name] != users[name]]:
+        return f"has another identity for user {other[0]!r} than {spec.source}"
     if _trust(found) != _trust(own) and _trust(found).isdisjoint(_trust(own)):
-        return f"trusts none of the CA certificates in {spec.source}: it may be for another cluster"
+        return f"trusts no CA certificate of {spec.source}: it may be for another cluster"
     return None
 
 
-def _told(data: bytes) -> frozenset[str]:
-    """Return the names of all content of a kubeconfig: what the present copy has and its source lacks would be lost."""
+def _content_names(data: bytes) -> frozenset[str]:
+    """Return the names of all content of a kubeconfig. A replacement would lose names that the source lacks."""
     document = load_mapping(data)
-    told = {repr(as_text(key)) for key, value in document.items() if value}
+    names = {repr(as_text(key)) for key, value in document.items() if value}
     for plural, singular in (("users", "user"), ("clusters", "cluster"), ("contexts", "context")):
         for entry in entries(document, plural, singular):
-            told.add(f"the {singular} {entry.name!r}")
-            told |= {
+            names.add(f"the {singular} {entry.name!r}")
+            names |= {
                 f"the {singular} {entry.name!r} with {as_text(key)!r}" for key, value in entry.fields.items() if value
             }
-    return frozenset(told)
+    return frozenset(names)
 
 
 def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
@@ -225,7 +225,10 @@ def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
 def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
     """Return the CA certificates of all clusters, and the files of those that refer to one."""
     embedded = {
-        each for (_, field), held in credentials.documents.items() if field == "ca" for each in held.certificates
+        each
+        for (_, field), document in credentials.documents.items()
+        if field == "ca"
+        for each in document.certificates
     }
     referred = {cluster.ca.path for cluster in credentials.config.clusters if cluster.ca and cluster.ca.path}
     return frozenset(embedded | referred)
@@ -240,5 +243,5 @@ def _leaf(document: Document) -> Certificate:
 
 
 def _is_broken(document: Document) -> bool:
-    """Return whether some content cannot be passed on. Errors of a key are reported when it is loaded."""
+    """Return whether the content is unusable for a copy. The load of a key reports the errors of the key."""
     return any(fault.reason not in {Reason.TRAILING_DATA, Reason.KEY_UNUSABLE} for fault in document.faults)

@@ -19,7 +19,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class Derivations:
-    """The derived files of `specs`, made from `certificates`."""
+    """The derived files of `specs`, with their sources in `certificates`."""
 
     def __init__(self, specs: Sequence[DerivedSpec], certificates: Sequence[CertificateSpec], files: NodeFiles) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -32,19 +32,19 @@ class Derivations:
         found: dict[str, State] = {}
         for name, spec in self._specs.items():
             place = self._files.leads_to(spec.path)
-            found[name] = self._look(spec)[0]
+            found[name] = self._state(spec)[0]
             if place in taken:  # through a symlink: each would overwrite the other without end
                 found[name] = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
             taken.setdefault(place, f"the derived file {name}")
         return found
 
     def make(self, name: str, writer: Writer) -> str:
-        """Make the file equal to its source; return what was done as a sentence.
+        """Make the file equal to its source. Return a sentence about the result.
 
         Raises WriteError if the source is not ready, or if certmond may not replace the file.
         """
         spec = self._specs[name]
-        found, present = self._look(spec)
+        found, present = self._state(spec)
         match found:
             case Foreign(message) | Unready(message):
                 raise WriteError(message)
@@ -53,32 +53,32 @@ class Derivations:
                 expected = None if present is None else digest(present)
                 change = NewFile(spec.path, content, spec.mode, owner, expected, at_most=spec.mode)
                 writer.commit([change], verify=lambda written: self._prove(spec, written[spec.path]))
-                return f"{spec.path} is made from {spec.source}"
+                return f"{spec.path} is written from {spec.source}"
             case _:
-                return f"{spec.path} is as {spec.source} is"
+                return f"{spec.path} is equal to {spec.source}"
 
-    def _look(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
+    def _state(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
         try:
-            if why := self._chosen_by_others(spec):
+            if why := self._writable_source(spec):
                 return Unready(why), None
             source, key = self._source(spec)
             present = self._files.read(spec.path)
-            others = self._is_of_others(spec)
+            others = self._has_other_owner(spec)
         except WriteError as error:
-            return Unready(f"{spec.path} is not made: {error}"), None
+            return Unready(f"{spec.path} is not written: {error}"), None
         found = state(spec, source, key, present)
         if not isinstance(found, Unready) and (why := self._files.exposed([spec.path], spec.owner)):
             return Foreign(why), present
         if others and isinstance(found, Current | Stale):
-            remedy = "chown it, or move it away, and it is made anew"
-            return Foreign(f"{spec.path} does not belong to {spec.owner}, as its entry says; {remedy}"), present
+            remedy = "chown it, or move it away, and certmond creates it again"
+            return Foreign(f"{spec.path} does not belong to {spec.owner}, the owner in its entry; {remedy}"), present
         return found, present
 
-    def _chosen_by_others(self, spec: DerivedSpec) -> str | None:
-        """Return why a kubeconfig is not copied, or None.
+    def _writable_source(self, spec: DerivedSpec) -> str | None:
+        """Return why certmond does not copy a kubeconfig, or None.
 
-        A user other than root and the owner of the copy could change it. It chooses the server and the programs that
-        the users of the copy trust.
+        A user other than root and the owner of the copy could change the source, and so choose the server and the
+        programs that the users of the copy trust.
         """
         if spec.kind != "kubeconfig":
             return None
@@ -86,10 +86,10 @@ class Derivations:
         owner = spec.owner or (str(present[0]) if present else None)
         if not (who := self._files.other_writer(path, owner)):
             return None
-        fact = f"{spec.path} is not made: {who}, and would choose what its users connect to and run"
+        fact = f"{spec.path} is not written: {who}, and could choose the server and programs of its users"
         return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
 
-    def _is_of_others(self, spec: DerivedSpec) -> bool:
+    def _has_other_owner(self, spec: DerivedSpec) -> bool:
         """Return whether the file's owner differs from its entry: a replacement would keep that owner."""
         present = self._files.owner(spec.path) if spec.owner else None
         if spec.owner is None or present is None:
@@ -108,11 +108,11 @@ class Derivations:
     def _prove(self, spec: DerivedSpec, written: bytes) -> None:
         bundle = spec.kind == "pem-bundle"
         pairs = (key_pair(written, written, spec.path, spec.path),) if bundle else kubeconfig_pairs(written, spec.path)
-        if torn := [pair.message for pair in pairs if isinstance(pair, Unpaired) and (bundle or pair.leaf)]:
-            raise WriteError(f"{spec.path} was not made: {'; '.join(torn)}; put {spec.source} right")
+        if mismatches := [pair.message for pair in pairs if isinstance(pair, Unpaired) and (bundle or pair.leaf)]:
+            raise WriteError(f"{spec.path} is not written: {'; '.join(mismatches)}; repair {spec.source}")
         source, key = self._source(spec)
         if isinstance(state(spec, source, key, written), Stale | Absent | Foreign | Unready):
-            raise WriteError(f"{spec.path} was not made: {spec.source} changed meanwhile; it is looked at again")
+            raise WriteError(f"{spec.path} is not written: {spec.source} changed meanwhile; certmond retries it")
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:

@@ -1,8 +1,8 @@
-"""Proof that a certificate and a private key belong together, from the content of their files.
+"""Proof that a certificate and a private key match, from the content of their files.
 
 Owns the definition of a pair in each format on a node, as Go's crypto/tls loads it (tls.go, X509KeyPair). The first
-certificate of the one file belongs to the first private key of the other, and the key signs. Every write of a
-certificate or key is checked here before a file is replaced. Judges no dates, names or paths, and writes nothing.
+certificate of one file has the public key of the first private key of the other, and that key can sign. certmond makes
+this check before each replacement of a certificate or key. Checks no dates, names or paths, and writes no file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate that belongs to its key. `chain` is the content of its file, that certificate first."""
+    """A certificate that matches its key. `chain` has the certificates of its file, that one first."""
 
     chain: tuple[Certificate, ...]
 
@@ -51,9 +51,9 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """Why certificate and key are not a pair, in one clause with the file.
+    """The reason for which certificate and key are no pair, as a clause with the file.
 
-    `leaf` is the certificate, if there is one. With `encrypted`, the key is not known.
+    `leaf` is the certificate, if the file has one. With `encrypted`, the key needs a passphrase.
     """
 
     message: str
@@ -64,49 +64,49 @@ class Unpaired:
 def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: str) -> KeyPair | Unpaired:
     """Return the pair in the content of two files, or of one given twice. The paths name them in messages."""
     if certificate is None:
-        return Unpaired(f"{path} is not there")
+        return Unpaired(f"{path} does not exist")
     found = decode(certificate, path)
     if broken := _broken(found):
         return Unpaired(broken)
     if not found.certificates:
-        return Unpaired(f"{path} holds no certificate")
+        return Unpaired(f"{path} has no certificate")
     leaf, own = found.certificates[0], _key_in(key, key_path)
     if isinstance(own, Unpaired):
         return replace(own, leaf=leaf)
     if own != leaf.key:
         first = f"the first certificate in {path}" if path == key_path or len(found.certificates) > 1 else path
-        return Unpaired(f"{first} is not of the key in {key_path}", leaf)
+        return Unpaired(f"{first} does not match the key in {key_path}", leaf)
     return KeyPair(found.certificates)
 
 
 def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: str) -> Anchor | Unpaired:
-    """Return the certificate or public key in the file at `path` that belongs to the key at `key_path`.
+    """Return the certificate or public key in the file at `path` that matches the key at `key_path`.
 
-    One file has several trust anchors while a CA, or the key of service-account tokens, is rotated.
+    A file has several trust anchors during a rotation of a CA or of the key of service-account tokens.
     """
     if trust is None:
-        return Unpaired(f"{path} is not there")
+        return Unpaired(f"{path} does not exist")
     own = _key_in(key, key_path)
     if isinstance(own, Unpaired):
         return own
     found = next((each for each in decode(trust, path).anchors if each.key == own), None)
-    return found or Unpaired(f"{key_path} is the key of nothing in {path}")
+    return found or Unpaired(f"{key_path} matches no certificate or public key in {path}")
 
 
 def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) -> tuple[KeyPair | Unpaired, ...]:
-    """Return the client certificates of a kubeconfig with their keys, that of its current user first.
+    """Return the client certificates of a kubeconfig with their keys, that of the current user first.
 
-    `read` reads files to which it refers. Without `read`, only users with embedded certificate and key count.
+    `read` reads files to which the kubeconfig refers. Without `read`, only users with embedded credentials count.
     """
     if data is None:
-        return (Unpaired(f"{path} is not there"),)
+        return (Unpaired(f"{path} does not exist"),)
     try:
         config = parse_kubeconfig(data, path)
     except MalformedError as error:
         return (Unpaired(f"{path} {error}"),)
     users = sorted(config.users, key=lambda user: user.name != config.current_user)
     holders = [user for user in users if user.certificate and (read or _is_embedded(user))]
-    return tuple(_of_user(user, path, read) for user in holders) or (Unpaired(f"{path} holds no client certificate"),)
+    return tuple(_of_user(user, path, read) for user in holders) or (Unpaired(f"{path} has no client certificate"),)
 
 
 def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | None:
@@ -114,7 +114,7 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
     try:
         users = parse_kubeconfig(data, path).users
     except MalformedError as error:
-        raise KeyUnusableError(f"{path} {error}; put the right one there") from error
+        raise KeyUnusableError(f"{path} {error}; install a valid kubeconfig") from error
     for user in users:
         held = user.certificate.data if user.certificate else None
         if held and certificate in decode(held, path).certificates:
@@ -125,11 +125,10 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
 def entry_pair(
     kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False
 ) -> KeyPair | Unpaired:
-    """Return the pair of an entry: that of a kubeconfig's current user, else of `path` with `key_path`.
+    """Return the pair of an entry: that of the current user of a kubeconfig, else of `path` with `key_path`.
 
-    Without `key_path`, the file at `path` has both. With `references`, files to which a kubeconfig refers are read,
-    with the rights of this process. Set it only for a kubeconfig that no other user can write, because its writer
-    chooses them.
+    Without `key_path`, the file at `path` has both. With `references`, certmond reads the files to which a kubeconfig
+    refers, with its own rights. Set it only if no other user can write the kubeconfig and choose these files.
     """
     if kind is Kind.KUBECONFIG:
         return kubeconfig_pairs(read(path), path, read if references else None)[0]
@@ -137,10 +136,10 @@ def entry_pair(
 
 
 def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: Files) -> Read:
-    """Return a function that reads the node as it will be after `changes`.
+    """Return a function that reads the files of the node as after `changes`.
 
-    `written` has their staged content; every other file is read in its current state. A path that leads to a changed
-    file or symlink reads the new content.
+    `written` has the staged content of the changes. The function reads every other file in its current state. A path
+    that resolves to a changed file or symlink has the new content.
     """
     new: dict[str, bytes | None] = dict(written)
     for change in changes:
@@ -160,7 +159,7 @@ def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: F
 
 
 class KeyPairs:
-    """The pairs of files that the entries of a configuration name, without patterns, whose pairs have no fixed path."""
+    """The pairs of files of the entries of a configuration, except patterns, whose pairs have no fixed path."""
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._files = files
@@ -170,16 +169,16 @@ class KeyPairs:
                 for path in {spec.path, spec.key}:
                     self._of.setdefault(path, []).append(spec)
 
-    def torn(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
-        """Yield a clause for each pair that belongs together now, and would not after `changes`, which `read` reads.
+    def mismatches(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
+        """Yield a clause for each pair that matches now and would not match after `changes`.
 
-        Another entry may share one of these files.
+        `read` reads the files as after the changes. Another entry may share one of these files.
         """
         concerned = {spec.name: spec for change in changes for spec in self._of.get(change.path, ())}
         for spec in concerned.values():
             after = self._problem(spec, read)
             if after and self._problem(spec, self._files.read) is None:
-                yield f"the files of {spec.name} would not belong together: {after}"
+                yield f"certificate and key of {spec.name} would not match: {after}"
 
     @staticmethod
     def _problem(spec: CertificateSpec, read: Read) -> str | None:
@@ -195,15 +194,15 @@ class KeyPairs:
 
 
 def _key_in(data: bytes | None, path: str) -> PublicKey | Unpaired:
-    """Return the public half of the key in a file, if that key signs."""
+    """Return the public key of the private key in a file, if that key can sign."""
     if data is None:
-        return Unpaired(f"{path} is not there")
+        return Unpaired(f"{path} does not exist")
     try:
         key = load_key(data, path)
     except KeyUnusableError as error:
         return Unpaired(str(error).partition(";")[0], encrypted=decode(data, path).encrypted_key)
     return (
-        describe_key(key.public_key()) if can_sign(key) else Unpaired(f"the key in {path} is damaged: it does not sign")
+        describe_key(key.public_key()) if can_sign(key) else Unpaired(f"the key in {path} is damaged: it cannot sign")
     )
 
 

@@ -1,6 +1,7 @@
 """Replacement of damaged files, with the owner and mode of their entry.
 
-Owns the rule that nothing is copied from a damaged file. The caller decides what is written; the transaction writes it.
+Owns the rule that certmond copies no content of a damaged file. The caller passes the content, and the transaction
+writes it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class View(Protocol):
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
         """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read.
 
-        Content that is copied is read with `follow_any_link` false: no symlink of another user is followed.
+        With `follow_any_link` false, follow no symlink of another user. Use it to read content for a copy.
         """
         ...
 
@@ -45,8 +46,8 @@ def placed(
 ) -> NewFile:
     """Return the file of an entry that replaces the present file at `path`.
 
-    `mode` and `owner` are its previous ones, and apply where the entry does not set them. Raises WriteError if the
-    present file cannot be read, or the entry names an unknown user.
+    `mode` and `owner` are the previous ones, which apply if the entry does not set them. Raises WriteError if certmond
+    cannot read the present file, or the entry names an unknown user.
     """
     most = spec.key_mode if is_secret(content) else _PUBLIC if spec.mode is None else spec.mode
     whose = owner_ids(spec.owner) if spec.owner else owner
@@ -61,7 +62,7 @@ def linked(
     path: str, content: bytes, spec: CertificateSpec | None, files: View, now: datetime, *,
     owner: tuple[int, int] | None = None,
 ) -> list[Change]:  # fmt: skip
-    """Return a new dated PEM of the kubelet, and the symlink `path` to it, whatever has that name now."""
+    """Return a new dated PEM of the kubelet, and the symlink `path` to it, which replaces the present file."""
     dated = kubelet_pem.successor(path, now, files.names(posixpath.dirname(path)))
     most, whose = (spec.key_mode, spec.owner) if spec else (0o600, None)
     present = files.read(path)
@@ -72,10 +73,10 @@ def linked(
 
 
 def is_secret(content: bytes) -> bool:
-    """Whether a private key is in it, or a part of one."""
+    """Return whether the content has a private key, or a part of one."""
     return any(mark in content for mark in _SECRET)
 
 
 def damaged_name(name: str) -> str:
-    """Return the archive name of an entry's damaged files. It is separate, so that they push no generation out."""
+    """Return the archive name of an entry's damaged files, which is not the name of its generations."""
     return f"{name[:54]}.damaged"

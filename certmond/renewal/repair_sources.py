@@ -1,7 +1,7 @@
 """Sources for a repair of damaged entries: the archive, the entry, and facts of the node.
 
-Owns the collection of these sources, and the search for the API server of a kubeconfig. `archive_generations` judges
-archived files, and `pki.assessment.damage` decides. Only reads.
+Owns the collection of these sources, and the search for the API server of a kubeconfig. `archive_generations` evaluates
+archived files, and `pki.assessment.damage` decides. Writes no file.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class SalvageLookup:
     ) -> Salvage:
         spec, attempt = seen.spec, attempts.get(seen.identity)
         whole = list(self._generations(spec.name))
-        good, kept = list[tuple[str, Certificate]](), list[Certificate]()
+        good, archived = list[tuple[str, Certificate]](), list[Certificate]()
         for number, files in whole:
             with suppress(CertmondError):
-                form = generations.form(spec.name, files)
-                leaf = generations.pair(form, as_put_back(files, self._files)).leaf
-                if leaf and form.spec == spec:
-                    kept.append(leaf)
+                location = generations.location(spec.name, files)
+                leaf = generations.pair(location, as_put_back(files, self._files)).leaf
+                if leaf and location.spec == spec:
+                    archived.append(leaf)
                     if generations.judged(spec.name, number, files).worth is Worth.GOOD:
                         good.append((number, leaf))
         barrier = ""
@@ -80,7 +80,7 @@ class SalvageLookup:
         if spec.kind is Kind.KUBECONFIG:
             server = next(self._servers(seen, inventory, [files for _, files in whole]), None)
         found = Salvage(
-            tuple(good), tuple(kept), attempt.sha256 if attempt else None, barrier, server, None,
+            tuple(good), tuple(archived), attempt.sha256 if attempt else None, barrier, server, None,
             attempt.repairs if attempt else 0, attempt.repaired_at if attempt else None,
             attempt.subject if attempt else None,
         )  # fmt: skip
@@ -95,25 +95,27 @@ class SalvageLookup:
         return replace(found, obstacle=why)
 
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
-        """Yield generations, newest first, without those with which a service failed; none if they cannot be read."""
+        """Yield generations, newest first, except those with which a service failed. Empty if they are unreadable."""
         with suppress(CertmondError, OSError):
             for described, files in self._archive.complete_generations(name):
                 if described.description.get("detail") != DID_NOT_WORK:
                     yield described.id, files
 
     def _servers(
-        self, seen: Observation, inventory: Inventory, kept: Sequence[Sequence[ArchivedFile]]
+        self, seen: Observation, inventory: Inventory, archived: Sequence[Sequence[ArchivedFile]]
     ) -> Iterator[tuple[str, str]]:
-        """Yield candidates for cluster and server of a kubeconfig: its archived ones, those of another kubeconfig of
-        the same CA that only root can write, and the API server's manifest.
+        """Yield candidates for the cluster and server of a kubeconfig.
+
+        They are from its archived generations, other root-owned kubeconfigs of the same CA, and the API server's
+        manifest.
         """
-        for files in kept:
+        for files in archived:
             yield from _of_current(files[-1].content, seen.path)
         writers = WriterLookup(self._root)
         for path in self._others(seen, inventory):
             with suppress(CertmondError):
-                strangers = writers.writers([path], None)
-                if not (strangers.path or strangers.file):
+                others = writers.writers([path], None)
+                if not (others.path or others.file):
                     yield from _of_current(self._files.read(path, follow_any_link=False) or b"", path)
         address = inventory.facts.get("advertise_address")
         with suppress(CertmondError):

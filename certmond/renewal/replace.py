@@ -1,8 +1,8 @@
 """One renewal: the new files from the present files and the signer's answer.
 
 Owns the formats of a certificate on a node: a pair of files, one PEM with both, a kubeconfig, the kubelet's dated PEM
-behind its symlink. Also owns the proof, before any replacement, that the staged files are correct. Reads through a
-`View`, writes nothing.
+with its symlink. Also owns the proof, before any replacement, that the staged files are correct. Reads through a
+`View`, and writes no file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A renewal in progress: the key that was certified, and the PEM from the signer."""
+    """A renewal in progress: the key of the new certificate, and the PEM from the signer."""
 
     step: Issue
     key: PrivateKey = field(repr=False)
@@ -46,7 +46,7 @@ class Renewal:
     def changes(self, view: View) -> list[Change]:
         """Return the changes, the key before the certificate. Raises WriteError if the node differs from the plan."""
         spec, path = self.step.status.seen.spec, self.step.path
-        if why := overtaken(self.step, view):
+        if why := stale_reason(self.step, view):
             raise WriteError(why)
         if self.step.cause is Cause.DAMAGED:
             return self._repaired(spec, view)
@@ -65,17 +65,15 @@ class Renewal:
         return [self._secret(key_path, key_pem(self.key), view.read(key_path)), certificate]
 
     def _repaired(self, spec: CertificateSpec, view: View) -> list[Change]:
-        """The same files, of which nothing is taken over but a certificate that is whole and keeps its chain, and what
-        a kubeconfig has besides the damaged user.
-        """
+        """Return the changes of a repair. Copy only a valid chain, and the other users of a kubeconfig."""
         path, key_path = self.step.path, self.step.status.seen.key_path
         present = view.read(path, follow_any_link=False) or b"" if self.step.old else b""
         if spec.kind is Kind.KUBELET:
             content = kubelet_pem.content(to_pem(self.issued()), key_pem(self.key))
             return linked(path, content, spec, view, self.now)
         if spec.kind is Kind.KUBECONFIG:
-            there = view.read(path, follow_any_link=False) or b""
-            edited = present or (there if has_several_entries(there) else b"")
+            existing = view.read(path, follow_any_link=False) or b""
+            edited = present or (existing if has_several_entries(existing) else b"")
             return [placed(spec, path, self._kubeconfig(edited) if edited else self._new_kubeconfig(), view)]
         if is_one_file(self.step.status.seen) or key_path is None:
             return [placed(spec, path, self._combined(present), view)]
@@ -83,12 +81,12 @@ class Renewal:
         return [certificate] if self.step.keep_key else [placed(spec, key_path, key_pem(self.key), view), certificate]
 
     def _secret(self, path: str, content: bytes, present: bytes | None) -> NewFile:
-        """Return a file with a key. Its mode is limited by the entry, whatever it was before."""
+        """Return a file with a key. The entry limits its mode, independent of the previous mode."""
         at_most = self.step.status.seen.spec.key_mode
         return NewFile(path, content, owner=self._owner(present), expected=_expected(present), at_most=at_most)
 
     def _owner(self, present: bytes | None) -> tuple[int, int] | None:
-        """Return the owner of a file that does not exist yet, from the entry."""
+        """Return the owner of the entry for a file that does not exist yet, else None."""
         owner = self.step.status.seen.spec.owner
         return owner_ids(owner) if owner and present is None else None
 
@@ -98,7 +96,7 @@ class Renewal:
         Raises RefusedError with every difference.
         """
         if problems := list(self._problems(self._pair(read))):
-            raise RefusedError(f"what {self.step.signer} issued for {self.step.target} {'; '.join(problems)}")
+            raise RefusedError(f"the certificate from {self.step.signer} for {self.step.target} {'; '.join(problems)}")
 
     def issued(self) -> Certificate:
         """Return the certificate that the signer issued for this key. Raises RefusedError."""
@@ -106,7 +104,7 @@ class Renewal:
         own = describe_key(self.key.public_key())
         leaf = next((each for each in found if each.key == own), None)
         if leaf is None:
-            raise RefusedError(f"{self.step.signer} gave no certificate of the key that it was asked to certify")
+            raise RefusedError(f"{self.step.signer} returned no certificate for the key in the request")
         return leaf
 
     def _kubeconfig(self, present: bytes) -> bytes:
@@ -118,7 +116,7 @@ class Renewal:
 
     def _new_kubeconfig(self) -> bytes:
         if self.step.server is None:
-            raise WriteError(f"where the API server of {self.step.path} is, is not known; `certmond init` makes it")
+            raise WriteError(f"certmond has no API server address for {self.step.path}; create the file: certmond init")
         cluster, server = self.step.server
         leaf, trust = self.issued(), b"".join(map(to_pem, self.step.trust))
         credentials = Embedded(to_pem(leaf), key_pem(self.key))
@@ -141,7 +139,7 @@ class Renewal:
         return key + chain if 0 <= present.find(b"PRIVATE KEY") < present.find(b"BEGIN CERTIFICATE") else chain + key
 
     def _chain(self, present: bytes) -> bytes:
-        """Return the certificate with the signer's chain, else with the present one if the issuer is the same."""
+        """Return the certificate with the signer's chain, or with the present chain if the issuer is the same."""
         leaf, old = self.issued(), self.step.old
         if not self.step.status.seen.spec.chain:
             return to_pem(leaf)
@@ -154,30 +152,30 @@ class Renewal:
         seen, path = self.step.status.seen, self.step.path
         if seen.spec.kind is Kind.KUBECONFIG:
             own, found = describe_key(self.key.public_key()), kubeconfig_pairs(read(path), path)
-            mine = (each for each in found if each.leaf and each.leaf.key == own)
-            return next(mine, Unpaired(f"{path} does not hold it"))
+            own_pair = (each for each in found if each.leaf and each.leaf.key == own)
+            return next(own_pair, Unpaired(f"{path} does not have it"))
         return entry_pair(seen.spec.kind, path, None if is_one_file(seen) else seen.key_path, read)
 
     def _problems(self, pair: KeyPair | Unpaired) -> Iterator[str]:
         if isinstance(pair, Unpaired):
-            yield f"would not belong to its key: {pair.message}"
+            yield f"would not match its key: {pair.message}"
             return
         leaf = pair.leaf
         if leaf.key != describe_key(self.key.public_key()):
-            yield "is not for the key that was asked for"
+            yield "is not for the requested key"
             return
         template, status = self.step.template, self.step.status
         if leaf.attributes != attributes_of(template.subject):
-            yield f"has the subject {leaf.subject}, asked was {template.subject.rfc4514_string()}"
+            yield f"has the subject {leaf.subject}, not the requested {template.subject.rfc4514_string()}"
         if lacking := sorted(names_in(template.names) - leaf.names):
             yield f"lacks the name {', '.join(lacking)}"
         if lacking := sorted(usage for usage in template.extended_usages if not leaf.has_usage(usage)):
-            yield f"may not be used for {', '.join(lacking)}"
+            yield f"lacks the usage {', '.join(lacking)}"
         if leaf.is_ca:
             yield "is a CA"
         old = self.step.old
         if self.step.cause is Cause.DUE and old and leaf.not_after <= old.not_after:
-            yield f"ends at {leaf.not_after:%Y-%m-%d %H:%M} UTC, no later than the one that is there"
+            yield f"ends at {leaf.not_after:%Y-%m-%d %H:%M} UTC, not later than the present certificate"
         if not leaf.not_before <= self.now < leaf.not_after:
             yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, and not now"
         elif status.seen.spec.ca:
@@ -187,42 +185,40 @@ class Renewal:
             if find_paths(leaf, anchors, rest, usages).valid_at(self.now) is None:
                 former = find_paths(leaf, status.anchors, rest, usages).valid_at(self.now)
                 yield (
-                    "is of the CA that is on its way out"
+                    "is from the old CA of the rotation"
                     if former
                     else f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
                 )
 
 
 def certified_key(step: Issue, asked: PrivateKey, given: PrivateKey | None) -> PrivateKey:
-    """Return the key that the signer certified: `asked`, or `given`, which the signer made.
+    """Return the key of the new certificate: `asked` from the request, or `given` from the signer.
 
-    Raises RefusedError if the entry keeps its key and the signer made another.
+    Raises RefusedError if the entry keeps its key and the signer created another one.
     """
     if given is None:
         return asked
     if step.keep_key and describe_key(given.public_key()) != describe_key(asked.public_key()):
-        fact = f"{step.signer} made a key of its own for {step.target}, which keeps the key that it has"
-        raise RefusedError(f"{fact}; give the entry `keep_key: false`, or another signer")
+        fact = f"{step.signer} created a new key for {step.target}, whose entry keeps the present key"
+        raise RefusedError(f"{fact}; set `keep_key: false`, or another signer")
     return given
 
 
 def present_key(step: Issue, view: View) -> PrivateKey:
     """Return the key of the certificate that the step replaces.
 
-    Raises KeyUnusableError if its file has another key or none, WriteError if it cannot be read.
+    Raises KeyUnusableError if its file has another key or no key, WriteError if the file is unreadable.
     """
     seen, old = step.status.seen, step.old
     path = seen.key_path or step.path
     if old is None:
-        raise KeyUnusableError(f"{path}: {step.target} has no certificate whose key could be kept")
+        raise KeyUnusableError(f"{path}: {step.target} has no certificate, so certmond cannot keep its key")
     content = view.read(path, follow_any_link=False) or b""
     if seen.spec.kind is Kind.KUBECONFIG:
         content = key_of_user(content, path, old) or b""
     key = load_key(content, path)
     if describe_key(key.public_key()) != old.key:
-        raise KeyUnusableError(
-            f"{path} does not hold the key of {step.target}; put back the pair that belongs together"
-        )
+        raise KeyUnusableError(f"{path} does not have the key of {step.target}; restore the matching pair")
     return key
 
 
@@ -232,25 +228,25 @@ def is_one_file(seen: Observation) -> bool:
     return key in {None, certificate}
 
 
-def overtaken(step: Issue, view: View) -> str | None:
+def stale_reason(step: Issue, view: View) -> str | None:
     """Return why the files are no longer those of the plan, or None if they are."""
     seen = step.status.seen
     if step.old is None:
         pair = entry_pair(seen.spec.kind, step.path, None if is_one_file(seen) else seen.key_path, view.read)
         whole = not isinstance(pair, Unpaired) or pair.encrypted
-        return f"{step.path} was put right by someone else since it was looked at; look at it again" if whole else None
+        return f"another process has repaired {step.path} since the plan; plan again: certmond plan" if whole else None
     present = view.read(step.path)
     if present is not None and step.old not in certificates_in(present, step.path, seen.spec.kind):
-        return f"{step.path} was changed by someone else since it was looked at; look at it again"
+        return f"another process has changed {step.path} since the plan; plan again: certmond plan"
     path = seen.key_path or step.path
     key = present if path == step.path else view.read(path)
     if seen.key and (key is not None or path != step.path) and _public_key(key or b"", path, step) != seen.key:
-        return f"{path} was changed by someone else since it was looked at; look at it again"
+        return f"another process has changed {path} since the plan; plan again: certmond plan"
     return None
 
 
 def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
-    """Return the public half of the private key that an entry has in this file, or None if there is no key."""
+    """Return the public key of the private key that an entry has in this file, or None."""
     if step.status.seen.spec.kind is Kind.KUBECONFIG and step.old:
         try:
             content = key_of_user(content, path, step.old) or b""
@@ -275,7 +271,7 @@ def archived(seen: Observation) -> tuple[str, ...]:
 
 
 def archive_name(spec: CertificateSpec, path: str) -> str:
-    """Return the archive name: the entry's name, for one of many files with a digest of its path."""
+    """Return the archive name: the name of the entry, and for a pattern also a digest of the path."""
     return f"{spec.name[:40]}-{digest(os.fsencode(path))[:12]}" if spec.is_glob else spec.name
 
 

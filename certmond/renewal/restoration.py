@@ -1,7 +1,7 @@
 """Restore of a generation of the archive. The replaced files become a new generation.
 
 Owns the choice of the generation: by default the newest good one that differs from the present files, and never one
-whose certificate and key do not match. `archived_pair` judges a generation; the transaction replaces files.
+whose certificate and key do not match. `archived_pair` evaluates a generation, and the transaction replaces files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from certmond.notify.journal import Event
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.findings import printable
 from certmond.pki.planning.steps import Restore
-from certmond.renewal.archive_generations import Form, Generations
+from certmond.renewal.archive_generations import Generations, PairLocation
 from certmond.renewal.archived_pair import Verdict, Worth
-from certmond.renewal.damaged_files import DamagedFiles, kept_as
+from certmond.renewal.damaged_files import DamagedFiles, archive_clause
 from certmond.renewal.key_pair import KeyPairs, Unpaired, as_written
 from certmond.renewal.repair import linked, placed
 from certmond.state.archive import Archive, ArchivedFile, Generation
@@ -67,9 +67,9 @@ class Restoration:
         self._audit, self._clock, self._writing = audit, clock, writing
 
     def verdict(self, name: str, generation: str) -> Verdict | None:
-        """Return the present verdict on a generation, or None for one that is never restored.
+        """Return the present verdict on a generation, or None if certmond never restores it.
 
-        Raises MalformedError if it is damaged, WriteError if a file of the node cannot be read.
+        Raises MalformedError if it is damaged, WriteError if certmond cannot read a file of the node.
         """
         files = self._archive.load(name, generation)
         return None if self._is_by_hand(name, files) else self._generations.judged(name, generation, files)
@@ -77,120 +77,127 @@ class Restoration:
     def restore(self, name: str, generation: str | None, *, dry_run: bool) -> list[str]:
         """Restore a generation, by default the newest good one that differs from the present files.
 
-        Return a sentence for each file, and for each generation that was skipped. Raises RefusedError if no generation
-        is good or the named one is not, BusyError while another process writes, and CertmondError.
+        Return a sentence for each file, and for each skipped generation. Raises RefusedError if no generation is good
+        or the named one is not, BusyError while another process writes, and CertmondError.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
-        kept = self._archive.ids(name)
-        if not kept or generation not in {None, *kept}:
-            raise WriteError(f"the archive has no such generation of {name}; there are: {', '.join(kept) or 'none'}")
-        passed = list[str]()
-        chosen = self._named(name, generation) if generation else self._newest(name, kept, passed)
+        ids = self._archive.ids(name)
+        if not ids or generation not in {None, *ids}:
+            archived = ", ".join(ids) or "no generation"
+            raise WriteError(f"the archive has no such generation of {name}; it has: {archived}")
+        skipped = list[str]()
+        chosen = self._named(name, generation) if generation else self._newest(name, ids, skipped)
         files, when = chosen.files, f"{chosen.generation.when:%Y-%m-%d %H:%M} UTC"
         present = {file.path: self._files.read(file.path) for file in files}
         changed = [file for file in files if present[file.path] != file.content]
-        said = [*passed, *(f"{file.path} is put back as it was before {when}" for file in changed)]
+        messages = [*skipped, *(f"{file.path} is restored as of before {when}" for file in changed)]
         if chosen.verdict.why:
-            said.append(f"{chosen.generation.id} is {chosen.verdict.worth}: {chosen.verdict.why}")
-        if strangers := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
-            raise WriteError(*(_not_its_owner(file) for file in strangers))
-        spec = self._generations.form(name, files).spec or self._specs.get(name)
+            messages.append(f"{chosen.generation.id} is {chosen.verdict.worth}: {chosen.verdict.why}")
+        if foreign := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
+            raise WriteError(*(_not_its_owner(file) for file in foreign))
+        spec = self._generations.location(name, files).spec or self._specs.get(name)
         if why := self._files.exposed([file.path for file in changed], spec.owner if spec else None):
             raise WriteError(why)
         if not changed:
-            return [*passed, f"{name} is as in {chosen.generation.id} already"]
+            return [*skipped, f"{name} is identical to {chosen.generation.id} already"]
         if not dry_run:
-            self._put_back(name, chosen, changed, present)
-        return said
+            self._replace_files(name, chosen, changed, present)
+        return messages
 
-    def _put_back(
+    def _replace_files(
         self,
         name: str,
         chosen: _Candidate,
         changed: Sequence[ArchivedFile],
         present: Mapping[str, bytes | None],
     ) -> None:
-        form = self._generations.form(name, chosen.files)
+        location = self._generations.location(name, chosen.files)
         changes: list[Change] = [
             NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path]), at_most=f.mode) for f in changed
         ]
-        if form.kind is Kind.KUBELET and self._files.leads_to(form.path) == form.path:
-            changes = self._linked(changed[0], form.spec)  # the kubelet cannot rotate a regular file
+        if location.kind is Kind.KUBELET and self._files.leads_to(location.path) == location.path:
+            changes = self._linked(changed[0], location.spec)  # because the kubelet cannot rotate a regular file
         generation = chosen.generation.id
         fields = {"step": "restore", "target": name, "generation": generation}
         replaced = {path: self._transactions.real(path) for path, content in present.items() if content is not None}
 
         def verify(written: Mapping[str, bytes]) -> None:
-            self._verify(f"{generation} of {name}", form, changes, written)
+            self._verify(f"{generation} of {name}", location, changes, written)
 
         def keep() -> None:
             self._archive.store(name, replaced, self._clock(), {"detail": f"replaced by {generation}"})
 
         with self._writing() as writer:
-            self._audit.note(Event.STEP_BEGUN, self._clock(), f"{name}: {generation} is put back", fields=fields)
+            message = f"{name}: the restore of {generation} begins"
+            self._audit.note(Event.STEP_BEGUN, self._clock(), message, fields=fields)
             try:
                 writer.commit(changes, verify=verify, before_rename=keep)
             except CertmondError as error:
                 self._audit.conclude(Event.STEP_FAILED, self._clock(), str(error), "error", fields)
                 raise
-            self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {generation} was put back", fields=fields)
+            self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {generation} is restored", fields=fields)
 
-    def put_right(self, step: Restore, writer: Writer) -> str:
+    def repair(self, step: Restore, writer: Writer) -> str:
         """Replace an entry's damaged files with a generation, with the owner and mode of the entry. Return a sentence.
 
-        Raises RefusedError if the generation is no longer good. Raises WriteError if the files were repaired meanwhile,
-        or another user could take the key.
+        Raises RefusedError if the generation is no longer good. Raises WriteError if another process has repaired the
+        files meanwhile, or another user could read the key.
         """
         spec, name = step.status.seen.spec, step.target
         files = self._archive.load(name, step.generation)
-        found, form = self._generations.judged(name, step.generation, files), self._generations.form(name, files)
-        if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or form.spec != spec:
-            raise RefusedError(f"{step.generation} of {name} is not put back: it is {found.worth}: {found.why}")
+        found = self._generations.judged(name, step.generation, files)
+        location = self._generations.location(name, files)
+        if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or location.spec != spec:
+            raise RefusedError(f"{step.generation} of {name} is not restored: it is {found.worth}: {found.why}")
         if self._generations.is_whole(name, files):
-            raise WriteError(f"{step.path} was put right by someone else since it was looked at; look at it again")
+            raise WriteError(f"another process has repaired {step.path} since the plan; plan again: certmond plan")
         paths = [file.path for file in files]
         if why := self._files.exposed(paths, spec.owner):
             raise WriteError(why)
-        if form.kind is Kind.KUBELET:
+        if location.kind is Kind.KUBELET:
             changes = self._linked(files[0], spec)
         else:
             changes = [
-                placed(spec, f.path, self._content(form, f), self._files, mode=f.mode, owner=f.owner) for f in files
+                placed(spec, f.path, self._content(location, f), self._files, mode=f.mode, owner=f.owner) for f in files
             ]
 
         def verify(written: Mapping[str, bytes]) -> None:
-            self._verify(f"{step.generation} of {name}", form, changes, written)
+            self._verify(f"{step.generation} of {name}", location, changes, written)
 
-        kept = list[Generation]()
-        writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_damaged(name, paths, step)))
-        return f"{step.path} is as in {step.generation} of the archive again{kept_as(kept)}"
+        archived = list[Generation]()
 
-    def _content(self, form: Form, file: ArchivedFile) -> bytes:
-        """Of a kubeconfig that has more than its damaged user, only the credentials of that one come back."""
-        there = self._files.read(file.path, follow_any_link=False) if form.kind is Kind.KUBECONFIG else None
-        return (
-            with_credentials_of(there, file.content, file.path)
-            if there and has_several_entries(there)
-            else file.content
-        )
+        def archive() -> None:
+            archived.extend(self._archive_damaged(name, paths, step))
 
-    def _keep_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
+        writer.commit(changes, verify=verify, before_rename=archive)
+        return f"{step.path} is restored from {step.generation} of the archive{archive_clause(archived)}"
+
+    def _content(self, location: PairLocation, file: ArchivedFile) -> bytes:
+        """Return the content to restore: of a kubeconfig with other users, only the credentials of the damaged user."""
+        present = self._files.read(file.path, follow_any_link=False) if location.kind is Kind.KUBECONFIG else None
+        if present and has_several_entries(present):
+            return with_credentials_of(present, file.content, file.path)
+        return file.content
+
+    def _archive_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
         replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}
         if replaced:
             described = {"cause": step.cause.value, "detail": f"damaged, replaced by {step.generation} of {name}"}
             yield self._damaged.keep(name, replaced, self._clock(), described)
 
     def _linked(self, file: ArchivedFile, spec: CertificateSpec | None) -> list[Change]:
-        """Return a new dated file and the kubelet's symlink to it, as the kubelet writes them."""
+        """Return a new dated file and the symlink to it, as the kubelet writes them."""
         return linked(file.path, file.content, spec, self._files, self._clock(), owner=file.owner)
 
-    def _verify(self, what: str, form: Form, changes: Sequence[Change], written: Mapping[str, bytes]) -> None:
+    def _verify(
+        self, what: str, location: PairLocation, changes: Sequence[Change], written: Mapping[str, bytes]
+    ) -> None:
         read = as_written(changes, written, self._files)
-        pair = self._generations.pair(form, read)
+        pair = self._generations.pair(location, read)
         own = [pair.message] if isinstance(pair, Unpaired) and not pair.encrypted else []
-        if torn := [*own, *self._pairs.torn(changes, read)]:
-            raise RefusedError(f"{what} is not put back: {'; '.join(torn)}")
+        if mismatches := [*own, *self._pairs.mismatches(changes, read)]:
+            raise RefusedError(f"{what} is not restored: {'; '.join(mismatches)}")
 
     def _named(self, name: str, generation: str) -> _Candidate:
         try:
@@ -201,42 +208,43 @@ class Restoration:
             return found
         if found.verdict.worth is Worth.OUTDATED and not self._generations.is_whole(name, found.files):
             return found
-        fact = f"{generation} of {name} is not put back: it is {found.verdict.worth}: {found.verdict.why}"
-        raise RefusedError(f"{fact}; `certmond archive list {name}` shows which are good")
+        fact = f"{generation} of {name} is not restored: it is {found.verdict.worth}: {found.verdict.why}"
+        raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
-    def _newest(self, name: str, kept: Sequence[str], passed: list[str]) -> _Candidate:
+    def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
         """Return the newest good generation whose files differ from the node's.
 
-        Otherwise return the newest one that the node already has, unless it is broken. If the node has no whole pair,
-        return the newest outdated one. `passed` collects the generations that certmond passed over. Raises RefusedError
-        if none of these exists.
+        Otherwise return the newest one that the node already has, unless it is broken. If the node has no matching
+        pair, return the newest outdated one. `skipped` collects a sentence for each skipped generation. Raises
+        RefusedError if the archive has no such generation.
         """
         candidates = list[_Candidate]()
-        for generation in reversed(kept):
+        for generation in reversed(ids):
             try:
                 found = self._candidate(name, generation)
             except MalformedError as error:
-                passed.append(f"{generation} is passed over: {error}")
+                skipped.append(f"{generation} is skipped: {error}")
                 continue
             if found.verdict.worth is Worth.GOOD and not found.in_place:
                 return found
             candidates.append(found)
             if not found.in_place:
-                passed.append(f"{generation} is passed over: it is {found.verdict.worth}: {found.verdict.why}")
-        there = next((each for each in candidates if each.in_place), None)
-        if there and there.verdict.worth is not Worth.BROKEN:
-            return there
+                skipped.append(f"{generation} is skipped: it is {found.verdict.worth}: {found.verdict.why}")
+        present = next((each for each in candidates if each.in_place), None)
+        if present and present.verdict.worth is not Worth.BROKEN:
+            return present
         if candidates and not self._generations.is_whole(name, candidates[0].files):
             for found in candidates:
                 if found.verdict.worth is Worth.OUTDATED:
-                    passed[:] = [each for each in passed if not each.startswith(f"{found.generation.id} ")]
+                    skipped[:] = [each for each in skipped if not each.startswith(f"{found.generation.id} ")]
                     return found
-        raise RefusedError("\n".join([f"the archive has no good generation of {name} that is not there now", *passed]))
+        fact = f"the archive has no good generation of {name} that differs from the present files"
+        raise RefusedError("\n".join([fact, *skipped]))
 
     def _candidate(self, name: str, generation: str) -> _Candidate:
         """Return a generation with its verdict.
 
-        Raises MalformedError if it is damaged, WriteError if it is one that is never restored.
+        Raises MalformedError if it is damaged, WriteError if certmond never restores it.
         """
         files = self._archive.load(name, generation)
         if self._is_by_hand(name, files):
@@ -254,16 +262,16 @@ class Restoration:
 
 
 def _never(name: str) -> str:
-    fact = f"{name} is a CA or a key pair without a certificate, which is never put back from the archive: a former"
-    risk = "one may lack its key, or no longer be trusted, and every client that trusts the present one would fail"
-    remedy = "put certificate and key back by hand, together, and then rotate (see docs/rotation.md)"
-    return f"{fact} {risk}; {remedy}"
+    fact = f"{name} is a CA or a key pair without a certificate, and certmond never restores it from the archive"
+    risk = "an old one may lack its key or the trust of components, and clients that trust the present one would fail"
+    remedy = "restore certificate and key together by hand, and then rotate (see docs/rotation.md)"
+    return f"{fact}: {risk}; {remedy}"
 
 
 def _not_its_owner(file: ArchivedFile) -> str:
     uid, gid = file.owner
-    remedy = f"give it back first (chown {uid}:{gid} {file.path}), or move it away"
-    return printable(f"{file.path} was kept as {uid}:{gid}'s, and belongs to others now; {remedy}")
+    remedy = f"run chown {uid}:{gid} {file.path}, or move the file away"
+    return printable(f"{file.path} had the owner {uid}:{gid} in the archive, and has another owner now; {remedy}")
 
 
 def _digest(content: bytes | None) -> str | None:

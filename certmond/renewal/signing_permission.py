@@ -1,6 +1,7 @@
 """The permission to sign a step of the plan, from the evidence at the time of the signature.
 
-Owns that the evidence is read again, and that the CA is unchanged afterwards. `pki.signing.policy` decides. Only reads.
+Owns the second collection of the evidence, and the check that the CA is unchanged after the signature.
+`pki.signing.policy` decides. Writes no file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.transaction.node_files import NodeFiles
 
 
-class Grants:
+class SigningPermissions:
     """Permissions for one configuration and the node below `root`."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, files: NodeFiles) -> None:
@@ -39,8 +40,8 @@ class Grants:
             derived = self._basis(step, step.old)
         granted = grant(step.template, fixed_by(seen.spec, step.facts), derived)
         if isinstance(granted, Denial):
-            fact = f"{step.path} is not renewed: the CA's key does not sign it: {granted}"
-            raise RefusedError(f"{fact}; see what would be signed: certmond renew {step.target} --dry-run")
+            fact = f"{step.path} is not renewed: certmond does not sign it with the key of the CA: {granted}"
+            raise RefusedError(f"{fact}; see the planned certificate: certmond renew {step.target} --dry-run")
         return granted
 
     def _basis(self, step: Issue, old: Certificate) -> Basis:
@@ -50,9 +51,9 @@ class Grants:
         return basis(old, seen.certificates[1:], status.issuers, provenance)
 
     def check_authorities(self, step: Issue) -> None:
-        """Raise WriteError if the CA on the node has changed while the signer worked.
+        """Raise WriteError if the CA on the node has changed during the signature.
 
-        Anchors of a pattern or below a password are not checked, because they need more than reading a PEM file.
+        Omit trust anchors of a pattern or behind a password, whose check needs more than a PEM file.
         """
         named = [name for name in step.status.seen.spec.ca if name != SELF]
         if not self._authorities.keys() >= set(named):
@@ -61,4 +62,4 @@ class Grants:
         found = {each for path in paths for each in decode(self._files.read(path) or b"", path).certificates}
         own = set(step.status.seen.certificates if SELF in step.status.seen.spec.ca else ())
         if paths and found - own != set(step.status.anchors) - own:
-            raise WriteError(f"{', '.join(paths)} changed while {step.target} was signed; it is looked at again")
+            raise WriteError(f"{', '.join(paths)} changed while the signer signed {step.target}; certmond retries it")

@@ -1,7 +1,7 @@
 """The act of a restart, by the kind of the service: a unit, a static Pod's container, a command.
 
 Owns the mapping of a kind to its act. Other modules decide when to act, and whether the restart worked. Never edits a
-manifest, never signals a process by name, and does not start what does not run, except after certmond has ended it.
+manifest and never signals a process by name. Starts a stopped service only if certmond has stopped it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Restarter:
         self, service: ServiceSpec, instance: str, pod: Pod | None, *,
         revive: bool, listens: Collection[Endpoint] = (), delay: timedelta = timedelta(),
     ) -> str:  # fmt: skip
-        """End `instance`, so that a new one starts. Return what was done as a sentence.
+        """End `instance`, so that a new one starts. Return a sentence about the act.
 
-        With `revive`, a unit is started even if it does not run, because certmond has ended it. `listens` are the
-        endpoints of a static Pod, `delay` is how long it listens after SIGTERM. Raises RestartError if nothing was
-        done, and IdleError if the reason is that it does not run. Raises TriedError if a command failed.
+        With `revive`, start a unit even if it does not run, because certmond has stopped it. `listens` are the
+        endpoints of a static Pod, and `delay` is the time for which it listens after SIGTERM. Raises RestartError if
+        certmond did not act, IdleError if the service does not run, and TriedError if a command failed.
         """
         match service.kind:
             case "systemd":
@@ -46,7 +46,7 @@ class Restarter:
             case "static-pod":
                 if pod is None:
                     raise RestartError(
-                        f"no static pod on this node has a container {service.pod}; correct {service.name}"
+                        f"no static Pod on this node has a container {service.pod}; correct the service {service.name}"
                     )
                 client = crictl.client(self.runtime)
                 draining = Draining(listens, service.drain.total_seconds()) if service.drain else None
@@ -72,8 +72,8 @@ class Restarter:
         except UntrustedError as error:  # the program was not started
             raise RestartError(str(error)) from error
         except SigningError as error:
-            raise TriedError(f"{service.command[0]} was not run to its end ({error})") from error
+            raise TriedError(f"{service.command[0]} did not complete ({error})") from error
         program = service.command[0]
         if ended.status:
-            raise TriedError(f"{program} ended with {ended.status}; run it by hand to see why")
-        return f"{program} was run"
+            raise TriedError(f"{program} exited with status {ended.status}; run it to see the reason")
+        return f"{program} has run"

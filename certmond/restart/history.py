@@ -1,7 +1,7 @@
 """The history of restarts: the current episode, and the result of each service's last one.
 
-Owns `<state directory>/restarts.json`. It must be written before an act: without it, the next process would repeat the
-restart of a killed one. A writer holds the lock of the transactions.
+Owns `<state directory>/restarts.json`. A process writes it before the act: otherwise, after a kill, the next process
+would repeat the restart. A writer holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -26,6 +26,6 @@ class History:
         """Return the stored history, or {} if the file is missing or cannot be used."""
         return self._memory.read() or {}
 
-    def remember(self, past: Past) -> None:
-        """Replace the history of the service. Raises WriteError."""
+    def store(self, past: Past) -> None:
+        """Store the history of the service. Raises WriteError."""
         self._memory.write({**self.all(), past.service: past})

@@ -1,8 +1,7 @@
-"""Rollback of files: archive those that work, and restore them if their successors do not.
+"""Rollback of files: archive the files that work, and restore them if their successors fail.
 
-Owns which generation of the archive is a previous one: different from the present files, complete, and still valid. CAs
-and their keys are never copied, because the daemon does not roll back a Root CA. An ordinary transaction replaces the
-files.
+Owns the choice of the previous generation: it differs from the present files, is complete, and is still valid. Never
+archives a CA or its key, because the daemon does not roll back a Root CA. A transaction replaces the files.
 """
 
 from __future__ import annotations
@@ -29,62 +28,61 @@ from certmond.transaction.dirfd import digest
 from certmond.transaction.node_files import NodeFiles
 
 
-class FormerFiles:
+class PreviousFiles:
     """The previous files for one configuration and one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
         self._specs = {spec.name: spec for spec in config.certificates}
         self._archive = Archive(state_dir, config.archive.keep)
-        # One more, so that the files that did not work do not push out the generation that replaces them.
-        self._taken_back = Archive(state_dir, config.archive.keep + 1)
+        # One more generation, so that the failed files do not push out the generation that replaces them.
+        self._failed = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._pairs = KeyPairs(config.certificates, self._files)
         self._provenance = ProvenanceLookup(config, root, state_dir)
         self._clock = clock
-        self._kept: dict[tuple[str, str], Observation] = {}
+        self._archived: dict[tuple[str, str], Observation] = {}
 
-    def unkept(
+    def unarchived(
         self, statuses: Collection[CertificateStatus], restarting: Container[str] = ()
     ) -> list[CertificateStatus]:
-        """Return the certificates that services use, that are good, and that `keep` has not stored in their present
-        state.
+        """Return the good certificates that services use and that `archive` has not stored in their present state.
 
-        Those that `restarting` services use are left out: whether they work is not known yet. A certificate that is not
-        among `statuses` is dropped, and stored again when it returns.
+        Omit those that `restarting` services use, because a restart must show first that they work. A certificate that
+        is not among `statuses` is archived again when it returns.
         """
-        there = {status.seen.identity for status in statuses}
-        self._kept = {identity: seen for identity, seen in self._kept.items() if identity in there}
+        present = {status.seen.identity for status in statuses}
+        self._archived = {identity: seen for identity, seen in self._archived.items() if identity in present}
         return [
             status
             for status in statuses
             if _is_good(status)
-            and self._kept.get(status.seen.identity) is not status.seen
+            and self._archived.get(status.seen.identity) is not status.seen
             and not any(consumer.service in restarting for consumer in status.presence.consumers)
         ]
 
-    def keep(self, statuses: Iterable[CertificateStatus], facts: Mapping[str, str]) -> None:
-        """Store what is good and not in the archive yet. Whoever calls holds the lock. Raises WriteError.
+    def archive(self, statuses: Iterable[CertificateStatus], facts: Mapping[str, str]) -> None:
+        """Archive the files of these certificates. The caller holds the lock. Raises WriteError.
 
-        `facts` are the node's. A former certificate that somebody put back, with more than the one that followed it,
-        is not stored.
+        `facts` are those of the node. Does not archive an old certificate that a user has restored and that has more
+        rights than its successor.
         """
         renewals = self._provenance.renewals()
         for status in statuses:
             seen = status.seen
             if self._is_outdone(status, facts, renewals):
-                self._kept[seen.identity] = seen
+                self._archived[seen.identity] = seen
                 continue
             name = archive_name(seen.spec, seen.path)
             present = self._present(archived(seen))
             if any(content is None for content in present.values()):
-                continue  # the file is being replaced; the next pass stores it
+                continue  # another process replaces the file now; the next pass archives it
             files = {path: self._transactions.real(path) for path in present}
             description = {
                 "serial": f"{status.certificate.serial:x}" if status.certificate else "",
-                "detail": "seen good",
+                "detail": "in use and valid",
             }
             self._archive.store(name, files, self._clock(), description)
-            self._kept[seen.identity] = seen
+            self._archived[seen.identity] = seen
 
     def _is_outdone(self, status: CertificateStatus, facts: Mapping[str, str], renewals: Renewals) -> bool:
         seen, known = status.seen, status.presence.provenance
@@ -95,54 +93,54 @@ class FormerFiles:
         fixed = fixed_by(seen.spec, facts)
         return bool(outdone(seen.certificates[0], seen.certificates[1:], status.issuers, provenance, fixed))
 
-    def put_back(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
-        """Restore the newest previous files of each target. Return a sentence.
+    def restore(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
+        """Restore the newest previous files of each target. Return a sentence about the result.
 
-        `statuses` are the present verdicts, with the CAs to which previous certificates must chain. Raises WriteError,
-        without a change, if there are no such files, or another process has changed the files meanwhile.
+        `statuses` are the present verdicts, with the trust anchors of the previous certificates. Raises WriteError,
+        without a change, if the archive has no such files, or another process has changed the files meanwhile.
         """
         known = {status.seen.identity: status for status in statuses}
-        changes, kept, said = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
+        changes, replaced, messages = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
         for target in targets:
             spec = self._specs.get(target.name)
             if spec is None:
-                raise WriteError(f"{target.name} is not in the configuration any more")
+                raise WriteError(f"the configuration has no entry {target.name}")
             name = archive_name(spec, target.path)
-            files, when = self._former(spec, name, target, known.get((target.name, target.path)))
+            files, when = self._previous(spec, name, target, known.get((target.name, target.path)))
             present = self._present(file.path for file in files)
             for path, content in present.items():
                 if path in target.contents and content is not None and digest(content) != target.contents[path]:
                     if all(present[file.path] == file.content for file in files):
-                        break  # they are restored already, by a process that was killed
-                    raise WriteError(f"{path} was changed by someone else meanwhile")
+                        break  # a killed process has restored them
+                    raise WriteError(f"another process has changed {path} meanwhile")
             else:
                 own = [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
                 if why := self._files.exposed([change.path for change in own], spec.owner):
                     raise WriteError(why)
                 changes += own
-                there = {
+                existing = {
                     path: self._transactions.real(path) for path, content in present.items() if content is not None
                 }
-                kept.append((name, there))
-            said.append(f"{target.path} is put back as it was on {when:%Y-%m-%d %H:%M} UTC")
+                replaced.append((name, existing))
+            messages.append(f"certmond restored {target.path} as of {when:%Y-%m-%d %H:%M} UTC")
 
-        def keep() -> None:
-            for name, there in kept:
-                self._taken_back.store(name, there, self._clock(), {"detail": DID_NOT_WORK})
+        def archive_failed() -> None:
+            for name, paths in replaced:
+                self._failed.store(name, paths, self._clock(), {"detail": DID_NOT_WORK})
 
         def verify(written: Mapping[str, bytes]) -> None:
             read = as_written(changes, written, self._files)
             specs = ((self._specs[target.name], target.path) for target in targets)
             pairs = (self._pair(spec, path, read) for spec, path in specs)
-            torn = [pair.message for pair in pairs if isinstance(pair, Unpaired)]
-            if torn := [*torn, *self._pairs.torn(changes, read)]:
-                raise WriteError(*torn)
+            mismatches = [pair.message for pair in pairs if isinstance(pair, Unpaired)]
+            if mismatches := [*mismatches, *self._pairs.mismatches(changes, read)]:
+                raise WriteError(*mismatches)
 
         if changes:
-            writer.commit(changes, verify=verify, before_rename=keep)
-        return "; ".join(said)
+            writer.commit(changes, verify=verify, before_rename=archive_failed)
+        return "; ".join(messages)
 
-    def _former(
+    def _previous(
         self, spec: CertificateSpec, name: str, target: Target, status: CertificateStatus | None
     ) -> tuple[tuple[ArchivedFile, ...], datetime]:
         for generation, files in self._archive.complete_generations(name):
@@ -151,12 +149,12 @@ class FormerFiles:
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
             if differs and status and self._is_good(spec, target, files, status):
                 return files, generation.when
-        raise WriteError(f"the archive has no former {target.name} that is still valid")
+        raise WriteError(f"the archive has no previous generation of {target.name} that is still valid")
 
     def _is_good(
         self, spec: CertificateSpec, target: Target, files: Sequence[ArchivedFile], status: CertificateStatus
     ) -> bool:
-        """Return whether the restored files would be a valid certificate with its key, under the present CAs."""
+        """Return whether the restored files would be a valid certificate with its key under the present CAs."""
         pair = self._pair(spec, target.path, as_put_back(files, self._files))
         own = pair.chain if isinstance(pair, KeyPair) else ()
         anchors = status.anchors if spec.ca else own
@@ -172,10 +170,10 @@ class FormerFiles:
 
 def _is_good(status: CertificateStatus) -> bool:
     seen = status.seen
-    mine = bool(status.presence.consumers) and not seen.spec.authority and seen.spec.kind is not Kind.KEY_PAIR
-    # Otherwise it is not known yet whether the certificate works.
+    archivable = bool(status.presence.consumers) and not seen.spec.authority and seen.spec.kind is not Kind.KEY_PAIR
+    # Without these conditions, no restart has shown that the certificate works.
     in_use = status.presence.judged and not (status.presence.stale or status.presence.failures)
-    return mine and in_use and status.chain_valid and status.key_matches is True and not status.stale
+    return archivable and in_use and status.chain_valid and status.key_matches is True and not status.stale
 
 
 def _change(file: ArchivedFile, present: bytes | None) -> NewFile:

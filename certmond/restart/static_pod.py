@@ -1,9 +1,9 @@
 """Stop of one container of a static Pod, which the kubelet then starts again with the present files.
 
-Owns that exactly the observed container is stopped: by its id with the runtime's client, or without one by a pidfd that
-is checked after it was opened. A name alone never suffices. Also owns the wait: until the container has ended, has
-drained (`services.listener_probe`), or its grace is over. Starts nothing, because the kubelet does. Never touches a
-manifest: an edited or moved one is another Pod.
+Stops exactly the observed container: by its id with the client of the container runtime, or else by a pidfd, after a
+check of the process. A name never suffices. Waits until the container has ended or drained (`services.listener_probe`),
+or until its grace period is over. Does not start a container, because the kubelet does. Never changes a manifest: an
+edited or moved manifest is another Pod.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from certmond.services.crictl import Crictl
 from certmond.services.listener_probe import Draining
 
 _AFTER_KILL = 10.0  # seconds in which a killed process ends, unless the kernel blocks it
-_TURN = 0.5  # seconds; `alive` is due every second, and waiting for a drained process is downtime
+_TURN = 0.5  # seconds; `alive` is due every second, and a wait after the drain is downtime
 
 
 def stop(
@@ -38,40 +38,40 @@ def stop(
 ) -> str:
     """Stop the container `instance` of the Pod: SIGTERM, and SIGKILL after `grace` seconds or when `draining` is over.
 
-    Return what was done, as a phrase. If no container of the Pod runs, nothing is done. Raises RestartError, before any
-    act, if another one or several run; and if this one cannot be stopped.
+    Return a sentence about the act. Does not act if no container of the Pod runs. Raises RestartError, before any act,
+    if another container of the Pod or several run, and RestartError if this one cannot be stopped.
     """
 
-    def look() -> list[RunningContainer]:
+    def observe() -> list[RunningContainer]:
         return running_containers((pod,), proc, logs)[pod]
 
     if crictl is None:
-        return _by_signal(pod, look(), instance, grace=grace, alive=alive, draining=draining, proc=proc)
+        return _by_signal(pod, observe(), instance, grace=grace, alive=alive, draining=draining, proc=proc)
     asked = False
     try:
         ids = crictl.running(pod, alive)
         if asked := ids == [instance]:
-            with _cut_short(pod, look(), draining, alive, proc) as turn:
-                crictl.stop(instance, math.ceil(grace), turn)
+            with _kill_when_drained(pod, observe(), draining, alive, proc) as wait:
+                crictl.stop(instance, math.ceil(grace), wait)
             return f"{_name(pod, instance)} was stopped by the container runtime"
-    except RestartError as error:  # even if the runtime does not answer, the container must be stopped
-        excuse = str(error)
+    except RestartError as error:  # certmond stops the container even if the runtime does not answer
+        failure = str(error)
     else:
-        return _another(pod, ids, instance, look())
-    found = look()
+        return _another(pod, ids, instance, observe())
+    found = observe()
     if asked and instance not in _ids(found):
-        return f"{_name(pod, instance)} has ended, though the container runtime did not say so: {excuse}"
+        return f"{_name(pod, instance)} has ended, but the container runtime reported an error: {failure}"
     done = _by_signal(pod, found, instance, grace=grace, alive=alive, draining=draining, proc=proc)
-    return f"{done}, without the container runtime: {excuse}"
+    return f"{done}, without the container runtime: {failure}"
 
 
 @contextmanager
-def _cut_short(
+def _kill_when_drained(
     pod: Pod, found: Sequence[RunningContainer], draining: Draining | None, alive: Callable[[], None], proc: str
 ) -> Iterator[Callable[[], None]]:
-    """Yield the function to call while the runtime waits for the container: it kills the process when that has drained.
+    """Yield a function for the wait of the runtime, which kills the drained process of the container.
 
-    If the process cannot be opened or identified, only the grace of the runtime counts.
+    If certmond cannot open or identify the process, the runtime waits for the whole grace period.
     """
     if draining is None or len(found) != 1:
         yield alive
@@ -84,26 +84,26 @@ def _cut_short(
         yield alive
         return
 
-    def turn() -> None:
+    def wait() -> None:
         alive()
-        if sure and draining.over():
+        if identified and draining.over():
             with suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
     try:
-        sure = _doubt(pod, only, proc) is None
-        yield turn
+        identified = _mismatch(pod, only, proc) is None
+        yield wait
     finally:
         os.close(descriptor)
 
 
 def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[RunningContainer]) -> str:
-    """Return or raise the result if the runtime does not run exactly this container."""
+    """Return or raise the result if the runtime does not run exactly the observed container."""
     if ids:
         raise _not_alone(pod, ids, instance)
     if found:
-        detail = f"{_name(pod, found[0].container_id)} runs as PID {found[0].pid}, but crictl does not know it"
-        raise RestartError(f"{detail}; give crictl the endpoint of the kubelet's runtime in /etc/crictl.yaml")
+        detail = f"{_name(pod, found[0].container_id)} runs as PID {found[0].pid}, but crictl does not list it"
+        raise RestartError(f"{detail}; name the endpoint of the kubelet's runtime in /etc/crictl.yaml")
     return _none(pod)
 
 
@@ -120,54 +120,55 @@ def _by_signal(
     try:
         descriptor = os.pidfd_open(only.pid)
     except ProcessLookupError:
-        return f"{name} has just ended by itself"
+        return f"{name} ended before the stop"
     except OSError as error:
         raise RestartError(f"{name} cannot be opened ({error.strerror}); see the limits of certmond") from error
     try:
         # The descriptor always refers to one process: the checks of the PID now hold for the process that is signaled.
-        doubt = _doubt(pod, only, proc)
+        mismatch = _mismatch(pod, only, proc)
         if _ends(descriptor, 0, alive):
-            return f"{name} has just ended by itself"
-        if doubt:
-            raise RestartError(f"{name} was left alone: {doubt}")
+            return f"{name} ended before the stop"
+        if mismatch:
+            raise RestartError(f"certmond did not stop {name} {mismatch}")
         return _end(descriptor, name, grace, alive, draining)
     finally:
         os.close(descriptor)
 
 
-def _doubt(pod: Pod, found: RunningContainer, proc: str) -> str | None:
-    """Return why the PID may not be the observed process or the Pod's program, or None if it is."""
+def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
+    """Return why the PID may not be the observed process or may run another program than the Pod, or None."""
     try:
         program = os.readlink(os.path.join(proc, str(found.pid), "exe"))
     except PermissionError:
-        return "which program it runs may not be read; give certmond CAP_SYS_PTRACE, or the host crictl"
+        return "because it cannot read the program; grant certmond CAP_SYS_PTRACE, or install crictl on this host"
     except OSError:  # it has ended, which `still_runs` reports
         program = ""
     if not still_runs(found, proc):
-        return "it is not any more the process that was seen; look again"
+        return "because the PID belongs to another process now; repeat the restart"
     if os.path.basename(program.removesuffix(" (deleted)")) != pod.executable:
-        return f"it runs {program or 'no program'}, and not {pod.executable}; see what its manifest starts"
+        return f"because it runs {program or 'no program'} and not {pod.executable}; see its manifest"
     return None
 
 
 def _end(
     descriptor: int, name: str, grace: float, alive: Callable[[], None], draining: Draining | None
 ) -> str:  # fmt: skip
-    """Send SIGTERM, wait for the grace or until it has drained, send SIGKILL, and wait until it has ended."""
+    """Send SIGTERM, wait for the grace period or until the process has drained, send SIGKILL, and wait for its end."""
     for sent, seconds, until in ((signal.SIGTERM, grace, draining), (signal.SIGKILL, _AFTER_KILL, None)):
         try:
             signal.pidfd_send_signal(descriptor, sent)
         except ProcessLookupError:
             pass  # it has ended meanwhile, which its descriptor shows
         except PermissionError as error:
-            raise RestartError(f"{name} may not be signalled; give certmond CAP_KILL, or the host crictl") from error
+            remedy = "grant certmond CAP_KILL, or install crictl on this host"
+            raise RestartError(f"{name} rejects the signal; {remedy}") from error
         if _ends(descriptor, seconds, alive, until):
             return f"{name} was ended by {sent.name}"
-    raise RestartError(f"{name} does not even end by SIGKILL; see in its /proc/PID/stack what the kernel waits for")
+    raise RestartError(f"{name} does not end after SIGKILL; see /proc/PID/stack for the call in which the kernel waits")
 
 
 def _ends(descriptor: int, seconds: float, alive: Callable[[], None], draining: Draining | None = None) -> bool:
-    """Return whether the process has ended, or ends within `seconds` and before it has drained."""
+    """Return whether the process ends within `seconds` and before it has drained."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     deadline = time.monotonic() + seconds
@@ -180,12 +181,12 @@ def _ends(descriptor: int, seconds: float, alive: Callable[[], None], draining: 
 
 def _not_alone(pod: Pod, ids: Sequence[str], instance: str) -> RestartError:
     runs = " and ".join(each[:13] for each in ids)
-    detail = f"{pod.container} of {pod.name} runs as {runs} now, and not as {instance[:13]} alone, which was seen"
-    return RestartError(f"{detail}; nothing was stopped, look again")
+    detail = f"{pod.container} of {pod.name} runs as {runs} now, not only as the observed {instance[:13]}"
+    return RestartError(f"{detail}; certmond stopped no container; repeat the restart")
 
 
 def _none(pod: Pod) -> str:
-    return f"no container {pod.container} of {pod.name} runs: nothing was done, the kubelet is about to start it"
+    return f"no container {pod.container} of {pod.name} runs; the kubelet starts it"
 
 
 def _name(pod: Pod, container_id: str) -> str:

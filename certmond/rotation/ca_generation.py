@@ -1,7 +1,7 @@
-"""Generation of a Root CA that follows the present one: its key and its self-signed certificate.
+"""Generation of the successor of the present Root CA: its key and its self-signed certificate.
 
-`pki.rotation.ca_template` defines the content. `pki.rotation.ca_validation` checks that it can follow, as for a CA that
-an operator brings. Writes nothing, and keeps no key.
+`pki.rotation.ca_template` defines the content. `pki.rotation.ca_validation` checks it like a CA of the operator. Writes
+no file and stores no key.
 """
 
 from __future__ import annotations
@@ -17,41 +17,42 @@ from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.parsing import decode
 from certmond.pki.x509.public_key import describe_key
-from certmond.renewal.bootstrap_ca import GivenAuthority
+from certmond.renewal.bootstrap_ca import RootCAKeyPair
 from certmond.signers.local_ca import read_file, self_signed, signed
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import blaming
 
 
-def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
-    """Return a CA with the name of the present one and a new key, of the entry's algorithm, else of the present one's.
+def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
+    """Return a CA with the name of the present CA and a new key.
 
-    Raises RefusedError if cryptography cannot parse the present one.
+    The algorithm is that of the entry, or else that of the present key. Raises RefusedError if cryptography cannot
+    parse the present CA.
     """
     _require_read(present, spec)
     template = following(present, spec, terms)
     key = make_key(template.key)
-    return GivenAuthority(_only(self_signed(template, key)), key)
+    return RootCAKeyPair(_only(self_signed(template, key)), key)
 
 
-def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
-    """Return the present CA again, with its own key, a new serial number and new dates.
+def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
+    """Return the present CA with the same key, a new serial number and new dates.
 
-    Raises KeyUnusableError if the key is not that of the present one, or is damaged. Raises RefusedError if
-    cryptography cannot parse the present one.
+    Raises KeyUnusableError if the key is damaged or is not the key of the present CA. Raises RefusedError if
+    cryptography cannot parse the present CA.
     """
     _require_read(present, spec)
     if describe_key(key.public_key()) != present.key:
-        fact = f"{spec.key} is not the private key of {present.subject} (serial {present.serial})"
-        raise KeyUnusableError(f"{fact}; put back the pair that belongs together")
+        fact = f"{spec.key} is not the private key of {present.subject} (serial {present.serial:x})"
+        raise KeyUnusableError(f"{fact}; restore the matching pair")
     made = signed(reissued(present, spec, terms, x509.random_serial_number()), key, spec.key or "")
-    return GivenAuthority(_only(made.public_bytes(Encoding.PEM)), key)
+    return RootCAKeyPair(_only(made.public_bytes(Encoding.PEM)), key)
 
 
 def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey:
-    """Return the key of the CA that signs on this node now. Raises KeyUnusableError or WriteError."""
+    """Return the key of the CA that signs on this node now. Raises KeyUnusableError, WriteError."""
     if spec.key is None:
-        raise KeyUnusableError(f"the entry {spec.name} has no `key`; give it one")
+        raise KeyUnusableError(f"the entry {spec.name} has no `key`; set it")
     real = str(transactions.real(spec.key))
     with blaming(spec.key, "read"):
         return load_key(read_file(real), spec.key)
@@ -63,5 +64,5 @@ def _only(pem: bytes) -> Certificate:
 
 def _require_read(present: Certificate, spec: CertificateSpec) -> None:
     if present.unread:
-        fact = f"{spec.path}: cryptography does not read the present CA: {present.unread}"
-        raise RefusedError(f"{fact}; make the new one elsewhere, and give it: certmond root-ca stage --help")
+        fact = f"{spec.path}: cryptography cannot parse the present CA: {present.unread}"
+        raise RefusedError(f"{fact}; create the new CA elsewhere and stage it: certmond root-ca stage --help")

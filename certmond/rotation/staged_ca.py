@@ -1,9 +1,9 @@
-"""The CAs of a rotation that are not installed: the new one before its phase, the old one after it.
+"""Staged CAs of a rotation, which are not installed: the new CA before its phase, and the old CA after it.
 
-Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode 0700. The
-certificate is written last and removed first, so that with it the part is complete. Everything else is reported as
-incomplete, and repeating the interrupted command repairs it. The key is never shown, and is loaded only on request. A
-writer holds the lock of `transaction`. The rotation's record in the same directory is only read.
+Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode 0700. A
+write ends with the certificate, and a removal begins with it, so a part with a certificate is complete. Every other
+part is reported as incomplete, and a repetition of the interrupted command repairs it. No output has the key, and only
+`key` loads it. A writer holds the lock of `transaction`. The module only reads the rotation's record in the directory.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StagedCA:
-    """The content of a part. With a `fault`, a sentence, it cannot be used; the rest is what could be read.
+    """The content of a part. With a `fault`, a sentence, it is unusable, and the other fields may be incomplete.
 
-    `key` is the public half, or None if the key is not on this node. `key_unknown` is true if a key exists that cannot
-    be read.
+    `key` is the public key, or None if the key is not on this node. `key_unknown` is true if a key file exists that
+    certmond cannot parse.
     """
 
     part: Part
@@ -85,7 +85,7 @@ class Staging:
             return StagedCA(part, "", None, None, printable(str(error)))
         except OSError as error:
             return StagedCA(part, "", None, None, printable(sentence(str(self.directory), error, "read")))
-        return self._understood(part, found) if found else None
+        return self._parsed(part, found) if found else None
 
     def key(self, part: Part) -> PrivateKey:
         """Return the private key.
@@ -99,32 +99,33 @@ class Staging:
                 with opened_state(self.directory) as directory:
                     content = read_state(directory, where, secret=True)
             except FileNotFoundError:
-                raise ConfigError((f"{where} is not there; stage the CA with its key",)) from None
+                remedy = "stage the CA with its key: certmond root-ca stage CERT KEY"
+                raise ConfigError((f"{where} does not exist; {remedy}",)) from None
         return load_key(content, str(where))
 
     def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
-        """Replace `part` with this CA or public key. On the disk when this returns.
+        """Replace `part` with this CA or public key, and sync it to the disk.
 
-        Raises ConfigError if the key belongs to another one, WriteError if it cannot be written. Then the previous
-        content remains, or an incomplete one that is reported as such.
+        Raises ConfigError if the key belongs to another certificate, WriteError if the write fails. Then the previous
+        content remains, or an incomplete part that `read` reports.
         """
         contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
                     _CERTIFICATE: to_pem(anchor)}  # fmt: skip
         if key is not None and decode(contents[_KEY] or b"", "").key != anchor.key:
-            fact = f"the key to be staged is not that of {anchor.called}"
-            raise ConfigError((printable(f"{fact}; give the two that belong together"),))
+            fact = f"the given key is not the key of {anchor.called}"
+            raise ConfigError((printable(f"{fact}; give the matching key"),))
         with blaming(str(self.directory)):
             make_directory(self._state_dir)
             make_directory(self.directory)
             with opened_state(self.directory) as directory:
-                os.fchmod(directory, 0o700)  # whichever mode it had
+                os.fchmod(directory, 0o700)  # independent of its previous mode
                 names = {kind: _Names(directory, part, kind) for kind in contents}
                 try:
                     for kind, content in contents.items():
                         _draft(names[kind].draft, content)
                     os.fsync(directory)
                 except BaseException:
-                    with suppress(OSError):  # then it is incomplete, and the next staging removes it
+                    with suppress(OSError):  # then the part is incomplete, and the next staging removes the drafts
                         for each in names.values():
                             remove(each.draft)
                     raise
@@ -133,7 +134,7 @@ class Staging:
                     _sync_after(directory, partial(names[kind].settle, content))
 
     def destroy(self, *parts: Part) -> None:
-        """Remove these parts with their drafts. All is removed from the disk when this returns. Raises WriteError."""
+        """Remove these parts with their drafts, and sync the removal to the disk. Raises WriteError."""
         with blaming(str(self.directory)), suppress(FileNotFoundError), opened(self.directory) as directory:
             for part in parts:
                 for kind in (_CERTIFICATE, _KEY, _FAMILY):
@@ -148,11 +149,11 @@ class Staging:
         """
         try:
             with opened_state(self.directory) as directory:
-                return _said(directory, self.directory / _RECORD)
+                return _recorded(directory, self.directory / _RECORD)
         except OSError:
             return None
 
-    def _understood(self, part: Part, found: Mapping[str, bytes | None]) -> StagedCA:
+    def _parsed(self, part: Part, found: Mapping[str, bytes | None]) -> StagedCA:
         family = (found.get(_FAMILY) or b"").decode("ascii", "replace").strip()
         where = f"{self.directory}/{part}"
         document = decode(found.get(_CERTIFICATE) or b"", f"{where}.{_CERTIFICATE}")
@@ -160,19 +161,19 @@ class Staging:
         keys = decode(found[_KEY] or b"", f"{where}.{_KEY}") if _KEY in found else None
         fault = None
         if found.get(_CERTIFICATE) is None or not family:
-            fault = f"{where}.* is a half, as staging or removing it was cut off; do that again"
+            fault = f"{where}.* is incomplete, because its staging or removal was interrupted; run it again"
         elif document.faults or len(document.anchors) != 1 or anchor is None:
             fault = f"{where}.{_CERTIFICATE} is damaged; stage the CA again"
         elif keys is not None and keys.key != anchor.key:
             fact = f"{where}.{_KEY} is not the key of {where}.{_CERTIFICATE}"
-            fault = f"{fact}: a half, or damaged; stage the CA again"
+            fault = f"{fact}: the part is incomplete or damaged; stage the CA again"
         key, unknown = (keys.key, keys.key is None) if keys else (None, False)
         return StagedCA(part, printable(family), anchor, key, fault and printable(fault), unknown)
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """One file of a part: its place, and its draft."""
+    """One file of a part: its path, and the path of its draft."""
 
     directory: int
     part: Part
@@ -187,7 +188,7 @@ class _Names:
         return Place(self.directory, f".{self.part}.{self.kind}")
 
     def settle(self, content: bytes | None) -> None:
-        """Rename the draft to its place; without content remove the file there."""
+        """Rename the draft to the path of the file, or remove the file if there is no content."""
         if content is None:
             remove(self.place)
         else:
@@ -202,7 +203,7 @@ def _draft(place: Place, content: bytes | None) -> None:
     with new_file(place, content):
         pass
     if place.read() != content:
-        raise OSError(errno.EIO, "it does not read back as it was written")
+        raise OSError(errno.EIO, "the file does not have the written content")
 
 
 def _sync_after(directory: int, act: Callable[[], None]) -> None:
@@ -211,7 +212,7 @@ def _sync_after(directory: int, act: Callable[[], None]) -> None:
 
 
 def _contents(directory: int, part: Part, where: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the files of a part by their kind; if only a draft exists, the certificate without content."""
+    """Yield the content of a part by kind. If only a draft exists, yield the certificate without content."""
     all_of_it = [_Names(directory, part, kind) for kind in (_CERTIFICATE, _KEY, _FAMILY)]
     present = [names for names in all_of_it if names.place.status() is not None]
     for names in present:
@@ -220,12 +221,12 @@ def _contents(directory: int, part: Part, where: Path) -> Iterator[tuple[str, by
         yield _CERTIFICATE, None
 
 
-def _said(directory: int, record: Path) -> Recorded | None:
+def _recorded(directory: int, record: Path) -> Recorded | None:
     try:
-        said = understood(json.loads(read_state(directory, record)), str(record))
+        document = understood(json.loads(read_state(directory, record)), str(record))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):
         return Recorded()
-    texts = [said.get(name) for name in ("id", "family", "phase")] if isinstance(said, Mapping) else []
+    texts = [document.get(name) for name in ("id", "family", "phase")] if isinstance(document, Mapping) else []
     return Recorded(*(printable(text) if isinstance(text, str) else "" for text in texts))

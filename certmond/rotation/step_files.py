@@ -1,8 +1,8 @@
 """Files of one step of a rotation on this node, replaced together.
 
-Owns the content of each file of a `Rotate`, the search for a CA's private key, and the proof that the result is as
-planned. A key that will be replaced is first stored with the rotation, because an abort needs it.
-`pki.rotation.planner` plans the step; the transaction replaces the files.
+Owns the content of each file of a `Rotate`, the search for the private key of a CA, and the proof that the result is as
+planned. Before the replacement of a key, it stores the old key with the rotation, because an abort needs it.
+`pki.rotation.planner` plans the step, and the transaction replaces the files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from certmond.transaction.dirfd import digest
 from certmond.transaction.node_files import NodeFiles
 
 
-class Arrangement:
+class StepFiles:
     """The files of rotations, for the entries `certificates` of one node."""
 
     def __init__(
@@ -42,17 +42,17 @@ class Arrangement:
         self._anchors = {spec.name: spec for spec in certificates if spec.is_trust}
         self._files, self._staging, self._archive = files, staging, archive
 
-    def make(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
+    def replace(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
         """Execute the step completely or not at all. Return a sentence. Raises CertmondError."""
         self._check(step)
         self._check_writers(step)
-        self._keep_key(step)
+        self._store_old_key(step)
         changes = [change for want in step.wants for change in self._change(want, step.target)]
 
         def verify(written: Mapping[str, bytes]) -> None:
             read = as_written(changes, written, self._files)
             if problems := [*self._problems(step, written), *self._unpaired(step, changes, read)]:
-                raise RefusedError(f"what was written for {step.target} {'; '.join(problems)}")
+                raise RefusedError(f"certmond did not replace the files of {step.target}: {'; '.join(problems)}")
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._archive_anchor(step, now, real))
         return step.detail.replace(" is to ", " does now ") if not changes else f"{step.path}: done: {step.detail}"
@@ -76,7 +76,7 @@ class Arrangement:
                     yield Removed(path, expected)
 
     def _check(self, step: Rotate) -> None:
-        """Raise WriteError if another process has installed another anchor or key since the observation."""
+        """Raise WriteError if another process has installed another trust anchor or key since the observation."""
         spec = self._anchors.get(step.target)
         if spec is None or not step.known:
             return
@@ -85,17 +85,17 @@ class Arrangement:
         for path in dict.fromkeys(filter(None, (spec.path, spec.key, *replaced))):
             found = decode(self._files.read(path) or b"", path)
             if set(found.anchors) - anchors or (found.key and found.key not in keys):
-                raise WriteError(f"{path} was changed by someone else since it was looked at; look at it again")
+                raise WriteError(f"another process has changed {path} since the plan; plan again: certmond plan")
 
     def _check_writers(self, step: Rotate) -> None:
-        """Raise WriteError if another user could take a key that is written."""
+        """Raise WriteError if another user could read a written key."""
         spec = self._anchors.get(step.target)
         keys = [want.path for want in step.wants if isinstance(want, KeyOf)]
         if why := self._files.exposed(keys, spec.owner if spec else None):
             raise WriteError(why)
 
-    def _keep_key(self, step: Rotate) -> None:
-        """Store the anchor's key that will be replaced with the rotation, unless it is there already."""
+    def _store_old_key(self, step: Rotate) -> None:
+        """Store the key that the step replaces with the rotation, unless it is stored already."""
         spec = self._anchors.get(step.target)
         if spec is None or spec.key is None or not any(isinstance(w, KeyOf) and w.path == spec.key for w in step.wants):
             return
@@ -108,19 +108,20 @@ class Arrangement:
         key = load_key(content, spec.key)
         own = next((each for each in anchors if each.key == describe_key(key.public_key())), None)
         if own is None:
-            raise WriteError(f"{spec.key} is the key of nothing in {spec.path}; put back the pair")
-        kept = {part: found for part in Part if (found := self._staging.read(part))}
-        if any(found.anchor == own and found.key and not found.fault for found in kept.values()):
+            fact = f"{spec.key} matches no certificate or public key in {spec.path}"
+            raise WriteError(f"{fact}; restore the matching pair")
+        staged = {part: found for part in Part if (found := self._staging.read(part))}
+        if any(found.anchor == own and found.key and not found.fault for found in staged.values()):
             return
-        there = kept.get(Part.OLD)
-        if there and (there.key_unknown or there.key not in {None, own.key}):
+        old_part = staged.get(Part.OLD)
+        if old_part and (old_part.key_unknown or old_part.key not in {None, own.key}):
             where = f"{self._staging.directory}/{Part.OLD}.key"
-            fault = next((found.fault for found in kept.values() if found.fault), f"{where} is the key of another")
-            raise WriteError(f"{fault}; until then {spec.key} stays, as its key would be nowhere")
+            fault = next((found.fault for found in staged.values() if found.fault), f"{where} is the key of another")
+            raise WriteError(f"{fault}; certmond does not replace {spec.key}, because that would destroy its only copy")
         self._staging.put(Part.OLD, step.target, own, key)
 
     def _key_of(self, anchor: Anchor, family: str) -> PrivateKey:
-        """Return the private key of an anchor, wherever on this node it is. Raises KeyUnusableError."""
+        """Return the private key of a trust anchor from the staged or installed files. Raises KeyUnusableError."""
         for part in Part:
             staged = self._staging.read(part)
             if staged and staged.key == anchor.key:
@@ -131,23 +132,23 @@ class Arrangement:
                 key = load_key(self._files.read(path) or b"", path)
                 if describe_key(key.public_key()) == anchor.key:
                     return key
-        fact = f"the private key of {anchor.called} is nowhere on this node"
-        raise KeyUnusableError(f"{fact}; give it with `certmond root-ca stage`")
+        fact = f"the private key of {anchor.called} is not on this node"
+        raise KeyUnusableError(f"{fact}; stage it: certmond root-ca stage")
 
     def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
-        """Archive the certificates that are replaced, but no keys: the rotation keeps those itself."""
+        """Archive the certificates before their replacement, without keys, which the rotation stores itself."""
         spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
 
     def _unpaired(self, step: Rotate, changes: Sequence[Change], read: Read) -> Iterator[str]:
-        """Yield why the anchor's key, or that of a separate signer, would match no certificate of its file."""
+        """Yield a problem if the key of the CA, or of a separate signer, would match no certificate of its file."""
         spec, changed = self._anchors.get(step.target), {change.path for change in changes}
         for path, key_path in ((spec.path, spec.key), own_files(spec.path)) if spec else ():
             key = read(key_path) if key_path and not changed.isdisjoint({path, key_path}) else None
             found = anchor_of_key(read(path), key, path, key_path) if key is not None and key_path else None
             if isinstance(found, Unpaired):
-                yield f"would leave no pair: {found.message}"
+                yield f"certificate and key would not match: {found.message}"
 
     def _problems(self, step: Rotate, written: Mapping[str, bytes]) -> Iterator[str]:
         """Yield the differences between the new files and the plan."""
@@ -156,23 +157,23 @@ class Arrangement:
             match want:
                 case Bundle(path, anchors):
                     if decode(content, path).anchors != anchors:
-                        yield f"does not read back as what {path} is to hold"
+                        yield f"{path} does not have the planned certificates"
                 case KeyOf(path, anchor):
                     if decode(content, path).key != anchor.key:
-                        yield f"does not read back as the key of {path}"
+                        yield f"{path} does not have the planned key"
                 case Trusting(path, certificates, known):
                     trusted = [
                         document.certificates
                         for (_, part), document in parse_credentials(content, path).documents.items()
                         if part == "ca"
                     ]
-                    ours = [set(each) & known for each in trusted if not known.isdisjoint(each)]
-                    if certificates not in trusted or any(each != set(certificates) for each in ours):
-                        yield f"does not read back as what {path} trusts"
+                    own = [set(each) & known for each in trusted if not known.isdisjoint(each)]
+                    if certificates not in trusted or any(each != set(certificates) for each in own):
+                        yield f"{path} does not trust the planned CAs"
                 case Flags(path, container, flags):
                     found = (each for each in containers(load_mapping(content)) if each.name == container)
                     given = next(found, None)
                     if given is None or any(given.values(flag) != [value] for flag, value in flags):
-                        yield f"does not read back as the flags in {path}"
+                        yield f"{path} does not have the planned flags"
                 case AbsentFile():
                     pass

@@ -1,7 +1,7 @@
-"""One trust anchor on this node and its signer, from inventory, manifests and files -> `Ground`.
+"""State of one trust anchor and its signer on this node (`Ground`), from inventory, manifests and files.
 
-Owns the location of the controller-manager's signer now and during a rotation: beside the anchor's file, in the
-directory that its container mounts. Judges nothing, writes nothing.
+Owns the location of the controller-manager's signer now and during a rotation: beside the file of the trust anchor, in
+the directory that the container mounts. Makes no decision and writes no file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _SPECIFIC = ("kubelet-serving", "kubelet-client", "kube-apiserver-client", "lega
 
 
 def ground_of(family: str, inventory: Inventory, components: Components, files: NodeFiles) -> Ground | None:
-    """Return the anchor `family` on this node, or None if the catalogue has no such entry. Raises WriteError."""
+    """Return the trust anchor of `family` on this node, or None if the catalogue has no such entry.
+
+    Raises WriteError.
+    """
     seen = [each for each in inventory.observations if each.spec.name == family and each.spec.is_trust]
     first = next((each for each in seen if each.name == family), None)
     if first is None:
@@ -39,7 +42,7 @@ def ground_of(family: str, inventory: Inventory, components: Components, files: 
 
 
 def own_files(path: str) -> tuple[str, str]:
-    """Return the paths of a separate signer's certificate and key, for an anchor at `path`."""
+    """Return the paths of the certificate and key of a separate signer, for a trust anchor at `path`."""
     directory = posixpath.dirname(path)
     return posixpath.join(directory, _OWN[0]), posixpath.join(directory, _OWN[1])
 
@@ -51,7 +54,7 @@ def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer
         return None
     given = [container.values(flag) for flag in SIGNING_FLAGS]
     if not all(given):
-        return None  # it signs nothing: the CA's key is elsewhere (phases/controlplane/manifests.go)
+        return None  # it does not sign, because the key of the CA is not on the node (phases/controlplane/manifests.go)
     now = given[0][-1], given[1][-1]
     own = own_files(path)
     inside = posixpath.dirname(now[0])
@@ -68,16 +71,16 @@ def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer
 
 
 def _problems(signer: Signer, container: Container, anchor: tuple[str, str]) -> Iterator[str]:
-    """Yield why this signer cannot be moved to separate files and back."""
+    """Yield why certmond cannot move this signer to separate files and back."""
     for usage in _SPECIFIC:
         if container.values(flag := f"cluster-signing-{usage}-cert-file"):
             yield (
-                f"{signer.manifest} gives {container.name} a signer of its own by --{flag}, which certmond does not "
-                "move; give it one signer for all usages"
+                f"{signer.manifest} gives {container.name} a separate signer by --{flag}, which certmond cannot "
+                "move; configure one signer for all usages"
             )
     on_host = [tuple(map(container.on_host, pair)) for pair in (signer.shared, signer.apart)]
     if signer.now not in {signer.shared, signer.apart} or on_host != [anchor, signer.files]:
         yield (
-            f"{signer.manifest} has {container.name} sign with {signer.now[0]}, which is neither {anchor[0]} nor in "
-            "its directory as the container has it mounted; let it sign with the CA's own files"
+            f"{signer.manifest} lets {container.name} sign with {signer.now[0]}, which is neither {anchor[0]} nor in "
+            "the mounted directory of that file; let it sign with the files of the CA"
         )

@@ -415,7 +415,7 @@ def test_an_incomplete_staging_is_repaired(host: Host) -> None:
     """The leftovers of a killed process are reported as incomplete, and staging again repairs them, without --force."""
     assert host.stage(ca()).code == 0
     (host.staging.directory / "new.crt").unlink()
-    assert "is a half" in host.run("show").out
+    assert "is incomplete" in host.run("show").out
     assert host.stage(new := ca()).code == 0
     assert (found := host.staging.read(Part.NEW))
     assert (found.anchor, found.fault) == (new.facts, None)

@@ -18,7 +18,7 @@ from certmond.cluster.connection import Access
 from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record_rules import rotation_of
 from certmond.daemon.enforcer import Enforcer
-from certmond.daemon.reconciler import Acting
+from certmond.daemon.reconciler import Reconciler
 from certmond.errors import OvertakenError, RotationError
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.journal import Journal
@@ -129,7 +129,7 @@ def test_a_phase_that_cannot_be_recorded_is_not_left(world: World, node: Rotatin
     for _ in range(3):
         assert one_pass(world, node, enforcer) is None
     (said,) = enforcer.rotating.waits
-    assert said.startswith("prepare is reached, and that could not be recorded: the user of ")
+    assert said.startswith("prepare is reached, but certmond could not publish the decision: the user of ")
     assert "resourceNames [certmond-rotation]" in said
     assert (node.phase, world.phase) == (Phase.PREPARE, Phase.PREPARE)
     world.api.denied = set()
@@ -175,14 +175,14 @@ def test_a_failed_step_does_not_stop_the_reports(world: World, node: RotatingNod
     shared = former.replace(b"certificate-authority-data: ", b"certificate-authority-data: &ca ") + b"also: *ca\n"
     come_to(Phase.TRUST, world, node, enforcer)
     world.api.store.add("nodes", "node-2")  # which has not answered: the phase lasts
-    acting = Acting(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
+    acting = Reconciler(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
 
     def passes(until: Callable[[], bool]) -> None:
         end = time.monotonic() + DEADLINE  # the API is read again after `poll`, which the test does not set for it
         while time.monotonic() < end:
             fit(world, recorded(node))
-            acting.decide(*enforcer.see())
-            acting.act()
+            acting.make_plan(*enforcer.see())
+            acting.execute()
             if until():
                 return
         raise AssertionError(f"{node.record}: {enforcer.rotating.waits}")
@@ -191,7 +191,7 @@ def test_a_failed_step_does_not_stop_the_reports(world: World, node: RotatingNod
     node.put("user.conf", shared)  # in which the CA cannot be exchanged alone
     passes(lambda: "/-/-/-/" in str(annotation(world)))
     assert acting.retry_at
-    assert (enforcer.rotating.until, acting.look_at) == (None, None)
+    assert (enforcer.rotating.until, acting.service_check_at) == (None, None)
     world.record(abort(recorded(node), node.clock()))
     passes(lambda: recorded(node).aborted)
 
@@ -233,7 +233,8 @@ def test_a_record_that_cannot_be_restored_is_reported(world: World, node: Rotati
     while one_pass(world, node, again):
         pass
     (said,) = again.rotating.waits
-    assert re.match("the record of the rotation .* is gone, .*, and cannot be put right: the user of .* may not", said)
+    missing = "the shared record of .* is missing or outdated, and certmond cannot restore it"
+    assert re.match(f"{missing}: the user of .* may not", said)
     assert node.phase is Phase.DETACH
     (node.files / "ca.key").unlink()
     world.api.denied, worker = set(), node.enforcer()
@@ -299,7 +300,7 @@ def test_the_phase_of_others_is_stored_unless_the_node_decided_meanwhile(world: 
     made = enforcer.plan(assessment, around=around)
     back = abort(recorded(node), node.clock())
     RotationRecord(node.state).save(back)
-    assert enforcer.rotate(assessment, around, made) == "the record was changed meanwhile"
+    assert enforcer.rotate(assessment, around, made) == "another process has changed the record meanwhile"
     assert node.record == back
 
 
@@ -454,7 +455,7 @@ def test_a_rotation_of_several_nodes_is_not_ended_by_one(world: World, node: Rot
     come_to(Phase.TRUST, world, node, node.enforcer())
     node.configure(cluster={})
     before, own = node.tree(), node.record
-    assert "put it back until the rotation is over" in node.findings()["rotation_frozen"]
+    assert "restore `cluster:` until the rotation is over" in node.findings()["rotation_frozen"]
     assert [node.step() for _ in range(3)] == [None, None, None]
     for verb in ("rotate", "abort"):
         assert node.hurry("root-ca", verb, "--no-wait").code == 3
@@ -592,7 +593,7 @@ def test_a_node_that_was_excluded_reports_that_it_is_cut_off(world: World, node:
         }
     assert Reason.ROTATION_UNDER_WAY in found
     assert found[Reason.CUT_OFF].severity is Severity.CRITICAL
-    assert "let it join anew: `kubeadm reset`, `kubeadm join`" in found[Reason.CUT_OFF].message
+    assert "join it again: kubeadm reset, kubeadm join" in found[Reason.CUT_OFF].message
     assert not enforcer.standing.unsure
 
 

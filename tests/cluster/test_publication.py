@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from certmond.config.model import Source, parse
-from certmond.controllers.ca_publication import Publication
+from certmond.controllers.ca_publication import PublicationCheck
 from certmond.pki.rotation.ca_publication import SYNCED
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Phase
@@ -33,11 +33,11 @@ def publish(cluster: ApiServer, *authorities: Issued) -> None:
         cluster.store.add("configmaps", "kube-root-ca.crt", namespace, data={"ca.crt": bundle(*authorities).decode()})
 
 
-def asking(paths: dict[str, str], monotonic: Callable[[], float] = lambda: 0.0) -> Publication:
+def asking(paths: dict[str, str], monotonic: Callable[[], float] = lambda: 0.0) -> PublicationCheck:
     """Return the check of a node with these kubeconfigs, by the names of their entries."""
     entries = [{"name": name, "kind": "kubeconfig", "path": path} for name, path in paths.items()]
     config = parse([Source("test", yaml.safe_dump({"profile": "none", "certificates": entries}))])
-    return Publication(config, lambda path: path, lambda: None, monotonic)
+    return PublicationCheck(config, lambda path: path, lambda: None, monotonic)
 
 
 @pytest.mark.parametrize("name", ["admin.conf", "super-admin.conf", "controller-manager.conf"])

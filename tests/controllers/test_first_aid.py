@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.daemon.loop import Cause
+from certmond.daemon.pass_schedule import Cause
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.services.model import Live, ServiceSeen
@@ -122,8 +122,10 @@ def test_both_generations_of_clients_are_accepted_again(
         rest(made, Cause("step", None))
         assert (node.tree(), node.record, node.phases()) == (after, None, [])
         (said,) = told(made)
-        assert "; certmond has put the former CA behind it, so that clients of both are accepted, and begins" in said
-        assert "put the former CA and its key back, and certmond removes the other one" in said
+        assert (
+            "; certmond has added the old CA behind it, so that components accept clients of both, and begins" in said
+        )
+        assert "restore the old CA and its key, and certmond removes the other CA" in said
         assert "`certmond root-ca stage CERT KEY`, and on one `certmond root-ca rotate`" in said
     assert node.verifies(node.user(), new, node.old)
     assert [entry["step"] for entry in node.audit() if entry["event"] == "step_done"] == ["rotate"]
@@ -185,9 +187,9 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
         node.put("late.key", late.key_pem)
         put(node, new)
         made._pass(Cause("change", None))
-        assert [type(step).__name__ for step in made._acting.plan.writes] == ["Issue"]
+        assert [type(step).__name__ for step in made._reconciler.plan.writes] == ["Issue"]
         for _ in range(2):
-            made._act()
+            made._execute()
             made._pass(Cause("step", None))
         assert node.is_aided(new)
         begun = [entry["step"] for entry in node.audit() if entry["event"] == "step_begun"]
@@ -197,11 +199,11 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
 def test_a_command_that_reads_reports_the_same(node: Cluster) -> None:
     """`check` and `plan` report the other nodes and the aid like the daemon, before and after it."""
     put(node, root_ca())
-    assert "puts the former CA behind it now" in " ".join(node.hurry("check").out.split())
+    assert "adds the old CA behind it now" in " ".join(node.hurry("check").out.split())
     node.step()  # the change is recorded
     assert "first aid for ca: " in " ".join(node.hurry("plan").out.split())
     node.settle()
-    assert "has put the former CA behind it" in " ".join(node.hurry("check").out.split())
+    assert "has added the old CA behind it" in " ".join(node.hurry("check").out.split())
 
 
 def of_three(node: Cluster) -> None:
@@ -221,7 +223,7 @@ def test_one_of_several_without_a_cluster(quick: Path) -> None:
     node.settle()
     assert node.is_aided(new)
     assert (node.record, node.phases()) == (None, [])
-    assert "etcd has 3 members, so that this is not the only control-plane node" in node.findings()["root_ca_changed"]
+    assert "etcd has 3 members, so this is not the only control-plane node" in node.findings()["root_ca_changed"]
 
 
 def test_a_ca_of_another_family(node: Cluster) -> None:
@@ -255,11 +257,11 @@ def is_left_alone(node: Cluster, said: str) -> None:
     assert said in node.findings()["root_ca_changed"]
 
 
-NOTHING = ", and nothing is touched: "
+NOTHING = "; certmond changes no file: "
 MODES: dict[str, tuple[dict[str, Any], str]] = {
     "alarm": ({"root_ca": {"on_change": "alarm"}}, "certmond does not act, because `root_ca.on_change` is alarm"),
     "replace": ({"root_ca": {"on_change": "replace"}}, NOTHING),
-    "observe": ({"mode": "observe"}, "put the former one back and rotate with `certmond root-ca`, or let certmond enf"),
+    "observe": ({"mode": "observe"}, "restore the old CA and rotate with `certmond root-ca`, or set `mode: enf"),
 }  # fmt: skip
 
 
@@ -342,13 +344,13 @@ def test_a_failed_write_is_reported_and_tried_again(node: Cluster) -> None:
     before = node.everything()
     node.settle()
     assert node.everything() == before
-    assert "puts the former CA behind it now (where that fails, `certmond plan` says why)" in told_of(node)
+    assert "adds the old CA behind it now (if that fails, see: certmond plan)" in told_of(node)
     planned = node.hurry("plan").out
     assert "archive" in planned
     archive.unlink()
     node.settle()
     assert node.is_aided(new)
-    assert "has put the former CA behind it" in told_of(node)
+    assert "has added the old CA behind it" in told_of(node)
 
 
 def told_of(node: Cluster) -> str:
@@ -396,7 +398,7 @@ def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with
     seen = ServiceSeen(running=True, instance="1", started_at=assessment.taken_at, command=("kcm", flag))
     live = Live(assessment.taken_at, {"kcm": seen}) if signs_with else None
     manager = ServiceSpec(name="kcm", kind="static-pod", pod="kube-controller-manager")
-    later = enforcer.standing.first_aid.carried_on(
+    later = enforcer.standing.first_aid.next_records(
         replace(around, services=(manager,), live=live), assessment.taken_at
     )  # fmt: skip
     assert later["ca"].over is (signs_with == "ca.crt")
@@ -409,7 +411,7 @@ def test_no_command_begins_a_rotation_before(node: Cluster) -> None:
     before = node.everything()
     refused = node.hurry("root-ca", "rotate")
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err.endswith("; put the former CA and its key back, and stage the other one then\n")
+    assert refused.err.endswith("; restore the old CA and its key, then stage the other CA: certmond root-ca stage\n")
     assert (node.everything(), node.record) == (before, None)
 
 
@@ -421,7 +423,7 @@ def test_restoring_the_old_key_alone_removes_the_other_ca(node: Cluster) -> None
     node.put("ca.key", node.old.key_pem)
     said = node.findings()["root_ca_changed"]
     assert said.endswith(
-        "ca.key is the former CA's key again; certmond lets " + f"{node.files}/ca.crt hold that CA alone now"
+        "ca.key is the key of the old CA again; certmond removes the other CA from " + f"{node.files}/ca.crt"
     )
     node.settle()
     assert node.unwell(node.old) == []
@@ -460,7 +462,9 @@ def test_a_ca_that_is_trusted_again_is_removed_by_hand(node: Cluster) -> None:
     node.settle()
     assert node.is_aided(new)
     said = node.findings()["root_ca_changed"]
-    assert said.endswith(f"when nothing on any other node is, take it out of {node.files}/ca.crt")
+    assert said.endswith(
+        f"when no other node has a certificate of the old CA, remove the old CA from {node.files}/ca.crt"
+    )
     assert RotationRecord(node.state).anchors()["ca"] == (node.old.facts,)
     node.put("ca.crt", new.pem)
     node.settle()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from certmond.controllers.host_holds import clock_is_synchronised, doubt_of_the_clock, reason_to_wait
+from certmond.controllers.host_holds import clock_hold, clock_is_synchronised, operator_hold
 from certmond.pki.catalog.settings import HoldSpec
 from tests.conftest import real_part
 
 
 def reason(hold: HoldSpec, root: Path) -> str | None:
-    found = reason_to_wait(hold, str(root), lambda: None)
+    found = operator_hold(hold, str(root), lambda: None)
     return found.fact if found else None
 
 
@@ -31,17 +31,19 @@ def test_a_file_holds_while_it_exists(tmp_path: Path) -> None:
     assert reason(spec, tmp_path) is None
     (tmp_path / "run").mkdir()
     (tmp_path / "run/upgrade").touch()
-    assert reason(spec, tmp_path) == "held while /run/upgrade is there"
+    assert reason(spec, tmp_path) == "held while /run/upgrade exists"
     (tmp_path / "run/upgrade").unlink()
     assert reason(spec, tmp_path) is None
     (tmp_path / "run/upgrade").mkdir()
-    assert reason(spec, tmp_path) == "held while /run/upgrade is there"
+    assert reason(spec, tmp_path) == "held while /run/upgrade exists"
 
 
 @pytest.mark.parametrize(("command", "holds"), [(("/bin/true",), True), (("/bin/false",), False), (("/gone",), False)])
 def test_a_program_holds_while_it_exits_with_zero(tmp_path: Path, command: tuple[str, ...], holds: bool) -> None:
     """Another exit status, and a program that is not there, hold nothing: a typing error must not stop renewals."""
-    assert reason(hold(command=command), tmp_path) == (f"held while {command[0]} says so" if holds else None)
+    assert reason(hold(command=command), tmp_path) == (
+        f"held while {command[0]} exits with status 0" if holds else None
+    )
 
 
 def test_a_program_that_another_user_can_change_holds(tmp_path: Path) -> None:
@@ -68,8 +70,8 @@ def test_the_state_of_the_kernel_clock_counts() -> None:
     done = subprocess.run([real_part("python3"), "-c", asked], capture_output=True, text=True, check=True)
     synchronised = done.stdout.strip() != "5"
     assert clock_is_synchronised() is synchronised
-    assert doubt_of_the_clock(hold()) is None
-    found = doubt_of_the_clock(HoldSpec())
+    assert clock_hold(hold()) is None
+    found = clock_hold(HoldSpec())
     assert (found.fact if found else None) == (
-        None if synchronised else "held until this host's clock is synchronised (timedatectl shows it)"
+        None if synchronised else "held until the clock of this host is synchronized (timedatectl shows it)"
     )

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.daemon.loop import Cause, Daemon
+from certmond.daemon.loop import Daemon
+from certmond.daemon.pass_schedule import Cause
 from certmond.notify.journal import Journal
 from certmond.pki.rotation.phases import Phase
 from tests.builders import DAY, HOUR, SECOND, Issued, make_ca, make_leaf, make_server
@@ -43,7 +44,7 @@ def daemon(node: RotatingNode, clock: Clock) -> Iterator[Daemon]:
         lambda: node.config, root="/", runtime_dir=runtime, state_dir=node.state, journal=Journal("none"), clock=clock
     )
     try:
-        made._acting.recover()
+        made._reconciler.recover()
         rest(made, Cause("start", None))
         yield made
     finally:
@@ -57,8 +58,8 @@ def rest(made: Daemon, cause: Cause, until: Callable[[], bool] = lambda: False) 
     """A pass, and those that follow from it without that anything is waited for."""
     for _ in range(RESTS):
         made._pass(cause)
-        made._act()
-        if until() or not made._acted:
+        made._execute()
+        if until() or not made._scan_again:
             return
         cause = Cause("step", None)
     raise AssertionError("it does not become idle")
@@ -127,8 +128,8 @@ def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, betwe
         put(node, new)
         made._pass(Cause("change", None))
         (said,) = told(made)
-        assert "holds another CA than this node lives by" in said
-        assert said.endswith("; it is rotated now")
+        assert "has another CA than the certificates of this node" in said
+        assert said.endswith("; certmond rotates it now")
         rest(made, Cause("step", None), lambda: is_whole(node, new))
         assert is_whole(node, new)
     node.walk()
@@ -161,7 +162,7 @@ def test_a_third_ca_replaces_the_second_one_of_a_rotation(tmp_path: Path, signed
         made._pass(Cause("change", None))
         assert "rotation_frozen" not in node.findings()
         (said,) = told(made)
-        assert re.search("was replaced again, by CN=third.*; it is rotated to that one now", said)
+        assert re.search("was replaced again, by CN=third.*; certmond rotates to that CA now", said)
         rest(made, Cause("step", None), lambda: {*node.trust()} == trusted == {*node.embedded()})
         assert {*node.trust()} == trusted == {*node.embedded()}
         assert node.record is not None
@@ -206,8 +207,8 @@ def test_a_third_ca_is_not_followed_if_no_rotation_may_begin(tmp_path: Path, set
 @pytest.mark.parametrize(
     ("new", "following", "why"),
     [
-        (root_ca(key="rsa-1024"), False, "and nothing is touched: .*; or put the former CA back"),
-        (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "and nothing is touched: "),
+        (root_ca(key="rsa-1024"), False, "; certmond changes no file: .*; or restore the old CA"),
+        (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "; certmond changes no file: "),
         (root_ca(), True, "has not reached the phase issue yet; see what it waits for: certmond status"),
         (root_ca(key="rsa-1024"), True, "is frozen: .*; see: certmond explain rotation_frozen"),
     ],
@@ -261,11 +262,11 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         rest(made, Cause("change", None))
         (said,) = told(made)
         assert f"; certmond rotates it at {at:%Y-%m-%d %H:%M:%S} UTC: " in said
-        assert said.endswith("; or put the former CA and its key back")
+        assert said.endswith("; or restore the old CA and its key")
         clock.now = at - SECOND
         rest(made, Cause("look", frozenset()))
         assert (node.tree(), node.record, len(told(made))) == (before, None, 1)
-        assert 0 < made._patience() <= 1
+        assert 0 < made._seconds_to_wait() <= 1
         made._wake.wait(0)
         made._watcher.take_changes()  # the writes above
         clock.now = at
@@ -309,8 +310,8 @@ def test_a_ca_is_followed_before_anything_else_is_written(tmp_path: Path) -> Non
         node.put("late.key", late.key_pem)
         put(node, new)
         made._pass(Cause("change", None))
-        assert [type(step).__name__ for step in made._acting.plan.writes] == ["Issue"]
-        made._act()
+        assert [type(step).__name__ for step in made._reconciler.plan.writes] == ["Issue"]
+        made._execute()
         assert node.phase is Phase.TRUST
         assert "step_begun" not in {entry["event"] for entry in node.audit()}
 
@@ -338,13 +339,13 @@ def test_an_expired_old_ca_is_replaced_at_once(tmp_path: Path) -> None:
         put(node, new)
         made._pass(Cause("change", None))
         (said,) = told(made)
-        assert "it is rotated now, without an overlap, as the former CA has expired" in said
-        made._act()
+        assert "certmond rotates it now, without an overlap, because the old CA has expired" in said
+        made._execute()
         made._pass(Cause("step", None))
         (said,) = told(made)
         assert re.search("was replaced by another CA, .* is in the phase issue since", said)
         for _ in range(RESTS):
-            made._act()
+            made._execute()
             made._pass(Cause("step", None))
         assert node.unwell(new) == []
         assert told(made) == []
@@ -378,7 +379,7 @@ def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: P
         node.put("other.key", new.key_pem)
         node.put("other.crt", new.pem)
         made._pass(Cause("change", None))
-        made._act()
+        made._execute()
         assert node.record is not None
         assert node.record.family == "other"
 
@@ -411,17 +412,17 @@ def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: P
         yaml.safe_dump(yaml.safe_load(settings) | {"root_ca": {"overlap": "1s", "on_change": on_change}})
     )
     said = node.findings()["root_ca_changed"]
-    assert f"{node.files}/other.crt holds another CA than this node lives by" in said
+    assert f"{node.files}/other.crt has another CA than the certificates of this node" in said
     if on_change == "alarm":
-        assert said.endswith(f"or, when {record.name} is done, run: certmond root-ca rotate --family other")
+        assert said.endswith(f"or, after {record.name}, run: certmond root-ca rotate --family other")
     else:
-        assert said.endswith(f"; it is followed when {record.name} is done")
+        assert said.endswith(f"; certmond rotates it after {record.name}")
     asked = node.certmond("renew", "leaf")
     assert asked.returncode == 3
     assert said in asked.stderr
     (node.place / "config.yaml").write_text(settings)
     node.walk(lambda: node.phase is Phase.ISSUE)
-    assert "other.crt holds another CA" in node.findings()["root_ca_changed"]
+    assert "other.crt has another CA" in node.findings()["root_ca_changed"]
     node.walk()
     assert node.trust() == (new.facts,)
     node.step()

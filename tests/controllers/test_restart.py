@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.cli.options import assess_node
 from certmond.config.model import Config, Source, parse
-from certmond.controllers.restart import Progress, Restarting
-from certmond.controllers.restart_lock import Alone, Turn
+from certmond.controllers.restart import Progress, RestartController
+from certmond.controllers.restart_lock import RestartLock, SingleNodeLock
 from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, TriedError, UnreachableError, WriteError
 from certmond.files.catalog_observer import Store
@@ -31,7 +31,7 @@ from certmond.pki.services.restart_episode import Episode, Past, Result, Stage, 
 from certmond.pki.services.staleness import Surroundings
 from certmond.restart.act import Restarter
 from certmond.restart.history import History
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
 from certmond.transaction.dirfd import digest
@@ -53,7 +53,7 @@ cp {state}/restarts.json {root}{crt} {runs}/$number/
 """
 
 
-class Turns(Alone):
+class Turns(SingleNodeLock):
     """The restart lock, as the test sets it."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Bench:
         self.pods: dict[str, ServiceSeen] = {}
         self.again()
 
-    def again(self) -> Restarting:
+    def again(self) -> RestartController:
         """Another process."""
         audit = Audit(Journal("none"), self.state, "daemon")
 
@@ -107,10 +107,10 @@ class Bench:
         self.enforcer = Enforcer(
             self.config, root=str(self.node.root), state_dir=self.state, audit=audit, clock=clock, acting=True
         )
-        self.former = FormerFiles(self.config, str(self.node.root), self.state, clock)
-        turn: Turn = self.turn
-        self.restarting = Restarting(
-            self.config, self.enforcer.executor, History(self.state), self.former, audit, turn=turn, alive=lambda: None
+        self.former = PreviousFiles(self.config, str(self.node.root), self.state, clock)
+        turn: RestartLock = self.turn
+        self.restarting = RestartController(
+            self.config, self.enforcer.executor, History(self.state), self.former, audit, lock=turn, alive=lambda: None
         )
         return self.restarting
 
@@ -188,13 +188,13 @@ def test_a_restart_is_recorded_executed_and_proven(bench: Bench) -> None:
     was restarted.
     """
     first = told(bench.step())
-    assert (first.service, first.message, first.result) == ("hook", f"{bench.place}/act was run", None)
+    assert (first.service, first.message, first.result) == ("hook", f"{bench.place}/act has run", None)
     ((record, _),) = bench.runs
     assert (record.stage, record.attempt, record.well_before) == (Stage.ACT, 1, (HEALTH,))
     assert [told(bench.step(seconds)).message for seconds in (2, 4, 6)] == [
-        "is well, 1 of 3", "is well, 2 of 3", "is well, 3 of 3"
+        "is healthy in 1 of 3 checks", "is healthy in 2 of 3 checks", "is healthy in 3 of 3 checks"
     ]  # fmt: skip
-    assert told(bench.step(20)).message == "is watched for a while"
+    assert told(bench.step(20)).message == "must stay healthy for some time"
     done = told(bench.step(40))
     assert (done.result, done.message, done.until) == (Result.PROVEN, "hook uses the new front-proxy-client", None)
     assert (bench.past.episode, bench.past.result, bench.past.contents) == (
@@ -210,7 +210,7 @@ def test_nothing_is_begun_while_files_change(bench: Bench) -> None:
     """certmond waits until no file has changed for three seconds: one restart then covers all files of a writer."""
     bench.age = SECOND
     first = told(bench.step())
-    assert (first.message, first.result) == ("waits for the files to come to rest", None)
+    assert (first.message, first.result) == ("waits for its files to stop changing", None)
     assert first.until
     assert bench.runs == []
     bench.age = 4 * SECOND
@@ -231,7 +231,7 @@ def test_a_service_that_ended_with_another_is_proven_as_well(bench: Bench) -> No
     assert told(bench.step(40, plan=plan)).result is Result.PROVEN
     assert bench.turn.given_back == 0
     waiting = told(bench.step(41, plan=plan))
-    assert (waiting.service, waiting.message) == ("kube-scheduler", "is waited for: kube-scheduler does not run")
+    assert (waiting.service, waiting.message) == ("kube-scheduler", "has no proof yet: kube-scheduler does not run")
     bench.pods = {"kube-scheduler": ServiceSeen(True, "scheduler-2")}
     ends = [told(bench.step(seconds, plan=plan)).result for seconds in (42, 44, 46, 80)]
     assert ends == [None, None, None, Result.PROVEN]
@@ -245,16 +245,16 @@ def test_a_failed_restart_is_repeated_and_then_tried_with_the_old_files(bench: B
     """
     with Transactions(str(bench.node.root), bench.state).lock():
         known = Surroundings(bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents())
-        bench.former.keep(bench.former.unkept(bench.assessment(known).statuses), {})
+        bench.former.archive(bench.former.unarchived(bench.assessment(known).statuses), {})
     former = bench.node.read(CRT[1:])
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
     bad = bench.node.read(CRT[1:])
     bench.step()
-    assert told(bench.step(2, ill="it is ill")).message == "is waited for: it is ill"
+    assert told(bench.step(2, ill="it is ill")).message == "has no proof yet: it is ill"
     bench.step(300, ill="it is ill")
     assert [certificate for _, certificate in bench.runs] == [bad, bad]
     back = told(bench.step(300, ill="it is ill"))
-    assert back.message.startswith(f"{CRT} is put back as it was on ")
+    assert back.message.startswith(f"certmond restored {CRT} as of ")
     assert (len(bench.runs), bench.node.read(CRT[1:])) == (2, former)
     bench.again()  # and the next process continues
     bench.step(1)
@@ -275,7 +275,7 @@ def test_files_are_archived_for_a_rollback_only_after_their_proof(bench: Bench) 
         known = Surroundings(
             bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents(), bench.restarting.past()
         )
-        bench.enforcer.keep_former(bench.assessment(known), known)
+        bench.enforcer.record_good_files(bench.assessment(known), known)
         return Archive(bench.state).names()
 
     bench.step()
@@ -294,8 +294,8 @@ def test_without_old_files_an_operator_must_act(bench: Bench) -> None:
     done = told(bench.step(300, ill="it is ill"))
     assert done.result is Result.FAILED
     assert done.message == (
-        "hook did not come up (it is ill), and the former files are not put back: "
-        "the archive has no former front-proxy-client that is still valid"
+        "hook did not come up (it is ill), and certmond did not restore the previous files: "
+        "the archive has no previous generation of front-proxy-client that is still valid"
     )
     assert len(bench.runs) == 2
 
@@ -304,7 +304,7 @@ def test_a_failed_act_is_judged_by_its_effect(bench: Bench) -> None:
     """The act may have had its effect or not. Its output is not repeated, because it may be secret."""
     (bench.place / "broken").touch()
     done = told(bench.step())
-    assert (done.result, done.message) == (None, f"{bench.place}/act ended with 3; run it by hand to see why")
+    assert (done.result, done.message) == (None, f"{bench.place}/act exited with status 3; run it to see the reason")
     assert bench.past.episode
     assert bench.past.episode.stage is Stage.PROVE
 
@@ -313,7 +313,7 @@ def test_a_failed_act_without_a_visible_effect_is_reported(bench: Bench) -> None
     """certmond does not repeat it for the same files."""
     (bench.place / "broken").touch()
     done = told(bench.step(seen=False))
-    message = f"hook was not restarted: {bench.place}/act ended with 3; run it by hand to see why"
+    message = f"hook was not restarted: {bench.place}/act exited with status 3; run it to see the reason"
     assert (done.result, done.message) == (Result.FAILED, message)
     assert bench.past.failure(bench.target().contents) == message
 
@@ -331,7 +331,7 @@ def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, progra
     service = bench.service.model_copy(update={"command": (command, "60"), "time_limit": SECOND / 2})
     with pytest.raises(TriedError) as tried:
         Restarter().act(service, "", None, revive=False)
-    assert str(tried.value) == f"{command} was not run to its end ({command} {said})"
+    assert str(tried.value) == f"{command} did not complete ({command} {said})"
 
 
 def test_files_that_change_again_end_the_restart_of_the_old_ones(bench: Bench) -> None:
@@ -355,7 +355,7 @@ def test_an_act_that_cannot_be_recorded_is_repeated_a_few_times_only(bench: Benc
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
     results = []
     for acts in range(6):
-        History(bench.state).remember(Past("hook", replace(begun, acts=acts)))
+        History(bench.state).store(Past("hook", replace(begun, acts=acts)))
         results.append(told(bench.step(1, plan=Plan())).result)
     assert results == [None] * 4 + [Result.FAILED] * 2
 
@@ -371,26 +371,26 @@ def test_without_a_record_nothing_is_done(bench: Bench) -> None:
 
 def test_a_scan_from_before_the_last_restart_shows_nothing(bench: Bench) -> None:
     """It may show the state before that."""
-    History(bench.state).remember(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
+    History(bench.state).store(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
     first = told(bench.step(-1))
-    assert (first.message, bench.runs) == ("is looked at once more", [])
+    assert (first.message, bench.runs) == ("is checked again", [])
 
 
 def test_the_successor_of_a_killed_process_does_not_assume_an_act(bench: Bench) -> None:
     """A failed act is then no failure of the restart: the next probe decides."""
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
-    History(bench.state).remember(Past("hook", begun))
+    History(bench.state).store(Past("hook", begun))
     (bench.place / "broken").touch()
     progress = told(bench.step(1, plan=Plan()))
     assert progress.result is None
-    assert "ended with 3" in progress.message
+    assert "exited with status 3" in progress.message
     assert bench.past.episode
     assert bench.past.episode.stage is Stage.PROVE
 
 
 def test_an_old_scan_is_repeated_before_a_restart(bench: Bench) -> None:
     """The service may have been restarted since the scan, so nothing is restarted for it."""
-    assert told(bench.step(-6)).message == "is looked at once more"
+    assert told(bench.step(-6)).message == "is checked again"
     assert bench.runs == []
     assert bench.restarting.under_way() is None
 
@@ -399,11 +399,11 @@ def test_nothing_begins_without_the_restart_lock(bench: Bench) -> None:
     """A restart waits for the lock and then begins. The successor of a killed process waits, too."""
     bench.turn.because = "controller-1 holds it"
     waits = told(bench.step())
-    assert (waits.message, waits.result) == ("waits for its turn: controller-1 holds it", None)
+    assert (waits.message, waits.result) == ("waits for the restart lock: controller-1 holds it", None)
     assert waits.until
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
-    History(bench.state).remember(Past("hook", begun))
-    assert told(bench.step()).message == "waits for its turn: controller-1 holds it"
+    History(bench.state).store(Past("hook", begun))
+    assert told(bench.step()).message == "waits for the restart lock: controller-1 holds it"
     assert bench.runs == []
     bench.turn.because = None
     bench.step()
@@ -414,7 +414,8 @@ def test_a_lost_lock_stops_the_first_act_and_no_later_one(bench: Bench) -> None:
     """A partial restart is worse than a late one."""
     bench.turn.ours = False
     done = told(bench.step())
-    assert (done.result, done.message) == (Result.REFUSED, "hook: the turn was lost before anything was done")
+    refused = "hook was not restarted: this node lost the restart lock first"
+    assert (done.result, done.message) == (Result.REFUSED, refused)
     assert bench.runs == []
     bench.turn.ours = True
     bench.step()
@@ -435,7 +436,7 @@ def test_the_lock_finds_its_kubeconfig_when_it_is_requested(
     bench = Bench(node, tmp_path_factory.mktemp("bench"), kubeconfig="/closed/certmond.conf")
     closed = node.path("closed")
     closed.symlink_to("closed")
-    turn = bench.enforcer.restarting.turn
+    turn = bench.enforcer.restarting.lock
     assert str(turn.wait_for_others()).startswith("/closed/certmond.conf could not be read (")
     closed.unlink()
     with ApiServer(bench.place) as api:
@@ -462,12 +463,13 @@ def test_without_the_api_the_configuration_decides(
     assert len(bench.runs) == runs
     if not runs:
         assert message == (
-            "waits for its turn: the API does not answer; it is waited for (`without_api: go_on` would not)"
+            "waits for the restart lock: the API does not answer; certmond waits for it "
+            "(to restart without the lock, set `without_api: go_on`)"
         )  # fmt: skip
         bench.turn.away, bench.turn.ours = False, True
         bench.step()
         bench.turn.away = True
-    assert told(bench.step(2)).message == "is well, 1 of 3"
+    assert told(bench.step(2)).message == "is healthy in 1 of 3 checks"
 
 
 def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
@@ -477,9 +479,9 @@ def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
     other = bench.node.certificate(f"{PKI}/apiserver.crt").public_bytes(Encoding.DER)
     now = datetime.now(UTC)
     said: Mapping[str, Seen] = {
-        f"is waited for: {AT} serves another certificate than {CRT}": Served(other, "TLSv1.3", now),
-        f"is waited for: {AT} serves none: the connection was refused": Unserved("the connection was refused", now),
-        "is well, 1 of 3": Served(own, "TLSv1.3", now),
+        f"has no proof yet: {AT} serves another certificate than {CRT}": Served(other, "TLSv1.3", now),
+        f"has no proof yet: {AT} serves no certificate: it refused": Unserved("it refused", now),
+        "is healthy in 1 of 3 checks": Served(own, "TLSv1.3", now),
     }
     for seconds, (message, served) in enumerate(said.items(), 2):
         assert told(bench.step(seconds, served=served)).message == message
@@ -487,7 +489,7 @@ def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
 
 def test_a_service_that_left_the_configuration_is_left_alone(bench: Bench) -> None:
     """Its restart ends."""
-    History(bench.state).remember(Past("gone", Episode("gone", (), "x", datetime.now(UTC))))
+    History(bench.state).store(Past("gone", Episode("gone", (), "x", datetime.now(UTC))))
     done = told(bench.step(plan=Plan()))
     assert (done.service, done.result) == ("gone", Result.REFUSED)
     assert bench.restarting.under_way() is None

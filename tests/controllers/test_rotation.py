@@ -327,7 +327,7 @@ def test_a_ca_that_was_installed_by_hand_is_rotated(quick: Path, how: str) -> No
     assert node.unwell(new) == []
     assert node.phases() == ["trust", "issue", "distrust", "attach", "done", "done"]
     log = daemon.log.read_text()
-    assert "holds another CA than this node lives by" in log
+    assert "has another CA than the certificates of this node" in log
     assert "Traceback" not in log
 
 
@@ -377,7 +377,7 @@ def test_only_an_alarm(quick: Path) -> None:
         cat(node, new)
         before = node.tree()
         daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
-        remedy = "`root_ca.on_change` is alarm: put the former CA and its key back, or run: certmond root-ca rotate"
+        remedy = "`root_ca.on_change` is alarm: restore the old CA and its key, or run: certmond root-ca rotate"
         daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
         passes = daemon.passes()
         node.put("ca.crt", new.pem)
@@ -436,7 +436,7 @@ def test_observe_mode_changes_nothing(quick: Path) -> None:
         cat(node, root_ca())
         before = node.tree()
         daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
-        remedy = "put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
+        remedy = "restore the old CA and rotate with `certmond root-ca`, or set `mode: enforce`"
         daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
         passes = daemon.passes()
         node.put("web.crt", node.read("web.crt"))
@@ -533,7 +533,7 @@ def test_a_missing_key_of_the_new_ca_can_be_staged(quick: Path, key: bytes | Non
     enforcer = node.enforcer()
     assessment, around = enforcer.see()
     assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
-    assert "give it with `certmond root-ca stage`" in enforcer.rotating.waits[0]
+    assert "stage it: certmond root-ca stage" in enforcer.rotating.waits[0]
     other = node.hurry("root-ca", "stage", *brought(node, root_ca()), "--force")
     assert other.code == 2
     assert "a rotation is in progress (ca, prepare), which needs the staged files" in other.err
@@ -571,12 +571,12 @@ def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
     for words in ((), ("--dry-run",), *((each,) for each in kept)):
         refused = node.hurry("archive", "restore", "ca", *words)
         assert (refused.code, refused.out) == (3, ""), words
-        assert re.search("never put back from the archive.*by hand, together, and then rotate", refused.err), words
+        assert re.search("never restores it from the archive.*together by hand, and then rotate", refused.err), words
     assert node.tree() == before
     assert node.unwell(new) == []
     assert node.hurry("archive", "restore", "nonsense").code == 3
     (node.state / "archive/ca").rename(node.state / "archive/former-name")
-    assert "which is never put back" in node.hurry("archive", "restore", "former-name").err
+    assert "never restores it from the archive" in node.hurry("archive", "restore", "former-name").err
     assert node.tree() == before
     node.configure(profile="kubeadm")
     refused = node.hurry("archive", "restore", "sa")
@@ -686,7 +686,7 @@ def test_nothing_is_signed_by_a_ca_of_unknown_trust(quick: Path, what: str) -> N
     assert node.tree() == before
     enforcer = node.enforcer()
     (held,) = (each for each in enforcer.plan(enforcer.see()[0]).held if each.target == "web")
-    assert re.search("nothing is touched|is alarm|stands still|cannot be read", held.because)
+    assert re.search("certmond changes no file|is alarm|stands still|cannot be read", held.because)
     node.put("ca.crt", good[0])
     node.put("ca.key", good[1])
     if noted:
@@ -783,9 +783,9 @@ def test_an_unfit_ca_is_not_rotated(quick: Path, what: str) -> None:
         node.put("ca.key", key)
     before = node.tree()
     told = node.findings()["root_ca_changed"]
-    waits = "certmond rotates it at .* UTC" if what == "not valid yet" else "nothing is touched"
-    assert re.search(f"holds another CA than this node lives by .*{waits}: .*{sentence}", told), told
-    assert re.search("; or put the former CA (and its key )?back$", told)
+    waits = "certmond rotates it at .* UTC" if what == "not valid yet" else "certmond changes no file"
+    assert re.search(f"has another CA than the certificates of this node .*{waits}: .*{sentence}", told), told
+    assert re.search("; or restore the old CA( and its key)?$", told)
     assert [node.step() for _ in range(3)] == [None, None, None]
     checked = node.hurry("check")
     assert checked.code == 2
@@ -809,7 +809,7 @@ def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> 
     before = node.tree()
     told = node.findings()["root_ca_changed"]
     assert re.search(
-        "and nothing is touched: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", told
+        "; certmond changes no file: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", told
     )
     assert [node.step() for _ in range(3)] == [None, None, None]
     assert (node.tree(), node.record) == (before, None)
@@ -827,7 +827,7 @@ def test_a_found_ca_beside_a_third_one_is_not_rotated(quick: Path) -> None:
     node.put("ca.key", new.key_pem)
     before = node.tree()
     told = node.findings()["root_ca_changed"]
-    assert f"{third.facts.sha256[:16]}…), which is neither the former nor the new CA; take it out" in told
+    assert f"{third.facts.sha256[:16]}…), which is neither the old nor the new CA; remove it" in told
     assert [node.step() for _ in range(3)] == [None, None, None]
     assert (node.tree(), node.record) == (before, None)
 
@@ -838,7 +838,7 @@ def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None
     node.step()
     cat(node, short)
     sentence = "ends on .*, and shortens certificates that would end on .*; give a CA with a later end"
-    assert re.search(f"; it is rotated now; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
+    assert re.search(f"; certmond rotates it now; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0
     assert re.search(f"^warning: {node.files}/ca.crt {sentence}", done.err, re.MULTILINE), done.err
@@ -895,9 +895,9 @@ def _of_three(node: RotatingNode) -> None:
 
 
 HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
-    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; put the right key there without"),
-    "a CA elsewhere": (_elsewhere, "nothing else would sign .*web.crt.*; a CA that is kept elsewhere is rotated by"),
-    "other members": (_of_three, "etcd has 3 members, so that .*; name `cluster:` on every node"),
+    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; install the key of the CA there without"),
+    "a CA elsewhere": (_elsewhere, "no other signer issues .*web.crt.*; rotate a CA with an external key by"),
+    "other members": (_of_three, "etcd has 3 members, so .*; configure `cluster:` on every node"),
 }  # fmt: skip
 
 
@@ -1044,8 +1044,10 @@ def test_an_unreadable_key_is_not_destroyed(quick: Path) -> None:
     for _ in range(2):
         assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     (said,) = enforcer.rotating.waits
-    fault = f"{kept} is not the key of {kept.with_suffix('.crt')}: a half, or damaged; stage the CA again"
-    assert said == f"{node.files}/ca.key is not the key of the CA in place, and {fault}; no key is destroyed"
+    fault = (
+        f"{kept} is not the key of {kept.with_suffix('.crt')}: the part is incomplete or damaged; stage the CA again"
+    )
+    assert said == f"{node.files}/ca.key is not the key of the installed CA, and {fault}; certmond destroys no key"
     assert (node.tree(), node.staged, node.phase) == (before, staged, Phase.DONE)
     kept.write_bytes(right)
     node.step()

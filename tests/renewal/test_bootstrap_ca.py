@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from certmond.errors import ConfigError
 from certmond.pki.assessment.rules import ROOT_CA_ONLY
-from certmond.renewal.bootstrap_ca import GivenAuthority, read_authority
+from certmond.renewal.bootstrap_ca import RootCAKeyPair, read_authority
 from tests.builders import (
     DAY,
     NOW,
@@ -34,7 +34,7 @@ class Files:
     def __init__(self, place: Path) -> None:
         self.certificate, self.key = place / "own.crt", place / "own.key"
 
-    def give(self, certificate: bytes, key: bytes) -> GivenAuthority:
+    def give(self, certificate: bytes, key: bytes) -> RootCAKeyPair:
         self.certificate.write_bytes(certificate)
         self.key.write_bytes(key)
         return read_authority(str(self.certificate), str(self.key), NOW)
@@ -143,13 +143,13 @@ def test_a_damaged_key(files: Files) -> None:
     """A key whose numbers do not fit each other is refused before anything depends on it."""
     ca = make_ca(key="rsa")
     assert files.refused(ca.pem, damaged(ca)) == [
-        "the private key in own.key is damaged: what it signs does not verify; give an intact one"
+        "the private key in own.key is damaged: its signature does not verify; give an intact key"
     ]
 
 
 def test_several_certificates(files: Files) -> None:
     """One certificate is given: no chain, no bundle."""
-    told = "own.crt holds 2 certificates; give exactly one, the Root CA"
+    told = "own.crt has 2 certificates; give exactly one, the Root CA"
     assert files.refused(bundle(ROOT, make_ca()), ROOT.key_pem) == [told]
     twice = bundle(ROOT, reissue(ROOT))
     assert files.refused(twice, ROOT.key_pem) == [told]
@@ -158,7 +158,7 @@ def test_several_certificates(files: Files) -> None:
 def test_none(files: Files) -> None:
     """A file without a certificate is reported, and so is one without a key, both at once."""
     assert files.refused(ROOT.key_pem, ROOT.pem) == [
-        "own.crt holds 0 certificates; give exactly one, the Root CA",
+        "own.crt has 0 certificates; give exactly one, the Root CA",
         "own.key has no usable private key; replace it with the right key",
     ]
 
@@ -181,7 +181,7 @@ def test_unreadable_files(files: Files, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_authority(str(files.certificate), str(files.key), NOW)
     assert caught.value.problems == (
-        f"{files.certificate} cannot be read (No such file or directory); give the CA's certificate",
+        f"{files.certificate} cannot be read (No such file or directory); give the certificate of the CA",
         f"{files.key} cannot be read (it is no regular file); give the CA's private key",
     )
 

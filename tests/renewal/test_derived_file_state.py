@@ -45,7 +45,7 @@ def foreign(found: State) -> str:
     """Return the message of a foreign file, which always has the remedy."""
     assert isinstance(found, Foreign)
     assert found.message.startswith("/")
-    assert found.message.endswith(", so it is not replaced; move it away, and it is made anew")
+    assert found.message.endswith(", so certmond does not replace it; move it away, and certmond creates it again")
     return found.message
 
 
@@ -118,17 +118,17 @@ def test_what_was_made_is_current(new: Issued) -> None:
     [
         (b"global\n  maxconn 100\n", "is not PEM"),
         (NEW.der, "is not PEM"),
-        (OTHER.pem + OTHER.key_pem, "holds a certificate of CN=other,.*not of CN=api"),
-        (OLD.pem + OTHER.pem + OLD.key_pem, "holds a certificate of CN=other as well"),
-        (OLD.pem + OLD.key_pem + OTHER.key_pem, "holds more than one private key"),
-        (OLD.pem + OLD.key_pem + pem_block("DH PARAMETERS", b"0\0"), "holds a block DH PARAMETERS"),
+        (OTHER.pem + OTHER.key_pem, "has a certificate of CN=other,.*not of CN=api"),
+        (OLD.pem + OTHER.pem + OLD.key_pem, "also has a certificate of CN=other"),
+        (OLD.pem + OLD.key_pem + OTHER.key_pem, "has more than one private key"),
+        (OLD.pem + OLD.key_pem + pem_block("DH PARAMETERS", b"0\0"), "has a block DH PARAMETERS"),
         (OLD.key_pem, "is not a certificate with its key"),
         (NEW.pem, "is not a certificate with its key"),  # it is open to all, perhaps: no key is put into it
         (OLD.pem + OLD.key_pem[:-40], "is not a certificate with its key"),
         (OLD.pem + OLD.key_pem + b"# ours\n", "is not a certificate with its key"),
         (NEW.pem + NEW.key_pem + b"# ours\n", "is not a certificate with its key"),  # reported before it is out of date
         (OLD.pem + OLD.key_as(PrivateFormat.TraditionalOpenSSL, b"x"), "is not a certificate with its key"),
-        (OLD.pem + pem_block("ENCRYPTED PRIVATE KEY", b"0\0"), "holds a block ENCRYPTED PRIVATE KEY"),
+        (OLD.pem + pem_block("ENCRYPTED PRIVATE KEY", b"0\0"), "has a block ENCRYPTED PRIVATE KEY"),
     ],
 )
 def test_a_bundle_with_anything_else_is_foreign(present: bytes, fact: str) -> None:
@@ -257,30 +257,30 @@ SECOND = {"name": "dev", "user": {"token": "abc"}}
 @pytest.mark.parametrize(
     ("present", "fact"),
     [
-        (b"# nothing\n", "is not a kubeconfig that can be read"),
-        (b"\xff\xfe", "is not a kubeconfig that can be read"),
-        (NEW.pem + NEW.key_pem, "is not a kubeconfig that can be read"),
-        (holding("%"), "is not a kubeconfig that can"),
-        (holding("QQ=="), "is not a kubeconfig that"),
-        (edited(lambda d: d["users"].append(SECOND)), "holds the user 'dev', which admin does not"),
-        (edited(lambda d: d["clusters"].append({"name": "dev", "cluster": {}})), "holds the cluster 'dev', which"),
-        (edited(lambda d: d["contexts"].append({"name": "dev", "context": {}})), "holds the context 'dev', which"),
+        (b"# nothing\n", "is not a readable kubeconfig"),
+        (b"\xff\xfe", "is not a readable kubeconfig"),
+        (NEW.pem + NEW.key_pem, "is not a readable kubeconfig"),
+        (holding("%"), "is not a readable kubeconfig"),
+        (holding("QQ=="), "is not a readable kubeconfig"),
+        (edited(lambda d: d["users"].append(SECOND)), "has the user 'dev', which admin lacks"),
+        (edited(lambda d: d["clusters"].append({"name": "dev", "cluster": {}})), "has the cluster 'dev', which"),
+        (edited(lambda d: d["contexts"].append({"name": "dev", "context": {}})), "has the context 'dev', which"),
         (
             edited(lambda d: d["contexts"][0]["context"].update(namespace="shop")),
-            "holds the context 'admin@kubernetes' with 'namespace', which admin does not",
+            "has the context 'admin@kubernetes' with 'namespace', which admin lacks",
         ),
-        (edited(lambda d: d["users"][0]["user"].update(token="abc")), "holds the user 'admin' with 'token', which"),
-        (edited(lambda d: d.update(extensions=[{"name": "x"}])), "holds 'extensions', which"),
-        (edited(lambda d: d.update(preferences={"colors": True})), "holds 'preferences', which"),
+        (edited(lambda d: d["users"][0]["user"].update(token="abc")), "has the user 'admin' with 'token', which"),
+        (edited(lambda d: d.update(extensions=[{"name": "x"}])), "has 'extensions', which"),
+        (edited(lambda d: d.update(preferences={"colors": True})), "has 'preferences', which"),
         (edited(lambda d: d.update(users=[])), "lacks the user 'admin' of admin"),
-        (kubeconfig(OTHER), "holds another identity for user 'admin'"),
-        (edited(lambda d: d["users"][0].update(user={})), "holds another identity for user 'admin'"),
+        (kubeconfig(OTHER), "has another identity for user 'admin'"),
+        (edited(lambda d: d["users"][0].update(user={})), "has another identity for user 'admin'"),
         (
             swapped("client-certificate-data", "client-key-data"),
-            "holds another identity for user 'admin'",
+            "has another identity for user 'admin'",
         ),
-        (kubeconfig(OLD, ELSEWHERE.pem), "trusts none of the CA certificates in admin: it may be for another cluster"),
-        (edited(lambda d: d["clusters"][0].update(cluster={})), "trusts none of the CA certificates in admin"),
+        (kubeconfig(OLD, ELSEWHERE.pem), "trusts no CA certificate of admin: it may be for another cluster"),
+        (edited(lambda d: d["clusters"][0].update(cluster={})), "trusts no CA certificate of admin"),
     ],
 )  # fmt: skip
 def test_a_kubeconfig_with_anything_else_is_foreign(present: bytes, fact: str) -> None:
@@ -304,7 +304,7 @@ def test_a_copy_may_refer_to_files() -> None:
     trust = edited(lambda d: d["clusters"][0].update(cluster={"certificate-authority": "/ca.crt"}), source)
     moved = edited(lambda d: d["clusters"][0].update(cluster={"certificate-authority": "/old.crt"}), source)
     assert state(COPY, trust, None, trust + b"# mine\n") == Stale(trust)
-    assert "trusts none" in foreign(state(COPY, trust, None, moved))
+    assert "trusts no CA" in foreign(state(COPY, trust, None, moved))
 
 
 @pytest.mark.parametrize("present", [None, b"", kubeconfig(OLD), b"whatever"])
@@ -328,7 +328,7 @@ def test_a_broken_kubeconfig_is_not_handed_on(source: bytes | None, present: byt
     """Whatever is there stays: it may still do."""
     found = state(COPY, source, None, present)
     assert isinstance(found, Unready)
-    assert found.message.startswith(f"{COPY.path} is not made: ")
+    assert found.message.startswith(f"{COPY.path} is not written: ")
 
 
 def test_a_kubeconfig_without_certificates_is_copied_too() -> None:
@@ -403,6 +403,6 @@ def test_an_owner_is_a_user_and_a_group_of_this_host() -> None:
 )
 def test_an_owner_who_is_not_there_is_named(owner: str, fact: str) -> None:
     """With what to do about it."""
-    with pytest.raises(WriteError, match=rf"there is {fact} on this host; create it, or correct `owner`") as caught:
+    with pytest.raises(WriteError, match=rf"this host has {fact}; create it, or correct `owner`") as caught:
         owner_ids(owner)
     assert "KeyError" not in "".join(traceback.format_exception(caught.value))

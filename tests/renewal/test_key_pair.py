@@ -74,18 +74,18 @@ RSA = make_leaf(CA, "rsa", key="rsa")
 @pytest.mark.parametrize(
     ("certificate", "key", "said"),
     [
-        (LEAF.pem, OTHER.key_pem, "/crt is not of the key in /key"),
-        (OTHER.pem + LEAF.pem, LEAF.key_pem, "the first certificate in /crt is not of the key in /key"),
-        (LEAF.pem, OTHER.key_pem + LEAF.key_pem, "/crt is not of the key in /key"),
-        (None, LEAF.key_pem, "/crt is not there"),
-        (LEAF.pem, None, "/key is not there"),
+        (LEAF.pem, OTHER.key_pem, "/crt does not match the key in /key"),
+        (OTHER.pem + LEAF.pem, LEAF.key_pem, "the first certificate in /crt does not match the key in /key"),
+        (LEAF.pem, OTHER.key_pem + LEAF.key_pem, "/crt does not match the key in /key"),
+        (None, LEAF.key_pem, "/crt does not exist"),
+        (LEAF.pem, None, "/key does not exist"),
         (b"", LEAF.key_pem, "/crt is empty"),
-        (LEAF.key_pem, LEAF.key_pem, "/crt holds no certificate"),
+        (LEAF.key_pem, LEAF.key_pem, "/crt has no certificate"),
         (LEAF.pem[:-40], LEAF.key_pem, "/crt, PEM block 1: is cut off: its END CERTIFICATE line is missing"),
         (LEAF.pem, b"", "/key has no usable private key"),
         (LEAF.pem, LEAF.key_pem[:80], "/key has no usable private key"),
         (LEAF.pem, LEAF.key_as(PrivateFormat.PKCS8, b"secret"), "the private key in /key is encrypted"),
-        (RSA.pem, lying(RSA.key), "the key in /key is damaged: it does not sign"),
+        (RSA.pem, lying(RSA.key), "the key in /key is damaged: it cannot sign"),
     ],
     ids=map(str, range(12)),  # of the keys themselves, each process would make another name
 )
@@ -108,10 +108,10 @@ def test_a_trust_anchor_of_several_is_the_keys() -> None:
     both = OTHER_CA.pem + CA.pem
     assert anchor_of_key(both, CA.key_pem, "/ca.crt", "/ca.key") == CA.facts
     assert anchor_of_key(LEAF.public_pem, LEAF.key_pem, "/sa.pub", "/sa.key") == LEAF.facts.key
-    said = "/ca.key is the key of nothing in /ca.crt"
+    said = "/ca.key matches no certificate or public key in /ca.crt"
     assert problem(anchor_of_key(both, LEAF.key_pem, "/ca.crt", "/ca.key")) == said
-    assert problem(anchor_of_key(None, CA.key_pem, "/ca.crt", "/ca.key")) == "/ca.crt is not there"
-    assert problem(anchor_of_key(both, None, "/ca.crt", "/ca.key")) == "/ca.key is not there"
+    assert problem(anchor_of_key(None, CA.key_pem, "/ca.crt", "/ca.key")) == "/ca.crt does not exist"
+    assert problem(anchor_of_key(both, None, "/ca.crt", "/ca.key")) == "/ca.key does not exist"
 
 
 def two_users(first: bytes, second: Mapping[str, str]) -> bytes:
@@ -128,25 +128,27 @@ def test_the_pairs_of_a_kubeconfig_begin_with_its_current_users() -> None:
     assert kubeconfig_pairs(referring, "/etc/a.conf", files.get) == (KeyPair((LEAF.facts,)), KeyPair((OTHER.facts,)))
     files["/k/two.key"] = LEAF.key_pem
     assert problem(kubeconfig_pairs(referring, "/etc/a.conf", files.get)[1]) == (
-        "/etc/two.crt is not of the key in /k/two.key"
+        "/etc/two.crt does not match the key in /k/two.key"
     )
     token = two_users(kubeconfig(CA, LEAF, OTHER.key_pem), {"token": "t"})
     (torn,) = kubeconfig_pairs(token, "/a.conf")
     assert problem(torn) == (
-        "/a.conf, certificate of 'admin', is not of the key in /a.conf, key of 'admin',"
+        "/a.conf, certificate of 'admin', does not match the key in /a.conf, key of 'admin',"
     )  # fmt: skip
     assert isinstance(torn, Unpaired)
     assert torn.leaf == LEAF.facts
     no_key = two_users(kubeconfig(CA, LEAF), {"client-certificate": "two.crt"})
-    assert problem(kubeconfig_pairs(no_key, "/etc/a.conf", files.get)[1]) == "/etc/a.conf, key of 'other', is not there"
+    assert (
+        problem(kubeconfig_pairs(no_key, "/etc/a.conf", files.get)[1]) == "/etc/a.conf, key of 'other', does not exist"
+    )
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (None, "/a.conf is not there"),
+        (None, "/a.conf does not exist"),
         (b"[]", "/a.conf is not a YAML mapping"),
-        (b"users: []", "/a.conf holds no client certificate"),
+        (b"users: []", "/a.conf has no client certificate"),
     ],
 )
 def test_a_kubeconfig_without_a_pair_has_one_problem(data: bytes | None, said: str) -> None:
@@ -165,7 +167,7 @@ def test_the_key_of_a_user_is_found_by_the_certificate() -> None:
     document = yaml.safe_load(data)
     del document["users"][1]["user"]["client-key-data"]
     assert key_of_user(yaml.safe_dump(document).encode(), "/a.conf", LEAF.facts) is None
-    with pytest.raises(KeyUnusableError, match=r"^/a.conf is not a YAML mapping; put the right one there$"):
+    with pytest.raises(KeyUnusableError, match=r"^/a.conf is not a YAML mapping; install a valid kubeconfig$"):
         key_of_user(b"[]", "/a.conf", LEAF.facts)
 
 
@@ -240,12 +242,18 @@ def pairs(tmp_path: Path, put: Callable[[str, bytes], None]) -> tuple[KeyPairs, 
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ({"/leaf.crt": OTHER.pem, "/leaf.key": OTHER.key_pem}, "the files of b would not belong together: /b.crt is"),
-        ({"/leaf.crt": OTHER.pem}, "the files of a would not belong together: /leaf.crt is not of the key in"),
+        ({"/leaf.crt": OTHER.pem, "/leaf.key": OTHER.key_pem}, "certificate and key of b would not match: /b.crt does"),
+        ({"/leaf.crt": OTHER.pem}, "certificate and key of a would not match: /leaf.crt does not match the key in"),
         ({"/leaf.crt": make_leaf(CA, "new", key=LEAF.key).pem}, None),
         ({"/ca.key": OTHER_CA.key_pem}, None),
-        ({"/ca.crt": OTHER_CA.pem}, "the files of ca would not belong together: /ca.key is the key of nothing in"),
-        ({"/ca.key": LEAF.key_pem}, "the files of ca would not belong together: /ca.key is the key of nothing in"),
+        (
+            {"/ca.crt": OTHER_CA.pem},
+            "certificate and key of ca would not match: /ca.key matches no certificate or public key in",
+        ),
+        (
+            {"/ca.key": LEAF.key_pem},
+            "certificate and key of ca would not match: /ca.key matches no certificate or public key in",
+        ),
         ({"/unknown": b""}, None),
     ],
 )
@@ -256,7 +264,7 @@ def test_no_pair_of_another_entry_is_torn(
     known, files = pairs
     changes = [NewFile(path, content) for path, content in written.items()]
     read = as_written(changes, written, files)
-    torn = list(known.torn(changes, read))
+    torn = list(known.mismatches(changes, read))
     assert len(torn) == (said is not None)
     assert all(each.startswith(str(said)) for each in torn)
 
@@ -269,4 +277,4 @@ def test_what_was_torn_before_stays_as_it_is(
     put("/b.crt", OTHER.pem)
     written = {"/leaf.crt": RSA.pem, "/leaf.key": RSA.key_pem}
     changes: list[Change] = [*(NewFile(path, content) for path, content in written.items()), Removed("/ca.key", "")]
-    assert list(known.torn(changes, as_written(changes, written, files))) == []
+    assert list(known.mismatches(changes, as_written(changes, written, files))) == []

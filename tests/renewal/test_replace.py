@@ -63,7 +63,7 @@ def test_a_certificate_of_the_old_ca_is_refused_in_a_rotation() -> None:
     either.
     """
     verify(step(), NEW)
-    with pytest.raises(RefusedError, match=r"^what local issued for leaf is of the CA that is on its way out$"):
+    with pytest.raises(RefusedError, match=r"^the certificate from local for leaf is from the old CA of the rotation$"):
         verify(step(), OLD)
     by_hand = step(frozenset({"leaf"}))
     verify(by_hand, OLD)
@@ -87,7 +87,8 @@ def test_what_go_or_cryptography_does_not_read_is_not_installed() -> None:
     pem = malformed.sign(NEW.key, SHA256()).public_bytes(Encoding.PEM)
     key_pem = Issued(b"", KEY, HELD.subject, None, None).key_pem
     with pytest.raises(
-        RefusedError, match=r"^what local issued for leaf .* cryptography, with which certmond renews, refuses it"
+        RefusedError,
+        match=r"^the certificate from local for leaf .* cryptography, with which certmond renews, refuses it",
     ):
         Renewal(made, KEY, pem, NOW).verify({"/pki/leaf.key": key_pem, "/pki/leaf.crt": pem}.get)
 
@@ -119,9 +120,9 @@ def test_a_certificate_is_proven_against_the_key_that_is_in_place() -> None:
     )
     for key, beside in ((KEY, HELD.key_pem), (own, other.key_pem)):
         pem = signed_for(made, key)
-        with pytest.raises(RefusedError, match=r"/pki/leaf.crt is not of the key in /pki/leaf.key$"):
+        with pytest.raises(RefusedError, match=r"/pki/leaf.crt does not match the key in /pki/leaf.key$"):
             Renewal(made, key, pem, NOW).verify({"/pki/leaf.key": beside, "/pki/leaf.crt": pem}.get)
-    with pytest.raises(RefusedError, match=r"would not belong to its key: /pki/leaf.key is not there$"):
+    with pytest.raises(RefusedError, match=r"would not match its key: /pki/leaf.key does not exist$"):
         Renewal(made, own, signed_for(made, own), NOW).verify({"/pki/leaf.crt": signed_for(made, own)}.get)
 
 
@@ -129,7 +130,7 @@ def test_a_pair_of_another_key_than_requested_is_refused() -> None:
     """A matching pair does not suffice: it must be the requested one."""
     made = kept()
     stranger = Issued(b"", KEY, HELD.subject, None, None)
-    with pytest.raises(RefusedError, match=r"is not for the key that was asked for$"):
+    with pytest.raises(RefusedError, match=r"is not for the requested key$"):
         Renewal(made, HELD.key, signed_for(made, HELD.key), NOW).verify(  # type: ignore[arg-type]
             {"/pki/leaf.key": stranger.key_pem, "/pki/leaf.crt": signed_for(made, KEY)}.get
         )
@@ -138,9 +139,7 @@ def test_a_pair_of_another_key_than_requested_is_refused() -> None:
 def test_a_signer_that_makes_a_key_for_an_entry_that_keeps_its_own_is_refused() -> None:
     """Before anything is written, with what to write in the configuration; the same key given back is no other key."""
     own: Any = HELD.key
-    said = (
-        "^local made a key of its own for leaf, which keeps the key that it has; give the entry `keep_key: false`, or"
-    )
+    said = "^local created a new key for leaf, whose entry keeps the present key; set `keep_key: false`, or"
     with pytest.raises(RefusedError, match=said):
         certified_key(kept(), own, KEY)
     assert certified_key(kept(), own, own) is own

@@ -81,13 +81,13 @@ def test_a_torn_pair_that_was_repaired_is_not_restored(tmp_path: Path, form: str
     _, newest = Archive(host.state).ids(name)
     said = host.restoration().restore(name, None, dry_run=True)
     assert said == host.restoration().restore(name, None, dry_run=False)
-    assert said[0].startswith(f"{newest} is passed over: it is broken: ")
-    assert all("is put back as it was before" in each for each in said[1:])
+    assert said[0].startswith(f"{newest} is skipped: it is broken: ")
+    assert all("is restored as of before" in each for each in said[1:])
     assert host.belongs_together()
     now_there, before = host.contents(), set(good.values())
     if "kubelet" not in form:  # the kubelet's dated files stay where they are
         assert set(now_there.values()) == before
-    with pytest.raises(RefusedError, match=f"^{newest} of {name} is not put back: it is broken: "):
+    with pytest.raises(RefusedError, match=f"^{newest} of {name} is not restored: it is broken: "):
         host.restoration().restore(name, newest, dry_run=False)
     assert host.contents() == now_there
     assert torn not in now_there.values()
@@ -103,7 +103,7 @@ def test_the_newest_of_several_good_ones_is_restored(host: Kept) -> None:
     host.write(*host.issue())
     host.restore()
     assert host.there() == second
-    (said,) = {each.partition(" is put back")[0] for each in host.restore()[-1:]}
+    (said,) = {each.partition(" is restored")[0] for each in host.restore()[-1:]}
     assert said == PAIR["path"]
     assert host.there() != second
     assert first != second
@@ -112,15 +112,15 @@ def test_the_newest_of_several_good_ones_is_restored(host: Kept) -> None:
 def test_nothing_is_restored_if_the_present_pair_is_the_only_good_one(host: Kept) -> None:
     """The message has the present generation, and the defects of the others."""
     good = host.put_aside()
-    assert host.restore() == [f"leaf is as in {good} already"]
+    assert host.restore() == [f"leaf is identical to {good} already"]
     kept = host.there()
     host.write(kept[0], STRANGER.key_pem)
     torn = host.put_aside()
     host.write(*kept)
-    reason = f"{torn} is passed over: it is broken: /etc/app/leaf.crt is not of the key in /etc/app/leaf.key"
-    assert host.restore() == [reason, f"leaf is as in {good} already"]
+    reason = f"{torn} is skipped: it is broken: /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
+    assert host.restore() == [reason, f"leaf is identical to {good} already"]
     assert host.there() == kept
-    assert host.restore(good) == [f"leaf is as in {good} already"]
+    assert host.restore(good) == [f"leaf is identical to {good} already"]
 
 
 def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
@@ -136,7 +136,7 @@ def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
     with pytest.raises(RefusedError) as raised:
         host.restore()
     lines = str(raised.value).splitlines()
-    assert lines[0] == "the archive has no good generation of leaf that is not there now"
+    assert lines[0] == "the archive has no good generation of leaf that differs from the present files"
     assert [line.split()[0] for line in lines[1:]] == [junk, torn]
     assert "is damaged" in lines[1]
     assert half not in str(raised.value)  # it is what is there
@@ -157,8 +157,8 @@ def test_a_valid_one_precedes_a_newer_expired_one(host: Kept, start: float, end:
     present = host.there()
     assert host.worth(outdated)[0] is Worth.OUTDATED
     said = host.restore(dry_run=True)
-    assert said[0].startswith(f"{outdated} is passed over: it is outdated: {why}")
-    with pytest.raises(RefusedError, match=f"{outdated} of leaf is not put back: it is outdated: {why}"):
+    assert said[0].startswith(f"{outdated} is skipped: it is outdated: {why}")
+    with pytest.raises(RefusedError, match=f"{outdated} of leaf is not restored: it is outdated: {why}"):
         host.restore(outdated)
     assert host.there() == present
     host.restore()
@@ -180,7 +180,7 @@ def test_an_outdated_pair_is_better_than_none(host: Kept) -> None:
     host.write(*host.issue())
     with pytest.raises(RefusedError, match="no good generation of leaf") as raised:
         host.restore()
-    assert str(raised.value).count("is passed over: it is outdated") == 2
+    assert str(raised.value).count("is skipped: it is outdated") == 2
     host.write(b"", STRANGER.key_pem)
     said = host.restore()
     assert host.there() == late
@@ -193,7 +193,7 @@ def test_one_of_an_old_ca_is_outdated(host: Kept) -> None:
     host.write(*host.issue())
     ca = make_ca(not_before=host.now - YEAR, not_after=host.now + YEAR)
     host.put(CA["path"], ca.pem)
-    why = "its certificate has no certification path to the CA that is here now"
+    why = "its certificate has no certification path to the present CA"
     assert host.worth(former) == (Worth.OUTDATED, why)
     host.at(CA["path"]).unlink()
     assert host.worth(former) == (Worth.GOOD, "")
@@ -207,7 +207,7 @@ def test_a_certificate_alone_counts_with_the_key_that_is_there(host: Kept) -> No
     assert host.worth(alone) == (Worth.GOOD, "")
     host.write(*host.issue())
     assert host.worth(alone)[0] is Worth.BROKEN
-    with pytest.raises(RefusedError, match=r"/etc/app/leaf.crt is not of the key in /etc/app/leaf.key"):
+    with pytest.raises(RefusedError, match=r"/etc/app/leaf.crt does not match the key in /etc/app/leaf.key"):
         host.restore(alone)
     assert host.there() != kept
 
@@ -219,7 +219,7 @@ def test_a_key_with_a_passphrase_is_not_judged(host: Kept) -> None:
     locked, generation = host.there(), host.put_aside()
     host.write(*host.issue())
     assert host.worth(generation) == (Worth.UNJUDGED, "the private key in /etc/app/leaf.key is encrypted")
-    with pytest.raises(RefusedError, match=f"{generation} is passed over: it is unjudged: the private key in"):
+    with pytest.raises(RefusedError, match=f"{generation} is skipped: it is unjudged: the private key in"):
         host.restore()
     assert host.restore(generation)[-1].startswith(f"{generation} is unjudged: ")
     assert host.there() == locked
@@ -248,7 +248,7 @@ def test_no_pair_of_another_entry_is_torn(tmp_path: Path) -> None:
     generation = host.put_aside()
     host.write(*kept)
     with pytest.raises(
-        RefusedError, match=f"^{generation} of leaf is not put back: the files of other would not belong"
+        RefusedError, match=f"^{generation} of leaf is not restored: certificate and key of other would not"
     ):
         host.restore(generation)
     assert host.there() == kept
@@ -263,7 +263,7 @@ def test_a_ca_is_not_judged(host: Kept) -> None:
     (generation,) = Archive(host.state).ids("old-name")
     assert host.restoration().verdict("old-name", generation) is None
     for asked in (None, generation):
-        with pytest.raises(WriteError, match="which is never put back from the archive"):
+        with pytest.raises(WriteError, match="never restores it from the archive"):
             host.restoration().restore("old-name", asked, dry_run=False)
 
 
@@ -279,14 +279,16 @@ def test_the_command_shows_the_good_generations(host: Kept) -> None:
     assert (listed.returncode, listed.stderr) == (0, "")
     assert [line.split()[1:3] for line in listed.stdout.splitlines()] == [[good, "good"], [torn, "broken"]]
     assert listed.stdout.splitlines()[1].endswith(
-        "kept by the test; /etc/app/leaf.crt is not of the key in /etc/app/leaf.key"
+        "kept by the test; /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
     )
     refused = certmond(host, "archive", "restore", "leaf", torn)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert f"{torn} of leaf is not put back: it is broken: /etc/app/leaf.crt is not of the key in" in refused.stderr
+    assert (
+        f"{torn} of leaf is not restored: it is broken: /etc/app/leaf.crt does not match the key in" in refused.stderr
+    )
     done = certmond(host, "archive", "restore", "leaf")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{torn} is passed over: it is broken: ")
+    assert done.stdout.startswith(f"{torn} is skipped: it is broken: ")
     assert host.there() == kept
     host.settings["nonsense"] = True
     listed = certmond(host, "archive", "list", "leaf")
@@ -309,8 +311,8 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
         host.write(*host.issue(end=30, **plain))
         worth, why = host.worth(old)
         assert worth is Worth.WIDER
-        assert re.search(r"; a later certificate \(serial [0-9a-f]+\) had less$", why)
-        with pytest.raises(RefusedError, match=f"^{old} of leaf is not put back: it is wider: "):
+        assert re.search(r"; a later certificate \(serial [0-9a-f]+\) has fewer rights$", why)
+        with pytest.raises(RefusedError, match=f"^{old} of leaf is not restored: it is wider: "):
             host.restore(old)
         assert host.worth(good) == (Worth.GOOD, "")
         host.restore()

@@ -54,7 +54,7 @@ PASTS = st.builds(
 def test_the_past_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFactory, past: Past) -> None:
     """Every field of it, for the next process."""
     state = tmp_path_factory.mktemp("state")
-    History(state).remember(past)
+    History(state).store(past)
     assert History(state).all() == {past.service: past}
 
 
@@ -62,7 +62,7 @@ def test_each_service_has_its_own(tmp_path: Path) -> None:
     """What is noted of one replaces what was known of it, and nothing of another."""
     one, other = Past("a", None, NOW, Result.PROVEN), Past("b", Episode("b", (), "x", NOW))
     for past in (one, other, replace(one, result=Result.FAILED)):
-        History(tmp_path).remember(past)
+        History(tmp_path).store(past)
     assert History(tmp_path).all() == {"a": replace(one, result=Result.FAILED), "b": other}
 
 
@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes)
     """Also one with times that have no zone, which could be compared with nothing."""
     (tmp_path / "restarts.json").write_bytes(content)
     assert History(tmp_path).all() == {}
-    History(tmp_path).remember(Past("a"))
+    History(tmp_path).store(Past("a"))
     assert History(tmp_path).all() == {"a": Past("a")}
 
 
@@ -86,4 +86,4 @@ def test_nothing_is_restarted_without_a_record(tmp_path: Path) -> None:
     """If the record cannot be written, that is an error, and not ignored."""
     (tmp_path / "state").touch()
     with pytest.raises(WriteError, match=r"restarts\.json"):
-        History(tmp_path / "state").remember(Past("a"))
+        History(tmp_path / "state").store(Past("a"))

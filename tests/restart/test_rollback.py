@@ -25,7 +25,7 @@ from certmond.pki.catalog.settings import ArchiveSpec
 from certmond.pki.services.model import Content, Live, ServiceSeen
 from certmond.pki.services.restart_episode import Past, Result, Target
 from certmond.pki.services.staleness import Surroundings, files_of
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
@@ -50,9 +50,9 @@ class Keeper:
         self.archive = Archive(state)
         self.former = self.again()
 
-    def again(self) -> FormerFiles:
+    def again(self) -> PreviousFiles:
         """Another process."""
-        self.former = FormerFiles(self.config, str(self.node.root), self.state, lambda: self.now)
+        self.former = PreviousFiles(self.config, str(self.node.root), self.state, lambda: self.now)
         return self.former
 
     def statuses(self, **around: Any) -> dict[str, CertificateStatus]:
@@ -64,12 +64,12 @@ class Keeper:
         return {each.seen.name: each for each in assess(inventory, self.now, around=known).statuses}
 
     def unkept(self, **around: Any) -> set[str]:
-        return {status.seen.name for status in self.former.unkept(self.statuses(**around).values())}
+        return {status.seen.name for status in self.former.unarchived(self.statuses(**around).values())}
 
     def keep(self) -> None:
         statuses = list(self.statuses().values())
         with Transactions(str(self.node.root), self.state).lock():
-            self.former.keep(self.former.unkept(statuses), {})
+            self.former.archive(self.former.unarchived(statuses), {})
 
     def generations(self, name: str) -> list[dict[str, bytes]]:
         return [{file.path.lstrip("/"): file.content for file in self.archive.load(name, each)}
@@ -94,7 +94,7 @@ class Keeper:
 
     def put_back(self, *targets: Target) -> str:
         with Transactions(str(self.node.root), self.state).lock() as writer:
-            return self.former.put_back(writer, targets, self.statuses().values())
+            return self.former.restore(writer, targets, self.statuses().values())
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_file_of_a_failed_restart_is_not_archived(keeper: Keeper) -> None:
 def test_what_a_service_uses_that_is_being_restarted_is_not_kept(keeper: Keeper) -> None:
     """Whether it works is what the restart is to show. What others use is kept meanwhile."""
     statuses = list(keeper.statuses().values())
-    found = {status.seen.name for status in keeper.former.unkept(statuses, {"kube-scheduler"})}
+    found = {status.seen.name for status in keeper.former.unarchived(statuses, {"kube-scheduler"})}
     assert CONF not in found
     assert PAIR in found
 
@@ -176,10 +176,10 @@ def test_removed_files_use_no_memory(keeper: Keeper) -> None:
     """Certificates appear and disappear below a pattern for years: a returning one is checked again."""
     statuses = list(keeper.statuses().values())
     with Transactions(str(keeper.node.root), keeper.state).lock():
-        keeper.former.keep(keeper.former.unkept(statuses), {})
+        keeper.former.archive(keeper.former.unarchived(statuses), {})
     gone, present = statuses[::2], statuses[1::2]
-    assert keeper.former.unkept(present) == []
-    found = {status.seen.name for status in keeper.former.unkept(statuses)}
+    assert keeper.former.unarchived(present) == []
+    found = {status.seen.name for status in keeper.former.unarchived(statuses)}
     assert found
     assert found <= {status.seen.name for status in gone}
 
@@ -189,8 +189,8 @@ def test_the_same_file_is_archived_once(keeper: Keeper) -> None:
     statuses = list(keeper.statuses().values())
     for _ in range(2):
         with Transactions(str(keeper.node.root), keeper.state).lock():
-            keeper.former.keep(statuses, {})
-        assert keeper.former.unkept(statuses) == []
+            keeper.former.archive(statuses, {})
+        assert keeper.former.unarchived(statuses) == []
     keeper.again()
     assert PAIR in keeper.unkept()
     keeper.keep()
@@ -228,8 +228,8 @@ def test_an_older_certificate_with_more_rights_is_not_archived(keeper: Keeper) -
     for kept in (narrow, []):
         statuses = list(keeper.statuses().values())
         with Transactions(str(keeper.node.root), keeper.state).lock():
-            keeper.former.keep(keeper.former.unkept(statuses), {})
-        assert PAIR not in {status.seen.name for status in keeper.former.unkept(statuses)}
+            keeper.former.archive(keeper.former.unarchived(statuses), {})
+        assert PAIR not in {status.seen.name for status in keeper.former.unarchived(statuses)}
         assert keeper.generations(PAIR) == kept
         shutil.rmtree(keeper.state / "archive")  # then what followed it is lost
         keeper.again()
@@ -260,7 +260,7 @@ def test_the_newest_old_files_are_restored(keeper: Keeper, name: str) -> None:
         keeper.node.write(FILES[name][-1], keeper.node.read(FILES[name][-1]) + b"\n" * len(versions))
     bad, modes = keeper.read(name), [keeper.node.path(path).stat().st_mode for path in FILES[name]]
     said = keeper.put_back(keeper.target(name))
-    assert said == f"/{FILES[name][-1]} is put back as it was on 2026-12-01 00:00 UTC"
+    assert said == f"certmond restored /{FILES[name][-1]} as of 2026-12-01 00:00 UTC"
     assert keeper.read(name) == versions[-1]
     assert [keeper.node.path(path).stat().st_mode for path in FILES[name]] == modes
     assert keeper.generations(name) == [*versions, bad]
@@ -276,7 +276,7 @@ def test_several_come_back_together_or_not_at_all(keeper: Keeper) -> None:
     with pytest.raises(WriteError):
         keeper.put_back(pair, Target("admin.conf", "/etc/kubernetes/admin.conf", {"/etc/kubernetes/admin.conf": "x"}))
     assert (keeper.read(PAIR), keeper.read(CONF)) == bad
-    assert keeper.put_back(pair, conf).count(" is put back as it was on ") == 2
+    assert keeper.put_back(pair, conf).count("certmond restored ") == 2
     assert (keeper.read(PAIR), keeper.read(CONF)) == before
 
 
@@ -301,7 +301,7 @@ def refused(keeper: Keeper, *targets: Target) -> str:
     return str(caught.value)
 
 
-NONE = f"the archive has no former {PAIR} that is still valid"
+NONE = f"the archive has no previous generation of {PAIR} that is still valid"
 
 
 def test_where_another_user_could_take_the_key_nothing_comes_back(keeper: Keeper) -> None:
@@ -320,7 +320,7 @@ def test_without_a_generation_nothing_is_restored(keeper: Keeper) -> None:
     keeper.keep()
     assert refused(keeper, keeper.target(PAIR)) == NONE
     gone = Target("gone", "/gone", {"/gone": "x"})
-    assert refused(keeper, gone) == "gone is not in the configuration any more"
+    assert refused(keeper, gone) == "the configuration has no entry gone"
 
 
 def test_an_expired_one_is_not_restored(keeper: Keeper) -> None:
@@ -378,7 +378,7 @@ def test_a_file_that_changed_meanwhile_stays(keeper: Keeper) -> None:
     keeper.renew(PAIR)
     target = keeper.target(PAIR)
     keeper.renew(PAIR)
-    assert refused(keeper, target) == f"/{PKI}/{PAIR}.key was changed by someone else meanwhile"
+    assert refused(keeper, target) == f"another process has changed /{PKI}/{PAIR}.key meanwhile"
 
 
 def test_a_file_that_has_gone_comes_back(keeper: Keeper) -> None:
@@ -413,7 +413,7 @@ import os, sys
 from datetime import datetime
 from pathlib import Path
 from certmond.config.source_files import load
-from certmond.restart.rollback import FormerFiles
+from certmond.restart.rollback import PreviousFiles
 from certmond.files.catalog_observer import Store
 from certmond.transaction.commit import Transactions
 from certmond.pki.assessment.assess import assess
@@ -422,7 +422,7 @@ from certmond.pki.catalog.settings import ArchiveSpec
 root, state, name, path, number, now = sys.argv[1:7]
 contents = dict(zip(sys.argv[7::2], sys.argv[8::2]))
 config = load(None).model_copy(update={"archive": ArchiveSpec(keep=1)})
-former = FormerFiles(config, root, Path(state), lambda: datetime.fromisoformat(now))
+former = PreviousFiles(config, root, Path(state), lambda: datetime.fromisoformat(now))
 with Transactions(root, Path(state)).lock() as writer:
     writer.recover()
     calls, rename = 0, os.rename
@@ -434,7 +434,7 @@ with Transactions(root, Path(state)).lock() as writer:
         return rename(*arguments, **keywords)
     os.rename = os.replace = killing
     seen = assess(Store(config.certificates, root).observe(), datetime.fromisoformat(now))
-    former.put_back(writer, (Target(name, path, contents),), seen.statuses)
+    former.restore(writer, (Target(name, path, contents),), seen.statuses)
 """
 
 
@@ -488,6 +488,6 @@ def test_files_that_would_tear_another_pair_are_not_restored(keeper: Keeper) -> 
     before = keeper.read(PAIR)
     said = refused(keeper, keeper.target(PAIR))
     assert said == (
-        f"the files of beside would not belong together: /{other} is not of the key in /{PKI}/{PAIR}.key"
+        f"certificate and key of beside would not match: /{other} does not match the key in /{PKI}/{PAIR}.key"
     )  # fmt: skip
     assert keeper.read(PAIR) == before

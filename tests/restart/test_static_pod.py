@@ -132,8 +132,8 @@ def test_the_next_container_is_not_stopped(tmp_path: Path, program: Path, crictl
         again = pods.ready("kube-apiserver", attempt=1)
         with pytest.raises(RestartError) as raised:
             stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
-        assert f"runs as {again['id'][:13]} now, and not as {told['id'][:13]} alone" in str(raised.value)
-        assert "nothing was stopped" in str(raised.value)
+        assert f"runs as {again['id'][:13]} now, not only as the observed {told['id'][:13]}" in str(raised.value)
+        assert "certmond stopped no container" in str(raised.value)
         assert ended(pods) == [(told["id"], "SIGKILL")]
         assert instance(pods) == again["id"]
 
@@ -144,7 +144,7 @@ def test_where_none_runs_nothing_is_done(tmp_path: Path, program: Path, crictl: 
         os.kill(told["pid"], signal.SIGKILL)
         pods.event("ended")
         done = stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
-        assert done.startswith("no container kube-apiserver of kube-apiserver-node-1 runs: nothing was done")
+        assert done.startswith("no container kube-apiserver of kube-apiserver-node-1 runs; the kubelet starts it")
 
 
 def test_a_deaf_container_is_killed_after_its_grace(tmp_path: Path, program: Path, crictl: Client) -> None:
@@ -253,7 +253,7 @@ def test_without_its_client_the_next_container_is_not_stopped_either(tmp_path: P
     with apiserver(tmp_path, program, factor=0.01) as (pods, told):
         os.kill(told["pid"], signal.SIGKILL)
         pods.ready("kube-apiserver", attempt=1)
-        with pytest.raises(RestartError, match="nothing was stopped"):
+        with pytest.raises(RestartError, match="certmond stopped no container"):
             stop(APISERVER, told["id"], crictl=fake(tmp_path, "exit 1"), alive=quiet, logs=pods.logs)
         assert len(ended(pods)) == 1
 
@@ -274,7 +274,7 @@ def test_a_client_that_fails_after_the_end_has_done_it(tmp_path: Path, program: 
         kill = f'kill {told["pid"]}; until grep -q \'"started".*"attempt": 1\' {events}; do :; done; exit 1'
         line = f'case "$*" in *ps*) {listed(told["id"])} ;; *) {kill} ;; esac'
         done = stop(APISERVER, told["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
-        assert "has ended, though the container runtime did not say so" in done
+        assert "has ended, but the container runtime reported an error" in done
         assert ended(pods) == [(told["id"], "exit status 0")]
 
 
@@ -282,7 +282,7 @@ def test_of_two_containers_none_is_stopped(tmp_path: Path, program: Path) -> Non
     """The observed container may be either of them."""
     with apiserver(tmp_path, program) as (pods, told):
         both = fake(tmp_path, listed(told["id"], "cd" * 32))
-        with pytest.raises(RestartError, match="nothing was stopped"):
+        with pytest.raises(RestartError, match="certmond stopped no container"):
             stop(APISERVER, told["id"], crictl=both, alive=quiet, logs=pods.logs)
         assert not ended(pods)
 
@@ -290,7 +290,7 @@ def test_of_two_containers_none_is_stopped(tmp_path: Path, program: Path) -> Non
 def test_a_client_of_another_runtime_stops_nothing(tmp_path: Path, program: Path) -> None:
     """Where it knows of no such container and one runs, the two do not speak of the same runtime."""
     with apiserver(tmp_path, program) as (pods, told):
-        with pytest.raises(RestartError, match="give crictl the endpoint of the kubelet's runtime"):
+        with pytest.raises(RestartError, match="name the endpoint of the kubelet's runtime"):
             stop(APISERVER, told["id"], crictl=fake(tmp_path, listed()), alive=quiet, logs=pods.logs)
         assert not ended(pods)
 
@@ -343,7 +343,7 @@ def test_another_process_with_its_number_is_left_alone(
 
         monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", late)
         try:
-            with pytest.raises(RestartError, match="was left alone: it is not any more the process that was seen"):
+            with pytest.raises(RestartError, match="because the PID belongs to another process now"):
                 stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
             assert innocent[0].poll() is None
         finally:
@@ -372,7 +372,7 @@ def test_one_that_ends_by_itself_is_fine(
 
         monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", late)
         done = stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
-        assert done.endswith(f"PID {told['pid']}, has just ended by itself")
+        assert done.endswith(f"PID {told['pid']}, ended before the stop")
 
 
 def test_another_program_of_the_same_name_is_left_alone(tmp_path: Path, program: Path) -> None:
@@ -381,7 +381,7 @@ def test_another_program_of_the_same_name_is_left_alone(tmp_path: Path, program:
     program.symlink_to(other)
     with apiserver(tmp_path, program) as (pods, told):
         assert instance(pods) == told["id"]
-        with pytest.raises(RestartError, match="imposter, and not kube-apiserver"):
+        with pytest.raises(RestartError, match="imposter and not kube-apiserver"):
             stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
         assert not ended(pods)
 
@@ -410,8 +410,8 @@ except RestartError as error:
 @pytest.mark.parametrize(
     ("privilege", "said"),
     [
-        ("sys_ptrace", "was left alone: which program it runs may not be read; give certmond CAP_SYS_PTRACE"),
-        ("kill", "may not be signalled; give certmond CAP_KILL"),
+        ("sys_ptrace", "because it cannot read the program; grant certmond CAP_SYS_PTRACE"),
+        ("kill", "rejects the signal; grant certmond CAP_KILL"),
     ],
 )
 def test_without_a_privilege_nothing_is_stopped(tmp_path: Path, program: Path, privilege: str, said: str) -> None:

@@ -11,7 +11,7 @@ from certmond.pki.catalog.settings import RootCaSpec
 from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.x509.certificate import Anchor
-from certmond.rotation.phase_timer import Lasting
+from certmond.rotation.phase_timer import PhaseTimer
 from tests.builders import HOUR, NOW, make_ca
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
@@ -27,7 +27,7 @@ class Clocks:
 
     def __init__(self) -> None:
         self.now, self.seconds = NOW, 0.0
-        self.lasting = Lasting(RootCaSpec(overlap=10 * MINUTE), lambda: self.seconds)
+        self.lasting = PhaseTimer(RootCaSpec(overlap=10 * MINUTE), lambda: self.seconds)
 
     def pass_(self, span: timedelta) -> None:
         self.now += span
@@ -43,7 +43,7 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_it(step: timedelta, early
     """The overlap has its full length, and its end is reported by the present clock."""
     clocks, made = Clocks(), rotation()
     if early:
-        clocks.lasting.meet(made, clocks.now)
+        clocks.lasting.first_seen(made, clocks.now)
     else:
         assert clocks.gate(made).until == NOW + 9 * MINUTE
     clocks.now += step

@@ -79,7 +79,7 @@ def test_a_node_without_the_key(staging: Staging) -> None:
     put(staging, SECOND, key=False)
     assert staging.read(Part.NEW) == StagedCA(Part.NEW, "ca", SECOND.facts, None)
     assert "new.key" not in files(staging)
-    with pytest.raises(ConfigError, match=r"new.key is not there; stage the CA with its key"):
+    with pytest.raises(ConfigError, match=r"new.key does not exist; stage the CA with its key"):
         staging.key(Part.NEW)
 
 
@@ -108,7 +108,7 @@ def test_a_key_of_another_is_not_staged(staging: Staging) -> None:
     """A key that does not match the certificate is refused, and the staged CA stays."""
     put(staging)
     assert isinstance(FIRST.key, ec.EllipticCurvePrivateKey)
-    with pytest.raises(ConfigError, match="is not that of CN=second"):
+    with pytest.raises(ConfigError, match="is not the key of CN=second"):
         staging.put(Part.NEW, "ca", SECOND.facts, FIRST.key)
     assert staging.read(Part.NEW) == whole(FIRST)
 
@@ -116,8 +116,8 @@ def test_a_key_of_another_is_not_staged(staging: Staging) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("new.crt", None, "new.* is a half"),
-        ("new.family", None, "new.* is a half"),
+        ("new.crt", None, "new.* is incomplete"),
+        ("new.family", None, "new.* is incomplete"),
         ("new.crt", b"rubbish", "new.crt is damaged"),
         ("new.crt", b"", "new.crt is damaged"),
         ("new.crt", bundle(FIRST, SECOND), "new.crt is damaged"),

@@ -20,7 +20,7 @@ from certmond.pki.rotation.family_state import SIGNING_FLAGS
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.parsing import decode
 from certmond.rotation.staged_ca import Part, Staging
-from certmond.rotation.step_files import Arrangement
+from certmond.rotation.step_files import StepFiles
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
 from certmond.transaction.node_files import NodeFiles
@@ -44,7 +44,7 @@ class Arranged:
         self.staging = Staging(state)
         self._files, self._archive = NodeFiles(str(node.root)), Archive(state)
         entries = parse([Source("test", "profile: kubeadm")]).certificates
-        self._arrangement = Arrangement(entries, self._files, self.staging, self._archive)
+        self._arrangement = StepFiles(entries, self._files, self.staging, self._archive)
         (self.old,) = self.certificates(CRT)
 
     def stage(self, ca: Issued | None = None) -> None:
@@ -68,7 +68,7 @@ class Arranged:
 
         with transactions.lock() as writer:
             step = Rotate(*target, "all wants are required", wants, known=known)
-            return self._arrangement.make(step, writer, datetime.now(UTC), real)
+            return self._arrangement.replace(step, writer, datetime.now(UTC), real)
 
     def read(self, path: str) -> bytes:
         return self.node.read(path[1:])
@@ -179,7 +179,7 @@ def test_a_stored_key_is_never_destroyed_for_another_one(
         (arranged.staging.directory / name).write_bytes(content)
     wanted = other.facts if back else arranged.new.facts
     before, kept = arranged.tree(), {each: each.read_bytes() for each in arranged.staging.directory.iterdir()}
-    with pytest.raises(WriteError, match=f"{said}.*; until then {KEY} stays, as its key would be nowhere$"):
+    with pytest.raises(WriteError, match=f"{said}.*; certmond does not replace {KEY}, because"):
         arranged.make(KeyOf(KEY, wanted), Bundle(CRT, (wanted,)))
     assert arranged.tree() == before
     assert {each: each.read_bytes() for each in arranged.staging.directory.iterdir()} == kept
@@ -265,10 +265,10 @@ def no_directory(arranged: Arranged) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Arranged], None], type[CertmondError], str]] = {
     "the key is nowhere": (
-        spoil_nothing, KeyUnusableError, "is nowhere on this node; give it with `certmond root-ca stage`"
+        spoil_nothing, KeyUnusableError, "is not on this node; stage it: certmond root-ca stage"
     ),
     "the key in place is another one's": (
-        another_key_in_place, WriteError, f"{KEY} is the key of nothing in {CRT}; put back the pair"
+        another_key_in_place, WriteError, f"{KEY} matches no certificate or public key in {CRT}; restore the"
     ),
     "the key in place is damaged": (a_damaged_key_in_place, CertmondError, KEY),
     "there is no manifest": (no_directory, CertmondError, MANIFEST),
@@ -301,7 +301,7 @@ def test_a_foreign_pair_stays(arranged: Arranged, what: str) -> None:
         if what in {"both", "key" if path == KEY else "certificate"}:
             arranged.node.replace(path[1:], content)
     before = arranged.tree()
-    with pytest.raises(WriteError, match="was changed by someone else since it was looked at"):
+    with pytest.raises(WriteError, match=r"another process has changed .* since the plan"):
         arranged.make(KeyOf(KEY, new), Bundle(CRT, (new, arranged.old)), known=(arranged.old, new))
     assert arranged.tree() == before
     assert arranged.staging.read(Part.OLD) is None
@@ -316,7 +316,7 @@ def test_a_foreign_signer_stays(arranged: Arranged, path: str) -> None:
     arranged.node.write(path[1:], theirs.pem if path == APART[0] else theirs.key_pem)
     before, old, known = arranged.tree(), arranged.old, (arranged.old, arranged.new.facts)
     for wants in ((KeyOf(APART[1], old), Bundle(APART[0], (old,))), (AbsentFile(APART[0]), AbsentFile(APART[1]))):
-        with pytest.raises(WriteError, match=f"{path} was changed by someone else since it was looked at"):
+        with pytest.raises(WriteError, match=f"another process has changed {path} since the plan"):
             arranged.make(*wants, known=known)
     assert arranged.tree() == before
 
@@ -346,7 +346,10 @@ def test_a_key_beside_certificates_of_others_is_refused(arranged: Arranged, apar
     if apart:
         wants = (KeyOf(key, arranged.new.facts), Bundle(path, (arranged.old,)))
     before = arranged.tree()
-    with pytest.raises(RefusedError, match=f"would leave no pair: {key} is the key of nothing in {path}$"):
+    with pytest.raises(
+        RefusedError,
+        match=f"not match: {key} matches no certificate or public key in {path}$",
+    ):
         arranged.make(*wants)
     assert arranged.tree() == before
 

@@ -172,7 +172,7 @@ def renewals(node: RotatingNode) -> Path:
 
 
 def restarts(node: RotatingNode) -> Path:
-    History(node.state).remember(Past("web"))
+    History(node.state).store(Past("web"))
     return node.state / "restarts.json"
 
 

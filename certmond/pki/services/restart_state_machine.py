@@ -77,35 +77,35 @@ Move = Act | PutBack | Wait | Ended
 
 
 def next_move(
-    episode: Episode, glance: HealthObservation, terms: Terms, *, changes_instance: bool, starts: bool = True
+    episode: Episode, observed: HealthObservation, terms: Terms, *, changes_instance: bool, starts: bool = True
 ) -> Move:
     """Return the next move.
 
     `changes_instance` is True if the act starts a new instance, as a restart does and a reload does not. `starts` is
     True if the act starts a service that does not run; only the kubelet starts a static Pod.
     """
-    episode = _without_future(episode, glance.at)
+    episode = _without_future(episode, observed.at)
     if episode.stage is Stage.PUT_BACK:
         return PutBack(episode)
     if episode.stage is Stage.ACT and episode.acts >= episode.attempt + _BLIND_ACTS:
         why = f"{episode.service} was restarted {episode.acts} times, and certmond could not record it"
         return Ended(episode, Result.FAILED, why)
     if episode.stage is Stage.ACT:
-        return _resumed_act(episode, glance, changes_instance=changes_instance)
+        return _resumed_act(episode, observed, changes_instance=changes_instance)
     acted_at = episode.acted_at or episode.begun_at
-    if glance.at <= acted_at:
+    if observed.at <= acted_at:
         return Wait(episode, acted_at + INTERVAL)
-    episode = _with_instance(episode, glance.service)
+    episode = _with_instance(episode, observed.service)
     # A service that stopped before it was observed after the act may have been stopped by the act.
-    if glance.service.stopped and (episode.instances or not changes_instance):
+    if observed.service.stopped and (episode.instances or not changes_instance):
         return _stopped_by_others(episode)
-    troubles = list(_troubles(episode, glance, changes_instance=changes_instance))
+    troubles = list(_troubles(episode, observed, changes_instance=changes_instance))
     if not troubles:
-        return _healthy(episode, glance.at, terms)
+        return _healthy(episode, observed.at, terms)
     episode = replace(episode, good=0, good_since=None, good_at=None, trouble=troubles[0])
-    if _is_over(episode, glance, acted_at, terms):
-        return _after_failure(episode, glance, changes_instance=changes_instance, starts=starts)
-    return Wait(episode, glance.at + INTERVAL)
+    if _is_over(episode, observed, acted_at, terms):
+        return _after_failure(episode, observed, changes_instance=changes_instance, starts=starts)
+    return Wait(episode, observed.at + INTERVAL)
 
 
 def before_act(episode: Episode) -> Episode:
@@ -148,13 +148,13 @@ def after_act(episode: Episode, at: datetime) -> Episode:
     )
 
 
-def _resumed_act(episode: Episode, glance: HealthObservation, *, changes_instance: bool) -> Move:
+def _resumed_act(episode: Episode, observed: HealthObservation, *, changes_instance: bool) -> Move:
     """Return the recorded act, or a wait if the process that recorded it had executed it before it was killed."""
-    instance, failed = glance.service.instance, glance.service.failed
+    instance, failed = observed.service.instance, observed.service.failed
     if episode.put_back_at:  # the instance may have started before the files were restored, and must end
         return Act(replace(episode, before=instance))
     if changes_instance and episode.before and (failed or (instance and instance != episode.before)):
-        return Wait(after_act(episode, glance.at), glance.at + INTERVAL)
+        return Wait(after_act(episode, observed.at), observed.at + INTERVAL)
     return Act(episode)
 
 
@@ -164,8 +164,8 @@ def _with_instance(episode: Episode, seen: ServiceSeen) -> Episode:
     return replace(episode, instances=(*episode.instances, seen.instance), good=0, good_since=None, good_at=None)
 
 
-def _troubles(episode: Episode, glance: HealthObservation, *, changes_instance: bool) -> Sequence[str]:
-    seen, name = glance.service, episode.service
+def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance: bool) -> Sequence[str]:
+    seen, name = observed.service, episode.service
     if seen.failed:
         return [f"{name} does not start, and its manager has stopped trying"]
     if seen.running is False:
@@ -176,8 +176,8 @@ def _troubles(episode: Episode, glance: HealthObservation, *, changes_instance: 
         return [f"{name} has not been restarted yet"]
     if changes_instance and episode.put_back_at and seen.started_at and seen.started_at < episode.put_back_at:
         return [f"{name} has not been restarted since its previous files were restored"]
-    ill = [why for address, why in glance.ill.items() if address in episode.well_before or not episode.well_before]
-    return [*ill, *glance.unproven]
+    ill = [why for address, why in observed.ill.items() if address in episode.well_before or not episode.well_before]
+    return [*ill, *observed.unproven]
 
 
 def _is_unobservable(seen: ServiceSeen, *, changes_instance: bool) -> bool:
@@ -204,25 +204,25 @@ def _healthy(episode: Episode, now: datetime, terms: Terms) -> Move:
     return Ended(episode, Result.PROVEN, f"{name} {done}")
 
 
-def _is_over(episode: Episode, glance: HealthObservation, acted_at: datetime, terms: Terms) -> bool:
+def _is_over(episode: Episode, observed: HealthObservation, acted_at: datetime, terms: Terms) -> bool:
     """Return whether waiting does not help: its manager gave up, it ends again and again, or its time is over."""
-    service, end = glance.service, acted_at + terms.ready_within
+    service, end = observed.service, acted_at + terms.ready_within
     if episode.put_back_at and service.running is False:
         end += BACK_OFF
     elif episode.put_back_at and service.started_at:  # the kubelet started it after its back-off
         end = max(acted_at, service.started_at) + terms.ready_within
-    return service.failed or len(episode.instances) > HEALTHY_OBSERVATIONS - 1 or glance.at >= end
+    return service.failed or len(episode.instances) > HEALTHY_OBSERVATIONS - 1 or observed.at >= end
 
 
-def _after_failure(episode: Episode, glance: HealthObservation, *, changes_instance: bool, starts: bool) -> Move:
-    name, trouble, seen = episode.service, episode.trouble, glance.service
+def _after_failure(episode: Episode, observed: HealthObservation, *, changes_instance: bool, starts: bool) -> Move:
+    name, trouble, seen = episode.service, episode.trouble, observed.service
     dies = len(episode.instances) >= HEALTHY_OBSERVATIONS
     if episode.put_back_at:
         why = f"{name} did not start with the new files, nor with the previous files ({trouble})"
         return Ended(episode, Result.FAILED, why)
     if _is_unobservable(seen, changes_instance=changes_instance):  # another act would be a guess
         return Ended(episode, Result.UNPROVEN, f"{name} was restarted, and its state is unknown ({trouble})")
-    if glance.ill and not set(glance.ill) & set(episode.well_before) and seen.running is not False and not dies:
+    if observed.ill and not set(observed.ill) & set(episode.well_before) and seen.running is not False and not dies:
         why = f"{name} was restarted, and is as unhealthy as before ({trouble})"
         return Ended(episode, Result.UNPROVEN, why)
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:

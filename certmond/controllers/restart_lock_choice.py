@@ -1,0 +1,52 @@
+"""Choice of the lock for the restarts of a node, by the role of the node in the cluster.
+
+A single node needs no lock, a worker has a delay, and a control-plane node takes a Lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from certmond.config.model import Config
+from certmond.controllers.coordinator_choice import KUBELET_CONF, awake
+from certmond.controllers.restart_lock import RestartLock, SingleNodeLock, WorkerDelay
+from certmond.transaction.node_files import NodeFiles
+
+API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+"""Marks a control-plane node.
+
+Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease. With this file, the API
+refuses the Lease to that kubeconfig, and the node reports the refusal.
+"""
+
+
+def restart_lock_of(
+    config: Config,
+    *,
+    node: str,
+    files: NodeFiles,
+    real: Callable[[str], str],
+    alive: Callable[[], None],
+    scattered: bool,
+    called: Callable[[], bool],
+) -> RestartLock:
+    """Return the lock for the restarts of the node `node`.
+
+    `real` resolves the path of a file of the node. With `scattered`, a worker delays its restarts until its batch is
+    released (`called`).
+    """
+    kubeconfig = config.cluster.kubeconfig
+    if kubeconfig is None:
+        return SingleNodeLock()
+    if kubeconfig == KUBELET_CONF and not files.exists(API_SERVER):  # a worker takes no Lease
+        if not scattered:
+            return SingleNodeLock()
+        return WorkerDelay(node, config.cluster.spread, called=called)
+    from certmond.cluster.lease import RESTART, ClusterLease
+
+    return ClusterLease(
+        partial(real, kubeconfig),  # resolved late, because a process that only plans may lack permission
+        identity=node, name=RESTART, duration=config.cluster.lease_duration, alive=alive,
+        monotonic=awake,
+    )  # fmt: skip

@@ -1,0 +1,91 @@
+"""Evidence on which a restart begins, continues or ends, from one observation of the node.
+
+Reads no file, changes no file, and does not block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.services.model import Live, ServiceSeen
+from certmond.pki.services.restart_episode import Episode, Stage
+from certmond.pki.services.restart_state_machine import HealthObservation
+from certmond.pki.services.staleness import ServedAt, Surroundings
+from certmond.services.file_usage import KUBELET
+
+_REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
+"""Time without a change of the files before a restart, and the maximum wait for it.
+
+A process that writes several files needs less time.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartObservation:
+    """One assessment of the node, with the state of its running services."""
+
+    assessment: Assessment
+    around: Surroundings
+    live: Live
+
+    def healthy_addresses(self, name: str) -> tuple[str, ...]:
+        """Return the addresses at which the service is healthy."""
+        health = self.around.survey.health.get(name, ())
+        return tuple(address for address in health if self.live.health.get(address, "not probed") is None)
+
+    def files_settle_at(self, now: datetime) -> datetime | None:
+        """Return until when a restart waits because a process may still write files, or None.
+
+        The wait ends when the first change is a minute old, even if writes continue.
+        """
+        stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
+        newest = max((content.since for content in self.around.contents.values() if content.since <= now), default=now)
+        if now < newest + _REST and min(stale, default=now) > now - _AT_MOST:
+            return newest + _REST
+        return None
+
+    def files_changed_again(self, episode: Episode) -> bool:
+        """Return whether the files of a restart have changed again. False after a rollback."""
+        if episode.stage is Stage.PUT_BACK or episode.put_back_at:
+            return False
+        now = self.around.contents
+        wanted = {path: sha256 for target in episode.targets for path, sha256 in target.contents.items()}
+        return any(path in now and now[path].sha256 != sha256 for path, sha256 in wanted.items())
+
+    def health(self, service: ServiceSpec) -> HealthObservation:
+        """Return the state of a service as input of the state machine."""
+        addresses = self.around.survey.health.get(service.name, ())
+        unhealthy = {
+            address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not probed"))
+        }
+        unproven = [
+            _unproven(at, status.seen.path)
+            for status in self.assessment.certificates
+            for at in status.presence.served
+            if at.service == service.name and not at.matches
+        ]
+        return HealthObservation(self.live.at, self.service(service.name), unhealthy, unproven)
+
+    def kubelet_problem(self, services: Iterable[ServiceSpec]) -> str | None:
+        """Return the problem of the kubelet, or None if it is healthy or not observed."""
+        for service in services:
+            if service.unit == KUBELET:
+                problems = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
+                stopped = f"{service.name} does not run" if self.service(service.name).running is False else None
+                return stopped or next(filter(None, problems), None)
+        return None
+
+    def service(self, name: str) -> ServiceSeen:
+        return self.live.services.get(name, ServiceSeen(None))
+
+
+def _unproven(at: ServedAt, path: str) -> str:
+    if at.matches is False:
+        return f"{at.endpoint} serves another certificate than {path}"
+    if at.sha256:
+        return f"{path} has no certificate to compare with the one that {at.endpoint} serves"
+    return f"{at.endpoint} serves no certificate: {at.reason}"

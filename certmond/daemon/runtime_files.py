@@ -1,0 +1,77 @@
+"""Files of the runtime directory, which `certmond serve` reads: metrics, status, activity, heartbeat.
+
+Owns when the activity is written, and the report of a failed write. `expose` renders the content.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+from certmond.config.model import Config
+from certmond.controllers.rotation import RotationController
+from certmond.controllers.rotation_state import RotationState
+from certmond.errors import RuntimeDirError
+from certmond.expose.documents.activity import activity_document
+from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, write
+from certmond.expose.metrics.x509_exporter_names import Compatible
+from certmond.notify.journal import Event, Journal
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.planning.forecast import NextEvent
+from certmond.pki.planning.steps import Plan
+
+
+class RuntimeFiles:
+    """The files in `directory`. A failed write is reported once, and the next pass retries it."""
+
+    def __init__(self, directory: Path, journal: Journal) -> None:
+        self._directory, self._journal = directory, journal
+        self._renderer, self._compatible = Renderer(), Compatible()
+        self._unwritten: set[str] = set()
+        self._activity: object = None
+
+    def write_assessment(self, config: Config, assessment: Assessment, own: str, following: NextEvent | None) -> None:
+        """Write the metrics and the status. `own` is the text of the daemon's own metrics."""
+        own += self._compatible.text(assessment) if config.compatibility else ""
+        with self._writing(METRICS) as path:
+            self._renderer.write_metrics(path, assessment, own)
+        with self._writing(STATUS) as path:
+            self._renderer.write_status(path, assessment, config.mode, following)
+
+    def write_activity(self, plan: Plan, state: RotationState, controller: RotationController) -> None:
+        """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
+        rotation = state.rotation, controller.waits, controller.until
+        current = (plan, rotation, state.workers, self._journal.logged)
+        if current != self._activity:
+            recent = tuple(self._journal.recent)
+            self._write(ACTIVITY, json.dumps(activity_document(plan, *rotation, recent, workers=state.workers)))
+            self._activity = None if ACTIVITY in self._unwritten else current
+
+    def write_heartbeat(self, passed_at: float | None, resync: timedelta) -> None:
+        """Write the heartbeat. `passed_at` is the time of the last pass, in seconds since the epoch, or None."""
+        self._write(HEARTBEAT, heartbeat(time.time(), passed_at, resync.total_seconds(), passed_at is not None))
+
+    def remove_heartbeat(self) -> None:
+        """Remove the heartbeat, so that `serve` reports a stopped daemon. Never raises."""
+        with suppress(OSError):  # the directory may be deleted or read-only by now
+            (self._directory / HEARTBEAT).unlink()
+
+    def _write(self, name: str, text: str) -> None:
+        with self._writing(name):
+            write(self._directory, name, text)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Path]:
+        """Yield the path of a runtime file. Report a failed write once, until every file is written again."""
+        try:
+            yield self._directory / name
+        except RuntimeDirError as error:
+            if not self._unwritten:
+                self._journal.tell(Event.PUBLISH_FAILED, str(error), "error")
+            self._unwritten.add(name)
+        else:
+            self._unwritten.discard(name)
