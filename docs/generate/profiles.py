@@ -1,7 +1,6 @@
-"""The shipped profiles as tables: each entry with its file, its CA, who renews it and who reads it; each service with
-what restarts it and where it is asked.
+"""Write docs/profiles.md: tables of the entries and services of each shipped profile.
 
-Owns what is said of a distribution besides; the tables are the profiles' own.
+Owns the description of each distribution. The tables come from the profiles.
 """
 
 from __future__ import annotations
@@ -14,33 +13,36 @@ from certmond.pki.catalog.entries import CertificateSpec, Kind, ServiceSpec
 
 _HEAD = """# Profiles
 
-Which certificates a node should have depends on who made it. A **profile** says so in the schema of the
-configuration: each file, what must be in it, who reads it, and what it takes for a new one to be used. Without a
-word of yours it is `kubeadm`.
+*Reference: the certificates and services of each profile, and the differences between distributions.*
 
-    certmond discover     # which distribution this node is of, and the configuration that fits
+    certmond discover     # the distribution of this node, and a configuration for it
 
-`certmond check --profile k3s` looks once with another one. In `/etc/certmond/config.yaml`, for good:
+A **profile** lists the certificates of a node of one distribution, in the format of the configuration: each file, its
+requirements, its consumers, and how they take up a new certificate. The default profile is `kubeadm`.
+
+`certmond check --profile k3s` checks once with another profile. Set it permanently in `/etc/certmond/config.yaml`:
 
 ```yaml
 profile: k3s
 ```
 
-Your own entries change those of the profile or join them ([configuration](configuration.md#how-files-are-joined)):
-another path, a port that you have moved, `renewed_by: null` where certmond is to renew what the distribution does by
-itself. `profile: none` begins with an empty list.
+Your entries change those of the profile, or add to them ([configuration](configuration.md#how-files-are-joined)).
+Examples are another path, another port, or `renewed_by: null`, so that certmond renews a certificate that the
+distribution would renew. `profile: none` starts with an empty list.
 
-**Renewed by**: where it says *certmond*, that is so in enforce mode, with the CA's key on this node or the `signer`
-that you name; in observe mode it is told when it is due, and nothing more. Where it names somebody else, certmond
-never renews it: `check` and `plan` say who does, and when. **Served at**: in both modes certmond looks there whether
-what is served is what the file has. Components that run as static pods of kubeadm are asked where their own flags
-say, and are not listed for that.
+The tables have these columns:
+
+- **Renewed by**: *certmond* renews in enforce mode, with the key of the CA on this node or with the `signer` of the
+  entry. In observe mode it only reports a due certificate. If the column names another program, certmond never renews
+  the certificate. `check` and `plan` then name that program and the time.
+- **Served at**: certmond connects to these endpoints in both modes, and compares the served certificate with the file.
+  For static Pods of kubeadm, certmond reads the endpoints from their flags, so this column does not list them.
 """
 
 
 @dataclass(frozen=True)
 class About:
-    """A distribution: its heading, what has to be known of it, and what certmond does not see."""
+    """A distribution: its heading, its description, and the certificates that certmond does not watch."""
 
     title: str
     text: str
@@ -50,66 +52,66 @@ class About:
 _ABOUT = {
     "kubeadm": About(
         "kubeadm",
-        "kubeadm v1.24 to v1.36, control plane or worker, stacked or external etcd. kubeadm renews at an upgrade, "
-        "or by hand: [coming from it](migration/kubeadm.md).",
+        "For kubeadm v1.24 to v1.36, control plane or worker, stacked or external etcd. kubeadm renews at an upgrade, "
+        "or on command: [migration from kubeadm](migration/kubeadm.md).",
     ),
     "starlingx": About(
         "StarlingX",
-        "kubeadm's profile, with what differs (its own etcd's entries are of files that are not there): etcd under "
-        "the Service Manager in `/etc/etcd`, the API server on port 16443 (its manifest says so), HAProxy's bundle "
-        "made of `admin.conf`, and the services that read that. The daily `kube-cert-rotation.sh` renews the same "
-        "certificates: [one of the two should](migration/starlingx.md). What runs under the Service Manager is "
-        "restarted by `sm-restart` after certmond has renewed what it reads, and not because of its age, which "
-        "cannot be seen.",
-        "the platform's own certificates (REST API and GUI, registry, OpenLDAP), which cert-manager makes and "
-        "cert-mon installs; `dccertmon` on a system controller, which reads `admin.conf` as well: list it beside "
-        "`cert-mon`.",
+        "The profile of kubeadm with these differences: etcd runs under the Service Manager and has its files in "
+        "`/etc/etcd`. The API server uses port 16443, as its manifest states. HAProxy uses a bundle that is made from "
+        "`admin.conf`, and platform services read `admin.conf`. Files of kubeadm's own etcd do not exist on such a "
+        "node. The daily `kube-cert-rotation.sh` renews the same certificates: "
+        "[use only one of the two](migration/starlingx.md). certmond restarts services of the Service Manager with "
+        "`sm-restart` after it has renewed their certificates. It does not restart them because of their age, which it "
+        "cannot determine.",
+        "the platform certificates (REST API and GUI, registry, OpenLDAP), which cert-manager creates and cert-mon "
+        "installs. On a system controller `dccertmon` also reads `admin.conf`: add it beside `cert-mon`.",
     ),
     "k3s": About(
         "k3s",
-        "Server or agent, embedded etcd or another datastore. k3s makes a leaf anew when it starts in the last 120 "
-        "days of that (90 before May 2025): whoever restarts it once a quarter has nothing to do. Whoever does not "
-        "is told by certmond 30 days before the end. Leaf and CA are in one file. `k3s certificate check` prints "
-        "the dates, `k3s certificate rotate` has all leaves made anew at the next start.",
-        "what is served on port 6443, which k3s keeps in a Secret. On a server without an API server "
-        "(`--disable-apiserver`) port 6444 leads to another one: give `k3s` a `serves` without it. CAs that are "
-        "intermediates are reported: certmond knows Root CAs only. `--write-kubeconfig-mode 644` makes the "
-        "administrator's key readable for all, which is told.",
+        "For a server or agent, with embedded etcd or another datastore. At a start, k3s renews each leaf that is in "
+        "its last 120 days (90 before May 2025). Nodes that restart k3s every quarter need nothing else. On other "
+        "nodes, certmond reports the leaf 30 days before its end. Leaf and CA are in one file. `k3s certificate check` "
+        "prints the dates. After `k3s certificate rotate`, k3s renews all leaves at the next start.",
+        "the certificate on port 6443, which k3s stores in a Secret. On a server without an API server "
+        "(`--disable-apiserver`), port 6444 forwards to another server: give `k3s` a `serves` without it. certmond "
+        "reports intermediate CAs, because it supports Root CAs only. It also reports the effect of "
+        "`--write-kubeconfig-mode 644`: all users can read the key of the administrator.",
     ),
     "rke2": About(
         "RKE2",
-        "As k3s, with the components as static pods: `rke2-server` writes their files and manifests when it starts,"
-        " and is what has them made anew. A pod is looked at with `/var/lib/rancher/rke2/bin/crictl`.",
-        "what is served on port 9345; else as for k3s.",
+        "Like k3s, with the components as static Pods. `rke2-server` writes their files and manifests when it starts, "
+        "so certmond restarts `rke2-server` to renew them. It inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
+        "the certificate on port 9345. The remarks on k3s also hold for RKE2.",
     ),
     "k0s": About(
         "k0s",
-        "Controller, worker or both. k0s makes all leaves of a controller anew at each start, for a year: a "
-        "controller that runs for longer without a restart is what certmond warns of. The kubelet of a worker "
-        "renews its own.",
-        "konnectivity's ports; `etcd/jwt.key`, which has no certificate.",
+        "For a controller, a worker or both. At each start, k0s renews all leaves of a controller for one year. "
+        "certmond warns of a controller that has run for too long without a restart. The kubelet of a worker renews "
+        "its certificates.",
+        "the certificates on the ports of konnectivity; `etcd/jwt.key`, which has no certificate.",
     ),
     "microk8s": About(
         "MicroK8s",
-        "Control plane or worker. `server.crt` and `front-proxy-client.crt` are good for a year, and nobody renews "
-        "them by himself: in enforce mode certmond does, with the CA's key on the node, and keeps their keys, as "
-        "`microk8s refresh-certs` does. All others last ten years. The group `microk8s` may read all keys, as "
-        "MicroK8s has it. It may also write them: for certmond to renew `server` and `front-proxy-client`, give "
-        "these two, `ca` and `front-proxy-ca` the `owner: root:microk8s` in entries of your own.",
-        "the pairs that the kubeconfigs in `credentials/` were made from, which nobody else reads; "
+        "For a control plane or worker. `server.crt` and `front-proxy-client.crt` are valid for one year, and MicroK8s "
+        "does not renew them. In enforce mode certmond renews them with the key of the CA on the node, and keeps their "
+        "keys, like `microk8s refresh-certs`. All other certificates are valid for ten years. MicroK8s lets the group "
+        "`microk8s` read and write all keys. To have certmond renew `server` and `front-proxy-client`, set "
+        "`owner: root:microk8s` for these two, `ca` and `front-proxy-ca` in your entries.",
+        "the pairs from which the kubeconfigs in `credentials/` were made, which no component reads; "
         "`serviceaccount.key`, which has no certificate.",
     ),
     "etcd": About(
-        "etcd by itself",
-        "A member that systemd runs, with the files that etcdadm makes; for others, override `path` and `key`. "
-        "Where etcd's command line has flags, those say what it reads. The clients of etcdctl and of the API server "
-        "have the group `system:masters`: for certmond to renew them, name their `subject` in entries of your own.",
+        "etcd without Kubernetes",
+        "For a member that systemd runs, with the files of etcdadm. For other files, override `path` and `key`. If the "
+        "command line of etcd has flags, certmond uses the files in these flags. The clients of etcdctl and of the API "
+        "server have the group `system:masters`. To have certmond renew them, name their `subject` in your entries.",
     ),
 }
 
 
 def reference() -> str:
-    """docs/profiles.md."""
+    """Return docs/profiles.md."""
     return "\n".join([_HEAD, *(line for name, about in _ABOUT.items() for line in _section(name, about))])
 
 
@@ -120,18 +122,18 @@ def _section(name: str, about: About) -> Iterator[str]:
         ("entry", "file", "CA", "renewed by", "read by"),
         (_entry(spec, config.services) for spec in config.certificates),
     )
-    yield _table(("service", "restarted by", "reads again by itself", "served at"), map(_service, config.services))
+    yield _table(("service", "restarted by", "reloads", "served at"), map(_service, config.services))
     if about.unseen:
-        yield f"Not seen: {about.unseen}\n"
+        yield f"certmond does not watch {about.unseen}\n"
 
 
 def _entry(spec: CertificateSpec, services: Iterable[ServiceSpec]) -> tuple[str, ...]:
-    ours = "the kubelet; certmond where that has failed" if spec.kind is Kind.KUBELET else "certmond"
-    by = spec.renewed_by or ("certmond, by a rotation" if spec.is_trust else ours)
+    default = "the kubelet; certmond if the kubelet has failed" if spec.kind is Kind.KUBELET else "certmond"
+    by = spec.renewed_by or ("certmond, by a rotation" if spec.is_trust else default)
     known = {service.name for service in services}
     readers = [name for name in spec.consumers if name in known]
     ca = "itself" if spec.authority else ", ".join(spec.ca) if spec.ca else ""
-    return f"`{spec.name}`", f"`{spec.path}`", ca, by, ", ".join(readers) or "people"
+    return f"`{spec.name}`", f"`{spec.path}`", ca, by, ", ".join(readers) or "operators"
 
 
 def _service(service: ServiceSpec) -> tuple[str, ...]:
