@@ -1,7 +1,6 @@
-"""The shipped profiles as tables: each entry with its file, CA, renewer and readers, and each service with its restart
-and its endpoints.
+"""Write docs/profiles.md: tables of the entries and services of each shipped profile.
 
-Owns the text about a distribution. The tables are from the profiles.
+Owns the description of each distribution. The tables come from the profiles.
 """
 
 from __future__ import annotations
@@ -14,33 +13,36 @@ from certmond.pki.catalog.entries import CertificateSpec, Kind, ServiceSpec
 
 _HEAD = """# Profiles
 
-The certificates of a node depend on its distribution. A **profile** describes them in the schema of the
-configuration: each file, its requirements, its readers, and how they start to use a new one. The default is
-`kubeadm`.
+*Reference: the certificates and services of each profile, and the differences between distributions.*
 
-    certmond discover     # the distribution of this node, and the configuration that fits
+    certmond discover     # the distribution of this node, and a configuration for it
 
-`certmond check --profile k3s` uses another profile once. To set it, write in `/etc/certmond/config.yaml`:
+A **profile** lists the certificates of a node of one distribution, in the format of the configuration: each file, its
+requirements, its consumers, and how they take up a new certificate. The default profile is `kubeadm`.
+
+`certmond check --profile k3s` checks once with another profile. Set it permanently in `/etc/certmond/config.yaml`:
 
 ```yaml
 profile: k3s
 ```
 
-Your entries change those of the profile, or add to them ([configuration](configuration.md#how-files-are-joined)):
-another path, another port, or `renewed_by: null` to let certmond renew a certificate that the distribution renews.
-`profile: none` starts with an empty list.
+Your entries change those of the profile, or add to them ([configuration](configuration.md#how-files-are-joined)).
+Examples are another path, another port, or `renewed_by: null`, so that certmond renews a certificate that the
+distribution would renew. `profile: none` starts with an empty list.
 
-**Renewed by**: *certmond* renews the certificate in enforce mode, with the CA key on this node or the `signer` that
-you name. In observe mode, certmond only reports that it is due. certmond never renews a certificate with another
-renewer: `check` and `plan` print the renewer and the time. **Served at**: in both modes, certmond compares the
-certificate at this endpoint with the file. For static Pods of kubeadm, certmond reads the endpoints from their flags,
-so the tables do not list them.
+The tables have these columns:
+
+- **Renewed by**: *certmond* renews in enforce mode, with the key of the CA on this node or with the `signer` of the
+  entry. In observe mode it only reports a due certificate. If the column names another program, certmond never renews
+  the certificate. `check` and `plan` then name that program and the time.
+- **Served at**: certmond connects to these endpoints in both modes, and compares the served certificate with the file.
+  For static Pods of kubeadm, certmond reads the endpoints from their flags, so this column does not list them.
 """
 
 
 @dataclass(frozen=True)
 class About:
-    """A distribution: its heading, a description, and the certificates that certmond does not check."""
+    """A distribution: its heading, its description, and the certificates that certmond does not watch."""
 
     title: str
     text: str
@@ -50,58 +52,60 @@ class About:
 _ABOUT = {
     "kubeadm": About(
         "kubeadm",
-        "kubeadm v1.24 to v1.36, control plane or worker, stacked or external etcd. kubeadm renews at an upgrade, "
-        "or by hand: [coming from it](migration/kubeadm.md).",
+        "For kubeadm v1.24 to v1.36, control plane or worker, stacked or external etcd. kubeadm renews at an upgrade, "
+        "or on command: [migration from kubeadm](migration/kubeadm.md).",
     ),
     "starlingx": About(
         "StarlingX",
-        "The profile of kubeadm with differences: etcd under the Service Manager in `/etc/etcd`, the API server on "
-        "port 16443, the bundle of HAProxy that is derived from `admin.conf`, and the services that read it. The "
-        "entries for the etcd of kubeadm match no file. The daily `kube-cert-rotation.sh` renews the same "
-        "certificates: [enable only one of the two](migration/starlingx.md). certmond restarts services of "
-        "the Service Manager with `sm-restart` after it has renewed their files. It cannot detect their age.",
-        "the certificates of the platform (REST API and GUI, registry, OpenLDAP), which cert-manager creates and "
-        "cert-mon installs; `dccertmon` on a system controller, which also reads `admin.conf`: list it beside "
-        "`cert-mon`.",
+        "The profile of kubeadm with these differences: etcd runs under the Service Manager and has its files in "
+        "`/etc/etcd`. The API server uses port 16443, as its manifest states. HAProxy uses a bundle that is made from "
+        "`admin.conf`, and platform services read `admin.conf`. Files of kubeadm's own etcd do not exist on such a "
+        "node. The daily `kube-cert-rotation.sh` renews the same certificates: "
+        "[use only one of the two](migration/starlingx.md). certmond restarts services of the Service Manager with "
+        "`sm-restart` after it has renewed their certificates. It does not restart them because of their age, which it "
+        "cannot determine.",
+        "the platform certificates (REST API and GUI, registry, OpenLDAP), which cert-manager creates and cert-mon "
+        "installs. On a system controller `dccertmon` also reads `admin.conf`: add it beside `cert-mon`.",
     ),
     "k3s": About(
         "k3s",
-        "Server or agent, embedded etcd or another datastore. At its start, k3s renews a leaf in its last 120 days "
-        "(90 before May 2025). A restart once a quarter is enough. Otherwise certmond reports the certificate 30 days "
-        "before its end. Leaf and CA are in one file. `k3s certificate check` prints the dates. After "
-        "`k3s certificate rotate`, the next start renews all leaves.",
+        "For a server or agent, with embedded etcd or another datastore. At a start, k3s renews each leaf that is in "
+        "its last 120 days (90 before May 2025). Nodes that restart k3s every quarter need nothing else. On other "
+        "nodes, certmond reports the leaf 30 days before its end. Leaf and CA are in one file. `k3s certificate check` "
+        "prints the dates. After `k3s certificate rotate`, k3s renews all leaves at the next start.",
         "the certificate on port 6443, which k3s stores in a Secret. On a server without an API server "
-        "(`--disable-apiserver`), port 6444 is a proxy to another server: set `serves` of `k3s` without it. certmond "
-        "supports only Root CAs and reports intermediate CAs. With `--write-kubeconfig-mode 644`, every user can read "
-        "the administrator's key, which certmond reports.",
+        "(`--disable-apiserver`), port 6444 forwards to another server: give `k3s` a `serves` without it. certmond "
+        "reports intermediate CAs, because it supports Root CAs only. It also reports the effect of "
+        "`--write-kubeconfig-mode 644`: all users can read the key of the administrator.",
     ),
     "rke2": About(
         "RKE2",
-        "As k3s, with the components as static Pods: `rke2-server` writes and renews their files and manifests when it "
-        "starts. certmond inspects a Pod with `/var/lib/rancher/rke2/bin/crictl`.",
-        "the certificate on port 9345; the others as for k3s.",
+        "Like k3s, with the components as static Pods. `rke2-server` writes their files and manifests when it starts, "
+        "so certmond restarts `rke2-server` to renew them. It inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
+        "the certificate on port 9345. The remarks on k3s also hold for RKE2.",
     ),
     "k0s": About(
         "k0s",
-        "Controller, worker or both. k0s renews all leaves of a controller at each start, for one year. certmond warns "
-        "about a controller that runs longer without a restart. The kubelet of a worker renews its own certificates.",
-        "the ports of konnectivity; `etcd/jwt.key`, which has no certificate.",
+        "For a controller, a worker or both. At each start, k0s renews all leaves of a controller for one year. "
+        "certmond warns of a controller that has run for too long without a restart. The kubelet of a worker renews "
+        "its certificates.",
+        "the certificates on the ports of konnectivity; `etcd/jwt.key`, which has no certificate.",
     ),
     "microk8s": About(
         "MicroK8s",
-        "Control plane or worker. `server.crt` and `front-proxy-client.crt` are valid for one year, and MicroK8s does "
-        "not renew them automatically. In enforce mode, certmond renews them with the CA key on the node, and keeps "
-        "their keys, as `microk8s refresh-certs` does. All others are valid for ten years. The group "
-        "`microk8s` can read and write all keys. To let certmond renew `server` and `front-proxy-client`, set "
-        "`owner: root:microk8s` for these two, `ca` and `front-proxy-ca` in your configuration.",
-        "the pairs from which MicroK8s created the kubeconfigs in `credentials/`, and which no component reads; "
+        "For a control plane or worker. `server.crt` and `front-proxy-client.crt` are valid for one year, and MicroK8s "
+        "does not renew them. In enforce mode certmond renews them with the key of the CA on the node, and keeps their "
+        "keys, like `microk8s refresh-certs`. All other certificates are valid for ten years. MicroK8s lets the group "
+        "`microk8s` read and write all keys. To have certmond renew `server` and `front-proxy-client`, set "
+        "`owner: root:microk8s` for these two, `ca` and `front-proxy-ca` in your entries.",
+        "the pairs from which the kubeconfigs in `credentials/` were made, which no component reads; "
         "`serviceaccount.key`, which has no certificate.",
     ),
     "etcd": About(
-        "External etcd",
-        "A member that systemd runs, with the files of etcdadm. For other files, override `path` and `key`. The flags "
-        "of etcd take precedence. The clients of etcdctl and of the API server are in the group "
-        "`system:masters`: to let certmond renew them, set their `subject` in your configuration.",
+        "etcd without Kubernetes",
+        "For a member that systemd runs, with the files of etcdadm. For other files, override `path` and `key`. If the "
+        "command line of etcd has flags, certmond uses the files in these flags. The clients of etcdctl and of the API "
+        "server have the group `system:masters`. To have certmond renew them, name their `subject` in your entries.",
     ),
 }
 
@@ -120,7 +124,7 @@ def _section(name: str, about: About) -> Iterator[str]:
     )
     yield _table(("service", "restarted by", "reloads", "served at"), map(_service, config.services))
     if about.unseen:
-        yield f"Not checked: {about.unseen}\n"
+        yield f"certmond does not watch {about.unseen}\n"
 
 
 def _entry(spec: CertificateSpec, services: Iterable[ServiceSpec]) -> tuple[str, ...]:
@@ -129,7 +133,7 @@ def _entry(spec: CertificateSpec, services: Iterable[ServiceSpec]) -> tuple[str,
     known = {service.name for service in services}
     readers = [name for name in spec.consumers if name in known]
     ca = "itself" if spec.authority else ", ".join(spec.ca) if spec.ca else ""
-    return f"`{spec.name}`", f"`{spec.path}`", ca, by, ", ".join(readers) or "people"
+    return f"`{spec.name}`", f"`{spec.path}`", ca, by, ", ".join(readers) or "operators"
 
 
 def _service(service: ServiceSpec) -> tuple[str, ...]:
