@@ -50,7 +50,7 @@ class Told(Journal):
 
     def __init__(self) -> None:
         super().__init__("none")
-        self.standing: Standing = set()
+        self.rotation_state: Standing = set()
         self.serials: dict[str, str] = {}
 
     def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
@@ -58,10 +58,10 @@ class Told(Journal):
         kind = tuple(str(fields.get(name)) for name in ("certificate", "reason", "severity"))
         match event:
             case Event.FINDING_RAISED:
-                assert kind not in self.standing, "it is raised, although it is open already"
-                self.standing.add((kind[0], kind[1], kind[2]))
+                assert kind not in self.rotation_state, "it is raised, although it is open already"
+                self.rotation_state.add((kind[0], kind[1], kind[2]))
             case Event.FINDING_CLEARED:
-                self.standing.remove((kind[0], kind[1], kind[2]))
+                self.rotation_state.remove((kind[0], kind[1], kind[2]))
             case Event.CERTIFICATE_CHANGED:
                 self.serials[str(fields["certificate"])] = str(fields["new_serial"])
             case _:
@@ -116,7 +116,7 @@ class Process:
     def end(self) -> None:
         self._daemon._watcher.close()
         self._daemon._hooks.close()
-        self._daemon._enforcer.neighbourhood.close()
+        self._daemon._enforcer.surroundings_observer.close()
         self._daemon._wake.close()
         self._daemon._acting_lock.release()  # like the kernel
 
@@ -276,7 +276,7 @@ class Node(RuleBasedStateMachine):
         assert stands == {
             (each["name"], item["reason"], item["severity"]) for each in status.values() for item in each["findings"]
         }
-        assert stands == self.process.journal.standing
+        assert stands == self.process.journal.rotation_state
         for name, leaf in self._leaves().items():
             ends = [value for family, which, *_, value in metrics if (family, which) == (NOT_AFTER, name)]
             certificate = leaf.certificate or self.last_read.get(name)

@@ -441,7 +441,7 @@ def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
     enforcer = Enforcer(given, root=str(node.root), state_dir=state, audit=audit, clock=lambda: NOW)
     store = Store(given.certificates, str(node.root))
     inventory = store.observe()
-    told = enforcer.standing.update(inventory, store.components(), NOW)
+    told = enforcer.rotation_state.update(inventory, store.components(), NOW)
     return assess(inventory, NOW, around=Surroundings(given.services, findings=told))
 
 

@@ -214,8 +214,8 @@ def assess_node(
 
     def scan(*, waits: bool) -> Assessment:
         assessment, around = enforcer.see(everything=False, private=private, waits=waits)
-        if enforcer.standing.broken and not around.findings:  # the catalogue has no anchor for the finding
-            raise CertmondError(enforcer.standing.broken)
+        if enforcer.rotation_state.broken and not around.findings:  # the catalogue has no anchor for the finding
+            raise CertmondError(enforcer.rotation_state.broken)
         return assessment
 
     assessment = scan(waits=at is None)

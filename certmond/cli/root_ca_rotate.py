@@ -60,23 +60,23 @@ def rotate(
         handover.retry_while_busy(enforcer.executor.recover)
         enforcer.rotating.ask()  # decide on the cluster's record, not on this node's copy
     assessment, around = assess_profile(options, config, enforcer)
-    rotation = enforcer.standing.rotation
-    if enforcer.standing.broken and not dry_run:
-        raise RotationError(enforcer.standing.broken)
+    rotation = enforcer.rotation_state.rotation
+    if enforcer.rotation_state.broken and not dry_run:
+        raise RotationError(enforcer.rotation_state.broken)
     begins = rotation is None
     if rotation is None:
-        rotation = enforcer.standing.replaced.rotation(assessment.taken_at, at_once=at_once)
+        rotation = enforcer.rotation_state.replaced.rotation(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
-            _refuse(tuple(enforcer.standing.first_aid.obstacles(family)))
+            _refuse(tuple(enforcer.rotation_state.first_aid.obstacles(family)))
             new = _new_key_rotation if family == TOKEN_KEYS else _new_ca_rotation
             rotation = new(options, config, assessment, family, exclude, at_once=at_once)
         else:
-            _warn(enforcer.standing.replaced.warnings)
+            _warn(enforcer.rotation_state.replaced.warnings)
             rotation = replace(rotation, excluded=exclude)
     else:
         _refuse_other_rotation(rotation, family, at_once=at_once)
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
-    why = enforcer.standing.replaced.refusal(rotation) if begins else None
+    why = enforcer.rotation_state.replaced.refusal(rotation) if begins else None
     if why:
         click.echo(f"refused: {why}", err=True)
         if not dry_run:
@@ -116,9 +116,9 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     handover.retry_while_busy(enforcer.executor.recover)
     enforcer.rotating.ask()
     _, around = assess_profile(options, config, enforcer)
-    rotation = enforcer.standing.rotation
-    if enforcer.standing.broken:
-        raise RotationError(enforcer.standing.broken)
+    rotation = enforcer.rotation_state.rotation
+    if enforcer.rotation_state.broken:
+        raise RotationError(enforcer.rotation_state.broken)
     if rotation is None:
         raise CertmondError("no rotation is in progress; there is nothing to abort")
     _refuse_endless_rotation(rotation, around, "abort it")
@@ -292,6 +292,6 @@ def _plan(
     from certmond.pki.rotation.expected_downtime import absences
 
     services = restart_order(around.services)
-    found = enforcer.standing.preview(rotation, assessment, [service.name for service in services])
+    found = enforcer.rotation_state.preview(rotation, assessment, [service.name for service in services])
     stops = enforcer.rotation_holds(rotation, assessment, around)
     return preview_document(rotation, found, absences(found, services), batch, stops)

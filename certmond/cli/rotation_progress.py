@@ -57,10 +57,10 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
     while True:
         handover.discard_events()
         assessment, around = enforcer.see()
-        before, rotation = rotation, enforcer.standing.rotation
+        before, rotation = rotation, enforcer.rotation_state.rotation
         if rotation is None:
-            if enforcer.standing.broken:
-                raise RotationError(enforcer.standing.broken)
+            if enforcer.rotation_state.broken:
+                raise RotationError(enforcer.rotation_state.broken)
             if before and before.aborted is not aborting:
                 click.echo(f"{before.name} was aborted: the old {before.noun} is in use, not the new one", err=True)
                 return FAILED
@@ -69,10 +69,10 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
         with handover.acting_lock() as acts, bound(rotation=rotation.id):
             result = _one_step(enforcer, progress, assessment, around, printed) if acts else _StepResult()
         if not acts:
-            if frozen := enforcer.standing.missing_steps(assessment).frozen:
+            if frozen := enforcer.rotation_state.missing_steps(assessment).frozen:
                 progress.tell(f"[{rotation.phase}] {frozen}")
                 return FAILED
-            handover.watch_rotation(rotation, enforcer.standing.own)
+            handover.watch_rotation(rotation, enforcer.rotation_state.own)
             continue
         if result.waits and result.message:
             handover.show_rotation_wait(rotation, result.message)
@@ -119,7 +119,7 @@ def _one_step(
         return _StepResult(write_failure, step.until if step else enforcer.rotating.until, waits=True)
     if step:
         return _StepResult(f"{step.service}: {step.message}", step.until, waits=True)
-    if frozen := enforcer.standing.missing_steps(assessment).frozen:
+    if frozen := enforcer.rotation_state.missing_steps(assessment).frozen:
         return _StepResult(frozen, failed=True)
     waits = enforcer.rotating.waits
     return _StepResult(waits[0] if waits else None, enforcer.rotating.until, waits=True)

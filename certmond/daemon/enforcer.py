@@ -122,15 +122,15 @@ class Enforcer:
             clock=clock,
             alive=alive,
         )
-        self.neighbourhood = SurroundingsObserver(
+        self.surroundings_observer = SurroundingsObserver(
             config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake
         )
         record, staging, coordinator = RotationRecord(state_dir), Staging(state_dir), self._coordinator(acting=acting)
-        self.standing = RotationState(
+        self.rotation_state = RotationState(
             config, node=self._identity, files=self._files, record=record, staging=staging, coordinator=coordinator
         )
         self.rotating = RotationController(
-            config, self.executor, self.standing, files=self._files, record=record, staging=staging,
+            config, self.executor, self.rotation_state, files=self._files, record=record, staging=staging,
             coordinator=coordinator, audit=audit, clock=clock,
         )  # fmt: skip
         self.provenance = ProvenanceLookup(config, root, state_dir)
@@ -140,7 +140,7 @@ class Enforcer:
         if acting:
             lock = restart_lock_of(
                 config, node=self._identity, files=self._files, real=self._real_kubeconfig, alive=alive,
-                scattered=scattered, called=lambda: self.standing.called,
+                scattered=scattered, called=lambda: self.rotation_state.called,
             )  # fmt: skip
         self.restarting = RestartController(
             config, self.executor, History(state_dir), self._previous, audit, lock=lock, alive=alive
@@ -165,14 +165,14 @@ class Enforcer:
         """
         store = Store(self._config.certificates, self._root, self._config.given_facts)
         inventory, now = store.observe(), at or self._clock()
-        seen = self.neighbourhood.view(store, inventory, self.restarting.past())
+        seen = self.surroundings_observer.view(store, inventory, self.restarting.past())
         around = self._with_records(store, inventory, now, seen, everything=everything) if private else seen
         self.interest = store.interest
         return self.assess(inventory, now, around, waits=waits), around
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
         """Return the current state of the node except its certificates. Does not block."""
-        seen = self.neighbourhood.around(store, inventory, self.restarting.past())
+        seen = self.surroundings_observer.around(store, inventory, self.restarting.past())
         return self._with_records(store, inventory, self._clock(), seen, within=_EVIDENCE)
 
     def _with_records(
@@ -189,9 +189,9 @@ class Enforcer:
 
         `within` limits the time for new evidence on due certificates, in seconds.
         """
-        findings = self.standing.update(inventory, store.components(), now, self.rotating.waits)
+        findings = self.rotation_state.update(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(
-            inventory, now, family=self.standing.family, everything=everything, within=within
+            inventory, now, family=self.rotation_state.family, everything=everything, within=within
         )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
         return replace(seen, findings=findings, provenance=provenance, salvage=salvage)
@@ -220,7 +220,7 @@ class Enforcer:
         hands_over: bool = False,
     ) -> Progress | None:
         """Advance a restart by one step: see `RestartController.step`."""
-        return self.restarting.step(plan, assessment, around, self.neighbourhood, hands_over=hands_over)
+        return self.restarting.step(plan, assessment, around, self.surroundings_observer, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Advance a rotation: see `RotationController.give_first_aid` and `advance`."""
@@ -248,14 +248,14 @@ class Enforcer:
         states = self._derivations.states()
         policy, past = policy_of(self._config), self._ledger.attempts()
         now = circumstances_of(self._config.derived, states)
-        now = replace(now, unsure=self.standing.unsure, replaced_ca=self.standing.replaced_ca)
-        left = self.standing.missing_steps(assessment) if asked is None else MissingSteps()
+        now = replace(now, unsure=self.rotation_state.unsure, replaced_ca=self.rotation_state.replaced_ca)
+        left = self.rotation_state.missing_steps(assessment) if asked is None else MissingSteps()
         order = pace(left, past, assessment.taken_at)
         if order.first:  # Trust anchors change first. The next pass plans the other steps.
             return order.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
-        under = certificates_of((self.standing.rotation.new,)) if self.standing.rotation else ()
+        under = certificates_of((self.rotation_state.rotation.new,)) if self.rotation_state.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
-        signing = self.standing.signing
+        signing = self.rotation_state.signing
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         hold = None
         if asked is None and (replaced_by(made) or _has_stale_consumers(assessment)):
@@ -264,14 +264,14 @@ class Enforcer:
             made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         made = replace(made, held=(*made.held, *unwritten_files(self._config.derived, states)))
         made = without_recent_failures(made, past, assessment.taken_at)
-        if asked is None and (ground := self.standing.ground) and self.standing.rotation:
-            obstacles = self.rotation_holds(self.standing.rotation, assessment, around or Surroundings())
+        if asked is None and (ground := self.rotation_state.ground) and self.rotation_state.rotation:
+            obstacles = self.rotation_holds(self.rotation_state.rotation, assessment, around or Surroundings())
             instants = filter(None, (made.changes_at, *(each.until for each in obstacles)))
             made = replace(made, held=(*made.held, *(each.held(ground) for each in obstacles)))
             made = replace(made, changes_at=min(instants, default=None))
         made = order.beside(made)
         held_sources = hold_reasons_of(self._config.derived, states, made)
-        family = self.standing.family
+        family = self.rotation_state.family
         changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
         return self._with_restarts(
             made, assessment, around, RestartHolds(hold, held_sources, changing, now.replaced_ca)

@@ -112,7 +112,7 @@ class Daemon:
                 self._notifier.stopping()
                 self._hooks.close()
                 self._watcher.close()
-                self._enforcer.neighbourhood.close()
+                self._enforcer.surroundings_observer.close()
                 self._acting_lock.release()
                 self._files.remove_heartbeat()
             self._journal.tell(Event.STOPPED, "certmond has stopped")
@@ -147,7 +147,7 @@ class Daemon:
         if woken:
             return self._change_cause(time.monotonic())
         if self._schedule.service_check_begins():
-            self._enforcer.neighbourhood.ask()
+            self._enforcer.surroundings_observer.ask()
             return None
         return self._schedule.due(self._deadlines(), self._clock())
 
@@ -188,7 +188,7 @@ class Daemon:
             self._telemetry.config_ok.set(1)
             self._telemetry.set_mode(self._config.mode)
             self._store = self._new_store()
-            self._enforcer.neighbourhood.close()
+            self._enforcer.surroundings_observer.close()
             self._enforcer, self._reconciler = self._new_controllers()
             self._reconciler.recover()
             self._hooks.configure(self._config.hooks)
@@ -251,8 +251,8 @@ class Daemon:
 
         While a service uses an old certificate or refuses clients, also schedule the next check.
         """
-        if cause.checks_services or self._enforcer.neighbourhood.has_news:
-            self._enforcer.neighbourhood.ask()
+        if cause.checks_services or self._enforcer.surroundings_observer.has_news:
+            self._enforcer.surroundings_observer.ask()
         if any(status.presence.stale or status.presence.refusing for status in assessment.statuses):
             self._schedule.check_services_within(self._config.poll.total_seconds())
 
@@ -323,13 +323,13 @@ class Daemon:
 
     def _publish(self, assessment: Assessment) -> None:
         """Write the metrics and the status."""
-        standing = self._enforcer.standing
+        state = self._enforcer.rotation_state
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
         self._telemetry.set_hooks(self._hooks.waiting)
-        self._telemetry.set_phase(standing.phase)
-        self._telemetry.set_workers(standing.workers)
+        self._telemetry.set_phase(state.phase)
+        self._telemetry.set_workers(state.workers)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._reconciler.plan.steps))
         following = next_event(assessment, policy_of(self._config))
         self._files.write_assessment(self._config, assessment, self._telemetry.text(), following)
@@ -337,7 +337,7 @@ class Daemon:
 
     def _publish_activity(self) -> None:
         """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
-        self._files.write_activity(self._reconciler.plan, self._enforcer.standing, self._enforcer.rotating)
+        self._files.write_activity(self._reconciler.plan, self._enforcer.rotation_state, self._enforcer.rotating)
 
     def _send_heartbeat(self) -> None:
         """Send a heartbeat to the service manager and to `serve`.

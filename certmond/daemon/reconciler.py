@@ -87,7 +87,7 @@ class Reconciler:
         """Complete the transactions of a killed process before the first pass. In observe mode, only report them."""
         if not self._enforcing:
             try:
-                self._enforcer.standing.check()
+                self._enforcer.rotation_state.check()
             except StateError as error:
                 self._journal.tell(Event.STEP_FAILED, str(error), "error")
             if self._enforcer.executor.interrupted():
@@ -135,7 +135,7 @@ class Reconciler:
 
     def execute(self) -> bool:
         """Execute the plan. Return whether the daemon must scan the node again immediately."""
-        rotation = self._enforcer.standing.rotation
+        rotation = self._enforcer.rotation_state.rotation
         with bound(**({"rotation": rotation.id} if rotation else {})):
             return self._execute()
 
@@ -152,7 +152,7 @@ class Reconciler:
         # Incomplete transactions of a process that crashed, or that still holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
-            state = self._enforcer.standing
+            state = self._enforcer.rotation_state
             if (state.replaced.is_followed or state.first_aid.is_due) and self._rotate():
                 return True  # first, because the API server refuses its clients
             if not (self.plan.writes or begun):

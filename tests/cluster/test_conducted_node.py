@@ -147,7 +147,7 @@ def test_another_record_in_the_cluster_is_reported(world: World, node: RotatingN
     assert one_pass(world, node, again) is None
     assert "has an invalid record" in again.rotating.waits[0]
     assert one_pass(world, node, again) is None
-    assert again.standing.broken
+    assert again.rotation_state.broken
     assert node.phase is before
 
 
@@ -279,7 +279,7 @@ def test_a_decision_from_an_old_state_is_not_written(world: World, node: Rotatin
     enforcer = node.enforcer()
     enforcer.rotating.ask()
     enforcer.see()
-    decided = enforcer.standing.rotation
+    decided = enforcer.rotation_state.rotation
     assert decided
     world.record(replace(decided, phase=Phase.ISSUE))
     for each in (abort(decided, node.clock()), replace(decided, excluded=("w-2",))):
@@ -392,7 +392,7 @@ def test_a_control_plane_continues_with_the_staged_ca(world: World, calm: Rotati
 
 
 def counted(enforcer: Enforcer) -> Workers | None:
-    return enforcer.standing.workers
+    return enforcer.rotation_state.workers
 
 
 def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) -> None:
@@ -505,8 +505,8 @@ def test_a_forged_record_stops_no_other_family(world: World, calm: RotatingNode)
     enforcer = calm.enforcer()
     enforcer.rotating.ask()
     assessment, _ = enforcer.see()
-    assert enforcer.standing.broken
-    assert list(enforcer.standing.unsure) == ["etcd-ca"]
+    assert enforcer.rotation_state.broken
+    assert list(enforcer.rotation_state.unsure) == ["etcd-ca"]
     frozen = {
         each.seen.name for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_frozen"
     }
@@ -538,7 +538,7 @@ def test_an_invalid_record_stops_no_renewal_of_an_uninvolved_node(world: World, 
     enforcer = calm.enforcer()
     enforcer.rotating.ask()
     assert planned(enforcer) == (["web"], [])
-    assert "has an invalid record" in (enforcer.standing.broken or "")
+    assert "has an invalid record" in (enforcer.rotation_state.broken or "")
     other = root_ca()
     calm.put("ca.crt", other.pem)
     calm.put("ca.key", other.key_pem)
@@ -594,7 +594,7 @@ def test_a_node_that_was_excluded_reports_that_it_is_cut_off(world: World, node:
     assert Reason.ROTATION_UNDER_WAY in found
     assert found[Reason.CUT_OFF].severity is Severity.CRITICAL
     assert "join it again: kubeadm reset, kubeadm join" in found[Reason.CUT_OFF].message
-    assert not enforcer.standing.unsure
+    assert not enforcer.rotation_state.unsure
 
 
 @pytest.mark.parametrize(

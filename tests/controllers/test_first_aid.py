@@ -398,7 +398,7 @@ def test_the_files_of_a_signer_stay_while_it_uses_them(node: Cluster, signs_with
     seen = ServiceSeen(running=True, instance="1", started_at=assessment.taken_at, command=("kcm", flag))
     live = Live(assessment.taken_at, {"kcm": seen}) if signs_with else None
     manager = ServiceSpec(name="kcm", kind="static-pod", pod="kube-controller-manager")
-    later = enforcer.standing.first_aid.next_records(
+    later = enforcer.rotation_state.first_aid.next_records(
         replace(around, services=(manager,), live=live), assessment.taken_at
     )  # fmt: skip
     assert later["ca"].over is (signs_with == "ca.crt")

@@ -50,7 +50,7 @@ def daemon(node: RotatingNode, clock: Clock) -> Iterator[Daemon]:
     finally:
         made._watcher.close()
         made._hooks.close()
-        made._enforcer.neighbourhood.close()
+        made._enforcer.surroundings_observer.close()
         made._wake.close()
 
 

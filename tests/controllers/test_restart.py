@@ -144,7 +144,10 @@ class Bench:
         live = Live(at, self.pods, there, {HEALTH: ill})
         around = Surroundings(self.config.services, survey, live, self.contents(), self.restarting.past())
         return self.restarting.step(
-            self.planned() if plan is None else plan, self.assessment(around), around, self.enforcer.neighbourhood
+            self.planned() if plan is None else plan,
+            self.assessment(around),
+            around,
+            self.enforcer.surroundings_observer,
         )
 
     def assessment(self, around: Surroundings) -> Assessment:
@@ -510,4 +513,4 @@ def test_without_a_look_nothing_is_done(bench: Bench) -> None:
     """Below another root than / nothing runs that could be restarted."""
     seen = assess_node(bench.config, str(bench.node.root), datetime.now(UTC))
     around = Surroundings(bench.config.services)
-    assert bench.restarting.step(bench.planned(), seen, around, bench.enforcer.neighbourhood) is None
+    assert bench.restarting.step(bench.planned(), seen, around, bench.enforcer.surroundings_observer) is None

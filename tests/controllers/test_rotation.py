@@ -510,7 +510,7 @@ def test_a_decision_concerns_the_record_that_was_read(quick: Path) -> None:
     early, late = node.enforcer(), node.enforcer()
     for each in (early, late):
         each.see()
-    seen = late.standing.rotation
+    seen = late.rotation_state.rotation
     assert seen
     early.rotating.change(abort(seen, node.clock()))
     with pytest.raises(RotationError, match="another process has changed the rotation"):
@@ -1015,8 +1015,8 @@ def test_a_rotation_that_has_changed_nothing_can_be_aborted(quick: Path, what: s
     for _ in range(2):
         enforcer = node.enforcer()
         enforcer.see()
-        assert ("ca" in enforcer.standing.unsure) is (what == "another CA")
-        found = enforcer.standing.rotation
+        assert ("ca" in enforcer.rotation_state.unsure) is (what == "another CA")
+        found = enforcer.rotation_state.rotation
         assert found is not None
         if not found.aborted:
             enforcer.rotating.change(abort(found, node.clock()))

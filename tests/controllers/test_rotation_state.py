@@ -35,7 +35,7 @@ def frozen(enforcer: Enforcer) -> str:
     made = enforcer.plan(assessment, around=around)
     assert not made.writes
     assert enforcer.rotate(assessment, around, made) is None
-    assert enforcer.standing.broken == found.message
+    assert enforcer.rotation_state.broken == found.message
     assert enforcer.rotating.until is not None  # no event may report that the state is known again
     assert enforcer.rotating.until - datetime.now(UTC) <= timedelta(seconds=10)
     return found.message
@@ -48,7 +48,7 @@ def test_an_unreadable_file_is_reported(node: Node, enforcer: Enforcer) -> None:
     assert "/etc/kubernetes/pki/signing-ca.crt" in frozen(enforcer)
     place.rmdir()
     enforcer.see()
-    assert enforcer.standing.broken is None
+    assert enforcer.rotation_state.broken is None
 
 
 def test_other_anchors_are_renewed(node: Node, enforcer: Enforcer) -> None:
@@ -57,7 +57,7 @@ def test_other_anchors_are_renewed(node: Node, enforcer: Enforcer) -> None:
     assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     (node.root / "etc/kubernetes/pki/signing-ca.crt").mkdir()
     frozen(enforcer)
-    assert list(enforcer.standing.unsure) == ["ca"]
+    assert list(enforcer.rotation_state.unsure) == ["ca"]
 
 
 def test_an_unexpected_error_freezes_the_rotation(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch) -> None:

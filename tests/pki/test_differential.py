@@ -329,7 +329,7 @@ def straight(draw: Draw) -> Scene:
     return draw.leaf(root), [root], []
 
 
-def bundle_of_strangers(draw: Draw) -> Scene:
+def bundle_of_other_roots(draw: Draw) -> Scene:
     root, others = draw.root(), [make_ca(name, key="ec") for name in ("etcd-ca", "front-proxy-ca")]
     return draw.leaf(root), [root, *others], []
 
@@ -432,7 +432,7 @@ def nested_usages(draw: Draw) -> Scene:
 
 SCENES: dict[Callable[[Draw], Scene], int] = {
     straight: 28,
-    bundle_of_strangers: 7,
+    bundle_of_other_roots: 7,
     two_roots_of_one_name: 14,
     root_not_at_hand: 4,
     through_intermediates: 18,

@@ -540,7 +540,7 @@ def test_a_manifest_is_replaced(host: Host) -> None:
 
     with closing(Notices(host.at(PODS))) as notices:
         host.commit([replace(host.manifest(), mode=0o644)], before_rename=look)
-        assert notices.told() == [REPLACED]
+        assert notices.read() == [REPLACED]
     after = host.at(MANIFEST).stat()
     assert (host.at(MANIFEST).read_bytes(), waiting) == (NEW_POD, [NEW_POD])
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
@@ -559,7 +559,7 @@ def test_any_manifest_directory_of_the_kubelet(host: Host, link: str | None, tar
     with closing(Notices(directory)) as notices:
         path = f"{RKE2}/{os.path.basename(MANIFEST)}"
         host.commit([NewFile(path, NEW_POD, expected=hashlib.sha256(POD).hexdigest(), manifest=True)])
-        assert notices.told() == [REPLACED]
+        assert notices.read() == [REPLACED]
     assert (directory / os.path.basename(MANIFEST)).read_bytes() == NEW_POD
     assert list(host.root.rglob(".certmond-*")) == []
 
@@ -981,7 +981,7 @@ class Notices:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def told(self) -> list[tuple[int, str]]:
+    def read(self) -> list[tuple[int, str]]:
         """Return (event, name) of each event since the last call, in their order. The kernel queues them at once."""
         found = []
         with suppress(BlockingIOError):
@@ -1003,9 +1003,9 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         for name in ("fifo", "device", "link"):
             with pytest.raises(OSError, match=r"not a regular file|Too many levels"):
                 directories.place(f"/{name}").read()
-        assert {name for _, name in notices.told()} <= {""}
+        assert {name for _, name in notices.read()} <= {""}
         assert directories.place("/file").read() == b"content"
-        assert {name for _, name in notices.told()} == {"file"}
+        assert {name for _, name in notices.read()} == {"file"}
 
 
 REPLACED = (Notices.MOVED_TO, os.path.basename(MANIFEST))
@@ -1033,7 +1033,7 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     before = host.snapshot()
     with closing(Notices(host.at(PODS))) as notices:
         stops = record(lambda: host.renew(changes), Watcher(host, changes))
-        assert notices.told() == [REPLACED] * (scenario == "pod")
+        assert notices.read() == [REPLACED] * (scenario == "pod")
     after = host.snapshot()
     assert after != before
     ends = {False: 0, True: 0}
@@ -1046,7 +1046,7 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
             watch(kill_at(lambda: host.renew(changes), n))  # noqa: B023 - it is called at once
             outcomes = [recovery.outcome for recovery in host.recover()]
             found = host.snapshot()
-            told = notices.told()
+            told = notices.read()
         assert found in (before, after), f"after {n}: {stops[n]}"
         assert host.records() == []
         assert outcomes in ([], [Outcome.FINISHED if found == after else Outcome.UNDONE])
@@ -1090,7 +1090,7 @@ def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
             with closing(Notices(host.at(PODS))) as notices:
                 watch(kill_at(host.recover, m))
                 host.recover()
-                assert notices.told() in ([], [REPLACED])
+                assert notices.read() in ([], [REPLACED])
             assert host.snapshot() == end
             assert host.records() == []
 
