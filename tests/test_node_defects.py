@@ -381,7 +381,7 @@ ROTATIONS: dict[str, Told] = {
     ),
     "a rotation": (follow(), {}, "rotation_under_way", Severity.INFO, "is in the phase trust since"),
     "a third CA during a rotation": (
-        follow(put_ca()), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "neither the former nor the new CA"
+        follow(put_ca()), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "neither the old nor the new CA"
     ),
     "the key of a third CA during a rotation": (
         follow(lambda node: node.write(f"{CA}.key", key_pem(other_key()))), {"mode": "enforce"}, "rotation_frozen",

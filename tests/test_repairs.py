@@ -312,7 +312,7 @@ def test_a_repeated_damage_is_repaired_at_growing_intervals(tmp_path: Path) -> N
             (held,) = host.plan().held
             assert held.until
             pauses.append(held.until - host.now)
-            assert f"was put right {number - 1} times" in held.because or number == 2
+            assert f"was repaired {number - 1} times" in held.because or number == 2
             found = {item.reason: item.message for status in host.look().statuses for item in status.findings}
             assert "breaks_again" in found
             host.now = held.until

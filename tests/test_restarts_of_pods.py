@@ -287,7 +287,7 @@ def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path
     with control_plane(template, tmp_path, factor=0.005, settings={"restart": terms}) as node:
         former = node.sha256(MANAGER_CONF)
         with node.daemon() as daemon:
-            daemon.until(lambda: node.keeps("controller-manager.conf"), "the former file is kept")
+            daemon.until(lambda: node.keeps("controller-manager.conf"), "the old file is kept")
             node.replace(MANAGER_CONF, node.kubeconfig(MANAGER_CONF, component_stand_in.UNUSABLE))
             daemon.until(lambda: restarts(daemon, "kube-controller-manager", "taken_back") == 1, "it is taken back")
             assert node.sha256(MANAGER_CONF) == node.held("kube-controller-manager")[MANAGER_CONF] == former
@@ -392,7 +392,7 @@ def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment:
         name = "kube-apiserver"
         certificate, key = node.pair("apiserver-etcd-client")
         with ExitStack() as traced, node.daemon() as daemon:
-            daemon.until(lambda: node.keeps("apiserver-etcd-client"), "the former files are kept")
+            daemon.until(lambda: node.keeps("apiserver-etcd-client"), "the old files are kept")
             if moment == "before the stop":
                 traced.enter_context(killing(daemon, "pidfd_send_signal"))
             node.replace(f"{PKI}/apiserver-etcd-client.key", key)
@@ -423,7 +423,7 @@ def test_killed_in_a_rollback(template: Path, tmp_path: Path) -> None:
     with control_plane(template, tmp_path, settings={"restart": terms}) as node:
         former = node.sha256(MANAGER_CONF)
         with node.daemon() as daemon:
-            daemon.until(lambda: node.keeps(conf), "the former file is kept")
+            daemon.until(lambda: node.keeps(conf), "the old file is kept")
             with killing(daemon, "rename", "renameat", "renameat2", path=conf):
                 node.replace(MANAGER_CONF, node.kubeconfig(MANAGER_CONF, component_stand_in.UNUSABLE))
                 assert daemon.process.wait(DEADLINE) == -signal.SIGKILL
@@ -529,7 +529,7 @@ def test_the_verbs(node: ControlPlane) -> None:
     assert node.attempts() == {name: int(name == "kube-scheduler") for name in COMPONENTS}
     unknown = node.certmond("restart", "nonsense")
     assert unknown.returncode == 3
-    assert "there is no service nonsense; there are: etcd, kube-apiserver" in unknown.stderr
+    assert "there is no service nonsense; the services are: etcd, kube-apiserver" in unknown.stderr
     node.pods.remove("kube-scheduler")
     node.pods.event("ended", container="kube-scheduler", attempt=1)
     stopped = node.certmond("restart", "kube-scheduler")

@@ -270,7 +270,7 @@ def test_nothing_is_staged_before_the_end_is_complete(plain: Ending) -> None:
             assert refused.code == 2, (stop, refused)
             assert "a rotation is in progress (ca, " in refused.err, stop
             if before.over:
-                assert "end it with `certmond root-ca rotate --family ca`" in refused.err, stop
+                assert "complete it first: certmond root-ca rotate --family ca" in refused.err, stop
         assert (node.record, node.staged) == (before, kept), stop
         assert node.hurry("root-ca", "rotate", "--family", "ca").code == 0, stop
         ended(plain, stop)

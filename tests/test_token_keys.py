@@ -159,9 +159,9 @@ def test_a_plan_restarts_who_has_read_what_changes(place: Place) -> None:
     holds = f"{pub} will contain the"
     assert plan(place) == {
         "prepare": ([], []),
-        "trust": ([f"{holds} former public key and the new public key"], server),
+        "trust": ([f"{holds} old public key and the new public key"], server),
         "issue": (
-            [f"{key} will be the key of the new public key; {holds} new public key and the former public key"], both
+            [f"{key} will be the key of the new public key; {holds} new public key and the old public key"], both
         ),
         "distrust": ([f"{holds} new public key"], server),
         "done": ([], []),

@@ -141,7 +141,7 @@ def test_services_that_read_the_keys_are_restarted_in_each_phase(tmp_path: Path)
     assert node.restarts() == 3
     assert "every API server accepts the tokens of both keys now" in done.out
     assert "both public keys are trusted until" in done.out
-    assert "the new key signs all tokens now, and the tokens of the former key must end" in done.out
+    assert "the new key signs all tokens now, and the tokens of the old key must end" in done.out
     assert done.out.splitlines()[-1] == "done"
 
 
@@ -199,7 +199,7 @@ def test_there_is_a_point_of_no_return(tmp_path: Path) -> None:
     reach(node, Phase.DISTRUST)
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
-    assert "a node may distrust the former public key already; let the rotation continue to its end" in refused.err
+    assert "a node may distrust the old public key already; let the rotation continue to its end" in refused.err
     assert node.hurry("root-ca", "rotate", *SA).code == 0
     assert node.amiss(new) == []
 
@@ -220,7 +220,7 @@ STRANGE: dict[str, tuple[str, Callable[[TokenNode], bytes], str]] = {
     ),
     "no public key": ("sa.pub", lambda _: b"", "sa.pub contains no public key; restore the file"),
     "another key": (
-        "sa.key", lambda _: key().key_pem, "sa.key is the key of neither the former nor the new public key"
+        "sa.key", lambda _: key().key_pem, "sa.key is the key of neither the old nor the new public key"
     ),
 }  # fmt: skip
 
@@ -293,7 +293,7 @@ class Watched:
         kept = {each.anchor for part in Part if (each := Staging(node.state).read(part)) and each.key}
         problems = node.readable()
         problems += [] if own in pub else ["what sa.key signs is not accepted"]
-        problems += [] if self._old in pub or pub == (self._new,) else ["sa.pub has lost the former key"]
+        problems += [] if self._old in pub or pub == (self._new,) else ["sa.pub has lost the old key"]
         problems += [] if self._new not in pub or self._new in {own, *kept} else ["the new private key is nowhere"]
         problems += [] if self._old not in pub or self._old in {own, *kept} else ["the former private key is nowhere"]
         return problems

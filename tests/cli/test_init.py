@@ -645,7 +645,7 @@ def test_what_a_node_that_joins_must_be_given(host: Host) -> None:
         ECDSA.replace("InitConfiguration\nlocalAPIEndpoint", "JoinConfiguration\ncontrolPlane:\n  localAPIEndpoint")
     )
     problems = host.refused()
-    assert [problem.split(" ", 1)[0] for problem in problems] == [
+    assert [problem.split(",", 1)[0] for problem in problems] == [
         f"/{PKI}/ca.crt", f"/{PKI}/front-proxy-ca.crt", f"/{PKI}/etcd/ca.crt", f"/{PKI}/sa.pub",
     ]  # fmt: skip
     assert all("copy it and" in problem for problem in problems)
@@ -1122,7 +1122,7 @@ def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
     """An unreadable file is reported with one sentence."""
     done = certmond("init", "--root", host.root, "--state-dir", host.state, "--kubeadm-config", "/dev/zero")
     assert done.code == 3
-    assert "/dev/zero cannot be read (it is no regular file)" in done.err
+    assert "/dev/zero cannot be read (it is not a regular file)" in done.err
     host.config.write_bytes(b"\xff")
     assert host.refused() == [f"{host.config}: is not YAML; correct it"]
 

@@ -306,7 +306,7 @@ def test_a_short_overlap_is_a_warning(tmp_path: Path) -> None:
         path.write_text(f"root_ca: {{overlap: {overlap}}}\n")
         done = certmond("config", "validate", "--config", path)
         assert done.returncode == 0
-        assert "the configuration is good" in done.stdout
+        assert "the configuration is valid" in done.stdout
         assert ("warning: root_ca.overlap is 30 s, and pods may trust a new CA up to 130 s" in done.stderr) is warned
 
 

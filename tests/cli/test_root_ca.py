@@ -180,7 +180,7 @@ def test_verify_with_warnings(host: Host) -> None:
     done = host.run("verify", *given)
     assert done.code == 1
     assert done.out.count("\nwarning  ") == 4
-    assert f"{host.key} can be read or written by others (mode 0640)" in done.out
+    assert f"other users can read or write {host.key} (mode 0640)" in done.out
     assert host.document("verify", *given)["verdict"] == "warning"
 
 
@@ -252,7 +252,7 @@ def test_unreadable_files(host: Host, verb: str) -> None:
     done = host.run(verb, host.certificate, host.key)
     assert done.code == 3
     assert f"{host.certificate} cannot be read (No such file or directory)" in done.err
-    assert f"{host.key} cannot be read (it is no regular file)" in done.err
+    assert f"{host.key} cannot be read (it is not a regular file)" in done.err
     host.certificate.write_bytes(bytes(2 << 20))
     assert "(File too large)" in host.run(verb, host.certificate, host.key).err
 
@@ -557,7 +557,7 @@ def test_without_the_key_of_the_present_one(host: Host) -> None:
     host.node.path(f"{PKI}/ca.key").unlink()
     done = host.stage(ca())
     assert done.code == 2
-    assert f"leave {host.key} out" in done.err
+    assert f"omit {host.key}" in done.err
     for how in ("--generate", "--reuse-key"):
         assert "create the CA there" in (refused := host.run("stage", how)).err
         assert refused.code == 2

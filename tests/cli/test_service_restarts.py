@@ -119,7 +119,7 @@ def test_an_endpoint_that_served_a_certificate_before_and_serves_none_now_is_an_
     assert done.exit_code == 2
     assert re.fullmatch(
         rf"failed: web at 127\.0\.0\.1:{served.port} served a certificate before, and serves none now: the handshake "
-        r"failed \([a-z0-9/ ]*internal error\); see its log, and put the former files back: certmond archive restore "
+        r"failed \([a-z0-9/ ]*internal error\); see its log, and restore its previous files: certmond archive restore "
         r"NAME\n",
         done.stderr,
     )

@@ -79,7 +79,7 @@ def test_any_write_of_a_rotation_may_fail(story: Story, limits: Limits, place: i
 @pytest.mark.parametrize("phase", [pytest.param(Phase.TRUST, marks=pytest.mark.long), Phase.ISSUE])
 @pytest.mark.parametrize(("place", "shift"), places(step=4, shifts=1))
 def test_any_write_of_the_way_back_may_fail(story: Story, limits: Limits, phase: Phase, place: int, shift: int) -> None:
-    """As on the way there: from the word of who leads it back to the former CA alone."""
+    """As on the way there: from the word of who leads it back to the old CA alone."""
     story.command("rotate")
     next(each for each in story.passes() if each is phase)
     writes = failing(story, limits, place, shift)

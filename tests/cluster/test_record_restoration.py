@@ -196,7 +196,7 @@ def test_an_abort_is_not_restored_for_a_node_beyond_it(world: World, phase: Phas
     text = str(Acknowledgement("r-1", phase.value, trust="", issuer="", holds_key=True))
     world.put("nodes", "control-2", metadata={"annotations": {ANNOTATION: text}})
     one.conductor.ask()
-    with pytest.raises(RotationError, match=f"^control-2 has reached {phase} on the way there"):
+    with pytest.raises(RotationError, match=f"^control-2 has reached {phase} before the abort"):
         one.conductor.bring_back(abort(world.rotation(Phase.ISSUE), world.now))
     assert world.recorded is None
 

@@ -157,7 +157,7 @@ def test_at_once(quick: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert node.unwell(new) == []
     assert node.phases() == ["prepare", "issue", "done", "done"]
-    assert "and the former CA" not in done.out
+    assert "and the old CA" not in done.out
 
 
 PHASES_BACK = (Phase.PREPARE, Phase.DETACH, Phase.TRUST, Phase.ISSUE)
@@ -215,7 +215,7 @@ def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     refused = node.hurry("root-ca", "abort")
     assert refused.code == 2
     assert f"is in the phase {phase} and cannot be aborted" in refused.err
-    assert "a node may distrust the former CA already; let the rotation continue to its end" in refused.err
+    assert "a node may distrust the old CA already; let the rotation continue to its end" in refused.err
     assert (node.tree(), node.record) == (before, rotation)
     assert node.hurry("root-ca", "rotate").code == 0
     assert node.unwell(new) == []
@@ -451,10 +451,12 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
     node, short = RotatingNode(quick / "place"), root_ca(not_after=now + 60 * DAY)
     staged = node.hurry("root-ca", "stage", *brought(node, short))
     assert staged.code == 0
-    assert re.search("^warning: .* sooner than what is issued from it would", staged.err, re.MULTILINE)
+    assert re.search("^warning: .* shortens certificates that would end on", staged.err, re.MULTILINE)
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0
-    assert re.search("^warning: the staged CA ends on .* which is cut to that day", done.err, re.MULTILINE)
+    assert re.search(
+        "^warning: the staged CA ends on .*, and shortens certificates that would end on", done.err, re.MULTILINE
+    )
     assert node.unwell(short) == []
     assert [leaf.not_after for leaf in node.trust("web.crt")] == [short.facts.not_after]
 
@@ -587,10 +589,10 @@ def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
 
 
 DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
-    "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, "is neither the former nor the new CA"),
-    "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the former nor the new CA"),
-    "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA"),
-    "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "cannot be read as a key"),
+    "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, "is neither the old nor the new CA"),
+    "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the old nor the new CA"),
+    "no certificate": ("ca.crt", lambda _: b"", "ca.crt contains no CA"),
+    "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "is encrypted, or is not a private key"),
 }  # fmt: skip
 
 
@@ -1086,7 +1088,7 @@ class Watched:
         if self._new.facts not in kept and self._new.facts in trust:
             yield "the new CA is trusted, and its key is nowhere"
         if self._old.facts not in kept and trust != (self._new.facts,):
-            yield "the former CA is not gone, and its key is"
+            yield "the old CA is not gone, and its key is"
         for name in ("web.crt", "user.conf"):
             if not node.belongs(name) and not list((node.state / "transactions").glob("*.commit.json")):
                 yield f"{name} does not belong to its key"

@@ -78,7 +78,7 @@ def former_is_gone(cluster: Cluster) -> Iterator[str]:
     """I7: at the end no component trusts the old anchor."""
     if cluster.rotation.over:
         former = set(cluster.rotation.old)
-        yield from (f"{who} trusts the former CA still" for who, trust in cluster.trusting() if former & set(trust))
+        yield from (f"{who} trusts the old CA still" for who, trust in cluster.trusting() if former & set(trust))
 
 
 def no_bundle_signs(cluster: Cluster) -> Iterator[str]:

@@ -39,7 +39,7 @@ def see(spec: CertificateSpec, issued: Issued, name: str = "") -> Observation:
 
 
 def step(asked: frozenset[str] | None = None) -> Issue:
-    """A certificate of the former CA, on a node that trusts both and signs with the new one."""
+    """A certificate of the old CA, on a node that trusts both and signs with the new one."""
     authority = row("ca", authority=True, usages="cert sign")
     leaf = see(row("leaf", ca="ca", usages="client auth"), HELD)
     seen = see(authority, NEW), see(authority, OLD, "ca#2"), leaf

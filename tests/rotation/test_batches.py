@@ -59,7 +59,7 @@ def test_workers_follow_one_after_the_other(programs: Path, tmp_path: Path) -> N
         for each in (second, third):
             assert acts(each, "issue") == []
             assert each.node.read(f"{PKI}/ca.crt") == made.old.pem + made.new.pem
-            assert "the batch of this worker has not come yet" in each.says()
+            assert "the batch of this worker has not begun" in each.says()
         made.begin("--exclude", first.node.name)
         second.running.until(lambda: acts(second, "issue"), "begins", within=WITHIN)
         first.start()

@@ -210,7 +210,7 @@ def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
     ("path", "when", "stage"),
     [
         (STATE, 3, "act"),  # of the record of the restart without an effect
-        (FILES, 2, "put_back"),  # the former key is in its place, the certificate is not
+        (FILES, 2, "put_back"),  # the old key is in its place, the certificate is not
         (STATE, 7, "put_back"),  # of the record that both are
     ],
 )

@@ -242,13 +242,13 @@ class RootCaSpec(Model):
     )
     overlap: Duration = Field(
         default=timedelta(minutes=10),
-        description="minimum time for which both CAs are trusted before the new one signs, and before the former CA "
+        description="minimum time for which both CAs are trusted before the new one signs, and before the old CA "
         "is removed. Choose a longer time than any component without a report needs to read the CA again. Below 130 s "
         "a Pod may lose the API server, and `certmond config validate` prints a warning.",
     )
     token_overlap: Duration = Field(
         default=timedelta(hours=24),
-        description="in a rotation of the service-account keys, minimum time for which tokens of the former key are "
+        description="in a rotation of the service-account keys, minimum time for which tokens of the old key are "
         "accepted after every control plane signs with the new one; never less than `overlap`. Choose the lifetime of "
         "a token, or the time for which a client uses a token without reading it again.",
     )

@@ -23,7 +23,7 @@ CAUSE_TEXT = {
     Cause.NOT_YET_VALID: "is not valid yet",
     Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is not a symlink",
     Cause.DAMAGED: "is damaged",
-    Cause.ROTATION: "is signed by the former CA",
+    Cause.ROTATION: "is signed by the old CA",
     Cause.ASKED: "is requested",
     Cause.MISSING: "is missing",
     Cause.SOURCE_CHANGED: "its source has changed",

@@ -100,7 +100,7 @@ def _not_continuous(announced: Rotation, ground: Ground) -> Iterator[str]:
     elif not signers:
         yield "the key of the CA that it replaces has not signed it"
     elif announced.phase is Phase.PREPARE and trust != set(announced.old):
-        yield f"its former CA is not the CA in {ground.path}"
+        yield f"its old CA is not the CA in {ground.path}"
     elif not signers & trust and not joined:
         yield f"{ground.path} does not contain the CA that has signed it"
 

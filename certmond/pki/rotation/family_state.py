@@ -103,7 +103,7 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
         yield f"{ground.path} contains no {rotation.noun}; restore the file"
     for anchor in ground.trust:
         if anchor not in known:
-            fact = f"{ground.path} contains {_anchor_name(anchor)}, neither the former nor the new {rotation.noun}"
+            fact = f"{ground.path} contains {_anchor_name(anchor)}, neither the old nor the new {rotation.noun}"
             pair = "restore the certificate and the key of one of these two, both files"
             third = rotation.found and anchor == ground.trust[0]
             yield f"{fact}; {pair if third else 'remove it, or restore the file'}"
@@ -113,7 +113,7 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
         fact = f"{ground.key_path} is encrypted, or is not a private key"
         yield f"{fact}; decrypt it: openssl pkey -in {ground.key_path}, or replace it"
     elif ground.key and ground.key not in {each.key for each in known}:
-        fact = f"{ground.key_path} is the key of neither the former nor the new {rotation.noun}"
+        fact = f"{ground.key_path} is the key of neither the old nor the new {rotation.noun}"
         yield f"{fact}; restore the key of {ground.path}"
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
@@ -127,7 +127,7 @@ def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
     own = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
     for path in (each for each in signer.present if not own[each]):
         first = f"set the flags of {signer.container} to {signer.shared[0]}, and " if signer.now == signer.apart else ""
-        fact = f"{path} belongs to neither the former nor the new CA, and the rotation would replace it"
+        fact = f"{path} belongs to neither the old nor the new CA, and the rotation would replace it"
         yield f"{fact}; {first}rename it"
 
 

@@ -1,6 +1,6 @@
-"""First aid for a replaced trust anchor if no rotation may begin: the node also trusts the former anchor.
+"""First aid for a replaced trust anchor if no rotation may begin: the node also trusts the old anchor.
 
-Owns the conditions, the required contents of the anchor's files, and the end after the operator has restored the former
+Owns the conditions, the required contents of the anchor's files, and the end after the operator has restored the old
 pair. First aid is the first step of the rotation that would begin on a single node, and only that step. Pure.
 """
 
@@ -21,13 +21,13 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
     """Return the rotation whose first step is the first aid, or the reason against it, as a sentence.
 
-    The former anchors are those of `change` that are in the record of this node (`known`) and valid `now`.
+    The old anchors are those of `change` that are in the record of this node (`known`) and valid `now`.
     """
     former = tuple(
         each for each in certificates_of(known) if each in change.old and each.not_before <= now <= each.not_after
     )
     if not former:
-        return "this node trusts no former CA beside it: none in its record is valid now"
+        return "this node trusts no old CA beside it: none in its record is valid now"
     made = begin(Rotation(identity, change.family, Mode.OVERLAP, former, change.new, Phase.PREPARE, now, found=True))
     return obstacle(made, ground) or made
 
@@ -37,8 +37,8 @@ def advanced(
 ) -> Rotation | None:
     """Return the first aid in its next phase: unchanged without an event, and None at its end.
 
-    The end begins after the operator has restored the former key. It also begins after the operator has removed the
-    former anchor, if no file on the node depends on it (`depends_on_former`). The signer then uses the anchor's files
+    The end begins after the operator has restored the old key. It also begins after the operator has removed the
+    old anchor, if no file on the node depends on it (`depends_on_former`). The signer then uses the anchor's files
     again. Its separate files are removed when that is `settled`.
     """
     if aid.phase is not Phase.TRUST:

@@ -15,7 +15,7 @@ from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, d
 from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.public_key import PublicKey
 
-_HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
+_HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the old {} is distrusted"}
 """Phases with a minimum duration after all nodes are ready, for components without a report."""
 OUTSIDERS = timedelta(hours=1)
 """How long a verifier of tokens outside of the cluster may cache its keys: /openid/v1/jwks has `max-age=3600`
@@ -128,7 +128,7 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
         tokens_end = rotation.phase is Phase.ISSUE
         if rotation.published is None:
             accepted = "every API server accepts the tokens of both keys now"
-            signed = "the new key signs all tokens now, and the tokens of the former key must end"
+            signed = "the new key signs all tokens now, and the tokens of the old key must end"
             return Gate((signed if tokens_end else accepted,), now, replace(rotation, published=now))
         since, least = rotation.published, max(least, spec.token_overlap if tokens_end else OUTSIDERS)
     if now >= (until := since + least):

@@ -33,7 +33,7 @@ def open_conditions(
     reissued = (each for each in statuses if each.seen.identity in left.reissue)
     for status in (each for each in reissued if is_awaited(rotation, each, assessment)):
         why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
-        yield f"{status.seen.path} is still signed by the former CA{why}"
+        yield f"{status.seen.path} is still signed by the old CA{why}"
     yield from (each.because for each in plan.held if each.target == rotation.family and not left.steps)
     if is_abandoned(rotation, ground):
         return

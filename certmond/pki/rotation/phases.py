@@ -229,12 +229,12 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
         raise RotationError(f"{rotation.name} is an abort already")
     if not may_turn_back(rotation):
         raise RotationError(
-            f"{rotation.name} is in the phase {rotation.phase} and cannot be aborted: a node may distrust the former "
+            f"{rotation.name} is in the phase {rotation.phase} and cannot be aborted: a node may distrust the old "
             f"{rotation.noun} already; let the rotation continue to its end"
         )
     if rotation.found:
         raise RotationError(
-            f"{rotation.name} began after a CA was replaced on disk; restore the former certificate and key, which "
+            f"{rotation.name} began after a CA was replaced on disk; restore the old certificate and key, which "
             "starts a rotation to them, or let the rotation continue to its end"
         )
     (old,) = rotation.old

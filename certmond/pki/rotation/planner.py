@@ -171,7 +171,7 @@ def anchor_names(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
     former, later = (
         (f"the abandoned {what}", f"the original {what}")
         if rotation.aborted
-        else (f"the former {what}", f"the new {what}")
+        else (f"the old {what}", f"the new {what}")
     )
     names: Mapping[Anchor, str] = dict.fromkeys(rotation.old, former) | {rotation.new: later}
     return " and ".join(names.get(each, each.called) for each in anchors)

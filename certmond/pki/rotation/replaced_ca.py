@@ -42,7 +42,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
     """
     trust = certificates_of(ground.trust)
     if not trust:
-        return None  # no file on a node is evidence of a former token key
+        return None  # no file on a node is evidence of an old token key
     new, evidence, by_hand = trust[0], dict[Certificate, str](), trust[0] in known
     accepted = trust if by_hand else (new,)
     candidates = [each for each in certificates_of(known) if each not in accepted] if known else [*trust[1:]]
@@ -56,14 +56,14 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
             trusted = [each for each in embedded.certificates if each in believed or (rooted and not known)]
             candidates += trusted
             if new not in embedded.certificates:
-                evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the former CA")
+                evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the old CA")
     others = [each for each in dict.fromkeys(candidates) if each != new]
     if not others:
         return None  # before ten thousand paths are searched
     for seen in filter(_is_own, inventory.observations):
         believable = others if _is_of_root(seen) else [each for each in others if each in sure]
         for former in _signers(seen, family, accepted, believable):
-            evidence.setdefault(former, f"{seen.path} is signed by the former CA")
+            evidence.setdefault(former, f"{seen.path} is signed by the old CA")
     evidence.pop(new, None)
     if not evidence:
         return None

@@ -105,7 +105,7 @@ def basis(
     if certificate.refused:
         reasons.append(certificate.refused)
     elif not is_issued(certificate, chain, known):
-        reasons.append("no present or former CA of its entry has signed it")
+        reasons.append("no current or old CA of its entry has signed it")
     if provenance.owner_writes and not provenance.possessed:
         reasons.append("its private key is not beside it, and the owner of its entry can install any certificate")
     if provenance.lost:

@@ -427,7 +427,7 @@ class TestChanges:
                     assert client.getpeercert(binary_form=True) == pair.der
 
     def test_torn_pair(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
-        """While one half of a pair is new, the former pair is served, and for a moment that is no event."""
+        """While one half of a pair is new, the old pair is served, and for a moment that is no event."""
         before, after = server_pair(house.ca), server_pair(house.ca)
         house.put_pair(before)
         with running(house.runtime, gate=house.gate(PAIR)) as server:

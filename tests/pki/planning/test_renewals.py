@@ -938,7 +938,7 @@ def test_a_certificate_of_the_old_ca_is_issued_again_whatever_its_dates() -> Non
     made = rotated(of=world(LASTING, leaf(NOW + 300 * DAY, key=new_key())))
     step = issue(made)
     assert (step.target, step.cause, step.under) == ("leaf", Cause.ROTATION, ROOT.facts)
-    assert step.detail.startswith("is signed by the former CA; signer local, valid until ")
+    assert step.detail.startswith("is signed by the old CA; signer local, valid until ")
     of = world(LASTING)
     by_hand = issue(plan(of.look(NOW), of.policy, {}, Circumstances(), frozenset({"leaf"}), reissue=OUT))
     assert (by_hand.cause, by_hand.under) == (Cause.ASKED, None)
@@ -950,7 +950,7 @@ def test_a_recent_renewal_does_not_delay_a_rotation_for_an_hour() -> None:
     for past in (Attempt(NOW, sha256="x"), Attempt(NOW + 30 * SECOND, sha256="x", issued_at=NOW)):
         waiting = held(rotated(NOW + MINUTE - TICK, past))
         assert waiting.until == NOW + MINUTE
-        assert waiting.because.endswith(", and is signed by the former CA")
+        assert waiting.because.endswith(", and is signed by the old CA")
         assert steps(rotated(NOW + MINUTE, past)) == [("leaf", Cause.ROTATION)]
     assert rotated(NOW + SECOND, Attempt(NOW)).changes_at == NOW + MINUTE
 

@@ -133,7 +133,7 @@ def test_a_rotation_to_the_present_ca_never_leads_elsewhere(phase: Phase) -> Non
 
 def test_a_beginning_is_from_what_the_node_trusts() -> None:
     """All of it: in the phase prepare nothing has been changed yet."""
-    assert "its former CA is not the CA in /ca.crt" in said(None, BEGUN, worker(*BOTH))
+    assert "its old CA is not the CA in /ca.crt" in said(None, BEGUN, worker(*BOTH))
 
 
 def test_an_unfit_ca_is_not_followed() -> None:

@@ -59,9 +59,7 @@ def test_it_is_the_first_step_of_a_rotation_to_the_found_ca() -> None:
 @pytest.mark.parametrize("old", [EXPIRED, LATER])
 def test_an_invalid_old_ca_gets_no_aid(old: Issued) -> None:
     """No component accepts the certificates of such a CA."""
-    assert (
-        made(old) == made(OLD, known=()) == "this node trusts no former CA beside it: none in its record is valid now"
-    )
+    assert made(old) == made(OLD, known=()) == "this node trusts no old CA beside it: none in its record is valid now"
 
 
 def test_there_is_none_if_its_step_is_impossible() -> None:
@@ -79,7 +77,7 @@ def test_both_are_trusted_and_the_signer_has_a_separate_pair() -> None:
         Flags(MANIFEST, MANAGER, tuple(zip(FLAGS, APART, strict=True))), Bundle(ANCHOR, (NEW.facts, OLD.facts)),
     )  # fmt: skip
     assert step.detail.startswith("first aid for ca: ")
-    assert step.detail.endswith(f"{ANCHOR} will contain the new CA and the former CA")
+    assert step.detail.endswith(f"{ANCHOR} will contain the new CA and the old CA")
     assert not is_reached(AID, FOUND)
     done = ground(NEW, OLD, key=NEW, signer=signer(NEW))
     assert next_step(AID, done) is None

@@ -167,14 +167,14 @@ def test_an_abort_is_the_same_machine_with_old_and_new_exchanged(given: Rotation
         (at(P.DONE), "the rotation r1 of ca is done, and cannot be aborted"),
         (at(P.ISSUE, aborted=True), "the rotation r1 of ca is an abort already"),
         *(
-            (each, f"in the phase {each.phase} and cannot be aborted: a node may distrust the former CA already")
+            (each, f"in the phase {each.phase} and cannot be aborted: a node may distrust the old CA already")
             for each in (
                 at(P.DISTRUST), at(P.ATTACH), at(P.DISTRUST, mode=Mode.REISSUE), at(P.ISSUE, mode=Mode.REPLACE),
                 at(P.DISTRUST, found=True),
             )
         ),
-        (at(P.TRUST, found=True), "began after a CA was replaced on disk; restore the former certificate"),
-        (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "restore the former certificate and key"),
+        (at(P.TRUST, found=True), "began after a CA was replaced on disk; restore the old certificate"),
+        (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "restore the old certificate and key"),
     ],
 )  # fmt: skip
 def test_an_impossible_abort_has_its_reason(given: Rotation, said: str) -> None:

@@ -68,17 +68,17 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
     [
         (ground(OLD, STRANGER), f"{ANCHOR} contains CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), neither"),
         (ground(), f"{ANCHOR} contains no CA; restore the file"),
-        (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; restore"),
+        (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the old nor the new CA; restore"),
         (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} is encrypted, or is not a private key; decrypt it"),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
-        (ground(OLD, signer=signer(STRANGER)), f"{OWN} belongs to neither the former nor the new CA, and"),
+        (ground(OLD, signer=signer(STRANGER)), f"{OWN} belongs to neither the old nor the new CA, and"),
         (
             ground(OLD, signer=signer(OLD, key=STRANGER.facts.key, now=SHARED)),
-            f"{OWN_KEY} belongs to neither the former nor the new CA, and the rotation would replace it; rename it",
+            f"{OWN_KEY} belongs to neither the old nor the new CA, and the rotation would replace it; rename it",
         ),
         (
             ground(OLD, signer=signer(OLD, key=None)),
-            f"{OWN_KEY} belongs to neither the former nor the new CA, and the rotation would replace it; set the flags",
+            f"{OWN_KEY} belongs to neither the old nor the new CA, and the rotation would replace it; set the flags",
         ),
     ],
     ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",
@@ -176,7 +176,7 @@ def test_both_signers_are_exchanged_in_one_step() -> None:
     found = missing_steps(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
     detail = (
         f"{OWN_KEY} will be the key of the new CA; {OWN} will contain the new CA; "
-        f"{ANCHOR_KEY} will be the key of the new CA; {ANCHOR} will contain the new CA and the former CA"
+        f"{ANCHOR_KEY} will be the key of the new CA; {ANCHOR} will contain the new CA and the old CA"
     )
     wanted = KeyOf(OWN_KEY, N), Bundle(OWN, (N,)), KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N, O))
     assert found == MissingSteps((Rotate("ca", ANCHOR, detail, wanted, known=(O, N)),))
@@ -220,7 +220,7 @@ def test_each_change_is_described() -> None:
     (step,) = missing_steps(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
     assert step.detail == f"{OWN} will be removed; {OWN_KEY} will be removed"
     (step,) = missing_steps(at(P.TRUST, found=True, old=(O, STRANGER.facts)), ground(NEW, key=NEW), judged()).steps
-    assert step.detail == f"{ANCHOR} will contain the new CA and the former CA and the former CA"
+    assert step.detail == f"{ANCHOR} will contain the new CA and the old CA and the old CA"
     back = at(P.ISSUE, aborted=True, old=(N,), new=O)
     (step,) = missing_steps(back, ground(NEW, OLD, key=NEW), judged()).steps
     assert step.detail == (
@@ -250,7 +250,7 @@ def test_a_kubeconfig_trusts_the_cas_of_the_anchor_file() -> None:
         Rotate(
             name,
             f"/{name}",
-            f"/{name} will trust the former CA and the new CA",
+            f"/{name} will trust the old CA and the new CA",
             (Trusting(f"/{name}", (O, N), frozenset({O, N})),),
         )
         for name in ("admin.conf", "b.conf")
@@ -269,7 +269,7 @@ def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
     seen = judged(conf(OLD, file="/other/ca.crt"), trust=(OLD, NEW))
     assert missing_steps(at(P.TRUST), ground(OLD, NEW), seen) == MissingSteps()
     (said,) = open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
-    assert said == "/admin.conf trusts /other/ca.crt, which does not have the former CA and the new CA"
+    assert said == "/admin.conf trusts /other/ca.crt, which does not have the old CA and the new CA"
     seen = judged(conf(OLD, NEW, file=ANCHOR), trust=(OLD, NEW))
     assert list(open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
 
@@ -376,15 +376,15 @@ def test_each_remaining_step_blocks_the_phase() -> None:
     seen = judged(conf(OLD), trust=(OLD,))
     said = list(open_conditions(at(P.TRUST), ground(OLD), seen, around(), Plan()))
     assert said == [
-        f"{ANCHOR} will contain the former CA and the new CA", "/admin.conf will trust the former CA and the new CA"
+        f"{ANCHOR} will contain the old CA and the new CA", "/admin.conf will trust the old CA and the new CA"
     ]  # fmt: skip
     full = Plan(held=(Held("ca", ANCHOR, "no space is left"),))
     assert next(open_conditions(at(P.TRUST), ground(OLD), seen, around(), full)) == f"{said[0]} (no space is left)"
     held = Plan(held=(Held("leaf", "/pki/leaf.crt", "an upgrade is under way"),))
     here = ground(NEW, OLD, key=NEW, signer=signer(NEW))
-    assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still signed by the former CA"]
+    assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still signed by the old CA"]
     assert kept(around(), here, held, P.ISSUE) == [
-        "/pki/leaf.crt is still signed by the former CA (an upgrade is under way)"
+        "/pki/leaf.crt is still signed by the old CA (an upgrade is under way)"
     ]  # fmt: skip
 
 
@@ -423,8 +423,8 @@ def test_a_leaf_that_another_user_blocks_does_not_block_the_phase(origin: Proven
     of, rotation = ground(NEW, OLD, key=NEW, signer=signer(NEW)), at(P.ISSUE)
     found = judged(seen, trust=(NEW, OLD), around=known)
     assert missing_steps(rotation, of, found).reissue == {seen.identity}
-    said = ["/pki/leaf.crt is still signed by the former CA"] if waits else []
-    assert [each for each in open_conditions(rotation, of, found, known, Plan()) if "by the former" in each] == said
+    said = ["/pki/leaf.crt is still signed by the old CA"] if waits else []
+    assert [each for each in open_conditions(rotation, of, found, known, Plan()) if "by the old" in each] == said
 
 
 def test_a_service_without_a_probe_has_not_reached_the_phase() -> None:

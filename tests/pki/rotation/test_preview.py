@@ -68,17 +68,17 @@ def test_every_phase_is_shown_on_the_node_of_the_one_before() -> None:
     def own(ca: str) -> tuple[str, str]:
         return f"{OWN_KEY} will be the key of {ca}", f"{OWN} will contain {ca}"
 
-    anchor = f"{ANCHOR_KEY} will be the key of the new CA", f"{ANCHOR} will contain the new CA and the former CA"
+    anchor = f"{ANCHOR_KEY} will be the key of the new CA", f"{ANCHOR} will contain the new CA and the old CA"
     trusting = "/admin.conf will trust the same"
     seen = node(conf(OLD, issuer=OLD), leaf(OLD))
     assert shown(PLANNED, ground(OLD, signer=signer()), seen) == (
         Preview(P.PREPARE, (), ()),
         Preview(
             P.DETACH,
-            ("; ".join((*own("the former CA"), f"{MANAGER} will sign with {APART[0]}")),),
+            ("; ".join((*own("the old CA"), f"{MANAGER} will sign with {APART[0]}")),),
             (MANAGER,),
         ),
-        Preview(P.TRUST, (f"{ANCHOR} will contain the former CA and the new CA", trusting), ("kubelet", "reader")),
+        Preview(P.TRUST, (f"{ANCHOR} will contain the old CA and the new CA", trusting), ("kubelet", "reader")),
         Preview(
             P.ISSUE,
             (
@@ -98,8 +98,8 @@ def test_a_worker_has_no_key_and_no_signer() -> None:
     """Its files are fewer, and so are the sentences."""
     found = shown(PLANNED, ground(OLD, key=None), node(leaf(OLD)))
     assert [each.steps for each in found] == [
-        (), (), (f"{ANCHOR} will contain the former CA and the new CA",),
-        (f"{ANCHOR} will contain the new CA and the former CA", "/pki/leaf.crt is issued again by the new CA"),
+        (), (), (f"{ANCHOR} will contain the old CA and the new CA",),
+        (f"{ANCHOR} will contain the new CA and the old CA", "/pki/leaf.crt is issued again by the new CA"),
         (f"{ANCHOR} will contain the new CA",), (), (),
     ]  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_it_begins_in_the_present_phase() -> None:
 def test_a_found_ca_is_shown_with_the_refused_leaves() -> None:
     """The anchor that signed them is in no file of the node, and they are the most urgent."""
     found = shown(begin(replace(PLANNED, found=True)), ground(NEW, key=NEW), node(leaf(OLD), trust=(NEW,)))
-    assert found[0] == Preview(P.TRUST, (f"{ANCHOR} will contain the new CA and the former CA",), ("kubelet",))
+    assert found[0] == Preview(P.TRUST, (f"{ANCHOR} will contain the new CA and the old CA",), ("kubelet",))
     assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued again by the new CA",), ("reader",))
 
 

@@ -45,16 +45,16 @@ def change(because: str, *old: Issued, new: Issued = NEW) -> Change:
 
 def test_a_kubeconfig_that_trusts_another_ca_is_evidence() -> None:
     """No record is needed: the embedded CA is the one that the node has used."""
-    assert seen(conf(OLD)) == change("/admin.conf trusts the former CA", OLD)
-    assert seen(conf(OLD, file=ANCHOR)) == change("/admin.conf trusts the former CA", OLD)
+    assert seen(conf(OLD)) == change("/admin.conf trusts the old CA", OLD)
+    assert seen(conf(OLD, file=ANCHOR)) == change("/admin.conf trusts the old CA", OLD)
 
 
 def test_a_leaf_of_a_recorded_ca_is_evidence() -> None:
     """The new CA has not signed it."""
-    assert seen(leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is signed by the former CA", OLD)
+    assert seen(leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is signed by the old CA", OLD)
     below = make_intermediate(OLD)
     assert seen(see(row(), make_leaf(below), below), known=(OLD,)) == change(
-        "/pki/leaf.crt is signed by the former CA", OLD
+        "/pki/leaf.crt is signed by the old CA", OLD
     )
 
 
@@ -66,25 +66,25 @@ def test_a_leaf_alone_does_not_identify_the_old_ca() -> None:
 
 def test_the_old_ca_may_still_be_in_the_bundle() -> None:
     """Then its leaves are evidence, although every kubeconfig trusts both."""
-    assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is signed by the former CA", OLD)
-    assert seen(leaf(OLD), trust=(NEW, OLD)) == change("/pki/leaf.crt is signed by the former CA", OLD)
+    assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is signed by the old CA", OLD)
+    assert seen(leaf(OLD), trust=(NEW, OLD)) == change("/pki/leaf.crt is signed by the old CA", OLD)
     assert seen(conf(OLD, NEW), trust=(NEW, OLD)) is None
 
 
 def test_the_old_ca_may_be_known_from_a_kubeconfig_that_trusts_both() -> None:
     """The kubeconfig alone is no evidence, but identifies the issuer of the leaves."""
-    assert seen(leaf(OLD), conf(NEW, OLD)) == change("/pki/leaf.crt is signed by the former CA", OLD)
+    assert seen(leaf(OLD), conf(NEW, OLD)) == change("/pki/leaf.crt is signed by the old CA", OLD)
 
 
 def test_several_old_cas_are_all_reported() -> None:
     """Each is needed until all its certificates are of the new one. The message has the first evidence."""
     found = seen(conf(OLD), leaf(STRANGER), known=(STRANGER, OLD))
-    assert found == change("/admin.conf trusts the former CA", OLD, STRANGER)
+    assert found == change("/admin.conf trusts the old CA", OLD, STRANGER)
 
 
 def test_a_recorded_old_ca_is_not_replaced_by_a_file() -> None:
     """Otherwise a user who can write a kubeconfig would have another CA trusted."""
-    assert seen(conf(STRANGER), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is signed by the former CA", OLD)
+    assert seen(conf(STRANGER), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is signed by the old CA", OLD)
     assert seen(conf(STRANGER), known=(OLD,)) is None
     assert seen(leaf(STRANGER), conf(STRANGER), trust=(NEW, STRANGER), known=(OLD,)) is None
 
@@ -110,8 +110,8 @@ def test_a_recorded_anchor_is_no_change() -> None:
 def test_an_old_ca_that_left_the_bundle_is_a_change() -> None:
     """The record has the new CA since both were trusted. No component accepts the certificates of the old one."""
     for known in ((OLD, NEW), (NEW, OLD)):
-        assert seen(conf(OLD), known=known) == change("/admin.conf trusts the former CA", OLD)
-        assert seen(conf(OLD, NEW), leaf(OLD), known=known) == change("/pki/leaf.crt is signed by the former CA", OLD)
+        assert seen(conf(OLD), known=known) == change("/admin.conf trusts the old CA", OLD)
+        assert seen(conf(OLD, NEW), leaf(OLD), known=known) == change("/pki/leaf.crt is signed by the old CA", OLD)
         assert seen(conf(OLD, NEW), leaf(NEW), known=known) is None
 
 
@@ -139,7 +139,7 @@ def test_without_a_file_of_the_old_ca_there_is_nothing_to_rotate() -> None:
 def test_a_reissued_ca_is_detected_by_kubeconfigs_only() -> None:
     """Every leaf verifies under either certificate."""
     assert seen(conf(OLD), leaf(OLD), trust=(AFRESH,), known=(OLD,)) == change(
-        "/admin.conf trusts the former CA", OLD, new=AFRESH
+        "/admin.conf trusts the old CA", OLD, new=AFRESH
     )
     assert seen(conf(AFRESH), leaf(OLD), trust=(AFRESH,), known=(OLD,)) is None
 

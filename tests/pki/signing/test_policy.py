@@ -88,7 +88,7 @@ def test_an_expired_certificate_of_the_ca_has_a_successor_with_its_subject_usage
 def test_an_old_ca_that_the_node_recorded_counts() -> None:
     """If the CA was replaced, the leaves of the old one have successors of the present one."""
     old = make_leaf(FORMER, "app", **OLD)
-    assert "no present or former CA of its entry has signed it" in denied(decided(old, entry(), basis_of(old)))
+    assert "no current or old CA of its entry has signed it" in denied(decided(old, entry(), basis_of(old)))
     granted(decided(old, entry(), basis_of(old, former=(FORMER.facts,))))
 
 
@@ -107,7 +107,7 @@ def test_a_certificate_below_an_intermediate_has_no_usage_that_the_intermediate_
     for usages in (["client auth"], ["server auth", "client auth"], None, ["any"]):
         old = make_leaf(link, "app", extended_usages=usages, **OLD)
         assert not is_issued(old.facts, [link.facts], (ROOT.facts,)), usages
-        assert "no present or former CA" in denied(decided(old, entry(), basis_of(old, link)))
+        assert "no current or old CA" in denied(decided(old, entry(), basis_of(old, link)))
     server = make_server(link, "app", names=["DNS:app"], **OLD)
     granted(decided(server, entry(), basis_of(server, link)))
 
@@ -137,7 +137,7 @@ def test_a_forged_certificate_has_no_successor(forge: Any) -> None:
     nothing.
     """
     forged = forge()
-    assert "no present or former CA of its entry has signed it" in denied(decided(forged, entry(), basis_of(forged)))
+    assert "no current or old CA of its entry has signed it" in denied(decided(forged, entry(), basis_of(forged)))
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=list(FORGERIES))
@@ -432,7 +432,7 @@ def test_an_unsigned_successor_is_a_critical_finding_once_it_is_due() -> None:
     assert found.severity is Severity.CRITICAL
     assert found.message == (
         "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, and its entry does not name "
-        "exactly this subject; its entry does not fix the usage client auth; no present or former CA of its entry "
+        "exactly this subject; its entry does not fix the usage client auth; no current or old CA of its entry "
         "has signed "
         "it; see the contents that certmond would sign: certmond renew app --dry-run"
     )
