@@ -510,7 +510,7 @@ def test_a_third_ca(node: Cluster) -> None:
     before = node.everything()
     node.settle()
     assert node.everything() == before
-    assert "signing-ca.crt is of neither" in node.findings()["root_ca_changed"]
+    assert "signing-ca.crt belongs to neither" in node.findings()["root_ca_changed"]
     put(node, node.old)
     node.settle()
     assert node.unwell(node.old) == []

@@ -688,7 +688,7 @@ def test_nothing_is_signed_by_a_ca_of_unknown_trust(quick: Path, what: str) -> N
     assert node.tree() == before
     enforcer = node.enforcer()
     (held,) = (each for each in enforcer.plan(enforcer.see()[0]).held if each.target == "web")
-    assert re.search("certmond changes no file|is alarm|stands still|cannot be read", held.because)
+    assert re.search("certmond changes no file|is alarm|is frozen|cannot be read", held.because)
     node.put("ca.crt", good[0])
     node.put("ca.key", good[1])
     if noted:
@@ -1012,7 +1012,7 @@ def test_a_rotation_that_has_changed_nothing_can_be_aborted(quick: Path, what: s
         cat(node, other)
     else:
         _with_a_passphrase(node)
-    assert "stands still" in node.findings()["rotation_frozen"]
+    assert "is frozen" in node.findings()["rotation_frozen"]
     before = node.tree()
     for _ in range(2):
         enforcer = node.enforcer()

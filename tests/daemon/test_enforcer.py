@@ -568,7 +568,7 @@ def test_bundles_follow_replaced_certificates(host: Host) -> None:
     assert host.at("/etc/haproxy/back.pem").read_bytes() == foreign
     held = [entry for entry in host.audit() if entry["target"] == "back"]
     assert [entry["event"] for entry in held] == ["step_held"]
-    assert "is not replaced" in held[0]["message"]
+    assert "so certmond does not replace it" in held[0]["message"]
 
 
 # Secrets

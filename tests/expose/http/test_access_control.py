@@ -606,7 +606,7 @@ class TestStart:
     def test_an_unsupported_curve_is_reported(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """A curve that this Python or OpenSSL does not have is reported with its line, like any other problem."""
         monkeypatch.setitem(tls._CURVES, "X25519", "a curve of another time")
-        problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519 .*; take it away"
+        problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519 .*; remove it"
         with pytest.raises(ConfigError, match=problem):
             house.gate(PAIR + "  curve_preferences: [X25519]\n")
 
