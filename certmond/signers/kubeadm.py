@@ -99,7 +99,9 @@ class KubeadmSigner:
         made, made_key = (_output_file(path) for path in (certificate, key))
         if made == placeholder:  # although the status is 0, for example without the CA's key
             message = first_line(ended.output) or "without a message"
-            raise RefusedError(f"kubeadm did not renew {request.name} ({message}); see: certmond check")
+            raise RefusedError(
+                f"kubeadm did not renew {request.name} ({message}); check that its CA and the CA's key are on this node"
+            )
         return _issued(made, made_key)
 
     def _version(self, alive: Callable[[], None]) -> str:
