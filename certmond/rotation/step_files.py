@@ -55,7 +55,7 @@ class StepFiles:
                 raise RefusedError(f"certmond did not replace the files of {step.target}: {'; '.join(problems)}")
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._archive_anchor(step, now, real))
-        return f"{step.path}: done: {step.detail}" if changes else f"{step.path}: no change was necessary: {step.detail}"
+        return f"{step.path}: {'done' if changes else 'no change was necessary'}: {step.detail}"
 
     def _change(self, want: FileChange, family: str) -> Iterator[Change]:
         present = self._files.read(want.path, follow_any_link=False)
