@@ -244,7 +244,7 @@ class Enforcer:
         self.restarting.meet(assessment, around)
         if unkept := self._former.unkept(tuple(assessment.certificates), self.restarting.restarted_now()):
             with self.executor.writing():
-                self._former.keep(unkept)
+                self._former.keep(unkept, assessment.facts)
 
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None

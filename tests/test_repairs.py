@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
 
 from certmond.expose.plan_document import step_name
 from certmond.host.archive import Archive
@@ -193,10 +195,32 @@ def test_the_newest_good_generation_comes_back_byte_for_byte(tmp_path: Path) -> 
         assert isinstance(outcome.step, Restore)
         assert (host.at(API["path"]).read_bytes(), host.at(API["key"]).read_bytes()) == first
     assert len(Archive(host.state).ids("apiserver")) == 1
-    assert len(Archive(host.state).ids("apiserver.damaged")) == 3
+    assert len(Archive(host.state).ids("apiserver.damaged")) == 3 + 1  # the first one has the only copy of its key
     for generation, files in Archive(host.state).whole("apiserver.damaged"):
         assert "PRIVATE KEY" not in str(generation.description)
         assert b"PRIVATE KEY" not in files[-1].content
+
+
+@pytest.mark.parametrize("archived", [True, False])
+def test_the_only_copy_of_a_private_key_is_not_pushed_out_of_the_archive(tmp_path: Path, *, archived: bool) -> None:
+    """The key of the CA was moved over that of a certificate: the message of the repair says where it is kept, and it
+    is still there after further damage, beside the last generations.
+    """
+    host = whole(tmp_path, "apiserver", archived=archived)
+    key = make_leaf(host.ca).key_pem
+    host.put(API["key"], key, 0o600)
+    (outcome,) = host.start_once()
+    (first,) = Archive(host.state).ids("apiserver.damaged")
+    assert outcome.message.endswith(f"; what was there is kept in the archive as apiserver.damaged {first}")
+    for number in range(5):
+        host.now += timedelta(hours=3)
+        host.at(API["path"]).write_bytes(b"%d" % number)
+        host.at(API["key"]).write_bytes(b"")
+        assert [each.result for each in host.start_once()] == ["done"]
+    kept = Archive(host.state).ids("apiserver.damaged")
+    assert len(kept) == 4
+    assert kept[0] == first
+    assert key in {file.content for file in Archive(host.state).load("apiserver.damaged", first)}
 
 
 def test_what_comes_back_is_in_the_trail_without_a_key(tmp_path: Path) -> None:
@@ -232,6 +256,30 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
     done = host.enforcer().plan(host.look(), frozenset({"apiserver"}))
     assert [step_name(step) for step in done.steps] == ["issue"]
     assert "admin.example" not in str(done.steps[0].template.names)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("how", ["forgotten", "put back by hand"])
+def test_what_nobody_remembers_to_be_less_is_not_taken_to_be_as_much(tmp_path: Path, how: str) -> None:
+    """The archive has a certificate with more than the one that was there last, which a command never saw: what the
+    entry does not fix does not come back, whether the memory of renewals is lost, or has one that is in the archive.
+    """
+    host = Host(tmp_path, "apiserver")
+    host.entries["apiserver"] = {**API, "usages": ["client auth"], "subject": [], "names": []}
+    subject: Any = x509.Name.from_rfc4514_string("O=company-admins,CN=ops")
+    wide = make_leaf(host.ca, subject, not_before=host.now - YEAR, not_after=host.now + 20 * DAY)
+    host.put(API["path"], wide.pem)
+    host.put(API["key"], wide.key_pem, 0o600)
+    host.start()
+    if how == "forgotten":
+        (host.state / "renewals.json").unlink()
+    else:
+        host.restoration().restore("apiserver", None, dry_run=False)
+    narrow = make_leaf(host.ca, "ops", not_before=host.now - DAY, not_after=host.now + 10 * DAY)
+    host.put(API["path"], b"x")
+    host.put(API["key"], narrow.key_pem, 0o600)
+    assert host.start_once() == ()
+    (held,) = host.plan().held
+    assert "its entry fixes no subject" in held.because
 
 
 def test_during_a_rotation_the_generation_of_the_former_ca_stays_where_it_is(tmp_path: Path) -> None:
@@ -331,7 +379,73 @@ def test_a_name_that_the_entry_does_not_fix_is_not_lost_unasked(tmp_path: Path) 
     assert held.because.endswith("certmond renew apiserver")
 
 
+@pytest.mark.parametrize("field", ["exec", "token", "tokenFile", "auth-provider", "username"])
+@pytest.mark.parametrize("archived", [True, False])
+def test_other_credentials_than_a_certificate_are_the_operators_decision(
+    tmp_path: Path, field: str, *, archived: bool
+) -> None:
+    """A kubeconfig whose user has a token, say, in place of the certificate works: it is told, and never replaced."""
+    host = whole(tmp_path, "admin.conf", archived=archived)
+    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    document["users"][0]["user"] = {field: {"command": "kubelogin"} if field in {"exec", "auth-provider"} else "abc"}
+    host.put(ADMIN["path"], yaml.safe_dump(document).encode(), 0o600)
+    before = host.at(ADMIN["path"]).read_bytes()
+    assert host.start_once() == ()
+    assert certmond(host, "renew", "admin.conf").returncode
+    assert host.at(ADMIN["path"]).read_bytes() == before
+    (said,) = [item.message for status in host.look().statuses for item in status.findings]
+    assert f"authenticates with {field}; certmond leaves it as it is" in said
+
+
+def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
+    """It may be the right one: that it is not read is told."""
+    host = whole(tmp_path, "apiserver", archived=True)
+    key = b"-----BEGIN TSS2 PRIVATE KEY-----\nMIHwBgZngQUKAQOgAwEB/6E=\n-----END TSS2 PRIVATE KEY-----\n"
+    host.put(API["key"], key, 0o600)
+    assert host.start_once() == ()
+    assert host.at(API["key"]).read_bytes() == key
+    assert any("TSS2 PRIVATE KEY" in item.message for status in host.look().statuses for item in status.findings)
+
+
+@pytest.mark.parametrize("damage", [gone(CURRENT), written(CURRENT, b"")])
+def test_the_pem_of_a_kubelet_that_reads_another_one_is_not_made(tmp_path: Path, damage: Damage) -> None:
+    """Where kubelet.conf embeds its credentials, a certificate of the node would be made that nothing reads."""
+    host = whole(tmp_path, "kubelet-client", archived=False)
+    pem = host.real(CURRENT).read_bytes()
+    document = yaml.safe_load(host.at("/etc/kubernetes/kubelet.conf").read_bytes())
+    document["users"][0]["user"] = {
+        "client-certificate-data": base64.b64encode(pem).decode(), "client-key-data": base64.b64encode(pem).decode()
+    }  # fmt: skip
+    host.put("/etc/kubernetes/kubelet.conf", yaml.safe_dump(document).encode(), 0o600)
+    damage(host)
+    assert host.start_once() == ()
+    assert CURRENT in {status.seen.path for status in host.look().statuses if status.findings}
+
+
 # Kubeconfigs
+
+
+@pytest.mark.parametrize("archived", [True, False])
+@pytest.mark.parametrize("content", ["AAAA", base64.b64encode(b"-----BEGIN CERTIFICATE-----").decode()])
+@pytest.mark.parametrize("field", ["client-certificate-data", "client-key-data"])
+def test_of_a_kubeconfig_with_others_only_the_damaged_user_is_replaced(
+    tmp_path: Path, field: str, content: str, *, archived: bool
+) -> None:
+    """From the archive or anew: its other users, clusters and contexts stay as they are."""
+    host = whole(tmp_path, "admin.conf", archived=archived)
+    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    document["users"].append({"name": "other", "user": {"token": "mine"}})
+    document["clusters"].append({"name": "other", "cluster": {"server": "https://other.example"}})
+    document["contexts"].append({"name": "other", "context": {"cluster": "other", "user": "other"}})
+    document["users"][0]["user"][field] = content
+    host.put(ADMIN["path"], yaml.safe_dump(document).encode(), 0o600)
+    host.start_once()
+    after = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    for each in (document, after):
+        del each["users"][0]["user"]
+    assert after == document
+    host.start()
+    assert host.unwell() == []
 
 
 def test_the_server_of_a_kubeconfig_comes_from_another_of_the_same_ca(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench
     """The third act is made only when they are there; then the failure is told of the certificate that it was for."""
     with Transactions(str(bench.node.root), bench.state).lock():
         known = Surroundings(bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents())
-        bench.former.keep(bench.former.unkept(bench.assessment(known).statuses))
+        bench.former.keep(bench.former.unkept(bench.assessment(known).statuses), {})
     former = bench.node.read(CRT[1:])
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
     bad = bench.node.read(CRT[1:])

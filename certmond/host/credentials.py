@@ -5,14 +5,14 @@ Owns that nothing of a private key stays in memory once a kubeconfig was read. R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from certmond.errors import MalformedError
-from certmond.host.kubeconfig import Kubeconfig, Material, parse_kubeconfig
+from certmond.host.kubeconfig import Kubeconfig, Material, User, parse_kubeconfig
 from certmond.pki.contents import not_pem
 from certmond.pki.encoding import Document, decode, is_pkcs12
-from certmond.pki.reason import Fault, Reason
+from certmond.pki.reason import Fault, Reason, printable
 
 MAX_KEYS = 256
 """More private keys than this in one kubeconfig are not read: to compute the public half of one takes milliseconds."""
@@ -57,6 +57,18 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
         faults.append(fault)
         documents |= {(name, "key"): Document(faults=(fault,)) for name in left_out}
     return Credentials(bare, documents, tuple(faults))
+
+
+def no_certificate_in(path: str, others: Sequence[User]) -> Fault:
+    """The fault that none of the users of a kubeconfig has a client certificate. That those have `others`, such as a
+    token, somebody has decided: what they authenticate with is not replaced.
+    """
+    fact = f"{path} holds no client certificate"
+    if not others:
+        return Fault(Reason.MISSING, fact, "issue it again")
+    instead = printable(f"{fact}: user {others[0].name!r} authenticates with {others[0].other}")
+    remedy = "certmond leaves it as it is; to have the certificate again, move the file away"
+    return Fault(Reason.MISSING, instead, remedy)
 
 
 def _document(data: bytes, where: str) -> Document:

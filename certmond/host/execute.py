@@ -17,9 +17,10 @@ from typing import assert_never
 
 from certmond.config import Config
 from certmond.errors import CertmondError, RefusedError, UnreachableError, WaitingError, WriteError, defect
-from certmond.host.archive import Archive
+from certmond.host.archive import Archive, Generation
 from certmond.host.arrangement import Arrangement
 from certmond.host.audit import Audit
+from certmond.host.damaged import DamagedFiles, kept_as
 from certmond.host.derivation import Derivations
 from certmond.host.grants import Grants
 from certmond.host.journal import Event
@@ -28,7 +29,6 @@ from certmond.host.keys import PrivateKey, make_key
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
 from certmond.host.pending import Pending
-from certmond.host.placing import damaged_name
 from certmond.host.renewal import (
     Renewal,
     archive_name,
@@ -85,6 +85,7 @@ class Executor:
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
+        self._damaged = DamagedFiles(state_dir, config.archive.keep, config.certificates, self._files)
         self._retention = Retention(self._archive, config, audit, clock)
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pairs = KeyPairs(config.certificates, self._files)
@@ -242,9 +243,11 @@ class Executor:
             if torn := list(self._pairs.torn(changes, read)):
                 raise RefusedError("; ".join(torn))
 
-        writer.commit(changes, verify=verify, before_rename=lambda: self._keep_old(step))
+        kept = list[Generation]()
+        writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_old(step)))
         done = Attempt(
-            renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued)
+            renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued),
+            subject=issued.subject,
         )  # fmt: skip
         if step.cause in REPAIRS:
             done = done.repaired(attempt)
@@ -253,12 +256,13 @@ class Executor:
         with suppress(WriteError):  # it is a memory only, and the certificate is in place
             self._ledger.remember(step.identity, done)
         self._pending.drop(step.identity)
-        return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
+        said = f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC{kept_as(kept)}"
+        return Outcome(step, "done", said, issued)
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
         """Note first what comes back: whoever is killed in between has put it in place all the same."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
-        put = leaf.sha256, leaf.not_after, holder_of(leaf), now
+        put = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
         self._ledger.remember(step.identity, (before or Attempt(now)).restoring(*put))
         done = self._restoration.put_right(step, writer)
         with suppress(WriteError):  # then it is one repair more that is not counted
@@ -269,7 +273,8 @@ class Executor:
     def _key(self, step: Issue) -> PrivateKey:
         return present_key(step, self._files) if step.keep_key else make_key(step.template.key)
 
-    def _keep_old(self, step: Issue) -> None:
+    def _keep_old(self, step: Issue) -> Iterator[Generation]:
+        """Keep the files that are replaced, and yield where, if they were damaged."""
         files = {
             path: self._transactions.real(path)
             for path in archived(step.status.seen)
@@ -278,9 +283,9 @@ class Executor:
         serial = {"serial": f"{step.old.serial:x}"} if step.old else {}
         description = {**serial, "cause": step.cause.value, "detail": step.detail}
         name = archive_name(step.status.seen.spec, step.path)
-        if step.cause is Cause.DAMAGED:
-            name = damaged_name(name)
-        if files:
+        if files and step.cause is Cause.DAMAGED:
+            yield self._damaged.keep(name, files, self._clock(), description)
+        elif files:
             self._archive.store(name, files, self._clock(), description)
 
     def _remember_failure(self, step: Write, error: CertmondError) -> None:

@@ -17,12 +17,15 @@ from certmond.host.archived_pair import Worth, as_put_back, verdict
 from certmond.host.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
+from certmond.host.provenance import ProvenanceLookup
 from certmond.host.renewal import archive_name, archived
 from certmond.host.transaction import NewFile, Transactions, Writer
 from certmond.pki.assess import CertificateStatus
-from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.inventory import Observation
 from certmond.pki.restart import Target
+from certmond.pki.signing_policy import fixed_by, outdone
+from certmond.pki.succession import Renewals
 
 
 class FormerFiles:
@@ -35,6 +38,7 @@ class FormerFiles:
         self._taken_back = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._pairs = KeyPairs(config.certificates, self._files)
+        self._provenance = ProvenanceLookup(config, root, state_dir)
         self._clock = clock
         self._kept: dict[tuple[str, str], Observation] = {}
 
@@ -56,10 +60,18 @@ class FormerFiles:
             and not any(consumer.service in restarting for consumer in status.presence.consumers)
         ]
 
-    def keep(self, statuses: Iterable[CertificateStatus]) -> None:
-        """Store what is good and not in the archive yet. Whoever calls holds the lock. Raises WriteError."""
+    def keep(self, statuses: Iterable[CertificateStatus], facts: Mapping[str, str]) -> None:
+        """Store what is good and not in the archive yet. Whoever calls holds the lock. Raises WriteError.
+
+        `facts` are the node's. A former certificate that somebody put back, with more than the one that followed it,
+        is not stored.
+        """
+        renewals = self._provenance.renewals()
         for status in statuses:
             seen = status.seen
+            if self._is_outdone(status, facts, renewals):
+                self._kept[seen.identity] = seen
+                continue
             name = archive_name(seen.spec, seen.path)
             present = self._present(archived(seen))
             if any(content is None for content in present.values()):
@@ -71,6 +83,15 @@ class FormerFiles:
             }
             self._archive.store(name, files, self._clock(), description)
             self._kept[seen.identity] = seen
+
+    def _is_outdone(self, status: CertificateStatus, facts: Mapping[str, str], renewals: Renewals) -> bool:
+        seen, known = status.seen, status.presence.provenance
+        if not seen.spec.ca or not seen.certificates:
+            return False
+        ca = next((name for name in seen.spec.ca if name != SELF), None)
+        provenance = self._provenance.of(seen, ca, known, renewals)
+        fixed = fixed_by(seen.spec, facts)
+        return bool(outdone(seen.certificates[0], seen.certificates[1:], status.issuers, provenance, fixed))
 
     def put_back(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
         """Put the newest former files of each target back, in the place of what it has; a sentence about it.

@@ -61,15 +61,15 @@ class Generations:
     def _wider(
         self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
     ) -> Verdict | None:
-        """Return the verdict that a later certificate had less: what is in place, a younger generation, or one that
-        ends later; None where none had.
+        """Return the verdict that a later certificate had less: what is in place, one that came into the archive after
+        this one had done so first, or one that was issued or ends later; None where none had.
         """
         fixed = fixed_by(spec, self._facts)
-        for pair, younger in self._others(name, generation):
+        for pair, younger in self._others(name, generation, leaf):
             other = pair.leaf
             if (
                 other in {None, leaf}
-                or not (younger or other.not_after > leaf.not_after)
+                or not (younger or _is_later(other, leaf))
                 or not is_issued(other, pair.chain[1:] if isinstance(pair, KeyPair) else (), anchors)
             ):
                 continue
@@ -78,15 +78,19 @@ class Generations:
                 return Verdict(Worth.WIDER, f"{'; '.join(more)}; {had_less}")
         return None
 
-    def _others(self, name: str, generation: str) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
+    def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
         """Yield what each generation of a name has, and what is in place: each with whether it is younger than this
-        generation.
+        generation, or than an earlier one with the same certificate.
         """
-        when = self._archive.generation(name, generation).when
+        found = list[tuple[KeyPair | Unpaired, datetime]]()
+        first = self._archive.generation(name, generation).when
         for described, files in self._archive.whole(name):
             form = self.form(name, files)
-            yield self.pair(form, as_put_back(files, self._files)), described.when > when
+            pair = self.pair(form, as_put_back(files, self._files))
+            found.append((pair, described.when))
+            first = min(first, described.when) if pair.leaf == leaf else first
             yield self.pair(form, self._files.read), True
+        yield from ((pair, when > first) for pair, when in found)
 
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """What is in place of these files is a pair, or cannot be judged."""
@@ -128,3 +132,11 @@ class Generations:
                 return None
             found += decode(content, authority.path).certificates
         return tuple(found)
+
+
+def _is_later(other: Certificate, leaf: Certificate) -> bool:
+    """Return whether it was issued or ends later: kubeadm lets a certificate begin with its CA (pkiutil,
+    NewSignedCert), and certmond may let it end with that. Where both dates are the same, nobody knows.
+    """
+    dates = (other.not_before, other.not_after), (leaf.not_before, leaf.not_after)
+    return dates[0] == dates[1] or other.not_before > leaf.not_before or other.not_after > leaf.not_after

@@ -22,6 +22,8 @@ _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 MAX_STRUCTURE = 50_000
 """Characters that separate the values of a YAML text: PyYAML takes tens of microseconds for each."""
 _STRUCTURE = (b"\n", b":", b",", b"[", b"{")
+_OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
+"""What client-go authenticates a user with besides a certificate (tools/clientcmd/api/v1/types.go, AuthInfo)."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -38,11 +40,14 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user entry. One with a token, an exec plugin or a password has neither certificate nor key."""
+    """A user entry. `other` is the first field of other credentials that it has, such as a token or an exec plugin; ""
+    where it has none.
+    """
 
     name: str
     certificate: Material | None
     key: Material | None
+    other: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     for name, fields in _entries(document, "users", "user", problems):
         certificate = _material(fields, "client-certificate", directory, f"user {name!r}", problems)
         key = _material(fields, "client-key", directory, f"user {name!r}", problems)
-        users.append(User(name, certificate, key))
+        users.append(User(name, certificate, key, next((field for field in _OTHERS if fields.get(field)), "")))
     clusters = []
     for name, fields in _entries(document, "clusters", "cluster", problems):
         server = as_text(fields.get("server"))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, assert_never
 import yaml
 
 from certmond.errors import MalformedError, WriteError
-from certmond.host.kubeconfig import as_text, load_mapping
+from certmond.host.kubeconfig import as_text, load_mapping, parse_kubeconfig
 from certmond.pki.certificate import Certificate, to_pem
 from certmond.pki.encoding import decode
 
@@ -79,6 +79,30 @@ def with_credentials(
     if trust_pem is not None and cluster and cluster.fields.get(_TRUST):
         wanted[*cluster.place, _TRUST] = trust_pem
     return _exchanged(data, document, wanted, f"the credentials of user {user.name!r} in {path}")
+
+
+def has_others(data: bytes) -> bool:
+    """Return whether it is a kubeconfig with more than one user, cluster or context: what a repair must not lose."""
+    try:
+        document = load_mapping(data)
+    except MalformedError:
+        return False
+    kinds = (("users", "user"), ("clusters", "cluster"), ("contexts", "context"))
+    return any(sum(1 for _ in entries(document, *each)) > 1 for each in kinds)
+
+
+def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
+    """The kubeconfig `data` with the certificate and key that the current user of `source` embeds, for its own current
+    user. Raises WriteError as `with_credentials` does.
+    """
+    config = parse_kubeconfig(source, path)
+    user = next((user for user in config.users if user.name == config.current_user), None)
+    certificate, key = (user.certificate, user.key) if user else (None, None)
+    if not (certificate and certificate.data and key and key.data):
+        raise WriteError(f"the archived {path} embeds no credentials for its current user; look at it")
+    return with_credentials(
+        data, path, old=None, certificate_pem=certificate.data, key_pem=key.data, trust_pem=None
+    )  # fmt: skip
 
 
 def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Collection[Certificate] = ()) -> bytes:

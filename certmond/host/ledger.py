@@ -69,6 +69,7 @@ class _Entry(BaseModel):
     restored: bool = False
     repaired_at: Instant | None = None
     repairs: Annotated[int, Field(ge=0, le=1 << 31)] = 0
+    subject: str | None = None
 
 
 class _Line(BaseModel):

@@ -49,7 +49,7 @@ def placed(
 
     Raises WriteError where the present file cannot be read, or the entry names a user who does not exist.
     """
-    most = spec.key_mode if any(mark in content for mark in _SECRET) else _PUBLIC if spec.mode is None else spec.mode
+    most = spec.key_mode if is_secret(content) else _PUBLIC if spec.mode is None else spec.mode
     whose = owner_ids(spec.owner) if spec.owner else owner
     present = files.read(path)
     expected = None if present is None else digest(present)
@@ -68,6 +68,11 @@ def linked(
         NewFile(dated, content, most, owner_ids(whose) if whose else owner, at_most=most),
         NewLink(path, dated, expected=None if present is None else digest(present)),
     ]
+
+
+def is_secret(content: bytes) -> bool:
+    """Whether a private key is in it, or a part of one."""
+    return any(mark in content for mark in _SECRET)
 
 
 def damaged_name(name: str) -> str:

@@ -132,7 +132,13 @@ class ProvenanceLookup:
         same = one.seen is seen and one.attempt == attempt and one.former == former
         return same and one.at <= now < one.at + self._config.resync
 
-    def of(self, seen: Observation, ca: str | None, known: Provenance | None) -> Provenance:
+    def renewals(self) -> Renewals:
+        """Return what is remembered of the renewals at this moment."""
+        return Renewals(self._ledger.attempts())
+
+    def of(
+        self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals | None = None
+    ) -> Provenance:
         """Return the provenance of one certificate as it is now, where the CA `ca` signs. Former CAs and later
         certificates that were `known` stay known.
 
@@ -140,7 +146,7 @@ class ProvenanceLookup:
         """
         former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
         made = self._provenance(
-            seen, ca, WriterLookup(self._root), Renewals(self._ledger.attempts()),
+            seen, ca, WriterLookup(self._root), renewals or self.renewals(),
             former=former, beside=known.later if known else (), signed=True,
         )  # fmt: skip
         return replace(made, later=(*made.later, *known.later)) if known else made

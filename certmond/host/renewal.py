@@ -19,7 +19,7 @@ from certmond.host.credentials import parse_credentials
 from certmond.host.derived import owner_ids
 from certmond.host.key_pair import KeyPair, Read, Unpaired, entry_pair, key_of_user, kubeconfig_pairs
 from certmond.host.keys import PrivateKey, key_pem, load_key
-from certmond.host.kubeconfig_text import Embedded, new_kubeconfig, with_credentials
+from certmond.host.kubeconfig_text import Embedded, has_others, new_kubeconfig, with_credentials
 from certmond.host.place import digest
 from certmond.host.placing import View, linked, placed
 from certmond.host.transaction import Change, NewFile, NewLink
@@ -64,14 +64,18 @@ class Renewal:
         return [self._secret(key_path, key_pem(self.key), view.read(key_path)), certificate]
 
     def _repaired(self, spec: CertificateSpec, view: View) -> list[Change]:
-        """The same files, of which nothing is taken over but a certificate that is whole and keeps its chain."""
+        """The same files, of which nothing is taken over but a certificate that is whole and keeps its chain, and what
+        a kubeconfig has besides the damaged user.
+        """
         path, key_path = self.step.path, self.step.status.seen.key_path
         present = view.read(path, anyones=False) or b"" if self.step.old else b""
         if spec.kind is Kind.KUBELET:
             content = kubelet_pem.content(to_pem(self.issued()), key_pem(self.key))
             return linked(path, content, spec, view, self.now)
         if spec.kind is Kind.KUBECONFIG:
-            return [placed(spec, path, self._kubeconfig(present) if present else self._new_kubeconfig(), view)]
+            there = view.read(path, anyones=False) or b""
+            edited = present or (there if has_others(there) else b"")
+            return [placed(spec, path, self._kubeconfig(edited) if edited else self._new_kubeconfig(), view)]
         if is_one_file(self.step.status.seen) or key_path is None:
             return [placed(spec, path, self._combined(present), view)]
         certificate = placed(spec, path, self._chain(present), view)

@@ -6,7 +6,7 @@ key do not belong together. What a generation is worth is `archived_pair`'s; how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,12 +18,14 @@ from certmond.host.archive import Archive, ArchivedFile, Generation
 from certmond.host.archived_pair import Verdict, Worth
 from certmond.host.audit import Audit
 from certmond.host.change import Change
+from certmond.host.damaged import DamagedFiles, kept_as
 from certmond.host.generations import Form, Generations
 from certmond.host.journal import Event
 from certmond.host.key_pair import KeyPairs, Unpaired, as_written
+from certmond.host.kubeconfig_text import has_others, with_credentials_of
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
-from certmond.host.placing import damaged_name, linked, placed
+from certmond.host.placing import linked, placed
 from certmond.host.transaction import NewFile, Transactions, Writer
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.reason import printable
@@ -59,6 +61,7 @@ class Restoration:
         )
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
+        self._damaged = DamagedFiles(state_dir, config.archive.keep, config.certificates, self._files)
         self._generations = Generations(config, self._archive, self._files, clock)
         self._pairs = KeyPairs(config.certificates, self._files)
         self._audit, self._clock, self._writing = audit, clock, writing
@@ -154,19 +157,27 @@ class Restoration:
         if form.kind is Kind.KUBELET:
             changes = self._linked(files[0], spec)
         else:
-            changes = [placed(spec, f.path, f.content, self._files, mode=f.mode, owner=f.owner) for f in files]
+            changes = [
+                placed(spec, f.path, self._content(form, f), self._files, mode=f.mode, owner=f.owner) for f in files
+            ]
 
         def verify(written: Mapping[str, bytes]) -> None:
             self._verify(f"{step.generation} of {name}", form, changes, written)
 
-        writer.commit(changes, verify=verify, before_rename=lambda: self._keep_damaged(name, paths, step))
-        return f"{step.path} is as in {step.generation} of the archive again"
+        kept = list[Generation]()
+        writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_damaged(name, paths, step)))
+        return f"{step.path} is as in {step.generation} of the archive again{kept_as(kept)}"
 
-    def _keep_damaged(self, name: str, paths: Sequence[str], step: Restore) -> None:
+    def _content(self, form: Form, file: ArchivedFile) -> bytes:
+        """Of a kubeconfig that has more than its damaged user, only the credentials of that one come back."""
+        there = self._files.read(file.path, anyones=False) if form.kind is Kind.KUBECONFIG else None
+        return with_credentials_of(there, file.content, file.path) if there and has_others(there) else file.content
+
+    def _keep_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
         replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}
         if replaced:
             described = {"cause": step.cause.value, "detail": f"damaged, replaced by {step.generation} of {name}"}
-            self._archive.store(damaged_name(name), replaced, self._clock(), described)
+            yield self._damaged.keep(name, replaced, self._clock(), described)
 
     def _linked(self, file: ArchivedFile, spec: CertificateSpec | None) -> list[Change]:
         """A new dated file behind the kubelet's symlink, as the kubelet writes one."""

@@ -26,7 +26,7 @@ from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Policy
-from certmond.pki.damage import damage, new_template, obstacle, remedy
+from certmond.pki.damage import damage, new_template, obstacle
 from certmond.pki.inventory import Inventory, Observation, Salvage
 from certmond.pki.issuance import Terms
 from certmond.pki.settings import LOCAL
@@ -80,8 +80,9 @@ class SalvageLookup:
         if spec.kind is Kind.KUBECONFIG:
             server = next(self._servers(seen, inventory, [files for _, files in whole]), None)
         found = Salvage(
-            tuple(good), tuple(kept), attempt.sha256 if attempt else None, barrier, server, "",
+            tuple(good), tuple(kept), attempt.sha256 if attempt else None, barrier, server, None,
             attempt.repairs if attempt else 0, attempt.repaired_at if attempt else None,
+            attempt.subject if attempt else None,
         )  # fmt: skip
         named = (each for name in spec.ca if name != SELF for each in inventory.observations if each.name == name)
         terms = Terms(now, None, inventory.facts, self._policy.validity, self._policy.key)
@@ -91,7 +92,7 @@ class SalvageLookup:
         if why is None and (not seen.certificates or spec.kind is Kind.KUBECONFIG):
             template = new_template(seen, found, terms, signer=signer, authority=authority)
             why = template if isinstance(template, str) else None
-        return replace(found, remedy=remedy(seen, found, why))
+        return replace(found, obstacle=why)
 
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
         """Newest first, but for those with which a service did not work; none where they cannot be read."""

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from certmond.host.credentials import Credentials, parse_credentials
+from certmond.host.credentials import Credentials, no_certificate_in, parse_credentials
 from certmond.host.entry import Asked, Entry, latest_change
 from certmond.host.files import Files, Parser
 from certmond.host.keystore import decode_apart
@@ -153,10 +153,11 @@ class Store:
         if entry.missing:
             if not entry.is_link and (spec.is_glob or not self._expected(spec)):
                 return
-            yield Observation(
+            whole = Observation(
                 spec.name, spec, path, faults=(self._missing(spec, path, entry),), key_path=spec.key,
                 wanted=self._wanted(spec), changed_at=self._changed_at(entry),
             )  # fmt: skip
+            yield replace(whole, wanted=self._is_read(whole)) if spec.kind is Kind.KUBELET else whole
         elif spec.kind is Kind.KUBECONFIG:
             yield from self._from_kubeconfig(spec, path)
         else:
@@ -212,17 +213,26 @@ class Store:
         else:
             yield self._with_kubelet_conf(whole, kubelet_conf) if kubelet_conf else whole
 
-    def _with_kubelet_conf(self, seen: Observation, kubeconfig: str) -> Observation:
-        credentials = self._credentials(kubeconfig)
-        config = credentials.config
+    def _is_read(self, seen: Observation) -> bool:
+        """The kubelet's PEM is wanted, unless kubelet.conf names another one, or embeds what it names no file for."""
+        named = self._refers_to(seen, seen.spec.kubeconfig) if seen.spec.kubeconfig else None
+        return seen.wanted and named in {None, seen.path}
+
+    def _refers_to(self, seen: Observation, kubeconfig: str) -> str | None:
+        config = self._credentials(kubeconfig).config
         user = next((user for user in config.users if user.name == config.current_user), None)
         refers_to = None
         for material in (user.certificate, user.key) if user else ():
             if material and refers_to in {None, seen.path}:  # the first that is not the rotating PEM is what is told
                 refers_to = material.path if material.data is None else ""
+        return refers_to
+
+    def _with_kubelet_conf(self, seen: Observation, kubeconfig: str) -> Observation:
+        credentials, refers_to = self._credentials(kubeconfig), self._refers_to(seen, kubeconfig)
         embedded, faults = self._trust(kubeconfig, credentials)
         return replace(
-            seen, refers_to=refers_to, embedded=embedded, faults=(*seen.faults, *credentials.faults, *faults),
+            seen, refers_to=refers_to, wanted=self._is_read(seen), embedded=embedded,
+            faults=(*seen.faults, *credentials.faults, *faults),
             permissions=(*seen.permissions, *self._permissions({kubeconfig: True})),
         )  # fmt: skip
 
@@ -233,12 +243,13 @@ class Store:
         users = sorted(config.users, key=lambda user: user.name != config.current_user)
         holders = [user for user in users if user.certificate]
         faults = [*credentials.faults, *(about_trust if spec.embedded_ca else ())]
+        others = [user for user in users if user.other]
         if spec.subject and not holders and not credentials.faults:
-            faults.append(Fault(Reason.MISSING, f"{path} holds no client certificate", "issue it again"))
+            faults.append(no_certificate_in(path, others))
         permissions = tuple(self._permissions({path: True}))
         whole = Observation(
             spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults),
-            wanted=self._wanted(spec), changed_at=self._entry(path).changed_at,
+            wanted=self._wanted(spec), changed_at=self._entry(path).changed_at, renewable=not others,
         )  # fmt: skip
         plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
         for user in holders:
@@ -399,8 +410,17 @@ class Store:
 
 
 def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
-    """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody."""
-    return used, before[1] if before and before[1] == seen else seen
+    """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody. That a
+    file that cannot be used is still being written is news.
+    """
+    same = (
+        before
+        and before[1] == seen
+        and not any(
+            each.faults and each.changed_at != old.changed_at for each, old in zip(seen, before[1], strict=True)
+        )
+    )
+    return used, before[1] if before and same else seen
 
 
 def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:

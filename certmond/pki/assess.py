@@ -17,13 +17,13 @@ from typing import NamedTuple
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import POLICY, Case, critical_point, renewal_point
-from certmond.pki.damage import is_whole
+from certmond.pki.damage import is_whole, last_issued
 from certmond.pki.file_checks import about_damage, about_files, about_key_pair
 from certmond.pki.holding import NOWHERE, Presence, Surroundings
 from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.mismatch import REPAIR_WAIT, Mismatch, mismatch_of, settled
+from certmond.pki.mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
 from certmond.pki.path import PathSearch, Question, Searching, find_all
-from certmond.pki.reason import Finding, Severity
+from certmond.pki.reason import Finding, Reason, Severity
 from certmond.pki.service_checks import about_services, turning_points
 from certmond.pki.signing_checks import not_issued_by_ca
 from certmond.pki.signing_policy import Basis, basis
@@ -235,12 +235,14 @@ def _look_at(
     damage = mismatch_of(
         is_whole(seen), seen.changed_at, before.damage if before else None, now,
         first=before is None, waits=terms.waits, wait=REPAIR_WAIT,
+        rest=None if any(fault.reason is Reason.MISSING for fault in seen.faults) else REPAIR_REST,
     )  # fmt: skip
     if not seen.certificates:
-        absent = _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
-        return replace(
-            absent, mismatch=mismatch, issuers=issuers, damage=damage, changes_at=damage.changes_at if damage else None
-        )
+        absent = _absent(
+            seen, before, own, embeddable, now, anchors_told=told, presence=presence, issuers=issuers,
+            facts=terms.facts,
+        )  # fmt: skip
+        return replace(absent, mismatch=mismatch, damage=damage, changes_at=damage.changes_at if damage else None)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
     question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
@@ -262,7 +264,8 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
     shown = path or search.best
     judged = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
     said = (*about_files(seen), *settled(judged, one.mismatch, case), *about_services(presence, now))
-    said = about_damage(said, seen, presence.salvage, now)
+    known = last_issued(certificate, (*issuers, *anchors)) if presence.salvage else None
+    said = about_damage(said, seen, presence.salvage, now, facts=terms.facts, known=known)
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
@@ -342,10 +345,14 @@ def _absent(
     *,
     anchors_told: bool,
     presence: Presence,
+    issuers: Anchors,
+    facts: Mapping[str, str],
 ) -> CertificateStatus:
     """There is no certificate to judge: the faults speak, and the last good one is kept for its dates."""
     last = before.certificate if before else None
+    known = last_issued(last, (*issuers, *anchors)) if presence.salvage else None
     said = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
+    said = about_damage(said, seen, presence.salvage, now, facts=facts, known=known)
     return CertificateStatus(
         seen=seen,
         certificate=last,
@@ -354,7 +361,7 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=_capped(seen, about_damage(said, seen, presence.salvage, now)),
+        findings=_capped(seen, said),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
@@ -363,6 +370,7 @@ def _absent(
         judged_at=now,
         changes_at=None,
         presence=presence,
+        issuers=issuers,
     )
 
 

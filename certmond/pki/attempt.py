@@ -19,9 +19,9 @@ FIRST_RETRY, LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
 class Attempt:
     """The last renewal of a certificate that was tried: when, and with what outcome (`failures` in a row since).
 
-    `sha256` is what the last successful one put in place, `ends_at` and `common_name` are the end and the common name
-    of that, and `issued_at` is when it was, where that was an earlier attempt. `restored` says that it came from the
-    archive, not from a signer.
+    `sha256` is what the last successful one put in place, `ends_at`, `common_name` and `subject` are the end, the
+    common name and the subject of that, and `issued_at` is when it was, where that was an earlier attempt. `restored`
+    says that it came from the archive, not from a signer.
 
     `repaired_at` is when files of the entry that were not as they must be were put right last, and `repairs` how often
     in a row: that is counted apart, as it says nothing of renewals.
@@ -39,6 +39,7 @@ class Attempt:
     restored: bool = False
     repaired_at: datetime | None = None
     repairs: int = 0
+    subject: str | None = None
 
     @property
     def put_in_place_at(self) -> datetime:
@@ -66,9 +67,11 @@ class Attempt:
         in_a_row = before and before.repaired_at and timedelta() <= self.at - before.repaired_at < IN_A_ROW
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 
-    def restoring(self, sha256: str, ends_at: datetime, common_name: str | None, at: datetime) -> Attempt:
+    def restoring(self, sha256: str, ends_at: datetime, common_name: str | None, subject: str, at: datetime) -> Attempt:
         """Return this attempt, with a certificate of the archive as what was put in place last, at `at`."""
-        return replace(self, sha256=sha256, issued_at=at, ends_at=ends_at, common_name=common_name, restored=True)
+        return replace(
+            self, sha256=sha256, issued_at=at, ends_at=ends_at, common_name=common_name, subject=subject, restored=True
+        )
 
     def after(self, before: Attempt | None) -> Attempt:
         """Return this attempt, which put nothing in place, with what is remembered of those `before`."""
@@ -79,7 +82,7 @@ class Attempt:
             return kept
         return replace(
             kept, sha256=before.sha256, issued_at=before.put_in_place_at, ends_at=before.ends_at,
-            common_name=before.common_name, restored=before.restored,
+            common_name=before.common_name, subject=before.subject, restored=before.restored,
         )  # fmt: skip
 
 

@@ -57,36 +57,45 @@ def generation(
     facts: Mapping[str, str],
     *,
     known: Certificate | None,
-    under: Certificate | None,
+    under: Certificate | None = None,
 ) -> tuple[str, Certificate] | None:
     """Return the newest good generation that may come back by itself, with its certificate; None where none may.
 
-    `known` is the last good certificate of these files, if it is remembered. What certmond put in place last was in no
-    archive yet: where it is not remembered, a generation comes back only if it has no more than the entry fixes.
-    `under` is the anchor that has to have signed it, None for any.
+    `known` is the last certificate of these files that their CA signed; None where it is not remembered. A generation
+    has no more than that one. Where that is not known, or what certmond put in place last is neither that one nor in
+    the archive, the generation has no more than the entry fixes, and no other subject than the last one had. `under` is
+    the anchor that has to have signed it, None for any.
     """
-    fixed, last = fixed_by(seen.spec, facts), salvage.last
-    archived = {each.sha256 for each in salvage.kept}
+    fixed, archived = fixed_by(seen.spec, facts), {each.sha256 for each in salvage.kept}
+    lost = salvage.last is not None and salvage.last not in archived and (known is None or known.sha256 != salvage.last)
     for number, leaf in salvage.good:
         if under and not find_paths(leaf, (under,), ()).paths:
             continue
-        if last is None or last in archived or (known and known.sha256 == last):
-            later = known if known and known.sha256 == last else None
-            if later is None or not surplus(leaf, later, fixed):
-                return number, leaf
-        elif not surplus(leaf, None, fixed):
-            return number, leaf
+        if surplus(leaf, known, fixed):
+            continue
+        if (lost or known is None) and (surplus(leaf, None, fixed) or _is_another(leaf, salvage.subject)):
+            continue
+        return number, leaf
     return None
+
+
+def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate]) -> Certificate | None:
+    """Return the certificate that was last in the files of an entry, if one of `issuers` signed it: what anybody else
+    signed says nothing of the rights that these files had.
+    """
+    return certificate if certificate and is_issued(certificate, (), issuers) else None
 
 
 def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
-    siblings: Iterable[Certificate] = (),
+    known: Certificate | None = None, siblings: Iterable[Certificate] = (),
 ) -> Template | str:  # fmt: skip
     """Return what a certificate says that only the entry decides, or why there is none: a clause, and the remedy.
 
-    `signer` is the kind of its signer. Of several accepted subjects the certificates in the archive decide, then the
-    groups of `siblings`, of the same CA on this node: a cluster of before v1.29 does not know the group of today.
+    `signer` is the kind of its signer. Of several accepted subjects, the one decides that was there last: `known` had
+    it, or what certmond put in place last; where the two differ, the first of them in the entry. Else the certificates
+    in the archive decide, then the groups of `siblings`, of the same CA on this node: a cluster of before v1.29 does
+    not know the group of today.
     """
     spec = seen.spec
     if why := obstacle(seen, signer, authority):
@@ -99,7 +108,9 @@ def new_template(
         return f"where its API server is, nothing here says; move {seen.path} away, then: certmond init"
     fixed = fixed_by(spec, terms.facts)
     try:
-        template = first(spec, _subject(accepted, salvage.kept, siblings), fixed.names, terms)
+        last = {known.attributes if known else None, subject_attributes(salvage.subject) if salvage.subject else None}
+        subject = next((text for text in accepted if subject_attributes(text) in last), None)
+        template = first(spec, subject or _subject(accepted, salvage.kept, siblings), fixed.names, terms)
     except ValueError as error:
         return f"its entry asks for what no certificate can say ({error}); correct it"
     granted = grant(template, fixed, Basis(barrier=salvage.barrier))
@@ -126,16 +137,16 @@ def unknown_names(seen: Observation, facts: Mapping[str, str]) -> list[str]:
     return [name for name in seen.spec.names if expand(name, facts) is None]
 
 
-def remedy(seen: Observation, salvage: Salvage, why: str | None) -> str:
-    """Return the command that puts the files right; `why` says why no new certificate can be issued, with the remedy of
-    that, None where one can.
+def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, known: Certificate | None) -> str:
+    """Return the command that puts the files right, as certmond would do by itself, or why it cannot, with the remedy
+    of that. `known` is as for `generation`.
     """
     name = seen.spec.name
     if seen.spec.renewed_by:
         return f"certmond does not put it right: it is renewed by {seen.spec.renewed_by}"
-    if salvage.good:
-        return f"put it back: certmond archive restore {name}"
-    return why or f"issue it anew: certmond renew {name}"
+    if found := generation(seen, salvage, facts, known=known):
+        return f"put it back: certmond archive restore {name} {found[0]}"
+    return salvage.obstacle or f"issue it anew: certmond renew {name}"
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
@@ -159,6 +170,11 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
         )  # fmt: skip
         return f"the archive has no good generation of it, and the key of its CA, {where}, is not here; {otherwise}"
     return None
+
+
+def _is_another(leaf: Certificate, subject: str | None) -> bool:
+    """The subject of the last certificate is remembered, and `leaf` has one that is no part of it."""
+    return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 
 def _subject(accepted: Sequence[str], kept: Sequence[Certificate], siblings: Iterable[Certificate]) -> str:

@@ -39,6 +39,8 @@ use for them.
 
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
+_KEY_LABELS = frozenset({"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"})
+"""Of keys as Go reads them. Behind others, such as TSS2 PRIVATE KEY, may be a handle of a TPM."""
 _SEQUENCE = 0x30
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
@@ -164,7 +166,13 @@ def _contents(block: Block, where: str) -> Document:
         surplus = Fault(Reason.MALFORMED, detail)
         return replace(document, faults=(*document.faults, surplus))
     if block.is_private_key:
-        return _key_document(block.key_body(), where, encrypted=block.is_encrypted)
+        try:
+            return _key_document(block.key_body(), where, encrypted=block.is_encrypted)
+        except MalformedError as error:
+            if block.label in _KEY_LABELS or isinstance(error, LimitError):
+                raise
+        fact = f"{where}: a {block.label} is read by the program that wrote it only, so its public half is not known"
+        return Document(faults=(Fault(Reason.UNREADABLE, fact, "certmond leaves it as it is; look with that program"),))
     if block.label.endswith("PUBLIC KEY"):
         return Document(public_keys=(_public_key(block.body()),))
     if block.label in _IGNORED_LABELS:

@@ -5,14 +5,15 @@ Owns these rules and the sentence of each, as `checks` does for certificates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from certmond.pki.attempt import IN_A_ROW
 from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.certificate import Certificate
 from certmond.pki.checks import finding, found_in
-from certmond.pki.damage import damage
+from certmond.pki.damage import damage, remedy
 from certmond.pki.inventory import Observation, Permissions, Salvage
 from certmond.pki.reason import Finding, Reason, Severity, printable
 
@@ -32,17 +33,20 @@ def about_files(seen: Observation) -> Iterator[Finding]:
 
 
 def about_damage(
-    findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime
-) -> tuple[Finding, ...]:
-    """The findings of damaged files, with the command that puts them right on this node; and that they break again."""
+    findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
+    facts: Mapping[str, str], known: Certificate | None,
+) -> tuple[Finding, ...]:  # fmt: skip
+    """The findings of damaged files, with the command that puts them right on this node; and that they break again.
+    `known` is the last certificate of these files that their CA signed.
+    """
     if salvage is None or (what := damage(seen)) is None:
         return tuple(findings)
-    said = []
+    said, command = [], remedy(seen, salvage, facts, known=known)
     for item in findings:
         fact, _, usual = item.message.partition("; ")
         own = any(path and path in fact for path in (seen.path, seen.key_path))
-        told = own and item.reason in _OF_DAMAGE and usual and salvage.remedy
-        said.append(replace(item, message=printable(f"{fact}; {salvage.remedy}")) if told else item)
+        told = own and item.reason in _OF_DAMAGE and usual
+        said.append(replace(item, message=printable(f"{fact}; {command}")) if told else item)
     if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
         often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"
         last = f"{salvage.repaired_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -123,9 +123,9 @@ class Salvage:
 
     `good` are the generations of the archive that are good now, newest first: each with its certificate. `kept` are the
     certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond put in place
-    last. `barrier` says why no key is written to these files. `server` is what a kubeconfig is to say of its cluster:
-    the name and the URL of the API server; None where that is not known. `remedy` is the command that puts the files
-    right, with its reason.
+    last, and `subject` its subject, where that is remembered. `barrier` says why no key is written to these files.
+    `server` is what a kubeconfig is to say of its cluster: the name and the URL of the API server; None where that is
+    not known. `obstacle` says why no new certificate can be issued, with the remedy of that; None where one can.
     `repairs` counts how often they were put right in a row, the last time at `repaired_at`.
     """
 
@@ -134,9 +134,10 @@ class Salvage:
     last: str | None = None
     barrier: str = ""
     server: tuple[str, str] | None = None
-    remedy: str = ""
+    obstacle: str | None = None
     repairs: int = 0
     repaired_at: datetime | None = None
+    subject: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

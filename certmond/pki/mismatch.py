@@ -1,8 +1,8 @@
 """Since when a certificate and its key do not match: the wait for a writer that is not done yet.
 
 Owns that memory from pass to pass, as a value. The wait counts from the first look that sees the mismatch, and ends
-`wait` later, however often the files change meanwhile. Only a pair that has matched for `wait` without a break begins a
-new wait: a pair that matches at times is reported all the time.
+`wait` later, however often the files change meanwhile; before a repair, from their last change. Only a pair that has
+matched for `wait` without a break begins a new wait: a pair that matches at times is reported all the time.
 
 Two questions are asked so. A certificate and a key of two pairs are reported after `WAIT`; nothing else that is wrong
 with a file waits to be reported. Files that hold no whole pair, for whatever reason, are put right after `REPAIR_WAIT`.
@@ -23,17 +23,21 @@ REPAIR_WAIT = timedelta(seconds=10)
 """How long files that hold no whole pair may be written by somebody: a program that pauses, or a person who types. What
 runs has its certificates in memory meanwhile."""
 
+REPAIR_REST = timedelta(minutes=2)
+"""How long files that keep changing are let be at most, besides the wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
     """A mismatch that began at `since`. `reported` says that the wait is over; `matching_since` is None while the pair
-    does not match.
+    does not match. `start` is the first such look; None where `since` is.
     """
 
     since: datetime
     reported: bool = False
     matching_since: datetime | None = None
     wait: timedelta = WAIT
+    start: datetime | None = None
 
     @property
     def stands(self) -> bool:
@@ -60,12 +64,14 @@ def mismatch_of(
     first: bool,
     waits: bool = True,
     wait: timedelta = WAIT,
+    rest: timedelta | None = None,
 ) -> Mismatch | None:
     """Return what is known of a mismatch at `now`; None where there is none, or none any more.
 
     `matches` is None where certificate or key cannot be read. `before` is what was known at the look before. At the
     `first` look, the mismatch began when the files changed (`changed_at`): unknown or in the future, it is reported at
-    once. Where nothing `waits`, every mismatch is reported at once.
+    once. Where nothing `waits`, every mismatch is reported at once. With `rest`, the wait begins again with each change
+    of the files, for so long after the first look.
     """
     if matches is None:
         return before and replace(before, matching_since=None)
@@ -74,7 +80,11 @@ def mismatch_of(
     began = (changed_at if changed_at and changed_at <= now else now - wait) if first else now
     since = before.since if before and before.since <= now else began
     reported = before is not None and before.reported
-    return Mismatch(since, reported=reported or not waits or now >= since + wait, wait=wait)
+    start = before.start if before and before.start else since
+    if rest and not reported and changed_at and since < changed_at <= now:
+        since = max(since, min(changed_at, start + rest))
+    reported = reported or not waits or now >= since + wait
+    return Mismatch(since, reported=reported, wait=wait, start=start if start < since else None)
 
 
 def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:

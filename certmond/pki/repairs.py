@@ -13,7 +13,7 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Policy
-from certmond.pki.damage import damage, generation, lost_names, new_template, unknown_names
+from certmond.pki.damage import damage, generation, last_issued, lost_names, new_template, unknown_names
 from certmond.pki.inventory import Observation, Salvage
 from certmond.pki.issuance import Terms
 from certmond.pki.obstacles import authority_of
@@ -58,7 +58,8 @@ class Repairs:
         if salvage.barrier:
             return self._held(status, salvage.barrier)
         under = next(filter(None, map(self._signing.get, seen.spec.ca)), None)
-        found = generation(seen, salvage, self._assessment.facts, known=status.certificate, under=under)
+        known = last_issued(status.certificate, (*status.issuers, *status.anchors))
+        found = generation(seen, salvage, self._assessment.facts, known=known, under=under)
         if found:
             number, certificate = found
             detail = f"{what}; put back from the archive, {number}, good until {day(certificate.not_after)}"
@@ -81,7 +82,8 @@ class Repairs:
         terms = Terms(self._assessment.taken_at, end, facts, self._policy.validity, self._policy.key)
         template = new_template(
             seen, salvage, terms, signer=self._policy.signers.get(signer, signer),
-            authority=authority.seen if authority else None, siblings=self._siblings(status),
+            authority=authority.seen if authority else None,
+            known=last_issued(status.certificate, (*status.issuers, *status.anchors)), siblings=self._siblings(status),
         )  # fmt: skip
         if isinstance(template, str):
             return template

@@ -140,9 +140,24 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
     return Grant(template)
 
 
+def outdone(
+    certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance,
+    fixed: Fixed,
+) -> tuple[str, ...]:  # fmt: skip
+    """Return what `certificate` has that a certificate which followed it no longer had, and no entry fixes: whoever put
+    it there put a former one back. The other arguments are those of `basis`.
+    """
+    found = [each for later in basis(certificate, chain, issuers, provenance).later
+             for each in surplus(certificate, later, fixed)]  # fmt: skip
+    if provenance.lost:
+        found += surplus(certificate, None, fixed)
+    return tuple(dict.fromkeys(found))
+
+
 def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
     """Return the subject, usages and names of `certificate` that a `later` one did not have, and no entry fixes. Where
-    the later one is not known (None), those that no entry fixes.
+    the later one is not known (None), those that no entry fixes. An entry that accepts several subjects fixes none of
+    them against the later one: only what is part of that one's is no surplus.
 
     Of a certificate that Go or cryptography does not read, that it is so.
     """
@@ -159,8 +174,12 @@ def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -
         names=alternative_names(parsed),
     )
     has = _as_of_its_key(has, later or certificate)
-    same = (later is not None and certificate.attributes == later.attributes) or is_fixed(has.subject, fixed)
-    subject = () if same else (f"its entry does not fix the subject {printable(certificate.subject)}",)
+    accepted = is_fixed(has.subject, fixed)
+    same = (accepted and (later is None or len(fixed.subjects) == 1)) or (
+        later is not None and _is_part(has.subject, load(later.der).subject)
+    )
+    fact = "it has the other subject" if accepted else "its entry does not fix the subject"
+    subject = () if same else (f"{fact} {printable(certificate.subject)}",)
     return (*subject, *_uncovered_usages(has, fixed, later), *_uncovered_names(has, fixed, later))
 
 
@@ -227,6 +246,11 @@ def _as_of_its_key(template: Template, other: Certificate) -> Template:
 def _same_subject(one: x509.Name, other: x509.Name) -> bool:
     """The same attributes, and the same common names in the same order: the last one is Kubernetes' user."""
     return attributes_of(one) == attributes_of(other) and _common_names(one) == _common_names(other)
+
+
+def _is_part(one: x509.Name, other: x509.Name) -> bool:
+    """The same user, in no group that the other one is not in."""
+    return attributes_of(one) <= attributes_of(other) and _common_names(one) == _common_names(other)
 
 
 def _common_names(name: x509.Name) -> list[str | bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,10 +18,12 @@ from certmond.config import Config, load
 from certmond.errors import WriteError
 from certmond.host.archive import Archive
 from certmond.host.former import FormerFiles
+from certmond.host.ledger import Ledger
 from certmond.host.place import digest
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import CertificateStatus, assess
+from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.restart import Past, Result, Target
@@ -65,7 +68,7 @@ class Keeper:
     def keep(self) -> None:
         statuses = list(self.statuses().values())
         with Transactions(str(self.node.root), self.state).lock():
-            self.former.keep(self.former.unkept(statuses))
+            self.former.keep(self.former.unkept(statuses), {})
 
     def generations(self, name: str) -> list[dict[str, bytes]]:
         return [{file.path.lstrip("/"): file.content for file in self.archive.load(name, each)}
@@ -172,7 +175,7 @@ def test_of_what_is_gone_nothing_is_remembered(keeper: Keeper) -> None:
     """Certificates come and go below a pattern for years: one that comes back is looked at anew."""
     statuses = list(keeper.statuses().values())
     with Transactions(str(keeper.node.root), keeper.state).lock():
-        keeper.former.keep(keeper.former.unkept(statuses))
+        keeper.former.keep(keeper.former.unkept(statuses), {})
     gone, present = statuses[::2], statuses[1::2]
     assert keeper.former.unkept(present) == []
     found = {status.seen.name for status in keeper.former.unkept(statuses)}
@@ -185,7 +188,7 @@ def test_the_same_is_kept_once(keeper: Keeper) -> None:
     statuses = list(keeper.statuses().values())
     for _ in range(2):
         with Transactions(str(keeper.node.root), keeper.state).lock():
-            keeper.former.keep(statuses)
+            keeper.former.keep(statuses, {})
         assert keeper.former.unkept(statuses) == []
     keeper.again()
     assert PAIR in keeper.unkept()
@@ -204,6 +207,42 @@ def test_a_damaged_archive_is_no_obstacle(keeper: Keeper) -> None:
     keeper.again()
     keeper.keep()
     assert len(os.listdir(keeper.state / "archive" / CONF)) == 2
+
+
+def test_a_former_certificate_with_more_that_somebody_put_back_is_not_kept(keeper: Keeper) -> None:
+    """Kept as good, it would come back where a file breaks, and have a successor of its own. It is looked at once. It
+    is kept where it was certmond that put it there last.
+    """
+    free = {"subject": (), "owner": "64998"}
+    specs = [each.model_copy(update=free) if each.name == PAIR else each for each in keeper.config.certificates]
+    keeper.config = keeper.config.model_copy(update={"certificates": tuple(specs)})
+    keeper.again()
+    keeper.keep()
+    narrow, path = keeper.generations(PAIR), f"{PKI}/{PAIR}"
+    _remember(keeper)
+    os.chown(keeper.node.path(f"{path}.crt"), 64_998, -1)
+    before = keeper.node.certificate(f"{path}.crt")
+    start, end = before.not_valid_before_utc - DAY, before.not_valid_after_utc + DAY
+    keeper.node.reissue(path, FRONT_CA, subject=f"O=admins,CN={PAIR}", start=start, end=end)
+    for kept in (narrow, []):
+        statuses = list(keeper.statuses().values())
+        with Transactions(str(keeper.node.root), keeper.state).lock():
+            keeper.former.keep(keeper.former.unkept(statuses), {})
+        assert PAIR not in {status.seen.name for status in keeper.former.unkept(statuses)}
+        assert keeper.generations(PAIR) == kept
+        shutil.rmtree(keeper.state / "archive")  # then what followed it is lost
+        keeper.again()
+    _remember(keeper)
+    keeper.keep()
+    assert keeper.generations(PAIR) == [keeper.read(PAIR)]
+
+
+def _remember(keeper: Keeper) -> None:
+    """As if certmond had put there what is there."""
+    there = keeper.statuses()[PAIR].certificate
+    assert there
+    attempt = Attempt(NOW, sha256=there.sha256, ends_at=there.not_after, common_name=PAIR)
+    Ledger(keeper.state).remember((PAIR, f"/{PKI}/{PAIR}.crt"), attempt)
 
 
 # --- what comes back --------------------------------------------------------------------------------------------------

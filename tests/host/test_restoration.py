@@ -322,9 +322,10 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
     host.write(*host.issue(end=10, subject="other", extended_usages=host.entries["leaf"]["usages"]))
     old = host.put_aside()
     host.write(*host.issue(end=20, subject="leaf", extended_usages=host.entries["leaf"]["usages"]))
-    host.entries["leaf"]["subject"] = ["CN=leaf", "CN=other"]
+    host.entries["leaf"]["subject"] = ["CN=other"]
     assert host.worth(old)[0] is Worth.GOOD
-    del host.entries["leaf"]["subject"]
+    host.entries["leaf"]["subject"] = ["CN=leaf", "CN=other"]  # it fixes neither of them against the other
+    assert host.worth(old)[0] is Worth.WIDER
     host.entries["leaf"]["subject"] = ["CN=leaf"]
     host.write(*host.issue(end=5, subject="leaf", extended_usages=host.entries["leaf"]["usages"]))
     assert host.worth(old)[0] is Worth.WIDER  # what is in place is the later one, whatever its end
@@ -332,3 +333,23 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
     forged = make_leaf(make_ca(), "leaf", not_before=host.now - DAY, not_after=host.now + YEAR)
     host.write(forged.pem, forged.key_pem)
     assert host.worth(old)[0] is Worth.GOOD
+
+
+@pytest.mark.parametrize("later", ["issued later", "the same dates", "ends later", "kept before", "kept after"])
+def test_which_certificate_is_the_later_one(host: Kept, later: str) -> None:
+    """One that was issued or ends later, or of which the dates are the same; and one that was kept after the other was
+    kept for the first time, whatever the dates. When a former one that came back was kept again says nothing.
+    """
+    host.entries["leaf"].pop("subject", None)
+    usages = host.entries["leaf"]["usages"]
+    start, end = {"issued later": (-2, 90), "ends later": (-3, 91), "the same dates": (-3, 90)}.get(later, (-4, 80))
+    wide = host.issue(-3, 90, subject="other", extended_usages=usages)
+    narrow = host.issue(start, end, subject="leaf", extended_usages=usages)
+    number = ""
+    for each in [wide, narrow, wide] if later == "kept after" else [narrow, wide]:
+        host.write(*each)
+        number = host.put_aside()
+        host.now += DAY / 24
+    for path in (PAIR["path"], PAIR["key"]):
+        host.at(path).unlink()
+    assert host.worth(number)[0] is (Worth.GOOD if later == "kept before" else Worth.WIDER)

@@ -394,7 +394,10 @@ def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
         (b"a: 1\nb: [}\n", "malformed: /x.conf is not YAML in line 2"),
         (b"a: 1", "malformed: /x.conf is not a kubeconfig: it has neither users nor clusters"),
         (kubeconfig(), "missing: /x.conf holds no client certificate"),
-        (kubeconfig([user("t", token="t")]), "missing: /x.conf holds no client certificate"),
+        (
+            kubeconfig([user("t", token="t")]),
+            "missing: /x.conf holds no client certificate: user 't' authenticates with token",
+        ),
         (
             kubeconfig([user("t", client_certificate_data="%%")]),
             "malformed: /x.conf: user 't': client-certificate-data is not base64",
@@ -773,6 +776,20 @@ def test_a_directory_in_the_place_of_a_file_is_descended(tree: Tree) -> None:
 
 
 # --- the same objects until something changes -------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_used_yet_is_news_with_each_change(tree: Tree) -> None:
+    """Although it tells the same: who waits for its writer has to know when it changed last."""
+    store, content = Store([row()], str(tree.root), {}), LEAF.pem
+    tree.write(row().path, content[:200])
+    (first,) = store.observe().observations
+    tree.write(row().path, content[:300])
+    (second,) = store.observe().observations
+    assert first.faults
+    assert second == first
+    assert first.changed_at
+    assert second.changed_at
+    assert second.changed_at > first.changed_at
 
 
 def test_equal_bytes_keep_the_observations(node: Node) -> None:

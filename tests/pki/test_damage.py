@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.attempt import Attempt
+from certmond.pki.certificate import attributes_of
 from certmond.pki.circumstances import Circumstances, Policy
-from certmond.pki.damage import damage, generation, is_whole
+from certmond.pki.damage import damage, generation, is_whole, last_issued, new_template
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory, Observation, Salvage
-from certmond.pki.issuance import Template
+from certmond.pki.issuance import Template, Terms
 from certmond.pki.mismatch import REPAIR_WAIT
 from certmond.pki.plan import plan
 from certmond.pki.reason import Fault, Reason
@@ -26,6 +27,7 @@ from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_l
 from tests.pki.test_plan import AUTHORITY, FACTS, KEY, ROOT, row, see
 
 TICK = timedelta(microseconds=1)
+TERMS = Terms(NOW, None, FACTS, YEAR)
 CA = see(AUTHORITY, ROOT)
 SPEC = row("leaf", subject="CN=leaf,O=readers", usages=["digital signature", "client auth"])
 GOOD = see(SPEC, make_leaf(ROOT, key=KEY, not_before=NOW - DAY, not_after=NOW + YEAR))
@@ -125,6 +127,27 @@ def test_a_writer_has_ten_seconds(seen: Observation) -> None:
     assert isinstance(only(node.after(TICK)), Issue)
 
 
+def test_a_file_that_keeps_changing_is_let_be_for_two_minutes_more() -> None:
+    """The ten seconds begin again with each change of a file that is there, until two minutes after the first look;
+    then they pass whatever changes. What is not there does not grow: the directory may change for others.
+    """
+    for seen, patient in ((CUT, True), (GONE, False)):
+        node = Node()
+        node.look(seen)
+        held = 0
+        while isinstance(only(node.plan()), Held):
+            node.now += 5 * SECOND
+            node.look(replace(seen, changed_at=node.now))
+            held += 5
+        assert held == (130 if patient else 10)
+    node = Node()
+    node.look(CUT)
+    node.now += 5 * SECOND
+    node.look(replace(CUT, changed_at=node.now))
+    assert isinstance(only(node.after(REPAIR_WAIT - TICK)), Held)
+    assert isinstance(only(node.after(TICK)), Issue)
+
+
 def test_a_file_that_is_whole_in_time_is_let_be() -> None:
     """A writer that is done within the ten seconds, and stays so."""
     node = Node()
@@ -186,31 +209,118 @@ NAMES = ("DNS:a", "DNS:b", "DNS:c")
 @given(
     fixed=st.sets(st.sampled_from(NAMES)),
     kept=st.lists(st.sets(st.sampled_from(NAMES), min_size=1), max_size=4),
-    last=st.sets(st.sampled_from(NAMES), min_size=1),
-    remembered=st.booleans(),
+    last=st.none() | st.sets(st.sampled_from(NAMES), min_size=1),
+    known=st.none() | st.sets(st.sampled_from(NAMES), min_size=1),
     in_archive=st.booleans(),
 )
 def test_no_right_comes_back_that_was_lost(
-    fixed: set[str], kept: list[set[str]], last: set[str], *, remembered: bool, in_archive: bool
+    fixed: set[str], kept: list[set[str]], last: set[str] | None, known: set[str] | None, *, in_archive: bool
 ) -> None:
-    """Whatever the archive has, a generation comes back only if the entry fixes its names, or the certificate that
-    certmond put in place last had them. Where that one is lost, only the entry counts. The newest such one it is.
+    """Whatever the archive has, a generation comes back only if the entry fixes its names, or the certificate that was
+    last in the files had them. Where that is not known, or certmond put another one in place that is lost, only the
+    entry counts. The newest such one it is.
     """
     spec = row(
         "leaf", subject="CN=leaf", usages=["digital signature", "key encipherment", "server auth"], names=[*fixed]
     )
     seen = replace(GONE, spec=spec)
-    newest = archived(*sorted(last), end=NOW + YEAR).facts
+    newest = archived(*sorted(last), end=NOW + YEAR).facts if last else None
+    there = archived(*sorted(known), end=NOW + YEAR).facts if known else None
     leaves = [archived(*sorted(names), end=NOW + (20 - number) * DAY).facts for number, names in enumerate(kept)]
     good = tuple((f"{number:06d}-x", leaf) for number, leaf in enumerate(leaves))
-    everything = (*leaves, newest) if in_archive else tuple(leaves)
-    salvage = Salvage(good, everything, newest.sha256)
-    found = generation(seen, salvage, FACTS, known=newest if remembered else None, under=None)
-    allowed = fixed | (last if remembered else set())
-    if in_archive and not remembered:
-        return  # then the archive itself judges it
+    everything = (*leaves, newest) if newest and in_archive else tuple(leaves)
+    salvage = Salvage(good, everything, newest.sha256 if newest else None)
+    found = generation(seen, salvage, FACTS, known=there)
+    lost = newest is not None and not in_archive
+    allowed = fixed | known if known and not lost else fixed
     fit = [entry for entry, names in zip(good, kept, strict=True) if names <= allowed]
     assert found == (fit[0] if fit else None)
+
+
+MASTERS, ADMINS, PLAIN = "CN=admin,O=system:masters", "CN=admin,O=kubeadm:cluster-admins", "CN=admin"
+
+
+def client(text: str, end: datetime = NOW + 10 * DAY, ca: Issued = ROOT) -> Issued:
+    """A certificate with one of these subjects."""
+    subject = subject_of("admin", text.partition("O=")[2]) if "O=" in text else "admin"
+    return make_leaf(ca, subject, key=KEY, not_before=end - YEAR, not_after=end)
+
+
+@pytest.mark.parametrize("remembered", ["known", "lost", "kept"])
+@pytest.mark.parametrize(
+    ("last", "former", "back"),
+    [
+        (ADMINS, MASTERS, False),
+        (MASTERS, ADMINS, False),
+        (PLAIN, MASTERS, False),
+        (MASTERS, PLAIN, True),
+        (ADMINS, PLAIN, True),
+        (MASTERS, MASTERS, True),
+    ],
+)
+def test_of_several_accepted_subjects_only_the_last_one_or_less_comes_back(
+    remembered: str, last: str, former: str, *, back: bool
+) -> None:
+    """That an entry accepts a subject does not bring it back once another was there: only a part of that one. It is
+    known from the files, or remembered of what certmond put in place. Issued anew, the certificate has the last one.
+    """
+    spec = row("leaf", subject=[ADMINS, MASTERS, PLAIN], usages=["digital signature", "client auth"])
+    old, new = client(former).facts, client(last, NOW + YEAR).facts
+    kept = (old, new) if remembered == "kept" else (old,)
+    salvage = Salvage((("000001-x", old),), kept, new.sha256, subject=last)
+    seen, known = replace(GONE, spec=spec), new if remembered == "known" else None
+    found = generation(seen, salvage, FACTS, known=known)
+    assert found == (("000001-x", old) if back else None)
+    template = new_template(seen, salvage, TERMS, signer="local", authority=CA, known=known)
+    assert isinstance(template, Template)
+    assert attributes_of(template.subject) == new.attributes
+
+
+def test_where_two_subjects_may_have_been_the_last_one_the_first_of_the_entry_is_issued() -> None:
+    """What certmond put in place last had another one than what was in the files last."""
+    spec = row("leaf", subject=[ADMINS, MASTERS], usages=["digital signature", "client auth"])
+    for last, known in ((ADMINS, MASTERS), (MASTERS, ADMINS)):
+        salvage = Salvage(last="00", subject=last)
+        template = new_template(
+            replace(GONE, spec=spec), salvage, TERMS, signer="local", authority=CA, known=client(known).facts
+        )
+        assert isinstance(template, Template)
+        assert attributes_of(template.subject) == client(ADMINS).facts.attributes
+
+
+def test_what_another_ca_signed_says_nothing_of_the_rights_that_were_there() -> None:
+    """Who can write the file could otherwise have every right brought back, by a certificate of their own."""
+    other = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
+    mine, forged = client(MASTERS).facts, client(MASTERS, ca=other).facts
+    assert last_issued(mine, (ROOT.facts,)) == mine
+    assert last_issued(forged, (ROOT.facts,)) is None
+    assert last_issued(None, (ROOT.facts,)) is None
+    spec = row("leaf", subject=[], usages=["digital signature", "client auth"])
+    node = Node(see(spec, client(MASTERS, ca=other)), salvage=Salvage((("000001-x", mine),), (mine,)))
+    node.look(replace(GONE, spec=spec))
+    assert isinstance(only(node.after(REPAIR_WAIT)), Held)
+
+
+def test_the_finding_names_what_certmond_would_do_by_itself() -> None:
+    """Not a generation that it refuses to put back: then what is in the way of a new certificate, or how to have it."""
+    old = client(MASTERS).facts
+    for subject, obstacle, known, said in (
+        (MASTERS, None, None, "put it back: certmond archive restore leaf 000001-x"),
+        ([], "its entry fixes no subject", client(MASTERS, NOW + YEAR), "put it back: certmond archive restore leaf"),
+        ([], "its entry fixes no subject", None, "its entry fixes no subject"),
+        (ADMINS, None, None, "issue it anew: certmond renew leaf"),
+        (ADMINS, None, client(ADMINS, NOW + YEAR), "issue it anew: certmond renew leaf"),
+    ):
+        spec = row("leaf", subject=subject, usages=["digital signature", "client auth"])
+        salvage = Salvage((("000001-x", old),), (old,), obstacle=obstacle)
+        node = Node(see(spec, known) if known else GOOD, salvage=salvage)
+        if not known:
+            node.assessment = None
+        node.look(replace(GONE, spec=spec))
+        assert node.assessment
+        (finding,) = [each for status in node.assessment.statuses for each in status.findings
+                      if each.reason is Reason.MISSING]  # fmt: skip
+        assert said in finding.message
 
 
 def test_in_a_rotation_the_ca_of_the_phase_decides() -> None:

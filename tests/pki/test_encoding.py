@@ -195,6 +195,18 @@ def test_a_key_that_go_passes_over_is_a_fault_too() -> None:
     assert (document.key, len(document.faults)) == (LEAF.facts.key, 2)
 
 
+@pytest.mark.parametrize("label", ["TSS2", "OPENSSH"])
+def test_a_key_in_a_form_of_another_program_is_a_key_that_is_not_read(label: str) -> None:
+    """Such as one that only a TPM can use: it is no damage, whatever is in it. A key of Go's forms is read below any
+    label, as Go does.
+    """
+    document = read(pem_block(f"{label} PRIVATE KEY", b"\x30\x03\x02\x01\x01"))
+    assert (document.key, reasons(document)) == (None, [Reason.UNREADABLE])
+    key = LEAF.key_as(PrivateFormat.PKCS8, encoding=Encoding.DER)
+    assert read(pem_block(f"{label} PRIVATE KEY", key)).key == LEAF.facts.key
+    assert reasons(read(pem_block("EC PRIVATE KEY", b"\x30\x03\x02\x01\x01"))) == [Reason.MALFORMED]
+
+
 # --- broken PEM -------------------------------------------------------------------------------------------------------
 
 JUNK = pem_block("CERTIFICATE", b"0\x03\x02\x01\x01")

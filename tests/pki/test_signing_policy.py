@@ -31,6 +31,7 @@ from certmond.pki.signing_policy import (
     grant,
     is_issued,
     is_reserved,
+    outdone,
     surplus,
 )
 from certmond.pki.steps import Issue
@@ -474,3 +475,20 @@ def test_a_self_signed_certificate_has_no_successor_of_the_ca() -> None:
     made = plan(looked(own, None, ca=["self", "ca"]), Policy(), {}, Circumstances(), frozenset({"app"}))
     assert made.steps == ()
     assert made.held[0].because.startswith("it is self-signed, and no CA signs its successor")
+
+
+def test_what_a_later_certificate_no_longer_had_is_told_of_a_former_one_that_came_back() -> None:
+    """Each part that no entry fixes, once; where the later one is lost, all that no entry fixes. A later one that the
+    CA has not signed takes nothing away.
+    """
+    old, new = make_leaf(ROOT, "app", names=["DNS:a"]).facts, make_leaf(ROOT, "app").facts
+    forged = make_leaf(make_ca(), "app").facts
+    said = ("its entry does not fix the name a",)
+    for provenance, fixed, expected in (
+        (Provenance(), Fixed(), ()),
+        (Provenance(later=(new, new)), Fixed(), said),
+        (Provenance(later=(new,)), Fixed(names=("DNS:a",)), ()),
+        (Provenance(later=(forged,)), Fixed(), ()),
+        (Provenance(lost=True), Fixed(("CN=app",), ("digital signature", "key encipherment", "client auth")), said),
+    ):
+        assert outdone(old, (), (ROOT.facts,), provenance, fixed) == expected
