@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,6 +88,10 @@ class Report:
 
     def _plan(self, name: str) -> list[Any]:
         return list((self.activity.get("plan") or {}).get(name, ()))
+
+
+_SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
+"""As the sentence of a hold has it (`pki.rotation_holds`)."""
 
 
 class Handover:
@@ -210,9 +215,15 @@ class Handover:
             self._events.wait(at_most=_SILENT)
 
     def tell_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
-        """Show what a phase waits for. Where time ends that, the reason has the instant."""
-        others = f" (and {more} more)" if more > 0 else ""
-        self._progress.wait(f"[{rotation.phase}] {reason}{others}", _way_back(rotation), since=rotation.since)
+        """Show what a phase waits for. Where time ends that, the reason has the instant; what a hold waits for has the
+        command that ends it, and may have its own since.
+        """
+        others, since = f" (and {more} more)" if more > 0 else "", rotation.since
+        fact, _, command = reason.partition("; run: ")
+        if command and (found := _SINCE.search(fact)):
+            since = datetime.fromisoformat(found[1]).replace(tzinfo=UTC)
+            fact = fact.replace(found[0], "", 1)
+        self._progress.wait(f"[{rotation.phase}] {fact}{others}", command or _way_back(rotation), since=since)
 
     def tell_episode(self, episode: Episode) -> None:
         """Show how far a restart is, and until when it is waited for."""

@@ -19,8 +19,8 @@ from certmond.pki.checks import finding
 from certmond.pki.family import Leaf, family_of
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
-from certmond.pki.rotation import Mode, Phase, Rotation, begin
-from certmond.pki.rotation_found import Change, changed
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, begin
+from certmond.pki.rotation_found import Change, changed, overtaken
 from certmond.pki.rotation_steps import Ground, hindrance
 
 
@@ -73,6 +73,18 @@ class Replaced:
         self._calm = frozenset(calm)
         return told
 
+    def beside(
+        self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
+    ) -> dict[str, tuple[Finding, ...]]:
+        """What is to be told of the anchors of other families while `rotation` is under way: it is the turn of none."""
+        told = dict[str, tuple[Finding, ...]]()
+        others = {family: ground for family, ground in self._grounds.items() if family != rotation.family}
+        for family, ground in others.items():
+            if change := changed(family, ground, known.get(family, ()), self._inventory):
+                said = self._remedy(change, self._verdict(change, ground, now), ground, now, after=rotation)
+                told[family] = (finding(Reason.ROOT_CA_CHANGED, said),)
+        return told
+
     @property
     def is_followed(self) -> bool:
         """A rotation to an anchor that was found in place may begin by itself."""
@@ -106,6 +118,22 @@ class Replaced:
         if self._change is None or self._objection or self._change[1].problems:
             return None
         change, verdict, _ = self._change
+        return self._made(change, verdict, now, at_once=at_once)
+
+    def instead(self, rotation: Rotation, now: datetime) -> Rotation | None:
+        """The rotation, not begun, to a third anchor that somebody has put in the place of the one that `rotation` has
+        found there; None where nobody has, or one unfit, or where nothing begins by itself here.
+        """
+        ground, wanted = self._grounds[rotation.family], self._config.root_ca.on_change
+        if self._config.mode != "enforce" or wanted == "alarm" or self._objection:
+            return None
+        change = overtaken(rotation, ground, self._inventory)
+        verdict = self._verdict(change, ground, now) if change else None
+        if change is None or verdict is None or verdict.problems:
+            return None
+        return self._made(change, verdict, now, at_once=wanted == "replace")
+
+    def _made(self, change: Change, verdict: Verdict, now: datetime, *, at_once: bool) -> Rotation | None:
         mode = Mode.REPLACE if at_once else _mode(change, verdict, now)
         identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
@@ -137,13 +165,16 @@ class Replaced:
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
-    def _remedy(self, change: Change, verdict: Verdict, ground: Ground, now: datetime) -> str:
-        """What happened, what certmond does about it, and when or by whose command it goes on."""
+    def _remedy(
+        self, change: Change, verdict: Verdict, ground: Ground, now: datetime, after: Rotation | None = None
+    ) -> str:
+        """What happened, what certmond does about it, and when or by whose command it goes on: one `after` another."""
+        rotate = "certmond root-ca rotate" + ("" if change.family == SIGNER_FAMILY else f" --family {change.family}")
         fact = fact_of(change, ground)
         alone = self._config.mode == "enforce" and not self._objection
         if verdict.until and len(verdict.problems) == 1 and alone:
             first = f"{verdict.problems[0]}; or put the former CA and its key back"
-            command = "; then run: certmond root-ca rotate" if self._config.root_ca.on_change == "alarm" else ""
+            command = f"; then run: {rotate}" if self._config.root_ca.on_change == "alarm" else ""
             does = "certmond does not act before" if command else "certmond rotates it at"
             return f"{fact}; {does} {verdict.until:%Y-%m-%d %H:%M:%S} UTC{command}: {first}"
         if verdict.problems:
@@ -152,9 +183,12 @@ class Replaced:
             return f"{fact}; put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
         if self._config.root_ca.on_change == "alarm":
             fact = f"{fact}; certmond does not act, because `root_ca.on_change` is alarm"
-            return f"{fact}: put the former CA and its key back, or run: certmond root-ca rotate"
+            then = f"or, when {after.name} is done, run" if after else "or run"
+            return f"{fact}: put the former CA and its key back, {then}: {rotate}"
         if self._objection:
             return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
+        if after:
+            return "; ".join((f"{fact}; it is followed when {after.name} is done", *verdict.warnings))
         expired = _mode(change, verdict, now) is Mode.REPLACE
         how = "it is rotated now, without an overlap, as the former CA has expired" if expired else "it is rotated now"
         return "; ".join((f"{fact}; {how}", *verdict.warnings))
@@ -168,6 +202,8 @@ def fact_of(change: Change, ground: Ground) -> str:
 def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
     """An overlap with a CA that has expired is none: nobody accepts what it has signed."""
     expired = all(each.not_after < now for each in change.old)
+    if len(change.old) > 1 and verdict.mode == "reissue":
+        return Mode.OVERLAP  # of only one of them the leaves stay what they are
     return Mode.REPLACE if expired and verdict.mode == "overlap" else Mode(verdict.mode)
 
 

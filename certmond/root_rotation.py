@@ -144,9 +144,16 @@ def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> 
     """Exits with 2 where the rotation under way is not the one that is asked for."""
     if rotation.family != family or (at_once and rotation.mode != "replace"):
         how = f"{rotation.name} is under way, by {rotation.mode}, in the phase {rotation.phase}"
-        remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`, or `certmond root-ca abort` it"
+        remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`{_or_abort(rotation)}"
         click.echo(f"refused: {how}, and not what is asked for; {remedy}", err=True)
         sys.exit(REFUSED)
+
+
+def _or_abort(rotation: Rotation) -> str:
+    """Return the other way out, where there is one."""
+    from certmond.pki.rotation import may_be_aborted
+
+    return ", or `certmond root-ca abort` it" if may_be_aborted(rotation) else ""
 
 
 def _see_that_it_can_end(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:

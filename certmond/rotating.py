@@ -25,7 +25,7 @@ from certmond.host.staged import Part, Staging
 from certmond.pki.assess import Assessment
 from certmond.pki.certificate import describe_key
 from certmond.pki.holding import Surroundings
-from certmond.pki.rotation import Rotation, following
+from certmond.pki.rotation import Phase, Rotation, following
 from certmond.pki.rotation_consent import statement
 from certmond.pki.rotation_steps import of_former
 from certmond.pki.steps import Plan
@@ -57,6 +57,7 @@ class Rotating:
         self._record, self._staging, self._conductor = record, staging, conductor
         self._audit, self._clock = audit, clock
         self._waits: tuple[str, ...] = ()
+        self._waited: tuple[str, Phase] | None = None
         self.until: datetime | None = None
         """When time alone may bring it on."""
         self.settled = False
@@ -68,8 +69,8 @@ class Rotating:
 
     @property
     def waits(self) -> tuple[str, ...]:
-        """What the phase waits for, as it was found last."""
-        return self._waits
+        """What the phase waits for, as it was found last; nothing where it is another one since."""
+        return self._waits if self._waited == self._standing.at else ()
 
     def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Bring the rotation on by what can be done now; the sentence about it, None where nothing has changed.
@@ -77,6 +78,7 @@ class Rotating:
         Raises BusyError, WriteError.
         """
         self.until, self.settled, stands = self._asked_again_at(), False, self._standing
+        self._waited = stands.at
         if stands.broken or stands.elsewhere:
             return None
         if stands.rotation != stands.own and stands.rotation is not None:
@@ -87,9 +89,10 @@ class Rotating:
         except RotationError as error:
             self._waits = (str(error),)  # the next look tells it as what it is
             return None
-        if stands.back:
-            self.change(stands.back)
-            return f"the former CA of {stands.back.family} was put back: {stands.back.name} begins"
+        if (back := stands.back) and stands.rotation:
+            self.change(back)
+            which = "the former CA" if back.new in stands.rotation.old else "another CA"
+            return f"{which} of {back.family} was put in place: {back.name} begins"
         if not self._is_known_to_all():
             return None
         reach = stands.reach(assessment, around, plan)

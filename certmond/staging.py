@@ -225,10 +225,9 @@ def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None,
         recorded, staged = staging.recorded(), staging.read(Part.NEW)
         if recorded and not _is_awaited(options, family, anchor):
             fact = f"a rotation is under way ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
-            if recorded.phase == "done":
-                remedy = f"end it with `certmond root-ca rotate --family {recorded.family or family}`"
-                _refuse([f"{fact}, whose end destroys what is staged; {remedy}"])
-            _refuse([f"{fact}, which needs what is staged; let it end, or abort it"])
+            needs = "whose end destroys" if recorded.phase == "done" else "which needs"
+            remedy = f"end it with `certmond root-ca rotate --family {recorded.family or family}`"
+            _refuse([f"{fact}, {needs} what is staged; {remedy}"])
         if staged and not staged.fault and not force:
             already = staged.anchor == anchor and staged.family == family
             if already and (staged.key is None) == (key is None):

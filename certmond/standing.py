@@ -48,6 +48,8 @@ from certmond.pki.steps import Plan
 from certmond.pki.trust import digest_of
 from certmond.replaced import Replaced
 
+_EXPLAINED = "see: certmond explain rotation_frozen"
+
 
 @dataclass(frozen=True, slots=True)
 class Reach:
@@ -64,10 +66,10 @@ class Reach:
 class Standing:
     """As of the last look, for the node `node` and one configuration.
 
-    `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that leads back
-    where somebody has put the former CA in place again. `broken` says why nobody can tell how far a rotation is; None
-    where that is known. `elsewhere` says that others are in one which is no concern of this node. `unsure` are the
-    anchors with which nothing is to be signed now, as not everyone may trust them, and why.
+    `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that takes its
+    place where somebody has put the former CA in place again, or a third one. `broken` says why nobody can tell how far
+    a rotation is; None where that is known. `elsewhere` says that others are in one which is no concern of this node.
+    `unsure` are the anchors with which nothing is to be signed now, as not everyone may trust them, and why.
     """
 
     def __init__(
@@ -111,9 +113,10 @@ class Standing:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry. `waits` is what the
         phase was found to wait for.
         """
+        before = self.at
         self._forget()
         try:
-            told = self._look(inventory, components, now, waits)
+            told = self._look(inventory, components, now, waits, before)
         except CertmondError as error:
             told = self._freeze(str(error), *self._families)
         except Exception as error:  # noqa: BLE001 - what is not understood freezes it: nothing is done, and it is told
@@ -124,7 +127,12 @@ class Standing:
         return told
 
     def _look(
-        self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str]
+        self,
+        inventory: Inventory,
+        components: Components,
+        now: datetime,
+        waits: Sequence[str],
+        before: tuple[str, Phase] | None,
     ) -> dict[str, tuple[Finding, ...]]:
         self._record.check()
         unread = list[CertmondError]()
@@ -152,8 +160,11 @@ class Standing:
             if why := self._refusal(self.rotation, self.ground, now):
                 return self._freeze(why, self.rotation.family)
             if self._alone:  # of several nodes, one may not have had the new key yet
-                self.back = put_back(self.rotation, self.ground, now)
-            return self._told(self.rotation, self.ground, waits, inventory)
+                self.back = put_back(self.rotation, self.ground, now) or self.replaced.instead(self.rotation, now)
+            told = self._told(self.rotation, self.ground, waits if before == self.at else (), inventory)
+            others = self.replaced.beside(self.rotation, self._record.anchors(), now)
+            self.unsure = {**self.unsure, **{family: found[0].message for family, found in others.items()}}
+            return told | others
         known, aids = self._record.anchors(), self._record.aids()
         told = self.replaced.look(known, aids, now)
         told |= self.first_aid.look(self._grounds, self.replaced, known, aids, now)
@@ -171,7 +182,8 @@ class Standing:
         self.replaced.forget()
         self.broken = why
         known = self._record.anchors()
-        self.unsure = {family: why for family in families if not self._is_as_ever(family, known.get(family, ()))}
+        said = f"{why}; {_EXPLAINED}"
+        self.unsure = {family: said for family in families if not self._is_as_ever(family, known.get(family, ()))}
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
     def _is_as_ever(self, family: str, known: Sequence[Anchor]) -> bool:
@@ -204,14 +216,19 @@ class Standing:
         self, rotation: Rotation, ground: Ground, waits: Sequence[str], inventory: Inventory
     ) -> dict[str, tuple[Finding, ...]]:
         if frozen := standstill(rotation, ground):
-            self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: frozen}
+            said = f"{frozen}; {_EXPLAINED}"
+            self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: said}
+            if self.back and self.back.new in ground.trust:
+                said = f"{ground.path} was replaced again, by {self.back.new.called}; it is rotated to that one now"
+                return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
         if given_up(rotation, ground) and not is_as_before(rotation, ground):
             self.unsure = {
                 rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"
             }
         if (rotation.found and rotation.phase is Phase.TRUST) or self.back:
-            self.unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
+            fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
+            self.unsure = {rotation.family: f"{fact}; see what it waits for: certmond status"}
         waiting = f"; it waits: {waits[0]}" if waits else ""
         if len(waits) > 1:
             waiting += f" (and {len(waits) - 1} more)"
@@ -228,6 +245,11 @@ class Standing:
     def family(self) -> str | None:
         """The anchor that is being changed."""
         return self.rotation.family if self.rotation else None
+
+    @property
+    def at(self) -> tuple[str, Phase] | None:
+        """Which rotation and phase it is."""
+        return (self.rotation.id, self.rotation.phase) if self.rotation else None
 
     @property
     def signing(self) -> Mapping[str, Certificate]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,9 @@ from certmond.host.node_lock import ACTING, NodeLock
 from certmond.host.rotation_record import RotationRecord
 from certmond.pki.restart import Episode, Stage, Target, Terms
 from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.rotation_holds import Hold, HoldReason
 from certmond.wait import Progress
-from tests.builders import NOW, make_ca
+from tests.builders import HOUR, NOW, make_ca
 
 ROTATION = Rotation("r1", "ca", Mode.OVERLAP, (make_ca().facts,), make_ca().facts, Phase.TRUST, NOW)
 EPISODE = Episode("web", (Target("ca", "/ca.crt", {}),), "it is older", NOW, Stage.PROVE, acted_at=NOW)
@@ -59,6 +61,22 @@ def test_an_abort_is_offered_only_where_it_is_not_refused(
     handover.tell_episode(replace(EPISODE, trouble="web does not run"))
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith(end) for line in lines] == [True, True], lines
+
+
+@pytest.mark.parametrize("fields", [{}, {"found": True}])
+def test_of_a_hold_the_one_command_is_offered_that_ends_it(
+    tmp_path: Path, handover: Handover, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
+) -> None:
+    """And its own since: neither the way back nor the beginning of the phase is beside them."""
+    held = Hold(HoldReason.FILE, "held while /hold is there", "who keeps it", "rm /hold", NOW - HOUR, NOW + HOUR)
+    handover.tell_rotation_wait(noted(tmp_path, replace(ROTATION, **fields)), held.sentence, 1)
+    (line,) = capsys.readouterr().out.splitlines()
+    fact = "held while /hold is there, until 2026-11-24 13:00:00 UTC at the latest; it depends on who keeps it"
+    assert line == f"waiting: [trust] {fact} (and 1 more) (since 2026-11-24 11:00:00 UTC; to end it: rm /hold)"
+    without = replace(held, since=None, until=None)
+    handover.tell_rotation_wait(ROTATION, without.sentence)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("; it depends on who keeps it (since 2026-11-24 12:00:00 UTC; to end it: rm /hold)")
 
 
 def test_a_restart_without_a_rotation_offers_the_archive_where_it_is_not_well(

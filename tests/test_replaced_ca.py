@@ -105,6 +105,147 @@ def test_a_ca_of_this_second_is_trusted_with_the_next_pass(
         assert node.phase is Phase.TRUST
 
 
+@pytest.mark.parametrize("between", [False, True])
+def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, between: bool) -> None:
+    """Somebody lets ca.crt hold both CAs, the former one first, or then the new one first with its key: nothing is
+    touched and nothing told, because everything is accepted. As soon as the former one is taken out while leaves and
+    kubeconfigs are of it, it is trusted again, and a rotation leads to the new one.
+    """
+    node, clock = RotatingNode(tmp_path / "place"), Clock()
+    new = root_ca()
+    with daemon(node, clock) as made:
+        node.put("ca.crt", node.old.pem + new.pem)
+        rest(made, Cause("change", None))
+        if between:
+            node.put("ca.key", new.key_pem)
+            node.put("ca.crt", new.pem + node.old.pem)
+            rest(made, Cause("change", None))
+        assert told(made) == []
+        assert (node.embedded(), node.record) == ((node.old.facts,), None)
+        put(node, new)
+        made._pass(Cause("change", None))
+        (said,) = told(made)
+        assert "holds another CA than this node lives by" in said
+        assert said.endswith("; it is rotated now")
+        rest(made, Cause("step", None), lambda: is_whole(node, new))
+        assert is_whole(node, new)
+    node.walk()
+    assert node.unwell(new) == []
+
+
+def found_in_place(node: RotatingNode, ca: Issued, phase: Phase) -> None:
+    """Let the node, which knows its CA, follow another one as far as that phase."""
+    node.step()
+    put(node, ca)
+    node.step()
+    node.walk(lambda: node.phase is phase)
+    assert node.phase is phase
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_third_ca_is_followed_in_the_place_of_the_second(tmp_path: Path, signed: bool) -> None:
+    """While a rotation leads to a CA that was found in place, a third pair takes its place: it is told as a changed CA,
+    the rotation leads to that one from then on, the former CA stays trusted, and the second one only if it has signed.
+    """
+    node, clock = RotatingNode(tmp_path / "place", root_ca={"overlap": "1h"}), Clock()
+    second, third = root_ca(subject="second"), root_ca(subject="third")
+    with daemon(node, clock) as made:
+        put(node, second)
+        rest(made, Cause("change", None), lambda: is_whole(node, second))
+        if signed:
+            node.walk(lambda: node.verifies(node.read("web.crt"), second))
+        trusted = {node.old.facts, third.facts} | ({second.facts} if signed else set())
+        put(node, third)
+        made._pass(Cause("change", None))
+        assert "rotation_frozen" not in node.findings()
+        (said,) = told(made)
+        assert re.search("was replaced again, by CN=third.*; it is rotated to that one now", said)
+        rest(made, Cause("step", None), lambda: {*node.trust()} == trusted == {*node.embedded()})
+        assert {*node.trust()} == trusted == {*node.embedded()}
+        assert node.record is not None
+        assert (node.record.new, node.phase) == (third.facts, Phase.TRUST)
+    node.walk()
+    assert node.unwell(third) == []
+
+
+@pytest.mark.parametrize("whose", ["former", "second"])
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
+def test_what_is_told_of_a_third_ca_that_cannot_be_followed_leads_out(tmp_path: Path, phase: Phase, whose: str) -> None:
+    """Of an unfit third pair it is told which files to put back: with either of the two pairs the rotation goes on."""
+    node = RotatingNode(tmp_path / "place")
+    second = root_ca(subject="second")
+    found_in_place(node, second, phase)
+    put(node, root_ca(key="rsa-1024"))
+    before = node.tree()
+    said = node.findings()["rotation_frozen"]
+    assert said.endswith("; put back the certificate and the key of one of these two, both files")
+    node.step()
+    assert node.tree() == before
+    back = node.old if whose == "former" else second
+    put(node, back)
+    node.step()
+    node.walk()
+    assert node.unwell(back) == []
+
+
+@pytest.mark.parametrize("settings", [{"mode": "observe"}, {"root_ca": {"on_change": "alarm"}}])
+def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """In observe mode, and with `on_change: alarm`, the rotation under way stands still, and nothing is touched."""
+    node = RotatingNode(tmp_path / "place")
+    found_in_place(node, root_ca(subject="second"), Phase.TRUST)
+    node.configure(**settings)
+    put(node, root_ca(subject="third"))
+    before, record = node.tree(), node.record
+    node.step()
+    assert "rotation_frozen" in node.findings()
+    assert (node.tree(), node.record) == (before, record)
+
+
+@pytest.mark.parametrize(
+    ("new", "following", "why"),
+    [
+        (root_ca(key="rsa-1024"), False, "and nothing is touched: .*; or put the former CA back"),
+        (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "and nothing is touched: "),
+        (root_ca(), True, "has not reached the phase issue yet; see what it waits for: certmond status"),
+        (root_ca(key="rsa-1024"), True, "stands still: .*; see: certmond explain rotation_frozen"),
+    ],
+)
+def test_nobody_signs_with_a_ca_that_is_not_followed_yet(
+    tmp_path: Path, new: Issued, following: bool, why: str
+) -> None:
+    """Whoever asks for a certificate of it by name is told why not and what to look at, exit code 3, and nothing is
+    written; `--all` leaves it alone and says the same.
+    """
+    node = RotatingNode(tmp_path / "place", hurried=False, root_ca={"overlap": "1h"})
+    fit = new.facts.key.algorithm != "RSA"
+    if following:
+        found_in_place(node, new if fit else root_ca(), Phase.TRUST)
+    else:
+        node.step()
+    if not (following and fit):
+        put(node, new)
+    before = node.tree()
+    said = node.certmond("renew", "web")
+    assert said.returncode == 3
+    assert re.search(f"web cannot be renewed: .*{why}", said.stderr)
+    said = node.certmond("renew", "--all", "--no-restart")
+    assert len(re.findall(f"left alone: (?:web|user.conf): .*{why}", said.stdout)) == 2
+    assert node.tree() == before
+
+
+def test_no_command_names_a_way_back_that_is_refused(tmp_path: Path) -> None:
+    """A rotation that was found in place cannot be aborted: who asks for another is told how it goes on."""
+    node = RotatingNode(tmp_path / "place")
+    found_in_place(node, root_ca(subject="second"), Phase.TRUST)
+    for words in (["root-ca", "rotate", "--at-once"], ["root-ca", "stage", "--generate"]):
+        said = node.hurry(*words)
+        assert said.code == 2
+        assert "abort" not in said.err
+        assert "certmond root-ca rotate --family ca" in said.err
+
+
 def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: Path) -> None:
     """Of a CA whose notBefore is 20 s ahead one critical finding says until when it waits and what ends that; nothing
     is touched before, and the daemon wakes at that very instant, not at the next resync.
@@ -238,6 +379,56 @@ def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: P
         made._act()
         assert node.record is not None
         assert node.record.family == "other"
+
+
+@pytest.mark.parametrize("on_change", ["rotate", "alarm"])
+def test_a_second_family_is_told_while_the_first_one_is_followed(tmp_path: Path, on_change: str) -> None:
+    """Where two CAs were replaced together, that of the second one is told all the while, with when it is followed or
+    which command is then to be run; nothing is signed with it before, and it is followed after the first one.
+    """
+    node, clock = RotatingNode(tmp_path / "place"), Clock()
+    other = root_ca(subject="other")
+    dates: dict[str, Any] = {"not_before": clock.now - HOUR, "not_after": clock.now + 90 * DAY}
+    leaf = make_server(other, "leaf", **dates)
+    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
+        node.put(name, content)
+    node.put("leaf.key", leaf.key_pem)
+    with_more(node, "other", authority=True)
+    with_more(node, "leaf", ca="other")
+    node.step()
+    new, later = root_ca(), root_ca(subject="other")
+    put(node, new)
+    node.step()
+    assert node.phase is Phase.TRUST
+    node.put("other.key", later.key_pem)
+    node.put("other.crt", later.pem)
+    record = node.record
+    assert record is not None
+    settings = (node.place / "config.yaml").read_text()
+    (node.place / "config.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load(settings) | {"root_ca": {"overlap": "1s", "on_change": on_change}})
+    )
+    said = node.findings()["root_ca_changed"]
+    assert f"{node.files}/other.crt holds another CA than this node lives by" in said
+    if on_change == "alarm":
+        assert said.endswith(f"or, when {record.name} is done, run: certmond root-ca rotate --family other")
+    else:
+        assert said.endswith(f"; it is followed when {record.name} is done")
+    asked = node.certmond("renew", "leaf")
+    assert asked.returncode == 3
+    assert said in asked.stderr
+    (node.place / "config.yaml").write_text(settings)
+    node.walk(lambda: node.phase is Phase.ISSUE)
+    assert "other.crt holds another CA" in node.findings()["root_ca_changed"]
+    node.walk()
+    assert node.trust() == (new.facts,)
+    node.step()
+    assert node.record is not None
+    assert node.record.family == "other"
+    node.walk()
+    assert node.trust("other.crt") == (later.facts,)
+    assert node.verifies(node.read("leaf.crt"), later)
+    assert node.unwell(new) == []
 
 
 def test_the_wait_of_a_second_process_is_over_with_the_clock(tmp_path: Path) -> None:

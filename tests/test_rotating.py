@@ -960,6 +960,35 @@ def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path
     assert node.unwell(at_once) == []
 
 
+def test_what_a_phase_waited_for_is_not_told_of_another_one(quick: Path) -> None:
+    """Somebody leads the rotation back in another process: what it waited for on the way there is said no more."""
+    node = RotatingNode(quick / "place", root_ca={"overlap": "9000h"})
+    node.begin(root_ca())
+    node.walk(lambda: node.phase is Phase.TRUST)
+    enforcer = node.enforcer()
+    for _ in range(9):
+        assessment, around = enforcer.see()
+        made = enforcer.plan(assessment, around=around)
+        enforcer.executor.execute(made)
+        enforcer.rotate(assessment, around, made)
+    (wait,) = enforcer.rotating.waits
+    assert wait.startswith("both CAs are trusted until")
+    record = node.record
+    assert record is not None
+    other = node.enforcer()
+    other.see()
+    other.rotating.change(abort(record, node.clock()))
+    for _ in range(2):
+        assessment, around = enforcer.see()
+        told = [
+            f.message for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_under_way"
+        ]
+        assert len(told) == 1
+        assert "is in the phase distrust" in told[0]
+        assert "it waits" not in told[0]
+        assert enforcer.rotating.waits == ()
+
+
 @pytest.mark.parametrize("what", ["an encrypted key", "another CA"])
 def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> None:
     """A rotation that stands still before it has changed anything is led to its end by an abort, whatever is in its

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from certmond.cluster.record import ClusterRecord
 from certmond.errors import OvertakenError, RotationError
 from certmond.pki.certificate import to_pem
-from certmond.pki.rotation import Mode, Phase, Rotation, abort, flaw, forth, sequence
+from certmond.pki.rotation import Mode, Phase, Rotation, abort, flaw, forth, may_be_aborted, sequence
 
 TAKE_AWAY = "kubectl -n kube-system delete configmap certmond-rotation"
 """What a person does with a record that is not to be followed."""
@@ -116,7 +116,8 @@ def admit(
 def _not_beside(there: Rotation, *, ended: bool) -> str:
     if ended:
         return _older(there, "which this node has ended")
-    on = f"let it go on by `certmond root-ca rotate --family {there.family}`, or `certmond root-ca abort` it"
+    on = f"let it go on by `certmond root-ca rotate --family {there.family}`"
+    on += ", or `certmond root-ca abort` it" if may_be_aborted(there) else ""
     return f"the cluster is in {there.name}, in the phase {there.phase}; one at a time: {on}"
 
 

@@ -27,7 +27,7 @@ from certmond.pki.repairs import Repairs, being_written
 from certmond.pki.settings import LOCAL, OWN_KEY
 from certmond.pki.signing_policy import Basis, Denial, fixed_by, grant
 from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Restore, Step
-from certmond.pki.waiting import REPAIRS, SAID, day, waiting
+from certmond.pki.waiting import REPAIRS, SAID, day, in_doubt, waiting
 
 _SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
@@ -164,7 +164,7 @@ class _Planner:
             kept = status.seen.spec.keep_key
             remedy = "it cannot keep it, so give it a key of its own" if kept else "set keep_key on both"
             self._hold(status, f"shares its {shared}: {remedy}")
-        elif cause is not Cause.ASKED and (held := self._waiting(status, old, cause)):
+        elif held := self._held_back(status, old, cause):
             self._held.append(held)
             self._covered.add(file)
         elif cause not in {Cause.ASKED, Cause.ROTATION} and (beyond := self._beyond_quota(status)):
@@ -191,6 +191,8 @@ class _Planner:
             if isinstance(made, Restore):  # what was good before needs no clock, and no CA that all others trust
                 about = replace(about, clock=None, unsure={})
             made = self._waiting(status, None, Cause.DAMAGED, about) or made
+        elif isinstance(made, Issue):
+            made = in_doubt(status, Cause.DAMAGED, self._circumstances) or made
         if made is None:  # its certificate is whole, and has a successor as ever
             self._consider(status, Cause.DAMAGED)
             return
@@ -230,6 +232,12 @@ class _Planner:
             if same_certificate and not same_key:
                 return f"certificate {seen.path} with {other.name}"
         return None
+
+    def _held_back(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
+        """Whoever asks need not wait for a better moment; but nothing is signed with a CA that may not be trusted."""
+        if cause is Cause.ASKED:
+            return in_doubt(status, cause, self._circumstances)
+        return self._waiting(status, old, cause)
 
     def _waiting(
         self, status: CertificateStatus, old: Certificate | None, cause: Cause, about: Circumstances | None = None

@@ -255,7 +255,9 @@ def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
     for anchor in ground.trust:
         if anchor not in known:
             fact = f"{ground.path} holds {_by_digest(anchor)}, which is neither the former nor the new {rotation.noun}"
-            yield f"{fact}; take it out, or put back what it held"
+            pair = "put back the certificate and the key of one of these two, both files"
+            third = rotation.found and anchor == ground.trust[0]
+            yield f"{fact}; {pair if third else 'take it out, or put back what it held'}"
     if ground.signs and not ground.holds_key:
         yield f"{ground.key_path} is not there, on a node that signs; put the {rotation.noun}'s key back"
     if ground.key_unknown and ground.key is None:

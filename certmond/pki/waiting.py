@@ -55,9 +55,9 @@ def waiting(
     `due` is when this node would renew it.
     """
     (name, path), spec, healing = status.seen.identity, status.seen.spec, circumstances.healing
+    if doubted := in_doubt(status, cause, circumstances):
+        return Waiting(doubted)
     refused = healing.is_refused(spec, cause)
-    if not refused and (unsure := next(filter(None, map(circumstances.unsure.get, spec.ca)), None)):
-        return Waiting(Held(name, path, unsure))
     # A new one would bring the same again, and the service down once more. Of a rotation that was judged before.
     if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:
         return Waiting(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
@@ -75,6 +75,14 @@ def waiting(
     because, late = HostHold(hold, clock).of(old, spec, cause, now, healing)
     instants += (late,) if late else ()
     return Waiting(Held(name, path, because, late) if because else None, instants)
+
+
+def in_doubt(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
+    """Return why nothing is signed with the CA of the certificate now, for a person neither; None where it may be."""
+    if circumstances.healing.is_refused(status.seen.spec, cause):
+        return None
+    unsure = next(filter(None, map(circumstances.unsure.get, status.seen.spec.ca)), None)
+    return Held(*status.seen.identity, unsure) if unsure else None
 
 
 def _pause_after(

@@ -167,6 +167,17 @@ def test_asked_for_it_is_put_right_at_once() -> None:
     assert isinstance(only(node.plan(asked=True)), Issue)
 
 
+def test_asked_for_it_nothing_is_issued_by_a_ca_that_not_everyone_trusts() -> None:
+    """What was good before is put back all the same."""
+    doubt = "not everyone trusts it"
+    node = Node()
+    node.look(CUT)
+    assert only(node.plan(asked=True, unsure={"ca": doubt})) == Held(*CUT.identity, doubt)
+    node = Node(salvage=Salvage(good=(("000001-x", GOOD.certificates[0]),)))
+    node.look(GONE)
+    assert isinstance(only(node.plan(asked=True, unsure={"ca": doubt})), Restore)
+
+
 def test_a_clock_in_doubt_and_an_upgrade_hold() -> None:
     """An upgrade may be who writes. A clock in doubt holds a new certificate, and not one that was good before."""
     node = Node()

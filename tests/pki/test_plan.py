@@ -408,13 +408,14 @@ def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: 
 
 
 def test_what_may_be_trusted_by_nobody_is_not_issued() -> None:
-    """As long as that is so, whatever the date; what another CA signs is, and so is what is asked for by hand."""
+    """As long as that is so, whatever the date, and whoever asks for it; what another CA signs is."""
     made = world(leaf(NOW), circumstances=Circumstances(unsure={"ca": "the CA was replaced"}))
     for now in (NOW, NOW + YEAR):
         assert held(made.plan(now)) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
-    assert steps(made.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+    assert held(made.plan(NOW, frozenset({"leaf"}))) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
     elsewhere = replace(made, circumstances=Circumstances(unsure={"etcd-ca": "the CA was replaced"}))
     assert steps(elsewhere.plan(NOW)) == [("leaf", Cause.DUE)]
+    assert steps(elsewhere.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
 
 
 def test_a_clock_that_may_be_wrong_holds_what_seems_to_be_beyond_its_dates() -> None:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from certmond.pki.certificate import Certificate
 from certmond.pki.inventory import Inventory, Observation, Permissions
-from certmond.pki.rotation_found import Change, changed
+from certmond.pki.rotation import Phase
+from certmond.pki.rotation_found import Change, changed, overtaken
 from certmond.pki.rotation_steps import Ground
 from tests.builders import Issued, make_intermediate, make_leaf
-from tests.pki.rotation_node import AFRESH, ANCHOR, CA, NEW, OLD, STRANGER, anchors, conf, ground, leaf, row, see
+from tests.pki.rotation_node import (
+    AFRESH,
+    ANCHOR,
+    CA,
+    NEW,
+    OLD,
+    STRANGER,
+    anchors,
+    at,
+    conf,
+    ground,
+    leaf,
+    row,
+    see,
+    signer,
+)
 
 
 def seen(
@@ -83,9 +100,33 @@ def test_where_nobody_remembers_it_only_files_of_root_tell(owner: str, mode: int
 
 
 def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:
-    """Whatever else is still there: that is a rotation of ours, or its end."""
-    assert seen(conf(OLD), leaf(OLD), known=(NEW, OLD)) is None
+    """Whatever else is still there, of which it has never lived."""
+    assert seen(conf(OLD), leaf(OLD), known=(NEW,)) is None
     assert seen(conf(OLD), trust=(OLD, NEW), known=(OLD,)) is None
+
+
+def test_a_former_one_that_is_gone_from_the_bundle_is_a_change() -> None:
+    """The new one was remembered when both were trusted. What is left of the former one has nobody who accepts it."""
+    for known in ((OLD, NEW), (NEW, OLD)):
+        assert seen(conf(OLD), known=known) == change("/admin.conf trusts the former one", OLD)
+        assert seen(conf(OLD, NEW), leaf(OLD), known=known) == change("/pki/leaf.crt is of the former one", OLD)
+        assert seen(conf(OLD, NEW), leaf(NEW), known=known) is None
+
+
+def test_both_in_the_bundle_are_no_change_whichever_signs() -> None:
+    """Somebody rotates by hand, and everything is accepted: a leaf that is of either, a kubeconfig that trusts one."""
+    for trust in ((OLD, NEW), (NEW, OLD)):
+        assert seen(conf(OLD), conf(NEW), leaf(OLD), leaf(NEW), trust=trust, known=(OLD, NEW)) is None
+
+
+@pytest.mark.parametrize(("owner", "counts"), [("root:root", True), ("kim:root", False)])
+def test_only_files_of_root_tell_of_one_that_was_trusted_beside(owner: str, counts: bool) -> None:
+    """It was taken out, and did not sign when it was remembered: nobody else's file is to have it trusted again."""
+    permissions = (Permissions("/admin.conf", 0o600, owner, secret=True),)
+    embeds, signed = replace(conf(STRANGER), permissions=permissions), replace(leaf(STRANGER), permissions=permissions)
+    for observation in (embeds, signed):
+        assert (seen(observation, known=(NEW, STRANGER)) is not None) == counts
+        assert seen(observation, known=(STRANGER, NEW)) is not None
 
 
 def test_where_nothing_is_left_of_the_former_one_there_is_nothing_to_rotate() -> None:
@@ -120,3 +161,46 @@ def test_a_file_without_a_ca_is_not_another_ca() -> None:
     """That is told as what it is."""
     none: tuple[Certificate, ...] = ()
     assert changed("ca", Ground("ca", ANCHOR, None, none), (OLD.facts,), Inventory((conf(OLD),))) is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "fields", "leaves", "trusted"),
+    [
+        (Phase.TRUST, {}, [leaf(OLD), see(row("none"))], (OLD,)),
+        (Phase.TRUST, {}, [leaf(OLD), leaf(NEW, "later")], (OLD, NEW)),
+        (Phase.TRUST, {"signer": signer(NEW)}, [leaf(OLD)], (OLD, NEW)),
+        (Phase.ISSUE, {}, [leaf(OLD)], (OLD, NEW)),
+        (Phase.DISTRUST, {}, [leaf(NEW)], (NEW,)),
+    ],
+)  # fmt: skip
+def test_a_third_one_takes_the_place_of_the_second(
+    phase: Phase, fields: dict[str, Any], leaves: list[Observation], trusted: tuple[Issued, ...]
+) -> None:
+    """With its key, while a rotation leads to the second one, which was found in place. Trusted beside it is every one
+    that has signed, or may have done so on another node; of a second one that has signed nothing nobody needs trust.
+    """
+    rotation = at(phase, found=True)
+    found = overtaken(rotation, ground(STRANGER, key=STRANGER, **fields), Inventory(tuple(leaves)))
+    assert found is not None
+    assert (found.old, found.new) == (tuple(each.facts for each in trusted), STRANGER.facts)
+
+
+def test_a_second_one_that_is_still_in_the_bundle_stays_trusted() -> None:
+    """Who has put the third one in place has let it stand there."""
+    found = overtaken(at(Phase.TRUST, found=True), ground(STRANGER, NEW, key=STRANGER), Inventory(()))
+    assert found is not None
+    assert found.old == (OLD.facts, NEW.facts)
+
+
+@pytest.mark.parametrize(
+    ("found", "of"),
+    [
+        (False, ground(STRANGER, key=STRANGER)),
+        (True, ground(key=STRANGER)),
+        (True, ground(STRANGER, key=NEW)),
+        (True, ground(NEW, STRANGER, key=STRANGER)),
+    ],
+)  # fmt: skip
+def test_what_is_no_third_pair_takes_no_ones_place(found: bool, of: Ground) -> None:
+    """Nor does it where a person has staged and begun the rotation: somebody else changes the same files."""
+    assert overtaken(at(Phase.TRUST, found=found), of, Inventory((leaf(OLD),))) is None
