@@ -123,6 +123,11 @@ def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
     return status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
 
 
+def _put_right(status: CertificateStatus) -> CertificateStatus:
+    """The entry of damaged files after their repair: what has no predecessor has no dates to go on from."""
+    return replace(status, seen=replace(status.seen, certificates=(), faults=()), certificate=None, renew_at=None)
+
+
 class _Simulation:
     def __init__(self, assessment: Assessment, policy: Policy, until: datetime, circumstances: Circumstances) -> None:
         self._assessment, self._policy, self._until = assessment, policy, until
@@ -161,8 +166,7 @@ class _Simulation:
         for step in issues:
             self._tell_clamped(now, step)
             self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
-            if step.old:  # what is damaged now has no dates to go on from
-                renewed[step.identity] = self._renewed(step, step.old)
+            renewed[step.identity] = self._renewed(step, step.old) if step.old else _put_right(step.status)
             self._past[step.identity] = Attempt(now)
         services = dict.fromkeys(service for step in issues for service in step.restarts)
         for service in services:
@@ -194,11 +198,12 @@ class _Simulation:
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
     def _tell_held(self, now: datetime, held: Held) -> None:
-        if self._assessment.by_identity[held.target, held.path].seen.spec.renewed_by:
+        status = self._assessment.by_identity.get((held.target, held.path))  # None of a derived file
+        if status and status.seen.spec.renewed_by:
             return  # its fate says so already
         if held.until is None:
             self._tell_once(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True), held.path)
-        certificate = self._assessment.by_identity[held.target, held.path].certificate
+        certificate = status.certificate if status else None
         if certificate and certificate.not_after < now:
             self._tell_once(
                 ForecastEvent(now, What.EXPIRE, held.target, f"expires: {held.because}", bad=True), held.path

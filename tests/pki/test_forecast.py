@@ -19,6 +19,7 @@ from certmond.pki.forecast import MAX_EVENTS, Forecast, What, forecast, next_eve
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.steps import Issue
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
+from tests.pki.test_damage import GONE
 from tests.pki.test_plan import (
     AUTHORITY,
     CA,
@@ -287,6 +288,20 @@ def test_certificates_of_one_name_are_told_apart_by_their_path() -> None:
     assert len(told(found, What.HOLD, about="leaf")) == len(told(found, What.EXPIRE, about="leaf")) == 2
 
 
+def test_what_is_damaged_today_is_put_right_once() -> None:
+    """Of what is issued without a predecessor nobody can tell the dates, and so no more is foretold of it."""
+    found = foresee(World((CA, see(row("other"), leaf(NOW + YEAR)), GONE)))
+    assert told(found, What.RENEW, about="leaf") == [(NOW, "leaf")]
+    assert sentences(found, What.RENEW)[0].startswith("/pki/leaf.crt is not there; issued anew")
+    assert len(told(found, What.RENEW, about="other")) > 1
+
+
+def test_what_another_service_renews_is_told_as_its_fate_alone() -> None:
+    """It is due then, and ends then; nothing is held of it besides."""
+    found = foresee(World((CA, see(row(renewed_by="the start of k3s"), leaf(NOW + 40 * DAY)))), 50 * DAY)
+    assert told(found, *What) == [(NOW + 10 * DAY, "leaf"), (NOW + 40 * DAY + TICK, "leaf")]
+
+
 # --- what is next -----------------------------------------------------------------------------------------------------
 
 
@@ -308,3 +323,10 @@ def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -
     assert following is not None
     assert following.at == due[0][0]
     assert following[:2] in told(found, following.what)
+
+
+@pytest.mark.parametrize("end", [NOW - DAY, NOW + YEAR], ids=["has ended", "rotates"])
+def test_what_only_ends_is_not_next(end: datetime) -> None:
+    """What has expired and nobody signs is due no more, nor is what the kubelet rotates by itself."""
+    spec = row(**UNSIGNED) if end < NOW else ROTATED
+    assert next_event(World((see(spec, leaf(end), symlink=True),)).look(NOW), POLICY) is None
