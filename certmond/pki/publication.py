@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
+from typing import assert_never
 
 from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation
 from certmond.pki.rotation_gates import Gate
@@ -69,6 +70,8 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
         case Answer.SILENT | Answer.REFUSED:
             said = f"what pods were given cannot be asked, so that `root_ca.overlap` alone counts: {fact}"
             return replace(held, waits=(*held.waits, said)) if held.waits else replace(held, told=said)
+        case _:
+            assert_never(asked.answer)
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
