@@ -213,6 +213,7 @@ def test_the_end_of_what_is_not_renewed_is_told(
 def test_of_what_is_not_there_nothing_is_foretold() -> None:
     """A finding says so today."""
     assert foresee(World((see(row()),))).events == ()
+    assert next_event(World((see(row()),)).look(NOW), POLICY) is None
     remembered = assess(Inventory((CA, see(row()))), NOW, World((CA, see(row(), leaf(NOW + DAY)))).look(NOW))
     assert forecast(remembered, POLICY, NOW + DAY).events == ()
 
