@@ -54,8 +54,6 @@ from certmond.signing import SignerChoice
 from certmond.standing import Standing
 from certmond.turns import Alone, Scattered, Turn
 
-LAST_RETRY = timedelta(minutes=10)
-"""A derived file that could not be made is tried again after that at the latest."""
 _EVIDENCE = 0.5
 """Seconds of a pass for looking up where certificates that are due come from; the next pass goes on with that."""
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
@@ -349,13 +347,12 @@ class Enforcer:
         steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
         for step in made.steps:
             attempt = past.get((step.target, step.path))
-            if isinstance(step, Derive) and step.source not in renewed and attempt:
-                again = min(attempt.retry_at, attempt.at + LAST_RETRY)
-                if again > now >= attempt.at:
-                    held.append(Held(step.target, step.path, attempt.message, again))
-                    instants.append(again)
-                    continue
-            steps.append(step)
+            may_wait = isinstance(step, Derive) and step.source not in renewed
+            if may_wait and attempt and (again := attempt.file_retry_at) > now >= attempt.at:
+                held.append(Held(step.target, step.path, attempt.message, again))
+                instants.append(again)
+            else:
+                steps.append(step)
         return replace(made, steps=tuple(steps), held=(*made.held, *held), changes_at=min(instants, default=None))
 
     def _left_alone(self, states: Mapping[str, State]) -> Iterator[Held]:

@@ -217,9 +217,9 @@ class Rotating:
         return self._keep(after, f"{before.phase} is reached", said)
 
     def _end(self, rotation: Rotation, former: Sequence[str]) -> str | None:
-        """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor.
+        """End the rotation: destroy the staged keys, and record the new anchor as the one that the node trusts.
 
-        `former` are the files that still hold certificates of the former one, for which the rotation has not waited.
+        `former` are the files with a certificate of the former CA for which the rotation did not wait.
         """
         ground, kept = self._standing.ground, [each for each in map(self._staging.read, Part) if each]
         needed = [each for each in kept if each.key_unknown or each.key == rotation.new.key]

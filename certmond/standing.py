@@ -325,8 +325,10 @@ class Standing:
     def report(self, rotation: Rotation, assessment: Assessment) -> Report:
         """What this node says of itself, now that it has come so far."""
         ground, known = self.ground, {*rotation.old, rotation.new}
-        leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.is_trust]
-        leaves = [each for each in leaves if is_awaited(rotation, each, assessment)]
+        leaves = [
+            each for each in concerned(rotation.family, assessment)
+            if not each.seen.spec.is_trust and is_awaited(rotation, each, assessment)
+        ]  # fmt: skip
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
         in_place = ground is not None and rotation.new in ground.trust and ground.key == rotation.new.key
         ready = in_place or self._is_given(rotation)

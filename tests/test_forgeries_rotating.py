@@ -126,7 +126,7 @@ def x509_pem(der: bytes) -> bytes:
 def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> None:
     """The new CA signs what the former one had signed, and nothing of what is forged, whatever phase it is in. Where
     the CA's key signs no successor of a certificate of the former CA whose file root alone can write, the rotation
-    waits in `issue` and names it. It goes on when nobody asks for that one any more, and then only the new CA is there.
+    waits in `issue` and names it. It continues when no entry names that file, and then only the new CA is in place.
     For a file that other users can write it does not wait; at the end it names that file.
     """
     node, new = ForgedNode(tmp_path / "place"), root_ca()

@@ -13,6 +13,7 @@ MIN_INTERVAL = timedelta(hours=1)
 IN_A_ROW = timedelta(hours=2)
 """A repair so soon after the one before is of what comes back: the pauses between them grow."""
 FIRST_RETRY, LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
+LAST_FILE_RETRY = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class Attempt:
         if self.failures:
             return self.at + _pause(self.failures)
         return self.at + MIN_INTERVAL
+
+    @property
+    def file_retry_at(self) -> datetime:
+        """The same for a file that needs no signature: ten minutes later at the latest."""
+        return min(self.retry_at, self.at + LAST_FILE_RETRY)
 
     @property
     def repair_pause(self) -> tuple[datetime, datetime] | None:

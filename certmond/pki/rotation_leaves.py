@@ -8,9 +8,8 @@ possible, and told where it is not. Pure.
 from __future__ import annotations
 
 from certmond.pki.assess import Assessment, CertificateStatus
-from certmond.pki.issuance import Terms, successor
 from certmond.pki.rotation import Rotation
-from certmond.pki.signing_policy import Denial, fixed_by, grant
+from certmond.pki.signing_policy import Denial, successor_denial
 
 
 def is_awaited(rotation: Rotation, status: CertificateStatus, assessment: Assessment) -> bool:
@@ -23,10 +22,7 @@ def is_awaited(rotation: Rotation, status: CertificateStatus, assessment: Assess
 
 def denial(status: CertificateStatus, assessment: Assessment) -> Denial | None:
     """Return why the CA's key does not sign a successor of this certificate; None where it does."""
-    certificate, spec, derived = status.certificate, status.seen.spec, status.basis
-    if certificate is None or derived is None or certificate.refused:
+    certificate, basis = status.certificate, status.basis
+    if certificate is None or basis is None or certificate.refused:
         return None
-    terms = Terms(assessment.taken_at, None, assessment.facts)
-    template = successor(certificate, spec, terms, inherits=derived.predecessor is not None)
-    made = grant(template, fixed_by(spec, assessment.facts), derived)
-    return made if isinstance(made, Denial) else None
+    return successor_denial(certificate, status.seen.spec, assessment.facts, basis, assessment.taken_at)

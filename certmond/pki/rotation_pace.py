@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from certmond.pki.attempt import Attempt
 from certmond.pki.rotation_steps import Lacks
 from certmond.pki.steps import Held, Identity, Issue, Plan, Rotate
-
-_LAST_RETRY = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def pace(left: Lacks, past: Mapping[Identity, Attempt], now: datetime) -> Pace:
             steps.append(step)
             first |= awaited
             continue
-        again = None if awaited else min(attempt.retry_at, attempt.at + _LAST_RETRY)
+        again = None if awaited else attempt.file_retry_at
         held.append(Held(step.target, step.path, attempt.message, again))
         if again is None or not attempt.at <= now < again:
             steps.append(step)

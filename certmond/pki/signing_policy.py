@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -20,7 +21,16 @@ from certmond.pki.certificate import KEY_USAGES, Certificate, attributes_of, loa
 from certmond.pki.demand import accepted_subjects
 from certmond.pki.fields import USAGES, expand
 from certmond.pki.inventory import Provenance
-from certmond.pki.issuance import EXTENDED, Template, alternative_names, general_name, name_of, unfit_usages
+from certmond.pki.issuance import (
+    EXTENDED,
+    Template,
+    Terms,
+    alternative_names,
+    general_name,
+    name_of,
+    successor,
+    unfit_usages,
+)
 from certmond.pki.path import find_paths
 from certmond.pki.reason import printable
 
@@ -124,6 +134,15 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
         if not signers or (in_date and (limited or all(each.extended_usages is None for each in signers))):
             return True
     return False
+
+
+def successor_denial(
+    certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str], basis: Basis, now: datetime
+) -> Denial | None:
+    """Return why the CA's key does not sign a successor of the certificate; None where it does."""
+    template = successor(certificate, spec, Terms(now, None, facts), inherits=basis.predecessor is not None)
+    made = grant(template, fixed_by(spec, facts), basis)
+    return made if isinstance(made, Denial) else None
 
 
 def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:

@@ -1,4 +1,4 @@
-"""A copy of a kubeconfig that another user can change: what it names is run and trusted by whoever has the copy."""
+"""A copy of a kubeconfig that another user can change: the users of the copy run and trust what it names."""
 
 from __future__ import annotations
 

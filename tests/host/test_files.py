@@ -1007,7 +1007,7 @@ def test_a_writer_that_is_held_up_half_way(tree: Tree, monkeypatch: pytest.Monke
 
 def test_a_look_waits_for_so_many_writers_and_says_which_are_left(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of known files that changed just now, a look waits for the writers of twenty. It reads the others at once, and
-    they are to be looked at again; the next look waits for twenty of them.
+    names them for the next look, which waits for twenty of them.
     """
     paths = [f"/{number}.crt" for number in range(50)]
     for path in paths:

@@ -255,7 +255,7 @@ def test_taking_empties(eyes: Eyes, pki: str) -> None:
 
 
 def test_what_is_to_be_looked_at_again_counts_as_changed(eyes: Eyes, pki: str) -> None:
-    """Who asks for another look at paths is woken, and finds them among the changes; without a path nobody is woken."""
+    """A request for another look at paths wakes the loop, which finds them among the changes; no path, no wake-up."""
     eyes.follow({pki: frozenset({"a.crt"})})
     eyes.watcher.again(frozenset())
     assert eyes.watcher.take() is None

@@ -26,7 +26,7 @@ def test_the_files_of_a_phase_come_first() -> None:
 
 
 def test_a_file_that_could_not_be_written_is_tried_beside_the_rest() -> None:
-    """A step that failed does not come first any more: what is due is planned beside it, and it says what failed."""
+    """A step that failed no longer comes first: the plan has what is due beside it, and says what failed."""
     made = pace(LEFT, OF_ANCHOR, NOW)
     assert (made.first, made.steps, made.held) == (False, (ANCHOR, OTHERS), (Held("ca", "/ca.crt", "no"),))
     assert made.beside(DUE).steps == (ANCHOR, OTHERS, *DUE.steps)
