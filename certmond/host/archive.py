@@ -22,7 +22,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from certmond.errors import MalformedError, WriteError
+from certmond.errors import MalformedError, StateError, WriteError
 from certmond.host.content import content_of
 from certmond.host.place import Place, blaming, can_be_a_path, digest, opened
 from certmond.host.staging import make_directory, new_file
@@ -127,13 +127,23 @@ class Archive:
         return Generation(name, generation, when, dict(description), tuple(files))
 
     def remove(self, name: str, generations: Sequence[str]) -> None:
-        """Remove these generations, and what a killed process left of others. Raises WriteError."""
+        """Remove these generations, and what a killed process left of others. Raises StateError, WriteError."""
         home = self._home(name)
         with blaming(str(home)), opened_state(home) as parent:
             for old in generations:
                 # Out of sight first: what is half removed is no generation any more.
                 os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
             _sweep(home)
+
+    def tidy(self) -> None:
+        """Remove what killed processes left of generations, keys included. Raises WriteError.
+
+        A directory that another user can change stays as it is.
+        """
+        for name in filter(_NAME.fullmatch, _listing(self._directory)):
+            if any(each.startswith(".") for each in _listing(self._directory / name)):
+                with suppress(StateError):
+                    self.remove(name, ())
 
     def names(self) -> tuple[str, ...]:
         """Every certificate of which something is kept."""

@@ -38,9 +38,13 @@ class Retention:
         return not recently and doubt_of_the_clock(self._hold) is None
 
     def apply(self) -> None:
-        """Remove what is past its time, where that is due, and note each generation. Raises WriteError."""
+        """Remove what is past its time, where that is due, and note each generation. Raises WriteError.
+
+        What killed processes left of generations goes, too: it can hold keys of any age.
+        """
         if not self.due():
             return
+        self._archive.tidy()
         self._applied_at = now = self._clock()
         for name in self._archive.names():
             with suppress(StateError):

@@ -122,6 +122,21 @@ def test_it_is_applied_once_an_hour(kept: Kept) -> None:
     assert found == [False, True, True]
 
 
+def test_what_a_killed_process_left_goes(kept: Kept) -> None:
+    """The keys in a generation that a killed process had half stored or half removed are gone from the disk, of a
+    certificate without any other generation, too. A directory that other users can write in stays.
+    """
+    here = kept.pair(10)
+    names = [("a", ".000000-20200101T000000Z"), ("b", ".0123456789abcdef"), ("c", ".0123456789abcdef")]
+    left = [kept.state / "archive" / name / draft for name, draft in names]
+    for draft in left:
+        draft.mkdir(parents=True)
+        (draft / "1-a.key").write_bytes(LEAVES[0].key_pem)
+    left[2].parent.chmod(0o777)
+    assert kept.left() == [here]
+    assert [draft.exists() for draft in left] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("contents", "good"),
     [
