@@ -60,8 +60,9 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
 
 
 def no_certificate_in(path: str, others: Sequence[User]) -> Fault:
-    """The fault that none of the users of a kubeconfig has a client certificate. That those have `others`, such as a
-    token, somebody has decided: what they authenticate with is not replaced.
+    """Return the fault that none of the users of a kubeconfig has a client certificate.
+
+    Where an operator gave them `others`, such as a token, certmond does not replace what they authenticate with.
     """
     fact = f"{path} holds no client certificate"
     if not others:
