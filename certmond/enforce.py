@@ -253,7 +253,7 @@ class Enforcer:
         """
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
-        now = replace(now, unsure=self.standing.unsure, healing=self.standing.healing)
+        now = replace(now, unsure=self.standing.unsure, in_use=self.standing.in_use, healing=self.standing.healing)
         left = self.standing.lacks(assessment) if asked is None else Lacks()
         rotating = pace(left, past, assessment.taken_at)
         if rotating.first:  # the anchors change first: whatever else there is comes after a new look

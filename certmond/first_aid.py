@@ -17,10 +17,12 @@ from certmond.pki.checks import finding
 from certmond.pki.holding import Surroundings
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.rotation import Phase, Rotation
-from certmond.pki.rotation_aid import aid_of, carried_on, is_reached, step_of
+from certmond.pki.rotation_aid import aid_of, carried_on, is_reached, step_of, untrusted_signer
 from certmond.pki.rotation_steps import Ground, signs_otherwise
 from certmond.pki.steps import Rotate
-from certmond.replaced import Replaced, fact_of
+from certmond.replaced import Replaced, fact_of, staging_of
+
+_BACK = "put the former CA and its key back"
 
 
 class FirstAid:
@@ -72,31 +74,31 @@ class FirstAid:
         return aid_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
 
     def _said(self, family: str, ground: Ground, replaced: Replaced, fresh: Rotation | str | None) -> str | None:
-        if fresh is not None:
-            change, _ = replaced.changes[family]
-            fact, objection = fact_of(change, ground), replaced.objection
-            if isinstance(fresh, str):
-                return f"{fact}, and nothing is touched: {objection}; {fresh}; put the former CA and its key back"
-            given = {*fresh.old} <= {*ground.trust}
-            now = "puts the former CA behind it now (where that fails, `certmond plan` says why)"
-            does = "has put the former CA behind it" if given else now
-            return (
-                f"{fact}; certmond {does}, so that clients of both are accepted, and begins no rotation ({objection}); "
-                "put the former CA and its key back, and certmond removes the other one; if that one is meant, run "
-                "then on every control-plane node `certmond root-ca stage CERT KEY`, and on one `certmond root-ca "
-                "rotate`"
-            )
-        noted = self.noted.get(family)
-        if noted is None or self._config.mode != "enforce":
-            return None
-        changed, both = family in replaced.changes, noted.new in ground.trust and noted.old[0] in ground.trust
-        if changed and ground.key in {each.key for each in noted.old}:
+        noted, change = self.noted.get(family), replaced.changes.get(family, (None,))[0]
+        enforces = self._config.mode == "enforce"
+        aided = noted is not None and {noted.new, noted.old[0]} <= {*ground.trust}
+        if enforces and change is not None and noted and ground.key in {each.key for each in noted.old}:
             return f"{ground.key_path} is the former CA's key again; certmond lets {ground.path} hold that CA alone now"
-        if both and not changed and noted.phase is Phase.TRUST:
+        if change is not None and noted is not None and noted.new != change.new and isinstance(fresh, str):
+            fact = f"{fact_of(change, ground)}, and nothing is touched: another one replaced the former CA before, "
+            return f"{fact}SHA-256 {noted.new.sha256[:16]}…; {_BACK}, and certmond removes what it added for that one"
+        if change is not None and isinstance(fresh, str):
+            return f"{fact_of(change, ground)}, and nothing is touched: {replaced.objection}; {fresh}; {_BACK}"
+        if change is not None and (fresh is not None or (enforces and aided and noted and noted.new == change.new)):
+            given = isinstance(fresh, Rotation) and {*fresh.old} <= {*ground.trust}
+            now = "puts the former CA behind it now (where that fails, `certmond plan` says why)"
+            does = "has put the former CA behind it" if given or aided else now
             return (
-                f"{ground.path} trusts the former CA behind the one that was put in its place, and nothing on this "
-                f"node is of the former one; when nothing on any other node is, take it out of {ground.path}"
+                f"{fact_of(change, ground)}; certmond {does}, so that clients of both are accepted, and begins no "
+                f"rotation ({replaced.objection}); {_BACK}, and certmond removes the other one; if that one is meant, "
+                f"{staging_of(family)}"
             )
+        if change is None and (said := untrusted_signer(ground)) and not self._is_done(family):
+            return said
+        if noted is None or not enforces:
+            return None
+        if aided and change is None and noted.phase is Phase.TRUST:
+            return _left(noted, ground)
         return None
 
     def obstacles(self, family: str) -> Iterator[str]:
@@ -146,3 +148,14 @@ class FirstAid:
             if later:
                 found[family] = later
         return found
+
+
+def _left(aid: Rotation, ground: Ground) -> str:
+    """What is told of two trusted CAs where the node shows no other trace of a change."""
+    if ground.trust[0] != aid.new or ground.key != aid.new.key:
+        fact = f"{ground.path} trusts the former CA first, and a CA that was put in its place"
+        return f"{fact}, whose key is {ground.key_path}; {_BACK}, and certmond removes the other one"
+    return (
+        f"{ground.path} trusts the former CA behind the one that was put in its place, and nothing on this "
+        f"node is of the former one; when nothing on any other node is, take it out of {ground.path}"
+    )

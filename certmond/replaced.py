@@ -183,6 +183,10 @@ class Replaced:
             return f"{fact}; put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
         if self._config.root_ca.on_change == "alarm":
             fact = f"{fact}; certmond does not act, because `root_ca.on_change` is alarm"
+            if self._objection:
+                fact = f"{fact}, and no command rotates to a CA in place here ({self._objection})"
+                first = "" if self._config.cluster.kubeconfig else "name `cluster:` on every node, and "
+                return f"{fact}: put the former CA and its key back; to rotate, {first}{staging_of(change.family)}"
             then = f"or, when {after.name} is done, run" if after else "or run"
             return f"{fact}: put the former CA and its key back, {then}: {rotate}"
         if self._objection:
@@ -192,6 +196,13 @@ class Replaced:
         expired = _mode(change, verdict, now) is Mode.REPLACE
         how = "it is rotated now, without an overlap, as the former CA has expired" if expired else "it is rotated now"
         return "; ".join((f"{fact}; {how}", *verdict.warnings))
+
+
+def staging_of(family: str) -> str:
+    """Return the commands that rotate to a CA which was put in place by hand, after the former pair is back."""
+    of = "" if family == SIGNER_FAMILY else f" --family {family}"
+    staged = f"`certmond root-ca stage{of} CERT KEY` on every control-plane node"
+    return f"run {staged}, then `certmond root-ca rotate{of}` on one"
 
 
 def fact_of(change: Change, ground: Ground) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from certmond.host.given_authority import Brought
     from certmond.pki.assess import Assessment
     from certmond.pki.candidate import Verdict
+    from certmond.pki.certificate import Anchor
     from certmond.pki.family import Family
     from certmond.pki.token_keys import TokenKeys
 
@@ -169,6 +170,15 @@ def _assessed(options: Globals, config: Config) -> Assessment:
 
     inventory = Store(config.certificates, options.root, config.given_facts).observe()
     return assess(inventory, datetime.now(UTC), renew_before=config.renew_before)
+
+
+def anchors_here(options: Globals, config: Config) -> dict[str, set[Anchor]]:
+    """Return the certificates of each trust anchor as this node has them now, by its name."""
+    found: dict[str, set[Anchor]] = {}
+    for status in _assessed(options, config).statuses:
+        if status.seen.spec.is_trust:
+            found.setdefault(status.seen.spec.name, set()).update(status.seen.certificates)
+    return found
 
 
 def no_certificate(family: str, what: str, remedy: str) -> None:

@@ -22,6 +22,7 @@ from certmond.rooting import (
     FILE,
     REFUSED,
     TOKEN_KEYS,
+    anchors_here,
     family_here,
     family_option,
     judged,
@@ -117,6 +118,7 @@ def stage(
     for warning in verdict.warnings:
         click.echo(f"warning: {warning}", err=True)
     problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
+    problems += [*_of_another_family(options, config, family, made.certificate)] if certificate else []
     if made.certificate is None or problems:
         _refuse(problems)
     keep = partial(_keep, options, family, made.certificate, made.key, now, force=force)
@@ -164,6 +166,19 @@ def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -
     elif not family.holds_key and key is not None:
         fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key belongs where it signs only"
         yield f"{fact}; leave {key} out"
+
+
+def _of_another_family(options: Globals, config: Config, family: str, brought: Certificate | None) -> Iterator[str]:
+    """Why the CA cannot follow: it is another trust anchor of this node, with which this one has nothing in common."""
+    from certmond.host.rotation_record import RotationRecord
+
+    record = RotationRecord(options.state_dir)
+    known = anchors_here(options, config)
+    for name, aid in record.aids().items():
+        known[name] = {*known.get(name, ()), aid.new}
+    for other, anchors in known.items():
+        if brought in anchors and anchors.isdisjoint(known.get(family, ())):
+            yield f"it is the CA of {other} on this node; give another one, or stage it with --family {other}"
 
 
 def _made(

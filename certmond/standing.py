@@ -29,7 +29,7 @@ from certmond.pki.reason import Finding, Reason
 from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired
 from certmond.pki.rotation_batches import Workers, held_back, in_batches
 from certmond.pki.rotation_consent import refusal
-from certmond.pki.rotation_found import is_refused, put_back
+from certmond.pki.rotation_found import has_signed_all, is_refused, put_back
 from certmond.pki.rotation_gates import Report
 from certmond.pki.rotation_leaves import is_awaited
 from certmond.pki.rotation_preview import Preview, preview
@@ -69,7 +69,8 @@ class Standing:
     `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that takes its
     place where somebody has put the former CA in place again, or a third one. `broken` says why nobody can tell how far
     a rotation is; None where that is known. `elsewhere` says that others are in one which is no concern of this node.
-    `unsure` are the anchors with which nothing is to be signed now, as not everyone may trust them, and why.
+    `unsure` are the anchors with which nothing is to be signed now, as not everyone may trust them, and why;
+    `in_use` are those of them that have signed all leaves of this node.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Standing:
         self.broken: str | None = None
         self.elsewhere = False
         self.unsure: Mapping[str, str] = {}
+        self.in_use = frozenset[str]()
         self.first_aid.forget()
 
     def check(self) -> None:
@@ -169,6 +171,9 @@ class Standing:
         told = self.replaced.look(known, aids, now)
         told |= self.first_aid.look(self._grounds, self.replaced, known, aids, now)
         self.unsure = {family: found[0].message for family, found in told.items()}
+        changes = self.replaced.changes.items()
+        signing = (family for family, (change, _) in changes if has_signed_all(change, inventory))
+        self.in_use = frozenset(signing) - aids.keys()
         return told
 
     def followed(self) -> Rotation | None:

@@ -120,7 +120,10 @@ def test_both_generations_of_clients_are_accepted_again(
         (said,) = told(made)
         assert "; certmond has put the former CA behind it, so that clients of both are accepted, and begins" in said
         assert "put the former CA and its key back, and certmond removes the other one" in said
-        assert "`certmond root-ca stage CERT KEY`, and on one `certmond root-ca rotate`" in said
+        assert (
+            "`certmond root-ca stage CERT KEY` on every control-plane node, then `certmond root-ca rotate` on one"
+            in said
+        )
     assert node.verifies(node.user(), new, node.old)
     assert [entry["step"] for entry in node.audit() if entry["event"] == "step_done"] == ["rotate"]
     assert [each.name for each in (node.state / "archive").iterdir()] == ["ca"]
@@ -496,13 +499,18 @@ def test_a_third_ca(node: Cluster) -> None:
     """Its files are not touched while the controller-manager has the second one's pair, which would be lost; the former
     pair put back, all is as it was.
     """
-    put(node, root_ca())
+    second = root_ca()
+    put(node, second)
     node.settle()
     put(node, root_ca())
     before = node.everything()
     node.settle()
     assert node.everything() == before
-    assert "signing-ca.crt is of neither" in node.findings()["root_ca_changed"]
+    said = node.findings()["root_ca_changed"]
+    assert (
+        f", and nothing is touched: another one replaced the former CA before, SHA-256 {second.facts.sha256[:16]}…;"
+        in said
+    )
     put(node, node.old)
     node.settle()
     assert node.unwell(node.old) == []
@@ -520,6 +528,156 @@ def test_a_note_that_cannot_be_read_is_made_again(node: Cluster) -> None:
     put(node, node.old)
     node.settle()
     assert node.unwell(node.old) == []
+
+
+@pytest.mark.parametrize("how", ["note", "observe"])
+def test_a_signer_that_no_client_trusts_is_reported(node: Cluster, how: str) -> None:
+    """The former pair is back, and certmond does not move the controller-manager back to it: its note of the aid is
+    damaged, or it observes. A critical finding names the signer's file, the manifest and what to write there; when the
+    operator has done that, the node has no finding.
+    """
+    put(node, root_ca())
+    node.settle()
+    if how == "note":
+        (node.state / "rotation/first_aid.json").write_bytes(b"rubbish")
+    else:
+        node.configure(mode="observe")
+    put(node, node.old)
+    node.settle()
+    assert node.signs_with == "signing-ca.crt"
+    said = node.findings()["root_ca_changed"]
+    assert said.startswith(f"kube-controller-manager signs with {node.files}/signing-ca.crt, CN=kubernetes")
+    assert said.endswith(
+        f"let {node.manifest} name {node.files}/ca.crt and {node.files}/ca.key, and remove {node.files}/signing-ca.crt "
+        f"and {node.files}/signing-ca.key"
+    )
+    node.manifest.write_text(node.manifest.read_text().replace("signing-ca.", "ca."))
+    for name in ("signing-ca.crt", "signing-ca.key"):
+        (node.files / name).unlink()
+    node.settle()
+    assert node.findings() == {}
+
+
+def test_the_former_ca_in_front_of_the_other_ones_key(node: Cluster) -> None:
+    """Where an operator writes the former CA first and leaves the other one's key, the finding does not tell them to
+    take the former CA out; as it says, the former pair put back ends the aid.
+    """
+    new = root_ca()
+    put(node, new)
+    node.settle()
+    node.put("ca.crt", node.old.pem + new.pem)
+    said = node.findings()["root_ca_changed"]
+    assert said == (
+        f"{node.files}/ca.crt trusts the former CA first, and a CA that was put in its place, whose key is "
+        f"{node.files}/ca.key; put the former CA and its key back, and certmond removes the other one"
+    )
+    put(node, node.old)
+    node.settle()
+    assert (node.unwell(node.old), node.aids, node.findings()) == ([], {}, {})
+
+
+def test_an_aid_stays_when_the_configuration_wants_another_way(node: Cluster) -> None:
+    """With `on_change: replace` set afterwards, `ca.crt` holds both CAs still, and the finding says so and what ends
+    that.
+    """
+    new = root_ca()
+    put(node, new)
+    node.settle()
+    before = node.findings()["root_ca_changed"]
+    node.configure(root_ca={"on_change": "replace"})
+    node.settle()
+    assert (node.trust(), node.findings()["root_ca_changed"]) == ((new.facts, node.old.facts), before)
+    put(node, node.old)
+    node.settle()
+    assert (node.unwell(node.old), node.aids) == ([], {})
+
+
+def test_an_alarm_in_a_cluster_names_no_command_that_is_refused(quick: Path) -> None:
+    """With `on_change: alarm` and `cluster:`, no command rotates to a CA that is in place: the finding says why, and
+    with the former pair back the commands that it names begin the rotation.
+    """
+    node, new = Cluster(quick / "place", root_ca={"on_change": "alarm"}), root_ca()
+    node.step()
+    put(node, new)
+    said = node.findings()["root_ca_changed"]
+    assert "or run: certmond root-ca rotate" not in said
+    assert "and no command rotates to a CA in place here (a CA of several nodes is rotated by" in said
+    assert said.endswith(
+        "put the former CA and its key back; to rotate, run `certmond root-ca stage CERT KEY` on every control-plane "
+        "node, then `certmond root-ca rotate` on one"
+    )
+    put(node, node.old)
+    brought = quick / "ca.crt", quick / "ca.key"
+    brought[0].write_bytes(new.pem)
+    brought[1].write_bytes(new.key_pem)
+    assert node.hurry("root-ca", "stage", *map(str, brought)).code == 0
+    assert node.hurry("root-ca", "rotate", "--plan").code == 0
+
+
+def test_an_alarm_beside_other_members_of_etcd_names_what_comes_first(quick: Path) -> None:
+    """Of several control-plane nodes without `cluster:` the finding says that the configuration has to name it."""
+    node = Cluster(quick / "place", root_ca={"on_change": "alarm"}, cluster={})
+    of_three(node)
+    node.step()
+    put(node, root_ca())
+    assert "; to rotate, name `cluster:` on every node, and run" in node.findings()["root_ca_changed"]
+
+
+@pytest.mark.parametrize("aided", [True, False])
+def test_init_signs_nothing_with_a_ca_that_is_not_followed(quick: Path, aided: bool) -> None:
+    """Neither while the node gives first aid nor while an operator decides: `init` is refused, names the CA that the
+    node used last and the file to remove where the node was set up anew, and with the former pair back it issues what
+    is missing.
+    """
+    node = Cluster(quick / "place", **({} if aided else {"cluster": {}, "root_ca": {"on_change": "alarm"}}))
+    written = yaml.safe_load((node.place / "config.yaml").read_text())
+    for entry in written["certificates"]:
+        if entry["name"] == "web":
+            entry |= {"subject": "CN=web", "names": ["DNS:web"]}
+    (node.place / "config.yaml").write_text(yaml.safe_dump(written))
+    node.step()
+    put(node, root_ca())
+    node.settle()
+    (node.files / "web.crt").unlink()
+    (node.files / "web.key").unlink()
+    before = node.everything()
+    for words in (["init"], ["init", "--dry-run"]):
+        refused = node.hurry(*words)
+        assert (refused.code, refused.out) == (3, "")
+        assert f"{node.files}/ca.crt holds another CA than this node used last (CN=kubernetes" in refused.err
+        assert f"if this node was set up anew, remove {node.state}/anchors.json" in refused.err
+    assert node.everything() == before
+    put(node, node.old)
+    assert node.hurry("init").code == 0
+    assert node.verifies(node.read("web.crt"), node.old)
+
+
+def test_the_ca_of_another_family_is_not_staged(node: Cluster) -> None:
+    """The finding of a family names that family in its commands, and `stage` refuses to keep the CA of one for another
+    with which it has nothing in common.
+    """
+    other, new = root_ca(subject="other"), root_ca(subject="other")
+    leaf = make_server(other, "leaf", not_before=node.clock() - HOUR, not_after=node.clock() + 90 * DAY)
+    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
+        node.put(name, content)
+    node.put("leaf.key", leaf.key_pem)
+    with_more(node, "other", authority=True)
+    with_more(node, "leaf", ca="other")
+    node.settle()
+    node.put("other.key", new.key_pem)
+    node.put("other.crt", new.pem)
+    node.settle()
+    said = node.findings()["root_ca_changed"]
+    assert said.endswith(
+        "run `certmond root-ca stage --family other CERT KEY` on every control-plane node, then "
+        "`certmond root-ca rotate --family other` on one"
+    )
+    brought = node.place / "ca.crt", node.place / "ca.key"
+    brought[0].write_bytes(new.pem)
+    brought[1].write_bytes(new.key_pem)
+    refused = node.hurry("root-ca", "stage", *map(str, brought))
+    assert refused.code == 2
+    assert "it is the CA of other on this node; give another one, or stage it with --family other" in refused.err
 
 
 # Killed

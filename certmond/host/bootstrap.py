@@ -29,6 +29,7 @@ from certmond.host.kubeconfig_text import Embedded, Files, new_kubeconfig
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import Directories, blaming
 from certmond.host.record import is_record
+from certmond.host.rotation_record import ANCHORS, RotationRecord
 from certmond.host.signers.local import LocalSigner, self_signed
 from certmond.host.signers.signer import Request
 from certmond.host.transaction import Change, NewFile, NewLink, Transactions, Writer
@@ -59,7 +60,7 @@ class Bootstrapper:
         node_name: str = "",
     ) -> None:
         self._root, self._audit, self._clock, self._given, self._node = root, audit, clock, given, node_name
-        self._records = state_dir / "transactions"
+        self._state_dir, self._records = state_dir, state_dir / "transactions"
         self._transactions = Transactions(root, state_dir)
         self._files = NodeFiles(root)
 
@@ -80,6 +81,7 @@ class Bootstrapper:
         is to sign, tried out in memory, as its constraints may forbid it.
         """
         yield from self._exposures(steps)
+        yield from self._unfollowed(steps)
         given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
         if given is None or self._given is None:
             return
@@ -95,6 +97,27 @@ class Bootstrapper:
                         dict.fromkeys(f"{each.certificate.subject}: {each.refusal}" for each in search.rejections)
                     )
                     yield f"the given CA cannot sign {step.spec.path} ({why}); give another one"
+
+    def _unfollowed(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
+        """Why a CA that is on the node already signs nothing: the node's record has another one in its place, or a
+        rotation is under way. Nothing but the rotation may sign with it.
+        """
+        record = RotationRecord(self._state_dir)
+        rotation, aids, anchors = record.load(), record.aids(), record.anchors()
+        made = {step.spec.name for step in steps if isinstance(step, MakeAuthority)}
+        asked = {step.authority.name: step.authority.path for step in steps if isinstance(step, IssueFirst)}
+        for family in asked.keys() - made:
+            path = asked[family]
+            present = decode(self._files.read(path) or b"", path).certificates
+            known = (*anchors.get(family, ()), *(aids[family].old if family in aids else ()))
+            if rotation and rotation.family == family:
+                yield f"{rotation.name} is under way; wait for its end: certmond status"
+            elif known and present and present[0] not in known:
+                yield (
+                    f"{path} holds another CA than this node used last ({known[0].called}); put the former CA and its "
+                    "key back, or rotate (docs/rotation.md); if this node was set up anew, remove "
+                    f"{self._state_dir / ANCHORS}"
+                )
 
     def _exposures(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         for step in steps:

@@ -26,7 +26,9 @@ from certmond.pki.rotation import Mode, Phase, Rotation, flaw, forth
 
 DIRECTORY = "rotation"
 """Below the state directory: where everything of a rotation is."""
-_RECORD, _LAST, _CLOSED, _ANCHORS = "record.json", "last.json", "closed.json", "anchors.json"
+_RECORD, _LAST, _CLOSED = "record.json", "last.json", "closed.json"
+ANCHORS = "anchors.json"
+"""The file of the state directory with the anchors that the node has lived by."""
 _AIDS = "first_aid.json"
 _REMEMBERED = 100
 """So many rotations are known as closed: more than the backup of any etcd reaches back."""
@@ -76,7 +78,7 @@ class RotationRecord:
         self._last = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
         self._closed = Memory(state_dir / DIRECTORY, _CLOSED, TypeAdapter(tuple[str, ...]))
         self._aids = Memory(state_dir / DIRECTORY, _AIDS, TypeAdapter(dict[str, _Entry]))
-        self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
+        self._anchors = Memory(state_dir, ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
         """The rotation under way; None where there is none. Raises MalformedError where that cannot be told."""

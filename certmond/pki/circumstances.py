@@ -29,6 +29,7 @@ class Circumstances:
     """What the host says at this moment: why to wait (`hold`: an upgrade; `clock`: an unsynchronised one), and which
     derived files are to be made again, by name with the reason; `derived` gives their paths and sources. `unsure` are
     the anchors, by name with the reason, of which it is not known that others trust what is signed with them.
+    With those of them that are `in_use`, as they signed all leaves of this node, a person may have more signed.
     `healing` is the one that was replaced without a rotation, and is followed now.
     """
 
@@ -37,4 +38,5 @@ class Circumstances:
     derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     clock: str | None = None
     unsure: Mapping[str, str] = field(default_factory=dict)
+    in_use: frozenset[str] = frozenset()
     healing: Healing = NOTHING_REPLACED

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from certmond.pki.catalog import Kind
+from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate, names_in
 from certmond.pki.demand import accepted_subjects, has_accepted_subject
 from certmond.pki.fields import expand, subject_attributes
@@ -159,6 +159,8 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
     if signer not in _WITH_A_KEY:
         return None
     if authority is None or not authority.certificates:
+        if names := [name for name in spec.ca if name != SELF]:
+            return f"the file of its CA, the entry {' or '.join(names)}, holds no certificate; put the CA back first"
         return "no CA of the catalogue signs it; name its `ca`, or a `signer`"
     if fact := authority.certificates[0].refused:
         return f"the certificate of its CA, {authority.path}, is refused ({fact}); replace that CA"

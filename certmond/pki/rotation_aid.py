@@ -59,6 +59,21 @@ def step_of(aid: Rotation, ground: Ground) -> Rotate | None:
     return Rotate(aid.family, ground.path, detail, wants, known=(*aid.old, aid.new)) if wants else None
 
 
+def untrusted_signer(ground: Ground) -> str | None:
+    """Return that the controller-manager signs with a CA which the anchor's file does not hold, with the remedy; None
+    where it signs with the anchor's own files, or with a CA that is trusted.
+    """
+    signer = ground.signer
+    if signer is None or signer.now != signer.apart or not signer.holds or signer.holds[0] in ground.trust:
+        return None
+    certificate, key = signer.files
+    fact = f"{signer.container} signs with {certificate}, {signer.holds[0].called}, which {ground.path} does not hold"
+    return (
+        f"{fact}: no client of this node accepts what it signs; let {signer.manifest} name {signer.shared[0]} and "
+        f"{signer.shared[1]}, and remove {certificate} and {key}"
+    )
+
+
 def is_reached(aid: Rotation, ground: Ground) -> bool:
     """Return whether the anchor's files are as the aid asks."""
     wanted = desired(aid)

@@ -71,6 +71,17 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
     return Change(family, tuple(evidence), new, next(iter(evidence.values())))
 
 
+def has_signed_all(change: Change, inventory: Inventory) -> bool:
+    """Return whether every leaf of the node has a path to the anchor that is in place, and there is one: the former
+    anchor is at most trusted here. It is so with a certificate of the former key as well.
+    """
+    leaves = [
+        each for each in filter(_is_own, inventory.observations) if change.family in each.spec.ca and each.certificates
+    ]
+    paths = (find_paths(each.certificates[0], (change.new,), each.certificates[1:]).paths for each in leaves)
+    return bool(leaves) and all(paths)
+
+
 def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Change | None:
     """The change from the anchor that `rotation` has found in place to a third one, which somebody has put there with
     its key meanwhile; None where nobody has.

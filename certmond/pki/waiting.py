@@ -81,7 +81,9 @@ def in_doubt(status: CertificateStatus, cause: Cause, circumstances: Circumstanc
     """Return why nothing is signed with the CA of the certificate now, for a person neither; None where it may be."""
     if circumstances.healing.is_refused(status.seen.spec, cause):
         return None
-    unsure = next(filter(None, map(circumstances.unsure.get, status.seen.spec.ca)), None)
+    used = circumstances.in_use if cause is Cause.ASKED else frozenset[str]()
+    names = (name for name in status.seen.spec.ca if name not in used)
+    unsure = next(filter(None, map(circumstances.unsure.get, names)), None)
     return Held(*status.seen.identity, unsure) if unsure else None
 
 

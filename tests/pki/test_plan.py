@@ -408,11 +408,16 @@ def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: 
 
 
 def test_what_may_be_trusted_by_nobody_is_not_issued() -> None:
-    """As long as that is so, whatever the date, and whoever asks for it; what another CA signs is."""
+    """As long as that is so, whatever the date, and whoever asks for it; what another CA signs is. An operator may
+    have certificates issued by a CA that signed all leaves of this node.
+    """
     made = world(leaf(NOW), circumstances=Circumstances(unsure={"ca": "the CA was replaced"}))
     for now in (NOW, NOW + YEAR):
         assert held(made.plan(now)) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
     assert held(made.plan(NOW, frozenset({"leaf"}))) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
+    used = replace(made, circumstances=replace(made.circumstances, in_use=frozenset({"ca"})))
+    assert steps(used.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+    assert held(used.plan(NOW)) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
     elsewhere = replace(made, circumstances=Circumstances(unsure={"etcd-ca": "the CA was replaced"}))
     assert steps(elsewhere.plan(NOW)) == [("leaf", Cause.DUE)]
     assert steps(elsewhere.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]

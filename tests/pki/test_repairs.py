@@ -88,11 +88,12 @@ def test_a_name_that_the_node_does_not_tell_waits_for_the_other_damaged_files() 
 @pytest.mark.parametrize(
     ("fields", "ca", "said"),
     [
-        ({"ca": ["another"]}, CA, "no CA of the catalogue signs it; name its `ca`, or a `signer`"),
-        ({}, see(AUTHORITY), "no CA of the catalogue signs it; name its `ca`, or a `signer`"),
+        ({"ca": []}, CA, "no CA of the catalogue signs it; name its `ca`, or a `signer`"),
+        ({"ca": ["another"]}, CA, "the file of its CA, the entry another, holds no certificate; put the CA back first"),
+        ({}, see(AUTHORITY), "the file of its CA, the entry ca, holds no certificate; put the CA back first"),
         ({}, see(AUTHORITY, make_ca(serial=-1)), "the certificate of its CA, /pki/ca.crt, is refused ("),
     ],
-    ids=["not in the catalogue", "gone", "refused"],
+    ids=["none is named", "not in the catalogue", "gone", "refused"],
 )
 def test_a_ca_that_cannot_sign_is_named(fields: dict[str, Any], ca: Observation, said: str) -> None:
     """It is none of the catalogue's, its file holds no certificate, or Go or cryptography does not read that."""

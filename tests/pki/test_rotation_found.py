@@ -10,7 +10,7 @@ import pytest
 from certmond.pki.certificate import Certificate
 from certmond.pki.inventory import Inventory, Observation, Permissions
 from certmond.pki.rotation import Phase
-from certmond.pki.rotation_found import Change, changed, overtaken
+from certmond.pki.rotation_found import Change, changed, has_signed_all, overtaken
 from certmond.pki.rotation_steps import Ground
 from tests.builders import Issued, make_intermediate, make_leaf
 from tests.pki.rotation_node import (
@@ -204,3 +204,21 @@ def test_a_second_one_that_is_still_in_the_bundle_stays_trusted() -> None:
 def test_what_is_no_third_pair_takes_no_ones_place(found: bool, of: Ground) -> None:
     """Nor does it where a person has staged and begun the rotation: somebody else changes the same files."""
     assert overtaken(at(Phase.TRUST, found=found), of, Inventory((leaf(OLD),))) is None
+
+
+@pytest.mark.parametrize(
+    ("leaves", "all_of_new"),
+    [
+        ((leaf(NEW), conf(OLD)), True), ((leaf(OLD), conf(OLD)), False), ((leaf(NEW), leaf(OLD)), False),
+        ((), False), ((see(row(), make_leaf(make_intermediate(NEW)), make_intermediate(NEW)),), False),
+    ],
+)  # fmt: skip
+def test_an_anchor_that_signed_all_leaves_is_in_use(leaves: tuple[Observation, ...], all_of_new: bool) -> None:
+    """Whether a kubeconfig trusts the former one does not matter; where there is no leaf, nothing shows a use."""
+    inventory = Inventory((*anchors(NEW), *leaves))
+    assert has_signed_all(change("as told", OLD), inventory) is all_of_new
+
+
+def test_a_leaf_of_the_former_key_is_of_the_same_key_again() -> None:
+    """The new certificate has the former key, so that who trusts one of them trusts what the other one signs."""
+    assert has_signed_all(change("as told", OLD, new=AFRESH), Inventory((*anchors(AFRESH), leaf(OLD))))
