@@ -36,7 +36,7 @@ def test_a_phase_begins_when_the_checks_of_the_cluster_are_over(tmp_path: Path) 
     (tmp_path / "rotation").mkdir()
     record.save(ROTATION)
     standing: Any = SimpleNamespace(
-        broken=None, elsewhere=None, rotation=ROTATION, own=ROTATION, back=None, ground=None,
+        broken=None, elsewhere=None, rotation=ROTATION, own=ROTATION, back=None, ground=None, at=None,
         followed=lambda: ROTATION, reach=lambda *_: Reach(ROTATION), report=lambda *_: None,
     )  # fmt: skip
     conductor: Any = SimpleNamespace(ask=lambda: None, gate=slow, publish=lambda _: None)

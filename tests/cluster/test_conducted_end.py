@@ -81,15 +81,19 @@ def test_an_end_that_is_cut_off_is_ended(world: World, node: RotatingNode) -> No
     assert rotation
     again(world, node, rotation)
     states = list[tuple[str, str]]()
-    stops = record(partial(ends, world, node), lambda _: states.append((str(world.phase), str(node.phase))))
-    changing = [n for n, stop in enumerate(stops) if n == 0 or changes(stop)]
+
+    def note(stop: str) -> None:
+        if changes(stop):
+            states.append((str(world.phase), str(node.phase)))
+
+    record(partial(ends, world, node), note)
     middle = [(first + states.count(each) // 2) for each in dict.fromkeys(states) for first in (states.index(each),)]
-    spread = [changing[n * (len(changing) - 1) // (STOPS - 1)] for n in range(STOPS)]
-    chosen = changing if EVERY_STOP else sorted({*middle, *spread})
+    spread = [n * (len(states) - 1) // (STOPS - 1) for n in range(STOPS)]
+    chosen = list(range(len(states))) if EVERY_STOP else sorted({*middle, *spread})
     seen = set[tuple[str, str]]()
     for n in chosen:
         again(world, node, rotation)
-        where = f"killed at {n}, {kill_at(partial(ends, world, node), n)}"
+        where = f"killed at {n}, {kill_at(partial(ends, world, node), n, counted=changes)}"
         seen.add((str(world.phase), str(node.phase)))
         world.api.faults = Away()
         before, enforcer = node.phase, node.enforcer()

@@ -265,6 +265,17 @@ def test_the_newest_former_files_come_back(keeper: Keeper, name: str) -> None:
     assert keeper.generations(name) == [*versions, bad]
 
 
+def test_files_that_do_not_work_push_out_none_that_do(keeper: Keeper) -> None:
+    """However many new files of an operator fail one after the other, the last ones that worked come back."""
+    keeper.keep()
+    before = keeper.read(PAIR)
+    for _ in range(keeper.archive._keep + 3):
+        keeper.renew(PAIR)
+        keeper.put_back(keeper.target(PAIR))
+        assert keeper.read(PAIR) == before
+    assert before in keeper.generations(PAIR)
+
+
 def test_several_come_back_together_or_not_at_all(keeper: Keeper) -> None:
     """One that cannot leaves the others as they are."""
     keeper.keep()

@@ -273,7 +273,7 @@ class Consumers:
     @contextmanager
     def daemon_dies(self, call: str, path: str, when: int) -> Iterator[None]:
         """The daemon is killed as it begins this system call on the path for the so-many-th time, before the block
-        ends.
+        ends. A path is a directory that the call has open, or a name as the call gives it.
         systemd is about to start it again then.
         """
         process = self.machine.property(DAEMON, "MainPID")

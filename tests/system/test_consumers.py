@@ -179,24 +179,24 @@ def test_a_port_that_stays_taken_is_left_to_people(consumers: Consumers) -> None
 
 # --- A daemon that is killed ------------------------------------------------------------------------------------------
 
-STATE, FILES = "/var/lib/certmond", "/etc/tls"
+STATE, RESTARTS, FILES = "/var/lib/certmond", "restarts.json", "/etc/tls"
 
 
 @pytest.mark.parametrize(
-    ("call", "when", "stage", "acts"),
+    ("at", "when", "stage", "acts"),
     [
-        ("fsync", 2, "act", 0),  # of the directory, after the record that it is about to be restarted
-        ("renameat", 3, "act", 1),  # of the record that it was restarted
-        ("renameat", 5, "prove", 1),  # of the record that it was well once
+        (("fsync", STATE), 2, "act", 0),  # of the directory, after the record that it is about to be restarted
+        (("renameat", RESTARTS), 2, "act", 1),  # of the record that it was restarted
+        (("renameat", RESTARTS), 4, "prove", 1),  # of a record while it is proven
     ],
 )
 def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
-    consumers: Consumers, call: str, when: int, stage: str, acts: int
+    consumers: Consumers, at: tuple[str, str], when: int, stage: str, acts: int
 ) -> None:
     """Killed before the act, after it, or before it is proven: the next one ends what was begun, and the service is
     restarted no more often than without that.
     """
-    with consumers.daemon_dies(call, STATE, when):
+    with consumers.daemon_dies(*at, when):
         change = consumers.rename("app", consumers.mint("app"))
     assert consumers.episode("reader")["stage"] == stage
     assert consumers.count("app", STARTED, change.at) == acts
@@ -209,9 +209,9 @@ def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
 @pytest.mark.parametrize(
     ("path", "when", "stage"),
     [
-        (STATE, 3, "act"),  # of the record that it was restarted, which it was in vain
+        (RESTARTS, 2, "act"),  # of the record that it was restarted, which it was in vain
         (FILES, 2, "put_back"),  # the former key is in its place, the certificate is not
-        (STATE, 7, "put_back"),  # of the record that both are
+        (RESTARTS, 6, "put_back"),  # of the record that both are
     ],
 )
 def test_a_daemon_that_is_killed_as_it_takes_back_goes_on_with_it(
