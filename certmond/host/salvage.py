@@ -16,6 +16,7 @@ from certmond.config import Config
 from certmond.errors import CertmondError, MalformedError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.host.archived_pair import Worth, as_put_back
+from certmond.host.destination import Destinations
 from certmond.host.generations import Generations
 from certmond.host.kubeconfig import parse_kubeconfig
 from certmond.host.ledger import Ledger
@@ -42,6 +43,7 @@ class SalvageLookup:
     def __init__(self, config: Config, root: str, state_dir: Path, policy: Policy) -> None:
         self._config, self._root, self._policy = config, root, policy
         self._files, self._archive, self._ledger = NodeFiles(root), Archive(state_dir), Ledger(state_dir)
+        self._destinations = Destinations(config.certificates, self._files)
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
         """Return what there is for each entry that is damaged at `now` (aware, UTC)."""
@@ -75,7 +77,8 @@ class SalvageLookup:
                         good.append((number, leaf))
         barrier = ""
         with suppress(CertmondError):
-            barrier = self._files.exposed([path for path in (seen.path, seen.key_path) if path], spec.owner) or ""
+            own = [path for path in (seen.path, seen.key_path) if path]
+            barrier = self._files.exposed(own, spec.owner) or self._destinations.astray(own, spec) or ""
         server = None
         if spec.kind is Kind.KUBECONFIG:
             server = next(self._servers(seen, inventory, [files for _, files in whole]), None)

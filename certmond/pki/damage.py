@@ -144,6 +144,8 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
     name = seen.spec.name
     if seen.spec.renewed_by:
         return f"certmond does not put it right: it is renewed by {seen.spec.renewed_by}"
+    if salvage.barrier:
+        return salvage.barrier
     if found := generation(seen, salvage, facts, known=known):
         return f"put it back: certmond archive restore {name} {found[0]}"
     return salvage.obstacle or f"issue it anew: certmond renew {name}"
