@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from certmond.expose.plan_document import step_name
 from certmond.host.archive import Archive
@@ -68,6 +70,16 @@ def written(path: str, content: bytes) -> Damage:
     return lambda host: host.real(path).write_bytes(content)
 
 
+def der_key(host: Host) -> bytes:
+    return make_leaf(host.ca).key_as(PrivateFormat.PKCS8, encoding=Encoding.DER)
+
+
+def keystore(host: Host) -> bytes:
+    leaf = make_leaf(host.ca)
+    key: Any = leaf.key
+    return serialize_key_and_certificates(b"", key, leaf.cert, None, BestAvailableEncryption(b"password"))
+
+
 def other_key(path: str) -> Damage:
     return lambda host: host.real(path).write_bytes(make_leaf(host.ca).key_pem)
 
@@ -92,6 +104,9 @@ BROKEN: dict[str, tuple[str, Damage]] = {
     "empty certificate": ("apiserver", written(API["path"], b"")),
     "empty key": ("apiserver", written(API["key"], b"")),
     "key of another": ("apiserver", other_key(API["key"])),
+    "text in place of the key": ("apiserver", written(API["key"], b"managed by a tool\n")),
+    "noise in place of the key": ("apiserver", written(API["key"], bytes(range(1, 256)) * 6)),
+    "DER key that is cut": ("apiserver", lambda host: written(API["key"], der_key(host)[:80])(host)),
     "key that was kept": ("etcd-server", written(ENTRIES["etcd-server"]["key"], b"")),
     "kubeconfig that is none": ("admin.conf", written(ADMIN["path"], b"\tno: {yaml")),
     "empty kubeconfig": ("admin.conf", written(ADMIN["path"], b"")),
@@ -143,6 +158,17 @@ def test_each_damage_is_put_right(tmp_path: Path, how: str, archived: bool) -> N
         assert host.at(CURRENT).is_symlink()
         assert re.search(r"-20\d\d(-\d\d){5}\.pem$", os.readlink(host.at(CURRENT)))
         assert host.real(CURRENT) != host.at(DATED)
+
+
+@pytest.mark.parametrize("content", [der_key, keystore])
+def test_a_key_of_another_format_is_not_replaced_anew(tmp_path: Path, content: Callable[[Host], bytes]) -> None:
+    """No new pair is issued over a key in DER or a PKCS#12 file: it may be somebody's only copy."""
+    host = whole(tmp_path, "apiserver", archived=False)
+    host.at(API["key"]).write_bytes(content(host))
+    before = host.at(API["key"]).read_bytes()
+    assert host.start_once() == ()
+    assert host.enforcer().plan(host.look(), frozenset({"apiserver"})).steps == ()
+    assert host.at(API["key"]).read_bytes() == before
 
 
 @pytest.mark.parametrize("archived", [True, False])
