@@ -24,6 +24,7 @@ from certmond.host.archive import Archive
 from certmond.host.ledger import Ledger
 from certmond.pki.attempt import Attempt
 from certmond.pki.mismatch import REPAIR_WAIT
+from certmond.pki.reason import Reason
 from certmond.pki.steps import Plan, Restore
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server, new_key
 from tests.daemon_harness import Running, running
@@ -247,6 +248,22 @@ def test_the_only_copy_of_a_private_key_is_not_pushed_out_of_the_archive(tmp_pat
     assert len(kept) == 4
     assert kept[0] == first
     assert key in {file.content for file in Archive(host.state).load("apiserver.damaged", first)}
+
+
+def test_the_finding_of_a_lost_ca_key_names_where_it_is_kept(tmp_path: Path) -> None:
+    """A key of a CA that was moved over that of a certificate is in the archive after the repair: the finding of the CA
+    names the directory.
+    """
+    host = whole(tmp_path, "apiserver", archived=True)
+    host.at(CA["key"]).rename(host.at(API["key"]))
+    assert kinds(host.start_once()) == [("restore", "done")]
+    (generation,) = Archive(host.state).ids("apiserver.damaged")
+    (status,) = (each for each in host.look().statuses if each.seen.name == "ca")
+    (said,) = (each.message for each in status.findings if each.reason is Reason.KEY_MISSING)
+    assert said.endswith(f"copy it back: ls {host.state}/archive/apiserver.damaged/{generation}")
+    shutil.rmtree(host.state / "archive/apiserver.damaged")
+    (status,) = (each for each in host.look().statuses if each.seen.name == "ca")
+    assert [each.message for each in status.findings if "put the key back" in each.message]
 
 
 def test_what_comes_back_is_in_the_trail_without_a_key(tmp_path: Path) -> None:
