@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from certmond.expose.plan_document import step_name
 from certmond.host.archive import Archive
 from certmond.host.ledger import Ledger
 from certmond.pki.attempt import Attempt
 from certmond.pki.mismatch import REPAIR_WAIT
+from certmond.pki.reason import Reason
 from certmond.pki.steps import Plan, Restore
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server, new_key
 from tests.daemon_harness import Running, running
@@ -68,6 +71,16 @@ def written(path: str, content: bytes) -> Damage:
     return lambda host: host.real(path).write_bytes(content)
 
 
+def der_key(host: Host) -> bytes:
+    return make_leaf(host.ca).key_as(PrivateFormat.PKCS8, encoding=Encoding.DER)
+
+
+def keystore(host: Host) -> bytes:
+    leaf = make_leaf(host.ca)
+    key: Any = leaf.key
+    return serialize_key_and_certificates(b"", key, leaf.cert, None, BestAvailableEncryption(b"password"))
+
+
 def other_key(path: str) -> Damage:
     return lambda host: host.real(path).write_bytes(make_leaf(host.ca).key_pem)
 
@@ -92,6 +105,9 @@ BROKEN: dict[str, tuple[str, Damage]] = {
     "empty certificate": ("apiserver", written(API["path"], b"")),
     "empty key": ("apiserver", written(API["key"], b"")),
     "key of another": ("apiserver", other_key(API["key"])),
+    "text in place of the key": ("apiserver", written(API["key"], b"managed by a tool\n")),
+    "noise in place of the key": ("apiserver", written(API["key"], bytes(range(1, 256)) * 6)),
+    "DER key that is cut": ("apiserver", lambda host: written(API["key"], der_key(host)[:80])(host)),
     "key that was kept": ("etcd-server", written(ENTRIES["etcd-server"]["key"], b"")),
     "kubeconfig that is none": ("admin.conf", written(ADMIN["path"], b"\tno: {yaml")),
     "empty kubeconfig": ("admin.conf", written(ADMIN["path"], b"")),
@@ -143,6 +159,17 @@ def test_each_damage_is_put_right(tmp_path: Path, how: str, archived: bool) -> N
         assert host.at(CURRENT).is_symlink()
         assert re.search(r"-20\d\d(-\d\d){5}\.pem$", os.readlink(host.at(CURRENT)))
         assert host.real(CURRENT) != host.at(DATED)
+
+
+@pytest.mark.parametrize("content", [der_key, keystore])
+def test_a_key_of_another_format_is_not_replaced_anew(tmp_path: Path, content: Callable[[Host], bytes]) -> None:
+    """No new pair is issued over a key in DER or a PKCS#12 file: it may be somebody's only copy."""
+    host = whole(tmp_path, "apiserver", archived=False)
+    host.at(API["key"]).write_bytes(content(host))
+    before = host.at(API["key"]).read_bytes()
+    assert host.start_once() == ()
+    assert host.enforcer().plan(host.look(), frozenset({"apiserver"})).steps == ()
+    assert host.at(API["key"]).read_bytes() == before
 
 
 @pytest.mark.parametrize("archived", [True, False])
@@ -221,6 +248,22 @@ def test_the_only_copy_of_a_private_key_is_not_pushed_out_of_the_archive(tmp_pat
     assert len(kept) == 4
     assert kept[0] == first
     assert key in {file.content for file in Archive(host.state).load("apiserver.damaged", first)}
+
+
+def test_the_finding_of_a_lost_ca_key_names_where_it_is_kept(tmp_path: Path) -> None:
+    """A key of a CA that was moved over that of a certificate is in the archive after the repair: the finding of the CA
+    names the directory.
+    """
+    host = whole(tmp_path, "apiserver", archived=True)
+    host.at(CA["key"]).rename(host.at(API["key"]))
+    assert kinds(host.start_once()) == [("restore", "done")]
+    (generation,) = Archive(host.state).ids("apiserver.damaged")
+    (status,) = (each for each in host.look().statuses if each.seen.name == "ca")
+    (said,) = (each.message for each in status.findings if each.reason is Reason.KEY_MISSING)
+    assert said.endswith(f"copy it back: ls {host.state}/archive/apiserver.damaged/{generation}")
+    shutil.rmtree(host.state / "archive/apiserver.damaged")
+    (status,) = (each for each in host.look().statuses if each.seen.name == "ca")
+    assert [each.message for each in status.findings if "put the key back" in each.message]
 
 
 def test_what_comes_back_is_in_the_trail_without_a_key(tmp_path: Path) -> None:

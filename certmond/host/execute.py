@@ -22,6 +22,7 @@ from certmond.host.arrangement import Arrangement
 from certmond.host.audit import Audit
 from certmond.host.damaged import DamagedFiles, kept_as
 from certmond.host.derivation import Derivations
+from certmond.host.destination import Destinations
 from certmond.host.grants import Grants
 from certmond.host.journal import Event
 from certmond.host.key_pair import KeyPairs, as_written
@@ -86,9 +87,10 @@ class Executor:
         self._transactions = Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
         self._damaged = DamagedFiles(state_dir, config.archive.keep, config.certificates, self._files)
-        self._retention = Retention(self._archive, config, audit, clock)
+        self._retention = Retention(self._archive, config, audit, clock, self._files)
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pairs = KeyPairs(config.certificates, self._files)
+        self._destinations = Destinations(config.certificates, self._files)
         self._pending = Pending(state_dir)
         self._grants = Grants(config, root, state_dir, self._files)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
@@ -211,6 +213,9 @@ class Executor:
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
         if why := overtaken(step, self._files):  # no failure to be remembered: what is there now is another matter
             return Outcome(step, "failed", why)
+        written = (step.path,) if step.keep_key else archived(step.status.seen)
+        if why := self._destinations.astray(written, step.status.seen.spec):
+            raise WriteError(why)
         granted = self._grants.granted(step)
         self._ledger.check()  # without a memory of it, nothing would keep it from being renewed again and again
         attempt = self._ledger.attempts().get(step.identity)

@@ -14,6 +14,7 @@ from certmond.config import Config
 from certmond.errors import WriteError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.host.archived_pair import Worth, as_put_back, verdict
+from certmond.host.destination import Destinations
 from certmond.host.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
@@ -38,6 +39,7 @@ class FormerFiles:
         self._taken_back = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._pairs = KeyPairs(config.certificates, self._files)
+        self._destinations = Destinations(config.certificates, self._files)
         self._provenance = ProvenanceLookup(config, root, state_dir)
         self._clock = clock
         self._kept: dict[tuple[str, str], Observation] = {}
@@ -115,7 +117,8 @@ class FormerFiles:
                     raise WriteError(f"{path} was changed by someone else meanwhile")
             else:
                 own = [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
-                if why := self._files.exposed([change.path for change in own], spec.owner):
+                paths = [change.path for change in own]
+                if why := self._files.exposed(paths, spec.owner) or self._destinations.astray(paths, spec):
                     raise WriteError(why)
                 changes += own
                 there = {

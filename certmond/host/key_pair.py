@@ -159,18 +159,21 @@ class KeyPairs:
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._files = files
-        self._of: dict[str, list[CertificateSpec]] = {}
-        for spec in specs:
-            if spec.key is not None and not spec.is_glob and spec.password_file is None:
-                for path in {spec.path, spec.key}:
-                    self._of.setdefault(path, []).append(spec)
+        self._of = [
+            (spec, {spec.path, spec.key})
+            for spec in specs
+            if spec.key is not None and not spec.is_glob and spec.password_file is None
+        ]
 
     def torn(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
         """Yield a clause for each pair that belongs together now, and would not do so after `changes`, which `read`
-        reads: another entry may have one of these files.
+        reads: another entry may have one of these files, by this path or by a symlink.
         """
-        concerned = {spec.name: spec for change in changes for spec in self._of.get(change.path, ())}
-        for spec in concerned.values():
+        changed = {change.path for change in changes}
+        changed |= {self._files.leads_to(path) for path in changed}
+        for spec, own in self._of:
+            if changed.isdisjoint(own) and changed.isdisjoint(map(self._files.leads_to, own)):
+                continue
             after = self._problem(spec, read)
             if after and self._problem(spec, self._files.read) is None:
                 yield f"the files of {spec.name} would not belong together: {after}"

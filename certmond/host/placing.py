@@ -17,6 +17,7 @@ from certmond.host.place import digest
 from certmond.pki.catalog import CertificateSpec
 
 _PUBLIC = 0o644
+_DAMAGED = ".damaged"
 _SECRET = (b"PRIVATE KEY", b"client-key-data")
 
 
@@ -77,4 +78,9 @@ def is_secret(content: bytes) -> bool:
 
 def damaged_name(name: str) -> str:
     """Return where the archive keeps the damaged files of an entry: apart, so that they push no generation out."""
-    return f"{name[:54]}.damaged"
+    return f"{name[:54]}{_DAMAGED}"
+
+
+def is_damaged_name(name: str) -> bool:
+    """Return whether the archive has damaged files by this name."""
+    return name.endswith(_DAMAGED)

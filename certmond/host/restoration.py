@@ -19,6 +19,7 @@ from certmond.host.archived_pair import Verdict, Worth
 from certmond.host.audit import Audit
 from certmond.host.change import Change
 from certmond.host.damaged import DamagedFiles, kept_as
+from certmond.host.destination import Destinations
 from certmond.host.generations import Form, Generations
 from certmond.host.journal import Event
 from certmond.host.key_pair import KeyPairs, Unpaired, as_written
@@ -64,6 +65,7 @@ class Restoration:
         self._damaged = DamagedFiles(state_dir, config.archive.keep, config.certificates, self._files)
         self._generations = Generations(config, self._archive, self._files, clock)
         self._pairs = KeyPairs(config.certificates, self._files)
+        self._destinations = Destinations(config.certificates, self._files)
         self._audit, self._clock, self._writing = audit, clock, writing
 
     def verdict(self, name: str, generation: str) -> Verdict | None:
@@ -97,8 +99,7 @@ class Restoration:
         if strangers := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
             raise WriteError(*(_not_its_owner(file) for file in strangers))
         spec = self._generations.form(name, files).spec or self._specs.get(name)
-        if why := self._files.exposed([file.path for file in changed], spec.owner if spec else None):
-            raise WriteError(why)
+        self._check_writable([file.path for file in changed], spec)
         if not changed:
             return [*passed, f"{name} is as in {chosen.generation.id} already"]
         if not dry_run:
@@ -152,8 +153,7 @@ class Restoration:
         if self._generations.is_whole(name, files):
             raise WriteError(f"{step.path} was put right by someone else since it was looked at; look at it again")
         paths = [file.path for file in files]
-        if why := self._files.exposed(paths, spec.owner):
-            raise WriteError(why)
+        self._check_writable(paths, spec)
         if form.kind is Kind.KUBELET:
             changes = self._linked(files[0], spec)
         else:
@@ -167,6 +167,11 @@ class Restoration:
         kept = list[Generation]()
         writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_damaged(name, paths, step)))
         return f"{step.path} is as in {step.generation} of the archive again{kept_as(kept)}"
+
+    def _check_writable(self, paths: Sequence[str], spec: CertificateSpec | None) -> None:
+        """Raises WriteError where another user could take a key that is written there, or a path leads elsewhere."""
+        if why := self._files.exposed(paths, spec.owner if spec else None) or self._destinations.astray(paths, spec):
+            raise WriteError(why)
 
     def _content(self, form: Form, file: ArchivedFile) -> bytes:
         """Of a kubeconfig that has more than its damaged user, only the credentials of that one come back."""

@@ -1,8 +1,8 @@
 """How long replaced files stay in the archive: a generation past its time goes, keys included.
 
 Owns which go: those older than `archive.keep_for`, but for the newest good one of each certificate, so that something
-can still be put back. Of a certificate with a generation of a later certmond none goes. The process that applies it
-holds the lock of the transactions.
+can still be put back, and for the only copy of a private key among damaged files (`damaged`). Of a certificate with a
+generation of a later certmond none goes. The process that applies it holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile, stored_at
 from certmond.host.audit import Audit
 from certmond.host.circumstances import doubt_of_the_clock
 from certmond.host.credentials import parse_credentials
+from certmond.host.damaged import OnlyCopies
 from certmond.host.journal import Event
+from certmond.host.placing import View, is_damaged_name
 from certmond.pki.encoding import Document, decode
 from certmond.pki.fields import format_duration
 
@@ -27,7 +29,10 @@ _INTERVAL = timedelta(hours=1)
 class Retention:
     """The rule of one configuration. It is applied at most once an hour, and once more where the clock was set back."""
 
-    def __init__(self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime], files: View
+    ) -> None:
+        self._copies = OnlyCopies(archive, config.certificates, files)
         self._archive, self._audit, self._clock = archive, audit, clock
         self._keep_for, self._hold = config.archive.keep_for, config.hold
         self._applied_at: datetime | None = None
@@ -68,7 +73,8 @@ class Retention:
         if not old:
             return ()
         kept = next((each for each in reversed(found) if self._is_good(name, each)), found[-1])
-        return tuple(each for each in old if each != kept)
+        past = [each for each in old if each != kept]
+        return tuple(self._copies.removable(name, past) if is_damaged_name(name) else past)
 
     def _is_good(self, name: str, generation: str) -> bool:
         try:

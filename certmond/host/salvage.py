@@ -16,17 +16,20 @@ from certmond.config import Config
 from certmond.errors import CertmondError, MalformedError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.host.archived_pair import Worth, as_put_back
+from certmond.host.destination import Destinations
 from certmond.host.generations import Generations
 from certmond.host.kubeconfig import parse_kubeconfig
 from certmond.host.ledger import Ledger
 from certmond.host.manifest import parse_manifest
 from certmond.host.node_files import NodeFiles
+from certmond.host.placing import is_damaged_name
 from certmond.host.writers import WriterLookup
 from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Policy
-from certmond.pki.damage import damage, new_template, obstacle
+from certmond.pki.damage import damage, lacks_key, new_template, obstacle
+from certmond.pki.encoding import decode
 from certmond.pki.inventory import Inventory, Observation, Salvage
 from certmond.pki.issuance import Terms
 from certmond.pki.settings import LOCAL
@@ -40,19 +43,32 @@ class SalvageLookup:
     """The damaged entries of one node, for one configuration."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, policy: Policy) -> None:
-        self._config, self._root, self._policy = config, root, policy
+        self._config, self._root, self._state_dir, self._policy = config, root, state_dir, policy
         self._files, self._archive, self._ledger = NodeFiles(root), Archive(state_dir), Ledger(state_dir)
+        self._destinations = Destinations(config.certificates, self._files)
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
-        """Return what there is for each entry that is damaged at `now` (aware, UTC)."""
+        """Return what there is for each entry that is damaged at `now` (aware, UTC), and each CA that lacks its key."""
+        keyless = (seen for seen in inventory.observations if lacks_key(seen))
+        found = {seen.identity: Salvage(key_in=place) for seen in keyless if (place := self._key_of(seen))}
         damaged = [seen for seen in inventory.observations if damage(seen)]
         if not damaged:
-            return {}
+            return found
         attempts = dict[Identity, Attempt]()
         with suppress(CertmondError, OSError):
             attempts = self._ledger.attempts()
         generations = Generations(self._config, self._archive, self._files, lambda: now)
-        return {seen.identity: self._of(seen, inventory, generations, attempts, now) for seen in damaged}
+        return found | {seen.identity: self._of(seen, inventory, generations, attempts, now) for seen in damaged}
+
+    def _key_of(self, seen: Observation) -> str | None:
+        """The directory of the newest damaged files of an entry that hold the private key of a certificate."""
+        key = seen.certificates[0].key
+        with suppress(OSError):
+            for name in filter(is_damaged_name, self._archive.names()):
+                for generation, files in self._generations(name):
+                    if any(decode(file.content, file.path).key == key for file in files):
+                        return str(self._state_dir / "archive" / name / generation)
+        return None
 
     def _of(
         self,
@@ -75,7 +91,8 @@ class SalvageLookup:
                         good.append((number, leaf))
         barrier = ""
         with suppress(CertmondError):
-            barrier = self._files.exposed([path for path in (seen.path, seen.key_path) if path], spec.owner) or ""
+            own = [path for path in (seen.path, seen.key_path) if path]
+            barrier = self._files.exposed(own, spec.owner) or self._destinations.astray(own, spec) or ""
         server = None
         if spec.kind is Kind.KUBECONFIG:
             server = next(self._servers(seen, inventory, [files for _, files in whole]), None)

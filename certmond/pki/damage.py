@@ -44,6 +44,12 @@ def damage(seen: Observation) -> str | None:
     return f"{seen.key_path} is not the private key of {seen.path}" if seen.key_matches is False else None
 
 
+def lacks_key(seen: Observation) -> bool:
+    """Return whether it is a CA whose private key should be on this node, and is not."""
+    wanted = seen.spec.authority and seen.key_path is not None and not (seen.spec.key_optional or seen.key_unknown)
+    return wanted and bool(seen.certificates) and not seen.key_matches
+
+
 def is_whole(seen: Observation) -> bool | None:
     """Return whether the files hold a certificate and its key; None where that cannot be told."""
     if damage(seen):
@@ -144,6 +150,8 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
     name = seen.spec.name
     if seen.spec.renewed_by:
         return f"certmond does not put it right: it is renewed by {seen.spec.renewed_by}"
+    if salvage.barrier:
+        return salvage.barrier
     if found := generation(seen, salvage, facts, known=known):
         return f"put it back: certmond archive restore {name} {found[0]}"
     return salvage.obstacle or f"issue it anew: certmond renew {name}"

@@ -50,7 +50,7 @@ class Document:
     """What the bytes of one file hold, in their order.
 
     `key` is the public half of the (first) private key, `public_keys` are the bare public keys; `encrypted_key` says
-    that there is a key which needs a passphrase, `pem` that the file is PEM.
+    that there is a key which needs a passphrase, `pem` that the file is PEM, or in no form that is known: garbage.
     """
 
     certificates: tuple[Certificate, ...] = ()
@@ -111,7 +111,9 @@ def decode(data: bytes, path: str, password: bytes | None = None, opening: Openi
         return _decode_pem(data, path)
     if is_pkcs12(data):
         return replace(_decode_pkcs12(data, path, password, opening), pem=False)
-    return replace(_decode_der(data, path), pem=False)
+    found = _decode_der(data, path)
+    is_known = found.certificates or found.key or found.encrypted_key or _is_der(data)
+    return replace(found, pem=not is_known)
 
 
 def _decode_pem(data: bytes, path: str) -> Document:

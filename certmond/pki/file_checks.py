@@ -37,10 +37,13 @@ def about_damage(
     facts: Mapping[str, str], known: Certificate | None,
 ) -> tuple[Finding, ...]:  # fmt: skip
     """The findings of damaged files, with the command that puts them right on this node; and that they break again.
-    `known` is the last certificate of these files that their CA signed.
+    Those of a CA that lacks its key, with where the archive has it. `known` is the last certificate of these files that
+    their CA signed.
     """
-    if salvage is None or (what := damage(seen)) is None:
+    if salvage is None:
         return tuple(findings)
+    if (what := damage(seen)) is None:
+        return tuple(_with_its_place(item, salvage) for item in findings)
     said, command = [], remedy(seen, salvage, facts, known=known)
     for item in findings:
         fact, _, usual = item.message.partition("; ")
@@ -53,6 +56,14 @@ def about_damage(
         fact = f"{what}, and was put right {often}, last on {last}"
         said.append(finding(Reason.BREAKS_AGAIN, f"{fact}; see which program or disk breaks it: certmond plan"))
     return tuple(said)
+
+
+def _with_its_place(item: Finding, salvage: Salvage) -> Finding:
+    """The finding that a CA has no key, with where the archive has it."""
+    if salvage.key_in is None or item.reason not in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}:
+        return item
+    fact = item.message.partition("; ")[0]
+    return replace(item, message=printable(f"{fact}; its key is in the archive, copy it back: ls {salvage.key_in}"))
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:

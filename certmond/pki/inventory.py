@@ -126,7 +126,8 @@ class Salvage:
     last, and `subject` its subject, where that is remembered. `barrier` says why no key is written to these files.
     `server` is what a kubeconfig is to say of its cluster: the name and the URL of the API server; None where that is
     not known. `obstacle` says why no new certificate can be issued, with the remedy of that; None where one can.
-    `repairs` counts how often they were put right in a row, the last time at `repaired_at`.
+    `repairs` counts how often they were put right in a row, the last time at `repaired_at`. `key_in` is where
+    the archive has the private key that a CA lacks, a directory; None where it has none.
     """
 
     good: tuple[tuple[str, Certificate], ...] = ()
@@ -138,6 +139,7 @@ class Salvage:
     repairs: int = 0
     repaired_at: datetime | None = None
     subject: str | None = None
+    key_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

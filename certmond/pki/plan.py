@@ -143,7 +143,8 @@ class _Planner:
         return Cause.NOT_A_SYMLINK if status.seen.symlink is False else None
 
     def _consider(self, status: CertificateStatus, cause: Cause) -> None:
-        old, why = status.certificate, unable(status, self._authorities, self._policy)
+        old, salvage = status.certificate, status.presence.salvage
+        why = (salvage and salvage.barrier) or unable(status, self._authorities, self._policy)
         if why or old is None:
             self._hold(status, why or "there is no certificate")
             return

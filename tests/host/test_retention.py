@@ -13,6 +13,7 @@ from certmond.errors import BusyError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.host.audit import Audit
 from certmond.host.journal import Journal
+from certmond.host.node_files import NodeFiles
 from certmond.host.retention import Retention, belongs_together
 from certmond.host.transaction import Transactions
 from tests.builders import DAY, HOUR, NOW, make_ca, make_leaf, pem_block
@@ -46,8 +47,8 @@ class Kept:
 
     def rule(self, keep_for: timedelta) -> Retention:
         given = f"archive: {{keep_for: {keep_for.days}d}}\nhold: {{unsynchronised_clock: false}}\n"
-        audit = Audit(Journal("none"), self.state, "test")
-        return Retention(self.archive, parse([Source("test", given)]), audit, lambda: self.now)
+        audit, files = Audit(Journal("none"), self.state, "test"), NodeFiles(str(self.place))
+        return Retention(self.archive, parse([Source("test", given)]), audit, lambda: self.now, files)
 
     def left(self, keep_for: timedelta = 400 * DAY) -> list[str]:
         """The generations that are there after the rule was applied."""
