@@ -96,6 +96,7 @@ class Acting:
     def decide(self, assessment: Assessment, around: Surroundings) -> None:
         """What is to be done; in observe mode what would be, as far as what is seen alone tells it."""
         self._seen = assessment, around
+        self._enforcer.salvage.note(assessment)
         planned = self._enforcer.plan if self._enforcing else self._enforcer.foresee
         self.plan = planned(assessment, around=around)
 

@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 
 from certmond.expose.plan_document import step_name
 from certmond.host.archive import Archive
+from certmond.host.last_subjects import LastSubjects
 from certmond.host.ledger import Ledger
 from certmond.pki.attempt import Attempt
 from certmond.pki.mismatch import REPAIR_WAIT
@@ -323,6 +324,69 @@ def test_what_nobody_remembers_to_be_less_is_not_taken_to_be_as_much(tmp_path: P
     assert host.start_once() == ()
     (held,) = host.plan().held
     assert "its entry fixes no subject" in held.because
+
+
+ADMINS, MASTERS = "kubeadm:cluster-admins", "system:masters"
+
+
+def admin_of(host: Host, group: str, end: datetime) -> None:
+    """admin.conf, as kubeadm writes it, with a certificate of this group."""
+    subject: Any = x509.Name.from_rfc4514_string(f"O={group},CN=kubernetes-admin")
+    leaf = make_leaf(host.ca, subject, not_before=end - YEAR, not_after=end)
+    host.put(ADMIN["path"], kubeconfig(host.ca, leaf), 0o600)
+
+
+def group_of(host: Host) -> str | None:
+    (seen,) = (each.certificate for each in host.look().statuses if each.seen.name == "admin.conf")
+    return next((each[2:] for each in seen.attributes if each.startswith("O=")), None) if seen else None
+
+
+@pytest.mark.parametrize("archived", [True, False])
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("last", [ADMINS, MASTERS])
+def test_the_group_of_the_masters_comes_back_only_where_it_was_seen_last(
+    tmp_path: Path, last: str, *, archived: bool, remembered: bool
+) -> None:
+    """An operator has replaced a certificate that certmond had renewed, by one with the other subject that the entry
+    accepts. After a start of certmond the broken file is put right with the subject that was seen last; where the
+    memory of that is lost, without `system:masters`. It does not depend on the record of renewals.
+    """
+    host = Host(tmp_path, "admin.conf")
+    host.entries["admin.conf"]["subject"] = [f"CN=kubernetes-admin,O={group}" for group in (ADMINS, MASTERS)]
+    other = MASTERS if last == ADMINS else ADMINS
+    admin_of(host, other, host.now + 10 * DAY)
+    host.start()
+    assert group_of(host) == other
+    host.now += DAY if archived else 30 * DAY
+    admin_of(host, last, host.now + YEAR)
+    host.enforcer().salvage.note(host.look())
+    if not remembered:
+        (host.state / "subjects.json").unlink()
+    host.at(ADMIN["path"]).write_bytes(b"x")
+    host.start_once()
+    assert group_of(host) == ADMINS
+    if last == MASTERS and remembered:  # certmond put the other one in place: what was there last is not enough
+        host.put(ADMIN["path"], b"x", 0o600)
+        (host.state / "renewals.json").unlink()
+        host.start_once()
+        assert group_of(host) == MASTERS
+
+
+def test_the_daemon_remembers_which_subject_was_there(tmp_path: Path) -> None:
+    """For the next start, of each entry that accepts several: the last one that the CA of the entry signed."""
+    host = Host(tmp_path / "host", "admin.conf", "apiserver", now=now())
+    host.entries["admin.conf"]["subject"] = [f"CN=kubernetes-admin,O={group}" for group in (ADMINS, MASTERS)]
+    memory = LastSubjects(host.state, ())
+    with watching(host) as daemon:
+        admin_of(host, MASTERS, host.now + YEAR)
+        daemon.until(lambda: MASTERS in memory.read().get("admin.conf", ""), "seen")
+        admin_of(host, ADMINS, host.now + YEAR)
+        daemon.until(lambda: ADMINS in memory.read().get("admin.conf", ""), "seen")
+        subject: Any = x509.Name.from_rfc4514_string(f"O={MASTERS},CN=kubernetes-admin")
+        forged = make_leaf(make_ca(), subject, not_before=host.now - DAY, not_after=host.now + YEAR)
+        host.put(ADMIN["path"], kubeconfig(host.ca, forged), 0o600)
+        daemon.until(lambda: daemon.reasons("admin.conf"), "seen")
+    assert memory.read() == {"admin.conf": f"O={ADMINS},CN=kubernetes-admin"}
 
 
 def test_during_a_rotation_the_generation_of_the_former_ca_stays_where_it_is(tmp_path: Path) -> None:

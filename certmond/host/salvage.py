@@ -19,11 +19,13 @@ from certmond.host.archived_pair import Worth, as_put_back
 from certmond.host.destination import Destinations
 from certmond.host.generations import Generations
 from certmond.host.kubeconfig import parse_kubeconfig
+from certmond.host.last_subjects import LastSubjects
 from certmond.host.ledger import Ledger
 from certmond.host.manifest import parse_manifest
 from certmond.host.node_files import NodeFiles
 from certmond.host.placing import is_damaged_name
 from certmond.host.writers import WriterLookup
+from certmond.pki.assess import Assessment
 from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
@@ -46,6 +48,11 @@ class SalvageLookup:
         self._config, self._root, self._state_dir, self._policy = config, root, state_dir, policy
         self._files, self._archive, self._ledger = NodeFiles(root), Archive(state_dir), Ledger(state_dir)
         self._destinations = Destinations(config.certificates, self._files)
+        self._subjects = LastSubjects(state_dir, config.certificates)
+
+    def note(self, assessment: Assessment) -> None:
+        """Remember what a repair has to know of files that are whole now."""
+        self._subjects.note(assessment)
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
         """Return what there is for each entry that is damaged at `now` (aware, UTC), and each CA that lacks its key."""
@@ -58,7 +65,11 @@ class SalvageLookup:
         with suppress(CertmondError, OSError):
             attempts = self._ledger.attempts()
         generations = Generations(self._config, self._archive, self._files, lambda: now)
-        return found | {seen.identity: self._of(seen, inventory, generations, attempts, now) for seen in damaged}
+        subjects = self._subjects.read()
+        for seen in damaged:
+            salvage = self._of(seen, inventory, generations, attempts, now)
+            found[seen.identity] = replace(salvage, seen_subject=subjects.get(seen.name))
+        return found
 
     def _key_of(self, seen: Observation) -> str | None:
         """The directory of the newest damaged files of an entry that hold the private key of a certificate."""

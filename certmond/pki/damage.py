@@ -6,7 +6,7 @@ issued without a predecessor. When that is done is `pki.plan`'s. Pure: what the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate, names_in
@@ -22,6 +22,8 @@ from certmond.pki.signing_policy import Basis, Denial, fixed_by, grant, is_issue
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 _REPAIRED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 _BROKEN = frozenset({Reason.MISSING, Reason.MALFORMED})
+_MASTERS = "O=system:masters"
+"""Not subject to RBAC, and not to be revoked by it (k8s.io/apiserver, authentication/user, SystemPrivilegedGroup)."""
 
 
 def damage(seen: Observation) -> str | None:
@@ -69,8 +71,9 @@ def generation(
 
     `known` is the last certificate of these files that their CA signed; None where it is not remembered. A generation
     has no more than that one. Where that is not known, or what certmond put in place last is neither that one nor in
-    the archive, the generation has no more than the entry fixes, and no other subject than the last one had. `under` is
-    the anchor that has to have signed it, None for any.
+    the archive, the generation has no more than the entry fixes, and no other subject than the last one had. Where
+    that is not known either, its subject has to be one of `_unprivileged`. `under` is the anchor that has to have
+    signed it, None for any.
     """
     fixed, archived = fixed_by(seen.spec, facts), {each.sha256 for each in salvage.kept}
     lost = salvage.last is not None and salvage.last not in archived and (known is None or known.sha256 != salvage.last)
@@ -80,6 +83,8 @@ def generation(
         if surplus(leaf, known, fixed):
             continue
         if (lost or known is None) and (surplus(leaf, None, fixed) or _is_another(leaf, salvage.subject)):
+            continue
+        if known is None and not _may_return(leaf, salvage.seen_subject, fixed.subjects):
             continue
         return number, leaf
     return None
@@ -94,14 +99,14 @@ def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate])
 
 def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
-    known: Certificate | None = None, siblings: Iterable[Certificate] = (),
+    known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
     """Return what a certificate says that only the entry decides, or why there is none: a clause, and the remedy.
 
-    `signer` is the kind of its signer. Of several accepted subjects, the one decides that was there last: `known` had
-    it, or what certmond put in place last; where the two differ, the first of them in the entry. Else the certificates
-    in the archive decide, then the groups of `siblings`, of the same CA on this node: a cluster of before v1.29 does
-    not know the group of today.
+    `signer` is the kind of its signer. Of several accepted subjects, it has the one that was there last: `known` had
+    it, or the last certificate that was seen there. Where what certmond put in place last had another one, it has the
+    first of both that is `_unprivileged`. Where the last subject is not known, the newest certificate of the archive
+    decides among those that are.
     """
     spec = seen.spec
     if why := obstacle(seen, signer, authority):
@@ -114,9 +119,7 @@ def new_template(
         return f"where its API server is, nothing here says; move {seen.path} away, then: certmond init"
     fixed = fixed_by(spec, terms.facts)
     try:
-        last = {known.attributes if known else None, subject_attributes(salvage.subject) if salvage.subject else None}
-        subject = next((text for text in accepted if subject_attributes(text) in last), None)
-        template = first(spec, subject or _subject(accepted, salvage.kept, siblings), fixed.names, terms)
+        template = first(spec, _subject(accepted, salvage, known), fixed.names, terms)
     except ValueError as error:
         return f"its entry asks for what no certificate can say ({error}); correct it"
     granted = grant(template, fixed, Basis(barrier=salvage.barrier))
@@ -187,11 +190,21 @@ def _is_another(leaf: Certificate, subject: str | None) -> bool:
     return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 
-def _subject(accepted: Sequence[str], kept: Sequence[Certificate], siblings: Iterable[Certificate]) -> str:
-    for certificate in kept:
-        for text in accepted:
-            if has_accepted_subject(certificate, (text,)):
-                return text
-    groups = {each for certificate in siblings for each in certificate.attributes if each.startswith("O=")}
-    wanted = [text for text in accepted if groups.intersection(subject_attributes(text))]
-    return wanted[0] if wanted and "O=" in accepted[0] else accepted[0]
+def _may_return(leaf: Certificate, last: str | None, accepted: Sequence[str]) -> bool:
+    """The subject of `leaf` is a part of the `last` one; where that is not known, one of `_unprivileged`."""
+    return has_accepted_subject(leaf, _unprivileged(accepted)) if last is None else not _is_another(leaf, last)
+
+
+def _subject(accepted: Sequence[str], salvage: Salvage, known: Certificate | None) -> str:
+    last = known.subject if known else salvage.seen_subject
+    remembered = [subject_attributes(text) for text in (last, salvage.subject) if last and text]
+    if there := [text for text in accepted if subject_attributes(text) in remembered]:
+        return _unprivileged(there)[0]
+    safe = _unprivileged(accepted)
+    archived = (text for each in salvage.kept for text in safe if has_accepted_subject(each, (text,)))
+    return next(archived, safe[0])
+
+
+def _unprivileged(accepted: Sequence[str]) -> Sequence[str]:
+    """Return the subjects without the group that Kubernetes authorizes for everything; all, where each one has it."""
+    return [text for text in accepted if _MASTERS not in subject_attributes(text)] or accepted

@@ -123,7 +123,8 @@ class Salvage:
 
     `good` are the generations of the archive that are good now, newest first: each with its certificate. `kept` are the
     certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond put in place
-    last, and `subject` its subject, where that is remembered. `barrier` says why no key is written to these files.
+    last, and `subject` its subject, where that is remembered; `seen_subject` is the one that was in the files last.
+    `barrier` says why no key is written to these files.
     `server` is what a kubeconfig is to say of its cluster: the name and the URL of the API server; None where that is
     not known. `obstacle` says why no new certificate can be issued, with the remedy of that; None where one can.
     `repairs` counts how often they were put right in a row, the last time at `repaired_at`. `key_in` is where
@@ -140,6 +141,7 @@ class Salvage:
     repaired_at: datetime | None = None
     subject: str | None = None
     key_in: str | None = None
+    seen_subject: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

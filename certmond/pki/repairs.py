@@ -83,7 +83,7 @@ class Repairs:
         template = new_template(
             seen, salvage, terms, signer=self._policy.signers.get(signer, signer),
             authority=authority.seen if authority else None,
-            known=last_issued(status.certificate, (*status.issuers, *status.anchors)), siblings=self._siblings(status),
+            known=last_issued(status.certificate, (*status.issuers, *status.anchors)),
         )  # fmt: skip
         if isinstance(template, str):
             return template
@@ -111,11 +111,6 @@ class Repairs:
             under=under,
             server=salvage.server,
         )
-
-    def _siblings(self, status: CertificateStatus) -> list[Certificate]:
-        """The certificates of the same CA on this node that lead to it."""
-        others = [each for each in self._assessment.certificates if each.seen.spec.ca == status.seen.spec.ca]
-        return [each.certificate for each in others if each.certificate and each.chain_valid]
 
     @cached_property
     def _broken(self) -> int:

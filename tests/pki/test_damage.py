@@ -273,12 +273,12 @@ def test_of_several_accepted_subjects_only_the_last_one_or_less_comes_back(
     remembered: str, last: str, former: str, *, back: bool
 ) -> None:
     """That an entry accepts a subject does not bring it back once another was there: only a part of that one. It is
-    known from the files, or remembered of what certmond put in place. Issued anew, the certificate has the last one.
+    known from the files, or remembered of what was seen there. Issued anew, the certificate has the last one.
     """
     spec = row("leaf", subject=[ADMINS, MASTERS, PLAIN], usages=["digital signature", "client auth"])
     old, new = client(former).facts, client(last, NOW + YEAR).facts
     kept = (old, new) if remembered == "kept" else (old,)
-    salvage = Salvage((("000001-x", old),), kept, new.sha256, subject=last)
+    salvage = Salvage((("000001-x", old),), kept, new.sha256, subject=last, seen_subject=last)
     seen, known = replace(GONE, spec=spec), new if remembered == "known" else None
     found = generation(seen, salvage, FACTS, known=known)
     assert found == (("000001-x", old) if back else None)
@@ -287,16 +287,39 @@ def test_of_several_accepted_subjects_only_the_last_one_or_less_comes_back(
     assert attributes_of(template.subject) == new.attributes
 
 
-def test_where_two_subjects_may_have_been_the_last_one_the_first_of_the_entry_is_issued() -> None:
-    """What certmond put in place last had another one than what was in the files last."""
-    spec = row("leaf", subject=[ADMINS, MASTERS], usages=["digital signature", "client auth"])
-    for last, known in ((ADMINS, MASTERS), (MASTERS, ADMINS)):
-        salvage = Salvage(last="00", subject=last)
-        template = new_template(
-            replace(GONE, spec=spec), salvage, TERMS, signer="local", authority=CA, known=client(known).facts
-        )
-        assert isinstance(template, Template)
-        assert attributes_of(template.subject) == client(ADMINS).facts.attributes
+@pytest.mark.parametrize("order", [[ADMINS, MASTERS], [MASTERS, ADMINS]])
+def test_where_two_subjects_may_have_been_the_last_one_it_is_not_that_of_the_masters(order: list[str]) -> None:
+    """What certmond put in place last had another subject than what was in the files last, whether that is known from
+    the files or remembered. The order of the entry does not count.
+    """
+    spec = row("leaf", subject=order, usages=["digital signature", "client auth"])
+    for last, there in ((ADMINS, MASTERS), (MASTERS, ADMINS)):
+        for known, seen in ((client(there).facts, None), (None, there)):
+            salvage = Salvage(last="00", subject=last, seen_subject=seen)
+            template = new_template(replace(GONE, spec=spec), salvage, TERMS, signer="local", authority=CA, known=known)
+            assert isinstance(template, Template)
+            assert attributes_of(template.subject) == client(ADMINS).facts.attributes
+
+
+@pytest.mark.parametrize("order", [[ADMINS, MASTERS], [MASTERS, ADMINS]])
+@pytest.mark.parametrize("put", [MASTERS, None])
+def test_what_was_there_last_is_not_known_and_the_masters_do_not_come_back(order: list[str], put: str | None) -> None:
+    """Where neither the files nor the memory of them say what was there last, no certificate of the group
+    `system:masters` is put back or issued, whatever the archive has and certmond put in place: an operator may have
+    replaced it by another subject of the entry. An entry that accepts no other has it.
+    """
+    old, less = client(MASTERS).facts, client(ADMINS).facts
+    for good, back in (((old,), None), ((old, less), None if put else "000002-x")):
+        generations = tuple((f"{number:06d}-x", leaf) for number, leaf in enumerate(good, start=1))
+        salvage = Salvage(generations, good, old.sha256 if put else None, subject=put)
+        for accepted in (order, [MASTERS]):
+            spec = row("leaf", subject=accepted, usages=["digital signature", "client auth"])
+            seen = replace(GONE, spec=spec)
+            found = generation(seen, salvage, FACTS, known=None)
+            assert (found and found[0]) == (back if accepted == order else "000001-x")
+            template = new_template(seen, salvage, TERMS, signer="local", authority=CA)
+            assert isinstance(template, Template)
+            assert attributes_of(template.subject) == client(ADMINS if accepted == order else MASTERS).facts.attributes
 
 
 def test_what_another_ca_signed_says_nothing_of_the_rights_that_were_there() -> None:
@@ -376,23 +399,13 @@ def test_a_certificate_without_a_predecessor_says_what_the_entry_fixes(
     assert set(template.extended_usages) <= usages
 
 
-def test_the_subject_is_the_one_that_the_cluster_knows() -> None:
-    """Of several accepted ones: as the archive had it, else with the group that other certificates of this CA have,
-    else the first.
-    """
-    accepted = ["CN=admin,O=kubeadm:cluster-admins", "CN=admin,O=system:masters"]
-    spec = row("leaf", subject=accepted, usages=["digital signature", "client auth"])
-    old = make_leaf(ROOT, subject_of("admin", "system:masters"))
-    sibling = see(row("other", path="/pki/other.crt"), make_leaf(ROOT, subject_of("kubelet-client", "system:masters"),
-                  key=KEY, not_before=NOW - DAY, not_after=NOW + YEAR))  # fmt: skip
-    seen = replace(GONE, spec=spec)
-    for kept, others, expected in (((), (), 0), ((old.facts,), (), 1), ((), (sibling,), 1)):
-        around = Surroundings(salvage={seen.identity: Salvage(kept=kept)})
-        assessment = assess(Inventory((CA, seen, *others), FACTS), NOW, around=around)
-        found = only(plan(assessment, Policy(), {}, Circumstances(), frozenset({"leaf"})))
-        assert isinstance(found, Issue)
-        group = accepted[expected].partition("O=")[2]
-        assert group in found.template.subject.rfc4514_string()
+def test_of_the_subjects_that_are_left_the_archive_decides() -> None:
+    """Where the last one is not known: as the archive had it, else the first of the entry."""
+    spec = row("leaf", subject=[ADMINS, MASTERS, PLAIN], usages=["digital signature", "client auth"])
+    for kept, expected in (((), ADMINS), ((client(PLAIN).facts,), PLAIN)):
+        template = new_template(replace(GONE, spec=spec), Salvage(kept=kept), TERMS, signer="local", authority=CA)
+        assert isinstance(template, Template)
+        assert attributes_of(template.subject) == client(expected).facts.attributes
 
 
 def subject_of(name: str, group: str) -> Any:
