@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import os
 import re
 import shutil
@@ -387,6 +388,33 @@ def test_the_daemon_remembers_which_subject_was_there(tmp_path: Path) -> None:
         host.put(ADMIN["path"], kubeconfig(host.ca, forged), 0o600)
         daemon.until(lambda: daemon.reasons("admin.conf"), "seen")
     assert memory.read() == {"admin.conf": f"O={ADMINS},CN=kubernetes-admin"}
+
+
+@pytest.mark.parametrize("how", ["none", "others", "by hand"])
+def test_a_ca_that_was_distrusted_does_not_come_back_with_a_kubeconfig(tmp_path: Path, how: str) -> None:
+    """A generation was kept while a rotation was under way, and trusts the former CA too. Put back, it trusts what its
+    entry embeds now, and nothing else of it is another one. So does a file that has other users, which it keeps.
+    """
+    host = whole(tmp_path, "admin.conf", archived=True)
+    former = make_ca(key="ec", not_before=host.now - YEAR, not_after=host.now + YEAR)
+    wanted = yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) | {"preferences": {"colors": True}}
+    both = copy.deepcopy(wanted)
+    both["clusters"][0]["cluster"]["certificate-authority-data"] = base64.b64encode(host.ca.pem + former.pem).decode()
+    host.put(ADMIN["path"], yaml.safe_dump(both).encode(), 0o600)
+    kept = Archive(host.state).store("admin.conf", {ADMIN["path"]: host.at(ADMIN["path"])}, host.now, {})
+    if how == "others":
+        both["users"].append({"name": "other", "user": {"username": "other"}})
+        wanted = copy.deepcopy(both) | {"clusters": wanted["clusters"]}
+        both["users"][0]["user"]["client-key-data"] = "AAAA"
+        host.put(ADMIN["path"], yaml.safe_dump(both).encode(), 0o600)
+    else:
+        host.put(ADMIN["path"], b"x", 0o600)
+    if how == "by hand":
+        for said in ("is put back", "already"):
+            assert said in host.restoration().restore("admin.conf", kept.id, dry_run=False)[-1]
+    else:
+        assert kinds(host.start_once()) == [("restore", "done")]
+    assert yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) == wanted
 
 
 def test_during_a_rotation_the_generation_of_the_former_ca_stays_where_it_is(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from certmond.config import Config
 from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.archived_pair import Verdict, Worth, as_put_back, verdict
 from certmond.host.key_pair import KeyPair, Read, Unpaired, entry_pair
+from certmond.host.kubeconfig_text import embeds_a_ca, with_trust
 from certmond.host.node_files import NodeFiles
 from certmond.host.renewal import archive_name
 from certmond.pki.catalog import SELF, CertificateSpec, Kind
@@ -96,6 +97,18 @@ class Generations:
         """What is in place of these files is a pair, or cannot be judged."""
         pair = self.pair(self.form(name, files), self._files.read)
         return not isinstance(pair, Unpaired) or pair.encrypted
+
+    def trusting(self, form: Form, content: bytes) -> bytes:
+        """Return the `content` of a kubeconfig with the CA that its entry says to embed, as it is on the node now: a
+        former kubeconfig may trust a CA that was distrusted since. Content of another kind, or that embeds no CA, as it
+        is. Raises WriteError where the CA cannot be exchanged.
+        """
+        spec = form.spec
+        if spec is None or form.kind is not Kind.KUBECONFIG or spec.embedded_ca is None or not embeds_a_ca(content):
+            return content
+        authority = self._specs[spec.embedded_ca]
+        trust = decode(self._files.read(authority.path) or b"", authority.path).certificates
+        return with_trust(content, form.path, trust) if trust else content
 
     @staticmethod
     def pair(form: Form, read: Read) -> KeyPair | Unpaired:

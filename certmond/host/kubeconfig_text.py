@@ -91,6 +91,15 @@ def has_others(data: bytes) -> bool:
     return any(sum(1 for _ in entries(document, *each)) > 1 for each in kinds)
 
 
+def embeds_a_ca(data: bytes) -> bool:
+    """Return whether it is a kubeconfig that embeds the CA of the cluster of its current context."""
+    try:
+        document = load_mapping(data)
+        return bool(_chosen(document, "").fields.get(_TRUST))
+    except (MalformedError, WriteError):
+        return False
+
+
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
     """The kubeconfig `data` with the certificate and key that the current user of `source` embeds, for its own current
     user. Raises WriteError as `with_credentials` does.
@@ -112,23 +121,28 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
     Raises WriteError where that is not possible, or not without changing anything else; `path` names the file in it.
     """
     document = _loaded(data, path)
-    clusters = list(entries(document, "clusters", "cluster"))
-    names = [context.fields.get("cluster") for context in _contexts(document) if _is_current(document, context)]
-    chosen = [entry for entry in clusters if entry.name in names] or (clusters if len(clusters) == 1 else [])
-    if not chosen:
-        raise WriteError(f"{path} has no current context with a cluster; set it with `kubectl config use-context`")
-    cluster = chosen[0]
+    cluster = _chosen(document, path)
     if not cluster.fields.get(_TRUST):
         raise WriteError(
             f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file it names"
         )
     wanted: dict[_Place, bytes] = {(*cluster.place, _TRUST): _pem(trust)}
-    for other in clusters:
+    for other in entries(document, "clusters", "cluster"):
         held = decode(_decoded(other.fields.get(_TRUST)) or b"", "").certificates
-        if other is not cluster and not frozenset(held).isdisjoint(anchors):
+        if other.place != cluster.place and not frozenset(held).isdisjoint(anchors):
             known = {*anchors, *trust}
             wanted[*other.place, _TRUST] = _pem((*trust, *(each for each in held if each not in known)))
     return _exchanged(data, document, wanted, f"the CA of cluster {cluster.name!r} in {path}")
+
+
+def _chosen(document: Mapping[str, Any], path: str) -> Entry:
+    """The cluster of the current context, or the only one. Raises WriteError where there is none."""
+    clusters = list(entries(document, "clusters", "cluster"))
+    names = [context.fields.get("cluster") for context in _contexts(document) if _is_current(document, context)]
+    chosen = [entry for entry in clusters if entry.name in names] or (clusters if len(clusters) == 1 else [])
+    if not chosen:
+        raise WriteError(f"{path} has no current context with a cluster; set it with `kubectl config use-context`")
+    return chosen[0]
 
 
 def _pem(certificates: Sequence[Certificate]) -> bytes:

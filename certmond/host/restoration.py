@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -146,7 +146,7 @@ class Restoration:
         or another user could take the key.
         """
         spec, name = step.status.seen.spec, step.target
-        files = self._archive.load(name, step.generation)
+        files = self._load(name, step.generation)
         found, form = self._generations.judged(name, step.generation, files), self._generations.form(name, files)
         if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or form.spec != spec:
             raise RefusedError(f"{step.generation} of {name} is not put back: it is {found.worth}: {found.why}")
@@ -176,7 +176,15 @@ class Restoration:
     def _content(self, form: Form, file: ArchivedFile) -> bytes:
         """Of a kubeconfig that has more than its damaged user, only the credentials of that one come back."""
         there = self._files.read(file.path, anyones=False) if form.kind is Kind.KUBECONFIG else None
-        return with_credentials_of(there, file.content, file.path) if there and has_others(there) else file.content
+        if not (there and has_others(there)):
+            return file.content
+        return self._generations.trusting(form, with_credentials_of(there, file.content, file.path))
+
+    def _load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
+        """Return the files of a generation as they are put back: a kubeconfig with the CA that is to be trusted now."""
+        files = self._archive.load(name, generation)
+        form = self._generations.form(name, files)
+        return tuple(replace(file, content=self._generations.trusting(form, file.content)) for file in files)
 
     def _keep_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
         replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}
@@ -238,7 +246,7 @@ class Restoration:
 
     def _candidate(self, name: str, generation: str) -> _Candidate:
         """Raises MalformedError where it was damaged, WriteError where it is none that is put back."""
-        files = self._archive.load(name, generation)
+        files = self._load(name, generation)
         if self._is_by_hand(name, files):
             raise WriteError(_never(name))
         in_place = all(self._files.read(file.path) == file.content for file in files)
