@@ -542,6 +542,32 @@ def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
     assert any("TSS2 PRIVATE KEY" in item.message for status in host.look().statuses for item in status.findings)
 
 
+@pytest.mark.parametrize("archived", [True, False])
+@pytest.mark.parametrize("current", ["empty", "gone", "token"])
+def test_another_user_of_a_kubeconfig_never_gets_the_certificate_of_its_entry(
+    tmp_path: Path, current: str, *, archived: bool
+) -> None:
+    """The entry is the user of the current context. Where that one has lost its certificate, or is gone, it is damage,
+    and no other user is renewed in its place, although that one is due: each keeps what it has, byte for byte.
+    """
+    host = whole(tmp_path, "admin.conf", archived=archived)
+    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    due = make_leaf(host.ca, "other", not_before=host.now - 80 * DAY, not_after=host.now + 5 * DAY)
+    fields = {"client-certificate-data": due.pem, "client-key-data": due.key_pem}
+    other = {"name": "other", "user": {each: base64.b64encode(pem).decode() for each, pem in fields.items()}}
+    own = {"empty": {}, "token": {"token": "abc"}}
+    name = document["users"][0]["name"]
+    document["users"] = [*([{"name": name, "user": own[current]}] if current in own else []), other]
+    host.put(ADMIN["path"], yaml.safe_dump(document).encode(), 0o600)
+    outcomes = host.start_once()
+    assert kinds(outcomes) == ([] if current == "token" else [("restore" if archived else "issue", "failed")])
+    assert yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) == document
+    said = [item.message for status in host.look().statuses for item in status.findings]
+    assert any(f"holds no client certificate for user '{name}' of its current context" in each for each in said)
+    if current == "gone":
+        assert f"has no user '{name}' for its current context; add it, or move the file away" in outcomes[0].message
+
+
 @pytest.mark.parametrize("damage", [gone(CURRENT), written(CURRENT, b"")])
 def test_the_pem_of_a_kubelet_that_reads_another_one_is_not_made(tmp_path: Path, damage: Damage) -> None:
     """Where kubelet.conf embeds its credentials, a certificate of the node would be made that nothing reads."""

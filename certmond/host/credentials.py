@@ -59,12 +59,23 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
     return Credentials(bare, documents, tuple(faults))
 
 
-def no_certificate_in(path: str, others: Sequence[User]) -> Fault:
-    """Return the fault that none of the users of a kubeconfig has a client certificate.
+def own_user(config: Kubeconfig) -> User | None:
+    """Return the user of an entry with a subject, if that user has a certificate: of the current context, or the only
+    one where the file has no such context.
+    """
+    name = config.current_user or (config.users[0].name if len(config.users) == 1 else None)
+    return next((user for user in config.users if user.certificate and user.name == name), None)
+
+
+def no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) -> Fault:
+    """Return the fault that the user of a kubeconfig's current context has no client certificate.
 
     Where an operator gave them `others`, such as a token, certmond does not replace what they authenticate with.
     """
     fact = f"{path} holds no client certificate"
+    if any(user.certificate for user in config.users):
+        whose = f"user {config.current_user!r} of its" if config.current_user else "the user of a"
+        fact = printable(f"{fact} for {whose} current context")
     if not others:
         return Fault(Reason.MISSING, fact, "issue it again")
     instead = printable(f"{fact}: user {others[0].name!r} authenticates with {others[0].other}")

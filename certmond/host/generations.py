@@ -112,7 +112,8 @@ class Generations:
 
     @staticmethod
     def pair(form: Form, read: Read) -> KeyPair | Unpaired:
-        return entry_pair(form.kind, form.path, form.key_path, read, references=form.references)
+        own = bool(form.spec and form.spec.subject)
+        return entry_pair(form.kind, form.path, form.key_path, read, references=form.references, own=own)
 
     def form(self, name: str, files: Sequence[ArchivedFile]) -> Form:
         """By its entry; where the configuration has none any longer, by what the files are: the key comes first."""

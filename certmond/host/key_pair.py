@@ -13,6 +13,7 @@ from typing import Protocol
 
 from certmond.errors import KeyUnusableError, MalformedError
 from certmond.host.change import Change, NewLink, Removed
+from certmond.host.credentials import own_user, parse_credentials
 from certmond.host.keys import can_sign, load_key
 from certmond.host.kubeconfig import Material, User, parse_kubeconfig
 from certmond.pki.catalog import CertificateSpec, Kind
@@ -121,15 +122,19 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
 
 
 def entry_pair(
-    kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False
+    kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False, own: bool = False
 ) -> KeyPair | Unpaired:
-    """Return the pair of an entry: of a kubeconfig its current user's, else of `path` with `key_path`.
+    """Return the pair of an entry: of a kubeconfig its current user's, else of `path` with `key_path`. Where the
+    current user has none, the first of the others counts, but not for an entry with a subject of its `own`.
 
     A path without a key of its own holds both. `references` are read as well, with the rights of this process, for a
     kubeconfig that no other user can write: who writes it chooses which files it names.
     """
     if kind is Kind.KUBECONFIG:
-        return kubeconfig_pairs(read(path), path, read if references else None)[0]
+        data = read(path)
+        if own and data is not None and own_user(parse_credentials(data, path).config) is None:
+            return Unpaired(f"{path} holds no client certificate for the user of its current context")
+        return kubeconfig_pairs(data, path, read if references else None)[0]
     return key_pair(read(path), read(key_path or path), path, key_path or path)
 
 

@@ -82,12 +82,17 @@ def with_credentials(
 
 
 def has_others(data: bytes) -> bool:
-    """Return whether it is a kubeconfig with more than one user, cluster or context: what a repair must not lose."""
+    """Return whether it is a kubeconfig with more than one user, cluster or context, or with another user than its
+    current context names: what a repair must not lose.
+    """
     try:
         document = load_mapping(data)
     except MalformedError:
         return False
     kinds = (("users", "user"), ("clusters", "cluster"), ("contexts", "context"))
+    named = {as_text(each.fields.get("user")) for each in _contexts(document) if _is_current(document, each)}
+    if named and any(each.name not in named for each in entries(document, "users", "user")):
+        return True
     return any(sum(1 for _ in entries(document, *each)) > 1 for each in kinds)
 
 
@@ -220,6 +225,8 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
     if old is None:
         users = [entry for entry in users if entry.name == current]
         absent = f"{path} has no current context with a user; set it with `kubectl config use-context`"
+        if current:
+            absent = f"{path} has no user {current!r} for its current context; add it, or move the file away"
     else:
         referring = [entry for entry in users if entry.name == current and not entry.fields.get(_CERTIFICATE)]
         users = [entry for entry in users if _embeds(entry, old)] or referring

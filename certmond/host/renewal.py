@@ -234,7 +234,8 @@ def overtaken(step: Issue, view: View) -> str | None:
     """Why the files are no longer those that the step was planned for; None where they are."""
     seen = step.status.seen
     if step.old is None:
-        pair = entry_pair(seen.spec.kind, step.path, None if is_one_file(seen) else seen.key_path, view.read)
+        key_path = None if is_one_file(seen) else seen.key_path
+        pair = entry_pair(seen.spec.kind, step.path, key_path, view.read, own=bool(seen.spec.subject))
         whole = not isinstance(pair, Unpaired) or pair.encrypted
         return f"{step.path} was put right by someone else since it was looked at; look at it again" if whole else None
     present = view.read(step.path)

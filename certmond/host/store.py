@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from certmond.host.credentials import Credentials, no_certificate_in, parse_credentials
+from certmond.host.credentials import Credentials, no_certificate_in, own_user, parse_credentials
 from certmond.host.entry import Asked, Entry, latest_change
 from certmond.host.files import Files, Parser
 from certmond.host.keystore import decode_apart
@@ -243,9 +243,10 @@ class Store:
         users = sorted(config.users, key=lambda user: user.name != config.current_user)
         holders = [user for user in users if user.certificate]
         faults = [*credentials.faults, *(about_trust if spec.embedded_ca else ())]
-        others = [user for user in users if user.other]
-        if spec.subject and not holders and not credentials.faults:
-            faults.append(no_certificate_in(path, others))
+        own = own_user(config) if spec.subject else next(iter(holders), None)
+        others = [user for user in users if user.other and (not holders or user.name == config.current_user)]
+        if spec.subject and own is None and not credentials.faults:
+            faults.append(no_certificate_in(path, config, others))
         permissions = tuple(self._permissions({path: True}))
         whole = Observation(
             spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults),
@@ -254,8 +255,8 @@ class Store:
         plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
         for user in holders:
             bare = Observation(f"{spec.name}#{user.name}", plain, path)
-            yield self._with_user(whole if user is holders[0] else bare, credentials, user)
-        if faults and not holders:
+            yield self._with_user(whole if user is own else bare, credentials, user)
+        if faults and own is None:
             yield whole
         if spec.embedded_ca is None:
             yield from self._clusters(spec, path, credentials)

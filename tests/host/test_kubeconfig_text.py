@@ -294,7 +294,7 @@ def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
         (FULL, NEXT_CA.facts, "embeds no longer the certificate"),
         (FULL.replace(b"user: admin,", b"user: aws,"), None, "user 'aws' in .* has no client-certificate"),
         (FULL.replace(b'"admin@prod"', b"none"), None, "has no current context"),
-        (FULL.replace(b"user: admin,", b"user: nobody,"), None, "has no current context"),
+        (FULL.replace(b"user: admin,", b"user: nobody,"), None, "has no user 'nobody' for its current context"),
         (b"", None, "is not a YAML mapping; correct it"),
         (b"users: {{{{", None, "is not YAML in line 2; correct it"),
         (FULL + b"---\n" + FULL, None, "is not YAML"),
