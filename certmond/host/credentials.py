@@ -67,7 +67,26 @@ def own_user(config: Kubeconfig) -> User | None:
     return next((user for user in config.users if user.certificate and user.name == name), None)
 
 
-def no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) -> Fault:
+def lacks(path: str, config: Kubeconfig, others: Sequence[User], *, embeds: bool) -> list[Fault]:
+    """Return what the kubeconfig of an entry with a subject lacks: the certificate of its user, else, if the entry
+    `embeds` a CA, a server. `others` are the users whom an operator gave other credentials.
+    """
+    found = _no_server_in(path, config) if own_user(config) else _no_certificate_in(path, config, others)
+    return [found] if found and (embeds or found.reason is Reason.MISSING) else []
+
+
+def _no_server_in(path: str, config: Kubeconfig) -> Fault | None:
+    """Return the fault that the current context of a kubeconfig leads to no server; None where it leads to one."""
+    named = [each for each in config.clusters if config.current_cluster in {None, each.name}]
+    if any(each.server for each in named):
+        return None
+    fact = f"cluster {named[0].name!r} has no server" if named else "its current context has no cluster"
+    return Fault(
+        Reason.MALFORMED, printable(f"{path}: {fact}"), "write it there, or move the file away and issue it again"
+    )
+
+
+def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) -> Fault:
     """Return the fault that the user of a kubeconfig's current context has no client certificate.
 
     Where an operator gave them `others`, such as a token, certmond does not replace what they authenticate with.

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from certmond.host.credentials import Credentials, no_certificate_in, own_user, parse_credentials
+from certmond.host.credentials import Credentials, lacks, own_user, parse_credentials
 from certmond.host.entry import Asked, Entry, latest_change
 from certmond.host.files import Files, Parser
 from certmond.host.keystore import decode_apart
@@ -245,8 +245,8 @@ class Store:
         faults = [*credentials.faults, *(about_trust if spec.embedded_ca else ())]
         own = own_user(config) if spec.subject else next(iter(holders), None)
         others = [user for user in users if user.other and (not holders or user.name == config.current_user)]
-        if spec.subject and own is None and not credentials.faults:
-            faults.append(no_certificate_in(path, config, others))
+        if spec.subject and not credentials.faults:
+            faults += lacks(path, config, others, embeds=spec.embedded_ca is not None)
         permissions = tuple(self._permissions({path: True}))
         whole = Observation(
             spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults),
