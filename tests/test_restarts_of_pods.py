@@ -496,7 +496,7 @@ def test_observe_mode(template: Path, tmp_path: Path) -> None:
         looks = number_of_looks(daemon)
         daemon.until(lambda: number_of_looks(daemon) >= looks + 2, "it looks again and again")
         assert tree(node.root) == before
-        assert [file.name for file in node.state.iterdir()] == ["changes.json"]
+        assert {file.name for file in node.state.iterdir()} == {"changes.json", "subjects.json"}
         assert set(node.attempts().values()) == {0}
 
 
