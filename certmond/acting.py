@@ -94,7 +94,10 @@ class Acting:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
     def decide(self, assessment: Assessment, around: Surroundings) -> None:
-        """What is to be done; in observe mode what would be, as far as what is seen alone tells it."""
+        """Plan what is to be done; in observe mode what would be, as far as what is seen alone tells it.
+
+        Note first which subjects were seen, because a repair of a later plan depends on them.
+        """
         self._seen = assessment, around
         self._enforcer.salvage.note(assessment)
         planned = self._enforcer.plan if self._enforcing else self._enforcer.foresee

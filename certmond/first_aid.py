@@ -151,7 +151,7 @@ class FirstAid:
 
 
 def _left(aid: Rotation, ground: Ground) -> str:
-    """What is told of two trusted CAs where the node shows no other trace of a change."""
+    """Return the sentence about two trusted CAs where nothing else on the node shows a change, with the remedy."""
     if ground.trust[0] != aid.new or ground.key != aid.new.key:
         fact = f"{ground.path} trusts the former CA first, and a CA that was put in its place"
         return f"{fact}, whose key is {ground.key_path}; {_BACK}, and certmond removes the other one"

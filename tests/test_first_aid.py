@@ -23,7 +23,7 @@ from certmond.pki.rotation import Phase
 from certmond.pki.service import Live, ServiceSeen
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
 from tests.rotating_node import RotatingNode, kubeconfig, root_ca, with_manager
-from tests.test_replaced_ca import Clock, daemon, expired, put, rest, told, with_more
+from tests.test_replaced_ca import Clock, daemon, expired, put, rest, told, with_family, with_more
 from tests.tracing import distinct, kill_at, record
 
 pytestmark = pytest.mark.real("openssl")
@@ -227,13 +227,7 @@ def test_another_ca_than_the_clusters(node: Cluster) -> None:
     """Of each family: the former CA is trusted behind the one in place, and alone again when its pair is back. The
     controller-manager, which does not sign with it, is left alone.
     """
-    other, new = root_ca(subject="other"), root_ca(subject="other")
-    leaf = make_server(other, "leaf", not_before=node.clock() - HOUR, not_after=node.clock() + 90 * DAY)
-    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
-        node.put(name, content)
-    node.put("leaf.key", leaf.key_pem)
-    with_more(node, "other", authority=True)
-    with_more(node, "leaf", ca="other")
+    other, new = with_family(node, node.clock()), root_ca(subject="other")
     node.settle()
     for pair, trust in ((new, (new.facts, other.facts)), (other, (other.facts,))):
         node.put("other.key", pair.key_pem)
@@ -656,13 +650,8 @@ def test_the_ca_of_another_family_is_not_staged(node: Cluster) -> None:
     """The finding of a family names that family in its commands, and `stage` refuses to keep the CA of one for another
     with which it has nothing in common.
     """
-    other, new = root_ca(subject="other"), root_ca(subject="other")
-    leaf = make_server(other, "leaf", not_before=node.clock() - HOUR, not_after=node.clock() + 90 * DAY)
-    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
-        node.put(name, content)
-    node.put("leaf.key", leaf.key_pem)
-    with_more(node, "other", authority=True)
-    with_more(node, "leaf", ca="other")
+    with_family(node, node.clock())
+    new = root_ca(subject="other")
     node.settle()
     node.put("other.key", new.key_pem)
     node.put("other.crt", new.pem)

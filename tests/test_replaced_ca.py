@@ -323,6 +323,18 @@ def with_more(node: RotatingNode, name: str, **fields: Any) -> None:
     path.write_text(yaml.safe_dump(document))
 
 
+def with_family(node: RotatingNode, now: datetime) -> Issued:
+    """Give the node a second trust anchor, `other`, with one leaf, and return that CA."""
+    other = root_ca(subject="other")
+    leaf = make_server(other, "leaf", not_before=now - HOUR, not_after=now + 90 * DAY)
+    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
+        node.put(name, content)
+    node.put("leaf.key", leaf.key_pem)
+    with_more(node, "other", authority=True)
+    with_more(node, "leaf", ca="other")
+    return other
+
+
 def test_the_former_ca_has_expired(tmp_path: Path) -> None:
     """Where the former CA is accepted no longer, an overlap with it would be an outage: trust and leaves are exchanged
     at once, whatever the host says of upgrades, and the finding says so until then.
@@ -387,14 +399,7 @@ def test_a_second_family_is_told_while_the_first_one_is_followed(tmp_path: Path,
     which command is then to be run; nothing is signed with it before, and it is followed after the first one.
     """
     node, clock = RotatingNode(tmp_path / "place"), Clock()
-    other = root_ca(subject="other")
-    dates: dict[str, Any] = {"not_before": clock.now - HOUR, "not_after": clock.now + 90 * DAY}
-    leaf = make_server(other, "leaf", **dates)
-    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
-        node.put(name, content)
-    node.put("leaf.key", leaf.key_pem)
-    with_more(node, "other", authority=True)
-    with_more(node, "leaf", ca="other")
+    with_family(node, clock.now)
     node.step()
     new, later = root_ca(), root_ca(subject="other")
     put(node, new)
