@@ -542,26 +542,6 @@ def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
     assert any("TSS2 PRIVATE KEY" in item.message for status in host.look().statuses for item in status.findings)
 
 
-@pytest.mark.parametrize("lost", ["server", "cluster"])
-def test_a_kubeconfig_that_leads_to_no_server_has_a_finding(tmp_path: Path, lost: str) -> None:
-    """It says which cluster has none, or that the context has none, and the remedy. Its certificate is whole, and the
-    file stays as it is.
-    """
-    host = whole(tmp_path, "admin.conf", archived=True)
-    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
-    name = document["clusters"][0]["name"]
-    if lost == "server":
-        del document["clusters"][0]["cluster"]["server"]
-    else:
-        document["clusters"] = []
-    host.put(ADMIN["path"], yaml.safe_dump(document).encode(), 0o600)
-    assert host.start_once() == ()
-    fact = f"cluster '{name}' has no server" if lost == "server" else "its current context has no cluster"
-    said = [item.message for status in host.look().statuses for item in status.findings]
-    assert any(f"admin.conf: {fact}; write it there, or move the file away" in each for each in said)
-    assert yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) == document
-
-
 @pytest.mark.parametrize("archived", [True, False])
 @pytest.mark.parametrize("current", ["empty", "gone", "token"])
 def test_another_user_of_a_kubeconfig_never_gets_the_certificate_of_its_entry(

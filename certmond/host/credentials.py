@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from certmond.errors import MalformedError
-from certmond.host.kubeconfig import Kubeconfig, Material, User, parse_kubeconfig
+from certmond.host.kubeconfig import Cluster, Kubeconfig, Material, User, parse_kubeconfig
 from certmond.pki.contents import not_pem
 from certmond.pki.encoding import Document, decode, is_pkcs12
 from certmond.pki.reason import Fault, Reason, printable
@@ -67,23 +67,45 @@ def own_user(config: Kubeconfig) -> User | None:
     return next((user for user in config.users if user.certificate and user.name == name), None)
 
 
-def lacks(path: str, config: Kubeconfig, others: Sequence[User], *, embeds: bool) -> list[Fault]:
+def lacks(path: str, credentials: Credentials, others: Sequence[User], *, embeds: bool) -> list[Fault]:
     """Return what the kubeconfig of an entry with a subject lacks: the certificate of its user, else, if the entry
     `embeds` a CA, a server. `others` are the users whom an operator gave other credentials.
     """
-    found = _no_server_in(path, config) if own_user(config) else _no_certificate_in(path, config, others)
-    return [found] if found and (embeds or found.reason is Reason.MISSING) else []
+    config = credentials.config
+    if own_user(config) is None:
+        return [_no_certificate_in(path, config, others)]
+    if not embeds or _has_server(config):
+        return []
+    fact = printable(f"{path}: {broken_cluster(credentials)}")
+    return [Fault(Reason.MALFORMED, fact, "write it there, or move the file away and issue it again")]
 
 
-def _no_server_in(path: str, config: Kubeconfig) -> Fault | None:
-    """Return the fault that the current context of a kubeconfig leads to no server; None where it leads to one."""
-    named = [each for each in config.clusters if config.current_cluster in {None, each.name}]
-    if any(each.server for each in named):
-        return None
-    fact = f"cluster {named[0].name!r} has no server" if named else "its current context has no cluster"
-    return Fault(
-        Reason.MALFORMED, printable(f"{path}: {fact}"), "write it there, or move the file away and issue it again"
-    )
+def broken_cluster(credentials: Credentials) -> str:
+    """Return why the current context leads to no server that it trusts, a clause: there is no cluster, that has no
+    server, or its embedded CA is broken or missing; "" where it leads to one.
+    """
+    config = credentials.config
+    named = _named(config)
+    if not _has_server(config):
+        return f"cluster {named[0].name!r} has no server" if named else "its current context has no cluster"
+    if len(named) != 1 or named[0].unchecked:
+        return ""
+    cluster = named[0]
+    if cluster.ca is None:
+        return f"cluster {cluster.name!r} has no CA certificate that can be read"
+    document = credentials.documents.get((cluster.name, "ca"))  # none where it refers to a file
+    if document and (not document.certificates or any(each.reason is Reason.MALFORMED for each in document.faults)):
+        return f"the CA certificate of cluster {cluster.name!r} is broken"
+    return ""
+
+
+def _named(config: Kubeconfig) -> list[Cluster]:
+    """The cluster of the current context; all where that names none."""
+    return [each for each in config.clusters if config.current_cluster in {None, each.name}]
+
+
+def _has_server(config: Kubeconfig) -> bool:
+    return any(each.server for each in _named(config))
 
 
 def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) -> Fault:

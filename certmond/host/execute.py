@@ -267,6 +267,12 @@ class Executor:
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
         """Note first what comes back: whoever is killed in between has put it in place all the same."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
+        if step.generation is None:  # nothing else is in place than before
+            done = self._restoration.put_right(step, writer)
+            repaired = replace(before or Attempt(now, restored=True), failures=0, message="", at=now).repaired(before)
+            with suppress(WriteError):
+                self._ledger.remember(step.identity, replace(repaired, at=before.at) if before else repaired)
+            return Outcome(step, "done", done)
         put = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
         self._ledger.remember(step.identity, (before or Attempt(now)).restoring(*put))
         done = self._restoration.put_right(step, writer)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.config import Config
 from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.archived_pair import Verdict, Worth, as_put_back, verdict
+from certmond.host.credentials import broken_cluster, parse_credentials
 from certmond.host.key_pair import KeyPair, Read, Unpaired, entry_pair
 from certmond.host.kubeconfig_text import embeds_a_ca, with_trust
 from certmond.host.node_files import NodeFiles
@@ -94,9 +95,29 @@ class Generations:
         yield from ((pair, when > first) for pair, when in found)
 
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """What is in place of these files is a pair, or cannot be judged."""
-        pair = self.pair(self.form(name, files), self._files.read)
-        return not isinstance(pair, Unpaired) or pair.encrypted
+        """What is in place of these files is a pair, or cannot be judged; and a kubeconfig leads to a server that it
+        trusts.
+        """
+        form = self.form(name, files)
+        pair = self.pair(form, self._files.read)
+        if isinstance(pair, Unpaired) and not pair.encrypted:
+            return False
+        return form.kind is not Kind.KUBECONFIG or not self.broken_cluster(form, self._files.read(form.path) or b"")
+
+    @staticmethod
+    def broken_cluster(form: Form, content: bytes) -> str:
+        """Return what is broken of the cluster of a kubeconfig whose entry fixes a subject and a CA, a clause; "" where
+        nothing is.
+        """
+        fixed = form.spec and form.spec.subject and form.spec.embedded_ca
+        return broken_cluster(parse_credentials(content, form.path)) if fixed else ""
+
+    def trust(self, spec: CertificateSpec) -> tuple[Certificate, ...]:
+        """Return the CA certificates that the kubeconfig of an entry is to embed, as they are on the node now."""
+        if spec.embedded_ca is None:
+            return ()
+        authority = self._specs[spec.embedded_ca]
+        return decode(self._files.read(authority.path) or b"", authority.path).certificates
 
     def trusting(self, form: Form, content: bytes) -> bytes:
         """Return the `content` of a kubeconfig with the CA that its entry says to embed, as it is on the node now: a
@@ -106,9 +127,13 @@ class Generations:
         spec = form.spec
         if spec is None or form.kind is not Kind.KUBECONFIG or spec.embedded_ca is None or not embeds_a_ca(content):
             return content
-        authority = self._specs[spec.embedded_ca]
-        trust = decode(self._files.read(authority.path) or b"", authority.path).certificates
+        trust = self.trust(spec)
         return with_trust(content, form.path, trust) if trust else content
+
+    def as_trusting(self, name: str, files: Sequence[ArchivedFile]) -> tuple[ArchivedFile, ...]:
+        """Return the files of a generation as they are put back, as `trusting` has it."""
+        form = self.form(name, files)
+        return tuple(replace(file, content=self.trusting(form, file.content)) for file in files)
 
     @staticmethod
     def pair(form: Form, read: Read) -> KeyPair | Unpaired:

@@ -1,14 +1,12 @@
 """The text of a kubeconfig -> the same text with other credentials; and the text of a new one, as kubeadm writes it.
 
-Owns the editing in place: the base64 of one user's certificate and key, and of its clusters' CA, is exchanged where it
-stands; comments, order, quotes and whatever others keep in the file stay byte for byte, and the result is read again to
-prove it. Never reads or writes a file, and never quotes the text: it holds a private key.
+Owns which values of a kubeconfig change: the base64 of one user's certificate and key, the CA and the server of its
+clusters; whatever others keep in the file stays byte for byte (`in_place`). Never reads or writes a file, and never
+quotes the text: it holds a private key.
 """
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, assert_never
@@ -16,18 +14,15 @@ from typing import Any, NamedTuple, assert_never
 import yaml
 
 from certmond.errors import MalformedError, WriteError
+from certmond.host.credentials import broken_cluster, parse_credentials
+from certmond.host.in_place import Place, decoded, encoded, exchanged
 from certmond.host.kubeconfig import as_text, load_mapping, parse_kubeconfig
 from certmond.pki.certificate import Certificate, to_pem
 from certmond.pki.encoding import decode
+from certmond.pki.reason import printable
 
 _CERTIFICATE, _KEY, _TRUST = "client-certificate-data", "client-key-data", "certificate-authority-data"
-
-_Place = tuple[str | int, ...]
-"""Where a value stands in a document: keys and numbers, from the outside in."""
-
-# What stands before a value: anchor and tag, then a quote, or the head of a block with its first indentation.
-_HEAD = re.compile(r"""(?:[&!]\S*\s+)*(?:["']|[|>][^\n]*\n\s*|)""")
-_TAIL = "\"' \t\r\n"
+_SERVER = "server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ class Entry(NamedTuple):
     """One of the users, clusters or contexts: its name, the place of its fields, and these."""
 
     name: str
-    place: _Place
+    place: Place
     fields: Mapping[str, Any]
 
 
@@ -71,14 +66,14 @@ def with_credentials(
     document = _loaded(data, path)
     contexts = _contexts(document)
     user = _user(document, contexts, path, old)
-    wanted = {
+    wanted: dict[Place, bytes | str] = {
         (*user.place, _CERTIFICATE): certificate_pem,
         (*user.place, _KEY): key_pem,
     }
     cluster = _cluster(document, contexts, user.name)
     if trust_pem is not None and cluster and cluster.fields.get(_TRUST):
         wanted[*cluster.place, _TRUST] = trust_pem
-    return _exchanged(data, document, wanted, f"the credentials of user {user.name!r} in {path}")
+    return exchanged(data, document, wanted, f"the credentials of user {user.name!r} in {path}")
 
 
 def has_others(data: bytes) -> bool:
@@ -131,13 +126,43 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
         raise WriteError(
             f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file it names"
         )
-    wanted: dict[_Place, bytes] = {(*cluster.place, _TRUST): _pem(trust)}
+    wanted: dict[Place, bytes | str] = {(*cluster.place, _TRUST): _pem(trust)}
     for other in entries(document, "clusters", "cluster"):
-        held = decode(_decoded(other.fields.get(_TRUST)) or b"", "").certificates
+        held = decode(decoded(other.fields.get(_TRUST)) or b"", "").certificates
         if other.place != cluster.place and not frozenset(held).isdisjoint(anchors):
             known = {*anchors, *trust}
             wanted[*other.place, _TRUST] = _pem((*trust, *(each for each in held if each not in known)))
-    return _exchanged(data, document, wanted, f"the CA of cluster {cluster.name!r} in {path}")
+    return exchanged(data, document, wanted, f"the CA of cluster {cluster.name!r} in {path}")
+
+
+def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
+    """The kubeconfig `data` with `trust` for the cluster of its current context, unless that refers to a file or skips
+    verification; and with the URL `server` where it has none.
+
+    Raises WriteError where the context would lead to no server that it trusts even so, or that is not possible without
+    changing anything else.
+    """
+    document = _loaded(data, path)
+    absent = f"certmond adds no cluster to {path}; add it there"
+    try:
+        cluster = _chosen(document, path)
+    except WriteError:
+        raise WriteError(absent) from None
+    wanted: dict[Place, bytes | str] = {}
+    refers = bool(cluster.fields.get("certificate-authority")) and not cluster.fields.get(_TRUST)
+    if not refers and not cluster.fields.get("insecure-skip-tls-verify"):
+        if not trust:
+            raise WriteError(f"the file of the CA that {path} embeds holds no certificate; put the CA back first")
+        wanted[*cluster.place, _TRUST] = _pem(trust)
+    if not as_text(cluster.fields.get(_SERVER)):
+        if not server:
+            where = printable(f"where the API server of cluster {cluster.name!r} is, nothing here says")
+            raise WriteError(f"{where}; write its URL into {path} as `server`")
+        wanted[*cluster.place, _SERVER] = server
+    result = exchanged(data, document, wanted, f"the CA and the server of cluster {cluster.name!r} in {path}")
+    if broken_cluster(parse_credentials(result, path)):
+        raise WriteError(absent)
+    return result
 
 
 def _chosen(document: Mapping[str, Any], path: str) -> Entry:
@@ -170,26 +195,11 @@ def _is_current(document: Mapping[str, Any], context: Entry) -> bool:
     return context.name == document.get("current-context")
 
 
-def _exchanged(data: bytes, document: Mapping[str, Any], wanted: Mapping[_Place, bytes], what: str) -> bytes:
-    """The text with the values of `wanted`, proven to be the same but for them. Raises WriteError."""
-    # What is there already stays as it is written: nothing changes, then, in a file that needs no change.
-    edits = {place: content for place, content in wanted.items() if _decoded(_value(document, place)) != content}
-    try:
-        result = _spliced(data.decode("utf-8"), edits).encode("utf-8")
-        proven = _proves(document, load_mapping(result), wanted)
-    except Exception:  # noqa: BLE001 - whatever PyYAML or the proof stumbles over: then it is not proven
-        proven, result = False, b""
-    if not proven:
-        fact = f"{what} cannot be exchanged without changing more than that"
-        raise WriteError(f"{fact}; write them as plain values, in UTF-8, each once and shared by no anchor")
-    return result
-
-
 def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, credentials: Embedded | Files) -> bytes:
     """A kubeconfig with one context, byte for byte as kubeadm's (client-go, tools/clientcmd, WriteToFile)."""
     match credentials:
         case Embedded(certificate_pem, key_pem):
-            fields = {_CERTIFICATE: _encoded(certificate_pem), _KEY: _encoded(key_pem)}
+            fields = {_CERTIFICATE: encoded(certificate_pem), _KEY: encoded(key_pem)}
         case Files(certificate_path, key_path):
             fields = {"client-certificate": certificate_path, "client-key": key_path}
         case _:
@@ -197,7 +207,7 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
     context = f"{user}@{cluster}"
     document = {
         "apiVersion": "v1",
-        "clusters": [{"cluster": {_TRUST: _encoded(trust_pem), "server": server}, "name": cluster}],
+        "clusters": [{"cluster": {_TRUST: encoded(trust_pem), "server": server}, "name": cluster}],
         "contexts": [{"context": {"cluster": cluster, "user": user}, "name": context}],
         "current-context": context,
         "kind": "Config",
@@ -244,7 +254,7 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
 
 
 def _embeds(entry: Entry, certificate: Certificate) -> bool:
-    data = _decoded(entry.fields.get(_CERTIFICATE))
+    data = decoded(entry.fields.get(_CERTIFICATE))
     return data is not None and certificate in decode(data, "").certificates
 
 
@@ -252,72 +262,3 @@ def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> E
     """The cluster that the user is for: of the current context, or else of the first that names the user."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)
-
-
-def _spliced(text: str, edits: Mapping[_Place, bytes]) -> str:
-    """The text with other values at some places. Raises ValueError where one of them is not a single scalar."""
-    # The loader written in Python: its marks count characters, from a BOM on.
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    nodes = [(_node(root, place), content) for place, content in edits.items()]
-    for node, content in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
-        start, stop = node.start_mark.index, node.end_mark.index
-        if head := _HEAD.match(text, start, stop):
-            start = head.end()
-        stop = start + len(text[start:stop].rstrip(_TAIL))
-        text = f"{text[:start]}{_encoded(content)}{text[stop:]}"
-    return text
-
-
-def _node(node: Any, place: _Place) -> yaml.ScalarNode:
-    for step in place:
-        if isinstance(step, str):
-            (node,) = [value for key, value in node.value if key.value == step]
-        else:
-            node = node.value[step]
-    if not isinstance(node, yaml.ScalarNode):
-        raise ValueError("is no scalar")  # noqa: TRY004 - what is wrong is the text, not a type of ours
-    return node
-
-
-def _proves(before: Mapping[str, Any], after: Mapping[str, Any], wanted: Mapping[_Place, bytes]) -> bool:
-    """The new document has exactly what is wanted, and all else as it was, down to types and order."""
-    if any(_decoded(_value(after, place)) != content for place, content in wanted.items()):
-        return False
-    # As text, since that is quick with aliases in it, and tells 1 from true and not .nan from itself.
-    bare = [yaml.safe_dump(_without(document, list(wanted)), sort_keys=False) for document in (before, after)]
-    return bare[0] == bare[1]
-
-
-def _without(document: Any, places: list[_Place]) -> Any:
-    """A copy in which the values at `places` are None. It shares nothing on the way there: an alias of such a value, or
-    of what holds it, still shows it.
-    """
-    for place in places:
-        document = _blanked(document, place)
-    return document
-
-
-def _blanked(value: Any, place: _Place) -> Any:
-    if not place:
-        return None
-    copy = value.copy()
-    copy[place[0]] = _blanked(value[place[0]], place[1:])
-    return copy
-
-
-def _value(document: Any, place: _Place) -> Any:
-    for step in place:
-        document = document[step]
-    return document
-
-
-def _encoded(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
-def _decoded(value: Any) -> bytes | None:
-    """The bytes behind base64, which may be broken into lines; None where it is none."""
-    try:
-        return base64.b64decode("".join(as_text(value).split()), validate=True)
-    except ValueError:
-        return None

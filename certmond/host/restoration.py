@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from certmond.host.destination import Destinations
 from certmond.host.generations import Form, Generations
 from certmond.host.journal import Event
 from certmond.host.key_pair import KeyPairs, Unpaired, as_written
-from certmond.host.kubeconfig_text import has_others, with_credentials_of
+from certmond.host.kubeconfig_text import has_others, with_cluster, with_credentials_of
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
 from certmond.host.placing import linked, placed
@@ -139,13 +139,15 @@ class Restoration:
             self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {generation} was put back", fields=fields)
 
     def put_right(self, step: Restore, writer: Writer) -> str:
-        """Put a generation in the place of an entry's damaged files, with the owner and mode of the entry. Return a
-        sentence.
+        """Put a generation in the place of an entry's damaged files, with the owner and mode of the entry; or the
+        broken cluster of a kubeconfig right. Return a sentence.
 
         Raises RefusedError where the generation is not good any more, WriteError where the files are whole meanwhile,
         or another user could take the key.
         """
         spec, name = step.status.seen.spec, step.target
+        if step.generation is None:
+            return self._put_cluster_right(step, spec, writer)
         files = self._load(name, step.generation)
         found, form = self._generations.judged(name, step.generation, files), self._generations.form(name, files)
         if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or form.spec != spec:
@@ -168,6 +170,26 @@ class Restoration:
         writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_damaged(name, paths, step)))
         return f"{step.path} is as in {step.generation} of the archive again{kept_as(kept)}"
 
+    def _put_cluster_right(self, step: Restore, spec: CertificateSpec, writer: Writer) -> str:
+        """Put the present CA and the server that is known into a kubeconfig that keeps its credentials."""
+        name, path = step.target, step.path
+        present = self._files.read(path, anyones=False) or b""
+        if not self._generations.broken_cluster(Form(spec.kind, path, path, spec), present):
+            raise WriteError(f"{path} was put right by someone else since it was looked at; look at it again")
+        self._check_writable([path], spec)
+        salvage = step.status.presence.salvage
+        server = salvage.server[1] if salvage and salvage.server else None
+        content = with_cluster(present, path, self._generations.trust(spec), server)
+        changes: list[Change] = [NewFile(path, content, expected=digest(present), at_most=spec.key_mode)]
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            if torn := list(self._pairs.torn(changes, as_written(changes, written, self._files))):
+                raise RefusedError("; ".join(torn))
+
+        kept = list[Generation]()
+        writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_damaged(name, [path], step)))
+        return f"{path} leads to its API server again, by the CA that is here now{kept_as(kept)}"
+
     def _check_writable(self, paths: Sequence[str], spec: CertificateSpec | None) -> None:
         """Raises WriteError where another user could take a key that is written there, or a path leads elsewhere."""
         if why := self._files.exposed(paths, spec.owner if spec else None) or self._destinations.astray(paths, spec):
@@ -182,14 +204,13 @@ class Restoration:
 
     def _load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
         """Return the files of a generation as they are put back: a kubeconfig with the CA that is to be trusted now."""
-        files = self._archive.load(name, generation)
-        form = self._generations.form(name, files)
-        return tuple(replace(file, content=self._generations.trusting(form, file.content)) for file in files)
+        return self._generations.as_trusting(name, self._archive.load(name, generation))
 
     def _keep_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
         replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}
         if replaced:
-            described = {"cause": step.cause.value, "detail": f"damaged, replaced by {step.generation} of {name}"}
+            said = f"damaged, replaced by {step.generation} of {name}" if step.generation else step.detail
+            described = {"cause": step.cause.value, "detail": said}
             yield self._damaged.keep(name, replaced, self._clock(), described)
 
     def _linked(self, file: ArchivedFile, spec: CertificateSpec | None) -> list[Change]:

@@ -19,6 +19,7 @@ from certmond.host.archived_pair import Worth, as_put_back
 from certmond.host.destination import Destinations
 from certmond.host.generations import Generations
 from certmond.host.kubeconfig import parse_kubeconfig
+from certmond.host.kubeconfig_text import has_others, with_cluster
 from certmond.host.last_subjects import LastSubjects
 from certmond.host.ledger import Ledger
 from certmond.host.manifest import parse_manifest
@@ -30,7 +31,7 @@ from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Policy
-from certmond.pki.damage import damage, lacks_key, new_template, obstacle
+from certmond.pki.damage import damage, is_of_cluster, lacks_key, new_template, obstacle
 from certmond.pki.encoding import decode
 from certmond.pki.inventory import Inventory, Observation, Salvage
 from certmond.pki.issuance import Terms
@@ -98,19 +99,21 @@ class SalvageLookup:
                 leaf = generations.pair(form, as_put_back(files, self._files)).leaf
                 if leaf and form.spec == spec:
                     kept.append(leaf)
-                    if generations.judged(spec.name, number, files).worth is Worth.GOOD:
+                    if self._is_good(seen, number, files, generations):
                         good.append((number, leaf))
         barrier = ""
         with suppress(CertmondError):
             own = [path for path in (seen.path, seen.key_path) if path]
             barrier = self._files.exposed(own, spec.owner) or self._destinations.astray(own, spec) or ""
-        server = None
+        server, uncorrected = None, ""
         if spec.kind is Kind.KUBECONFIG:
             server = next(self._servers(seen, inventory, [files for _, files in whole]), None)
+        if is_of_cluster(seen):
+            uncorrected = self._uncorrected(seen, generations, server)
         found = Salvage(
             tuple(good), tuple(kept), attempt.sha256 if attempt else None, barrier, server, None,
             attempt.repairs if attempt else 0, attempt.repaired_at if attempt else None,
-            attempt.subject if attempt else None,
+            attempt.subject if attempt else None, uncorrected=uncorrected,
         )  # fmt: skip
         named = (each for name in spec.ca if name != SELF for each in inventory.observations if each.name == name)
         terms = Terms(now, None, inventory.facts, self._policy.validity, self._policy.key)
@@ -121,6 +124,28 @@ class SalvageLookup:
             template = new_template(seen, found, terms, signer=signer, authority=authority)
             why = template if isinstance(template, str) else None
         return replace(found, obstacle=why)
+
+    def _is_good(
+        self, seen: Observation, number: str, files: tuple[ArchivedFile, ...], generations: Generations
+    ) -> bool:
+        """The generation is good now, and of a kubeconfig whose cluster is broken, it brings a whole one."""
+        if generations.judged(seen.spec.name, number, files).worth is not Worth.GOOD:
+            return False
+        if not is_of_cluster(seen):
+            return True
+        form, content = generations.form(seen.spec.name, files), files[-1].content
+        others = has_others(self._files.read(seen.path, anyones=False) or b"")  # it keeps its clusters
+        return not (others or generations.broken_cluster(form, generations.trusting(form, content)))
+
+    def _uncorrected(self, seen: Observation, generations: Generations, server: tuple[str, str] | None) -> str:
+        """Why the cluster of a kubeconfig cannot be put right in place; "" where it can."""
+        try:
+            present = self._files.read(seen.path, anyones=False) or b""
+            with_cluster(present, seen.path, generations.trust(seen.spec), server[1] if server else None)
+        except CertmondError as error:
+            anew = f"{str(error).partition(';')[0]}; move the file away, then: certmond renew {seen.name}"
+            return anew if server else str(error)
+        return ""
 
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
         """Newest first, but for those with which a service did not work; none where they cannot be read."""

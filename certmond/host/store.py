@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from certmond.host.credentials import Credentials, lacks, own_user, parse_credentials
+from certmond.host.credentials import Credentials, broken_cluster, lacks, own_user, parse_credentials
 from certmond.host.entry import Asked, Entry, latest_change
 from certmond.host.files import Files, Parser
 from certmond.host.keystore import decode_apart
@@ -237,8 +237,7 @@ class Store:
         )  # fmt: skip
 
     def _from_kubeconfig(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
-        credentials = self._credentials(path)
-        config = credentials.config
+        config = (credentials := self._credentials(path)).config
         embedded, about_trust = self._trust(path, credentials)
         users = sorted(config.users, key=lambda user: user.name != config.current_user)
         holders = [user for user in users if user.certificate]
@@ -246,11 +245,12 @@ class Store:
         own = own_user(config) if spec.subject else next(iter(holders), None)
         others = [user for user in users if user.other and (not holders or user.name == config.current_user)]
         if spec.subject and not credentials.faults:
-            faults += lacks(path, config, others, embeds=spec.embedded_ca is not None)
+            faults += lacks(path, credentials, others, embeds=spec.embedded_ca is not None)
         permissions = tuple(self._permissions({path: True}))
         whole = Observation(
             spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults),
             wanted=self._wanted(spec), changed_at=self._entry(path).changed_at, renewable=not others,
+            broken_cluster=broken_cluster(credentials) if spec.subject and spec.embedded_ca else "",
         )  # fmt: skip
         plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
         for user in holders:

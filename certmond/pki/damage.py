@@ -28,15 +28,22 @@ _MASTERS = "O=system:masters"
 
 def damage(seen: Observation) -> str | None:
     """Return what is wrong with the files of an entry, in a clause; None where they hold a certificate and its key, and
-    where certmond does not put them right: trust anchors, patterns, files that cannot be read or are not wanted.
+    a kubeconfig leads to a server that it trusts; and where certmond does not put them right: trust anchors, patterns,
+    files that cannot be read or are not wanted.
     """
-    spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason in _BROKEN]
+    spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
         return None
     if not seen.wanted or any(fault.reason is Reason.UNREADABLE for fault in seen.faults):
         return None
     if spec.kind is Kind.KUBECONFIG and not seen.renewable:
         return None  # what it refers to has an entry of its own
+    return _no_pair(seen) or (f"{seen.path}: {seen.broken_cluster}" if seen.broken_cluster else None)
+
+
+def _no_pair(seen: Observation) -> str | None:
+    """Return why the files of an entry do not hold a certificate and its key; None where they do."""
+    spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason in _BROKEN]
     if not seen.certificates:
         return faults[0].detail if faults else None
     if seen.key_path is None or spec.key_optional:
@@ -44,6 +51,11 @@ def damage(seen: Observation) -> str | None:
     if seen.key is None and (faults or not seen.key_unknown):
         return f"{seen.key_path} holds no private key"
     return f"{seen.key_path} is not the private key of {seen.path}" if seen.key_matches is False else None
+
+
+def is_of_cluster(seen: Observation) -> bool:
+    """Return whether the certificate and the key of a damaged kubeconfig are whole: only its cluster is broken."""
+    return bool(damage(seen) and seen.certificates) and _no_pair(seen) is None
 
 
 def lacks_key(seen: Observation) -> bool:
@@ -155,9 +167,12 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
         return f"certmond does not put it right: it is renewed by {seen.spec.renewed_by}"
     if salvage.barrier:
         return salvage.barrier
+    mends = is_of_cluster(seen)
+    if mends and not salvage.uncorrected:
+        return f"put it right: certmond renew {name}"
     if found := generation(seen, salvage, facts, known=known):
         return f"put it back: certmond archive restore {name} {found[0]}"
-    return salvage.obstacle or f"issue it anew: certmond renew {name}"
+    return (salvage.uncorrected if mends else salvage.obstacle) or f"issue it anew: certmond renew {name}"
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:

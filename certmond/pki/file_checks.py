@@ -17,7 +17,9 @@ from certmond.pki.damage import damage, remedy
 from certmond.pki.inventory import Observation, Permissions, Salvage
 from certmond.pki.reason import Finding, Reason, Severity, printable
 
-_OF_DAMAGE = frozenset({Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH})
+_OF_DAMAGE = frozenset(
+    {Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH, Reason.EMBEDDED_CA_DIFFERS}
+)
 
 
 def about_files(seen: Observation) -> Iterator[Finding]:

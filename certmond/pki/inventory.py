@@ -47,10 +47,11 @@ class Observation:
     symlinks or references lead there; None where that is not known. Where a symlink of another user than root leads to
     a file that this user does not own, it is the path of the symlink: that file is none of this entry. `foreign_key`
     says that `key_path` stands in a kubeconfig that other users can change: it is not counted as a file of this entry.
-    `holder` says of a kubeconfig whose it is: "user" or "cluster", and the name. `wanted` is False where no
-    other file of the node says any longer that this one should be there. `changed_at` is when the file of the
-    certificate or of the key changed last (ctime), or, of a file that is not there, its directory; a change of an inode
-    alone makes no other observation.
+    `holder` says of a kubeconfig whose it is: "user" or "cluster", and the name. `wanted` is False where no other file
+    of the node says any longer that this one should be there. `broken_cluster` says of a kubeconfig whose entry fixes a
+    subject and a CA why its current context leads to no server that it trusts, a clause; "" where it leads to one.
+    `changed_at` is when the file of the certificate or of the key changed last (ctime), or, of a file that is not
+    there, its directory; a change of an inode alone makes no other observation.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Observation:
     holder: tuple[str, str] | None = None
     foreign_key: bool = False
     wanted: bool = True
+    broken_cluster: str = ""
     changed_at: datetime | None = field(default=None, compare=False)
 
     @property
@@ -127,6 +129,7 @@ class Salvage:
     `barrier` says why no key is written to these files.
     `server` is what a kubeconfig is to say of its cluster: the name and the URL of the API server; None where that is
     not known. `obstacle` says why no new certificate can be issued, with the remedy of that; None where one can.
+    `uncorrected` says why the broken cluster of a kubeconfig cannot be put right in place; "" where it can.
     `repairs` counts how often they were put right in a row, the last time at `repaired_at`. `key_in` is where
     the archive has the private key that a CA lacks, a directory; None where it has none.
     """
@@ -142,6 +145,7 @@ class Salvage:
     subject: str | None = None
     key_in: str | None = None
     seen_subject: str | None = None
+    uncorrected: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Circumstances, Policy
-from certmond.pki.damage import damage
+from certmond.pki.damage import damage, is_of_cluster
 from certmond.pki.entry_share import RENEWALS, RenewalQuota
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor
@@ -97,7 +97,8 @@ class _Planner:
     def plan(self) -> Plan:
         for status in self._assessment.certificates:
             cause = self._cause(status)
-            if cause is not None and not (status.stale or status.certificate is None):
+            asked_to_mend = cause is Cause.ASKED and is_of_cluster(status.seen)
+            if cause is not None and not (status.stale or status.certificate is None or asked_to_mend):
                 self._consider(status, cause)
             elif damage(status.seen) and self._may_repair(status):
                 self._repair(status)
@@ -190,9 +191,9 @@ class _Planner:
         if isinstance(made, Restore | Issue) and not asked:
             about = self._circumstances
             if isinstance(made, Restore):  # what was good before needs no clock, and no CA that all others trust
-                about = replace(about, clock=None, unsure={})
+                about = replace(about, clock=None, unsure={} if made.generation else about.unsure)
             made = self._waiting(status, None, Cause.DAMAGED, about) or made
-        elif isinstance(made, Issue):
+        elif isinstance(made, Issue) or (isinstance(made, Restore) and made.generation is None):
             made = in_doubt(status, Cause.DAMAGED, self._circumstances) or made
         if made is None:  # its certificate is whole, and has a successor as ever
             self._consider(status, Cause.DAMAGED)

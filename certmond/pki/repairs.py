@@ -13,7 +13,7 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Policy
-from certmond.pki.damage import damage, generation, last_issued, lost_names, new_template, unknown_names
+from certmond.pki.damage import damage, generation, is_of_cluster, last_issued, lost_names, new_template, unknown_names
 from certmond.pki.inventory import Observation, Salvage
 from certmond.pki.issuance import Terms
 from certmond.pki.obstacles import authority_of
@@ -57,6 +57,10 @@ class Repairs:
             return self._held(status, f"it is not renewed by certmond but by {seen.spec.renewed_by}")
         if salvage.barrier:
             return self._held(status, salvage.barrier)
+        mends = is_of_cluster(seen)
+        if mends and status.certificate and not salvage.uncorrected:
+            detail = f"{what}; its cluster is put right, with the present CA of {seen.spec.embedded_ca}"
+            return Restore(status, None, status.certificate, detail)
         under = next(filter(None, map(self._signing.get, seen.spec.ca)), None)
         known = last_issued(status.certificate, (*status.issuers, *status.anchors))
         found = generation(seen, salvage, self._assessment.facts, known=known, under=under)
@@ -64,6 +68,8 @@ class Repairs:
             number, certificate = found
             detail = f"{what}; put back from the archive, {number}, good until {day(certificate.not_after)}"
             return Restore(status, number, certificate, detail)
+        if mends:
+            return self._held(status, salvage.uncorrected)
         if status.certificate and not status.stale and seen.spec.kind is not Kind.KUBECONFIG:
             return None
         made = self._anew(status, salvage, under, by_hand=by_hand)

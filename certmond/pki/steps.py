@@ -76,10 +76,14 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A generation of the archive in the place of an entry's damaged files. `certificate` is the one that it has."""
+    """A generation of the archive in the place of an entry's damaged files. `certificate` is the one that it has.
+
+    Without a generation, a kubeconfig keeps its credentials, of which `certificate` is one, and only its broken cluster
+    is put right, with the present CA and the server that is known.
+    """
 
     status: CertificateStatus
-    generation: str
+    generation: str | None
     certificate: Certificate
     detail: str
     cause: Cause = Cause.DAMAGED

@@ -16,7 +16,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import WriteError
-from certmond.host import kubeconfig_text
+from certmond.host import in_place
 from certmond.host.kubeconfig import parse_kubeconfig
 from certmond.host.kubeconfig_text import Embedded, Files, new_kubeconfig, with_credentials
 from certmond.pki.certificate import Certificate
@@ -352,7 +352,7 @@ def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part:
     """However it came about: every field of the result is compared, its type and its place."""
     right = exchange(PLAIN)
     assert right.count(part) >= 1
-    monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: right.replace(part, instead).decode())
+    monkeypatch.setattr(in_place, "_spliced", lambda *_: right.replace(part, instead).decode())
     assert "cannot be exchanged without changing more than that" in refusal(PLAIN)
 
 
@@ -360,7 +360,7 @@ def test_a_mapping_in_another_order_is_not_proven(monkeypatch: pytest.MonkeyPatc
     """Nothing is lost by it, but somebody wrote it as it was."""
     version = b"apiVersion: v1\n"
     moved = exchange(PLAIN).replace(version, b"") + version
-    monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: moved.decode())
+    monkeypatch.setattr(in_place, "_spliced", lambda *_: moved.decode())
     refusal(PLAIN)
 
 

@@ -14,7 +14,7 @@ from certmond.pki.assess import Assessment, assess
 from certmond.pki.attempt import Attempt
 from certmond.pki.certificate import attributes_of
 from certmond.pki.circumstances import Circumstances, Policy
-from certmond.pki.damage import damage, generation, is_whole, last_issued, new_template
+from certmond.pki.damage import damage, generation, is_of_cluster, is_whole, last_issued, new_template, remedy
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory, Observation, Salvage
 from certmond.pki.issuance import Template, Terms
@@ -105,6 +105,77 @@ def test_what_others_decide_or_cannot_be_read_is_none_of_it(seen: Observation) -
     longer, that cannot be read, or whose key may well be right.
     """
     assert damage(seen) is None
+
+
+CONF = row("leaf", kind="kubeconfig", path="/etc/leaf.conf", key=None, subject="CN=leaf,O=readers", embedded_ca="ca",
+           usages=["digital signature", "client auth"])  # fmt: skip
+LEADS_NOWHERE = replace(GOOD, spec=CONF, path=CONF.path, key_path=CONF.path, broken_cluster="cluster 'c' has no server")
+
+
+def test_a_kubeconfig_that_leads_to_no_server_that_it_trusts_is_broken() -> None:
+    """Its certificate is whole. Where that or its key is not, that is what is told, and what is put right first."""
+    assert damage(LEADS_NOWHERE) == "/etc/leaf.conf: cluster 'c' has no server"
+    assert (is_whole(LEADS_NOWHERE), is_of_cluster(LEADS_NOWHERE)) == (False, True)
+    for seen in (replace(LEADS_NOWHERE, key=ROOT.facts.key), replace(GONE, spec=CONF, broken_cluster="x"), GOOD):
+        assert not is_of_cluster(seen)
+    other = replace(LEADS_NOWHERE, key=ROOT.facts.key)
+    assert damage(other) == "/etc/leaf.conf is not the private key of /etc/leaf.conf"
+    assert damage(replace(LEADS_NOWHERE, renewable=False)) is None
+
+
+def test_a_broken_cluster_waits_for_a_writer_and_a_due_certificate_is_renewed_first() -> None:
+    """As other damage. No new certificate is issued for the cluster; one that is due has its renewal, which writes the
+    present CA as well. By hand nothing waits, and only the cluster is put right.
+    """
+    node = Node(replace(LEADS_NOWHERE, broken_cluster=""))
+    waiting = only(node.look(LEADS_NOWHERE))
+    assert isinstance(waiting, Held)
+    assert waiting.until == NOW + REPAIR_WAIT
+    by_hand, found = only(node.plan(asked=True)), only(node.after(REPAIR_WAIT))
+    for step in (by_hand, found):
+        assert isinstance(step, Restore)
+        assert (step.generation, step.cause) == (None, Cause.DAMAGED)
+        assert step.certificate == LEADS_NOWHERE.certificates[0]
+    assert node.plan().steps[0].detail == (
+        "/etc/leaf.conf: cluster 'c' has no server; its cluster is put right, with the present CA of ca"
+    )
+    due = Node(see(CONF, archived(end=NOW + DAY)))
+    due.now += HOUR
+    step = only(due.look(replace(due.seen, broken_cluster="x")))
+    assert isinstance(step, Issue)
+    assert step.cause is Cause.DUE
+    assert isinstance(only(due.plan(asked=True)), Restore)
+
+
+def test_no_ca_that_may_not_be_trusted_is_written_into_a_kubeconfig() -> None:
+    """Neither by the daemon nor by hand. A clock that is not synchronised does not matter: nothing is signed."""
+    node = Node()
+    node.look(LEADS_NOWHERE)
+    node.after(REPAIR_WAIT)
+    for asked in (True, False):
+        held = only(node.plan(asked=asked, unsure={"ca": "the CA was replaced"}))
+        assert isinstance(held, Held)
+        assert held.because == "the CA was replaced"
+        assert isinstance(only(node.plan(asked=asked, clock="no clock")), Restore)
+
+
+def test_a_cluster_that_cannot_be_put_right_in_place_comes_from_the_archive() -> None:
+    """Else it is held with what is missing, and the finding says so: no certificate is issued."""
+    why = "certmond adds no cluster to it; add it there"
+    for good in ((), (("000001-x", LEADS_NOWHERE.certificates[0]),)):
+        salvage = Salvage(good, uncorrected=why)
+        node = Node(salvage=salvage)
+        node.look(LEADS_NOWHERE)
+        found = only(node.after(REPAIR_WAIT))
+        if good:
+            assert isinstance(found, Restore)
+            assert found.generation == "000001-x"
+        else:
+            assert isinstance(found, Held)
+            assert found.because == f"/etc/leaf.conf: cluster 'c' has no server; {why}"
+        said = "put it back: certmond archive restore leaf 000001-x" if good else why
+        assert remedy(LEADS_NOWHERE, salvage, FACTS, known=LEADS_NOWHERE.certificates[0]) == said
+    assert remedy(LEADS_NOWHERE, Salvage(), FACTS, known=None) == "put it right: certmond renew leaf"
 
 
 # When
