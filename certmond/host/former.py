@@ -11,10 +11,11 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config import Config
-from certmond.errors import WriteError
+from certmond.errors import CertmondError, WriteError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.host.archived_pair import Worth, as_put_back, verdict
 from certmond.host.destination import Destinations
+from certmond.host.generations import Generations
 from certmond.host.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
@@ -38,6 +39,7 @@ class FormerFiles:
         # One more for what did not work: it must not push out what it is replaced by.
         self._taken_back = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
+        self._generations = Generations(config, self._archive, self._files, clock)
         self._pairs = KeyPairs(config.certificates, self._files)
         self._destinations = Destinations(config.certificates, self._files)
         self._provenance = ProvenanceLookup(config, root, state_dir)
@@ -146,9 +148,13 @@ class FormerFiles:
     def _former(
         self, spec: CertificateSpec, name: str, target: Target, status: CertificateStatus | None
     ) -> tuple[tuple[ArchivedFile, ...], datetime]:
-        for generation, files in self._archive.whole(name):
+        for generation, kept in self._archive.whole(name):
             if generation.description.get("detail") == DID_NOT_WORK:
                 continue
+            try:
+                files = self._generations.as_trusting(name, kept)
+            except CertmondError:
+                continue  # its CA cannot be exchanged for the present one
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
             if differs and status and self._is_good(spec, target, files, status):
                 return files, generation.when

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import subprocess
@@ -263,6 +264,27 @@ def test_the_newest_former_files_come_back(keeper: Keeper, name: str) -> None:
     assert keeper.read(name) == versions[-1]
     assert [keeper.node.path(path).stat().st_mode for path in FILES[name]] == modes
     assert keeper.generations(name) == [*versions, bad]
+
+
+@pytest.mark.parametrize("exchangeable", [True, False])
+def test_a_former_kubeconfig_trusts_the_ca_of_now(keeper: Keeper, *, exchangeable: bool) -> None:
+    """It was kept while a rotation was under way, and trusted a CA that was distrusted since. One in which the CA
+    cannot be exchanged is passed over.
+    """
+    before = keeper.node.kubeconfig(FILES[CONF][0])
+    present = base64.b64decode(before["clusters"][0]["cluster"]["certificate-authority-data"])
+    keeper.node.edit_kubeconfig(FILES[CONF][0], certificate_authority_data=present + make_ca().pem)
+    if not exchangeable:
+        document = keeper.node.kubeconfig(FILES[CONF][0])
+        document["clusters"].append({"name": "other", "cluster": document["clusters"][0]["cluster"]})
+        keeper.node.write(FILES[CONF][0], yaml.safe_dump(document))
+    keeper.keep()
+    keeper.node.write(FILES[CONF][0], yaml.safe_dump({**before, "preferences": {"colors": True}}))
+    if exchangeable:
+        assert " is put back as it was on " in keeper.put_back(keeper.target(CONF))
+        assert keeper.node.kubeconfig(FILES[CONF][0]) == before
+    else:
+        assert f"the archive has no former {CONF} that is still valid" in refused(keeper, keeper.target(CONF))
 
 
 def test_files_that_do_not_work_push_out_none_that_do(keeper: Keeper) -> None:
