@@ -91,6 +91,16 @@ def has_others(data: bytes) -> bool:
     return any(sum(1 for _ in entries(document, *each)) > 1 for each in kinds)
 
 
+def unfit(data: bytes, path: str) -> str | None:
+    """Return why `with_credentials` finds no place for new ones of the current user; None where it does."""
+    try:
+        document = _loaded(data, path)
+        _user(document, _contexts(document), path, None)
+    except WriteError as error:
+        return str(error).partition(";")[0]
+    return None
+
+
 def embeds_a_ca(data: bytes) -> bool:
     """Return whether it is a kubeconfig that embeds the CA of the cluster of its current context."""
     try:

@@ -19,7 +19,7 @@ from certmond.host.archived_pair import Worth, as_put_back
 from certmond.host.destination import Destinations
 from certmond.host.generations import Generations
 from certmond.host.kubeconfig import parse_kubeconfig
-from certmond.host.kubeconfig_text import has_others, with_cluster
+from certmond.host.kubeconfig_text import has_others, unfit, with_cluster
 from certmond.host.last_subjects import LastSubjects
 from certmond.host.ledger import Ledger
 from certmond.host.manifest import parse_manifest
@@ -108,6 +108,7 @@ class SalvageLookup:
         server, uncorrected = None, ""
         if spec.kind is Kind.KUBECONFIG:
             server = next(self._servers(seen, inventory, [files for _, files in whole]), None)
+            barrier = barrier or self._unfit(seen)
         if is_of_cluster(seen):
             uncorrected = self._uncorrected(seen, generations, server)
         found = Salvage(
@@ -136,6 +137,14 @@ class SalvageLookup:
         form, content = generations.form(seen.spec.name, files), files[-1].content
         others = has_others(self._files.read(seen.path, anyones=False) or b"")  # it keeps its clusters
         return not (others or generations.broken_cluster(form, generations.trusting(form, content)))
+
+    def _unfit(self, seen: Observation) -> str:
+        """Why no credentials can be put into a damaged kubeconfig that has other users; "" where they can."""
+        with suppress(CertmondError):
+            present = self._files.read(seen.path, anyones=False) or b""
+            if not is_of_cluster(seen) and has_others(present) and (why := unfit(present, seen.path)):
+                return f"{why}; move the file away, then: certmond renew {seen.name}"
+        return ""
 
     def _uncorrected(self, seen: Observation, generations: Generations, server: tuple[str, str] | None) -> str:
         """Why the cluster of a kubeconfig cannot be put right in place; "" where it can."""

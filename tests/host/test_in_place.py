@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from certmond.errors import WriteError
-from certmond.host.kubeconfig_text import with_cluster
+from certmond.host.kubeconfig_text import unfit, with_cluster
 from tests.builders import make_ca
 
 PATH, SERVER = "/etc/kubernetes/admin.conf", "https://10.0.0.1:6443"
@@ -97,3 +97,11 @@ def test_what_is_not_known_is_not_written() -> None:
         mended(text("  cluster: {}\n"), server=None)
     with pytest.raises(WriteError, match="holds no certificate; put the CA back first"):
         mended(text("  cluster: {}\n"), trust=False)
+
+
+def test_why_a_kubeconfig_has_no_place_for_credentials_is_told() -> None:
+    """It has not the user of its context, or is none at all."""
+    assert unfit(REST.encode(), PATH) == f"{PATH} has no user 'admin' for its current context"
+    assert unfit(b"x", PATH) == f"{PATH} is not a YAML mapping"
+    user = "users:\n- name: admin\n  user: {client-certificate-data: AAAA, client-key-data: AAAA}\n"
+    assert unfit(REST.replace("users: []\n", user).encode(), PATH) is None
