@@ -1,8 +1,8 @@
 """Measure certmond on this machine: `make bench` writes docs/benchmarks.md, `python -m benchmarks many` only prints.
 
-Owns what is measured and what is wanted of it. Every figure is of the real daemon and the real server as processes of
-their own, read from outside: their HTTP answers and /proc. Nothing here is a test; tests assert no time. `compare` has
-the same figures of other exporters beside certmond's.
+Owns the measurements and their goals. Every figure is of the real daemon and the real server as separate processes,
+from outside: their HTTP responses and /proc. No benchmark is a test, and tests assert no time. `compare` measures other
+exporters in the same way.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from certmond.pki.catalog.entries import KeyAlgorithm
 
 _PAGE = """# Benchmarks
 
-What certmond takes on one machine. Every figure is of the real daemon and the real server, as processes of their own
-that are watched from outside; files lie in memory. The median of the samples stands first, then the least and the most,
-and how many there are. On a machine that has other work, CPU time tells more than wall time.
-Other exporters on the same files, in turns: `python -m benchmarks compare --help`. What was done about size and speed,
-and why: [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
+Time and memory of certmond on one machine. Every figure is of the real daemon and the real server, as separate
+processes, measured from outside; the files are in memory. Each row has the median of the samples, the minimum, the
+maximum and the number of samples. On a machine with other work, CPU time is more reliable than wall time.
+Other exporters on the same files, alternating: `python -m benchmarks compare --help`. Decisions on size and speed:
+[0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
 [0035](decisions/0035-what-is-alike-is-done-in-a-row.md), [0038](decisions/0038-a-second-process-for-the-first-look.md).
 
 {machine} Written by `{command}`.
@@ -49,14 +49,14 @@ and why: [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/003
 
 
 def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
-    """The rows about `count` certificates."""
+    """Yield the rows on `count` certificates."""
     with scratch() as work:
         leaves = Leaves.make(work / "node", count)
         cold, loop, spent = [], [], []
         for turn in range(rounds):
             loop.append(timed(lambda: parse_loop(leaves.directory)))
             with Pair(work / f"cold{turn}", leaves.root, leaves.config, free_port()) as pair:
-                # Who asks takes from what is measured, where both processors are at work.
+                # Not more often: requests take CPU time while both processors are busy.
                 cold.append(pair.until(lambda: pair.expiries() == count + 1, every=0.01))
                 spent.append(pair.spent())
         yield Figure(f"{count} files: cold start to complete /metrics, chains verified", "s", cold, "≤ 1.5 s")
@@ -76,18 +76,18 @@ def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
 
 
 def measure_growth() -> Iterator[Figure]:
-    """The rows about how time and memory grow with the number of certificates."""
+    """Yield the rows on the growth of time and memory with the number of certificates."""
     for count in (100, 1_000, 10_000, 100_000):
         with scratch() as work:
             leaves = Leaves.make(work / "node", count)
             with Pair(work / "pair", leaves.root, leaves.config, free_port()) as pair:
-                pair.until(lambda: pair.expiries() == count + 1)  # noqa: B023 - it is called at once
+                pair.until(lambda: pair.expiries() == count + 1)  # noqa: B023 - called immediately
                 yield Figure(f"{count} files: CPU until complete", "s", [pair.spent()], "linear")
                 yield Figure("  resident memory of both", "MB", [pair.resident()], "linear")
 
 
 def measure_node(seconds: float) -> Iterator[Figure]:
-    """The rows about a kubeadm node."""
+    """Yield the rows on a kubeadm node."""
     with scratch() as work:
         root = kubeadm_node(work / "node")
         with Pair(work / "small", root, None, free_port()) as pair:
@@ -99,7 +99,7 @@ def measure_node(seconds: float) -> Iterator[Figure]:
 
 
 def measure_issuing(rounds: int) -> Iterator[Figure]:
-    """The rows about reissuing every leaf of a kubeadm node."""
+    """Yield the rows on a new issue of every leaf of a kubeadm node."""
     rsa = [reissue_node(KeyAlgorithm.RSA_2048) for _ in range(rounds)]
     count = rsa[0].certificates
     yield Figure(f"reissue of a whole node, {count} certificates, RSA-2048", "s", [run.total for run in rsa], "")
@@ -110,16 +110,16 @@ def measure_issuing(rounds: int) -> Iterator[Figure]:
 
 
 def measure_page(rounds: int) -> Iterator[Figure]:
-    """The rows about the page."""
+    """Yield the rows on the page."""
     with scratch() as work, page.browser(work) as browser:
         for count, wanted in ((2_000, "≤ 1000 ms"), (10_000, "")):
             (place := work / str(count)).mkdir()
             with page.many(place, count) as (leaves, pair, url):
                 made, kept = page.made_and_kept(leaves, pair, rounds)
-                yield Figure(f"the page of {count} certificates, made anew", "ms", made, "")
-                yield Figure("  as it was made", "ms", kept, "")
+                yield Figure(f"the page of {count} certificates, rendered again", "ms", made, "")
+                yield Figure("  the same bytes again", "ms", kept, "")
                 yield Figure("  first contentful paint in Chromium", "ms", page.painted(browser, url, rounds), wanted)
-                yield Figure("  resident memory of both processes, it having been shown", "MB", [pair.resident()], "")
+                yield Figure("  resident memory of both processes after that", "MB", [pair.resident()], "")
 
 
 def _scrapes(pair: Pair) -> Iterator[Figure]:
@@ -136,7 +136,7 @@ def _idle(pair: Pair, seconds: float) -> Iterator[Figure]:
 
 
 def _end(number: int, _: object) -> None:
-    """What is under way takes its processes and its directory with it, once: nobody breaks in upon that."""
+    """Exit, so that the context managers end their processes and remove their directories. Ignore further signals."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
@@ -148,12 +148,12 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--count", type=int, default=10_000, help="certificates in the large case")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions of what is short")
-    parser.add_argument("--seconds", type=float, default=20, help="how long idleness is watched")
-    parser.add_argument("--renewals", type=int, default=1000, help="of the pair of a live etcd")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of short measurements")
+    parser.add_argument("--seconds", type=float, default=20, help="duration of the idle measurement")
+    parser.add_argument("--renewals", type=int, default=1000, help="renewals of the pair of a running etcd")
     parser.add_argument("-o", "--output", type=Path, help="write the page as well")
-    parser.add_argument("--minutes", type=float, default=60, help="of the soak, which is done where it is named")
-    parser.add_argument("--seed", type=int, default=0, help="of the soak: which changes are made")
+    parser.add_argument("--minutes", type=float, default=60, help="duration of the soak")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the changes in the soak")
     which = "which: due, growth, issuing, many, node, page, torn-pair; all by default. Or: profile, soak"
     parser.add_argument("parts", nargs="*", help=which)
     options = parser.parse_args()

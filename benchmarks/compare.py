@@ -1,9 +1,9 @@
-"""certmond beside other exporters on the same files: `python -m benchmarks compare --peer 'NAME: COMMAND {directory}'`.
+"""Compare with other exporters on the same files: `python -m benchmarks compare --peer 'NAME: COMMAND {directory}'`.
 
-Each peer is a command that serves metrics of the certificates in `{directory}`, with the port and the path where it
-does, and the series that has the end of each: `--port`, `--path` and `--series`, once for each peer and in their order.
-certmond and the peers take turns, so that what else the machine does meets all of them; a ratio is of one turn. What a
-peer starts besides its own process is not counted.
+Each peer is a command that serves metrics of the certificates in `{directory}`. `--port`, `--path` and `--series` give
+its port, its path and the series with the end of each certificate, once for each peer, in their order. certmond and the
+peers alternate, so that other work on the machine affects all of them. A ratio is of one turn. Child processes of a
+peer are not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.measuring import percentile, scratch, timed
 from benchmarks.processes import Exporter, Pair, free_port
 
 Start = Callable[[Path, Leaves], AbstractContextManager[Exporter]]
-"""(a new directory for what it writes, what it is to export) -> its processes."""
+"""(a new directory for its output, the certificates) -> its processes."""
 
 ROWS = {
     "cold start to complete metrics": "s",
@@ -40,7 +40,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Peer:
-    """Another exporter, as the command line names it."""
+    """Another exporter, from the command line."""
 
     name: str
     command: str
@@ -60,7 +60,7 @@ def certmond(work: Path, leaves: Leaves) -> Exporter:
 
 
 def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replacements: Sequence[int]) -> list[float]:
-    """The figures of `ROWS`, in their order."""
+    """Return the figures of `ROWS`, in their order."""
     with start(work, leaves) as running:
         cold = running.until(lambda: running.expiries() >= leaves.count, every=0.01)
         spent = running.spent()
@@ -77,7 +77,7 @@ def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replaceme
 
 
 def table(peers: Sequence[str], figures: Sequence[Sequence[Sequence[float]]]) -> str:
-    """Markdown. `figures` has for each turn what `one_turn` gave for certmond and for each peer."""
+    """Return a table in Markdown. `figures` has the results of `one_turn` for each turn: certmond, then each peer."""
     lines = [f"| what | certmond | {' | '.join(f'{name} | ratio' for name in peers)} |"]
     lines.append(f"|---|---|{'---|---|' * len(peers)}")
     for row, (what, unit) in enumerate(ROWS.items()):
@@ -85,7 +85,7 @@ def table(peers: Sequence[str], figures: Sequence[Sequence[Sequence[float]]]) ->
         cells = [f"{what} ({unit})", _spread(own)]
         for number in range(1, len(peers) + 1):
             theirs = [turn[number][row] for turn in figures]
-            ratios = [other / ours for other, ours in zip(theirs, own, strict=True) if ours]
+            ratios = [other / figure for other, figure in zip(theirs, own, strict=True) if figure]
             cells += [_spread(theirs), _spread(ratios) if ratios else "-"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -98,13 +98,15 @@ def _spread(samples: Sequence[float]) -> str:
 def parse_peers(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Peer]]:
     parser = argparse.ArgumentParser(prog="benchmarks compare", description=__doc__)
     parser.add_argument("--peer", action="append", default=[], metavar="'NAME: COMMAND {directory}'")
-    parser.add_argument("--port", action="append", default=[], type=int, help="where that peer listens on the loopback")
-    parser.add_argument("--path", action="append", default=[], help="of its metrics; /metrics where none is given")
+    parser.add_argument(
+        "--port", action="append", default=[], type=int, help="port of that peer on the loopback address"
+    )
+    parser.add_argument("--path", action="append", default=[], help="path of its metrics (/metrics)")
     parser.add_argument("--series", action="append", default=[], help="the series with the end of each certificate")
     parser.add_argument("--count", type=int, default=1000, help="certificates")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
-    parser.add_argument("--seconds", type=float, default=10, help="how long idleness is watched")
-    parser.add_argument("--replacements", type=int, default=10, help="of one file, in each turn")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of the idle measurement")
+    parser.add_argument("--replacements", type=int, default=10, help="replacements of one file in each turn")
     options = parser.parse_args(arguments)
     paths = options.path or ["/metrics"] * len(options.peer)
     if len({len(options.peer), len(options.port), len(paths), len(options.series)}) != 1:
@@ -123,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
     starts: list[Start] = [certmond, *(peer.start for peer in peers)]
     with scratch() as work:
         leaves = Leaves.make(work / "node", options.count)
-        numbers = count()  # no file is replaced twice: who is asked second would have seen it at its start
+        numbers = count()  # never the same file twice: the second exporter would have read the change at its start
 
         def once(start: Start, name: str) -> list[float]:
             return one_turn(start, work / name, leaves, options.seconds, [*islice(numbers, options.replacements)])

@@ -1,7 +1,7 @@
-"""How soon damage is published while the daemon renews a whole directory of due certificates.
+"""Measure how soon the daemon publishes damage while it renews a whole directory of due certificates.
 
-Owns the node: `count` certificates in one directory that are all due, and one certificate elsewhere that is damaged as
-soon as the first of them is renewed. The daemon is a process of its own; what it publishes is read from its metrics.
+Owns the node: `count` due certificates in one directory, and one certificate in another directory, which is damaged
+after the first renewal. The daemon is a separate process, and its metrics show the result.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ certificates:
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA on P-256, its files below `root`."""
+    """A CA with a P-256 key and its files below `root`."""
 
     root: Path
     key: ec.EllipticCurvePrivateKey
@@ -56,7 +56,7 @@ class Authority:
         (self.root / path).chmod(0o600)
 
     def leaf(self, name: str, days: int) -> bytes:
-        """Certificate and key, valid for `days` from now, and since a year."""
+        """Return a certificate and its key, valid for the last year and for `days` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         return self.signed(name, days, key) + _pem(key)
 
@@ -80,7 +80,7 @@ class Authority:
 
 
 def measure_due(count: int) -> Iterator[Figure]:
-    """The rows about `count` due renewals with damage elsewhere."""
+    """Yield the rows on `count` due renewals with damage in another directory."""
     with scratch() as work:
         root = work / "node"
         ca = Authority.make(root)
@@ -116,5 +116,5 @@ def _until(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + _LONGEST
     while not holds():
         if time.monotonic() > end:
-            raise TimeoutError("what was waited for never came")
+            raise TimeoutError(f"the condition was not true within {_LONGEST:g} s")
         time.sleep(0.02)

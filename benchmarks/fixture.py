@@ -1,4 +1,4 @@
-"""What is measured on: a directory of leaves of one CA, and a kubeadm node's tree."""
+"""Inputs of the benchmarks: a directory of leaves of one CA, and the files of a kubeadm node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 
 @dataclass
 class Leaves:
-    """`count` leaves below one CA (RSA-2048, as kubeadm's), each in its file, and a configuration that finds them."""
+    """`count` leaves of one CA (RSA-2048, as that of kubeadm), each in a file, and a configuration for them."""
 
     root: Path
     directory: Path
@@ -70,7 +70,7 @@ class Leaves:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def replace_one(self, exporter: Exporter, number: int) -> float:
-        """Seconds from the rename of one file until its new end is in the metrics."""
+        """Return the seconds from the rename of one file until the metrics have its new end."""
         end = START + timedelta(days=364, seconds=number)
         target = self.replace(number, end)
         start = time.perf_counter()
@@ -78,7 +78,7 @@ class Leaves:
         return time.perf_counter() - start
 
     def replace_many(self, exporter: Exporter, count: int) -> float:
-        """Seconds from the first of `count` renames, one after the other, until all new ends are in the metrics."""
+        """Return the seconds from the first of `count` successive renames until the metrics have all new ends."""
         end = START + timedelta(days=363)
         staged = [(self.root / f"staged-{number}", self.directory / f"{number:06d}.crt") for number in range(count)]
         for number, (path, _) in enumerate(staged):
@@ -91,7 +91,7 @@ class Leaves:
         return time.perf_counter() - start
 
     def replace(self, number: int, end: datetime) -> Path:
-        """The file in which another leaf is now, that ends at `end`; another one for each `number`."""
+        """Replace the leaf in a file by one that ends at `end`, and return the file: another one for each `number`."""
         target = self.directory / f"{number * 7919 % self.count:06d}.crt"
         staged = self.root / "staged"
         staged.write_bytes(self._signed(f"again-{number}", end))
@@ -100,14 +100,14 @@ class Leaves:
 
 
 def parse_loop(directory: Path) -> int:
-    """What anybody would write first: read and parse every file, verify nothing."""
+    """Read and parse every file, and verify nothing: the simplest program, for comparison."""
     return sum(1 for path in directory.iterdir() if x509.load_pem_x509_certificate(path.read_bytes()).serial_number)
 
 
 def kubeadm_node(root: Path) -> Path:
-    """The tree of a real kubeadm node."""
+    """Extract the files of a real kubeadm node and return their root."""
     root.mkdir()
     with tarfile.open(TREE) as archive:
-        archive.extraction_filter = lambda member, _: member  # all of it is ours; Python 3.11.2 has no `filter=`
-        archive.extractall(root)  # noqa: S202 - our own data, whose modes and links matter
+        archive.extraction_filter = lambda member, _: member  # a trusted archive; Python 3.11.2 has no `filter=`
+        archive.extractall(root)  # noqa: S202 - trusted data, with relevant modes and symlinks
     return root

@@ -1,7 +1,7 @@
-"""Clients of a TLS server that shake hands as fast as they can, each in a process of its own.
+"""Clients of a TLS server that make handshakes without a pause, each in a separate process.
 
-Owns what counts as a handshake: a new connection, TLS 1.3, nothing resumed, the server verified with its name, and an
-answer over it. The answer is part of it, for with TLS 1.3 a client is done before the server has verified it.
+Owns the definition of a handshake: a new connection, TLS 1.3, no resumption, a verified server name, and a response.
+The response is necessary, because with TLS 1.3 the handshake of a client ends before the server has verified it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 ADDRESS = "127.0.0.1"
 PATIENCE = 10.0
-"""Seconds after which a server that says nothing counts as a failure."""
+"""Seconds after which a server without a response counts as a failure."""
 
 
 class Credentials(NamedTuple):
-    """What a client trusts, and who it is."""
+    """The CA, the certificate and the key of a client."""
 
     ca: Path
     certificate: Path
@@ -33,14 +33,14 @@ class Credentials(NamedTuple):
 
 @dataclass
 class Tally:
-    """What became of the handshakes: how many were answered, how the others failed, and the SHA-256 of each leaf."""
+    """The results of handshakes: the number of responses, the failures, and the SHA-256 of each leaf."""
 
     answered: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     leaves: set[str] = field(default_factory=set)
 
     def attempt(self, port: int, context: ssl.SSLContext) -> None:
-        """One more handshake."""
+        """Make one handshake and count it."""
         try:
             self.leaves.add(handshake(port, context))
             self.answered += 1
@@ -56,7 +56,7 @@ class Tally:
 
 
 def client_context(credentials: Credentials) -> ssl.SSLContext:
-    """Of a client that insists on TLS 1.3."""
+    """Return the TLS context of a client that requires TLS 1.3."""
     context = ssl.create_default_context(cafile=credentials.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(credentials.certificate, credentials.key)
@@ -64,7 +64,7 @@ def client_context(credentials: Credentials) -> ssl.SSLContext:
 
 
 def handshake(port: int, context: ssl.SSLContext) -> str:
-    """The SHA-256 of the leaf of the server that answered. Raises OSError, of which ssl.SSLError is one."""
+    """Make a handshake and return the SHA-256 of the server's leaf. Raises OSError, such as ssl.SSLError."""
     with (
         socket.create_connection((ADDRESS, port), timeout=PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname=ADDRESS) as connection,
@@ -78,20 +78,20 @@ def handshake(port: int, context: ssl.SSLContext) -> str:
 
 @contextmanager
 def clients(port: int, credentials: Credentials, count: int = 2) -> Iterator[Tally]:
-    """Handshakes without a pause, in `count` processes, until the end of the `with`; only then the tally is filled.
+    """Make handshakes in `count` processes until the end of the `with` block. Only then is the tally complete.
 
-    The body begins when each of them has been answered once.
+    The block begins after the first response to each process.
     """
     spawn = multiprocessing.get_context("spawn")
     tally, pipes = Tally(), list[Connection]()
     processes = []
     try:
         for _ in range(count):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=_shake, args=(theirs, port, credentials), daemon=True)
+            receiver, sender = spawn.Pipe()
+            process = spawn.Process(target=_shake, args=(sender, port, credentials), daemon=True)
             process.start()
-            theirs.close()
-            pipes.append(ours)
+            sender.close()
+            pipes.append(receiver)
             processes.append(process)
         for pipe in pipes:
             pipe.recv()
@@ -102,13 +102,13 @@ def clients(port: int, credentials: Credentials, count: int = 2) -> Iterator[Tal
             tally.add(pipe.recv())
     finally:
         for pipe in pipes:
-            pipe.close()  # who still waits for its end sees it
+            pipe.close()  # a process that waits for it gets the end of the file
         for process in processes:
             process.join()
 
 
 def _shake(parent: Connection, port: int, credentials: Credentials) -> None:
-    """Say when the first handshake was answered; go on until something comes; send the tally."""
+    """Report the first response, continue until a message arrives, and send the tally."""
     context = client_context(credentials)
     tally = Tally()
     tally.leaves.add(handshake(port, context))

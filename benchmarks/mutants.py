@@ -1,8 +1,8 @@
-"""The text of a module -> the same module with one thing wrong, again and again: what tests ought to notice.
+"""Mutants of a module: its text with one defect each, which tests must detect.
 
-Owns which mistakes are made: a comparison, a boolean, a number, an operator, a value that is returned, a statement that
-is left out. Words are left alone, since most of them are of messages, and so are annotations and decorators, which say
-nothing that runs. Pure: text in, text out, always in the same order.
+Owns the defects: another comparison, boolean, number or operator, another returned value, a missing statement. It does
+not change strings, most of which are in messages, nor annotations and decorators. Pure: the same text gives the same
+mutants in the same order.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ _NOT_RUN = {"annotation", "returns", "decorator_list", "type_params"}
 
 
 class Mutant(NamedTuple):
-    """One mistake: the line of the module where it is made, what it is, and the whole text with it. The statement that
-    it is part of begins in the line `begin`.
-    """
+    """One defect: its line, its description, and the whole text with it. Its statement begins in the line `begin`."""
 
     begin: int
     line: int
@@ -35,7 +33,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """Every mutant of a module that has this text."""
+    """Yield every mutant of a module with this text."""
     tree = ast.parse(source)
     for parent, field, place, begin in list(_places(tree, 0)):
         held = getattr(parent, field)
@@ -48,9 +46,7 @@ def mutants(source: str) -> Iterator[Mutant]:
 
 
 def _places(node: ast.AST, begin: int) -> Iterator[tuple[ast.AST, str, int | None, int]]:
-    """Where below `node` something that runs stands: in which field of what, as which item of a list, and the line in
-    which its statement begins.
-    """
+    """Yield the executed nodes below `node`: parent, field, index in a list, and first line of the statement."""
     for field, value in ast.iter_fields(node):
         if field in _NOT_RUN:
             continue
@@ -64,7 +60,7 @@ def _places(node: ast.AST, begin: int) -> Iterator[tuple[ast.AST, str, int | Non
 
 
 def _is_silent(node: ast.AST) -> bool:
-    """A docstring, what only a type checker reads, or what it has shown never to be reached."""
+    """Return whether the node is a docstring, is for a type checker only, or is proven unreachable."""
     match node:
         case ast.Expr(ast.Constant()) | ast.Expr(ast.Call(ast.Name("assert_never"))):
             return True
@@ -113,7 +109,7 @@ def _is_none(node: ast.AST) -> bool:
 
 
 def _is_plain(node: ast.AST) -> bool:
-    """A condition for which there is no other mistake to make."""
+    """Return whether a condition has no other defect than its negation."""
     return isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.NamedExpr, ast.Subscript))
 
 

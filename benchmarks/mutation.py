@@ -1,10 +1,10 @@
-"""`python -m benchmarks.mutation`: how many mistakes in certmond.pki do the tests of tests/pki notice?
+"""`python -m benchmarks.mutation`: count the defects in certmond.pki that the tests of tests/pki detect.
 
-Owns the running: each mutant is written into a copy of the tree, and the tests that reach its line are run there, the
-quick ones first, until one fails. What was found is kept in build/mutation, so that it may be interrupted and goes on
-where it was; a change of the code or of the tests begins afresh. Never writes into the tree that it is run from.
+Owns the run: it writes each mutant into a copy of the tree, and runs the tests that reach its line, the fastest first,
+until one fails. build/mutation stores the results, so that an interrupted run continues. A change of the code or of the
+tests starts a new run. Never writes into the original tree.
 
-A child is forked for each mutant from this process, which has imported what all of them need, but nothing of certmond.
+A forked child tests each mutant. The parent process has imported the common dependencies, but no module of certmond.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ MEMORY = 4 << 30
 KILLED, SURVIVED = "killed", "survived"
 
 Tests = dict[str, float]
-"""The seconds that each test takes, by its id."""
+"""The seconds of each test, by its id."""
 
 
 class Order:
-    """What pytest is told: which of the tests it collects are run, in which order, and how long each may take."""
+    """Plugin of pytest that selects the tests, their order, and the time limit of each."""
 
     def __init__(self, tests: Tests | None = None) -> None:
         self.tests = tests
@@ -70,7 +70,7 @@ class Order:
 
 
 def in_child(tree: Path, work: Callable[[], Any]) -> Any:
-    """What `work` returns in a child of its own, in the tree; None where it came to no end."""
+    """Return the result of `work` in a forked child, in the tree, or None if the child failed."""
     answer = WORK / "answer.json"
     answer.unlink(missing_ok=True)
     child = os.fork()
@@ -83,7 +83,7 @@ def in_child(tree: Path, work: Callable[[], Any]) -> Any:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
                 answer.write_text(json.dumps(work()))
-        except BaseException:  # noqa: BLE001 - whatever a mutant does, this child ends here
+        except BaseException:  # noqa: BLE001 - the child ends here after any exception of a mutant
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -94,19 +94,19 @@ def in_child(tree: Path, work: Callable[[], Any]) -> Any:
 
 
 def run(order: Order, files: Iterable[str], *options: str) -> Order:
-    early = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is imported before pytest knows of it
+    early = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is imported before pytest registers it
     common = ["-q", "-n", "0", "-p", "no:cacheprovider", "-W", early, "--hypothesis-profile=mutation"]
     status = pytest.main([*common, *options, *files], plugins=[order])
-    if status and not order.failed:  # as where what all tests need cannot be imported
-        order.failed = f"pytest itself, which ended with {int(status)}"
-    import certmond  # noqa: PLC0415 - only a child has one
+    if status and not order.failed:  # for example if a common import fails
+        order.failed = f"pytest itself, with the status {int(status)}"
+    import certmond  # noqa: PLC0415 - only a child imports it
 
-    assert Path(str(certmond.__file__)).is_relative_to(Path.cwd()), "the copy is what was tested"
+    assert Path(str(certmond.__file__)).is_relative_to(Path.cwd()), "the tests must import the copy"
     return order
 
 
 def baseline(tree: Path) -> dict[str, Any]:
-    """The tests with their seconds, and for each module the tests that reach each of its lines."""
+    """Return the tests with their seconds, and the tests that reach each line of each module."""
 
     def work() -> dict[str, Any]:
         order = run(Order(), [TESTS], f"--cov={CODE}", "--cov-context=test", "--cov-report=")
@@ -121,7 +121,7 @@ def baseline(tree: Path) -> dict[str, Any]:
             }
         return {"failed": order.failed, "tests": order.taken, "reached": reached}
 
-    print(f"running {TESTS} once, to see which test reaches which line", flush=True)
+    print(f"running {TESTS} once, to record which test reaches which line", flush=True)
     found: dict[str, Any] | None = in_child(tree, work)
     if found is None or found["failed"]:
         raise SystemExit(f"{TESTS} must pass first; see {WORK / 'log'}")
@@ -129,10 +129,10 @@ def baseline(tree: Path) -> dict[str, Any]:
 
 
 def judged(tree: Path, module: str, mutant: Mutant, known: dict[str, Any]) -> dict[str, Any]:
-    """What became of a mutant, and which test noticed it."""
+    """Return the verdict on a mutant, and the test that detected it."""
     reached = known["reached"].get(module, {})
     names = {name for line in range(mutant.begin, mutant.line + 1) for name in reached.get(str(line), ())}
-    tests = {name: known["tests"][name] for name in names or known["tests"]}  # an import is before every test
+    tests = {name: known["tests"][name] for name in names or known["tests"]}  # an import precedes every test
     files = sorted({name.partition("::")[0] for name in tests})
     path, start = tree / module, time.monotonic()
     original = path.read_text()
@@ -142,7 +142,7 @@ def judged(tree: Path, module: str, mutant: Mutant, known: dict[str, Any]) -> di
     finally:
         path.write_text(original)
     verdict = SURVIVED if failed == "" else KILLED
-    by = failed or ("its process, which came to no end" if failed is None else "")
+    by = failed or ("its process, which did not finish" if failed is None else "")
     return {"verdict": verdict, "by": by, "tests": len(tests), "seconds": round(time.monotonic() - start, 1)}
 
 
@@ -157,20 +157,20 @@ def fresh_copy(tree: Path) -> None:
 
 
 def digest() -> str:
-    """Of everything that a result depends on."""
+    """Return the digest of all files that a result depends on."""
     found = hashlib.sha256()
     for path in [
         Path(__file__).with_name("mutants.py"),
-        *sorted(ROOT.glob(f"{CODE}/*.py")),
-        *sorted(ROOT.glob(f"{TESTS}/*.py")),
+        *sorted((ROOT / CODE).rglob("*.py")),
+        *sorted((ROOT / TESTS).rglob("*.py")),
     ]:
         found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
 
 
 def chosen(sample: int | None, seed: int, modules: list[str]) -> list[tuple[str, Mutant]]:
-    """The mutants that are asked for, in the order in which they are tried."""
-    names = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / CODE).glob("*.py"))]
+    """Return the selected mutants, in the order of the run."""
+    names = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / CODE).rglob("*.py"))]
     wanted = [name for name in names if not modules or Path(name).stem in modules]
     known = [(name, mutant) for name in wanted for mutant in mutants((ROOT / name).read_text())]
     return known if sample is None else random.Random(seed).sample(known, min(sample, len(known)))  # noqa: S311 - no secret
@@ -178,13 +178,13 @@ def chosen(sample: int | None, seed: int, modules: list[str]) -> list[tuple[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
-    parser.add_argument("--sample", type=int, metavar="N", help="so many mutants, chosen by chance; all if not given")
-    parser.add_argument("--seed", type=int, default=0, help="which sample: the same number, the same mutants")
-    parser.add_argument("modules", nargs="*", help="of certmond/pki, such as `plan`; all if none is named")
+    parser.add_argument("--sample", type=int, metavar="N", help="number of random mutants (all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    parser.add_argument("modules", nargs="*", help="of certmond/pki, such as `findings` (all)")
     options = parser.parse_args()
     hypothesis.settings.register_profile(
         "mutation", deadline=None, derandomize=True, database=None,
-        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],  # nobody asks for the smallest example
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],  # the smallest example is not necessary
     )  # fmt: skip
     tree, memory = WORK / "tree", WORK / digest()
     memory.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What files, metrics, status, journal and trail say of one node, and where they do not say the same.
+"""Compare files, metrics, status, journal and audit log of one node.
 
-Owns the comparison, and asks nothing of certmond's own code: what is in the files, and what is served, is told by
-openssl; the rest is text and JSON. Whether anything grows is not judged here.
+Owns the comparison, without code of certmond: openssl reads the files and the served certificate, and the rest is text
+and JSON. Does not check growth.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ _SERVED = re.compile(r"certmond_certificate_served_matches\{[^}]*\} (\d)")
 _COUNTS = re.compile(r'certmond_(renewals|restarts)_total\{[^}]*result="(\w+)"[^}]*\} (\S+)')
 
 Kind = tuple[str, str, str, str]
-"""Of a finding: the certificate's name and path, the reason, the severity."""
+"""A finding: the name and path of the certificate, the reason, the severity."""
 
 
 @dataclass(frozen=True)
 class Opinions:
-    """What each of them says at one moment. `disk` has the end of each certificate by path, None where it is none;
-    `shown` and `file` are what the service serves and what its file has; `starts` how often it has begun.
+    """State of each source at one moment. `disk` has the end of each certificate by path, or None for a broken file.
+
+    `shown` is the certificate that the service serves, `file` the one in its file, `starts` its number of starts.
     """
 
     disk: dict[str, float | None]
@@ -39,16 +40,16 @@ class Opinions:
     trail: tuple[dict[str, str], ...]
 
     def disagreements(self) -> list[str]:
-        """Everything that one says and another does not."""
+        """Return every difference between two sources."""
         return [*self._ends(), *self._findings(), *self._service(), *self._acts()]
 
     def _ends(self) -> Iterator[str]:
-        told = {path: float(value) for path, value in _SERIES.findall(self.metrics)}
+        shown = {path: float(value) for path, value in _SERIES.findall(self.metrics)}
         for path, end in self.disk.items():
-            if end is not None and told.get(path) != end:
-                yield f"{path} ends at {end}, and the metrics say {told.get(path)}"
-        for path in told.keys() - self.disk.keys():
-            yield f"{path} is in the metrics and not there"
+            if end is not None and shown.get(path) != end:
+                yield f"{path} ends at {end}, and the metrics have {shown.get(path)}"
+        for path in shown.keys() - self.disk.keys():
+            yield f"{path} is in the metrics, but does not exist"
 
     def _findings(self) -> Iterator[str]:
         found: set[Kind] = set(_FINDING.findall(self.metrics))
@@ -66,8 +67,8 @@ class Opinions:
     def _service(self) -> Iterator[str]:
         if not self.file or self.shown != self.file:
             yield f"the service serves {self.shown or 'nothing'}, and its file has {self.file or 'nothing'}"
-        if (told := _SERVED.findall(self.metrics)) != ["1"]:
-            yield f"what the metrics say of what is served: {told}"
+        if (matches := _SERVED.findall(self.metrics)) != ["1"]:
+            yield f"the metrics of the served certificate: {matches}"
 
     def _acts(self) -> Iterator[str]:
         counted = Counter[tuple[str, str]]()
@@ -75,19 +76,19 @@ class Opinions:
             counted[kind, result] += int(float(value))
         renewed, proven = self.acts("issue", "done"), self.acts("restart", "proven")
         for what, many in (("renewals", renewed), ("restarts", proven)):
-            told = counted[what, "proven" if what == "restarts" else "done"]
-            if told != many:
-                yield f"{many} {what} in the trail, and {told} in the metrics"
+            number = counted[what, "proven" if what == "restarts" else "done"]
+            if number != many:
+                yield f"{many} {what} in the trail, and {number} in the metrics"
         if self.starts != 1 + proven:
-            yield f"{proven} restarts in the trail, and the service has begun {self.starts} times"
+            yield f"{proven} restarts in the trail, and the service has started {self.starts} times"
 
     def acts(self, step: str, result: str) -> int:
-        """How many steps of this kind have ended so, as the trail has it."""
+        """Return the number of steps of this kind with this result in the audit log."""
         return sum((line.get("step"), line.get("result")) == (step, result) for line in self.trail)
 
 
 class Journal:
-    """The findings that the journal, as JSON in a file that grows, has raised and not cleared."""
+    """The findings that the journal, a growing file of JSON lines, has raised and not cleared."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._read, self._standing = path, 0, set[Kind]()

@@ -1,4 +1,4 @@
-"""The page at `/` with many certificates: how long it takes to make, and a browser to paint it."""
+"""Measure the page at `/` with many certificates: the time to render it, and the time of a browser to paint it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from benchmarks.fixture import Leaves
 from benchmarks.processes import Pair, free_port
 from tests.chromium import Browser, chromium
 
-PAINTED = """new Promise((told) => new PerformanceObserver((list) => list.getEntries().forEach((entry) =>
-    entry.name === "first-contentful-paint" && told(entry.startTime))).observe({type: "paint", buffered: true}))"""
+PAINTED = """new Promise((done) => new PerformanceObserver((list) => list.getEntries().forEach((entry) =>
+    entry.name === "first-contentful-paint" && done(entry.startTime))).observe({type: "paint", buffered: true}))"""
 
 
 @contextmanager
 def many(work: Path, count: int) -> Iterator[tuple[Leaves, Pair, str]]:
-    """Daemon and server on `count` certificates, complete, and where the page is."""
+    """Yield daemon and server with `count` certificates, after the first pass, and the URL of the page."""
     leaves, port = Leaves.make(work / "node", count), free_port()
     with Pair(work / "pair", leaves.root, leaves.config, port) as pair:
         pair.until(lambda: pair.expiries() == count + 1)
@@ -27,18 +27,18 @@ def many(work: Path, count: int) -> Iterator[tuple[Leaves, Pair, str]]:
 
 
 def made_and_kept(leaves: Leaves, pair: Pair, rounds: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of the first answer that is another after a change, with the making in it, and of the same again."""
+    """Return the milliseconds of the first response after a change, with its rendering, and of the next response."""
     made: list[float] = []
     kept: list[float] = []
     page = pair.get("/", gzip=True)
     for number in range(rounds):
         leaves.replace_one(pair, number)
         before, took = page, 0.0
-        while page == before:  # the metrics are there before the status is
+        while page == before:  # the daemon writes the metrics before the status
             page, took = timed(pair)
         made.append(took)
         again, took = timed(pair)
-        while again != page:  # nor is the status the last: an event is told after it
+        while again != page:  # the daemon writes an event after the status
             page = again
             again, took = timed(pair)
         kept.append(took)
@@ -46,14 +46,14 @@ def made_and_kept(leaves: Leaves, pair: Pair, rounds: int) -> tuple[list[float],
 
 
 def timed(pair: Pair) -> tuple[bytes, float]:
-    """The page, and the milliseconds until it was here."""
+    """Return the page, and the milliseconds of its response."""
     start = time.perf_counter()
     page = pair.get("/", gzip=True)
     return page, 1000 * (time.perf_counter() - start)
 
 
 def painted(browser: Browser, url: str, rounds: int) -> list[float]:
-    """Milliseconds from the navigation to the first contentful paint, each in a tab with nothing kept."""
+    """Return the milliseconds from the navigation to the first contentful paint, each in a new tab without a cache."""
     found = []
     for _ in range(rounds):
         with browser.page() as page:
@@ -66,6 +66,6 @@ def painted(browser: Browser, url: str, rounds: int) -> list[float]:
 def browser(work: Path) -> Iterator[Browser]:
     command = shutil.which("chromium")
     if command is None:
-        raise SystemExit("the page is measured in Chromium, which is not installed")
+        raise SystemExit("the benchmark of the page needs Chromium; install it: apt-get install chromium")
     with chromium(command, work) as running:
         yield running

@@ -1,4 +1,4 @@
-"""What is measured, as processes of its own that are watched from outside: certmond's two, or those of a peer."""
+"""The measured processes, observed from outside: the two of certmond, or those of a peer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 600.0
 
 
 def free_port() -> int:
-    """A port on the loopback that nobody has now."""
+    """Return an unused port on the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 class Exporter:
-    """Processes that serve metrics at a port of the loopback; `series` has the end of each certificate."""
+    """Processes that serve metrics at a port of the loopback address. `series` has the end of each certificate."""
 
     def __init__(
         self, commands: Sequence[Sequence[str]], log: Path, port: int, path: str = "/metrics", series: str = EXPIRY
@@ -34,7 +34,7 @@ class Exporter:
         self.path, self.series = path, series
         self._port = port
         self.scraped = bytearray(1 << 20)
-        # As they are installed: with their bytecode beside them.
+        # With bytecode files, like an installation.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self._started = time.perf_counter()
         with log.open("w") as file:
@@ -52,14 +52,15 @@ class Exporter:
             process.wait()
 
     def get(self, path: str, *, gzip: bool = False) -> bytes:
-        """The body of an answer with status 200; empty where there is none yet."""
+        """Return the body of a response with status 200, empty without one."""
         with self._answer(path, gzip=gzip) as response, suppress(OSError):
             return response.read() if response else b""
         return b""
 
     def scrape(self, *, gzip: bool = False) -> int:
-        """Read the metrics, into the room that the last ones had, as a scraper does: to make it anew would take longer
-        than all else. How many bytes they are; 0 where there are none yet.
+        """Read the metrics into the buffer of the last ones, as a scraper does, and return their size in bytes.
+
+        A new buffer would take longer than the response. Return 0 without a response.
         """
         size = 0
         with self._answer(self.path, gzip=gzip) as response, suppress(OSError):
@@ -80,15 +81,15 @@ class Exporter:
             yield response if response and response.status == http.HTTPStatus.OK else None
 
     def expiries(self) -> int:
-        """How many certificates the metrics have the end of."""
+        """Return the number of certificates with an end in the metrics."""
         return self.count(f"\n{self.series}{{".encode())
 
     def count(self, what: bytes) -> int:
-        """How often the metrics have it."""
+        """Return the number of occurrences of `what` in the metrics."""
         return self.scraped.count(what, 0, self.scrape())
 
     def shows(self, name: str, end: int) -> bool:
-        """The metrics have this end of the certificate in the file `name`, or the seconds until then."""
+        """Return whether the metrics have this end of the certificate in the file `name`, or the seconds until then."""
         start, size, text = 0, self.scrape(), self.scraped
         while (at := text.find(name.encode(), start, size)) >= 0:
             start = text.find(b"\n", at, size) + 1 or size
@@ -100,26 +101,26 @@ class Exporter:
         return False
 
     def until(self, holds: Callable[[], bool], every: float = 0.002) -> float:
-        """Seconds from the start of the processes until it `holds`, asked `every` so many seconds."""
+        """Return the seconds from the start of the processes until `holds` is true, checked each `every` seconds."""
         asked = time.perf_counter()
         while not holds():
             if time.perf_counter() - asked > PATIENCE or any(p.poll() is not None for p in self._processes):
-                raise SystemExit("it did not get there; see its log")
+                raise SystemExit("the processes ended or did not reach the state; see their log")
             time.sleep(every)
         return time.perf_counter() - self._started
 
     def resident(self) -> float:
-        """Resident memory of all, in MB."""
+        """Return the resident memory of all processes, in MB."""
         pages = [int(Path(f"/proc/{p.pid}/statm").read_text().split()[1]) for p in self._processes]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def spent(self) -> float:
-        """Seconds of CPU that they have used, all together."""
+        """Return the CPU time of all processes, in seconds."""
         return self._usage()[0]
 
     def idle(self, seconds: float) -> tuple[float, float]:
-        """(share of a core, voluntary wake-ups a second) of all while nothing happens for `seconds`."""
-        time.sleep(2)  # what the last request began comes to its end
+        """Return (share of a core, voluntary wake-ups a second) of all processes in `seconds` without an event."""
+        time.sleep(2)  # the work of the last request ends
         before, start = self._usage(), time.perf_counter()
         time.sleep(seconds)
         after, elapsed = self._usage(), time.perf_counter() - start
@@ -129,9 +130,9 @@ class Exporter:
         ticks = switches = 0
         for process in self._processes:
             fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))  # with what its children took that have ended
+            ticks += sum(map(int, fields[11:15]))  # with those of its children that have ended
             for task in Path(f"/proc/{process.pid}/task").iterdir():
-                with suppress(FileNotFoundError, ProcessLookupError):  # the thread of an answer, which has ended
+                with suppress(FileNotFoundError, ProcessLookupError):  # the thread of a response has ended
                     line = next(x for x in (task / "status").read_text().splitlines() if x.startswith("voluntary"))
                     switches += int(line.split()[1])
         return ticks / os.sysconf("SC_CLK_TCK"), switches

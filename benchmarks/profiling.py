@@ -1,8 +1,8 @@
-"""Where a pass spends its time: its functions under cProfile, in this process, those that take most themselves first.
+"""Profile a pass with cProfile, in this process: its functions by CPU time without their callees.
 
-Owns the two passes that are looked at, the first over all files and one in which a single file was replaced, as the
-daemon makes them: observe, assess, publish. CPU time is counted, whatever else the machine does. A profile tells
-shares: the profiler makes every call dearer, so that what is called often seems to take more than it does.
+Owns the two profiled passes of the daemon (observe, assess, publish): the first over all files, and one after the
+replacement of one file. A profile gives shares, not times: the profiler adds a cost to each call, so functions with
+many calls appear more expensive than they are.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 
 ROWS = 10
-PASSES = 20  # of the short one
+PASSES = 20  # of the second type
 
 
 def profiles(work: Path, count: int) -> Iterator[str]:
-    """Lines of Markdown: a table for each of the two passes over `count` certificates."""
+    """Yield lines of Markdown: a table for each of the two passes over `count` certificates."""
     leaves = Leaves.make(work / "node", count)
     store, renderer = Store(load(leaves.config, explicit=True).certificates, str(leaves.root)), Renderer()
 

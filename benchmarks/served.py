@@ -1,7 +1,7 @@
-"""`python -m benchmarks.served FILE PORT STARTS`: a service that reads its certificate once, and serves that.
+"""`python -m benchmarks.served FILE PORT STARTS`: a service that reads its certificate once, and serves it.
 
-SIGHUP has it begin anew, as a restart does. Each start adds a line to STARTS: the SHA-256 of the certificate that was
-read. Whoever connects gets the certificate, one line of HTTP, and nothing else.
+SIGHUP restarts it. Each start appends a line to STARTS: the SHA-256 of its certificate. A client gets the certificate
+and one line of HTTP.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(file: str, port: str, starts: str) -> None:
     context.load_cert_chain(file)
     der = ssl.PEM_cert_to_DER_cert(_first(Path(file).read_text()))
     listener = socket.create_server(("127.0.0.1", int(port)))
-    signal.signal(signal.SIGHUP, _begin_anew)
+    signal.signal(signal.SIGHUP, _restart)
     with Path(starts).open("a") as log:
         log.write(f"{hashlib.sha256(der).hexdigest()}\n")
     while True:
@@ -32,8 +32,8 @@ def main(file: str, port: str, starts: str) -> None:
             secured.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
 
 
-def _begin_anew(*_: object) -> None:
-    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.served", *sys.argv[1:]])  # noqa: S606 - as a restart does
+def _restart(*_: object) -> None:
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.served", *sys.argv[1:]])  # noqa: S606 - a restart
 
 
 def _first(text: str) -> str:

@@ -1,8 +1,7 @@
-"""Hours in minutes: both processes in enforce mode on leaves that live for minutes, while somebody changes the files.
+"""Soak: both processes in enforce mode with leaves that are valid for minutes, while a program changes the files.
 
-Owns the course of it and the judgement whether anything grows: memory by its slope, descriptors, threads and watches by
-their medians. Whether all say the same is `opinion`'s; what happens to the files, and the service that is restarted for
-them, is `soak_node`'s.
+Owns the run and the check for growth: the slope of the memory, and the medians of descriptors, threads and watches.
+`opinion` compares the outputs. `soak_node` changes the files, and has the service that certmond restarts.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from benchmarks.soak_node import SoakNode
 BETWEEN, ROUND, PATIENCE = 0.25, 10.0, 120.0
 """Seconds between two changes, between two samples, and until the daemon must have caught up with the last change."""
 RESTART_EVERY = 3
-"""In each such round the service is given another certificate."""
+"""Number of rounds between two new certificates of the service."""
 FILLING = 4400
-"""So many certificates come and go before anything is judged: more than any cache of certmond has room for."""
+"""Number of certificates that come and go before the first sample: more than the size of any cache of certmond."""
 PROCESSES = ("run", "serve")
 
 
 class Sample(NamedTuple):
-    """What a process holds."""
+    """The resources of a process."""
 
     at: float  # seconds
     memory: int  # kB, VmRSS
@@ -44,11 +43,11 @@ class Sample(NamedTuple):
 
 
 ALLOWED = {"memory": 1_000, "descriptors": 2, "threads": 2, "watches": 2}
-"""So much more may be there at the end than after the first third: what a sample meets, and a heap's last pieces."""
+"""Permitted growth from the first third to the end: the noise of a sample, and fragments of the heap."""
 
 
 class Slope(NamedTuple):
-    """kB in an hour: the median of the slopes between any two samples (Theil and Sen), and the quartiles of them."""
+    """kB per hour: the median of the slopes between any two samples (Theil and Sen), and their quartiles."""
 
     low: float
     median: float
@@ -64,10 +63,10 @@ class Slope(NamedTuple):
 
 
 def growth(samples: Sequence[Sample]) -> Iterator[str]:
-    """What has grown by more than is allowed over the last two thirds. Raises ValueError where they are too few."""
+    """Yield each resource that has grown too much over the last two thirds. Raises ValueError for too few samples."""
     third = len(samples) // 3
     if third < 2:
-        raise ValueError("too short to judge whether anything grows")
+        raise ValueError("too short for a check of growth")
     last = samples[third:]
     grown = {"memory": Slope.of(last).median * (last[-1].at - last[0].at) / 3600}
     for name in ("descriptors", "threads", "watches"):
@@ -79,7 +78,7 @@ def growth(samples: Sequence[Sample]) -> Iterator[str]:
 
 
 class Watched:
-    """The daemon and the server, and what they say. Used as a context, in which they run."""
+    """The daemon and the server, and their outputs. They run within its `with` block."""
 
     def __init__(self, node: SoakNode) -> None:
         self.node, self.work, self.state = node, node.work, node.work / "state"
@@ -105,7 +104,7 @@ class Watched:
         self.statuses = [process.wait(PATIENCE) for process in self.processes]
 
     def opinions(self) -> Opinions:
-        """What all of them say now. Raises OSError where one has said nothing yet."""
+        """Return the present outputs. Raises OSError if one does not exist yet."""
         metrics, status = self._get("/metrics").decode(), json.loads((self._runtime / "status.json").read_text())
         shown, file = self.node.uses()
         trail = self.state / "audit.log"
@@ -115,9 +114,9 @@ class Watched:
         )
 
     def agree(self) -> Opinions:
-        """Wait until all say the same: a change takes a moment, and a leaf may be renewed at any. Raises SystemExit."""
+        """Wait until all outputs agree, because a change takes a moment, and a renewal may begin. Raises SystemExit."""
         end = time.monotonic() + PATIENCE
-        problems = ["nothing was said"]
+        problems = ["no output exists"]
         while time.monotonic() < end:
             if any(process.poll() is not None for process in self.processes):
                 raise SystemExit(f"a process has ended; see {self._log}")
@@ -130,7 +129,7 @@ class Watched:
         raise SystemExit("\n".join(["they do not agree:", *problems]))
 
     def samples(self) -> list[Sample]:
-        """Of each process; the page is asked for before, as a person would."""
+        """Request the page, and return a sample of each process."""
         self._get("/")
         return [_sample(process.pid) for process in self.processes]
 
@@ -153,7 +152,7 @@ def _sample(pid: int) -> Sample:
 def soak(
     work: Path, minutes: float, seed: int, *, filling: int = FILLING, every: float = ROUND
 ) -> Generator[str, None, None]:
-    """The lines of the report: one a round of `every` seconds. Raises SystemExit where all is not so, or grows."""
+    """Yield the lines of the report, one a round of `every` seconds. Raises SystemExit for a failure or growth."""
     node = SoakNode(work, seed)
     kept: list[list[Sample]] = []
     filled = list(node.fill(filling))
@@ -176,11 +175,11 @@ def soak(
                 f"{name}: {s.memory} kB, {s.descriptors} descriptors, {s.threads} threads, {s.watches} watches"
                 for name, s in zip(PROCESSES, kept[-1], strict=True)
             )
-    yield f"what was done: {dict(node.done)}; the processes ended with {watched.statuses}"
+    yield f"changes: {dict(node.done)}; the processes ended with {watched.statuses}"
     sizes = [path.stat().st_size for path in watched.state.rglob("*") if path.is_file()]
     yield f"the state directory has {len(sizes)} files, {sum(sizes) // 1000} kB"
     if any(watched.statuses):
-        raise SystemExit("a process did not end well")
+        raise SystemExit("a process ended with an error")
     problems = list[str]()
     for name, samples in zip(PROCESSES, zip(*kept, strict=True), strict=True):
         try:
@@ -190,4 +189,4 @@ def soak(
         yield f"{name}: memory over the last two thirds {Slope.of(samples[len(samples) // 3 :])}"
     if problems:
         raise SystemExit("\n".join(problems))
-    yield f"nothing has grown by more than is allowed, and all {len(kept)} samples agreed"
+    yield f"no resource has grown by more than is allowed, and all {len(kept)} samples agreed"

@@ -1,7 +1,7 @@
-"""The node of the soak: a CA, leaves that live for minutes, a service; and whoever changes their files, all by openssl.
+"""The node of the soak: a CA, leaves that are valid for minutes, a service, and the changes of their files, by openssl.
 
-Owns the files and what happens to them. It is a node of its own in a directory, but below the root "/", because below
-another one nothing runs that could be restarted. Knows nothing of certmond but when it renews.
+Owns the files and their changes. All files are in one directory, but the root is "/", because certmond restarts no
+service below another root. Imports nothing of certmond; it depends only on the time of a renewal.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Self
 from benchmarks.processes import free_port
 
 FEWEST, MOST = 30, 50
-"""So many leaves are there at a time."""
+"""Minimum and maximum of leaves at a time."""
 DUE, LIFE = (1, 20), 300
-"""A leaf is due in so many seconds after it came, and lives so long in all."""
+"""Seconds from the creation of a leaf until it is due (minimum, maximum), and its lifetime in seconds."""
 DAY = 86400
 SERVICE = "server"
 
 
 class SoakNode:
-    """Everything lies below `work`. Used as a context, in which the service runs."""
+    """The node below `work`. The service runs within its `with` block."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.work, self.leaves, self.served = work, work / "leaves", work / "served.pem"
@@ -46,7 +46,7 @@ class SoakNode:
                 "authorityKeyIdentifier=keyid\nsubjectAltName=IP:127.0.0.1\n"
             )
             self._sh("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        self._put(self.served, "served", DUE[1] - LIFE * 2 / 3, LIFE)  # the first one is for certmond to renew
+        self._put(self.served, "served", DUE[1] - LIFE * 2 / 3, LIFE)  # certmond renews the first one
         self.port = free_port()
         for _ in range(FEWEST):
             self.change()
@@ -61,7 +61,7 @@ class SoakNode:
         self._service.wait()
 
     def config(self) -> str:
-        """What certmond is told of it. Times are short that are minutes on a node."""
+        """Return the configuration of certmond, with seconds in place of the minutes of a real node."""
         return f"""
 profile: none
 mode: enforce
@@ -80,18 +80,18 @@ services:
     serves: {{served: '127.0.0.1:{self.port}'}}
     health: https://127.0.0.1:{self.port}/
 hooks:
-  - {{name: told, command: [/bin/true]}}
+  - {{name: received, command: [/bin/true]}}
 """
 
-    # What happens
+    # Changes
 
     def change(self) -> None:
-        """One of the things that happen to files."""
+        """Change, add or remove a random file."""
         present = sorted(self.leaves.glob("*.pem"))
         acts: list[Callable[[Path], None]] = [self._break, self._rename, self._touch, self._remove]
         if len(present) < FEWEST or (len(present) < MOST and self.chance.random() < 0.5):
             self._number += 1
-            # certmond renews behind two thirds of the life: the leaf is that old but for some seconds.
+            # certmond renews after two thirds of the lifetime: the leaf reaches this age within seconds.
             self._put(self.leaves / f"{self._number:06d}.pem", "leaf", self.chance.randint(*DUE) - LIFE * 2 / 3, LIFE)
             self.done["_add"] += 1
         else:
@@ -100,12 +100,12 @@ hooks:
             self.done[act.__name__] += 1
 
     def replace_served(self) -> None:
-        """Somebody gives the service another certificate."""
+        """Replace the certificate of the service."""
         self._put(self.served, "served", 0, DAY)
         self.done["replace_served"] += 1
 
     def fill(self, count: int) -> Iterator[Path]:
-        """The files of `count` leaves that go again: each with as many certificates as are read of one file."""
+        """Create `count` leaves, at most 500 in a file, and yield the files. The caller removes them."""
         for number in range(-(-count // 500)):
             path = self.leaves / f"filling-{number}.pem"
             path.write_bytes(b"".join(self._issued("leaf", 0, 30 * DAY) for _ in range(min(500, count))))
@@ -126,24 +126,24 @@ hooks:
             path.rename(path.with_name(f"moved-{path.name}"))
 
     def _put(self, path: Path, name: str, begin: float, life: float) -> None:
-        """A certificate with its key, in the place of whatever is there."""
+        """Replace a file by a certificate and its key."""
         staged = self.work / "staged"
         staged.write_bytes(self._issued(name, begin, life) + (self.work / f"{name}.key").read_bytes())
         staged.chmod(0o600)
         staged.rename(path)
 
     def _issued(self, name: str, begin: float, life: float) -> bytes:
-        """A certificate that is valid from `begin` seconds after now on."""
+        """Return a certificate that is valid from `begin` seconds after now, for `life` seconds."""
         first, last = (
             f"{datetime.fromtimestamp(time.time() + begin + shift, UTC):%Y%m%d%H%M%SZ}" for shift in (0, life)
         )
         return self._sh("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-extfile",
                         f"{name}.says", "-not_before", first, "-not_after", last)  # fmt: skip
 
-    # How it is seen
+    # Observations
 
     def ends(self) -> dict[str, float | None]:
-        """The end of each certificate by its path, as openssl reads it; None of a file that is none."""
+        """Return the end of each certificate by its path, as openssl reads it, or None for a broken file."""
         found: dict[str, float | None] = {}
         for path in [self.work / "ca.crt", self.served, *self.leaves.glob("*.pem")]:
             command = ["openssl", "x509", "-in", str(path), "-noout", "-enddate", "-dateopt", "iso_8601"]
@@ -152,14 +152,14 @@ hooks:
         return found
 
     def uses(self) -> tuple[str, str]:
-        """The SHA-256 of the certificate that the service serves, and of that in its file, as openssl sees them."""
+        """Return the SHA-256 of the certificate that the service serves, and of that in its file, by openssl."""
         at = f"127.0.0.1:{self.port}"
         command = ["openssl", "s_client", "-connect", at]
         shown = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False).stdout
         return self._digest(shown), self._digest(self.served.read_bytes())
 
     def starts(self) -> int:
-        """How often the service has begun."""
+        """Return the number of starts of the service."""
         return len(self._starts.read_text().splitlines()) if self._starts.exists() else 0
 
     @property

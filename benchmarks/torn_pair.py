@@ -1,11 +1,11 @@
-"""What the renewal of a live etcd's pair costs those who connect meanwhile, beside two ways that are not the default.
+"""Count the failed handshakes while the pair of a running etcd is renewed, by default and in two other ways.
 
-Owns the etcd, the node it lives on, and the ways its pair is replaced. etcd reads its pair again for each handshake,
-the certificate first, then the key, and refuses a pair that does not match. So where the key is replaced first, each
-handshake fails that read the certificate before its replacement, and the key after its own.
+Owns the etcd, its node, and the ways to replace the pair. etcd reads its pair for each handshake, first the
+certificate, then the key, and refuses a pair that does not match. If the key is replaced first, a handshake fails that
+reads the old certificate and the new key.
 
-With the key kept neither can be: one file changes, by one rename, and a reader has the old certificate or the new one,
-both of the one key. That none fails is no luck, then; the controls show that a failure would be seen.
+With the same key this is impossible: one file changes, by one rename, and a reader gets the old or the new certificate,
+both with this key. So zero failures are no coincidence. The two controls show that the benchmark detects a failure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NODE = f"node_name: node-1\nkey_algorithm: ECDSA-P256\ninit: {{advertise_address
 
 @dataclass(frozen=True)
 class Node:
-    """A control-plane node that `certmond init` made below `place`, in which certmond renews by its own way."""
+    """A control-plane node that `certmond init` created below `place`, and on which certmond renews."""
 
     place: Path
 
@@ -62,24 +62,24 @@ class Node:
 
     @property
     def credentials(self) -> Credentials:
-        """Those of etcd's clients."""
+        """The credentials of a client of etcd."""
         pki = self.root / PKI
         return Credentials(pki / "ca.crt", pki / "healthcheck-client.crt", pki / "healthcheck-client.key")
 
     def pair(self, name: str) -> tuple[Path, Path]:
-        """Key and certificate of etcd-server or etcd-peer."""
+        """Return the paths of key and certificate of etcd-server or etcd-peer."""
         stem = self.root / PKI / name.removeprefix("etcd-")
         return stem.with_suffix(".key"), stem.with_suffix(".crt")
 
     def copy(self, place: Path) -> Node:
-        """The same node once more."""
+        """Return a copy of the node."""
         shutil.copytree(self.place, place, symlinks=True)
         return Node(place)
 
     def renewing(self, name: str, *, keep_key: bool | None = None) -> Callable[[], str]:
-        """What does that which `certmond renew NAME` does, without a start of Python; it returns the leaf's SHA-256.
+        """Return a function that renews like `certmond renew NAME` and returns the SHA-256 of the leaf.
 
-        `keep_key` is as in the configuration; None: as the profile has it.
+        `keep_key` is as in the configuration. None keeps the value of the profile.
         """
         entry = "" if keep_key is None else f"certificates: [{{name: {name}, keep_key: {str(keep_key).lower()}}}]\n"
         config = parse([Source("benchmark", self._config.read_text() + entry)])
@@ -98,7 +98,10 @@ class Node:
 
 
 def writing_in_place(node: Node, name: str, spare: Node) -> Callable[[], str]:
-    """What does as kubeadm: each file truncated and written where it is, the key first. `spare` has the same CA."""
+    """Return a function that writes like kubeadm: it truncates and writes each file, the key first.
+
+    `spare` has the same CA.
+    """
     renew = spare.renewing(name, keep_key=False)
 
     def write() -> str:
@@ -113,7 +116,7 @@ def writing_in_place(node: Node, name: str, spare: Node) -> Callable[[], str]:
 
 @contextmanager
 def etcd_on(node: Node, program: str = "etcd") -> Iterator[dict[str, int]]:
-    """A real etcd, one member, that lives on the node's files and answers; the port of each of its pairs."""
+    """Run an etcd of one member with the files of the node. Yield the port of each of its pairs after it responds."""
     ports = {"etcd-server": free_port(), "etcd-peer": free_port()}
     client, peer = (f"https://{ADDRESS}:{port}" for port in ports.values())
     pki = node.root / PKI
@@ -143,12 +146,12 @@ def _until_it_answers(process: subprocess.Popen[bytes], node: Node, ports: dict[
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"etcd does not answer: {(node.place / 'etcd.log').read_text()}") from None
-                time.sleep(0.02)  # its start has no event that could be awaited
+                time.sleep(0.02)  # the start of etcd has no event to wait for
 
 
 @dataclass(frozen=True)
 class Count:
-    """One row: a number that is no sample of anything, and what there is to say of it."""
+    """One row: a count, and a remark."""
 
     what: str
     value: str
@@ -161,7 +164,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Run:
-    """A pair replaced again and again while clients shake hands: the leaves that were put in place, and seconds."""
+    """Repeated replacements of a pair while clients make handshakes: the installed leaves, and the seconds."""
 
     tally: Tally
     issued: list[str]
@@ -173,7 +176,7 @@ class Run:
             start = time.perf_counter()
             issued = [replace() for _ in range(times)]
             seconds = time.perf_counter() - start
-        assert len(tally.leaves.difference(issued)) <= 1, "only the pair that was there before is not ours"
+        assert len(tally.leaves.difference(issued)) <= 1, "only the first pair is from another source"
         return cls(tally, issued, seconds)
 
     def rows(self, what: str, wanted: str) -> Iterator[Count]:
@@ -186,12 +189,12 @@ class Run:
 
 
 def measure_torn_pair(renewals: int) -> Iterator[Count]:
-    """The rows about etcd: its server pair renewed as it is by default; the other ways a fifth as often."""
+    """Yield the rows on etcd: the default renewal of its server pair, and the others a fifth as often."""
     program = shutil.which("etcd")
     if program is None:
         raise SystemExit("etcd is not installed; install it (Debian: etcd-server), or name other parts")
     version = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout.split()[2]
-    with tempfile.TemporaryDirectory(prefix="certmond-bench-") as directory:  # on a disk, as a node's files are
+    with tempfile.TemporaryDirectory(prefix="certmond-bench-") as directory:  # on a disk, like the files of a node
         node = Node.make(Path(directory) / "node")
         spare = node.copy(Path(directory) / "spare")
         few = max(1, renewals // 5)

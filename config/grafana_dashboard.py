@@ -1,8 +1,8 @@
-"""The Grafana dashboard: `python config/grafana_dashboard.py >config/grafana-dashboard.json` makes it.
+"""Write the Grafana dashboard: `python config/grafana_dashboard.py >config/grafana-dashboard.json`.
 
-Owns which panels there are, what they ask, and where they stand; the JSON beside it is made from this and never edited.
-The format is Grafana's classic one (kinds/dashboard/dashboard_kind.cue), with the `__inputs` and `__requires` of one
-that was exported to be shared, so that an import asks for the data source.
+Owns the panels, their queries and their positions. The JSON file is generated from this module: do not edit it. The
+format is the classic one of Grafana (kinds/dashboard/dashboard_kind.cue). It has the `__inputs` and `__requires` of a
+shared export, so that an import prompts for the data source.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HOLDS = [
         "type": "value",
         "options": {
             "0": {"text": "broken", "color": "red", "index": 0},
-            "1": {"text": "holds", "color": "green", "index": 1},
+            "1": {"text": "valid", "color": "green", "index": 1},
         },
     }
 ]
@@ -37,7 +37,7 @@ Panel = dict[str, Any]
 
 
 def query(expression: str, legend: str = "", *, table: bool = False, ref: str = "A") -> dict[str, Any]:
-    """One question to Prometheus: over the whole time range where it has a legend, at its end where it has none."""
+    """Return a query to Prometheus: over the time range with a legend, otherwise at its end."""
     over_time = bool(legend) and not table
     return {
         "refId": ref, "datasource": _SOURCE, "expr": expression, "legendFormat": legend or "__auto",
@@ -47,7 +47,7 @@ def query(expression: str, legend: str = "", *, table: bool = False, ref: str = 
 
 
 def panel(kind: str, title: str, size: tuple[int, int], says: str, targets: list[dict[str, Any]], **more: Any) -> Panel:
-    """What every panel has. `more` is what its kind has besides: `unit`, `steps`, `options`, `overrides`, `changes`."""
+    """Return a panel. `more` has the properties of its kind: `unit`, `steps`, `options`, `overrides`, `changes`."""
     steps = [{"color": color, "value": value} for value, color in more.get("steps", [(None, "text")])]
     defaults: dict[str, Any] = {
         "color": {"mode": "thresholds" if "steps" in more else "palette-classic"},
@@ -65,7 +65,7 @@ def panel(kind: str, title: str, size: tuple[int, int], says: str, targets: list
 
 
 def stat(title: str, expression: str, says: str, **more: Any) -> Panel:
-    """One number."""
+    """Return a panel with one number."""
     options = {
         "colorMode": "background" if "steps" in more else "none", "graphMode": "none", "justifyMode": "center",
         "textMode": "value", "orientation": "auto",
@@ -75,7 +75,7 @@ def stat(title: str, expression: str, says: str, **more: Any) -> Panel:
 
 
 def series(title: str, width: int, says: str, *asked: tuple[str, str], stacked: bool = False, **more: Any) -> Panel:
-    """Lines over time, or areas on top of each other; `asked` are expressions with their legends."""
+    """Return a panel with lines over time, or stacked areas. `asked` are expressions with their legends."""
     custom = {
         "drawStyle": "line", "lineWidth": 1, "fillOpacity": 40 if stacked else 5, "showPoints": "auto",
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
@@ -89,7 +89,7 @@ def series(title: str, width: int, says: str, *asked: tuple[str, str], stacked: 
 
 
 def table(title: str, width: int, height: int, says: str, *asked: tuple[str, str], **more: Any) -> Panel:
-    """A table; `asked` are expressions with the titles of their columns, of which each has a value."""
+    """Return a table. `asked` are expressions with the titles of their columns."""
     targets = [query(expression, table=True, ref=chr(ord("A") + n)) for n, (expression, _) in enumerate(asked)]
     columns = [f"Value #{chr(ord('A') + n)}" for n in range(len(asked))] if len(asked) > 1 else ["Value"]
     names = dict(zip(columns, (title for _, title in asked), strict=True))
@@ -106,13 +106,13 @@ def table(title: str, width: int, height: int, says: str, *asked: tuple[str, str
 
 
 def column(name: str, **properties: Any) -> dict[str, Any]:
-    """How one column is shown."""
+    """Return the display properties of a column."""
     shown = [{"id": key.replace("__", "."), "value": value} for key, value in properties.items()]
     return {"matcher": {"id": "byName", "options": name}, "properties": shown}
 
 
 def duration(name: str, steps: Iterable[tuple[int | None, str]] = _DAYS) -> dict[str, Any]:
-    """A column of seconds that are left, as a coloured cell."""
+    """Return the properties of a column of remaining seconds, as a colored cell."""
     thresholds = {"mode": "absolute", "steps": [{"color": color, "value": value} for value, color in steps]}
     return column(
         name, unit="s", decimals=0, thresholds=thresholds, color={"mode": "thresholds"},
@@ -121,36 +121,36 @@ def duration(name: str, steps: Iterable[tuple[int | None, str]] = _DAYS) -> dict
 
 
 def colours(by_name: dict[str, str]) -> list[dict[str, Any]]:
-    """A colour for each series of that name."""
+    """Return the color of each series, by its name."""
     return [column(name, color={"mode": "fixed", "fixedColor": color}) for name, color in by_name.items()]
 
 
 def increase(metric: str, where: str) -> str:
-    """By how much a counter grew between two points of a graph."""
+    """Return the increase of a counter between two points of a graph."""
     return f"increase({metric}{{{where}}}[$__rate_interval])"
 
 
 def p99(metric: str, where: str) -> str:
-    """What 99 of 100 stayed below."""
+    """Return the 99th percentile of a histogram."""
     return f"histogram_quantile(0.99, sum by (le) (rate({metric}_bucket{{{where}}}[$__rate_interval])))"
 
 
 def fleet() -> Iterator[Panel]:
-    """All nodes."""
+    """Yield the panels on all nodes."""
     yield stat("Nodes", f"count(certmond_build_info{{{_FLEET}}})", "Nodes that certmond watches.")
-    yield stat("Certificates", f"count(certmond_certificate_chain_valid{{{_FLEET}}})", "Certificates on them.")
+    yield stat("Certificates", f"count(certmond_certificate_chain_valid{{{_FLEET}}})", "Certificates on these nodes.")
     for severity, color in (("critical", _RED), ("warning", _YELLOW)):
         yield stat(
             f"{severity.title()} findings", f'sum(certmond_findings{{{_FLEET}, severity="{severity}"}})',
-            "`certmond status` on the node says what each is, and what to do.", steps=[(None, _GREEN), (1, color)],
+            "`certmond status` on the node prints each finding and its remedy.", steps=[(None, _GREEN), (1, color)],
         )  # fmt: skip
     yield stat(
         "First end", f"min({_LEAVES % _FLEET}) - time()",
-        "How long until the first certificate ends, trust anchors apart.", unit="s", steps=_DAYS,
+        "Time until the first certificate ends, without trust anchors.", unit="s", steps=_DAYS,
     )  # fmt: skip
     yield stat(
         "First CA end", f"min(certmond_trust_anchor_not_after_timestamp_seconds{{{_FLEET}}}) - time()",
-        "How long until the first trust anchor ends. To replace one takes weeks.", unit="s",
+        "Time until the first trust anchor ends. Its replacement takes weeks.", unit="s",
         steps=_CA_DAYS,
     )  # fmt: skip
     yield stat(
@@ -160,11 +160,11 @@ def fleet() -> Iterator[Panel]:
     yield stat(
         "Silent daemons",
         f"count((time() - certmond_last_pass_timestamp_seconds{{{_FLEET}}} > 900) or up{{{_FLEET}}} == 0) or vector(0)",
-        "Nodes that are not scraped, or whose daemon has not looked for 15 minutes.", steps=_GOOD_AT_0,
+        "Nodes without a scrape, or without a pass of the daemon for 15 minutes.", steps=_GOOD_AT_0,
     )  # fmt: skip
     left = f"({_LEAVES % _FLEET}) - time()"
     yield table(
-        "Nodes", 14, 9, "Each node with what ends first and what stands.",
+        "Nodes", 14, 9, "Each node with its first end and its findings.",
         (f"min by (instance) ({left})", "First end"),
         (f"min by (instance) (certmond_trust_anchor_not_after_timestamp_seconds{{{_FLEET}}}) - time()", "CA end"),
         (f"count by (instance) (certmond_certificate_chain_valid{{{_FLEET}}})", "Certificates"),
@@ -181,7 +181,7 @@ def fleet() -> Iterator[Panel]:
     )  # fmt: skip
     matrix = panel(
         "table", "Time left, nodes and certificates", (WIDTH, 9),
-        "Each node's certificates by name, with the time until they end.",
+        "Certificates of each node by name, with the time until they end.",
         [query(f"min by (instance, certificate) ({_END}{{{_FLEET}}}) - time()", table=True)],
         unit="s", steps=_DAYS, options={"showHeader": True, "cellHeight": "sm"},
         custom={"align": "center", "cellOptions": {"type": "color-background", "mode": "basic"}},
@@ -192,68 +192,68 @@ def fleet() -> Iterator[Panel]:
     matrix["fieldConfig"]["defaults"]["decimals"] = 0
     yield matrix
     yield series(
-        "Findings by severity", 8, "What stands on all nodes.",
+        "Findings by severity", 8, "Current findings of all nodes.",
         (f"sum by (severity) (certmond_findings{{{_FLEET}}})", "{{severity}}"),
         stacked=True, overrides=colours(_SEVERITIES),
     )  # fmt: skip
     yield table(
-        "Findings by reason", 8, 8, "`certmond explain REASON` is the runbook for each.",
+        "Findings by reason", 8, 8, "`certmond explain REASON` prints the runbook of a reason.",
         (f"sort_desc(count by (reason, severity) (certmond_finding{{{_FLEET}}}))", "Certificates"),
-        none="nothing stands",
+        none="no findings",
     )  # fmt: skip
     yield table(
         "Served differs", 8, 8, "Endpoints that serve another certificate than the file has.",
         (f"certmond_certificate_served_matches{{{_FLEET}}} == 0", "Matches"), hidden=["path", "Value"],
-        none="what is served is what the files have",
+        none="every endpoint serves the certificate in its file",
     )  # fmt: skip
     yield series(
         "Rotation: nodes in each phase", 8,
-        "Of a Root CA; `idle` is none. No phase before all nodes have come to the one before.",
+        "Rotation of a Root CA; `idle`: no rotation. A phase begins after all nodes have reached the one before.",
         (f"sum by (phase) (certmond_rotation_phase{{{_FLEET}}})", "{{phase}}"), stacked=True,
     )  # fmt: skip
     yield series(
-        "Restarts", 8, "Restarts of services by certmond, by how they ended; `proven` is well.",
+        "Restarts", 8, "Restarts of services by certmond, by result; `proven` is success.",
         (f"sum by (result) ({increase('certmond_restarts_total', _FLEET)})", "{{result}}"),
         stacked=True,
     )  # fmt: skip
     yield series(
-        "Renewals", 8, "Renewals that were tried, by how they ended.",
+        "Renewals", 8, "Attempts of renewals, by result.",
         (f"sum by (result) ({increase('certmond_renewals_total', _FLEET)})", "{{result}}"),
         stacked=True,
     )  # fmt: skip
 
 
 def history() -> Iterator[Panel]:
-    """What months have been like, from recording.yaml."""
+    """Yield the panels on past months, from recording.yaml."""
     needs = "Needs config/recording.yaml."
     yield series(
-        "First end of each node", 12, f"Until the first certificate of a node ends; a renewal is a step up. {needs}",
+        "First end of each node", 12, f"Time until the first end; a renewal is a step up. {needs}",
         (f"instance:{_END}:min{{{_FLEET}}} - time()", "{{instance}}"), unit="s",
     )  # fmt: skip
     yield series(
-        "Findings by reason", 12, f"What stood, on how many certificates. {needs}",
+        "Findings by reason", 12, f"Number of certificates with each finding. {needs}",
         (f"sum by (reason) (instance_reason:certmond_finding:count{{{_FLEET}}})", "{{reason}}"), stacked=True,
     )  # fmt: skip
     yield series(
-        "Certificates", 8, f"How many are watched. {needs}",
+        "Certificates", 8, f"Number of watched certificates. {needs}",
         (f"sum(instance:certmond_certificates:count{{{_FLEET}}})", "certificates"),
     )  # fmt: skip
     yield series(
-        "Broken chains and stale servers", 8, f"Chains that do not hold; endpoints that serve another. {needs}",
+        "Broken chains and stale servers", 8, f"Invalid chains; endpoints that serve another certificate. {needs}",
         (f"sum(instance:certmond_certificate_chain_broken:count{{{_FLEET}}})", "chains broken"),
         (f"sum(instance:certmond_certificate_served_differs:count{{{_FLEET}}})", "served differs"),
     )  # fmt: skip
     yield series(
-        "Renewals and restarts of a day", 8, f"By how they ended. {needs}",
+        "Renewals and restarts of a day", 8, f"By result. {needs}",
         (f"sum by (result) (instance_result:certmond_renewals:increase1d{{{_FLEET}}})", "renewals {{result}}"),
         (f"sum by (result) (instance_result:certmond_restarts:increase1d{{{_FLEET}}})", "restarts {{result}}"),
     )  # fmt: skip
 
 
 def one_node() -> Iterator[Panel]:
-    """The node that is chosen."""
+    """Yield the panels on the selected node."""
     yield table(
-        "Certificates", 16, 10, "Each certificate of the node: its end, its renewal, and whether its chain holds.",
+        "Certificates", 16, 10, "Each certificate of the node: its end, its renewal, and the validity of its chain.",
         (f"{_END}{{{_NODE}}} - time()", "Left"),
         (f"certmond_certificate_renewal_timestamp_seconds{{{_NODE}}} - time()", "Renewal in"),
         (f"certmond_certificate_chain_valid{{{_NODE}}}", "Chain"),
@@ -264,15 +264,15 @@ def one_node() -> Iterator[Panel]:
         ],
     )  # fmt: skip
     yield table(
-        "Findings", 8, 10, "What stands on the node.",
-        (f"certmond_finding{{{_NODE}}}", "Stands"), hidden=["instance", "path", "Value"], none="nothing stands",
+        "Findings", 8, 10, "Current findings of the node.",
+        (f"certmond_finding{{{_NODE}}}", "Current"), hidden=["instance", "path", "Value"], none="no findings",
     )  # fmt: skip
     yield series(
-        "Passes", 8, "Passes of the daemon, by what caused them.",
+        "Passes", 8, "Passes of the daemon, by cause.",
         (f"sum by (cause) ({increase('certmond_passes_total', _NODE)})", "{{cause}}"), stacked=True,
     )  # fmt: skip
     yield series(
-        "How long things take", 8, "A pass, and from a changed file to its verdict: 99 of 100 within.",
+        "How long things take", 8, "99th percentile of a pass, and of the time from a changed file to its verdict.",
         (p99("certmond_pass_duration_seconds", _NODE), "pass"),
         (p99("certmond_change_to_publish_seconds", _NODE), "change to verdict"),
         (f"time() - certmond_last_pass_timestamp_seconds{{{_NODE}}}", "since the last pass"),
@@ -285,16 +285,16 @@ def one_node() -> Iterator[Panel]:
         unit="bytes", overrides=[column("CPU", unit="percentunit", custom__axisPlacement="right")],
     )  # fmt: skip
     yield series(
-        "Planned steps", 8, "What enforce mode would do now.",
+        "Planned steps", 8, "Steps that enforce mode would execute now.",
         (f"certmond_planned_steps{{{_NODE}}}", "{{step}}"), stacked=True,
     )  # fmt: skip
     yield series(
-        "Hooks", 8, "What they are still to be told, and runs of them by how they ended.",
+        "Hooks", 8, "Findings that wait for delivery, and runs by result.",
         (f"certmond_hook_waiting{{{_NODE}}}", "{{hook}} waiting"),
         (f"sum by (hook, result) ({increase('certmond_hook_runs_total', _NODE)})", "{{hook}} {{result}}"),
     )  # fmt: skip
     yield series(
-        "Watching", 8, "Directories under inotify and looked at every so often; overflows; the configuration in force.",
+        "Watching", 8, "Directories with inotify, and polled directories; overflows; a refused configuration.",
         (f"certmond_watched_directories{{{_NODE}}}", "watched"),
         (f"certmond_polled_directories{{{_NODE}}}", "polled"),
         (increase("certmond_watch_overflows_total", _NODE), "overflows"),
@@ -303,7 +303,7 @@ def one_node() -> Iterator[Panel]:
 
 
 def arranged(rows: Iterable[tuple[str, Iterable[Panel]]]) -> list[Panel]:
-    """The panels with their numbers and places: from left to right, a new line where one is full."""
+    """Return the panels with numbers and positions: from left to right, with a new line after a full one."""
     placed: list[Panel] = []
     y = 0
     for title, panels in rows:
@@ -322,7 +322,7 @@ def arranged(rows: Iterable[tuple[str, Iterable[Panel]]]) -> list[Panel]:
 
 
 def variable(name: str, label: str, asks: str, *, several: bool) -> dict[str, Any]:
-    """A choice among the values of a label."""
+    """Return a variable with the values of a label."""
     everything = {"current": {"text": "All", "value": "$__all"}, "allValue": ".*"}
     return {
         "type": "query", "name": name, "label": label, "datasource": _SOURCE, "definition": asks,
@@ -333,7 +333,7 @@ def variable(name: str, label: str, asks: str, *, several: bool) -> dict[str, An
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole."""
+    """Return the dashboard."""
     kinds = {"stat": "Stat", "table": "Table", "timeseries": "Time series"}
     source = {
         "type": "datasource", "name": "datasource", "label": "Data source", "query": "prometheus", "regex": "",
@@ -352,7 +352,7 @@ def dashboard() -> dict[str, Any]:
             *({"type": "panel", "id": kind, "name": name, "version": ""} for kind, name in kinds.items()),
         ],
         "id": None, "uid": "certmond", "title": "certmond: certificates of Kubernetes nodes",
-        "description": "What certmond knows of every certificate that the nodes live by.",
+        "description": "Certificates of Kubernetes nodes: dates, findings, renewals and restarts by certmond.",
         "tags": ["certmond", "certificates", "kubernetes"], "timezone": "browser", "editable": True, "graphTooltip": 1,
         "fiscalYearStartMonth": 0, "schemaVersion": 39, "version": 1, "refresh": "5m", "links": [],
         "time": {"from": "now-24h", "to": "now"}, "timepicker": {},
@@ -371,7 +371,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def text() -> str:
-    """As it stands in the file."""
+    """Return the content of the file."""
     return json.dumps(dashboard(), indent=2) + "\n"
 
 

@@ -1,5 +1,5 @@
-"""Every reader of what others wrote, given what nobody would write: only a value or the declared error may come out.
+"""Fuzzing of every parser of external data: a parser may only return a value or raise its declared error.
 
-`python -m fuzz` looks for inputs that break this, guided by coverage; what is worth keeping is in `fuzz/corpus`, and
-every test run replays it.
+`python -m fuzz` searches for inputs that violate this, guided by coverage. `fuzz/corpus` has the selected inputs, and
+every test run replays them.
 """

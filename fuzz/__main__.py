@@ -1,7 +1,7 @@
-"""Look for inputs that break a promise of a reader: of each target in turn, for an equal share of the time.
+"""Search for inputs that violate an invariant of a parser. Each target has an equal share of the time.
 
-What was found goes on to the next run, in build/fuzz. An input that breaks a promise is named at the end, and is given
-to the target again with `python -m fuzz.run TARGET FILE`; it becomes a test of the reader.
+build/fuzz stores the inputs for the next run. The end of the report names each input that violates an invariant.
+`python -m fuzz.run TARGET FILE` repeats it. Add a test of the parser for it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from fuzz.targets import TARGETS
 
 WORK = Path(__file__).parents[1] / "build" / "fuzz"
 MOST_SECONDS, MOST_MEGABYTES, LONGEST = 20, 2048, 16384
-"""More than this for one input is a failure as well; and none is longer."""
+"""Limits of one input: a longer run or more memory is a failure. LONGEST is the size of the largest input, in bytes."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="for all targets together (30)")
-    parser.add_argument("--keep", action="store_true", help="afterwards, renew fuzz/corpus from all that was found")
-    parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], help="all where none is named")
+    parser.add_argument("--keep", action="store_true", help="then write fuzz/corpus again, from all inputs")
+    parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], help="default: all")
     options = parser.parse_args()
     names = options.targets or list(TARGETS)
     broken = []

@@ -1,6 +1,6 @@
-"""DER that is changed at one place: octets, or the structure, with the lengths around it made anew.
+"""Mutations of one value of DER: its octets or the structure, with correct lengths around it.
 
-Owns the mutations. All of them come from the random numbers that are given: the same seed makes the same mutants.
+Owns the mutations. The random numbers of the caller select them: the same seed gives the same mutants.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _WRAPPERS = frozenset({0x03, 0x04})
 
 @dataclass
 class Node:
-    """One value: a tag, and octets or further values. `head` are octets before these, as in a BIT STRING."""
+    """One value: a tag, with octets or nested values. `head` has the octets before these, as in a BIT STRING."""
 
     tag: int
     content: bytes = b""
@@ -81,7 +81,7 @@ class Node:
 
     @property
     def within(self) -> list[Node]:
-        """The values in it."""
+        """The nested values."""
         return self.children or []
 
     @property
@@ -100,7 +100,7 @@ def _length(size: int, padded: int) -> bytes:
 
 
 def parse(der: bytes) -> Node:
-    """The value that `der` is, with all that is within it, strings with DER in them included. Raises MalformedError."""
+    """Return the value with all nested values, also those in strings with DER. Raises MalformedError."""
     value = read_value(der)
     if value.end != len(der):
         raise MalformedError("more than one value")
@@ -124,12 +124,12 @@ def _node(tag: int, content: bytes) -> Node:
 
 
 def all_nodes(node: Node) -> list[Node]:
-    """The value and all within it."""
+    """Return the value and all nested values."""
     return [node, *(each for child in node.children or () for each in all_nodes(child))]
 
 
 def mutant(rng: Random, der: bytes, places: Callable[[Node], list[Node]] = all_nodes) -> bytes:
-    """`der`, changed once or twice at random among `places`."""
+    """Return `der` with one or two random changes among `places`."""
     root = parse(der)
     for _ in range(rng.choices([1, 2], [4, 1])[0]):
         candidates = places(root)
@@ -138,7 +138,7 @@ def mutant(rng: Random, der: bytes, places: Callable[[Node], list[Node]] = all_n
 
 
 def _leaf(rng: Random, node: Node) -> Node:
-    """A value without others in it: `node`, or one below it."""
+    """Return a value without nested values: `node`, or one below it."""
     return rng.choice([each for each in all_nodes(node) if each.children is None] or [node])
 
 
@@ -190,7 +190,7 @@ def _long_length(rng: Random, node: Node, _root: Node) -> None:
 
 
 def _known(rng: Random, node: Node, _root: Node) -> None:
-    """A value that other programs write, in the place of one of its kind."""
+    """Replace a value by a known value of its type, as other programs write it."""
     node = _leaf(rng, node)
     if node.tag in {0x17, 0x18}:
         node.tag, node.content = rng.choice([0x17, 0x18]), rng.choice(_TIMES)

@@ -1,11 +1,11 @@
-"""Compare certmond's findings with what Go does, on mutated chains and pairs of certificate and key.
+"""Compare certmond's findings with the result of Go, on mutated chains and pairs of certificate and key.
 
     python -m fuzz.differential --chains 27000 --pairs 2000
 
-Each case is written into files, and judged as `certmond check` does. Go parses and verifies the same chain, or loads
-the same pair and makes a TLS handshake with it. The program prints how many cases are in each class; the classes are
-explained in docs/path-validation.md. The exit status is 1 where Go fails and certmond has no critical finding, and
-where one of them alone reads a certificate. `--seed` repeats a run.
+This program writes each case to files and assesses them as `certmond check` does. Go parses and verifies the same
+chain, or loads the same pair and makes a TLS handshake with it. The program prints the number of cases in each class;
+docs/path-validation.md explains the classes. The exit status is 1 if Go fails and certmond has no critical finding, or
+if only one of them reads a certificate. `--seed` repeats a run.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ SEED = 20261127
 
 @dataclass
 class Comparison:
-    """The counts of what was compared, and each case that no class explains."""
+    """The number of cases by class, and each case without a class."""
 
     counts: Counter[str] = field(default_factory=Counter)
     unexplained: list[str] = field(default_factory=list)
 
-    def note(self, story: str, *, go: str, criticals: list[Finding]) -> None:
-        """Count one case: Go's error, empty where it succeeds, beside certmond's critical findings."""
+    def note(self, title: str, *, go: str, criticals: list[Finding]) -> None:
+        """Count one case: the error of Go, empty on success, and the critical findings of certmond."""
         if bool(go) == bool(criticals):
             self.counts["both refuse" if go else "both accept"] += 1
         elif go:
             self.counts["GO FAILS, CERTMOND SAYS OK"] += 1
-            self.unexplained.append(f"{story}: Go says {go!r}, certmond nothing critical")
+            self.unexplained.append(f"{title}: Go says {go!r}, certmond nothing critical")
         else:
             name = class_of(criticals)
             self.counts[name] += 1
             if name not in MUTANTS:
                 self.unexplained.append(
-                    f"{story}: only certmond refuses it: {'; '.join(each.message for each in criticals)}"
+                    f"{title}: only certmond refuses it: {'; '.join(each.message for each in criticals)}"
                 )
 
-    def differ(self, story: str, *, go: str, mine: str) -> None:
-        """Note a certificate, or a key, that only one of the two reads."""
+    def differ(self, title: str, *, go: str, mine: str) -> None:
+        """Count a certificate or key that only one of the two reads."""
         self.counts["READ BY ONE OF THEM ONLY"] += 1
-        self.unexplained.append(f"{story}: Go says {go!r}, certmond {mine!r}")
+        self.unexplained.append(f"{title}: Go says {go!r}, certmond {mine!r}")
 
 
 MUTANTS: dict[str, Callable[[Finding], bool]] = {
@@ -71,17 +71,17 @@ MUTANTS: dict[str, Callable[[Finding], bool]] = {
     "an exponent of the key file alone": lambda found: found.reason is Reason.KEY_MISMATCH,
     "damage beside what TLS reads": lambda found: found.reason is Reason.MALFORMED and "PEM block" in found.message,
 }
-"""The classes of what certmond alone refuses, by its findings. docs/path-validation.md has the reason of each."""
+"""The classes of cases that only certmond refuses, by its findings. docs/path-validation.md has the reason of each."""
 
 
 def class_of(criticals: list[Finding]) -> str:
-    """The class of a disagreement, by the first finding that has one; else the reasons of the findings."""
+    """Return the class of the first finding that has one, otherwise the reasons of the findings."""
     fitting = (name for name, fits in MUTANTS.items() if any(map(fits, criticals)))
     return next(fitting, ", ".join(sorted({each.reason.value for each in criticals})))
 
 
 def leaf_row(usage: str, key: str | None = None) -> CertificateSpec:
-    """The row of a server's or a client's certificate, with its chain in the file."""
+    """Return the entry of a server or client certificate with its chain in the file."""
     return CertificateSpec(
         name="leaf", path="/pki/leaf.crt", key=key, key_optional=key is None, ca=("ca",), chain=True,
         usages=(usage,) if usage else (),
@@ -89,7 +89,7 @@ def leaf_row(usage: str, key: str | None = None) -> CertificateSpec:
 
 
 def ca_row() -> CertificateSpec:
-    """The row of the trust anchors."""
+    """Return the entry of the trust anchors."""
     return CertificateSpec(name="ca", path="/pki/ca.crt", authority=True, key_optional=True)
 
 
@@ -101,7 +101,7 @@ class Node:
         (root / "pki").mkdir(exist_ok=True)
 
     def judged(self, files: dict[str, bytes], rows: tuple[CertificateSpec, ...], now: datetime) -> Assessment:
-        """What certmond says of these files at `now`."""
+        """Return the assessment of these files at `now`."""
         for name, content in files.items():
             path = self._root / "pki" / name
             path.write_bytes(content)
@@ -110,40 +110,40 @@ class Node:
 
 
 def criticals_of(assessment: Assessment) -> list[Finding]:
-    """The critical findings of a verdict."""
+    """Return the critical findings of an assessment."""
     return [each for status in assessment.statuses for each in status.findings if each.severity is Severity.CRITICAL]
 
 
 def certificates_of(assessment: Assessment) -> Iterator[Certificate]:
-    """Every certificate that was read."""
+    """Yield every certificate that certmond has read."""
     for status in assessment.statuses:
         yield from status.seen.certificates
 
 
 def compare_chain(case: Chain, node: Node, go: Batch, into: Comparison) -> None:
-    """One chain: parsed and verified by Go, and judged by certmond."""
+    """Compare one chain: Go parses and verifies it, certmond assesses it."""
     answer = go.verify(case.leaf, case.anchors, case.intermediates, case.usage, NOW)
     assessment = node.judged(case.files, (leaf_row(case.usage), ca_row()), NOW)
-    into.note(case.story, go=answer["error"] or answer["parse"], criticals=criticals_of(assessment))
+    into.note(case.title, go=answer["error"] or answer["parse"], criticals=criticals_of(assessment))
     read = [*certificates_of(assessment)]
     objections = [each for certificate in read for each in certificate.objections]
     unread = len({case.leaf, *case.anchors, *case.intermediates}) - len({certificate.der for certificate in read})
     if bool(answer["parse"]) != bool(objections or unread):
-        into.differ(case.story, go=answer["parse"], mine="; ".join(objections) or f"{unread} not read")
+        into.differ(case.title, go=answer["parse"], mine="; ".join(objections) or f"{unread} not read")
 
 
 def compare_pair(case: Pair, node: Node, go: Batch, into: Comparison) -> None:
-    """One pair: loaded by Go and used in a handshake, and judged by certmond."""
+    """Compare one pair: Go loads it and makes a handshake, certmond assesses it."""
     answer = go.shake(case.certificate, case.key, case.anchors, NOW)
     files = {"leaf.crt": case.certificate, "leaf.key": case.key, "ca.crt": case.anchors}
     assessment = node.judged(files, (leaf_row("server auth", "/pki/leaf.key"), ca_row()), NOW)
-    into.note(case.story, go=answer["load"] or answer["handshake"], criticals=criticals_of(assessment))
+    into.note(case.title, go=answer["load"] or answer["handshake"], criticals=criticals_of(assessment))
 
 
 def compare(program: Path, *, chain_count: int, pair_count: int, seed: int) -> tuple[Comparison, Comparison]:
-    """Compare so many mutated chains and pairs."""
+    """Compare these numbers of mutated chains and pairs."""
     of_chains, of_pairs = Comparison(), Comparison()
-    memory = Path("/dev/shm")  # noqa: S108 - a directory of its own is made in it
+    memory = Path("/dev/shm")  # noqa: S108 - the program makes a new directory in it
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory, Batch(program) as go:
         node = Node(Path(directory))
         for chain in chains(seed, chain_count):
@@ -157,9 +157,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fuzz.differential", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--chains", type=int, default=27000, help="how many mutated chains (27000)")
-    parser.add_argument("--pairs", type=int, default=2000, help="how many mutated pairs (2000)")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"where chance begins ({SEED})")
+    parser.add_argument("--chains", type=int, default=27000, help="number of mutated chains (27000)")
+    parser.add_argument("--pairs", type=int, default=2000, help="number of mutated pairs (2000)")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of the random numbers ({SEED})")
     options = parser.parse_args()
     go = shutil.which("go")
     if go is None or is_old(version_of(go)):

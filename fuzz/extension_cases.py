@@ -1,6 +1,6 @@
-"""Extensions, by name and value, that Go reads by rules of its own: well formed, empty, doubled and cut off.
+"""Extensions for which Go has separate rules, by OID and value: well formed, empty, repeated and truncated.
 
-Owns the list. What Go makes of each is the oracle's to say.
+Owns the list. The oracle reports the result of Go for each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`python -m fuzz.looks`: damaged files through the whole of a look and of a plan, and through a daemon that runs.
+"""`python -m fuzz.looks`: whole scans and plans of damaged files, and a running daemon on them.
 
-Owns the running and the measure: what is raised, and which file takes how long. Everything is done again from its seed:
-`--seed S --first N --count 1` is the file number N of the run with the seed S.
+Owns the run and its results: the exceptions, and the time for each file. A seed repeats a run: `--seed S --first N
+--count 1` is the file number N of the run with the seed S.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.builders import make_ca
 from tests.daemon_harness import Running, running
 
 TOGETHER, KUBECONFIGS = 20, 0.1
-"""Files of one look; the share of the files that are a kubeconfig."""
+"""Number of files in one scan; share of kubeconfigs among the files."""
 MOST_SECONDS = 1.0
 CONFIGURATION = """
 profile: none
@@ -51,7 +51,7 @@ _SUFFIXES = ("pem", "p12", "crt")
 
 
 class Broken(NamedTuple):
-    """An input that broke the promise, and how."""
+    """An input that failed, and the failure."""
 
     number: int
     name: str
@@ -59,8 +59,8 @@ class Broken(NamedTuple):
 
 
 def file_number(seed: int, number: int) -> tuple[str, bytes]:
-    """The name and the content of one file; the same for the same numbers, but for the keys in it."""
-    random = Random(f"{seed}/{number}")  # noqa: S311 - it has to be the same again
+    """Return name and content of one file: the same for the same numbers, except its keys."""
+    random = Random(f"{seed}/{number}")  # noqa: S311 - a repeatable sequence
     data = damaged(random)
     if random.random() < KUBECONFIGS:
         return f"{number}.conf", kubeconfig(data, random)
@@ -69,7 +69,7 @@ def file_number(seed: int, number: int) -> tuple[str, bytes]:
 
 @contextmanager
 def node() -> Iterator[Path]:
-    """The root of a node with a CA and an empty directory to put files into."""
+    """Yield the root of a node with a CA and an empty directory for files."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         root = Path(directory)
         (root / "etc/app").mkdir(parents=True)
@@ -83,7 +83,7 @@ def node() -> Iterator[Path]:
 
 
 def whole_look(root: Path, config: Config) -> Assessment:
-    """What `check`, `plan` and `metrics` do between their options and their output."""
+    """Execute the part of `check`, `plan` and `metrics` between their options and their output."""
     options = Globals(root=str(root))
     enforcer = enforcer_for(options, config)
     assessment, around = assess_profile(options, config, enforcer)
@@ -94,7 +94,7 @@ def whole_look(root: Path, config: Config) -> Assessment:
 
 
 def look_at(root: Path, config: Config, files: dict[str, bytes]) -> float:
-    """The seconds of processor time that a look at these files takes, alone in their directory."""
+    """Return the CPU time, in seconds, of a scan of only these files."""
     for old in (root / "etc/app").iterdir():
         old.unlink()
     for name, data in files.items():
@@ -105,14 +105,14 @@ def look_at(root: Path, config: Config, files: dict[str, bytes]) -> float:
 
 
 def _seconds() -> float:
-    """Of processor time, of this process and of those that it has waited for."""
+    """Return the CPU time of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
 def run_looks(seed: int, first: int, count: int) -> tuple[list[Broken], list[tuple[float, str]]]:
-    """What broke, and the slowest files with their seconds beyond those of a look at nothing.
+    """Return the failures, and the slowest files with their seconds in addition to those of an empty scan.
 
-    Files that together take little are not looked at one by one.
+    Files that together take little time are not scanned one by one.
     """
     broken, slow = list[Broken](), list[tuple[float, str]]()
     with node() as root:
@@ -126,7 +126,7 @@ def run_looks(seed: int, first: int, count: int) -> tuple[list[Broken], list[tup
                 taken = look_at(root, config, dict(some.values()))
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # noqa: BLE001 - found again below, with its file
+            except BaseException:  # noqa: BLE001 - the loop below finds its file
                 taken = float("inf")
             least = slow[-1][0] if len(slow) == _SLOWEST else 0.0
             if taken - nothing < max(least, _UNREMARKABLE):
@@ -149,7 +149,7 @@ _SLOWEST, _UNREMARKABLE = 5, 0.4
 
 
 def run_worst() -> list[Broken]:
-    """The largest files of their kind, each with the seconds that a look at it takes."""
+    """Scan the largest file of each type, print its seconds, and return the failures."""
     broken = list[Broken]()
     with node() as root:
         config = parse([Source("config.yaml", CONFIGURATION.encode())])
@@ -164,7 +164,7 @@ def run_worst() -> list[Broken]:
 
 
 def run_daemon(seed: int, first: int, count: int) -> list[Broken]:
-    """The files through `certmond run`, which looks at a hundred of them at a time, as they replace each other."""
+    """Run `certmond run` on the files, a hundred at a time, each of which replaces a previous one."""
     with node() as root, tempfile.TemporaryDirectory() as work:
         options = ("--config", str(root / "config.yaml"))
         with running(root, Path(work), *options) as daemon:
@@ -179,8 +179,8 @@ def run_daemon(seed: int, first: int, count: int) -> list[Broken]:
                     return [Broken(number, some[0][0], str(error)[-2000:])]
                 number += 100
             log, ended = daemon.log.read_text(), daemon.stop()
-        told = [line for line in log.splitlines() if "please report it" in line or "Traceback" in line]
-        return [Broken(first, "", line) for line in told] + ([Broken(first, "", f"status {ended}")] if ended else [])
+        found = [line for line in log.splitlines() if "please report it" in line or "Traceback" in line]
+        return [Broken(first, "", line) for line in found] + ([Broken(first, "", f"status {ended}")] if ended else [])
 
 
 def _has_passed(daemon: Running, before: float) -> bool:
@@ -192,11 +192,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first file (0)")
     parser.add_argument("--count", type=int, default=30_000, help="files (30000)")
-    parser.add_argument("--daemon", type=int, default=0, metavar="N", help="of these, N through `certmond run` (none)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave what broke there")
-    parser.add_argument(
-        "--worst", action="store_true", help="look at the largest files of their kind, and at no others"
-    )
+    parser.add_argument("--daemon", type=int, default=0, metavar="N", help="run `certmond run` on N of them (none)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="write the files that failed to DIR")
+    parser.add_argument("--worst", action="store_true", help="scan only the largest file of each type")
     options = parser.parse_args()
     if options.worst:
         return 1 if run_worst() else 0
@@ -204,9 +202,7 @@ def main() -> int:
     broken, slow = run_looks(options.seed, options.first, options.count)
     broken += run_daemon(options.seed, options.first, options.daemon) if options.daemon else []
     took = (datetime.now(UTC) - started).total_seconds()
-    print(
-        f"{options.count} files looked at, {options.daemon} of them by a daemon, in {took:.0f} s: {len(broken)} broken"
-    )
+    print(f"{options.count} files scanned, {options.daemon} of them by a daemon, in {took:.0f} s: {len(broken)} broken")
     print("slowest: " + ", ".join(f"{name} {seconds:.2f} s" for seconds, name in slow))
     print("kinds: " + ", ".join(f"{n} {kind}" for kind, n in Counter(each.said for each in broken).most_common(20)))
     for each in broken[:50]:

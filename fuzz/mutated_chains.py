@@ -1,4 +1,4 @@
-"""Chains of which one certificate is changed in its DER and signed again, so that only the change can make it fail."""
+"""Chains with one certificate that has changed DER and a new signature, so that only the change can cause a failure."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _NULL = b"\x05\x00"
 
 @dataclass(frozen=True)
 class Chain:
-    """A leaf, the anchors and what is between them, as DER; `story` says what was changed."""
+    """A leaf, the anchors and the intermediates, as DER. `title` describes the change."""
 
-    story: str
+    title: str
     leaf: bytes
     anchors: tuple[bytes, ...]
     intermediates: tuple[bytes, ...]
@@ -42,7 +42,7 @@ class Chain:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """The files of a node that has them."""
+        """The files of a node with this chain."""
         leaf = b"".join(pem_block("CERTIFICATE", der) for der in (self.leaf, *self.intermediates))
         return {"leaf.crt": leaf, "ca.crt": b"".join(pem_block("CERTIFICATE", der) for der in self.anchors)}
 
@@ -52,12 +52,12 @@ class _Base:
     name: str
     leaf: Issued
     issuers: tuple[Issued, ...]
-    """From the leaf's issuer to the root."""
+    """From the issuer of the leaf to the root."""
 
 
 @cache
 def bases() -> tuple[_Base, ...]:
-    """Good chains of each kind of key, with and without an intermediate, with names and constraints of each kind."""
+    """Return valid chains with each type of key, with and without an intermediate, names and constraints."""
     found = []
     for kind in ("ec", "rsa", "ed25519", "ec-p384"):
         root = make_ca(key=kind)
@@ -81,9 +81,9 @@ def bases() -> tuple[_Base, ...]:
 
 
 def chains(seed: int, count: int) -> Iterator[Chain]:
-    """So many mutated chains."""
+    """Yield `count` mutated chains."""
     for number in range(count):
-        rng = Random(f"{seed}/chain/{number}")  # noqa: S311 - chance, not secrecy
+        rng = Random(f"{seed}/chain/{number}")  # noqa: S311 - no secret
         yield _chain(rng, number)
 
 
@@ -96,12 +96,12 @@ def _chain(rng: Random, number: int) -> Chain:
     ders = [each.der for each in line]
     ders[place] = how(rng, changed, signer)
     role = "leaf" if place == 0 else "root" if place == len(line) - 1 else "intermediate"
-    story = f"{number} ({base.name}, {role}, {how.__name__.strip('_')})"
-    return Chain(story, ders[0], (ders[-1],), tuple(ders[1:-1]), SERVER)
+    title = f"{number} ({base.name}, {role}, {how.__name__.strip('_')})"
+    return Chain(title, ders[0], (ders[-1],), tuple(ders[1:-1]), SERVER)
 
 
 def sign(signer: Issued, content: bytes) -> bytes:
-    """The signature of `content` as the algorithm of the signer's own certificates demands."""
+    """Return the signature of `content` with the algorithm of the signer's certificates."""
     match signer.key:
         case rsa.RSAPrivateKey() as key:
             return key.sign(content, padding.PKCS1v15(), hashes.SHA256())
@@ -114,32 +114,32 @@ def sign(signer: Issued, content: bytes) -> bytes:
 
 
 def signed(signer: Issued, content: bytes, algorithm: bytes, signature: bytes | None = None) -> bytes:
-    """A certificate of what is signed."""
+    """Return a certificate with this signed part."""
     value = sign(signer, content) if signature is None else signature
     return tlv(0x30, content + algorithm + tlv(0x03, b"\x00" + value))
 
 
 def fields_of(certificate: Node) -> dict[str, Node]:
-    """The fields of what is signed, by their names."""
+    """Return the fields of the signed part, by name."""
     content, *_ = certificate.within
     names = ("version", "serial", "algorithm", "issuer", "validity", "subject", "key", "extensions")
     return dict(zip(names, content.within, strict=False))
 
 
 def unchanged(_rng: Random, changed: Issued, _signer: Issued) -> bytes:
-    """The certificate itself."""
+    """Return the same certificate."""
     return changed.der
 
 
 def anything(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """Any value of what is signed."""
+    """Change any value of the signed part."""
     certificate = parse(changed.der)
     content, algorithm, _ = certificate.within
     return signed(signer, mutant(rng, content.encoded), algorithm.encoded)
 
 
 def one_field(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """A value of one field, each as probable as the others."""
+    """Change a value of one field."""
     certificate = parse(changed.der)
     content, algorithm, _ = certificate.within
     name = rng.choice(["serial", "validity", "subject", "subject", "key", "extensions", "extensions", "extensions"])
@@ -150,7 +150,7 @@ def one_field(rng: Random, changed: Issued, signer: Issued) -> bytes:
 
 
 def outside(rng: Random, changed: Issued, _signer: Issued) -> bytes:
-    """A value beside what is signed."""
+    """Change a value outside of the signed part."""
     certificate = parse(changed.der)
     content, *beside = certificate.within
     place = rng.randrange(len(beside))
@@ -159,7 +159,7 @@ def outside(rng: Random, changed: Issued, _signer: Issued) -> bytes:
 
 
 def some_octet(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """One octet of what is signed, whatever it belongs to."""
+    """Change one octet of the signed part."""
     certificate = parse(changed.der)
     content, algorithm, _ = certificate.within
     octets = bytearray(content.encoded)
@@ -168,12 +168,12 @@ def some_octet(rng: Random, changed: Issued, signer: Issued) -> bytes:
 
 
 def key_of_another_form(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """The key as a compressed point, with other parameters, of another kind, size or exponent."""
+    """Replace the key: a compressed point, other parameters, another type, size or exponent."""
     return with_key(changed, signer, rng.choice(key_forms(changed)))
 
 
 def with_key(changed: Issued, signer: Issued, info: bytes) -> bytes:
-    """The certificate with another SubjectPublicKeyInfo."""
+    """Return the certificate with another SubjectPublicKeyInfo."""
     certificate = parse(changed.der)
     content, algorithm, _ = certificate.within
     field = fields_of(certificate)["key"]
@@ -182,14 +182,14 @@ def with_key(changed: Issued, signer: Issued, info: bytes) -> bytes:
 
 
 def rsa_info(modulus: int, exponent: int, identifier: bytes | None = None) -> bytes:
-    """The SubjectPublicKeyInfo of an RSA key, well or badly formed."""
+    """Return the SubjectPublicKeyInfo of an RSA key, which may be malformed."""
     numbers = b"".join(tlv(0x02, each.to_bytes(each.bit_length() // 8 + 1)) for each in (modulus, exponent))
     identifier = tlv(0x30, oid("1.2.840.113549.1.1.1") + _NULL) if identifier is None else identifier
     return tlv(0x30, identifier + tlv(0x03, b"\x00" + tlv(0x30, numbers)))
 
 
 def key_forms(changed: Issued) -> list[bytes]:
-    """Other forms of the certificate's key, and keys of other kinds."""
+    """Return other encodings of the certificate's key, and keys of other types."""
     public = changed.key.public_key()
     forms = [
         _information(new_key(kind).public_key()) for kind in ("ec-p224", "ec-secp256k1", "ed448", "dsa", "rsa-1024")
@@ -220,14 +220,14 @@ def _information(key: object) -> bytes:
 
 
 def pss_parameters(digest: str, mask: str, salt: int, *, null: bool = True, trailer: bytes = b"") -> bytes:
-    """RSASSA-PSS-params (RFC 4055, 3.1)."""
+    """Return RSASSA-PSS-params (RFC 4055, 3.1)."""
     hashing, masking = (tlv(0x30, oid(_HASH_OIDS[each]) + (_NULL if null else b"")) for each in (digest, mask))
     generator = tlv(0x30, oid("1.2.840.113549.1.1.8") + masking)
     return tlv(0x30, tlv(0xA0, hashing) + tlv(0xA1, generator) + tlv(0xA2, tlv(0x02, bytes([salt]))) + trailer)
 
 
 def signed_by_pss(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """A signature by RSASSA-PSS, with a salt and digests that fit together or do not."""
+    """Sign with RSASSA-PSS, with a salt and digests that may not match."""
     if not isinstance(signer.key, rsa.RSAPrivateKey):
         return anything(rng, changed, signer)
     digest = rng.choice(["256", "384", "512"])
@@ -240,7 +240,7 @@ def signed_by_pss(rng: Random, changed: Issued, signer: Issued) -> bytes:
 def pss_signed(
     changed: Issued, signer: Issued, digest: str, mask: str, salt: int, *, null: bool = True, trailer: bytes = b""
 ) -> bytes:
-    """The certificate, signed by RSASSA-PSS with these digests ("1" is SHA-1) and a salt of so many octets."""
+    """Return the certificate, signed by RSASSA-PSS with these digests ("1" is SHA-1) and `salt` octets of salt."""
     assert isinstance(signer.key, rsa.RSAPrivateKey)
     parameters = pss_parameters(digest, mask, salt, null=null, trailer=trailer)
     algorithm = tlv(0x30, oid("1.2.840.113549.1.1.10") + parameters)
@@ -253,7 +253,7 @@ def pss_signed(
 
 
 def other_version(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """Version 1, 2 or 4, with or without its extensions."""
+    """Set version 1, 2 or 4, with or without the extensions."""
     certificate = parse(changed.der)
     content, algorithm, _ = certificate.within
     number, extensions = rng.choice([(0, False), (0, True), (1, False), (1, True), (3, True)])
@@ -264,7 +264,7 @@ def other_version(rng: Random, changed: Issued, signer: Issued) -> bytes:
 
 
 def an_extension_more(rng: Random, changed: Issued, signer: Issued) -> bytes:
-    """An extension that Go reads by rules of its own, well formed or not."""
+    """Add an extension for which Go has separate rules. It may be malformed."""
     certificate = parse(changed.der)
     content, algorithm, _ = certificate.within
     field = fields_of(certificate).get("extensions")

@@ -1,4 +1,4 @@
-"""Certificates and private keys as files, of which one is changed: its form, its numbers, its PEM, or any octet."""
+"""Files of a certificate and a private key, one of them with a change of its format, numbers, PEM or any octet."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _PRIME = (1 << 256) - (1 << 224) + (1 << 192) + (1 << 96) - 1
 
 @dataclass(frozen=True)
 class Pair:
-    """The PEM of a server's certificate with its chain, of its key and of the anchors; `story` says what is changed."""
+    """PEM of a server certificate with its chain, of its key and of the anchors. `title` describes the change."""
 
-    story: str
+    title: str
     certificate: bytes
     key: bytes
     anchors: bytes
@@ -73,18 +73,18 @@ def _bases() -> tuple[_Base, ...]:
 
 
 def pairs(seed: int, count: int) -> Iterator[Pair]:
-    """So many mutated pairs."""
+    """Yield `count` mutated pairs."""
     for number in range(count):
-        rng = Random(f"{seed}/pair/{number}")  # noqa: S311 - chance, not secrecy
+        rng = Random(f"{seed}/pair/{number}")  # noqa: S311 - no secret
         base = rng.choice(_bases())
         how = rng.choices(list(_WAYS), list(_WAYS.values()))[0]
         certificate, key = how(rng, base)
-        story = f"{number} ({base.kind}, {how.__name__.strip('_')})"
-        yield Pair(story, certificate, key, base.issuers[-1].pem)
+        title = f"{number} ({base.kind}, {how.__name__.strip('_')})"
+        yield Pair(title, certificate, key, base.issuers[-1].pem)
 
 
 def forms(key: object) -> list[tuple[str, bytes]]:
-    """The key in each form that programs write: the label of its PEM block, and its DER."""
+    """Return the key in each format of other programs: the label of the PEM block, and the DER."""
     found = [("PRIVATE KEY", _der(key, PrivateFormat.PKCS8))]
     if isinstance(key, rsa.RSAPrivateKey):
         found.append(("RSA PRIVATE KEY", _der(key, PrivateFormat.TraditionalOpenSSL)))
@@ -192,7 +192,7 @@ def _several_blocks(rng: Random, base: _Base) -> tuple[bytes, bytes]:
 
 
 def _written_by_hand(rng: Random, base: _Base) -> tuple[bytes, bytes]:
-    """The forms that standards permit, or programs wrote, and libraries disagree about."""
+    """Return formats that standards permit, or programs write, and that libraries treat differently."""
     key = base.leaf.key
     if isinstance(key, rsa.RSAPrivateKey):
         return base.chain, rng.choice(_rsa_forms(key))
@@ -253,7 +253,7 @@ def _ec_forms(key: ec.EllipticCurvePrivateKey) -> list[bytes]:
     scalar = key.private_numbers().private_value.to_bytes(size)
     points = [key.public_key().public_bytes(Encoding.X962, form) for form in
               (PublicFormat.UncompressedPoint, PublicFormat.CompressedPoint)]  # fmt: skip
-    stranger = (
+    foreign = (
         ec.generate_private_key(key.curve).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     )
     field = tlv(0x30, oid("1.2.840.10045.1.1") + _number(_PRIME))
@@ -269,12 +269,12 @@ def _ec_forms(key: ec.EllipticCurvePrivateKey) -> list[bytes]:
 
     found = [
         ("EC PRIVATE KEY", sec1(curve, public))
-        for public in (points[0], points[1], None, stranger, b"", b"\x04" + bytes(2 * size))
+        for public in (points[0], points[1], None, foreign, b"", b"\x04" + bytes(2 * size))
     ]
     found += [
         ("PRIVATE KEY", _wrapped(_EC + curve, sec1(named, public)))
         for named in (b"", curve, oid(_CURVES["secp384r1"]))
-        for public in (points[0], points[1], None, stranger)
+        for public in (points[0], points[1], None, foreign)
     ]
     found += [
         ("EC PRIVATE KEY", sec1(explicit, points[0])),

@@ -1,8 +1,8 @@
-"""Keys, PKCS#12 files, certificates and kubeconfigs, damaged with regard to their structure: the same for a seed.
+"""Keys, PKCS#12 files, certificates and kubeconfigs with structural damage, the same for a seed.
 
-Owns the inputs and the ways to damage them: lengths that lie, other tags and names of algorithms, numbers of a hundred
-thousand bits, values that are repeated, nested, exchanged or cut off. Everything else stays a valid encoding, so that
-the damage gets past the first reader.
+Owns the inputs and the types of damage: wrong lengths, other tags and OIDs, numbers of up to a million bits, and
+repeated, nested, exchanged or truncated values. The rest stays a valid encoding, so that the first parser accepts the
+damage.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _BITS = (0, 1, 31, 64, 128, 2048, 16_384, 16_385, 20_000, 100_000, 1_000_000)
 
 @cache
 def seeds() -> tuple[tuple[str, bytes], ...]:
-    """What is damaged, each with the label that it has in PEM; "" for what is DER alone."""
+    """Return the undamaged inputs, each with its PEM label, or "" for DER without PEM."""
     return tuple(_seeds())
 
 
@@ -79,7 +79,7 @@ def _seeds() -> Iterator[tuple[str, bytes]]:
 
 
 def damaged(random: Random) -> bytes:
-    """A file to look at."""
+    """Return a damaged file."""
     label, der = random.choice(seeds())
     for _ in range(random.choice((1, 1, 1, 2, 3, 6))):
         der = _damaged_der(der, random)[:MAX_SIZE]
@@ -94,7 +94,7 @@ def damaged(random: Random) -> bytes:
 
 
 def kubeconfig(data: bytes, random: Random) -> bytes:
-    """A kubeconfig that embeds it as a certificate, a key or a CA."""
+    """Return a kubeconfig that embeds `data` as a certificate, a key or a CA."""
     text = base64.b64encode(data[: MAX_SIZE // 2]).decode()
     good = base64.b64encode(pem_block("CERTIFICATE", make_or_get(random))).decode()
     first, second, third = random.sample((text, good, good), 3)
@@ -106,12 +106,12 @@ def kubeconfig(data: bytes, random: Random) -> bytes:
 
 
 def make_or_get(random: Random) -> bytes:
-    """A certificate that is whole."""
+    """Return an undamaged certificate."""
     return random.choice([der for label, der in seeds() if label == "CERTIFICATE"])
 
 
 def _damaged_der(der: bytes, random: Random) -> bytes:
-    """The encoding with one value in it damaged, and the lengths around that put right."""
+    """Return the encoding with one damaged value, and correct lengths around it."""
     try:
         value = read_value(der)
     except MalformedError:
@@ -127,7 +127,7 @@ def _damaged_der(der: bytes, random: Random) -> bytes:
 
 
 def _values(content: bytes) -> list[bytes] | None:
-    """The values that a content consists of, also that of an octet or a bit string."""
+    """Return the nested values of a content, also in an octet string or a bit string. None if it has none."""
     found, at = list[bytes](), 0
     content = content[1:] if content[:1] == b"\0" else content
     try:

@@ -1,7 +1,7 @@
-"""`python -m fuzz.run TARGET [libFuzzer's options and directories]`: one target in a process of its own.
+"""`python -m fuzz.run TARGET [libFuzzer's options and directories]`: one target in a separate process.
 
-Owns the instrumentation: certmond, and PyYAML where it is Python, are imported so that each branch
-is seen. Ends with a status other than 0 at the first input that breaks a promise.
+Owns the instrumentation of the branches of certmond and of the Python part of PyYAML. Exits with a status other than 0
+at the first input that violates an invariant.
 """
 
 from __future__ import annotations

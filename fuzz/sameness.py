@@ -1,7 +1,7 @@
-"""How two YAML texts differ, told by code that is not certmond's: which values do, and whether anything else does.
+"""Differences of two YAML texts, computed without code of certmond: the values, and the text around them.
 
-Owns what "nothing else changes" means for a file that is edited in place: the values with their types and order, and
-every byte that is not part of a value that differs. Pure.
+Owns the definition of an edit that changes nothing else: the other values keep their types and order, and so does
+every byte outside of the changed values. Pure.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import yaml
 
 Place = tuple[Any, ...]
-"""Where a value stands in a document: keys and numbers, from the outside in."""
+"""The path of a value in a document: keys and indexes, from the root."""
 
 
 class Difference(NamedTuple):
-    """Two values at one place; lists and mappings only where they have not the same keys."""
+    """Two values at one path. Lists and mappings only if their keys differ."""
 
     place: Place
     before: Any
@@ -24,12 +24,12 @@ class Difference(NamedTuple):
 
 
 def differences(before: bytes, after: bytes) -> list[Difference]:
-    """Where two documents differ."""
+    """Return the differences of two documents."""
     return list(_walk((), yaml.safe_load(before), yaml.safe_load(after), set()))
 
 
 def _walk(place: Place, old: Any, new: Any, met: set[tuple[int, int]]) -> Iterator[Difference]:
-    if (id(old), id(new)) in met:  # behind an anchor: it has been compared, or is being so
+    if (id(old), id(new)) in met:  # an alias: the comparison is done or in progress
         return
     if type(old) is type(new) and isinstance(old, (Mapping, list)):
         met.add((id(old), id(new)))
@@ -39,12 +39,12 @@ def _walk(place: Place, old: Any, new: Any, met: set[tuple[int, int]]) -> Iterat
             return
         for name, other in zip(*names, strict=True):
             yield from _walk((*place, name), old[name], new[other], met)
-    elif repr(old) != repr(new):  # as text, that tells 1 from true, and not .nan from itself
+    elif repr(old) != repr(new):  # as text, which distinguishes 1 from true, but not .nan from .nan
         yield Difference(place, old, new)
 
 
 def around(data: bytes, places: Iterable[Place]) -> list[str]:
-    """The text before, between and behind the values at these places."""
+    """Return the text before, between and after the values at these paths."""
     text = data.decode()
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     marks = sorted((node.start_mark.index, node.end_mark.index) for node in (_node(root, each) for each in places))

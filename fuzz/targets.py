@@ -1,7 +1,7 @@
-"""What is fuzzed: for each format a function that reads any bytes, and fails where a promise of its reader is broken.
+"""Targets of the fuzzer: for each format a function that parses any bytes, and fails if an invariant is violated.
 
-Owns the promises: which errors may come out, and what holds of what comes out. A reader's own docstring makes them;
-here they are said again, by other code.
+Owns the invariants: the permitted errors, and the properties of each result. The docstring of a parser states them, and
+other code checks them here.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def leaf() -> Issued:
 
 @contextmanager
 def state(name: str, content: bytes) -> Iterator[Path]:
-    """A state directory of its own, in memory, with a file of this name."""
+    """Yield a new state directory, in memory, with a file of this name."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         path = Path(directory) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def state(name: str, content: bytes) -> Iterator[Path]:
 
 
 def encoding(data: bytes) -> None:
-    """Any bytes give a document, and its certificates are read again from what is written of them."""
+    """Any bytes give a document. Its certificates, written as PEM, give the same certificates."""
     document = decode(data, PATH)
     assert all(PATH in fault.detail for fault in document.faults)
     if document.certificates:
@@ -86,13 +86,13 @@ def encoding(data: bytes) -> None:
 
 
 def certificate(data: bytes) -> None:
-    """A certificate, which is its own bytes, or MalformedError."""
+    """The result is a certificate with the same bytes, or MalformedError."""
     with suppress(MalformedError):
         assert parse_certificate(data).der == data
 
 
 def kubeconfig(data: bytes) -> None:
-    """Entries with data or a path, or MalformedError."""
+    """The result has entries with data or a path, or is MalformedError."""
     with suppress(MalformedError):
         found = parse_kubeconfig(data, PATH)
         held = [each for user in found.users for each in (user.certificate, user.key)]
@@ -102,7 +102,7 @@ def kubeconfig(data: bytes) -> None:
 
 
 def kubeconfig_text(data: bytes) -> None:
-    """Credentials and trust are exchanged, and nothing else; or WriteError, which names the file."""
+    """Only credentials and CA data change, or WriteError names the file."""
     new = {"client-certificate-data": b"a new certificate", "client-key-data": b"a new key"}
     trust = {"certificate-authority-data": authority().pem}
     pair = {"certificate_pem": new["client-certificate-data"], "key_pem": new["client-key-data"]}
@@ -119,7 +119,7 @@ def kubeconfig_text(data: bytes) -> None:
 
 
 def manifest_text(data: bytes) -> None:
-    """Both flags are given their values, and nothing else changes; or WriteError, which names the file."""
+    """Both flags get their values, and nothing else changes, or WriteError names the file."""
 
     def expected(found: Difference) -> bool:
         words = {word for flag, value in FLAGS.items() for word in (value, f"--{flag}={value}")}
@@ -132,11 +132,11 @@ def manifest_text(data: bytes) -> None:
 
 
 def _edited(data: bytes, edit: Callable[[bytes], bytes], expected: Callable[[Difference], bool]) -> bytes | None:
-    """What came of it; proven to be no other text but for what was expected, and to stay as it is when edited again."""
+    """Return the edited text, or None. Assert that only expected values differ, and a second edit has no effect."""
     try:
         result = edit(data)
     except WriteError as error:
-        assert PATH in str(error)  # noqa: PT017 - it may be refused, and need not be
+        assert PATH in str(error)  # noqa: PT017 - an error is permitted, not required
         return None
     found = differences(data, result)
     assert all(map(expected, found)), [each.place for each in found]
@@ -147,7 +147,7 @@ def _edited(data: bytes, edit: Callable[[bytes], bytes], expected: Callable[[Dif
 
 
 def kubelet(data: bytes) -> None:
-    """The dated file lies beside the symlink, under a name that nobody has; or WriteError. PEM is joined."""
+    """The dated file is beside the symlink, with an unused name, or WriteError. Check also the joined PEM."""
     path, _, rest = data.decode("utf-8", "surrogateescape").partition("\n")
     taken = set(rest.split("\n"))
     with suppress(WriteError):
@@ -159,15 +159,15 @@ def kubelet(data: bytes) -> None:
 
 
 def kubeadm_configuration(data: bytes) -> None:
-    """A configuration, or ConfigError, each of whose problems names the file."""
+    """The result is a configuration, or ConfigError with the file in each problem."""
     try:
         parse_kubeadm_config(data, PATH)
     except ConfigError as error:
-        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - it may be refused
+        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - an error is permitted
 
 
 def manifest(data: bytes) -> None:
-    """Never an error: what has not the shape of a pod says nothing."""
+    """Never an error: a document that is no Pod gives no facts."""
     found = parse_manifest(data, PATH)
     assert found.text == data.decode("utf-8", "replace")
     for container in [*containers(found.fields), kubelet_fields(found.fields, PATH)]:
@@ -183,25 +183,25 @@ def manifest(data: bytes) -> None:
 
 
 def configuration(data: bytes) -> None:
-    """A configuration, which `dump` writes as text that means the same; or ConfigError that names the file."""
+    """The result is a configuration, which `dump` writes as equivalent text, or ConfigError with the file."""
     try:
         found = parse_config([Source(PATH, data)])
     except ConfigError as error:
-        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - it may be refused
+        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - an error is permitted
     else:
         assert parse_config([Source(PATH, dump(found))]) == found
 
 
 def web_configuration(data: bytes) -> None:
-    """A web configuration, or ConfigError, each of whose problems names the file."""
+    """The result is a web configuration, or ConfigError with the file in each problem."""
     try:
         parse_web_config(PATH, data, Path("/etc"))
     except ConfigError as error:
-        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - it may be refused
+        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - an error is permitted
 
 
 def transaction(data: bytes) -> None:
-    """A record whose paths lead nowhere else, or the name under which it is kept aside."""
+    """The result is a record with safe paths, or the new name of the invalid file."""
     with state("0123456789abcdef.commit.json", data) as directory, opened(directory) as descriptor:
         (found,) = Records(descriptor).left()
         if isinstance(found, str):
@@ -212,7 +212,7 @@ def transaction(data: bytes) -> None:
 
 
 def restarts(data: bytes) -> None:
-    """A memory, if only an empty one; what is in it can be noted and is there again."""
+    """The result is a history, possibly empty. Its entries can be stored and read again."""
     with state("restarts.json", data) as directory:
         history = History(directory)
         known = history.all()
@@ -222,7 +222,7 @@ def restarts(data: bytes) -> None:
 
 
 def renewals(data: bytes) -> None:
-    """A memory, if only an empty one; what is in it stays when something is added."""
+    """The result is a ledger, possibly empty. Its entries stay after an addition."""
     with state("renewals.json", data) as directory:
         ledger = Ledger(directory)
         known = ledger.attempts()
@@ -232,14 +232,14 @@ def renewals(data: bytes) -> None:
 
 
 def changes(data: bytes) -> None:
-    """A memory, if only an empty one."""
+    """The result is a record, possibly empty."""
     with state("changes.json", data) as directory:
         found = Changes(directory, keeps=True).contents([(PATH, "ab", 1)], NOW)
         assert found.keys() == {PATH}
 
 
 def pending(data: bytes) -> None:
-    """Whichever of the kept files is damaged: all that is needed to ask again, or nothing."""
+    """With one damaged file of a request, the result is the complete request, or nothing."""
     for suffix in (".key", ".csr", ".for"):
         with state("nothing", b"") as directory:
             kept = Pending(directory)
@@ -252,13 +252,13 @@ def pending(data: bytes) -> None:
 
 
 def rotation(data: bytes) -> None:
-    """A rotation, which is the same when it was saved and loaded; or an error that names the file: never nothing."""
+    """The result is a rotation, which survives a write and a read, or an error with the file: never nothing."""
     with state(f"{DIRECTORY}/record.json", data) as directory:
         record = RotationRecord(directory)
         try:
             found = record.load()
         except MalformedError as error:
-            assert "record.json" in str(error)  # noqa: PT017 - it may be refused
+            assert "record.json" in str(error)  # noqa: PT017 - an error is permitted
         else:
             assert found
             record.save(found)
@@ -271,7 +271,7 @@ def rotation(data: bytes) -> None:
 
 
 def cluster_record(data: bytes) -> None:
-    """A record, which is the same when it was written and read; or an error that quotes nothing secret."""
+    """The result is a record, which survives a write and a read, or an error that quotes no key."""
     text = data.decode("utf-8", "replace")
     try:
         found = parse_cluster_record(text, PATH)
@@ -279,19 +279,19 @@ def cluster_record(data: bytes) -> None:
         made = rotation_of(found)
         assert rotation_of(record_of(made, found.coordinator)) == made
     except CertmondError as error:
-        assert isinstance(error, (MalformedError, RotationError))  # noqa: PT017 - it may be refused
+        assert isinstance(error, (MalformedError, RotationError))  # noqa: PT017 - an error is permitted
         assert "PRIVATE KEY" not in str(error)  # noqa: PT017 - the same
 
 
 def acknowledgement(data: bytes) -> None:
-    """What a node says, which is written as it was read; or nothing."""
+    """The result is the report of a node, written as it was read, or nothing."""
     text = data.decode("utf-8", "replace")
     found = Acknowledgement.parse(text)
     assert found is None or str(found) == text
 
 
 def status(data: bytes) -> None:
-    """The page, or one of the errors that the process which answers makes a sentence of; and `status` of the verbs."""
+    """The result is the page, or an error that the server reports. Check also the document of `status`."""
     understood = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
     with suppress(*understood):
         assert page(data, None, None, "").startswith("<!doctype html>")
@@ -302,7 +302,7 @@ def status(data: bytes) -> None:
 
 
 def heartbeat(data: bytes) -> None:
-    """Never an error: what cannot be read is no sign of life."""
+    """Never an error: an unreadable heartbeat counts as a stopped daemon."""
     why = halted(data, NOW.timestamp())
     assert why is None or why
 

@@ -1,6 +1,6 @@
-"""Files of up to a megabyte that cost as much as their kind can: what a look at each may take is one second.
+"""Files of up to 1 MB with the highest cost of their type: a scan of each may take one second.
 
-Owns the files. Each is made so that one stage has as much to do as the limits of certmond allow, or more.
+Owns the files. Each causes the maximum work, or more, that the limits of certmond allow in one stage.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from cryptography.x509.oid import NameOID
 from certmond.pki.asn1.der import read_value
 from tests.builders import Issued, bundle, integer, make_ca, make_intermediate, make_leaf, oid, pem_block, tlv
 
-_RANDOM = Random(1)  # noqa: S311 - it has to be the same again
+_RANDOM = Random(1)  # noqa: S311 - a repeatable sequence
 _SIZE = (1 << 20) - 4096
 
 
 def with_key(der: bytes, key: bytes) -> bytes:
-    """The certificate with another SubjectPublicKeyInfo."""
+    """Return the certificate with another SubjectPublicKeyInfo."""
     body, *rest = read_value(der).values()
     fields = [field.encoded for field in body.values()]
     place = 6 if fields[0][0] == 0xA0 else 5
@@ -31,14 +31,14 @@ def with_key(der: bytes, key: bytes) -> bytes:
 
 
 def rsa_key(bits: int, exponent: int = (1 << 64) - 1) -> bytes:
-    """A SubjectPublicKeyInfo with a number of so many bits."""
+    """Return a SubjectPublicKeyInfo with a modulus of `bits` bits."""
     modulus = _RANDOM.getrandbits(bits) | 1 << bits - 1 | 1
     numbers = tlv(0x30, integer(modulus), integer(exponent))
     return tlv(0x30, tlv(0x30, oid("1.2.840.113549.1.1.1"), tlv(0x05)), tlv(0x03, b"\0", numbers))
 
 
 def rsa_candidates(bits: int) -> bytes:
-    """A leaf, and as many certificates as fit that could have issued it."""
+    """Return a leaf, and the maximum number of certificates that could have issued it."""
     body, algorithm, _ = read_value(make_leaf(make_ca("ca", key="rsa")).der).values()
     signature = tlv(0x03, b"\0", b"\x11" * (bits // 8))  # as long as the keys: OpenSSL refuses another at once
     leaf = pem_block("CERTIFICATE", tlv(0x30, body.encoded, algorithm.encoded, signature))
@@ -48,7 +48,7 @@ def rsa_candidates(bits: int) -> bytes:
 
 
 def curve_candidates() -> bytes:
-    """The same with keys on a curve for which OpenSSL has no fast code."""
+    """Return such a file with keys on a curve for which OpenSSL has no fast code."""
     leaf, ca = make_leaf(make_ca("ca")), make_ca("ca").der
     found = []
     for _ in range(511):
@@ -60,7 +60,7 @@ def curve_candidates() -> bytes:
 
 
 def chain() -> bytes:
-    """CAs of one name, each of which has signed the next."""
+    """Return CAs with one name, each of which has signed the next."""
     links = [make_ca("ca", permitted=["DNS:"])]
     while len(links) < 300:
         links.append(make_intermediate(links[-1], "ca", permitted=["DNS:"]))
@@ -68,14 +68,14 @@ def chain() -> bytes:
 
 
 def same_key() -> bytes:
-    """CAs of one name and one key, which differ in their names alone."""
+    """Return CAs with one subject and one key, which differ only in their names."""
     ca = make_ca("ca")
     others = [make_ca("ca", key=ca.key, names=[f"DNS:{n}.{'a' * 60}"] * 15) for n in range(500)]
     return _fitting(make_leaf(ca).pem, [each.pem for each in others])
 
 
 def names_and_constraints(count: int, subtrees: int, kind: str = "DNS") -> Callable[[], bytes]:
-    """A leaf with so many names, and three CAs above it that each constrain them."""
+    """Return a function that makes a leaf with `count` names, below three CAs that each constrain them."""
 
     def name(number: int) -> str:
         return f"DNS:{number:x}" if kind == "DNS" else f"IP:10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
@@ -94,19 +94,19 @@ def names_and_constraints(count: int, subtrees: int, kind: str = "DNS") -> Calla
 
 
 def long_names() -> bytes:
-    """Names of a hundred thousand labels below a CA that constrains names."""
+    """Return names with 100,000 labels, below a CA with name constraints."""
     ca = make_ca("ca", permitted=["DNS:a", "DNS:"])
     return bundle(make_leaf(ca, names=[f"DNS:{'a.' * 100_000}a"] * 3), ca)
 
 
 def distinguished_name() -> bytes:
-    """Thousands of attributes in a subject, escaped one by one."""
+    """Return a subject with thousands of attributes, which need escapes."""
     attributes = [x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, ',+"\\<>;=' * 2)])] * 4_500
     return make_ca(subject=x509.Name(attributes)).pem
 
 
 def one_attribute() -> bytes:
-    """An attribute of half a megabyte, of characters that are escaped."""
+    """Return a subject with one attribute of 0.3 MB, of characters that need escapes."""
     key = make_ca()
     subject = tlv(0x30, tlv(0x31, tlv(0x30, oid("2.5.4.3"), tlv(0x0C, b',+"\\' * 80_000))))
     body, *rest = read_value(key.der).values()
@@ -116,18 +116,18 @@ def one_attribute() -> bytes:
 
 
 def extensions() -> bytes:
-    """Thirty thousand extensions of unknown kinds, all critical."""
+    """Return a certificate with 30,000 unknown critical extensions."""
     return make_ca(extra=[(f"1.2.3.{n}", True, b"") for n in range(30_000)]).pem
 
 
 def huge_oid() -> bytes:
-    """An algorithm whose name has one number of a million bits."""
+    """Return an algorithm whose OID has one number of 1.4 million bits."""
     key = tlv(0x30, tlv(0x30, tlv(0x06, b"\x2a\x03" + b"\xff" * 200_000 + b"\x7f")), tlv(0x03, b"\0" * 40))
     return pem_block("CERTIFICATE", with_key(make_ca().der, key))
 
 
 def kubeconfig(key: bytes, with_certificate: bool) -> bytes:
-    """As many users as fit, each with its key."""
+    """Return a kubeconfig with the maximum number of users, each with a key."""
     ca, text = make_ca("ca", key="rsa-4096"), base64.b64encode(key).decode()
     certificate = base64.b64encode(make_leaf(ca, key="ec").pem + ca.pem).decode() if with_certificate else ""
     users, size = list[str](), 0
@@ -139,7 +139,7 @@ def kubeconfig(key: bytes, with_certificate: bool) -> bytes:
 
 
 def bare_key(curve: ec.EllipticCurve) -> bytes:
-    """A private key without its public half, which has to be computed."""
+    """Return a private key without its public half, which a reader must compute."""
     key = ec.generate_private_key(curve)
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     number = key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8)
@@ -150,7 +150,7 @@ def bare_key(curve: ec.EllipticCurve) -> bytes:
 
 
 def dsa_keys() -> bytes:
-    """As many DSA keys as are read, of the largest size that is read."""
+    """Return more DSA keys than certmond reads, of the largest accepted size."""
     p, q = (1 << 3072) - 1_103_717 | 1, (1 << 256) - 189
     algorithm = tlv(0x30, oid("1.2.840.10040.4.1"), tlv(0x30, integer(p), integer(q), integer(p - 5)))
     key = tlv(0x30, integer(0), algorithm, tlv(0x04, integer(q - 2)))

@@ -28,6 +28,7 @@ from certmond.expose.http.web_config import WebConfig
 from certmond.expose.http.web_config import parse as parse_web
 from tests.conftest import real_part
 from tests.documents import PAGES, ROOT, Block, blocks, calls, refusal
+from tests.rotation_node import root_ca
 
 CANNOT_BE_RUN = {
     r"(?<![-\w])(kubectl|kubeadm|etcdctl) | canary\.json": "asks a cluster",
@@ -99,9 +100,9 @@ class Sandbox:
         self.cwd.mkdir()
         for name in ("config", "systemd", "docs"):
             (self.cwd / name).symlink_to(ROOT / name)
-        pair = template / "etc/kubernetes/pki/front-proxy-ca"  # a Root CA that is another one
-        for suffix in (".crt", ".key"):
-            shutil.copyfile(f"{pair}{suffix}", self.cwd / f"new{suffix}")
+        new = root_ca()
+        for suffix, pem in ((".crt", new.pem), (".key", new.key_pem)):
+            (self.cwd / f"new{suffix}").write_bytes(pem)
         with tarfile.open(self.cwd / "certmond.tar", "w") as kept:
             kept.add(template / "var/lib/certmond", "certmond")
         kubeadm = [block.text for block in blocks(page) if "kind: ClusterConfiguration" in block.text]

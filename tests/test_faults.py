@@ -127,13 +127,20 @@ def test_no_watches_left(host: Host, limit: str) -> None:
         host.at(KEY).chmod(0o600)
 
 
+def lose(directory: Path) -> None:
+    """Rename the directory before its removal, because the daemon writes into it at the same time."""
+    gone = directory.with_name(f"{directory.name}.gone")
+    directory.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def test_the_runtime_directory_is_lost(waiting: Host) -> None:
     """If the runtime directory is removed, the daemon reports it once and continues. When the directory exists again,
     the daemon publishes all files again.
     """
     before = waiting.serials()
     with enforcing(waiting) as daemon:
-        shutil.rmtree(daemon.runtime)
+        lose(daemon.runtime)
         waiting.at(HOLD).unlink()
         daemon.until(lambda: before.items().isdisjoint(waiting.serials().items()), "renewed")
         daemon.until(lambda: "publish_failed" in daemon.log.read_text(), "told")
@@ -148,7 +155,7 @@ def test_the_runtime_directory_is_lost(waiting: Host) -> None:
 def test_it_ends_cleanly_without_its_runtime_directory(waiting: Host) -> None:
     """If the path of the runtime directory has another file, the stopped daemon exits 0."""
     with enforcing(waiting) as daemon:
-        shutil.rmtree(daemon.runtime)
+        lose(daemon.runtime)
         daemon.runtime.write_text("something else")
         assert daemon.stop() == 0
 

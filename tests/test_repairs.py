@@ -5,25 +5,30 @@ killed at any call.
 from __future__ import annotations
 
 import base64
+import copy
 import os
 import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from certmond.expose.documents.plan import step_name
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
 from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.findings import Reason
 from certmond.pki.planning.steps import Plan, Restore
 from certmond.state.archive import Archive
+from certmond.state.last_subjects import LastSubjects
 from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server, new_key
 from tests.daemon_harness import Running, running
@@ -70,6 +75,16 @@ def written(path: str, content: bytes) -> Damage:
     return lambda host: host.real(path).write_bytes(content)
 
 
+def der_key(host: Host) -> bytes:
+    return make_leaf(host.ca).key_as(PrivateFormat.PKCS8, encoding=Encoding.DER)
+
+
+def keystore(host: Host) -> bytes:
+    leaf = make_leaf(host.ca)
+    key: Any = leaf.key
+    return serialize_key_and_certificates(b"", key, leaf.cert, None, BestAvailableEncryption(b"password"))
+
+
 def other_key(path: str) -> Damage:
     return lambda host: host.real(path).write_bytes(make_leaf(host.ca).key_pem)
 
@@ -94,6 +109,9 @@ BROKEN: dict[str, tuple[str, Damage]] = {
     "empty certificate": ("apiserver", written(API["path"], b"")),
     "empty key": ("apiserver", written(API["key"], b"")),
     "key of another": ("apiserver", other_key(API["key"])),
+    "text instead of the key": ("apiserver", written(API["key"], b"managed by a tool\n")),
+    "noise instead of the key": ("apiserver", written(API["key"], bytes(range(1, 256)) * 6)),
+    "cut DER key": ("apiserver", lambda host: written(API["key"], der_key(host)[:80])(host)),
     "key that was kept": ("etcd-server", written(ENTRIES["etcd-server"]["key"], b"")),
     "kubeconfig that is none": ("admin.conf", written(ADMIN["path"], b"\tno: {yaml")),
     "empty kubeconfig": ("admin.conf", written(ADMIN["path"], b"")),
@@ -146,6 +164,17 @@ def test_each_damage_is_repaired(tmp_path: Path, how: str, archived: bool) -> No
         assert host.at(CURRENT).is_symlink()
         assert re.search(r"-20\d\d(-\d\d){5}\.pem$", os.readlink(host.at(CURRENT)))
         assert host.real(CURRENT) != host.at(DATED)
+
+
+@pytest.mark.parametrize("content", [der_key, keystore])
+def test_a_key_of_another_format_is_not_replaced(tmp_path: Path, content: Callable[[Host], bytes]) -> None:
+    """certmond issues no new pair over a key in DER or a PKCS#12 file, which may be the only copy."""
+    host = whole(tmp_path, "apiserver", archived=False)
+    host.at(API["key"]).write_bytes(content(host))
+    before = host.at(API["key"]).read_bytes()
+    assert host.start_once() == ()
+    assert host.enforcer().plan(host.look(), frozenset({"apiserver"})).steps == ()
+    assert host.at(API["key"]).read_bytes() == before
 
 
 @pytest.mark.parametrize("archived", [True, False])
@@ -226,6 +255,22 @@ def test_the_only_copy_of_a_private_key_stays_in_the_archive(tmp_path: Path, *, 
     assert key in {file.content for file in Archive(host.state).load("apiserver.damaged", first)}
 
 
+def test_the_finding_of_a_missing_ca_key_names_its_copy_in_the_archive(tmp_path: Path) -> None:
+    """An operator has moved the key of a CA over that of a certificate. After the repair the archive has this key, and
+    the finding of the CA names its directory.
+    """
+    host = whole(tmp_path, "apiserver", archived=True)
+    host.at(CA["key"]).rename(host.at(API["key"]))
+    assert kinds(host.start_once()) == [("restore", "done")]
+    (generation,) = Archive(host.state).ids("apiserver.damaged")
+    (status,) = (each for each in host.look().statuses if each.seen.name == "ca")
+    (said,) = (each.message for each in status.findings if each.reason is Reason.KEY_MISSING)
+    assert said.endswith(f"copy it back: ls {host.state}/archive/apiserver.damaged/{generation}")
+    shutil.rmtree(host.state / "archive/apiserver.damaged")
+    (status,) = (each for each in host.look().statuses if each.seen.name == "ca")
+    assert [each.message for each in status.findings if "restore the key" in each.message]
+
+
 def test_what_comes_back_is_in_the_trail_without_a_key(tmp_path: Path) -> None:
     """The audit trail has the step, its generation and the reason."""
     host = whole(tmp_path, "apiserver", archived=True)
@@ -283,6 +328,97 @@ def test_a_wider_generation_is_not_restored_without_proof(tmp_path: Path, how: s
     assert host.start_once() == ()
     (held,) = host.plan().held
     assert "its entry fixes no subject" in held.because
+
+
+ADMINS, MASTERS = "kubeadm:cluster-admins", "system:masters"
+
+
+def admin_of(host: Host, group: str, end: datetime) -> None:
+    """Write admin.conf as kubeadm does, with a certificate of this group."""
+    subject: Any = x509.Name.from_rfc4514_string(f"O={group},CN=kubernetes-admin")
+    leaf = make_leaf(host.ca, subject, not_before=end - YEAR, not_after=end)
+    host.put(ADMIN["path"], kubeconfig(host.ca, leaf), 0o600)
+
+
+def group_of(host: Host) -> str | None:
+    """Return the group of the certificate in admin.conf."""
+    (found,) = (each.certificate for each in host.look().statuses if each.seen.name == "admin.conf")
+    return next((each[2:] for each in found.attributes if each.startswith("O=")), None) if found else None
+
+
+@pytest.mark.parametrize("archived", [True, False])
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("last", [ADMINS, MASTERS])
+def test_system_masters_is_restored_only_if_it_was_the_last_subject(
+    tmp_path: Path, last: str, *, archived: bool, recorded: bool
+) -> None:
+    """An operator has replaced a certificate of certmond by one with the other accepted subject. After a start,
+    certmond repairs the damaged file with the last subject. Without the record of subjects it does not issue
+    `system:masters`. A missing record of renewals has no effect.
+    """
+    host = Host(tmp_path, "admin.conf")
+    host.entries["admin.conf"]["subject"] = [f"CN=kubernetes-admin,O={group}" for group in (ADMINS, MASTERS)]
+    other = MASTERS if last == ADMINS else ADMINS
+    admin_of(host, other, host.now + 10 * DAY)
+    host.start()
+    assert group_of(host) == other
+    host.now += DAY if archived else 30 * DAY
+    admin_of(host, last, host.now + YEAR)
+    host.enforcer().salvage.record_subjects(host.look())
+    if not recorded:
+        (host.state / "subjects.json").unlink()
+    host.at(ADMIN["path"]).write_bytes(b"x")
+    host.start_once()
+    assert group_of(host) == ADMINS
+    if last == MASTERS and recorded:  # the last certificate of certmond had the other subject
+        host.put(ADMIN["path"], b"x", 0o600)
+        (host.state / "renewals.json").unlink()
+        host.start_once()
+        assert group_of(host) == MASTERS
+
+
+def test_the_daemon_records_the_last_subject(tmp_path: Path) -> None:
+    """For each entry with several accepted subjects, the record has the last one that the CA of the entry signed."""
+    host = Host(tmp_path / "host", "admin.conf", "apiserver", now=now())
+    host.entries["admin.conf"]["subject"] = [f"CN=kubernetes-admin,O={group}" for group in (ADMINS, MASTERS)]
+    record = LastSubjects(host.state, ())
+    with watching(host) as daemon:
+        admin_of(host, MASTERS, host.now + YEAR)
+        daemon.until(lambda: MASTERS in record.read().get("admin.conf", ""), "the first subject is recorded")
+        admin_of(host, ADMINS, host.now + YEAR)
+        daemon.until(lambda: ADMINS in record.read().get("admin.conf", ""), "the second subject is recorded")
+        subject: Any = x509.Name.from_rfc4514_string(f"O={MASTERS},CN=kubernetes-admin")
+        forged = make_leaf(make_ca(), subject, not_before=host.now - DAY, not_after=host.now + YEAR)
+        host.put(ADMIN["path"], kubeconfig(host.ca, forged), 0o600)
+        daemon.until(lambda: daemon.reasons("admin.conf"), "the forged certificate has a finding")
+    assert record.read() == {"admin.conf": f"O={ADMINS},CN=kubernetes-admin"}
+
+
+@pytest.mark.parametrize("how", ["damaged", "others", "by hand"])
+def test_a_restored_kubeconfig_trusts_the_present_ca_only(tmp_path: Path, how: str) -> None:
+    """A generation that certmond stored during a rotation also trusts the old CA. The restored file trusts the CA that
+    the entry embeds now, and otherwise equals the generation. A file with other users keeps them.
+    """
+    host = whole(tmp_path, "admin.conf", archived=True)
+    old = make_ca(key="ec", not_before=host.now - YEAR, not_after=host.now + YEAR)
+    wanted = yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) | {"preferences": {"colors": True}}
+    both = copy.deepcopy(wanted)
+    both["clusters"][0]["cluster"]["certificate-authority-data"] = base64.b64encode(host.ca.pem + old.pem).decode()
+    host.put(ADMIN["path"], yaml.safe_dump(both).encode(), 0o600)
+    stored = Archive(host.state).store("admin.conf", {ADMIN["path"]: host.at(ADMIN["path"])}, host.now, {})
+    if how == "others":
+        both["users"].append({"name": "other", "user": {"username": "other"}})
+        wanted = copy.deepcopy(both) | {"clusters": wanted["clusters"]}
+        both["users"][0]["user"]["client-key-data"] = "AAAA"
+        host.put(ADMIN["path"], yaml.safe_dump(both).encode(), 0o600)
+    else:
+        host.put(ADMIN["path"], b"x", 0o600)
+    if how == "by hand":
+        for said in ("restored ", "already"):
+            assert said in host.restoration().restore("admin.conf", stored.id, dry_run=False)[-1]
+    else:
+        assert kinds(host.start_once()) == [("restore", "done")]
+    assert yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) == wanted
 
 
 def test_during_a_rotation_no_generation_of_the_old_ca_is_restored(tmp_path: Path) -> None:
@@ -418,6 +554,39 @@ def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
     assert host.start_once() == ()
     assert host.at(API["key"]).read_bytes() == key
     assert any("TSS2 PRIVATE KEY" in item.message for status in host.look().statuses for item in status.findings)
+
+
+@pytest.mark.parametrize("archived", [True, False])
+@pytest.mark.parametrize("current", ["empty", "gone", "token"])
+def test_another_user_of_a_kubeconfig_never_gets_the_certificate_of_its_entry(
+    tmp_path: Path, current: str, *, archived: bool
+) -> None:
+    """The certificate of the entry belongs to the user of the current context. If this user has no certificate, or is
+    missing, certmond reports damage and changes no other user, although the certificate of that user is due. The
+    finding has the remedy: after the file is moved away, `renew` creates it again.
+    """
+    host = whole(tmp_path, "admin.conf", archived=archived)
+    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    due = make_leaf(host.ca, "other", not_before=host.now - 80 * DAY, not_after=host.now + 5 * DAY)
+    fields = {"client-certificate-data": due.pem, "client-key-data": due.key_pem}
+    other = {"name": "other", "user": {each: base64.b64encode(pem).decode() for each, pem in fields.items()}}
+    own = {"empty": {}, "token": {"token": "abc"}}
+    name = document["users"][0]["name"]
+    document["users"] = [*([{"name": name, "user": own[current]}] if current in own else []), other]
+    host.put(ADMIN["path"], yaml.safe_dump(document).encode(), 0o600)
+    assert host.start_once() == ()
+    assert yaml.safe_load(host.at(ADMIN["path"]).read_bytes()) == document
+    said = [item.message for status in host.look().statuses for item in status.findings]
+    assert any(f"has no client certificate for user '{name}' of its current context" in each for each in said)
+    if current == "token":
+        return
+    remedy = "; move the file away, then run: certmond renew admin.conf"
+    assert any(each.endswith(remedy) for each in said)
+    assert host.plan().held[0].because.endswith(remedy)
+    host.at(ADMIN["path"]).rename(host.at(f"{ADMIN['path']}.away"))
+    enforcer = host.enforcer()
+    made = enforcer.plan(host.look(), frozenset({"admin.conf"}))
+    assert kinds(enforcer.executor.execute(made)) == [("restore" if archived else "issue", "done")]
 
 
 @pytest.mark.parametrize("damage", [gone(CURRENT), written(CURRENT, b"")])

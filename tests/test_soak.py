@@ -42,18 +42,18 @@ def opinions() -> Opinions:
 
 PLANTED: list[tuple[str, Callable[[Opinions], dict[str, Any]]]] = [
     ("ends at", lambda o: {"disk": {**o.disk, LEAF: 1764000001.0}}),
-    ("not there", lambda o: {"disk": {BAD: None}}),
+    ("does not exist", lambda o: {"disk": {BAD: None}}),
     ("on the disk", lambda o: {"disk": {**o.disk, "/leaves/3.pem": None}}),
     ("in status", lambda o: {"status": {"certificates": []}}),
     ("in journal", lambda o: {"standing": frozenset()}),
     ("in journal", lambda o: {"standing": o.standing | {("leaf", LEAF, "expired", "critical")}}),
     ("serves", lambda o: {"shown": "cd"}),
     ("serves nothing", lambda o: {"shown": "", "file": ""}),
-    ("what is served", lambda o: {"metrics": METRICS.replace(':1"} 1', ':1"} 0')}),
-    ("what is served", lambda o: {"metrics": METRICS.replace("served_matches", "x")}),
+    ("the served certificate", lambda o: {"metrics": METRICS.replace(':1"} 1', ':1"} 0')}),
+    ("the served certificate", lambda o: {"metrics": METRICS.replace("served_matches", "x")}),
     ("renewals in the trail", lambda o: {"trail": o.trail[1:]}),
     ("restarts in the trail, and 1 in", lambda o: {"trail": o.trail[:2], "starts": 1}),
-    ("has begun 3 times", lambda o: {"starts": 3}),
+    ("has started 3 times", lambda o: {"starts": 3}),
 ]
 
 

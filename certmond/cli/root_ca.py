@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from certmond.pki.rotation.ca_hierarchy import Family
     from certmond.pki.rotation.ca_validation import Verdict
     from certmond.pki.rotation.service_account_keys import TokenKeys
+    from certmond.pki.x509.certificate import Anchor
     from certmond.renewal.bootstrap_ca import CAFiles
 
 TOKEN_KEYS = "sa"  # noqa: S105 - a name
@@ -169,6 +170,15 @@ def _assessed(options: Globals, config: Config) -> Assessment:
 
     inventory = Store(config.certificates, options.root, config.given_facts).observe()
     return assess(inventory, datetime.now(UTC), renew_before=config.renew_before)
+
+
+def node_anchors(options: Globals, config: Config) -> dict[str, set[Anchor]]:
+    """Return the certificates in the trust anchor files of this node, by the name of the entry."""
+    found: dict[str, set[Anchor]] = {}
+    for status in _assessed(options, config).statuses:
+        if status.seen.spec.is_trust:
+            found.setdefault(status.seen.spec.name, set()).update(status.seen.certificates)
+    return found
 
 
 def require_certificate(family: str, what: str, remedy: str) -> None:

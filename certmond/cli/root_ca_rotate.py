@@ -95,7 +95,7 @@ def rotate(
     if no_wait:
         click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons continue it")
         return
-    from certmond.cli.rotation_progress import run_rotation
+    from certmond.cli.rotation_run import run_rotation
 
     sys.exit(run_rotation(enforcer, handover, progress, aborting=False))
 
@@ -130,7 +130,7 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     handover.retry_while_busy(partial(enforcer.rotating.change, back))
     click.echo(f"{rotation.name} was in the phase {rotation.phase}; its abort begins with {back.phase}")
     if not no_wait:
-        from certmond.cli.rotation_progress import run_rotation
+        from certmond.cli.rotation_run import run_rotation
 
         sys.exit(run_rotation(enforcer, handover, progress, aborting=True))
 

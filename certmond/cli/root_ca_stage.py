@@ -23,6 +23,7 @@ from certmond.cli.root_ca import (
     REFUSED,
     TOKEN_KEYS,
     family_option,
+    node_anchors,
     node_family,
     node_token_keys,
     read_ca_files,
@@ -123,6 +124,7 @@ def stage(
     for warning in verdict.warnings:
         click.echo(f"warning: {warning}", err=True)
     problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
+    problems += [*_other_families(options, config, family, made.certificate)] if certificate else []
     if made.certificate is None or problems:
         _refuse(problems)
     keep = partial(_stage_anchor, options, family, made.certificate, made.key, now, force=force)
@@ -173,6 +175,19 @@ def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -
     elif not family.holds_key and key is not None:
         fact = f"this node has no {family.spec.key or 'key of its CA'}, and a CA key must be only on nodes that sign"
         yield f"{fact}; omit {key}"
+
+
+def _other_families(options: Globals, config: Config, family: str, staged: Certificate | None) -> Iterator[str]:
+    """Yield a problem for each other family of this node whose CA is `staged`, if it shares no anchor with `family`."""
+    from certmond.state.rotation_record import RotationRecord
+
+    record = RotationRecord(options.state_dir)
+    known = node_anchors(options, config)
+    for name, aid in record.aids().items():
+        known[name] = {*known.get(name, ()), aid.new}
+    for other, anchors in known.items():
+        if staged in anchors and anchors.isdisjoint(known.get(family, ())):
+            yield f"it is the CA of {other} on this node; stage another CA, or stage it with --family {other}"
 
 
 def _generated_ca(

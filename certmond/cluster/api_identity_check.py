@@ -6,7 +6,7 @@ result.
 
 from __future__ import annotations
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.errors import CertmondError, UnknownServerError, UnknownUserError
 
 _ATTEMPTS = 2

@@ -2,7 +2,7 @@
 
 Owns when certmond reads the cluster, which node coordinates, when the next workers may act, and when a phase begins. A
 phase begins after every node has reported the previous one (`node_reports`) and the cluster passes its checks
-(`rotation_checks.preconditions`). A node without an answer from the API keeps its phase. Changes no file of the node.
+(`rotation_checks.phase_checks`). A node without an answer from the API keeps its phase. Changes no file of the node.
 No report contains a key.
 """
 
@@ -14,10 +14,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.node_reports import NodeReports
 from certmond.cluster.record_rules import DELETE_RECORD, admit, is_behind, record_of, rotation_of
-from certmond.cluster.rotation_checks.preconditions import Inspection
+from certmond.cluster.rotation_checks.phase_checks import Inspection
 from certmond.config.model import Config
 from certmond.errors import (
     CertmondError,

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.errors import LostError, SigningError, UnreachableError
 from certmond.pki.findings import printable
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.errors import CertmondError
 from certmond.pki.rotation.gates import Member, Report
 from certmond.pki.rotation.phases import Phase, Rotation, forth

@@ -15,8 +15,8 @@ from lightkube import AsyncClient
 from lightkube.resources.core_v1 import Node
 from lightkube.types import PatchType
 
+from certmond.cluster.access import Access
 from certmond.cluster.client import PAGE, ConflictError, Connection, NotFoundError
-from certmond.cluster.connection import Access
 from certmond.errors import RefusedError, UnreachableError
 
 ANNOTATION = "certmond.io/rotation"

@@ -18,8 +18,8 @@ from typing import Any
 
 from lightkube.types import PatchType
 
+from certmond.cluster.access import Access
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
-from certmond.cluster.connection import Access
 from certmond.cluster.workloads import KINDS, Workload, why_not_restarted
 from certmond.errors import UnreachableError
 

@@ -16,8 +16,8 @@ from lightkube.models.meta_v1 import OwnerReference
 from lightkube.resources.apps_v1 import DaemonSet, Deployment, ReplicaSet, StatefulSet
 from lightkube.resources.core_v1 import Pod
 
+from certmond.cluster.access import Access
 from certmond.cluster.client import PAGE, Connection
-from certmond.cluster.connection import Access
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, first_names, run_check
 
 NAME = "workloads"

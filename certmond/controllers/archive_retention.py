@@ -1,7 +1,8 @@
 """Retention of the archive: remove generations older than `archive.keep_for`, with their keys.
 
-Keeps the newest good generation of each certificate for a restore. Removes no generation of a certificate if a later
-certmond wrote one of them. The caller of `apply` holds the lock of the transactions.
+Keeps the newest good generation of each certificate for a restore, and the only copy of a private key among damaged
+files (`renewal/damaged_files`). Removes no generation of a certificate if a later certmond wrote one of them. The
+caller of `apply` holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from certmond.notify.audit import Audit
 from certmond.notify.journal import Event
 from certmond.pki.catalog.field_types import format_duration
 from certmond.pki.x509.parsing import Document, decode
+from certmond.renewal.damaged_files import OnlyCopies
+from certmond.renewal.repair import View, is_damaged_name
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile, stored_at
 
 _INTERVAL = timedelta(hours=1)
@@ -29,7 +32,10 @@ class Retention:
     It applies at most once an hour, or again after the clock was set back.
     """
 
-    def __init__(self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime], files: View
+    ) -> None:
+        self._only_copies = OnlyCopies(archive, config.certificates, files)
         self._archive, self._audit, self._clock = archive, audit, clock
         self._keep_for, self._hold = config.archive.keep_for, config.hold
         self._applied_at: datetime | None = None
@@ -71,7 +77,8 @@ class Retention:
         if not old:
             return ()
         newest_good = next((each for each in reversed(found) if self._is_good(name, each)), found[-1])
-        return tuple(each for each in old if each != newest_good)
+        expired = [each for each in old if each != newest_good]
+        return tuple(self._only_copies.removable(name, expired) if is_damaged_name(name) else expired)
 
     def _is_good(self, name: str, generation: str) -> bool:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.config.model import Config
 from certmond.errors import CertmondError
 from certmond.pki.catalog.entries import Kind

@@ -49,7 +49,7 @@ def coordinator_of(
     if kubeconfig is None:
         asks = PublicationCheck(config, real, alive, monotonic) if acting and root == "/" else None
         return SingleNode(config, clock=clock, monotonic=monotonic, publication=asks)
-    from certmond.cluster.connection import Access
+    from certmond.cluster.access import Access
 
     find = partial(real, kubeconfig)
     if not acting:

@@ -39,6 +39,7 @@ from certmond.renewal.replace import (
 )
 from certmond.renewal.restoration import Restoration
 from certmond.renewal.signing_permission import SigningPermissions
+from certmond.renewal.symlink_targets import SymlinkTargets
 from certmond.rotation.staged_ca import Staging
 from certmond.rotation.step_files import StepFiles
 from certmond.signers.protocol import Request, Signer
@@ -86,9 +87,10 @@ class Executor:
         self._transactions = Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
         self._damaged = DamagedFiles(state_dir, config.archive.keep, config.certificates, self._files)
-        self._retention = Retention(self._archive, config, audit, clock)
+        self._retention = Retention(self._archive, config, audit, clock, self._files)
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pairs = KeyPairs(config.certificates, self._files)
+        self._symlink_targets = SymlinkTargets(config.certificates, self._files)
         self._pending = Pending(state_dir)
         self._grants = SigningPermissions(config, root, state_dir, self._files)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
@@ -216,6 +218,9 @@ class Executor:
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
         if why := stale_reason(step, self._files):  # no failure to record: the file has changed since the plan
             return Outcome(step, "failed", why)
+        written = (step.path,) if step.keep_key else archived(step.status.seen)
+        if why := self._symlink_targets.objection(written, step.status.seen.spec):
+            raise WriteError(why)
         granted = self._grants.granted(step)
         self._ledger.check()  # without a ledger, each pass would renew the certificate again
         attempt = self._ledger.attempts().get(step.identity)
@@ -267,6 +272,12 @@ class Executor:
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
         """Restore a certificate. Record the attempt first, for the case of a kill after the restore."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
+        if step.generation is None:  # the step changes the kubeconfig in place; its certificate stays
+            done = self._restoration.repair(step, writer)
+            repaired = replace(before or Attempt(now, restored=True), failures=0, message="", at=now).repaired(before)
+            with suppress(WriteError):  # then the count omits this repair
+                self._ledger.store(step.identity, replace(repaired, at=before.at) if before else repaired)
+            return Outcome(step, "done", done)
         restored = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
         self._ledger.store(step.identity, (before or Attempt(now)).restoring(*restored))
         done = self._restoration.repair(step, writer)

@@ -11,17 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from certmond.config.model import Config
-from certmond.controllers.replaced_ca import CAChanges, fact_of
+from certmond.controllers.replaced_ca import CAChanges, fact_of, staging_commands
 from certmond.pki.assessment.rule_input import finding
 from certmond.pki.findings import Finding, Reason
 from certmond.pki.planning.steps import Rotate
 from certmond.pki.rotation.family_state import Ground
-from certmond.pki.rotation.first_aid import advanced, aid_of, is_reached, next_step
+from certmond.pki.rotation.first_aid import advanced, aid_of, is_reached, next_step, untrusted_signer
 from certmond.pki.rotation.phase_end import signer_differences
 from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.x509.certificate import Anchor
 from certmond.transaction.node_files import NodeFiles
+
+_RESTORE = "restore the old CA and its key"
 
 
 class FirstAid:
@@ -73,31 +75,33 @@ class FirstAid:
         return aid_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
 
     def _message(self, family: str, ground: Ground, replaced: CAChanges, new_aid: Rotation | str | None) -> str | None:
-        if new_aid is not None:
-            change, _ = replaced.changes[family]
-            fact, objection = fact_of(change, ground), replaced.objection
-            if isinstance(new_aid, str):
-                return f"{fact}; certmond changes no file: {objection}; {new_aid}; restore the old CA and its key"
-            adds = "adds the old CA behind it now (if that fails, see: certmond plan)"
-            does = "has added the old CA behind it" if {*new_aid.old} <= {*ground.trust} else adds
-            return (
-                f"{fact}; certmond {does}, so that components accept clients of both, and begins no rotation "
-                f"({objection}); restore the old CA and its key, and certmond removes the other CA; to rotate to the "
-                "other CA, run then on every control-plane node `certmond root-ca stage CERT KEY`, and on one "
-                "`certmond root-ca rotate`"
-            )
-        recorded = self.recorded.get(family)
-        if recorded is None or self._config.mode != "enforce":
+        recorded, enforces = self.recorded.get(family), self._config.mode == "enforce"
+        trusts_both = recorded is not None and {recorded.new, recorded.old[0]} <= {*ground.trust}
+        change = replaced.changes.get(family, (None,))[0]
+        if change is None:
+            if (message := untrusted_signer(ground)) and not self._is_active(family):
+                return message
+            if recorded and enforces and trusts_both and recorded.phase is Phase.TRUST:
+                return _both_trusted(recorded, ground)
             return None
-        changed, both = family in replaced.changes, recorded.new in ground.trust and recorded.old[0] in ground.trust
-        if changed and ground.key in {each.key for each in recorded.old}:
+        if enforces and recorded and ground.key in {each.key for each in recorded.old}:
             return f"{ground.key_path} is the key of the old CA again; certmond removes the other CA from {ground.path}"
-        if both and not changed and recorded.phase is Phase.TRUST:
-            return (
-                f"{ground.path} trusts the old CA behind its replacement, but no certificate on this node is of the "
-                f"old CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
-            )
-        return None
+        fact = fact_of(change, ground)
+        if isinstance(new_aid, str):
+            if recorded and recorded.new != change.new:
+                first = f"an earlier CA (SHA-256 {recorded.new.sha256[:16]}…) replaced the old CA before"
+                return f"{fact}; certmond changes no file: {first}; {_RESTORE}, and certmond removes the earlier CA"
+            return f"{fact}; certmond changes no file: {replaced.objection}; {new_aid}; {_RESTORE}"
+        aids_change = enforces and trusts_both and recorded is not None and recorded.new == change.new
+        if new_aid is None and not aids_change:
+            return None
+        has_added = trusts_both or (new_aid is not None and {*new_aid.old} <= {*ground.trust})
+        adds = "adds the old CA behind it now (if that fails, see: certmond plan)"
+        return (
+            f"{fact}; certmond {'has added the old CA behind it' if has_added else adds}, so that components accept "
+            f"clients of both, and begins no rotation ({replaced.objection}); {_RESTORE}, and certmond removes the "
+            f"other CA; to rotate to the other CA, {staging_commands(family)}"
+        )
 
     def obstacles(self, family: str) -> Iterator[str]:
         """Yield why no rotation of the family can begin on this node, with the remedy."""
@@ -146,3 +150,14 @@ class FirstAid:
             if later:
                 found[family] = later
         return found
+
+
+def _both_trusted(aid: Rotation, ground: Ground) -> str:
+    """Return the message on two trusted CAs if no certificate of the node shows a change, with the remedy."""
+    if ground.trust[0] != aid.new or ground.key != aid.new.key:
+        fact = f"{ground.path} trusts the old CA first, and then the CA that replaced it"
+        return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"
+    return (
+        f"{ground.path} trusts the old CA behind its replacement, but no certificate on this node is of the "
+        f"old CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
+    )

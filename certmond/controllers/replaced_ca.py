@@ -191,6 +191,10 @@ class CAChanges:
             return f"{fact}; restore the old CA and rotate with `certmond root-ca`, or set `mode: enforce`"
         if self._config.root_ca.on_change == "alarm":
             fact = f"{fact}; certmond does not act, because `root_ca.on_change` is alarm"
+            if self._objection:
+                fact = f"{fact}, and no command rotates to a CA that is already installed here ({self._objection})"
+                first = "" if self._config.cluster.kubeconfig else "configure `cluster:` on every node, and "
+                return f"{fact}: restore the old CA and its key; to rotate, {first}{staging_commands(change.family)}"
             then = f"or, after {after.name}, run" if after else "or run"
             return f"{fact}: restore the old CA and its key, {then}: {rotate}"
         if self._objection:
@@ -201,6 +205,13 @@ class CAChanges:
         how = "certmond rotates it now, without an overlap, because the old CA has expired"
         how = how if expired else "certmond rotates it now"
         return "; ".join((f"{fact}; {how}", *verdict.warnings))
+
+
+def staging_commands(family: str) -> str:
+    """Return the commands that rotate to a CA which a user had installed, after the old CA and its key are restored."""
+    option = "" if family == SIGNER_FAMILY else f" --family {family}"
+    staged = f"`certmond root-ca stage{option} CERT KEY` on every control-plane node"
+    return f"run {staged}, then `certmond root-ca rotate{option}` on one"
 
 
 def fact_of(change: Change, ground: Ground) -> str:

@@ -31,7 +31,7 @@ from certmond.pki.rotation.phase_end import open_conditions, reload_deadline
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, desired
 from certmond.pki.rotation.planner import MissingSteps, family_statuses, missing_steps
 from certmond.pki.rotation.preview import Preview, preview
-from certmond.pki.rotation.replaced_ca import put_back
+from certmond.pki.rotation.replaced_ca import has_signed_all, put_back
 from certmond.pki.rotation.worker_batches import Workers, held_back, in_batches
 from certmond.pki.services.staleness import Surroundings
 from certmond.pki.services.trust_sets import digest_of
@@ -62,6 +62,7 @@ class RotationState:
     that follows instead if a user has installed the old CA again, or a third one. `broken` is the reason for which the
     state is unknown, or None. `elsewhere` is true while other nodes rotate a CA that this node does not use. `unsure`
     has the trust anchors with which certmond must not sign now, because components may not trust them, and the reason.
+    `in_use` names those of them that have signed all leaves of this node.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class RotationState:
         self.broken: str | None = None
         self.elsewhere = False
         self.unsure: Mapping[str, str] = {}
+        self.in_use = frozenset[str]()
         self.first_aid.reset()
 
     def check(self) -> None:
@@ -165,6 +167,9 @@ class RotationState:
         findings = self.replaced.findings(known, aids, now)
         findings |= self.first_aid.findings(self._grounds, self.replaced, known, aids, now)
         self.unsure = {family: found[0].message for family, found in findings.items()}
+        changes = self.replaced.changes.items()
+        signing = (family for family, (change, _) in changes if has_signed_all(change, inventory))
+        self.in_use = frozenset(signing) - aids.keys()
         return findings
 
     def followed(self) -> Rotation | None:

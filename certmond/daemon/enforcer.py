@@ -247,13 +247,13 @@ class Enforcer:
         """
         states = self._derivations.states()
         policy, past = policy_of(self._config), self._ledger.attempts()
-        now = circumstances_of(self._config.derived, states)
-        now = replace(now, unsure=self.rotation_state.unsure, replaced_ca=self.rotation_state.replaced_ca)
-        left = self.rotation_state.missing_steps(assessment) if asked is None else MissingSteps()
+        now, state = circumstances_of(self._config.derived, states), self.rotation_state
+        now = replace(now, unsure=state.unsure, in_use=state.in_use, replaced_ca=state.replaced_ca)
+        left = state.missing_steps(assessment) if asked is None else MissingSteps()
         order = pace(left, past, assessment.taken_at)
         if order.first:  # Trust anchors change first. The next pass plans the other steps.
             return order.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
-        under = certificates_of((self.rotation_state.rotation.new,)) if self.rotation_state.rotation else ()
+        under = certificates_of((state.rotation.new,)) if state.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
         signing = self.rotation_state.signing
         made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)

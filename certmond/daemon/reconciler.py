@@ -100,8 +100,12 @@ class Reconciler:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
     def make_plan(self, assessment: Assessment, around: Surroundings) -> None:
-        """Plan the steps of this pass. In observe mode, plan from the observed state only."""
+        """Plan the steps of this pass. In observe mode, plan from the observed state only.
+
+        Record the present subjects first, because a later repair needs them.
+        """
         self._observed = assessment, around
+        self._enforcer.salvage.record_subjects(assessment)
         planned = self._enforcer.plan if self._enforcing else self._enforcer.plan_observed
         self.plan = planned(assessment, around=around)
 

@@ -13,7 +13,7 @@ from typing import Any
 from certmond.files.cache_entry import latest_change
 from certmond.files.document_reader import DocumentReader, bundle_observations
 from certmond.formats.kubeconfig import Material, User
-from certmond.formats.kubeconfig_credentials import Credentials, no_certificate_in
+from certmond.formats.kubeconfig_credentials import Credentials, broken_cluster, missing_parts, own_user
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Embedded, Observation
 from certmond.pki.findings import Fault, Reason
@@ -49,25 +49,27 @@ class KubeconfigObserver:
         )  # fmt: skip
 
     def observations(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
-        credentials = self._reader.credentials(path)
-        config = credentials.config
+        config = (credentials := self._reader.credentials(path)).config
         embedded, trust_faults = self._trust(path, credentials)
         users = sorted(config.users, key=lambda user: user.name != config.current_user)
         users_with_certificate = [user for user in users if user.certificate]
         faults = [*credentials.faults, *(trust_faults if spec.embedded_ca else ())]
-        others = [user for user in users if user.other]
-        if spec.subject and not users_with_certificate and not credentials.faults:
-            faults.append(no_certificate_in(path, others))
+        own = own_user(config) if spec.subject else next(iter(users_with_certificate), None)
+        # Credentials of another kind count only for the user of the current context, or if no user has a certificate.
+        others = [u for u in users if u.other and (not users_with_certificate or u.name == config.current_user)]
+        if spec.subject and not credentials.faults:
+            faults += missing_parts(path, credentials, others, embeds=spec.embedded_ca is not None)
         permissions = tuple(self._reader.permissions({path: True}))
         whole = Observation(
             spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults),
             wanted=self._reader.is_wanted(spec), changed_at=self._reader.entry(path).changed_at, renewable=not others,
+            broken_cluster=broken_cluster(credentials) if spec.subject and spec.embedded_ca else "",
         )  # fmt: skip
         plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
         for user in users_with_certificate:
             bare = Observation(f"{spec.name}#{user.name}", plain, path)
-            yield self._with_user(whole if user is users_with_certificate[0] else bare, credentials, user)
-        if faults and not users_with_certificate:
+            yield self._with_user(whole if user is own else bare, credentials, user)
+        if faults and own is None:
             yield whole
         if spec.embedded_ca is None:
             yield from self._clusters(spec, path, credentials)

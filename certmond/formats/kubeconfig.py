@@ -50,12 +50,16 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster entry. `server_name` is the host for which the server's certificate is verified."""
+    """A cluster entry. `server_name` is the host for which the server's certificate is verified.
+
+    `skips_verification` is `insecure-skip-tls-verify`: such a cluster needs no CA.
+    """
 
     name: str
     server: str
     server_name: str
     ca: Material | None
+    skips_verification: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     for name, fields in _entries(document, "clusters", "cluster", problems):
         server = as_text(fields.get("server"))
         ca = _material(fields, "certificate-authority", directory, f"cluster {name!r}", problems)
-        clusters.append(Cluster(name, server, as_text(fields.get("tls-server-name")) or _host(server), ca))
+        server_name = as_text(fields.get("tls-server-name")) or _host(server)
+        clusters.append(Cluster(name, server, server_name, ca, bool(fields.get("insecure-skip-tls-verify"))))
     context: Mapping[str, Any] = next(
         (
             fields

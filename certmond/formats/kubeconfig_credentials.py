@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from certmond.errors import MalformedError
-from certmond.formats.kubeconfig import Kubeconfig, Material, User, parse_kubeconfig
+from certmond.formats.kubeconfig import Cluster, Kubeconfig, Material, User, parse_kubeconfig
 from certmond.pki.findings import Fault, Reason, printable
 from certmond.pki.x509.parsed_file import not_pem
 from certmond.pki.x509.parsing import Document, decode, is_pkcs12
@@ -60,12 +60,68 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
     return Credentials(bare, documents, tuple(faults))
 
 
-def no_certificate_in(path: str, others: Sequence[User]) -> Fault:
-    """Return the fault of a kubeconfig without a client certificate.
+def own_user(config: Kubeconfig) -> User | None:
+    """Return the user to whom the subject of an entry applies, if that user has a certificate.
+
+    It is the user of the current context, or the only user if the file has no current context.
+    """
+    name = config.current_user or (config.users[0].name if len(config.users) == 1 else None)
+    return next((user for user in config.users if user.certificate and user.name == name), None)
+
+
+def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *, embeds: bool) -> list[Fault]:
+    """Return the faults of a kubeconfig, whose entry has a subject, on a missing certificate or server.
+
+    Report the missing certificate of its user, or else a missing server if the entry embeds a CA (`embeds`). `others`
+    are the users with other credentials.
+    """
+    config = credentials.config
+    if own_user(config) is None:
+        return [_no_certificate_in(path, config, others)]
+    if not embeds or _has_server(config):
+        return []
+    fact = printable(f"{path}: {broken_cluster(credentials)}")
+    return [Fault(Reason.MALFORMED, fact, "write it there, or move the file away and issue it again")]
+
+
+def broken_cluster(credentials: Credentials) -> str:
+    """Return why the current context has no server with a usable CA, as a clause. "" if it has one.
+
+    The cluster or its server is missing, or its embedded CA is missing or malformed.
+    """
+    config = credentials.config
+    clusters = _current_clusters(config)
+    if not _has_server(config):
+        return f"cluster {clusters[0].name!r} has no server" if clusters else "its current context has no cluster"
+    if len(clusters) != 1 or clusters[0].skips_verification:
+        return ""
+    cluster = clusters[0]
+    if cluster.ca is None:
+        return f"cluster {cluster.name!r} has no readable CA certificate"
+    document = credentials.documents.get((cluster.name, "ca"))  # None if the cluster refers to a file
+    if document and (not document.certificates or any(each.reason is Reason.MALFORMED for each in document.faults)):
+        return f"the CA certificate of cluster {cluster.name!r} is malformed"
+    return ""
+
+
+def _current_clusters(config: Kubeconfig) -> list[Cluster]:
+    """Return the cluster of the current context, or all clusters if it names none."""
+    return [each for each in config.clusters if config.current_cluster in {None, each.name}]
+
+
+def _has_server(config: Kubeconfig) -> bool:
+    return any(each.server for each in _current_clusters(config))
+
+
+def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) -> Fault:
+    """Return the fault that the user of the current context has no client certificate.
 
     `others` are the users with other credentials, such as a token. certmond does not replace these credentials.
     """
     fact = f"{path} has no client certificate"
+    if any(user.certificate for user in config.users):
+        whose = f"user {config.current_user!r} of its" if config.current_user else "the user of a"
+        fact = printable(f"{fact} for {whose} current context")
     if not others:
         return Fault(Reason.MISSING, fact, "issue it again")
     instead = printable(f"{fact}: user {others[0].name!r} authenticates with {others[0].other}")

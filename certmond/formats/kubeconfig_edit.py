@@ -1,14 +1,12 @@
 """Edits of a kubeconfig: replacement of credentials in its text; and a new kubeconfig, as kubeadm writes it.
 
-Owns the edit in place, which replaces the base64 of one user's certificate and key, and of its cluster's CA. Comments,
-order, quotes and other content stay byte for byte. A parse of the result proves that. Accesses no file, and never
-quotes the text, because it contains a private key.
+Owns the values of a kubeconfig that change: the base64 of one user's certificate and key, and the CA and the server of
+its clusters. Other content stays byte for byte (`formats/yaml_edit`). Accesses no file, and never quotes the text,
+because it contains a private key.
 """
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, assert_never
@@ -17,17 +15,14 @@ import yaml
 
 from certmond.errors import MalformedError, WriteError
 from certmond.formats.kubeconfig import as_text, load_mapping, parse_kubeconfig
+from certmond.formats.kubeconfig_credentials import broken_cluster, parse_credentials
+from certmond.formats.yaml_edit import Position, decoded, encoded, with_values
+from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.parsing import decode
 
 _CERTIFICATE, _KEY, _TRUST = "client-certificate-data", "client-key-data", "certificate-authority-data"
-
-_Position = tuple[str | int, ...]
-"""The position of a value in a document: keys and indexes, starting at the root."""
-
-# The text before a value: anchor and tag, then a quote, or the header of a block scalar with its first indentation.
-_HEAD = re.compile(r"""(?:[&!]\S*\s+)*(?:["']|[|>][^\n]*\n\s*|)""")
-_TAIL = "\"' \t\r\n"
+_SERVER = "server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ class Entry(NamedTuple):
     """A user, a cluster or a context: its name, the position of its fields, and the fields."""
 
     name: str
-    position: _Position
+    position: Position
     fields: Mapping[str, Any]
 
 
@@ -72,24 +67,49 @@ def with_credentials(
     document = _loaded(data, path)
     contexts = _contexts(document)
     user = _user(document, contexts, path, old)
-    new_values = {
+    new_values: dict[Position, bytes | str] = {
         (*user.position, _CERTIFICATE): certificate_pem,
         (*user.position, _KEY): key_pem,
     }
     cluster = _cluster(document, contexts, user.name)
     if trust_pem is not None and cluster and cluster.fields.get(_TRUST):
         new_values[*cluster.position, _TRUST] = trust_pem
-    return _with_values(data, document, new_values, f"the credentials of user {user.name!r} in {path}")
+    return with_values(data, document, new_values, f"the credentials of user {user.name!r} in {path}")
 
 
 def has_several_entries(data: bytes) -> bool:
-    """Return whether a kubeconfig has more than one user, cluster or context, which a repair must preserve."""
+    """Return whether a kubeconfig has entries that a repair must preserve.
+
+    These are more than one user, cluster or context, or a user other than that of the current context.
+    """
     try:
         document = load_mapping(data)
     except MalformedError:
         return False
     kinds = (("users", "user"), ("clusters", "cluster"), ("contexts", "context"))
+    named = {as_text(each.fields.get("user")) for each in _contexts(document) if _is_current(document, each)}
+    if named and any(each.name not in named for each in entries(document, "users", "user")):
+        return True
     return any(sum(1 for _ in entries(document, *each)) > 1 for each in kinds)
+
+
+def credentials_obstacle(data: bytes, path: str) -> str | None:
+    """Return why `with_credentials` cannot replace the credentials of the current user, or None."""
+    try:
+        document = _loaded(data, path)
+        _user(document, _contexts(document), path, None)
+    except WriteError as error:
+        return str(error).partition(";")[0]
+    return None
+
+
+def embeds_ca(data: bytes) -> bool:
+    """Return whether a kubeconfig embeds the CA of the cluster of its current context."""
+    try:
+        document = load_mapping(data)
+        return bool(_current_cluster(document, "").fields.get(_TRUST))
+    except (MalformedError, WriteError):
+        return False
 
 
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
@@ -115,23 +135,57 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
     Raises WriteError if the edit would change other content. `path` is the file in the message.
     """
     document = _loaded(data, path)
+    cluster = _current_cluster(document, path)
+    if not cluster.fields.get(_TRUST):
+        raise WriteError(
+            f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file that it names"
+        )
+    new_values: dict[Position, bytes | str] = {(*cluster.position, _TRUST): _pem(trust)}
+    for other in entries(document, "clusters", "cluster"):
+        embedded = decode(decoded(other.fields.get(_TRUST)) or b"", "").certificates
+        if other.position != cluster.position and not frozenset(embedded).isdisjoint(anchors):
+            known = {*anchors, *trust}
+            new_values[*other.position, _TRUST] = _pem((*trust, *(each for each in embedded if each not in known)))
+    return with_values(data, document, new_values, f"the CA of cluster {cluster.name!r} in {path}")
+
+
+def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
+    """Return the kubeconfig `data` with `trust`, and with the URL `server` if the current cluster has none.
+
+    The current cluster keeps its CA if it refers to a file or skips the verification. Raises WriteError if the current
+    context would still have no server with a usable CA, or if the edit would change other content.
+    """
+    document = _loaded(data, path)
+    no_cluster = f"certmond adds no cluster to {path}; add it to the file"
+    try:
+        cluster = _current_cluster(document, path)
+    except WriteError:
+        raise WriteError(no_cluster) from None
+    new_values: dict[Position, bytes | str] = {}
+    refers = bool(cluster.fields.get("certificate-authority")) and not cluster.fields.get(_TRUST)
+    if not refers and not cluster.fields.get("insecure-skip-tls-verify"):
+        if not trust:
+            raise WriteError(f"the file of the CA that {path} embeds has no certificate; restore the CA first")
+        new_values[*cluster.position, _TRUST] = _pem(trust)
+    if not as_text(cluster.fields.get(_SERVER)):
+        if not server:
+            fact = printable(f"no file of the node has the address of the API server of cluster {cluster.name!r}")
+            raise WriteError(f"{fact}; write its URL into {path} as `server`")
+        new_values[*cluster.position, _SERVER] = server
+    result = with_values(data, document, new_values, f"the CA and the server of cluster {cluster.name!r} in {path}")
+    if broken_cluster(parse_credentials(result, path)):
+        raise WriteError(no_cluster)
+    return result
+
+
+def _current_cluster(document: Mapping[str, Any], path: str) -> Entry:
+    """Return the cluster of the current context, or the only cluster. Raises WriteError without one."""
     clusters = list(entries(document, "clusters", "cluster"))
     names = [context.fields.get("cluster") for context in _contexts(document) if _is_current(document, context)]
     chosen = [entry for entry in clusters if entry.name in names] or (clusters if len(clusters) == 1 else [])
     if not chosen:
         raise WriteError(f"{path} has no current context with a cluster; set it with `kubectl config use-context`")
-    cluster = chosen[0]
-    if not cluster.fields.get(_TRUST):
-        raise WriteError(
-            f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file that it names"
-        )
-    new_values: dict[_Position, bytes] = {(*cluster.position, _TRUST): _pem(trust)}
-    for other in clusters:
-        embedded = decode(_decoded(other.fields.get(_TRUST)) or b"", "").certificates
-        if other is not cluster and not frozenset(embedded).isdisjoint(anchors):
-            known = {*anchors, *trust}
-            new_values[*other.position, _TRUST] = _pem((*trust, *(each for each in embedded if each not in known)))
-    return _with_values(data, document, new_values, f"the CA of cluster {cluster.name!r} in {path}")
+    return chosen[0]
 
 
 def _pem(certificates: Sequence[Certificate]) -> bytes:
@@ -154,28 +208,11 @@ def _is_current(document: Mapping[str, Any], context: Entry) -> bool:
     return context.name == document.get("current-context")
 
 
-def _with_values(data: bytes, document: Mapping[str, Any], new_values: Mapping[_Position, bytes], what: str) -> bytes:
-    """Return the text with the values of `new_values`, after proving that nothing else changes. Raises WriteError."""
-    # Equal values keep their text, so that an up-to-date file does not change.
-    edits = {
-        position: content for position, content in new_values.items() if _decoded(_value(document, position)) != content
-    }
-    try:
-        result = _with_edits(data.decode("utf-8"), edits).encode("utf-8")
-        proven = _is_proven(document, load_mapping(result), new_values)
-    except Exception:  # noqa: BLE001 - after any exception of PyYAML or the proof, the result is not proven
-        proven, result = False, b""
-    if not proven:
-        fact = f"certmond cannot replace {what} without another change to the file"
-        raise WriteError(f"{fact}; write these values without YAML anchors and aliases, once, in UTF-8")
-    return result
-
-
 def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, credentials: Embedded | Files) -> bytes:
     """Return a kubeconfig with one context, byte for byte as kubeadm writes it (client-go, clientcmd, WriteToFile)."""
     match credentials:
         case Embedded(certificate_pem, key_pem):
-            fields = {_CERTIFICATE: _encoded(certificate_pem), _KEY: _encoded(key_pem)}
+            fields = {_CERTIFICATE: encoded(certificate_pem), _KEY: encoded(key_pem)}
         case Files(certificate_path, key_path):
             fields = {"client-certificate": certificate_path, "client-key": key_path}
         case _:
@@ -183,7 +220,7 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
     context = f"{user}@{cluster}"
     document = {
         "apiVersion": "v1",
-        "clusters": [{"cluster": {_TRUST: _encoded(trust_pem), "server": server}, "name": cluster}],
+        "clusters": [{"cluster": {_TRUST: encoded(trust_pem), "server": server}, "name": cluster}],
         "contexts": [{"context": {"cluster": cluster, "user": user}, "name": context}],
         "current-context": context,
         "kind": "Config",
@@ -211,6 +248,8 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
     if old is None:
         users = [entry for entry in users if entry.name == current]
         problem = f"{path} has no current context with a user; set it with `kubectl config use-context`"
+        if current:
+            problem = f"{path} has no user {current!r} for its current context; add it, or move the file away"
     else:
         users_with_file = [entry for entry in users if entry.name == current and not entry.fields.get(_CERTIFICATE)]
         users = [entry for entry in users if _embeds(entry, old)] or users_with_file
@@ -228,7 +267,7 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
 
 
 def _embeds(entry: Entry, certificate: Certificate) -> bool:
-    data = _decoded(entry.fields.get(_CERTIFICATE))
+    data = decoded(entry.fields.get(_CERTIFICATE))
     return data is not None and certificate in decode(data, "").certificates
 
 
@@ -236,70 +275,3 @@ def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> E
     """Return the cluster of the user: that of the current context, or else of the first context with the user."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)
-
-
-def _with_edits(text: str, edits: Mapping[_Position, bytes]) -> str:
-    """Return the text with other values at some positions. Raises ValueError if one of them is not a scalar."""
-    # The loader in Python: its marks count characters, a BOM included.
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    nodes = [(_node(root, position), content) for position, content in edits.items()]
-    for node, content in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
-        start, stop = node.start_mark.index, node.end_mark.index
-        if head := _HEAD.match(text, start, stop):
-            start = head.end()
-        stop = start + len(text[start:stop].rstrip(_TAIL))
-        text = f"{text[:start]}{_encoded(content)}{text[stop:]}"
-    return text
-
-
-def _node(node: Any, position: _Position) -> yaml.ScalarNode:
-    for step in position:
-        if isinstance(step, str):
-            (node,) = [value for key, value in node.value if key.value == step]
-        else:
-            node = node.value[step]
-    if not isinstance(node, yaml.ScalarNode):
-        raise ValueError("is not a scalar")  # noqa: TRY004 - the text is wrong, not a type in this program
-    return node
-
-
-def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: Mapping[_Position, bytes]) -> bool:
-    """Return whether `after` has the new values, and otherwise equals `before`, including types and order."""
-    if any(_decoded(_value(after, position)) != content for position, content in new_values.items()):
-        return False
-    # Compare as text: this is fast with aliases, distinguishes 1 from true, and treats .nan as equal to .nan.
-    bare = [yaml.safe_dump(_without(document, list(new_values)), sort_keys=False) for document in (before, after)]
-    return bare[0] == bare[1]
-
-
-def _without(document: Any, places: list[_Position]) -> Any:
-    """Return a copy with None at `places`. It copies every level above them, so aliases of them keep the value."""
-    for position in places:
-        document = _blanked(document, position)
-    return document
-
-
-def _blanked(value: Any, position: _Position) -> Any:
-    if not position:
-        return None
-    copy = value.copy()
-    copy[position[0]] = _blanked(value[position[0]], position[1:])
-    return copy
-
-
-def _value(document: Any, position: _Position) -> Any:
-    for step in position:
-        document = document[step]
-    return document
-
-
-def _encoded(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
-def _decoded(value: Any) -> bytes | None:
-    """Return the decoded base64, which may have line breaks, or None if it is not base64."""
-    try:
-        return base64.b64decode("".join(as_text(value).split()), validate=True)
-    except ValueError:
-        return None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.config.model import Config
+from certmond.formats.kubeconfig_credentials import broken_cluster, parse_credentials
+from certmond.formats.kubeconfig_edit import embeds_ca, with_trust
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.signing.policy import fixed_by, is_issued, surplus
 from certmond.pki.x509.certificate import Certificate
@@ -96,13 +98,54 @@ class Generations:
         yield from ((pair, when > first) for pair, when in found)
 
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """Return whether the current files are a pair. True also if their key needs a passphrase."""
-        pair = self.pair(self.location(name, files), self._files.read)
-        return not isinstance(pair, Unpaired) or pair.encrypted
+        """Return whether the current files are a pair, and a kubeconfig names a server and its CA.
+
+        True also if their key needs a passphrase.
+        """
+        location = self.location(name, files)
+        pair = self.pair(location, self._files.read)
+        if isinstance(pair, Unpaired) and not pair.encrypted:
+            return False
+        return location.kind is not Kind.KUBECONFIG or not self.broken_cluster(
+            location, self._files.read(location.path) or b""
+        )
+
+    @staticmethod
+    def broken_cluster(location: PairLocation, content: bytes) -> str:
+        """Return the damage of the cluster of a kubeconfig whose entry fixes a subject and a CA, as a clause, or ""."""
+        fixed = location.spec and location.spec.subject and location.spec.embedded_ca
+        return broken_cluster(parse_credentials(content, location.path)) if fixed else ""
+
+    def embedded_ca(self, spec: CertificateSpec) -> tuple[Certificate, ...]:
+        """Return the present certificates of the CA that the kubeconfig of an entry must embed."""
+        if spec.embedded_ca is None:
+            return ()
+        authority = self._specs[spec.embedded_ca]
+        return decode(self._files.read(authority.path) or b"", authority.path).certificates
+
+    def with_present_ca(self, location: PairLocation, content: bytes) -> bytes:
+        """Return the `content` of a kubeconfig with the present CA, if its entry fixes one and the file embeds a CA.
+
+        An old kubeconfig may trust a CA that a rotation removed since. Return other content unchanged. Raises
+        WriteError if the edit would change other content.
+        """
+        spec = location.spec
+        if spec is None or location.kind is not Kind.KUBECONFIG or spec.embedded_ca is None or not embeds_ca(content):
+            return content
+        trust = self.embedded_ca(spec)
+        return with_trust(content, location.path, trust) if trust else content
+
+    def to_restore(self, name: str, files: Sequence[ArchivedFile]) -> tuple[ArchivedFile, ...]:
+        """Return the files of a generation as certmond restores them: a kubeconfig with the present CA."""
+        location = self.location(name, files)
+        return tuple(replace(file, content=self.with_present_ca(location, file.content)) for file in files)
 
     @staticmethod
     def pair(location: PairLocation, read: Read) -> KeyPair | Unpaired:
-        return entry_pair(location.kind, location.path, location.key_path, read, references=location.references)
+        own = bool(location.spec and location.spec.subject)
+        return entry_pair(
+            location.kind, location.path, location.key_path, read, references=location.references, own=own
+        )
 
     def location(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
         """Return the paths of the files, from the entry, or else from the files, of which the key is first."""

@@ -44,6 +44,7 @@ from certmond.renewal.derived_file_state import owner_ids
 from certmond.renewal.key_pair import Read, Unpaired, anchor_of_key, as_written, entry_pair, kubeconfig_pairs
 from certmond.signers.local_ca import LocalSigner, self_signed
 from certmond.signers.protocol import Request
+from certmond.state.rotation_record import ANCHORS, RotationRecord
 from certmond.transaction.commit import Change, NewFile, NewLink, Transactions, Writer
 from certmond.transaction.dirfd import Directories, blaming
 from certmond.transaction.journal import is_record
@@ -67,7 +68,7 @@ class Bootstrapper:
         node_name: str = "",
     ) -> None:
         self._root, self._audit, self._clock, self._given, self._node = root, audit, clock, given, node_name
-        self._records = state_dir / "transactions"
+        self._state_dir, self._records = state_dir, state_dir / "transactions"
         self._transactions = Transactions(root, state_dir)
         self._files = NodeFiles(root)
 
@@ -89,6 +90,7 @@ class Bootstrapper:
         Tries the signature in memory, because constraints of the CA may forbid it.
         """
         yield from self._exposed_keys(steps)
+        yield from self._replaced_cas(steps)
         given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
         if given is None or self._given is None:
             return
@@ -104,6 +106,28 @@ class Bootstrapper:
                         dict.fromkeys(f"{each.certificate.subject}: {each.refusal}" for each in search.rejections)
                     )
                     yield f"the given CA cannot sign {step.spec.path} ({why}); give another CA"
+
+    def _replaced_cas(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
+        """Yield why an installed CA must not sign: it is not in the node's record, or a rotation is in progress.
+
+        Only the rotation may sign with it.
+        """
+        record = RotationRecord(self._state_dir)
+        rotation, aids, anchors = record.load(), record.aids(), record.anchors()
+        created = {step.spec.name for step in steps if isinstance(step, MakeAuthority)}
+        paths = {step.authority.name: step.authority.path for step in steps if isinstance(step, IssueFirst)}
+        for family in paths.keys() - created:
+            path = paths[family]
+            present = decode(self._files.read(path) or b"", path).certificates
+            known = (*anchors.get(family, ()), *(aids[family].old if family in aids else ()))
+            if rotation and rotation.family == family:
+                yield f"{rotation.name} is in progress; wait for its end: certmond status"
+            elif known and present and present[0] not in known:
+                yield (
+                    f"{path} has another CA than this node used last ({known[0].called}); restore the old CA and its "
+                    "key, or rotate (docs/rotation.md); if this node was installed again, remove "
+                    f"{self._state_dir / ANCHORS}"
+                )
 
     def _exposed_keys(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         for step in steps:

@@ -1,30 +1,35 @@
 """Archive of damaged files that certmond has replaced, separate from the generations of valid files.
 
-Owns the retention of damaged files: one with the only copy of a private key outlasts the others. A user may have
-written the key of a CA into the wrong file by mistake.
+Owns the retention of damaged files: one with the only copy of a private key outlasts the others, and
+`archive.keep_for`. A user may have written the key of a CA into the wrong file by mistake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from certmond.errors import CertmondError, MalformedError
 from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.x509.parsing import decode
 from certmond.renewal.repair import View, damaged_name, is_secret
 from certmond.state.archive import Archive, ArchivedFile, Generation
+from certmond.transaction.dirfd import digest
 
-_MOST = 100
-"""Maximum number of generations of one name, so that repeated damage does not fill the disk."""
+_MOST, _LARGEST = 100, 128 * 1024
+"""Maximum number of generations of one name, and maximum size in bytes of one that outlasts the others. Repeated damage
+must not fill the disk, and the daemon must not read for minutes.
+"""
 
 
 class DamagedFiles:
     """The damaged files of the entries `specs` on one node. The archive keeps at least `keep` generations of each."""
 
     def __init__(self, state_dir: Path, keep: int, specs: Sequence[CertificateSpec], files: View) -> None:
-        self._archive, self._keep, self._files = Archive(state_dir, _MOST), keep, files
-        self._paths = tuple(dict.fromkeys(path for each in specs if not each.is_glob
-                                          for path in (each.path, each.key) if path))  # fmt: skip
+        self._archive, self._keep = Archive(state_dir, _MOST), keep
+        self._only_copies = OnlyCopies(self._archive, specs, files)
 
     def keep(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
         """Archive the damaged `files` of the entry `name`: each path of the node, with its resolved path.
@@ -33,26 +38,51 @@ class DamagedFiles:
         """
         damaged = damaged_name(name)
         stored = self._archive.store(damaged, files, when, description)
-        self._archive.remove(damaged, [each for each in self._archive.ids(damaged)[: -self._keep]
-                                     if not self._is_only_copy(name, damaged, each)])  # fmt: skip
+        self._archive.remove(damaged, self._only_copies.removable(damaged, self._archive.ids(damaged)[: -self._keep]))
         return stored
 
-    def _is_only_copy(self, name: str, damaged: str, generation: str) -> bool:
-        """Return whether no other generation, and no file of the node, has a private key of this generation."""
-        own, others = list[bytes](), set[bytes]()
-        for described, files in (
-            *self._archive.complete_generations(name),
-            *self._archive.complete_generations(damaged),
-        ):
-            secret = _secrets(files)
-            if described.name == damaged and described.id == generation:
-                own += secret
-            else:
-                others.update(secret)
-        return any(each not in others and not self._is_on_node(each) for each in own)
 
-    def _is_on_node(self, content: bytes) -> bool:
-        return any(self._files.read(path) == content for path in self._paths)
+class OnlyCopies:
+    """The private keys whose only copy is in an archive, on a node with the entries `specs`."""
+
+    def __init__(self, archive: Archive, specs: Sequence[CertificateSpec], files: View) -> None:
+        self._archive, self._files = archive, files
+        self._paths = tuple(dict.fromkeys(path for each in specs if not each.is_glob
+                                          for path in (each.path, each.key) if path))  # fmt: skip
+
+    def removable(self, damaged: str, generations: Sequence[str]) -> list[str]:
+        """Return those of the `generations` of the name `damaged` whose private keys have another copy, oldest first.
+
+        The other copy is in another generation or on the node. If several of the generations have the same key, the
+        newest one stays. Reads each file once. Raises StateError if a later certmond wrote one of them.
+        """
+        if not generations:
+            return []
+        others = [name for name in self._archive.names() if damaged_name(name) == damaged and name != damaged]
+        staying = [(damaged, each) for each in self._archive.ids(damaged) if each not in generations]
+        staying += [(name, each) for name in others for each in self._archive.ids(name)]
+        copies = set(self._node_files()).union(*(_keys(self._load(*each)) for each in staying))
+        removable = list[str]()
+        for generation in reversed(generations):
+            files = self._load(damaged, generation)
+            keys = _keys(files) - copies
+            if keys and sum(len(file.content) for file in files) <= _LARGEST:
+                copies |= keys
+            else:
+                removable.append(generation)
+        return removable[::-1]
+
+    def _load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
+        """Return the files of a generation. Return () if the generation is malformed."""
+        with suppress(MalformedError):
+            return self._archive.load(name, generation)
+        return ()
+
+    def _node_files(self) -> Iterator[str]:
+        """Yield the SHA-256 of each readable file of the entries."""
+        for path in self._paths:
+            with suppress(CertmondError):
+                yield digest(self._files.read(path) or b"")
 
 
 def archive_clause(generations: Iterable[Generation]) -> str:
@@ -60,5 +90,6 @@ def archive_clause(generations: Iterable[Generation]) -> str:
     return "".join(f"; the damaged content is in the archive as {each.name} {each.id}" for each in generations)
 
 
-def _secrets(files: Iterable[ArchivedFile]) -> list[bytes]:
-    return [file.content for file in files if is_secret(file.content)]
+def _keys(files: Iterable[ArchivedFile]) -> set[str]:
+    """Return the SHA-256 of each file with a private key or a part of one."""
+    return {digest(file.content) for file in files if is_secret(file.content) or decode(file.content, file.path).key}

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from certmond.errors import KeyUnusableError, MalformedError
 from certmond.formats.kubeconfig import Material, User, parse_kubeconfig
+from certmond.formats.kubeconfig_credentials import own_user, parse_credentials
 from certmond.formats.private_key import can_sign, load_key
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.findings import Reason, printable
@@ -123,15 +124,21 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
 
 
 def entry_pair(
-    kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False
+    kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False, own: bool = False
 ) -> KeyPair | Unpaired:
     """Return the pair of an entry: that of the current user of a kubeconfig, else of `path` with `key_path`.
+
+    If the current user of a kubeconfig has no certificate, return the pair of the first other user. Do not with `own`,
+    for an entry that fixes a subject.
 
     Without `key_path`, the file at `path` has both. With `references`, certmond reads the files to which a kubeconfig
     refers, with its own rights. Set it only if no other user can write the kubeconfig and choose these files.
     """
     if kind is Kind.KUBECONFIG:
-        return kubeconfig_pairs(read(path), path, read if references else None)[0]
+        data = read(path)
+        if own and data is not None and own_user(parse_credentials(data, path).config) is None:
+            return Unpaired(f"{path} has no client certificate for the user of its current context")
+        return kubeconfig_pairs(data, path, read if references else None)[0]
     return key_pair(read(path), read(key_path or path), path, key_path or path)
 
 
@@ -163,19 +170,23 @@ class KeyPairs:
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._files = files
-        self._of: dict[str, list[CertificateSpec]] = {}
-        for spec in specs:
-            if spec.key is not None and not spec.is_glob and spec.password_file is None:
-                for path in {spec.path, spec.key}:
-                    self._of.setdefault(path, []).append(spec)
+        self._entries = [
+            (spec, {spec.path, spec.key})
+            for spec in specs
+            if spec.key is not None and not spec.is_glob and spec.password_file is None
+        ]
 
     def mismatches(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
         """Yield a clause for each pair that matches now and would not match after `changes`.
 
-        `read` reads the files as after the changes. Another entry may share one of these files.
+        `read` reads the files as after the changes. Another entry may share one of these files, by the same path or by
+        a symlink.
         """
-        concerned = {spec.name: spec for change in changes for spec in self._of.get(change.path, ())}
-        for spec in concerned.values():
+        changed = {change.path for change in changes}
+        changed |= {self._files.leads_to(path) for path in changed}
+        for spec, paths in self._entries:
+            if changed.isdisjoint(paths) and changed.isdisjoint(map(self._files.leads_to, paths)):
+                continue
             after = self._problem(spec, read)
             if after and self._problem(spec, self._files.read) is None:
                 yield f"certificate and key of {spec.name} would not match: {after}"

@@ -17,6 +17,7 @@ from certmond.transaction.dirfd import digest
 from certmond.transaction.operations import Change, NewFile, NewLink
 
 _PUBLIC = 0o644
+_DAMAGED = ".damaged"
 _SECRET = (b"PRIVATE KEY", b"client-key-data")
 
 
@@ -79,4 +80,9 @@ def is_secret(content: bytes) -> bool:
 
 def damaged_name(name: str) -> str:
     """Return the archive name of an entry's damaged files, which is not the name of its generations."""
-    return f"{name[:54]}.damaged"
+    return f"{name[:54]}{_DAMAGED}"
+
+
+def is_damaged_name(name: str) -> bool:
+    """Return whether `name` is an archive name of damaged files."""
+    return name.endswith(_DAMAGED)

@@ -16,8 +16,10 @@ from certmond.config.model import Config
 from certmond.errors import CertmondError, MalformedError
 from certmond.files.write_access import WriterLookup
 from certmond.formats.kubeconfig import parse_kubeconfig
+from certmond.formats.kubeconfig_edit import credentials_obstacle, has_several_entries, with_cluster
 from certmond.formats.manifest import parse_manifest
-from certmond.pki.assessment.damage import damage, new_template, obstacle
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.damage import damage, is_cluster_damage, lacks_key, new_template, obstacle
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
@@ -26,9 +28,13 @@ from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.parsing import decode
 from certmond.renewal.archive_generations import Generations
 from certmond.renewal.archived_pair import Worth, as_put_back
+from certmond.renewal.repair import is_damaged_name
+from certmond.renewal.symlink_targets import SymlinkTargets
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
+from certmond.state.last_subjects import LastSubjects
 from certmond.state.renewals import Ledger
 from certmond.transaction.node_files import NodeFiles
 
@@ -40,19 +46,43 @@ class SalvageLookup:
     """The damaged entries of one node, for one configuration."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, policy: Policy) -> None:
-        self._config, self._root, self._policy = config, root, policy
+        self._config, self._root, self._state_dir, self._policy = config, root, state_dir, policy
         self._files, self._archive, self._ledger = NodeFiles(root), Archive(state_dir), Ledger(state_dir)
+        self._symlink_targets = SymlinkTargets(config.certificates, self._files)
+        self._subjects = LastSubjects(state_dir, config.certificates)
+
+    def record_subjects(self, assessment: Assessment) -> None:
+        """Record the subjects of the present certificates, which a later repair needs."""
+        self._subjects.record(assessment)
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
-        """Return the sources of each entry that is damaged at `now` (aware, UTC)."""
+        """Return the sources of each entry that is damaged at `now` (aware, UTC), and of each CA without its key."""
+        keyless = (seen for seen in inventory.observations if lacks_key(seen))
+        found = {
+            each.identity: Salvage(key_directory=where) for each in keyless if (where := self._key_directory(each))
+        }
         damaged = [seen for seen in inventory.observations if damage(seen)]
         if not damaged:
-            return {}
+            return found
         attempts = dict[Identity, Attempt]()
         with suppress(CertmondError, OSError):
             attempts = self._ledger.attempts()
         generations = Generations(self._config, self._archive, self._files, lambda: now)
-        return {seen.identity: self._of(seen, inventory, generations, attempts, now) for seen in damaged}
+        subjects = self._subjects.read()
+        for seen in damaged:
+            salvage = self._of(seen, inventory, generations, attempts, now)
+            found[seen.identity] = replace(salvage, seen_subject=subjects.get(seen.name))
+        return found
+
+    def _key_directory(self, seen: Observation) -> str | None:
+        """Return the directory of the newest damaged files with the private key of the certificate, or None."""
+        key = seen.certificates[0].key
+        with suppress(OSError):
+            for name in filter(is_damaged_name, self._archive.names()):
+                for generation, files in self._generations(name):
+                    if any(decode(file.content, file.path).key == key for file in files):
+                        return str(self._state_dir / "archive" / name / generation)
+        return None
 
     def _of(
         self,
@@ -71,18 +101,22 @@ class SalvageLookup:
                 leaf = generations.pair(location, as_put_back(files, self._files)).leaf
                 if leaf and location.spec == spec:
                     archived.append(leaf)
-                    if generations.judged(spec.name, number, files).worth is Worth.GOOD:
+                    if self._is_good(seen, number, files, generations):
                         good.append((number, leaf))
         barrier = ""
         with suppress(CertmondError):
-            barrier = self._files.exposed([path for path in (seen.path, seen.key_path) if path], spec.owner) or ""
-        server = None
+            own = [path for path in (seen.path, seen.key_path) if path]
+            barrier = self._files.exposed(own, spec.owner) or self._symlink_targets.objection(own, spec) or ""
+        server, cluster_obstacle = None, ""
         if spec.kind is Kind.KUBECONFIG:
             server = next(self._servers(seen, inventory, [files for _, files in whole]), None)
+            barrier = barrier or self._credentials_obstacle(seen)
+        if is_cluster_damage(seen):
+            cluster_obstacle = self._cluster_obstacle(seen, generations, server)
         found = Salvage(
             tuple(good), tuple(archived), attempt.sha256 if attempt else None, barrier, server, None,
             attempt.repairs if attempt else 0, attempt.repaired_at if attempt else None,
-            attempt.subject if attempt else None,
+            attempt.subject if attempt else None, cluster_obstacle=cluster_obstacle,
         )  # fmt: skip
         named = (each for name in spec.ca if name != SELF for each in inventory.observations if each.name == name)
         terms = Terms(now, None, inventory.facts, self._policy.validity, self._policy.key)
@@ -93,6 +127,39 @@ class SalvageLookup:
             template = new_template(seen, found, terms, signer=signer, authority=authority)
             why = template if isinstance(template, str) else None
         return replace(found, obstacle=why)
+
+    def _is_good(
+        self, seen: Observation, number: str, files: tuple[ArchivedFile, ...], generations: Generations
+    ) -> bool:
+        """Return whether the generation is good now and, for a kubeconfig with a broken cluster, repairs it."""
+        if generations.judged(seen.spec.name, number, files).worth is not Worth.GOOD:
+            return False
+        if not is_cluster_damage(seen):
+            return True
+        if has_several_entries(self._files.read(seen.path, follow_any_link=False) or b""):
+            return False  # the restore would keep the clusters of the present file
+        location, content = generations.location(seen.spec.name, files), files[-1].content
+        return not generations.broken_cluster(location, generations.with_present_ca(location, content))
+
+    def _credentials_obstacle(self, seen: Observation) -> str:
+        """Return why certmond cannot write credentials into a damaged kubeconfig with other users, or ""."""
+        if is_cluster_damage(seen):
+            return ""
+        with suppress(CertmondError):
+            present = self._files.read(seen.path, follow_any_link=False) or b""
+            if has_several_entries(present) and (why := credentials_obstacle(present, seen.path)):
+                return f"{why}; move the file away, then run: certmond renew {seen.name}"
+        return ""
+
+    def _cluster_obstacle(self, seen: Observation, generations: Generations, server: tuple[str, str] | None) -> str:
+        """Return why certmond cannot repair the cluster of a kubeconfig in place, with the remedy, or ""."""
+        try:
+            present = self._files.read(seen.path, follow_any_link=False) or b""
+            with_cluster(present, seen.path, generations.embedded_ca(seen.spec), server[1] if server else None)
+        except CertmondError as error:
+            fact = str(error).partition(";")[0]
+            return f"{fact}; move the file away, then run: certmond renew {seen.name}" if server else str(error)
+        return ""
 
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
         """Yield generations, newest first, except those with which a service failed. Empty if they are unreadable."""

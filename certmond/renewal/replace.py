@@ -232,7 +232,8 @@ def stale_reason(step: Issue, view: View) -> str | None:
     """Return why the files are no longer those of the plan, or None if they are."""
     seen = step.status.seen
     if step.old is None:
-        pair = entry_pair(seen.spec.kind, step.path, None if is_one_file(seen) else seen.key_path, view.read)
+        key_path = None if is_one_file(seen) else seen.key_path
+        pair = entry_pair(seen.spec.kind, step.path, key_path, view.read, own=bool(seen.spec.subject))
         whole = not isinstance(pair, Unpaired) or pair.encrypted
         return f"another process has repaired {step.path} since the plan; plan again: certmond plan" if whole else None
     present = view.read(step.path)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.errors import CertmondError, MalformedError, RefusedError, WriteError
-from certmond.formats.kubeconfig_edit import has_several_entries, with_credentials_of
+from certmond.formats.kubeconfig_edit import has_several_entries, with_cluster, with_credentials_of
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Event
 from certmond.pki.catalog.entries import CertificateSpec, Kind
@@ -25,6 +25,7 @@ from certmond.renewal.archived_pair import Verdict, Worth
 from certmond.renewal.damaged_files import DamagedFiles, archive_clause
 from certmond.renewal.key_pair import KeyPairs, Unpaired, as_written
 from certmond.renewal.repair import linked, placed
+from certmond.renewal.symlink_targets import SymlinkTargets
 from certmond.state.archive import Archive, ArchivedFile, Generation
 from certmond.transaction.commit import NewFile, Transactions, Writer
 from certmond.transaction.dirfd import digest
@@ -64,6 +65,7 @@ class Restoration:
         self._damaged = DamagedFiles(state_dir, config.archive.keep, config.certificates, self._files)
         self._generations = Generations(config, self._archive, self._files, clock)
         self._pairs = KeyPairs(config.certificates, self._files)
+        self._symlink_targets = SymlinkTargets(config.certificates, self._files)
         self._audit, self._clock, self._writing = audit, clock, writing
 
     def verdict(self, name: str, generation: str) -> Verdict | None:
@@ -97,8 +99,7 @@ class Restoration:
         if foreign := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
             raise WriteError(*(_not_its_owner(file) for file in foreign))
         spec = self._generations.location(name, files).spec or self._specs.get(name)
-        if why := self._files.exposed([file.path for file in changed], spec.owner if spec else None):
-            raise WriteError(why)
+        self._check_writable([file.path for file in changed], spec)
         if not changed:
             return [*skipped, f"{name} is identical to {chosen.generation.id} already"]
         if not dry_run:
@@ -141,11 +142,15 @@ class Restoration:
     def repair(self, step: Restore, writer: Writer) -> str:
         """Replace an entry's damaged files with a generation, with the owner and mode of the entry. Return a sentence.
 
+        Without a generation, repair only the cluster of a kubeconfig.
+
         Raises RefusedError if the generation is no longer good. Raises WriteError if another process has repaired the
         files meanwhile, or another user could read the key.
         """
         spec, name = step.status.seen.spec, step.target
-        files = self._archive.load(name, step.generation)
+        if step.generation is None:
+            return self._repair_cluster(step, spec, writer)
+        files = self._load(name, step.generation)
         found = self._generations.judged(name, step.generation, files)
         location = self._generations.location(name, files)
         if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or location.spec != spec:
@@ -153,8 +158,7 @@ class Restoration:
         if self._generations.is_whole(name, files):
             raise WriteError(f"another process has repaired {step.path} since the plan; plan again: certmond plan")
         paths = [file.path for file in files]
-        if why := self._files.exposed(paths, spec.owner):
-            raise WriteError(why)
+        self._check_writable(paths, spec)
         if location.kind is Kind.KUBELET:
             changes = self._linked(files[0], spec)
         else:
@@ -173,17 +177,52 @@ class Restoration:
         writer.commit(changes, verify=verify, before_rename=archive)
         return f"{step.path} is restored from {step.generation} of the archive{archive_clause(archived)}"
 
+    def _repair_cluster(self, step: Restore, spec: CertificateSpec, writer: Writer) -> str:
+        """Write the present CA and the known server into a kubeconfig, which keeps its credentials."""
+        name, path = step.target, step.path
+        present = self._files.read(path, follow_any_link=False) or b""
+        if not self._generations.broken_cluster(PairLocation(spec.kind, path, path, spec), present):
+            raise WriteError(f"another process has repaired {path} since the plan; plan again: certmond plan")
+        self._check_writable([path], spec)
+        salvage = step.status.presence.salvage
+        server = salvage.server[1] if salvage and salvage.server else None
+        content = with_cluster(present, path, self._generations.embedded_ca(spec), server)
+        changes: list[Change] = [NewFile(path, content, expected=digest(present), at_most=spec.key_mode)]
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            if mismatches := list(self._pairs.mismatches(changes, as_written(changes, written, self._files))):
+                raise RefusedError("; ".join(mismatches))
+
+        archived = list[Generation]()
+
+        def archive() -> None:
+            archived.extend(self._archive_damaged(name, [path], step))
+
+        writer.commit(changes, verify=verify, before_rename=archive)
+        return f"the cluster of {path} is repaired, with the present CA of {spec.embedded_ca}{archive_clause(archived)}"
+
+    def _check_writable(self, paths: Sequence[str], spec: CertificateSpec | None) -> None:
+        """Raise WriteError if another user could read a key at one of the paths, or a symlink leads to another file."""
+        owner = spec.owner if spec else None
+        if why := self._files.exposed(paths, owner) or self._symlink_targets.objection(paths, spec):
+            raise WriteError(why)
+
     def _content(self, location: PairLocation, file: ArchivedFile) -> bytes:
         """Return the content to restore: of a kubeconfig with other users, only the credentials of the damaged user."""
         present = self._files.read(file.path, follow_any_link=False) if location.kind is Kind.KUBECONFIG else None
-        if present and has_several_entries(present):
-            return with_credentials_of(present, file.content, file.path)
-        return file.content
+        if not (present and has_several_entries(present)):
+            return file.content
+        return self._generations.with_present_ca(location, with_credentials_of(present, file.content, file.path))
+
+    def _load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
+        """Return the files of a generation as certmond restores them."""
+        return self._generations.to_restore(name, self._archive.load(name, generation))
 
     def _archive_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
         replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}
         if replaced:
-            described = {"cause": step.cause.value, "detail": f"damaged, replaced by {step.generation} of {name}"}
+            detail = f"damaged, replaced by {step.generation} of {name}" if step.generation else step.detail
+            described = {"cause": step.cause.value, "detail": detail}
             yield self._damaged.keep(name, replaced, self._clock(), described)
 
     def _linked(self, file: ArchivedFile, spec: CertificateSpec | None) -> list[Change]:
@@ -246,7 +285,7 @@ class Restoration:
 
         Raises MalformedError if it is damaged, WriteError if certmond never restores it.
         """
-        files = self._archive.load(name, generation)
+        files = self._load(name, generation)
         if self._is_by_hand(name, files):
             raise WriteError(_never(name))
         in_place = all(self._files.read(file.path) == file.content for file in files)

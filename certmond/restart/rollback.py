@@ -11,17 +11,19 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config.model import Config
-from certmond.errors import WriteError
+from certmond.errors import CertmondError, WriteError
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.planning.installed_successors import Renewals
 from certmond.pki.services.restart_episode import Target
 from certmond.pki.signing.policy import fixed_by, outdone
+from certmond.renewal.archive_generations import Generations
 from certmond.renewal.archived_pair import Worth, as_put_back, verdict
 from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.renewal.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
 from certmond.renewal.replace import archive_name, archived
+from certmond.renewal.symlink_targets import SymlinkTargets
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.transaction.commit import NewFile, Transactions, Writer
 from certmond.transaction.dirfd import digest
@@ -37,7 +39,9 @@ class PreviousFiles:
         # One more generation, so that the failed files do not push out the generation that replaces them.
         self._failed = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
+        self._generations = Generations(config, self._archive, self._files, clock)
         self._pairs = KeyPairs(config.certificates, self._files)
+        self._symlink_targets = SymlinkTargets(config.certificates, self._files)
         self._provenance = ProvenanceLookup(config, root, state_dir)
         self._clock = clock
         self._archived: dict[tuple[str, str], Observation] = {}
@@ -115,7 +119,8 @@ class PreviousFiles:
                     raise WriteError(f"another process has changed {path} meanwhile")
             else:
                 own = [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
-                if why := self._files.exposed([change.path for change in own], spec.owner):
+                paths = [change.path for change in own]
+                if why := self._files.exposed(paths, spec.owner) or self._symlink_targets.objection(paths, spec):
                     raise WriteError(why)
                 changes += own
                 existing = {
@@ -143,9 +148,13 @@ class PreviousFiles:
     def _previous(
         self, spec: CertificateSpec, name: str, target: Target, status: CertificateStatus | None
     ) -> tuple[tuple[ArchivedFile, ...], datetime]:
-        for generation, files in self._archive.complete_generations(name):
+        for generation, stored in self._archive.complete_generations(name):
             if generation.description.get("detail") == DID_NOT_WORK:
                 continue
+            try:
+                files = self._generations.to_restore(name, stored)
+            except CertmondError:
+                continue  # certmond cannot replace its CA with the present one
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
             if differs and status and self._is_good(spec, target, files, status):
                 return files, generation.when

@@ -124,7 +124,7 @@ class Archive:
             os.fsync(directory)
             os.rename(draft.name, generation, src_dir_fd=parent, dst_dir_fd=parent)
             os.fsync(parent)
-        self.remove(name, self.ids(name)[: -self._keep])
+        self.remove(name, self._surplus(name))
         return Generation(name, generation, when, dict(description), tuple(files))
 
     def remove(self, name: str, generations: Sequence[str]) -> None:
@@ -179,6 +179,23 @@ class Archive:
         for generation in reversed(self.ids(name)):
             with suppress(MalformedError):
                 yield self._described(name, generation)[0], self.load(name, generation)
+
+    def _surplus(self, name: str) -> list[str]:
+        """Return the generations in excess of `keep`, except the newest one with which the services worked.
+
+        A rollback restores that one.
+        """
+        found = self.ids(name)
+        worked = next((each for each in reversed(found) if self._worked(name, each)), None)
+        return [each for each in found[: -self._keep] if each != worked]
+
+    def _worked(self, name: str, generation: str) -> bool:
+        try:
+            return self.generation(name, generation).description.get("detail") != DID_NOT_WORK
+        except MalformedError:
+            return False
+        except StateError:
+            return True  # a later certmond or another user wrote it, so its state is unknown
 
     def _home(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

@@ -26,7 +26,9 @@ from certmond.transaction.temp_file import remove
 
 DIRECTORY = "rotation"
 """The directory of a rotation, below the state directory."""
-_RECORD, _LAST, _CLOSED, _ANCHORS = "record.json", "last.json", "closed.json", "anchors.json"
+_RECORD, _LAST, _CLOSED = "record.json", "last.json", "closed.json"
+ANCHORS = "anchors.json"
+"""The file of the state directory with the trust anchors that the node has used."""
 _AIDS = "first_aid.json"
 _MAX_CLOSED = 100
 """Maximum number of stored ids of closed rotations, more than an old backup of etcd can contain."""
@@ -76,7 +78,7 @@ class RotationRecord:
         self._last = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
         self._closed = Memory(state_dir / DIRECTORY, _CLOSED, TypeAdapter(tuple[str, ...]))
         self._aids = Memory(state_dir / DIRECTORY, _AIDS, TypeAdapter(dict[str, _Entry]))
-        self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
+        self._anchors = Memory(state_dir, ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
         """Return the current rotation, or None. Raises MalformedError if that cannot be read."""

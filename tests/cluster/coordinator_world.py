@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.coordinator import ClusterConductor
 from certmond.cluster.lease import ROTATION, ClusterLease
 from certmond.cluster.nodes import ANNOTATION

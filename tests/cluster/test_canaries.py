@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.rotation_checks.check import CheckResult, first_names
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
 from certmond.cluster.rotation_checks.service_account_tokens import tokens

@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 import pytest
 import yaml
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.pki.rotation.phases import Phase, Rotation
 from tests.builders import DAY, make_ca, make_server
 from tests.cluster.api_server import ApiServer, Fault
@@ -83,15 +83,19 @@ def test_an_end_that_is_cut_off_is_ended(world: World, node: RotatingNode) -> No
     assert rotation
     again(world, node, rotation)
     states = list[tuple[str, str]]()
-    stops = record(partial(ends, world, node), lambda _: states.append((str(world.phase), str(node.phase))))
-    changing = [n for n, stop in enumerate(stops) if n == 0 or changes(stop)]
+
+    def note(stop: str) -> None:
+        if changes(stop):
+            states.append((str(world.phase), str(node.phase)))
+
+    record(partial(ends, world, node), note)
     middle = [(first + states.count(each) // 2) for each in dict.fromkeys(states) for first in (states.index(each),)]
-    spread = [changing[n * (len(changing) - 1) // (STOPS - 1)] for n in range(STOPS)]
-    chosen = changing if EVERY_STOP else sorted({*middle, *spread})
+    spread = [n * (len(states) - 1) // (STOPS - 1) for n in range(STOPS)]
+    chosen = list(range(len(states))) if EVERY_STOP else sorted({*middle, *spread})
     seen = set[tuple[str, str]]()
-    for n in chosen:
+    for n, counted in ((0, lambda _: True), *((n, changes) for n in chosen)):  # at first before any change
         again(world, node, rotation)
-        where = f"killed at {n}, {kill_at(partial(ends, world, node), n)}"
+        where = f"killed at {n}, {kill_at(partial(ends, world, node), n, counted=counted)}"
         seen.add((str(world.phase), str(node.phase)))
         world.api.faults = Away()
         before, enforcer = node.phase, node.enforcer()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record_rules import rotation_of
 from certmond.daemon.enforcer import Enforcer

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record import parse
 from certmond.cluster.record_rules import record_of, rotation_of

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.coordinator import ClusterConductor
 from certmond.cluster.record import parse as parse_record
 from certmond.cluster.record_rules import record_of, rotation_of

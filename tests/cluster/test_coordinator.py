@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record import parse
 from certmond.cluster.record_rules import record_of, rotation_of

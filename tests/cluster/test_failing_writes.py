@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.lease import ClusterLease
 from certmond.errors import LostError, RefusedError, UnreachableError, WaitingError
 from certmond.pki.rotation.phases import Phase
@@ -43,8 +43,8 @@ def places(step: int = 1, shifts: int = len(FAULTS)) -> list[Any]:
 def story(
     cluster: ApiServer, access_of: Callable[..., Access], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Story]:
-    for module in ("signing", "rollout"):
-        monkeypatch.setattr(f"certmond.cluster.{module}._LOOK_AGAIN", 0.01)
+    for module in ("rotation_checks.signer", "rollout"):
+        monkeypatch.setattr(f"certmond.cluster.{module}._POLL_INTERVAL", 0.01)
     made = Story(World(cluster, access_of), tmp_path / "place", monkeypatch)
     yield made
     assert not leaks(bytes(cluster.received), made.world.old, made.world.new)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION, Acknowledgement, ClusterNode, acknowledge, list_nodes
 from certmond.errors import RefusedError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.pki.rotation.phases import Phase
 from tests.cluster.api_server import CSRS, ApiServer
 from tests.cluster.coordinator_world import World

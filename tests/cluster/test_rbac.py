@@ -11,7 +11,7 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.lease import RESTART, ROTATION, ClusterLease
 from certmond.cluster.nodes import Acknowledgement, acknowledge, list_nodes
 from certmond.cluster.record import ClusterRecord

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION, Acknowledgement
 from certmond.errors import OvertakenError, RotationError
 from certmond.pki.rotation.phases import Phase, Rotation, abort

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.rollout import Outcome, Rollout, restart_workloads
 from certmond.cluster.rotation_checks.check import CheckResult
 from certmond.cluster.workloads import StaleWorkloads, Workload, stale_workloads, workloads

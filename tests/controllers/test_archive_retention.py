@@ -17,6 +17,7 @@ from certmond.notify.audit import Audit
 from certmond.notify.journal import Journal
 from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.transaction.commit import Transactions
+from certmond.transaction.node_files import NodeFiles
 from tests.builders import DAY, HOUR, NOW, make_ca, make_leaf, pem_block
 from tests.test_renewal import Host, kubeconfig
 
@@ -48,8 +49,8 @@ class Kept:
 
     def rule(self, keep_for: timedelta) -> Retention:
         given = f"archive: {{keep_for: {keep_for.days}d}}\nhold: {{unsynchronised_clock: false}}\n"
-        audit = Audit(Journal("none"), self.state, "test")
-        return Retention(self.archive, parse([Source("test", given)]), audit, lambda: self.now)
+        audit, files = Audit(Journal("none"), self.state, "test"), NodeFiles(str(self.place))
+        return Retention(self.archive, parse([Source("test", given)]), audit, lambda: self.now, files)
 
     def left(self, keep_for: timedelta = 400 * DAY) -> list[str]:
         """The generations that are there after the rule was applied."""

@@ -24,7 +24,7 @@ from certmond.pki.services.model import Live, ServiceSeen
 from certmond.pki.x509.parsing import decode
 from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
-from tests.controllers.test_replaced_ca import Clock, daemon, expired, put, rest, told, with_more
+from tests.controllers.test_replaced_ca import Clock, daemon, expired, put, rest, told, with_family, with_more
 from tests.rotation_node import RotatingNode, kubeconfig, root_ca, with_manager
 from tests.tracing import distinct, kill_at, record
 
@@ -126,7 +126,10 @@ def test_both_generations_of_clients_are_accepted_again(
             "; certmond has added the old CA behind it, so that components accept clients of both, and begins" in said
         )
         assert "restore the old CA and its key, and certmond removes the other CA" in said
-        assert "`certmond root-ca stage CERT KEY`, and on one `certmond root-ca rotate`" in said
+        assert (
+            "`certmond root-ca stage CERT KEY` on every control-plane node, then `certmond root-ca rotate` on one"
+            in said
+        )
     assert node.verifies(node.user(), new, node.old)
     assert [entry["step"] for entry in node.audit() if entry["event"] == "step_done"] == ["rotate"]
     assert [each.name for each in (node.state / "archive").iterdir()] == ["ca"]
@@ -230,13 +233,7 @@ def test_a_ca_of_another_family(node: Cluster) -> None:
     """For each family the old CA is trusted behind the installed one, and alone again when its pair is back. The
     controller-manager, which does not sign with it, is unchanged.
     """
-    other, new = root_ca(subject="other"), root_ca(subject="other")
-    leaf = make_server(other, "leaf", not_before=node.clock() - HOUR, not_after=node.clock() + 90 * DAY)
-    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
-        node.put(name, content)
-    node.put("leaf.key", leaf.key_pem)
-    with_more(node, "other", authority=True)
-    with_more(node, "leaf", ca="other")
+    other, new = with_family(node, node.clock()), root_ca(subject="other")
     node.settle()
     for pair, trust in ((new, (new.facts, other.facts)), (other, (other.facts,))):
         node.put("other.key", pair.key_pem)
@@ -504,13 +501,16 @@ def test_a_third_ca(node: Cluster) -> None:
     """Its files are not changed while the controller-manager has the second pair, which would be lost. After the old
     pair is restored, everything is as before.
     """
-    put(node, root_ca())
+    second = root_ca()
+    put(node, second)
     node.settle()
     put(node, root_ca())
     before = node.everything()
     node.settle()
     assert node.everything() == before
-    assert "signing-ca.crt belongs to neither" in node.findings()["root_ca_changed"]
+    said = node.findings()["root_ca_changed"]
+    earlier = f"an earlier CA (SHA-256 {second.facts.sha256[:16]}…) replaced the old CA before;"
+    assert f"; certmond changes no file: {earlier}" in said
     put(node, node.old)
     node.settle()
     assert node.unwell(node.old) == []
@@ -528,6 +528,150 @@ def test_an_unreadable_record_is_written_again(node: Cluster) -> None:
     put(node, node.old)
     node.settle()
     assert node.unwell(node.old) == []
+
+
+@pytest.mark.parametrize("how", ["record", "observe"])
+def test_a_signer_that_no_client_trusts_is_reported(node: Cluster, how: str) -> None:
+    """An operator has restored the old pair. If the record of the aid is damaged, or in observe mode, certmond does not
+    change the manifest of the controller-manager. A critical finding names the signer's file, the manifest and the
+    required change. After the operator has made this change, the node has no finding.
+    """
+    put(node, root_ca())
+    node.settle()
+    if how == "record":
+        (node.state / "rotation/first_aid.json").write_bytes(b"rubbish")
+    else:
+        node.configure(mode="observe")
+    put(node, node.old)
+    node.settle()
+    assert node.signs_with == "signing-ca.crt"
+    said = node.findings()["root_ca_changed"]
+    assert said.startswith(f"kube-controller-manager signs with {node.files}/signing-ca.crt, CN=kubernetes")
+    assert said.endswith(
+        f"name {node.files}/ca.crt and {node.files}/ca.key in {node.manifest}, and remove {node.files}/signing-ca.crt "
+        f"and {node.files}/signing-ca.key"
+    )
+    node.manifest.write_text(node.manifest.read_text().replace("signing-ca.", "ca."))
+    for name in ("signing-ca.crt", "signing-ca.key"):
+        (node.files / name).unlink()
+    node.settle()
+    assert node.findings() == {}
+
+
+def test_the_old_ca_first_beside_the_new_key_is_not_to_be_removed(node: Cluster) -> None:
+    """If an operator writes the old CA first into `ca.crt`, and does not replace the key of the new CA, the finding
+    does not request the removal of the old CA. It requests the old pair, which ends the aid.
+    """
+    new = root_ca()
+    put(node, new)
+    node.settle()
+    node.put("ca.crt", node.old.pem + new.pem)
+    said = node.findings()["root_ca_changed"]
+    assert said == (
+        f"{node.files}/ca.crt trusts the old CA first, and then the CA that replaced it, whose key is "
+        f"{node.files}/ca.key; restore the old CA and its key, and certmond removes the other CA"
+    )
+    put(node, node.old)
+    node.settle()
+    assert (node.unwell(node.old), node.aids, node.findings()) == ([], {}, {})
+
+
+def test_a_later_replace_setting_does_not_end_the_aid(node: Cluster) -> None:
+    """With `on_change: replace` set afterwards, both CAs stay in `ca.crt`. The finding reports them and the commands
+    that end the aid.
+    """
+    new = root_ca()
+    put(node, new)
+    node.settle()
+    before = node.findings()["root_ca_changed"]
+    node.configure(root_ca={"on_change": "replace"})
+    node.settle()
+    assert (node.trust(), node.findings()["root_ca_changed"]) == ((new.facts, node.old.facts), before)
+    put(node, node.old)
+    node.settle()
+    assert (node.unwell(node.old), node.aids) == ([], {})
+
+
+def test_an_alarm_in_a_cluster_names_no_command_that_is_refused(quick: Path) -> None:
+    """With `on_change: alarm` and `cluster:`, no command rotates to an installed CA, and the finding has the reason.
+    After the old pair is restored, the commands in the finding begin the rotation.
+    """
+    node, new = Cluster(quick / "place", root_ca={"on_change": "alarm"}), root_ca()
+    node.step()
+    put(node, new)
+    said = node.findings()["root_ca_changed"]
+    assert "or run: certmond root-ca rotate" not in said
+    assert "and no command rotates to a CA that is already installed here (to rotate a CA of several nodes, run" in said
+    assert said.endswith(
+        "restore the old CA and its key; to rotate, run `certmond root-ca stage CERT KEY` on every control-plane "
+        "node, then `certmond root-ca rotate` on one"
+    )
+    put(node, node.old)
+    pair = quick / "ca.crt", quick / "ca.key"
+    pair[0].write_bytes(new.pem)
+    pair[1].write_bytes(new.key_pem)
+    assert node.hurry("root-ca", "stage", *map(str, pair)).code == 0
+    assert node.hurry("root-ca", "rotate", "--plan").code == 0
+
+
+def test_an_alarm_with_several_members_of_etcd_requests_a_cluster(quick: Path) -> None:
+    """If etcd has several members and `cluster:` is not configured, the finding requests `cluster:` on every node."""
+    node = Cluster(quick / "place", root_ca={"on_change": "alarm"}, cluster={})
+    of_three(node)
+    node.step()
+    put(node, root_ca())
+    assert "; to rotate, configure `cluster:` on every node, and run" in node.findings()["root_ca_changed"]
+
+
+@pytest.mark.parametrize("aided", [True, False])
+def test_init_signs_nothing_with_a_replaced_ca(quick: Path, aided: bool) -> None:
+    """During first aid, and with `on_change: alarm`, `init` exits 3. It names the last CA of this node, and the file to
+    remove on a node that was installed again. After the old pair is restored, `init` issues the missing certificates.
+    """
+    node = Cluster(quick / "place", **({} if aided else {"cluster": {}, "root_ca": {"on_change": "alarm"}}))
+    document = yaml.safe_load((node.place / "config.yaml").read_text())
+    for entry in document["certificates"]:
+        if entry["name"] == "web":
+            entry |= {"subject": "CN=web", "names": ["DNS:web"]}
+    (node.place / "config.yaml").write_text(yaml.safe_dump(document))
+    node.step()
+    put(node, root_ca())
+    node.settle()
+    (node.files / "web.crt").unlink()
+    (node.files / "web.key").unlink()
+    before = node.everything()
+    for words in (["init"], ["init", "--dry-run"]):
+        refused = node.hurry(*words)
+        assert (refused.code, refused.out) == (3, "")
+        assert f"{node.files}/ca.crt has another CA than this node used last (CN=kubernetes" in refused.err
+        assert f"if this node was installed again, remove {node.state}/anchors.json" in refused.err
+    assert node.everything() == before
+    put(node, node.old)
+    assert node.hurry("init").code == 0
+    assert node.verifies(node.read("web.crt"), node.old)
+
+
+def test_the_ca_of_another_family_is_not_staged(node: Cluster) -> None:
+    """The commands in the finding of a family name this family. `stage` refuses the CA of another family that shares
+    no certificate with the requested one.
+    """
+    with_family(node, node.clock())
+    new = root_ca(subject="other")
+    node.settle()
+    node.put("other.key", new.key_pem)
+    node.put("other.crt", new.pem)
+    node.settle()
+    said = node.findings()["root_ca_changed"]
+    assert said.endswith(
+        "run `certmond root-ca stage --family other CERT KEY` on every control-plane node, then "
+        "`certmond root-ca rotate --family other` on one"
+    )
+    pair = node.place / "ca.crt", node.place / "ca.key"
+    pair[0].write_bytes(new.pem)
+    pair[1].write_bytes(new.key_pem)
+    refused = node.hurry("root-ca", "stage", *map(str, pair))
+    assert refused.code == 2
+    assert "it is the CA of other on this node; stage another CA, or stage it with --family other" in refused.err
 
 
 # Killed

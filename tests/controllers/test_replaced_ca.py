@@ -326,6 +326,18 @@ def with_more(node: RotatingNode, name: str, **fields: Any) -> None:
     path.write_text(yaml.safe_dump(document))
 
 
+def with_family(node: RotatingNode, now: datetime) -> Issued:
+    """Give the node a second trust anchor, `other`, with one leaf, and return that CA."""
+    other = root_ca(subject="other")
+    leaf = make_server(other, "leaf", not_before=now - HOUR, not_after=now + 90 * DAY)
+    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
+        node.put(name, content)
+    node.put("leaf.key", leaf.key_pem)
+    with_more(node, "other", authority=True)
+    with_more(node, "leaf", ca="other")
+    return other
+
+
 def test_an_expired_old_ca_is_replaced_at_once(tmp_path: Path) -> None:
     """If the old CA is no longer accepted, an overlap with it would be an outage. Trust and leaves are exchanged at
     once, whatever hold exists, and the finding reports it until then.
@@ -390,14 +402,7 @@ def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: P
     run. Nothing is signed with it before, and it is followed after the first one.
     """
     node, clock = RotatingNode(tmp_path / "place"), Clock()
-    other = root_ca(subject="other")
-    dates: dict[str, Any] = {"not_before": clock.now - HOUR, "not_after": clock.now + 90 * DAY}
-    leaf = make_server(other, "leaf", **dates)
-    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
-        node.put(name, content)
-    node.put("leaf.key", leaf.key_pem)
-    with_more(node, "other", authority=True)
-    with_more(node, "leaf", ca="other")
+    with_family(node, clock.now)
     node.step()
     new, later = root_ca(), root_ca(subject="other")
     put(node, new)

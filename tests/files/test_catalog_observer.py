@@ -306,7 +306,7 @@ def test_every_user_of_a_kubeconfig_is_observed(tree: Tree) -> None:
     """The current one has the entry's name and requirements. Others are clients without further requirements."""
     tree.write("/x.conf", kubeconfig(
         [user("token", token="t"), user("a", LEAF), user("exec", exec={"command": "aws"}), user("b", OTHER)],
-        [cluster("c", ROOT)], ("b", "c"),
+        [cluster("c", ROOT, server="https://10.0.0.1:6443")], ("b", "c"),
     ))  # fmt: skip
     spec = row("conf", "/x.conf", kind="kubeconfig", embedded_ca="ca", subject="CN=other", usages=["server auth"])
     first, second = tree.look(spec)

@@ -16,7 +16,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import WriteError
-from certmond.formats import kubeconfig_edit as kubeconfig_text
+from certmond.formats import yaml_edit
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.formats.kubeconfig_edit import Embedded, Files, new_kubeconfig, with_credentials
 from certmond.pki.x509.certificate import Certificate
@@ -296,7 +296,7 @@ def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
         (FULL, NEXT_CA.facts, "no longer embeds the certificate"),
         (FULL.replace(b"user: admin,", b"user: aws,"), None, "user 'aws' in .* has no client-certificate"),
         (FULL.replace(b'"admin@prod"', b"none"), None, "has no current context"),
-        (FULL.replace(b"user: admin,", b"user: nobody,"), None, "has no current context"),
+        (FULL.replace(b"user: admin,", b"user: nobody,"), None, "has no user 'nobody' for its current context"),
         (b"", None, "is not a YAML mapping; correct it"),
         (b"users: {{{{", None, "is not YAML in line 2; correct it"),
         (FULL + b"---\n" + FULL, None, "is not YAML"),
@@ -354,7 +354,7 @@ def test_an_unproven_result_is_refused(monkeypatch: pytest.MonkeyPatch, part: by
     """Every field of the result is compared, with its type and its place."""
     right = exchange(PLAIN)
     assert right.count(part) >= 1
-    monkeypatch.setattr(kubeconfig_text, "_with_edits", lambda *_: right.replace(part, instead).decode())
+    monkeypatch.setattr(yaml_edit, "_with_edits", lambda *_: right.replace(part, instead).decode())
     assert "without another change to the file" in refusal(PLAIN)
 
 
@@ -362,7 +362,7 @@ def test_a_mapping_in_another_order_is_not_proven(monkeypatch: pytest.MonkeyPatc
     """Nothing is lost by it, but the user chose the order."""
     version = b"apiVersion: v1\n"
     moved = exchange(PLAIN).replace(version, b"") + version
-    monkeypatch.setattr(kubeconfig_text, "_with_edits", lambda *_: moved.decode())
+    monkeypatch.setattr(yaml_edit, "_with_edits", lambda *_: moved.decode())
     refusal(PLAIN)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import subprocess
@@ -264,6 +265,39 @@ def test_the_newest_old_files_are_restored(keeper: Keeper, name: str) -> None:
     assert keeper.read(name) == versions[-1]
     assert [keeper.node.path(path).stat().st_mode for path in FILES[name]] == modes
     assert keeper.generations(name) == [*versions, bad]
+
+
+@pytest.mark.parametrize("replaceable", [True, False])
+def test_a_restored_kubeconfig_trusts_the_present_ca(keeper: Keeper, *, replaceable: bool) -> None:
+    """A generation that certmond stored during a rotation also trusts a CA that is no longer trusted. certmond omits a
+    generation in which it cannot replace the CA.
+    """
+    before = keeper.node.kubeconfig(FILES[CONF][0])
+    present = base64.b64decode(before["clusters"][0]["cluster"]["certificate-authority-data"])
+    keeper.node.edit_kubeconfig(FILES[CONF][0], certificate_authority_data=present + make_ca().pem)
+    if not replaceable:
+        document = keeper.node.kubeconfig(FILES[CONF][0])
+        document["clusters"].append({"name": "other", "cluster": document["clusters"][0]["cluster"]})
+        keeper.node.write(FILES[CONF][0], yaml.safe_dump(document))
+    keeper.keep()
+    keeper.node.write(FILES[CONF][0], yaml.safe_dump({**before, "preferences": {"colors": True}}))
+    if replaceable:
+        assert keeper.put_back(keeper.target(CONF)).startswith(f"certmond restored /{FILES[CONF][0]} as of ")
+        assert keeper.node.kubeconfig(FILES[CONF][0]) == before
+    else:
+        fact = f"the archive has no previous generation of {CONF} that is still valid"
+        assert fact in refused(keeper, keeper.target(CONF))
+
+
+def test_failed_files_do_not_displace_the_last_working_generation(keeper: Keeper) -> None:
+    """certmond restores the last working files after any number of new files that fail in succession."""
+    keeper.keep()
+    before = keeper.read(PAIR)
+    for _ in range(keeper.archive._keep + 3):
+        keeper.renew(PAIR)
+        keeper.put_back(keeper.target(PAIR))
+        assert keeper.read(PAIR) == before
+    assert before in keeper.generations(PAIR)
 
 
 def test_several_come_back_together_or_not_at_all(keeper: Keeper) -> None:

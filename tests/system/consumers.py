@@ -272,9 +272,10 @@ class Consumers:
 
     @contextmanager
     def daemon_dies(self, call: str, path: str, when: int) -> Iterator[None]:
-        """The daemon is killed as it begins this system call on the path for the so-many-th time, before the block
-        ends.
-        systemd is about to start it again then.
+        """Kill the daemon when it begins this system call on `path` for the `when`-th time, before the block ends.
+
+        `path` is an open directory of the call, or the name in its arguments. Afterwards systemd starts the daemon
+        again.
         """
         process = self.machine.property(DAEMON, "MainPID")
         tracer = subprocess.Popen(

@@ -179,24 +179,24 @@ def test_a_port_that_stays_in_use_is_left_to_the_operator(consumers: Consumers) 
 
 # --- A daemon that is killed ------------------------------------------------------------------------------------------
 
-STATE, FILES = "/var/lib/certmond", "/etc/tls"
+STATE, RESTARTS, FILES = "/var/lib/certmond", "restarts.json", "/etc/tls"
 
 
 @pytest.mark.parametrize(
-    ("call", "when", "stage", "acts"),
+    ("at", "when", "stage", "acts"),
     [
-        ("fsync", 2, "act", 0),  # of the directory, after the record that it is about to be restarted
-        ("renameat", 3, "act", 1),  # of the record that it was restarted
-        ("renameat", 5, "prove", 1),  # of the record that it was well once
+        (("fsync", STATE), 2, "act", 0),  # of the directory, after the record that it is about to be restarted
+        (("renameat", RESTARTS), 2, "act", 1),  # of the record that it was restarted
+        (("renameat", RESTARTS), 4, "prove", 1),  # of a record while it is proven
     ],
 )
 def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
-    consumers: Consumers, call: str, when: int, stage: str, acts: int
+    consumers: Consumers, at: tuple[str, str], when: int, stage: str, acts: int
 ) -> None:
-    """Killed before the act, after it, or before it is proven: the next one ends what was begun, and the service is
-    restarted no more often than without that.
+    """The daemon is killed before the restart, after it, or before its proof. The next daemon completes the restart,
+    and the service is restarted once.
     """
-    with consumers.daemon_dies(call, STATE, when):
+    with consumers.daemon_dies(*at, when):
         change = consumers.rename("app", consumers.mint("app"))
     assert consumers.episode("reader")["stage"] == stage
     assert consumers.count("app", STARTED, change.at) == acts
@@ -209,9 +209,9 @@ def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
 @pytest.mark.parametrize(
     ("path", "when", "stage"),
     [
-        (STATE, 3, "act"),  # of the record of the restart without an effect
+        (RESTARTS, 2, "act"),  # of the record of the restart without an effect
         (FILES, 2, "put_back"),  # the old key is in its place, the certificate is not
-        (STATE, 7, "put_back"),  # of the record that both are
+        (RESTARTS, 6, "put_back"),  # of the record that both are
     ],
 )
 def test_a_daemon_that_is_killed_during_a_rollback_continues_it(

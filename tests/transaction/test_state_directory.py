@@ -181,6 +181,11 @@ def changes(node: RotatingNode) -> Path:
     return node.state / "changes.json"
 
 
+def subjects(node: RotatingNode) -> Path:
+    Memory(node.state, "subjects.json", TypeAdapter(dict[str, str])).write({"web": "CN=web"})
+    return node.state / "subjects.json"
+
+
 def anchors(node: RotatingNode) -> Path:
     RotationRecord(node.state).accept({"ca": (node.old.facts,)})
     return node.state / "anchors.json"
@@ -229,7 +234,8 @@ def interrupted(node: RotatingNode) -> Path:
 
 
 RECORDS = [
-    renewals, restarts, changes, anchors, rotation, last_rotation, closed_rotations, hook, waiting_key, interrupted,
+    renewals, restarts, changes, subjects, anchors, rotation, last_rotation, closed_rotations, hook, waiting_key,
+    interrupted,
 ]  # fmt: skip
 
 

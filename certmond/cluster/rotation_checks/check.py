@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.errors import RefusedError, UnreachableError
 from certmond.pki.findings import printable
 from certmond.pki.rotation.ca_publication import Answer

@@ -15,8 +15,8 @@ import yaml
 from lightkube.resources.core_v1 import ConfigMap
 from lightkube.types import PatchType
 
+from certmond.cluster.access import Access
 from certmond.cluster.client import ConflictError, Connection, NotFoundError
-from certmond.cluster.connection import Access
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, run_check
 from certmond.errors import MalformedError, UnreachableError
 from certmond.formats.kubeconfig import load_mapping

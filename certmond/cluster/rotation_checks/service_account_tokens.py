@@ -15,8 +15,8 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.authentication_v1 import TokenReview
 from lightkube.resources.core_v1 import ServiceAccount, ServiceAccountToken
 
+from certmond.cluster.access import Access
 from certmond.cluster.client import Connection, NotFoundError
-from certmond.cluster.connection import Access
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, run_check
 from certmond.errors import RefusedError
 from certmond.pki.findings import printable

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from certmond.cluster.access import Access
 from certmond.cluster.client import Connection
-from certmond.cluster.connection import Access
 from certmond.cluster.csr_objects import Filed, Requests
 from certmond.cluster.csr_signer import API_CLIENT
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, run_check

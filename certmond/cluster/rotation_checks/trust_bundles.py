@@ -13,8 +13,8 @@ from typing import Any
 
 from lightkube.resources.core_v1 import ConfigMap, Namespace, Secret
 
+from certmond.cluster.access import Access
 from certmond.cluster.client import PAGE, Connection
-from certmond.cluster.connection import Access
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, first_names, run_check
 from certmond.pki.x509.certificate import Certificate
 

@@ -16,8 +16,8 @@ from typing import Any
 from lightkube.generic_resource import GenericGlobalResource, create_global_resource
 from lightkube.types import PatchType
 
+from certmond.cluster.access import Access
 from certmond.cluster.client import PAGE, ConflictError, Connection, NotFoundError
-from certmond.cluster.connection import Access
 from certmond.cluster.rotation_checks.check import LIMIT, CheckResult, differs, first_names, run_check
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.parsing import decode

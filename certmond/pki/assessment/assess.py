@@ -6,14 +6,14 @@ The previous assessment supplies the verdicts for unchanged inputs, and the last
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
-from certmond.pki.assessment.damage import is_whole, last_issued
+from certmond.pki.assessment.damage import is_whole
 from certmond.pki.assessment.file_rules import about_damage, about_files, about_key_pair
 from certmond.pki.assessment.key_mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
 from certmond.pki.assessment.rule_input import Case
@@ -21,7 +21,7 @@ from certmond.pki.assessment.rules import POLICY
 from certmond.pki.assessment.service_rules import about_services, turning_points
 from certmond.pki.assessment.signing_rules import not_issued_by_ca
 from certmond.pki.assessment.trust_anchors import Anchors, catalog_anchors, issuers_of, own_anchors
-from certmond.pki.assessment.validity_rules import critical_point, renewal_point
+from certmond.pki.assessment.validity_rules import next_change, renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Finding, Reason, Severity, highest_severity
@@ -252,8 +252,9 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
     shown = path or search.best
     checked = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
     findings = (*about_files(seen), *settled(checked, one.mismatch, case), *about_services(presence, now))
-    known = last_issued(certificate, (*issuers, *anchors)) if presence.salvage else None
-    findings = about_damage(findings, seen, presence.salvage, now, facts=terms.facts, known=known)
+    findings = about_damage(
+        findings, seen, presence.salvage, now, facts=terms.facts, known=certificate, issuers=(*issuers, *anchors)
+    )
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
@@ -269,7 +270,7 @@ def _verdict(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) ->
         anchors_reported=case.anchors_reported,
         embeddable=case.embeddable,
         judged_at=now,
-        changes_at=_next_change(
+        changes_at=next_change(
             case, [*turning_points(presence), *(each.changes_at for each in (one.mismatch, one.damage) if each)]
         ),
         renewed_at=case.renewed_at,
@@ -315,9 +316,10 @@ def _absent(
 ) -> CertificateStatus:
     """Return the verdict without a certificate: the faults of its files, and the dates of the last good one."""
     last = before.certificate if before else None
-    known = last_issued(last, (*issuers, *anchors)) if presence.salvage else None
     findings = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
-    findings = about_damage(findings, seen, presence.salvage, now, facts=facts, known=known)
+    findings = about_damage(
+        findings, seen, presence.salvage, now, facts=facts, known=last, issuers=(*issuers, *anchors)
+    )
     return CertificateStatus(
         seen=seen,
         certificate=last,
@@ -341,13 +343,3 @@ def _absent(
 
 def _capped(seen: Observation, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(item.capped(seen.spec.at_most) for item in findings)
-
-
-def _next_change(case: Case, others: Iterable[datetime | None]) -> datetime | None:
-    """Return the first instant after `now` at which the findings or the renewal may change with time, or None."""
-    certificate, paths = case.certificate, case.search.paths
-    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
-    instants += filter(None, others)
-    for link in {link for path in paths for link in path.certificates}:
-        instants += [link.not_before, link.expires_at]
-    return min((instant for instant in instants if instant > case.now), default=None)

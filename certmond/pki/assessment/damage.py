@@ -6,9 +6,9 @@ predecessor. `pki.planning` decides when. Pure: `Salvage` has the contents of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from certmond.pki.catalog.entries import Kind
+from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.field_types import expand, subject_attributes
 from certmond.pki.catalog.observation import Observation, Salvage
 from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject
@@ -21,20 +21,29 @@ from certmond.pki.x509.path_building import find_paths
 
 _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # signers that need the key of the CA on this node
 _REPAIRED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
+_MASTERS = "O=system:masters"
+"""RBAC neither restricts nor revokes this group (k8s.io/apiserver, authentication/user, SystemPrivilegedGroup)."""
 
 
 def damage(seen: Observation) -> str | None:
-    """Return what is wrong with the files of an entry, as a clause. None if they hold a certificate and its key.
+    """Return what is wrong with the files of an entry, as a clause.
 
-    Also None for files that certmond does not repair: trust anchors, patterns, unreadable files, and unwanted files.
+    None if they hold a certificate and its key, and a kubeconfig names a server and its CA. Also None for files that
+    certmond does not repair: trust anchors, patterns, unreadable files, and unwanted files.
     """
-    spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason.remedy is Remedy.REPAIR]
+    spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
         return None
     if not seen.wanted or any(fault.reason is Reason.UNREADABLE for fault in seen.faults):
         return None
     if spec.kind is Kind.KUBECONFIG and not seen.renewable:
         return None  # the file that it refers to has a separate entry
+    return _pair_damage(seen) or (f"{seen.path}: {seen.broken_cluster}" if seen.broken_cluster else None)
+
+
+def _pair_damage(seen: Observation) -> str | None:
+    """Return why the files of an entry do not hold a certificate and its key, or None if they do."""
+    spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason.remedy is Remedy.REPAIR]
     if not seen.certificates:
         return faults[0].detail if faults else None
     if seen.key_path is None or spec.key_optional:
@@ -42,6 +51,17 @@ def damage(seen: Observation) -> str | None:
     if seen.key is None and (faults or not seen.key_unknown):
         return f"{seen.key_path} contains no private key"
     return f"{seen.key_path} is not the private key of {seen.path}" if seen.key_matches is False else None
+
+
+def is_cluster_damage(seen: Observation) -> bool:
+    """Return whether only the cluster of a kubeconfig is broken, and its certificate and key are valid."""
+    return bool(damage(seen) and seen.certificates) and _pair_damage(seen) is None
+
+
+def lacks_key(seen: Observation) -> bool:
+    """Return whether the files are those of a CA whose private key is missing on this node, which should have it."""
+    wanted = seen.spec.authority and seen.key_path is not None and not (seen.spec.key_optional or seen.key_unknown)
+    return wanted and bool(seen.certificates) and not seen.key_matches
 
 
 def is_whole(seen: Observation) -> bool | None:
@@ -64,8 +84,8 @@ def generation(
     `known` is the last certificate of these files that their CA signed, or None if certmond does not have it. The
     generation must not exceed the contents of `known`. The rule is stricter without `known`. It is also stricter if the
     certificate that certmond installed last is neither `known` nor in the archive. Then the generation must not exceed
-    the contents that the entry fixes, and must have the last subject. `under` is the anchor that must have signed the
-    generation, or None for any anchor.
+    the contents that the entry fixes, and must have the last subject. If the last subject is unknown too, the subject
+    must be one of `_unprivileged`. `under` is the anchor that must have signed the generation, or None for any anchor.
     """
     fixed, archived = fixed_by(seen.spec, facts), {each.sha256 for each in salvage.kept}
     lost = salvage.last is not None and salvage.last not in archived and (known is None or known.sha256 != salvage.last)
@@ -75,6 +95,8 @@ def generation(
         if surplus(leaf, known, fixed):
             continue
         if (lost or known is None) and (surplus(leaf, None, fixed) or _has_other_subject(leaf, salvage.subject)):
+            continue
+        if known is None and not _has_last_subject(leaf, salvage.seen_subject, fixed.subjects):
             continue
         return number, leaf
     return None
@@ -90,14 +112,14 @@ def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate])
 
 def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
-    known: Certificate | None = None, siblings: Iterable[Certificate] = (),
+    known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
     """Return a certificate with only the contents that the entry fixes, or the reason against it with the remedy.
 
-    `signer` is the kind of its signer. If the entry accepts several subjects, the template gets the subject of `known`
-    or of the certificate that certmond installed last. If these two differ, it gets the one that the entry names first.
-    Without either, the certificates in the archive decide, and then the groups of `siblings`, of the same CA on this
-    node: a cluster that kubeadm before v1.29 created does not have the group kubeadm:cluster-admins.
+    `signer` is the kind of its signer. If the entry accepts several subjects, the template gets the last one: that of
+    `known`, or of the last certificate that certmond observed in these files. If the certificate that certmond
+    installed last had another subject, it gets the first of the two that is `_unprivileged`. If the last subject is
+    unknown, the newest certificate of the archive with one of the unprivileged subjects decides.
     """
     spec = seen.spec
     if why := obstacle(seen, signer, authority):
@@ -110,9 +132,7 @@ def new_template(
         return f"no file on this node names its API server; move {seen.path} away, then run: certmond init"
     fixed = fixed_by(spec, terms.facts)
     try:
-        last = {known.attributes if known else None, subject_attributes(salvage.subject) if salvage.subject else None}
-        subject = next((text for text in accepted if subject_attributes(text) in last), None)
-        template = first(spec, subject or _subject(accepted, salvage.kept, siblings), fixed.names, terms)
+        template = first(spec, _subject(accepted, salvage, known), fixed.names, terms)
     except ValueError as error:
         return f"its entry has a value that no certificate can contain ({error}); correct the entry"
     granted = grant(template, fixed, Basis(barrier=salvage.barrier))
@@ -145,9 +165,14 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
     name = seen.spec.name
     if seen.spec.renewed_by:
         return f"certmond does not repair it; it is renewed by {seen.spec.renewed_by}"
+    if salvage.barrier:
+        return salvage.barrier
+    only_cluster = is_cluster_damage(seen)
+    if only_cluster and not salvage.cluster_obstacle:
+        return f"repair it: certmond renew {name}"
     if found := generation(seen, salvage, facts, known=known):
         return f"restore it: certmond archive restore {name} {found[0]}"
-    return salvage.obstacle or f"issue it again: certmond renew {name}"
+    return (salvage.cluster_obstacle if only_cluster else salvage.obstacle) or f"issue it again: certmond renew {name}"
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
@@ -160,6 +185,8 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
     if signer not in _NEED_CA_KEY:
         return None
     if authority is None or not authority.certificates:
+        if names := [name for name in spec.ca if name != SELF]:
+            return f"the file of its CA, the entry {' or '.join(names)}, has no certificate; restore the CA first"
         return "no CA of the catalogue signs it; set `ca` or `signer` in its entry"
     if fact := authority.certificates[0].refused:
         return f"its CA {authority.path} is unusable ({fact}); replace that CA"
@@ -178,11 +205,23 @@ def _has_other_subject(leaf: Certificate, subject: str | None) -> bool:
     return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 
-def _subject(accepted: Sequence[str], kept: Sequence[Certificate], siblings: Iterable[Certificate]) -> str:
-    for certificate in kept:
-        for text in accepted:
-            if has_accepted_subject(certificate, (text,)):
-                return text
-    groups = {each for certificate in siblings for each in certificate.attributes if each.startswith("O=")}
-    wanted = [text for text in accepted if groups.intersection(subject_attributes(text))]
-    return wanted[0] if wanted and "O=" in accepted[0] else accepted[0]
+def _has_last_subject(leaf: Certificate, last: str | None, accepted: Sequence[str]) -> bool:
+    """Return whether the subject of `leaf` is a part of `last`, or one of `_unprivileged` if `last` is None."""
+    if last is None:
+        return has_accepted_subject(leaf, _unprivileged(accepted))
+    return not _has_other_subject(leaf, last)
+
+
+def _subject(accepted: Sequence[str], salvage: Salvage, known: Certificate | None) -> str:
+    last = known.subject if known else salvage.seen_subject
+    recorded = [subject_attributes(text) for text in (last, salvage.subject) if last and text]
+    if previous := [text for text in accepted if subject_attributes(text) in recorded]:
+        return _unprivileged(previous)[0]
+    unprivileged = _unprivileged(accepted)
+    archived = (text for each in salvage.kept for text in unprivileged if has_accepted_subject(each, (text,)))
+    return next(archived, unprivileged[0])
+
+
+def _unprivileged(accepted: Sequence[str]) -> Sequence[str]:
+    """Return the subjects without the group that Kubernetes authorizes for everything, or all if each one has it."""
+    return [text for text in accepted if _MASTERS not in subject_attributes(text)] or accepted

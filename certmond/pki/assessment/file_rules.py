@@ -5,11 +5,11 @@ Owns these rules and their messages, as `rules` does for certificates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from certmond.pki.assessment.damage import damage, remedy
+from certmond.pki.assessment.damage import damage, last_issued, remedy
 from certmond.pki.assessment.last_attempt import IN_A_ROW
 from certmond.pki.assessment.rule_input import fault_finding, finding
 from certmond.pki.catalog.entries import CertificateSpec, Kind
@@ -32,19 +32,23 @@ def about_files(seen: Observation) -> Iterator[Finding]:
 
 def about_damage(
     findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
-    facts: Mapping[str, str], known: Certificate | None,
+    facts: Mapping[str, str], known: Certificate | None, issuers: Sequence[Certificate],
 ) -> tuple[Finding, ...]:  # fmt: skip
     """Return the findings, with the repair command of this node for damaged files, and a finding for repeated damage.
 
-    `known` is the last certificate of these files that their CA signed.
+    If a CA has no key here and the archive has one, name its directory. `known` is the last certificate of these
+    files, and `issuers` are the certificates that may have signed it.
     """
-    if salvage is None or (what := damage(seen)) is None:
+    if salvage is None:
         return tuple(findings)
-    found, command = [], remedy(seen, salvage, facts, known=known)
+    if (what := damage(seen)) is None:
+        return tuple(_with_archived_key(item, salvage) for item in findings)
+    found, command = [], remedy(seen, salvage, facts, known=last_issued(known, issuers))
     for item in findings:
         fact, _, usual = item.message.partition("; ")
         own = any(path and path in fact for path in (seen.path, seen.key_path))
-        repairable = own and item.reason.remedy is Remedy.REPAIR and usual
+        of_damage = item.reason.remedy is Remedy.REPAIR or item.reason is Reason.EMBEDDED_CA_DIFFERS
+        repairable = own and of_damage and usual
         found.append(replace(item, message=printable(f"{fact}; {command}")) if repairable else item)
     if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
         often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"
@@ -52,6 +56,16 @@ def about_damage(
         fact = f"{what}, and was repaired {often}, last on {last}"
         found.append(finding(Reason.BREAKS_AGAIN, f"{fact}; find the program or disk that damages it: certmond plan"))
     return tuple(found)
+
+
+def _with_archived_key(item: Finding, salvage: Salvage) -> Finding:
+    """Return the finding. If a CA has no key, its message names the directory of the archive that has it."""
+    if salvage.key_directory is None or item.reason not in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}:
+        return item
+    fact = item.message.partition("; ")[0]
+    return replace(
+        item, message=printable(f"{fact}; its key is in the archive, copy it back: ls {salvage.key_directory}")
+    )
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:

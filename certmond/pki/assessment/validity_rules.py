@@ -1,8 +1,8 @@
-"""Rules for the validity period of a certificate and of the CAs of its path, and its renewal point."""
+"""Rules for the validity period of a certificate and of the CAs of its path, its renewal point, and the next change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from certmond.pki.assessment.rule_input import Case, finding, has_entry
@@ -92,6 +92,16 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
             f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} ends on "
             f"{_day(issuer.not_after)}; rotate the CA before that day",
         )
+
+
+def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | None:
+    """Return the first instant after `case.now` at which the findings or the renewal may change with time, or None."""
+    certificate, paths = case.certificate, case.search.paths
+    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
+    instants += filter(None, others)
+    for link in {link for path in paths for link in path.certificates}:
+        instants += [link.not_before, link.expires_at]
+    return min((instant for instant in instants if instant > case.now), default=None)
 
 
 def _own_links(case: Case) -> tuple[Certificate, ...]:

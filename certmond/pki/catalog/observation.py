@@ -52,8 +52,10 @@ class Observation:
     of another user than root to a file that this user does not own is not followed: the path of the symlink is then the
     file. `foreign_key` is True if `key_path` is from a kubeconfig that other users can change: it is not a file of this
     entry. `holder` is the owner of a kubeconfig: "user" or "cluster", and the name. `wanted` is False if no other file
-    of the node refers to this one any longer. `changed_at` is the last change (ctime) of the file of the certificate or
-    of the key, or of the directory of a missing file. A change of only an inode makes no new observation.
+    of the node refers to this one any longer. `broken_cluster` is the clause that the current context of a kubeconfig,
+    whose entry fixes a subject and a CA, has no server with a usable CA, or "". `changed_at` is the last change (ctime)
+    of the file of the certificate or of the key, or of the directory of a missing file. A change of only an inode makes
+    no new observation.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Observation:
     holder: tuple[str, str] | None = None
     foreign_key: bool = False
     wanted: bool = True
+    broken_cluster: str = ""
     changed_at: datetime | None = field(default=None, compare=False)
 
     @property
@@ -125,10 +128,13 @@ class Salvage:
 
     `good` are the generations of the archive that are good now, newest first: each with its certificate. `kept` are the
     certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond put in place
-    last, and `subject` its subject, where the state directory has it. `barrier` is the reason for which certmond writes
-    no key to these files. `server` is the name and the URL of the API server for a kubeconfig, or None if unknown.
-    `obstacle` is the reason for which no new certificate can be issued, with its remedy, or None. `repairs` is the
-    number of repairs in a row, and `repaired_at` the time of the last one.
+    last, and `subject` its subject, where the state directory has it. `seen_subject` is the subject that certmond
+    observed last in these files. `barrier` is the reason for which certmond writes no key to these files. `server` is
+    the name and the URL of the API server for a kubeconfig, or None if unknown. `obstacle` is the reason for which no
+    new certificate can be issued, with its remedy, or None. `cluster_obstacle` is the reason for which certmond cannot
+    repair the cluster of a kubeconfig in place, or "". `repairs` is the number of repairs in a row, and `repaired_at`
+    the time of the last one. `key_directory` is the directory of the archive with the private key that a CA lacks, or
+    None.
     """
 
     good: tuple[tuple[str, Certificate], ...] = ()
@@ -140,6 +146,9 @@ class Salvage:
     repairs: int = 0
     repaired_at: datetime | None = None
     subject: str | None = None
+    key_directory: str | None = None
+    seen_subject: str | None = None
+    cluster_obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True)

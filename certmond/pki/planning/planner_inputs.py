@@ -29,8 +29,9 @@ class Circumstances:
     """State of the host: reasons to wait (`hold`: an upgrade; `clock`: not synchronized), and derived files.
 
     `stale` has the reason for each derived file that must be written again, and `derived` the path and source of each.
-    `unsure` has the reason for each anchor, by name, that other components may not trust yet. `replaced_ca` is a CA
-    that was replaced without a rotation, and that a rotation repairs now.
+    `unsure` has the reason for each anchor, by name, that other components may not trust yet. `in_use` names those of
+    them that signed all leaves of this node: an operator may let them sign more. `replaced_ca` is a CA that was
+    replaced without a rotation, and that a rotation repairs now.
     """
 
     hold: str | None = None
@@ -38,4 +39,5 @@ class Circumstances:
     derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     clock: str | None = None
     unsure: Mapping[str, str] = field(default_factory=dict)
+    in_use: frozenset[str] = frozenset()
     replaced_ca: ReplacedCA = NO_REPLACED_CA

@@ -82,7 +82,9 @@ def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Ci
     """Return why the CA of the certificate must sign nothing now, also for an operator, or None if it may sign."""
     if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None
-    unsure = next(filter(None, map(circumstances.unsure.get, status.seen.spec.ca)), None)
+    used = circumstances.in_use if cause is Cause.ASKED else frozenset[str]()
+    names = (name for name in status.seen.spec.ca if name not in used)
+    unsure = next(filter(None, map(circumstances.unsure.get, names)), None)
     return Held(*status.seen.identity, unsure) if unsure else None
 
 

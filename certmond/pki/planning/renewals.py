@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.assessment.damage import damage
+from certmond.pki.assessment.damage import damage, is_cluster_damage
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
@@ -101,7 +101,8 @@ class _Planner:
     def plan(self) -> Plan:
         for status in self._assessment.certificates:
             cause = self._cause(status)
-            if cause is not None and not (status.stale or status.certificate is None):
+            repairs_cluster = cause is Cause.ASKED and is_cluster_damage(status.seen)
+            if cause is not None and not (status.stale or status.certificate is None or repairs_cluster):
                 self._consider(status, cause)
             elif damage(status.seen) and self._may_repair(status):
                 self._repair(status)
@@ -147,7 +148,8 @@ class _Planner:
         return Cause.NOT_A_SYMLINK if status.seen.symlink is False else None
 
     def _consider(self, status: CertificateStatus, cause: Cause) -> None:
-        old, why = status.certificate, renewal_obstacle(status, self._authorities, self._policy)
+        old, salvage = status.certificate, status.presence.salvage
+        why = (salvage and salvage.barrier) or renewal_obstacle(status, self._authorities, self._policy)
         if why or old is None:
             self._hold(status, why or "it has no certificate")
             return
@@ -193,9 +195,9 @@ class _Planner:
         if isinstance(made, Restore | Issue) and not asked:
             about = self._circumstances
             if isinstance(made, Restore):  # a restored certificate needs no clock, and no CA that all components trust
-                about = replace(about, clock=None, unsure={})
+                about = replace(about, clock=None, unsure={} if made.generation else about.unsure)
             made = self._waiting(status, None, Cause.DAMAGED, about) or made
-        elif isinstance(made, Issue):
+        elif isinstance(made, Issue) or (isinstance(made, Restore) and made.generation is None):
             made = unsettled_ca_hold(status, Cause.DAMAGED, self._circumstances) or made
         if made is None:  # its certificate is complete, and is renewed as usual
             self._consider(status, Cause.DAMAGED)

@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
-from certmond.pki.assessment.damage import damage, generation, last_issued, lost_names, new_template, unknown_names
+from certmond.pki.assessment.damage import (
+    damage,
+    generation,
+    is_cluster_damage,
+    last_issued,
+    lost_names,
+    new_template,
+    unknown_names,
+)
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL
@@ -62,6 +70,10 @@ class Repairs:
             return self._held(status, f"certmond does not renew it; it is renewed by {seen.spec.renewed_by}")
         if salvage.barrier:
             return self._held(status, salvage.barrier)
+        only_cluster = is_cluster_damage(seen)
+        if only_cluster and status.certificate and not salvage.cluster_obstacle:
+            detail = f"{what}; repair its cluster with the present CA of {seen.spec.embedded_ca}"
+            return Restore(status, None, status.certificate, detail)
         under = next(filter(None, map(self._signing.get, seen.spec.ca)), None)
         known = last_issued(status.certificate, (*status.issuers, *status.anchors))
         found = generation(seen, salvage, self._assessment.facts, known=known, under=under)
@@ -69,6 +81,8 @@ class Repairs:
             number, certificate = found
             detail = f"{what}; restore {number} from the archive, valid until {day(certificate.not_after)}"
             return Restore(status, number, certificate, detail)
+        if only_cluster:
+            return self._held(status, salvage.cluster_obstacle)
         if status.certificate and not status.stale and seen.spec.kind is not Kind.KUBECONFIG:
             return None
         made = self._new_certificate(status, salvage, under, requested=requested)
@@ -88,7 +102,7 @@ class Repairs:
         template = new_template(
             seen, salvage, terms, signer=self._policy.signers.get(signer, signer),
             authority=authority.seen if authority else None,
-            known=last_issued(status.certificate, (*status.issuers, *status.anchors)), siblings=self._siblings(status),
+            known=last_issued(status.certificate, (*status.issuers, *status.anchors)),
         )  # fmt: skip
         if isinstance(template, str):
             return template
@@ -116,11 +130,6 @@ class Repairs:
             under=under,
             server=salvage.server,
         )
-
-    def _siblings(self, status: CertificateStatus) -> list[Certificate]:
-        """Return the valid certificates of the same CA on this node."""
-        others = [each for each in self._assessment.certificates if each.seen.spec.ca == status.seen.spec.ca]
-        return [each.certificate for each in others if each.certificate and each.chain_valid]
 
     @cached_property
     def _broken(self) -> int:

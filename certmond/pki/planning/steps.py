@@ -77,10 +77,14 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A generation of the archive, with its `certificate`, that replaces an entry's damaged files."""
+    """A generation of the archive, with its `certificate`, that replaces an entry's damaged files.
+
+    Without a generation, a kubeconfig keeps its credentials, and `certificate` is one of them. Only its broken cluster
+    gets the present CA and the known server.
+    """
 
     status: CertificateStatus
-    generation: str
+    generation: str | None
     certificate: Certificate
     detail: str
     cause: Cause = Cause.DAMAGED

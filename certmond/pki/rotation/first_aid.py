@@ -63,6 +63,22 @@ def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
     return Rotate(aid.family, ground.path, detail, wants, known=(*aid.old, aid.new)) if wants else None
 
 
+def untrusted_signer(ground: Ground) -> str | None:
+    """Return that the controller-manager signs with a CA that is not in the anchor's file, with the remedy.
+
+    None if it signs with the anchor's own files, or with a trusted CA.
+    """
+    signer = ground.signer
+    if signer is None or signer.now != signer.apart or not signer.holds or signer.holds[0] in ground.trust:
+        return None
+    certificate, key = signer.files
+    fact = f"{signer.container} signs with {certificate}, {signer.holds[0].called}, which is not in {ground.path}"
+    return (
+        f"{fact}: clients of this node refuse the certificates that it signs; name {signer.shared[0]} and "
+        f"{signer.shared[1]} in {signer.manifest}, and remove {certificate} and {key}"
+    )
+
+
 def is_reached(aid: Rotation, ground: Ground) -> bool:
     """Return whether the anchor's files have the contents that the first aid requires."""
     wanted = desired(aid)

@@ -70,6 +70,18 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
     return Change(family, tuple(evidence), new, next(iter(evidence.values())))
 
 
+def has_signed_all(change: Change, inventory: Inventory) -> bool:
+    """Return whether every leaf of the node has a path to the present anchor, and the node has a leaf.
+
+    Then the node trusts the old anchor at most. This also holds for a new certificate of the old key.
+    """
+    leaves = [
+        each for each in filter(_is_own, inventory.observations) if change.family in each.spec.ca and each.certificates
+    ]
+    paths = (find_paths(each.certificates[0], (change.new,), each.certificates[1:]).paths for each in leaves)
+    return bool(leaves) and all(paths)
+
+
 def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Change | None:
     """Return the change to a third anchor with its key during a `rotation` to an anchor found in place, or None.
 

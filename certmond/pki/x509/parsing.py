@@ -51,7 +51,7 @@ class Document:
     """Contents of one file, in their order.
 
     `key` is the public half of the (first) private key, and `public_keys` are the bare public keys. `encrypted_key` is
-    True for a key that requires a passphrase, `pem` for a PEM file.
+    True for a key that requires a passphrase, `pem` for a PEM file or a file in no known format.
     """
 
     certificates: tuple[Certificate, ...] = ()
@@ -115,7 +115,9 @@ def decode(data: bytes, path: str, password: bytes | None = None, opening: Openi
         return _decode_pem(data, path)
     if is_pkcs12(data):
         return replace(_decode_pkcs12(data, path, password, opening), pem=False)
-    return replace(_decode_der(data, path), pem=False)
+    found = _decode_der(data, path)
+    is_known = found.certificates or found.key or found.encrypted_key or _is_der(data)
+    return replace(found, pem=not is_known)
 
 
 def _decode_pem(data: bytes, path: str) -> Document:

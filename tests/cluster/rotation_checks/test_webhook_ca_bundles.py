@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.cluster.rotation_checks.check import CheckResult
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from tests.builders import Issued, bundle, make_ca, reissue

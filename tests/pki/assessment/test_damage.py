@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import Assessment, assess
-from certmond.pki.assessment.damage import damage, generation, is_whole, last_issued, new_template
+from certmond.pki.assessment.damage import (
+    damage,
+    generation,
+    is_cluster_damage,
+    is_whole,
+    last_issued,
+    new_template,
+    remedy,
+)
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
@@ -105,6 +113,81 @@ def test_an_unsupported_or_unreadable_file_is_not_repaired(seen: Observation) ->
     longer expected, unreadable files, and files whose key may be right.
     """
     assert damage(seen) is None
+
+
+CONF = row("leaf", kind="kubeconfig", path="/etc/leaf.conf", key=None, subject="CN=leaf,O=readers", embedded_ca="ca",
+           usages=["digital signature", "client auth"])  # fmt: skip
+LEADS_NOWHERE = replace(GOOD, spec=CONF, path=CONF.path, key_path=CONF.path, broken_cluster="cluster 'c' has no server")
+
+
+def test_a_kubeconfig_with_a_broken_cluster_is_damaged() -> None:
+    """Its certificate and its key are intact. Damage of the certificate or the key precedes that of the cluster."""
+    assert damage(LEADS_NOWHERE) == "/etc/leaf.conf: cluster 'c' has no server"
+    assert (is_whole(LEADS_NOWHERE), is_cluster_damage(LEADS_NOWHERE)) == (False, True)
+    for seen in (replace(LEADS_NOWHERE, key=ROOT.facts.key), replace(GONE, spec=CONF, broken_cluster="x"), GOOD):
+        assert not is_cluster_damage(seen)
+    other = replace(LEADS_NOWHERE, key=ROOT.facts.key)
+    assert damage(other) == "/etc/leaf.conf is not the private key of /etc/leaf.conf"
+    assert damage(replace(LEADS_NOWHERE, renewable=False)) is None
+
+
+def test_a_broken_cluster_is_repaired_after_a_wait_or_by_a_due_renewal() -> None:
+    """The wait is that of other damage. certmond issues no certificate for the cluster, but a due certificate is
+    renewed, which writes the present CA as well. By hand, certmond repairs the cluster at once, and only the cluster.
+    """
+    node = Node(replace(LEADS_NOWHERE, broken_cluster=""))
+    waiting = only(node.look(LEADS_NOWHERE))
+    assert isinstance(waiting, Held)
+    assert waiting.until == NOW + REPAIR_WAIT
+    by_hand, found = only(node.plan(asked=True)), only(node.after(REPAIR_WAIT))
+    for step in (by_hand, found):
+        assert isinstance(step, Restore)
+        assert (step.generation, step.cause) == (None, Cause.DAMAGED)
+        assert step.certificate == LEADS_NOWHERE.certificates[0]
+    assert node.plan().steps[0].detail == (
+        "/etc/leaf.conf: cluster 'c' has no server; repair its cluster with the present CA of ca"
+    )
+    due = Node(see(CONF, archived(end=NOW + DAY)))
+    due.now += HOUR
+    step = only(due.look(replace(due.seen, broken_cluster="x")))
+    assert isinstance(step, Issue)
+    assert step.cause is Cause.DUE
+    assert isinstance(only(due.plan(asked=True)), Restore)
+
+
+def test_a_ca_of_unknown_trust_is_not_written_into_a_kubeconfig() -> None:
+    """Neither the daemon nor a command writes it. An unsynchronized clock does not delay the repair, which signs
+    nothing.
+    """
+    node = Node()
+    node.look(LEADS_NOWHERE)
+    node.after(REPAIR_WAIT)
+    for asked in (True, False):
+        held = only(node.plan(asked=asked, unsure={"ca": "the CA was replaced"}))
+        assert isinstance(held, Held)
+        assert held.because == "the CA was replaced"
+        assert isinstance(only(node.plan(asked=asked, clock="no clock")), Restore)
+
+
+def test_a_cluster_without_a_repair_is_restored_from_the_archive() -> None:
+    """Without a generation, certmond holds the repair with the missing fact, which the finding has too. It issues no
+    certificate.
+    """
+    why = "certmond adds no cluster to it; add it there"
+    for good in ((), (("000001-x", LEADS_NOWHERE.certificates[0]),)):
+        salvage = Salvage(good, cluster_obstacle=why)
+        node = Node(salvage=salvage)
+        node.look(LEADS_NOWHERE)
+        found = only(node.after(REPAIR_WAIT))
+        if good:
+            assert isinstance(found, Restore)
+            assert found.generation == "000001-x"
+        else:
+            assert isinstance(found, Held)
+            assert found.because == f"/etc/leaf.conf: cluster 'c' has no server; {why}"
+        said = "restore it: certmond archive restore leaf 000001-x" if good else why
+        assert remedy(LEADS_NOWHERE, salvage, FACTS, known=LEADS_NOWHERE.certificates[0]) == said
+    assert remedy(LEADS_NOWHERE, Salvage(), FACTS, known=None) == "repair it: certmond renew leaf"
 
 
 # When
@@ -275,12 +358,12 @@ def test_of_several_accepted_subjects_only_the_last_or_less_is_restored(
     remembered: str, last: str, former: str, *, back: bool
 ) -> None:
     """An accepted subject is not restored after another one was in place, unless it is a part of that one. The last one
-    is known from the files, or from the ledger. A new certificate has the last one.
+    is known from the files, or from the record of subjects. A new certificate has the last one.
     """
     spec = row("leaf", subject=[ADMINS, MASTERS, PLAIN], usages=["digital signature", "client auth"])
     old, new = client(former).facts, client(last, NOW + YEAR).facts
     kept = (old, new) if remembered == "kept" else (old,)
-    salvage = Salvage((("000001-x", old),), kept, new.sha256, subject=last)
+    salvage = Salvage((("000001-x", old),), kept, new.sha256, subject=last, seen_subject=last)
     seen, known = replace(GONE, spec=spec), new if remembered == "known" else None
     found = generation(seen, salvage, FACTS, known=known)
     assert found == (("000001-x", old) if back else None)
@@ -289,16 +372,39 @@ def test_of_several_accepted_subjects_only_the_last_or_less_is_restored(
     assert attributes_of(template.subject) == new.attributes
 
 
-def test_of_two_possible_last_subjects_the_first_of_the_entry_is_issued() -> None:
-    """The last certificate of certmond had another subject than the last one in the files."""
-    spec = row("leaf", subject=[ADMINS, MASTERS], usages=["digital signature", "client auth"])
-    for last, known in ((ADMINS, MASTERS), (MASTERS, ADMINS)):
-        salvage = Salvage(last="00", subject=last)
-        template = new_template(
-            replace(GONE, spec=spec), salvage, TERMS, signer="local", authority=CA, known=client(known).facts
-        )
-        assert isinstance(template, Template)
-        assert attributes_of(template.subject) == client(ADMINS).facts.attributes
+@pytest.mark.parametrize("order", [[ADMINS, MASTERS], [MASTERS, ADMINS]])
+def test_of_two_possible_last_subjects_the_unprivileged_one_is_issued(order: list[str]) -> None:
+    """The last certificate of certmond had another subject than the last one in the files, which is known from the
+    files or from the record of subjects. The order in the entry has no effect.
+    """
+    spec = row("leaf", subject=order, usages=["digital signature", "client auth"])
+    for last, there in ((ADMINS, MASTERS), (MASTERS, ADMINS)):
+        for known, seen in ((client(there).facts, None), (None, there)):
+            salvage = Salvage(last="00", subject=last, seen_subject=seen)
+            template = new_template(replace(GONE, spec=spec), salvage, TERMS, signer="local", authority=CA, known=known)
+            assert isinstance(template, Template)
+            assert attributes_of(template.subject) == client(ADMINS).facts.attributes
+
+
+@pytest.mark.parametrize("order", [[ADMINS, MASTERS], [MASTERS, ADMINS]])
+@pytest.mark.parametrize("put", [MASTERS, None])
+def test_without_a_known_last_subject_system_masters_is_not_issued(order: list[str], put: str | None) -> None:
+    """If neither the files nor the record of subjects have the last subject, certmond restores and issues no
+    certificate with the group `system:masters`. The archive and the last certificate of certmond do not change this:
+    an operator may have installed another subject of the entry. An entry without another subject gets the group.
+    """
+    old, less = client(MASTERS).facts, client(ADMINS).facts
+    for good, back in (((old,), None), ((old, less), None if put else "000002-x")):
+        generations = tuple((f"{number:06d}-x", leaf) for number, leaf in enumerate(good, start=1))
+        salvage = Salvage(generations, good, old.sha256 if put else None, subject=put)
+        for accepted in (order, [MASTERS]):
+            spec = row("leaf", subject=accepted, usages=["digital signature", "client auth"])
+            seen = replace(GONE, spec=spec)
+            found = generation(seen, salvage, FACTS, known=None)
+            assert (found and found[0]) == (back if accepted == order else "000001-x")
+            template = new_template(seen, salvage, TERMS, signer="local", authority=CA)
+            assert isinstance(template, Template)
+            assert attributes_of(template.subject) == client(ADMINS if accepted == order else MASTERS).facts.attributes
 
 
 def test_a_certificate_of_another_ca_proves_no_earlier_right() -> None:
@@ -380,23 +486,15 @@ def test_a_certificate_without_a_predecessor_has_what_the_entry_fixes(
     assert set(template.extended_usages) <= usages
 
 
-def test_the_subject_is_the_one_of_the_cluster() -> None:
-    """Of several accepted ones it is that of the archive, otherwise the one with the group of other certificates of
-    this CA, otherwise the first.
+def test_without_a_known_last_subject_the_archive_decides() -> None:
+    """Among the accepted subjects without `system:masters`, a new certificate has the newest one in the archive,
+    otherwise the first one.
     """
-    accepted = ["CN=admin,O=kubeadm:cluster-admins", "CN=admin,O=system:masters"]
-    spec = row("leaf", subject=accepted, usages=["digital signature", "client auth"])
-    old = make_leaf(ROOT, subject_of("admin", "system:masters"))
-    sibling = see(row("other", path="/pki/other.crt"), make_leaf(ROOT, subject_of("kubelet-client", "system:masters"),
-                  key=KEY, not_before=NOW - DAY, not_after=NOW + YEAR))  # fmt: skip
-    seen = replace(GONE, spec=spec)
-    for kept, others, expected in (((), (), 0), ((old.facts,), (), 1), ((), (sibling,), 1)):
-        around = Surroundings(salvage={seen.identity: Salvage(kept=kept)})
-        assessment = assess(Inventory((CA, seen, *others), FACTS), NOW, around=around)
-        found = only(plan(assessment, Policy(), {}, Circumstances(), frozenset({"leaf"})))
-        assert isinstance(found, Issue)
-        group = accepted[expected].partition("O=")[2]
-        assert group in found.template.subject.rfc4514_string()
+    spec = row("leaf", subject=[ADMINS, MASTERS, PLAIN], usages=["digital signature", "client auth"])
+    for kept, expected in (((), ADMINS), ((client(PLAIN).facts,), PLAIN)):
+        template = new_template(replace(GONE, spec=spec), Salvage(kept=kept), TERMS, signer="local", authority=CA)
+        assert isinstance(template, Template)
+        assert attributes_of(template.subject) == client(expected).facts.attributes
 
 
 def subject_of(name: str, group: str) -> Any:

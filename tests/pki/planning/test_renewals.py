@@ -412,11 +412,16 @@ def test_a_hold_ends_when_the_certificate_becomes_critical(life: timedelta) -> N
 
 
 def test_nothing_is_issued_by_a_ca_of_unknown_trust() -> None:
-    """The rule holds at any date and for any command. A certificate of another CA is issued."""
+    """The rule holds at any date and for any command. A certificate of another CA is issued. By command, certmond also
+    issues a certificate of a CA that signed all leaves of this node.
+    """
     made = world(leaf(NOW), circumstances=Circumstances(unsure={"ca": "the CA was replaced"}))
     for now in (NOW, NOW + YEAR):
         assert held(made.plan(now)) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
     assert held(made.plan(NOW, frozenset({"leaf"}))) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
+    used = replace(made, circumstances=replace(made.circumstances, in_use=frozenset({"ca"})))
+    assert steps(used.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+    assert held(used.plan(NOW)) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
     elsewhere = replace(made, circumstances=Circumstances(unsure={"etcd-ca": "the CA was replaced"}))
     assert steps(elsewhere.plan(NOW)) == [("leaf", Cause.DUE)]
     assert steps(elsewhere.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]

@@ -90,11 +90,12 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
 @pytest.mark.parametrize(
     ("fields", "ca", "said"),
     [
-        ({"ca": ["another"]}, CA, "no CA of the catalogue signs it; set `ca` or `signer` in its entry"),
-        ({}, see(AUTHORITY), "no CA of the catalogue signs it; set `ca` or `signer` in its entry"),
+        ({"ca": []}, CA, "no CA of the catalogue signs it; set `ca` or `signer` in its entry"),
+        ({"ca": ["another"]}, CA, "the file of its CA, the entry another, has no certificate; restore the CA first"),
+        ({}, see(AUTHORITY), "the file of its CA, the entry ca, has no certificate; restore the CA first"),
         ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
     ],
-    ids=["not in the catalogue", "gone", "refused"],
+    ids=["none configured", "not in the catalogue", "gone", "refused"],
 )
 def test_a_ca_that_cannot_sign_is_named(fields: dict[str, Any], ca: Observation, said: str) -> None:
     """The CA is not in the catalogue, its file has no certificate, or Go or cryptography cannot read it."""

@@ -10,7 +10,7 @@ import pytest
 from certmond.pki.catalog.observation import Inventory, Observation, Permissions
 from certmond.pki.rotation.family_state import Ground
 from certmond.pki.rotation.phases import Phase
-from certmond.pki.rotation.replaced_ca import Change, changed, overtaken
+from certmond.pki.rotation.replaced_ca import Change, changed, has_signed_all, overtaken
 from certmond.pki.x509.certificate import Certificate
 from tests.builders import Issued, make_intermediate, make_leaf
 from tests.pki.rotation_node import (
@@ -206,3 +206,21 @@ def test_a_second_one_that_is_still_in_the_bundle_stays_trusted() -> None:
 def test_an_incomplete_pair_replaces_none(found: bool, of: Ground) -> None:
     """A pair does not replace one in a rotation that an operator began: another process changes the same files."""
     assert overtaken(at(Phase.TRUST, found=found), of, Inventory((leaf(OLD),))) is None
+
+
+@pytest.mark.parametrize(
+    ("leaves", "all_of_new"),
+    [
+        ((leaf(NEW), conf(OLD)), True), ((leaf(OLD), conf(OLD)), False), ((leaf(NEW), leaf(OLD)), False),
+        ((), False), ((see(row(), make_leaf(make_intermediate(NEW)), make_intermediate(NEW)),), False),
+    ],
+)  # fmt: skip
+def test_an_anchor_that_signed_all_leaves_is_in_use(leaves: tuple[Observation, ...], all_of_new: bool) -> None:
+    """The old CA in a kubeconfig has no effect. Without a leaf, no file shows that the anchor is in use."""
+    inventory = Inventory((*anchors(NEW), *leaves))
+    assert has_signed_all(change("test", OLD), inventory) is all_of_new
+
+
+def test_a_new_ca_with_the_old_key_signed_the_old_leaves() -> None:
+    """Both certificates of the CA have one key, so that a leaf of the old one also has a path to the new one."""
+    assert has_signed_all(change("test", OLD, new=AFRESH), Inventory((*anchors(AFRESH), leaf(OLD))))

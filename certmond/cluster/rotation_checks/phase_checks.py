@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from certmond.cluster.connection import Access
+from certmond.cluster.access import Access
 from certmond.pki.catalog.settings import ClusterSpec
 from certmond.pki.rotation.phases import Phase, Rotation, desired
 from certmond.pki.x509.certificate import certificates_of

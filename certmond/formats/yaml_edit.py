@@ -1,0 +1,146 @@
+"""Edits of a YAML text: replace values in place, and insert missing ones.
+
+Owns the edit: comments, order, quotes and other content stay byte for byte. A parse of the result proves that. Accesses
+no file, and never quotes the text, because it may contain a private key.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from certmond.errors import WriteError
+from certmond.formats.kubeconfig import as_text, load_mapping
+
+Position = tuple[str | int, ...]
+"""Position of a value in a document: keys and list indexes, outermost first."""
+
+# The text before a value: anchor and tag, then a quote, or the header of a block scalar with its first indentation.
+_HEAD = re.compile(r"""(?:[&!]\S*\s+)*(?:["']|[|>][^\n]*\n\s*|)""")
+_TAIL = "\"' \t\r\n"
+
+
+def with_values(
+    data: bytes, document: Mapping[str, Any], new_values: Mapping[Position, bytes | str], what: str
+) -> bytes:
+    """Return the text with the values of `new_values`, after proving that nothing else changes.
+
+    Bytes are written as base64, and text as it is. `document` is the parsed `data` and has the mappings of all
+    positions. Raises WriteError, which names `what`.
+    """
+    # Equal values keep their text, so that an up-to-date file does not change.
+    edits = {
+        position: content
+        for position, content in new_values.items()
+        if not _equals(_value(document, position), content)
+    }
+    try:
+        result = _with_edits(data.decode("utf-8"), edits).encode("utf-8")
+        proven = _is_proven(document, load_mapping(result), new_values)
+    except Exception:  # noqa: BLE001 - after any exception of PyYAML or the proof, the result is not proven
+        proven, result = False, b""
+    if not proven:
+        fact = f"certmond cannot replace {what} without another change to the file"
+        raise WriteError(f"{fact}; write these values without YAML anchors and aliases, once, in UTF-8")
+    return result
+
+
+def encoded(content: bytes) -> str:
+    """Return the base64 of `content`."""
+    return base64.b64encode(content).decode("ascii")
+
+
+def decoded(value: Any) -> bytes | None:
+    """Return the decoded base64, which may have line breaks, or None if it is not base64."""
+    try:
+        return base64.b64decode("".join(as_text(value).split()), validate=True)
+    except ValueError:
+        return None
+
+
+def _equals(value: Any, content: bytes | str) -> bool:
+    return bool(value == content if isinstance(content, str) else decoded(value) == content)
+
+
+def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
+    """Return the text with other values at some positions. Raises ValueError if one of them is not a scalar."""
+    # The loader in Python: its marks count characters, a BOM included.
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    replacements = [_edit(text, root, position, content) for position, content in edits.items()]
+    for start, stop, new in sorted(replacements, key=lambda edit: -edit[0]):
+        text = f"{text[:start]}{new}{text[stop:]}"
+    return text
+
+
+def _edit(text: str, root: Any, position: Position, content: bytes | str) -> tuple[int, int, str]:
+    """Return the start and the end of the text to replace, and the new text."""
+    *outer, key = position
+    new = content if isinstance(content, str) else encoded(content)
+    mapping = _node(root, outer)
+    if all(each.value not in {key, "<<"} for each, _ in mapping.value):  # "<<" may merge the key from another mapping
+        return _insertion(text, mapping, str(key), new)
+    node = _node(mapping, [key])
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError("is not a scalar")  # noqa: TRY004 - the text is wrong, not a type in this program
+    start, stop = node.start_mark.index, node.end_mark.index
+    if head := _HEAD.match(text, start, stop):
+        start = head.end()
+    stop = start + len(text[start:stop].rstrip(_TAIL))
+    return start, stop, f" {new}" if text[start - 1] == ":" else new  # the key had no value
+
+
+def _insertion(text: str, mapping: Any, key: str, new: str) -> tuple[int, int, str]:
+    """Return the edit that inserts a key before the first key of a mapping, with its indentation or between braces."""
+    if mapping.flow_style:
+        start = text.index("{", mapping.start_mark.index) + 1
+        return start, start, f"{json.dumps(key)}: {json.dumps(new)}, "
+    mark = mapping.value[0][0].start_mark
+    return mark.index, mark.index, f"{key}: {new}\n{' ' * mark.column}"
+
+
+def _node(node: Any, position: list[str | int]) -> Any:
+    for step in position:
+        if isinstance(step, str):
+            (node,) = [value for key, value in node.value if key.value == step]
+        else:
+            node = node.value[step]
+    return node
+
+
+def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: Mapping[Position, bytes | str]) -> bool:
+    """Return whether `after` has the new values, and otherwise equals `before`, including types and order."""
+    if not all(_equals(_value(after, position), content) for position, content in new_values.items()):
+        return False
+    # Compare as text: this is fast with aliases, distinguishes 1 from true, and treats .nan as equal to .nan.
+    bare = [yaml.safe_dump(_without(document, list(new_values)), sort_keys=False) for document in (before, after)]
+    return bare[0] == bare[1]
+
+
+def _without(document: Any, positions: list[Position]) -> Any:
+    """Return a copy without the values at `positions`.
+
+    It copies every level above them, so aliases of them keep the value.
+    """
+    for position in positions:
+        document = _without_one(document, position)
+    return document
+
+
+def _without_one(value: Any, position: Position) -> Any:
+    copy = value.copy()
+    if len(position) == 1:
+        copy.pop(position[0], None)
+    else:
+        copy[position[0]] = _without_one(value[position[0]], position[1:])
+    return copy
+
+
+def _value(document: Any, position: Position) -> Any:
+    for step in position[:-1]:
+        document = document[step]
+    return document.get(position[-1])

@@ -1,0 +1,80 @@
+"""Targets of symlinks to which certmond must not write.
+
+Owns the rule: a symlink of an entry must not lead to a file of another entry, such as a CA. Outside the directory of
+the entry it must lead to a certificate, a key or a kubeconfig. Reads files and writes none.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+
+from certmond.errors import MalformedError
+from certmond.formats.kubeconfig import parse_kubeconfig
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.findings import printable
+from certmond.pki.x509.parsing import decode
+from certmond.renewal.key_pair import Files
+
+_PEM = re.compile(rb"-----BEGIN ((TRUSTED|X509) )?CERTIFICATE-----|-----BEGIN ((RSA|EC|ENCRYPTED) )?PRIVATE KEY-----")
+
+
+class SymlinkTargets:
+    """The targets of the entries `specs`. Omits entries with a pattern, whose paths are unknown."""
+
+    def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
+        self._specs, self._files = [spec for spec in specs if not spec.is_glob], files
+
+    def objection(self, paths: Iterable[str], spec: CertificateSpec | None) -> str | None:
+        """Return why certmond must not write to one of the `paths` of the entry `spec`, with the remedy.
+
+        None if each path leads to a file that certmond may write. Raises WriteError if a file is unreadable. Two
+        entries may name one file by the same path: `KeyPairs` decides whether their pairs stay complete. Two entries
+        that have the same pair by different paths have one certificate.
+        """
+        for path in paths:
+            real = self._files.leads_to(path)
+            if real == path:
+                continue
+            home = self._files.leads_to(posixpath.dirname(path))
+            if other := self._holder(path, real, spec):
+                fact = f"a file of {other}"
+            elif not real.startswith(f"{home.rstrip('/')}/") and not self._is_certificate_file(path):
+                fact = "which holds neither a certificate nor a key"
+            else:
+                continue
+            is_link = real != posixpath.join(home, posixpath.basename(path))
+            remedy = (
+                f"remove the symlink: rm {path}" if is_link else "store the files of the entry in a separate directory"
+            )
+            return printable(f"{path} leads through a symlink to {real}, {fact}; {remedy}")
+        return None
+
+    def _holder(self, path: str, real: str, spec: CertificateSpec | None) -> str | None:
+        """Return the name of the entry that has the file `real` by another path, in another pair. None without one."""
+        own = self._real_files(spec) if spec else {real}
+        for other in self._specs:
+            if path in {other.path, other.key}:
+                continue
+            others = self._real_files(other)
+            if real in others and (other.is_trust or others != own):
+                return other.name
+        return None
+
+    def _real_files(self, spec: CertificateSpec) -> set[str]:
+        return {self._files.leads_to(path) for path in (spec.path, spec.key) if path}
+
+    def _is_certificate_file(self, path: str) -> bool:
+        """Return whether the file is missing, empty, or has the content of an entry, damaged or valid."""
+        content = self._files.read(path) or b""
+        if not content.strip(b"\0\t\r\n ") or _PEM.search(content):
+            return True
+        document = decode(content, path)
+        if document.anchors or document.key or document.encrypted_key:
+            return True
+        try:
+            parse_kubeconfig(content, path)
+        except MalformedError:
+            return False
+        return True

@@ -1,0 +1,49 @@
+"""Record of the last subject of each entry that accepts several subjects: `<state directory>/subjects.json`.
+
+Owns that record. An operator can replace a certificate with one of another accepted subject, and the record of renewals
+has only the certificates that certmond installed. Without this record, a repair uses no subject of the group
+`system:masters` if the entry accepts another one. Contains subjects, which are public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from certmond.errors import CertmondError
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.assessment.damage import last_issued
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.state.json_file import Memory
+
+
+class LastSubjects:
+    """The last subjects of one node, by the name of their entry."""
+
+    def __init__(self, state_dir: Path, specs: Iterable[CertificateSpec]) -> None:
+        self._identities = [(spec.name, spec.path) for spec in specs if len(spec.subject) > 1 and not spec.is_glob]
+        self._file = Memory(state_dir, "subjects.json", TypeAdapter(dict[str, str]))
+        self._recorded = dict[str, CertificateStatus]()
+
+    def read(self) -> dict[str, str]:
+        """Return the recorded subjects, or {} if the record is unusable."""
+        return self._file.read() or {}
+
+    def record(self, assessment: Assessment) -> None:
+        """Record the subject of each present certificate that its CA signed."""
+        found = dict[str, str]()
+        for identity in self._identities:
+            status = assessment.by_identity.get(identity)
+            if status is None or status.stale or status is self._recorded.get(identity[0]):
+                continue
+            self._recorded[identity[0]] = status
+            if certificate := last_issued(status.certificate, (*status.issuers, *status.anchors)):
+                found[identity[0]] = certificate.subject
+        if found and (known := self.read()) != (now := {**known, **found}):
+            try:
+                self._file.write(now)
+            except CertmondError:
+                for name in found:  # so that the next pass tries again
+                    del self._recorded[name]
