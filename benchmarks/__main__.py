@@ -33,10 +33,12 @@ from certmond.pki.catalog.entries import KeyAlgorithm
 
 _PAGE = """# Benchmarks
 
-Time and memory of certmond on one machine. Every figure is of the real daemon and the real server, as separate
-processes, measured from outside; the files are in memory. Each row has the median of the samples, the minimum, the
-maximum and the number of samples. On a machine with other work, CPU time is more reliable than wall time.
-Other exporters on the same files, alternating: `python -m benchmarks compare --help`. Decisions on size and speed:
+*Reference: time and memory of certmond on one machine.*
+
+The daemon and the server run as separate processes. The benchmark measures them from outside. The certificate files
+are in memory. Each row has the median, the minimum, the maximum and the number of samples. On a machine with other
+load, CPU time is more reliable than wall time. `python -m benchmarks compare --help` describes the comparison with
+other exporters on the same files. These decisions have the reasons for size and speed:
 [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
 [0035](decisions/0035-what-is-alike-is-done-in-a-row.md), [0038](decisions/0038-a-second-process-for-the-first-look.md).
 

@@ -7,20 +7,20 @@
     ├── ListenError              the HTTP listener could not be opened
     ├── RuntimeDirError          the runtime directory could not be written or read
     ├── NotRunningError          a command needs a running daemon
-    ├── WriteError               a file could not be written; the old one is still in place
-    │   └── StateError           the state directory is unfit for use: nothing was read from it or written
+    ├── WriteError               a file could not be written; the old file remains
+    │   └── StateError           the state directory cannot be used: certmond reads and writes no file in it
     ├── BusyError                another certmond is writing on this node
     ├── KeyUnusableError         a private key could not be read or used
-    ├── RotationError            a rotation cannot begin, continue or be aborted; it stays as it is
-    ├── LostError                the restart lock was lost; another node may hold it
+    ├── RotationError            a rotation cannot begin, continue or be aborted; it stays in its phase
+    ├── LostError                this node has lost the restart lock; another node may hold it
     ├── OvertakenError           another writer changed the cluster's record first; read it again
-    ├── RestartError             a service could not be restarted, or not be identified: nothing was done to it
+    ├── RestartError             certmond could not identify a service, or has not restarted it
     │   ├── IdleError            the service does not run
-    │   └── TriedError           the restart was tried, and may have had an effect
-    └── SigningError             a certificate was not issued, and the old one is still in place
+    │   └── TriedError           the restart began and failed, and may have had an effect
+    └── SigningError             a certificate was not issued, and the old certificate remains
         ├── RefusedError         the signer refuses; the same request gets the same answer
         │   ├── UnknownUserError     the Kubernetes API does not know the user
-        │   └── UntrustedError       another user can change the program: it is not run
+        │   └── UntrustedError       another user can change the program: certmond does not run it
         ├── UnreachableError     the signer did not answer; a later request may succeed
         │   └── UnknownServerError   the server of the Kubernetes API has a certificate of an untrusted CA
         └── WaitingError         the signer has not decided yet; carries its cookie and the delay
@@ -49,7 +49,7 @@ class MalformedError(CertmondError):
 
 
 class LimitError(MalformedError):
-    """Bytes that exceed a limit of size or work, and are passed to no library. The message has the limit."""
+    """Bytes that exceed a limit of size or work. certmond passes them to no library. The message has the limit."""
 
 
 class ListenError(CertmondError):
@@ -65,7 +65,7 @@ class NotRunningError(CertmondError):
 
 
 class WriteError(CertmondError):
-    """Files could not be replaced. The old ones are in place, unless a sentence reports otherwise.
+    """Files could not be replaced. The old files remain, unless a sentence of `problems` reports otherwise.
 
     `problems` has one sentence for each obstacle.
     """
@@ -87,27 +87,27 @@ class BusyError(CertmondError):
 
 
 class KeyUnusableError(CertmondError):
-    """A private key could not be read or used. The message never quotes it."""
+    """A private key could not be read or used. The message never quotes the key."""
 
 
 class RotationError(CertmondError):
-    """A rotation of a trust anchor cannot do what was requested. It stays in its phase."""
+    """A rotation of a trust anchor cannot begin, continue or be aborted. It stays in its phase."""
 
 
 class LostError(CertmondError):
-    """The restart lock was lost. A restart in progress may finish, and no other begins."""
+    """This node has lost the restart lock. A restart in progress may finish. certmond begins no other restart."""
 
 
 class OvertakenError(CertmondError):
-    """Another writer was first, and nothing was written: decisions from the older state are void."""
+    """Another writer changed the record first, and certmond wrote nothing. Decisions from the older record are void."""
 
 
 class RestartError(CertmondError):
-    """A service was not restarted: it is not reachable, is not the intended one, or its manager refused."""
+    """certmond has not restarted a service: it is not reachable, it is another service, or its manager refused."""
 
 
 class IdleError(RestartError):
-    """A service does not run, so that there is nothing to restart. The user who stopped it starts it."""
+    """A service does not run, so certmond does not restart it. The operator who stopped the service must start it."""
 
 
 class TriedError(RestartError):
@@ -123,11 +123,11 @@ class RefusedError(SigningError):
 
 
 class UnknownUserError(RefusedError):
-    """The Kubernetes API does not know the user of a kubeconfig: the API does not trust its CA."""
+    """The Kubernetes API does not know the user of a kubeconfig: the API does not trust the CA of the user."""
 
 
 class UntrustedError(RefusedError):
-    """Another user can change a program that certmond should run. It is not run."""
+    """Another user can change a program that the configuration names. certmond does not run the program."""
 
 
 class UnreachableError(SigningError):
@@ -139,7 +139,7 @@ class UnknownServerError(UnreachableError):
 
 
 class WaitingError(SigningError):
-    """The signer has not decided yet: ask again after `seconds`, with its `cookie`."""
+    """The signer has not decided yet. The caller repeats the request after `seconds`, with the signer's `cookie`."""
 
     def __init__(self, message: str, seconds: float, cookie: str) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
-"""Whether only root, or the user that runs certmond, can change what a path leads to.
+"""Check that only root, or the user that runs certmond, can change the target of a path.
 
-Owns that rule, for programs that certmond runs and for its state directory. The file, each directory and each symlink
-that leads to it belong to root or to that user, and no other user can write them. In a directory with the sticky bit
-others can add names, but cannot replace those of another user. Changes nothing.
+Owns that rule, for programs that certmond runs and for its state directory. The file, and each directory and symlink on
+its path, must belong to root or to that user, and no other user may be able to write them. In a directory with the
+sticky bit, other users can add names, but cannot replace names of another user. Changes nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ _MOST_LINKS = 40  # path_resolution(7)
 
 
 def exposure(path: str, owners: Container[int] = ()) -> str | None:
-    """Return why another user can change what `path` leads to, as fact and remedy, or None if no other user can.
+    """Return why another user can change the target of `path`, as fact and remedy, or None if no other user can.
 
-    Files of `owners` count like root's. Raises OSError if a part of the path is missing or cannot be read.
+    The users `owners` are trusted like root. Raises OSError if a part of the path is missing or cannot be read.
     """
     return next(filter(None, (_exposed(place, status, owners) for place, status in _on_the_way(path))), None)
 
 
 def distrust(command: Sequence[str]) -> str | None:
-    """Return why another user can change what the command runs, as fact and remedy, or None if no other user can.
+    """Return why another user can change a file that the command runs, as fact and remedy, or None if no user can.
 
-    The first word is an absolute path. Each argument that is the absolute path of a regular file counts too: a shell,
-    an interpreter, `env` or `timeout` runs it. Raises OSError if the program cannot be read.
+    The first word is an absolute path. The function also checks each argument that is the absolute path of a regular
+    file, because a shell, an interpreter, `env` or `timeout` runs it. Raises OSError if the program cannot be read.
     """
     program, *arguments = command
     files = (argument for argument in arguments if argument.startswith("/") and _is_regular(argument))
@@ -35,7 +35,7 @@ def distrust(command: Sequence[str]) -> str | None:
 
 
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
-    """Return why another user can change this file, or read it if it is `secret`; None if no other user can."""
+    """Return why another user can change the file, or read a `secret` file. Return None if no other user can."""
     if secret and status.st_mode & 0o077:
         return f"{path} can be read or written by others (mode {_mode(status)}); chmod 600 {path}"
     return _exposed(path, status, owners)
@@ -52,10 +52,10 @@ def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str |
 
 
 def _others(status: os.stat_result) -> int:
-    """Return the bits of a mode that let others write.
+    """Return the bits of a mode that permit other users to write.
 
-    An unprivileged user's primary group counts as that user: with the umask 0002 of many distributions, it can write
-    what this user creates.
+    For an unprivileged user, write permission of the user's primary group is accepted: many distributions have the
+    umask 0002, with which this group can write each file that the user creates.
     """
     return 0o002 if os.geteuid() != 0 and status.st_gid == os.getegid() else 0o022
 
@@ -76,7 +76,7 @@ def _is_regular(path: str) -> bool:
 
 
 def _on_the_way(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield each directory and symlink that leads to the file, and the file, with its own status."""
+    """Yield each directory and symlink on the path, and then the file, each with its status (lstat(2))."""
     reached, links = "/", 0
     rest = os.path.join(os.getcwd(), path).split("/")[::-1]
     yield reached, os.lstat(reached)

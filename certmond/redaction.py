@@ -1,8 +1,8 @@
-"""Removes key material from texts and values before they are logged or shown.
+"""Removal of key material from texts and values before certmond logs or shows them.
 
-Owns how key material is recognized: PEM blocks of private keys (RFC 7468), whole or cut off at either end, with their
-lines escaped or not; and the same in base64, as `client-key-data` of a kubeconfig holds it. The time that this takes is
-linear in the length of the text, which may come from another user.
+Owns the patterns of key material: PEM blocks of private keys (RFC 7468), whole or cut off at either end, with escaped
+line ends or not. Such a block may also be in base64, as in the `client-key-data` of a kubeconfig. The removal takes a
+time linear in the length of the text, because another user may be the author of the text.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ REMOVED = "[private key removed]"
 _BEGIN = re.compile(r"-{4,5} ?BEGIN [^-]{0,40}?PRIVATE KEY(?: BLOCK)?(?: ?-{4,5})?")
 _END = re.compile(r"-{4,5} ?END [^-]{0,40}?PRIVATE KEY(?: BLOCK)?(?: ?-{4,5})?")
 _BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
-_BODY = _BASE64 + " \t\r\n\\"  # what precedes the last line of a PEM block; a line end may be written as \n
-_REST = re.compile(r"(?:[A-Za-z0-9+/=]|\r?\n[ \t]*|\\n)*")  # of a base64 text that may be folded
+_BODY = _BASE64 + " \t\r\n\\"  # characters before the last line of a PEM block, with line ends escaped as \n
+_REST = re.compile(r"(?:[A-Za-z0-9+/=]|\r?\n[ \t]*|\\n)*")  # the rest of a base64 text that may be folded
 
 
 def _encoded(shift: int) -> str:
-    """Return the base64 text of the words `PRIVATE KEY` that does not depend on what surrounds them, where they begin
-    `shift` bytes after a group of three.
+    """Return the part of the base64 of `PRIVATE KEY` that does not depend on the bytes around it. The text begins
+    `shift` bytes after a group of three bytes.
     """
     words = b"\0" * shift + b"PRIVATE KEY"
     return b64encode(words)[-(-shift * 8 // 6) : len(words) * 8 // 6].decode()
@@ -42,7 +42,7 @@ def redacted(text: str) -> str:
 
 
 def redacted_value(value: object) -> object:
-    """Return a value of any type without key material; what is no number, text or container of these becomes text."""
+    """Return a value of any type without key material. A value other than a number, text or container becomes text."""
     match value:
         case str():
             return redacted(value)

@@ -1,9 +1,9 @@
-"""One run of a child process with limits on its time and output; it does not outlive the call.
+"""Run of a child process with limits on its time and output. The child does not outlive the call.
 
-Owns the child: an argument list without a shell, a new session, standard input, and the end of all processes that it
-started. Its environment is PATH, HOME, LANG and what the caller adds. Before each run it checks that no other user can
-change the program. The caller interprets the exit status. No message quotes arguments, input or output: each may be a
-secret.
+Owns the child: an argument list without a shell, a new session, standard input, and the end of all processes that the
+child started. The environment of the child is PATH, HOME, LANG and the variables of the caller. Before each run, `run`
+checks that no other user can change the program. The caller interprets the exit status. No message quotes arguments,
+input or output, because they may contain secrets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
 MAX_OUTPUT = 1 << 20
-"""Bytes of standard output that are accepted. No certificate with its chain is larger."""
+"""Maximum bytes of standard output. No certificate with its chain is larger."""
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _TURN = 0.5  # seconds; `alive` is due every second
@@ -37,7 +37,7 @@ _CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the capacity of a pipe 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The result of a program. A negative status is the signal that ended it; `said` is its standard error."""
+    """The result of a program. A negative status is the signal that ended the program. `said` is the standard error."""
 
     status: int
     output: bytes = field(repr=False)
@@ -51,17 +51,17 @@ def run(
     alive: Callable[[], None],
     given: bytes = b"",
 ) -> Ended:
-    """Run `command` to its end with `given` on standard input; call `alive` at least every second.
+    """Run `command` to its end with `given` on standard input. Call `alive` at least every second.
 
-    Raises UntrustedError if another user can change it, UnreachableError if it cannot be run or takes too long,
-    RefusedError if it writes too much.
+    Raises UntrustedError if another user can change the program, UnreachableError if it cannot be run or takes too
+    long, and RefusedError if it writes too much.
     """
     program = command[0]
     try:
         executable = resolved(program)
         if why := distrust((executable, *command[1:])):
             raise UntrustedError(f"{why}; until then certmond does not run {program}")
-        # A file in memory instead of a pipe: writing does not block if the program does not read.
+        # A file in memory instead of a pipe: a write does not block if the program does not read.
         with open(os.memfd_create("given"), "r+b", buffering=0) as given_file:
             given_file.write(given)
             given_file.seek(0)
@@ -70,10 +70,13 @@ def run(
                 bufsize=0, cwd="/", env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
             )  # fmt: skip
     except OSError as error:
-        remedy = "install it, and see that it is executable"
+        remedy = "install it, and make it executable"
         raise UnreachableError(f"{program} cannot be run ({error.strerror}); {remedy}") from error
     except ValueError:
-        raise UnreachableError(f"{program} cannot be run with what it is given: no word can have a NUL in it") from None
+        raise UnreachableError(
+            f"{program} cannot be run: an argument or variable has a NUL character, or a variable's name has a '='; "
+            "correct its configuration"
+        ) from None
     with child:
         try:
             with _Ear(child, program, alive) as ear:
@@ -82,19 +85,19 @@ def run(
                     os.killpg(child.pid, signal.SIGTERM)
                     ear.listen(_GRACE)
         finally:
-            # Its pid is reserved until wait(2): the signal reaches only processes that it started and left behind.
+            # The child's pid is reserved until wait(2), so the signal reaches only processes that the child started.
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     if not ended:
         detail = f"{program} did not end within {time_limit.total_seconds():g} s"
-        raise UnreachableError(f"{detail}; see what it waits for, or give it a longer time_limit")
+        raise UnreachableError(f"{detail}; find what the program waits for, or set a longer time_limit")
     return Ended(child.returncode, bytes(ear.output), bytes(ear.said))
 
 
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a sentence for each command that is not run because another user can change it, with what would run it.
+    """Yield a sentence for each command that another user can change, so that certmond does not run it.
 
-    A missing program is skipped: it may be installed after its configuration.
+    The keys of `commands` name the purpose. A missing program is skipped: an operator may install it later.
     """
     for what, command in commands.items():
         with suppress(OSError):
@@ -103,7 +106,7 @@ def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def resolved(program: str) -> str:
-    """Return the absolute path of a program; one without a slash is found in PATH. Raises FileNotFoundError."""
+    """Return the absolute path of a program. A name without a slash is searched in PATH. Raises FileNotFoundError."""
     if "/" in program:
         return os.path.join("/", program)  # a child starts in /
     if found := shutil.which(program, path=_surroundings()["PATH"]):
@@ -112,13 +115,13 @@ def resolved(program: str) -> str:
 
 
 def first_line(text: bytes) -> str:
-    """Return the first non-empty line without private keys, printable, at most 200 characters."""
+    """Return the first non-empty line as printable text of at most 200 characters, without private keys."""
     lines = redacted(text.decode("utf-8", "replace")).splitlines()
     return printable(next(filter(None, map(str.strip, lines)), ""))[:200]
 
 
 class _Ear:
-    """Reads a child's output and waits for its end."""
+    """Reader of a child's output, which also waits for the end of the child."""
 
     def __init__(self, child: subprocess.Popen[bytes], program: str, alive: Callable[[], None]) -> None:
         self.output, self.said = bytearray(), bytearray()
@@ -140,7 +143,10 @@ class _Ear:
         os.close(self._end)
 
     def listen(self, seconds: float) -> bool:
-        """Read until the child has ended (True) or the time is up (False), even if others hold its pipes."""
+        """Read until the child has ended, and return True. Return False after `seconds`.
+
+        The end counts even if other processes hold the child's pipes open.
+        """
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             ready = [key for key, _ in self._selector.select(min(left, _TURN))]
@@ -153,7 +159,7 @@ class _Ear:
         return False
 
     def _take(self, stream: RawIOBase, heard: bytearray) -> None:
-        """Read what is available, at most the capacity of a pipe from one that writes faster than this reads."""
+        """Read the available output, but at most the capacity of a pipe: the child may write faster than this reads."""
         for _ in range(_PIPE // _CHUNK + 1):
             chunk: bytes | None = stream.read(_CHUNK)
             if chunk is None:  # no more data for now
@@ -163,10 +169,10 @@ class _Ear:
                 return
             heard += chunk[: MAX_OUTPUT + 1 - len(heard)]
             if len(self.output) > MAX_OUTPUT:
-                raise RefusedError(f"{self._program} wrote more than {MAX_OUTPUT} bytes; have it write less")
+                raise RefusedError(f"{self._program} wrote more than {MAX_OUTPUT} bytes; reduce its output")
 
 
 def _surroundings() -> dict[str, str]:
-    """Return the environment of every program. It has no other part of certmond's environment."""
+    """Return the environment of every program, which has no other variables of certmond's environment."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}

@@ -331,7 +331,7 @@ def test_a_key_that_another_entry_reaches_by_another_path_is_not_replaced(tmp_pa
     host.entries["app"] = {"path": "/etc/app.crt", "key": called, "ca": "ca", "usages": ["client auth"]}
     assert host.start() == []
     [held] = host.plan().held
-    assert held.because == f"shares its key {entry['key']} with app; set keep_key on both"
+    assert held.because == f"shares its key {entry['key']} with app; set keep_key on both entries"
     assert host.serials() == before | {"app": other.facts.serial}
 
 
@@ -350,7 +350,7 @@ def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_stays_whol
     host.put("/etc/u.conf", yaml.safe_dump(document).encode(), 0o600)
     assert host.start() == []
     assert [held.because for held in host.plan().held] == [
-        f"shares its key {entry['key']} with kc; set keep_key on both"
+        f"shares its key {entry['key']} with kc; set keep_key on both entries"
     ]
     del user["client-certificate-data"]
     user["client-certificate"] = entry["path"]

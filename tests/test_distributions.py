@@ -125,7 +125,7 @@ def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     assert "expired" in told(document)[trap.entry]
     (entry,) = (entry for entry in document["certificates"] if entry["name"] == trap.entry)
     (message,) = (item["message"] for item in entry["findings"] if item["reason"] == "expired")
-    assert message.endswith("renew it") is (profile not in STARTER)
+    assert message.endswith(f"renew it: certmond renew {trap.entry}") is (profile not in STARTER)
     assert ("it is renewed by k" in message or "it is renewed by rke2" in message) is (profile in STARTER)
 
 

@@ -323,7 +323,7 @@ def test_a_bundle_has_no_key_that_does_not_sign(tmp_path: Path) -> None:
     host.now -= 60 * DAY  # no certificate is due
     (outcome,) = host.renew()
     assert outcome.result == "failed"
-    assert "PEM block 2: no component of Kubernetes loads this private key" in outcome.message
+    assert "PEM block 2: Go refuses this private key" in outcome.message
     assert not host.at("/etc/haproxy/leaf.pem").exists()
 
 

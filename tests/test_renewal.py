@@ -1196,7 +1196,7 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert all(ENTRIES["apiserver"][field] in line for field in ("path", "key"))
     dry = certmond(host, "archive", "restore", "apiserver", generation, "--dry-run")
     assert dry.returncode == 0
-    assert dry.stdout.count("is restored as of before") == 2
+    assert dry.stdout.count("is restored to its state before") == 2
     assert [path.read_bytes() for path in pair] == new
     done = certmond(host, "archive", "restore", "apiserver", generation)
     assert (done.returncode, done.stdout) == (0, dry.stdout)

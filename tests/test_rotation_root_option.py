@@ -80,7 +80,7 @@ def test_an_abort_is_refused_or_ends(tmp_path: Path) -> None:
     node.configure()
     before = node.tree(), node.record
     refused = node.hurry("root-ca", "abort")
-    remedy = "abort it on the node itself, without --root, or with a configuration without services"
+    remedy = "abort the rotation on the node itself, without --root, or with a configuration without services"
     assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}\n")
     assert node.hurry("root-ca", "rotate").code == 2
     assert (node.tree(), node.record) == before

@@ -82,7 +82,7 @@ def test_generate(place: Place) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("rsa-1024", "has 1024 bits; give one of 2048 at least"),
+        ("rsa-1024", "has 1024 bits; give a key of at least 2048 bits"),
         ("ed25519", "give an RSA key, or an ECDSA key on P-256, P-384 or P-521"),
         ("ec-p224", "give an RSA key, or an ECDSA key on P-256, P-384 or P-521"),
         ("ec-secp256k1", "give an RSA key, or an ECDSA key on P-256, P-384 or P-521"),
@@ -100,9 +100,9 @@ def test_the_present_key_is_refused(place: Place) -> None:
     """A rotation to itself is no rotation."""
     done = place.run("stage", place.node.path(f"{PKI}/sa.key"), *SA)
     assert done.code == 2
-    assert "is in use already; give another one" in done.err
+    assert "is in use already; give another key" in done.err
     made = place.run("stage", "--generate", "--key-algorithm", "Ed25519", *SA)
-    assert "signs no tokens with a key such as the Ed25519 one in the new key" in made.err
+    assert "cannot sign tokens with the Ed25519 key in the new key" in made.err
 
 
 def test_what_is_no_key_is_refused(place: Place, tmp_path: Path) -> None:

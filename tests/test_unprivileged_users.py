@@ -27,7 +27,7 @@ from tests.owned_tree import OTHERS, THEIRS, OwnedTree
 
 REFUSED = (
     "unreadable: … is behind a symlink of user 65534, "
-    "and is not a file that this user can reach and owns, or that all users can read"
+    "and leads to no file that this user owns or that all users can read"
 )
 
 

@@ -1,8 +1,9 @@
-"""One acting process per node: a command acts itself, or hands over to the process that acts and shows its progress.
+"""Handover of a command's steps to the acting process, the only process that executes steps on this node.
 
-Owns the choice of the acting process, and the output about the daemon's work, which it reads from the daemon's records.
-A command writes an operator's decision itself, under the lock that all writers share. The acting process executes
-restarts, phases and verification. If it ends, the command continues alone. Waits for file events, without polling.
+Owns the choice of that process, such as the daemon, and the output about its work, which a command reads from the
+daemon's records. A command writes an operator's decision itself, under the lock that all writers share. The acting
+process executes restarts, phases and verification. If the acting process ends, the command continues alone. This
+module waits for file events, without polling.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ T = TypeVar("T")
 _RESTART_TIMEOUT = 60.0
 """Seconds that a command waits for a restart that the daemon neither begins nor plans nor holds."""
 _LOCK_POLL = 30.0
-"""Seconds after which the command checks a lock again: its holder may have been killed without a file event."""
+"""Seconds after which the command checks a lock again, because a killed holder of the lock may cause no file event."""
 _SILENT, _HUNG = 30.0, 120.0
-"""Seconds without a heartbeat, which the daemon writes every ten seconds: the command reports it, then gives up."""
+"""Seconds without a heartbeat after which the command reports that the daemon hangs, and after which it gives up."""
 _SHOWN = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """The daemon's events that a command shows."""
 _SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
@@ -64,9 +65,9 @@ class Handover:
 
     @contextmanager
     def acting_lock(self) -> Iterator[bool]:
-        """Yield whether this command acts during the block: no daemon in enforce mode and no other command acts here.
+        """Yield whether this command acts on the node during the block.
 
-        Raises WriteError, StateError.
+        It does not if a daemon in enforce mode or another command acts there. Raises WriteError, StateError.
         """
         acts = self._command.take() and self._acting.take()
         try:
@@ -104,19 +105,19 @@ class Handover:
                         self._show_silence(report)
 
     def _acts(self, writer: Holder) -> bool:
-        """Return whether another process that acts on this node is the writer."""
+        """Return whether `writer` is another process, and the one that acts on this node."""
         acting = holder_of(self._state_dir, ACTING)
         return acting is not None and acting.pid == writer.pid != os.getpid()
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
-        """Wait until `until`, or until one of `interest` or a record changes, except the command's own locks."""
+        """Wait until the instant `until`, or until a file of `interest` or a record in the state directory changes."""
         self._watch({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
 
     def discard_events(self, interest: Interest | None = None) -> None:
-        """Discard the changes up to now, because the caller scans now.
+        """Discard the file changes up to now, because the caller scans the node next.
 
-        Later changes, including those of `interest`, end a pause.
+        A later change, including one of `interest`, ends a pause.
         """
         if interest is not None:
             self._watch({**interest, **records_of(self._state_dir)})
@@ -129,8 +130,8 @@ class Handover:
 
         Return None when the progress changes, or when the process stops acting.
 
-        Return a service and the reason if the process holds the restart, although it has scanned the node after
-        `since`. Do the same if it has not begun a restart after `_RESTART_TIMEOUT` seconds.
+        Return a service and the reason if the process has scanned the node after `since` and holds the restart of the
+        service. Also return them if the process has not begun the restart after `_RESTART_TIMEOUT` seconds.
         """
         before, end = self._end_times(left), time.monotonic() + _RESTART_TIMEOUT
         while True:
@@ -145,7 +146,7 @@ class Handover:
                 if (held := [name for name in left if name in report.held]) and not report.planned & {*left}:
                     return held[0], report.held[held[0]]
                 if not report.planned & {*left} and time.monotonic() >= end:
-                    return next(iter(left)), f"{report.holder} has not begun it; see: certmond status"
+                    return next(iter(left)), f"{report.holder} has not begun the restart; see: certmond status"
             if report.silent >= _SILENT:
                 self._show_silence(report)
             elif episode:
@@ -180,8 +181,9 @@ class Handover:
             self._events.wait(at_most=_SILENT)
 
     def show_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
-        """Show the reason for which a phase waits. The reason of a hold has the command that ends it, and possibly the
-        start of the hold.
+        """Show why a phase of the rotation waits, since when, and the command that ends the wait.
+
+        If the phase is held, `reason` contains that command, and possibly the time at which the hold began.
         """
         others, since = f" (and {more} more)" if more > 0 else "", rotation.since
         fact, _, command = reason.partition("; run: ")
@@ -191,7 +193,7 @@ class Handover:
         self._progress.wait(f"[{rotation.phase}] {fact}{others}", command or _abort_command(rotation), since=since)
 
     def show_restart(self, episode: Episode) -> None:
-        """Show the progress of a restart, and the end of the wait for it."""
+        """Show the state of a restart, and the time at which certmond stops waiting for proof."""
         until = episode.acted_at + self._terms.ready_within if episode.acted_at and not episode.good else None
         remedy = self._restore_command(episode) if episode.trouble else ""
         state = "is being restarted" if episode.stage is Stage.ACT else state_of(episode)
@@ -200,7 +202,7 @@ class Handover:
     def _restore_command(self, episode: Episode) -> str:
         """Return the command that restores the files with which the service fails.
 
-        During a rotation, this is the abort of the rotation: one restored file of the old CA would stop it.
+        During a rotation, return the command that aborts it. One restored file of the old CA would stop the rotation.
         """
         if rotation := self._current_rotation():
             return _abort_command(rotation)
@@ -208,7 +210,7 @@ class Handover:
         return f"certmond archive restore {names}" if names else ""
 
     def _changed(self, state: object) -> bool:
-        """Return whether this state differs from the last one."""
+        """Return whether `state` differs from the state in the previous call."""
         before, self._last_state = self._last_state, state
         return before != state
 
@@ -223,10 +225,10 @@ class Handover:
             return None
 
     def _show_silence(self, report: ActivityReport) -> None:
-        """Show that the daemon hangs, and the end of the wait for it."""
+        """Show that the daemon hangs, and the time at which this command gives up."""
         now = datetime.now(UTC)
         since, until = now - timedelta(seconds=report.silent), now + timedelta(seconds=_HUNG - report.silent)
-        fact = f"{report.holder} gives no sign of life"
+        fact = f"{report.holder} writes no heartbeat"
         self._progress.wait(fact, "systemctl restart certmond", since=since, until=until)
 
     def _silence(self, heartbeat: Mapping[str, Any]) -> float:
@@ -253,7 +255,7 @@ class Handover:
         heartbeat = document(holder.runtime_dir / HEARTBEAT)
         silent = self._silence(heartbeat)
         if silent >= _HUNG:
-            raise BusyError(f"{holder} has given no sign of life for {silent:.0f} s; run: systemctl restart certmond")
+            raise BusyError(f"{holder} has written no heartbeat for {silent:.0f} s; run: systemctl restart certmond")
         passed_at = float(heartbeat.get("pass_at") or 0.0)
         report = ActivityReport(holder, document(holder.runtime_dir / ACTIVITY), passed_at, silent)
         self._show_events(report)

@@ -1,6 +1,6 @@
-"""ActivityReport of the acting process: the documents that it writes below its runtime directory.
+"""Documents that the acting process of a node writes below its runtime directory.
 
-Owns what a command reads from them: the planned restarts, the held steps, the progress of a rotation.
+Owns what a command reads from these documents: the planned restarts, the held steps, the progress of a rotation.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from certmond.pki.rotation.phases import Rotation
 from certmond.transaction.node_lock import Holder
 
 _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
-"""Events of a step that is executed."""
+"""Events of a step that the process executes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActivityReport:
-    """Documents that the acting process has written, empty if it writes none.
+    """Documents that the acting process has written. They are empty if the process writes no documents.
 
-    `silent` is the number of seconds since its last heartbeat.
+    `silent` is the number of seconds since the last heartbeat of the process.
     """
 
     holder: Holder | None
@@ -42,7 +42,7 @@ class ActivityReport:
 
     @property
     def obstacle(self) -> str:
-        """Return the event that blocks a planned restart, or empty if a step was executed after it."""
+        """Return the message of the event that blocks a planned restart, or "" if a step began after that event."""
         for each in self.activity.get("events", ()):
             if each["event"] in _STEPS:
                 break
@@ -52,7 +52,7 @@ class ActivityReport:
         return ""
 
     def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """Return the published progress of this phase of the rotation `under_way`, or empty."""
+        """Return the published progress of the present phase of the rotation `under_way`, or {}."""
         published = self.activity.get("rotation") or {}
         same = (published.get("id"), published.get("phase")) == (under_way.id, under_way.phase.value)
         return published if same else {}

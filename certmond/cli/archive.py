@@ -36,7 +36,7 @@ def archive() -> None:
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     """List the generations in the archive, oldest first, with a verdict on each. Exit: 0 all are intact, 2 one is
-    damaged, 3 the archive has no generation of a NAME, or a later certmond wrote one.
+    damaged, 3 the archive has no generation of a NAME, or a later version of certmond wrote one.
     """
     from certmond.errors import ConfigError, MalformedError, StateError, WriteError
     from certmond.pki.findings import printable
@@ -47,7 +47,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     try:
         config = options.load()
         restoration = _restoration(options, config, enforcer_for(options, config))
-    except ConfigError as error:  # the archive is readable without it
+    except ConfigError as error:  # the archive is readable without a configuration
         click.echo(f"certmond: {error}", err=True)
     known = archived.names()
     for name, number in [(each, number) for each in names or known for number in archived.ids(each)]:
@@ -70,7 +70,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 
 
 def _verdict(restoration: Restoration | None, name: str, generation: str) -> Verdict | None:
-    """Return the verdict on a generation; None if certmond never restores it, or cannot read the node's files."""
+    """Return the verdict on a generation, or None if certmond never restores it or cannot read the node's files."""
     from certmond.errors import StateError, WriteError
 
     try:

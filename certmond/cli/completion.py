@@ -1,7 +1,7 @@
 """Shell completion: the script for a shell, and the names that certmond completes.
 
 Owns which names complete an argument: certificates and services of the configuration in force, reasons and alerts of
-the runbook. If the configuration is unreadable, the names of the default profile complete it.
+the runbook. If the configuration is unreadable, certmond completes the argument with names of the default profile.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Export of the node's CA certificates as PEM.
 
-Exports only certificates, and all of them or none. Writes nothing.
+Exports only certificates: all certificates of a file, or none of them. Writes no file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from certmond.transaction.node_files import NodeFiles
 
 
 def trust_bundle(root: str, path: str) -> bytes:
-    """Return the certificates in the node's file `path`, each once, in their order.
+    """Return the certificates in the node's file `path`, each once, in the order of the file.
 
-    Raises MalformedError if a part is unreadable, because an incomplete trust bundle is wrong. Also raises
+    Raises MalformedError if a part of the file is unreadable, because a trust bundle must be complete. Also raises
     WriteError.
     """
     document = decode(NodeFiles(root).read(path) or b"", path)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from certmond.renewal.bootstrap_ca import RootCAKeyPair
 
 PATIENCE = 30.0
-"""Seconds that the command waits for another certmond that writes."""
+"""Seconds that the command waits for another process of certmond that writes on this node."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -37,7 +37,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @global_options
 @click.option("--kubeadm-config", type=_FILE, help="Read the kubeadm configuration (v1beta3, v1beta4) of this node")
 @click.option("--root-ca-cert", type=_FILE, help="Use this Root CA instead of a new one")
-@click.option("--root-ca-key", type=_FILE, help="Private key of that Root CA")
+@click.option("--root-ca-key", type=_FILE, help="Private key of the Root CA in --root-ca-cert")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing")
 @output_option
 @click.pass_context
@@ -50,7 +50,7 @@ def init(
     dry_run: bool,
     output: str,
 ) -> None:
-    """Create the complete PKI of a control-plane node. Existing files are checked, and never overwritten."""
+    """Create the complete PKI of a control-plane node. Check existing files, and never overwrite them."""
     from certmond.daemon.enforcer import policy_of
     from certmond.expose.documents.forecast_table import plan_table
     from certmond.pki.planning.bootstrap import bootstrap
@@ -91,7 +91,7 @@ def init(
 
 
 def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
-    """Return the configuration, overlaid with kubeadm's, and whether kubeadm's is for a node that joins."""
+    """Return certmond's configuration with the values of the kubeadm configuration, and whether this node joins."""
     from certmond.formats.kubeadm_config import parse_kubeadm_config
     from certmond.signers.local_ca import read_file
 

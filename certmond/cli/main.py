@@ -60,7 +60,7 @@ def cli() -> None:
 @click.pass_context
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     """Run the daemon: watch and assess the node, and in enforce mode renew certificates that are due."""
-    gc.disable()  # loaded modules stay; the daemon enables collection after its first pass
+    gc.disable()  # modules stay loaded, so collection frees nothing; the daemon enables it after its first pass
     from certmond.daemon.loop import Daemon
     from certmond.notify.journal import Journal
     from certmond.notify.library_log import log_to
@@ -115,8 +115,8 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
 def check(context: click.Context, at: datetime | None, output: str) -> None:
     """Check the node once, without the daemon. Exit: 0 no finding, 1 a warning, 2 a critical finding, 3 unknown.
 
-    If a certificate and its key do not match, another process may still write them. Then certmond waits up to two
-    seconds and reads both again.
+    If a certificate and its key do not match, another process may still be writing them. Then certmond waits up
+    to two seconds and reads both again.
     """
     from certmond.daemon.enforcer import policy_of
     from certmond.discovery.distribution import advice
@@ -236,7 +236,7 @@ def schema() -> None:
 @global_options
 @click.pass_context
 def discover(context: click.Context) -> None:
-    """Print a configuration for this node: the profile of its distribution, and the differences from it."""
+    """Print a configuration for this node: the profile of its distribution, and the differences from that profile."""
     from certmond.config.model import DEFAULT_PROFILE
     from certmond.discovery.configuration import discover as discover_configuration
     from certmond.discovery.distribution import distributions
@@ -255,7 +255,7 @@ def discover(context: click.Context) -> None:
 @cli.command()
 @click.argument("reason", shell_complete=explained_names)
 def explain(reason: str) -> None:
-    """Print the runbook on a REASON or an alert: its meaning, how to inspect it, and the remedy."""
+    """Print the section of the runbook on a REASON or an alert: its meaning, how to inspect it, and the remedy."""
     from certmond.cli.explain import explain as look_up
 
     click.echo(look_up(reason))
@@ -297,10 +297,10 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """Run the console script. Every error that is not a bug is one text on stderr and exit code 3.
+    """Run the console script. For every error that is not a bug, print one text on stderr and exit with 3.
 
     A bug also has exit code 3, because Python's own 1 would be a warning. The output then has the traceback without the
-    text of the exception, which may quote a key.
+    text of the exception, because that text may quote a key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys are in this memory: no core file may have them
     prepare()

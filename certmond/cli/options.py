@@ -32,7 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Serving(NamedTuple):
-    """Address of `serve`, its access-control file (None: no access control), and problems of other keys."""
+    """Address of `serve`, its access-control file (None: no access control), and problems of other settings."""
 
     listen: str
     web_config: str | None
@@ -51,25 +51,27 @@ class Globals:
 
     @property
     def state_dir(self) -> Path:
-        """Return the directory of certmond's state. By default it is below the root, like every file of the node."""
+        """Return the directory of certmond's state, by default below `root`, like every file of the node."""
         return self.given_state_dir or Path(self.root) / STATE_DIR.relative_to("/")
 
     def load(self, *, acting: bool = False) -> Config:
-        """Return the configuration in force. `acting`: the command writes on the node. Raises ConfigError."""
+        """Return the configuration in force. `acting` means that the command writes on the node. Raises ConfigError."""
         from certmond.config.source_files import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
     def serving(self) -> Serving:
-        """Return the configuration of `serve`, despite problems in other keys. Raises CertmondError.
+        """Return the configuration of `serve`, despite problems in other settings. Raises CertmondError.
 
-        A child process reads it and exits, so that the process that listens does not load the code for that.
+        A child process reads the configuration and exits. So the process that listens does not load the parser.
         """
         receiving, sending = os.pipe()
         if child := os.fork():
             os.close(sending)
             with os.fdopen(receiving, encoding="utf-8") as pipe:
-                answer = json.loads(pipe.read() or '{"error": "the configuration cannot be read"}')
+                answer = json.loads(
+                    pipe.read() or '{"error": "the configuration cannot be read; run: certmond config validate"}'
+                )
             os.waitpid(child, 0)
             if "error" in answer:
                 raise CertmondError(answer["error"])
@@ -93,7 +95,7 @@ class Globals:
             config = self.load()
         except ConfigError as error:
             problems = error.problems
-            try:  # even then, a file that other users can change is refused
+            try:  # even then, certmond refuses a file that other users can change
                 config = load(self.config, explicit=self.config is not None, acting=True, keys={"listen", "web_config"})
             except ConfigError as needed:
                 raise ConfigError(tuple(dict.fromkeys((*problems, *needed.problems)))) from error
@@ -198,8 +200,8 @@ def assess_node(
 
     With `check_api`, also check that a configured Kubernetes API and this node authenticate each other.
 
-    If a certificate and its key do not match, and changed in the last two seconds, a process may still write them. Then
-    `pause` waits for the rest of that time, and the second scan counts. With `at`, there is no wait.
+    If a certificate and its key do not match, and changed in the last two seconds, a process may still be writing them.
+    Then wait for the rest of the two seconds by `pause`, and return the result of a second scan. Do not wait with `at`.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -233,13 +235,14 @@ def _report_wait(assessment: Assessment) -> None:
         if status.mismatch and status.mismatch.waits_until:
             key, path = printable(status.seen.key_path or ""), printable(status.seen.path)
             click.echo(
-                f"certmond: {key} is not the private key of {path}; waiting, because a process may still write them",
+                f"certmond: {key} is not the private key of {path}; "
+                "waiting, because a process may still be writing them",
                 err=True,
             )
 
 
 def _is_state_readable(state_dir: Path) -> bool:
-    """Return whether the caller may read the state of a rotation. Without permission, the state is unknown."""
+    """Return whether the caller may read the state of a rotation. A caller without permission cannot know it."""
     try:
         (state_dir / "rotation").stat()
     except PermissionError:

@@ -1,7 +1,7 @@
 """Replacement of the output file that the caller names on this host.
 
-A reader gets the old content or the new one. Replaces only a regular file: never a device or a pipe, or the target of
-another user's symlink.
+A reader gets the old content or the new content, never a part. Replaces only regular files. Never replaces a device, a
+pipe, or the target of another user's symlink.
 """
 
 from __future__ import annotations

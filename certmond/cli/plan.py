@@ -1,6 +1,6 @@
-"""The commands `plan` and `forecast`, and what every command that writes shares.
+"""The commands `plan` and `forecast`, and the functions that all commands that write share.
 
-Owns their options, output and exit codes. `daemon.enforcer` plans.
+Owns the options, output and exit codes of the two commands. `daemon.enforcer` makes the plan.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
 @output_option
 @click.pass_context
 def forecast(context: click.Context, length: timedelta, at: datetime | None, output: str) -> None:
-    """Run the planner for future instants: print the coming renewals and restarts, and the findings without them."""
+    """Run the planner for future instants. Print the coming renewals, restarts and problems that need an operator."""
     from certmond.daemon.enforcer import policy_of
     from certmond.expose.documents.forecast_table import forecast_table
     from certmond.expose.documents.plan import forecast_document
@@ -95,7 +95,7 @@ def _within_the_calendar() -> Iterator[None]:
 
 
 def _at(config: Config, at: datetime | None) -> Config:
-    """Disable the check of this host's clock if a time is given."""
+    """Return the configuration, without the check of this host's clock if the user gives a time."""
     if at is None:
         return config
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
@@ -125,7 +125,7 @@ def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *
 def assess_profile(
     options: Globals, config: Config, enforcer: Enforcer, at: datetime | None = None
 ) -> tuple[Assessment, Surroundings]:
-    """Scan and assess the node. Raises CertmondError if it has no certificate of the profile."""
+    """Scan and assess the node. Raises CertmondError if the node has no certificate of the profile."""
     from certmond.discovery.distribution import advice
 
     assessment, around = enforcer.see(at)

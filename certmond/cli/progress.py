@@ -1,6 +1,6 @@
-"""The wait of a command: one line for each reason, and file events instead of polling.
+"""Wait of a command: one line of output for each reason, and file events instead of polling.
 
-Owns that line, and the events that end a wait: changes of files, and an instant. The caller decides what to wait for.
+Owns the line, and the events that end a wait: a changed file, or an instant. The caller decides what to wait for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
 _LONGEST = 300.0
-"""Seconds after which a wait ends in any case, as the daemon scans the node at each `resync`."""
+"""Maximum seconds of a wait. Then the command scans the node again, as the daemon does at each `resync`."""
 _QUIET = 0.05
 """Seconds within which related changes arrive, and within which a closed file releases its lock."""
 
@@ -30,9 +30,9 @@ STATUS = "certmond status"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A wait of a command: its reason, its start, its latest end, and the operator's command that ends it.
+    """A wait of a command: its reason, its start, its latest end, and the command with which an operator ends it.
 
-    If no such command exists, `remedy` is empty, and the line names the command that `shows` the state.
+    If no such command exists, `remedy` is empty. Then the line names the command that `shows` the state.
     """
 
     reason: str
@@ -48,7 +48,7 @@ class Wait:
 
 
 class Progress:
-    """The terminal output of one command; none if `quiet`. A wait is printed when its reason changes."""
+    """Terminal output of one command. A `quiet` command prints none. Prints a wait when its reason changes."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -73,7 +73,7 @@ class Progress:
         since: datetime | None = None,
         shows: str = STATUS,
     ) -> None:
-        """Print the wait if its reason differs from the last one. It begins now unless `since` is given."""
+        """Print the wait if its reason differs from that of the last wait. `since` is its start, by default now."""
         if self._waiting and self._waiting[0] == reason:
             return
         begun = since or datetime.now(UTC)
@@ -90,7 +90,7 @@ class Events:
         self._interest: Interest = {}
 
     def watch(self, interest: Interest) -> None:
-        """Wait for these names from now on. The next `wait` counts new names as changed."""
+        """Watch exactly these names from now on. The next `wait` treats newly watched names as changed."""
         if interest != self._interest or self._watcher.polled:
             self._watcher.set_interest(interest)
             self._interest = dict(interest)
@@ -101,7 +101,7 @@ class Events:
         self._watcher.take_changes()
 
     def wait(self, until: datetime | None = None, *, at_most: float = _LONGEST) -> bool:
-        """Wait until a file changes, and at most until the instant. Return whether one did."""
+        """Wait until a file changes, but not beyond `until` or `at_most` seconds. Return whether a file changed."""
         seconds = min(at_most, _LONGEST)
         if until is not None:
             seconds = min(seconds, max(0.0, (until - datetime.now(UTC)).total_seconds()))

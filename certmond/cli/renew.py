@@ -1,6 +1,6 @@
 """The commands `renew` and `restart`, with their progress on the terminal.
 
-Owns their options, output and exit codes. They share the daemon's plan, steps, verification and lock.
+Owns their options, output and exit codes. Both commands use the planner, steps, verification and lock of the daemon.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from certmond.pki.services.staleness import Surroundings
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(seconds=8)
-"""Pause between the first two requests to a signer without a set time, and the longest pause later."""
+"""First and longest pause between two requests to a signer that does not set the time of the next request."""
 
 
 def _patience(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
-    """Return the duration, which may be zero here."""
+    """Return the duration in the value of an option that may be zero."""
     return timedelta() if value == "0s" else length(context, parameter, value)
 
 
@@ -184,7 +184,7 @@ def _refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) 
 
 
 def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
-    """Print the entries that would let the CA's key sign the certificates that it refuses now, for copying."""
+    """Print entries for the configuration with which certmond would sign the certificates that it refuses now."""
     import yaml
 
     from certmond.pki.signing.policy import entry_that_fixes
@@ -234,10 +234,10 @@ def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: P
 def _poll_signers(
     enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
 ) -> tuple[Outcome, ...]:
-    """Request undecided certificates again until `timeout`, and return the outcomes.
+    """Repeat the requests on which a signer has not decided, until `timeout`. Return the outcomes.
 
-    A program sets the time of its next request. The next request to the Kubernetes API follows after a pause. certmond
-    does not request a certificate again that another process has replaced.
+    A signer program sets the time of the next request. The next request to the Kubernetes API follows after a pause.
+    certmond does not repeat the request for a certificate that another process has replaced.
     """
     begun = datetime.now(UTC)
     end, pause = begun + timeout, _FIRST_PAUSE
@@ -274,7 +274,7 @@ def _identity(outcome: Outcome) -> tuple[str, str]:
 def _next_requests(
     enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta
 ) -> dict[tuple[str, str], datetime]:
-    """Return the time of the next request for each certificate without a decision, by its name and path."""
+    """Return the time of the next request for each certificate without a decision, by the certificate's identity."""
     soon = datetime.now(UTC) + pause
     return {
         _identity(each): enforcer.next_request_at(each.step) or soon for each in outcomes if each.result == "waiting"
@@ -282,7 +282,7 @@ def _next_requests(
 
 
 def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | None:
-    """Return the new outcome if another process, such as the daemon, has replaced the certificate."""
+    """Return the outcome "done" if another process, such as the daemon, has replaced the certificate, else None."""
     from certmond.pki.planning.steps import Issue
 
     step, status = waiting.step, assessment.by_identity.get(_identity(waiting))
@@ -296,7 +296,7 @@ def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | N
 
 
 def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
-    """Print the steps that failed or wait, and the number of those done."""
+    """Print the steps that failed or wait, and the number of completed steps."""
     if quiet:
         return
     for outcome in outcomes:
@@ -307,9 +307,9 @@ def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
 
 
 def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
-    """Return the running services that use no old certificate.
+    """Return the services with a known state that use no old certificate.
 
-    A service may end together with another one and restart without certmond.
+    A service may stop together with another service and restart without certmond.
     """
     assessment, around = enforcer.see()
     services_now = around.live.services if around.live else {}

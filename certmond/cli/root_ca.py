@@ -1,9 +1,9 @@
 """The commands that read Root CAs: `root-ca show`, `verify` and `export`, and the assessment of a CA for this node.
 
-They include the keys of service-account tokens, which rotate in the same way.
+The commands also accept the key pair of service-account tokens, which rotates in the same way.
 
 Owns the group, its options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA. These
-commands change no file of the node, and never print a key.
+commands change no file of the node, and never print a private key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TOKEN_KEYS = "sa"  # noqa: S105 - a name
 """The entry of the profile for the keys of service-account tokens, which has no certificate."""
 FAMILIES = ("ca", "etcd-ca", "front-proxy-ca", TOKEN_KEYS)
-"""The entries of the profile on which all nodes and clients must agree."""
+"""Entries of the profile whose CA or key must be the same for all nodes and clients."""
 WARNED, REFUSED = 1, 2
 
 FILE = click.Path(path_type=Path)
@@ -52,8 +52,8 @@ def root_ca() -> None:
 @output_option
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
-    """Print the current CA with its pin and its certificates on this node, the staged CA, and the phase of a rotation.
-    With --family sa, print the public keys that verify tokens.
+    """Print the current CA with its pin, the certificates of this node below it, the staged CA, and the phase of a
+    rotation. With --family sa, print the public keys that verify tokens.
     """
     from dataclasses import asdict
 
@@ -103,7 +103,7 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
 @click.option("-o", "--output", type=FILE, help="Write to FILE atomically instead of to stdout")
 @click.pass_context
 def export(context: click.Context, family: str, output: Path | None) -> None:
-    """Print the Root CA certificates of this node as PEM, for clients. Never prints a key."""
+    """Print the Root CA certificates of this node as PEM, for clients. Never print a private key."""
     from certmond.cli.export import trust_bundle
     from certmond.cli.output_file import replace_file
 
@@ -118,7 +118,7 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 
 def _released(options: Globals) -> float | None:
-    """Return the place up to which workers may act in the phase; None if it has no batches."""
+    """Return the place (`worker_batches.place`) up to which workers may act, or None in a phase without batches."""
     from certmond.errors import MalformedError, RotationError
     from certmond.pki.rotation.worker_batches import in_batches
     from certmond.state.rotation_record import RotationRecord
@@ -131,7 +131,7 @@ def _released(options: Globals) -> float | None:
 
 
 def node_family(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
-    """Return the family of this node. Raises CertmondError if the node has none."""
+    """Return the family `name` of this node. Raises CertmondError if the node has no certificate of the family."""
     from certmond.pki.rotation.ca_hierarchy import family_of
 
     assessment = _assessed(options, config)
@@ -145,14 +145,14 @@ def node_family(options: Globals, config: Config, name: str) -> tuple[Family, da
 
 
 def require_own_rotation(config: Config, name: str) -> None:
-    """Raise CertmondError if another program renews the trust anchor."""
+    """Raise CertmondError if a program other than certmond renews the trust anchor `name`."""
     for spec in config.certificates:
         if spec.name == name and spec.renewed_by:
             raise CertmondError(f"certmond does not rotate {name}: {spec.renewed_by} renews it")
 
 
 def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
-    """Return the keys of service-account tokens on this node. Raises CertmondError if it has none."""
+    """Return the keys of service-account tokens on this node. Raises CertmondError if the node has no such keys."""
     from certmond.pki.rotation.service_account_keys import keys_of
 
     assessment = _assessed(options, config)
@@ -182,7 +182,7 @@ def node_anchors(options: Globals, config: Config) -> dict[str, set[Anchor]]:
 
 
 def require_certificate(family: str, what: str, remedy: str) -> None:
-    """Refuse a request that needs a certificate."""
+    """Raise UsageError if `family` is the key pair of tokens, because the command `what` needs a certificate."""
     if family == TOKEN_KEYS:
         raise click.UsageError(f"{what} is for Root CAs, and {family} is a key pair without a certificate. {remedy}.")
 

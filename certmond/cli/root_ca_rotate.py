@@ -1,7 +1,7 @@
 """The commands `root-ca rotate` and `root-ca abort`, with their progress on the terminal.
 
-Owns their options, output and exit codes. If a daemon in enforce mode runs, they record the operator's decision and
-show its progress. Otherwise they execute the daemon's steps. An interrupted command loses no progress.
+Owns their options, output and exit codes. If a daemon in enforce mode runs, the commands record the operator's decision
+and show the progress of the daemon. Otherwise they execute the same steps. An interrupted command loses no progress.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rotate(
     context: click.Context, *, family: str, dry_run: bool, at_once: bool, exclude: tuple[str, ...], no_wait: bool,
     output: str,
 ) -> None:  # fmt: skip
-    """Replace the current Root CA with the staged one, or continue that rotation. Exit: 0 done, 2 refused or failed.
+    """Replace the current Root CA with the staged CA, or continue the rotation. Exit: 0 done, 2 refused or failed.
 
     With --family sa, replace the key that signs service-account tokens.
     """
@@ -58,7 +58,7 @@ def rotate(
     if not dry_run:
         context.with_resource(handover)
         handover.retry_while_busy(enforcer.executor.recover)
-        enforcer.rotating.ask()  # decide on the cluster's record, not on this node's copy
+        enforcer.rotating.ask()  # decide by the record of the cluster, not by this node's copy of it
     assessment, around = assess_profile(options, config, enforcer)
     rotation = enforcer.rotation_state.rotation
     if enforcer.rotation_state.broken and not dry_run:
@@ -121,7 +121,7 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
         raise RotationError(enforcer.rotation_state.broken)
     if rotation is None:
         raise CertmondError("no rotation is in progress; there is nothing to abort")
-    _refuse_endless_rotation(rotation, around, "abort it")
+    _refuse_endless_rotation(rotation, around, "abort the rotation")
     try:
         back = abort_rotation(rotation, datetime.now(UTC))
     except RotationError as error:
@@ -144,23 +144,23 @@ def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]
 
 
 def _refuse_other_rotation(rotation: Rotation, family: str, *, at_once: bool) -> None:
-    """Exit with 2 if the rotation in progress is not the requested one."""
+    """Exit with 2 if the rotation in progress is not the requested rotation."""
     if rotation.family != family or (at_once and rotation.mode != "replace"):
-        fact = f"{rotation.name} is in progress, by {rotation.mode}, in the phase {rotation.phase}"
+        fact = f"{rotation.name} is in progress, in the mode {rotation.mode} and the phase {rotation.phase}"
         remedy = f"complete it first: certmond root-ca rotate --family {rotation.family}{_or_abort(rotation)}"
         click.echo(f"refused: {fact}; {remedy}", err=True)
         sys.exit(REFUSED)
 
 
 def _or_abort(rotation: Rotation) -> str:
-    """Return the command that aborts the rotation, or empty if it can no longer be aborted."""
+    """Return a clause with the command that aborts the rotation, or "" in a phase that permits no abort."""
     from certmond.pki.rotation.phases import may_be_aborted
 
     return ", or: certmond root-ca abort" if may_be_aborted(rotation) else ""
 
 
 def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:
-    """Exit with 2 if a phase could never end, as below another root."""
+    """Exit with 2 if a phase of the rotation could never end, for example below another root directory."""
     from certmond.pki.rotation.phase_end import unreachable_reason
 
     if fact := unreachable_reason(rotation, around):
@@ -170,11 +170,11 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 
 
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
-    """Print the operator's task for workloads without `cluster:`, on stderr if `beside` a document."""
+    """Print what the operator does for workloads if the configuration has no `cluster:`. With `beside`, use stderr."""
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
-        fact = "note: certmond does not check workloads without `cluster:`"
-        remedy = "restart the pods that call the API server, between trust and issue (`root_ca.overlap`)"
+        fact = "note: without `cluster:` in the configuration, certmond does not check workloads"
+        remedy = "restart the Pods that call the API server between the phases trust and issue (`root_ca.overlap`)"
         click.echo(f"{fact}; {remedy}", err=beside)
 
 
@@ -186,7 +186,7 @@ def _warn(warnings: tuple[str, ...]) -> None:
 def _new_ca_rotation(
     options: Globals, config: Config, assessment: Assessment, family: str, exclude: tuple[str, ...], *, at_once: bool
 ) -> Rotation:
-    """Return the rotation to the staged CA. Raises CertmondError, or exits with 2 and every objection."""
+    """Return a new rotation to the staged CA. Raises CertmondError. Print objections to the CA and exit with 2."""
     from certmond.pki.rotation.ca_hierarchy import family_of
     from certmond.pki.rotation.ca_validation import judge
     from certmond.pki.rotation.phases import Mode
@@ -198,8 +198,8 @@ def _new_ca_rotation(
     anchor, key = _staged(options, family, "CA")
     (certificate,) = certificates_of((anchor,))
     if len(found.present) != 1:
-        fact = f"{found.spec.path} has {len(found.present)} CAs, so another change of it is in progress"
-        raise CertmondError(f"{fact}; leave only the CA of the key {found.spec.key} in it")
+        fact = f"{found.spec.path} has {len(found.present)} CAs, so another change of this file is in progress"
+        raise CertmondError(f"{fact}; leave only the CA of the key {found.spec.key} in the file")
     now = datetime.now(UTC)
     verdict = judge(
         certificate, key, found.present, found.leaves_end(now, config.validity), now,
@@ -219,7 +219,7 @@ def _new_key_rotation(
     *,
     at_once: bool,
 ) -> Rotation:
-    """Return the rotation to the staged key of tokens. Raises CertmondError, or exits with 2 and every objection."""
+    """Return a new rotation to the staged key of tokens. Raises CertmondError. Print objections and exit with 2."""
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.rotation.service_account_keys import keys_of, objections
 
@@ -229,16 +229,16 @@ def _new_key_rotation(
     anchor, key = _staged(options, family, "key")
     if found.trusted != (found.key,):
         fact = f"{found.spec.path} has other public keys than that of {found.spec.key}"
-        raise CertmondError(f"{fact}, so another change of it is in progress; leave only that key in it")
+        raise CertmondError(f"{fact}, so another change of this file is in progress; leave only that key in it")
     missing_key = () if key else (f"the private key is not staged; run: certmond root-ca stage KEY --family {family}",)
     _refuse((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "what is staged")))
     return _new_rotation(family, Mode.REPLACE if at_once else Mode.OVERLAP, found.trusted, anchor, exclude)
 
 
 def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
-    """Return the staged anchor of `family`, and the public half of its key.
+    """Return the staged CA or key of `family`, and the public half of the staged private key.
 
-    Raises CertmondError if none is staged.
+    Raises CertmondError if no CA or key is staged for the family.
     """
     from certmond.rotation.staged_ca import Part, Staging
 
@@ -286,7 +286,7 @@ def _print_downtime(document: dict[str, Any]) -> None:
 def _plan(
     enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, batch: str | None
 ) -> dict[str, Any]:
-    """Return the preview of the rotation on this node, as a document. Raises RotationError if it cannot begin."""
+    """Return the preview of the rotation on this node, as a document. Raises RotationError if no rotation can begin."""
     from certmond.expose.documents.rotation_preview import preview_document
     from certmond.pki.planning.restarts import restart_order
     from certmond.pki.rotation.expected_downtime import absences

@@ -1,8 +1,8 @@
-"""The command `root-ca stage`: store a new Root CA, or a new key for tokens, for a rotation.
+"""The command `root-ca stage`: store a new Root CA, or a new key that signs tokens, for a rotation.
 
-Owns its options, output and exit codes, and refuses to replace the files that a rotation in progress needs. A CA is
-judged as by `verify`, created by `rotation.ca_generation` and stored by `rotation.staged_ca`.
-`pki.rotation.service_account_keys` judges a key of tokens. The files that the node uses do not change.
+Owns its options, output and exit codes, and refuses to replace the files that a rotation in progress needs. `root_ca`
+judges a CA, as for `verify`. `pki.rotation.service_account_keys` judges a key that signs tokens.
+`rotation.ca_generation` creates a CA, and `rotation.staged_ca` stores it. The files that the node uses do not change.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def stage(
 
 
 def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
-    """Stage the private key in the file `given`, or a new one."""
+    """Stage the private key in the file `given`, or a new private key."""
     from certmond.formats.private_key import make_key
     from certmond.pki.catalog.entries import KeyAlgorithm
     from certmond.pki.rotation.service_account_keys import objections
@@ -166,9 +166,9 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
 
 
 def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
-    """Yield a problem where the key is missing or superfluous.
+    """Yield a problem if the private key of the new CA is missing or superfluous.
 
-    The node needs the key only if it has the key of the current CA.
+    A node needs the key of the new CA only if it has the key of the current CA.
     """
     if family.holds_key and certificate and key is None:
         yield f"this node signs with {family.spec.key}; give the private key of {certificate}, too"
@@ -178,7 +178,7 @@ def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -
 
 
 def _other_families(options: Globals, config: Config, family: str, staged: Certificate | None) -> Iterator[str]:
-    """Yield a problem for each other family of this node whose CA is `staged`, if it shares no anchor with `family`."""
+    """Yield a problem for each other family whose CA is `staged`, unless that family shares an anchor with `family`."""
     from certmond.state.rotation_record import RotationRecord
 
     record = RotationRecord(options.state_dir)
@@ -187,7 +187,7 @@ def _other_families(options: Globals, config: Config, family: str, staged: Certi
         known[name] = {*known.get(name, ()), aid.new}
     for other, anchors in known.items():
         if staged in anchors and anchors.isdisjoint(known.get(family, ())):
-            yield f"it is the CA of {other} on this node; stage another CA, or stage it with --family {other}"
+            yield f"the CA is that of {other} on this node; stage another CA, or stage it with --family {other}"
 
 
 def _generated_ca(
@@ -236,8 +236,9 @@ def _handover(context: click.Context, config: Config) -> Handover:
 def _stage_anchor(
     options: Globals, family: str, anchor: Anchor, key: PrivateKey | None, now: datetime, *, force: bool
 ) -> None:
-    """Stage the anchor, or exit with 2 if a rotation or a staged CA forbids it. Raises BusyError while another process
-    writes.
+    """Stage the anchor. If a rotation or a staged CA prevents that, exit with 2.
+
+    Raises BusyError while another process writes.
     """
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Event, Journal
@@ -274,9 +275,9 @@ def _stage_anchor(
 
 
 def _is_successor(options: Globals, family: str, anchor: Anchor) -> bool:
-    """Return whether the rotation in progress is to this anchor.
+    """Return whether `anchor` is the new anchor of the rotation in progress.
 
-    A node may receive its record before the CA is staged.
+    A node may receive the record of a rotation before an operator stages the new CA on it.
     """
     from certmond.errors import MalformedError
     from certmond.state.rotation_record import RotationRecord

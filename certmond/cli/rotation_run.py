@@ -1,7 +1,7 @@
-"""Completion of a rotation by a command: it acts step by step, or follows the process that acts on this node.
+"""Completion of a rotation by a command, which executes the steps or shows those of the process that acts on this node.
 
-Owns the intervals of the scans, and the output about a step. The steps are those of the daemon, with the same plan,
-verification and gates.
+Owns the intervals of the scans, and the output about a step. The steps, the plan, the verification and the conditions
+of a phase are the same as in the daemon.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _LONGEST_POLL, _LONGEST = 30.0, 300.0
 
 @dataclass(frozen=True, slots=True)
 class _StepResult:
-    """The result of one step: a sentence about it, or about its wait (`waits`), and the end of the wait.
+    """The result of one step: a sentence about the step or, if it `waits`, about the wait, and the end of the wait.
 
-    `failed`: the rotation cannot continue without an operator.
+    If it has `failed`, the rotation cannot continue without an operator.
     """
 
     message: str | None = None
@@ -47,9 +47,10 @@ class _StepResult:
 
 
 def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, aborting: bool) -> int:
-    """Execute steps until the rotation is complete or aborted (`aborting`), or show those of the acting process.
+    """Execute or show steps until the rotation is complete or, with `aborting`, until it is aborted.
 
-    Return the exit code. Raises RotationError if the progress is unknown.
+    Show the steps if another process acts on this node. Return the exit code. Raises RotationError if the state of the
+    rotation is unknown.
     """
     shown: Any = None
     rotation: Rotation | None = None
@@ -95,10 +96,10 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
 def _one_step(
     enforcer: Enforcer, progress: Progress, assessment: Assessment, around: Surroundings, printed: set[str]
 ) -> _StepResult:
-    """Execute the next step of the rotation, or of what it needs.
+    """Execute the next step of the rotation, or a step that the rotation needs first.
 
-    A file that cannot be written does not block restarts or the rotation's decisions. `printed` has the steps printed
-    since the last success.
+    A file that certmond cannot write does not block restarts or the decisions of the rotation. `printed` has the lines
+    about steps that the command has printed since the last success.
     """
     write_failure: str | None = None
     try:
@@ -115,7 +116,7 @@ def _one_step(
             return _StepResult(message, datetime.now(UTC))
     except BusyError as error:
         return _StepResult(str(error), datetime.now(UTC) + _RETRY, waits=True)
-    if write_failure:  # the operator must fix that, whatever else the rotation waits for
+    if write_failure:  # the operator must repair that file, also if the rotation waits for something else
         return _StepResult(write_failure, step.until if step else enforcer.rotating.until, waits=True)
     if step:
         return _StepResult(f"{step.service}: {step.message}", step.until, waits=True)
@@ -126,7 +127,7 @@ def _one_step(
 
 
 def _write_files(enforcer: Enforcer, progress: Progress, made: Plan, printed: set[str]) -> str | None:
-    """Execute the steps that change files. Return None if one is done, else the message of the first."""
+    """Execute the steps that change files. Return None if a step is done, else the message of the first step."""
 
     def tell(step: Write) -> None:
         line = f"  {step.target}: {step.detail}"

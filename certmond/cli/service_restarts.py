@@ -1,7 +1,7 @@
 """Restarts by a command, and the check that services use the new certificates.
 
-Owns the services for which a command waits, and the result of each. `acting_process` decides which process restarts
-them, and `controllers.restart` restarts them.
+Owns the list of services for which a command waits, and the result of each service. `acting_process` decides which
+process restarts a service, and `controllers.restart` restarts it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _RELOADED_WITHIN = timedelta(seconds=15)
 def restart_services(
     enforcer: Enforcer, handover: Handover, progress: Progress, wanted: frozenset[str], *, by_hand: bool
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
-    """Restart those of the `wanted` services that use an old file, or all of them `by_hand`.
+    """Restart the `wanted` services that use an old file or, with `by_hand`, all `wanted` services.
 
-    Return the result of each, and the held restarts.
+    Return the result of each service, and the held restarts.
     """
     results, since = dict[str, str](), datetime.now(UTC)
     first_running: dict[str, str] | None = None
@@ -91,7 +91,7 @@ def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step
 
 
 def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
-    """Return the restarts that ended after `since` and that another process executed."""
+    """Return the records of the restarts that ended after `since` and that another process executed."""
     return [
         past
         for name, past in enforcer.restarting.past().items()
@@ -103,7 +103,7 @@ def _ended_elsewhere(enforcer: Enforcer, wanted: Container[str], since: datetime
 def planned(
     enforcer: Enforcer, assessment: Assessment, around: Surroundings, wanted: frozenset[str], *, by_hand: bool
 ) -> Plan:
-    """Return the plan of the restarts of the `wanted` services: those that use an old file, or all `by_hand`."""
+    """Return the plan to restart the `wanted` services that use an old file or, with `by_hand`, all of them."""
     if by_hand:
         return enforcer.restarts(assessment, around, wanted)
     made = enforcer.plan(assessment, frozenset(), around)
@@ -116,8 +116,8 @@ def wait_for_reloads(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Wait for the services that reload a new certificate without a restart.
 
-    Return a sentence for each endpoint that served a certificate `before` and serves none now. Unless `only_silent`,
-    also return a sentence for each endpoint that does not serve the new certificate yet.
+    Return a sentence for each endpoint that served a certificate in the assessment `before` and serves none now. Unless
+    `only_silent`, also return a sentence for each endpoint that does not serve the new certificate yet.
     """
     if not renewed:
         return (), ()

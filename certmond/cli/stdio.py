@@ -1,6 +1,6 @@
 """Preparation of the standard streams, which the parent process may have closed.
 
-Opens each stream before any other file, and makes output tolerate characters without an encoding.
+Opens each stream before any other file. Escapes characters that the encoding of the output does not have.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 
 
 def prepare() -> None:
-    """Call this first. A file that is opened before would take the descriptor of a closed stream."""
+    """Open the streams. Call this before the process opens a file, which would get a closed stream's descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -37,7 +37,7 @@ def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
 
 
 def output_fails() -> bool:
-    """Flush stdout, and return whether that fails: unwritten output is still in the buffer."""
+    """Flush stdout. Return whether the flush fails, so that the buffer still has unwritten output."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -46,7 +46,7 @@ def output_fails() -> bool:
 
 
 def discard_output() -> None:
-    """Redirect standard output to /dev/null, with what is still in its buffer."""
+    """Redirect standard output to /dev/null, including the unwritten output in its buffer."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

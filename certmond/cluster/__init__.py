@@ -1,1 +1,1 @@
-"""The cluster of this node, as the Kubernetes API shows it. Needs the extra `kubernetes`."""
+"""Access to the cluster of this node through the Kubernetes API. Needs the extra `kubernetes`."""

@@ -1,7 +1,7 @@
 """Access to the Kubernetes API: credentials, time limit, and a callback during a call.
 
-`client` owns the connection, and the caller the requests. This module imports without lightkube. A call then raises an
-error that names the missing package.
+`client` owns the connection, and the caller owns the requests. This module imports without lightkube. A call then
+raises an error that names the missing package.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ T = TypeVar("T")
 class Access:
     """Access to the Kubernetes API. `kubeconfig` returns a path at each use, and may raise RefusedError.
 
-    A call of the API, or a page of a listing, takes at most `time_limit`. During the call, `alive` is called at least
-    every second, and its exceptions pass through.
+    A call of the API, or a page of a listing, takes at most `time_limit`. The call runs `alive` at least every second,
+    and passes the exceptions of `alive` on.
     """
 
     kubeconfig: Callable[[], str]
@@ -38,7 +38,7 @@ class Access:
         for a conflict, or a missing object, that `work` does not handle.
         """
         try:
-            # The extra is needed from here on.
+            # These imports need the extra `kubernetes`.
             from certmond.cluster.client import (  # noqa: PLC0415
                 ConflictError,
                 NotFoundError,

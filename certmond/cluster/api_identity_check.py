@@ -1,7 +1,7 @@
 """Check that the Kubernetes API and this node authenticate each other, for a command that only reads.
 
-The coordinator repeats this check in a process that acts. Without lightkube, this module imports, and the check has no
-result.
+The coordinator repeats this check in a process that acts. If lightkube is missing, this module still imports, and the
+check has no result.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from certmond.cluster.access import Access
 from certmond.errors import CertmondError, UnknownServerError, UnknownUserError
 
 _ATTEMPTS = 2
-"""A single failure proves nothing: a change may be in progress."""
+"""Number of attempts. A single failure proves nothing, because a change of the credentials may be in progress."""
 
 
 def estranged(access: Access) -> str | None:
-    """Return the sentence of the failure, or None if both authenticate each other or the result is unknown.
+    """Return why the API and this node do not authenticate each other, or None if they do or the result is unknown.
 
     Never raises CertmondError.
     """

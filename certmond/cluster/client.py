@@ -29,7 +29,7 @@ FIELD_MANAGER = "certmond"
 PAGE = 250
 """Objects in one page of a listing. A pod is some ten kilobytes."""
 _LISTING_FACTOR = 12
-"""Time limit of a listing with all its pages, as a multiple of one call's. 30,000 pods have 120 pages."""
+"""Time limit of a listing with all its pages, as a multiple of the limit of one call. 30,000 pods have 120 pages."""
 
 _ALIVE_INTERVAL = 0.5  # seconds; half of the interval that `alive` requires
 _NO_ISSUER = {7, 18, 19, 20, 21}
@@ -74,7 +74,7 @@ async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Con
 
 
 def _client(kubeconfig: str, seconds: float) -> AsyncClient | None:
-    """Return a client, or None for an unusable file. The reason may quote a private key, so it is not reported."""
+    """Return a client, or None for an unusable file. Drop the reason, because it may quote a private key."""
     try:
         config = KubeConfig.from_file(kubeconfig).get()
         # Ignore proxies and trust of the environment: the kubeconfig alone decides which server to trust.
@@ -84,7 +84,7 @@ def _client(kubeconfig: str, seconds: float) -> AsyncClient | None:
 
 
 def run_with_keepalive(work: Coroutine[Any, Any, T], alive: Callable[[], None]) -> T:
-    """Return the result of `work`. Call `alive` at least every second until then."""
+    """Run `work` and return its result. Meanwhile, call `alive` at least every second."""
 
     async def wait() -> T:
         task = asyncio.create_task(work)
@@ -105,11 +105,11 @@ class Connection:
         self._seconds = seconds
 
     async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
-        """Make one call. Repeat it after the server's Retry-After, until the time is up.
+        """Make one call of the API. Repeat the call after the server's Retry-After, until the time limit.
 
-        `doing` describes the call in an error message, and `rule` tells how to permit it by RBAC. The limit is
-        `times` that of a call. Raises RefusedError if the API server refuses, UnreachableError if a later call
-        may succeed, and ConflictError or NotFoundError for the caller.
+        `doing` describes the call in an error message, and `rule` describes how to permit the call by RBAC. `times`
+        multiplies the time limit of a call. Raises RefusedError if the API server refuses, UnreachableError if a later
+        call may succeed, and ConflictError or NotFoundError for the caller.
         """
         seconds = self._seconds * times
         try:

@@ -1,7 +1,7 @@
 """Coordination of a rotation among all nodes of a cluster: one record, one coordinator, and a report of every node.
 
 Owns when certmond reads the cluster, which node coordinates, when the next workers may act, and when a phase begins. A
-phase begins after every node has reported the previous one (`node_reports`) and the cluster passes its checks
+phase begins after every node has reported the previous phase (`node_reports`) and the cluster passes its checks
 (`rotation_checks.phase_checks`). A node without an answer from the API keeps its phase. Changes no file of the node.
 No report contains a key.
 """
@@ -58,8 +58,8 @@ class Lead(Protocol):
 class ClusterConductor:
     """The coordinator for the node `node`.
 
-    `own` has the credentials of the node itself, which alone may annotate its Node. `clock` returns aware UTC instants,
-    `monotonic` the seconds of a clock that cannot be set. `boot` is the machine's boot ID.
+    `own` has the credentials of the node itself. Only these credentials may annotate its Node. `clock` returns aware
+    UTC instants, and `monotonic` the seconds of a clock that cannot be set. `boot` is the machine's boot ID.
     """
 
     def __init__(
@@ -97,10 +97,11 @@ class ClusterConductor:
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """Return the cluster's rotation; `own` if that is unknown, or if this node has ended it or is ahead of it.
+        """Return the rotation in the cluster's record, or `own` if the record is unknown or outdated.
 
-        A complete rotation that is not in `own` concerns only a node that has ended one before, or that trusts an old
-        CA of it. Raises RotationError if the record is unreadable or is of another rotation.
+        A record is outdated if this node has ended its rotation or is in a later phase. Without `own`, a node follows a
+        complete rotation only if it has ended one before, or trusts an old CA of the rotation. Raises RotationError if
+        the record is unreadable or is of another rotation.
         """
         self._ended = frozenset(closed)
         if self._record_error:
@@ -121,10 +122,10 @@ class ClusterConductor:
             return own if earlier else joined(own, shared)
         if shared.id == f"{own.id}-back":
             return shared
-        if own.id == f"{shared.id}-back" or own.over:  # a complete rotation ends here before another begins
+        if own.id == f"{shared.id}-back" or own.over:  # a complete rotation ends on this node before another begins
             return own
         if (own.new,) == shared.old and own.phase is sequence(own)[-2]:
-            return replace(own, phase=Phase.DONE)  # every node has: its new CA is the old CA of the next rotation
+            return replace(own, phase=Phase.DONE)  # ended on every node: its new CA is the old CA of the next
         raise RotationError(
             f"this node is in {own.name}, and the cluster in {shared.name}; delete the wrong record: the "
             f"cluster's by `{DELETE_RECORD}`, this node's in rotation/ of the state directory"
@@ -145,8 +146,8 @@ class ClusterConductor:
     def publish(self, rotation: Rotation) -> None:
         """Publish the rotation in the cluster's record.
 
-        Raises RotationError if the cluster is in another rotation, or if this one cannot be recorded. Raises
-        OvertakenError if the decision used an outdated record, CertmondError if the API does not write it.
+        Raises RotationError if the cluster is in another rotation, or if no record can contain `rotation`. Raises
+        OvertakenError if the decision used an outdated record, CertmondError if the API does not write the record.
         """
         self._publish(rotation, noted=False)
 
@@ -166,13 +167,13 @@ class ClusterConductor:
         self._record = written
 
     def bring_back(self, rotation: Rotation) -> None:
-        """Restore the record.
+        """Restore the cluster's record if it is missing or older than `rotation`.
 
-        Do nothing if its state is unknown. Also raises RotationError if another node is ahead.
+        Do nothing if the state of the record is unknown. Also raises RotationError if another node is in a later phase.
         """
         if not self._is_record_outdated(rotation):
             return
-        self._read()  # another process of this node may have written it
+        self._read()  # another process of this node may have written the record
         if not self._is_record_outdated(rotation):
             return
         if why := next(ahead(rotation, self._reports.others(rotation), self._ended), None):
@@ -187,9 +188,9 @@ class ClusterConductor:
         try:
             return self._gate(rotation, report, now)
         except OvertakenError:
-            return Gate(("another node has written the record first; certmond reads it again",), now)
+            return Gate(("another node has written the cluster's record first; certmond reads it again",), now)
         except CertmondError as error:
-            return Gate((f"{error}; this node stays in its phase until then",), now + self._pause)
+            return Gate((f"{error}; this node stays in its phase until a retry succeeds",), now + self._pause)
 
     def _gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         self._timer.first_seen(rotation, now)
@@ -209,7 +210,7 @@ class ClusterConductor:
         waits = self._inspection.failed_checks(rotation, now)
         if not waits and not held.noted and self._checks_workloads(rotation):
             if rotation.published is None:
-                # Not `now`: a pod that started between that and the check may have received only the old CA.
+                # Not `now`: a pod that started between `now` and the check may have received only the old CA.
                 self.publish(replace(rotation, published=self._clock()))
                 return Gate(("both CAs are published; the check of the workloads is next",), now)
             not_ready = self._reports.not_ready(rotation.excluded)  # pods of an excluded node that is ready still count
@@ -220,15 +221,13 @@ class ClusterConductor:
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
 
     def _follower_wait(self, rotation: Rotation) -> str:
-        """Return the reason for which a node waits that does not coordinate."""
+        """Return why this node waits, if it is not the coordinator."""
         if self._missing_since is None:
-            return "the coordinator begins the next phase when all nodes have reached this one"
+            return "the coordinator begins the next phase when all nodes have reached this phase"
         last = sequence(rotation)[-2]  # after it, a node without the CA's key has no step left
         if rotation.phase is last and self._monotonic() >= self._missing_since + _PRESUMED_ENDED_AFTER.total_seconds():
             self._presumed_ended = rotation
-        return (
-            "the cluster has no record of the rotation; a control-plane node that has recorded it restores the record"
-        )
+        return "the cluster has no record of the rotation; a control-plane node with a record of it restores the record"
 
     def _nodes_behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
         self._worker_count = rotation.id, rotation.phase, workers(rotation, members)
@@ -243,7 +242,7 @@ class ClusterConductor:
     def _checks_workloads(self, rotation: Rotation) -> bool:
         """Return whether the phase checks workloads.
 
-        Pods from before the publication of both CAs trust only the old one.
+        Pods that started before the publication of both CAs trust only the old CA.
         """
         return rotation.family == "ca" and rotation.phase is Phase.TRUST and self._spec.workloads != "ignore"
 

@@ -34,14 +34,14 @@ _RULES = {
     "delete": "resources [certificatesigningrequests], verbs [delete]",
     "read the Node": "resources [nodes], verbs [get], in apiGroups ['']",
 }
-"""The rule that a cluster role needs for each call, in apiGroups [certificates.k8s.io] unless it names another."""
+"""The rule that a cluster role needs for each call. Its API group is certificates.k8s.io unless the rule names one."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A CertificateSigningRequest in the API: PEM, and its conditions with their messages."""
+    """A CertificateSigningRequest in the API. `request` and `certificate` are PEM, `conditions` have their messages."""
 
     name: str
     uid: str
@@ -53,9 +53,9 @@ class Filed:
 
 
 class Requests:
-    """The calls on requests.
+    """The calls of the API for CertificateSigningRequests.
 
-    Each raises RefusedError if the API server forbids it, UnreachableError if a retry may succeed.
+    Each call raises RefusedError if the API server forbids the call, UnreachableError if a retry may succeed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -86,7 +86,7 @@ class Requests:
             return None
 
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
-        """Approve exactly this request, unless it is decided already. Return it, or None if it does not exist.
+        """Approve exactly this request, unless it has a decision. Return the request, or None if it does not exist.
 
         A `dry_run` only checks the permission.
         """
@@ -105,7 +105,7 @@ class Requests:
             await self._call("delete", lambda: self._client.delete(CertificateSigningRequest, name))
 
     async def addresses(self, node_name: str) -> frozenset[str]:
-        """Return the IP addresses in the status of this Node."""
+        """Return the IP addresses in the status of the Node `node_name`."""
         try:
             node = await self._call("read the Node", lambda: self._client.get(Node, node_name))
         except NotFoundError:
@@ -146,4 +146,4 @@ class Requests:
         )
 
     async def _call(self, doing: str, call: Callable[[], Awaitable[T]]) -> T:
-        return await self._connection.call(doing, f"grant its user a cluster role with {_RULES[doing]}", call)
+        return await self._connection.call(doing, f"grant this user a cluster role with {_RULES[doing]}", call)

@@ -1,8 +1,8 @@
-"""Signing by the cluster: a CertificateSigningRequest of certificates.k8s.io/v1, polled until it is decided.
+"""Signing by the cluster through a CertificateSigningRequest of certificates.k8s.io/v1.
 
 Owns the choice of Kubernetes' signer, the content and name of the request, and the rule by which certmond approves a
-request itself. Does not wait for a decision: the caller calls again with the cookie of a pending request. The signer
-reuses a request that this process or an earlier one has filed. The private key never leaves this node: the API
+request itself. Does not wait for a decision. The caller calls again with the cookie of a pending request. The signer
+reuses a request that this process or an earlier process has filed. The private key never leaves this node. The API
 receives only the request.
 """
 
@@ -40,9 +40,9 @@ _LONGEST_POLL = 300.0  # seconds between two checks of an undecided request
 
 
 class CsrSigner:
-    """Signs through the Kubernetes API, with the rights of a kubeconfig's current user.
+    """Signer that uses the Kubernetes API, with the rights of a kubeconfig's current user.
 
-    With `approve`, also approves its own request if the request is only for this node's identity.
+    With `approve`, the signer also approves its own request if the request is only for this node's identity.
     """
 
     def __init__(self, kubeconfig: str, *, time_limit: timedelta, approve: bool = False) -> None:
@@ -51,7 +51,7 @@ class CsrSigner:
         self._approve = approve
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate.
+        """Return the certificate for `request`.
 
         Raises RefusedError, UnreachableError, or WaitingError while the request is undecided.
         """
@@ -85,7 +85,7 @@ class CsrSigner:
         raise self._waiting(filed, earlier, objection)
 
     async def _find(self, api: Requests, wanted: _Wanted, earlier: _Cookie | None) -> Filed:
-        """Return this request in the API: the one of the cookie, a new one, or an existing one."""
+        """Return the API's object for the request: the object of the cookie, a new object, or an existing object."""
         filed = await api.read(earlier.name) if earlier else None
         if filed and wanted.is_same(filed):
             return filed
@@ -119,7 +119,7 @@ class CsrSigner:
 
 @dataclass(frozen=True, slots=True)
 class _Cookie:
-    """The filed object, and the number of checks since."""
+    """Name and uid of the filed object, and the number of times that certmond has checked it."""
 
     name: str
     uid: str
@@ -140,7 +140,7 @@ class _Cookie:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The request to file. The caller's request determines all of it except the signature."""
+    """The request to file. The caller's request determines the whole content except the signature."""
 
     name: str
     pem: bytes
@@ -173,7 +173,7 @@ class _Wanted:
 
 
 def _signer_name(name: str, template: Template) -> str:
-    """Return Kubernetes' signer for such a certificate (pkg/controller/certificates/signer/signer.go)."""
+    """Return the name of Kubernetes' signer for the template (pkg/controller/certificates/signer/signer.go)."""
     usage, organizations = template.extended_usages, _values(template.subject, NameOID.ORGANIZATION_NAME)
     common_name = "".join(_values(template.subject, NameOID.COMMON_NAME))
     of_node = common_name.startswith("system:node:") and organizations == ["system:nodes"]
@@ -188,11 +188,11 @@ def _signer_name(name: str, template: Template) -> str:
 
 
 async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | None:
-    """Return the reason for which certmond does not approve this request, or None if it approves it.
+    """Return the reason for which certmond does not approve this request, or None if certmond approves it.
 
-    The rule: the request is for one of the kubelet's two signers. Its subject is exactly CN=system:node:<this
-    node>,O=system:nodes. Each DNS name is this node's name, and each IP address is in the status of the Node. It has no
-    names of another kind.
+    certmond approves a request to one of the kubelet's two signers. The subject must be exactly CN=system:node:<this
+    node>,O=system:nodes. Each DNS name must be this node's name, and each IP address must be in the status of the Node.
+    The request must not have names of another kind.
     """
     if wanted.signer_name == API_CLIENT:
         return f"a person approves requests to {API_CLIENT}"
@@ -220,7 +220,7 @@ def _approval(request: Request) -> str:
 def _of_key(filed: Filed, request: Request) -> bytes:
     """Return the PEM of the issued chain, without other text.
 
-    Raises RefusedError if it is not for the request's key.
+    Raises RefusedError if the certificate is not for the key of the request.
     """
     found = decode(filed.certificate, filed.name).certificates
     if not found or found[0].key != public_key_of(request.key):

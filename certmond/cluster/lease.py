@@ -1,7 +1,7 @@
 """A lock among the nodes of a cluster: a Lease of coordination.k8s.io/v1.
 
-Owns the rules of client-go's leader election, applied to the Lease as it was read. Owns also the fence: this node
-decides by its own clock alone whether it still holds the Lease. certmond never compares a time in the Lease with this
+Owns the rules of client-go's leader election, applied to the Lease that was read. Also owns the fence: this node
+decides only by its own clock whether it still holds the Lease. certmond never compares a time in the Lease with this
 node's clock, because the clocks of nodes differ. The caller decides what the lock protects.
 """
 
@@ -35,9 +35,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A Lease in the API, or one to write (then `version` is empty if no Lease exists).
+    """A Lease in the API, or a Lease to write. The `version` of a Lease to write is empty if the API has no Lease.
 
-    `metadata` is the API's own, and is written unchanged.
+    `metadata` comes from the API, and certmond writes it without a change.
     """
 
     holder: str
@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Another node holds the Lease, since `since` by that node's clock."""
+    """Answer that another node holds the Lease, since `since` by the clock of that node."""
 
     holder: str
     since: datetime | None
@@ -62,9 +62,9 @@ def decide(
 ) -> Record | Waits:
     """Return the Lease to write so that `identity` holds it, or the holder to wait for.
 
-    `found` was read before `now`, and this very record was first read at `seen`, both by this node's monotonic clock. A
-    Lease of another node is free once it has not changed for its own duration, or for `seconds` if it has none. `at`
-    is the time of day, for the operator.
+    This node read `found` before `now`, and read a record with the same content first at `seen`, both by its monotonic
+    clock. A Lease of another node is free if it has not changed for its own duration, or for `seconds` if it has no
+    duration. `at` is the time of day, for the operator.
     """
     if found is None:
         return Record(identity, seconds, acquired=at, renewed=at, transitions=0)
@@ -82,19 +82,19 @@ class Leases(Protocol):
         """Return the current Lease, or None."""
 
     async def create(self, record: Record) -> Record | None:
-        """Create the Lease and return it, or None where one exists."""
+        """Create the Lease and return it, or None if the Lease exists."""
 
     async def replace(self, record: Record) -> Record | None:
-        """Replace the Lease and return it, or None where it differs from `record.version` or was deleted."""
+        """Replace the Lease and return it, or None if its version is not `record.version` or it was deleted."""
 
 
 class ClusterLease:
     """A lock held by the Lease `name`: for restarts, or for the coordination of a rotation.
 
     `kubeconfig` returns the path of a kubeconfig at each call of the API, and may raise RefusedError. `identity` is the
-    node's name, which must be unique. `duration` is how long other nodes wait for a silent holder. The Lease has it in
-    whole seconds, at least one. A call of the API takes at most `time_limit`. During the call, `alive` is called at
-    least every second, and its exceptions pass through. `monotonic` is a clock in seconds that cannot be set. Only one
+    node's name, which must be unique. `duration` is how long other nodes wait for a silent holder. The Lease has the
+    duration in whole seconds, at least one. A call of the API takes at most `time_limit`. The call runs `alive` at
+    least every second, and passes its exceptions on. `monotonic` is a clock in seconds that cannot be set. Only one
     thread may use the object.
     """
 
@@ -120,21 +120,21 @@ class ClusterLease:
 
     @property
     def held(self) -> bool:
-        """Return whether no other node can hold the lock yet, by this node's clock. This fence precedes each act."""
+        """Return whether no other node can hold the lock yet, by this node's clock. Check this before each act."""
         return self._written_record is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
 
     def take(self) -> str | None:
         """Take or renew the lock. Return None, or the sentence that names its holder.
 
-        Raises UnreachableError and RefusedError. A lock that this node held before is then held for the rest of its
-        time.
+        Raises UnreachableError and RefusedError. After such an error, a lock that this node already held stays held for
+        the rest of its time.
         """
         return self._run(self._take)
 
     def keep(self) -> None:
         """Renew the lock, if a third of the duration has passed since the last renewal.
 
-        Raises LostError if this node does not hold it, UnreachableError and RefusedError if that is unknown.
+        Raises LostError if this node does not hold the lock, UnreachableError and RefusedError if that is unknown.
         """
         if self._written_record is None:
             raise LostError(f"this node does not hold {self}; take it first")
@@ -144,7 +144,7 @@ class ClusterLease:
     def give_back(self) -> None:
         """Release the lock, so that the next node can take it at once.
 
-        If the API is unreachable, that node waits instead.
+        If the API is unreachable, the next node waits until the Lease expires.
         """
         held, record = self.held, self._written_record
         self._written_record = None
@@ -159,13 +159,13 @@ class ClusterLease:
         if isinstance(wanted, Waits):
             self._written_record = None
             since = f" since {wanted.since:%Y-%m-%dT%H:%M:%SZ}" if wanted.since else ""
-            return f"{printable(wanted.holder)} holds {self}{since}; certmond waits for it"
+            return f"{printable(wanted.holder)} holds {self}{since}; certmond waits for its release"
         if await self._write(api, wanted):
             return None
         faster = self._decision(await api.read())
         self._written_record = None
         if isinstance(faster, Waits):
-            return f"{printable(faster.holder)} has just taken {self}; certmond waits for it"
+            return f"{printable(faster.holder)} has just taken {self}; certmond waits for its release"
         return f"{self} changed before certmond could take it; certmond reads it again"
 
     async def _keep(self, record: Record, api: Leases) -> None:

@@ -1,7 +1,7 @@
 """One Lease of coordination.k8s.io/v1 in the Kubernetes API: read, create, and compare-and-swap.
 
 Owns the API's form of a Lease. A replacement carries the uid and the resource version of the Lease that was read, so it
-replaces only that. The caller decides which node holds it.
+replaces only that version. The caller decides which node holds the Lease.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class LeaseApi:
             return None
 
     async def create(self, record: Record) -> Record | None:
-        """Create the Lease and return it, or None where one exists."""
+        """Create the Lease and return it, or None if the Lease exists."""
         made = Lease(metadata=ObjectMeta(name=self._name, namespace=self._namespace), spec=_spec(record))
         try:
             return await self._call("create", lambda: _record(self._client.create(made)))
         except ConflictError:
             return None
         except NotFoundError:
-            remedy = "create it, or configure another one for the Lease"
+            remedy = "create the namespace, or configure another namespace for the Lease"
             raise RefusedError(f"the cluster has no namespace {self._namespace}; {remedy}") from None
 
     async def replace(self, record: Record) -> Record | None:
-        """Replace the Lease and return it, or None where it differs from `record.version` or was deleted."""
+        """Replace the Lease and return it, or None if its version is not `record.version` or it was deleted."""
         lease = Lease(metadata=record.metadata, spec=_spec(record))
         try:
             return await self._call("update", lambda: _record(self._client.replace(lease)))
@@ -62,7 +62,7 @@ class LeaseApi:
 
     async def _call(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
         doing = f"{verb} the Lease {self._namespace}/{self._name}"
-        return await self._connection.call(doing, f"grant its user a role in {self._namespace} with {_RULE}", call)
+        return await self._connection.call(doing, f"grant this user a role in {self._namespace} with {_RULE}", call)
 
 
 def _spec(record: Record) -> LeaseSpec:

@@ -1,8 +1,8 @@
-"""Reports of the nodes on their progress in a rotation: this node writes its own, and reads the others.
+"""Reports of the nodes on their progress in a rotation: this node writes its own report, and reads all others.
 
-Owns when this node writes, repeats and withdraws its report. Owns also the memory of other nodes: which ever had a CA's
-key, which took part in a rotation, and whose kubelet was ready. `nodes` owns the format of a report. Imports without
-lightkube.
+Owns when this node writes, repeats and withdraws its report. Also keeps facts about other nodes: which nodes ever had a
+CA's key, which nodes took part in a rotation, and whose kubelet was ready. `nodes` owns the format of a report. Imports
+without lightkube.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from certmond.cluster.nodes import ClusterNode
 
 _REPEATED_AFTER = 6
-"""Interval after which an unchanged report is written again, as a multiple of `poll`: the Node may be a new object."""
+"""Interval of writes of an unchanged report, as a multiple of `poll`. The Node may be a new object without a report."""
 
 
 class NodeReports:
     """The reports for one process on the node `node`, whose machine has the boot ID `boot`.
 
-    `own` has the credentials of the node itself, which alone may annotate its Node. `monotonic` returns the seconds of
-    a clock that cannot be set.
+    `own` has the credentials of the node itself. Only these credentials may annotate its Node. `monotonic` returns the
+    seconds of a clock that cannot be set.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class NodeReports:
         self._next_write = self._next_withdrawal = 0.0
 
     def publish(self, report: Report) -> None:
-        """Write this node's report if it is new or due again.
+        """Write this node's report if it has changed, or if its next repetition is due.
 
         Raises RefusedError, UnreachableError.
         """
@@ -72,7 +72,7 @@ class NodeReports:
                 self._annotate(rotation.id, None)
 
     def members(self, rotation: Rotation) -> list[Member]:
-        """Return all nodes, as they are now. Raises RefusedError, UnreachableError."""
+        """Return all nodes of the cluster, with their current reports. Raises RefusedError, UnreachableError."""
         from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
 
         found, forward_id = list_nodes(self._access), forth(rotation.id)
@@ -88,11 +88,11 @@ class NodeReports:
         ]  # fmt: skip
 
     def others(self, rotation: Rotation) -> list[Member]:
-        """Return all nodes except this one. Raises the same errors."""
+        """Return all nodes except this node. Raises RefusedError, UnreachableError."""
         return [each for each in self.members(rotation) if each.name != self._node]
 
     def not_ready(self, names: Collection[str]) -> frozenset[str]:
-        """Return those of `names` that were missing, or not ready, when `members` last listed the nodes."""
+        """Return the nodes in `names` that were missing, or not ready, when `members` last listed the nodes."""
         return frozenset(names) - self._ready
 
     def _annotate(self, rotation: str, report: Report | None) -> None:

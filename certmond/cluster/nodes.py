@@ -1,7 +1,7 @@
-"""The Nodes of the cluster as a rotation needs them, and the report of each one.
+"""The Nodes of the cluster as a rotation needs them, and the report of each node.
 
-Owns the annotation `certmond.io/rotation`: its text, and a write of this node's own that changes nothing else. A report
-is a claim of that node, and the caller verifies it. Imports lightkube.
+Owns the text of the annotation `certmond.io/rotation`, and its write to this node's Node, which changes no other field.
+A report is a claim of its node, and the caller verifies the claim. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _TEXT = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([A-Za-z0-9][A-Za-z0-9._-]{0,62}|-)/([0-9a-f]{64}|-)/([0-9a-f]{64}|-)/(key|nokey)"
     r"(?:/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?"
 )
-_READ = "grant its user a cluster role with apiGroups [''], resources [nodes], verbs [list]"
+_READ = "grant this user a cluster role with apiGroups [''], resources [nodes], verbs [list]"
 _WRITE = "use this node's own credentials (kubelet.conf), or grant a cluster role with resources [nodes], verbs [patch]"
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """A node's report: which phase of which rotation it has reached. Without a `phase`, it has reached none.
+    """A node's report on a rotation: the phase that the node has reached, or "" if it has reached no phase.
 
-    `trust` is the SHA-256 of the set that it trusts, `issuer` that of the CA of its oldest leaf, both in hexadecimal.
-    Either is empty where it has none. `holds_key`: the new CA's key is on the node. `boot`: the boot ID of the machine
-    that reported, or empty.
+    `trust` is the SHA-256 of the set of trust anchors on the node. `issuer` is the SHA-256 of the CA that has signed
+    the leaves of the node, or "" without leaves or with leaves of several CAs. Both are hexadecimal. `holds_key` is
+    true if the new CA's key is on the node. `boot` is the boot ID of the machine that reported, or "".
     """
 
     id: str
@@ -65,10 +65,10 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """One Node. `report` is its report, or None where it has no valid one.
+    """One Node. `report` is the report of the node, or None if it has no valid report.
 
-    `uid` distinguishes it from a later Node of the same name. `boot` distinguishes the starts of its machine, and is
-    empty where the kubelet reports none.
+    `uid` distinguishes the Node from a later Node of the same name. `boot` is the boot ID of the machine, which changes
+    with each start. It is empty if the kubelet reports no boot ID.
     """
 
     name: str
@@ -82,7 +82,7 @@ class ClusterNode:
 
     @property
     def started_since(self) -> bool:
-        """Return whether its machine was started, or exchanged, since the report."""
+        """Return whether the machine of the node was started, or exchanged, since the report."""
         return bool(self.report and self.report.boot and self.boot and self.report.boot != self.boot)
 
 
@@ -94,7 +94,7 @@ def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
         return tuple(sorted(found, key=lambda node: node.name))
 
     async def nodes(client: AsyncClient) -> AsyncIterator[ClusterNode]:
-        async for node in client.list(Node, chunk_size=PAGE):  # drops names of images, most of a Node
+        async for node in client.list(Node, chunk_size=PAGE):  # without names of images, the largest part of a Node
             yield _node(node)
 
     return access.run(work)
@@ -103,7 +103,7 @@ def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
 def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
     """Write `report` to the Node `name`, and change nothing else.
 
-    Raises RefusedError where the Node does not exist or must not be written, UnreachableError.
+    Raises RefusedError if the Node does not exist or the user may not write it, UnreachableError.
     """
     text = str(report)
     if Acknowledgement.parse(text) != report:

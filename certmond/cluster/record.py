@@ -1,4 +1,4 @@
-"""The public record of a rotation, which every node of the cluster may read: a value, and its text.
+"""The public record of a rotation, which every node of the cluster may read, as a value and as JSON.
 
 Owns the schema of the record, and the rule that it never contains a secret. `record_api` stores it. `pki.rotation`
 defines the phases.
@@ -42,13 +42,13 @@ _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 class ClusterRecord(BaseModel):
     """A rotation: its id, subject and progress. Public data only.
 
-    The phase `phase` began at `since`. `old` are the PEMs of the old CAs, `new` is the PEM of the new one. For
-    service account keys they are public keys. `excluded` are the nodes for which no other node waits. `coordinator` is
-    the node that wrote the record last. `published` is when both CAs were first found published to
-    workloads. `signature` is that of the old CA, over the statement of `pki.rotation.authorization`. `released` is the
-    place up to which workers may act in the phase (`pki.rotation.worker_batches`).
+    The phase `phase` began at `since`. `old` are the PEMs of the old CAs, and `new` is the PEM of the new CA. For
+    service account keys, `old` and `new` are public keys. `excluded` are the nodes for which no other node waits.
+    `coordinator` is the node that wrote the record last. `published` is when the coordinator first found both CAs
+    published to workloads. `signature` is the signature of the old CA over the statement of
+    `pki.rotation.authorization`. `released` is the place up to which workers may act in the phase (`worker_batches`).
 
-    Fields of a later certmond are ignored.
+    certmond ignores fields that a later version has written.
     """
 
     model_config = ConfigDict(
@@ -97,8 +97,8 @@ class ClusterRecord(BaseModel):
 
 
 def parse(text: str, where: str) -> ClusterRecord:
-    """Return the record in `text`; `where` names its place. Raises MalformedError, which never quotes the text."""
-    if _NEVER in text:  # also in an ignored field: its author must learn of it
+    """Return the record in `text`. Raises MalformedError, which names the source `where` and never quotes the text."""
+    if _NEVER in text:  # also in an ignored field, because its author must correct it
         raise _invalid(where, _REFUSED)
     try:
         return ClusterRecord.model_validate_json(text)

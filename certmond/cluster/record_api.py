@@ -22,7 +22,7 @@ NAMESPACE, NAME = "kube-system", "certmond-rotation"
 _KEY = "record"
 _WHERE = f"the ConfigMap {NAMESPACE}/{NAME}"
 _RULE = (
-    f"grant its user a role in {NAMESPACE} with apiGroups [''], resources [configmaps], resourceNames [{NAME}],"
+    f"grant this user a role in {NAMESPACE} with apiGroups [''], resources [configmaps], resourceNames [{NAME}],"
     " verbs [get, update], and without resourceNames verbs [create]"
 )
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A record in the API. `metadata` and `others` are the API's own, and are written unchanged."""
+    """A record in the API. certmond writes its `metadata` and the `others`, its other keys, without a change."""
 
     record: ClusterRecord
     metadata: Any = field(repr=False, compare=False)
@@ -41,7 +41,7 @@ class Recorded:
 def read_record(access: Access) -> Recorded | None:
     """Return the current record, or None.
 
-    Raises MalformedError if it is invalid, RefusedError, UnreachableError.
+    Raises MalformedError if the record is invalid, RefusedError, UnreachableError.
     """
 
     async def work(connection: Connection) -> Recorded | None:
@@ -54,7 +54,7 @@ def read_record(access: Access) -> Recorded | None:
 
 
 def create_record(access: Access, record: ClusterRecord) -> Recorded:
-    """Create the record and return it. Raises OvertakenError if one exists, RefusedError, UnreachableError."""
+    """Create the record and return it. Raises OvertakenError if a record exists, RefusedError, UnreachableError."""
     made = ConfigMap(metadata=ObjectMeta(name=NAME, namespace=NAMESPACE), data={_KEY: record.text()})
 
     async def work(connection: Connection) -> Recorded:
@@ -71,9 +71,9 @@ def create_record(access: Access, record: ClusterRecord) -> Recorded:
 
 
 def replace_record(access: Access, found: Recorded, record: ClusterRecord) -> Recorded:
-    """Replace the record `found` and return the new one.
+    """Replace the record `found` and return the new record.
 
-    Raises OvertakenError if it was changed or deleted since it was read, RefusedError, UnreachableError.
+    Raises OvertakenError if another client has changed or deleted `found` meanwhile, RefusedError, UnreachableError.
     """
     made = ConfigMap(metadata=found.metadata, data={**found.others, _KEY: record.text()})
 
@@ -99,7 +99,7 @@ async def _call(connection: Connection, verb: str, call: Callable[[], Awaitable[
 async def _versioned(answer: Awaitable[ConfigMap]) -> ConfigMap:
     """Return the ConfigMap.
 
-    Raises ValueError if it has no uid or resource version: a replacement would overwrite any version.
+    Raises ValueError if it has no uid or resource version, because a replacement would then overwrite any version.
     """
     found = await answer
     if found.metadata is None or not (found.metadata.uid and found.metadata.resourceVersion):

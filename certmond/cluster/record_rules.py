@@ -1,8 +1,8 @@
 """Conversion between a rotation and the cluster's record, and the rules for the replacement of a record.
 
 A record never moves to an earlier phase, or to fewer released workers in the same phase. It never changes to another
-rotation while one is in progress, nor to a decision from an outdated state. Owns also the rule by which a record
-is behind a node, as after its deletion. Pure; `record_api` stores the record.
+rotation while its own is in progress, nor to a decision from an outdated state. Also owns the rule that decides whether
+a record is behind a node, for example after its deletion. Pure. `record_api` stores the record.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
 
 
 def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
-    """Return the public record of a rotation. Raises RotationError if it has none."""
+    """Return the public record of a rotation. Raises RotationError if no record can contain the rotation."""
     if rotation.found:
         raise RotationError(
             f"this node alone began {rotation.name}, after another CA replaced the file; complete it here, without "
@@ -63,9 +63,9 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
 def is_behind(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
     """Return whether the record is behind a node that has recorded `own`.
 
-    It is missing, or an older one has returned: of that rotation, of the rotation that `own` aborts, or of one that has
-    ended (`closed`). A phase ends only after every node has reached it, so the furthest phase is valid. Raises
-    RotationError.
+    A record is behind if it is missing or older than `own`, for example after a restore of etcd. An older record is of
+    the same rotation, of the rotation that `own` aborts, or of a rotation that has ended (`closed`). A phase ends only
+    after every node has reached it, so the latest phase is valid. Raises RotationError.
     """
     if found is None:
         return True
@@ -86,11 +86,11 @@ def admit(
     *,
     noted: bool = False,
 ) -> None:
-    """Check that `rotation`, decided while the record was `known`, may replace the record `found`.
+    """Check that `rotation` may replace the record `found`. The caller decided on `rotation` with the record `known`.
 
-    `known` is None if the record was not read. `closed` are the ids of the rotations that this node has ended.
-    `noted`: the rotation was recorded before and is not a new decision. Raises RotationError if it may not,
-    OvertakenError if the caller must decide again.
+    `known` is None if the caller has not read the record. `closed` are the ids of the rotations that this node has
+    ended. A rotation that is `noted` was recorded before and is not a new decision. Raises RotationError if `rotation`
+    may not replace the record, OvertakenError if the caller must decide again.
     """
     if known is not None and found != known:
         raise OvertakenError("another node has changed the cluster's record of the rotation; certmond reads it again")
@@ -126,5 +126,5 @@ def _conflict(recorded: Rotation, *, ended: bool) -> str:
 
 def _older(recorded: Rotation, known: str) -> str:
     fact = f"the cluster's record is of {recorded.name}, in the phase {recorded.phase}, {known}: a restore of etcd may"
-    remedy = f"if `certmond root-ca show` reports it on no node, run: {DELETE_RECORD}"
+    remedy = f"if `certmond root-ca show` reports this rotation on no node, run: {DELETE_RECORD}"
     return f"{fact} have brought back an old record; {remedy}"

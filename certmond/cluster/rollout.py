@@ -1,8 +1,8 @@
 """Restart of workloads as by `kubectl rollout restart`, in batches, until their pods are replaced.
 
-Owns the annotation of the pod template and the rule for completion, both kubectl's. The controllers of the cluster
-replace the pods, within the limits of each workload. `workloads` selects the workloads. certmond only waits for a
-workload that was restarted since the given instant. Imports lightkube.
+Owns the annotation of the pod template and the rule for completion, which are those of kubectl. The controllers of the
+cluster replace the pods, within the limits of each workload. `workloads` selects the workloads. certmond does not
+restart a workload again that was restarted since the given instant, and only waits for it. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One restart.
+    """One restart of a workload.
 
     `fact` is a phrase after the workload's name: what the restart waits for, or the reason of a failure or refusal.
     """
@@ -58,11 +58,11 @@ def restart_workloads(
     batch: int = 5,
     limit: timedelta = timedelta(minutes=10),
 ) -> tuple[Rollout, ...]:
-    """Restart the workloads, `batch` at a time, unless they were restarted since `since`; `at` is now.
+    """Restart the workloads, `batch` at a time, except those that were restarted since `since`. `at` is now.
 
-    Each batch must complete within `limit` before the next begins. After a failed or incomplete restart, the remaining
-    workloads are not touched and have no Rollout. A temporary failure of the API only prolongs the wait. Raises
-    RefusedError, and UnreachableError if a restart could not begin.
+    Each batch must complete within `limit` before the next batch begins. After a failed or incomplete restart, certmond
+    does not touch the remaining workloads, and returns no Rollout for them. A temporary failure of the API only
+    prolongs the wait. Raises RefusedError, and UnreachableError if a restart could not begin.
     """
 
     async def work(connection: Connection) -> tuple[Rollout, ...]:
@@ -90,7 +90,7 @@ async def _start(connection: Connection, workload: Workload, since: datetime, at
 
 
 async def _wait_for_batch(connection: Connection, begun: list[Rollout], seconds: float) -> list[Rollout]:
-    """Return the rollouts once none is in progress, or the time is up."""
+    """Return the rollouts when no rollout is in progress, or after `seconds`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while any(each.outcome is Outcome.UNDER_WAY for each in begun):
@@ -121,7 +121,7 @@ async def _progress(connection: Connection, rollout: Rollout) -> Rollout:
 
 
 def _missing(kind: str, found: Any) -> str:
-    """Return what the rollout waits for by kubectl's rules (polymorphichelpers/rollout_status.go), or empty."""
+    """Return what the rollout waits for by kubectl's rules (polymorphichelpers/rollout_status.go), or ""."""
     status = found.status
     if kind == "DaemonSet":
         wanted = status.desiredNumberScheduled
@@ -176,4 +176,4 @@ async def _patch(connection: Connection, workload: Workload, at: datetime) -> No
 
 def _rule(workload: Workload, verb: str) -> str:
     plural = f"{workload.kind.lower()}s"
-    return f"grant its user a cluster role with apiGroups [apps], resources [{plural}], verbs [{verb}]"
+    return f"grant this user a cluster role with apiGroups [apps], resources [{plural}], verbs [{verb}]"

@@ -1,8 +1,8 @@
 """Workloads with pods that started before the cluster published a CA, and may not trust that CA yet.
 
 Owns the search for pods that receive a service account's token or `kube-root-ca.crt`, and for their owners. A process
-usually reads both at its start, so an older process is treated as not trusting the CA. Restarts nothing
-(`rollout` does). Reads no Secret, so it misses a pod whose only token is in an old Secret. Imports lightkube.
+usually reads these files only at its start. So certmond assumes that an older process does not trust the CA. Restarts
+no workload (`rollout` does). Reads no Secret, so it misses a pod whose only token is in a Secret. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MIRROR, _PUBLISHED = "kubernetes.io/config.mirror", "kube-root-ca.crt"
 
 
 class Workload(NamedTuple):
-    """An owner of pods, or a pod without one."""
+    """An owner of pods, or a pod without an owner."""
 
     kind: str
     namespace: str
@@ -39,9 +39,9 @@ class Workload(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StaleWorkloads:
-    """Workloads with old pods. certmond can restart those in `restartable`.
+    """Workloads with old pods. certmond can restart the workloads in `restartable`.
 
-    `by_hand` has the others with the reason, and `bare` the pods without an owner.
+    `by_hand` has the workloads that an operator must restart, with the reason. `bare` has the pods without an owner.
     """
 
     restartable: tuple[Workload, ...] = ()
@@ -136,7 +136,7 @@ async def _stale(connection: Connection, since: datetime, not_ready: Collection[
 
 
 async def _unrestartable(connection: Connection, kind: str) -> dict[Workload, str]:
-    """Return the workloads of a kind that a new pod template does not restart, with the reason."""
+    """Return the workloads of a kind whose pods a new pod template would not replace, with the reason."""
 
     async def unrestartable() -> AsyncIterator[tuple[Workload, str]]:
         async for each in connection.client.list(KINDS[kind], namespace="*", chunk_size=PAGE):
@@ -169,7 +169,7 @@ def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
 def _has_token_or_ca(volume: Any) -> bool:
     """Return whether the volume has a token or the CA.
 
-    The API server adds a projected one where automounting is enabled.
+    The API server adds a projected volume with both if automounting is enabled.
     """
     sources: Iterable[Any] = (volume.projected and volume.projected.sources) or ()
     projected = any(
@@ -179,7 +179,7 @@ def _has_token_or_ca(volume: Any) -> bool:
 
 
 def _start_time(pod: Any) -> datetime:
-    """Return when its oldest running container started.
+    """Return when the oldest running container of the pod started.
 
     A container that the kubelet restarts has read its files again.
     """
@@ -194,4 +194,4 @@ def _start_time(pod: Any) -> datetime:
 
 
 def _rule(group: str, plural: str) -> str:
-    return f"grant its user a cluster role with apiGroups [{group or repr('')}], resources [{plural}], verbs [list]"
+    return f"grant this user a cluster role with apiGroups [{group or repr('')}], resources [{plural}], verbs [list]"

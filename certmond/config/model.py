@@ -1,4 +1,4 @@
-"""Parsing of YAML texts into a frozen Config, or into all problems, each with its file, line, path and remedy.
+"""Parser of YAML texts, with a frozen Config or all problems as its result, each with file, line, path and remedy.
 
 Owns the merge of profile, configuration file and conf.d/, and the rules between entries. `pki.catalog` defines what one
 entry may contain. `source_files` reads the files. Opens only the shipped profiles.
@@ -44,7 +44,7 @@ SCHEMA_ID = "urn:certmond:schema:configuration"
 
 
 class Source(NamedTuple):
-    """A text, and its name in problems."""
+    """A YAML text, and the name for it in messages."""
 
     name: str
     text: str | bytes
@@ -108,11 +108,11 @@ class Config(Model):
     )
     certificates: tuple[CertificateSpec, ...] = Field(
         default=(),
-        description="certificates to watch. An entry adds to the profile, or changes its entry of that name.",
+        description="certificates to watch. An entry changes the entry of that name in the profile, or is a new one.",
     )
     services: tuple[ServiceSpec, ...] = Field(
         default=(),
-        description="services that use certificates. An entry adds to the profile, or changes its entry of that name.",
+        description="services that use certificates. An entry changes that of the same name in the profile, or is new.",
     )
     signers: tuple[SignerSpec, ...] = Field(default=(), description="signers other than the CA key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that certmond derives from certificates")
@@ -122,7 +122,7 @@ class Config(Model):
     hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that receive the findings")
     renew_before: Duration = Field(
         default=timedelta(days=30),
-        description="a certificate is due this long before its end, or one third of its lifetime, whichever is later",
+        description="a certificate is due this long, or one third of its lifetime, before its end, whichever is later",
     )
     validity: Duration = Field(
         default=timedelta(days=365), description="validity of a new certificate, at most until the end of its CA"
@@ -132,8 +132,8 @@ class Config(Model):
     )
     spread: Duration = Field(
         default=timedelta(days=3),
-        description="a node renews up to this long before a certificate is due, at an offset that a hash of its "
-        "name determines; at most one twentieth of the lifetime",
+        description="maximum time by which a node renews a certificate before it is due, and at most one twentieth of "
+        "its lifetime. A hash of the node's name determines the time.",
     )
     hold: HoldSpec = Field(default=HoldSpec(), description="conditions that hold a renewal that is due")
     restart: RestartSpec = Field(default=RestartSpec(), description="time limits and proof of a restart")
@@ -144,7 +144,7 @@ class Config(Model):
     )
     init: InitSpec = Field(default=InitSpec(), description="the cluster for which `certmond init` creates a PKI")
     archive: ArchiveSpec = Field(
-        default=ArchiveSpec(), description="retention of replaced files; a single number sets `keep`"
+        default=ArchiveSpec(), description="retention of replaced files. A single number sets `keep`."
     )
     resync: Annotated[Duration, _within("10s", "24h")] = Field(
         default=timedelta(minutes=5),
@@ -156,13 +156,13 @@ class Config(Model):
     )
     listen: Annotated[str, AfterValidator(_listen_address)] = Field(
         default="127.0.0.1:9964",
-        description="address of `certmond serve`: `ADDRESS:PORT`, an IPv6 address in brackets. Its `--listen` takes "
-        "precedence. The shipped unit accepts only connections from this host, to port 9964.",
+        description="address of `certmond serve`: `ADDRESS:PORT`, an IPv6 address in brackets. `certmond serve "
+        "--listen` takes precedence. The shipped unit accepts only connections from this host, to port 9964.",
     )
     web_config: AbsolutePath | None = Field(
         default=None,
         description="file with the access control of `certmond serve`: TLS, client certificates and passwords, in the "
-        "format of the exporter-toolkit of Prometheus. Its `--web-config` takes precedence.",
+        "format of the exporter-toolkit of Prometheus. `certmond serve --web-config` takes precedence.",
     )
 
     @property
@@ -197,10 +197,10 @@ def parse(
     unread: Sequence[Problem] = (),
     keys: Container[str] = EVERY_KEY,
 ) -> Config:
-    """Return `sources` merged, later over earlier, over the profile: `profile`, else the one that they name.
+    """Return the profile merged with `sources`, of which a later one takes precedence.
 
-    `unread` are the problems of unreadable sources. `parse` ignores known keys outside `keys`. Raises ConfigError
-    with every problem.
+    `profile` is the name of the profile, or None for the profile that the sources name. `unread` are the problems of
+    unreadable sources. `parse` ignores known keys outside `keys`. Raises ConfigError with every problem.
     """
     problems = list(unread)
     documents = []
@@ -208,7 +208,7 @@ def parse(
         document, found = read(*source)
         documents += [_only(keys, document)] if document else []
         problems += found
-    whole = not unread and len(documents) == len(sources)  # otherwise a missing value may be in an unread source
+    whole = not unread and len(documents) == len(sources)  # otherwise an unread source may contain the missing value
     if profile is not None:
         place = Place("--profile")
         documents.append(Node({"profile": Node(profile, place)}, place))
@@ -265,7 +265,7 @@ def dump(config: Config) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Formats short lists of text on one line, repeats instead of aliases, and escapes unprintable characters."""
+    """YAML dumper: formats short lists on one line, writes no aliases, and escapes unprintable characters."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
         return True
@@ -288,9 +288,9 @@ def _only(keys: Container[str], document: Node) -> Node:
 
 
 def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
-    """Return the last profile that the documents name, after the profile on which it is based.
+    """Return the last profile that the documents name, as a document that follows the profiles on which it is based.
 
-    The default profile replaces an unknown one, so that `parse` can find the other problems.
+    The default profile replaces an unknown profile, so that `parse` can find the other problems.
     """
     named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
     name = named[-1] if named else DEFAULT_PROFILE
@@ -300,7 +300,7 @@ def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
-    """Merge the documents, later over earlier. A known key without a value counts as missing."""
+    """Merge the documents. A later one takes precedence, and a known key without a value counts as missing."""
     joined: dict[str, Node] = {}
     for document in documents:
         for key, node in document.fields.items():
@@ -315,7 +315,7 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
 
 
 def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
-    """Return `earlier` with each entry merged into the one of its name, or appended."""
+    """Return `earlier` with each later entry merged into the entry of the same name, or appended."""
     result = list(earlier)
     number = {entry.name: number for number, entry in enumerate(result) if entry.name}
     lines: dict[str, int] = {}

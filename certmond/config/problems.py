@@ -56,7 +56,7 @@ def problem_of(
 
 
 def suggestion(word: object, known: Iterable[str], kind: str = "") -> str:
-    """Return a suggestion for an unknown word, or empty."""
+    """Return a suggestion for an unknown word, or ""."""
     from difflib import get_close_matches  # noqa: PLC0415 - not needed for a valid configuration
 
     close = get_close_matches(str(word)[:64], known, n=1)

@@ -47,8 +47,8 @@ PARTS: Mapping[str, type[Model]] = {
     "cluster": ClusterSpec,
     "init": InitSpec,
 }
-"""Each key of the file that has keys itself: the model of its value, or of each entry in it."""
-_REFERENCES = (  # section and field -> the section of the entry that it names
+"""Each key of the file whose value has keys: the model of the value, or of each entry in the value."""
+_REFERENCES = (  # section and field -> the section of the entries that the field names
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
     ("certificates", "consumers", "services"),
@@ -58,12 +58,12 @@ _REFERENCES = (  # section and field -> the section of the entry that it names
     ("certificates", "signer", "signers"),
     ("derived", "source", "certificates"),
 )
-_MAPPINGS = {"serves"}  # their keys are the names
+_MAPPINGS = {"serves"}  # mappings whose keys are the names of entries
 _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 
 
 def references(tree: Node) -> Iterator[Problem]:
-    """Yield references to missing entries, and `ca` and `embedded_ca` that name no authority."""
+    """Yield the problems of references: a missing entry, or an entry in `ca` or `embedded_ca` that is no authority."""
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
     for section, field, target in _REFERENCES:
@@ -87,7 +87,7 @@ def between_entries(
     signers: Iterable[SignerSpec],
     tree: Node,
 ) -> Iterator[Problem]:
-    """Yield the problems between entries that are each valid."""
+    """Yield the problems between entries, each of which is valid alone."""
     yield from derived_files(certificates, derived_specs, tree)
     yield from key_conflicts(certificates, signers, tree)
 
@@ -95,7 +95,7 @@ def between_entries(
 def derived_files(
     certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield derived files with the path of another file, and those that certmond cannot derive from their source."""
+    """Yield the problems of derived files: the path of another file, or a source that does not fit the kind."""
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
     for number, derived in enumerate(derived_specs):
@@ -120,7 +120,7 @@ def derived_files(
 def key_conflicts(
     certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield entries that keep their key although their signer creates one. `keep_key` may be from the profile."""
+    """Yield the problems of entries with `keep_key`, perhaps from the profile, whose signer creates a new key."""
     kinds = {signer.name: signer.kind for signer in signers}
     for number, spec in enumerate(certificates):
         kind = kinds.get(spec.signer or LOCAL)
@@ -131,15 +131,15 @@ def key_conflicts(
 
 
 def dependency_cycles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
-    """Yield the services that wait for each other, each cycle once."""
+    """Yield the problems of services that wait for each other, one for each cycle."""
     services = tree.fields["services"].items if "services" in tree.fields else []
     waits = {entry.name: dict(entry.texts("after")) for entry in services}
     while True:
         try:
             TopologicalSorter(waits).prepare()
         except CycleError as error:
-            cycle = error.args[1][::-1]  # each waits for the next; the first is also the last
-            # The problem is in the latest file of the cycle: other parts may be as old as the profile.
+            cycle = error.args[1][::-1]  # each service waits for the next one; the first is also the last
+            # Report the problem in the last file that defines a part of the cycle: the profile may define other parts.
             later, earlier = max(pairwise(cycle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
             node = waits[later].pop(earlier)
             yield Problem(

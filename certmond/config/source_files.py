@@ -1,4 +1,4 @@
-"""Reading of the configuration: the main file and conf.d/*.yaml, unless other users can write one of them.
+"""Reader of the configuration: the main file and conf.d/*.yaml, unless other users can write one of them.
 
 Owns the order of the files, and the permissions of files and directories. `model` merges and validates their texts.
 """
@@ -40,7 +40,7 @@ def load(
     open_to_others: list[Problem] = []
     found = (main, *_drop_ins(main.parent / "conf.d", unread))
     for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_real_directory(file) for file in found))):
-        with suppress(OSError):  # a missing directory has no owner; an unreadable one is reported below
+        with suppress(OSError):  # a missing directory has no owner; `unread` has the unreadable ones
             open_to_others += _open_to_others(directory, directory.stat())
     for file in found:
         try:
@@ -57,7 +57,7 @@ def load(
 
 
 def _regular(file: Path) -> int:
-    """Return a descriptor of `file` for reading. Refuses files that block or never end."""
+    """Return a descriptor of `file` for reading. Raises OSError for devices and pipes, which block or never end."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -69,12 +69,12 @@ def _regular(file: Path) -> int:
 
 
 def _real_directory(file: Path) -> Path:
-    """Return the directory of a file; of a symlink, the directory of its target."""
+    """Return the directory of a file. For a symlink, return the directory of the target."""
     return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
 
 
 def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
-    """Yield the problems of a file or directory that other users can write: they could choose commands and signers."""
+    """Yield the problems of a file or directory that other users can write. They could choose commands and signers."""
     sticky = (
         stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     )  # certmond refuses a file of another user in it

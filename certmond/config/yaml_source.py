@@ -1,8 +1,8 @@
-"""Parsing of YAML text into values with their file, line and path, so that a problem has its place.
+"""Parser of YAML text. Each value has its file, line and path, so that a problem can name its place.
 
-Owns the supported YAML: mappings, lists, text, booleans and null; no repeated key; anchors, aliases and merge keys, up
-to a size that limits memory. Numbers stay text: those of a configuration are modes and durations, which mean the same
-with and without quotes. Any text results in a tree or in problems, never in another error.
+Owns the supported YAML: mappings without repeated keys, lists, text, booleans and null. It has anchors, aliases and
+merge keys, up to a size that limits memory. Numbers stay text: those of a configuration are modes and durations, which
+mean the same with and without quotes. Any text results in a tree or in problems, never in another error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Place(NamedTuple):
         return f"{place}: {self.path}" if self.path else place
 
     def below(self, key: str | int) -> Place:
-        """Return the place of a present or missing item or key in this value."""
+        """Return the place of an item or key of this value, which may be missing."""
         if isinstance(key, int):
             return self._replace(path=f"{self.path}[{key}]")
         name = key if re.fullmatch(r"[\w-]{1,64}", key) else shown(key)
@@ -60,7 +60,7 @@ Value: TypeAlias = "str | bool | list[Node] | dict[str, Node] | None"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and its place. The place of a key's value is that of the key."""
+    """A value and its place. The value of a key has the place of the key."""
 
     value: Value
     place: Place
@@ -94,7 +94,7 @@ class Node:
         yield from node.fields.items() if node else ()
 
     def find(self, location: Iterable[str | int]) -> Place:
-        """Return the place of a present or missing location below this node."""
+        """Return the place of a location below this node, which may be missing."""
         node = self
         for step in location:
             if isinstance(step, str) and step in node.fields:
@@ -106,7 +106,7 @@ class Node:
         return node.place  # a single text may replace a list of one
 
     def plain(self) -> Any:
-        """Return the value alone, with tuples instead of lists."""
+        """Return the value without places, and with tuples instead of lists."""
         match self.value:
             case list():
                 return tuple(node.plain() for node in self.value)
@@ -123,7 +123,7 @@ def shown(text: object) -> str:
 
 
 def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
-    """Return the mapping in the document `text`, or None if it is unusable, and every problem."""
+    """Return the mapping in the document `text`, or None for an unusable document, and every problem."""
     reader = _Reader(file)
     try:
         return reader.document(text), reader.problems
@@ -144,7 +144,7 @@ def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
 
 
 class _UnusableError(Exception):
-    """The remaining document is unusable: (place, sentence)."""
+    """Problem that makes the rest of the document unusable: (place, sentence)."""
 
 
 class _Reader:

@@ -1,8 +1,8 @@
 """Retention of the archive: remove generations older than `archive.keep_for`, with their keys.
 
 Keeps the newest good generation of each certificate for a restore, and the only copy of a private key among damaged
-files (`renewal/damaged_files`). Removes no generation of a certificate if a later certmond wrote one of them. The
-caller of `apply` holds the lock of the transactions.
+files (`renewal/damaged_files`). If a later version of certmond wrote a generation of a certificate, removes no
+generation of that certificate. The caller of `apply` holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _INTERVAL = timedelta(hours=1)
 class Retention:
     """The retention rule of one configuration.
 
-    It applies at most once an hour, or again after the clock was set back.
+    certmond applies the rule at most once an hour, and immediately if the clock was set back.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Retention:
     def apply(self) -> None:
         """Remove expired generations if the rule is due, and record each removal. Raises WriteError.
 
-        Also remove drafts of killed processes, which can contain keys of any age.
+        Also remove the temporary files of killed processes, because these files can contain private keys.
         """
         if not self.due():
             return
@@ -63,14 +63,14 @@ class Retention:
 
     def _note(self, name: str, generation: str, now: datetime) -> None:
         age = format_duration(self._keep_for)
-        message = f"certmond removed {generation} of {name} from the archive: it is older than {age}"
+        message = f"certmond removed {generation} of {name} from the archive: the generation is older than {age}"
         fields = {"step": "expire", "target": name, "generation": generation}
         self._audit.conclude(Event.STEP_DONE, now, message, fields=fields)
 
     def expired(self, name: str, now: datetime) -> tuple[str, ...]:
         """Return the expired generations of a certificate, oldest first.
 
-        Raises StateError if a later certmond wrote one of them.
+        Raises StateError if a later version of certmond wrote a generation of the certificate.
         """
         found = self._archive.ids(name)
         old = tuple(each for each in found if (at := stored_at(each)) and now - at > self._keep_for)
@@ -91,9 +91,9 @@ class Retention:
 
 
 def belongs_together(files: Sequence[ArchivedFile]) -> bool:
-    """Return whether a certificate or public key in the files matches a private key in them.
+    """Return whether a certificate or public key in the files matches a private key in the files.
 
-    True without private keys.
+    Return True if the files have no private key.
     """
     documents = [document for file in files for document in _documents(file)]
     keys = {document.key.sha256 for document in documents if document.key}

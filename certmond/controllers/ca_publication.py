@@ -1,7 +1,7 @@
-"""Check whether the cluster has published the new CAs to its Pods, for a single-node rotation.
+"""Check whether the cluster has published the new CAs to its Pods, for the rotation of a single node.
 
 Owns the choice of the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the answer.
-This module imports without lightkube, and then reports the missing package as the answer.
+If the package lightkube is missing, this module still imports and reports the missing package as the answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ANSWER, _LIMIT = timedelta(seconds=5), timedelta(seconds=20)
 
 
 class PublicationCheck:
-    """The check for one process and one configuration. `real` resolves the path of a file of the node."""
+    """The check of published CAs, for one process and one configuration. `real` resolves the path of a node's file."""
 
     def __init__(
         self, config: Config, real: Callable[[str], str], alive: Callable[[], None], monotonic: Callable[[], float]
@@ -41,7 +41,7 @@ class PublicationCheck:
         self._known: tuple[tuple[str, datetime], float, Asked] | None = None
 
     def gate(self, rotation: Rotation, own: Gate, now: datetime) -> Gate:
-        """Return the gate `own` of the node, combined with the publication to Pods. Never raises CertmondError."""
+        """Return the gate `own` of this node, combined with that of the published CAs. Never raises CertmondError."""
         if not concerns(rotation):
             return own
         if rotation.published is not None:

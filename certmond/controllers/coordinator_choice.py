@@ -19,9 +19,9 @@ from certmond.errors import RefusedError
 from certmond.state.boot import boot_id
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
-"""Default kubeconfig for the Kubernetes API, and the one with which a node writes to its Node."""
+"""Default kubeconfig for the Kubernetes API, and the kubeconfig with which a node writes to its Node object."""
 _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
-"""Timeout of an API request of a command that only reads, and of a process that acts."""
+"""Timeouts of an API request: for a command that only reads, and for a process that acts."""
 
 
 def awake() -> float:
@@ -43,7 +43,7 @@ def coordinator_of(
     """Return the coordinator for the node `node`.
 
     `real` resolves the path of a file of the node, and may raise RefusedError. A process that is not `acting` only
-    reads. Below a `root` other than this host's, there is no API.
+    reads. Without `cluster:`, certmond sends requests to the API only if it is `acting` and `root` is "/".
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
@@ -66,7 +66,7 @@ def coordinator_of(
 
 
 def _as_itself(real: Callable[[str], str], otherwise: str) -> str:
-    """Return the kubeconfig for writes to the node's own Node: the kubelet's at its usual path, else `otherwise`."""
+    """Return the kubeconfig for writes to this node's Node object: KUBELET_CONF if it exists, else `otherwise`."""
     with suppress(RefusedError):
         if Path(own := real(KUBELET_CONF)).exists():
             return own

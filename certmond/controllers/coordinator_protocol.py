@@ -1,6 +1,6 @@
 """Protocol of the coordinator, which decides when a phase of a rotation ends, with its single-node implementation.
 
-`cluster.coordinator` implements it for several nodes. Changes no file of the node.
+`cluster.coordinator` implements the protocol for several nodes. Changes no file of the node.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from certmond.rotation.phase_timer import PhaseTimer
 
 
 class Coordinator(Protocol):
-    """Coordinates all the nodes that a rotation concerns."""
+    """Coordinator of all nodes that take part in a rotation."""
 
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
@@ -41,7 +41,7 @@ class Coordinator(Protocol):
         ...
 
     def ask(self) -> timedelta | None:
-        """Read the decisions of other nodes, unless that was done recently. Return the time until the next request."""
+        """Read the decisions of other nodes, unless a recent request has. Return the time until the next request."""
         ...
 
     def objection(self, components: Components) -> str | None:
@@ -67,7 +67,7 @@ class Coordinator(Protocol):
         ...
 
     def workers(self, rotation: Rotation) -> Workers | None:
-        """Return the progress of the workers in the phase at the last count, or None if this node does not count."""
+        """Return the progress of the workers in the phase at the last count, or None if this node counts no workers."""
         ...
 
     def unsettled(self, rotation: Rotation) -> None:
@@ -82,8 +82,8 @@ class Coordinator(Protocol):
 class SingleNode:
     """Coordinator of a single-node cluster: a phase reached here is reached everywhere.
 
-    A command that only reads also uses it on one of several nodes. Then `strange` checks whether this node and the
-    cluster accept each other. `publication` checks which CAs the cluster has published to Pods.
+    A command that only reads also uses this coordinator on a node of a larger cluster. Then `strange` checks whether
+    this node and the cluster accept each other. `publication` checks which CAs the cluster has published to Pods.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class SingleNode:
         if own and own.shared and not self._of_several:
             raise RotationError(
                 f"{own.name} is a rotation of several nodes, but the configuration has no `cluster:`, so certmond "
-                "cannot read their progress; restore `cluster:` until the rotation is over"
+                "cannot read the progress of the other nodes; restore `cluster:` until the rotation is over"
             )
         return own
 
@@ -137,7 +137,7 @@ class SingleNode:
         members = _members(components)
         if members > 1:
             fact = f"etcd has {members} members, so this is not the only control-plane node"
-            return f"{fact}, and without `cluster:` in the configuration certmond cannot read their state"
+            return f"{fact}, and without `cluster:` in the configuration certmond cannot read the state of the others"
         return None
 
     def publish(self, rotation: Rotation) -> None:
@@ -155,6 +155,6 @@ class SingleNode:
 
 
 def _members(components: Components) -> int:
-    """Return the number of members in etcd's manifest: itself and those that it joined (phases/etcd/local.go)."""
+    """Return the number of etcd members in `--initial-cluster` of etcd's manifest (kubeadm's phases/etcd/local.go)."""
     flags = (pod.flags.get("etcd", {}) for pod in components.pods)
     return max((len(found.get("initial-cluster", "").split(",")) for found in flags), default=0)

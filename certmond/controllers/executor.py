@@ -64,9 +64,9 @@ class Outcome:
 
 
 class Executor:
-    """Executes plans on the node below `root`.
+    """Executor of plans on the node below `root`.
 
-    `signer` returns the signer of a step. `alive` is called often enough for any watchdog.
+    `signer` returns the signer of a step. The executor calls `alive` often enough for the watchdog of systemd.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Executor:
 
     @contextmanager
     def writing(self, patience: float = 0) -> Iterator[Writer]:
-        """Lock out other writers, after recovery from a killed process. Raises BusyError, WriteError."""
+        """Take the lock of all writers, and recover after a killed process. Raises BusyError, WriteError."""
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
             yield writer
@@ -133,9 +133,9 @@ class Executor:
         tell: Callable[[Write], None] = lambda _: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> tuple[Outcome, ...]:
-        """Execute the steps in their order, except restarts, which need a new scan of the node.
+        """Execute the steps of the plan in order, except restarts, which need a new scan of the node.
 
-        `tell` receives each step before it begins. No step begins after `stopping` returns true.
+        `tell` receives each step before the step begins. No step begins after `stopping` returns true.
 
         Raises BusyError while another process writes, WriteError if the state directory is unusable.
         """
@@ -161,10 +161,10 @@ class Executor:
         return found
 
     def _waiting(self) -> Iterator[Identity]:
-        """Yield the certificates with a valid pending request: the file has the certificate that the request replaces.
+        """Yield the certificates with a valid pending request. The file still has the certificate that it replaces.
 
-        Remove the other requests from the ledger. A process that was killed before its record, or another program, has
-        renewed their certificates.
+        Remove the other requests from the ledger. Another program has renewed their certificates, or a process that was
+        killed before it recorded the renewal.
         """
         for identity, attempt in self._ledger.attempts().items():
             if attempt.cookie is not None:
@@ -178,7 +178,7 @@ class Executor:
                             self._ledger.remove(identity)
 
     def _installed(self, name: str, path: str) -> frozenset[str]:
-        """Return the SHA-256 of each certificate in a file. Empty if it is unreadable or has no entry."""
+        """Return the SHA-256 of each certificate in a file. Empty if the file is unreadable or has no entry."""
         try:
             content = self._files.read(path)
             found = certificates_in(content or b"", path, self._kinds[name])
@@ -270,7 +270,7 @@ class Executor:
         return Outcome(step, "done", message, issued)
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
-        """Restore a certificate. Record the attempt first, for the case of a kill after the restore."""
+        """Restore a certificate. Record the attempt first, so that a kill after the restore loses no record."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
         if step.generation is None:  # the step changes the kubeconfig in place; its certificate stays
             done = self._restoration.repair(step, writer)

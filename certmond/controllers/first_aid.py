@@ -1,7 +1,7 @@
-"""First aid for a replaced trust anchor on a node that begins no rotation by itself: trust the old CA again as well.
+"""First aid after a user has replaced a trust anchor: the node trusts the old CA again, in addition to the new CA.
 
-Owns the choice of the trust anchors, their findings, and the end of the first aid. Writes no file:
-`controllers.rotation` records the first aid, and steps of the plan write the files.
+Applies to a node that begins no rotation by itself. Owns the choice of the trust anchors, their findings, and the end
+of the first aid. Writes no file. `controllers.rotation` records the first aid, and steps of the plan write the files.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _RESTORE = "restore the old CA and its key"
 
 
 class FirstAid:
-    """First aid as of the last scan. `recorded` is that in the node's record, by family."""
+    """First aid as of the last scan. `recorded` has the first aid in the node's record, by family."""
 
     def __init__(self, config: Config, files: NodeFiles) -> None:
         self._config, self._files = config, files
         self.reset()
 
     def reset(self) -> None:
-        """Discard the state, while a rotation is in progress or the state is unknown."""
+        """Discard the state. The caller does so while a rotation is in progress or the state is unknown."""
         self.recorded: Mapping[str, Rotation] = {}
         self._grounds: Mapping[str, Ground] = {}
         self._new_aids: dict[str, Rotation] = {}
@@ -48,7 +48,10 @@ class FirstAid:
         recorded: Mapping[str, Rotation],
         now: datetime,
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings that replace those of `replaced`. `known` are the accepted trust anchors of the node."""
+        """Return the findings, by family, that replace the findings of `replaced`.
+
+        `known` are the accepted trust anchors of the node.
+        """
         self.recorded, self._grounds = recorded, grounds
         self._changed = frozenset(replaced.changes)
         found = dict[str, tuple[Finding, ...]]()
@@ -63,7 +66,10 @@ class FirstAid:
     def _possible(
         self, family: str, ground: Ground, replaced: CAChanges, known: Sequence[Anchor], now: datetime
     ) -> Rotation | str | None:
-        """Return the first aid for a trust anchor, or why it is impossible. None if `replaced` reports the reason."""
+        """Return the first aid for a trust anchor, or why it is impossible.
+
+        Return None if none is needed, or if `replaced` reports the reason.
+        """
         permitted = self._config.mode == "enforce" and self._config.root_ca.on_change == "rotate"
         if not permitted or replaced.objection is None or family not in replaced.changes:
             return None
@@ -89,7 +95,7 @@ class FirstAid:
         fact = fact_of(change, ground)
         if isinstance(new_aid, str):
             if recorded and recorded.new != change.new:
-                first = f"an earlier CA (SHA-256 {recorded.new.sha256[:16]}…) replaced the old CA before"
+                first = f"an earlier CA (SHA-256 {recorded.new.sha256[:16]}…) has replaced the old CA"
                 return f"{fact}; certmond changes no file: {first}; {_RESTORE}, and certmond removes the earlier CA"
             return f"{fact}; certmond changes no file: {replaced.objection}; {new_aid}; {_RESTORE}"
         aids_change = enforces and trusts_both and recorded is not None and recorded.new == change.new
@@ -99,7 +105,7 @@ class FirstAid:
         adds = "adds the old CA behind it now (if that fails, see: certmond plan)"
         return (
             f"{fact}; certmond {'has added the old CA behind it' if has_added else adds}, so that components accept "
-            f"clients of both, and begins no rotation ({replaced.objection}); {_RESTORE}, and certmond removes the "
+            f"clients of both CAs, and begins no rotation ({replaced.objection}); {_RESTORE}, and certmond removes the "
             f"other CA; to rotate to the other CA, {staging_commands(family)}"
         )
 
@@ -111,7 +117,7 @@ class FirstAid:
 
     @property
     def is_due(self) -> bool:
-        """Return whether first aid is due that is not in the record yet."""
+        """Return whether the node needs first aid that its record does not have yet."""
         return any(self._is_unrecorded(family) for family in self._new_aids)
 
     def _is_unrecorded(self, family: str) -> bool:
@@ -153,11 +159,11 @@ class FirstAid:
 
 
 def _both_trusted(aid: Rotation, ground: Ground) -> str:
-    """Return the message on two trusted CAs if no certificate of the node shows a change, with the remedy."""
+    """Return the message for a node that trusts both CAs, and whose certificates show no change, with the remedy."""
     if ground.trust[0] != aid.new or ground.key != aid.new.key:
         fact = f"{ground.path} trusts the old CA first, and then the CA that replaced it"
         return f"{fact}, whose key is {ground.key_path}; {_RESTORE}, and certmond removes the other CA"
     return (
-        f"{ground.path} trusts the old CA behind its replacement, but no certificate on this node is of the "
+        f"{ground.path} trusts the old CA behind its replacement, but no certificate on this node is below the "
         f"old CA; when no other node has a certificate of the old CA, remove the old CA from {ground.path}"
     )

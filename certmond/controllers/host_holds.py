@@ -46,7 +46,7 @@ def clock_hold(hold: HoldSpec) -> Hold | None:
 
 
 class HostHolds:
-    """Both checks, for one configuration. `monotonic` returns seconds."""
+    """The checks for a hold by an operator or upgrade, and for a hold by the clock. `monotonic` returns seconds."""
 
     def __init__(self, config: Config, root: str, alive: Callable[[], None], monotonic: Callable[[], float]) -> None:
         self._hold, self._root, self._alive, self._monotonic = config.hold, root, alive, monotonic
@@ -54,7 +54,7 @@ class HostHolds:
         self._result: tuple[float, Hold | None, Hold | None] | None = None
 
     def now(self) -> tuple[Hold | None, Hold | None]:
-        """Check now. Return the hold of an operator or upgrade, and the hold of the clock. May run a program."""
+        """Check the host now. Return the hold of an operator or upgrade, and that of the clock. May run a program."""
         result = operator_hold(self._hold, self._root, self._alive), clock_hold(self._hold)
         self._result = (self._monotonic(), *result)
         return result

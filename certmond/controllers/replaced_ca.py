@@ -1,7 +1,7 @@
-"""Detection of a trust anchor that a user has replaced, and the rotation that follows.
+"""Detection of a trust anchor that a user has replaced, and the rotation to the new trust anchor.
 
-Owns the finding on the change, the rotation, and the reasons against it on this node. Writes no file and begins no
-rotation: `controllers.rotation` does.
+Owns the finding on the change, the parameters of the rotation, and the reasons against a rotation on this node. Writes
+no file. `controllers.rotation` begins the rotation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CAChanges:
         """Each change and its verdict, by the name of the entry."""
 
     def update(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
-        """Store the current state of the node, and discard the last result.
+        """Store the current state of the node, and discard the changes that the last scan has found.
 
         `objection` is the reason for which certmond begins no rotation by itself on this node, or None.
         """
@@ -45,7 +45,7 @@ class CAChanges:
         self.reset()
 
     def reset(self) -> None:
-        """Discard all changes, while a rotation is in progress or the state is unknown."""
+        """Discard all changes. The caller does so while a rotation is in progress or the state is unknown."""
         self._change, self._unchanged, self.changes = None, frozenset(), {}
 
     @property
@@ -80,7 +80,7 @@ class CAChanges:
     def findings_beside(
         self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings on other families while `rotation` is in progress. Their changes wait for its end."""
+        """Return the findings on changes of other families, which certmond follows after the end of `rotation`."""
         found = dict[str, tuple[Finding, ...]]()
         others = {family: ground for family, ground in self._grounds.items() if family != rotation.family}
         for family, ground in others.items():
@@ -102,7 +102,7 @@ class CAChanges:
 
     @property
     def unchanged_anchors(self) -> dict[str, tuple[Anchor, ...]]:
-        """Return the trust anchors by family if none has changed, else {}."""
+        """Return the unchanged trust anchors by family, or {} if a user has replaced a trust anchor."""
         if self._change is not None:
             return {}
         return {family: self._grounds[family].trust for family in self._unchanged if self._grounds[family].trust}
@@ -118,16 +118,19 @@ class CAChanges:
         return replace(verdict, problems=(*unusable, *_unknown_anchors(change, ground), *verdict.problems))
 
     def rotation(self, now: datetime, *, at_once: bool) -> Rotation | None:
-        """Return the rotation to the new trust anchor, not begun. None without a change, or if the new one is unfit."""
+        """Return a new rotation to the changed trust anchor, without a record of it.
+
+        Return None without a change, if the trust anchor is unfit, or if certmond begins no rotation by itself here.
+        """
         if self._change is None or self._objection or self._change[1].problems:
             return None
         change, verdict, _ = self._change
         return self._new_rotation(change, verdict, now, at_once=at_once)
 
     def next_rotation(self, rotation: Rotation, now: datetime) -> Rotation | None:
-        """Return the rotation, not begun, to a third trust anchor that a user has installed during `rotation`.
+        """Return a new rotation, without a record, to a third trust anchor that a user has installed during `rotation`.
 
-        Return None without such an anchor, if it is unfit, or if certmond begins no rotation by itself here.
+        Return None without a third trust anchor, if it is unfit, or if certmond begins no rotation by itself here.
         """
         ground, wanted = self._grounds[rotation.family], self._config.root_ca.on_change
         if self._config.mode != "enforce" or wanted == "alarm" or self._objection:
@@ -145,7 +148,7 @@ class CAChanges:
         return None if self.refusal(made) else made
 
     def refusal(self, rotation: Rotation) -> str | None:
-        """Return why `rotation` may not begin here, with a remedy, or None."""
+        """Return why `rotation` may not begin on this node, with a remedy, or None."""
         ground = self._grounds.get(rotation.family)
         if ground is None:
             return None
@@ -175,7 +178,7 @@ class CAChanges:
     ) -> str:
         """Return the message on a change: the fact, the action of certmond, and the next command.
 
-        `after` is the rotation in progress, for whose end this change waits.
+        `after` is the rotation in progress. certmond acts on the change after the end of that rotation.
         """
         rotate = "certmond root-ca rotate" + ("" if change.family == SIGNER_FAMILY else f" --family {change.family}")
         fact = fact_of(change, ground)
@@ -183,7 +186,7 @@ class CAChanges:
         if verdict.until and len(verdict.problems) == 1 and alone:
             first = f"{verdict.problems[0]}; or restore the old CA and its key"
             command = f"; then run: {rotate}" if self._config.root_ca.on_change == "alarm" else ""
-            does = "certmond does not act before" if command else "certmond rotates it at"
+            does = "certmond does not act before" if command else "certmond rotates to the new CA at"
             return f"{fact}; {does} {verdict.until:%Y-%m-%d %H:%M:%S} UTC{command}: {first}"
         if verdict.problems:
             return f"{fact}; certmond changes no file: {'; '.join(verdict.problems)}; or restore the old CA"
@@ -200,15 +203,15 @@ class CAChanges:
         if self._objection:
             return f"{fact}; certmond changes no file: {self._objection}; restore the old CA"
         if after:
-            return "; ".join((f"{fact}; certmond rotates it after {after.name}", *verdict.warnings))
+            return "; ".join((f"{fact}; certmond rotates to the new CA after {after.name}", *verdict.warnings))
         expired = _mode(change, verdict, now) is Mode.REPLACE
-        how = "certmond rotates it now, without an overlap, because the old CA has expired"
-        how = how if expired else "certmond rotates it now"
+        how = "certmond rotates to the new CA now, without an overlap, because the old CA has expired"
+        how = how if expired else "certmond rotates to the new CA now"
         return "; ".join((f"{fact}; {how}", *verdict.warnings))
 
 
 def staging_commands(family: str) -> str:
-    """Return the commands that rotate to a CA which a user had installed, after the old CA and its key are restored."""
+    """Return the commands that rotate to the CA of a user. The operator restores the old CA and its key first."""
     option = "" if family == SIGNER_FAMILY else f" --family {family}"
     staged = f"`certmond root-ca stage{option} CERT KEY` on every control-plane node"
     return f"run {staged}, then `certmond root-ca rotate{option}` on one"
@@ -226,7 +229,7 @@ def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
     """
     expired = all(each.not_after < now for each in change.old)
     if len(change.old) > 1 and verdict.mode == "reissue":
-        return Mode.OVERLAP  # the leaves of only one of them stay valid
+        return Mode.OVERLAP  # the leaves of only one old CA stay valid
     return Mode.REPLACE if expired and verdict.mode == "overlap" else Mode(verdict.mode)
 
 
@@ -235,15 +238,15 @@ def _unusable(ground: Ground) -> Iterator[str]:
         yield f"{ground.key_path} cannot be read as a key; install the key of the CA there without a passphrase"
     elif ground.key is None:
         yield (
-            "its key is not on this node, so certmond cannot rotate it here: install the key on a control-plane node; "
-            "a worker receives the CA in a rotation of the cluster"
+            "the key of the new CA is not on this node, so certmond cannot rotate to it here: install the key on a "
+            "control-plane node; a worker receives the CA in a rotation of the cluster"
         )
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
 
 
 def _unknown_anchors(change: Change, ground: Ground) -> Iterator[str]:
-    """Yield a problem for each trust anchor in the file that is neither old nor new. A rotation could not complete."""
+    """Yield a problem for each anchor in the file that is neither old nor new, because no rotation could complete."""
     for each in ground.trust:
         if each not in {change.new, *change.old}:
             fact = f"{ground.path} has {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the old nor"

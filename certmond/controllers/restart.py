@@ -1,8 +1,8 @@
 """Execution of restarts, one step of one episode at a time.
 
-Records each step before and after it, so that any process can continue the episode. Joins the pure state machine
-(`pki.services.restart_state_machine`) with the history, the act and the rollback. Does not block: it returns the time
-of the next step. The plan decides which services restart. `restart_lock` decides which node may restart.
+Records the beginning and the end of each step, so that any process can continue the episode. Connects the pure state
+machine (`pki.services.restart_state_machine`) with the history, `restart.act` and the rollback. Does not block, and
+returns the time of the next step. The plan decides which services restart. `restart_lock` decides which node may.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _FRESH = timedelta(seconds=5)
 class Progress:
     """The result of a step: a service, a phrase that follows its name, and when to check the service again.
 
-    `result` is that of the episode if it is over.
+    `result` is the result of the episode, or None while the episode continues.
     """
 
     service: str
@@ -86,7 +86,7 @@ class RestartController:
         return self._terms
 
     def past(self) -> dict[str, Past]:
-        """Return the record of each service."""
+        """Return the restart record of each service, by the name of the service."""
         return self._history.all()
 
     def restarted_now(self) -> frozenset[str]:
@@ -106,7 +106,7 @@ class RestartController:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Continue the restart in progress, else begin the first of `plan`. Return None if there is no restart.
+        """Continue the restart in progress, else begin the first restart of `plan`. Return None without a restart.
 
         With `hands_over`, only record the restart, for execution by the process that acts on this node.
 
@@ -144,7 +144,7 @@ class RestartController:
                     )
 
     def record_wait(self, name: str, reason: str) -> None:
-        """Record why a service is not restarted yet, unless the last such record is the same."""
+        """Record why certmond does not restart a service yet, unless the last call had the same service and reason."""
         if self._waiting != (name, reason):
             self._waiting = name, reason
             fields = {"step": "restart", "target": name}
@@ -171,7 +171,7 @@ class _RestartStep:
         if settled_at := self.observed.files_settle_at(self._now()):
             return Progress(name, "waits for its files to stop changing", settled_at)
         if step.service.kind == "static-pod" and (reason := self.observed.kubelet_problem(self.owner._config.services)):
-            return self._wait(name, f"waits for the kubelet, which must start it again: {reason}")
+            return self._wait(name, f"waits for the kubelet, which must start the Pod again: {reason}")
         if not hands_over and (reason := self.owner.lock.wait_for_others()):
             return self._wait(name, f"waits for the restart lock: {reason}")
         others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
@@ -201,7 +201,7 @@ class _RestartStep:
         if lost := self.owner.lock.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
         if self.observed.files_changed_again(episode):
-            message = f"{episode.service}: its files have changed again during the restart; certmond plans it again"
+            message = f"{episode.service}: its files have changed again during the restart; certmond plans another one"
             return self._end(Ended(episode, Result.SUPERSEDED, message))
         move = next_move(
             episode, self.observed.health(service), self.owner._terms,
@@ -219,11 +219,11 @@ class _RestartStep:
                 return self._end(move)
 
     def _act(self, episode: Episode) -> Progress:
-        """Act for the first time. After a RestartError, the episode is over and the service is unchanged."""
+        """Restart the service for the first time. A RestartError ends the episode, and the service is unchanged."""
         name, episode = episode.service, before_act(episode)
         self._record(episode)
         if not self.owner.lock.may_begin():
-            reason = f"{name} was not restarted: this node lost the restart lock first"
+            reason = f"{name} was not restarted: this node lost the restart lock before the restart"
             return self._end(Ended(episode, Result.REFUSED, reason))
         try:
             message = self._perform(episode)
@@ -234,7 +234,7 @@ class _RestartStep:
         return self._await_proof(episode, message)
 
     def _after_failed_act(self, episode: Episode, error: TriedError) -> Progress:
-        """Continue the episode if a probe of the service can show the result of the act, else end it as failed."""
+        """Continue the episode if a probe can show whether the service restarted, else end the episode as failed."""
         name = episode.service
         served = any(service == name for service, _ in self.observed.around.survey.serving.values())
         if served or self.observed.around.survey.health.get(name):
@@ -242,7 +242,7 @@ class _RestartStep:
         return self._end(Ended(episode, Result.FAILED, f"{name} was not restarted: {error}"))
 
     def _retry(self, episode: Episode) -> Progress:
-        """Act again, also after a killed process, which may have acted."""
+        """Restart the service again, also if a killed process may already have restarted it."""
         if episode.attempt == 1 and (reason := self.owner.lock.wait_for_others(asked=episode.asked)):
             return self._wait(episode.service, f"waits for the restart lock: {reason}")
         episode = before_act(episode)
@@ -271,7 +271,7 @@ class _RestartStep:
     def _roll_back(self, episode: Episode) -> Progress:
         """Restore the previous files of the service."""
         self._record(episode)
-        fact = f"{episode.service} did not come up ({episode.trouble})"
+        fact = f"{episode.service} did not become healthy ({episode.trouble})"
         try:
             message = self.owner._previous.restore(self.writer, episode.targets, self.observed.assessment.statuses)
         except CertmondError as error:
@@ -306,7 +306,7 @@ class _RestartStep:
         return Progress(name, ended.message, None, ended.result)
 
     def _begin_bystanders(self, episode: Episode) -> bool:
-        """Begin an episode for each service that ended with this one, to verify it as after a restart.
+        """Begin an episode for each service that stopped together with this one, to verify the start of that service.
 
         Return whether a restart is in progress.
         """
@@ -314,7 +314,7 @@ class _RestartStep:
         for bystander in episode.bystanders:
             if along := bystander_episode(bystander, self.observed.service(bystander.service), self._now()):
                 past = known.get(bystander.service, Past(bystander.service))
-                fact = f"{bystander.service} has ended with {episode.service}"
+                fact = f"{bystander.service} has stopped together with {episode.service}"
                 message = f"{fact}; certmond verifies its restart: {bystander.why}"
                 self._audit(Event.STEP_BEGUN, bystander.service, message)
                 self.owner._history.store(replace(past, episode=along))

@@ -89,7 +89,7 @@ class WorkerDelay:
 
 
 class RestartLockSession:
-    """The lock during a restart: taken before the first act, renewed to the end, then released."""
+    """The lock during a restart. The node takes it before the restart, renews it, and releases it at the end."""
 
     def __init__(self, lock: RestartLock, config: Config) -> None:
         self._lock, self._config = lock, config
@@ -111,22 +111,22 @@ class RestartLockSession:
             if self._config.cluster.without_api == "go_on":
                 self._fenced = False
                 return None
-            return f"{error}; certmond waits for it (to restart without the lock, set `without_api: go_on`)"
+            return f"{error}; certmond waits for the API (to restart without the lock, set `without_api: go_on`)"
         except CertmondError as error:
             return str(error)
 
     def may_begin(self) -> bool:
-        """Return whether this node holds the lock by its own clock, immediately before the first act.
+        """Return whether the restart may begin, because this node holds the lock by its own clock.
 
-        True if `without_api: go_on` permits a restart without the lock.
+        Also return True if `without_api: go_on` permits a restart without the lock.
         """
         return self._lock.held or not self._fenced
 
     def keep(self) -> str | None:
-        """Renew the lock during a restart. If it was lost, return why, once per reason.
+        """Renew the lock during a restart. If this node has lost the lock, return the reason, but only if it is new.
 
-        The restart continues without the lock, because an incomplete restart is worse for all nodes. The service may
-        also be the API server itself.
+        The restart continues without the lock, because an incomplete restart is worse for all nodes. A restart of the
+        API server also prevents the renewal of the lock.
         """
         now = time.monotonic()
         if not self._lock.held and now < self._next_request_at:

@@ -14,10 +14,10 @@ from certmond.controllers.restart_lock import RestartLock, SingleNodeLock, Worke
 from certmond.transaction.node_files import NodeFiles
 
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
-"""Marks a control-plane node.
+"""Manifest that only a control-plane node has.
 
 Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease. With this file, the API
-refuses the Lease to that kubeconfig, and the node reports the refusal.
+refuses the Lease to the kubelet's kubeconfig, and the node reports the refusal.
 """
 
 

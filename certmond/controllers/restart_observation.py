@@ -1,4 +1,4 @@
-"""Evidence on which a restart begins, continues or ends, from one observation of the node.
+"""Evidence for the begin, the continuation or the end of a restart, from one observation of the node.
 
 Reads no file, changes no file, and does not block.
 """
@@ -18,9 +18,9 @@ from certmond.pki.services.staleness import ServedAt, Surroundings
 from certmond.services.file_usage import KUBELET
 
 _REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
-"""Time without a change of the files before a restart, and the maximum wait for it.
+"""Required time without a change of the files before a restart, and the maximum wait for such a time.
 
-A process that writes several files needs less time.
+A process that writes several files pauses for a shorter time between them.
 """
 
 
@@ -38,7 +38,7 @@ class RestartObservation:
         return tuple(address for address in health if self.live.health.get(address, "not probed") is None)
 
     def files_settle_at(self, now: datetime) -> datetime | None:
-        """Return until when a restart waits because a process may still write files, or None.
+        """Return until when a restart waits because a process may still be writing files, or None.
 
         The wait ends when the first change is a minute old, even if writes continue.
         """
@@ -49,7 +49,7 @@ class RestartObservation:
         return None
 
     def files_changed_again(self, episode: Episode) -> bool:
-        """Return whether the files of a restart have changed again. False after a rollback."""
+        """Return whether the files of a restart have changed since its plan. False after a rollback."""
         if episode.stage is Stage.PUT_BACK or episode.put_back_at:
             return False
         now = self.around.contents

@@ -32,7 +32,7 @@ from certmond.transaction.node_files import NodeFiles
 
 _PUBLICATION_ERRORS = (SigningError, OvertakenError, RotationError, MalformedError)
 """Errors of a publication that did not reach the other nodes."""
-_CHANGED = "another process has changed the record meanwhile"
+_CHANGED = "another process has changed the rotation record; certmond reads it again"
 """Result after which the daemon scans the node again and decides again."""
 
 
@@ -63,7 +63,7 @@ class RotationController:
         """Whether the node has reached the phase, and waits for a fact that no scan of this node shows."""
 
     def ask(self) -> None:
-        """Read the state of the other nodes, before a scan for an operator."""
+        """Read the decisions of the other nodes. A command calls this before it scans the node."""
         self._coordinator.ask()
 
     @property
@@ -84,9 +84,9 @@ class RotationController:
             return self._take_over(state.own, state.rotation)
         try:
             if state.followed() != state.rotation:
-                return "the cluster has another record"  # the next pass follows it
+                return "the cluster has another rotation record; certmond follows it in the next pass"
         except RotationError as error:
-            self._waits = (str(error),)  # the next pass reports it as a finding
+            self._waits = (str(error),)  # the next pass reports the error as a finding
             return None
         if (back := state.back) and state.rotation:
             self.change(back)
@@ -99,7 +99,7 @@ class RotationController:
         if reach is None:
             return self._begin_replacement(assessment.taken_at) or self._accept()
         if reach.waits:
-            if reach.begun:  # else it has no report to withdraw
+            if reach.begun:  # else the node has no report to withdraw
                 self._coordinator.unsettled(reach.rotation)
             self._waits = reach.waits
             self.until = min((at for at in (self.until, reach.until) if at), default=None)
@@ -116,7 +116,7 @@ class RotationController:
         return self._begin_phase(rotation, following(rotation, self._clock()), gate.message)
 
     def give_first_aid(self, around: Surroundings, now: datetime) -> str | None:
-        """Record the first aid for a replaced trust anchor, before the plan has its steps.
+        """Record the first aid for a replaced trust anchor, so that the next plan has the steps of the first aid.
 
         Sends no request, because the API server may refuse this node. Return a sentence if the first aid has changed,
         else None. Raises BusyError, WriteError.
@@ -133,7 +133,7 @@ class RotationController:
     def _next_request_at(self) -> datetime | None:
         """Read the decisions of the other nodes. Return when to read them again, or None if an event announces them.
 
-        In an unknown state, that is after `poll`, because the obstacle may disappear without an event.
+        If the state of the rotation is unknown, certmond reads again after `poll`, because a change may cause no event.
         """
         wait = self._coordinator.ask()
         waits = [each for each in (wait, self._config.poll if self._state.broken else None) if each is not None]
@@ -164,9 +164,9 @@ class RotationController:
         return True
 
     def start(self, rotation: Rotation) -> None:
-        """Record a rotation that the operator requests or that a replaced CA requires.
+        """Record a rotation that the operator requests or that a replaced CA requires. Raises BusyError, WriteError.
 
-        Raises RotationError if another rotation is in progress or this node cannot complete it, BusyError, WriteError.
+        Raises RotationError if another rotation is in progress, or if this node cannot complete the new rotation.
         """
         if why := self._state.replaced.refusal(rotation):
             raise RotationError(why)
@@ -177,7 +177,7 @@ class RotationController:
                 raise RotationError(f"{fact}; complete it first: certmond root-ca rotate --family {other.family}")
             self._coordinator.publish(rotation)
             self._record.save(rotation)
-        self._audit_step(f"{rotation.name} begins, by {rotation.mode}: {_names(rotation)}", rotation)
+        self._audit_step(f"{rotation.name} begins, in the mode {rotation.mode}: {_names(rotation)}", rotation)
 
     def _signed(self, rotation: Rotation) -> Rotation:
         """Return the rotation, with a signature of the old CA if other nodes follow it.
@@ -199,7 +199,7 @@ class RotationController:
         with self._executor.writing(5):
             if self._record.load() not in {self._state.own, self._state.rotation}:
                 fact = "another process has changed the rotation meanwhile"
-                raise RotationError(f"{fact}; see its state and decide again: certmond status")
+                raise RotationError(f"{fact}; see the state of the rotation and decide again: certmond status")
             self._coordinator.publish(rotation)
             self._record.save(rotation)
         self._audit_step(f"{rotation.name} continues in the phase {rotation.phase}", rotation)
@@ -228,8 +228,8 @@ class RotationController:
     def _end(self, rotation: Rotation, old_ca_files: Sequence[str]) -> str | None:
         """End the rotation: destroy the staged files, and accept the new trust anchor.
 
-        `old_ca_files` still have certificates of the old CA, because the rotation did not wait for them. Without the
-        installed key of the new CA, certmond destroys no key.
+        The files `old_ca_files` still have certificates of the old CA, because the rotation did not wait for them. If
+        the key of the new CA is not installed, certmond destroys no key.
         """
         ground, staged = self._state.ground, [each for each in map(self._staging.read, Part) if each]
         needed = [each for each in staged if each.key_unknown or each.key == rotation.new.key]
@@ -248,7 +248,7 @@ class RotationController:
             self._record.close(rotation)
         self._coordinator.end()
         noun = rotation.noun
-        outcome = f"the old {noun} is restored" if rotation.aborted else f"the new {noun} is the only one"
+        outcome = f"the old {noun} is restored" if rotation.aborted else f"only the new {noun} is trusted"
         message = f"{rotation.name} is done: {outcome}"
         if old_ca_files:
             more = f" and {len(old_ca_files) - 3} more" if len(old_ca_files) > 3 else ""
@@ -268,7 +268,7 @@ class RotationController:
         return f"the CA of {made.family} was replaced: {made.name} begins in the phase {made.phase}"
 
     def _accept(self) -> str | None:
-        """Record the installed trust anchors as accepted, if none was replaced."""
+        """Record the installed trust anchors as accepted, unless a user has replaced a trust anchor."""
         known, present = self._record.anchors(), self._state.replaced.unchanged_anchors
         if any(known.get(family) != trust for family, trust in present.items()):
             with self._executor.writing():
@@ -283,4 +283,4 @@ class RotationController:
 
 
 def _names(rotation: Rotation) -> str:
-    return f"{', '.join(each.called for each in rotation.old)}, then {rotation.new.called}"
+    return f"from {', '.join(each.called for each in rotation.old)} to {rotation.new.called}"

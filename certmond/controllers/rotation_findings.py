@@ -22,7 +22,8 @@ def findings_of(
 ) -> tuple[dict[str, tuple[Finding, ...]], dict[str, str]]:
     """Return the findings about `rotation`, and the reason for each trust anchor with which certmond must not sign.
 
-    Both are by the name of the entry. `back` is the rotation that follows instead. `waits` is what the phase waits for.
+    Both are by the name of the entry. `back` is the rotation that certmond begins instead, or None. `waits` has the
+    reasons for which the phase waits.
     """
     unsure = dict[str, str]()
     if frozen := freeze_reason(rotation, ground):

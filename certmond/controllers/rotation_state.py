@@ -44,7 +44,7 @@ from certmond.transaction.node_files import NodeFiles
 
 @dataclass(frozen=True, slots=True)
 class PhaseProgress:
-    """The progress of this node in its phase: what it waits for, and until when if it waits for a time only.
+    """The progress of this node in its phase: what the node waits for, and `until` if it waits only for a time.
 
     `begun` is false if the node may not act in the phase yet.
     """
@@ -58,11 +58,11 @@ class PhaseProgress:
 class RotationState:
     """The state as of the last scan, for the node `node` and one configuration.
 
-    `own` is the rotation in the node's record, and `rotation` the one in progress on this node. `back` is the rotation
-    that follows instead if a user has installed the old CA again, or a third one. `broken` is the reason for which the
+    `own` is the rotation in the node's record, and `rotation` is the rotation in progress on this node. `back` is the
+    rotation that certmond begins instead if a user has installed the old CA again, or a third CA. `broken` is why the
     state is unknown, or None. `elsewhere` is true while other nodes rotate a CA that this node does not use. `unsure`
     has the trust anchors with which certmond must not sign now, because components may not trust them, and the reason.
-    `in_use` names those of them that have signed all leaves of this node.
+    `in_use` names the trust anchors in `unsure` that have signed all leaves of this node.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class RotationState:
     ) -> dict[str, tuple[Finding, ...]]:
         """Read the state of the node. Return the findings on its trust anchors by the name of the entry.
 
-        `waits` is what the phase waits for since the last pass.
+        `waits` has the reasons for which the phase waited in the last pass.
         """
         before = self.at
         self._reset()
@@ -149,14 +149,16 @@ class RotationState:
                 fact = (
                     f"{self.own.name} is in progress, in the phase {self.own.phase}, but the configuration has no entry"
                 )
-                raise RotationError(f"{fact} {self.own.family} that certmond rotates; restore the entry until the end")
+                raise RotationError(
+                    f"{fact} {self.own.family} that certmond rotates; restore the entry until the rotation ends"
+                )
             self.ground = replace(here, signs=bool(staged)) if here else None
             if self.ground is None or not self._uses(self.ground):
                 self.rotation, self.elsewhere = None, True  # such as etcd's CA on a worker
                 return {}
             if why := self._refusal(self.rotation, self.ground, now):
                 return self._freeze(why, self.rotation.family)
-            if self._is_single_node:  # of several nodes, one may not have the new key yet
+            if self._is_single_node:  # in a larger cluster, another node may not have the new key yet
                 self.back = put_back(self.rotation, self.ground, now) or self.replaced.next_rotation(self.rotation, now)
             since = waits if before == self.at else ()
             findings, self.unsure = findings_of(self.rotation, self.ground, self.back, since, inventory)
@@ -181,7 +183,7 @@ class RotationState:
         return self._coordinator.follow(self.own, self._record.closed(), trusted)
 
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
-        """Freeze these trust anchors: certmond takes no step with them, and reports the reason."""
+        """Freeze the trust anchors of `families`: certmond takes no step with them, and reports the reason `why`."""
         self.rotation = self.ground = self.back = None
         self.replaced.reset()
         self.broken = why
@@ -191,10 +193,10 @@ class RotationState:
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
     def _is_unchanged(self, family: str, known: Sequence[Anchor]) -> bool:
-        """Return whether the node still has the trust anchor and the key from before any rotation that it has recorded.
+        """Return whether the node still has the accepted trust anchor and key, and no rotation has changed them.
 
-        Each client that trusts the present leaves trusts that anchor, independent of the records. No other node removes
-        the anchor before this node has reported that phase, unless the operator has excluded this node.
+        Each client that trusts the present leaves trusts this anchor, independent of the records. No other node removes
+        the anchor before this node has reported the preceding phase, unless the operator has excluded this node.
         """
         ground, own = self._grounds.get(family), self.own
         if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:
@@ -216,7 +218,7 @@ class RotationState:
         return any(each and not each.fault and each.key and each.anchor == rotation.new for each in staged)
 
     def _uses(self, ground: Ground) -> bool:
-        """Return whether the node uses that trust anchor, or has used it."""
+        """Return whether the node uses the trust anchor of `ground`, or has used it."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
     # Properties of the rotation in progress
@@ -246,7 +248,7 @@ class RotationState:
 
     @property
     def replaced_ca(self) -> ReplacedCA:
-        """Return the CA that a user has replaced, if the rotation in progress follows it."""
+        """Return the CA that a user has replaced and that caused the rotation in progress, or NO_REPLACED_CA."""
         rotation = self.rotation
         if rotation is None or not rotation.found:
             return NO_REPLACED_CA
@@ -254,7 +256,7 @@ class RotationState:
 
     @property
     def workers(self) -> Workers | None:
-        """Return the progress of the workers in the phase at the last count, or None if this node does not count."""
+        """Return the progress of the workers in the phase at the last count, or None if this node counts no workers."""
         return self._coordinator.workers(self.rotation) if self.rotation else None
 
     @property
@@ -270,14 +272,14 @@ class RotationState:
         return None if self.ground is None or self.ground.holds_key else held_back(rotation, self._node)
 
     def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-        """Return what `rotation` would do on this node, from its phase on. Raises RotationError if it cannot begin."""
+        """Return what `rotation` would do on this node, from its present phase. Raises RotationError."""
         ground = self._grounds.get(rotation.family)
         if ground is None:
             raise RotationError(f"the catalogue has no trust anchor {rotation.family}; add it to `certificates`")
         return preview(rotation, ground, assessment, order)
 
     def missing_steps(self, assessment: Assessment) -> MissingSteps:
-        """Return the missing steps of the phase on this node, or those of first aid without a rotation."""
+        """Return the missing steps of the phase on this node or, without a rotation, those of first aid."""
         if self.rotation is None:
             return MissingSteps(self.first_aid.steps)
         if self.ground is None or self.back or self._worker_hold(self.rotation):

@@ -1,7 +1,7 @@
-"""Choice of the signer of a step, by the kind that the configuration gives it.
+"""Choice of the signer of a step, by the kind of that signer in the configuration.
 
-Owns the creation of signers, and imports a signer only for its use. `pki.signing.policy` decides which certificates a
-CA signs.
+Owns the creation of signers, and imports the module of a signer only when a step uses the signer. `pki.signing.policy`
+decides which certificates a CA signs.
 """
 
 from __future__ import annotations

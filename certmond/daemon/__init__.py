@@ -1,1 +1,1 @@
-"""The daemon: its loop, the reconciliation of each pass, and its notifications to systemd."""
+"""The daemon: its loop, the reconciliation of each pass, and the notifications to systemd."""

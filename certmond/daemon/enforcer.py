@@ -60,7 +60,7 @@ from certmond.transaction.commit import Transactions
 from certmond.transaction.node_files import NodeFiles
 
 _EVIDENCE = 0.5
-"""Seconds in which one pass collects evidence on the origin of due certificates. The next pass continues."""
+"""Seconds in which one pass collects evidence on the origin of due certificates. The next pass collects the rest."""
 
 
 def policy_of(config: Config) -> Policy:
@@ -83,8 +83,8 @@ class Enforcer:
     """Planner and executor for one configuration and one node.
 
     A process that is `acting` executes steps. With `keeps`, it stores since when each file has its content. With
-    `scattered`, it delays the restarts of a worker: the daemon does so, a command does not. `alive` is called often
-    enough for any watchdog. `wake` is called when a check of the running services has ended.
+    `scattered`, as in the daemon, it delays the restarts of a worker. The enforcer calls `alive` often enough for the
+    watchdog of systemd, and `wake` when a check of the running services has ended.
     """
 
     def __init__(
@@ -151,17 +151,17 @@ class Enforcer:
         return self._ledger.renewed()
 
     def circumstances(self) -> Circumstances:
-        """Return the derived files, and those that certmond must write again. Omit files of other programs."""
+        """Return the derived files, and which of them certmond must write again. Omit files of other programs."""
         return circumstances_of(self._config.derived, self._derivations.states())
 
     def see(
         self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
     ) -> tuple[Assessment, Surroundings]:
-        """Scan the whole node, wait for the probes, and assess the result as of `at`, or as of now.
+        """Scan the whole node, wait for the probes, and assess the result as of `at`, by default as of now.
 
-        With `everything`, collect evidence on the origin of each certificate, else only of those that are due. Pass
+        With `everything`, collect evidence on the origin of each certificate, else only of due certificates. Pass
         `private` only if the caller can read the state directory. With `waits`, a key that does not match its
-        certificate is no finding while another process may still write the files.
+        certificate is no finding while another process may still be writing the files.
         """
         store = Store(self._config.certificates, self._root, self._config.given_facts)
         inventory, now = store.observe(), at or self._clock()
@@ -219,16 +219,16 @@ class Enforcer:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Advance a restart by one step: see `RestartController.step`."""
+        """Advance a restart by one step. `RestartController.step` describes the parameters and the result."""
         return self.restarting.step(plan, assessment, around, self.surroundings_observer, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Advance a rotation: see `RotationController.give_first_aid` and `advance`."""
+        """Record first aid or advance a rotation. Return a sentence about the change, or None without a change."""
         message = self.rotating.give_first_aid(around, assessment.taken_at)
         return message or self.rotating.advance(assessment, around, plan)
 
     def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:
-        """Archive the good files that services use, and record the files of services that certmond does not know yet.
+        """Archive the good files that services use, and record the files of services that have no record yet.
 
         Raises BusyError, WriteError.
         """
@@ -240,10 +240,10 @@ class Enforcer:
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
-        """Return the plan for the assessed state. `asked` is as for `pki.planning.renewals.plan`.
+        """Return the plan for the assessed state. `pki.planning.renewals.plan` describes `asked`.
 
-        Check the holds of this host only if a certificate is due or a service uses an old one, because a check may run
-        a program.
+        Check the holds of this host only if a certificate is due or a service uses an old certificate. The reason is
+        that a check may run a program.
         """
         states = self._derivations.states()
         policy, past = policy_of(self._config), self._ledger.attempts()
@@ -278,7 +278,7 @@ class Enforcer:
         )
 
     def next_request_at(self, step: Step) -> datetime | None:
-        """Return when certmond sends the next request to a signer that has not decided. None means at any time."""
+        """Return when certmond sends the next request to a signer that has not decided, or None for any time."""
         attempt = self._ledger.attempts().get((step.target, step.path))
         of_api = isinstance(step, Issue) and policy_of(self._config).signers.get(step.signer) == "csr"
         return attempt.wait_until if attempt and not of_api else None
@@ -302,7 +302,7 @@ class Enforcer:
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
     def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """Return the holds of the rotation on this node: obstacles in a later phase. Empty if it does not wait."""
+        """Return the holds of the rotation on this node: obstacles in a later phase. Empty if no rotation waits."""
         if not waits_here(rotation):
             return ()
         upgrade, clock = self._host.recent()

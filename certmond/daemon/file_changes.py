@@ -19,7 +19,7 @@ from certmond.pki.catalog.observation import Inventory
 QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
 CEILING = 1.0
-"""Seconds after which a pass runs although events still arrive."""
+"""Seconds after which a pass runs even if events still arrive."""
 
 
 class FileChanges:
@@ -30,7 +30,7 @@ class FileChanges:
         self._degraded = False
 
     def scan(self, store: Store, touched: frozenset[str] | None) -> Inventory:
-        """Read the files at the `touched` paths, or all files if None. `store` has the state of the others."""
+        """Read the files at the `touched` paths, or all files if None. `store` has the state of the other files."""
         inventory = store.observe(touched)
         self._watcher.report_changed(store.unfinished)
         return inventory
@@ -38,8 +38,8 @@ class FileChanges:
     def watch(self, store: Store) -> None:
         """Watch the paths of the last scan and the records of other processes.
 
-        The watcher reports new paths as changed, because they may have changed before the watch. If inotify cannot
-        watch all paths, certmond polls, and reports that once.
+        The watcher reports newly watched paths as changed, because they may have changed between the scan and this
+        call. If inotify cannot watch all paths, certmond polls, and reports that once.
         """
         self._watcher.set_interest({**store.interest, **records_of(self._state_dir)})
         degraded = bool(self._watcher.polled)
@@ -50,9 +50,9 @@ class FileChanges:
         self._degraded = degraded
 
     def collect(self, since: float, ends: Callable[[], bool]) -> Changes | None:
-        """Wait until events cease, and return the changes, or None if no path has changed.
+        """Wait until no further event arrives, and return the changes, or None if no path has changed.
 
-        The wait ends `CEILING` seconds after `since` at the latest, or when `ends` returns true.
+        The wait ends at the latest `CEILING` seconds after `since`, or when `ends` returns true.
         """
         while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not ends():
             pass

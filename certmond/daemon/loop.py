@@ -1,8 +1,8 @@
 """The loop of the daemon: wait for a cause, scan, assess, plan, publish, execute.
 
-Owns when a pass runs and the order of its parts. Each pass reads the current state of the node and depends on no
-earlier event. The loop has no rule about certificates and changes no certificate itself. In observe mode it executes no
-step.
+Owns when a pass runs and the order of its parts. Each pass reads the current state of the node and does not depend on
+earlier events. The loop has no rule about certificates and changes no certificate itself. In observe mode it executes
+no step.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Daemon:
         self._wake.set()
 
     def run(self) -> int:
-        """Run until stopped and return 0. Raises RuntimeDirError if the runtime directory is unusable."""
+        """Run until `stop`, and return 0. Raises RuntimeDirError if the runtime directory is unusable."""
         with locked(self._runtime_dir), self._wake:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)
@@ -167,7 +167,7 @@ class Daemon:
         )  # fmt: skip
 
     def _change_cause(self, since: float) -> Cause | None:
-        """Wait until events cease, and return the cause with the changed paths, or None if no file has changed."""
+        """Wait until no further event arrives. Return a cause with the changed paths, or None without a change."""
         changes = self._file_changes.collect(since, lambda: self._stopping or self._reloading)
         checked, self._services_checked = self._services_checked, False
         if changes is None:
@@ -280,7 +280,7 @@ class Daemon:
         self._scan_during_step()
 
     def _scan_during_step(self) -> None:
-        """Scan changed files while a step waits, and publish the result. The next pass plans the steps that follow.
+        """Scan changed files while a step is in progress, and publish the result. The next pass plans the next steps.
 
         Does nothing during a pass. Runs at most once in `CEILING` seconds, or in twice that time while events arrive.
         """

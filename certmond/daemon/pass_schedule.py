@@ -58,9 +58,9 @@ class PassSchedule:
         self._scanned_at = now
 
     def check_services_within(self, seconds: float) -> None:
-        """Schedule a check of the running services in `seconds`, or keep an earlier one.
+        """Schedule a check of the running services in `seconds`, or keep an earlier check that is scheduled.
 
-        Otherwise frequent passes, such as those with polling, would postpone the check without an end.
+        Without this rule, frequent passes, such as those with polling, would always postpone the check.
         """
         at = time.monotonic() + seconds
         self._service_check_at = min(self._service_check_at or at, at)
@@ -83,7 +83,7 @@ class PassSchedule:
         return Cause("deadline", frozenset()) if any(now >= instant for instant in deadlines.instants) else None
 
     def seconds_left(self, deadlines: Deadlines, now: datetime) -> float:
-        """Return the seconds until the first deadline. Negative if it has passed."""
+        """Return the seconds until the first deadline. Negative if the deadline has passed."""
         left = [seconds for _, seconds in self._scans(deadlines)]
         left += [at - time.monotonic() for at in (self._service_check_at, deadlines.retry_at) if at]
         left += [(instant - now).total_seconds() for instant in deadlines.instants]

@@ -1,7 +1,7 @@
 """Execution of the plan of each pass in enforce mode, with a record of the planned and held steps.
 
 Owns the state between passes: the recorded steps, the steps that have begun, and the time of the next attempt.
-`daemon.loop` decides when a pass runs. `daemon.enforcer` plans and executes.
+`daemon.loop` decides when a pass runs. `daemon.enforcer` makes the plan and executes the steps.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from certmond.pki.planning.steps import Issue, Plan, Write
 from certmond.pki.services.staleness import Surroundings
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
-"""Seconds until the next attempt.
+"""Seconds until the next attempt to execute the plan.
 
-Busy: another process writes, or a signer has not decided; later the plan sets the time of the next request to the
-signer. Failure: a step failed, or the state directory cannot be used.
+BUSY_INTERVAL applies while another process writes, or after a signer has not decided. The plan sets the time of later
+requests to the signer. FAILURE_INTERVAL applies after a step failed, or while the state directory is unusable.
 """
 SLICE = 1.0
-"""Seconds after which the daemon scans the node and publishes the result before it begins another step.
+"""Seconds of file steps after which the daemon scans the node and publishes the result, before it begins another step.
 
 The daemon does not interrupt a step in progress.
 """
 FILE_STEP_TIME = 10.0
-"""Seconds that only file steps run. Restarts and rotations follow after a step of each entry of the plan."""
+"""Seconds that only file steps run. Restarts and rotations follow after each entry of the plan had a step."""
 HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
-"""Limits for audit records of held steps: ten per file, then one a minute; and seconds between two summaries.
+"""Limits for audit records of held steps: per file, in total, and the seconds between two summaries.
 
-A summary counts the omitted records. certmond always records steps that begin, end or fail.
+A file gets ten records, then one per minute. A summary counts the omitted records. certmond always records steps that
+begin, end or fail.
 """
 CHECK_INTERVAL = timedelta(seconds=2)
 """Pause between two checks of the running services while a rotation waits for them."""
@@ -47,10 +48,10 @@ RECOVERY_PATIENCE = 5.0
 
 
 class Reconciler:
-    """Plans for one configuration, and executes the plan if `enforcing`.
+    """Planner for one configuration. Also executes the plan if `enforcing`.
 
-    `take_lock` takes the lock that lets one process execute steps, and returns False while a command holds it. No step
-    begins after `stopping` returns true.
+    `take_lock` takes the lock that lets only one process execute steps. It returns False while a command holds that
+    lock. No step begins after `stopping` returns true.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Reconciler:
         self._enforcing, self._take_lock, self._stopping = enforcing, take_lock, stopping
         self._monotonic = monotonic
         self._begun: set[tuple[type, str, str]] = set()  # steps that have begun in the current round
-        self._results: set[str] = set()  # their results
+        self._results: set[str] = set()  # the results of those steps
         self._stepped: set[str] = set()  # entries with a step since the last restart or rotation
         self._stepping_since = monotonic()
         self._recorded: frozenset[tuple[Event, str, str]] = frozenset()
@@ -84,7 +85,7 @@ class Reconciler:
         """When to retry the plan, on the monotonic clock, or None."""
 
     def recover(self) -> None:
-        """Complete the transactions of a killed process before the first pass. In observe mode, only report them."""
+        """Complete the transactions of a killed process. In observe mode, only report that one is incomplete."""
         if not self._enforcing:
             try:
                 self._enforcer.rotation_state.check()
@@ -102,7 +103,7 @@ class Reconciler:
     def make_plan(self, assessment: Assessment, around: Surroundings) -> None:
         """Plan the steps of this pass. In observe mode, plan from the observed state only.
 
-        Record the present subjects first, because a later repair needs them.
+        Record the present subjects of the certificates first, because the repair of a damaged certificate needs them.
         """
         self._observed = assessment, around
         self._enforcer.salvage.record_subjects(assessment)
@@ -149,7 +150,7 @@ class Reconciler:
         if not self._enforcing or self._stopping():
             return False
         executor = self._enforcer.executor
-        self._enforcer.rotating.until = None  # `_rotate` sets the next deadline
+        self._enforcer.rotating.until = None  # `_rotate` sets the deadline of the rotation again
         if not self._take_lock():
             self.service_check_at, self.retry_at = None, time.monotonic() + BUSY_INTERVAL
             return False
@@ -158,7 +159,7 @@ class Reconciler:
         try:
             state = self._enforcer.rotation_state
             if (state.replaced.is_followed or state.first_aid.is_due) and self._rotate():
-                return True  # first, because the API server refuses its clients
+                return True  # before file steps, because the API server refuses its clients
             if not (self.plan.writes or begun):
                 self._begin_file_steps()
                 self._end_of_round()
@@ -189,7 +190,7 @@ class Reconciler:
         """Execute file steps for `SLICE` seconds, at least one, alternating between entries.
 
         Return whether all file steps of the plan have begun. A longer plan runs as a round of slices, each with the
-        plan of its pass. A step that failed is still in the plan, and waits until the others have begun.
+        plan of its pass. A failed step is still in the plan, and waits until all other steps have begun.
         """
         left = round_robin(
             (step for step in self.plan.writes if _identity(step) not in self._begun),
@@ -210,7 +211,7 @@ class Reconciler:
         return len(new) == len(left)
 
     def _file_steps_are_over(self, begun: Collection[str]) -> bool:
-        """Return whether restarts and rotations are next. File steps of a glob pattern may never end."""
+        """Return whether restarts and rotations are next, because the file steps of a glob pattern may never end."""
         if begun or self._monotonic() < self._stepping_since + FILE_STEP_TIME:
             return False
         return all(step.target in self._stepped for step in self.plan.writes)
@@ -219,7 +220,7 @@ class Reconciler:
         self._stepped, self._stepping_since = set(), self._monotonic()
 
     def _end_of_round(self) -> set[str]:
-        """End the round. Return its results, and set the time of the next attempt."""
+        """End the round of slices. Return the results of its steps, and set the time of the next attempt."""
         results, self._results, self._begun = self._results, set(), set()
         if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
@@ -228,7 +229,7 @@ class Reconciler:
         return results
 
     def _rotate_without_file_steps(self) -> bool:
-        """Advance the rotation although no step has succeeded, because an operator may have aborted it.
+        """Advance the rotation even if no file step has succeeded, because an operator may have aborted the rotation.
 
         Return whether the daemon must scan the node again immediately.
         """
@@ -239,7 +240,7 @@ class Reconciler:
         return again
 
     def _restart(self) -> bool:
-        """Advance a restart by one step after its files are written.
+        """Advance a restart by one step, after all files of the service are written.
 
         Return whether the daemon must scan the node again immediately.
         """

@@ -26,7 +26,7 @@ from certmond.pki.planning.steps import Plan
 
 
 class RuntimeFiles:
-    """The files in `directory`. A failed write is reported once, and the next pass retries it."""
+    """The files in the runtime directory. Reports a failed write once. The next pass repeats the write."""
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self._directory, self._journal = directory, journal
@@ -66,7 +66,7 @@ class RuntimeFiles:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """Yield the path of a runtime file. Report a failed write once, until every file is written again."""
+        """Yield the path of a runtime file. Report a failed write, but no further one until all files are written."""
         try:
             yield self._directory / name
         except RuntimeDirError as error:

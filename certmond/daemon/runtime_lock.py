@@ -15,7 +15,7 @@ from certmond.errors import RuntimeDirError
 def locked(directory: Path) -> Iterator[None]:
     """Hold the lock of `directory`.
 
-    Raises RuntimeDirError if another daemon holds it or the directory is unusable.
+    Raises RuntimeDirError if another daemon holds the lock or the directory is unusable.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

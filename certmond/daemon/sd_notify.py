@@ -16,13 +16,13 @@ _MOST = 500  # characters of a status: `systemctl status` shows one line, and me
 
 
 class Notifier:
-    """Sends notifications to the service manager that started this process, if one did."""
+    """Sender of notifications to the service manager, if a service manager started this process."""
 
     def __init__(self) -> None:
         self._wanted = "NOTIFY_SOCKET" in os.environ
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
-        """Seconds within which the service manager expects `alive`; 0 if the watchdog is off."""
+        """Seconds within which the service manager expects `alive`, or 0 if the watchdog is off."""
 
     def ready(self, status: str) -> None:
         self._tell(f"READY=1\nSTATUS={printable(status)[:_MOST]}")

@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Wake:
-    """A flag that any thread or signal handler sets and one thread awaits. A set before the wait is not lost."""
+    """A flag that any thread or signal handler sets and one thread awaits. The next wait detects an earlier set."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -23,7 +23,7 @@ class Wake:
         os.eventfd_write(self._descriptor, 1)
 
     def wait(self, seconds: float) -> bool:
-        """Return whether the flag was set within `seconds`, and clear it before the caller reads anything."""
+        """Return whether a thread or signal handler set the flag within `seconds`, and clear the flag."""
         if not self._poll.poll(max(0, seconds) * 1000):
             return False
         os.eventfd_read(self._descriptor)

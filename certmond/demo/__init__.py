@@ -1,4 +1,4 @@
-"""`certmond demo`: a temporary node with the daemon and the server, and their output after each change."""
+"""`certmond demo`: a temporary node with the daemon and the server. The demo shows their output after each change."""
 
 from certmond.demo.walkthrough import run
 

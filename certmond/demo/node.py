@@ -1,7 +1,7 @@
 """The files of a control-plane node for the demo, as kubeadm and the kubelet create them.
 
-Owns kubeadm's paths, subjects, usages, names, modes and flags. It does not import certmond's catalogue, so the demo
-compares both. Keys are ECDSA P-256, for speed. No cluster trusts these certificates.
+Owns kubeadm's paths, subjects, usages, names, modes and flags. Does not import certmond's catalogue, so the demo
+compares the catalogue with kubeadm. Keys are ECDSA P-256, for speed. No cluster trusts these certificates.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class File(NamedTuple):
 
 
 Files = Mapping[str, File]
-"""Path on the node -> file. The files are written one after the other, in this order."""
+"""Files by their path on the node. `Node.put` writes the files one after the other, in this order."""
 
 
 class Renewal(NamedTuple):
@@ -57,9 +57,9 @@ class Renewal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of kubeadm's table.
+    """One row of kubeadm's table of certificates.
 
-    `path` is below /etc/kubernetes: a pair's without its extension, or a kubeconfig's.
+    `path` is the path of a kubeconfig, or of a key pair without the extension, below /etc/kubernetes.
     """
 
     path: str
@@ -141,7 +141,7 @@ class _Issued:
 
 
 class Node:
-    """The root directory of a node. Paths are those on the node, as /etc/kubernetes/pki/ca.crt."""
+    """The root directory of a node. All paths are paths on the node, such as /etc/kubernetes/pki/ca.crt."""
 
     def __init__(self, root: Path, now: datetime) -> None:
         self._root = root
@@ -161,7 +161,7 @@ class Node:
         self._make_kubelet()
 
     def issue(self, name: str, age: timedelta = timedelta(minutes=5)) -> Renewal:
-        """Return a new certificate with a new key, for a year that began `age` ago. Writes nothing."""
+        """Return a new certificate with a new key, valid for a year that began `age` ago. Writes no file."""
         row = LEAVES[name]
         issued = _issue(row, self._authorities[row.ca], self._now - age, LEAF_LIFE)
         path = f"{KUBERNETES}/{row.path}"
@@ -186,7 +186,7 @@ class Node:
             staged.replace(target)
 
     def truncate(self, path: str) -> None:
-        """Truncate a file to its first half, as a full disk does to a process that writes in place."""
+        """Truncate a file to its first half, as a process does that rewrites the file on a full disk."""
         os.truncate(self.place(path), self.place(path).stat().st_size // 2)
 
     def place(self, path: str) -> Path:
@@ -229,7 +229,7 @@ class Node:
 
 
 def _issue(row: Row, issuer: _Issued | None, start: datetime, life: timedelta) -> _Issued:
-    """Return a certificate signed by `issuer`, or a Root CA without one."""
+    """Return a certificate signed by `issuer` or, without an issuer, a Root CA."""
     key = ec.generate_private_key(ec.SECP256R1())
     organization = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, row.organization)] if row.organization else []
     subject = x509.Name([*organization, x509.NameAttribute(NameOID.COMMON_NAME, row.common_name)])

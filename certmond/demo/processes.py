@@ -1,4 +1,4 @@
-"""The daemon and the server of the demo, run as an operator runs them. The demo reads only what they serve.
+"""The daemon and the server of the demo, run as an operator runs them. The demo reads only the output of the server.
 
 Owns the two processes, the HTTP requests, and the waits, which poll until a deadline.
 """
@@ -63,7 +63,7 @@ class Expected:
 class Running:
     """The processes by name, and the loopback address on which the server listens.
 
-    Each wait checks `interrupted`, so that no signal arrives between the start of a process and its registration.
+    Each wait checks `interrupted`. So no signal can stop the demo between the start of a process and its registration.
     """
 
     def __init__(self, place: Path, interrupted: Callable[[], bool] = bool) -> None:
@@ -77,7 +77,7 @@ class Running:
         self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Run `certmond` with these arguments, in a separate session, because the demo handles Ctrl-C."""
+        """Run `certmond` with these arguments, in a separate session, because the demo itself handles Ctrl-C."""
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
         with self._log(name).open("wb") as log:
             self._programs[name] = subprocess.Popen(
@@ -90,7 +90,7 @@ class Running:
         self._programs[name].send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
-        """Stop every process. Their logs stay."""
+        """Stop every process. The logs of the processes stay."""
         for program in self._programs.values():
             program.terminate()
         for program in self._programs.values():
@@ -108,27 +108,27 @@ class Running:
             yield f"--- the {name} said:\n{text or '(nothing)'}"
 
     def metrics(self) -> str:
-        """Return the content of /metrics, or empty without an answer."""
+        """Return the content of /metrics, or "" without an answer of the server."""
         return self._get("/metrics") or ""
 
     def end_of(self, name: str) -> str:
-        """Return the line of /metrics with a certificate's end. Raises StageError where it is missing."""
+        """Return the line of /metrics with a certificate's end. Raises StageError if the line is missing."""
         found = re.search(rf'^{_END}\{{certificate="{re.escape(name)}",.*', self.metrics(), re.MULTILINE)
         if not found:
             raise StageError(f"/metrics has no {_END} for {name}")
         return found[0]
 
     def document(self, good: Callable[[Document], bool] = bool) -> Document:
-        """Return the content of /api/v1/status as soon as `good` accepts it. It is rendered right after the metrics."""
+        """Return the content of /api/v1/status when `good` accepts it. The daemon writes it right after the metrics."""
 
         def look() -> Document | None:
             document: Document = json.loads(self._get("/api/v1/status") or "{}")
             return document if document and good(document) else None
 
-        return self.wait("/api/v1/status that says what /metrics says", look)
+        return self.wait("/api/v1/status that agrees with /metrics", look)
 
     def wait_all_well(self) -> Document:
-        """Wait until no finding is above the severity info, and return the status document that shows the same."""
+        """Wait until no finding is above the severity info, and return the status document without such a finding."""
 
         def look() -> bool:
             text = self.metrics()
@@ -138,9 +138,9 @@ class Running:
         return self.document(lambda document: not any(item["severity"] != "info" for item in _findings(document)))
 
     def wait(self, what: str, look: Callable[[], T | None]) -> T:
-        """Return the first result of `look`.
+        """Call `look` until it returns a true result, and return that result.
 
-        Raises StageError after the deadline or the end of a process, KeyboardInterrupt.
+        Raises StageError after the deadline or the end of a process, KeyboardInterrupt after a signal.
         """
         deadline = time.monotonic() + PATIENCE
         while not (found := look()):
@@ -156,7 +156,7 @@ class Running:
         return found
 
     def _get(self, path: str) -> str | None:
-        """Return the body of the server's answer; None without one, or for a status other than 200."""
+        """Return the body of the server's answer, or None without an answer or for a status other than 200."""
         connection = HTTPConnection(self.address, timeout=PATIENCE)
         try:
             connection.request("GET", path)
@@ -172,7 +172,7 @@ class Running:
 
 
 def entry_of(document: Document, name: str) -> Document:
-    """Return the status document's entry for one certificate. Raises StageError where it has none."""
+    """Return the status document's entry for one certificate. Raises StageError if the entry is missing."""
     entry: Document | None = next((entry for entry in document["certificates"] if entry["name"] == name), None)
     if entry is None:
         raise StageError(f"/api/v1/status has no entry {name}")

@@ -1,4 +1,4 @@
-"""The stages of the demo: certificates are renewed, broken and repaired, and each stage shows what the daemon reports.
+"""The stages of the demo, which renew, break and repair certificates. Each stage shows the report of the daemon.
 
 Owns the directory of the demo, the order of the stages and the output. Writes nothing outside that directory, and
 connects only to the loopback address.
@@ -32,13 +32,13 @@ from certmond.errors import CertmondError
 from certmond.expose.documents.status_table import status_table
 
 WIDTH = 400
-"""Wider than any line: a narrow terminal wraps lines, but no column of the table is truncated."""
+"""Width of the output, more than that of any line. A narrow terminal wraps lines, and truncates no column."""
 
 
 def run(keep: bool) -> int:
-    """Run the demo. Return 0, 1 if a stage failed, or 130 if it was interrupted.
+    """Run the demo. Return 0, or 1 if a stage failed, or 130 if a signal interrupted the demo.
 
-    Raises CertmondError if its directory cannot be created.
+    Raises CertmondError if the demo cannot create its directory.
     """
     console = Console(soft_wrap=True, width=WIDTH, highlight=False)
     code = 0
@@ -69,7 +69,7 @@ def run(keep: bool) -> int:
 
 
 class Demo:
-    """The stages, in their order."""
+    """The stages of the demo, in their order."""
 
     def __init__(self, place: Path, running: Running, console: Console) -> None:
         self._place = place
@@ -101,7 +101,7 @@ class Demo:
         self._heading("The certificates of a control-plane node, as kubeadm creates them")
         began = time.monotonic()
         self._node.make()
-        # Below another root a file's owner is a number, unless it is 0. The user of the demo is the right owner in it.
+        # Below another root a file's owner is a number, unless it is 0. The user of the demo owns all its files.
         owner = "root" if os.geteuid() == 0 else str(os.geteuid())
         entries = [{"name": spec.name, "owner": owner} for spec in parse([]).certificates if spec.owner]
         # Polling covers file systems without inotify events. The clock of this host does not matter in the demo.
@@ -109,8 +109,8 @@ class Demo:
         self._settings = {"profile": "kubeadm", "poll": "1s", "hold": hold, "certificates": entries}
         self._configure("observe")
         self._say(
-            f"{NODE}, below {self._place}/node: {len(AUTHORITIES)} CAs, {len(LEAVES)} certificates from them, and the "
-            f"kubelet's two, made in {time.monotonic() - began:.2f} s"
+            f"{NODE}, below {self._place}/node: {len(AUTHORITIES)} CAs, {len(LEAVES)} certificates from these CAs, "
+            f"and two certificates of the kubelet, created in {time.monotonic() - began:.2f} s"
         )
 
     def _start(self) -> None:
@@ -119,7 +119,7 @@ class Demo:
         self._run("daemon", ["run", *_options(self._place), "--log", "plain"])
         self._run("server", [*_serve(self._place), "--listen", self._running.address])
         document = self._running.wait_all_well()
-        self._say(f"http://{self._running.address}/metrics was available {time.monotonic() - began:.1f} s later")
+        self._say(f"http://{self._running.address}/metrics answered {time.monotonic() - began:.1f} s after the start")
         self._heading("The assessment, as `certmond status` prints it: no findings")
         self._show(status_table(document))
 
@@ -139,7 +139,7 @@ class Demo:
         entry = entry_of(self._running.document(), name)
         expected = Expected(name, entry["serial"], (("malformed", "critical"),))
         self._show_one(self._change(lambda: self._node.truncate(entry["path"]), expected), name)
-        self._say("The metric of its end keeps the date of the last valid file, so the alert does not resolve.")
+        self._say("The metric of its end keeps the date of the last valid certificate, so the alert does not resolve.")
         self._say(self._running.end_of(name))
 
     def _let_age(self, name: str) -> None:
@@ -168,9 +168,11 @@ class Demo:
             return bool(entry["serial"] != before["serial"] and not entry["findings"])
 
         document = self._running.document(renewed)
-        self._say(f"the daemon had renewed {name}, and reported it, {1000 * (time.monotonic() - began):.0f} ms later")
+        self._say(
+            f"the daemon reported the renewal of {name} {1000 * (time.monotonic() - began):.0f} ms after the reload"
+        )
         self._show_one(document, name)
-        self._say("Its audit trail:")
+        self._say(f"The audit trail of {name}:")
         trail = (self._place / "state/audit.log").read_text().splitlines()
         for entry in (entry for entry in map(json.loads, trail) if entry.get("target") == name):
             self._say(f"  {entry['event']:<13} by {entry['by']}: {entry['message']}")
@@ -180,7 +182,7 @@ class Demo:
         text = yaml.safe_dump({"mode": mode, **self._settings}, sort_keys=False)
         file = self._place / "config.yaml"
         file.write_text(text)
-        file.chmod(0o600)  # independent of the umask: a configuration that others can write is refused
+        file.chmod(0o600)  # independent of the umask: certmond refuses a configuration that others can write
 
     def _repair(self, *names: str) -> None:
         self._heading(f"Repair: {', '.join(names)} are issued again")
@@ -234,20 +236,20 @@ def _serve(place: Path) -> list[str]:
 
 
 def _advice(place: Path) -> Iterator[str]:
-    """Yield the commands for the remaining directory, each with its purpose."""
+    """Yield commands for the directory that the demo has kept, each with its purpose."""
     certmond = ["certmond"] if shutil.which("certmond") else [sys.executable, "-m", "certmond"]
     for purpose, command in (
         ("check the node again", [*certmond, "check", *_options(place, rendering=False)]),
         ("run the daemon again", [*certmond, "run", *_options(place)]),
         ("serve its output", [*certmond, *_serve(place)]),
-        ("remove it", ["rm", "-r", str(place)]),
+        ("remove the directory", ["rm", "-r", str(place)]),
     ):
         yield f"  {purpose + ':':<26}{shlex.join(command)}"
 
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """Set the event on Ctrl-C, SIGTERM and a closed terminal, without an interruption of the current stage."""
+    """Yield an event that is set by Ctrl-C, SIGTERM or a closed terminal. They do not interrupt the current stage."""
     event = Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():

@@ -1,7 +1,7 @@
 """Discovery of the configuration that fits a node, from the flags of its components, with a comment on each difference.
 
-Owns the table of the flags that name files of the catalogue. It uses only the names in flags: the checks judge the
-files. Reads only through `Files`. The result is a valid configuration, whatever the node's files contain.
+Owns the table of the flags that name files of the catalogue. It uses the paths in the flags. `certmond check` assesses
+the files. Reads only through `Files`. The result is a valid configuration, whatever the node's files contain.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _KUBELET_CONFIG, _KUBELET_SERVER = "/var/lib/kubelet/config.yaml", "/var/lib/kub
 _KUBELET_FLAGS = ("/etc/default/kubelet", "/etc/sysconfig/kubelet", "/var/lib/kubelet/kubeadm-flags.env")
 
 # Entry -> the flags that name its `path` and `key`, as "component flag [flag of the key]". If several flags name
-# different files, the profile's path takes precedence, then the first flag here. Each other file becomes a separate
-# entry, and so do the files of "".
+# different files, the profile's path takes precedence, then the first flag of the row. Each other file becomes a
+# separate entry. So does each file of the row "".
 _FLAGS = {
     "ca": ["kube-controller-manager root-ca-file", "kube-apiserver client-ca-file", "kubelet client-ca-file",
            "kube-controller-manager cluster-signing-cert-file cluster-signing-key-file", "kubelet clientCAFile",
@@ -57,26 +57,26 @@ _FLAGS = {
     "": ["kube-apiserver tls-sni-cert-key", "kube-controller-manager tls-cert-file tls-private-key-file",
          "kube-scheduler tls-cert-file tls-private-key-file"],
 }  # fmt: skip
-_REPEATED = ("tls-sni-cert-key", "service-account-key-file")  # of any other flag, the last one counts
+_REPEATED = ("tls-sni-cert-key", "service-account-key-file")  # the last occurrence of any other flag counts
 
 
 class _Source(NamedTuple):
-    """A file with flags, or equivalent fields, of a component. `prefix` precedes their names in comments."""
+    """A file with flags, or equivalent fields, of a component. `prefix` precedes the names of the flags in comments."""
 
     file: str
     prefix: str
     component: Container
 
     def on_host(self, path: str) -> str:
-        """Return the host's path of the component's `path`, or "" if it has none or an entry cannot contain it."""
+        """Return the path on the host of the component's `path`, or "" without one that an entry can contain."""
         return "" if re.search(r"[\x00*?[]|.{4096}", path, re.DOTALL) else self.component.on_host(path) or ""
 
 
-_Claim = tuple[_Source, str, dict[str, tuple[str, str]]]  # …, flag, field of the entry: (value, its flag)
+_Claim = tuple[_Source, str, dict[str, tuple[str, str]]]  # …, flag, field of the entry: (value, flag of the value)
 
 
 def discover(config: Config, root: str) -> str:
-    """Return the configuration that fits the node below `root`, as YAML with comments: profile and differences."""
+    """Return the configuration that fits the node below `root`: YAML with the profile, differences and comments."""
     return _Discovery(config, root).text()
 
 
@@ -85,7 +85,7 @@ class _Discovery:
         self._config, self._root, self._files = config, root, Files(root)
         self._profile = {spec.name: spec for spec in parse((), profile=config.profile).certificates}
         self._specs = dict(self._profile)  # the resulting entries
-        self._entries: dict[str, tuple[list[str], dict[str, Any]]] = {}  # the written part of them: comments, fields
+        self._entries: dict[str, tuple[list[str], dict[str, Any]]] = {}  # entries to write: comments, fields
         self._named: dict[str, str] = {}  # entries of the profile -> the file that names them
         self._notes: list[str] = []
         self._sources = [*self._kubelet_sources()]
@@ -102,7 +102,11 @@ class _Discovery:
         for spec in map(self._specs.__getitem__, self._named):
             signers = self._signers(spec.path) if spec.ca else []
             if signers and self._profile.keys().isdisjoint(signers):
-                self._change(spec.name, f"{signers[0]} has signed it; the profile has {spec.ca[0]}", ca=(signers[0],))
+                self._change(
+                    spec.name,
+                    f"{signers[0]} has signed the certificate; the profile has {spec.ca[0]}",
+                    ca=(signers[0],),
+                )
         if not self._sources and len(absent) == len(self._profile):
             self._notes.append(
                 f"no file of a Kubernetes node exists below {self._root}; choose another directory with --root"
@@ -129,11 +133,11 @@ class _Discovery:
         return next((source.on_host(each) for source, flag in pairs for each in source.component.values(flag)), "")
 
     def _noted(self, path: str, content: Any) -> Any:
-        """Return the content of the file, and record a note where the file exists without content."""
+        """Return the `content` of the file at `path`. If the file exists and its content is unusable, add a note."""
         if self._is_there(path) and not content:
             fault = self._files.entry(path).fault
             self._notes.append(
-                f"{fault.detail if fault else f'{path} is broken'}: this configuration omits the files that it names"
+                f"{fault.detail if fault else f'{path} is broken'}: this configuration has no file that {path} names"
             )
         return content
 
@@ -144,7 +148,7 @@ class _Discovery:
             yield _Source(_KUBELET_CONFIG, f"{_KUBELET_CONFIG} ", kubelet_fields(fields, _KUBELET_CONFIG))
 
     def _conf_sources(self) -> Iterator[_Source]:
-        """Yield the references of the kubelet's kubeconfig. For embedded credentials this is the file itself."""
+        """Yield the files to which the kubelet's kubeconfig refers, or the kubeconfig if it embeds the credentials."""
         if config := self._files.value(self._conf, _parse_kubeconfig):
             users = [user for user in config.users if user.name == config.current_user]
             flags = [("certificate-authority", cluster.ca.path or "") for cluster in config.clusters if cluster.ca]
@@ -176,7 +180,7 @@ class _Discovery:
                         )
 
     def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
-        """Apply the claims on one file to the entry `name`. Yield the claims on other files."""
+        """Apply the claims on one file, which flags name, to the entry `name`. Yield the claims on other files."""
         spec, paths = self._profile.get(name), [fields["path"][0] for *_, fields in claims]
         own = spec.path if spec and spec.path in paths else next(iter(paths), "")
         changes: dict[str, tuple[str, str]] = {}
@@ -203,9 +207,9 @@ class _Discovery:
             written.update(new)
 
     def _is_absent(self, name: str) -> bool:
-        """Return whether the entry's file is neither on the node nor named by a flag.
+        """Return whether the entry's file is not on the node, and no flag names the file.
 
-        Also make the file optional then. A file that a flag names is required, wherever it is.
+        Make the file of such an entry optional. A file that a flag names is required, in any directory.
         """
         named, is_there = self._named.get(name), self._is_there(self._specs[name].path)
         why = f"kubelet's staticPodPath {self._manifests}, kubeconfig {self._conf}"
@@ -220,7 +224,7 @@ class _Discovery:
         if named and (spec.optional or not (mentioned or beside)):
             self._change(name, f"{named} expects it", optional=False, belongs_with=(*spec.belongs_with, named))
         elif (beside or not spec.conditional) and not (named or mentioned or is_there):
-            self._change(name, "not expected: it is not on this node, and no flag names it", optional=True)
+            self._change(name, "not expected: the file is not on this node, and no flag names it", optional=True)
         return not (named or mentioned or is_there)
 
     def _moved(self, place: str) -> str:
@@ -228,7 +232,7 @@ class _Discovery:
         return self._conf if place == _KUBELET_CONF else place if place in files else next(iter(files), place)
 
     def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
-        """Add an entry for a file without one, except for service-account keys, which have no end of validity."""
+        """Add an entry for a file without an entry, except for service-account keys, which do not expire."""
         given = {field: value for field, (value, _) in fields.items()}
         if entry == "sa" or any(given["path"] in {it.path, it.key, it.kubeconfig} for it in self._specs.values()):
             return

@@ -1,6 +1,6 @@
-"""Detection of a node's Kubernetes distribution by files that only that distribution has. It selects the profile.
+"""Detection of a node's Kubernetes distribution, which selects the profile, by files that only this distribution has.
 
-Owns the table of those files. Several candidates are all returned. Reads no content: only the existence of a file
+Owns the table of those files. `distributions` returns all candidates. Reads no content: only the existence of a file
 counts.
 """
 
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from certmond.files.cache import Files
 
-# Profile -> files, of which one is enough. `_PRECEDENCE` has the profiles that take precedence: StarlingX contains
-# kubeadm, and an etcd may be beside either.
+# Profile -> files, of which one is enough. `_PRECEDENCE` has the profiles that a profile precedes: a node of StarlingX
+# has the files of kubeadm, and both may have those of a separate etcd.
 _MARKERS = {
     "k3s": ("/var/lib/rancher/k3s/server/tls/server-ca.crt", "/var/lib/rancher/k3s/agent/server-ca.crt"),
     "rke2": ("/var/lib/rancher/rke2/server/tls/server-ca.crt", "/var/lib/rancher/rke2/agent/server-ca.crt"),
@@ -31,7 +31,7 @@ NAMES = {
 
 
 class Distribution(NamedTuple):
-    """A profile that fits, and the file that shows it."""
+    """A profile that fits the node, and the file by which certmond detected it."""
 
     profile: str
     marker: str
@@ -41,7 +41,7 @@ class Distribution(NamedTuple):
 
 
 def distributions(root: str) -> tuple[Distribution, ...]:
-    """Return the candidates below `root`: one if the distribution is certain, several if it is not, or none."""
+    """Return the candidates below `root`: one if the distribution is certain, several if it is uncertain, or ()."""
     files = Files(root)
     marks = {name: _first(files, paths) for name, paths in _MARKERS.items()}
     found = {name: mark for name, mark in marks.items() if mark}

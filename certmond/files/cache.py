@@ -3,8 +3,8 @@
 Owns the lookup from a path of the catalogue to bytes, below a root directory that also bounds absolute symlinks. It
 reads only regular files of at most MAX_SIZE. It stats a file again only after its directory reported a change, and
 parses it again only if its bytes differ. It stores parsed values and digests, never bytes, which may be a private key.
-A path that a file of another user names has a separate entry, which contains only what that user can read. Never
-writes, never judges.
+If other users can change a file that names a path, the path has a separate entry with only what these users can read.
+Never writes, never judges.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from certmond.files.scan_process import in_two_processes
 
 _BATCH_BYTES = 1 << 18  # bytes of files that are read before the parser runs
 _MAX_PAUSES = 20
-"""Maximum number of pauses in one pass, in which other processes complete a write. A user can touch many files without
-end.
+"""Maximum number of pauses in one pass. In a pause, another process completes a write. Without the maximum, a user who
+touches many files again and again would stop the pass.
 """
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Files:
         self._by_lookup: dict[str, EntryKey | set[EntryKey]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
         self.dropped: frozenset[Entry] | None = None
-        """The entries that the last `refresh` dropped, or None after it dropped all."""
+        """The entries that the last `refresh` dropped, or None if it dropped all entries."""
         self._pauses = PauseBudget(_MAX_PAUSES)
         self.unfinished = set[str]()
         """The lookups of files that the next pass must read again, because this pass had no pauses left."""
@@ -56,7 +56,8 @@ class Files:
     def refresh(self, touched: frozenset[str] | None) -> None:
         """Drop the entries of the `touched` lookups ("directory/name"), or all (None), because they may have changed.
 
-        An entry that no caller has requested since the last `refresh` is dropped without a comparison later.
+        `entry` compares a dropped entry with its file, and reuses the entry if the file has not changed. The next
+        `refresh` removes a dropped entry that no caller has requested.
         """
         self.dropped, self._pauses, self.unfinished = None, PauseBudget(_MAX_PAUSES), set()
         if self._previous or self._previous_listings:
@@ -169,7 +170,7 @@ class Files:
         """Store the entries and values that the worker returned for these paths."""
         self._interest = None
         for path, (rest, values) in zip(paths, results, strict=True):
-            if path in self._entries:  # this process has read it meanwhile
+            if path in self._entries:  # this process has read the file meanwhile
                 continue
             self._directories.directory(path.rpartition("/")[0])
             entry = self._store(Entry(path, *rest))
@@ -178,9 +179,9 @@ class Files:
         return paths
 
     def listing(self, directory: str) -> tuple[str, ...]:
-        """Return the sorted names in a directory, or () if it cannot be read; add all its names to `interest`.
+        """Return the sorted names in a directory, or () if it cannot be read. Add all its names to `interest`.
 
-        Returns the same object until the names change.
+        Return the same object until the names change.
         """
         resolved = self._directories.readable_directory(directory)
         if resolved.fault is not None:
@@ -224,7 +225,7 @@ class Files:
         return {lookup for some in self._directories.lookups() for lookup in some} | {self._root or "/"}
 
     def _stat_entry(self, path: str, known: Entry | None, referrer: Referrer | None) -> Entry:
-        """Stat `path`. Return `known` if nothing changed; reuse its values if only the metadata changed."""
+        """Stat `path`. Return `known` if nothing changed. Reuse its values if only the metadata changed."""
         resolved = self._directories.resolve_path(path, referrer)
         entry = Entry(
             path, fault=resolved.fault, is_link=resolved.is_link, lookups=resolved.lookups, writers=resolved.writers
@@ -292,7 +293,7 @@ class Files:
         return content
 
     def _read_direct(self, entry: Entry) -> bytes | None:
-        """Return the content if the path has no symlink. None after an error: then resolve it again."""
+        """Return the content if the path has no symlink, or None. After None, the caller resolves the path again."""
         if entry.real == entry.path:
             with suppress(OSError):
                 return content_at(f"{self._root}{entry.path}", entry.inode)

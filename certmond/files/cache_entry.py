@@ -1,6 +1,6 @@
 """The entry of one path in the cache: the resolved path, the metadata, and the parsed values of its content.
 
-Owns the fault of a path to anything except a regular file of at most MAX_SIZE. Reads nothing.
+Sets the fault of a path that leads to anything except a regular file of at most MAX_SIZE. Reads nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Entry:
 
     `real` is the path below the root without symlinks, or None if it does not exist. With `settled`, every later change
     of the file changes `state`. `writers` are the other users that can change the file. `restriction` is the reason for
-    which the entry has only what other users can read. `referrer` is their file that names the path. With `foreign`,
+    which the entry has only what other users can read. `referrer` is the file that names the path. With `foreign`,
     other users control a part of the path, and one of them does not own the file.
     """
 
@@ -81,7 +81,7 @@ class Entry:
 
     @property
     def changed_at(self) -> datetime | None:
-        """Return the time of the last change of content or inode (ctime), or None without a stat."""
+        """Return the time of the last change of content or inode (ctime), or None if stat failed."""
         return instant_of(self.state[4]) if self.state else None
 
     def store_status(self, status: os.stat_result) -> None:
@@ -112,10 +112,10 @@ def instant_of(nanoseconds: int) -> datetime:
 
 
 def latest_change(*entries: Entry) -> datetime | None:
-    """Return the latest change of any of these files, or None without a stat of any."""
+    """Return the latest change of any of these files, or None if stat failed for all."""
     return max(filter(None, (entry.changed_at for entry in entries)), default=None)
 
 
 def packed_entry(entry: Entry) -> tuple[object, list[object]]:
-    """Return the fields and values of an entry, for a process that has its path and its parser."""
+    """Return the fields and values of an entry, for a process that already knows its path and its parser."""
     return _SENT_FIELDS(entry), [*entry.values.values()]

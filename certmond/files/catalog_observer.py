@@ -38,7 +38,7 @@ _KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kube
 
 _NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
-"""Observations, and the cache entries of the files behind them."""
+"""The cache entries of some files, and the observations that certmond made from these files."""
 _NOT_BUILT: _Built = (), ()
 
 
@@ -166,7 +166,7 @@ class Store:
     ) -> Iterator[Observation]:
         is_pair = spec.kind is Kind.KEY_PAIR
         kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
-        # The entry has a pattern, so each file contains its own key.
+        # If the path of the entry is a pattern, each file contains its own key.
         own_key = path if spec.is_glob and spec.key else spec.key
         key_path = own_key or (path if has_key(document) else None)
         key_document = self._reader.document(key_path, spec) if key_path and key_path != path else document
@@ -229,7 +229,7 @@ class Store:
 def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
     """Return `seen`, or the previous objects if they are equal, so that later stages skip them.
 
-    Observations with faults are equal only if the files have not changed since.
+    Observations with faults count as equal only if their files have not changed since the previous pass.
     """
     same = (
         before

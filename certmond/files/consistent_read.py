@@ -44,7 +44,7 @@ class PauseBudget:
         self._pauses, self.omitted = pauses, 0
 
     def spend(self) -> bool:
-        """Count a pause. Return whether the caller may make it."""
+        """Count a pause, and return whether the caller may pause."""
         if not self._pauses:
             self.omitted += 1
             return False

@@ -52,7 +52,7 @@ class DirectoryCache:
         return self._if_readable(self.directory(path), path)
 
     def resolve_path(self, path: str, referrer: Referrer | None) -> ResolvedPath:
-        """Return the resolved `path`. `referrer` is the file that names it, None for a path of certmond."""
+        """Return the resolved `path`. `referrer` is the file that names `path`, or None for a configured path."""
         if referrer and referrer.writers:  # cache no directory of this path, because another user controls it
             home = referrer.path.rpartition("/")[0]
             if path.startswith(f"{home}/") and (resolved := self.directory(home)).fault is None:
@@ -73,7 +73,7 @@ class DirectoryCache:
         with suppress(OSError):
             status = os.lstat(resolved.real or "/")
             if is_readable_by(resolved.other_users, resolved.real, status, root=self._root):
-                return replace(resolved, status=status)  # the file that is read must be this one
+                return replace(resolved, status=status)  # the cache reads only the file with this inode
         return replace(resolved, fault=refusal(path, resolved.restriction))
 
     def is_directory_readable(self, other_users: frozenset[int], lookup: str) -> bool:

@@ -30,7 +30,7 @@ from certmond.pki.x509.parsing import Document
 class DocumentReader:
     """Reads and parses files through `files`, and records their cache entries in `used`.
 
-    With `own_root`, the files are below the root directory of this host, so that its names of users apply.
+    With `own_root`, the files are below the root directory of this host, so that the user names of this host apply.
     """
 
     def __init__(self, files: Files, *, own_root: bool) -> None:
@@ -75,7 +75,7 @@ class DocumentReader:
         return entry
 
     def is_expected(self, spec: CertificateSpec) -> bool:
-        """Return whether the node should have the entry: always, or because another file of the node requires it."""
+        """Return whether the node should have the file of the entry: always, or because another file requires it."""
         if spec.optional or not spec.conditional:
             return not spec.optional
         mentioned = (self.manifest(path) for path in spec.mentioned_in)
@@ -87,7 +87,7 @@ class DocumentReader:
         )
 
     def is_wanted(self, spec: CertificateSpec) -> bool:
-        """Return `Observation.wanted`: whether the node should have the file, which exists or existed."""
+        """Return whether the node should have the file of an entry, for `Observation.wanted`."""
         return spec.optional or spec.is_glob or self.is_expected(spec)
 
     def missing_fault(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:

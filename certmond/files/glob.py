@@ -21,8 +21,8 @@ _MAX_DEPTH = 16  # levels of directories that `**` descends
 class Expansion:
     """The matching paths in order, without duplicates.
 
-    `excess` describes the limit that the pattern exceeds, or is "". `listings` and `entries` are what the expansion
-    read.
+    `excess` describes the limit that the pattern exceeds, or is "". `listings` and `entries` are the directories and
+    entries that the expansion has read.
     """
 
     paths: tuple[str, ...]

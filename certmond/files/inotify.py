@@ -11,21 +11,21 @@ watch of the directory also sees a name that does not exist yet.
 kernel's queue. `InotifyFD` is one descriptor and one thread for all directories, and reports an overflow. This module
 handles four cases that `InotifyFD` does not:
 
-- EACCES does not raise: it returns the descriptor -1, under which the callback is then kept;
+- on EACCES `InotifyFD` does not raise: it returns the descriptor -1, and keeps the callback under this number;
 - a second callback with the same number on one watch is a RuntimeWarning. A watch belongs to an inode, so two paths can
   share it (a bind mount; a directory that was moved). This module has one callback for each descriptor;
-- an overflow can lose the event that a watch was removed, so `set_interest` requests every watch again after it;
+- an overflow can lose the event that a watch was removed, so `set_interest` then requests every watch again;
 - an exception in a callback ends its thread, so `set_interest` checks that the thread is alive.
 
 `Watcher.polled` has the directories *without complete events*: the kernel has no watches left, or certmond has no
-permission, or other hosts change the file system. If a watch is possible, it reports the changes by this host.
+permission, or other hosts change the file system. A watch, if it is possible, reports only the changes by this host.
 
 *No gap*: the caller reads a directory before it requests the watch. So a directory with a new watch, and a new name in
 a watched directory, count as changed.
 
 *Mounts*: a mount covers a directory without an event in it. The kernel marks /proc/self/mountinfo as "exceptional"
-(POLLPRI) after each change. A change that affects a watched path is reported. The mounts of Pods do not wake the
-daemon.
+(POLLPRI) after each change. `Watcher` reports only a change that affects a watched path, so the mounts of Pods do not
+wake the daemon.
 """
 
 import errno
@@ -142,9 +142,9 @@ class Watcher:
     def set_interest(self, interest: Interest) -> None:
         """Watch exactly these directories, each as the inode to which its path leads now.
 
-        A directory that cannot be watched is not an error. If it does not exist, its parent reports its creation;
-        otherwise the caller polls it. A new directory or name counts as changed, so that a change between the read and
-        this call is not lost.
+        A directory that cannot be watched is not an error. The watch of its parent reports the creation of a
+        missing directory. The caller polls every other unwatched directory. A new directory or name counts as changed,
+        so that the daemon also detects a change between the read and this call.
         """
         if self._closed:
             return
@@ -210,7 +210,7 @@ class Watcher:
     # Internals.
 
     def _mount_table(self) -> MountTable | None:
-        """Return the mount table, or None if it cannot be opened. Then all types are unknown, and all is polled."""
+        """Return the mount table. None if it cannot be opened: then the daemon polls all directories."""
         try:
             return MountTable(self._mounts_changed)
         except OSError:
@@ -259,7 +259,7 @@ class Watcher:
             if inotify is None:
                 return errno.EMFILE
             if exhausted and directory.watch is None:
-                return errno.ENOSPC  # as for the directory before: do not repeat the system call ten thousand times
+                return errno.ENOSPC  # no watches are left: do not repeat the system call ten thousand times
             renewed = self._attach(inotify, directory, identity)
         except ValueError:  # not a path, for example with a NUL in it
             return errno.ENOENT
@@ -272,7 +272,7 @@ class Watcher:
         return error_number
 
     def _attach(self, inotify: InotifyFD, directory: _Directory, identity: tuple[int, int]) -> bool:
-        """Request the watch from the kernel. Return whether it is new. The lock defers its events."""
+        """Request the watch from the kernel. Return whether it is new. The lock delays the events of the watch."""
         number = CallbackId(next(self._numbers))
         with self._lock:
             watch = inotify.add_callback(os.fsencode(directory.path), _MASK, self, number)

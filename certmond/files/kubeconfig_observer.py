@@ -26,7 +26,7 @@ class KubeconfigObserver:
         self._reader = reader
 
     def is_wanted(self, seen: Observation) -> bool:
-        """Return whether the node should have the kubelet's PEM, which kubelet.conf may replace by other files."""
+        """Return whether the node should have the kubelet's PEM. It need not if kubelet.conf names other files."""
         named = self._refers_to(seen, seen.spec.kubeconfig) if seen.spec.kubeconfig else None
         return seen.wanted and named in {None, seen.path}
 
@@ -35,7 +35,7 @@ class KubeconfigObserver:
         user = next((user for user in config.users if user.name == config.current_user), None)
         refers_to = None
         for material in (user.certificate, user.key) if user else ():
-            if material and refers_to in {None, seen.path}:  # report the first one that is not the rotating PEM
+            if material and refers_to in {None, seen.path}:  # report the first file that is not the kubelet's PEM
                 refers_to = material.path if material.data is None else ""
         return refers_to
 
@@ -98,7 +98,7 @@ class KubeconfigObserver:
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
-        """Yield the CA certificates of a kubeconfig whose entry has no `embedded_ca`: they expire too."""
+        """Yield the CA certificates of a kubeconfig whose entry has no `embedded_ca`, because they expire too."""
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=update)
         for cluster in credentials.config.clusters:

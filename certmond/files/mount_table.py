@@ -51,7 +51,7 @@ def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
 
 
 def is_eventless(type_name: str | None) -> bool:
-    """Return whether files on this type can change without an inotify event: it is shared, layered or unknown."""
+    """Return whether files can change without an inotify event on a file system of this type, or None (unknown)."""
     return type_name is None or _EVENTLESS.fullmatch(type_name) is not None
 
 
@@ -77,7 +77,7 @@ class MountTable:
             raise OSError(errno.EAGAIN, "cannot start a thread") from error
 
     def types(self) -> dict[str, str]:
-        """Return the type of the file system at each mount point, of the uppermost one if mounts are stacked."""
+        """Return the type of the file system at each mount point. If mounts are stacked, the uppermost one counts."""
         return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
 
     def _run(self) -> None:

@@ -25,7 +25,10 @@ ALL_USERS = -1
 
 
 class Restriction(NamedTuple):
-    """The reason for which a path leads only to files that other users can read, and the remedy. Never the target."""
+    """The reason for which certmond follows a path only to files that other users can read, and the remedy.
+
+    No text names the target of the path.
+    """
 
     fact: str
     remedy: str
@@ -44,9 +47,9 @@ class ResolvedPath:
     """The file to which a path leads (`real`), and every "directory/name" of the resolution (`lookups`).
 
     `status` is the result of lstat, if it was called. `other_users` control a part of the path. Each of them must be
-    able to read `real`, and `restriction` is the reason. `writers` are the other users that can redirect the path: the
-    owners of the file, the directories and the symlinks, and `ALL_USERS` if the group or others can write. A directory
-    with the sticky bit does not count, because users can replace only their own files in it.
+    able to read `real`, and `restriction` is the reason. `writers` are the other users that can redirect the path.
+    They are the owners of the file, the directories and the symlinks, and `ALL_USERS` if the group or others can write.
+    A directory with the sticky bit does not count, because users can replace only their own files in it.
     """
 
     real: str
@@ -60,7 +63,7 @@ class ResolvedPath:
 
 
 def root_start(root: str, referrer: Referrer | None = None) -> ResolvedPath:
-    """Return the root directory as the start of a path of certmond, or of a path that `referrer` names."""
+    """Return the root directory as the start of a configured path, or of a path that the file `referrer` names."""
     if referrer is None or not referrer.writers:
         return ResolvedPath(root, ())
     return ResolvedPath(root, (), other_users=referrer.writers, restriction=_referrer_restriction(referrer))
@@ -79,8 +82,8 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
 
     The result includes `other_users` and `writers` of `start`. If other users control the path, each name is looked up
     only in a directory that each of them can search (path_resolution(7)). Otherwise a path such as
-    `/closed/name/../../open/file` would disclose whether the name exists. The parents of the directory in which their
-    part of the path begins are not secret.
+    `/closed/name/../../open/file` would disclose whether the name exists. The parents of the directory in which these
+    users take control of the path are not secret.
     """
     current, other_users, writers, restriction = start.real, start.other_users, start.writers, start.restriction
     trusted, hops = {0, os.geteuid()}, 0
@@ -172,15 +175,15 @@ def fault_of(error: OSError, path: str, restriction: Restriction | None = None) 
 
 
 def refusal(path: str, restriction: Restriction) -> Fault:
-    """Return the fault of a path that another user controls, to a file that this user cannot read."""
+    """Return the fault of a path that another user controls and that leads to a file this user cannot read."""
     return Fault(Reason.UNREADABLE, f"{path} {restriction.fact}", restriction.remedy)
 
 
 def _link_restriction(user: int) -> Restriction:
-    # Only the first user: the other users would disclose directories that the first one cannot read.
-    fact = f"is behind a symlink of user {user}, and is not a file that this user can reach and owns"
+    # Name only the first user. More names would disclose directories that the first user cannot read.
+    fact = f"is behind a symlink of user {user}, and leads to no file that this user owns"
     return Restriction(
-        f"{fact}, or that all users can read", "chown the symlink to root, or name the path of its target"
+        f"{fact} or that all users can read", "chown the symlink to root, or name the path of its target"
     )
 
 
@@ -193,7 +196,7 @@ def named_users(writers: frozenset[int]) -> str:
 def _referrer_restriction(referrer: Referrer) -> Restriction:
     named = f"is named in {referrer.path}, which {named_users(referrer.writers)} can change"
     remedy = f"chown root {referrer.path}, chmod go-w it and its directories, or name the file in a separate entry"
-    return Restriction(f"{named}, and is not a file that they can reach and own, or that all users can read", remedy)
+    return Restriction(f"{named}, and leads to no file that these users own or that all users can read", remedy)
 
 
 def _can_search(other_users: frozenset[int], directory: str) -> bool:

@@ -5,8 +5,8 @@ back. This process also does the pieces that the worker does not deliver. So the
 
 The worker is a fork(2) of this process, with its memory, user and rights. It writes only its results, into a pipe. It
 keeps the standard descriptors and two pipes, and runs no signal handler. It dies with this process, and is the first
-victim of the OOM killer. It is started only if this process has one thread: locks of other threads would stay locked in
-the worker.
+victim of the OOM killer. This process forks only if it has one thread, because locks of other threads would stay locked
+in the worker.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def in_two_processes(
     """Yield the results of `work` for `items`, piece by piece and in their order.
 
     Without a worker there is one piece. The worker takes as many pieces as it can, also while the caller processes one.
-    `encode` turns its result into facts, and `decode` turns these into the result in this process. `shared` lists the
-    objects of a piece that both processes have. `encode` runs only in the worker, and may drop what it has returned.
+    `encode` turns a result of the worker into facts, and `decode` turns these facts into the result in this process.
+    `shared` lists the objects of a piece that both processes have. `encode` runs only in the worker, and may drop data.
     Raises what `work` and `decode` raise in this process. This process repeats a piece that fails in the worker.
     """
     if len(items) < MIN_ITEMS or not _can_fork():
@@ -119,7 +119,7 @@ class _Worker:
         while self._readable and self._poll.poll(timeout * 1000):
             if result := self._read(int.from_bytes(self._read(_LENGTH_BYTES))):
                 yield result
-            else:  # it ended, or stopped in the middle of a result: the start of the next result is unknown
+            else:  # the worker ended, or stopped in the middle of a result: the start of the next one is unknown
                 self._readable = False
 
     def _read(self, size: int) -> bytes:

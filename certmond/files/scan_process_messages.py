@@ -1,7 +1,8 @@
 """Serialization of facts between this process and its forked worker.
 
-Owns the types of facts that can be sent. None of them contains a private key. An object that both processes have is
-sent as its index in a shared list. Only bytes of the worker are unpacked, because pickle executes code when it unpacks.
+Owns the types of facts that the worker can send. None of them contains a private key. The worker sends an object that
+both processes have as its index in a shared list. This process unpacks only the bytes of its worker, because pickle
+executes code when it unpacks.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 class Writers:
     """Users who can write some files, besides root, the user of certmond, and the declared owner.
 
-    `path` describes a user who can replace a file, `file` a user who can change one; "" if no other user can. With
-    `owner`, the declared owner, neither root nor the user of certmond, can do either.
+    `path` describes a user who can replace a file, and `file` a user who can change a file. Each is "" if no other user
+    can. `owner` is true if the declared owner can replace or change a file, and is neither root nor the user of
+    certmond.
     """
 
     path: str = ""
@@ -62,7 +63,7 @@ class _Trusted:
         return "can be written by the users in its access control list (getfacl)" if _has_acl(path) else ""
 
     def other_owner(self, status: os.stat_result) -> str:
-        """Return a phrase about the owner of the file in a directory, or "" if a trusted user owns it."""
+        """Return a phrase about another user who owns the file with this status, or "" for a trusted owner."""
         return "" if status.st_uid in self.users else f"contains a file of user {status.st_uid}"
 
     def is_writable_by_owner(self, status: os.stat_result) -> bool:

@@ -1,8 +1,8 @@
 """A kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) -> the cluster that `certmond init` creates.
 
 Owns the field names and defaults of that format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). Ignores
-fields that do not affect certificates. Reports all problems together. No message quotes a value that may be a secret,
-because the file can contain tokens.
+fields that do not affect certificates. Reports all problems together. The file can contain tokens, so no message quotes
+a value that may be a secret.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class KubeadmConfig:
-    """The content of the file. A field without a value is unset in `init` or None: certmond's configuration applies.
+    """The content of the file. A field without a value is unset in `init`, or None.
 
-    With `joins`, the file configures `kubeadm join`.
+    certmond's configuration has the value of such a field. With `joins`, the file configures `kubeadm join`.
     """
 
     init: InitSpec
@@ -121,7 +121,7 @@ class _Reader:
             self._add_document(number, document)
         if not (self._documents or self._problems):
             self._add_problem(
-                "", f"has no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; name the file of `kubeadm init --config`"
+                "", f"has no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
             )
 
     def _check_join(self) -> None:
@@ -156,7 +156,7 @@ class _Reader:
             self._documents[kind] = document
 
     def _get(self, kind: str, field_path: str) -> Any:
-        """Return the value at a field path, or None if it is not set. A node that joins has other field paths."""
+        """Return the value at a field path, or None if it is not set. The file of a node that joins has other paths."""
         if kind == "InitConfiguration":
             kind, field_path = self._node_kind(), self._node_field_path(field_path)
         value: Any = self._documents.get(kind, {})
@@ -191,7 +191,7 @@ class _Reader:
         return InitSpec()
 
     def _node_kind(self) -> str:
-        """Return the kind that has the fields of this node."""
+        """Return the kind of the document that has the fields of this node."""
         joins = "InitConfiguration" not in self._documents and "JoinConfiguration" in self._documents
         return "JoinConfiguration" if joins else "InitConfiguration"
 
@@ -236,7 +236,7 @@ class _Reader:
 
 
 def _address(value: Any) -> Any:
-    """Return None for 0.0.0.0 and ::, for which kubeadm chooses one (util/config, SetAPIEndpointDynamicDefaults)."""
+    """Return the address, or None for 0.0.0.0 and ::, for which kubeadm chooses one (SetAPIEndpointDynamicDefaults)."""
     try:
         return None if isinstance(value, str) and ip_address(value).is_unspecified else value
     except ValueError:

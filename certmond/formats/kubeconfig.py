@@ -1,7 +1,7 @@
-"""Kubeconfig text -> its credentials and trust (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
+"""Parser of a kubeconfig, which returns its users and clusters (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
 
 Owns the parsing of the format: every user, every cluster, embedded data and file references. Reads no file. Returns a
-reference as a path; a relative path starts at the kubeconfig's directory, as in client-go.
+reference as a path. A relative path starts at the kubeconfig's directory, as in client-go.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user entry. `other` is its first field of other credentials, such as a token or an exec plugin, or ""."""
+    """A user entry. `other` is the first field with credentials of another kind, as a token or exec plugin, or ""."""
 
     name: str
     certificate: Material | None
@@ -76,7 +76,7 @@ class Kubeconfig:
 def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     """Return the content of the kubeconfig at `path`.
 
-    Raises MalformedError if it is not a kubeconfig. An error in one entry is a problem of the result, not an exception.
+    Raises MalformedError if `data` is not a kubeconfig. An error in one entry is no exception: `problems` has it.
     """
     document = load_mapping(data)
     if "users" not in document and "clusters" not in document:
@@ -107,7 +107,7 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
-    """Return the mapping in a YAML document. Raises MalformedError, which never quotes the text: it may be a key."""
+    """Return the mapping in a YAML document. Raises MalformedError, which never quotes the text, as it may be a key."""
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
         raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
     try:

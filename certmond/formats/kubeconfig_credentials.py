@@ -1,6 +1,6 @@
-"""Public facts of a kubeconfig. certmond parses the embedded PEM and drops its bytes.
+"""Public facts of a kubeconfig. certmond parses the embedded PEM and drops the bytes.
 
-Ensures that no part of a private key stays in memory after a kubeconfig was read. Reads no file and judges nothing.
+Ensures that no part of a private key stays in memory after certmond has parsed a kubeconfig. Reads no file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Credentials:
 
 
 def parse_credentials(data: bytes, path: str) -> Credentials:
-    """Return the users and clusters of the kubeconfig at `path`, with its errors as faults. Never raises."""
+    """Return the users and clusters of the kubeconfig `data`, with the errors in it as faults. Never raises."""
     try:
         config = parse_kubeconfig(data, path)
     except MalformedError as error:
@@ -61,19 +61,19 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
 
 
 def own_user(config: Kubeconfig) -> User | None:
-    """Return the user to whom the subject of an entry applies, if that user has a certificate.
+    """Return the user to whom the subject of an entry applies, or None if this user has no certificate.
 
-    It is the user of the current context, or the only user if the file has no current context.
+    The subject applies to the user of the current context, or to the only user if the file has no current context.
     """
     name = config.current_user or (config.users[0].name if len(config.users) == 1 else None)
     return next((user for user in config.users if user.certificate and user.name == name), None)
 
 
 def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *, embeds: bool) -> list[Fault]:
-    """Return the faults of a kubeconfig, whose entry has a subject, on a missing certificate or server.
+    """Return the fault for a missing certificate or server in a kubeconfig whose entry has a subject, or [].
 
-    Report the missing certificate of its user, or else a missing server if the entry embeds a CA (`embeds`). `others`
-    are the users with other credentials.
+    The fault is the missing certificate of the current user, or else a missing server if the entry names a CA to embed
+    (`embeds`). `others` are the users with other credentials.
     """
     config = credentials.config
     if own_user(config) is None:
@@ -81,13 +81,13 @@ def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *
     if not embeds or _has_server(config):
         return []
     fact = printable(f"{path}: {broken_cluster(credentials)}")
-    return [Fault(Reason.MALFORMED, fact, "write it there, or move the file away and issue it again")]
+    return [Fault(Reason.MALFORMED, fact, "add what is missing to the file, or move the file away and issue it again")]
 
 
 def broken_cluster(credentials: Credentials) -> str:
-    """Return why the current context has no server with a usable CA, as a clause. "" if it has one.
+    """Return why the current context has no server with a usable CA, as a clause, or "" if it has one.
 
-    The cluster or its server is missing, or its embedded CA is missing or malformed.
+    The reason is a missing cluster or server, or a missing or malformed embedded CA.
     """
     config = credentials.config
     clusters = _current_clusters(config)
@@ -105,7 +105,7 @@ def broken_cluster(credentials: Credentials) -> str:
 
 
 def _current_clusters(config: Kubeconfig) -> list[Cluster]:
-    """Return the cluster of the current context, or all clusters if it names none."""
+    """Return the cluster of the current context, or all clusters if no current context names one."""
     return [each for each in config.clusters if config.current_cluster in {None, each.name}]
 
 
@@ -141,5 +141,5 @@ def _document(data: bytes, where: str) -> Document:
 
 
 def _without_bytes(material: Material | None) -> Material | None:
-    """Return the material without its bytes. Empty data represents that the kubeconfig embeds it."""
+    """Return the material without its bytes. Empty data means that the kubeconfig embeds the material."""
     return Material(data=b"") if material and material.data is not None else material

@@ -1,8 +1,8 @@
-"""Edits of a kubeconfig: replacement of credentials in its text; and a new kubeconfig, as kubeadm writes it.
+"""Edits of a kubeconfig, and a new kubeconfig as kubeadm writes it.
 
-Owns the values of a kubeconfig that change: the base64 of one user's certificate and key, and the CA and the server of
-its clusters. Other content stays byte for byte (`formats/yaml_edit`). Accesses no file, and never quotes the text,
-because it contains a private key.
+Owns the values of a kubeconfig that certmond changes: the base64 of one user's certificate and key, and the CA and the
+server of its clusters. Other content stays byte for byte (`formats/yaml_edit`). Accesses no file. Never quotes the
+text, because it contains a private key.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def with_credentials(
 ) -> bytes:
     """Return the kubeconfig `data` with a new certificate and key for the user that embeds `old`.
 
-    If `old` is None, it is the user of the current context. `trust_pem` replaces the CA of the cluster of its context,
-    if the kubeconfig embeds it. Raises WriteError if the edit would change other content. `path` is the file in the
+    If `old` is None, change the user of the current context. `trust_pem` replaces the CA of this user's cluster, if the
+    kubeconfig embeds that CA. Raises WriteError if the edit would change other content. `path` is the file in the
     message.
     """
     document = _loaded(data, path)
@@ -80,7 +80,7 @@ def with_credentials(
 def has_several_entries(data: bytes) -> bool:
     """Return whether a kubeconfig has entries that a repair must preserve.
 
-    These are more than one user, cluster or context, or a user other than that of the current context.
+    It has such entries with more than one user, cluster or context, or if its user is not that of the current context.
     """
     try:
         document = load_mapping(data)
@@ -129,17 +129,15 @@ def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
 
 
 def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Collection[Certificate] = ()) -> bytes:
-    """Return the kubeconfig `data` with `trust` for the cluster of its current context, which embeds its CA.
+    """Return the kubeconfig `data` with `trust` as the embedded CA of the cluster of its current context.
 
-    In every other cluster that embeds one of `anchors`, `trust` replaces them, and other CAs of the cluster stay.
+    In every other cluster that embeds one of `anchors`, `trust` replaces the anchors, and other CAs stay.
     Raises WriteError if the edit would change other content. `path` is the file in the message.
     """
     document = _loaded(data, path)
     cluster = _current_cluster(document, path)
     if not cluster.fields.get(_TRUST):
-        raise WriteError(
-            f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file that it names"
-        )
+        raise WriteError(f"{path} embeds no CA for the cluster {cluster.name!r}; embed the CA, or correct the CA file")
     new_values: dict[Position, bytes | str] = {(*cluster.position, _TRUST): _pem(trust)}
     for other in entries(document, "clusters", "cluster"):
         embedded = decode(decoded(other.fields.get(_TRUST)) or b"", "").certificates
@@ -150,13 +148,13 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
 
 
 def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
-    """Return the kubeconfig `data` with `trust`, and with the URL `server` if the current cluster has none.
+    """Return the kubeconfig `data` with `trust`, and with the URL `server` if the current cluster has no server.
 
-    The current cluster keeps its CA if it refers to a file or skips the verification. Raises WriteError if the current
+    The cluster keeps its CA if it refers to a CA file or skips the verification. Raises WriteError if the current
     context would still have no server with a usable CA, or if the edit would change other content.
     """
     document = _loaded(data, path)
-    no_cluster = f"certmond adds no cluster to {path}; add it to the file"
+    no_cluster = f"certmond adds no cluster to {path}; add the cluster to the file"
     try:
         cluster = _current_cluster(document, path)
     except WriteError:
@@ -261,7 +259,7 @@ def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Ce
             name = field_name.removesuffix("-data")
             where = f"user {users[0].name!r} in {path}"
             if users[0].fields.get(name):
-                raise WriteError(f"{where} refers to a file with its {name}; renew that file, not this one")
+                raise WriteError(f"{where} refers to a file with its {name}; renew the certificate in that file")
             raise WriteError(f"{where} has no {name}; issue the file again")
     return users[0]
 

@@ -1,4 +1,4 @@
-"""The kubelet's rotating PEM: the name of the next dated file, to which …-current.pem links, and its content.
+"""PEM files that the kubelet rotates: the name and content of the next dated file, to which …-current.pem links.
 
 Owns the interface with the kubelet: names and content (client-go, util/certificate/certificate_store.go). Accesses no
 file.
@@ -28,7 +28,7 @@ def dated(path: str, when: datetime) -> str:
 
 
 def successor(path: str, when: datetime, taken: Container[str]) -> str:
-    """Return the dated file of `when`, or of the first later second whose name is not `taken` in the directory.
+    """Return the dated file of `when`, or of the first second after it whose name is not `taken` in the directory.
 
     certmond never overwrites an older file, because a rollback needs it.
     """

@@ -1,7 +1,7 @@
 """Static Pod manifests and the kubelet's configuration, and the facts of the node in them.
 
-Owns the parsing of manifests, and the values of the catalogue's `${…}`. Judges nothing. An unreadable file has no
-facts, and certmond skips requirements that depend on them.
+Owns the parsing of manifests, and the values of the catalogue's `${…}`. Makes no findings. An unreadable file has no
+facts, and certmond skips requirements that depend on such facts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container of a static Pod: its flags, also repeated ones, and its mounts (path in it -> path on the host)."""
+    """A container of a static Pod: its flags with repetitions, and its mounts (container path -> host path)."""
 
     name: str
     flags: tuple[tuple[str, str], ...]
@@ -97,7 +97,7 @@ def kubelet_environment(text: str) -> Container:
 
 
 def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
-    """Return the kubelet as a container, with its configuration as flags: texts, resolved as paths, and true values."""
+    """Return the kubelet as a container with its configuration as flags: texts, resolved as paths, and true values."""
     authentication = fields.get("authentication")
     x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
     given = {**(x509 if isinstance(x509, Mapping) else {}), **fields}.items()
@@ -125,7 +125,7 @@ def node_facts(
     kubelet_flags: Manifest | None,
     hostname: str,
 ) -> dict[str, str]:
-    """Return the known facts of: node_name, advertise_address, service_ip, dns_domain, control_plane_name."""
+    """Return those of node_name, advertise_address, service_ip, dns_domain and control_plane_name that are known."""
     flags = apiserver.flags.get("kube-apiserver", {}) if apiserver else {}
     names = etcd.flags.get("etcd", {}) if etcd else {}
     kubelet = dict(kubelet_environment(kubelet_flags.text).flags) if kubelet_flags else {}
@@ -179,7 +179,7 @@ def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
         return f"DNS:{cluster.server_name}"
     return (
         None if address.is_loopback else f"IP:{address}"
-    )  # clients of a tunnel or proxy on this host verify no such name
+    )  # clients that connect through a tunnel or proxy on this host do not verify this name
 
 
 def _mappings(value: Any, key: str) -> list[Mapping[str, Any]]:

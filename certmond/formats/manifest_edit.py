@@ -1,8 +1,8 @@
 """Edits of a static Pod manifest's text: other values for some flags of one container.
 
-Owns the only edit of a manifest that certmond makes, for --cluster-signing-cert-file and similar flags. It changes only
-the words of these flags. The other text stays byte for byte. A parse of the result proves that. Accesses no file: a
-caller that writes the result restarts the Pod.
+Owns the only edit of a manifest that certmond makes, for --cluster-signing-cert-file and similar flags. The edit
+changes only the words of these flags. A parse of the result proves that the other text stays byte for byte. Accesses no
+file. If a caller writes the result, the kubelet restarts the Pod.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def flag_values_in(data: bytes, path: str, container: str, flags: Iterable[str])
 def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str]) -> bytes:
     """Return the manifest `data` with a new value for each occurrence of each flag (named without dashes).
 
-    Equal values leave the bytes unchanged. Raises WriteError if the edit would change other content. `path` is the file
-    in the message.
+    A value that is already set leaves its bytes unchanged. Raises WriteError if the edit would change other content.
+    `path` is the file in the message.
     """
     document = _document(data, path)
     _container(document, path, container)
@@ -68,12 +68,12 @@ def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str])
         fact = (
             f"certmond cannot replace {names} of container {container!r} in {path} without another change to the file"
         )
-        raise WriteError(f"{fact}; write each as a separate plain or quoted word, on one line, without a tag")
+        raise WriteError(f"{fact}; write each flag as a separate plain or quoted word, on one line, without a tag")
     return result
 
 
 def _document(data: bytes, path: str) -> Mapping[str, Any]:
-    """Return the only document, which has no anchors. Raises WriteError."""
+    """Return the only document of the manifest. Raises WriteError for several documents, and for YAML anchors."""
     documents, shared = 0, False
     try:
         for event in yaml.parse(data.decode("utf-8"), Loader=_Loader):
@@ -116,7 +116,7 @@ def _words(document: Mapping[str, Any], container: str) -> Iterator[_Word]:
 
 
 def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
-    """Return the words to change. Raises ValueError with the problem and the remedy."""
+    """Return the words that the new values change. Raises ValueError with the problem and the remedy."""
     edits, is_set = dict[_Position, str](), False
     for number, word in enumerate(words):
         name, assigned, old = word.text.partition("=")
@@ -139,7 +139,7 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
 
 
 def _with_edits(text: str, edits: Mapping[_Position, str]) -> str:
-    """Return the text with other words. Raises ValueError if an old word is not a plain or quoted scalar."""
+    """Return the text with the new words. Raises ValueError if an old word is not a plain or quoted scalar."""
     # The loader in Python: its marks count characters.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = [(_node(root, position), word) for position, word in edits.items()]
@@ -171,7 +171,7 @@ def _is_proven(
     flags: Mapping[str, str],
     edits: Mapping[_Position, str],
 ) -> bool:
-    """Return whether `after` differs from `before` only in these words, and the container has the flags."""
+    """Return whether `after` differs from `before` only in the new words, and the container has the new flags."""
     expected = copy.deepcopy(dict(before))
     for position, word in edits.items():
         within: Any = expected

@@ -1,7 +1,8 @@
-"""PKCS#12 files with an encrypted part, decrypted in a separate process with a limit of CPU time.
+"""Decryption of PKCS#12 files with an encrypted part, in a separate process with a limit of CPU time.
 
-Owns that process. The author of a file chooses the cost of the decryption, and OpenSSL cannot be interrupted. So the
-author could otherwise block the daemon. The process receives the password on standard input, a file in memory.
+Owns that process. The author of a file chooses the cost of the decryption, and certmond cannot interrupt OpenSSL. In
+the daemon's process, the decryption could block the daemon. The process receives the password on standard input, a file
+in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from certmond.pki.x509.parsing import Document, Opened, decode
 from certmond.subprocesses import run
 
 CPU_SECONDS = 1
-"""Maximum of seconds of CPU time, of which the start of Python takes a tenth."""
+"""Maximum CPU time in seconds. The start of Python takes a tenth of it."""
 _TIMEOUT = timedelta(seconds=10)  # longer than the CPU time, for a busy host
 _EXIT_NOT_OPENED = 3
 _PROGRAM = f"""
@@ -44,7 +45,7 @@ def decode_isolated(data: bytes, path: str, password: bytes | None = None) -> Do
 
 
 def open_isolated(data: bytes, password: bytes | None) -> Opened:
-    """Open a PKCS#12 file. Raises MalformedError if that fails, LimitError if it takes too long."""
+    """Open a PKCS#12 file in a separate process. Raises MalformedError if it fails, LimitError if it takes too long."""
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     command = (sys.executable, "-P", "-s", "-c", _PROGRAM)
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,6 +1,6 @@
 """Private keys in the encodings of kubeadm and the kubelet: generation, loading, signatures.
 
-Owns the encodings of a key. Never caches a key, and no message quotes one. `pki.x509.certificate` has the public half.
+Owns the encodings of a key. Never caches a key, and no message quotes a key. `pki.x509.public_key` has the public half.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRIAL = b"certmond"
 
 
 def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
-    """Return a new key. OpenSSL generates it from random numbers of the kernel."""
+    """Return a new key, which OpenSSL generates from random numbers of the kernel."""
     match algorithm:
         case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
             return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))
@@ -50,8 +50,8 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     try:
         check_private_keys(data)
         with guarded("is not a usable private key"):
-            # Skip OpenSSL's consistency checks, 36 ms for each RSA key. A damaged key does not sign, or its signature
-            # does not verify. certmond detects both before it writes a file.
+            # Skip OpenSSL's consistency checks, which take 36 ms for each RSA key. A damaged key does not sign, or its
+            # signature does not verify. certmond detects both before it writes a file.
             try:
                 key = load(data, None, unsafe_skip_rsa_key_validation=True)
             except TypeError:  # cryptography's exception for an encrypted key
@@ -97,7 +97,7 @@ def can_sign(key: PrivateKey) -> bool:
                     key.public_key().verify(key.sign(_TRIAL, ec.ECDSA(SHA256())), _TRIAL, ec.ECDSA(SHA256()))
                 case ed25519.Ed25519PrivateKey():
                     key.public_key().verify(key.sign(_TRIAL), _TRIAL)
-    except MalformedError:  # OpenSSL's error for such a key
+    except MalformedError:  # raised for OpenSSL's error with such a key
         return False
     return True
 
@@ -105,7 +105,7 @@ def can_sign(key: PrivateKey) -> bool:
 def key_pem(key: PrivateKey) -> bytes:
     """Return the key as PKCS#1 or SEC1 PEM, as client-go writes it (keyutil, MarshalPrivateKeyToPEM).
 
-    Ed25519 has only the form PKCS#8. Raises MalformedError.
+    Return an Ed25519 key as PKCS#8, its only form. Raises MalformedError.
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL

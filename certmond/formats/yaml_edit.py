@@ -1,7 +1,7 @@
-"""Edits of a YAML text: replace values in place, and insert missing ones.
+"""Edits of a YAML text: replacement of values, and insertion of missing values.
 
-Owns the edit: comments, order, quotes and other content stay byte for byte. A parse of the result proves that. Accesses
-no file, and never quotes the text, because it may contain a private key.
+Owns the edit. Comments, order, quotes and other content stay byte for byte, which a parse of the result proves.
+Accesses no file, and never quotes the text, because it may contain a private key.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _equals(value: Any, content: bytes | str) -> bool:
 
 
 def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
-    """Return the text with other values at some positions. Raises ValueError if one of them is not a scalar."""
+    """Return the text with other values at some positions. Raises ValueError if an old value is not a scalar."""
     # The loader in Python: its marks count characters, a BOM included.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     replacements = [_edit(text, root, position, content) for position, content in edits.items()]
@@ -95,7 +95,7 @@ def _edit(text: str, root: Any, position: Position, content: bytes | str) -> tup
 
 
 def _insertion(text: str, mapping: Any, key: str, new: str) -> tuple[int, int, str]:
-    """Return the edit that inserts a key before the first key of a mapping, with its indentation or between braces."""
+    """Return the edit that inserts a key before the first key of a mapping, in block or flow style like the mapping."""
     if mapping.flow_style:
         start = text.index("{", mapping.start_mark.index) + 1
         return start, start, f"{json.dumps(key)}: {json.dumps(new)}, "
@@ -124,7 +124,7 @@ def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: 
 def _without(document: Any, positions: list[Position]) -> Any:
     """Return a copy without the values at `positions`.
 
-    It copies every level above them, so aliases of them keep the value.
+    The function copies every level above a value, so other places that share the level by an alias keep the value.
     """
     for position in positions:
         document = _without_one(document, position)

@@ -31,7 +31,7 @@ _NO_LOGIN = 0xFFFFFFFF  # the login UID of a process without a login session (pr
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """An entry of the trail."""
+    """An entry of the audit trail."""
 
     event: Event
     message: str
@@ -39,7 +39,7 @@ class Note:
 
 
 class Audit:
-    """Writes the trail. `actor` is "daemon", or the user who ran the command, as `caller` returns it."""
+    """The writer of the audit trail. `actor` is "daemon", or the user who ran the command, as `caller` returns it."""
 
     def __init__(self, journal: Journal, state_dir: Path, actor: str) -> None:
         self._journal = journal
@@ -49,7 +49,7 @@ class Audit:
     def note(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """Write an entry to log and journal. Raises WriteError before a write to the journal: then do not continue."""
+        """Write an entry to audit.log, then to the journal. After a WriteError the caller must not execute the step."""
         self.note_all([Note(event, message, fields)], at, level)
 
     def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:

@@ -45,7 +45,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A certificate in its logged and in its present state; None if it does not exist."""
+    """The logged and the present state of a certificate. A state is None if the certificate did not exist in it."""
 
     written: CertificateStatus | None
     present: CertificateStatus | None

@@ -35,16 +35,19 @@ MOST = 1000
 FIRST_PAUSE, LAST_PAUSE = 5.0, 300.0
 """Seconds between a failed run and the next run: the first pause, which doubles each time, and the longest."""
 EACH = Budget(burst=4, every=60)
-"""Runs for one reason of one certificate: raised, cleared, raised more severely, cleared; then one per minute."""
+"""Budget of runs for one reason of one certificate: raised, cleared, raised more severely, cleared.
+
+After these, certmond runs the hook once per minute.
+"""
 OVERALL = Budget(burst=100, every=0.5)
-"""All runs; then two per second, so that a thousand findings take eight minutes."""
+"""Budget of all runs: a hundred, then two per second, so that a thousand findings take eight minutes."""
 RESERVE = Budget(burst=MOST, every=1)
-"""Additional runs for raised critical findings that do not flap."""
+"""Budget of additional runs for raised critical findings that do not flap."""
 LOG_EACH, LOG_OVERALL = Budget(burst=2, every=60), Budget(burst=50, every=2)
-"""Entries of the journal about skipped findings, for one reason of one certificate, and for all findings."""
+"""Budgets of journal entries about skipped findings: for one reason of one certificate, and for all findings."""
 INTERVAL = 60.0
 """Seconds between two summaries of omitted entries."""
-_SAVE_INTERVAL = 1.0  # seconds; after a kill, certmond repeats the runs that it has not stored
+_SAVE_INTERVAL = 1.0  # seconds between two writes of the record; after a kill, certmond repeats the unstored runs
 _RECORD = TypeAdapter(list[Notice])
 
 Count = Callable[[str, str], None]
@@ -53,7 +56,7 @@ Count = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """Facts about a pass. With `settled`, services were observed, so that a missing finding is cleared."""
+    """Facts about a pass. With `settled`, certmond has observed the services, so a missing finding is cleared."""
 
     node: str
     at: datetime
@@ -63,7 +66,8 @@ class PassResult:
 class Hook:
     """One hook, and its thread. `pauses` are the first and the longest pause after a failure, in seconds.
 
-    The thread starts after that of the hook `after` has ended. `monotonic` is the clock of the rate limit, in seconds.
+    The thread waits for the end of the thread of `after`, the hook that this one replaces. `monotonic` is the clock of
+    the rate limit, in seconds.
     """
 
     def __init__(
@@ -130,7 +134,7 @@ class Hook:
         self._woken.set()
 
     def join(self, patience: float) -> None:
-        """Wait for the thread. A program that takes longer than `patience` seconds is killed."""
+        """Wait for the end of the thread. Kill the program of the hook after `patience` seconds."""
         if self._thread is None:
             return
         self._thread.join(patience)
@@ -195,7 +199,7 @@ class Hook:
         self._excess = excess
         steps = {step.key for step in self._due()}
         for event, key in self._rate_limited - steps:
-            # The finding returned before certmond ran the hook for its end.
+            # The finding was cleared, and returned before certmond ran the hook for the event `cleared`.
             if event == "cleared" and self._pass_result.settled:
                 self._omissions.add(key[:3], 1, now)
                 self._count(self.spec.name, "passed_over")
@@ -216,7 +220,7 @@ class Hook:
         )
 
     def _next(self) -> Due | None:
-        """Return the next run, with the fewest failures; of several, prefer findings that do not flap.
+        """Return the due run with the fewest failures. Of several, return one for a finding that does not flap.
 
         Return None if no run is due, in the pause after a failure, and while the budget is exhausted.
         """
@@ -292,7 +296,7 @@ class Hook:
         if report := self._omissions.reported(self._monotonic()):
             summary = f"{report[0]} changes of {report[1]} findings ended before hook {self.spec.name} received them"
             self._journal.tell(
-                Event.LEFT_OUT, f"{summary}, and not logged; see: certmond status", "warning", hook=self.spec.name,
+                Event.LEFT_OUT, f"{summary}, and were not logged; see: certmond status", "warning", hook=self.spec.name,
                 count=report[0],
             )  # fmt: skip
 

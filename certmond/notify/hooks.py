@@ -1,6 +1,7 @@
 """Programs of the operator that certmond runs when a finding is raised and when it is cleared.
 
-Owns the set of hooks of a configuration, with one thread for each hook, so that no pass waits. `hook_worker` runs one.
+Owns the set of hooks of a configuration, with one thread for each hook, so that no pass waits. `hook_worker` runs one
+hook.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from certmond.pki.assessment.hook_delivery import open_findings
 from certmond.pki.catalog.settings import HookSpec
 
 GRACE = 5.0
-"""Seconds that a run may take when certmond stops. Then it is killed, and repeated at the next start."""
+"""Seconds for a running program when certmond stops. Then certmond kills it, and repeats the run at the next start."""
 
 
 class Hooks:

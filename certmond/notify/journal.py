@@ -1,4 +1,4 @@
-"""The log of both processes and of the commands: one call for each event, which the renderer and the page show.
+"""The log of both processes and of the commands. One call logs one event, for the renderer and for the page.
 
 Owns the kinds of events with their MESSAGE_IDs, the pipeline of processors for each event, and the fields that `bound`
 adds to all events of a block. An entry reports an event, not a lasting state. No entry has a key or a file's content.
@@ -32,7 +32,7 @@ _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 
 
 class Event(StrEnum):
-    """The kinds of events. Each has a constant MESSAGE_ID: `journalctl MESSAGE_ID=…` finds them all."""
+    """The kinds of events. Each has a constant MESSAGE_ID: `journalctl MESSAGE_ID=…` finds the events of one kind."""
 
     STARTED = "started"
     STOPPED = "stopped"

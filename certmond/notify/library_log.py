@@ -1,6 +1,7 @@
 """Handler that passes records of the standard library's `logging` to the log of this process.
 
-Owns their kind of event: the attribute `kind`, which packages below `notify` set (`extra=`), or else that of a library.
+Owns the kind of the event: the attribute `kind` of the record, which packages below `notify` set (`extra=`), or else
+the kind `library`.
 Each line of a record is an event. The log has only type and place of an exception, because its text may quote a key.
 """
 
@@ -32,7 +33,7 @@ class _Handler(logging.Handler):
 
 
 def log_to(journal: Journal) -> None:
-    """Log the records of this process, from `logging.WARNING` on, to `journal`, which replaces the previous one."""
+    """Log the records of this process, from `logging.WARNING` on, to `journal`, instead of a previous journal."""
     root = logging.getLogger()
     for former in [each for each in root.handlers if isinstance(each, _Handler)]:
         root.removeHandler(former)

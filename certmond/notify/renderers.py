@@ -68,7 +68,7 @@ def console() -> Renderer:
 
 def json_lines() -> Renderer:
     """Return the renderer of lines for a program, one JSON object per line."""
-    import structlog.processors  # noqa: PLC0415 - the same
+    import structlog.processors  # noqa: PLC0415 - as in `console`
 
     return Renderer(_line(structlog.processors.JSONRenderer()), StderrLogger())
 

@@ -3,7 +3,7 @@
 Owns the import of structlog. The `__init__` of the package imports all its modules, and with them asyncio, rich,
 pygments and attrs: 5 MB in the daemon, 8 MB in `certmond serve` (docs/decisions/0060). This module finds the package
 without running `__init__`, so that an import of `structlog.X` loads only X. The first use of a name that the package
-lacks runs `__init__`, so that other users of structlog in the process find it complete.
+lacks runs `__init__`, so that other modules of the process that import structlog find it complete.
 """
 
 from __future__ import annotations

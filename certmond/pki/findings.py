@@ -13,7 +13,7 @@ from typing import Self
 
 
 class Severity(StrEnum):
-    """How soon a person must act: never by itself (info), in daylight (warning), now (critical)."""
+    """How soon an operator must act: not at all (info), during working hours (warning), now (critical)."""
 
     INFO = "info"
     WARNING = "warning"
@@ -34,23 +34,23 @@ class Remedy(Enum):
     OPERATOR = auto()
     """The operator, or the end of the condition: a renewal does not clear it."""
     RENEWAL = auto()
-    """A renewal of the certificate. A CA is rotated instead."""
+    """A renewal of the certificate. For a CA, a rotation."""
     REPAIR = auto()
     """A repair of the damaged files from the archive, or a renewal."""
 
 
 class Blocks(Flag):
-    """What certmond does not do because of a finding, until the finding is cleared."""
+    """Actions that certmond does not take until the finding is cleared."""
 
     NOTHING = 0
     ISSUING = auto()
     """If the finding is critical, `certmond init` issues no certificate."""
     USE = auto()
-    """If the finding is critical, no service is restarted in order to use the certificate."""
+    """If the finding is critical, certmond restarts no service in order to use the certificate."""
     START = auto()
-    """If the finding is critical, no service that reads the file is restarted: it would not start again."""
+    """If the finding is critical, certmond restarts no service that reads the file: the service would not start."""
     NEW_CA = auto()
-    """No certificate with the finding, whatever its severity, becomes a Root CA."""
+    """certmond accepts no certificate with the finding, of any severity, as a new Root CA."""
 
 
 class Reason(StrEnum):
@@ -128,8 +128,8 @@ class Reason(StrEnum):
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, with escapes for characters that control or confuse a terminal: any user can choose
-    names.
+    """Return `text` on one line, with escapes for characters that control or confuse a terminal. Names of files, users
+    and certificates may contain them.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
@@ -149,9 +149,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault of a file from reading it, before any assessment.
+    """A fault that certmond detects when it reads a file, before any assessment.
 
-    `detail` names the file and the fact. `remedy` is the remedy if it is not the usual one of the reason.
+    `detail` names the file and the fact. `remedy` is None for the usual remedy of the reason.
     """
 
     reason: Reason

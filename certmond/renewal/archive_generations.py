@@ -47,7 +47,7 @@ class Generations:
         self._archive, self._files, self._clock = archive, files, clock
 
     def judged(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> Verdict:
-        """Return the verdict on a generation with these files if it replaced the current files."""
+        """Return the verdict on a generation as if its `files` replaced the current files of the node."""
         location = self.location(name, files)
         if location.spec and location.spec.password_file:
             return Verdict(Worth.UNJUDGED, f"{location.path} needs a password")
@@ -65,8 +65,8 @@ class Generations:
     ) -> Verdict | None:
         """Return the verdict `wider` if a later certificate has fewer rights, else None.
 
-        Later certificates are the installed one, those archived after the first copy of this one, and those that were
-        issued later or end later.
+        Later certificates are the installed certificate, those that certmond archived after the first copy of `leaf`,
+        and those that were issued later or end later.
         """
         fixed = fixed_by(spec, self._facts)
         for pair, younger in self._others(name, generation, leaf):
@@ -85,7 +85,7 @@ class Generations:
     def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
         """Yield the pair of each generation of a name, and the installed pair.
 
-        The flag is true if the pair is younger than the first generation with this certificate.
+        The flag is true if the pair is younger than the first generation with the certificate `leaf`.
         """
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
@@ -112,7 +112,7 @@ class Generations:
 
     @staticmethod
     def broken_cluster(location: PairLocation, content: bytes) -> str:
-        """Return the damage of the cluster of a kubeconfig whose entry fixes a subject and a CA, as a clause, or ""."""
+        """Return a clause about the broken cluster of a kubeconfig, or "". Its entry must fix a subject and a CA."""
         fixed = location.spec and location.spec.subject and location.spec.embedded_ca
         return broken_cluster(parse_credentials(content, location.path)) if fixed else ""
 
@@ -126,7 +126,7 @@ class Generations:
     def with_present_ca(self, location: PairLocation, content: bytes) -> bytes:
         """Return the `content` of a kubeconfig with the present CA, if its entry fixes one and the file embeds a CA.
 
-        An old kubeconfig may trust a CA that a rotation removed since. Return other content unchanged. Raises
+        An old kubeconfig may trust a CA that a rotation has removed. Return other content unchanged. Raises
         WriteError if the edit would change other content.
         """
         spec = location.spec
@@ -148,7 +148,7 @@ class Generations:
         )
 
     def location(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
-        """Return the paths of the files, from the entry, or else from the files, of which the key is first."""
+        """Return the paths of certificate and key: those of the entry, or else those in `files`, the key first."""
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
             if path := next((each for each in paths if archive_name(pattern, each) == name), None):

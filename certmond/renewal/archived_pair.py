@@ -18,9 +18,11 @@ from certmond.transaction.commit import NewFile
 
 
 class Worth(StrEnum):
-    """`good`: a pair that is valid now. `outdated`: a pair that is not valid now. `wider`: a later certificate lacks
-    its subject, or one of its usages or names. `unjudged`: its key needs a passphrase. `broken`: certificate and key do
-    not match, or certmond cannot parse one of them.
+    """The verdicts on a pair of certificate and key.
+
+    `good`: the pair is valid now. `outdated`: the pair is not valid now. `wider`: a later certificate lacks the
+    subject, a usage or a name of the pair. `unjudged`: the key needs a passphrase. `broken`: certificate and key do not
+    match, or certmond cannot parse one of them.
     """
 
     GOOD = "good"
@@ -32,7 +34,7 @@ class Worth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The worth of a generation, and a clause with the reason if it is not good."""
+    """The verdict on a generation. `why` is a clause with the reason, unless the verdict is `good`."""
 
     worth: Worth
     why: str = ""

@@ -1,7 +1,7 @@
 """Execution of the steps of `certmond init`: each step creates, signs, verifies and writes files.
 
-Owns the first files of a node and their directories. Never overwrites a file: a step fails if its files exist
-meanwhile. The next run continues a killed run.
+Owns the first files of a node and their directories. Never overwrites a file: a step fails if another process has
+created one of its files. After a kill, the next run executes the remaining steps.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Bootstrapper:
         self._files = NodeFiles(root)
 
     def unfinished(self) -> bool:
-        """Return whether a killed run, or a process that writes now, has left an incomplete transaction."""
+        """Return whether there is an incomplete transaction, of a killed run or of a process that writes now."""
         with suppress(OSError):
             return any(map(is_record, os.listdir(self._records)))
         return False
@@ -110,7 +110,7 @@ class Bootstrapper:
     def _replaced_cas(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         """Yield why an installed CA must not sign: it is not in the node's record, or a rotation is in progress.
 
-        Only the rotation may sign with it.
+        During a rotation, only the rotation may sign with the CA.
         """
         record = RotationRecord(self._state_dir)
         rotation, aids, anchors = record.load(), record.aids(), record.anchors()
@@ -131,14 +131,14 @@ class Bootstrapper:
 
     def _exposed_keys(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         for step in steps:
-            if not isinstance(step, WriteKubeconfig):  # it refers to its key
+            if not isinstance(step, WriteKubeconfig):  # the kubeconfig refers to the file of its key
                 why = self._files.exposed(filter(None, (step.spec.key, step.spec.path)), step.spec.owner)
                 yield from (why,) if why else ()
 
     def execute(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
     ) -> None:
-        """Execute all steps in order. Stop at the first failure, where the next run continues. Raises CertmondError.
+        """Execute all steps in order, up to the first failure. The next run continues there. Raises CertmondError.
 
         Raises RefusedError before the first step if another user could read the key of any step.
         """
@@ -165,7 +165,7 @@ class Bootstrapper:
                 return self._authority(step, writer)
             case MakeKeyPair():
                 key = make_key(step.key)
-                # kubeadm writes both with mode 0600 (util/pkiutil, WritePublicKey).
+                # kubeadm writes both files with mode 0600 (util/pkiutil, WritePublicKey).
                 owner = _owner(step.spec)
                 pair = [
                     NewFile(_key_path(step.spec), key_pem(key), owner=owner),
@@ -282,7 +282,7 @@ class Bootstrapper:
 
 @contextmanager
 def _opened_directory(directory: str) -> Iterator[int]:
-    """Open a directory of the node without following symlinks; yield its descriptor."""
+    """Open a directory of the node without following symlinks, and yield its descriptor."""
     descriptor = open_without_symlinks(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -291,7 +291,7 @@ def _opened_directory(directory: str) -> Iterator[int]:
 
 
 def path_of(step: InitStep) -> str:
-    """Return the file that names the step in messages."""
+    """Return the path by which messages name the step."""
     return step.kubeconfig.path if isinstance(step, WriteKubeconfig) else step.spec.path
 
 
@@ -306,7 +306,7 @@ def _key_path(spec: CertificateSpec) -> str:
 
 
 def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
-    """Prove that the files have the requested certificate with this key and a path. Raises RefusedError."""
+    """Prove that the files have the requested certificate with `key`, and that `path` exists. Raises RefusedError."""
     pair = entry_pair(spec.kind, spec.path, spec.key, read)
     if isinstance(pair, Unpaired) or pair.leaf.key != describe_key(key.public_key()):
         why = f" ({pair.message})" if isinstance(pair, Unpaired) else ""

@@ -1,4 +1,4 @@
-"""Provenance of the certificates that are due: old CAs, users who can write the files, and successors from certmond.
+"""Provenance of the certificates that are due: old CAs, users who can write the files, later certificates of certmond.
 
 Collects this evidence from the node, the state directory and root-owned kubeconfigs. `pki.signing.policy` evaluates it.
 Writes no file.
@@ -40,7 +40,7 @@ _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """The evidence `at` an instant, and its inputs."""
+    """The evidence about a certificate, with its inputs. certmond collected it at the instant `at`."""
 
     seen: Observation
     attempt: Attempt | None
@@ -72,8 +72,8 @@ class ProvenanceLookup:
     ) -> dict[Identity, Provenance]:
         """Return the provenance of each certificate that certmond may renew at `now` (aware, UTC).
 
-        These are the due certificates and those of the CA `family`, which a rotation replaces, or all certificates with
-        `everything`. `within`, in seconds, limits the time for new evidence. The executor collects the remaining
+        These are the due certificates and those that the CA `family` signed, which a rotation replaces. `everything`
+        adds all others. `within`, in seconds, limits the time for new evidence. The executor collects the remaining
         evidence. Until the next resync, the result has the evidence of earlier calls for unchanged files.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
@@ -152,7 +152,7 @@ class ProvenanceLookup:
         return replace(made, later=(*made.later, *known.later)) if known else made
 
     def _due_at(self, seen: Observation) -> datetime | None:
-        """Return since when the certificate can be renewed, or None if certmond does not renew it."""
+        """Return the time from which certmond may renew the certificate, or None if it does not renew it."""
         spec = seen.spec
         if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
             return None
@@ -179,7 +179,7 @@ class ProvenanceLookup:
         later, lost = self._later(seen, renewals, beside, owner_writes=writers.owner)
         return Provenance(
             former=tuple(dict.fromkeys(former)),
-            path_writers=writers.path or access.writers(key, owner).path,  # the content of a key decides no subject
+            path_writers=writers.path or access.writers(key, owner).path,  # a key file has no subject
             file_writers=writers.file,
             owner_writes=writers.owner,
             possessed=writers.owner and signed and self._is_possessed(seen),
@@ -189,7 +189,7 @@ class ProvenanceLookup:
         )
 
     def _is_possessed(self, seen: Observation) -> bool:
-        """Return whether the observed key beside the certificate signs for it.
+        """Return whether the private key in the files of the certificate matches the certificate.
 
         The target of another user's symlink, or of a reference in a kubeconfig, does not count, because root can read
         more files than that user.
@@ -204,14 +204,14 @@ class ProvenanceLookup:
         return isinstance(pair, KeyPair) and pair.leaf == seen.certificates[0]
 
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
-        """Return the CAs of an entry in the record of rotations, the archive and root-owned kubeconfigs."""
+        """Return the old CAs of an entry, from the record of rotations, the archive and root-owned kubeconfigs."""
         accepted = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
         archived = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
         embedded = self._embedded(name, inventory) if inventory and not accepted else ()
         return tuple(dict.fromkeys((*accepted, *archived, *embedded)))
 
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
-        """Return the CAs that all root-owned kubeconfigs of the entry embed. A single one may be of another cluster."""
+        """Return the CAs that all root-owned kubeconfigs of the entry embed. One file may be of another cluster."""
         access, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
         for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):
             for embedded in (each for each in seen.embedded if each.file is None and each.certificates):

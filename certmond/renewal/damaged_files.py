@@ -1,7 +1,7 @@
 """Archive of damaged files that certmond has replaced, separate from the generations of valid files.
 
-Owns the retention of damaged files: one with the only copy of a private key outlasts the others, and
-`archive.keep_for`. A user may have written the key of a CA into the wrong file by mistake.
+Owns the retention of damaged files. A generation with the only copy of a private key stays longer than the others, and
+longer than `archive.keep_for`. A user may have written the key of a CA into the wrong file by mistake.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from certmond.state.archive import Archive, ArchivedFile, Generation
 from certmond.transaction.dirfd import digest
 
 _MOST, _LARGEST = 100, 128 * 1024
-"""Maximum number of generations of one name, and maximum size in bytes of one that outlasts the others. Repeated damage
-must not fill the disk, and the daemon must not read for minutes.
+"""Maximum number of generations of one name, and maximum size in bytes of a generation that stays for its key. Repeated
+damage must not fill the disk, and the daemon must not read for minutes.
 """
 
 
@@ -54,7 +54,7 @@ class OnlyCopies:
         """Return those of the `generations` of the name `damaged` whose private keys have another copy, oldest first.
 
         The other copy is in another generation or on the node. If several of the generations have the same key, the
-        newest one stays. Reads each file once. Raises StateError if a later certmond wrote one of them.
+        newest one stays. Reads each file once. Raises StateError if a later certmond wrote a generation.
         """
         if not generations:
             return []

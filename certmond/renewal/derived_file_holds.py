@@ -1,4 +1,4 @@
-"""Derived files in a plan: those that are due, and those that are held with the reason.
+"""Derived files in a plan: those that are due, and those that are held, with the reason.
 
 `renewal.derived_file_state` defines the states. Reads and writes no file.
 """
@@ -39,7 +39,10 @@ def replaced_by(made: Plan) -> frozenset[str]:
 
 
 def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: datetime) -> Plan:
-    """Return the plan with a hold instead of each derived file that failed recently, unless it renews the source."""
+    """Return the plan with a hold for each derived file whose last write failed recently.
+
+    A file whose source the plan renews keeps its step.
+    """
     renewed = replaced_by(made)
     steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
     for step in made.steps:

@@ -33,33 +33,33 @@ _REMEDY = "move it away, and certmond creates it again"
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The file is equal to its source."""
+    """State of a file that is equal to its source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """certmond created the file, and it is out of date."""
+    """State of a file that certmond created and that is out of date."""
 
     content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """The file does not exist."""
+    """State of a file that does not exist."""
 
     content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """certmond may not replace the file."""
+    """State of a file that certmond may not replace."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unready:
-    """The source is missing or broken, and certmond does not change the present file."""
+    """State of a file whose source is missing or broken. certmond does not change the file."""
 
     message: str
 
@@ -110,7 +110,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
     keys = document if key is None else decode(key, where)
     leaf = next((each for each in document.certificates if keys.key and each.key.sha256 == keys.key.sha256), None)
     if leaf is None or _is_broken(document) or _is_broken(keys):
-        return Unready(f"{spec.path} is not written: {spec.source} is no certificate with its key; repair it")
+        return Unready(f"{spec.path} is not written: {spec.source} is no certificate with its key; restore the pair")
     chain = (leaf, *(each for each in document.certificates if each != leaf))
     if present is not None and present.strip():
         found = decode(present, spec.path)
@@ -151,7 +151,7 @@ def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificat
 def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
     own = parse_credentials(source, spec.source)
     if why := _unfit(own):
-        return Unready(f"{spec.path} is not written: {spec.source} {why}; repair it")
+        return Unready(f"{spec.path} is not written: {spec.source} {why}; correct {spec.source}")
     if present is None:
         return Absent(source)
     if present == source:
@@ -162,7 +162,7 @@ def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
 
 
 def _unfit(own: Credentials) -> str | None:
-    """Return why a copy of this kubeconfig would do harm, or None."""
+    """Return why certmond must not copy this kubeconfig, or None."""
     if own.faults or any(map(_is_broken, own.documents.values())):
         return "is broken"
     if not own.config.users:
@@ -223,7 +223,7 @@ def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
 
 
 def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
-    """Return the CA certificates of all clusters, and the files of those that refer to one."""
+    """Return the CA certificates that the clusters embed, and the paths of the CA files to which they refer."""
     embedded = {
         each
         for (_, field), document in credentials.documents.items()
@@ -238,7 +238,7 @@ def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
 
 
 def _leaf(document: Document) -> Certificate:
-    """Return the first certificate that is not a CA, else the first. The document has at least one."""
+    """Return the first certificate that is not a CA, or else the first certificate. The document must have one."""
     return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
 
 

@@ -1,6 +1,6 @@
 """The derived files of this node: their states, and their replacement by a transaction.
 
-Owns the reading of a derived file's source; `renewal/derived_file_state` defines its content.
+Owns the reading of a derived file's source. `renewal/derived_file_state` defines the content of a derived file.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Derivations:
         self._files = files
 
     def states(self) -> dict[str, State]:
-        """Return the state of each file; one whose source cannot be read is not ready."""
+        """Return the state of each derived file. A file whose source cannot be read is `Unready`."""
         taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
         found: dict[str, State] = {}
         for name, spec in self._specs.items():
             place = self._files.leads_to(spec.path)
             found[name] = self._state(spec)[0]
-            if place in taken:  # through a symlink: each would overwrite the other without end
+            if place in taken:  # through a symlink: certmond would rewrite both entries without end
                 found[name] = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
             taken.setdefault(place, f"the derived file {name}")
         return found
@@ -77,8 +77,8 @@ class Derivations:
     def _writable_source(self, spec: DerivedSpec) -> str | None:
         """Return why certmond does not copy a kubeconfig, or None.
 
-        A user other than root and the owner of the copy could change the source, and so choose the server and the
-        programs that the users of the copy trust.
+        If a user other than root and the owner of the copy can change the source, that user could choose the server and
+        the programs that the users of the copy trust.
         """
         if spec.kind != "kubeconfig":
             return None
@@ -86,11 +86,11 @@ class Derivations:
         owner = spec.owner or (str(present[0]) if present else None)
         if not (who := self._files.other_writer(path, owner)):
             return None
-        fact = f"{spec.path} is not written: {who}, and could choose the server and programs of its users"
+        fact = f"{spec.path} is not written: {who}, who could choose the server and programs for its users"
         return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
 
     def _has_other_owner(self, spec: DerivedSpec) -> bool:
-        """Return whether the file's owner differs from its entry: a replacement would keep that owner."""
+        """Return whether the owner of the present file, which a replacement would keep, differs from its entry."""
         present = self._files.owner(spec.path) if spec.owner else None
         if spec.owner is None or present is None:
             return False

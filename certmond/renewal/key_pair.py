@@ -40,7 +40,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate that matches its key. `chain` has the certificates of its file, that one first."""
+    """A certificate that matches its key. `chain` has all certificates of the file, with the matching one first."""
 
     chain: tuple[Certificate, ...]
 
@@ -63,7 +63,7 @@ class Unpaired:
 
 
 def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: str) -> KeyPair | Unpaired:
-    """Return the pair in the content of two files, or of one given twice. The paths name them in messages."""
+    """Return the pair in the content of two files, or of one file given twice. Messages name the files by the paths."""
     if certificate is None:
         return Unpaired(f"{path} does not exist")
     found = decode(certificate, path)
@@ -95,7 +95,7 @@ def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: s
 
 
 def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) -> tuple[KeyPair | Unpaired, ...]:
-    """Return the client certificates of a kubeconfig with their keys, that of the current user first.
+    """Return the pairs of client certificate and key of a kubeconfig, with the pair of the current user first.
 
     `read` reads files to which the kubeconfig refers. Without `read`, only users with embedded credentials count.
     """
@@ -128,11 +128,11 @@ def entry_pair(
 ) -> KeyPair | Unpaired:
     """Return the pair of an entry: that of the current user of a kubeconfig, else of `path` with `key_path`.
 
-    If the current user of a kubeconfig has no certificate, return the pair of the first other user. Do not with `own`,
-    for an entry that fixes a subject.
+    If the current user of a kubeconfig has no certificate, return the pair of the first other user. With `own`, for an
+    entry that fixes a subject, other users do not count.
 
-    Without `key_path`, the file at `path` has both. With `references`, certmond reads the files to which a kubeconfig
-    refers, with its own rights. Set it only if no other user can write the kubeconfig and choose these files.
+    Without `key_path`, the file at `path` has both parts. With `references`, certmond reads the files to which a
+    kubeconfig refers, with certmond's rights. Set it only if no other user can write the kubeconfig.
     """
     if kind is Kind.KUBECONFIG:
         data = read(path)
@@ -143,7 +143,7 @@ def entry_pair(
 
 
 def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: Files) -> Read:
-    """Return a function that reads the files of the node as after `changes`.
+    """Return a function that reads the files of the node as they are after `changes`.
 
     `written` has the staged content of the changes. The function reads every other file in its current state. A path
     that resolves to a changed file or symlink has the new content.
@@ -166,7 +166,7 @@ def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: F
 
 
 class KeyPairs:
-    """The pairs of files of the entries of a configuration, except patterns, whose pairs have no fixed path."""
+    """The pairs of certificate and key of configured entries, without patterns, whose pairs have no fixed path."""
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._files = files
@@ -179,8 +179,8 @@ class KeyPairs:
     def mismatches(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
         """Yield a clause for each pair that matches now and would not match after `changes`.
 
-        `read` reads the files as after the changes. Another entry may share one of these files, by the same path or by
-        a symlink.
+        `read` reads the files as they are after the changes. Another entry may share one of these files, by the same
+        path or by a symlink.
         """
         changed = {change.path for change in changes}
         changed |= {self._files.leads_to(path) for path in changed}

@@ -1,6 +1,6 @@
 """Replacement of damaged files, with the owner and mode of their entry.
 
-Owns the rule that certmond copies no content of a damaged file. The caller passes the content, and the transaction
+Owns the rule that certmond copies no content of a damaged file. The caller passes the new content, and the transaction
 writes it.
 """
 
@@ -27,7 +27,7 @@ class View(Protocol):
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
         """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read.
 
-        With `follow_any_link` false, follow no symlink of another user. Use it to read content for a copy.
+        With `follow_any_link` false, follow no symlink of another user. Callers that copy the content set it to false.
         """
         ...
 

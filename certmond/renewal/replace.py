@@ -1,8 +1,8 @@
-"""One renewal: the new files from the present files and the signer's answer.
+"""The new files of one renewal, from the present files and the signer's answer.
 
-Owns the formats of a certificate on a node: a pair of files, one PEM with both, a kubeconfig, the kubelet's dated PEM
-with its symlink. Also owns the proof, before any replacement, that the staged files are correct. Reads through a
-`View`, and writes no file.
+Owns the formats of a certificate on a node: two files, one PEM file with certificate and key, a kubeconfig, the
+kubelet's dated PEM with its symlink. Also owns the proof, before any replacement, that the staged files are correct.
+Reads through a `View`, and writes no file.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Renewal:
         if seen.spec.kind is Kind.KUBECONFIG:
             own, found = describe_key(self.key.public_key()), kubeconfig_pairs(read(path), path)
             own_pair = (each for each in found if each.leaf and each.leaf.key == own)
-            return next(own_pair, Unpaired(f"{path} does not have it"))
+            return next(own_pair, Unpaired(f"{path} does not have the certificate"))
         return entry_pair(seen.spec.kind, path, None if is_one_file(seen) else seen.key_path, read)
 
     def _problems(self, pair: KeyPair | Unpaired) -> Iterator[str]:
@@ -212,7 +212,7 @@ def present_key(step: Issue, view: View) -> PrivateKey:
     seen, old = step.status.seen, step.old
     path = seen.key_path or step.path
     if old is None:
-        raise KeyUnusableError(f"{path}: {step.target} has no certificate, so certmond cannot keep its key")
+        raise KeyUnusableError(f"{path}: {step.target} has no certificate whose key could stay; set `keep_key: false`")
     content = view.read(path, follow_any_link=False) or b""
     if seen.spec.kind is Kind.KUBECONFIG:
         content = key_of_user(content, path, old) or b""
@@ -223,7 +223,7 @@ def present_key(step: Issue, view: View) -> PrivateKey:
 
 
 def is_one_file(seen: Observation) -> bool:
-    """Return whether certificate and key are in one file, under one path or two."""
+    """Return whether one file has certificate and key. Two paths may lead to it."""
     certificate, key = seen.pair
     return key in {None, certificate}
 
@@ -265,7 +265,7 @@ def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate,
 
 
 def archived(seen: Observation) -> tuple[str, ...]:
-    """Return the files whose old content is archived before they are replaced."""
+    """Return the files that certmond archives before it replaces them."""
     if seen.key_path is None or seen.spec.kind is Kind.KUBECONFIG or is_one_file(seen):
         return (seen.path,)
     return seen.key_path, seen.path

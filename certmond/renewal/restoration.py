@@ -44,7 +44,7 @@ class _Candidate:
 
 
 class Restoration:
-    """Restores for one configuration and the node below `root`. `writing` takes the lock."""
+    """Restores for one configuration and the node below `root`. `writing` acquires the writers' lock."""
 
     def __init__(
         self,
@@ -79,21 +79,21 @@ class Restoration:
     def restore(self, name: str, generation: str | None, *, dry_run: bool) -> list[str]:
         """Restore a generation, by default the newest good one that differs from the present files.
 
-        Return a sentence for each file, and for each skipped generation. Raises RefusedError if no generation is good
-        or the named one is not, BusyError while another process writes, and CertmondError.
+        Return a sentence for each file, and for each skipped generation. Raises RefusedError if no generation, or not
+        the named generation, is good, BusyError while another process writes, and CertmondError.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
         ids = self._archive.ids(name)
         if not ids or generation not in {None, *ids}:
-            archived = ", ".join(ids) or "no generation"
-            raise WriteError(f"the archive has no such generation of {name}; it has: {archived}")
+            archived = ", ".join(ids) or "none"
+            raise WriteError(f"the archive has no such generation of {name}; its generations of {name}: {archived}")
         skipped = list[str]()
         chosen = self._named(name, generation) if generation else self._newest(name, ids, skipped)
         files, when = chosen.files, f"{chosen.generation.when:%Y-%m-%d %H:%M} UTC"
         present = {file.path: self._files.read(file.path) for file in files}
         changed = [file for file in files if present[file.path] != file.content]
-        messages = [*skipped, *(f"{file.path} is restored as of before {when}" for file in changed)]
+        messages = [*skipped, *(f"{file.path} is restored to its state before {when}" for file in changed)]
         if chosen.verdict.why:
             messages.append(f"{chosen.generation.id} is {chosen.verdict.worth}: {chosen.verdict.why}")
         if foreign := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
@@ -302,7 +302,7 @@ class Restoration:
 
 def _never(name: str) -> str:
     fact = f"{name} is a CA or a key pair without a certificate, and certmond never restores it from the archive"
-    risk = "an old one may lack its key or the trust of components, and clients that trust the present one would fail"
+    risk = "an old file may lack its key or the trust of components, and clients that trust the present file would fail"
     remedy = "restore certificate and key together by hand, and then rotate (see docs/rotation.md)"
     return f"{fact}: {risk}; {remedy}"
 

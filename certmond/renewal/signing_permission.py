@@ -45,7 +45,7 @@ class SigningPermissions:
         return granted
 
     def _basis(self, step: Issue, old: Certificate) -> Basis:
-        """Return the basis of a certificate's successor, from the present evidence."""
+        """Return the basis of the certificate that replaces `old`, from the present evidence."""
         status, seen = step.status, step.status.seen
         provenance = self._provenance.of(seen, step.authority, status.presence.provenance)
         return basis(old, seen.certificates[1:], status.issuers, provenance)
@@ -53,7 +53,7 @@ class SigningPermissions:
     def check_authorities(self, step: Issue) -> None:
         """Raise WriteError if the CA on the node has changed during the signature.
 
-        Omit trust anchors of a pattern or behind a password, whose check needs more than a PEM file.
+        Skip the check for a CA with a path pattern or a password, because it needs more than a PEM file.
         """
         named = [name for name in step.status.seen.spec.ca if name != SELF]
         if not self._authorities.keys() >= set(named):

@@ -31,7 +31,7 @@ class SymlinkTargets:
 
         None if each path leads to a file that certmond may write. Raises WriteError if a file is unreadable. Two
         entries may name one file by the same path: `KeyPairs` decides whether their pairs stay complete. Two entries
-        that have the same pair by different paths have one certificate.
+        may also have the same pair by different paths, because they share one certificate.
         """
         for path in paths:
             real = self._files.leads_to(path)
@@ -52,7 +52,7 @@ class SymlinkTargets:
         return None
 
     def _holder(self, path: str, real: str, spec: CertificateSpec | None) -> str | None:
-        """Return the name of the entry that has the file `real` by another path, in another pair. None without one."""
+        """Return the name of the entry that has the file `real` by another path, in another pair, or None."""
         own = self._real_files(spec) if spec else {real}
         for other in self._specs:
             if path in {other.path, other.key}:

@@ -1,7 +1,7 @@
-"""The history of restarts: the current episode, and the result of each service's last one.
+"""The history of restarts: the current episode, and the result of the last restart of each service.
 
-Owns `<state directory>/restarts.json`. A process writes it before the act: otherwise, after a kill, the next process
-would repeat the restart. A writer holds the lock of the transactions.
+Owns `<state directory>/restarts.json`. A process writes the file before it restarts a service. Otherwise, after a kill,
+the next process would repeat the restart. A writer holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAME = "restarts.json"
 
 
 class History:
-    """The past of the services, by name."""
+    """The history of the services, by name."""
 
     def __init__(self, state_dir: Path) -> None:
         self._memory = Memory(state_dir, NAME, TypeAdapter(dict[str, Past]))

@@ -1,4 +1,4 @@
-"""Rollback of files: archive the files that work, and restore them if their successors fail.
+"""Rollback of files: archive the files that work, and restore them if the files that replace them fail.
 
 Owns the choice of the previous generation: it differs from the present files, is complete, and is still valid. Never
 archives a CA or its key, because the daemon does not roll back a Root CA. A transaction replaces the files.
@@ -68,7 +68,7 @@ class PreviousFiles:
         """Archive the files of these certificates. The caller holds the lock. Raises WriteError.
 
         `facts` are those of the node. Does not archive an old certificate that a user has restored and that has more
-        rights than its successor.
+        rights than a later certificate.
         """
         renewals = self._provenance.renewals()
         for status in statuses:
@@ -154,7 +154,7 @@ class PreviousFiles:
             try:
                 files = self._generations.to_restore(name, stored)
             except CertmondError:
-                continue  # certmond cannot replace its CA with the present one
+                continue  # certmond cannot write the present CA into this kubeconfig
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
             if differs and status and self._is_good(spec, target, files, status):
                 return files, generation.when

@@ -38,8 +38,8 @@ def stop(
 ) -> str:
     """Stop the container `instance` of the Pod: SIGTERM, and SIGKILL after `grace` seconds or when `draining` is over.
 
-    Return a sentence about the act. Does not act if no container of the Pod runs. Raises RestartError, before any act,
-    if another container of the Pod or several run, and RestartError if this one cannot be stopped.
+    Return a sentence about the result. Do nothing if no container of the Pod runs. Raises RestartError, without a
+    signal, if another container of the Pod runs or several run. Also raises it if `instance` cannot be stopped.
     """
 
     def observe() -> list[RunningContainer]:
@@ -69,7 +69,7 @@ def stop(
 def _kill_when_drained(
     pod: Pod, found: Sequence[RunningContainer], draining: Draining | None, alive: Callable[[], None], proc: str
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function for the wait of the runtime, which kills the drained process of the container.
+    """Yield a function that certmond calls while the runtime stops the container. It kills the process once drained.
 
     If certmond cannot open or identify the process, the runtime waits for the whole grace period.
     """
@@ -122,7 +122,7 @@ def _by_signal(
     except ProcessLookupError:
         return f"{name} ended before the stop"
     except OSError as error:
-        raise RestartError(f"{name} cannot be opened ({error.strerror}); see the limits of certmond") from error
+        raise RestartError(f"{name} cannot be opened ({error.strerror}); raise LimitNOFILE= of the unit") from error
     try:
         # The descriptor always refers to one process: the checks of the PID now hold for the process that is signaled.
         mismatch = _mismatch(pod, only, proc)
@@ -141,7 +141,7 @@ def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
         program = os.readlink(os.path.join(proc, str(found.pid), "exe"))
     except PermissionError:
         return "because it cannot read the program; grant certmond CAP_SYS_PTRACE, or install crictl on this host"
-    except OSError:  # it has ended, which `still_runs` reports
+    except OSError:  # the process has ended, which `still_runs` reports
         program = ""
     if not still_runs(found, proc):
         return "because the PID belongs to another process now; repeat the restart"
@@ -158,7 +158,7 @@ def _end(
         try:
             signal.pidfd_send_signal(descriptor, sent)
         except ProcessLookupError:
-            pass  # it has ended meanwhile, which its descriptor shows
+            pass  # the process has ended meanwhile, which its descriptor shows
         except PermissionError as error:
             remedy = "grant certmond CAP_KILL, or install crictl on this host"
             raise RestartError(f"{name} rejects the signal; {remedy}") from error

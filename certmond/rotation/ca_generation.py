@@ -1,7 +1,7 @@
-"""Generation of the successor of the present Root CA: its key and its self-signed certificate.
+"""Generation of the Root CA that replaces the present Root CA: its key and its self-signed certificate.
 
-`pki.rotation.ca_template` defines the content. `pki.rotation.ca_validation` checks it like a CA of the operator. Writes
-no file and stores no key.
+`pki.rotation.ca_template` defines the content of the certificate. `pki.rotation.ca_validation` checks the new CA like a
+CA of the operator. Writes no file and stores no key.
 """
 
 from __future__ import annotations

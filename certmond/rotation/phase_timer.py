@@ -1,7 +1,7 @@
 """Duration of a rotation's phase on a monotonic clock, so that a step of the system time does not shorten an overlap.
 
-Owns when this process first observed the phase. Before that instant the time in the record counts, and after it the
-elapsed time. `pki.rotation.gates` defines how long a phase must last. Does not block.
+Owns the instant at which this process first observed the phase. Until then the time in the record counts, and from then
+on the elapsed time. `pki.rotation.gates` defines how long a phase must last. Does not block.
 """
 
 from __future__ import annotations
@@ -48,6 +48,6 @@ class PhaseTimer:
 
 
 def _counted_from(rotation: Rotation) -> datetime:
-    """Return the start for `lasting`: for token keys, when all nodes began to sign with the new key, if known."""
+    """Return the time from which a phase counts: for token keys, when all nodes sign with the new key, if known."""
     seen = rotation.published if isinstance(rotation.new, PublicKey) else None
     return rotation.since if seen is None else seen

@@ -1,9 +1,10 @@
-"""Staged CAs of a rotation, which are not installed: the new CA before its phase, and the old CA after it.
+"""Staged CAs of a rotation: the new CA that certmond will install, and the old CA that an abort would install again.
 
 Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode 0700. A
-write ends with the certificate, and a removal begins with it, so a part with a certificate is complete. Every other
-part is reported as incomplete, and a repetition of the interrupted command repairs it. No output has the key, and only
-`key` loads it. A writer holds the lock of `transaction`. The module only reads the rotation's record in the directory.
+write ends with the certificate, and a removal begins with it, so a part with a certificate is complete. `read`
+reports every other part as incomplete, and a repetition of the interrupted command repairs it. No output has the
+private key, and only `key` loads it. A writer holds the lock of `transaction`. The module reads the rotation's record
+in this directory, and never writes it.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ class StagedCA:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The rotation in the record; empty if the record cannot be parsed.
+    """The rotation in the record. The fields are empty if the record cannot be parsed.
 
-    While a record exists, a rotation is in progress, also in the phase `done`: its end destroys what is staged.
+    While a record exists, a rotation is in progress, also in the phase `done`. The end of the rotation destroys the
+    staged files.
     """
 
     id: str = ""
@@ -75,7 +77,7 @@ class Staging:
         self.directory = state_dir / "rotation"
 
     def read(self, part: Part) -> StagedCA | None:
-        """Return the content of a part, or None if it is empty. Errors are its fault. Never raises."""
+        """Return the content of a part, or None if it is empty. Errors become the `fault` of the part. Never raises."""
         try:
             with opened_state(self.directory) as directory:
                 found = dict(_contents(directory, part, self.directory))
@@ -106,8 +108,8 @@ class Staging:
     def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
         """Replace `part` with this CA or public key, and sync it to the disk.
 
-        Raises ConfigError if the key belongs to another certificate, WriteError if the write fails. Then the previous
-        content remains, or an incomplete part that `read` reports.
+        Raises ConfigError if the key belongs to another certificate, WriteError if the write fails. After a failed
+        write the previous content remains, or an incomplete part that `read` reports.
         """
         contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
                     _CERTIFICATE: to_pem(anchor)}  # fmt: skip
@@ -143,7 +145,7 @@ class Staging:
                     _sync_after(directory, partial(remove, names.place))
 
     def recorded(self) -> Recorded | None:
-        """Return the record, or None if it is missing or the directory cannot be read, which `read` reports.
+        """Return the record. None if it is missing, or if the directory is unreadable, an error that `read` reports.
 
         Raises StateError if another user can change it, or a later certmond has written it.
         """
@@ -161,9 +163,9 @@ class Staging:
         keys = decode(found[_KEY] or b"", f"{where}.{_KEY}") if _KEY in found else None
         fault = None
         if found.get(_CERTIFICATE) is None or not family:
-            fault = f"{where}.* is incomplete, because its staging or removal was interrupted; run it again"
+            fault = f"{where}.* is incomplete, because its staging or removal was interrupted; run that command again"
         elif document.faults or len(document.anchors) != 1 or anchor is None:
-            fault = f"{where}.{_CERTIFICATE} is damaged; stage the CA again"
+            fault = f"{where}.{_CERTIFICATE} is damaged; stage the CA again: certmond root-ca stage"
         elif keys is not None and keys.key != anchor.key:
             fact = f"{where}.{_KEY} is not the key of {where}.{_CERTIFICATE}"
             fault = f"{fact}: the part is incomplete or damaged; stage the CA again"

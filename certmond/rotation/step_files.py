@@ -1,7 +1,7 @@
 """Files of one step of a rotation on this node, replaced together.
 
 Owns the content of each file of a `Rotate`, the search for the private key of a CA, and the proof that the result is as
-planned. Before the replacement of a key, it stores the old key with the rotation, because an abort needs it.
+planned. Before certmond replaces a key, it stores the old key as the staged part `old`, because an abort needs it.
 `pki.rotation.planner` plans the step, and the transaction replaces the files.
 """
 
@@ -95,7 +95,7 @@ class StepFiles:
             raise WriteError(why)
 
     def _store_old_key(self, step: Rotate) -> None:
-        """Store the key that the step replaces with the rotation, unless it is stored already."""
+        """Store the key that the step replaces as the staged part `old`, unless a staged part already has it."""
         spec = self._anchors.get(step.target)
         if spec is None or spec.key is None or not any(isinstance(w, KeyOf) and w.path == spec.key for w in step.wants):
             return
@@ -116,8 +116,8 @@ class StepFiles:
         old_part = staged.get(Part.OLD)
         if old_part and (old_part.key_unknown or old_part.key not in {None, own.key}):
             where = f"{self._staging.directory}/{Part.OLD}.key"
-            fault = next((found.fault for found in staged.values() if found.fault), f"{where} is the key of another")
-            raise WriteError(f"{fault}; certmond does not replace {spec.key}, because that would destroy its only copy")
+            fault = next((found.fault for found in staged.values() if found.fault), f"{where} is another key")
+            raise WriteError(f"{fault}; certmond does not replace {spec.key}, because no copy of it would remain")
         self._staging.put(Part.OLD, step.target, own, key)
 
     def _key_of(self, anchor: Anchor, family: str) -> PrivateKey:
@@ -136,7 +136,7 @@ class StepFiles:
         raise KeyUnusableError(f"{fact}; stage it: certmond root-ca stage")
 
     def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
-        """Archive the certificates before their replacement, without keys, which the rotation stores itself."""
+        """Archive the certificates of the CA before their replacement. Omit its key, which the rotation stores."""
         spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})

@@ -1,7 +1,7 @@
 """State of one trust anchor and its signer on this node (`Ground`), from inventory, manifests and files.
 
-Owns the location of the controller-manager's signer now and during a rotation: beside the file of the trust anchor, in
-the directory that the container mounts. Makes no decision and writes no file.
+Owns the location of the controller-manager's signer, now and during a rotation. The signer is beside the file of the
+trust anchor, in the directory that the container mounts. Makes no decision and writes no file.
 """
 
 from __future__ import annotations

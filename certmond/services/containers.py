@@ -19,7 +19,7 @@ from typing import NamedTuple
 from certmond.errors import RestartError
 from certmond.pki.services.model import ServiceSeen
 
-_TICKS = os.sysconf("SC_CLK_TCK")  # per second, in /proc
+_TICKS = os.sysconf("SC_CLK_TCK")  # per second, the unit of times in /proc
 
 _CONTAINER = re.compile(
     rb"(?:^|/)"
@@ -49,8 +49,8 @@ class Pod:
 class RunningContainer:
     """A running container, identified by its main process. `started_at` (UTC) is accurate to about 10 ms.
 
-    `ticks` is the same instant of the kernel's clock, which a change of the system clock does not affect. Together with
-    `pid` it identifies a process until the next boot.
+    `ticks` is the same instant in ticks of the kernel's clock, which a change of the system clock does not affect.
+    `pid` and `ticks` together identify a process until the next boot.
     """
 
     pid: int
@@ -90,7 +90,7 @@ def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
     if len(found) > 1:
         named = ", ".join(f"{each.container_id[:13]} (PID {each.pid})" for each in found)
         return ServiceSeen(
-            running=None, problem=f"{len(found)} of its containers run at the same time: {named}; see crictl ps"
+            running=None, problem=f"{len(found)} containers of its Pod run at the same time: {named}; see crictl ps"
         )
     (only,) = found
     return ServiceSeen(True, only.container_id, only.started_at, command=only.command)
@@ -162,7 +162,10 @@ def _times(stat: bytes) -> tuple[int, int] | None:
 
 
 def _main_process(group: Sequence[_Process]) -> _Process:
-    """Return the container's main process: the oldest with a parent outside it. `crictl exec` adds processes."""
+    """Return a container's main process: the oldest process whose parent is outside the container.
+
+    `crictl exec` adds more processes whose parent is outside.
+    """
     inside = {process.pid for process in group}
     own = [process for process in group if process.parent not in inside]
     return min(own or group, key=lambda process: (process.ticks, process.pid))

@@ -53,7 +53,7 @@ class Changes:
             changed, before = min(_EPOCH + timedelta(microseconds=ctime // 1000), now), known.get(path)
             same = before is not None and before.sha256 == sha256
             found[path] = _Known(sha256=sha256, since=min(before.since, changed) if before and same else changed)
-        # In the order of the last observation, also across processes: a JSON object preserves it.
+        # In the order of the last observation, also across processes: a JSON object preserves the order.
         gone = ((path, each) for path, each in known.items() if path not in found)
         kept = {**found, **dict(islice(gone, _ABSENT))}
         if kept != known and self._keeps:

@@ -1,11 +1,12 @@
 """Endpoints of this node's components and the certificate file of each, from flags and configuration.
 
 Owns the flags that name a certificate file, which belongs to the catalogue entry with that `path`. A component without
-a certificate file creates a certificate in memory, as kubeadm's controller-manager and scheduler do. It has no
-endpoint, because certmond has no file to compare. Opens no connection, judges nothing.
+a certificate file creates a certificate in memory, as kubeadm's controller-manager and scheduler do. Such a component
+has no endpoint here, because certmond has no file to compare. Opens no connection, judges nothing.
 
-*Addresses of this node*: certmond probes a component that listens on all addresses on the loopback address, and not on
-the address that it advertises or that the kubelet probes. That may be a load balancer's, behind several nodes.
+*Addresses of this node*: if a component listens on all addresses, certmond probes the loopback address. It does not
+probe the address that the component advertises or that the kubelet probes. This address may be that of a load balancer
+for several nodes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 
 
 class _Listener(NamedTuple):
-    """The values of the flags, as text. `path` is None if the file is not on this host."""
+    """A listener of a component, as its flags describe it. `path` is None if the file is not on this host."""
 
     component: str
     address: str

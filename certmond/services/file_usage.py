@@ -1,4 +1,4 @@
-"""Use of files by services, endpoints and health addresses, from flags and probes -> `Survey`.
+"""Survey of the services: the files that each uses, its endpoints and its health addresses, from flags and probes.
 
 Owns the table of files that each Kubernetes component reloads, by flag (staging/src/k8s.io/apiserver, client-go and
 etcd's client/pkg/transport). The profile's `reloads` is for services whose flags are unknown. A container cannot reload
@@ -65,7 +65,7 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
     by_service = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
     uses = {
         name: files for name, files in by_service.items() if files
-    }  # etcd can be configured by its environment, which is not read
+    }  # certmond does not read the environment, which can configure etcd
     return Survey(
         uses, dict(_serving(components, services, known)), dict(_health(components, services, pods)),
         dict(_delays(known)),
@@ -117,7 +117,7 @@ def _words(fields: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _uses(container: Container) -> Iterator[tuple[str, Use]]:
-    """Yield each file of a flag by its path on the host. If one of two flags does not reload it, that flag counts."""
+    """Yield each file that a flag names, by its path on the host. Of two flags, the one without a reload counts."""
     found: dict[str, Use] = {}
     for flag, value in container.flags:
         for path in value.partition(":")[0].split(","):

@@ -56,7 +56,7 @@ async def _response_problem(address: str, anchors: Anchors) -> str | None:
         line = await reader.readuntil(b"\n")
         return _status_problem(address, line[:_MAX_LINE])
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return f"{address} gives no answer of HTTP"
+        return f"{address} does not answer with HTTP"
     finally:
         writer.transport.abort()  # a TLS shutdown would wait for the peer beyond the limit
 
@@ -64,7 +64,7 @@ async def _response_problem(address: str, anchors: Anchors) -> str | None:
 def _status_problem(address: str, line: bytes) -> str | None:
     words = line.split()
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return f"{address} gives no answer of HTTP"
+        return f"{address} does not answer with HTTP"
     status = int(words[1])
     return None if 200 <= status < 400 or status in {401, 403} else f"{address} answers {status}"
 

@@ -38,7 +38,7 @@ class Question:
 
 
 def observe(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
-    """Return an observation. `limit` is the time for the probes in seconds; `before` is the previous observation."""
+    """Return an observation. `limit` is the time for the TLS probes in seconds. `before` is the last observation."""
     at = datetime.now(UTC)
     by_unit = units.unit_states(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
@@ -98,7 +98,7 @@ def _prepare(question: Question) -> None:
 
 
 def _with_first_start(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
-    """Return the service with the start time of the first observation: later computations differ by milliseconds."""
+    """Return the service with the start time of the first observation. Later computations differ by milliseconds."""
     known = before.services.get(name) if before else None
     if known and known.instance and known.instance == seen.instance:
         return replace(seen, started_at=known.started_at)
@@ -119,11 +119,11 @@ class ObserverThread:
 
     @property
     def seen(self) -> Live | None:
-        """Return the latest complete observation, or None before the first one ends."""
+        """Return the latest complete observation, or None before the end of the first observation."""
         return self._seen
 
     def ask(self, question: Question) -> None:
-        """Request an observation, which starts after a running one. A later request replaces a waiting one.
+        """Request an observation, which starts after a running observation. Replace a request that still waits.
 
         If the thread cannot start, `seen` reports that.
         """

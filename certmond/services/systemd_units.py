@@ -54,9 +54,9 @@ _Properties = dict[str, Any]
 class UnitResult:
     """The result of a restart or reload, as a word and a sentence.
 
-    "done"; "not running" or "stopping": the unit was in this state, and the job had no effect; "skipped": systemd
-    stopped the unit, but its conditions prevented the start; "timeout": the job may still run; or another job result of
-    systemd: "failed", "canceled", "dependency".
+    "done" is a success. With "not running" or "stopping", the unit was in this state, and the job had no effect. With
+    "skipped", systemd stopped the unit, but its conditions prevented the start. With "timeout", the job may still run.
+    The others are job results of systemd: "failed", "canceled", "dependency".
     """
 
     result: str
@@ -85,7 +85,7 @@ def restart(
 ) -> UnitResult:
     """Restart or reload a running unit. Wait at most `limit` seconds for the end, and call `alive` each second.
 
-    With `revive`, start it even if it does not run, for a caller that has ended it. Reset an exceeded start limit.
+    With `revive`, start a unit that does not run, for a caller that has stopped it. Reset an exceeded start limit.
     Raises RestartError if systemd cannot be reached or refuses the job, which then has no effect.
     """
     started = time.monotonic()
@@ -206,7 +206,7 @@ def _checked_result(unit: str, result: str, reload: bool, before: _Properties, a
     """Return the result of a job, checked against the state of the unit."""
     see = f"see journalctl -u {unit}"
     state = f"ActiveState {after['ActiveState']}"
-    stopping = after["ActiveState"] == "deactivating"  # or another process restarts it
+    stopping = after["ActiveState"] == "deactivating"  # or another process restarts the unit
     untouched = UnitResult(
         "stopping" if stopping else "not running", f"{unit} is not running ({state}), and certmond did not start it"
     )

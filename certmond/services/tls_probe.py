@@ -7,11 +7,11 @@ a given client certificate. Judges nothing: an endpoint that does not answer is 
 *asyncio*: all endpoints share the time limit concurrently, however many they are. With a pool of eight threads, the
 ninth endpoint would wait.
 
-*A server that requires a client certificate* presents its own certificate before. In TLS 1.3 the handshake has already
-ended for the client when the server refuses. In TLS 1.2 it fails, and `ssl` returns no certificate of a failed
-handshake. But the server's Certificate message is in clear text, and certmond parses it from the received bytes. So
-certmond needs no key of the node. A client certificate only avoids an entry in the server's log, and certmond ignores
-an unusable one.
+*A server that requires a client certificate* presents its own certificate first. In TLS 1.3 the handshake has already
+ended for the client when the server refuses. In TLS 1.2 the handshake fails, and `ssl` returns no certificate of a
+failed handshake. But the server's Certificate message is in clear text, and certmond parses it from the received bytes.
+So certmond needs no key of the node. A client certificate only avoids an entry in the server's log, and certmond
+ignores an unusable client certificate.
 """
 
 from __future__ import annotations

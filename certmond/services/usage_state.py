@@ -69,7 +69,7 @@ class SurroundingsObserver:
         self._prepare(components, found, inventory)
         sets = trust_sets(inventory.observations)
         states = ((path, sets.get(path, sha256), ctime) for path, sha256, ctime in store.states(paths))
-        self._contents = self._changes.contents(states, datetime.now(UTC))  # the clock that sets ctime
+        self._contents = self._changes.contents(states, datetime.now(UTC))  # the system clock, which also sets ctime
         return Surroundings(
             self._services, found, live, self._contents, past,
             self._config.restart.reload_within, elsewhere=not self._visible,

@@ -1,8 +1,8 @@
 """Signing by a program that follows certmonger's contract for enrollment helpers (certmonger, doc/helpers.txt).
 
 Owns the contract: the environment of the helper, and the meaning of its exit status and output. Every helper for
-certmonger works, and a new helper needs a few lines of shell. Sorts the helper's output, the requested certificate
-first; the caller verifies it. A helper receives the request and never the private key.
+certmonger works, and a new helper needs a few lines of shell. Sorts the certificates in the helper's output, with the
+requested one first. The caller verifies them. A helper receives the request and never the private key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ASK_AGAIN = 300.0
 """Seconds until certmond repeats a request, if the helper reports `wait` without a time."""
 
 _SHORTEST, _LONGEST = 1, 7 * 86400  # seconds; limits of a wait that a helper requests
-_MAX_COOKIE = 1 << 16  # bytes; POLL passes it in an environment variable, which Linux limits to 128 KiB
+_MAX_COOKIE = 1 << 16  # bytes; POLL passes the cookie in an environment variable, which Linux limits to 128 KiB
 
 
 class CommandSigner:

@@ -1,11 +1,11 @@
 """Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, `kubeadm kubeconfig user` for client credentials.
 
-Owns the input and output of kubeadm. It runs in a private directory, with symlinks to the CA's files and a separate
+Owns the input and output of kubeadm, which runs in a private directory, with symlinks to the CA's files and a separate
 configuration. With `--cert-dir` only, kubeadm would read the directory from the cluster, and overwrite the node's real
 files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the directory.
 
 kubeadm creates the key itself. No message quotes its standard output, because a kubeconfig contains a key. Written
-against kubeadm's source, v1.22 to v1.36; the tests replace it with a stand-in.
+against kubeadm's source, v1.22 to v1.36. The tests replace kubeadm with a stand-in.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OLDEST, _V1BETA4 = 22, 31  # v1.22 introduced v1beta3, v1.31 v1beta4
 
 
 class KubeadmSigner:
-    """Signs with the CA whose files are at these paths, by running `command`; `directory` belongs to certmond.
+    """Signs with the CA whose files are at these paths, by running `command`. `directory` belongs to certmond.
 
     The caller holds the lock of the writers, because `sign` removes files of a crashed run from `directory`.
     """
@@ -97,7 +97,7 @@ class KubeadmSigner:
         certificate.write_bytes(placeholder)
         ended = self._run(("certs", "renew", request.name, f"--config={configuration}"), request.alive)
         made, made_key = (_output_file(path) for path in (certificate, key))
-        if made == placeholder:  # although the status is 0, for example without the CA's key
+        if made == placeholder:  # kubeadm exits with 0 also in this case, for example without the CA's key
             message = first_line(ended.output) or "without a message"
             raise RefusedError(
                 f"kubeadm did not renew {request.name} ({message}); check that its CA and the CA's key are on this node"
@@ -203,7 +203,7 @@ def _output_file(path: Path) -> bytes:
 
 
 def _from_kubeconfig(output: bytes) -> Issued:
-    """Return the credentials of its one user. No message quotes the output, which holds a private key."""
+    """Return the credentials of the only user in a kubeconfig. No message quotes it, because it has a private key."""
     try:
         users = parse_kubeconfig(output, "/").users
     except MalformedError:

@@ -1,4 +1,4 @@
-"""Signing with the key of a CA on this node, as in kubeadm and k3s; and the self-signed Root CA.
+"""Signing with the key of a CA on this node, as in kubeadm and k3s, and signing of a self-signed Root CA.
 
 Owns the steps from the CA's two files to a signature. Each call reads both files, checks them against each other and
 the clock, and drops them. Caches and writes nothing, and no message quotes a key or a passphrase.
@@ -101,7 +101,7 @@ class LocalSigner:
 
 
 def self_signed(template: Template, key: PrivateKey) -> bytes:
-    """Return the PEM of a self-signed certificate, a Root CA."""
+    """Return a self-signed certificate, such as that of a Root CA, as PEM."""
     certificate_builder = builder(template, key.public_key(), x509.random_serial_number(), None)
     return certificate_builder.sign(key, _digest(key)).public_bytes(Encoding.PEM)
 

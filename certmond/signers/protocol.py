@@ -44,7 +44,7 @@ class Request:
     def requests_the_same(self, csr: bytes) -> bool:
         """Return whether an earlier request, as PEM, has the content that is granted now, with any key.
 
-        Raises MalformedError if it is not a request.
+        Raises MalformedError if `csr` is not a request.
         """
         sent, wanted = load_request(csr), load_request(replace(self, csr=None).pem())
         return sent.subject == wanted.subject and {*sent.extensions} == {*wanted.extensions}
@@ -72,5 +72,5 @@ class Signer(Protocol):
     """A signer. The caller verifies its answer before use, because it does not trust the signer."""
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate. Raises RefusedError, UnreachableError, or WaitingError for a later repetition."""
+        """Return the certificate. Raises RefusedError, UnreachableError, or WaitingError to repeat the request."""
         ...

@@ -1,7 +1,7 @@
 """Append-only files of the state directory, with one record in each line.
 
-Owns the append: mode 0600, no symlink followed, and on the disk when the call returns. It first terminates a last line
-that is incomplete after a power failure, so that the next line stays valid.
+Owns the append: mode 0600, no symlink followed, and on the disk when the call returns. `append` first terminates a last
+line that is incomplete after a power failure, so that the next line stays valid.
 """
 
 from __future__ import annotations

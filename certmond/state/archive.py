@@ -41,7 +41,7 @@ _STORED = 200  # maximum bytes of the original name in the stored name; with the
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The files of one replacement. `id` is its name in the archive; `description` has the facts from the caller."""
+    """The files of one replacement. `id` is its name in the archive. `description` has the facts from the caller."""
 
     name: str
     id: str
@@ -132,7 +132,7 @@ class Archive:
         home = self._home(name)
         with blaming(str(home)), opened_state(home) as parent:
             for old in generations:
-                # Rename it first: a partly removed generation must not count.
+                # Rename the generation first: a partly removed generation must not count.
                 os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
             _sweep(home)
 
@@ -183,7 +183,7 @@ class Archive:
     def _surplus(self, name: str) -> list[str]:
         """Return the generations in excess of `keep`, except the newest one with which the services worked.
 
-        A rollback restores that one.
+        A rollback restores that generation.
         """
         found = self.ids(name)
         worked = next((each for each in reversed(found) if self._worked(name, each)), None)

@@ -1,7 +1,8 @@
 """A small JSON document of the state directory: validated by each read, replaced as a whole.
 
-Owns read and write. `read` treats an unusable document as missing; `load` raises. After `write`, the document is on the
-disk with mode 0600; after an error, the old document stays. `write` does not replace a document of a later version.
+Owns read and write. `read` treats an unusable document as missing, and `load` raises an error. After `write`, the
+document is on the disk with mode 0600. After an error, the old document stays. `write` does not replace a document of a
+later version.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns that record. An operator can replace a certificate with one of another accepted subject, and the record of renewals
 has only the certificates that certmond installed. Without this record, a repair uses no subject of the group
-`system:masters` if the entry accepts another one. Contains subjects, which are public.
+`system:masters` if the entry accepts another subject. Contains subjects, which are public.
 """
 
 from __future__ import annotations

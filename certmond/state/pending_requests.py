@@ -1,8 +1,8 @@
 """Requests for which a signer has not issued the certificate yet, with their keys.
 
-Owns `<state directory>/pending/`, with mode 0700. For each certificate it has the key, the request, and a record with
-the SHA-256 of the certificate to replace. The caller removes them after that certificate was replaced or the signer has
-refused.
+Owns `<state directory>/pending/`, with mode 0700. For each certificate, the directory has the key, the request, and a
+record with the SHA-256 of the certificate to replace. The caller removes these files after the replacement of the
+certificate, or after the signer has refused.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Pending:
                 os.fsync(directory)
 
     def resume(self, identity: Identity, cookie: str | None) -> _Found:
-        """Return cookie, key and request of a repeated request, or three None without a cookie or one of the files.
+        """Return cookie, key and request of a repeated request. All are None without a cookie or if a file is missing.
 
         Raises StateError if another user can read or change the key, or change the request.
         """

@@ -1,8 +1,8 @@
 """The last renewal attempt of each certificate, stored across processes.
 
 Owns `<state directory>/renewals.json`. During many renewals, `renewals.log` has one line for each attempt that is not
-in the document yet. Both are a cache: without it, certmond retries a failure sooner. Prunes attempts of deleted files,
-except the most recent ones and those of the last hour. Contains no key. Times are UTC.
+in the document yet. Both are a cache: without them, certmond retries a failure sooner. Prunes attempts of deleted
+files, except the most recent ones and those of the last hour. Contains no key. Times are UTC.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
 """Maximum number of bytes to read from the log."""
 _ABSENT = 100
-"""Number of attempts of deleted files to keep, the most recent ones, because the files may return.
+"""Number of the most recent attempts of deleted files to keep, because the files may return.
 
 certmond also keeps the last attempt of each common name of an entry, because the owner may copy an old certificate to a
-file with another name. It keeps those of the last hour, because they count in the quota of their entry.
+file with another name. It also keeps the attempts of the last hour, because they count in the quota of their entry.
 """
 
 
@@ -99,7 +99,7 @@ class Ledger:
         return self._load() if self._batch is None else dict(self._batch)
 
     def renewed(self) -> dict[str, datetime]:
-        """Return the time at which certmond installed each new certificate, by SHA-256, without restored ones."""
+        """Return the time at which certmond installed each new, not restored, certificate, by SHA-256."""
         new = (each for each in self.attempts().values() if not each.restored)
         return {each.sha256: each.put_in_place_at for each in new if each.sha256}
 
@@ -168,7 +168,7 @@ class Ledger:
         return known
 
     def _pruned(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
-        """Return the attempts without those of deleted files, after a certain growth: the check of files is slow."""
+        """Return the attempts without those of deleted files. Prune only after some growth: the check is slow."""
         if len(attempts) <= self._enough:
             return attempts
         deleted = sorted((each for each in attempts if not self._exists(each[1])), key=lambda each: attempts[each].at)

@@ -81,7 +81,7 @@ class RotationRecord:
         self._anchors = Memory(state_dir, ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
-        """Return the current rotation, or None. Raises MalformedError if that cannot be read."""
+        """Return the current rotation, or None. Raises MalformedError if its record cannot be read."""
         try:
             entry = self._memory.load()
         except MalformedError as error:
@@ -104,7 +104,7 @@ class RotationRecord:
         self._memory.write(_entry(rotation))
 
     def close(self, rotation: Rotation) -> None:
-        """Close the rotation: rename its record to that of the last rotation, on the disk. Raises WriteError."""
+        """Close the rotation: rename its record to last.json, and sync it to the disk. Raises WriteError."""
         self.save(rotation)
         ids = dict.fromkeys((*(self._closed.read() or ()), forth(rotation.id), rotation.id))
         self._closed.write(tuple(ids)[-_MAX_CLOSED:])
@@ -113,7 +113,7 @@ class RotationRecord:
             os.fsync(directory)
 
     def closed(self) -> frozenset[str]:
-        """Return the ids of closed rotations, and for aborted ones also the forward id, from a cache."""
+        """Return the ids of closed rotations, from a cache. An aborted rotation also has its id before the abort."""
         entry = self._last.read()
         return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 

@@ -1,9 +1,10 @@
 """Transactions that replace several files of the node: after a crash and its recovery, all are old, or all are new.
 
 Owns the order of every write: write the record, stage, verify, decide, then rename or remove. Before the decision, a
-failure leaves the old files untouched and removes the staged files. After it, the next process completes the
-transaction. certmond never overwrites a file that another process has changed meanwhile, and creates no directory on
-the node. In a directory that the kubelet watches, it only replaces a manifest. It does not interpret certificates.
+failure leaves the old files untouched and removes the staged files. After the decision, the next process completes
+an interrupted transaction. certmond never overwrites a file that another process has changed meanwhile, and creates no
+directory on the node. In a directory that the kubelet watches, it only replaces a manifest. It does not interpret
+certificates.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Transactions:
 
 
 class Writer:
-    """The holder of the lock. `Transactions.lock` creates it for its `with` block."""
+    """The holder of the writers' lock. `Transactions.lock` creates it for a `with` block."""
 
     def __init__(self, root: str, where: Path, directory: int) -> None:
         self._root = root
@@ -118,7 +119,7 @@ class Writer:
         """Make all changes, in this order, or none.
 
         `verify` receives the content of each new file as read back, and raises to refuse it. `before_rename` runs after
-        that, before the first rename. Raises WriteError.
+        `verify`, and before the first rename. Raises WriteError.
         """
         with Directories(self._root) as directories, ExitStack() as files, ExitStack() as uninterrupted:
             record, descriptors = self._plan(changes, directories, files)

@@ -163,8 +163,8 @@ class Directories:
     def resolve(self, path: str, *, follow: bool = True, follow_any_link: bool = False) -> str:
         """Return `path` without symlinks, never above the root. With `follow`, its last name may be a symlink.
 
-        Raises OSError (ENOLINK) for a symlink that belongs neither to root nor to this user: its owner could redirect a
-        write with the rights of this process. `follow_any_link`, for reads only, follows such a symlink.
+        Raises OSError (ENOLINK) for a symlink that belongs neither to root nor to this user. Its owner could redirect
+        a write with the rights of this process. With `follow_any_link`, for reads only, follow such a symlink.
         """
         if not can_be_a_path(path):
             raise OSError(errno.EINVAL, "a file cannot have this name")
@@ -201,7 +201,7 @@ class Directories:
                 os.fsync(descriptor)
 
     def _link(self, directory: str, name: str, follow_any_link: bool) -> str | None:
-        """Return the target of a symlink, or None if it is not one. One descriptor gives both owner and target."""
+        """Return the target of a symlink, or None for another file. One descriptor gives both owner and target."""
         try:
             within = self._walk(directory, _PASSING)
             try:

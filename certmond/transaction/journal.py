@@ -35,7 +35,7 @@ class State(StrEnum):
 class Entry:
     """One name that a transaction replaces: `path` as the change names it, `real` without symlinks.
 
-    `old` and `new` are results of `Place.fingerprint`; `new` is None if the transaction removes the file. `staged` is
+    `old` and `new` are results of `Place.fingerprint`. `new` is None if the transaction removes the file. `staged` is
     the name of the new file until the rename.
     """
 
@@ -50,7 +50,7 @@ class Entry:
     def staging(self) -> str:
         """Return the path of the staged file: in the directory of the old file, or for a manifest in its parent.
 
-        In the directory of the manifest, the kubelet would start the staged file.
+        In the directory of the manifest, the kubelet would start a Pod from the staged file.
         """
         directory = posixpath.dirname(self.real)
         return posixpath.join(posixpath.dirname(directory) if self.manifest else directory, self.staged)

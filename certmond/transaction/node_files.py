@@ -54,7 +54,7 @@ class NodeFiles:
             return (status.st_uid, status.st_gid) if status else None
 
     def is_shared(self, directory: str) -> bool:
-        """Return whether a user except root and this one can write in it. Raises WriteError if it cannot be read."""
+        """Return whether a user except root and the user of certmond can write in `directory`. Raises WriteError."""
         with Directories(self._root) as directories, blaming(directory, "read"):
             status = os.fstat(directories.place(f"{directories.resolve(directory, follow_any_link=True)}/.").directory)
             return bool(status.st_mode & 0o022) or status.st_uid not in {0, os.geteuid()}

@@ -29,7 +29,7 @@ _MAX_ATTEMPTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that holds a lock, and the runtime directory into which it writes, None for a command."""
+    """The process that holds a lock. `runtime_dir` is the runtime directory of a daemon, or None for a command."""
 
     pid: int
     runtime_dir: Path | None = None

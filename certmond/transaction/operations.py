@@ -85,7 +85,7 @@ def target_fingerprint(change: Change) -> str | None:
 
 
 def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
-    """Yield the conflicts of the change with the file; `old` is the current result of `Place.fingerprint`."""
+    """Yield the conflicts of the change with the file. `old` is the current result of `Place.fingerprint`."""
     if isinstance(change, NewLink):
         if old not in {None, change.expected} and not is_link_fingerprint(str(old)):
             yield f"{change.path} is not a symlink, and certmond replaces only a symlink by one; move the file away"

@@ -1,8 +1,8 @@
 """The end of a transaction: rename the new files into place, or remove every staged file.
 
-Owns both ends, for the process that began the transaction and for a later process after a crash. Both run the same
-code. After a kill at any instruction it can be repeated. It keeps a file that another process has changed meanwhile.
-Stages no file and decides nothing.
+Owns both ends, for the process that began the transaction and for a later process after a crash. Both processes run the
+same code, and after a kill at any instruction another process can repeat it. certmond keeps a file that another process
+has changed meanwhile. Stages no file and decides nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """The result of a recovery. `paths` are all paths of the transaction; `message` is one printable sentence."""
+    """The result of a recovery. `paths` are all paths of the transaction. `message` is one printable sentence."""
 
     outcome: Outcome
     paths: tuple[str, ...]
@@ -136,7 +136,7 @@ class _Step:
         }
 
     def is_waiting(self) -> bool:
-        """Return whether the step is certainly not done."""
+        """Return whether the step is certainly not complete yet."""
         return (
             self.place.fingerprint() == self.entry.old
             if self.entry.new is None

@@ -22,7 +22,7 @@ from certmond.path_trust import exposed_file, exposure
 from certmond.transaction.dirfd import Place, opened
 
 VERSION = 1
-"""The format of the records that certmond writes, and the latest that it reads. A record without a number has 1."""
+"""The format of the records that certmond writes, and the latest that it reads. Without a version, a record has 1."""
 
 _USER = "certmond"
 """The user of the packaged unit in observe mode (certmond.sysusers). root's commands use its state directory."""

@@ -21,7 +21,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_
 _OF_THE_CONTENT = {"security.ima", "security.evm"}  # hashes of the old content, computed by the kernel
 _ACL = "system.posix_acl_access"
 _ACL_HEADER, _ACL_ENTRY = 4, struct.Struct("<HHI")  # linux/posix_acl_xattr.h: a version, then (tag, rights, id)
-_OF_THE_MODE = {0x10, 0x20}  # the mask and the others: the mode sets their rights
+_OF_THE_MODE = {0x10, 0x20}  # ACL_MASK and ACL_OTHER, whose rights the mode sets
 
 
 @contextmanager

@@ -156,8 +156,8 @@ def test_a_daemon_that_hangs_is_waited_for_until_an_instant(
                 made.watch_rotation(rotation, rotation)
 
     for restarts in (False, True):
-        with Handover(tmp_path, Progress(), Terms()) as made, pytest.raises(BusyError, match="no sign of life for "):
+        with Handover(tmp_path, Progress(), Terms()) as made, pytest.raises(BusyError, match="no heartbeat for "):
             follow(made, restarts)
-        said = [line for line in capsys.readouterr().out.splitlines() if "gives no sign of life (since " in line]
+        said = [line for line in capsys.readouterr().out.splitlines() if "writes no heartbeat (since " in line]
         assert len(said) == 1
         assert said[0].endswith("; to end it: systemctl restart certmond)")

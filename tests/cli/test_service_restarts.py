@@ -118,7 +118,7 @@ def test_an_endpoint_that_served_a_certificate_before_and_serves_none_now_is_an_
     done = served.certmond("renew", "leaf", *options)
     assert done.exit_code == 2
     assert re.fullmatch(
-        rf"failed: web at 127\.0\.0\.1:{served.port} served a certificate before, and serves none now: the handshake "
+        rf"failed: web at 127\.0\.0\.1:{served.port} no longer serves a certificate: the handshake "
         r"failed \([a-z0-9/ ]*internal error\); see its log, and restore its previous files: certmond archive restore "
         r"NAME\n",
         done.stderr,

@@ -36,7 +36,7 @@ from tests.daemon_harness import DEADLINE
 from tests.rotation_node import RotatingNode, root_ca
 
 NODE = "node-1"
-HELD_BACK = "the batch of this worker has not begun; a control plane reports the workers before it: certmond status"
+HELD_BACK = "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
 
 
 @pytest.fixture
@@ -300,7 +300,8 @@ def test_the_phase_of_others_is_stored_unless_the_node_decided_meanwhile(world: 
     made = enforcer.plan(assessment, around=around)
     back = abort(recorded(node), node.clock())
     RotationRecord(node.state).save(back)
-    assert enforcer.rotate(assessment, around, made) == "another process has changed the record meanwhile"
+    said = enforcer.rotate(assessment, around, made)
+    assert said == "another process has changed the rotation record; certmond reads it again"
     assert node.record == back
 
 
@@ -400,7 +401,7 @@ def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) 
     released, and of those that have reached the phase. A single node and a rotation at once have none.
     """
     calm.stage(world.new)
-    said = "workers in trust, issue, distrust: one first, then batches of 10%, after all earlier ones have"
+    said = "workers in trust, issue, distrust: one first, then batches of 10%, each after all earlier workers"
     assert said in calm.hurry("root-ca", "rotate", "--plan").out
     assert "workers" not in calm.hurry("root-ca", "rotate", "--plan", "--at-once").out
     calm.begin(world.new)
@@ -442,7 +443,7 @@ def test_a_forged_record_is_reported_to_the_operator(world: World, calm: Rotatin
     calm.stage(world.new)
     for verb in ("abort", "rotate"):
         said = calm.hurry("root-ca", verb, "--no-wait")
-        assert (said.code, "is not followed: the key of the CA that it replaces has not signed it" in said.err) == (
+        assert (said.code, ": the key of the CA that it replaces has not signed it" in said.err) == (
             3,
             True,
         )

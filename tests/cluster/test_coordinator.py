@@ -469,7 +469,7 @@ def test_a_worker_never_leads(world: World) -> None:
     """It reports its phase, and makes no other call, whatever the others have reported."""
     _, _, worker = nodes(world)
     gate = worker.gate(world.rotation())
-    assert gate.waits == ("the coordinator begins the next phase when all nodes have reached this one",)
+    assert gate.waits == ("the coordinator begins the next phase when all nodes have reached this phase",)
     assert world.api.calls == ["PATCH /api/v1/nodes/worker-1"]
 
 
@@ -582,7 +582,7 @@ def other_signer(world: World) -> None:
     [
         pytest.param(other_signer, r"the cluster signs with a CA .*; check --cluster-signing-cert", id="signer"),
         pytest.param(account, r"a new token of .* is rejected .*; check --service-account-key-file", id="token"),
-        pytest.param(lambda _: None, r"kube-root-ca.crt of default has none, .*; check that a", id="published"),
+        pytest.param(lambda _: None, r"kube-root-ca.crt of default has no CA, .*; check that a", id="published"),
         pytest.param(joining, r"the kubeconfig in .*cluster-info .*; run: kubeadm init phase", id="cluster-info"),
         pytest.param(webhook, r"the CA bundle of Validating.* theirs lacks .*; replace", id="ca bundle"),
         pytest.param(secret, r"ca.crt in the Secret default/token-1 lacks .*; check that a", id="secret"),
@@ -822,7 +822,7 @@ def test_a_node_holds_its_phase_while_the_api_is_away(world: World, phase: Phase
     gate = one.gate(rotation)
     (said,) = gate.waits
     assert "cannot be reached" in said
-    assert said.endswith("; this node stays in its phase until then")
+    assert said.endswith("; this node stays in its phase until a retry succeeds")
     assert gate.until == world.now + POLL
     assert one.gate(rotation).waits == ()
 

@@ -424,7 +424,7 @@ def test_a_missing_right_is_reported_with_the_rule(
     api.denied = {call}
     with pytest.raises(RefusedError, match=".*".join(map(re.escape, rule.split(".*")))) as raised:
         signer(api, approve=approve).sign(asked)
-    assert "grant its user a cluster role with" in str(raised.value)
+    assert "grant this user a cluster role with" in str(raised.value)
 
 
 @pytest.mark.parametrize(

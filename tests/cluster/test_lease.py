@@ -289,7 +289,7 @@ def test_a_faster_node_is_named(api: ApiServer, clock: Clock) -> None:
 
     api.before = faster
     ours = lease(api, clock)
-    assert re.search(r"node-2 has just taken the Lease .*certmond-restart; certmond waits for it", ours.take() or "")
+    assert re.search(r"node-2 has just taken the Lease .*certmond-restart; certmond waits for its r", ours.take() or "")
     assert not held(ours)
     rival.give_back()
     calls = iter([lambda: None])
@@ -407,7 +407,7 @@ def test_a_missing_right_is_reported_with_the_rule(api: ApiServer, clock: Clock,
     if doing == "update":
         ours.take()
     api.denied = {call}
-    rule = "grant its user a role in kube-system with apiGroups [coordination.k8s.io], resources [leases], verbs"
+    rule = "grant this user a role in kube-system with apiGroups [coordination.k8s.io], resources [leases], verbs"
     with pytest.raises(RefusedError, match=re.escape(f"{rule} [get, create, update]")) as raised:
         ours.take()
     assert f"kubelet.conf may not {doing} the Lease kube-system/certmond-restart (" in str(raised.value)

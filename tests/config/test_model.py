@@ -220,7 +220,7 @@ IN_CERTIFICATE = [
     ("names: x", "names: must begin with DNS: or IP:, or be ${control_plane_name}, not 'x'"),
     ("names: 'DNS: x'", "names: must begin with DNS: or IP:, or be ${control_plane_name}, not 'DNS: x'"),
     ("names: IP:10.0.0.300", "names: must have an IP address after IP:, not 'IP:10.0.0.300'"),
-    ("names: ['DNS:${node}']", f"names[0]: there is no fact ${{node}}; known are {', '.join(FACTS)}"),
+    ("names: ['DNS:${node}']", f"names[0]: there is no fact ${{node}}; the facts are {', '.join(FACTS)}"),
     ("subject: CN=$x", "subject: must write a fact as ${node_name}, and a dollar sign as $$, not 'CN=$x'"),
     ("subject: x", "subject: must be a subject such as CN=kubernetes-admin,O=system:masters, not 'x'"),
     ("ca: z", "ca: there is no certificate 'z'; add it to `certificates`, or remove it here"),

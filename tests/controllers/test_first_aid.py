@@ -123,7 +123,7 @@ def test_both_generations_of_clients_are_accepted_again(
         assert (node.tree(), node.record, node.phases()) == (after, None, [])
         (said,) = told(made)
         assert (
-            "; certmond has added the old CA behind it, so that components accept clients of both, and begins" in said
+            "certmond has added the old CA behind it, so that components accept clients of both CAs, and begins" in said
         )
         assert "restore the old CA and its key, and certmond removes the other CA" in said
         assert (
@@ -509,7 +509,7 @@ def test_a_third_ca(node: Cluster) -> None:
     node.settle()
     assert node.everything() == before
     said = node.findings()["root_ca_changed"]
-    earlier = f"an earlier CA (SHA-256 {second.facts.sha256[:16]}…) replaced the old CA before;"
+    earlier = f"an earlier CA (SHA-256 {second.facts.sha256[:16]}…) has replaced the old CA;"
     assert f"; certmond changes no file: {earlier}" in said
     put(node, node.old)
     node.settle()
@@ -671,7 +671,7 @@ def test_the_ca_of_another_family_is_not_staged(node: Cluster) -> None:
     pair[1].write_bytes(new.key_pem)
     refused = node.hurry("root-ca", "stage", *map(str, pair))
     assert refused.code == 2
-    assert "it is the CA of other on this node; stage another CA, or stage it with --family other" in refused.err
+    assert "the CA is that of other on this node; stage another CA, or stage it with --family other" in refused.err
 
 
 # Killed

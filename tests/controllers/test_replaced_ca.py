@@ -129,7 +129,7 @@ def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, betwe
         made._pass(Cause("change", None))
         (said,) = told(made)
         assert "has another CA than the certificates of this node" in said
-        assert said.endswith("; certmond rotates it now")
+        assert said.endswith("; certmond rotates to the new CA now")
         rest(made, Cause("step", None), lambda: is_whole(node, new))
         assert is_whole(node, new)
     node.walk()
@@ -181,7 +181,7 @@ def test_the_finding_of_an_unfit_third_ca_has_the_way_out(tmp_path: Path, phase:
     put(node, root_ca(key="rsa-1024"))
     before = node.tree()
     said = node.findings()["rotation_frozen"]
-    assert said.endswith("; restore the certificate and the key of one of these two, both files")
+    assert said.endswith("; restore both the certificate and the key of the old or of the new one")
     node.step()
     assert node.tree() == before
     back = node.old if whose == "former" else second
@@ -261,7 +261,7 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         before = node.tree()
         rest(made, Cause("change", None))
         (said,) = told(made)
-        assert f"; certmond rotates it at {at:%Y-%m-%d %H:%M:%S} UTC: " in said
+        assert f"; certmond rotates to the new CA at {at:%Y-%m-%d %H:%M:%S} UTC: " in said
         assert said.endswith("; or restore the old CA and its key")
         clock.now = at - SECOND
         rest(made, Cause("look", frozenset()))
@@ -351,7 +351,7 @@ def test_an_expired_old_ca_is_replaced_at_once(tmp_path: Path) -> None:
         put(node, new)
         made._pass(Cause("change", None))
         (said,) = told(made)
-        assert "certmond rotates it now, without an overlap, because the old CA has expired" in said
+        assert "certmond rotates to the new CA now, without an overlap, because the old CA has expired" in said
         made._execute()
         made._pass(Cause("step", None))
         (said,) = told(made)
@@ -421,7 +421,7 @@ def test_a_second_family_is_reported_while_the_first_one_is_followed(tmp_path: P
     if on_change == "alarm":
         assert said.endswith(f"or, after {record.name}, run: certmond root-ca rotate --family other")
     else:
-        assert said.endswith(f"; certmond rotates it after {record.name}")
+        assert said.endswith(f"; certmond rotates to the new CA after {record.name}")
     asked = node.certmond("renew", "leaf")
     assert asked.returncode == 3
     assert said in asked.stderr
@@ -447,5 +447,5 @@ def test_the_wait_of_a_second_process_ends_with_the_clock(tmp_path: Path) -> Non
     before = node.tree()
     checked = node.hurry("check")
     assert checked.code == 2
-    assert re.search("certmond rotates it at .* UTC: ", checked.out.replace("\n", " "))
+    assert re.search("certmond rotates to the new CA at .* UTC: ", checked.out.replace("\n", " "))
     assert node.tree() == before

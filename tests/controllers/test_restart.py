@@ -297,7 +297,7 @@ def test_without_old_files_an_operator_must_act(bench: Bench) -> None:
     done = told(bench.step(300, ill="it is ill"))
     assert done.result is Result.FAILED
     assert done.message == (
-        "hook did not come up (it is ill), and certmond did not restore the previous files: "
+        "hook did not become healthy (it is ill), and certmond did not restore the previous files: "
         "the archive has no previous generation of front-proxy-client that is still valid"
     )
     assert len(bench.runs) == 2
@@ -324,8 +324,8 @@ def test_a_failed_act_without_a_visible_effect_is_reported(bench: Bench) -> None
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("sleep", "did not end within 0.5 s; see what it waits for, or give it a longer time_limit"),
-        ("yes", "wrote more than 1048576 bytes; have it write less"),
+        ("sleep", "did not end within 0.5 s; find what the program waits for, or set a longer time_limit"),
+        ("yes", "wrote more than 1048576 bytes; reduce its output"),
     ],
 )
 def test_the_message_of_a_terminated_program_has_the_remedy(bench: Bench, program: str, said: str) -> None:
@@ -417,7 +417,7 @@ def test_a_lost_lock_stops_the_first_act_and_no_later_one(bench: Bench) -> None:
     """A partial restart is worse than a late one."""
     bench.turn.ours = False
     done = told(bench.step())
-    refused = "hook was not restarted: this node lost the restart lock first"
+    refused = "hook was not restarted: this node lost the restart lock before the restart"
     assert (done.result, done.message) == (Result.REFUSED, refused)
     assert bench.runs == []
     bench.turn.ours = True
@@ -466,7 +466,7 @@ def test_without_the_api_the_configuration_decides(
     assert len(bench.runs) == runs
     if not runs:
         assert message == (
-            "waits for the restart lock: the API does not answer; certmond waits for it "
+            "waits for the restart lock: the API does not answer; certmond waits for the API "
             "(to restart without the lock, set `without_api: go_on`)"
         )  # fmt: skip
         bench.turn.away, bench.turn.ours = False, True

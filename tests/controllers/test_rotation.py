@@ -738,7 +738,7 @@ def _another_key() -> Unfit:
 
 
 def _no_key() -> Unfit:
-    return root_ca().pem, None, "its key is not on this node"
+    return root_ca().pem, None, "the key of the new CA is not on this node"
 
 
 def _encrypted() -> Unfit:
@@ -785,7 +785,7 @@ def test_an_unfit_ca_is_not_rotated(quick: Path, what: str) -> None:
         node.put("ca.key", key)
     before = node.tree()
     told = node.findings()["root_ca_changed"]
-    waits = "certmond rotates it at .* UTC" if what == "not valid yet" else "certmond changes no file"
+    waits = "certmond rotates to the new CA at .* UTC" if what == "not valid yet" else "certmond changes no file"
     assert re.search(f"has another CA than the certificates of this node .*{waits}: .*{sentence}", told), told
     assert re.search("; or restore the old CA( and its key)?$", told)
     assert [node.step() for _ in range(3)] == [None, None, None]
@@ -840,7 +840,8 @@ def test_a_found_ca_that_ends_before_its_leaves_is_reported(quick: Path) -> None
     node.step()
     cat(node, short)
     sentence = "ends on .*, and shortens certificates that would end on .*; give a CA with a later end"
-    assert re.search(f"; certmond rotates it now; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
+    said = node.findings()["root_ca_changed"]
+    assert re.search(f"; certmond rotates to the new CA now; {node.files}/ca.crt {sentence}", said)
     done = node.hurry("root-ca", "rotate")
     assert done.code == 0
     assert re.search(f"^warning: {node.files}/ca.crt {sentence}", done.err, re.MULTILINE), done.err
@@ -933,7 +934,7 @@ def test_a_rotation_without_workload_checks_is_announced(quick: Path) -> None:
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
     planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
-    told = "^note: certmond does not check workloads without `cluster:`; restart the pods .* between trust and issue"
+    told = "^note: without `cluster:` in the configuration, .*; restart the Pods .* between the phases trust and issue"
     assert len(re.findall(told, planned.err, re.MULTILINE)) == 1
     assert json.loads(planned.out)["family"] == "ca"
     begun = node.hurry("root-ca", "rotate", "--no-wait")
@@ -959,7 +960,7 @@ def test_a_running_rotation_does_not_satisfy_another_request(quick: Path, words:
         refused = node.hurry("root-ca", "rotate", *words, *more)
         assert (refused.code, refused.out) == (2, ""), more
         assert re.search(
-            "^refused: the rotation .* of ca is in progress, by overlap, .*; complete it first", refused.err
+            "^refused: the rotation .* of ca is in progress, in the mode overlap and .*; complete it first", refused.err
         )
         assert (node.tree(), node.record) == (before, rotation), more
     assert node.hurry("root-ca", "rotate").code == 0

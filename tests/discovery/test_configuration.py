@@ -176,7 +176,9 @@ def test_etcds_certificates_elsewhere(node: Node) -> None:
         "etcd.yaml --trusted-ca-file: the profile has /etc/kubernetes/pki/etcd/ca.crt",
         "beside /etc/etcd/ca.crt: the profile has /etc/kubernetes/pki/etcd/ca.key",
     ]
-    assert comments(text, "etcd-healthcheck-client") == ["not expected: it is not on this node, and no flag names it"]
+    assert comments(text, "etcd-healthcheck-client") == [
+        "not expected: the file is not on this node, and no flag names it"
+    ]
     assert "etcd-healthcheck-client" in comments(text)[-1]
     assert not judged(node, text)
 

@@ -29,7 +29,7 @@ LEAF = make_leaf(ROOT, "client")
 CONF = row("conf", "/home/x.conf", kind="kubeconfig", embedded_ca="ca")
 SENTENCE = (
     "unreadable: {} is named in /home/x.conf, which user 65534 can change, "
-    "and is not a file that they can reach and own, or that all users can read"
+    "and leads to no file that these users own or that all users can read"
 )
 
 
@@ -161,13 +161,12 @@ def test_every_writer_has_to_be_able_to_read_the_target(node: Node) -> None:
     node.put("/home/own.crt", LEAF.pem, 0o600, OTHERS)
     node.put("/home/x.conf", node.names("own.crt", "own.crt"), owner=OTHERS)
     assert (
-        "which user 65533 and user 65534 can change, and is not a file that they can reach and own"
-        in told(node.look())[0]
+        "which user 65533 and user 65534 can change, and leads to no file that these users own" in told(node.look())[0]
     )
     os.chown(node.at("/home"), 0, 0)
     assert node.look().certificates == (LEAF.facts,)
     node.at("/home").chmod(0o777)
-    assert "which user 65533 and other users can change, and is not a file that" in told(node.look())[0]
+    assert "which user 65533 and other users can change, and leads to no file that" in told(node.look())[0]
 
 
 def test_a_chain_of_a_reference_and_a_symlink(node: Node) -> None:

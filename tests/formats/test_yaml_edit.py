@@ -80,7 +80,7 @@ def test_a_value_that_needs_another_change_is_refused(cluster: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (REST, "certmond adds no cluster to /etc/kubernetes/admin.conf; add it to the file"),
+        (REST, "certmond adds no cluster to /etc/kubernetes/admin.conf; add the cluster to the file"),
         (text("  cluster: {}\n").replace("cluster: prod", "cluster: gone"), "certmond adds no cluster to"),
     ],
     ids=["no clusters", "another cluster"],

@@ -321,7 +321,7 @@ def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(told:
     said = [each for each in journal.recent if "before hook hook received" in each["message"]]
     left_out = [each["message"] for each in said if each["event"] == "left_out"]
     assert left_out == [
-        "3 changes of 1 findings ended before hook hook received them, and not logged; see: certmond status"
+        "3 changes of 1 findings ended before hook hook received them, and were not logged; see: certmond status"
     ]
     assert len(said) == 3
 

@@ -82,7 +82,7 @@ def test_a_torn_pair_that_was_repaired_is_not_restored(tmp_path: Path, form: str
     said = host.restoration().restore(name, None, dry_run=True)
     assert said == host.restoration().restore(name, None, dry_run=False)
     assert said[0].startswith(f"{newest} is skipped: it is broken: ")
-    assert all("is restored as of before" in each for each in said[1:])
+    assert all("is restored to its state before" in each for each in said[1:])
     assert host.belongs_together()
     now_there, before = host.contents(), set(good.values())
     if "kubelet" not in form:  # the kubelet's dated files stay where they are

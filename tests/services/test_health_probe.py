@@ -98,13 +98,13 @@ def test_another_answer_is_unhealthy(serve: Serve, code: int) -> None:
 )  # fmt: skip
 def test_what_is_no_answer_of_http_is_none(serve: Serve, words: bytes) -> None:
     """However long it is."""
-    assert wrong(f"http://{serve(saying(words)).endpoint}/") == "gives no answer of HTTP"
+    assert wrong(f"http://{serve(saying(words)).endpoint}/") == "does not answer with HTTP"
 
 
 def test_a_server_that_closes_has_not_answered(serve: Serve) -> None:
     """The same holds if no process listens."""
     server = serve(lambda connection: connection.recv(1 << 16))
-    assert wrong(f"http://{server.endpoint}/") == "gives no answer of HTTP"
+    assert wrong(f"http://{server.endpoint}/") == "does not answer with HTTP"
     assert wrong("http://127.0.0.1:1/") is not None
 
 

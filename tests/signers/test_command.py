@@ -351,7 +351,7 @@ def test_a_helper_that_hangs_is_ended_with_all_it_started(helper: Ask, tmp_path:
         time.sleep(60)
     """
     started = time.monotonic()
-    with pytest.raises(UnreachableError, match=r"did not end within 1\.5 s; see what it waits for, or give it"):
+    with pytest.raises(UnreachableError, match=r"did not end within 1\.5 s; find what the program waits for"):
         signer(helper(script), seconds=1.5).sign(request())
     took = time.monotonic() - started
     assert (tmp_path / "started").exists()
@@ -402,7 +402,7 @@ def test_a_stopping_daemon_ends_the_helper(helper: Ask) -> None:
 def test_too_much_output_ends_it(helper: Ask) -> None:
     """More than 1 MiB of output is no certificate: the helper is ended at once. Of stderr the rest is dropped."""
     started = time.monotonic()
-    with pytest.raises(RefusedError, match="wrote more than 1048576 bytes; have it write less"):
+    with pytest.raises(RefusedError, match="wrote more than 1048576 bytes; reduce its output"):
         signer(helper("while True: sys.stdout.write('x' * 65536)"), seconds=30).sign(request())
     assert time.monotonic() - started < 10
     with pytest.raises(RefusedError, match="refused front: x"):

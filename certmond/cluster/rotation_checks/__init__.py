@@ -1,1 +1,1 @@
-"""Checks of the cluster before a phase of a rotation ends, and the changes that a rotation makes there."""
+"""Checks of the cluster before a phase of a rotation ends, and the changes of a rotation to objects of the cluster."""

@@ -1,4 +1,4 @@
-"""Result of a check of the cluster, and the common frame of all checks.
+"""Result of a check of the cluster, and the function that runs each check.
 
 Owns the time limit of a check. If the cluster refuses a call or does not answer, the check fails. Each check has its
 own module.
@@ -28,9 +28,10 @@ _MOST_NAMES = 10  # names in a sentence, which gives only the number of the othe
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of a check. `ok`: it does not block the next phase. A skipped check is ok, and `fact` reports that.
+    """The result of a check. A check that is `ok` does not block the next phase. A skipped check is ok.
 
-    If the check was impossible, `failure` distinguishes a refusal from a missing answer, which may arrive later.
+    `fact` describes the result. If the check was impossible, `failure` distinguishes a refusal from a missing answer,
+    which may arrive later.
     """
 
     name: str
@@ -45,7 +46,7 @@ def run_check(
 ) -> CheckResult:
     """Return the result of `work`, or a failed check if the API refuses or does not answer within `limit`.
 
-    Without `limit`, `work` limits itself.
+    Without `limit`, `work` limits its own time.
     """
     seconds = None if limit is None else limit.total_seconds()
 
@@ -65,9 +66,9 @@ def run_check(
 
 
 def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: bool = False) -> str | None:
-    """Return how the bundle `pem` differs, as a set, from `wanted`, as a phrase after its name; None if it does not.
+    """Return how the certificates in `pem` differ, as a set, from `wanted`: a phrase after the bundle's name, or None.
 
-    With `at_least` it may contain more.
+    With `at_least`, the bundle may contain more certificates.
     """
     found = decode(pem, where)
     if found.faults:

@@ -1,7 +1,7 @@
 """Check of the ConfigMap kube-public/cluster-info, from which a node that joins with a token reads the CA.
 
-On request, certmond replaces the cluster's CAs in its kubeconfig. Other CAs stay.
-kube-controller-manager (bootstrap-signer) signs the kubeconfig again when it changes. Imports lightkube.
+On request, certmond replaces the cluster's CAs in the kubeconfig of the ConfigMap. Other CAs stay.
+kube-controller-manager (bootstrap-signer) signs the kubeconfig again after a change. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def cluster_info(
 ) -> CheckResult:
     """Check that the kubeconfig trusts, of `family_cas` (the old and the new CAs), exactly `wanted`.
 
-    With `update`, write them in the given order, before all others. A CA with the same key belongs to `family_cas`. The
-    write changes no other field, and only the version that was read. A missing ConfigMap passes the check.
+    With `update`, write `wanted` in the given order, before all other CAs. A CA with the same key belongs to
+    `family_cas`. The write changes no other field, and fails if another client has changed the ConfigMap since certmond
+    read it. A missing ConfigMap passes the check.
     """
     trust = tuple(wanted)
     keys = frozenset(each.key for each in (*family_cas, *trust))
@@ -63,7 +64,7 @@ def cluster_info(
             return CheckResult(NAME, True, f"{_WHERE} has the expected CAs")
         if not update:
             return CheckResult(
-                NAME, False, f"the CA in {_WHERE} {fact}", "certmond updates it during a rotation; or edit it"
+                NAME, False, f"the CA in {_WHERE} {fact}", "certmond updates it during a rotation; or edit it yourself"
             )
         cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *others)))).decode("ascii")
         patch = {
@@ -75,7 +76,7 @@ def cluster_info(
             await _call(connection, "patch", lambda: _patch(connection, patch))
         except (ConflictError, NotFoundError):
             raise UnreachableError(f"another client has changed {_WHERE}; certmond updates it later") from None
-        return CheckResult(NAME, True, f"certmond has updated {_WHERE}: its CA {fact} before")
+        return CheckResult(NAME, True, f"certmond has updated {_WHERE}; before, its CA {fact}")
 
     return run_check(access, NAME, work, limit)
 
@@ -95,7 +96,7 @@ async def _patch(connection: Connection, patch: dict[str, Any]) -> ConfigMap:
 
 async def _call(connection: Connection, verb: str, call: Any) -> Any:
     rule = f"apiGroups [''], resources [configmaps], resourceNames [{_CONFIG_MAP}], verbs [{verb}]"
-    return await connection.call(f"{verb} {_WHERE}", f"grant its user a role in {_NAMESPACE} with {rule}", call)
+    return await connection.call(f"{verb} {_WHERE}", f"grant this user a role in {_NAMESPACE} with {rule}", call)
 
 
 def _cluster(text: str) -> tuple[Any, dict[str, Any]]:

@@ -26,11 +26,11 @@ _CHECK_LIMIT = timedelta(seconds=20)
 _LISTING_LIMIT = timedelta(seconds=60)
 """Time limit of a check that lists many objects: namespaces, definitions of resources, pods."""
 _BATCH = 5
-"""Workloads to restart before the node continues its other work."""
+"""Number of workloads to restart before the node continues its other work."""
 
 
 class Inspection:
-    """The checks of one process, which keeps an undecided request."""
+    """The checks of the cluster in one process. Keeps an undecided request of the signer check."""
 
     def __init__(self, access: Access, spec: ClusterSpec) -> None:
         self._access, self._spec = access, spec
@@ -41,9 +41,9 @@ class Inspection:
         return _failures(self._results(rotation, now))
 
     def workloads(self, since: datetime, not_ready: Collection[str], now: datetime) -> tuple[str, ...]:
-        """Return such sentences for workloads from before `since`, and for restarts in progress.
+        """Return a sentence with its remedy for workloads from before `since`, and for each restart in progress.
 
-        Workloads on the nodes `not_ready` do not count.
+        Pods on the nodes `not_ready` do not count.
 
         Raises RefusedError, UnreachableError.
         """
@@ -64,7 +64,7 @@ class Inspection:
         )
 
     def end(self) -> None:
-        """Delete this process's request in the API. Never raises."""
+        """Delete the CertificateSigningRequest of the signer check. Never raises."""
         if self._signer_check:
             self._signer_check.withdraw()
 

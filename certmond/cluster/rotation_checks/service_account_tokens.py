@@ -37,10 +37,10 @@ def tokens(
 ) -> CheckResult:
     """Check that the API server accepts a new token of the service account, signed with the key `signed_by` if given.
 
-    Without that service account, the check is skipped and ok.
+    If the cluster does not have that service account, certmond skips the check, and the result is ok.
     """
     account = f"{namespace}/{service_account}"
-    rule = f"grant its user a role in {namespace} with apiGroups [''], resourceNames [{service_account}],"
+    rule = f"grant this user a role in {namespace} with apiGroups [''], resourceNames [{service_account}],"
 
     async def work(connection: Connection) -> CheckResult:
         client = connection.client
@@ -64,7 +64,7 @@ def tokens(
         except NotFoundError:
             fact = f"skipped: the cluster has no ServiceAccount {account}"
             return CheckResult(
-                NAME, True, fact, "to create it, run: kubectl apply -f config/rbac.yaml; it needs no permissions"
+                NAME, True, fact, "create it: kubectl apply -f config/rbac.yaml; the account needs no permissions"
             )
         if not (token := (made.status and made.status.token) or ""):
             return CheckResult(
@@ -73,7 +73,7 @@ def tokens(
         try:
             review = await connection.call(
                 "review a token",
-                "grant its user a cluster role with apiGroups [authentication.k8s.io], resources [tokenreviews],"
+                "grant this user a cluster role with apiGroups [authentication.k8s.io], resources [tokenreviews],"
                 " verbs [create]",
                 lambda: client.create(TokenReview(spec=TokenReviewSpec(token=token))),
             )
@@ -109,7 +109,7 @@ def _verdict(
 
 
 def _key_id(token: str) -> str:
-    """Return the key ID in a token's header (RFC 7515, 4.1.4), or empty if it is unreadable."""
+    """Return the key ID in a token's header (RFC 7515, 4.1.4), or "" if the header is unreadable."""
     head = token.partition(".")[0]
     try:
         return str(json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"])

@@ -1,10 +1,10 @@
 """Check of the cluster's signer and its CA: certmond requests a certificate, verifies it and discards it.
 
-Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a temporary key, for a user
-without permissions, and with the shortest lifetime of the API. While the request waits for approval or for a signer,
-each later check reads it again, also from another process. A denied request stays until a user deletes it, so that the
-operator does not have to deny it again. This check or a later one deletes any other request, or the cluster does within
-a day. Imports lightkube.
+Owns the request of the check. It is for the signer kubernetes.io/kube-apiserver-client and for a user without
+permissions, with a temporary key and the shortest lifetime of the API. While the request waits for approval or for a
+signer, each later check reads the same request again, also in another process. A denied request stays until a user
+deletes it, so that the operator does not have to deny it again. certmond deletes any other request in this check or in
+a later check, or the cluster deletes it within a day. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 NAME = "signing"
 REQUEST = "certmond-canary"
-"""The fixed name of the request, so that a role can permit exactly this one."""
+"""The fixed name of the request, so that a role can permit exactly this request."""
 USER = "certmond:canary"
-"""The common name of the certificate. It is in no group, and must not be bound to a role."""
+"""The common name of the certificate. This user is in no group, and must not be bound to a role."""
 
 _SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
 _USAGES = ("digital signature", "client auth")
@@ -45,19 +45,19 @@ _APPROVAL = "CertmondCanary", "certmond checks which CA the cluster signs with"
 _SECONDS = 600  # the API's minimum
 _POLL_INTERVAL = 0.5  # seconds
 _APPROVE = (
-    f"inspect it (docs/cluster.md), then run: kubectl certificate approve {REQUEST}; or permit certmond to approve"
-    f" requests to {API_CLIENT}"
+    f"inspect the request (docs/cluster.md), then run: kubectl certificate approve {REQUEST}; or permit certmond to"
+    f" approve requests to {API_CLIENT}"
 )
 _DENIED = (
-    f"ask the user who denied it for the reason; to have it filed again, run: kubectl delete csr {REQUEST}; the cluster"
-    " deletes it an hour after it was filed"
+    f"ask the user who denied the request for the reason; to file it again, run: kubectl delete csr {REQUEST}; the"
+    " cluster deletes the request an hour after its creation"
 )
 _CONTROLLER = "check that a kube-controller-manager leads, and its log for errors of certificate signing"
 
 
 @dataclass(slots=True)
 class _PendingRequest:
-    """The request in the API. Its certificate can only be the answer to this check."""
+    """The request of this check in the API, with its key, and with the CA that is expected to sign it."""
 
     expected: Certificate
     key: PublicKey
@@ -66,7 +66,7 @@ class _PendingRequest:
 
 
 class SignerCheck:
-    """The check of one process, which keeps an undecided request."""
+    """The check of the signer in one process. Keeps an undecided request for the next check."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -76,7 +76,7 @@ class SignerCheck:
         """Check that a certificate that the cluster signs now verifies with the CA `expected` at `now`.
 
         Takes at most `limit`, and one more call of the API for the deletion. If certmond may not approve its request,
-        it does not wait: the next check reads the request again.
+        the check does not wait, and the next check reads the request again.
         """
         seconds = limit.total_seconds()
 
@@ -99,7 +99,7 @@ class SignerCheck:
             if "Denied" in pending.filed.conditions:
                 return CheckResult(NAME, False, _condition_fact(pending.filed, "is denied", "Denied"), _DENIED)
             self._pending = None
-            with suppress(SigningError):  # a later check deletes it, or the cluster within a day
+            with suppress(SigningError):  # a later check deletes the request, or the cluster does within a day
                 await api.delete(REQUEST)
             return _verdict(pending.filed, pending.key, expected, now)
 
@@ -113,7 +113,7 @@ class SignerCheck:
                 self._access.run(lambda connection: Requests(connection).delete(REQUEST))
 
     async def _request(self, api: Requests, expected: Certificate) -> _PendingRequest:
-        """Return the earlier request for the same CA, or a new one."""
+        """Return the earlier request for the same CA, or a new request."""
         if self._pending and self._pending.expected == expected:
             await self._refresh(api, self._pending)
             return self._pending
@@ -121,7 +121,7 @@ class SignerCheck:
         if before is None and (found := await self._awaiting_operator(api, expected)):
             self._pending = found
             return found
-        await api.delete(REQUEST)  # of a killed process
+        await api.delete(REQUEST)  # the request of a killed process
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(_SUBJECT).sign(key, hashes.SHA256())
         filed = await api.create(REQUEST, request.public_bytes(Encoding.PEM), API_CLIENT, _USAGES, _SECONDS)
@@ -133,7 +133,7 @@ class SignerCheck:
     async def _awaiting_operator(self, api: Requests, expected: Certificate) -> _PendingRequest | None:
         """Return the request of another process that the operator must approve or has denied.
 
-        After a deletion, the operator would have to decide again.
+        certmond does not delete such a request, because the operator would have to decide again.
         """
         filed = await api.read(REQUEST)
         key = _key_of(filed) if filed and not filed.certificate else None
@@ -148,7 +148,7 @@ class SignerCheck:
         return None
 
     async def _approve(self, api: Requests, pending: _PendingRequest) -> str | None:
-        """Approve the request. Return the reason for which certmond may not, or None if the request is decided."""
+        """Approve the request. Return why certmond may not approve it, or None if the request has a decision."""
         try:
             found = await api.approve(pending.filed, *_APPROVAL)
         except RefusedError as error:
@@ -157,7 +157,7 @@ class SignerCheck:
         return None
 
     async def _wait_for_decision(self, api: Requests, pending: _PendingRequest) -> None:
-        """Wait until the request has a certificate, or can never have one."""
+        """Wait until the request has a certificate, or until it can no longer get a certificate."""
         while not (pending.filed.certificate or {"Denied", "Failed"} & pending.filed.conditions.keys()):
             pending.approved = "Approved" in pending.filed.conditions
             await asyncio.sleep(_POLL_INTERVAL)

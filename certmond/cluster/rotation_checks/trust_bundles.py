@@ -30,7 +30,7 @@ def published_trust(
 ) -> CheckResult:
     """Check that `kube-root-ca.crt` contains exactly `wanted`, as a set, in every namespace that is not being deleted.
 
-    With `at_least`, it may contain more.
+    With `at_least`, the ConfigMap may contain more CAs.
     """
     trust = tuple(wanted)
 
@@ -38,12 +38,12 @@ def published_trust(
         client = connection.client
         spaces = await connection.listed(
             "list the namespaces",
-            "grant its user a cluster role with apiGroups [''], resources [namespaces], verbs [list]",
+            "grant this user a cluster role with apiGroups [''], resources [namespaces], verbs [list]",
             lambda: client.list(Namespace, chunk_size=PAGE),
         )
         maps = await connection.listed(
             f"list the ConfigMaps {_CONFIG_MAP}",
-            f"grant its user a cluster role with apiGroups [''], resources [configmaps], resourceNames"
+            f"grant this user a cluster role with apiGroups [''], resources [configmaps], resourceNames"
             f" [{_CONFIG_MAP}], verbs [list]",
             # With this selector, the API server checks the permission for this name only.
             lambda: client.list(ConfigMap, namespace="*", fields={"metadata.name": _CONFIG_MAP}, chunk_size=PAGE),
@@ -66,7 +66,7 @@ def token_secrets(
 ) -> CheckResult:
     """Check that the CA in every Secret with a service account's token is exactly `wanted`, as a set.
 
-    Without `enabled`, the check is skipped, because it needs the permission to read all Secrets.
+    Without `enabled`, certmond skips the check, because it needs the permission to read all Secrets.
     """
     trust = tuple(wanted)
     if not enabled:
@@ -78,7 +78,7 @@ def token_secrets(
     async def work(connection: Connection) -> CheckResult:
         found = await connection.listed(
             "list the Secrets",
-            "grant its user a cluster role with apiGroups [''], resources [secrets], verbs [list]",
+            "grant this user a cluster role with apiGroups [''], resources [secrets], verbs [list]",
             lambda: connection.client.list(Secret, namespace="*", fields={"type": _TOKEN_TYPE}, chunk_size=PAGE),
         )
         facts = {
@@ -99,7 +99,7 @@ def _terminating(space: Any) -> bool:
 
 
 def _fact(pem: bytes, wanted: tuple[Certificate, ...], *, at_least: bool = False) -> str | None:
-    return differs(pem, wanted, "it", at_least=at_least) if pem else "has none"
+    return differs(pem, wanted, "it", at_least=at_least) if pem else "has no CA"
 
 
 def _decoded(data: str | None) -> bytes:

@@ -1,8 +1,8 @@
 """Check of the CA bundles of webhooks and extension API servers that contain the cluster's CA.
 
-They are in webhook configurations, APIServices and the conversion of CustomResourceDefinitions. certmond writes only
-those with the annotation `certmond.io/ca-bundle: <family>`, and reports the others. It ignores a bundle without a CA of
-the family. Imports lightkube.
+The bundles are in webhook configurations, APIServices and the conversion of CustomResourceDefinitions. certmond writes
+only to objects with the annotation `certmond.io/ca-bundle: <family>`, and reports the other objects. It ignores a
+bundle without a CA of the family. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def ca_bundles(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> CheckResult:
-    """Check that every bundle with a CA of `family_cas`, the old and the new ones, has exactly `wanted` of them.
+    """Check that every bundle with one of `family_cas`, the old and the new CAs, has exactly `wanted` of these CAs.
 
-    A CA with the same key belongs to `family_cas`. With `update`, the annotated bundles then have only `wanted`, in the
-    given order. certmond changes only the version that it read.
+    A CA with the same key belongs to `family_cas`. With `update`, write `wanted` in the given order to the bundles of
+    annotated objects. The write fails if another client has changed the object since certmond read it.
     """
     trust = tuple(wanted)
     keys = frozenset(each.key.sha256 for each in (*family_cas, *trust))
@@ -112,7 +112,7 @@ async def _listed(
             if (behind := _outdated(kind, each, family, keys, wanted)) is not None:
                 yield behind
 
-    rule = f"grant its user a cluster role with apiGroups [{kind.group}], resources [{kind.plural}], verbs [list]"
+    rule = f"grant this user a cluster role with apiGroups [{kind.group}], resources [{kind.plural}], verbs [list]"
     return await connection.listed(f"list the {kind.plural}", rule, found)
 
 
@@ -155,7 +155,7 @@ def _fact(bundle: str, owned: bool, keys: frozenset[str], wanted: tuple[Certific
 
 
 async def _updated(connection: Connection, behind: _OutdatedBundle, wanted: tuple[Certificate, ...]) -> bool:
-    """Write the bundle. Return False if the object was changed or deleted since it was read."""
+    """Write the bundle. Return False if another client has changed or deleted the object since certmond read it."""
     bundle = base64.b64encode(b"".join(map(to_pem, wanted))).decode("ascii")
     patch = [
         # The resource version limits the change to the object that was read. So each index names the same webhook.
@@ -163,7 +163,7 @@ async def _updated(connection: Connection, behind: _OutdatedBundle, wanted: tupl
         *({"op": "add", "path": pointer, "value": bundle} for pointer in behind.pointers),
     ]
     kind = behind.kind
-    rule = f"grant its user a cluster role with apiGroups [{kind.group}], resources [{kind.plural}], verbs [patch]"
+    rule = f"grant this user a cluster role with apiGroups [{kind.group}], resources [{kind.plural}], verbs [patch]"
     client = connection.client
     try:
         await connection.call(

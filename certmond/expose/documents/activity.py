@@ -1,6 +1,7 @@
 """The daemon's activity as a document: its plan, the rotation in progress, the last events.
 
-Owns its shape, which is a contract (schema 1). Decides nothing. `status` has the observed state.
+Owns the schema of this document, which is stable (schema 1). Decides nothing. The status document has the observed
+state of the node.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ def activity_document(
     *,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Return the document.
+    """Return the activity document in plain types.
 
-    `waits` are the conditions that delay the rotation, and `until` is the time at which it continues without an event.
-    `workers` is the progress of the workers, if this node counts them. The newest of `events` comes first.
+    `waits` are the conditions that delay the rotation. `until` is the time at which the rotation continues without an
+    event. `workers` is the progress of the workers, if this node counts them. `events` begins with the newest event.
     """
     return {
         "schema": SCHEMA,

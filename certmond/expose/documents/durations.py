@@ -12,7 +12,7 @@ _UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def residual(end: str | None, now: datetime) -> str:
-    """Return the remaining time as kubeadm prints it, in the largest unit that fits (y, d, h, m). Expired: negative."""
+    """Return the time until `end` in the format of kubeadm, such as 364d. It is negative for an expired certificate."""
     if end is None:
         return ""
     left = (datetime.fromisoformat(end) - now).total_seconds()
@@ -22,7 +22,7 @@ def residual(end: str | None, now: datetime) -> str:
 
 
 class Lifetime(NamedTuple):
-    """Percentages of a certificate's lifetime: the part that is `left` now, and the part left at its `renewal`."""
+    """The remaining lifetime of a certificate in percent: `left` at present, and `renewal` at the renewal time."""
 
     left: float
     renewal: float | None

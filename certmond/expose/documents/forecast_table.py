@@ -1,4 +1,4 @@
-"""The documents of a plan and a forecast as tables, and the forecast as a chart. Decides nothing."""
+"""The tables that the terminal shows for a plan document or a forecast document, and a chart. Decides nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _next(document: dict[str, Any]) -> str:
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return a chart with a line for each certificate, then a table of the events.
 
-    Without `wide`, a row combines the events of one day and kind.
+    Without `wide`, one row combines the targets that have the same event on the same day.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("WHEN", "WHAT", "TARGET", "DETAIL"):
@@ -61,9 +61,9 @@ def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableTy
     for (day, what, detail, *_), targets in rows.items():
         style = _STYLES.get(what, "yellow")
         table.add_row(day, Text(what, style=style), Text(printable(", ".join(targets))), Text(printable(detail)))
-    cut = () if document["complete"] else (Text("The forecast is incomplete: use a shorter time.", style="yellow"),)
+    cut = () if document["complete"] else (Text("The forecast is incomplete: set a shorter --for.", style="yellow"),)
     if not document["events"]:
-        return Group(Text("No event until then."), *next_line(document))
+        return Group(Text("The forecast has no event."), *next_line(document))
     observes = document["mode"] != "enforce"
     note = "Enforce mode would execute these steps. certmond is in observe mode and executes none of them."
     return Group(

@@ -1,6 +1,7 @@
-"""A plan and a forecast as documents for scripts: plain types, times in RFC 3339.
+"""The plan document and the forecast document, for scripts: plain types, times in RFC 3339.
 
-Owns their schemas. That of a plan is stable (schema 1). Decides nothing. `forecast_table` prints the documents.
+Owns the schemas of both. The schema of the plan is stable (schema 1). Decides nothing. `forecast_table` prints the
+documents.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ SCHEMA = 1
 
 
 def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """Return the steps in their order, and the held renewals."""
+    """Return the plan document: its header, the steps in order, and the held renewals."""
     return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
 
 
 def plan_entry(plan: Plan) -> dict[str, Any]:
-    """Return the plan without the header, in plain types."""
+    """Return the members of the plan document that follow its header, in plain types."""
     return {
         "steps": [step_entry(step) for step in plan.steps],
         "held": [
@@ -60,9 +61,9 @@ def step_name(step: Step) -> str:
 
 
 def forecast_document(forecast: Forecast, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """Return the timeline, and the next event, which may be after its end.
+    """Return the forecast document. `following` is the next event, which may be after the end of the forecast.
 
-    The timeline has the renewals of enforce mode, also in observe mode.
+    The events include the renewals of enforce mode, also if `mode` is observe.
     """
     return {
         "schema": SCHEMA,

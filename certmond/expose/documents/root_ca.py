@@ -1,6 +1,7 @@
-"""The documents of `root-ca show` and `root-ca verify`, and both as tables.
+"""The documents of `root-ca show` and `root-ca verify`, and the tables that print them.
 
-Owns their schemas, which are stable (schema 1). The documents contain only public facts. Decides nothing.
+Owns the schemas of both documents, which are stable (schema 1). The documents contain only public facts. Decides
+nothing.
 """
 
 from __future__ import annotations
@@ -38,15 +39,16 @@ class StagedFacts:
 
 
 def pin(certificate: Certificate) -> str:
-    """Return the hash of the public key, the argument of `kubeadm join --discovery-token-ca-cert-hash`."""
+    """Return the hash of the public key in the form that `kubeadm join --discovery-token-ca-cert-hash` accepts."""
     return f"sha256:{certificate.key.sha256}"
 
 
 def show_document(
     family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
-    """Return the present CAs with the leaves that they signed, or the public keys of tokens, and the staged files.
+    """Return the document of `root-ca show` about a family and the `staged` files of the node.
 
+    It has the present CAs with the leaves that each has signed, or the public keys that verify service-account tokens.
     `rotation` is the record of the rotation in progress, or None.
     """
     return {
@@ -79,7 +81,10 @@ def show_document(
 def verify_document(
     path: str, family: Family, candidate: Certificate | None, verdict: Verdict, now: datetime
 ) -> dict[str, Any]:
-    """Return the verdict on a candidate (`fit`, `warning` or `refused`), and which leaves of the node chain to it."""
+    """Return the document of `root-ca verify`: the verdict on a candidate, and the leaves of the node that chain to it.
+
+    The verdict is `fit`, `warning` or `refused`.
+    """
     chained = [leaf.name for leaf in family.signed_by(candidate, now)] if candidate else []
     return {
         "schema": SCHEMA,
@@ -123,7 +128,7 @@ def show_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
         "CA", "SUBJECT", "KEY", "FROM", "UNTIL", "KEY HERE", "SIGNS", *(("SERIAL", "SHA256") if wide else ())
     )
     for each in document["present"]:
-        table.add_row(*_cells("in place", each, each["key_here"], wide, f"{len(each['signs'])} here"))
+        table.add_row(*_cells("installed", each, each["key_here"], wide, f"{len(each['signs'])} here"))
     for each in document["staged"]:
         if each["certificate"]:
             table.add_row(*_cells(f"staged ({each['part']})", each["certificate"], each["key_here"], wide, "-"))
@@ -151,7 +156,8 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
         faults = any(each["fault"] for each in document["staged"])
         yield from () if faults else (Text("no rotation is under way"),)  # unknown if a staged file has a fault
     elif not rotation["phase"]:
-        yield Text("the record of a rotation cannot be read", style=_STYLES["refused"])
+        remedy = "restore rotation/record.json of the state directory from a backup"
+        yield Text(f"the record of a rotation cannot be read; {remedy}", style=_STYLES["refused"])
     else:
         place = rotation["released"]
         more = "" if place is None else f", about {place:.0%} of the workers may act"

@@ -31,10 +31,10 @@ def preview_document(
     batch: str | None,
     holds: Sequence[Hold] = (),
 ) -> dict[str, Any]:
-    """Return the phases in their order, each with its changes on this node, its restarts, and the downtime of services.
+    """Return the preview document: for each phase its changes on this node, its restarts, and the downtime of services.
 
-    Downtime counts only if no other instance replaces the service. `batch` is the size of the batches of workers, or
-    None without other nodes. Because of the `holds`, the rotation waits in its phase, before any key is replaced.
+    `away` is the downtime of services without another instance. `batch` is the size of a batch of workers, or None
+    without other nodes. The `holds` stop the rotation in its phase, before certmond replaces any key.
     """
     known = list(away)
     phases = [phase.value for phase in stepwise(rotation)] if batch else []
@@ -86,7 +86,7 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
     below = [Text(line) for line in unavoidable(document)]
     if workers := document["workers"]:
         phases = ", ".join(workers["phases"])
-        how = f"one first, then batches of {workers['batch']}, after all earlier ones have acknowledged the phase"
+        how = f"one first, then batches of {workers['batch']}, each after all earlier workers acknowledged the phase"
         below.append(Text(f"workers in {phases}: {how}"))
     if document["holds"]:
         below.append(Text(f"the rotation waits in {document['phase']}, before it replaces any key, because of:"))

@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 def status_document(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """Return the whole document, in plain types."""
+    """Return the status document of an assessment, in plain types."""
     return {
         **header(assessment, mode, following),
         "certificates": [certificate_entry(status) for status in assessment.certificates],
@@ -25,7 +25,7 @@ def status_document(assessment: Assessment, mode: str, following: NextEvent | No
 
 
 def header(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """Return the part before the certificates."""
+    """Return the members of the status document that precede `certificates`."""
     return {
         "schema": SCHEMA,
         "taken_at": _time(assessment.taken_at),
@@ -43,7 +43,7 @@ def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
 
 
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
-    """Return one certificate. If its file is bad, return the facts of the last good certificate, or null."""
+    """Return one element of `certificates`. If the file is unusable, its facts are of the last valid certificate."""
     certificate = status.certificate
     return {
         "name": status.seen.name,
@@ -87,7 +87,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
 
 
 def anchor_entry(status: CertificateStatus) -> dict[str, Any]:
-    """Return one trust anchor, by the name of its entry in the catalogue."""
+    """Return one element of `trust_anchors`, with the name of its entry in the catalogue."""
     certificate = status.certificate
     if certificate is None:
         raise ValueError("a trust anchor without a certificate")

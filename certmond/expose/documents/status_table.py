@@ -1,4 +1,4 @@
-"""The document of `check` and `status` as a table, similar to that of `kubeadm certs check-expiration`."""
+"""The document of `check` and `status` as a table, similar to the table of `kubeadm certs check-expiration`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
 
 def next_line(document: dict[str, Any]) -> Iterator[Text]:
     """Yield the line about the next event of a status or forecast document, if it has one."""
-    if event := document.get("next_event"):  # an older daemon writes none
+    if event := document.get("next_event"):  # documents of older daemons have no next_event
         yield Text()
         at = datetime.fromisoformat(event["at"])
         yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC")
@@ -55,7 +55,7 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
 
 
 def _presence(entry: dict[str, Any]) -> Iterator[Text]:
-    """Yield the endpoints that serve the certificate and whether it matches the file, then its users."""
+    """Yield a cell with the endpoints and whether each serves the certificate in the file, then one with consumers."""
     words = {True: "matches", False: "DIFFERS", None: "no answer"}
     served = [f"{at['endpoint']} {words[at['matches']]}" for at in entry["served"]]
     differs = any(at["matches"] is False for at in entry["served"])
@@ -73,7 +73,7 @@ def _since(used: dict[str, Any]) -> str:
 
 
 def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
-    """Return the entry of its trust anchor, or the subject of an anchor without an entry."""
+    """Return the entry of the certificate's trust anchor, or the subject of a trust anchor without an entry."""
     return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
 
 

@@ -1,8 +1,8 @@
 """Access control of the listener by TLS, client certificates and passwords, from a web configuration.
 
-Owns the read of that file and of the files that it names. stat(2) detects changes at each connection and request. The
-journal reports unusable files once, and a metric reports them until they are repaired. Until then, the last good
-configuration remains in force, also while only one file of a new pair is in place.
+Reads the web configuration and the files that it names. Each connection and each request checks these files for changes
+with stat(2). certmond logs unusable files once, and a metric reports them until the operator repairs them. Until the
+repair, the last good configuration remains in force, also while only one file of a new pair is installed.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from certmond.expose.http.web_config import RateLimit, Source, load
 log = logging.getLogger(__name__)
 
 CHANGE_SECONDS = 2.0
-"""Seconds for which unusable files may be an incomplete change, from their first detection.
+"""Seconds from the detection of unusable files until certmond logs them, because a change of files may be incomplete.
 
-Also the seconds for which all files must be good before another such wait begins.
+A new period of this length can begin only after all files were usable for as long.
 """
 Mark = tuple[int, ...] | None
 SUCCESSFUL = "certmond_web_config_last_reload_successful"
 MEANING = "1 if the web configuration on disk is in force, 0 if it was refused"
-_ALWAYS = {"X-Content-Type-Options"}  # sent without a configuration
+_ALWAYS = {"X-Content-Type-Options"}  # sent also without a configuration
 _NOT_TLS = b"this port requires HTTPS, and received plain HTTP\n"
 
 
 class Policy:
-    """A configuration with its certificates and users. `access_policy.Policy` describes the methods.
+    """A web configuration with its certificates and users. `access_policy.Policy` describes the methods.
 
     Raises ConfigError if the certificates cannot be used.
     """
@@ -46,7 +46,7 @@ class Policy:
         self.encrypts = config.tls
         self.asks = bool(config.basic_auth_users) or config.tls_server_config.client_auth_type.startswith("Require")
         self._context = make_context(source) if config.tls else None
-        # A client that has sent the right password does not repeat it because of another change.
+        # Keep the accepted passwords and the state of the rate limit, unless the change concerns these settings.
         users, limit = config.basic_auth_users, config.rate_limit
         known = former is not None and former.source.config.basic_auth_users == users
         self._passwords: Passwords = former._passwords if former and known else Passwords(users)
@@ -80,7 +80,7 @@ class Policy:
         return self._passwords.refusal(request, origin)
 
     def dress(self, answer: Answer) -> Answer:
-        """Add the headers of the configuration, which replace certmond's own of the same name."""
+        """Return the answer with the configured headers. Each replaces a header of certmond with the same name."""
         own = tuple(each for each in answer.headers if not each.startswith(self._replaced))
         return answer._replace(headers=(*own, *self._headers))
 
@@ -90,9 +90,9 @@ class Policy:
 
 
 class Bucket:
-    """A rate limit: one request each interval, and `burst` at once after a pause.
+    """A rate limit: one request in each interval, and up to `burst` requests at once after a pause.
 
-    Without an interval there is no limit.
+    Without an interval, certmond does not limit the requests.
     """
 
     def __init__(self, limit: RateLimit) -> None:
@@ -113,16 +113,16 @@ class Bucket:
 
 
 class Gate:
-    """The policy in force, which follows its files. Raises ConfigError for files that are unusable at the start."""
+    """The policy in force, replaced after a change of its files. The constructor raises ConfigError for bad files."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self._seen: dict[Path, Mark] = {}
-        self._untold: str | None = None  # the problem, which may be an incomplete change
-        self._broken_since: float | None = None  # start of that wait; None once all was good for as long
+        self._untold: str | None = None  # the problem that is not logged yet
+        self._broken_since: float | None = None  # start of the period of CHANGE_SECONDS
         self._good_since: float | None = None
         self._latest: Policy | None = None
-        self._refused = False  # and reported
+        self._refused = False  # True after certmond has logged unusable files
         self._refresh()
 
     @property
@@ -154,9 +154,9 @@ class Gate:
         return f"# HELP {SUCCESSFUL} {MEANING}.\n# TYPE {SUCCESSFUL} gauge\n{SUCCESSFUL} {value}\n".encode()
 
     def _refresh(self) -> None:
-        """Load the current configuration, or else the last good one with its current files.
+        """Load the current configuration, or else the last good configuration with the current content of its files.
 
-        Raises ConfigError with the problems, also if the last good one is in force instead.
+        Raises ConfigError with the problems, also if the last good configuration is in force instead.
         """
         former, problems, sources = self._latest, list[str](), list[Source]()
         self._seen = {self._path: _mark(self._path)}  # read the marks before the content, so that no change is lost
@@ -178,7 +178,7 @@ class Gate:
 
 
 def _mark(path: Path) -> Mark:
-    """Return values that differ for another file or other bytes at the path, or None if no file exists."""
+    """Return values that change with the file at the path and with its content, or None if the file does not exist."""
     try:
         found = path.stat()
     except OSError:

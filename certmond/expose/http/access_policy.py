@@ -1,7 +1,8 @@
 """The interface of access control, and the implementation that admits every client in plain text.
 
-`access_control` implements it from a web configuration, and is imported only with one. Without authentication, a
-request on loopback must be for a name of this host. Imports the standard library only, without ssl.
+`access_control` implements the interface from a web configuration. certmond imports it only if such a configuration
+exists. Without authentication, a request on loopback must be for a name of this host. Imports the standard library
+only, without ssl.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ MISDIRECTED = (
 
 
 class Policy(Protocol):
-    """Which clients are admitted, and how. Immutable: a connection keeps its policy, and ends after a change."""
+    """The immutable rules that admit clients. After a change, the server ends the connections with the old rules."""
 
     encrypts: bool
     asks: bool  # clients must authenticate
 
     def wrap(self, connection: socket.socket) -> socket.socket:
-        """Return the connection to use from now on. Exchanges no byte."""
+        """Return the plain or encrypted connection that replaces `connection`. Exchange no bytes."""
 
     def greet(self, connection: socket.socket) -> bool:
         """Do the handshake, and return whether the client is admitted. Raises OSError if it fails."""
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer to a refused request, or None. `origin` is the client's address for the limits."""
+        """Return the answer that refuses the request, or None. `origin` is the address to which the limits apply."""
 
     def dress(self, answer: Answer) -> Answer:
         """Return the answer with the headers of the policy."""
@@ -45,7 +46,7 @@ class Policy(Protocol):
 class Gate(Protocol):
     @property
     def latest(self) -> Policy:
-        """Return the policy of the last check, without another check."""
+        """Return the policy that was in force at the last call of `policy`. Read no file."""
 
     def policy(self) -> Policy:
         """Return the policy in force now. It reads files, so the loop that accepts connections must not call it."""
@@ -70,7 +71,7 @@ class OpenPolicy:
         return answer
 
     def part(self, connection: socket.socket) -> None:
-        """Do nothing: plain TCP has no closing handshake here."""
+        """Do nothing, because only TLS has a closing handshake."""
 
 
 class OpenGate:
@@ -85,11 +86,11 @@ class OpenGate:
 
 
 def misdirected(request: Request, policy: Policy) -> Answer | None:
-    """Return the answer on loopback to a request for another host (RFC 9110, 15.5.20), or None.
+    """Return the answer that refuses a request for another host on loopback (RFC 9110, 15.5.20), or None.
 
-    The owner of a web site can resolve its name to this address (DNS rebinding). Then its page can read the answer. An
-    address as Host is safe. With TLS, the name does not match the certificate. With passwords, the browser has no
-    password for this name.
+    The owner of a web site can resolve the name of the site to the loopback address (DNS rebinding). Then a page of the
+    site can read certmond's answer. An address as Host is safe. With TLS, the name of the site does not match the
+    certificate. With passwords, the browser has no password for the name of the site.
     """
     if policy.encrypts or policy.asks or _is_own(request.headers.get("host", "")):
         return None

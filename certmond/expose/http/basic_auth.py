@@ -1,8 +1,8 @@
 """Basic authentication (RFC 7617) against bcrypt hashes, resistant to a flood of wrong passwords.
 
-Owns the check, its cache, and the order of checks. One check runs at a time, and the address of the last check waits
-for other addresses. A wrong password and an unknown user take the same time. Logs nothing. Stores only a keyed digest
-of a right password.
+Owns the check of a password, its cache, and the order of checks. One check runs at a time. A client address whose check
+was the last one waits for the checks of other addresses. The checks of a wrong password and of an unknown user take the
+same time. Logs nothing. Stores only a keyed digest of a right password.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import bcrypt
 from certmond.expose.http.routes import Answer, Request, sentence
 
 CHALLENGE = 'WWW-Authenticate: Basic realm="certmond", charset="UTF-8"'
-WAIT_SECONDS = 8.0  # for the check; the server closes a connection after ten
-WAITING = 8  # maximum from one address
-PASSWORD_BYTES = 72  # bcrypt ignores more, and so do the programs that create hashes
+WAIT_SECONDS = 8.0  # to wait for a check; the server closes a connection after 10 s
+WAITING = 8  # maximum number of waiting checks from one address
+PASSWORD_BYTES = 72  # bcrypt and the programs that create hashes ignore the bytes after these
 
 
 class CheckQueue:
-    """Grants one check at a time, and prefers an address other than the last one."""
+    """A queue that grants one check at a time. It prefers another address than that of the last check."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -38,7 +38,7 @@ class CheckQueue:
     def slot(self, origin: str) -> Iterator[bool]:
         """Yield whether the check may run in the block.
 
-        Yield False after `WAIT_SECONDS`, or immediately if too many checks wait already.
+        Yield False after `WAIT_SECONDS`, or immediately if WAITING checks of `origin` wait already.
         """
         ticket = (origin, object())
         with self._changed:
@@ -70,7 +70,7 @@ class Passwords:
 
     def __init__(self, users: Mapping[str, str]) -> None:
         self._hashes = {name.encode(): text.encode() for name, text in users.items()}
-        # A hash without a password for each cost. Each request makes one check for each cost.
+        # For each cost, a hash that no password matches. Each request makes one check for each cost.
         costs = sorted({int(text.split("$")[2]) for text in users.values()})
         self._unknown_user_hashes = {cost: bcrypt.gensalt(cost) + b"." * 31 for cost in costs}
         self._secret = os.urandom(32)
@@ -78,7 +78,7 @@ class Passwords:
         self._queue = CheckQueue()
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer to a refused request, or None. Without users, every request is admitted."""
+        """Return the answer that refuses the request, or None. Without users, admit every request."""
         if not self._hashes:
             return None
         credentials = _credentials(request.headers.get("authorization", ""))

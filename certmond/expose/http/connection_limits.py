@@ -1,10 +1,10 @@
 """Limits of connections: number, share of an address, time, and displacement by new connections.
 
 Owns the numbers and the deadlines, and shuts down overdue connections. Reads and writes no payload. One address has at
-most half of the slots. If all slots are in use, a new connection displaces one that waits for its client. It displaces
-connections without any request first, and of these the longest silent one. A new connection with a request displaces
-them immediately, and others after `GRACE_SECONDS`. So silent connections displace each other, the refusal of many of
-them costs little, and clients with a request are served.
+most half of the slots. If all slots are in use, a new connection displaces a connection that waits for its client. A
+connection that has sent no request is displaced first, the longest silent one before others. A new connection with a
+request displaces such a connection immediately. Every other displacement needs a silence of `GRACE_SECONDS`. So silent
+connections displace each other, a flood of them costs little, and the server answers clients with a request.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from certmond.expose.http.routes import HEAD_BYTES
 
-CONNECTIONS = 64  # at the same time, each with a thread
-SHARE = CONNECTIONS // 2  # of those, from one address
-GRACE_SECONDS = 0.25  # for a handshake and a request, before displacement
-LEAVING = 16  # displaced, with threads that still run; a limit of further displacements
+CONNECTIONS = 64  # maximum number of open connections, each with a thread
+SHARE = CONNECTIONS // 2  # maximum number of connections from one address
+GRACE_SECONDS = 0.25  # time for a handshake and a request, before a displacement
+LEAVING = 16  # maximum number of displaced connections whose threads still run
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Slots:
         self._leaving = 0
 
     def acquire(self, connection: socket.socket, seconds: float) -> bool:
-        """Acquire a slot for the connection, if necessary that of a displaced one. Return whether that succeeded."""
+        """Acquire a slot for a new connection, which may displace another connection. Return whether it has a slot."""
         origin, asks, now = origin_of(connection), brings_request(connection), time.monotonic()
         with self.changed:
             own = [slot for slot in self.taken.values() if slot.origin == origin]
@@ -68,17 +68,17 @@ class Slots:
         return True
 
     def change(self, connection: socket.socket, wrap: Callable[[socket.socket], socket.socket]) -> socket.socket:
-        """Move the slot to the connection that `wrap` returns. Raises ConnectionAbortedError if it was displaced."""
+        """Move the slot to the connection that `wrap` returns. Raises ConnectionAbortedError if it has no slot."""
         with self.changed:
             if connection not in self.taken:
-                raise ConnectionAbortedError("another connection has displaced it")
+                raise ConnectionAbortedError("another connection has displaced this one")
             other = wrap(connection)
             self.taken[other] = self.taken.pop(connection)
             return other
 
     def extend(self, connection: socket.socket, seconds: float, *, waiting: bool = False) -> None:
         with self.changed:
-            if slot := self.taken.get(connection):  # otherwise it was displaced
+            if slot := self.taken.get(connection):  # otherwise another connection displaced it
                 now = time.monotonic()
                 if not (slot.waiting and waiting):  # the silence of a waiting client began earlier
                     slot.since = now
@@ -93,7 +93,7 @@ class Slots:
             self.changed.notify_all()
 
     def shut_down(self, how: int, overdue_at: float = float("inf")) -> None:
-        """Shut down the overdue connections, which ends a thread that waits for its client."""
+        """Shut down the connections with a deadline up to `overdue_at`. This ends threads that wait for a client."""
         with self.changed:
             for connection, slot in self.taken.items():
                 if slot.deadline <= overdue_at:
@@ -115,7 +115,7 @@ def _end(connection: socket.socket, how: int) -> None:
 
 
 def origin_of(connection: socket.socket) -> str:
-    """Return the part of a client's address that it cannot choose: an IPv4 address, or half of an IPv6 address."""
+    """Return the part of a client's address that it cannot choose: an IPv4 address, or an IPv6 network (/64)."""
     try:
         host = connection.getpeername()[0]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Evaluation of the daemon's heartbeat: is its loop alive, and is its output current?
+"""Evaluation of the daemon's heartbeat: whether the loop of the daemon is alive, and whether its output is current.
 
 Reads `heartbeat.json`, which `metrics.exposition` writes. Imports the standard library only.
 """
@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-ALIVE_SECONDS = 30  # the daemon rewrites its heartbeat at least every ten
+ALIVE_SECONDS = 30  # the daemon rewrites its heartbeat at least every 10 s
 UNREADABLE = (KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError)
-"""Errors of reading or evaluating an invalid file, OSError for a time outside the calendar."""
+"""The errors of a read or evaluation of an invalid heartbeat. A time outside the calendar raises OSError."""
 SEE_JOURNAL = "see `journalctl -u certmond`"
 
 
@@ -31,7 +31,7 @@ class Heartbeat(NamedTuple):
 
 
 def not_alive(beat: Heartbeat, now: float) -> str | None:
-    """Return why the loop does not count as alive, or None. A heartbeat from the future counts as old."""
+    """Return why the daemon's loop does not count as alive, or None. A heartbeat from the future counts as old."""
     age = now - beat.alive_at
     if abs(age) < ALIVE_SECONDS:  # in this form, NaN is not alive
         return None
@@ -60,7 +60,8 @@ def not_ready(beat: Heartbeat, now: float) -> str | None:
 def halted(text: bytes | None, now: float) -> str | None:
     """Return why the daemon may have missed changes, and since when, or None.
 
-    The result does not change with time. `text` is the heartbeat, or None if the file does not exist.
+    The text names a time instead of an age, so it stays the same. `text` is the heartbeat, or None if its file does
+    not exist.
     """
     if text is None:
         return "The daemon is not running"

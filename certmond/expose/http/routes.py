@@ -1,8 +1,8 @@
 """Requests and answers of the HTTP server, without sockets and threads.
 
-Opens only fixed file names, and passes no part of a URL to the file system. Each request opens its file, so the
-descriptor has one rendering, never a mixture. sendfile sends the plain form. The gzip form is compressed once for each
-rendering and shared. Imports the standard library only.
+Opens only fixed file names, and passes no part of a URL to the file system. Each request opens its file, so its answer
+has one rendering of the file, never a mixture of two. sendfile sends the plain form. The server compresses each
+rendering once, and sends the same gzip form to all clients. Imports the standard library only.
 """
 
 import errno
@@ -24,10 +24,10 @@ from typing import NamedTuple
 from certmond.expose.http.health import SEE_JOURNAL, UNREADABLE, Heartbeat, halted, not_alive, not_ready
 from certmond.expose.page.render import empty, page, policy
 
-HEAD_BYTES = 16 * 1024  # of a request, line and headers together
+HEAD_BYTES = 16 * 1024  # maximum size of a request line and its headers
 GZIP = 16 + zlib.MAX_WBITS
-PART_BYTES = 64 * 1024  # of a file, in memory at a time
-CHUNK_BYTES = 1024 * 1024  # each chunk that a client receives extends its time
+PART_BYTES = 64 * 1024  # maximum part of a file in memory
+CHUNK_BYTES = 1024 * 1024  # each chunk that a client receives extends the deadline of its connection
 TEXT, HTML, JSON = "text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+) ([!-~]+) HTTP/1\.([01])")
@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 
 class Rendering(io.FileIO):
-    """An open file as the daemon rendered it. A later rename to the same name does not change it."""
+    """An open file of the daemon. Its content does not change when the daemon replaces the file by a rename."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -78,7 +78,7 @@ class Answer(NamedTuple):
     content_type: str
     body: bytes | Rendering
     headers: tuple[str, ...] = ()
-    tail: bytes = b""  # after the body, and part of it for the client
+    tail: bytes = b""  # sent after the body; a client receives both as one body
 
     @property
     def size(self) -> int:
@@ -104,7 +104,7 @@ def sentence(status: HTTPStatus, text: str, *headers: str) -> Answer:
 
 
 def read_request(stream: io.BufferedIOBase) -> Request | HTTPStatus | None:
-    """Return the next request of a connection, or its error, or None after the last request."""
+    """Return the next request of a connection, the status of an invalid request, or None after the last request."""
     lines: list[bytes] = []
     room = HEAD_BYTES
     while line := stream.readline(room + 1):
@@ -132,7 +132,7 @@ def parse_request(first: bytes, *rest: bytes) -> Request | None:
     keep_alive = (line[3] == b"1" or "keep-alive" in wishes) and "close" not in wishes and not has_body
     target = line[2].decode()
     if absolute := ABSOLUTE.match(target):
-        headers["host"] = absolute[1]  # this overrides Host (RFC 9112, 3.2.2)
+        headers["host"] = absolute[1]  # the host in the request line overrides Host (RFC 9112, 3.2.2)
         target = target[absolute.end() :]
     return Request(line[1].decode(), target.partition("?")[0] or "/", headers, keep_alive)
 
@@ -150,7 +150,7 @@ def prefers_gzip(accept_encoding: str) -> bool:
 
 
 class Document:
-    """A file that the daemon replaces as a whole. `tail` returns what this process appends."""
+    """A file that the daemon replaces as a whole. `tail` returns the text that the server appends to it."""
 
     def __init__(self, path: Path, content_type: str, tail: Callable[[], bytes] = bytes) -> None:
         self.path, self.content_type, self.tail = path, content_type, tail
@@ -158,7 +158,7 @@ class Document:
         self._compressed = ("", b"")  # the tag of a rendering, and its gzip form
 
     def compressed(self) -> tuple[str, bytes]:
-        """Return the shared gzip form. The first caller after a change compresses while the others wait."""
+        """Return the gzip form for all clients. The first caller after a change compresses it while the others wait."""
         with self._lock, Rendering(self.path) as file:
             tail = self.tail()
             tag = named(file, tail)
@@ -180,7 +180,7 @@ class Document:
 
 
 def named(file: Rendering, tail: bytes) -> str:
-    """Return the tag of a rendering with its tail."""
+    """Return the entity tag of a rendering with its tail."""
     return f"{file.tag}-{zlib.crc32(tail):x}" if tail else file.tag
 
 
@@ -196,9 +196,9 @@ def conditional(request: Request, tag: str, answer: Answer) -> Answer:
 
 
 class Front:
-    """The page, rendered on the first request after a change, and shared in its gzip form.
+    """The page. The server renders it on the first request after a change, and keeps the gzip form for all clients.
 
-    The server renders it, because it can report that the daemon has ended, and renders only for a reader.
+    The daemon does not render the page, because only the server can report that the daemon has stopped.
     """
 
     def __init__(self, runtime_dir: Path) -> None:
@@ -227,7 +227,7 @@ class Front:
             why = halted(beat, time.time())
             status = stack.enter_context(Rendering(self.status))
             activity = None
-            with suppress(FileNotFoundError):  # a daemon of an earlier version
+            with suppress(FileNotFoundError):  # a daemon of an earlier version writes no activity
                 activity = stack.enter_context(Rendering(self.activity))
             tag = f"{status.tag}.{activity.tag if activity else ''}.{zlib.crc32((why or '').encode()):x}"
             if tag != self._made[0]:
@@ -246,10 +246,10 @@ def unreadable(error: OSError) -> str:
 
 
 class Site:
-    """The fixed set of paths, and the answer of each."""
+    """The fixed set of URL paths, each with the function that answers its requests."""
 
     def __init__(self, runtime_dir: Path, metrics: Callable[[], bytes] = bytes) -> None:
-        """`metrics` returns the metrics of this process, which follow those of the daemon."""
+        """`metrics` returns the metrics of the server, which it appends to the metrics of the daemon."""
         self.heartbeat = runtime_dir / "heartbeat.json"
         self.routes: dict[str, Callable[[Request], Answer]] = {
             "/": Front(runtime_dir).answer,

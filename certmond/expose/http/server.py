@@ -44,7 +44,7 @@ REMEDIES = {
 
 
 class Server:
-    """One loop, which accepts connections and checks deadlines, and a thread for each connection."""
+    """A server with one loop, which accepts connections and checks deadlines, and a thread for each connection."""
 
     patience = 10.0  # seconds for the handshake, for a complete request, and for each chunk of the answer
 
@@ -74,7 +74,7 @@ class Server:
             each.close()
 
     def stop(self) -> None:
-        """End `serve_forever`, from a signal handler or another thread."""
+        """End `serve_forever`. A signal handler or another thread may call this method."""
         self._stopping = True
         with suppress(OSError):
             self._waker.send(b"\0")
@@ -206,7 +206,7 @@ def notify(state: str) -> None:
     if "NOTIFY_SOCKET" in os.environ:
         import systemd.daemon  # noqa: PLC0415  # optional outside systemd
 
-        with suppress(OSError):  # systemd has stopped listening: continue
+        with suppress(OSError):  # systemd no longer listens: continue
             systemd.daemon.notify(state)
 
 
@@ -214,12 +214,12 @@ def inherited() -> list[socket.socket]:
     """Return the sockets of certmond-web.socket, on which systemd listens for this process."""
     if "LISTEN_FDS" not in os.environ:
         return []
-    import systemd.daemon  # noqa: PLC0415  # as above
+    import systemd.daemon  # noqa: PLC0415  # optional outside systemd
 
     descriptors = systemd.daemon.listen_fds()
     if not all(systemd.daemon.is_socket(each, type=socket.SOCK_STREAM, listening=1) for each in descriptors):
         raise ListenError(
-            "systemd passed a socket that does not listen: the .socket unit needs ListenStream=, Accept=no"
+            "systemd passed a socket that does not listen: set ListenStream= and Accept=no in the .socket unit"
         )
     return [socket.socket(fileno=each) for each in descriptors]
 

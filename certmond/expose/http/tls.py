@@ -52,7 +52,7 @@ def make_context(source: Source) -> ssl.SSLContext:
 
 
 def allowed(connection: ssl.SSLSocket, names: tuple[str, ...]) -> bool:
-    """Return whether one of the client's alternative names, of any kind, is literally in `names`. True without `names`.
+    """Return whether `names` has one of the client's subject alternative names, of any kind. True without `names`.
 
     Addresses have the form of Go: 192.0.2.1, 2001:db8::1.
     """
@@ -107,7 +107,7 @@ def _take_authorities(context: ssl.SSLContext, source: Source, pem: bytes) -> It
         with _memory(pem) as path:
             context.load_verify_locations(path)
     except (OSError, ValueError):
-        yield Problem(source.place(_key_of(source, "client_ca")), "has no certificate; PEM is expected")
+        yield Problem(source.place(_key_of(source, "client_ca")), "has no certificate; write a CA as PEM")
 
 
 def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
@@ -115,13 +115,13 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
     least, most = _VERSIONS[settings.min_version], _VERSIONS[settings.max_version]
     old = least < ssl.TLSVersion.TLSv1_2
     chosen = [SUITES[name] for name in settings.cipher_suites if name in SUITES]
-    if settings.cipher_suites and not chosen:  # all of TLS 1.3: a client with at most 1.2 has no suite
+    if settings.cipher_suites and not chosen:  # only suites of TLS 1.3 are chosen
         least = ssl.TLSVersion.TLSv1_3
     default = [name for name in SUITES.values() if old or not name.endswith("-SHA")]
     # The signatures of TLS 1.0 and 1.1 need OpenSSL's security level 0.
     context.set_ciphers(":".join(chosen or default) + ("@SECLEVEL=0" if old else ""))
     context.minimum_version, context.maximum_version = least, most
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET  # each connection is verified by itself
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET  # without resumption: verify each client
     context.num_tickets = 0
     if settings.prefer_server_cipher_suites:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -131,7 +131,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
     for curve in settings.curve_preferences:
         try:
             context.set_ecdh_curve(_CURVES[curve])
-        except (OSError, ValueError):  # X25519 with Python 3.11.2, as in Debian 12
+        except (OSError, ValueError):  # Python 3.11.2 of Debian 12 has no X25519 here
             fact = f"cannot be {curve} with the Python that certmond runs with"
             yield Problem(
                 source.place("curve_preferences"), f"{fact}; remove it: OpenSSL then offers its default curves"
@@ -139,7 +139,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
 
 
 class _EncryptedError(Exception):
-    """OpenSSL requested the password of a key."""
+    """Error that reports a key for which OpenSSL requested a password."""
 
 
 def _no_password() -> str:
@@ -148,7 +148,7 @@ def _no_password() -> str:
 
 @contextmanager
 def _memory(pem: bytes) -> Iterator[str]:
-    """Yield a path to these bytes for the block. OpenSSL accepts only paths, and a key must not be on a disk."""
+    """Yield a path to `pem` for the block. OpenSSL accepts only paths, and a key must not be on a disk."""
     if len(pem) > MAX_BYTES:
         raise ValueError("larger than 1 MiB")
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)

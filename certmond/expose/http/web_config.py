@@ -25,7 +25,7 @@ from certmond.errors import ConfigError
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
 CURVES = ("CurveP256", "CurveP384", "CurveP521", "X25519")
 SUITES_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-"""TLS 1.3 always offers these, as in Go, so a configuration cannot choose among them."""
+"""The suites of TLS 1.3. The server always offers them, as in Go, so a configuration cannot choose among them."""
 SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
@@ -38,7 +38,7 @@ SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
 }
-"""Those of Go's crypto/tls.CipherSuites up to TLS 1.2, with OpenSSL's names."""
+"""The suites of Go's crypto/tls.CipherSuites up to TLS 1.2, with OpenSSL's names."""
 HEADERS = {
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
@@ -48,7 +48,7 @@ HEADERS = {
 }
 """The headers that the configuration may set, with the valid values of some."""
 MOST_COST = 15
-"""Each step of the cost doubles the time of a check. 15 takes about two seconds, and a client has ten."""
+"""Maximum cost of a bcrypt hash. Each step doubles the time of a check: 15 takes about 2 s, and a client has 10 s."""
 
 _HASH = re.compile(r"\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}")
 _SPAN = re.compile(r"0|(?:(?:\d{1,9}(?:\.\d{1,9})?)(?:ns|us|µs|ms|s|m|h))+")
@@ -123,7 +123,7 @@ def _known(name: str, names: tuple[str, ...]) -> str:
 
 
 class HttpServerConfig(_Model):
-    http2: bool = True  # accepted without effect: clients that support both use HTTP/1.1
+    http2: bool = True  # accepted without effect: the server offers only HTTP/1.1
     headers: Annotated[dict[str, str], BeforeValidator(_filled)] = {}
 
 
@@ -133,7 +133,7 @@ class RateLimit(_Model):
 
 
 class WebConfig(_Model):
-    """The content of the file. Without `tls_server_config` there is no TLS, without `basic_auth_users` no password."""
+    """The content of a web configuration. `tls_server_config` enables TLS, and `basic_auth_users` enables passwords."""
 
     tls_server_config: TlsServerConfig = TlsServerConfig()
     http_server_config: HttpServerConfig = HttpServerConfig()
@@ -154,7 +154,7 @@ _PARTS: dict[str, type[BaseModel]] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A configuration, and the line of each value."""
+    """A web configuration, its directory, and the line of each value in its file."""
 
     config: WebConfig
     tree: Node
@@ -164,7 +164,7 @@ class Source:
         return self.tree.find(("tls_server_config", key))
 
     def path(self, key: str) -> Path:
-        """Return the path of the file at this key. A relative path starts at the directory of the configuration."""
+        """Return the path of the file that `key` names. A relative path starts at the configuration's directory."""
         return self.directory / self.config.tls_server_config.files[key]
 
     @property
@@ -173,7 +173,7 @@ class Source:
 
 
 def content(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a regular file, at most one more than `most`. Opens nothing that blocks."""
+    """Return the bytes of a regular file, at most one more than `most`. Never blocks on a FIFO or a device."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -194,7 +194,7 @@ def load(path: Path) -> Source:
 def parse(name: str, text: str | bytes, directory: Path) -> Source:
     """Return the web configuration in `text`.
 
-    `name` is the file in each problem. Raises ConfigError with all of them.
+    `name` is the file in each problem. Raises ConfigError with all problems.
     """
     tree, problems = read(name, text)
     if tree is None:
@@ -221,7 +221,7 @@ def _tls(tree: Node) -> Iterator[Problem]:
         if key in given and f"{key}_file" in given:
             yield Problem(given[key].place, f"conflicts with {key}_file; remove one of them")
         elif key != "client_ca" and not {key, f"{key}_file"} & given.keys():
-            yield Problem(whole.place, f"has no {key}_file; without one there is no TLS")
+            yield Problem(whole.place, f"has no {key}_file; add it, because TLS needs it")
     authority = given.get("client_ca_file") or given.get("client_ca")
     auth = given.get("client_auth_type")
     policy = auth.value if auth else "NoClientCert"

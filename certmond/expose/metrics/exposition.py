@@ -1,7 +1,7 @@
 """The files of the runtime directory: metrics and status, rendered from an assessment and written atomically.
 
-Owns the exposition of certificates, and the files in the runtime directory. It neither renders unchanged parts again
-nor keeps them in memory: `incremental_rewrite` copies them from the previous file.
+Owns the exposition of certificates, and the files in the runtime directory. `incremental_rewrite` copies unchanged
+parts from the previous file, so the daemon neither renders them again nor keeps them in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """A family of gauges. `meaning` is its help text; `labels` are in the order in which a series has them."""
+    """A family of gauges. `meaning` is its help text. Each series has its labels in the order of `labels`."""
 
     name: str
     meaning: str
@@ -34,7 +34,7 @@ class Family:
 
     @property
     def head(self) -> str:
-        """The two lines of comment before the series."""
+        """Return the lines HELP and TYPE, which precede the series."""
         return f"# HELP {self.name} {self.meaning}\n# TYPE {self.name} gauge\n"
 
 
@@ -42,7 +42,7 @@ _OF = ("certificate", "path")
 NOT_BEFORE = Family("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time", _OF)
 NOT_AFTER = Family(
     "certmond_certificate_not_after_timestamp_seconds",
-    "End of validity, Unix time; of the last valid certificate if the file broke",
+    "End of validity, Unix time. For an unusable file, the end of its last valid certificate",
     _OF,
 )
 RENEWAL = Family(
@@ -79,14 +79,14 @@ FAMILIES = (
 )
 """The gauges about certificates, in their order in the text."""
 COUNT = Family("certmond_findings", "Number of open findings", ("severity",))
-"""The gauge that is always exported, with 0 without a finding."""
+"""The gauge of open findings. certmond always exports it, with 0 for a severity without an open finding."""
 
 _Lines = tuple[str, ...]
-"""The lines of one certificate, one text for each gauge, empty without a series."""
+"""The lines of one certificate: one text for each gauge of `FAMILIES`, empty for a gauge without a series."""
 
 
 class Renderer:
-    """Writes the two files that contain every certificate: metrics and status."""
+    """Writer of the two files that contain every certificate: metrics and status."""
 
     def __init__(self) -> None:
         self._metrics = Sheet(_lines)
@@ -117,9 +117,9 @@ _HEADS = tuple(family.head for family in FAMILIES)
 
 
 def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
-    """Return one status for each identity, because the labels are the identity.
+    """Return one status for each identity (name and path).
 
-    A repeated series invalidates the text.
+    Two statuses with one identity would have the same labels, and a repeated series invalidates the exposition.
     """
     return tuple(assessment.by_identity.values())
 
@@ -182,7 +182,7 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
     """Return one line for `systemctl status`: the number of certificates, the worst finding, and the next event.
 
-    Without certificates, the line does not report that all is well.
+    Without certificates, the line names the command that shows why, and does not contain "all well".
     """
     if not assessment.statuses:
         return "no certificate to watch; see the profile: certmond check"
@@ -220,7 +220,7 @@ def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """Return the document that the daemon rendered last. Raises RuntimeDirError."""
+    """Return the status document that the daemon wrote last. Raises RuntimeDirError."""
     path = directory / STATUS
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

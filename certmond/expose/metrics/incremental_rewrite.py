@@ -1,7 +1,8 @@
-"""Replacement of a file of many rows, of which few change: unchanged rows are copied from the previous file.
+"""Replacement of a file with many rows, of which few change. Unchanged rows are copies from the previous file.
 
-Owns the replacement of the file, and the position of each row in the previous file. That file stays open, and the
-kernel copies from it, so no text stays in memory. If another process has changed the file, every row is rendered again.
+Owns the replacement of the file, and the position of each row in the previous file. The previous file stays open, and
+the kernel copies rows from it, so no text stays in memory. If another process has changed the previous file, certmond
+renders every row again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 from certmond.errors import RuntimeDirError
 
 _BUFFER = 1 << 16
-"""Bytes of new text collected before a write, allocated and freed with each write.
+"""Size of the buffer for new text in bytes. Python allocates the buffer for each file, and then frees it.
 
 A larger block would make glibc raise its mmap threshold (M_MMAP_THRESHOLD, 128 KiB, mallopt(3)).
 """
@@ -35,7 +36,7 @@ def replacing(path: Path) -> Iterator[int]:
     """
     staged = path.with_name(f".{path.name}.new")
     try:
-        staged.unlink(missing_ok=True)  # it may belong to another user in a shared directory
+        staged.unlink(missing_ok=True)  # the file may belong to another user, in a shared directory
         descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             os.fchmod(descriptor, 0o644)  # override the umask of the unit: every user may read this file
@@ -50,21 +51,21 @@ def replacing(path: Path) -> Iterator[int]:
 
 
 class _Column(NamedTuple):
-    """The start of the first row in a file, and the size of each row in bytes."""
+    """A column in a file: the offset of its first row, and the size of each row, in bytes."""
 
     start: int
     sizes: array[int]
 
 
 class _Reading:
-    """Positions in a column, for increasing row numbers, with one addition of each size."""
+    """The positions of rows in a column. For increasing row numbers, it adds each size only once."""
 
     def __init__(self, column: _Column) -> None:
         self._column = column
         self._row, self._place = 0, column.start
 
     def stretch(self, row: int, length: int) -> tuple[int, array[int]]:
-        """Return the start of a row, and the sizes of it and of the rows after it."""
+        """Return the start of a row, and the sizes of `length` rows from this row on."""
         if row < self._row:
             self._row, self._place = 0, self._column.start
         self._place += sum(self._column.sizes[self._row : row])
@@ -73,7 +74,7 @@ class _Reading:
 
 
 class Sheet(Generic[R]):
-    """A file whose rows have texts in several columns, which `texts` returns.
+    """A file of rows and columns. `texts` returns the text of a row for each column.
 
     A row is unchanged as long as it is the same object. A `separator`, one character, precedes every row except the
     first.
@@ -134,9 +135,9 @@ class Sheet(Generic[R]):
         return found
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
-        """Yield runs of rows that keep their order, or are new: the first row's number, its former number, the length.
+        """Yield runs of rows: the number of the first row, its number in the previous file, and the length of the run.
 
-        The former number of new rows is negative.
+        The rows of a run follow each other in the previous file, or are all new. New rows have a negative number there.
         """
         known: dict[int, int] = {}
         if self._file is not None and _state(self._file) == self._state:

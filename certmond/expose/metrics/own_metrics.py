@@ -31,7 +31,7 @@ _MODES = ("observe", "enforce")
 
 
 class Telemetry:
-    """The metrics of certmond's own work. Names and meanings are a contract."""
+    """The metrics of certmond's own work. Their names and meanings are stable."""
 
     def __init__(self, mode: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -40,7 +40,7 @@ class Telemetry:
         self.watched = Gauge("certmond_watched_directories", "Directories under inotify", registry=registry)
         self.polled = Gauge(
             "certmond_polled_directories",
-            "Directories that are polled, because inotify reports no changes in them",
+            "Directories that the daemon polls, because inotify does not report every change in them",
             registry=registry,
         )
         self.passes = Counter("certmond_passes", "Passes of the loop, by cause", ["cause"], registry=registry)
@@ -149,7 +149,7 @@ class Telemetry:
             self.latency.observe(latency)
 
     def count_watch(self, events: int, overflows: int) -> None:
-        """Set the watcher's current totals."""
+        """Count the events and overflows since the last call. The arguments are the totals of the watcher."""
         self.watch_events.inc(events - self._events)
         self.watch_overflows.inc(overflows - self._overflows)
         self._events, self._overflows = events, overflows

@@ -1,7 +1,7 @@
 """Additional metrics with the names of x509-certificate-exporter, for existing rules and dashboards.
 
-Owns these names and labels, as in versions 3 and 4 for files and kubeconfigs (its internal/collector.go and
-docs/metrics.md). Exports certmond's assessment, and reads no file. Active only if the configuration enables it.
+Owns these names and labels. Versions 3 and 4 of the exporter have them for files and kubeconfigs (internal/collector.go
+and docs/metrics.md). Exports certmond's assessment, and reads no file. Active only if the configuration enables it.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class _Rendered:
 
 
 class Compatible:
-    """Renders these metrics, and keeps the lines of each status."""
+    """Renderer of the metrics with the names of x509-certificate-exporter. It keeps the lines of each status."""
 
     def __init__(self) -> None:
         self._version = version("certmond")
         self._kept: dict[tuple[str, str], _Rendered] = {}
 
     def text(self, assessment: Assessment) -> str:
-        """Return the exposition text. It has each certificate of a file once, for any number of entries."""
+        """Return the exposition text. A certificate in a file appears once, also if several entries name the file."""
         now, before = int(assessment.taken_at.timestamp()), self._kept
         self._kept = kept = {}
         found: dict[str, _Series] = {}
@@ -97,7 +97,7 @@ class Compatible:
 
 
 def _rendered(status: CertificateStatus, now: int) -> _Rendered:
-    """Return the lines of the certificate, of the others in its file, and of the CAs in a kubeconfig."""
+    """Return the lines of all certificates in the file of a status, and of the CAs in its kubeconfig."""
     seen, series, until = status.seen, list[_Series](), float("inf")
     own = seen.certificates if not status.stale else (status.certificate,) if status.certificate else ()
     holders = [(seen.path, seen.holder, own)]
@@ -136,7 +136,10 @@ def _names(certificate: Certificate) -> str:
 
 
 def _parts(name: str) -> dict[str, str]:
-    """Return the first of each attribute and the last CN, as Go does (crypto/x509/pkix, FillFromRDNSequence)."""
+    """Return the last CN of a name and the first value of each other attribute, as Go does.
+
+    See crypto/x509/pkix, FillFromRDNSequence.
+    """
     try:
         attributes = list(x509.Name.from_rfc4514_string(name))
     except ValueError:  # an attribute without a name

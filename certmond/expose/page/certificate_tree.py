@@ -1,6 +1,6 @@
 """The page's tree of certificates: each trust anchor with its leaves, and a bar for the lifetime of each.
 
-Owns this markup, and that of the services. Pure, standard library only.
+Owns the markup of the tree, and that of the section on services. Pure, standard library only.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def tree(digest: Digest) -> str:
     if not digest.total:
         return section("chains", "Certificates", '<p class="empty">No certificates.</p>')
     legend = (
-        f'<p class="legend">{_bar(Lifetime(70.0, 20.0), "ok", "")} The bar shows the remaining lifetime;'
-        " the tick marks the renewal time.</p>"
+        f'<p class="legend">{_bar(Lifetime(70.0, 20.0), "ok", "")} The bar shows the remaining lifetime.'
+        " The tick marks the renewal time.</p>"
     )
     branches = (_branch(branch, digest) for branch in digest.branches)
     return section("chains", "Certificates", legend, items("ul", branches, "tree"))
@@ -126,7 +126,7 @@ def _served(at: dict[str, Any]) -> str:
 
 
 def services(digest: Digest) -> str:
-    """Return the section on services: the files that each uses, its start, and whether it serves their content."""
+    """Return the section on services: for each, its start, the certificates it uses, and whether it serves them."""
     if not digest.services:
         return section("services", "Services", '<p class="empty">No service uses a certificate.</p>')
     lines = ("".join(_service(each)) for each in digest.services.values())

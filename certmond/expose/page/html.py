@@ -28,7 +28,7 @@ def text(value: object) -> str:
 
 
 def identity(entry: dict[str, Any]) -> str:
-    """Return the fragment of a certificate: the same in every rendering, and valid in an attribute."""
+    """Return the URL fragment of a certificate's row. It is the same in every rendering, and valid in an attribute."""
     return "c-" + _NO_FRAGMENT.sub(lambda each: f"_{ord(each[0]):x}_", f"{entry['name']}:{entry['path']}")
 
 
@@ -49,7 +49,7 @@ def mark(state: str) -> str:
 
 
 def section(name: str, title: str, *parts: str) -> str:
-    """Return a landmark with its heading."""
+    """Return a section of the page with its heading, as a landmark for screen readers."""
     head = f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
     return "\n".join((head, *parts, "</section>\n"))
 

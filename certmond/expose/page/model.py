@@ -1,8 +1,8 @@
 """The part of `status.json` that the page shows, read one certificate at a time.
 
 Owns the selection: the page counts every finding and shows the worst, then the certificates with a finding, then those
-that end first. Ten thousand certificates are ten megabytes of JSON, which are never in memory at the same time. Pure:
-bytes in, a value out; standard library only.
+that end first. Ten thousand certificates are ten megabytes of JSON. Their parsed values are never in memory at the same
+time. Pure: bytes in, a value out. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Entry = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """A finding, and its certificate, or None for a finding without one."""
+    """A finding with its certificate. `entry` is None for a finding without a certificate."""
 
     severity: str
     reason: str
@@ -87,7 +87,7 @@ class Digest:
 
     @property
     def next_event(self) -> Entry | None:
-        """Return the next event of the forecast; None without one, or from an older daemon."""
+        """Return the next event of the forecast. None without an event, or if an older daemon wrote the document."""
         found: Entry | None = self._members.get("next_event")
         return found
 
@@ -102,7 +102,7 @@ class Digest:
         return next((rank for rank in RANKS if self.severities[rank]), None)
 
     def shows(self, entry: Entry) -> bool:
-        """Return whether the page has room for the certificate of a finding."""
+        """Return whether the page has a row for this certificate."""
         return id(entry) in self._shown
 
     def _seen(self, entries: Iterable[Entry]) -> Iterator[tuple[int, Entry]]:
@@ -153,7 +153,7 @@ class Digest:
                 self._below[entry["trust_anchor"]] -= 1
                 continue
             sha256 = entry["trust_anchor"]
-            title = entry["authority"] or "an anchor in its own file" if sha256 else ""
+            title = entry["authority"] or "a trust anchor" if sha256 else ""
             branches.setdefault(sha256, Branch(sha256, title)).leaves.append(entry)
         for sha256, branch in branches.items():
             branch.hidden = self._below[sha256] - len(branch.leaves)

@@ -50,7 +50,7 @@ VERSION = f"{zlib.crc32(f'{STYLE}{SCRIPT}'.encode()):08x}"
 @cache
 def policy() -> str:
     """Return the Content-Security-Policy, which permits only this script, this style and this origin."""
-    # Imported late: the library takes five megabytes, which are only needed for the page.
+    # Import it late: its library takes five megabytes, which only the page needs.
     from hashlib import sha256  # noqa: PLC0415
 
     script, style = (b64encode(sha256(each.encode()).digest()).decode() for each in (SCRIPT, STYLE))
@@ -61,7 +61,7 @@ def policy() -> str:
 
 
 def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) -> str:
-    """Return the whole page. `halted` is the reason for which it may be outdated. `tag` identifies this rendering.
+    """Return the whole page. `halted` is the reason why the page may be outdated. `tag` identifies this rendering.
 
     Raises ValueError, LookupError or TypeError for a document that is not the daemon's.
     """
@@ -87,7 +87,7 @@ def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) ->
 
 
 def empty(reason: str) -> str:
-    """Return the page for an empty state, with the reason."""
+    """Return the page that shows a reason instead of data."""
     header = '<header><p class="brand">certmond</p><h1>No data yet</h1></header>'
     body = f'{header}\n<main id="main"><p>{text(reason)}</p></main>'
     return _shell("certmond", "warning", "", body)

@@ -43,7 +43,8 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
     """Return the DER value at `at`, which must end at `end` or before.
 
     Raises MalformedError for a length that is not in the shortest form (X.690, 10.1), and for an indefinite length.
-    Also raises it for a tag number above 30, and for a value that goes beyond `end`. Go's cryptobyte refuses the same.
+    Also raises it for a tag number above 30, and for a value that extends beyond `end`. Go's cryptobyte has the same
+    rules.
     """
     end = len(data) if end is None else end
     if end - at < 2:
@@ -65,7 +66,7 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
 
 
 def leading_value(data: bytes) -> bytes:
-    """Return the SEQUENCE at the start of `data`, or `data` if it starts otherwise, or if the SEQUENCE is cut off."""
+    """Return the SEQUENCE at the start of `data`. Return `data` if it has no such SEQUENCE or is cut off."""
     return data[: _content(data, 0)[1]] if len(data) >= 2 and data[0] == 0x30 else data
 
 

@@ -1,7 +1,7 @@
-"""Limits for data that is passed to a library: kind and size of a key, read from the DER in linear time.
+"""Limits on the kind and size of the keys that certmond passes to a library. Read from the DER in linear time.
 
-Owns the limits and their messages. The time that a library works on a key depends on its numbers: half a second for a
-DSA key of 10,000 bits. Bytes that are not DER raise MalformedError as well.
+Owns the limits and their messages. The time that a library needs for a key depends on the numbers of the key: half a
+second for a DSA key of 10,000 bits. All functions also raise MalformedError for bytes that are not DER.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def check_public_key(der: bytes) -> None:
     algorithm, key = _values(fields[0], 1), fields[1].content[1:]  # without the count of unused bits
     kind = algorithm[0].content
     if kind in _RSA:
-        _check_rsa(_values(read_value(key), 2, 2))  # Go ignores data after the two numbers
+        _check_rsa(_values(read_value(key), 2, 2))  # Go ignores data after the modulus and the exponent
     elif kind in _DSA:
         _check_dsa(algorithm, [read_value(key)], [])
     _check_kind(kind, key)
@@ -107,14 +107,14 @@ def _check_pkcs8(fields: list[Value]) -> None:
 
 def _check_kind(kind: bytes, key: bytes) -> None:
     if kind in _DH:
-        raise LimitError("is a Diffie-Hellman key, with which nothing is signed")
+        raise LimitError("is a Diffie-Hellman key, which cannot sign")
     name, length = _LENGTHS.get(kind, ("", len(key)))
     if len(key) != length:
-        raise LimitError(f"is an {name} key of {len(key)} bytes, where each has {length}")
+        raise LimitError(f"is an {name} key of {len(key)} bytes instead of {length}")
 
 
 def _check_rsa(numbers: list[Value]) -> None:
-    """Check the numbers. After a version, a private key begins as a public one: with modulus and public exponent."""
+    """Check the numbers. A private key has a version, and then begins like a public key: modulus, public exponent."""
     for number in numbers:
         _check_bits("an RSA modulus or exponent", number, MAX_RSA_BITS)
     public = numbers if len(numbers) < _PRIVATE_FIELDS else numbers[1:]

@@ -1,1 +1,1 @@
-"""Rules, and the assessment of an observed node by them."""
+"""Rules for certificates, files and services, and the assessment of an observed node by these rules."""

@@ -1,7 +1,7 @@
-"""Assessment of the node's certificates at one instant: every verdict, and the time of the next change.
+"""Assessment of the node's certificates at one instant: each verdict, and the time at which the next verdict changes.
 
 Combines observations, paths and rules into an `Assessment`. Pure: the time and the previous assessment are arguments.
-The previous assessment supplies the verdicts for unchanged inputs, and the last good certificate of a file that broke.
+The previous assessment supplies the verdicts on unchanged inputs, and the last good certificate of a file that broke.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _CHANGES_AT = attrgetter("changes_at")  # the lookup is measurable in a loop ove
 
 @dataclass(frozen=True, slots=True)
 class CertificateStatus:
-    """The verdict on one certificate. `certificate` is the last good one if the file is bad now (`stale`).
+    """The verdict on one certificate. With `stale`, its file is bad now, and `certificate` is the last good one.
 
-    `anchors_reported` is True if the entries of its anchors report that these have no certificate. `embeddable` are the
-    certificates that its kubeconfig must trust. `issuers` are the present certificates of the CA that would sign its
-    successor. `basis` has the sources of that successor, or None if its origin was not checked. `damage` has the time
-    since when its files have no complete pair.
+    `anchors_reported` is True if all trust anchors are missing and their entries report this. `embeddable` are the
+    certificates that the kubeconfig must trust. `issuers` are the present certificates of the CA that would sign a
+    renewed certificate. `basis` has the sources of the renewed certificate's contents, or None if certmond has not
+    checked the origin of `certificate`. `damage` has the time since which the files contain no complete pair.
     """
 
     seen: Observation
@@ -107,7 +107,7 @@ class Assessment:
 
     @property
     def waits_until(self) -> datetime | None:
-        """When certmond reports the last mismatch of a pair that may be half written, or None without such a pair."""
+        """The latest time at which the wait for a half-written pair ends, or None without such a pair."""
         waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
         return max(filter(None, waits), default=None)
 
@@ -144,9 +144,9 @@ def assess(
 
     `previous` saves work and supplies the last good certificate of a file that broke. It changes no other verdict.
     `renewed` has the time at which certmond installed a certificate, by its SHA-256. `around` has the running services
-    and what they serve, or None if they were not observed. `searching` searches paths, as `find_all` does. With
-    `waits`, a mismatch of certificate and key is reported only after the time that a writer needs between the two
-    files.
+    and what they serve, or None if certmond did not observe them. `searching` searches paths, as `find_all` does. With
+    `waits`, certmond reports a mismatch of certificate and key only after `key_mismatch.WAIT`, because a program may
+    replace the two files one after the other.
     """
     terms = Terms(inventory.facts, renew_before, catalog_anchors(inventory.observations), renewed or {}, around, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
@@ -156,7 +156,7 @@ def assess(
         valid.get(id(seen)) or _check(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in inventory.observations
     ]
-    # All paths before all verdicts: signatures and rules evict each other from the processor's caches.
+    # Search all paths before any verdict: signatures and rules evict each other from the caches of the CPU.
     questions = [each.question for each in checked if isinstance(each, _Unjudged) and each.search is None]
     found = iter(searching(questions))
     statuses = tuple(
@@ -169,9 +169,9 @@ def assess(
 
 
 def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
-    """Return the verdicts that are valid without a check, by the `id` of their observation.
+    """Return the previous verdicts that are still valid, by the `id` of their observation.
 
-    Without a change of the terms, and before the next change with time, only new observations need a check.
+    While the terms are equal, and before `changes_at` of the assessment, only new observations need a check.
     """
     if previous is None or previous.terms != terms or now < previous.taken_at:
         return {}
@@ -181,7 +181,7 @@ def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) ->
 
 
 class _Unjudged(NamedTuple):
-    """A certificate without a verdict yet: its path question, a previous answer that is valid, and other inputs."""
+    """Inputs of a new verdict: the question for the path search, its previous answer if still valid, and others."""
 
     seen: Observation
     question: Question
@@ -203,10 +203,10 @@ def _extended(usages: tuple[str, ...]) -> frozenset[str]:
 def _check(
     seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
 ) -> CertificateStatus | _Unjudged:
-    """Return the verdict if it is valid or the files have no certificate, otherwise the inputs of a new verdict."""
+    """Return `before` if it is still valid, or a verdict on files without a certificate, or the inputs of a new one."""
     anchors, around = terms.anchors, terms.around
     own = own_anchors(seen, anchors)
-    reported = not own and any(name in anchors for name in seen.spec.ca)  # by the entries of these anchors
+    reported = not own and any(name in anchors for name in seen.spec.ca)  # the entries of the anchors report it
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
@@ -289,9 +289,9 @@ def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presen
 def _is_valid(
     before: CertificateStatus, seen: Observation, anchors: Anchors, embeddable: Anchors, now: datetime
 ) -> bool:
-    """Return whether no input of the verdict has changed and the time of its next change has not come.
+    """Return whether the verdict `before` is still valid: no input has changed, and `changes_at` has not come.
 
-    A comparison with `is` suffices: the observer returns the same object until its file changes.
+    A comparison with `is` suffices: the observer returns the same object until a file of the entry changes.
     """
     return (
         seen is before.seen
@@ -314,7 +314,7 @@ def _absent(
     issuers: Anchors,
     facts: Mapping[str, str],
 ) -> CertificateStatus:
-    """Return the verdict without a certificate: the faults of its files, and the dates of the last good one."""
+    """Return the verdict on files without a certificate: their faults, and the dates of the last good certificate."""
     last = before.certificate if before else None
     findings = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
     findings = about_damage(

@@ -1,7 +1,7 @@
 """Damaged files of an entry, and their repair: a generation of the archive, or a new certificate.
 
-Owns which entries certmond repairs, which generation it restores, and the contents of a certificate without a
-predecessor. `pki.planning` decides when. Pure: `Salvage` has the contents of the archive.
+Decides which entries certmond repairs, which generation it restores, and the contents of a new certificate that has no
+valid predecessor. `pki.planning` decides when certmond repairs. Pure: `Salvage` has the contents of the archive.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from certmond.pki.x509.path_building import find_paths
 _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # signers that need the key of the CA on this node
 _REPAIRED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 _MASTERS = "O=system:masters"
-"""RBAC neither restricts nor revokes this group (k8s.io/apiserver, authentication/user, SystemPrivilegedGroup)."""
+"""The group that RBAC cannot restrict or revoke (k8s.io/apiserver, authentication/user, SystemPrivilegedGroup)."""
 
 
 def damage(seen: Observation) -> str | None:
-    """Return what is wrong with the files of an entry, as a clause.
+    """Return the damage of an entry's files, as a clause for a message, or None.
 
-    None if they hold a certificate and its key, and a kubeconfig names a server and its CA. Also None for files that
-    certmond does not repair: trust anchors, patterns, unreadable files, and unwanted files.
+    None if the files contain a certificate and its key, and a kubeconfig also names a server and the server's CA. Also
+    None for files that certmond does not repair: trust anchors, patterns, unreadable files, and unwanted files.
     """
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
@@ -37,12 +37,12 @@ def damage(seen: Observation) -> str | None:
     if not seen.wanted or any(fault.reason is Reason.UNREADABLE for fault in seen.faults):
         return None
     if spec.kind is Kind.KUBECONFIG and not seen.renewable:
-        return None  # the file that it refers to has a separate entry
+        return None  # a separate entry has the file to which the kubeconfig refers
     return _pair_damage(seen) or (f"{seen.path}: {seen.broken_cluster}" if seen.broken_cluster else None)
 
 
 def _pair_damage(seen: Observation) -> str | None:
-    """Return why the files of an entry do not hold a certificate and its key, or None if they do."""
+    """Return why the files of an entry do not contain a certificate and its key, or None if they do."""
     spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason.remedy is Remedy.REPAIR]
     if not seen.certificates:
         return faults[0].detail if faults else None
@@ -59,13 +59,13 @@ def is_cluster_damage(seen: Observation) -> bool:
 
 
 def lacks_key(seen: Observation) -> bool:
-    """Return whether the files are those of a CA whose private key is missing on this node, which should have it."""
+    """Return whether the files belong to a CA whose private key should be on this node and is missing."""
     wanted = seen.spec.authority and seen.key_path is not None and not (seen.spec.key_optional or seen.key_unknown)
     return wanted and bool(seen.certificates) and not seen.key_matches
 
 
 def is_whole(seen: Observation) -> bool | None:
-    """Return whether the files hold a certificate and its key, or None if that is unknown."""
+    """Return whether the files contain a certificate and its key, or None if certmond cannot determine it."""
     if damage(seen):
         return False
     return True if seen.certificates else None
@@ -82,10 +82,11 @@ def generation(
     """Return the newest good generation that certmond may restore without the operator, with its certificate, or None.
 
     `known` is the last certificate of these files that their CA signed, or None if certmond does not have it. The
-    generation must not exceed the contents of `known`. The rule is stricter without `known`. It is also stricter if the
-    certificate that certmond installed last is neither `known` nor in the archive. Then the generation must not exceed
-    the contents that the entry fixes, and must have the last subject. If the last subject is unknown too, the subject
-    must be one of `_unprivileged`. `under` is the anchor that must have signed the generation, or None for any anchor.
+    generation must not exceed the contents of `known`. A stricter rule applies without `known`, and if the certificate
+    that certmond installed last is neither `known` nor in the archive. By this rule, the generation must not exceed the
+    contents that the entry fixes, and must have the subject of the last certificate. If that subject is unknown too,
+    the subject must be one of `_unprivileged`. `under` is the anchor that must have signed the generation, or None for
+    any anchor.
     """
     fixed, archived = fixed_by(seen.spec, facts), {each.sha256 for each in salvage.kept}
     lost = salvage.last is not None and salvage.last not in archived and (known is None or known.sha256 != salvage.last)
@@ -105,7 +106,7 @@ def generation(
 def last_issued(certificate: Certificate | None, issuers: Sequence[Certificate]) -> Certificate | None:
     """Return the last certificate of an entry's files if one of `issuers` signed it, otherwise None.
 
-    A certificate of another issuer does not show the rights that these files had.
+    A certificate from another issuer does not prove which rights the CA granted.
     """
     return certificate if certificate and is_issued(certificate, (), issuers) else None
 
@@ -114,12 +115,12 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
-    """Return a certificate with only the contents that the entry fixes, or the reason against it with the remedy.
+    """Return a template with only the contents that the entry fixes, or the obstacle with its remedy.
 
-    `signer` is the kind of its signer. If the entry accepts several subjects, the template gets the last one: that of
-    `known`, or of the last certificate that certmond observed in these files. If the certificate that certmond
-    installed last had another subject, it gets the first of the two that is `_unprivileged`. If the last subject is
-    unknown, the newest certificate of the archive with one of the unprivileged subjects decides.
+    `signer` is the kind of the signer. If the entry accepts several subjects, the template gets the subject of `known`,
+    or else of the last certificate that certmond observed in these files. If the certificate that certmond installed
+    last had another subject, the template gets the first of the two that is `_unprivileged`. If both subjects are
+    unknown, it gets the unprivileged subject of the newest certificate in the archive that has one.
     """
     spec = seen.spec
     if why := obstacle(seen, signer, authority):
@@ -142,9 +143,9 @@ def new_template(
 def lost_names(
     seen: Observation, template: Template, former: Sequence[Certificate], issuers: Sequence[Certificate]
 ) -> str:
-    """Return the names that the newest of the `former` certificates of this CA had and the template lacks, joined.
+    """Return the names, joined by commas, that the newest `former` certificate of this CA has and the template lacks.
 
-    Return "" for a certificate of a client: only a server loses clients that connect to a missing name.
+    Return "" for a client certificate. Only a server loses clients without a name: those that connect to this name.
     """
     mine = [each for each in former if is_issued(each, (), issuers)]
     newest = max(mine, key=lambda each: each.not_after, default=None)
@@ -176,7 +177,7 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
-    """Return why no signer signs a new certificate of this entry, a clause with the remedy, or None."""
+    """Return why no signer can sign a new certificate of this entry, as a clause with the remedy, or None."""
     spec = seen.spec
     if spec.renewed_by:
         return f"certmond does not renew it; it is renewed by {spec.renewed_by}"
@@ -201,12 +202,12 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
 
 
 def _has_other_subject(leaf: Certificate, subject: str | None) -> bool:
-    """Return whether `leaf` has an attribute that `subject`, of the last certificate, does not have."""
+    """Return whether `leaf` has an attribute that is missing in `subject`, the subject of the last certificate."""
     return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 
 def _has_last_subject(leaf: Certificate, last: str | None, accepted: Sequence[str]) -> bool:
-    """Return whether the subject of `leaf` is a part of `last`, or one of `_unprivileged` if `last` is None."""
+    """Return whether the subject `last` has all attributes of `leaf`. Without `last`, compare with `_unprivileged`."""
     if last is None:
         return has_accepted_subject(leaf, _unprivileged(accepted))
     return not _has_other_subject(leaf, last)
@@ -223,5 +224,5 @@ def _subject(accepted: Sequence[str], salvage: Salvage, known: Certificate | Non
 
 
 def _unprivileged(accepted: Sequence[str]) -> Sequence[str]:
-    """Return the subjects without the group that Kubernetes authorizes for everything, or all if each one has it."""
+    """Return the subjects without the group system:masters, or all subjects if each one has this group."""
     return [text for text in accepted if _MASTERS not in subject_attributes(text)] or accepted

@@ -1,6 +1,6 @@
 """Rate limits of reported events, and the count of omitted events.
 
-Pure: time is an argument, in seconds of a monotonic clock. A `Budget` is that of the generic cell rate algorithm (ITU-T
+Pure: time is an argument, in seconds of a monotonic clock. A `Budget` implements the generic cell rate algorithm (ITU-T
 I.371, Annex A): any window of `w` seconds has at most `burst + w / every` events.
 """
 
@@ -35,12 +35,12 @@ class Quota:
     def __init__(self, each: Budget, overall: Budget, reserve: Budget) -> None:
         self._each, self._overall, self._reserve = each, overall, reserve
         self._used: dict[Hashable, float] = {}
-        self._enough = 1024  # more keys than this are pruned to those with a budget in use
+        self._enough = 1024  # with more keys than this, certmond prunes those with an unused budget
         self._overall_used = self._reserve_used = float("-inf")
 
     def free_at(self, key: Hashable, now: float, *, urgent: bool = False) -> float:
-        """Return the earliest instant, not before `now`, at which an event of `key` is admitted without events in
-        between.
+        """Return the earliest instant, not before `now`, at which the budgets admit an event of `key`, if no event
+        occurs until then.
         """
         own = self._each.free_at(self._used.get(key, float("-inf")))
         overall = self._overall.free_at(self._overall_used)
@@ -78,7 +78,7 @@ class Omissions:
         self._interval = interval
         self._count, self._keys = 0, set[Hashable]()
         self.due_at: float | None = None
-        """When the next report is due; None without omitted events."""
+        """The time at which the next report is due, or None without omitted events."""
 
     def add(self, key: Hashable, count: int, now: float) -> None:
         """Count omitted events of `key`."""

@@ -34,10 +34,10 @@ def about_damage(
     findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
     facts: Mapping[str, str], known: Certificate | None, issuers: Sequence[Certificate],
 ) -> tuple[Finding, ...]:  # fmt: skip
-    """Return the findings, with the repair command of this node for damaged files, and a finding for repeated damage.
+    """Return the findings: those about damage with the repair command of this node, and one about repeated damage.
 
-    If a CA has no key here and the archive has one, name its directory. `known` is the last certificate of these
-    files, and `issuers` are the certificates that may have signed it.
+    If a CA lacks its key and the archive has the key, the finding names the directory of the key. `known` is the last
+    certificate of these files, and `issuers` are the certificates that may have signed it.
     """
     if salvage is None:
         return tuple(findings)
@@ -53,8 +53,13 @@ def about_damage(
     if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
         often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"
         last = f"{salvage.repaired_at:%Y-%m-%d %H:%M:%S} UTC"
-        fact = f"{what}, and was repaired {often}, last on {last}"
-        found.append(finding(Reason.BREAKS_AGAIN, f"{fact}; find the program or disk that damages it: certmond plan"))
+        fact = f"{what}, and certmond has repaired it {often}, last on {last}"
+        found.append(
+            finding(
+                Reason.BREAKS_AGAIN,
+                f"{fact}; find the program or disk that damages the file, and see the next repair: certmond plan",
+            )
+        )
     return tuple(found)
 
 
@@ -63,13 +68,11 @@ def _with_archived_key(item: Finding, salvage: Salvage) -> Finding:
     if salvage.key_directory is None or item.reason not in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}:
         return item
     fact = item.message.partition("; ")[0]
-    return replace(
-        item, message=printable(f"{fact}; its key is in the archive, copy it back: ls {salvage.key_directory}")
-    )
+    return replace(item, message=printable(f"{fact}; copy the CA's key from the archive: ls {salvage.key_directory}"))
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:
-    # Without a mode in the catalogue, a certificate may be readable by all users, and writable only by its owner.
+    # If the catalogue sets no mode, all users may read a certificate, and only the owner of the file may write it.
     allowed = spec.key_mode if permissions.secret else 0o755 if spec.mode is None else spec.mode
     if excess := permissions.mode & ~allowed & 0o777:
         readable = permissions.secret and excess & 0o004
@@ -86,7 +89,11 @@ def about_key_pair(seen: Observation) -> Iterator[Finding]:
     if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
         return
     if seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
-        yield finding(Reason.KEY_MISSING, f"{seen.key_path}, the private key of {seen.path}, is missing; restore it")
+        yield finding(
+            Reason.KEY_MISSING,
+            f"{seen.key_path}, the private key of {seen.path}, is missing; copy the pair from another control-plane "
+            "node",
+        )
     elif seen.key is not None and seen.key.sha256 != seen.public_key.sha256:
         yield finding(
             Reason.SERVICE_ACCOUNT_KEY_MISMATCH,

@@ -1,7 +1,7 @@
 """Events for a hook: the difference between the open findings and the findings that the hook has received.
 
-Owns that decision, as values. It runs no hook, and time is an argument. A hook that has received each open finding, and
-the end of each other one, needs no further event.
+Decides which events a hook receives, as values. Runs no hook, and time is an argument. A hook that has received each
+open finding, and the clearing of each other finding, needs no further event.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Notice:
 
     @property
     def subject(self) -> tuple[str, str, str]:
-        """The subject of the finding for a receiver that ignores the severity."""
+        """The identity of the finding without its severity, for a receiver that ignores severities."""
         return self.certificate, self.path, self.reason
 
 
@@ -62,7 +62,7 @@ class Due:
 
 
 def open_findings(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
-    """Return the open findings of at least the severity `at_least`; of several for one subject, the most severe."""
+    """Return the most severe open finding of each subject, if its severity is `at_least` or higher."""
     found: dict[tuple[str, str, str], Notice] = {}
     for status in assessment.statuses:
         end = status.certificate.not_after if status.certificate else None
@@ -94,9 +94,9 @@ def due(
 ) -> Iterator[Due]:
     """Yield the events for the hook in this order: cleared findings, new findings, repeats.
 
-    No finding is cleared before the node is `settled`: certmond has observed the services and their endpoints. `at` is
-    the time of a clearing. A finding is raised only after another severity of its subject is cleared. So a receiver
-    that ignores the severity ends in the right state.
+    No finding is cleared before the node is `settled`, so before certmond has observed the services and their
+    endpoints. `at` is the time of a clearing. If the severity of a subject changes, the old finding is cleared before
+    the new one is raised. So a receiver that ignores the severity ends in the right state.
     """
     gone = [notice for key, notice in received.items() if key not in want]
     if settled:
@@ -106,7 +106,7 @@ def due(
     yield from (Due("raised", notice) for notice in sorted(fresh, key=_most_severe_first))
     if repeat:
         for key, notice in received.items():
-            # A clock that was set back must not delay the repeat by its error.
+            # If the clock was set back, do not wait until it reaches the old time again.
             if key in want and not (notice.told_at and notice.told_at <= now < notice.told_at + repeat):
                 yield Due("raised", notice)
 

@@ -1,10 +1,10 @@
 """Mismatch of a certificate and its key over time, with the wait for a writer that replaces both files.
 
-Owns the state between passes, as a value. The wait begins with the first pass that detects the mismatch. Changes of the
-files during the wait do not extend it, except before a repair. A new wait begins only after the pair has matched for
-`wait` without a break, so that certmond always reports a pair that matches now and then.
-Two conditions use it. certmond reports a certificate and a key of two pairs after `WAIT`, and repairs files without a
-complete pair after `REPAIR_WAIT`. Other faults of files have no wait.
+Owns the state of a mismatch between passes, as a value. The wait begins with the first pass that detects the mismatch.
+Changes of the files extend only the wait before a repair. A second wait begins only after the pair has matched for the
+time `wait` without a break. So certmond also reports a pair that matches only from time to time.
+Two conditions use a `Mismatch`. certmond reports a certificate and a key of different pairs after `WAIT`. It repairs
+files without a complete pair after `REPAIR_WAIT`. Other faults of files have no wait.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from certmond.pki.assessment.rule_input import Case, finding
 from certmond.pki.findings import Finding, Reason
 
 WAIT = timedelta(seconds=2)
-"""How long a certificate and a key that do not match may be two halves of one change."""
+"""Time that a program may take between the replacement of a certificate and of its key."""
 REPAIR_WAIT = timedelta(seconds=10)
-"""How long a program, or an operator at a terminal, may take to write a complete pair. Running services have their
-certificates in memory meanwhile.
+"""Time that a program, or an operator at a terminal, may take to write a complete pair. Meanwhile, running services
+have their certificates in memory.
 """
 
 REPAIR_REST = timedelta(minutes=2)
-"""How long changes of the files can extend the wait before a repair."""
+"""Maximum time by which changes of the files extend the wait before a repair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A mismatch that began at `since`.
+    """A mismatch of a certificate and its key, and the start `since` of the wait.
 
     `reported` is True after the wait. `matching_since` is None while the pair does not match. `start` is the first
     observation of the mismatch, or None if that is `since`.
@@ -48,12 +48,12 @@ class Mismatch:
 
     @property
     def waits_until(self) -> datetime | None:
-        """When the mismatch will be reported, or None if it is reported or the pair matches."""
+        """The time at which the wait ends, or None if it has ended or the pair matches."""
         return None if self.reported or self.matching_since else self.since + self.wait
 
     @property
     def changes_at(self) -> datetime | None:
-        """When the reported state changes with time: the end of the wait, or of the period for which the pair must
+        """The time at which the reported state changes: the end of the wait, or of the period for which the pair must
         match.
         """
         return self.matching_since + self.wait if self.matching_since else self.waits_until
@@ -99,7 +99,7 @@ def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:
 
 
 def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) -> Iterator[Finding]:
-    """Yield the findings without a mismatch during its wait, and with one that ended less than the wait ago."""
+    """Yield the findings. Omit a mismatch during its wait, and add a mismatch that ended less than a wait ago."""
     for item in findings:
         if item.reason is not Reason.KEY_MISMATCH or (mismatch and mismatch.reported):
             yield item
@@ -107,5 +107,5 @@ def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) 
         yield finding(
             Reason.KEY_MISMATCH,
             f"{case.seen.key_path or case.where} was not the private key of {case.where} a moment ago; "
-            "if the finding comes back, find the program that replaces it",
+            "if the finding occurs again, find the program that replaces these files",
         )

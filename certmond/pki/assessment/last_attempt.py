@@ -1,4 +1,4 @@
-"""The last attempt to renew or repair a certificate: its outcome, and the earliest time of the next one.
+"""The last attempt to renew or repair a certificate: its outcome, and the earliest time of the next attempt.
 
 Owns the pauses between attempts. `state.renewals` stores them.
 """
@@ -21,8 +21,8 @@ class Attempt:
     """The last attempt to renew a certificate: its time, its outcome, and the number of `failures` in a row.
 
     `sha256` is the certificate that the last successful attempt installed. `ends_at`, `common_name` and `subject` are
-    its end, common name and subject. `issued_at` is the time of that attempt if it is not this one. `restored` is True
-    if the certificate is from the archive, not from a signer.
+    its end, common name and subject. `issued_at` is the time of the successful attempt if it is an earlier one.
+    `restored` is True if the certificate is from the archive, not from a signer.
     `repaired_at` is the time of the last repair of damaged files. `repairs` counts repairs in a row, separately from
     renewals.
     """
@@ -43,7 +43,7 @@ class Attempt:
 
     @property
     def put_in_place_at(self) -> datetime:
-        """When the certificate `sha256` was installed."""
+        """The time at which certmond installed the certificate `sha256`."""
         return self.issued_at or self.at
 
     @property
@@ -68,18 +68,18 @@ class Attempt:
         return (self.repaired_at, self.repaired_at + _pause(self.repairs)) if self.repaired_at else None
 
     def repaired(self, before: Attempt | None) -> Attempt:
-        """Return this attempt as a repair at its own time, after the attempt `before`."""
+        """Return this attempt as a repair: `repairs` is 1, or one more than that of a recent repair in `before`."""
         in_a_row = before and before.repaired_at and timedelta() <= self.at - before.repaired_at < IN_A_ROW
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 
     def restoring(self, sha256: str, ends_at: datetime, common_name: str | None, subject: str, at: datetime) -> Attempt:
-        """Return this attempt, with a certificate of the archive as the last installed one, at `at`."""
+        """Return this attempt with the certificate that certmond restored from the archive at `at`."""
         return replace(
             self, sha256=sha256, issued_at=at, ends_at=ends_at, common_name=common_name, subject=subject, restored=True
         )
 
     def after(self, before: Attempt | None) -> Attempt:
-        """Return this attempt, which installed nothing, with certificate and repairs of the attempt `before`."""
+        """Return this attempt, which installed no certificate, with the certificate and repairs of `before`."""
         if before is None:
             return self
         kept = replace(self, repaired_at=before.repaired_at, repairs=before.repairs)
@@ -92,5 +92,5 @@ class Attempt:
 
 
 def _pause(times: int) -> timedelta:
-    """Return a minute, doubled for each further time, at most an hour."""
+    """Return the pause after `times` failures or repairs in a row: a minute, doubled each time, at most an hour."""
     return min(FIRST_RETRY * (1 << min(max(times, 1) - 1, 16)), LAST_RETRY)

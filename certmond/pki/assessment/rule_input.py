@@ -27,7 +27,7 @@ _REMEDIES = {
 class Case:
     """Input of a check: one certificate, its files, its paths, its anchors, the facts of the node, and the time.
 
-    `anchors_reported` is True if the entries of its anchors report that these have no certificate.
+    `anchors_reported` is True if all trust anchors are missing and their entries report this.
     """
 
     seen: Observation
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def further_anchor(self) -> bool:
-        """Whether it is not the first certificate of a bundle of trust anchors: the others are valid without it."""
+        """Whether the certificate is a trust anchor in a bundle, but not the first: the others do not depend on it."""
         return self.spec.authority and self.seen.name != self.spec.name
 
 
@@ -70,5 +70,5 @@ def fault_finding(fault: Fault) -> Finding:
 
 
 def has_entry(case: Case, anchor: Certificate) -> bool:
-    """Return whether the anchor belongs to another entry. Otherwise it is checked with this file."""
+    """Return whether another entry has the trust anchor. Otherwise the rules check the anchor with this file."""
     return SELF not in (case.spec.ca or (SELF,)) or anchor not in case.seen.certificates

@@ -1,7 +1,7 @@
 """Rules for the certificates of a Kubernetes node, as a list of checks.
 
-Owns each rule and its message. A check takes one `Case` and yields findings, without the verdict on any other
-certificate. One entry reports each fault: a leaf has no finding for a fault of its CA that the entry of the CA reports.
+Owns each rule and its message. A check takes one `Case` and yields findings. It does not depend on the verdict on any
+other certificate. Only one entry reports a fault: a leaf has no finding for a fault that the entry of its CA reports.
 `validity_rules` has the checks of the dates.
 """
 
@@ -21,7 +21,7 @@ ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
 
 
 def no_path(case: Case) -> Iterator[Finding]:
-    """Report that no certification path leads to the trust anchor, for a reason that no other entry reports."""
+    """Report that no certification path ends at the trust anchor, unless another entry reports the reason."""
     if case.search.paths or case.anchors_reported:
         return
     if not case.anchors and case.spec.ca != (SELF,):
@@ -81,7 +81,7 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
 
 
 def wrong_usage(case: Case) -> Iterator[Finding]:
-    """Report a usage that its consumers require and the certificate does not permit."""
+    """Report a usage that the certificate does not permit, although its entry requires the usage."""
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
         yield finding(Reason.WRONG_USAGE, f"{case.where} does not permit the usage {', '.join(missing)}; reissue it")
@@ -133,7 +133,7 @@ def embedded_ca_differs(case: Case) -> Iterator[Finding]:
 
 
 def not_rotating_pem(case: Case) -> Iterator[Finding]:
-    """Report a kubelet.conf without the PEM that the kubelet rotates: its next start would use stale credentials."""
+    """Report a kubelet.conf that does not name the rotated PEM: the kubelet would start with stale credentials."""
     if case.spec.kind is Kind.KUBELET and case.seen.refers_to is not None and case.seen.refers_to != case.where:
         instead = case.seen.refers_to or "embedded credentials"
         yield finding(
@@ -154,7 +154,7 @@ def not_a_symlink(case: Case) -> Iterator[Finding]:
 
 
 def unexpected_chain(case: Case) -> Iterator[Finding]:
-    """Report a file with more than its one certificate, or with another certificate first."""
+    """Report further certificates in a file that may have one, and a file that begins with another certificate."""
     extra = len(case.seen.certificates) - 1
     if extra and not case.seen.leaf_first:
         yield finding(
@@ -173,8 +173,8 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
 def weak_key(case: Case) -> Iterator[Finding]:
     """Report a key that is shorter than RSA-2048 or P-256, or of a kind that Kubernetes does not support.
 
-    Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize). Its TLS refuses every kind but these and P-224
-    (crypto/tls, signatureSchemesForCertificate). It verifies what a CA with a key on P-224 has signed.
+    Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize). Go's TLS refuses ECDSA P-224, and every kind except RSA,
+    ECDSA and Ed25519 (crypto/tls, signatureSchemesForCertificate). But Go verifies signatures of a CA on P-224.
     """
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)
@@ -187,9 +187,9 @@ def weak_key(case: Case) -> Iterator[Finding]:
 
 
 def key_unusable(case: Case) -> Iterator[Finding]:
-    """Report a key that Go parses and cannot use: RSA over 8,192 bits, or with an exponent over 2³¹-1.
+    """Report a key that Go parses but cannot use: RSA over 8,192 bits, or with an exponent over 2³¹-1.
 
-    A CA with more bits is a warning: Go verifies what it has signed, but Go's TLS refuses the CA itself in a chain.
+    A CA over 8,192 bits is a warning: Go verifies its signatures, but Go's TLS refuses a chain that contains the CA.
     """
     if why := unusable(case.certificate.key):
         large = case.spec.authority and case.certificate.key.bits > LARGEST_RSA
@@ -202,8 +202,8 @@ def key_unusable(case: Case) -> Iterator[Finding]:
 
 
 def weak_signature(case: Case) -> Iterator[Finding]:
-    """Report a signature with MD5 or SHA-1, which Go refuses. On a trust anchor it is info, because Go does not verify
-    it.
+    """Report a signature with MD5 or SHA-1, which Go refuses. On a trust anchor the finding is info, because Go does
+    not verify that signature.
     """
     if case.certificate.signature_hash in WEAK_HASHES:
         yield finding(
@@ -247,11 +247,11 @@ POLICY: tuple[Check, ...] = (
     key_unusable,
     nonpositive_serial,
 )
-"""In the order of the report: what fails now, what will fail, what is untidy."""
+"""Checks in the order of the report: present failures, future failures, and then other deviations."""
 
 
 _OF_THE_ANCHOR = frozenset({Refusal.NOT_CA, Refusal.CANNOT_SIGN, Refusal.UNSUPPORTED, Refusal.UNKNOWN_CRITICAL})
-"""Refusals of an anchor that do not depend on the path below it."""
+"""Refusals of a trust anchor that do not depend on the rest of the path."""
 
 
 def _reported_elsewhere(case: Case, why: Rejection) -> bool:

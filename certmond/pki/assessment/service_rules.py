@@ -1,4 +1,4 @@
-"""Rules for running services: the certificate that a service serves, or has in memory, is the one on disk.
+"""Rules for running services: the certificate that a service serves, or has in memory, must be the one on disk.
 
 Owns these rules and their messages, as `rules` does for files. `services.staleness` owns the evidence.
 """
@@ -31,7 +31,7 @@ def turning_points(presence: Presence) -> Iterator[datetime]:
 
 
 def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
-    """Report an endpoint that serves another certificate than its file has, after the time that a reload takes."""
+    """Report an endpoint that, after the time for a reload, still serves another certificate than the file contains."""
     for stale in presence.stale:
         if stale.reason is Reason.SERVED_DIFFERS and stale.due:
             soon = stale.ends_at is None or now >= stale.ends_at - CRITICAL_WINDOW
@@ -63,18 +63,23 @@ def restart_pending(presence: Presence) -> Iterator[Finding]:
 def restart_failed(presence: Presence) -> Iterator[Finding]:
     """Report a service that was restarted for this certificate and failed."""
     for message in presence.failures:
-        yield finding(Reason.RESTART_FAILED, f"{message}; see its log, install another certificate, or restart it")
+        yield finding(
+            Reason.RESTART_FAILED,
+            f"{message}; see the log of the service, install another certificate, or restart the service",
+        )
 
 
 def _remedy(stale: Stale) -> str:
-    return f"run: certmond restart {stale.service}" if stale.service else "find the program that listens there"
+    return (
+        f"run: certmond restart {stale.service}" if stale.service else "find the program that listens there: ss -ltnp"
+    )
 
 
 def no_longer_served(before: Iterable[Presence], after: Iterable[Presence]) -> Iterator[str]:
-    """Yield a sentence for each endpoint that served a certificate `before`, and serves no certificate `after`."""
+    """Yield a sentence for each endpoint that served a certificate `before` and serves no certificate `after`."""
     answered = {at.endpoint for presence in before for at in presence.served if at.sha256}
     silent = {at.endpoint: at for presence in after for at in presence.served if not at.sha256}
     for endpoint in sorted(answered & silent.keys(), key=str):
         at = silent[endpoint]
-        fact = f"{at.service or 'the listener'} at {endpoint} served a certificate before, and serves none now"
+        fact = f"{at.service or 'the listener'} at {endpoint} no longer serves a certificate"
         yield f"{fact}: {at.reason}; see its log, and restore its previous files: certmond archive restore NAME"

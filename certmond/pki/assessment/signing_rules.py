@@ -1,6 +1,6 @@
-"""Rule for a due certificate whose successor the CA's key does not sign.
+"""Rule for a due certificate that certmond does not renew, because the CA must not sign its contents again.
 
-Owns the message of that finding. `signing.policy` decides what may be signed.
+Owns the message of that finding. `signing.policy` decides what certmond may sign.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from certmond.pki.signing.policy import successor_denial
 
 
 def not_issued_by_ca(case: Case) -> Iterator[Finding]:
-    """Report a due certificate if neither its entry nor a certificate of the CA covers the contents of a successor."""
+    """Report a due certificate whose contents neither its entry nor a certificate that the CA has signed permits."""
     if case.basis is None or case.certificate.refused or case.certificate.not_before <= case.now < case.renew_at:
-        return  # a certificate that is refused has a separate finding about its renewal
+        return  # a certificate that Go or cryptography refuses has a separate finding
     if denial := successor_denial(case.certificate, case.spec, case.facts, case.basis, case.now):
         remedy = f"see the contents that certmond would sign: certmond renew {case.seen.name} --dry-run"
         yield finding(Reason.NOT_ISSUED_BY_CA, f"{case.where} is not renewed: {denial}; {remedy}")

@@ -1,4 +1,4 @@
-"""Trust anchors of an entry, and the certificates of the CA that would sign its successor."""
+"""Trust anchors of an entry, and the certificates of the CA that would sign a renewed certificate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 
 
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the anchors of its paths. An authority is its own anchor. Without `ca`, the anchors are from the file."""
+    """Return the anchors of an entry: for an authority, its certificate. Without `ca`, they are in the entry's file."""
     if seen.spec.authority:
         return seen.certificates[:1]
     if not seen.spec.ca:
@@ -35,9 +35,9 @@ def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 
 
 def issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the present certificates of the CA that would sign it: the first CA in its entry that has some.
+    """Return the certificates of the CA that would sign a renewed certificate: the first CA of the entry that has any.
 
-    A certificate in its own file does not count.
+    A self-signed certificate in the entry's own file does not count.
     """
     return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 

@@ -14,10 +14,10 @@ CRITICAL_WINDOW = timedelta(days=7)
 
 
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
-    """Return the renewal point: `renew_before` before the end, at most a third of the lifetime before it.
+    """Return the renewal point: `renew_before` before the end, at most a third of the lifetime before the end.
 
-    For a certificate of the kubelet it is at most a tenth. The kubelet renews at 70 to 90 %, so the certificate is due
-    only after the kubelet has failed.
+    For a certificate of the kubelet the maximum is a tenth. The kubelet renews it after 70 to 90 % of the lifetime, so
+    the certificate is due only if the kubelet has failed to renew it.
     """
     life = certificate.not_after - certificate.not_before
     share = life / 10 if spec.kind is Kind.KUBELET else life / 3
@@ -33,14 +33,14 @@ def expired(case: Case) -> Iterator[Finding]:
     """Report the end of the certificate or of a CA of its path (RFC 5280, 4.1.2.5: notAfter is included)."""
     for link in _own_links(case):
         if case.now > link.not_after and case.further_anchor:
-            message = f"{case.where}: its further CA {link.called} expired on {_day(link.not_after)}"
+            message = f"{case.where}: the old CA {link.called} in the bundle expired on {_day(link.not_after)}"
             yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
         elif case.now > link.not_after:
             yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; {_renew(case)}")
 
 
 def not_yet_valid(case: Case) -> Iterator[Finding]:
-    """Report that the certificate, or a CA of its path, is not valid yet, because a clock is wrong."""
+    """Report that the certificate, or a CA of its path, is not valid yet. The usual cause is a wrong clock."""
     for link in _own_links(case):
         if case.now < link.not_before:
             yield finding(
@@ -63,7 +63,7 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
 
 
 def still_due(case: Case) -> Iterator[Finding]:
-    """Report a due certificate that a renewal does not help: it was just renewed, or it ends with its CA."""
+    """Report a certificate that a renewal leaves due: certmond has just renewed it, or it ends with its CA."""
     if not case.renew_at <= case.now <= case.certificate.not_after:
         return
     best = case.search.best
@@ -83,7 +83,7 @@ def still_due(case: Case) -> Iterator[Finding]:
 
 
 def outlives_ca(case: Case) -> Iterator[Finding]:
-    """Report a certificate that ends after a CA of its path, and so fails before its own end."""
+    """Report a certificate that ends after a CA of its path, and so becomes invalid before its own end."""
     best = case.search.best
     if best and len(best.certificates) > 1 and best.until < case.certificate.not_after and case.now <= best.until:
         issuer = min(best.certificates[1:], key=lambda link: link.not_after)
@@ -105,7 +105,7 @@ def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | Non
 
 
 def _own_links(case: Case) -> tuple[Certificate, ...]:
-    """Return the certificate and the rest of its best path, without an anchor that has a separate entry."""
+    """Return the certificate and the other certificates of its best path, except an anchor with a separate entry."""
     best = case.search.valid_at(case.now) or case.search.best
     if best is None:
         return (case.certificate,)
@@ -119,7 +119,8 @@ def _called(case: Case, link: Certificate) -> str:
 def _renew(case: Case) -> str:
     if case.spec.renewed_by:
         return f"it is renewed by {case.spec.renewed_by}"
-    return "rotate it" if case.spec.authority else "renew it"  # `certmond renew` refuses a CA
+    # `certmond renew` refuses a CA.
+    return "rotate it" if case.spec.authority else f"renew it: certmond renew {case.spec.name}"
 
 
 def _day(instant: datetime) -> str:

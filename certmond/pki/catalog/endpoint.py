@@ -24,7 +24,7 @@ class Endpoint:
     """An address and port to connect to, and the server name (SNI), if any.
 
     Equal endpoints compare equal in any notation. Raises MalformedError for an endpoint without a unique address: a
-    name in place of the address, no specific address ("0.0.0.0", "::"), or a zone. Also raises it for a port out of
+    host name, an unspecified address ("0.0.0.0", "::"), or an address with a zone. Also raises it for a port out of
     range, and for an address as `server_name` (RFC 6066, section 3).
     """
 
@@ -57,7 +57,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The server's certificate as presented, without validation: DER, the TLS version, and the time."""
+    """The certificate that a server presented, without validation: its DER, the TLS version, and the time."""
 
     der: bytes = field(repr=False)
     version: str
@@ -71,9 +71,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """The server presented no certificate. `reason` is what happened instead: "the connection was refused".
+    """Result for a server that presented no certificate. `reason` is the cause, as in "the connection was refused".
 
-    A server that `spoke_tls` accepted the connection and ended the handshake: it has no usable key pair.
+    With `spoke_tls`, the server accepted the connection and ended the TLS handshake: it has no usable key pair.
     """
 
     reason: str

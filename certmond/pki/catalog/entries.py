@@ -43,7 +43,7 @@ DEFAULT_EXCLUDE = (
 
 
 class Kind(StrEnum):
-    """Contents of a file. A `key-pair` has no certificate: the service-account keys."""
+    """Kind of the contents of a file. A `key-pair` has no certificate: it is the service-account keys."""
 
     FILE = "file"
     KUBECONFIG = "kubeconfig"
@@ -69,10 +69,10 @@ T = TypeVar("T")
 class CertificateSpec(Model):
     """Path and requirements of one certificate. Texts may contain the node's facts, such as `${node_name}`."""
 
-    name: Name = Field(description="its name in reports, metrics and references")
+    name: Name = Field(description="the name of the certificate in reports, metrics and references")
     path: AbsolutePath = Field(
-        description="the file. With `*`, `?` or `[…]` it matches any number of files, and with `**` any number of "
-        "directories."
+        description="the file of the certificate. A path with `*`, `?` or `[…]` matches any number of files. `**` "
+        "matches any number of directories."
     )
     kind: Kind = Field(
         default=Kind.FILE,
@@ -84,35 +84,35 @@ class CertificateSpec(Model):
     )
     key: AbsolutePath | None = Field(
         default=None,
-        description="the private key; the path of the certificate if one file has both. For a glob: leave it out, or "
-        "repeat the text of `path`.",
+        description="the file of the private key. If one file has the certificate and the key, repeat `path` here. If "
+        "`path` is a glob, omit `key` or repeat the glob.",
     )
     key_optional: bool = Field(
         default=False, description="the key may be on another host, as with an external CA or on a worker"
     )
     authority: bool = Field(
         default=False,
-        description="the file contains only Root CA certificates; `ca` and `embedded_ca` can name only such an entry",
+        description="the file contains only Root CA certificates. `ca` and `embedded_ca` can name only such an entry.",
     )
     ca: Many[str] = Field(
         default=(),
-        description="the entries of the trust anchors: the certificate must have a path to one of them. `self`, the "
-        "default, is a self-signed certificate in the same file.",
+        description="the entries of the trust anchors: the certificate must have a path to one of them. `self` is a "
+        "self-signed certificate in the same file. It is the default, or else the last certificate of the file.",
     )
     subject: Many[Subject] = Field(
         default=(),
         description="accepted subjects, such as `CN=kubernetes-admin,O=system:masters`, with attributes in any order. "
-        "The CA signs these subjects for any content of the file. `certmond init` issues the first one. The CA signs "
-        "a subject with `system:` or `kubeadm:` only if this list has it.",
+        "certmond signs these subjects with the key of the CA, even if the present certificate has another subject. It "
+        "signs a subject with `system:` or `kubeadm:` only if this list has it. `certmond init` issues the first one.",
     )
     usages: Many[Usage] = Field(
         default=(),
-        description="required usages, by their Kubernetes names; certmond requires `key encipherment` of RSA keys only",
+        description="required usages, by their Kubernetes names. `key encipherment` is required for RSA keys only.",
     )
     names: Many[AlternativeName] = Field(default=(), description="required subjectAltName entries: `DNS:…` or `IP:…`")
     mode: Mode | None = Field(
         default=None,
-        description="the maximum mode of the file; by default only the owner may write it",
+        description="the maximum mode of the file; by default all users may read it and only the owner may write it",
     )
     key_mode: Mode = Field(
         default=0o600,
@@ -121,8 +121,8 @@ class CertificateSpec(Model):
     owner: Owner | None = Field(
         default=None,
         description="`user` or `user:group` that must own the files, and that may write them besides root. If another "
-        "user can write them, certmond does not copy the contents of the file into a new certificate. If another user "
-        "can replace them, certmond does not renew the certificate.",
+        "user can write the files, certmond does not copy their contents into a new certificate. If another user can "
+        "replace the files, certmond does not renew the certificate.",
     )
     renew_before: Duration | None = Field(
         default=None,
@@ -149,27 +149,30 @@ class CertificateSpec(Model):
     )
     renewed_by: Sentence | None = Field(
         default=None,
-        description="who renews the certificate instead of certmond, and when, in a few words. certmond then never "
-        "renews it, and findings and plans contain this text. `null`: certmond renews it.",
+        description="the component that renews the certificate instead of certmond, and the time of the renewal, in a "
+        "few words. certmond then never renews it. Findings and plans contain this text. `null`: certmond renews it.",
     )
     chain: bool = Field(default=True, description="the file may contain more than one certificate")
     kubeconfig: AbsolutePath | None = Field(
-        default=None, description="for kind `kubelet`: the kubeconfig that must refer to it"
+        default=None, description="for kind `kubelet`: the kubeconfig that must refer to the PEM file"
     )
     embedded_ca: Name | None = Field(
-        default=None, description="the entry whose certificates the kubeconfig must embed, exactly"
+        default=None, description="the entry of the CA: the kubeconfig must embed all its certificates and no other"
     )
     optional: bool = Field(default=False, description="a missing file is not a finding")
     at_most: Severity | None = Field(
         default=None,
         strict=False,
-        description="the maximum severity of its findings, for a certificate of low importance",
+        description="the maximum severity of the findings, for a certificate of low importance",
     )
     mentioned_in: Many[AbsolutePath] = Field(
         default=(),
-        description="it is missing only if one of these files contains its path, such as the manifest of a static Pod",
+        description="files, such as the manifest of a static Pod: the absence of the certificate is a finding only if "
+        "one of these files contains its path",
     )
-    belongs_with: Many[AbsolutePath] = Field(default=(), description="it is missing only if one of these files exists")
+    belongs_with: Many[AbsolutePath] = Field(
+        default=(), description="files: the absence of the certificate is a finding only if one of these files exists"
+    )
     exclude: Many[str] = Field(
         default=DEFAULT_EXCLUDE,
         description="names of files and directories that a glob skips: by default files that are not certificates in "
@@ -187,12 +190,12 @@ class CertificateSpec(Model):
 
     @property
     def is_trust(self) -> bool:
-        """Whether several nodes must agree on it: a trust anchor, or the keys of service-account tokens."""
+        """Whether several nodes must have the same file: a trust anchor, or the keys of service-account tokens."""
         return self.authority or self.kind is Kind.KEY_PAIR
 
     @property
     def conditional(self) -> bool:
-        """Whether other files of the node decide that it should exist."""
+        """Whether other files of the node decide that the certificate should exist."""
         return bool(self.mentioned_in or self.belongs_with)
 
     @field_validator("key")
@@ -209,8 +212,8 @@ class CertificateSpec(Model):
 class ServiceSpec(Model):
     """A service of this node that uses certificates: how to restart it, and which certificates it reloads."""
 
-    name: Name = Field(description="its name in reports and references")
-    kind: Literal["systemd", "static-pod", "command"] = Field(description="how certmond restarts it")
+    name: Name = Field(description="the name of the service in reports and references")
+    kind: Literal["systemd", "static-pod", "command"] = Field(description="how certmond restarts the service")
     unit: str | None = Field(default=None, description="for kind `systemd`: the unit, such as `kubelet.service`")
     pod: str | None = Field(
         default=None, description="for kind `static-pod`: the name of the container, such as `kube-apiserver`"
@@ -220,56 +223,57 @@ class ServiceSpec(Model):
     )
     environment: Mapping[str, str] = Field(default={}, description="for kind `command`: environment variables, by name")
     time_limit: Duration = Field(
-        default=timedelta(minutes=2), description="for the command, or for the job of the unit"
+        default=timedelta(minutes=2), description="the time limit for the command, or for the systemd job of the unit"
     )
     grace: Duration = Field(
         default=timedelta(seconds=30),
-        description="for kind `static-pod`: the time between SIGTERM and SIGKILL. `--shutdown-delay-duration` of the "
-        "component is added to it.",
+        description="for kind `static-pod`: the time between SIGTERM and SIGKILL. certmond adds the component's "
+        "`--shutdown-delay-duration` to this time.",
     )
     drain: Duration | None = Field(
         default=None,
-        description="for kind `static-pod`: how long a process may run after it has closed its listeners. certmond "
-        "then sends SIGKILL, also before the end of `grace`. By default the process has the whole `grace`.",
+        description="for kind `static-pod`: the time for which a process may run after it has closed its listeners. "
+        "After this time certmond sends SIGKILL, even before the end of `grace`. By default only `grace` applies.",
     )
     restart_takes: Duration | None = Field(
         default=None,
-        description="the measured time from the end of the process until the next one serves. `certmond root-ca "
+        description="the measured time from the end of a process until the next process serves. `certmond root-ca "
         "rotate --plan` uses it to report the downtime of this service on a single control plane.",
     )
     means: Literal["restart", "reload"] = Field(
         default="restart",
-        description="for kind `systemd`: how it reads new files: `restart`, or `reload` if the unit supports it",
+        description="for kind `systemd`: the job by which the service reads new files: `restart`, or `reload` if the "
+        "unit supports it",
     )
     reloads: Many[str] = Field(
-        default=(), description="the certificates that it reloads, so that a new one needs no restart"
+        default=(), description="the certificates that the service reloads: a new one then needs no restart"
     )
     serves: Mapping[str, Many[EndpointText]] = Field(
         default={},
-        description="the certificates that it serves: names of entries, each with one or more of `ADDRESS:PORT`, or "
-        "`NAME@ADDRESS:PORT` with a server name (SNI). certmond makes a TLS handshake there, and compares the "
-        "certificate with the file. By default from the flags of a component.",
+        description="the certificates that the service serves: names of entries, each with one or more of "
+        "`ADDRESS:PORT`, or `NAME@ADDRESS:PORT` with a server name (SNI). certmond makes a TLS handshake there, and "
+        "compares the certificate with the file. By default certmond reads the addresses from the component's flags.",
     )
     health: Many[HealthAddress] = Field(
         default=(),
         description="the health endpoints: `http://ADDRESS:PORT/PATH`, `https://…` (200 to 399, 401 and 403 are "
-        "healthy) or `tcp://ADDRESS:PORT` (it accepts a connection). By default the readiness or liveness probe of a "
-        "static Pod, and the kubelet's `healthzPort`.",
+        "healthy) or `tcp://ADDRESS:PORT` (healthy if it accepts a connection). By default the readiness or liveness "
+        "probe of a static Pod, and the kubelet's `healthzPort`.",
     )
     after: Many[str] = Field(
         default=(),
-        description="the services that certmond restarts before this one; two services cannot wait for each other",
+        description="the services that certmond restarts before this service. Dependency cycles are not valid.",
     )
     belongs_with: Many[AbsolutePath] = Field(
-        default=(), description="it is a service of this node only if one of these files exists"
+        default=(), description="files: the service belongs to this node only if one of these files exists"
     )
     not_with: Many[AbsolutePath] = Field(
-        default=(), description="it is not a service of this node if one of these files exists"
+        default=(), description="files: the service does not belong to this node if one of these files exists"
     )
 
     @property
     def changes_instance(self) -> bool:
-        """Whether a new process replaces the old one when it reads new files."""
+        """Whether the service reads new files by a restart, in which a new process replaces the old one."""
         return self.kind != "command" and self.means == "restart"
 
     @field_validator("means")

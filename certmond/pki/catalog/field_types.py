@@ -79,7 +79,7 @@ def _usage(text: str) -> str:
 
 def _with_facts(text: str) -> str:
     if unknown := [fact for fact in _VARIABLE.findall(text) if fact not in FACTS]:
-        raise ValueError(f"there is no fact ${{{unknown[0]}}}; known are {', '.join(FACTS)}")
+        raise ValueError(f"there is no fact ${{{unknown[0]}}}; the facts are {', '.join(FACTS)}")
     if "$" in _VARIABLE.sub("", text).replace("$$", ""):
         raise ValueError("must write a fact as ${node_name}, and a dollar sign as $$")
     return text
@@ -130,7 +130,7 @@ def _health_address(text: str) -> str:
 
 
 def _usable(at: datetime) -> datetime:
-    """Return the time in UTC. It must be a year away from both ends of the calendar, because other code adds to it."""
+    """Return the time in UTC. Raises ValueError within a year of the calendar's ends, because other code adds to it."""
     if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
         return utc
     raise ValueError("must be a time between the years 2 and 9998")
@@ -204,7 +204,7 @@ Batch = Annotated[
         {"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}
     ),
 ]
-"""Number of workers at once: a number, or a percentage."""
+"""Number of workers that change their files at once: a number, or a percentage."""
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Subject = Annotated[str, AfterValidator(_subject)]
 Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]
@@ -223,12 +223,12 @@ class Model(BaseModel):
 
 
 def expand(text: str, facts: Mapping[str, str]) -> str | None:
-    """Return `text` with the node's facts filled in, or None if a fact is unknown, so that nothing is required."""
+    """Return `text` with the node's facts filled in, or None if a fact is unknown. certmond then skips the text."""
     if any(variable not in facts for variable in _VARIABLE.findall(text)):
         return None
     return Template(text).safe_substitute(facts)
 
 
 def subject_attributes(text: str) -> frozenset[str]:
-    """Return the attributes of CN=a,O=b, for comparisons without their order (RFC 4514 escapes unchanged)."""
+    """Return the attributes of CN=a,O=b, for comparisons that ignore the order (RFC 4514 escapes unchanged)."""
     return frozenset(part.strip() for part in re.split(r"(?<!\\)[,+]", text))

@@ -26,9 +26,9 @@ class Permissions:
 class Embedded:
     """CA certificates that a kubeconfig trusts, for the cluster of one context.
 
-    `path` is the kubeconfig. `file` is the CA file that it refers to, or None if it embeds the certificates. `cluster`
-    is the name of the cluster. `others` is True if another user than root and the user of certmond can change the
-    kubeconfig, or the target of its path.
+    `path` is the kubeconfig. `file` is the CA file to which the kubeconfig refers, or None if it embeds the
+    certificates. `cluster` is the name of the cluster. `others` is True if a user other than root and the user of
+    certmond can change the kubeconfig, or replace it.
     """
 
     path: str
@@ -42,20 +42,20 @@ class Embedded:
 class Observation:
     """One certificate of the catalogue as observed, or its absence.
 
-    `name` with `path` is unique. In `certificates` the assessed one is first, then the rest of its file's chain. `key`
-    is None without a private key, and `key_unknown` is True if one exists whose public half is unknown (encrypted,
-    unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" if it embeds one. `symlink`
-    is None if it does not matter. `renewable` is True if certmond can write such a file: PEM, or a kubeconfig with
-    embedded credentials.
+    `name` with `path` is unique. `certificates` begins with the assessed one, and then has the rest of the chain in its
+    file. `key` is None without a private key. `key_unknown` is True for a private key whose public half is unknown
+    (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, or "" if it embeds
+    the certificate. `symlink` is None where the kind of the file does not matter. `renewable` is True if certmond can
+    write such a file: PEM, or a kubeconfig with embedded credentials.
 
-    `certificate_file` and `key_file` are the files at the end of symlinks or references, or None if unknown. A symlink
-    of another user than root to a file that this user does not own is not followed: the path of the symlink is then the
-    file. `foreign_key` is True if `key_path` is from a kubeconfig that other users can change: it is not a file of this
-    entry. `holder` is the owner of a kubeconfig: "user" or "cluster", and the name. `wanted` is False if no other file
-    of the node refers to this one any longer. `broken_cluster` is the clause that the current context of a kubeconfig,
-    whose entry fixes a subject and a CA, has no server with a usable CA, or "". `changed_at` is the last change (ctime)
-    of the file of the certificate or of the key, or of the directory of a missing file. A change of only an inode makes
-    no new observation.
+    `certificate_file` and `key_file` are the files at the end of symlinks or references, or None if unknown. If a user
+    other than root owns a symlink and not its target, they are the path of the symlink, which certmond does not follow.
+    `foreign_key` is True if `key_path` is from a kubeconfig that other users can change: the key is then not a file of
+    this entry. `holder` is the part of a kubeconfig that has the certificate: "user" or "cluster", and the name.
+    `wanted` is False if no other file of the node refers to this file any longer. `broken_cluster` is a clause if the
+    current context of a kubeconfig, whose entry fixes a subject and a CA, has no server with a usable CA, or else "".
+    `changed_at` is the last change (ctime) of the file of the certificate or key, or of the directory of a missing
+    file. A change of only an inode makes no new observation.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Observation:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The identity of the observation from pass to pass."""
+        """The identity of the certificate, which is the same in every pass."""
         return self.name, self.path
 
     @property
@@ -96,7 +96,7 @@ class Observation:
 
     @property
     def pair(self) -> tuple[str, str | None]:
-        """The files of certificate and key in a canonical form, to compare entries."""
+        """The real files of the certificate and the key, for comparisons between entries."""
         key = self.path if self.foreign_key else self.key_file or self.key_path
         return self.certificate_file or self.path, key
 
@@ -105,11 +105,11 @@ class Observation:
 class Provenance:
     """Origin of one certificate, as far as the node shows it.
 
-    `former` are old CAs of its entry. `ca_writers` are the users who can change the file of the present CA, except root
-    and the owner of its entry. `path_writers` can put another file in its place, and `file_writers` can change the
-    file, except root and the entry's owner; "" without such users. `owner_writes` is True if the entry's owner, who is
-    not root, can do either. `possessed` is True if the key beside it signs for it. `later` are certificates that
-    certmond installed in its place afterwards, and `lost` is True if the last of them is unknown.
+    `former` are old CAs of its entry. `path_writers` is a clause about users who can replace the certificate's file,
+    `file_writers` about users who can change it, and `ca_writers` about users who can change or replace the file of the
+    present CA: without root and the owner of the entry, or "". `owner_writes` is True if the entry's owner is not root
+    and can do either. `possessed` is True if the key in the key file belongs to the certificate. `later` are
+    certificates that certmond installed afterwards in the same file. `lost` is True if the last of them is unknown.
     """
 
     former: tuple[Certificate, ...] = ()
@@ -127,14 +127,14 @@ class Salvage:
     """Sources for a repair of an entry's damaged files.
 
     `good` are the generations of the archive that are good now, newest first: each with its certificate. `kept` are the
-    certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond put in place
-    last, and `subject` its subject, where the state directory has it. `seen_subject` is the subject that certmond
+    certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond installed
+    last, and `subject` is its subject, if the state directory has them. `seen_subject` is the subject that certmond
     observed last in these files. `barrier` is the reason for which certmond writes no key to these files. `server` is
     the name and the URL of the API server for a kubeconfig, or None if unknown. `obstacle` is the reason for which no
-    new certificate can be issued, with its remedy, or None. `cluster_obstacle` is the reason for which certmond cannot
-    repair the cluster of a kubeconfig in place, or "". `repairs` is the number of repairs in a row, and `repaired_at`
-    the time of the last one. `key_directory` is the directory of the archive with the private key that a CA lacks, or
-    None.
+    signer can issue a new certificate, with the remedy, or None. `cluster_obstacle` is the reason for which certmond
+    cannot repair only the cluster of a kubeconfig, or "". `repairs` is the number of repairs in a row, and
+    `repaired_at` is the time of the last repair. `key_directory` is the directory of the archive with the private key
+    that a CA lacks, or None.
     """
 
     good: tuple[tuple[str, Certificate], ...] = ()
@@ -153,7 +153,7 @@ class Salvage:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All observations of one pass. `facts` are the node's: node_name, service_ip, …"""
+    """All observations of one pass. `facts` are the facts of the node: node_name, service_ip, …"""
 
     observations: tuple[Observation, ...]
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Requirements of an entry for a certificate on this node, with the node's facts filled in.
 
-Owns the comparison of a certificate's subject, usages and names with them. `assessment.rules` reports what is missing,
-and `signing.template` adds it. A requirement with an unknown fact is skipped.
+Owns the comparison of a certificate's subject, usages and names with the requirements. `assessment.rules` reports what
+is missing, and `signing.template` adds it. certmond skips a requirement with an unknown fact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def accepted_subjects(spec: CertificateSpec, facts: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the accepted subjects, the one to issue first. Return none if a fact of any of them is unknown."""
+    """Return the accepted subjects, beginning with the one to issue. Return () if a fact in one of them is unknown."""
     texts = tuple(text for text in (expand(subject, facts) for subject in spec.subject) if text)
     return texts if len(texts) == len(spec.subject) else ()
 
@@ -26,7 +26,7 @@ def has_accepted_subject(certificate: Certificate, accepted: Iterable[str]) -> b
 
 
 def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str, ...]:
-    """Return the required usages that are not permitted. Key encipherment is required of RSA keys only."""
+    """Return the required usages that the certificate lacks. Key encipherment is required for RSA keys only."""
     lacking = tuple(usage for usage in spec.usages if not certificate.has_usage(usage))
     if certificate.key.algorithm == "RSA":
         return lacking

@@ -17,7 +17,7 @@ from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duratio
 from certmond.pki.findings import Severity
 
 LOCAL, NO_SIGNER = "local", "none"
-"""Values of `signer` without an entry: the key of the certificate's CA on this node, and no signer."""
+"""Values of `signer` that need no entry in `signers`: the key of the CA on this node, and no signer."""
 OWN_KEY = frozenset({"kubeadm"})
 """Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
 
@@ -103,7 +103,7 @@ class SignerSpec(Model):
         description="for kind `command`: the helper and its arguments, executed without a shell; for `kubeadm`: the "
         "path of the program",
     )
-    time_limit: Duration = Field(default=timedelta(seconds=20), description="for one call of a program or of the API")
+    time_limit: Duration = Field(default=timedelta(seconds=20), description="time limit of one program or API call")
     ca_profile: str | None = Field(
         default=None, description="for kind `command`: the value of `CERTMONGER_CA_PROFILE` for the helper"
     )
@@ -132,7 +132,7 @@ class SignerSpec(Model):
 class HookSpec(Model):
     """A program that certmond runs when a finding is raised, and when it is cleared."""
 
-    name: Name = Field(description="its name in the journal and in metrics")
+    name: Name = Field(description="the name of the hook in the journal and in metrics")
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         description="a list of the absolute path of the program and its arguments, executed without a shell; only "
         "root, or the user that runs certmond, may have write access to it"
@@ -140,15 +140,15 @@ class HookSpec(Model):
     environment: Mapping[str, str] = Field(default={}, description="environment variables for the program")
     time_limit: Duration = Field(
         default=timedelta(seconds=30),
-        description="for one run; certmond then ends the program, and runs it again later",
+        description="time limit of one run. After it, certmond ends the program, and runs it again later.",
     )
     at_least: Severity = Field(
         default=Severity.WARNING, strict=False, description="the lowest severity of a finding for this hook"
     )
     repeat: Duration | None = Field(
         default=None,
-        description="certmond repeats open findings in this interval, for a receiver that may have lost them; by "
-        "default it reports a finding once",
+        description="the interval in which certmond repeats open findings, for a receiver that may have lost them. By "
+        "default certmond reports a finding once.",
     )
 
     @field_validator("command")
@@ -162,27 +162,27 @@ class HookSpec(Model):
 class DerivedSpec(Model):
     """A file that certmond writes from a certificate of the catalogue, after each change of that certificate."""
 
-    name: Name = Field(description="its name in plans and reports")
+    name: Name = Field(description="the name of the derived file in plans and reports")
     kind: Literal["pem-bundle", "kubeconfig"] = Field(
         description="`pem-bundle`: the certificate and then the key in one file, as HAProxy reads it; `kubeconfig`: a "
-        "copy, which certmond replaces only if it has the same CA and user"
+        "copy of a kubeconfig. certmond replaces an existing copy only if it has the same CA and user."
     )
     source: Name = Field(description="the entry of `certificates` that is the source of the file")
-    path: AbsolutePath = Field(description="the file")
+    path: AbsolutePath = Field(description="the path of the derived file")
     mode: Mode = Field(default=0o600, description="the maximum mode of the file, and the mode of a new file")
     owner: Owner | None = Field(default=None, description="`user` or `user:group` that owns the file")
 
 
 class ArchiveSpec(Model):
-    """Retention of replaced files in the state directory. A number alone is `keep`."""
+    """Retention of replaced files in the state directory. A single number sets `keep`."""
 
     keep: Annotated[Count, Field(ge=1, le=100)] = Field(
         default=3, description="number of previous generations for each certificate, 1 to 100"
     )
     keep_for: Duration = Field(
         default=timedelta(days=400),
-        description="certmond removes older generations with their keys, except the newest good one of each "
-        "certificate",
+        description="the maximum age of a generation. certmond removes older generations with their keys, except the "
+        "newest good generation of each certificate.",
     )
 
     @model_validator(mode="before")
@@ -200,8 +200,8 @@ class HoldSpec(Model):
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         default=(),
-        description="the hold is active while this program exits with 0. Its time limit is 10 s. Another exit status, "
-        "or none, means no hold.",
+        description="the hold is active while this program exits with 0. It is not active after another exit status, "
+        "or without one within 10 s. It is active if another user can change the program.",
     )
     unsynchronised_clock: bool = Field(
         default=True,
@@ -231,31 +231,31 @@ class RestartSpec(Model):
 
 
 class RootCaSpec(Model):
-    """Rotation of a trust anchor, and the reaction to a trust anchor that was replaced on disk."""
+    """Rotation of a trust anchor, and the reaction to a trust anchor that an operator has replaced on disk."""
 
     on_change: Literal["rotate", "replace", "alarm"] = Field(
         default="rotate",
-        description="the reaction to a CA that replaced another one on disk, with its key, in enforce mode on the "
-        "only control-plane node. `rotate` begins a rotation in which both CAs are trusted. `replace` exchanges all "
-        "files at once, for a CA that is lost or compromised. `alarm` changes nothing before `certmond root-ca "
-        "rotate`. certmond reports the change in each case.",
+        description="the reaction to a new CA and its key that replace the old CA on disk, in enforce mode on the "
+        "only control-plane node. `rotate` begins a rotation in which all components trust both CAs. `replace` "
+        "exchanges all files at once, for a CA that is lost or compromised. `alarm` changes no file until the operator "
+        "runs `certmond root-ca rotate`. certmond reports the change in each case.",
     )
     overlap: Duration = Field(
         default=timedelta(minutes=10),
-        description="minimum time for which both CAs are trusted before the new one signs, and before the old CA "
-        "is removed. Choose a longer time than any component without a report needs to read the CA again. Below 130 s "
-        "a Pod may lose the API server, and `certmond config validate` prints a warning.",
+        description="minimum time for which components trust both CAs before the new CA signs, and before certmond "
+        "removes the old CA. Some components do not report that they have read the CA again: choose a longer time than "
+        "they need. Below 130 s a Pod may refuse the API server's certificate, and `certmond config validate` warns.",
     )
     token_overlap: Duration = Field(
         default=timedelta(hours=24),
-        description="in a rotation of the service-account keys, minimum time for which tokens of the old key are "
-        "accepted after every control plane signs with the new one; never less than `overlap`. Choose the lifetime of "
-        "a token, or the time for which a client uses a token without reading it again.",
+        description="in a rotation of the service-account keys, minimum time for which API servers accept tokens of "
+        "the old key after every control plane signs with the new key. `overlap` applies if it is longer. Choose the "
+        "lifetime of a token, or the time for which a client uses a token without reading it again.",
     )
 
 
 class ClusterSpec(Model):
-    """The restart lock of control-plane nodes, a Lease of the Kubernetes API, and the order of several nodes."""
+    """Coordination of nodes: the restart lock of control-plane nodes, a Lease of the Kubernetes API, and batches."""
 
     kubeconfig: AbsolutePath | None = Field(
         default=None,
@@ -264,36 +264,36 @@ class ClusterSpec(Model):
     )
     without_api: Literal["hold", "go_on"] = Field(
         default="hold",
-        description="if the API does not answer the request for the restart lock: `hold` waits until it does, `go_on` "
-        "restarts without the lock. A rotation always waits.",
+        description="the reaction if the API does not answer the request for the restart lock. `hold` waits for an "
+        "answer, `go_on` restarts without the lock. A rotation always waits.",
     )
     spread: Duration = Field(
         default=timedelta(minutes=2),
-        description="a node is a worker if its `kubeconfig` is that of the kubelet and it runs no API server. A "
-        "worker does not use the restart lock. Its daemon restarts the kubelet at an instant within this time that "
-        "differs between nodes. A restart that the operator requests, or that a rotation releases (`batch`), does not "
-        "wait.",
+        description="the time over which workers spread the restarts of their kubelets, by a delay that depends on the "
+        "name of the node. A worker is a node without an API server whose `kubeconfig` is that of the kubelet. It does "
+        "not use the restart lock. A restart that the operator requests, or that a rotation releases (`batch`), has no "
+        "delay.",
     )
     batch: Batch = Field(
         default="10%",
         description="in a rotation of the Root CA, the number of workers that change their files and restart their "
         "kubelets at once: a number, or a percentage of all workers. The first batch is one worker. The next batch "
-        "begins after all workers before it have reported that they have reached the phase. `spread` does not apply "
-        "then.",
+        "begins after all workers of the previous batches have reported that they have reached the phase. `spread` "
+        "does not apply to these restarts.",
     )
     workloads: Literal["wait", "restart", "ignore"] = Field(
         default="wait",
-        description="Pods that were started before a new CA was published: `wait` until an operator restarts them, "
-        "`restart` them in batches, or `ignore` them",
+        description="the treatment of Pods that started before certmond published a new CA: `wait` until an operator "
+        "restarts them, `restart` them in batches, or `ignore` them",
     )
     token_secrets: bool = Field(
         default=False,
-        description="a rotation also checks the CA in Secrets with service-account tokens; this needs the right to "
-        "list all Secrets",
+        description="a rotation also checks the CA in Secrets with service-account tokens. For this, certmond needs "
+        "the permission to list all Secrets.",
     )
     lease_duration: Duration = Field(
         default=timedelta(minutes=4),
-        description="another node may take the lock of a node that has not renewed it for this time",
+        description="another node may take the restart lock if its holder has not renewed it for this time",
     )
 
 
@@ -301,12 +301,13 @@ class InitSpec(Model):
     """The cluster for which `certmond init` creates the PKI of a node, with the fields of kubeadm's configuration."""
 
     advertise_address: Annotated[str, AfterValidator(_address)] | None = Field(
-        default=None, description="of this node's API server; by default that of the interface with the default route"
+        default=None,
+        description="the IP address of this node's API server; by default that of the interface of the default route",
     )
-    bind_port: Annotated[Count, Field(ge=1, le=65535)] = Field(default=6443, description="of this node's API server")
+    bind_port: Annotated[Count, Field(ge=1, le=65535)] = Field(default=6443, description="the port of the API server")
     control_plane_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
         default=None,
-        description="`HOST` or `HOST:PORT` at which clients reach the API servers; by default that of this node",
+        description="`HOST` or `HOST:PORT` at which clients reach the API servers; by default this node's API server",
     )
     service_subnet: Annotated[str, AfterValidator(_networks)] = Field(
         default="10.96.0.0/12", description="the range of the Services, or two ranges with a comma between them"
@@ -317,17 +318,17 @@ class InitSpec(Model):
     cluster_name: str = Field(default="kubernetes", description="the name of the cluster in kubeconfigs")
     kubernetes_version: Annotated[str, AfterValidator(_version)] | None = Field(
         default=None,
-        description="such as `v1.34.0`; by default a current version. Before v1.29, kubeadm put administrators into "
-        "the group `system:masters`.",
+        description="the version of Kubernetes, such as `v1.34.0`; by default a current version. Before v1.29, kubeadm "
+        "put administrators into the group `system:masters`, and so does `certmond init`.",
     )
     cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="further names and addresses of the API server"
+        default=(), description="further DNS names and IP addresses of the API server"
     )
     etcd_server_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="further names and addresses of etcd for clients"
+        default=(), description="further DNS names and IP addresses at which clients reach etcd"
     )
     etcd_peer_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
-        default=(), description="further names and addresses of etcd for its peers"
+        default=(), description="further DNS names and IP addresses at which other etcd members reach etcd"
     )
     external_etcd: bool = Field(default=False, description="etcd and its certificates are on other hosts")
     certificates_dir: AbsolutePath = Field(

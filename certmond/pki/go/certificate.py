@@ -1,7 +1,7 @@
 """Certificates as Go parses them: crypto/x509.ParseCertificate of Go 1.24 (crypto/x509/parser.go), rule by rule.
 
 Owns the fields of a certificate's DER, and the reasons for which Go, and so every component of Kubernetes, refuses it.
-A refused certificate also has the fields that its encoding contains, because its dates matter anyway. Pure.
+`parse_fields` returns the fields of a refused certificate as well, because certmond reports its dates. Pure.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5
 class Fields(NamedTuple):
     """Fields in the DER of a certificate.
 
-    `objections` has Go's messages for all that it refuses; Go reads a certificate without any. `facts` are fields of
-    `Certificate` from extensions.
+    `objections` are Go's messages for each reason to refuse the certificate. Go accepts a certificate without
+    objections. `facts` are fields of `Certificate` from extensions.
     """
 
     version: int
@@ -62,7 +62,7 @@ class Fields(NamedTuple):
 
 
 class _Reading:
-    """The values of one SEQUENCE in their order."""
+    """Reader of the values in one SEQUENCE, in their order."""
 
     def __init__(self, data: bytes, at: int, end: int) -> None:
         self.data, self.at, self.end = data, at, end
@@ -209,7 +209,7 @@ def _extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None
 
 @lru_cache(maxsize=1024)
 def _known_extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None]:
-    """Return an extension, the parts that Go handles, and Go's objection."""
+    """Return the extension, the parts of it that Go handles, and Go's objection, if any."""
     extension = None
     try:
         extension = parse_extension(read_value(encoded))
@@ -259,7 +259,7 @@ def _signature(identifier: Value, objections: list[str]) -> Signature:
 
 
 class SignedPart(NamedTuple):
-    """The signed part of a certificate, the algorithm in it and the one outside of it, and the signature."""
+    """The signed part of a certificate, the signature algorithms inside and outside of this part, and the signature."""
 
     content: bytes
     algorithm: bytes
@@ -300,7 +300,7 @@ def extension_of(der: bytes, oid: bytes) -> bytes | None:
 def alternative_names_of(der: bytes) -> bytes | None:
     """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6).
 
-    None without one, or if `extension_of` raises an error.
+    Return None without this extension, or if `extension_of` raises an error.
     """
     try:
         return extension_of(der, SUBJECT_ALTERNATIVE_NAME)

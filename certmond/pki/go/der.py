@@ -25,7 +25,7 @@ _NUMERIC = b"0123456789 "
 
 
 class Bits(NamedTuple):
-    """A BIT STRING: its bytes without the leading octet, and the number of unused bits in the last one."""
+    """A BIT STRING: its bytes without the leading octet, and the number of unused bits in the last byte."""
 
     octets: bytes
     padding: int
@@ -94,7 +94,7 @@ def boolean(content: bytes, words: str) -> bool:
 
 
 def is_object_identifier(content: bytes) -> bool:
-    """Return whether ReadASN1ObjectIdentifier accepts it: complete and minimally encoded parts below 2³¹."""
+    """Return whether ReadASN1ObjectIdentifier accepts `content`: complete and minimally encoded parts below 2³¹."""
     if not content or content[-1] & 0x80:
         return False
     value, length = 0, 0
@@ -197,7 +197,7 @@ def time(value: Value) -> datetime:
 
 
 def _offset(sign: bytes | None, hours: bytes | None, minutes: bytes | None, words: str) -> timedelta:
-    """Return the offset from UTC. Go formats the time again and compares, so that an offset of zero must be Z."""
+    """Return the offset from UTC. An offset of zero must be Z, because Go formats the time again and compares."""
     if sign is None:
         return timedelta()
     offset = timedelta(hours=int(hours or b"0"), minutes=int(minutes or b"0"))

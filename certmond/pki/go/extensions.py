@@ -37,7 +37,7 @@ _USAGES = (
     "crl sign",
 )  # fmt: skip
 _OF_AGREEMENT = ("encipher only", "decipher only")
-"""The bits after those. They restrict the use of a key agreement, and alone permit no usage."""
+"""The usages of the further bits. They restrict a key agreement, and permit no usage without it."""
 _EXTENDED = {
     "2.5.29.37.0": "any", "1.3.6.1.5.5.7.3.1": "server auth", "1.3.6.1.5.5.7.3.2": "client auth",
     "1.3.6.1.5.5.7.3.3": "code signing", "1.3.6.1.5.5.7.3.4": "email protection",
@@ -55,7 +55,7 @@ class Extension(NamedTuple):
 
 
 class Understood(NamedTuple):
-    """Result for an extension: fields of `Certificate`, and whether Go handles all of it."""
+    """Result for an extension: fields of `Certificate`, and whether Go handles the whole extension."""
 
     facts: dict[str, Any]
     handled: bool = True
@@ -174,7 +174,7 @@ def _policies(extension: Extension) -> Understood:
 
 
 def _is_policy(content: bytes) -> bool:
-    """Return whether newOIDFromDER accepts it: minimally encoded parts of any size."""
+    """Return whether newOIDFromDER accepts `content`: minimally encoded parts of any size."""
     if not content or content[-1] & 0x80:
         return False
     return all(octet != 0x80 or (place and content[place - 1] & 0x80) for place, octet in enumerate(content))

@@ -29,7 +29,7 @@ class Constraint(NamedTuple):
 
 
 class Constraints(NamedTuple):
-    """The subtrees of nameConstraints that Go compares with names. `handled` is False if Go does not support others."""
+    """The subtrees of nameConstraints that Go compares with names. `handled`: Go supports all subtrees."""
 
     permitted: tuple[Constraint, ...]
     excluded: tuple[Constraint, ...]

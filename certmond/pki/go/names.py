@@ -59,7 +59,7 @@ class _Attribute(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The attribute as in RFC 4514. A value that Go refuses is in hexadecimal digits."""
+        """The text of the attribute, as in RFC 4514. A value that Go refuses is in hexadecimal digits."""
         kind = dotted(self.oid) if is_object_identifier(self.oid) else f"#{self.oid[:16].hex()}"
         try:
             value = _escaped(string(self.tag, self.content))

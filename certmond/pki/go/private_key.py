@@ -44,12 +44,12 @@ from certmond.pki.go.public_key import (
 _CONSTRUCTED = 0x20
 _MOST_PRIMES = 16
 _LIKELY = re.compile(rb"\x30(?:\x82..|\x81.|.)\x02\x01.(.)", re.DOTALL)
-"""A version in a SEQUENCE, and the tag after it: 02 in PKCS#1, 30 in PKCS#8, 04 in SEC 1."""
+"""A SEQUENCE that begins with a version, and the tag after the version: 02 in PKCS#1, 30 in PKCS#8, 04 in SEC 1."""
 _WORDS = "asn1: structure error"
 
 
 class _RefusedError(MalformedError):
-    """The structure has this form, but Go refuses its content."""
+    """Error for a structure in the form that a function parses, but with a content that Go refuses."""
 
 
 class _Rsa(NamedTuple):
@@ -73,7 +73,7 @@ class Loaded(NamedTuple):
 
     @property
     def public(self) -> PublicKeyTypes:
-        """The public half. Raises MalformedError if it does not exist, as for the number 0."""
+        """The public half of the key. Raises MalformedError if the key has none, as for the number 0."""
         try:
             match self.parsed:
                 case _Rsa(modulus, exponent):
@@ -89,7 +89,7 @@ class Loaded(NamedTuple):
 
 
 class _Element(NamedTuple):
-    """A value as Go's encoding/asn1 parses it: its first octet, its content, and its end."""
+    """An ASN.1 value as Go's encoding/asn1 parses it: its first octet, its content, and its end."""
 
     tag: int
     content: bytes
@@ -99,11 +99,11 @@ class _Element(NamedTuple):
 def parse_private_key(der: bytes) -> Loaded:
     """Return Go's result for the private key in `der`, with any label of its PEM block. Never raises.
 
-    Go tries PKCS#1, PKCS#8 and SEC 1 in that order, and its last message only names the failure. The message here is
-    that of the matching form.
+    Go tries PKCS#1, PKCS#8 and SEC 1 in that order, and its message does not name the cause of the failure. This
+    function returns the message for the form that the key has.
     """
     objections = list[tuple[int, str]]()
-    likely = _LIKELY.match(der)  # no octets have two forms: the order only saves time
+    likely = _LIKELY.match(der)  # no key has two of these forms: the order only saves time
     forms = {b"\x30": (_pkcs8, _pkcs1, _sec1), b"\x04": (_sec1, _pkcs1, _pkcs8)}
     for parse in forms.get(likely[1] if likely else b"", (_pkcs1, _pkcs8, _sec1)):
         try:
@@ -172,17 +172,17 @@ def _primes(data: bytes, at: int) -> list[int]:
 
 
 def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: list[int]) -> None:
-    """Check the relation of the numbers like crypto/rsa's Validate (crypto/internal/fips140/rsa, checkPrivateKey)."""
+    """Check how the numbers relate, as crypto/rsa's Validate does (crypto/internal/fips140/rsa, checkPrivateKey)."""
     modulus, exponent = key
     if private >= modulus or modulus < 2:
         raise _RefusedError("crypto/rsa: invalid private exponent")
     if why := rsa_objection(modulus, exponent):
         raise _RefusedError(why)
-    if modulus.bit_length() > MAX_RSA_BITS:  # no computation with a longer one
+    if modulus.bit_length() > MAX_RSA_BITS:  # certmond does not compute with a longer modulus
         raise _RefusedError(f"the modulus has {modulus.bit_length()} bits, more than {MAX_RSA_BITS}")
     if len(primes) > 2:
         _require_coprime(primes, modulus)
-        return  # Go does not check the primes of such a key further, and computes without them
+        return  # Go checks no more of a key with three or more primes, and does not use the primes
     p, q = primes
     if not (2 < p < modulus and 2 < q < modulus):
         raise _RefusedError("crypto/rsa: invalid prime")
@@ -282,7 +282,7 @@ def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
 
 
 def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None, int]:
-    """Return an optional value in an explicit tag, and the position of the next one. Another type counts as absent."""
+    """Return an optional value in an explicit tag, or None for another type, and the position of the next value."""
     if at == len(data):
         return None, at
     outer, content, length = _header(data, at)
@@ -301,7 +301,7 @@ def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None,
 
 
 def _element(data: bytes, at: int, tag: int) -> _Element:
-    """Return the value at `at`, with this tag. Raises MalformedError for another tag, or if it is cut off."""
+    """Return the value at `at`, with this tag. Raises MalformedError for another tag, or if the value is cut off."""
     found = _any(data, at)
     if found.tag != tag:
         raise MalformedError(f"{_WORDS}: tags don't match")

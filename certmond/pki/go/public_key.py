@@ -1,7 +1,7 @@
 """Public keys as Go parses them (Go 1.24, crypto/x509/parser.go, parsePublicKey) and as its TLS uses them.
 
-Owns which SubjectPublicKeyInfo Go refuses, with Go's messages. Owns which accepted keys Go cannot use to verify or to
-serve. Pure.
+Decides which SubjectPublicKeyInfo Go refuses, with Go's messages. Also decides which of the accepted keys Go cannot use
+to verify a signature or to serve TLS. Pure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RSA, RSA_PSS, EC = (bytes.fromhex(text) for text in ("2a864886f70d010101", "2a86
 ED25519, X25519, DSA = (bytes.fromhex(text) for text in ("2b6570", "2b656e", "2a8648ce380401"))
 NULL_ENCODED = b"\x05\x00"
 LARGEST_RSA, SMALLEST_RSA, LARGEST_EXPONENT = 8192, 1024, (1 << 31) - 1
-"""Limits of crypto/tls and crypto/rsa for the bits of an RSA key, and the largest public exponent."""
+"""Limits of crypto/tls and crypto/rsa: the bits of an RSA key, and its largest public exponent."""
 _COMMON_EXPONENT = b"\x02\x03\x01\x00\x01"
 
 
@@ -136,7 +136,7 @@ def is_plain_public_key(info: bytes) -> bool:
 def require_public_key(info: bytes) -> Algorithm:
     """Return the algorithm of a SubjectPublicKeyInfo. Raises MalformedError with the message of ParseCertificate.
 
-    Does not check a key of an unknown algorithm: Go parses the certificate, and cannot use the key.
+    Does not check a key of an unknown algorithm: Go parses its certificate, but cannot use the key.
     """
     whole = only(info, SEQUENCE, "x509: malformed spki")
     identifier = read(info, whole.content_start, whole.end, SEQUENCE, "x509: malformed public key algorithm identifier")
@@ -205,8 +205,8 @@ _CHECKS = {RSA: _require_rsa, EC: _require_ec, ED25519: _require_ed25519, DSA: _
 def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
     """Return the key of a SubjectPublicKeyInfo that Go accepts, ignoring data after its numbers.
 
-    None for an algorithm that Go's TLS does not use, or that cryptography does not support. Raises MalformedError if Go
-    refuses it.
+    Return None for an algorithm that Go's TLS does not use, or that cryptography does not support. Raises
+    MalformedError if Go refuses the SubjectPublicKeyInfo.
     """
     algorithm = require_public_key(info)
     key = _key_bits(info)
@@ -245,7 +245,7 @@ def _key_bits(info: bytes) -> bytes:
 
 
 def rsa_objection(modulus: int, exponent: int) -> str | None:
-    """Return why crypto/rsa refuses such a public key (checkPublicKey), or None."""
+    """Return why crypto/rsa refuses a public key with these numbers (checkPublicKey), or None."""
     if modulus % 2 == 0:
         return "crypto/rsa: public modulus is even"
     if exponent < 2:

@@ -1,7 +1,7 @@
 """Signature algorithms of certificates, as Go's crypto/x509 identifies them (Go 1.24, getSignatureAlgorithmFromAI).
 
-Owns the mapping from AlgorithmIdentifier to algorithm. Go accepts RSASSA-PSS only with one hash throughout and a salt
-of its length. RFC 4055 permits more. Pure.
+Owns the mapping from AlgorithmIdentifier to algorithm. Go accepts RSASSA-PSS only with the same hash in all parameters
+and a salt as long as the hash. RFC 4055 permits other combinations. Pure.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _ED25519, _PSS = bytes.fromhex("2b6570"), bytes.fromhex("2a864886f70d01010a")
 class Signature(NamedTuple):
     """A signature algorithm: the kind of key, the digest, and whether RSA uses PSS padding.
 
-    `key` is empty for an algorithm that Go does not support, and `digest` is then its object identifier. `digest` is
-    None for Ed25519, which has no separate digest.
+    For an algorithm that Go does not support, `key` is empty, and `digest` is the object identifier of the algorithm.
+    `digest` is None for Ed25519, which has no separate digest.
     """
 
     key: str
@@ -65,7 +65,7 @@ def signature_algorithm_of(encoded: bytes) -> Signature:
 
 
 def _pss(parameters: bytes) -> Signature | None:
-    """Return the algorithm of RSASSA-PSS-params (RFC 4055, 3.1). Go supports none of the default values."""
+    """Return the algorithm of RSASSA-PSS-params (RFC 4055, 3.1), or None if Go does not support the parameters."""
     words = "x509: unsupported RSASSA-PSS parameters"
     try:
         whole = read(parameters, 0, len(parameters), SEQUENCE, words)

@@ -1,6 +1,6 @@
 """URIs in a subjectAltName, as Go's net/url.Parse and crypto/x509 parse them (Go 1.24, net/url/url.go).
 
-Decides whether Go reads a certificate with a URI: Go refuses a certificate with a URI that it cannot parse. Pure.
+Decides whether Go accepts a URI in a certificate: Go refuses a certificate with a URI that it cannot parse. Pure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def require_uri(uri: str) -> None:
 
 
 def is_domain(name: str) -> bool:
-    """Return whether domainToReverseLabels accepts it: the empty name, or no empty label, and only `!` to `~`."""
+    """Return whether domainToReverseLabels accepts `name`: "", or non-empty labels with characters from `!` to `~`."""
     return not name or all(label and all("!" <= each <= "~" for each in label) for label in name.split("."))
 
 

@@ -1,6 +1,6 @@
 """Planner of `certmond init`: the steps that create the missing files of a node, or the problems that forbid them.
 
-Existing files are only checked. One problem forbids all steps, and the plan reports all problems together. Pure.
+certmond only checks existing files. One problem forbids all steps, and the plan reports all problems together. Pure.
 `bootstrap_steps` owns the contents of each step.
 """
 
@@ -23,7 +23,7 @@ _LAST = "admin.conf"
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """The steps, or all problems that forbid them. `kept` are the existing entries."""
+    """The steps, or all problems that forbid them. `kept` are the entries whose files exist."""
 
     steps: tuple[InitStep, ...] = ()
     problems: tuple[str, ...] = ()
@@ -74,14 +74,14 @@ class _Bootstrapper:
         return Bootstrap(tuple(self._steps), kept=tuple(name for name in self._specs if name in self._present))
 
     def _ordered(self) -> Iterator[CertificateSpec]:
-        """Return the authorities first. admin.conf is last, because its existence shows that `certmond init` has
+        """Yield the CAs first. admin.conf is last, because its existence shows that `certmond init` has
         finished.
         """
         yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
-        """Require that an existing entry is good, and that it is the operator's CA if they gave one."""
-        passed_over = set() if status.anchors else {Reason.NO_PATH}  # the missing CA has a problem
+        """Add a problem if an existing entry is not good, or is another CA than the one that the operator gave."""
+        passed_over = set() if status.anchors else {Reason.NO_PATH}  # the missing CA already has a problem
         if spec.kubeconfig and spec.kubeconfig not in self._paths:
             passed_over.add(Reason.MISSING)  # a step creates it
         for found in status.findings:
@@ -91,7 +91,9 @@ class _Bootstrapper:
         if spec.authority and status.certificate:
             self._ends[spec.name] = status.certificate.not_after
             if spec.name == "ca" and self._given and status.certificate != self._given:
-                self._problems.append(f"{spec.path} is another CA than the given one, and `init` replaces no CA")
+                self._problems.append(
+                    f"{spec.path} is another CA than the given one, and `init` replaces no CA; omit --root-ca-cert"
+                )
         self._refer_to(spec)
 
     def _make(self, spec: CertificateSpec) -> None:
@@ -138,15 +140,16 @@ class _Bootstrapper:
         self._refer_to(spec)
 
     def _refer_to(self, spec: CertificateSpec) -> None:
-        """Add the kubeconfig that refers to the certificate if it is missing."""
+        """Add the step for a missing kubeconfig that refers to the certificate."""
         authority = self._specs.get(spec.ca[0]) if spec.ca else None
         if spec.kubeconfig and spec.kubeconfig not in self._paths and authority:
             self._steps.append(self._drafts.kubeconfig(spec, spec.kubeconfig, authority))
 
     def _makes_super_admin(self) -> bool:
-        """Return whether to create it: since v1.29, before admin.conf exists. Later its owner may have moved it away.
+        """Return whether to create super-admin.conf: since v1.29, and only if admin.conf does not exist.
 
-        A node that joins gets no super-admin.conf.
+        If admin.conf exists, an operator may have moved super-admin.conf away. A node that joins gets no
+        super-admin.conf.
         """
         return not self._joins and _LAST not in self._present and self._drafts.current_admins
 

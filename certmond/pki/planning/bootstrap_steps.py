@@ -1,7 +1,7 @@
 """Steps of `certmond init`, and the contents of each first certificate and kubeconfig.
 
 Owns which entries of the catalogue a control-plane node has. Owns the subjects, names and servers that the kubeadm of
-the cluster's version gives them. Pure. `bootstrap` decides whether a step is made. Sources are files of
+the cluster's version writes. Pure. `bootstrap` decides which steps are necessary. Sources are files of
 kubernetes/kubernetes, below cmd/kubeadm/app.
 """
 
@@ -32,13 +32,13 @@ _AUTHORITIES = {
 }  # phases/certs/certlist.go
 _LOCAL = frozenset({"controller-manager.conf", "scheduler.conf"})  # use this node's API server (kubeconfig.go)
 _ADMINS_CHANGED = (1, 29)  # kubernetes/kubernetes#121837: kubeadm:cluster-admins replaces system:masters
-_KUBELET_LOCAL = (1, 33)  # since then the kubelet also uses this node's (gate ControlPlaneKubeletLocalMode)
+_KUBELET_LOCAL = (1, 33)  # since then the kubelet also uses this node's API server (gate ControlPlaneKubeletLocalMode)
 _OLD_ADMINS = "O=system:masters"
 
 
 @dataclass(frozen=True, slots=True)
 class MakeAuthority:
-    """A Root CA and its key: new, or `given` by the operator. The caller then has the key."""
+    """A Root CA and its key: new, or `given` by the operator. The caller has the key of a `given` CA."""
 
     spec: CertificateSpec
     template: Template | None
@@ -179,7 +179,7 @@ class Drafts:
 
     @property
     def current_admins(self) -> bool:
-        """Whether the cluster has the group kubeadm:cluster-admins, and a super-admin. Without a version, it has."""
+        """Whether the cluster has the group kubeadm:cluster-admins, and a super-admin. True without a known version."""
         return self._since(_ADMINS_CHANGED)
 
     def _since(self, version: tuple[int, int]) -> bool:
@@ -192,7 +192,7 @@ class Drafts:
         return NewKubeconfig(path, self._init.cluster_name, self._server(local=local), user)
 
     def _server(self, *, local: bool) -> str:
-        """Return the URL of the API server (util/endpoint.go): of the control-plane endpoint, or on this node."""
+        """Return the URL of the API server (util/endpoint.go): at the control-plane endpoint, or on this node."""
         port = self._init.bind_port
         host: str = self._facts["advertise_address"]
         if self._init.control_plane_endpoint and not local:
@@ -225,7 +225,7 @@ def _in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_usable_address(text: str | None) -> bool:
-    """Return whether the text is the address of an interface, and not the unspecified address."""
+    """Return whether `text` is an IP address other than the unspecified address. Raises ValueError for other texts."""
     return text is not None and not ip_address(text).is_unspecified
 
 

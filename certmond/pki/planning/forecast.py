@@ -1,7 +1,7 @@
 """Simulation of the planner over time: future renewals and restarts, and problems that need an operator.
 
-Executes nothing and has no rules except those of the planner: `renewals.plan` returns the steps of each instant. A
-renewed certificate is the old one with the dates of the step's template.
+Executes nothing and has no rules except those of the planner: `renewals.plan` returns the steps of each instant. To
+renew a certificate, the simulation changes only its dates, to those of the step's template.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class What(StrEnum):
 
 
 class NextEvent(NamedTuple):
-    """First event of a certificate (`target`): certmond renews it, or it becomes due and certmond does not renew it."""
+    """First event of a certificate (`target`): certmond renews it, or it becomes due without a renewal."""
 
     at: datetime
     target: str
@@ -60,7 +60,7 @@ class ForecastEvent:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The timeline until `until`. It is `complete` if `MAX_EVENTS` did not end it."""
+    """The timeline from `since` to `until`. It is `complete` if it has fewer than `MAX_EVENTS` events."""
 
     since: datetime
     until: datetime
@@ -125,7 +125,7 @@ def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
 
 
 def _after_repair(status: CertificateStatus) -> CertificateStatus:
-    """Return the entry of damaged files after their repair. Without a predecessor, it has no dates for a forecast."""
+    """Return the status of damaged files after their repair, without dates, because the new certificate is unknown."""
     return replace(status, seen=replace(status.seen, certificates=(), faults=()), certificate=None, renew_at=None)
 
 
@@ -187,7 +187,7 @@ class _Simulation:
         return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)
 
     def _detail(self, step: Issue) -> str:
-        """Return the detail of the plan, with the changes of the template only the first time."""
+        """Return the detail of the step. Only the first renewal of a certificate shows the changes of the template."""
         if step.identity not in self._past:
             return step.detail
         return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)

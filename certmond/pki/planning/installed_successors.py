@@ -1,7 +1,8 @@
-"""Successors of a certificate that certmond installed: from the record of renewals, the archive, and patterns.
+"""Certificates that certmond installed after the present one: from the record of renewals, the archive, and patterns.
 
-Owns the rule that decides which of two certificates is the later one. An old certificate that its owner restores, in
-the same file or in another file of its pattern, gets no rights beyond the later one. Pure.
+Owns the rule that decides which of two certificates is the later one. A user may restore an old certificate, in the
+same file or in another file of its pattern. certmond then renews it without rights that the later certificate does not
+have. Pure.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def holder_of(certificate: Certificate) -> str | None:
-    """Return the common name as printable text, for the record of renewals; None if the subject has none."""
+    """Return the common name as printable text, as in the record of renewals, or None if the subject has none."""
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 
 class Renewals:
-    """The recorded renewals, by certificate, and for the files of one pattern by common name."""
+    """The recorded renewals, by certificate. For the files of one pattern, also by common name."""
 
     def __init__(self, attempts: Mapping[Identity, Attempt]) -> None:
         self.attempts = attempts
@@ -40,7 +41,7 @@ class Renewals:
         return [each for path, each in found if path != seen.path]
 
     def successors(self, seen: Observation, kept: Sequence[Certificate], *, owner_writes: bool) -> list[Attempt]:
-        """Return the attempts that replaced the present certificate, which is older than their certificates.
+        """Return the attempts that installed a later certificate than the present one.
 
         `kept` are the certificates of this file in the archive. If the entry's owner can write the file, the date of
         issue and the other files of a pattern also decide.

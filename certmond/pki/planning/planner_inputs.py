@@ -26,12 +26,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """State of the host: reasons to wait (`hold`: an upgrade; `clock`: not synchronized), and derived files.
+    """State of the host. `hold` (an upgrade) and `clock` (a clock that is not synchronized) are reasons to wait.
 
-    `stale` has the reason for each derived file that must be written again, and `derived` the path and source of each.
-    `unsure` has the reason for each anchor, by name, that other components may not trust yet. `in_use` names those of
-    them that signed all leaves of this node: an operator may let them sign more. `replaced_ca` is a CA that was
-    replaced without a rotation, and that a rotation repairs now.
+    `stale` has the reason for each derived file that certmond must write again, and `derived` the path and source of
+    each. `unsure` has, by name, the reason for each anchor that other components may not trust yet. `in_use` names
+    those of these anchors that signed all leaves of this node. An operator may let them sign more. `replaced_ca` is a
+    CA that was replaced without a rotation, which a rotation repairs now.
     """
 
     hold: str | None = None

@@ -16,7 +16,7 @@ from certmond.pki.planning.steps import Cause, Held
 from certmond.pki.x509.certificate import Certificate
 
 REPAIRS = frozenset({Cause.NOT_A_SYMLINK, Cause.DAMAGED})
-"""Faults of files, independent of dates. The last renewal has no effect on them."""
+"""Faults of files, which do not depend on dates. The last renewal does not delay their repair."""
 CAUSE_TEXT = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
@@ -28,14 +28,14 @@ CAUSE_TEXT = {
     Cause.MISSING: "is missing",
     Cause.SOURCE_CHANGED: "its source has changed",
     Cause.RENEWED: "is renewed",
-    Cause.SERVED_DIFFERS: "the service serves another one",
-    Cause.RESTART_PENDING: "the service has an older one in memory",
+    Cause.SERVED_DIFFERS: "the service serves another certificate",
+    Cause.RESTART_PENDING: "the service has an older certificate in memory",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The reason to wait, or None, and the instants at which it changes with time."""
+    """The reason to hold a renewal, or None, and the instants at which the reason may change."""
 
     held: Held | None = None
     instants: tuple[datetime, ...] = ()
@@ -51,7 +51,7 @@ def delay(
     attempt: Attempt | None,
     circumstances: Circumstances,
 ) -> Delay:
-    """Return why `old` is not renewed at `now`, and until when.
+    """Return why certmond does not renew `old` at `now`, and until when.
 
     `old` is None for a certificate without a predecessor. `due` is when this node would renew it.
     """
@@ -71,7 +71,7 @@ def delay(
         if pause and pause[0] <= now < (until := pause[1]):
             return Delay(Held(name, path, _delay_text(attempt, cause), until), instants)
     hold, clock = circumstances.hold, circumstances.clock
-    if cause is Cause.DAMAGED or old is None:  # the writer may be the upgrade, and no other condition ends the hold.
+    if cause is Cause.DAMAGED or old is None:  # the upgrade may be writing the files, and only its end ends the hold
         return Delay(Held(name, path, hold or clock or "") if hold or clock else None, instants)
     because, late = HostHold(hold, clock).of(old, spec, cause, now, replaced_ca)
     instants += (late,) if late else ()
@@ -79,7 +79,7 @@ def delay(
 
 
 def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
-    """Return why the CA of the certificate must sign nothing now, also for an operator, or None if it may sign."""
+    """Return why the CA of the certificate must not sign now, not even for an operator, or None if it may sign."""
     if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None
     used = circumstances.in_use if cause is Cause.ASKED else frozenset[str]()
@@ -107,7 +107,7 @@ def _delay_text(attempt: Attempt, cause: Cause) -> str:
     if attempt.wait_until is not None:
         return f"its signer has not decided yet: {attempt.message}"
     if attempt.failures:
-        return f"it failed {attempt.failures} times, last: {attempt.message}"
+        return f"the attempt failed {attempt.failures} times, last: {attempt.message}"
     if cause in REPAIRS:
         often = "once" if attempt.repairs == 1 else f"{attempt.repairs} times"
         return f"it was repaired {often}, last on {day(attempt.repaired_at or attempt.at)}, and is damaged again"

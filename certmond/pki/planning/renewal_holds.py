@@ -18,9 +18,10 @@ _OUTSIDE_VALIDITY = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 @dataclass(frozen=True, slots=True)
 class ReplacedCA:
-    """A CA that was replaced on disk without a rotation. A rotation repairs that, and its phase began at `since`.
+    """A CA that was replaced on disk without a rotation. A rotation repairs that now. Its phase began at `since`.
 
-    `at_once` is True if no component trusts the old CA: all refuse a certificate of it until it is issued again.
+    `at_once` is True if no component trusts the old CA. Then all components refuse a certificate of the old CA until
+    certmond issues it again.
     """
 
     family: str
@@ -32,7 +33,7 @@ class ReplacedCA:
         return self.family in {spec.name, spec.embedded_ca, *spec.ca}
 
     def is_refused(self, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether all components refuse the certificate now, so that waiting for a new one does harm."""
+        """Return whether all components refuse the certificate now, so that a delay of the renewal does harm."""
         return self.family in spec.ca and (cause in _OUTSIDE_VALIDITY or (cause is Cause.ROTATION and self.at_once))
 
     def discounts(self, tried_at: datetime, spec: CertificateSpec, cause: Cause) -> bool:
@@ -46,7 +47,7 @@ NO_REPLACED_CA = ReplacedCA("", datetime.max.replace(tzinfo=UTC), at_once=False)
 
 @dataclass(frozen=True, slots=True)
 class HostHold:
-    """Reasons of the host to wait (`hold`: an upgrade), and not to trust its clock (`clock`)."""
+    """Reasons of the host to hold a renewal: an upgrade (`hold`), or a clock that may be wrong (`clock`)."""
 
     hold: str | None = None
     clock: str | None = None
@@ -59,9 +60,9 @@ class HostHold:
         now: datetime,
         replaced_ca: ReplacedCA = NO_REPLACED_CA,
     ) -> tuple[str | None, datetime | None]:
-        """Return why `old` is not renewed at `now` for that cause, and until when.
+        """Return why certmond holds the renewal of `old` for that cause at `now`, and until when.
 
-        The hold ends at the critical point, from which waiting would do more harm.
+        The hold ends at the critical point, from which waiting would do more harm than the renewal.
         """
         if replaced_ca.is_refused(spec, cause):
             return None, None

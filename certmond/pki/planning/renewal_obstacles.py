@@ -1,6 +1,6 @@
 """Reasons for which certmond cannot renew a certificate: its kind, its files, its signer, the key of its CA.
 
-Owns these reasons, each with its remedy. `renewals` decides when a certificate is renewed.
+Owns these reasons, each with its remedy. `renewals` decides when certmond renews a certificate.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def renewal_obstacle(
     if fact := certificate.refused:
         return f"{fact}, so certmond cannot copy its contents; move it and its key away, then run: certmond init"
     if not status.seen.renewable:
-        files = "it refers to files; add an entry of kind file for those"
+        files = "it refers to files; add an entry of kind file for these files"
         return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, the only format that certmond writes"
     if (
         SELF in spec.ca
         and status.trust_anchor in status.seen.certificates
         and status.trust_anchor not in status.issuers
     ):
-        return "it is self-signed, and no CA signs its successor; remove certificate and key, and restart its service"
+        return "it is self-signed, and no CA can sign its renewal; remove certificate and key, and restart its service"
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
         return "its entry names no key file; set `key` in the entry"
     if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:
@@ -63,5 +63,5 @@ def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str])
 
 
 def authority_of(status: CertificateStatus, authorities: Mapping[str, CertificateStatus]) -> CertificateStatus | None:
-    """Return the status of the CA that would sign it: the first one that its entry names."""
+    """Return the status of the CA that would sign the renewal: the first one that the entry names and the node has."""
     return next((authorities[name] for name in status.seen.spec.ca if name != SELF and name in authorities), None)

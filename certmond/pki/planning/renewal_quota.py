@@ -1,6 +1,6 @@
 """Order of the steps among the entries of the catalogue, and the hourly quota of an entry with a pattern.
 
-A user who can create files in a directory of a pattern chooses how many certificates of it are due. Pure.
+A user who can create files in a directory of a pattern chooses how many certificates of its entry are due. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from operator import itemgetter
 from certmond.pki.planning.steps import Write
 
 RENEWALS, WINDOW = 1000, timedelta(hours=1)
-"""Maximum number of certificates of one entry with a pattern that are renewed within `WINDOW`."""
+"""Maximum number of certificates of one entry with a pattern that certmond renews within `WINDOW`."""
 
 
 def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
@@ -39,7 +39,7 @@ class RenewalQuota:
                 self._used.setdefault(name, []).append(at)
 
     def take(self, name: str) -> datetime | None:
-        """Count a renewal of the entry, and return None, or the end of the wait if its quota is exhausted."""
+        """Count a renewal of the entry, and return None. Return the next possible time if its quota is exhausted."""
         used = self._used.setdefault(name, [])
         if len(used) >= RENEWALS:
             return used[-RENEWALS] + WINDOW

@@ -1,8 +1,8 @@
 """Planner of enforce mode: the renewals and repairs that are due, those that are held, and the time of the next change.
 
-Owns when a certificate is renewed, and when a due one is not. Decisions are values: `certmond plan` prints the same
-steps that `controllers.executor` executes. Time, past attempts and the state of the host are arguments. The same
-arguments give the same plan, also in a forecast.
+Owns when certmond renews a certificate, and when it holds a due renewal. Decisions are values: `certmond plan` prints
+the same steps that `controllers.executor` executes. Time, past attempts and the state of the host are arguments. The
+same arguments give the same plan, also in a forecast.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def plan(
 ) -> Plan:
     """Return the steps for `assessment`, at its time.
 
-    `asked` names the entries that the operator renews now, independent of dates. None is the daemon's own plan. It
-    also renews the certificates in `reissue`, for a rotation of their CA, each under the anchor that `reissue` has for
-    it. `signing` has the anchor that signs in the present phase of a rotation, by the name of its CA. The plan restores
-    no certificate of another anchor.
+    `asked` names the entries that the operator renews now, independent of dates. If it is None, the plan is that of the
+    daemon. The daemon also renews the certificates in `reissue`, for a rotation of their CA, each under the anchor that
+    `reissue` has for it. `signing` has the anchor that signs in the present phase of a rotation, by the name of its CA.
+    The plan restores no certificate of another anchor.
     """
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
@@ -68,7 +68,7 @@ def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> dateti
 
 @lru_cache(maxsize=256)
 def _spread_offset(life: timedelta, spread: timedelta, node: str) -> timedelta:
-    """Return how long before it is due: a share of the spread that is constant for the node."""
+    """Return how long before the renewal point the node renews: a share of the spread, constant for the node."""
     share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
     return min(spread, life / _SPREAD_SHARE) * share
 
@@ -122,9 +122,9 @@ class _Planner:
         return found
 
     def _cause(self, status: CertificateStatus) -> Cause | None:
-        """Return why the certificate would be renewed now, or None.
+        """Return the cause for a renewal of the certificate now, or None.
 
-        A derived file, which a pattern may also match, is written with its source.
+        Return None for a derived file, which a pattern may also match. certmond writes it after its source.
         """
         if self._derived and not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
             return None
@@ -132,7 +132,7 @@ class _Planner:
             return Cause.ASKED if status.seen.name in self._asked else None
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
-        others = status.seen.spec.renewed_by is not None  # the hold of a due one names its renewer
+        others = status.seen.spec.renewed_by is not None  # the hold of a due certificate names its renewer
         if not others and renewal_obstacle(status, self._authorities, self._policy):
             return None
         certificate, due = status.certificate, renewal_time(status, self._policy, self._node)
@@ -158,7 +158,7 @@ class _Planner:
         if end is not None:
             self._instants.append(end)
             if end <= (max(self._now, old.not_after) if cause in _FOR_A_LATER_END else self._now):
-                self._hold(status, f"a new one cannot outlive its CA, which ends on {day(end)}; rotate the CA")
+                self._hold(status, f"a new certificate cannot outlive its CA, which ends on {day(end)}; rotate the CA")
                 return
         if (file := status.seen.pair[0]) in self._covered:
             return  # another entry, or another path of the same file, already has a step
@@ -168,7 +168,7 @@ class _Planner:
             self._hold(status, f"the CA's key does not sign it: {granted}")
         elif not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key
-            remedy = "it cannot keep its key, so give it a separate key" if kept else "set keep_key on both"
+            remedy = "it cannot keep its key, so give it a separate key" if kept else "set keep_key on both entries"
             self._hold(status, f"shares its {shared}; {remedy}")
         elif held := self._held_back(status, old, cause):
             self._held.append(held)
@@ -199,7 +199,7 @@ class _Planner:
             made = self._waiting(status, None, Cause.DAMAGED, about) or made
         elif isinstance(made, Issue) or (isinstance(made, Restore) and made.generation is None):
             made = unsettled_ca_hold(status, Cause.DAMAGED, self._circumstances) or made
-        if made is None:  # its certificate is complete, and is renewed as usual
+        if made is None:  # its certificate is complete, so that certmond renews it as usual
             self._consider(status, Cause.DAMAGED)
             return
         if isinstance(made, Held):
@@ -321,7 +321,7 @@ class _Planner:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
 
     def _unproven(self, name: str) -> str | None:
-        """Return why the file of an entry must not be copied: it is due and has no successor of its CA."""
+        """Return why certmond must not copy the file of an entry: no check proves that its CA has signed it."""
         found = (status.basis for status in self._assessment.certificates if status.seen.name == name)
         return next(("; ".join(each.reasons) or each.barrier for each in found if each and not each.predecessor), None)
 
@@ -330,7 +330,7 @@ class _Planner:
 
 
 def _basis(status: CertificateStatus, old: Certificate) -> Basis:
-    """Return the sources of the successor. Before its origin is checked, no reason speaks against `old`.
+    """Return the sources of the renewed certificate. Before a check of its origin, `old` counts as one.
 
     The executor checks the origin in any case.
     """

@@ -1,7 +1,7 @@
 """Repair of damaged files as a step: a generation of the archive, otherwise a new certificate, otherwise the obstacle.
 
 Owns that order, and the cases in which a new certificate would lose names. `assessment.damage` owns which files are
-damaged, and which generation may be restored. `renewals` decides when.
+damaged, and which generation may be restored. `renewals` decides when certmond repairs them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def write_hold(status: CertificateStatus) -> Held | None:
-    """Return the hold for the time in which another process may be writing the damaged files, or None after it."""
+    """Return the hold for the time in which another process may still be writing the damaged files, or None."""
     since = status.damage
     if since is None or since.stands:
         return None
@@ -42,8 +42,8 @@ def write_hold(status: CertificateStatus) -> Held | None:
 class Repairs:
     """Repairs of the damaged files of one assessment.
 
-    `shared` returns what an entry shares with another, and `restarts` the services that do not reload a new
-    certificate.
+    `shared` returns the file that an entry shares with another entry. `restarts` returns the services that do not
+    reload a new certificate.
     """
 
     def __init__(

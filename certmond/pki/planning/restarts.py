@@ -1,8 +1,8 @@
 """Planner of restarts: services with an outdated file in memory, their order, and the restarts that are held.
 
-Owns the conditions of a restart: the certificate is good, the order permits it, the last restart is not recent, and no
-restart failed with the same files. The daemon executes one restart at a time and then observes the node again, because
-one restart may also have restarted other services.
+Owns the conditions of a restart. The certificate is good, the order permits the restart, the last restart is not
+recent, and no restart failed with the same files. The daemon executes one restart at a time and then observes the node
+again, because one restart may also have restarted other services.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: 
 
 @dataclass(frozen=True, slots=True)
 class RestartHolds:
-    """Reasons to wait. `hold` is an upgrade, and `unmade` has the reason for derived files that could not be written.
+    """Reasons to hold a restart. `hold` is an upgrade. `unmade` has faults of derived files that certmond cannot write.
 
     The keys of `unmade` are the names of their certificates. `rotating` are the trust anchors that a rotation changes.
-    `replaced_ca` is a CA that was replaced without a rotation, and that a rotation repairs now.
+    `replaced_ca` is a CA that was replaced without a rotation, which a rotation repairs now.
     """
 
     hold: str | None = None
@@ -36,7 +36,7 @@ class RestartHolds:
     replaced_ca: ReplacedCA = NO_REPLACED_CA
 
     def is_urgent(self, statuses: Iterable[CertificateStatus]) -> bool:
-        """Return whether all components refuse a service with older versions of these, so that waiting does harm."""
+        """Return whether all components refuse a service with the old versions of these, so that waiting does harm."""
         return self.replaced_ca.at_once and any(self.replaced_ca.concerns(each.seen.spec) for each in statuses)
 
 
@@ -51,8 +51,8 @@ def restarts(
 ) -> Plan:
     """Return the restarts that follow the steps `before`, in their order, including those for planned renewals.
 
-    `asked` names the services that the operator restarts: only these, whatever they have in memory or were restarted
-    for.
+    `asked` names the services that the operator restarts. The plan then has only these services. It does not matter
+    whether their files are outdated, or whether certmond restarted them for the same files before.
     """
     return _Planner(assessment, around, before, terms, holds=holds, asked=asked).plan()
 
@@ -110,11 +110,11 @@ class _Planner:
         else:
             names = ", ".join(dict.fromkeys(step.target for step in renewed))
             news = tuple(Target(step.target, step.path, {}) for step in renewed)
-            why = f"{names} is renewed before, and the service does not reload it"
+            why = f"{names} is renewed first, and the service does not reload it"
             self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
-        """Yield what a service has in memory that is older than its file, after the time that a reload takes."""
+        """Yield the outdated certificates that a service has in memory, after the time that a reload takes."""
         for status in self._statuses:
             for stale in status.presence.stale:
                 if stale.service == service and stale.due:
@@ -125,7 +125,7 @@ class _Planner:
     def _obstacle(
         self, service: ServiceSpec, found: Sequence[tuple[CertificateStatus, Stale]], targets: Sequence[Target]
     ) -> Held | None:
-        """Return why the service is not restarted now, and until when."""
+        """Return why certmond does not restart the service now, and until when."""
         name, path = service.name, found[0][1].path
         past = self._around.past.get(name)
         trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
@@ -134,14 +134,14 @@ class _Planner:
             return Held(
                 name,
                 path,
-                f"{anchors} changed, which all nodes must trust first: this needs a rotation, not a restart",
+                f"{anchors} changed, and all nodes must trust it first: this needs a rotation, not a restart",
             )
         if unfit := next((why for status, _ in found if (why := _unusable_reason(status))), None):
             return Held(name, path, f"would restart with an unusable file: {unfit}")
         if fault := next(self._start_faults(name), None):
             return Held(name, path, f"would not start again: {fault}")
         if unmade := next((self._holds.unmade[t.name] for t in targets if t.name in self._holds.unmade), None):
-            return Held(name, path, f"certmond could not write a file that it may read: {unmade}")
+            return Held(name, path, f"certmond could not write a file that the service may read: {unmade}")
         if past and (tried := self._tried(past, targets)):
             return Held(name, path, tried)
         urgent = self._holds.is_urgent(status for status, _ in found)
@@ -168,10 +168,10 @@ class _Planner:
                 if item.severity is Severity.CRITICAL and Blocks.START in item.reason.blocks and not of_a_ca:
                     yield item.message
             if reads and status.key_matches is False and not status.seen.spec.authority:
-                yield f"the key of {status.seen.path} does not match"  # no finding yet: a writer may be at work
+                yield f"the key of {status.seen.path} does not match"  # no finding yet: a program may be writing it
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
-        """Return why a restart for the same files is not repeated by the daemon, or None."""
+        """Return why the daemon does not repeat a restart for the same files, or None."""
         contents = {path: content.sha256 for path, content in self._around.contents.items()}
         if failure := past.failure(contents):
             return f"{failure}; install another certificate, or run: certmond restart {past.service}"

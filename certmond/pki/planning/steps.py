@@ -40,11 +40,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A new certificate of an entry that replaces `old`, or damaged files if `old` is None.
+    """Step that issues a new certificate of an entry. It replaces `old`, or damaged files if `old` is None.
 
-    For damaged files, `server` has the name of the cluster and the URL of the API server for a kubeconfig. `restarts`
-    are the consumers that do not reload the certificate. `under` is the required anchor if not every anchor of the
-    entry is permitted.
+    For a damaged kubeconfig, `server` has the name of the cluster and the URL of the API server. `restarts` are the
+    consumers that do not reload the certificate. `under` is the required anchor if not every anchor of the entry is
+    permitted.
     """
 
     status: CertificateStatus
@@ -77,10 +77,10 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A generation of the archive, with its `certificate`, that replaces an entry's damaged files.
+    """Step that replaces an entry's damaged files by a `generation` of the archive, with its `certificate`.
 
-    Without a generation, a kubeconfig keeps its credentials, and `certificate` is one of them. Only its broken cluster
-    gets the present CA and the known server.
+    Without a generation, the step repairs only the broken cluster of a kubeconfig, with the present CA and the known
+    server. The kubeconfig keeps its credentials, and `certificate` is one of them.
     """
 
     status: CertificateStatus
@@ -104,7 +104,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Derive:
-    """A derived file is written again from the entry `source`."""
+    """Step that writes a derived file again from the entry `source`."""
 
     target: str
     path: str
@@ -115,7 +115,7 @@ class Derive:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A service is restarted. `instance` is the running one, and `targets` are the reason for the restart."""
+    """Step that restarts a service. `instance` is the running instance, and `targets` are the reason."""
 
     service: ServiceSpec
     targets: tuple[Target, ...]
@@ -152,7 +152,7 @@ class KeyOf:
 class Trusting:
     """The kubeconfig `path` embeds these CA certificates for the cluster of its context.
 
-    For its other clusters, they replace any of `anchors`.
+    In its other clusters, they replace any certificate in `anchors`.
     """
 
     path: str
@@ -162,7 +162,7 @@ class Trusting:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """The static Pod manifest `path` sets these flags of its `container`, which it already has, to these values."""
+    """The static Pod manifest `path` sets these flags, which its `container` already has, to these values."""
 
     path: str
     container: str
@@ -181,7 +181,7 @@ FileChange = Bundle | KeyOf | Trusting | Flags | AbsentFile
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """Changes of a rotation phase to files that belong together, made in one transaction.
+    """Step that makes changes of a rotation phase to files that belong together, in one transaction.
 
     `known` are the old and new anchors. The step does not replace another anchor in the files.
     """
@@ -201,7 +201,7 @@ Step = Write | Restart
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A step that is held, with the reason, and `until` when if only time decides."""
+    """A held step, with the reason. `until` is the end of the hold, if only time ends it."""
 
     target: str
     path: str
@@ -211,7 +211,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps in their order, the held steps, and the time until which neither changes with time."""
+    """The steps in their order, the held steps, and the time at which the passage of time next changes them."""
 
     steps: tuple[Step, ...] = ()
     held: tuple[Held, ...] = ()

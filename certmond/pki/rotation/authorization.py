@@ -1,8 +1,8 @@
 """Authorization of a rotation that another node announces: a node follows only a rotation that the old CA has signed.
 
-Owns the statement that the key of the old CA signs at the start. Owns the checks of a record before a node uses it. A
-user who can write the record, but does not have that key, cannot make a node trust a CA. Pure. The holder of the key
-signs with `formats.private_key.sign`.
+Owns the statement that the old CA's key signs when a rotation begins. Owns the checks that a node makes before it
+follows a record. A user who can write the record, but does not have the old CA's key, cannot make a node trust a CA.
+Pure. `formats.private_key.sign` creates the signature.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 
 def statement(rotation: Rotation) -> bytes:
-    """Return what the key of `old` signs when a rotation begins. An aborted rotation has the same statement."""
+    """Return the text that the key of `old` signs when a rotation begins. An abort does not change it."""
     there = _forth(rotation)
     lines = (
         "certmond rotation", there.id, there.family, there.mode.value,
@@ -37,16 +37,17 @@ def statement(rotation: Rotation) -> bytes:
 
 
 def refusal(own: Rotation | None, announced: Rotation, ground: Ground, *, staged: bool, now: datetime) -> str | None:
-    """Return why this node, whose own record has `own`, does not follow `announced`, as a sentence. None if it does.
+    """Return why this node does not follow the rotation `announced`, as a sentence, or None if it does.
 
-    `staged` is True if an operator has staged the new certificate and its key on this node.
+    `own` is the rotation in this node's own record. `staged` is True if an operator has staged the new certificate and
+    its key on this node.
     """
     why = next(_objections(own, announced, ground, staged, now), None)
     if why is None:
         return None
     return (
-        f"{announced.name} is not followed: {why}; find the writer of the ConfigMap kube-system/certmond-rotation, and "
-        "delete it if you did not start this rotation"
+        f"this node does not follow {announced.name}: {why}; find out who wrote the ConfigMap "
+        "kube-system/certmond-rotation, and delete the ConfigMap if you did not start this rotation"
     )
 
 
@@ -55,7 +56,7 @@ def _objections(
 ) -> Iterator[str]:
     if own is not None and own.id == announced.id:
         if _what(own) != _what(announced):
-            yield "it has the id of this node's own rotation, and other certificates or another kind"
+            yield "it has the id of this node's own rotation, but other certificates, another mode or another signature"
     elif own is not None and not own.over:
         yield from _not_the_way_back(own, announced, now)
     else:
@@ -96,7 +97,7 @@ def _not_continuous(announced: Rotation, ground: Ground) -> Iterator[str]:
     # A node that joined after the old CA was removed has nothing left to change.
     joined = trust == {announced.new} and wanted is not None and set(wanted.trust) == trust
     if announced.aborted and announced.id == there.id:
-        yield "it is an abort of no rotation"
+        yield "it is aborted, but its id does not end in -back"
     elif not signers:
         yield "the key of the CA that it replaces has not signed it"
     elif announced.phase is Phase.PREPARE and trust != set(announced.old):
@@ -106,7 +107,7 @@ def _not_continuous(announced: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _forth(rotation: Rotation) -> Rotation:
-    """Return the rotation as it was when it began."""
+    """Return the rotation with the id and the anchors that it had before an abort."""
     if not rotation.aborted:
         return rotation
     return replace(rotation, id=forth(rotation.id), old=(rotation.new,), new=rotation.old[0])

@@ -1,8 +1,8 @@
 """Certificates of the old CA for which a phase of a rotation waits.
 
-A phase does not wait for what a user other than root can delay: a certificate that the CA's key does not sign because
-of its file, or one that was installed after the phase began. certmond issues both again if possible, and reports them
-otherwise. Pure.
+A user other than root who can write a certificate's file could delay a phase. So a phase does not wait for such a
+certificate if `signing.policy` denies its renewal, or if the file changed after the phase began. certmond issues the
+certificate again if possible, and reports it otherwise. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from certmond.pki.signing.policy import Denial, successor_denial
 
 
 def is_awaited(rotation: Rotation, status: CertificateStatus, assessment: Assessment) -> bool:
-    """Return whether the phase waits until this certificate of the old CA is issued again."""
+    """Return whether the phase waits until certmond issues this certificate of the old CA again."""
     origin, changed_at = status.presence.provenance, status.seen.changed_at
     if origin is None or not (origin.path_writers or origin.file_writers or origin.owner_writes):
         return True  # only root can write it
@@ -21,7 +21,7 @@ def is_awaited(rotation: Rotation, status: CertificateStatus, assessment: Assess
 
 
 def denial(status: CertificateStatus, assessment: Assessment) -> Denial | None:
-    """Return why the CA's key does not sign a successor of this certificate, or None if it does."""
+    """Return why `signing.policy` denies the renewal of this certificate, or None if it permits or cannot judge it."""
     certificate, basis = status.certificate, status.basis
     if certificate is None or basis is None or certificate.refused:
         return None

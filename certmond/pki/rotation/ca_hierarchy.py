@@ -1,6 +1,6 @@
 """Family: one trust anchor of the catalogue on this node, its present certificates, and the leaves below it.
 
-Owns which certificate belongs to which CA, by signatures and never by name. Makes no findings.
+Owns the rule that a certificate belongs to a CA by its signature, never by a name. Makes no findings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.pki.x509.public_key import PublicKey
 class Leaf:
     """A certificate of this node that is not a CA.
 
-    `chain` is the rest of its file. `usages` are the usages that its entry requires.
+    `chain` are the further certificates in its file. `usages` are the usages that its entry requires.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A trust anchor and its leaves. `trusted` are its certificates in the order of the file.
+    """A trust anchor and its leaves. `trusted` are the anchor's certificates in the order of the file.
 
-    In `present`, the certificate whose key is on this node comes first. `key` is the public half of that key, or None
-    with `holds_key` if it is unknown, such as with a passphrase.
+    `present` has the same certificates, but first the one whose private key is on this node. `key` is the public half
+    of this private key. It is None with `holds_key` if certmond cannot read the key, for example without a passphrase.
     """
 
     spec: CertificateSpec
@@ -46,7 +46,7 @@ class Family:
     leaves: tuple[Leaf, ...]
 
     def signed_by(self, ca: Certificate, now: datetime) -> tuple[Leaf, ...]:
-        """Return the leaves that are valid at `now` if only `ca` is trusted."""
+        """Return the leaves that have a valid path at `now` if `ca` is the only trust anchor."""
         return tuple(
             leaf
             for leaf in self.leaves
@@ -54,9 +54,9 @@ class Family:
         )
 
     def leaves_end(self, now: datetime, validity: timedelta) -> datetime:
-        """Return when the longest of its leaves would end if issued at `now`.
+        """Return when the leaf with the longest validity would end if its CA signed it at `now`.
 
-        `validity` is for leaves whose entry has none.
+        `validity` applies to a leaf whose entry has no validity.
         """
         try:
             return now + max((leaf.validity or validity for leaf in self.leaves), default=validity)

@@ -1,6 +1,6 @@
-"""Publication of a new CA to Pods: the state of the kube-root-ca.crt ConfigMaps, and the delays after it.
+"""Publication of a new CA to Pods: the state of the kube-root-ca.crt ConfigMaps, and the delays until Pods read them.
 
-Owns the delays, each from the sources of Kubernetes, and the gate of a node that rotates alone. For several nodes,
+Owns the delays, each with its source in Kubernetes, and the gate of a node that rotates alone. For several nodes,
 `cluster.rotation_checks` has further checks. Pure.
 """
 
@@ -20,15 +20,16 @@ _BACK = timedelta(seconds=20)
 (fileCheckFrequency, pkg/kubelet/apis/config/v1beta1/defaults.go).
 """
 _LEASE, _RETRY = timedelta(seconds=15), timedelta(seconds=2) * 2.2
-"""The Lease of a leader that ended is valid for LeaseDuration. Another candidate tries to acquire it in each
+"""The Lease of a leader that ended is valid for LeaseDuration. Another candidate tries to acquire the Lease once per
 RetryPeriod, with jitter (component-base/config/v1alpha1/defaults.go; JitterFactor, client-go/tools/leaderelection).
 """
 SYNCED = timedelta(minutes=1) * 1.5
-"""A kubelet updates a ConfigMap in a running Pod at the Pod's next sync: syncFrequency (the same defaults.go), with
-jitter (workerResyncIntervalJitterFactor 0.5, pkg/kubelet/pod_workers.go). By default it also watches ConfigMaps.
+"""A kubelet updates a ConfigMap in a running Pod at the Pod's next sync. The syncs have the interval syncFrequency
+(pkg/kubelet/apis/config/v1beta1/defaults.go), with jitter (workerResyncIntervalJitterFactor 0.5,
+pkg/kubelet/pod_workers.go). By default the kubelet also watches ConfigMaps.
 """
 LEADS = _BACK + _LEASE + _RETRY
-"""A kube-controller-manager publishes at most this long after its restart. It must become the leader first."""
+"""A kube-controller-manager publishes a CA at most this long after its restart. It must become the leader first."""
 TAKES = LEADS + SYNCED
 
 
@@ -43,7 +44,7 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The result, and the sentence about it."""
+    """Result of the request for the ConfigMaps, and a sentence that describes it."""
 
     answer: Answer
     fact: str
@@ -55,10 +56,11 @@ def concerns(rotation: Rotation) -> bool:
 
 
 def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: timedelta) -> Gate:
-    """Return `held`, the gate of a node that rotates alone, with the state of the publication. Retries after `pause`.
+    """Return `held`, the gate of a node that rotates alone, with the state of the publication.
 
-    If the request is impossible, only the overlap counts, and the gate reports it. An API server that does not answer
-    may be restarting, and gets the time that a publication takes.
+    certmond repeats the request after `pause`. If the API refuses the request, the phase waits only for the overlap,
+    and the gate reports this. An API server that does not answer may be restarting. The phase then waits for it as long
+    as a publication takes (`TAKES`).
     """
     fact = asked.fact
     again = Gate((*held.waits, fact), min(filter(None, (held.until, now + pause))))
@@ -78,7 +80,7 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
-    """Return `held` with the delay of the kubelets, for a rotation whose CAs are published."""
+    """Return the gate `held`, which also waits for the kubelets if the CAs of the rotation are published."""
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
         return held
@@ -90,15 +92,15 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
 def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
     """Return why the overlap may be too short for Pods, as a sentence with its remedy, or None.
 
-    None also if a phase waits for Pods anyway.
+    Return None also if `cluster` makes the phase wait for Pods.
     """
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:
         return None
     fact = f"root_ca.overlap is {_seconds(spec.overlap)} s, and pods may trust a new CA up to {_seconds(TAKES)} s late"
-    how = f"kube-controller-manager publishes it within {_seconds(LEADS)} s of its restart, when it leads again"
+    how = f"kube-controller-manager publishes it as the leader, within {_seconds(LEADS)} s of its restart"
     then = f"kubelets update running pods within {_seconds(SYNCED)} s"
-    return f"{fact}: {how}, and {then}; set it to {_seconds(TAKES)}s or more"
+    return f"{fact}: {how}, and {then}; set root_ca.overlap to {_seconds(TAKES)}s or more"
 
 
 def _seconds(span: timedelta) -> int:

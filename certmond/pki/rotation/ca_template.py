@@ -1,7 +1,7 @@
-"""Template of a Root CA that follows the present one, with a new key or with the same key.
+"""Template of the Root CA that replaces the present Root CA, with a new key or with the same key.
 
-Owns which parts are copied from the present CA. Pure: keys, random numbers and the time are arguments. `ca_validation`
-decides whether the present CA may have such a successor.
+Owns the list of the parts that certmond copies from the present CA. Pure: keys, random numbers and the time are
+arguments. `ca_validation` decides whether the new CA may replace the present CA.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DNS_NAME = re.compile(
 
 
 def following(present: Certificate, spec: CertificateSpec, terms: Terms) -> Template:
-    """Return a Root CA as kubeadm creates it, with the present name, for a new key, by default of the same kind."""
+    """Return a Root CA as kubeadm creates it, with the present name. Its new key has by default the old algorithm."""
     key = spec.key_algorithm or algorithm_of(present.key) or terms.key
     name = present.common_name or ""
     names = (f"DNS:{name}",) if _DNS_NAME.fullmatch(name) else ()

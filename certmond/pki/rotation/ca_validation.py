@@ -1,8 +1,8 @@
-"""Validation of a new Root CA: whether Kubernetes accepts it, and whether it can follow the present one.
+"""Validation of a new Root CA: whether Kubernetes accepts it, and whether it can replace the present one.
 
-Refuses what would be a critical finding once the CA is in place. Owns the messages that `assessment.rules` does not
-have. A problem must be repaired, and a warning does not stop the rotation. Pure: it reads no file. The public half of
-its key proves possession.
+Refuses a CA that would have a critical finding after its installation. Owns the messages that `assessment.rules` does
+not have. A problem stops the rotation, and a warning does not. Pure: this module reads no file. The caller proves
+possession of the private key by its public half.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from certmond.pki.x509.path_building import Refusal, objection
 from certmond.pki.x509.public_key import PublicKey
 
 Mode = Literal["overlap", "reissue"]
-"""How a candidate can follow: beside the present CA, or in its place with the same key, so that leaves stay valid."""
+"""How a candidate replaces the present CA: with trust in both for a time, or with the same key and valid leaves."""
 
 _ANY_CA = CertificateSpec(name="ca", path="/ca.crt", key="/ca.key", authority=True, usages=("cert sign",))
 _OF_LEAVES = frozenset({Refusal.NAME_CONSTRAINT, Refusal.USAGE})
 """Refusals that depend only on the leaves that the CA must sign."""
 _OF_THE_KEY = frozenset({Reason.WEAK_KEY, Reason.KEY_UNUSABLE})
 _SAME_LIFE = timedelta(days=1)
-"""A lifetime that is shorter by up to this much gets no warning."""
+"""certmond does not warn if the lifetime of the new CA is shorter by at most this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Result for a candidate: `problems` forbid it, and `warnings` do not. Each sentence has its remedy.
+    """Result of the validation: `problems` forbid the candidate, and `warnings` do not. Each sentence has its remedy.
 
-    If time alone removes problems, `until` is when the first one ends.
+    `until` is the time from which the candidate is old enough, or None if it is already.
     """
 
     mode: Mode
@@ -59,13 +59,14 @@ def judge(
     leaves: Sequence[Leaf] = (),
     in_place: bool = False,
 ) -> Verdict:
-    """Return whether `candidate` can follow the `present` certificates of its family, of which the first one signs now.
+    """Return whether `candidate` can replace the `present` certificates of its family. The first of these signs now.
 
-    `leaves_end` is when a certificate that is issued now would end. `leaves` are those that the rotation issues again.
-    `where` and `key_where` name the files in messages. With `key_where` None no key is required, as on a worker.
+    `leaves_end` is when a certificate that is issued now would end. `leaves` are the leaves that the rotation issues
+    again. `where` and `key_where` name the files in messages. With `key_where` None no key is required, as on a worker.
 
-    A staged candidate can wait until it has no problems. The API server already verifies its clients with a candidate
-    that is `in_place`: only what makes the rotation impossible is a problem, and the rest are warnings.
+    A staged candidate can wait until it has no problems. A candidate that is already installed (`in_place`) cannot,
+    because the API server verifies its clients with it. For such a candidate, a fact is a problem only if it makes the
+    rotation impossible. All other facts are warnings.
     """
     status = _assessed(candidate, key, now, where, key_where)
     advice = (  # about programs other than Kubernetes
@@ -95,14 +96,14 @@ def judge(
 def unfit(
     certificate: Certificate, key: PublicKey | None, now: datetime, *, where: str, key_where: str | None
 ) -> tuple[str, ...]:
-    """Return why no cluster could use this Root CA at `now`, as the first or a later one, each as a sentence."""
+    """Return a sentence for each reason for which no cluster could use this Root CA at `now`."""
     return tuple(map(printable, _fatal(_assessed(certificate, key, now, where, key_where))))
 
 
 def _assessed(
     certificate: Certificate, key: PublicKey | None, now: datetime, where: str, key_where: str | None
 ) -> CertificateStatus:
-    """Return the assessment of the CA as if it were in place."""
+    """Return the assessment of the CA as if it were installed."""
     faults = tuple(encoding_faults(certificate, where))
     seen = Observation(_ANY_CA.name, _ANY_CA, where, (certificate,), key=key, key_path=key_where, faults=faults)
     (status,) = assess(Inventory((seen,)), now).statuses
@@ -117,14 +118,14 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
         if found.reason is not Reason.NO_PATH
         and not (in_place and _is_late(found))
         and (found.severity is Severity.CRITICAL or Blocks.NEW_CA in found.reason.blocks)
-        and not (certificate.objections and found.reason in _OF_THE_KEY)  # Go's objections already have it
+        and not (certificate.objections and found.reason in _OF_THE_KEY)  # `objections` has the key's fault
     ]
-    if certificate.version < 3:  # the rules skip it, because version 1 has no such extension
+    if certificate.version < 3:  # the rules skip it, because version 1 has no extensions
         problems.append(f"{where} is of version {certificate.version}, which has no CA:TRUE; give another CA")
     problems += [
         f"{where}: {certificate.subject} {why.refusal}; give another CA"
         for why in status.search.rejections
-        if why.refusal is not Refusal.UNSUPPORTED  # a finding has it, about the encoding or the key
+        if why.refusal is not Refusal.UNSUPPORTED  # a finding already reports the encoding or the key
     ]
     return problems
 
@@ -142,19 +143,19 @@ def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[st
 
 
 def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
-    """Yield faults of key identifiers. A certificate that is not a CA has another problem already."""
+    """Yield faults of key identifiers. Skip a certificate that is not a CA, because that is a problem already."""
     if not candidate.is_ca:
         return
     if candidate.subject_key_id is None:
         fact = f"{where} has no subject key identifier, with which OpenSSL distinguishes two CAs with one name"
         yield f"{fact}; reissue it with a subject key identifier"
     elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
-        fact = f"{where} has the authority key identifier of another key, so OpenSSL searches another issuer"
-        yield f"{fact}, and refuses the certificates that it signs; reissue it with its own identifier, or without one"
+        fact = f"{where} has the authority key identifier of another key, so OpenSSL searches for another issuer"
+        yield f"{fact}, and refuses the certificates that it signs; reissue it with its own key identifier, or none"
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """Yield the problem of a candidate that is the present CA, or has its key with another name or identifier."""
+    """Yield the problem of a candidate that is the present CA, or has its key with another name or key identifier."""
     if candidate in present:
         yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"
         return
@@ -164,15 +165,16 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
         called = f"the present CA {other.called}"
         if same_key and candidate.subject_der != other.subject_der:
             fact = f"{where} has the key of {called}, but another name, {candidate.subject}"
-            yield f"{fact}, and a reissued CA has the same name; keep the name, or create another key"
+            yield f"{fact}, and a CA with the same key must keep its name; keep the name, or create another key"
         elif same_key and candidate.subject_key_id and not same_id:
             fact = f"{where} has the key of {called}, but another subject key identifier, so OpenSSL refuses"
             yield f"{fact} the present certificates (error 20); keep the identifier, or create another key"
 
 
 def _same_identifier(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """Yield the problem of a candidate that OpenSSL, which selects by name and identifier, confuses with the present
-    CA.
+    """Yield the problem of a candidate that has the present subject key identifier, but another key.
+
+    OpenSSL selects an issuer by name and identifier, and so confuses the two CAs.
     """
     for other in present:
         if (
@@ -209,7 +211,7 @@ def _shorter_life(candidate: Certificate, present: Sequence[Certificate], where:
 
 
 def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:
-    """Yield a warning for serial number 0. Go refuses a negative one."""
+    """Yield a warning for serial number 0. Go refuses a negative serial number."""
     if candidate.serial == 0:
         yield f"{where} has the serial number 0, which RFC 5280 forbids; reissue it with another serial number"
 

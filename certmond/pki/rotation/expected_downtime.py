@@ -1,7 +1,7 @@
 """Expected downtime of services without a replica in each phase of a rotation, for the preview.
 
-Owns the sum: the time for which a process runs after it has closed its listener, and the time until the next one
-serves. Both are fields of the service's entry. `preview` owns which services restart. Pure.
+Owns the sum of two fields of a service. `drain` is the time for which a process runs after it has closed its listener.
+`restart_takes` is the time until the next process serves. `preview` owns the list of services that restart. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.pki.rotation.preview import Preview
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Downtime of `service` in `phase`, of about `length`, because it must read `because` again."""
+    """Downtime of `service` in `phase`, of about `length`. It must restart to read the file `because` again."""
 
     phase: Phase
     service: str
@@ -26,7 +26,7 @@ class Absence:
 
 
 def absences(previews: Sequence[Preview], services: Iterable[ServiceSpec]) -> Iterator[Absence]:
-    """Yield one for each planned restart of a service whose entry has the duration."""
+    """Yield the downtime of each planned restart of a service that has `restart_takes`."""
     lengths = {each.name: each.restart_takes + (each.drain or timedelta()) for each in services if each.restart_takes}
     for found in previews:
         for name in found.restarts:

@@ -1,7 +1,7 @@
 """State of one family on a node: the anchor's files, the signer, and why the node could not execute a rotation.
 
-A node that has neither the old nor the desired state is *frozen*: another program changes the same files, and certmond
-touches no file. Pure.
+A node that has neither the old nor the desired state is *frozen*. Another program has changed the same files, and
+certmond changes none of them. Pure.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
 class Signer:
     """The controller-manager of this node, and the files with which it signs.
 
-    `now`, `shared` and `apart` are values of its two flags: those in its manifest, those with the anchor's files, and
-    those with separate files, which are `files` on the host. `holds` and `key` are the contents of these files, and
-    `present` are those that exist. `problem` is why certmond cannot give the signer separate files.
+    `now`, `shared` and `apart` are values of its two flags. `now` are the values in its manifest. `shared` name the
+    anchor's files, and `apart` name separate files. `files` are the separate files on the host, and `present` are those
+    of them that exist. `holds` and `key` are their contents. `problem` is why certmond cannot create them.
     """
 
     manifest: str
@@ -44,8 +44,8 @@ class Signer:
 class Ground:
     """State of a family on a node: the anchor's file and key (`key_unknown`: the public half of the key is unknown).
 
-    With `signs`, the node has a key of the family, so that it should also have the present one. `left` are separate
-    files of a signer that no manifest uses.
+    `signs` is True if a key of the family is staged on the node, which must then also have the anchor's key. `left` are
+    separate files of a signer that no manifest uses.
     """
 
     family: str
@@ -60,7 +60,7 @@ class Ground:
 
     @property
     def holds_key(self) -> bool:
-        """Whether the node has the key: it is a control-plane node."""
+        """Whether the node has the anchor's key, as control-plane nodes do."""
         return self.key is not None or self.key_unknown
 
 
@@ -76,9 +76,9 @@ def obstacle(rotation: Rotation, ground: Ground) -> str | None:
 
 
 def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
-    """Return whether the rotation was aborted and has ended, and the node's anchor has no part of the abandoned CA.
+    """Return whether an aborted rotation has ended, and the node's files have no part of the abandoned CA.
 
-    Other faults then do not belong to this rotation, and do not keep it open.
+    Other faults of these files then do not belong to this rotation, and do not keep the rotation open.
     """
     abandoned, signer = {*rotation.old} - {rotation.new}, ground.signer
     if not (rotation.aborted and rotation.over) or not abandoned.isdisjoint(ground.trust):
@@ -89,7 +89,7 @@ def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
 
 
 def has_old_state(rotation: Rotation, ground: Ground) -> bool:
-    """Return whether the node has exactly the old state, as far as known: all components trust its signing anchor."""
+    """Return whether the anchor's files have exactly the old state, in which all components trust the signing CA."""
     before = (
         (rotation.new,) if is_abandoned(rotation, ground) else rotation.old if rotation.phase is Phase.PREPARE else ()
     )
@@ -104,7 +104,7 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
     for anchor in ground.trust:
         if anchor not in known:
             fact = f"{ground.path} contains {_anchor_name(anchor)}, neither the old nor the new {rotation.noun}"
-            pair = "restore the certificate and the key of one of these two, both files"
+            pair = "restore both the certificate and the key of the old or of the new one"
             third = rotation.found and anchor == ground.trust[0]
             yield f"{fact}; {pair if third else 'remove it, or restore the file'}"
     if ground.signs and not ground.holds_key:
@@ -122,13 +122,13 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
-    """Yield files of another program at the paths of the signer's separate files. A write would destroy its key."""
+    """Yield each file of another program at a path of the signer's separate files, which a write would destroy."""
     certificate, key = signer.files
     own = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
     for path in (each for each in signer.present if not own[each]):
         first = f"set the flags of {signer.container} to {signer.shared[0]}, and " if signer.now == signer.apart else ""
         fact = f"{path} belongs to neither the old nor the new CA, and the rotation would replace it"
-        yield f"{fact}; {first}rename it"
+        yield f"{fact}; {first}rename {path}"
 
 
 def _anchor_name(anchor: Anchor) -> str:

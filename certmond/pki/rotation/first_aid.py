@@ -1,7 +1,8 @@
 """First aid for a replaced trust anchor if no rotation may begin: the node also trusts the old anchor.
 
-Owns the conditions, the required contents of the anchor's files, and the end after the operator has restored the old
-pair. First aid is the first step of the rotation that would begin on a single node, and only that step. Pure.
+Owns the conditions of the first aid, and the contents that it requires in the anchor's files. Owns its end after the
+operator has restored the old certificate and key. On a single node, certmond begins a rotation instead. First aid is
+the first step of such a rotation, and only that step. Pure.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetim
         each for each in certificates_of(known) if each in change.old and each.not_before <= now <= each.not_after
     )
     if not former:
-        return "this node trusts no old CA beside it: none in its record is valid now"
+        return "this node does not also trust an old CA: its record contains no old CA that is valid now"
     made = begin(Rotation(identity, change.family, Mode.OVERLAP, former, change.new, Phase.PREPARE, now, found=True))
     return obstacle(made, ground) or made
 
@@ -35,11 +36,11 @@ def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetim
 def advanced(
     aid: Rotation, ground: Ground, *, depends_on_former: bool, settled: bool, now: datetime
 ) -> Rotation | None:
-    """Return the first aid in its next phase: unchanged without an event, and None at its end.
+    """Return the first aid in its next phase, unchanged if it must stay in its phase, or None at its end.
 
-    The end begins after the operator has restored the old key. It also begins after the operator has removed the
-    old anchor, if no file on the node depends on it (`depends_on_former`). The signer then uses the anchor's files
-    again. Its separate files are removed when that is `settled`.
+    The first aid begins to end after the operator has restored the old key. It also begins to end after the operator
+    has removed the old anchor, if no file on the node depends on that anchor (`depends_on_former`). The signer then
+    uses the anchor's files again. certmond removes the signer's separate files after this change is `settled`.
     """
     if aid.phase is not Phase.TRUST:
         return aid if not settled else None if aid.over else following(aid, now)
@@ -53,7 +54,7 @@ def advanced(
 def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
     """Return the step that the first aid still needs. Return None if it needs none, or must change no file.
 
-    certmond never writes the key of the anchor.
+    First aid never writes the anchor's own key file.
     """
     wanted = desired(aid)
     if wanted is None or ground.key != wanted.signing.key or obstacle(aid, ground):
@@ -64,9 +65,9 @@ def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
 
 
 def untrusted_signer(ground: Ground) -> str | None:
-    """Return that the controller-manager signs with a CA that is not in the anchor's file, with the remedy.
+    """Return a sentence if the controller-manager signs with a CA that is not in the anchor's file, or None.
 
-    None if it signs with the anchor's own files, or with a trusted CA.
+    None also if the controller-manager signs with the anchor's own files. The sentence contains the remedy.
     """
     signer = ground.signer
     if signer is None or signer.now != signer.apart or not signer.holds or signer.holds[0] in ground.trust:

@@ -1,7 +1,7 @@
-"""Gates between phases: a phase ends only after every node has reported that it has reached it.
+"""Gates between phases: a phase ends only after every node has reported this phase.
 
-Owns the contents of a report, and the checks of the reports. A node without a report keeps the phase open, until it
-reports or an operator excludes it. Pure. `cluster` transports the reports.
+Owns the contents of a report, and the checks of the reports. A node without a report keeps the phase open, until the
+node reports or an operator excludes it. Pure. `cluster` transports the reports.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.public_key import PublicKey
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the old {} is distrusted"}
-"""Phases with a minimum duration after all nodes are ready, for components without a report."""
+"""Phases with a minimum duration after all nodes are ready, for components that send no report."""
 OUTSIDERS = timedelta(hours=1)
-"""How long a verifier of tokens outside of the cluster may cache its keys: /openid/v1/jwks has `max-age=3600`
+"""How long a verifier of tokens outside of the cluster may cache the public keys: /openid/v1/jwks has `max-age=3600`
 (pkg/routes/openidmetadata.go).
 """
 
@@ -27,9 +27,9 @@ OUTSIDERS = timedelta(hours=1)
 class Report:
     """Report of a node that has reached a phase.
 
-    `trust` is the digest of the anchors that it observes. `issuer` is the SHA-256 of the anchor of its leaves, or "" if
-    it has no leaves or they differ. `signs` is True if it has the key of a CA, and then `ready` if it has the key of
-    the new CA.
+    `trust` is the digest of the anchors that the node observes. `issuer` is the SHA-256 of the anchor of its leaves. It
+    is "" if the node has no leaves, or leaves of several anchors. `signs` is True if the node has the key of a CA. Then
+    `ready` is True if the node has the key of the new CA.
     """
 
     rotation: str
@@ -44,8 +44,8 @@ class Report:
 class Member:
     """A node of the cluster, and its last report, or None.
 
-    `started_since` is True if its machine was started after the report, or is another one with the same name.
-    `took_part` is True if the node is known to report on the rotation.
+    `started_since` is True if the machine was started after the report, or if another machine now has the name.
+    `took_part` is True if the node has reported on the rotation.
     """
 
     name: str
@@ -57,9 +57,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Reasons for which the phase cannot end yet, and when to check again, if known. It is open without `waits`.
+    """Reasons for which the phase cannot end yet (`waits`), and the time of the next check, if known.
 
-    `noted` is the rotation with the facts that all nodes must have first. `message` is a message of an open gate.
+    A gate without `waits` is open. `noted` is the rotation with new facts that all nodes must read before the phase
+    ends. `message` is what an open gate reports.
     """
 
     waits: tuple[str, ...] = ()
@@ -84,8 +85,8 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
                 f"{member.name} is a control-plane node without the new {rotation.noun}'s key; run `certmond root-ca "
-                f"stage` there with the same files, or, if it is a worker with the label of a control plane, `rotate "
-                f"--exclude {member.name}`"
+                f"stage` there with the same files, or, if it is a worker with the label of a control plane, "
+                f"`certmond root-ca rotate --exclude {member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
             yield f"{member.name} reports the phase {report.phase}, and trusts other {rotation.noun}s"
@@ -94,15 +95,15 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:
-    """Return whether the node takes part: every node for the Root CA, otherwise control planes and reporting nodes."""
+    """Return whether the node takes part: for `ca` each node, otherwise control planes and nodes that have reported."""
     return rotation.family == SIGNER_FAMILY or member.control_plane or member.took_part
 
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
     """Yield a sentence for each node whose report is ahead of `rotation`.
 
-    Then the record with `rotation` may be outdated. The report has a later phase, or one that no longer permitted the
-    abort. Or it has another rotation, which is not among those that ended here (`closed`).
+    Such a report shows that the record with `rotation` may be outdated. The report has a later phase. Or it has a phase
+    of the aborted rotation that permits no abort. Or it has another rotation, which has not ended here (`closed`).
     """
     phases = sequence(rotation)
     for name, report in ((each.name, each.report) for each in members if each.report):
@@ -110,16 +111,16 @@ def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]
             if report.phase in phases and phases.index(report.phase) > phases.index(rotation.phase):
                 yield f"{name} has reached {report.phase} already"
         elif report.rotation == forth(rotation.id) and not may_turn_back(replace(rotation, phase=report.phase)):
-            yield f"{name} has reached {report.phase} before the abort, and no abort is possible from that phase"
+            yield f"{name} had reached {report.phase} before the abort, and no abort is possible from this phase"
         elif report.rotation not in {forth(rotation.id), *closed}:
             yield f"{name} reports the rotation {report.rotation}, which this node does not know"
 
 
 def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
-    """Return the gate for the minimum duration of the phase after all nodes are ready.
+    """Return the gate for the minimum duration of a phase whose nodes are all ready.
 
-    For token keys, the duration counts from when all nodes are ready. Just before, one may still have signed with the
-    old key, or published only the old key to verifiers outside of the cluster.
+    For a CA, the duration counts from the start of the phase. For token keys, it counts from the time at which all
+    nodes are ready. Until then, a node may sign with the old key, or publish only the old key to external verifiers.
     """
     if rotation.mode is not Mode.OVERLAP or rotation.phase not in _HELD:
         return Gate()

@@ -1,4 +1,4 @@
-"""Conditions that keep a phase from ending on one node, and the time that services need to reload its files. Pure."""
+"""Conditions that keep a phase from ending on one node, and the time in which services reload its files. Pure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from certmond.pki.services.staleness import Surroundings, files_of
 def open_conditions(
     rotation: Rotation, ground: Ground, assessment: Assessment, around: Surroundings, plan: Plan
 ) -> Iterator[str]:
-    """Yield a sentence for each condition that keeps the phase from being reached on this node.
+    """Yield a sentence for each condition that keeps this node from reaching the phase.
 
-    `plan` has the reasons for held steps. `reload_deadline` returns when time settles the rest.
+    `plan` has the reasons for held steps. `reload_deadline` returns how long services that reload files have time.
     """
     left, held = missing_steps(rotation, ground, assessment), {each.target: each.because for each in plan.held}
     if left.frozen:
@@ -57,14 +57,14 @@ def open_conditions(
     yield from signer_differences(ground, around)
     if ground.left and wanted and wanted.detached is None:
         fact = f"{' and '.join(ground.left)} would remain: no manifest on this node has a controller-manager that signs"
-        yield f"{fact}; restore its manifest, or remove the files if the node needs none"
+        yield f"{fact}; restore the manifest of kube-controller-manager, or remove these files if this node needs none"
 
 
 def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
-    """Return why a phase of the rotation is never reached below another root, or None.
+    """Return why the node below another root (`--root`) never reaches a phase of the rotation, or None.
 
-    A phase ends only after no running service has an older file, which certmond cannot observe below another root. The
-    mode `replace` does not wait for that.
+    A phase ends only after no running service has an older file in memory. certmond cannot observe services below
+    another root. The mode `replace` does not wait for services.
     """
     if not around.elsewhere or not around.services or rotation.mode is Mode.REPLACE:
         return None
@@ -81,7 +81,7 @@ def _missing_observation(rotation: Rotation, around: Surroundings) -> Iterator[s
 
 
 def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
-    """Yield services whose state is unknown, so that they may have the older file in memory."""
+    """Yield a sentence for each service whose state is unknown. It may have an older file in memory."""
     for use in (use for status in statuses for use in status.presence.consumers):
         seen = live.services.get(use.service)
         if seen and seen.running is None and seen.problem and not seen.absent:
@@ -89,10 +89,10 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
 
 
 def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
-    """Return when services that reload files have had the time to do so, as far as the files are watched.
+    """Return when services must have reloaded the files of the family whose changes certmond records.
 
-    Ignores instants in the future, which are from before the clock was set back. `met` is when this process first
-    observed the node in this phase, and applies if all instants are in the future.
+    Ignores instants in the future, which certmond recorded before the clock was set back. If all instants are in the
+    future, `met` applies: the time at which this process first observed the node in this phase.
     """
     paths = {path for status in family_statuses(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]
@@ -103,7 +103,7 @@ def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surround
 
 
 def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
-    """Yield a sentence if the controller-manager runs without the flags of its manifest, before its restart."""
+    """Yield a sentence if the controller-manager does not run, or still runs with other flags than its manifest has."""
     signer = ground.signer
     if signer is None or around.live is None:
         return
@@ -112,7 +112,7 @@ def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
         if service.pod == signer.container and seen and seen.running:
             given = (_flag_value(seen.command, flag) for flag in SIGNING_FLAGS)
             if any(value not in {None, wanted} for value, wanted in zip(given, signer.now, strict=True)):
-                yield f"{service.name} does not run with the signer of {signer.manifest} yet"
+                yield f"{service.name} does not run with the signing flags of {signer.manifest} yet"
         elif service.pod == signer.container and seen and seen.running is False:
             yield f"{service.name} does not run"
 

@@ -1,20 +1,21 @@
 """Phases of the rotation of a trust anchor (RFC 4210, 4.4: root CA key update), and the files of each phase.
 
 Owns the rule *trust before use, use before distrust*, as values: a phase defines the files that a node should have. The
-files of a node show how far it is. `planner` owns the steps, and `gates` when a phase ends. Executes nothing.
+files of a node show which phase it has reached. `planner` owns the steps, and `gates` the end of a phase. Executes
+nothing.
 
 These invariants hold in every phase and between any two consecutive phases, for any progress of the nodes (proven by
 `tests/pki/rotation/test_phases.py`):
   I1  Every server accepts every client certificate in use.
   I2  Every client accepts every server certificate in use.
   I3  All components trust an anchor before it signs.
-  I4  The first certificate of the anchor's file belongs to the key beside it.
-  I5  A leaf is issued again only after all components trust its new issuer.
-  I6  An anchor is distrusted only after no leaf is left that it has signed.
-  I7  In the end no component trusts the old anchor.
+  I4  The first certificate of the anchor's file belongs to the anchor's key.
+  I5  certmond issues a leaf again only after all components trust its new issuer.
+  I6  Components distrust an anchor only after no leaf is left that it has signed.
+  I7  At the end of the rotation no component trusts the old anchor.
 
-The keys of service-account tokens are an anchor as well: components trust a public key, and tokens depend on it. No
-component issues these again: the old key is removed after all tokens that it signed have ended.
+The keys of service-account tokens are an anchor as well: components trust a public key, and tokens depend on that key.
+No component issues a token again. certmond removes the old key after all tokens that it signed have ended.
   I8  Every API server accepts every token that has not ended.
 """
 
@@ -37,7 +38,7 @@ _BACK = "-back"
 
 
 class Mode(StrEnum):
-    """How the anchor changes: with both trusted, with the same key and other dates, or at once, with an outage."""
+    """How the anchor changes: with trust in both for a time, with the same key and other dates, or with an outage."""
 
     OVERLAP = "overlap"
     REISSUE = "reissue"
@@ -67,18 +68,19 @@ _MIRRORED = {
     Phase.TRUST: Phase.DISTRUST,
     Phase.ISSUE: Phase.ISSUE,
 }
-"""Phase in which an abort continues: the same phases, with the new anchor as the old one."""
+"""Phase in which an abort continues, by the phase at the abort. From then on, the old anchor is the new one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """One rotation from `old` to `new`, in `phase` `since` that time (UTC).
+    """One rotation from the anchors `old` to the anchor `new`. It is in `phase` since the time `since` (UTC).
 
-    `found` is True if the new anchor was in place before the rotation began, so that it signs from the start. `aborted`
-    is True if old and new were exchanged. The rotation does not wait for the nodes in `excluded`. `published` is when
-    the phase was first observed everywhere: a CA in all namespaces, another key with all signers of tokens. `signature`
-    is that of the old anchor over the statement of `authorization`, in base64; empty for a node that rotates alone.
-    `released` is the place, from 0 to 1, below which workers may act in the phase (`worker_batches`).
+    `found` is True if the new anchor was installed before the rotation began, so that it signs from the start.
+    `aborted` is True after an abort, which exchanges old and new. The rotation does not wait for the nodes in
+    `excluded`. `published` is when certmond first observed the phase everywhere: a CA in all namespaces, or a token key
+    with all API servers. `signature` is the old anchor's signature over the statement of `authorization`, in base64. It
+    is empty for a node that rotates alone. `released` is the place, from 0 to 1, below which workers may act in the
+    phase (`worker_batches`).
     """
 
     id: str
@@ -102,7 +104,7 @@ class Rotation:
 
     @property
     def shared(self) -> bool:
-        """Whether other nodes take part: the rotation is signed for them."""
+        """Whether other nodes take part, which requires a signature."""
         return bool(self.signature)
 
     @property
@@ -120,10 +122,11 @@ class Rotation:
 class Desired:
     """Files that a phase requires on every node.
 
-    `trust` are the anchors, in the order of their file. The first belongs to the key beside it. `detached` is the
-    anchor with which kube-controller-manager signs from separate files, or None if it uses the anchor's files: it
-    refuses a file with more than one certificate (pkg/controller/certificates/signer/ca_provider.go, setCA). `leaves`
-    is the anchor of all end entities, or None if it does not matter. With `tidy`, the separate files must not exist.
+    `trust` are the anchors, in the order of their file. The first belongs to the anchor's key. `detached` is the anchor
+    with which kube-controller-manager signs from separate files, or None if it uses the anchor's files. Separate files
+    are necessary because kube-controller-manager refuses a file with more than one certificate
+    (pkg/controller/certificates/signer/ca_provider.go, setCA). `leaves` is the anchor of all end entities, or None if
+    the phase permits each. With `tidy`, the separate files must not exist.
     """
 
     trust: tuple[Anchor, ...]
@@ -133,7 +136,7 @@ class Desired:
 
     @property
     def signing(self) -> Anchor:
-        """The anchor whose key control-plane nodes have as the anchor's key."""
+        """The anchor whose private key control-plane nodes have in the anchor's key file."""
         return self.trust[0]
 
 
@@ -148,7 +151,7 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
 
 
 def flaw(rotation: Rotation) -> str | None:
-    """Return why the rotation is impossible, or None. A reader of a record must check it."""
+    """Return why the rotation is impossible, or None. A caller that reads a record must check this."""
     if not rotation.old:
         return "it has no old anchor"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:
@@ -168,7 +171,7 @@ def following(rotation: Rotation, now: datetime) -> Rotation:
 
 
 def desired(rotation: Rotation) -> Desired | None:
-    """Return the files that the phase requires, or None."""
+    """Return the files that the phase requires, or None in `prepare`, which requires no change."""
     old, new = rotation.old, rotation.new
     signer = rotation.family == SIGNER_FAMILY
     match rotation.phase:
@@ -199,15 +202,15 @@ def desired(rotation: Rotation) -> Desired | None:
 def begin(rotation: Rotation) -> Rotation:
     """Return the rotation in its first phase.
 
-    A rotation that the operator starts has no effect yet. If the new anchor was *found* in place, only readers of that
-    file trust it, so that the first phase is trust in both.
+    The first phase of a rotation that the operator starts changes no file. If the new anchor was *found* on disk, only
+    readers of that file trust it, so that `prepare` and `detach` are left out.
     """
     phases = sequence(rotation)
     return replace(rotation, phase=phases[1] if rotation.found else phases[0])
 
 
 def forth(identity: str) -> str:
-    """Return the id of the rotation before an abort, from the id of either."""
+    """Return the id that a rotation had before an abort. `identity` is its id before or after the abort."""
     return identity.removesuffix(_BACK)
 
 
@@ -235,7 +238,7 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
     if rotation.found:
         raise RotationError(
             f"{rotation.name} began after a CA was replaced on disk; restore the old certificate and key, which "
-            "starts a rotation to them, or let the rotation continue to its end"
+            "starts a rotation back to the old CA, or let the rotation continue to its end"
         )
     (old,) = rotation.old
     return replace(

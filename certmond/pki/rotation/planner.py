@@ -22,10 +22,10 @@ from certmond.pki.x509.path_building import find_paths
 
 @dataclass(frozen=True, slots=True)
 class MissingSteps:
-    """Missing steps of a node for its phase: files first, then certificates to issue again, by identity.
+    """Steps that a node still needs for its phase: first changes of files, then the certificates to issue again.
 
     `unawaited` are the kubeconfigs for which the phase does not wait, because a user other than root can keep certmond
-    from writing them. If the node is `frozen`, that is the reason, and there are no steps.
+    from writing them. `frozen` is the reason for which the node is frozen. A frozen node has no steps.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -35,7 +35,7 @@ class MissingSteps:
 
 
 def missing_steps(rotation: Rotation, ground: Ground, assessment: Assessment) -> MissingSteps:
-    """Return the missing steps of this node in the phase."""
+    """Return the steps that this node still needs in the phase of the rotation."""
     wanted = desired(rotation)
     why = freeze_reason(rotation, ground) or (wanted and _service_failure(rotation, ground, assessment))
     if why:
@@ -63,7 +63,7 @@ def _user_writable(assessment: Assessment) -> frozenset[str]:
 
 
 def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
-    """Return why a service failed with the files of the phase, or None. Another write would stop it again.
+    """Return why a service failed with the files of the phase, or None. Another write would stop that service again.
 
     An aborted rotation ignores failures from before the abort.
     """
@@ -109,7 +109,7 @@ def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[FileChange]:
 def _kubeconfig_changes(
     rotation: Rotation, wanted: Desired, assessment: Assessment, only: frozenset[Certificate] = frozenset()
 ) -> Iterator[Rotate]:
-    """Yield the changes to kubeconfigs, compared as sets without order. With `only`, those that trust one of these."""
+    """Yield the changes to kubeconfigs, compared as sets of CAs. With `only`, skip those that trust none of these."""
     found = dict[str, str]()
     for status in assessment.statuses:
         for embedded in differing_kubeconfigs(rotation, wanted, status):
@@ -130,7 +130,7 @@ def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: Certifica
 def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
     """Yield the end-entity certificates that the old anchor has signed and the new one has not.
 
-    The anchors that the node trusts do not matter.
+    The result does not depend on the anchors that the node trusts.
     """
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec

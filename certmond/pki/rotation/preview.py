@@ -1,7 +1,7 @@
 """Preview of a rotation on a node from its first to its last phase.
 
-Uses the same comparison as `planner`, phase after phase, each on the node as the previous one would leave it. Pure. It
-does not estimate the duration of a phase.
+Makes the comparison of `planner` for each phase, on the node as the previous phase would leave it. Does not estimate
+the duration of a phase. Pure.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from certmond.pki.services.staleness import files_of
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One phase: a sentence for each change of files, and the services that are restarted for them.
+    """Preview of one phase: a sentence for each change of files, and the services that restart because of the changes.
 
-    `because` has, for each service, a changed file that it does not reload.
+    `because` has, for each service, a changed file that the service does not reload.
     """
 
     phase: Phase
@@ -31,7 +31,7 @@ class Preview:
 
 
 def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-    """Return the phases from the present one on, up to one in which the node would be frozen, with the reason.
+    """Return the present and the later phases. The last one has the reason if the node would be frozen in it.
 
     `order` has the services in the order of their restarts.
     """
@@ -48,7 +48,7 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
             for status in family_statuses(rotation.family, assessment):
                 for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
                     if embedded.file is None:
-                        steps.append(f"{embedded.path} will trust the same")
+                        steps.append(f"{embedded.path} will trust the same CAs")
                     touched.add(embedded.path)
         if wanted and wanted.leaves and phase is Phase.ISSUE:
             for status in old_ca_leaves(rotation, assessment):

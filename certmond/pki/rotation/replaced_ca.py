@@ -1,7 +1,7 @@
-"""Detection of a trust anchor that was replaced on disk without a rotation, and of the anchor before it.
+"""Detection of a trust anchor that was replaced on disk without a rotation, and of the old anchor.
 
-Owns the evidence: anchors that the node is known to have used, anchors in its kubeconfigs, and issuers of its leaves. A
-name proves nothing, because every CA of a cluster has the same name. `ca_validation` validates the new anchor. Pure.
+Owns the evidence: recorded anchors of the node, anchors in its kubeconfigs, and issuers of its leaves. A name proves
+nothing, because every CA of a cluster has the same name. `ca_validation` validates the new anchor. Pure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OF_SEVERAL = "to rotate a CA of several nodes, run `certmond root-ca stage` on e
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`new` is in place of `old`, and the node still has files that depend on `old`."""
+    """The files of the anchor have `new` instead of `old`, and other files of the node still depend on `old`."""
 
     family: str
     old: tuple[Certificate, ...]
@@ -31,14 +31,14 @@ class Change:
 
 
 def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inventory) -> Change | None:
-    """Return the change of an anchor without a rotation, or None. None also if no file depends on the old anchor.
+    """Return the replacement of an anchor without a rotation, or None. None also if no file depends on the old anchor.
 
-    `known` are the recorded anchors of the node, the signing one first. Without a record, only files count that root
-    alone can write. Otherwise a user could make the node trust a CA by writing it into a file. The same rule applies to
-    an anchor that was trusted but did not sign.
+    `known` are the recorded anchors of the node, first the one that signed. Without a record, a file is evidence only
+    if root alone can write it. Otherwise a user could make the node trust a CA by writing it into a file. The same rule
+    applies to an anchor that was trusted but did not sign.
 
-    If the present signing anchor is in the record, the operator rotates by hand. Then there is no change while the
-    other anchors are still trusted, and only the anchors that are not trusted count.
+    If the present signing anchor is in the record, the operator rotates by hand. Then only a recorded anchor that the
+    node no longer trusts is an old anchor.
     """
     trust = certificates_of(ground.trust)
     if not trust:
@@ -59,7 +59,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
                 evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the old CA")
     others = [each for each in dict.fromkeys(candidates) if each != new]
     if not others:
-        return None  # before ten thousand paths are searched
+        return None  # saves the search of ten thousand paths
     for seen in filter(_is_own, inventory.observations):
         believable = others if _is_of_root(seen) else [each for each in others if each in sure]
         for former in _signers(seen, family, accepted, believable):
@@ -73,7 +73,8 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
 def has_signed_all(change: Change, inventory: Inventory) -> bool:
     """Return whether every leaf of the node has a path to the present anchor, and the node has a leaf.
 
-    Then the node trusts the old anchor at most. This also holds for a new certificate of the old key.
+    The node may then still trust the old anchor, but no longer needs it. A new certificate for the old key also
+    satisfies this.
     """
     leaves = [
         each for each in filter(_is_own, inventory.observations) if change.family in each.spec.ca and each.certificates
@@ -83,10 +84,10 @@ def has_signed_all(change: Change, inventory: Inventory) -> bool:
 
 
 def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Change | None:
-    """Return the change to a third anchor with its key during a `rotation` to an anchor found in place, or None.
+    """Return the change if a third anchor and its key have replaced the anchor that `rotation` found, or None.
 
-    An anchor that has signed no certificate is not trusted further. A controller-manager that signs may have signed for
-    other nodes.
+    The anchor that `rotation` found stays trusted only if it may have signed a certificate. If the node has a
+    controller-manager that signs, that anchor may have signed certificates of other nodes.
     """
     trust = certificates_of(ground.trust)
     known = certificates_of((rotation.new, *rotation.old))
@@ -104,9 +105,9 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
 
 
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
-    """Return the reverse rotation if an operator has replaced the key that was found with the old key, or None.
+    """Return the reverse rotation if an operator has restored the old key, or None.
 
-    Only the operator has that key, so that the rotation cannot continue.
+    Only the operator then has the key of the anchor that `rotation` has found, so that `rotation` cannot continue.
     """
     if not rotation.found:
         return None
@@ -122,10 +123,10 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
 
 
 def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool:
-    """Return whether clients are still refused because of an anchor that `rotation` has found in place.
+    """Return whether the API server or its clients refuse certificates because of the anchor that `rotation` found.
 
     The API server uses the anchor's file at once (apiserver/pkg/server/dynamiccertificates), and its clients trust the
-    anchors in the kubeconfigs. If the old anchor is no longer trusted, each leaf must be issued again.
+    anchors in the kubeconfigs. Where no component trusts the old anchor, certmond must issue each leaf again.
     """
     wanted = desired(rotation) if rotation.found else None
     if wanted is None or rotation.mode is Mode.REISSUE:
@@ -142,19 +143,19 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
 
 
 def _is_own(seen: Observation) -> bool:
-    """Return whether it is a separate entry, and not a CA."""
+    """Return whether the observation is of a separate entry that is not a CA."""
     return seen.name == seen.spec.name and not seen.spec.authority
 
 
 def _is_of_root(seen: Observation) -> bool:
-    """Return whether only root can have written it."""
+    """Return whether only root can have written the observed files."""
     return all(each.owner.partition(":")[0] in {"root", "0"} and not each.mode & 0o022 for each in seen.permissions)
 
 
 def _signers(
     seen: Observation, family: str, accepted: Sequence[Certificate], others: Sequence[Certificate]
 ) -> Iterator[Certificate]:
-    """Yield the `others` that have signed its certificate, if none of `accepted` has signed it."""
+    """Yield the `others` that have signed the observed certificate, if none of `accepted` has signed it."""
     if family not in seen.spec.ca or not seen.certificates or not others:
         return
     leaf, rest = seen.certificates[0], seen.certificates[1:]

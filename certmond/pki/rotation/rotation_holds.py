@@ -1,4 +1,4 @@
-"""Holds that would stop a rotation after it has begun, detected while it can still wait without a change.
+"""Holds that would stop a rotation after it has begun, detected while it can still wait without a change of files.
 
 Owns the list of holds, the phases in which they apply, and their messages. The state of the host is an argument.
 `planning.renewal_holds` and `planning.restarts` own the holds of leaves and restarts. Pure.
@@ -33,9 +33,10 @@ class HoldReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One hold. `fact` describes it. It ends at `until` at the latest, if time ends it.
+    """One hold, which `fact` describes. If time ends the hold, it ends at `until` at the latest.
 
-    Otherwise `depends_on` names what ends it. `command` ends it, or shows what it waits for.
+    `depends_on` names the user, program or event that ends the hold earlier. `command` ends the hold, or shows its
+    cause.
     """
 
     reason: HoldReason
@@ -53,15 +54,15 @@ class Hold:
         return f"{self.fact}{since}{until}; it depends on {self.depends_on}; run: {self.command}"
 
     def held(self, ground: Ground) -> Held:
-        """Return the entry of a plan for a hold that stops the rotation of that anchor."""
+        """Return the plan entry that shows this hold for the rotation of the anchor in `ground`."""
         return Held(ground.family, ground.path, self.sentence, self.until)
 
 
 def waits_here(rotation: Rotation) -> bool:
-    """Return whether the rotation waits in its phase while a hold would stop it later.
+    """Return whether the rotation waits in its present phase for the end of a hold that would stop a later phase.
 
-    In such a phase, the old anchor is still in use, and no key was exchanged. A rotation that was found in place does
-    not wait, because its keys are already exchanged. An aborted rotation does not wait either.
+    In such a phase, the old anchor is still in use, and certmond has replaced no key. A rotation to an anchor that was
+    found on disk does not wait, because the key is already replaced. An aborted rotation does not wait either.
     """
     if rotation.found or rotation.aborted:
         return False
@@ -81,12 +82,12 @@ def holds(
 ) -> Iterator[Hold]:
     """Yield the conditions that keep this node from completing the rotation now.
 
-    These are holds of the host (`upgrade`, `clock`), failed restarts, and failed renewals before their retry.
+    These are holds of the host (`upgrade`, `clock`), failed restarts, and failed renewals whose retry is not due.
     """
     now, statuses = assessment.taken_at, list(family_statuses(rotation.family, assessment))
     leaves = [status for status in statuses if status.certificate and not status.seen.spec.is_trust]
     ends = [end for each in leaves if each.certificate and (end := critical_point(each.certificate)) > now]
-    if upgrade and (ends or not leaves):  # also holds restarts, but no critical certificate
+    if upgrade and (ends or not leaves):  # an upgrade also holds restarts, but no critical renewal
         yield replace(upgrade, until=max(ends, default=None))
     issued = list(old_ca_leaves(rotation, assessment)) if rotation.mode is not Mode.REISSUE else []
     late = [end for each in issued if each.certificate and (end := critical_point(each.certificate)) > now]
@@ -95,13 +96,13 @@ def holds(
     for failed in dict.fromkeys(past.service for status in statuses for past in around.failed(status.seen)):
         restart = around.past[failed]
         command = f"certmond restart {failed}"
-        yield Hold(HoldReason.RESTART_FAILED, restart.message, f"{failed} coming up", command, restart.ended_at)
+        yield Hold(HoldReason.RESTART_FAILED, restart.message, f"the start of {failed}", command, restart.ended_at)
     for status in issued:
         tried = past.get(status.seen.identity)
         if tried and tried.failures and tried.at <= now < tried.retry_at:
             fact = f"the renewal of {status.seen.name} failed {tried.failures} times, last: {tried.message}"
             command = f"certmond renew {status.seen.name}"
-            yield Hold(HoldReason.RENEWAL_FAILED, fact, "its next try", command, tried.at, tried.retry_at)
+            yield Hold(HoldReason.RENEWAL_FAILED, fact, "the next attempt", command, tried.at, tried.retry_at)
 
 
 def _second(instant: datetime) -> str:

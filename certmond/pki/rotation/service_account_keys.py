@@ -1,6 +1,6 @@
 """Keys of service-account tokens on this node: their files, their readers, and the validation of a new key.
 
-`ca_validation` validates a Root CA. Pure: it never has a private key.
+`ca_validation` validates a Root CA. Pure: this module has no private key.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _LEAST_RSA = 2048
 class TokenKeys:
     """The key pair of one entry. `trusted` are the public keys in the order of their file.
 
-    `key` is the public half of the key on this node, or None with `holds_key` if it is unknown. `unread` has a sentence
-    for each of the two files that no service here is known to read.
+    `key` is the public half of the private key on this node. It is None with `holds_key` if certmond cannot read the
+    private key. `unread` has a sentence for each of the two files if certmond knows no service here that reads it.
     """
 
     spec: CertificateSpec
@@ -33,7 +33,7 @@ class TokenKeys:
 
 
 def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
-    """Return the entry `name`, or None if the catalogue has no such key pair or this node no public key of it."""
+    """Return the keys of the entry `name`, or None if the catalogue has no such key pair, or the node no public key."""
     for status in assessment.statuses:
         seen = status.seen
         if seen.spec.name == name and seen.spec.kind is Kind.KEY_PAIR and seen.public_keys:
@@ -49,18 +49,18 @@ def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
 
 
 def objections(key: PublicKey, present: Sequence[PublicKey], where: str) -> Iterator[str]:
-    """Yield a sentence for each problem of `key`, from the file `where`, as successor of the `present` keys."""
+    """Yield a sentence for each reason for which `key`, from the file `where`, cannot replace the `present` keys."""
     match key.algorithm, key.bits:
         case "RSA", bits if bits < _LEAST_RSA:
-            yield f"the RSA key in {where} has {bits} bits; give one of {_LEAST_RSA} at least"
+            yield f"the RSA key in {where} has {bits} bits; give a key of at least {_LEAST_RSA} bits"
         case ("RSA", _):
             pass
         case "ECDSA", bits if bits in _CURVES:
             pass
         case _:
             yield (
-                f"Kubernetes signs no tokens with a key such as the {key} one in {where}; give an RSA key, or an ECDSA "
+                f"Kubernetes cannot sign tokens with the {key} key in {where}; give an RSA key, or an ECDSA "
                 "key on P-256, P-384 or P-521"
             )
     if key in present:
-        yield f"the key in {where} is in use already; give another one"
+        yield f"the key in {where} is in use already; give another key"

@@ -1,6 +1,6 @@
-"""Order of the files of a rotation's phase: before other steps, beside them, or held until a retry.
+"""Order of the steps of a rotation's phase in a plan: before the other steps, among them, or held until a retry.
 
-A file that could not be written does not delay the renewal of a certificate. Pure.
+A file that certmond could not write does not delay the renewal of a certificate. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from certmond.pki.rotation.planner import MissingSteps
 class Pace:
     """The `steps` of a phase that certmond tries now, and those that it holds until `changes_at`.
 
-    If they come `first`, certmond renews certificates only after it has observed the node again.
+    `first` is True if certmond plans renewals only after it has executed these steps and observed the node again.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -27,7 +27,7 @@ class Pace:
     first: bool = False
 
     def beside(self, made: Plan) -> Plan:
-        """Return the plan with these steps before its own. A certificate in one of their files is renewed later."""
+        """Return a plan with these steps, then those of `made`, without renewals of certificates in the same files."""
         paths = {step.path for step in self.steps}
         rest = (step for step in made.steps if not (isinstance(step, Issue) and step.path in paths))
         instants = filter(None, (made.changes_at, self.changes_at))
@@ -37,10 +37,10 @@ class Pace:
 
 
 def pace(left: MissingSteps, past: Mapping[Identity, Attempt], now: datetime) -> Pace:
-    """Return when the steps of a phase are tried, by the attempts of the `past`.
+    """Return which steps of a phase certmond tries now, according to the attempts in `past`.
 
-    A failed step is tried in each plan, beside the others. A step for which the phase does not wait is tried again
-    after the pause of a renewal, at most ten minutes.
+    certmond tries a failed step again in each plan, among the other steps. If the phase does not wait for the step,
+    certmond tries it again after the pause of a renewal, at most ten minutes.
     """
     steps, held, instants, first = list[Rotate](), list[Held](), list[datetime](), False
     for step in left.steps:

@@ -1,8 +1,8 @@
 """Batches of workers in a phase: first one worker, then several at a time, after all workers before them are ready.
 
-Owns the place of a worker, and the place up to which workers may act. A silent worker stops those behind it, so that a
-fault breaks few kubelets. Control planes come before all workers, and use the restart lock (`restart_lock`). Pure.
-`cluster.coordinator` raises the limit and informs the nodes.
+Owns the place of a worker, and the place up to which workers may act. A worker without a report stops the workers
+behind it, so that a fault breaks few kubelets. Control planes come before all workers, and use the restart lock
+(`restart_lock`). Pure. `cluster.coordinator` raises the limit and informs the nodes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from certmond.pki.rotation.gates import Gate, Member, closed
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, forth, sequence
 
 _CHANGING = frozenset({Phase.TRUST, Phase.ISSUE, Phase.DISTRUST})
-"""Phases with changes on a worker. In the others its kubelet is not restarted, and no worker waits."""
+"""Phases with changes on a worker. In the other phases, certmond restarts no kubelet, and no worker waits."""
 _NAMED = 5
 """Number of workers of a batch that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Numbers of workers in the phase: all that take part, those that may act, and those that have acknowledged it."""
+    """Numbers of workers: all that take part, those that may act, and those that have acknowledged the phase."""
 
     all: int
     released: int
@@ -38,7 +38,7 @@ def place(name: str) -> float:
 
 
 def stepwise(rotation: Rotation) -> tuple[Phase, ...]:
-    """Return the phases with batches: none for a rotation at once, or for a CA that workers do not have."""
+    """Return the phases with batches. The mode `replace` and a CA that workers do not have need no batches."""
     if rotation.family != SIGNER_FAMILY or rotation.mode is Mode.REPLACE:
         return ()
     return tuple(phase for phase in sequence(rotation) if phase in _CHANGING)
@@ -58,11 +58,11 @@ def held_back(rotation: Rotation, name: str) -> str | None:
     """Return why this worker does not act in the phase yet, as a sentence, or None if it may act."""
     if is_released(rotation, name):
         return None
-    return "the batch of this worker has not begun; a control plane reports the workers before it: certmond status"
+    return "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
 
 
 def joined(own: Rotation, announced: Rotation) -> Rotation:
-    """Return `announced` with the higher limit of the two in the same phase: a released worker stays released."""
+    """Return `announced` with the higher `released` of both in the same phase: a released worker stays released."""
     if (own.id, own.phase) != (announced.id, announced.phase) or own.released <= announced.released:
         return announced
     return replace(announced, released=own.released)
@@ -78,7 +78,7 @@ def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
 
 
 def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
-    """Return a sentence for each node that keeps the next workers from acting, and the phase open.
+    """Return a sentence for each node that keeps the phase open, or the next workers from acting.
 
     Workers that may not act yet have no sentence.
     """
@@ -89,9 +89,10 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 
 
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
-    """Return the rotation with the next workers released, if all before them are ready. Open if no worker is held back.
+    """Return a gate whose rotation releases the next workers, or an open gate if all workers are released.
 
-    The first batch is one worker. Then `batch` is a number or a percentage, rounded down, but at least one.
+    The caller has checked that all workers before them are ready. The first batch is one worker. The size of each later
+    batch is `batch`: a number, or a percentage, rounded down to at least one worker.
     """
     found = _waited_for(rotation, members)
     count = workers(rotation, found)
@@ -117,8 +118,8 @@ def _waited_for(rotation: Rotation, members: Iterable[Member]) -> list[Member]:
 def _is_worker(rotation: Rotation, member: Member) -> bool:
     """Return whether the node is a worker, by its label or by its report.
 
-    No control plane gets beyond `prepare` without the new key. A node without it was labeled as one later, and waits
-    for its batch as before.
+    A control plane does not leave `prepare` without the new key. A node that is labeled as a control plane, but does
+    not have the new key, got its label later. It waits for its batch like a worker.
     """
     report = member.report
     if not member.control_plane or report is None:

@@ -16,10 +16,11 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen
 class ServiceSeen:
     """Whether a service runs, since when, and as which instance.
 
-    `running` is None if unknown, and `problem` is then the reason. `absent` is True if its manager has no such service,
-    so that it cannot run. `instance` is systemd's InvocationID or the ID of a container: another one after each start,
-    "" if it does not run or has none. `started_at` is by this host's clock (UTC). `failed` is True if its manager has
-    stopped trying to start it, `stopped` if it was stopped on request. `command` is its command line.
+    `running` is None if the state is unknown, and `problem` is then the reason. `absent` is True if the service manager
+    has no such service. `instance` is systemd's InvocationID or the ID of a container, and changes with each start. It
+    is "" for a service that does not run or has no ID. `started_at` is by this host's clock (UTC). `failed` is True if
+    the service manager has stopped trying to start the service. `stopped` is True if a user or program requested the
+    stop. `command` is the command line.
     """
 
     running: bool | None
@@ -36,7 +37,7 @@ class ServiceSeen:
 class Content:
     """The SHA-256 of a file's bytes, and since when it has this content, by this host's clock (UTC).
 
-    For a file with only trust anchors, it is the digest of their set (`trust_sets`).
+    For a file with only trust anchors, `sha256` is the digest of their set (`trust_sets`).
     """
 
     sha256: str
@@ -45,7 +46,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A service uses a file. `reloads` is True if it reloads the file. `how` is the flag that shows it."""
+    """Use of a file by a service. `reloads` is True if the service reloads the file. `how` is the flag for it."""
 
     reloads: bool
     how: str
@@ -57,7 +58,7 @@ class Survey:
 
     `uses` has every file that a known command line names. `serving` has the service and the file behind each endpoint.
     `health` has the addresses that show whether a service is healthy. `delays` has the time for which a service still
-    listens after SIGTERM, if its flags set one.
+    listens after SIGTERM, if its flags set this time.
     """
 
     uses: Mapping[str, Mapping[str, Use]] = field(default_factory=dict)
@@ -74,8 +75,8 @@ class Survey:
 class Live:
     """One observation of the running services.
 
-    It began `at` (this host's clock). `services` are by name, and `served` is by endpoint. `health` has None for each
-    healthy address, otherwise the fault.
+    The observation began `at` (this host's clock). `services` are by name, and `served` is by endpoint. `health` has
+    None for each healthy address, otherwise the fault.
     """
 
     at: datetime

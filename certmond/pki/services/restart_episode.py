@@ -14,7 +14,7 @@ from certmond.pki.catalog.field_types import Instant
 
 
 class Stage(StrEnum):
-    """Progress of an episode: before the act, before its proof, or before the previous files are restored."""
+    """Next event of an episode: the act, the proof of the act, or the restore of the previous files."""
 
     ACT = "act"
     PROVE = "prove"
@@ -28,14 +28,14 @@ class Result(StrEnum):
     UNPROVEN = "unproven"  # restarted, and as unhealthy as before the restart
     TAKEN_BACK = "taken_back"
     FAILED = "failed"
-    SEEN = "seen"  # no restart: a process behind a command cannot be observed, and counts from its first observation
+    SEEN = "seen"  # no restart: certmond cannot observe a command's process, and records the files at first sight
     SUPERSEDED = "superseded"  # its files have changed again, which begins another episode
-    REFUSED = "refused"  # not reachable, not distinguishable from others, or stopped by another process or user
+    REFUSED = "refused"  # unreachable, not distinguishable from other services, or stopped by another process or user
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A certificate that is the reason for a restart: its entry, and the contents of its files."""
+    """A certificate that is the reason for a restart: its entry, its path, and the digests of its files."""
 
     name: str
     path: str
@@ -44,9 +44,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Bystander:
-    """Another service with outdated files that may end with the restarted one.
+    """Another service with outdated files that may end together with the restarted service.
 
-    For example, the controller-manager and the scheduler end with the API server. `instance` is its instance before.
+    For example, the controller-manager and the scheduler end with the API server. `instance` is its instance before the
+    restart.
     """
 
     service: str
@@ -60,11 +61,11 @@ class Bystander:
 class Episode:
     """One restart of one service, recorded before and after each act.
 
-    `before` is the instance that the latest act ends, and `instances` are those observed since. `well_before` are the
-    health addresses that were healthy at the start. `attempt` counts the attempts. The third uses the previous files,
-    which are in place since `put_back_at`. `acts` counts the recorded acts: more than the attempts if processes were
-    killed, or could not write the record after an act. `asked` is True if a command requested the restart, not the
-    daemon's plan.
+    `before` is the instance that the latest act ends, and `instances` are the instances observed since that act.
+    `well_before` are the health addresses that were healthy at the start of the episode. `attempt` counts the attempts.
+    The third attempt uses the previous files, which certmond restored at `put_back_at`. `acts` counts the recorded
+    acts. It exceeds the attempts if a process was killed, or could not write the record after an act. `asked` is True
+    if a command requested the restart, not the daemon's plan.
     """
 
     service: str
@@ -91,8 +92,9 @@ class Episode:
 class Past:
     """State of a service: the present episode, and the result of the last one.
 
-    `contents` are the digests of the files at its end, by path, and `instance` was running then. `again` is True if the
-    episode was superseded so soon after the one before that the files may change again and again.
+    `contents` are the digests of the files at the end of the last episode, by path, and `instance` was running then.
+    `again` is True if that episode was superseded so soon after the episode before it that the files may change again
+    and again.
     """
 
     service: str
@@ -106,7 +108,7 @@ class Past:
     again: bool = False
 
     def has_read(self, path: str, sha256: str, instance: str) -> bool:
-        """Return whether the running instance has read this content: it was restarted, or reloaded, for it."""
+        """Return whether `instance` has read this content of the file, because certmond restarted or reloaded it."""
         taken_up = self.result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
         return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
@@ -119,7 +121,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Time limits: `ready_within` after an act the service must be healthy, and stay so for `stable`.
+    """Time limits: a service must be healthy `ready_within` after an act, and stay healthy for `stable`.
 
     `spacing` is the least time between two restarts of a service.
     """

@@ -1,12 +1,13 @@
 """State machine of one restart, from the decision to its proof, as values and one pure function.
 
-Owns what counts as proof: another instance, healthy three times in a row, that serves the files on disk, for some time.
-Owns what follows a failure: one more attempt, then the previous files, then the operator. The record and the observed
-node decide every act, so that a new process continues where a killed one stopped. Executes nothing.
+Owns the definition of proof: another instance serves the files on disk, and is healthy three times in a row and for
+some time. Owns the reaction to a failure: a second attempt, then one with the previous files, then a report to the
+operator. The record and the observed node decide every act, so that a new process continues where a killed process
+stopped. Executes nothing.
 
 These invariants hold at every step:
   - The record of an act is written before the act.
-  - An episode has at most three acts, and one more for each kill of the process. The third uses the previous files.
+  - An episode has at most three acts, and one more for each kill of the process. The third act uses the previous files.
   - An episode that has acted and ended does not begin again for the same contents.
 """
 
@@ -22,11 +23,11 @@ from certmond.pki.services.restart_episode import Bystander, Episode, Result, St
 HEALTHY_OBSERVATIONS = 3
 """Number of observations in a row that must show a healthy service."""
 _BLIND_ACTS = 3
-"""Number of acts beyond the attempts that are made while the record of an act cannot be written."""
+"""Number of acts, beyond the attempts, that certmond makes while it cannot write the record of an act."""
 BACK_OFF = timedelta(minutes=5)
-"""Longest back-off of the kubelet before it starts a container again that ended often (MaxContainerBackOff)."""
+"""Longest back-off of the kubelet before it restarts a container that ended often (MaxContainerBackOff)."""
 INTERVAL = timedelta(seconds=1)
-"""Time between two observations that count."""
+"""Minimum time between two observations that count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """Restore the files from before `episode.targets`. The service is then restarted with them."""
+    """Restore the files that `episode.targets` replaced. An act then restarts the service with these files."""
 
     episode: Episode
 
@@ -79,10 +80,10 @@ Move = Act | PutBack | Wait | Ended
 def next_move(
     episode: Episode, observed: HealthObservation, terms: Terms, *, changes_instance: bool, starts: bool = True
 ) -> Move:
-    """Return the next move.
+    """Return the next move of the episode after an observation.
 
     `changes_instance` is True if the act starts a new instance, as a restart does and a reload does not. `starts` is
-    True if the act starts a service that does not run; only the kubelet starts a static Pod.
+    True if the act starts a service that does not run. Only the kubelet starts a static Pod.
     """
     episode = _without_future(episode, observed.at)
     if episode.stage is Stage.PUT_BACK:
@@ -109,7 +110,7 @@ def next_move(
 
 
 def before_act(episode: Episode) -> Episode:
-    """Return the record before its act. It differs each time, so that it must be written."""
+    """Return the record to write before an act. It differs for each act, so that the caller must write it."""
     return replace(episode, stage=Stage.ACT, acts=episode.acts + 1)
 
 
@@ -128,7 +129,7 @@ def _without_future(episode: Episode, now: datetime) -> Episode:
 def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
     """Return the episode of a service that ended with the restarted one, as if certmond had restarted it.
 
-    None if it has not ended, or its state is unknown.
+    None if the bystander has not ended, or its state is unknown.
     """
     if seen.running is None or (seen.running and seen.instance == bystander.instance):
         return None
@@ -142,14 +143,14 @@ def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> 
 
 
 def after_act(episode: Episode, at: datetime) -> Episode:
-    """Return the record after its act."""
+    """Return the record to write after an act."""
     return replace(
         episode, stage=Stage.PROVE, acted_at=at, instances=(), good=0, good_since=None, good_at=None, trouble=""
     )
 
 
 def _resumed_act(episode: Episode, observed: HealthObservation, *, changes_instance: bool) -> Move:
-    """Return the recorded act, or a wait if the process that recorded it had executed it before it was killed."""
+    """Return the recorded act, or a wait if a process executed this act and was killed before it recorded that."""
     instance, failed = observed.service.instance, observed.service.failed
     if episode.put_back_at:  # the instance may have started before the files were restored, and must end
         return Act(replace(episode, before=instance))
@@ -181,7 +182,7 @@ def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance
 
 
 def _is_unobservable(seen: ServiceSeen, *, changes_instance: bool) -> bool:
-    """Return whether the state of the service is unknown although it should be observable; a command's is not."""
+    """Return whether certmond should know the state of the service, but does not. It never knows that of a command."""
     return seen.running is None and (changes_instance or seen.problem is not None)
 
 
@@ -205,7 +206,7 @@ def _healthy(episode: Episode, now: datetime, terms: Terms) -> Move:
 
 
 def _is_over(episode: Episode, observed: HealthObservation, acted_at: datetime, terms: Terms) -> bool:
-    """Return whether waiting does not help: its manager gave up, it ends again and again, or its time is over."""
+    """Return whether waiting cannot help: its manager gave up, the service ends repeatedly, or its time is over."""
     service, end = observed.service, acted_at + terms.ready_within
     if episode.put_back_at and service.running is False:
         end += BACK_OFF
@@ -226,7 +227,7 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
         why = f"{name} was restarted, and is as unhealthy as before ({trouble})"
         return Ended(episode, Result.UNPROVEN, why)
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
-        why = f"{name} was requested to restart, and the same process still runs"
+        why = f"certmond requested a restart of {name}, but the same process still runs"
         return Ended(episode, Result.FAILED, why)  # not a fault of its files
     # One more attempt if it can help: a service that ends, or that another program starts, is already tried again.
     if episode.attempt == 1 and not dies and (starts or seen.running is not False):
@@ -237,13 +238,13 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
 
 
 def after_restore(episode: Episode, at: datetime) -> Episode:
-    """Return the record after the previous files were restored. The service must be restarted."""
+    """Return the record to write after certmond has restored the previous files. The next act restarts the service."""
     return replace(episode, stage=Stage.ACT, put_back_at=at)
 
 
 def _stopped_by_others(episode: Episode) -> Ended:
     """Return the end of the episode: a service that another process or user has stopped stays stopped."""
-    name, left = episode.service, "was stopped, and not by certmond, which leaves it stopped"
+    name, left = episode.service, "was stopped by another program or user, and certmond leaves it stopped"
     if episode.put_back_at:
         fact = f"{name} did not start with the new files; with the previous files it {left}"
         return Ended(episode, Result.FAILED, fact)

@@ -1,8 +1,8 @@
-"""Staleness: services that use a certificate, and those that still have an older one in memory.
+"""Staleness: services that use a certificate, and those that still have an older certificate in memory.
 
 Owns two kinds of evidence. *Served*: a handshake showed another certificate than the file has. *Held*: the process is
 older than the file, and does not reload it. A handshake with the right certificate counts more than the age. Without
-evidence, there is no finding. Pure: the time comes with the observation.
+evidence, certmond reports no finding. Pure: the time is a part of the observation.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from certmond.pki.x509.certificate import parse_certificate
 RELOAD_WITHIN = timedelta(seconds=90)
 """How long after a change a service that reloads its files may still serve the previous certificate."""
 
-_SETTLED = timedelta(seconds=2)  # how long a certificate and its key may be two halves of one change
+_SETTLED = timedelta(seconds=2)  # how long after a certificate its key may change
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A service that uses a certificate. `reloads` is True if it reloads a new one.
+    """A service that uses a certificate. `reloads` is True if it reloads a new certificate.
 
     `files` are the files of the entry that the service reads by its command line, or all of them if unknown.
     """
@@ -44,7 +44,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """Observation of an endpoint. Without a certificate, `sha256` and `matches` are None, and `reason` explains it."""
+    """Observation of an endpoint. Without a certificate, `sha256` and `matches` are None, and `reason` is the cause."""
 
     endpoint: Endpoint
     service: str
@@ -56,10 +56,10 @@ class ServedAt:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A service with an older certificate in memory than the one in `path` since `since`.
+    """A service with an older certificate in memory than the file `path` has since `since`.
 
-    It is `due` after `due_at`, when the time for a reload is over. `ends_at` is the end of the served certificate, if
-    observed.
+    A restart is `due` after `due_at`, when the time for a reload is over. `ends_at` is the end of the served
+    certificate, if observed.
     """
 
     service: str
@@ -76,7 +76,8 @@ class Stale:
 class Refusing:
     """A server that ends every TLS handshake without a certificate, since `path` has its content.
 
-    It is `due` if the observation began late enough after the change not to fall between the two files of one change.
+    `due` is True if the observation began late enough after the change. Otherwise the certificate may have changed, and
+    its key not yet.
     """
 
     at: ServedAt
@@ -86,13 +87,13 @@ class Refusing:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """State of one certificate outside of its files: its consumers, endpoints, and services with an older one.
+    """State of a certificate outside of its files: its consumers and endpoints, and services with an older certificate.
 
-    It is `judged` if an observation has begun since its files changed. Before that, an empty `stale` proves nothing.
+    `judged` is True if an observation began after its files changed. Otherwise an empty `stale` proves nothing.
     `failures` are the failed restarts for the present files, the latest at `failed_at`. `findings` are findings about a
-    changing trust anchor. `provenance` is its origin, or None if not checked. `refusing` are servers without a
-    certificate. `salvage` has the sources of a repair, or None if the files are not damaged or the sources were not
-    checked.
+    changing trust anchor. `provenance` is the origin of the certificate, or None if not checked. `refusing` are servers
+    without a certificate. `salvage` has the sources of a repair, or None if the files are not damaged or the sources
+    were not checked.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -172,7 +173,7 @@ class Surroundings:
                 yield Consumer(service.name, reloads, now.running, now.started_at, self._read(service, seen))
 
     def _reloads(self, service: ServiceSpec, seen: Observation, renewed_at: datetime | None) -> bool | None:
-        """Return whether the service reloads all files of this certificate, or None if it uses none of them."""
+        """Return whether the service reloads all files of this certificate, or None if the service uses none."""
         known = self.survey.uses.get(service.name)
         spec = seen.spec
         if known is not None and spec.kind is not Kind.KUBELET:
@@ -182,11 +183,11 @@ class Surroundings:
         if service.name not in spec.consumers:
             return None
         if spec.kind is Kind.KUBELET and renewed_at is not None:
-            return False  # the kubelet only knows certificates that it requested itself
+            return False  # the kubelet reloads only certificates that it requested itself
         return spec.name in service.reloads
 
     def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
-        """Return the files of this certificate that the service reads: of a key pair, perhaps only one."""
+        """Return the files of this certificate that the service reads. It may read only one file of a key pair."""
         known, files = self.survey.uses.get(service.name, {}), files_of(seen)
         named = tuple(path for path in files if path in known)
         return named if named and seen.spec.kind is not Kind.KUBELET else files
@@ -260,14 +261,14 @@ class Surroundings:
 
     @cached_property
     def _commands(self) -> frozenset[str]:
-        """The services that a command restarts. Their processes cannot be observed."""
+        """The services that a command restarts. certmond cannot observe their processes."""
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
-        """Return since when such a service has its files: since the last run of the command.
+        """Return since when a service that a command restarts has its files: since the last run of the command.
 
-        The command may never have run, or the files may have changed before it ended. Then the restart is due only if
-        certmond renewed `target` itself, or restarted the service for it.
+        Without a known run, the restart is due only if certmond itself renewed `target`, or restarted the service for
+        it. Return an early time in this case, and otherwise None.
         """
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at

@@ -21,8 +21,8 @@ def digest_of(trust: Iterable[Anchor]) -> str:
 def trust_sets(observations: Collection[Observation]) -> dict[str, str]:
     """Return the digest of the set of anchors in each file that has no other content, by its path.
 
-    Leaves out a file with a fault, and one that another entry describes as something else: every byte of these may
-    matter.
+    Leaves out a file with a fault. Leaves out a file that another entry does not describe as trust anchors. Every byte
+    of these files may matter.
     """
     anchors = {seen.path: set[Anchor]() for seen in observations if seen.spec.is_trust}
     for seen in (each for each in observations if each.path in anchors):

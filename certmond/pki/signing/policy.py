@@ -2,7 +2,7 @@
 
 Owns the decision, and the `Grant` without which no signer signs. An entry must fix the subject, each usage and each
 name of a new certificate, or a predecessor must have them. A predecessor is a certificate that the present CA, or an
-old CA known to the node, has signed. No other content of a file is signed. Reserved subjects need an entry that names
+old CA known to the node, has signed. The policy permits no other content. Reserved subjects need an entry that names
 them. Pure: `Provenance` has the users that can write a file, and the known CAs.
 """
 
@@ -40,11 +40,11 @@ _SIGNS = "digital signature"
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """Sources of a successor besides its entry.
+    """Sources of a renewed certificate besides its entry.
 
-    The successor may have the subject, usages and names of `predecessor`, which is None for the `reasons`. `later` are
-    newer certificates; the successor gets nothing that one of them lacks. With a `barrier`, the policy denies
-    everything.
+    The renewed certificate may have the subject, usages and names of `predecessor`. If `predecessor` is None, `reasons`
+    has why. `later` are newer certificates, and the renewed certificate has no content that one of them lacks. With a
+    `barrier`, the policy denies every certificate.
     """
 
     predecessor: Certificate | None = None
@@ -88,10 +88,10 @@ def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
 def basis(
     certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance
 ) -> Basis:
-    """Return the possible sources of a successor of `certificate`.
+    """Return the sources from which certmond may renew `certificate`.
 
-    `chain` is the rest of its file, and `issuers` are the present certificates of the CA that signs. Validity periods
-    do not count, because a signature does not expire.
+    `chain` are the further certificates in its file, and `issuers` are the present certificates of the CA that signs.
+    Validity periods do not count, because a signature does not expire.
     """
     if provenance.path_writers:
         fact = f"{provenance.path_writers}, who could take the key of a new certificate"
@@ -115,11 +115,11 @@ def basis(
 
 
 def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
-    """Return whether one of `issuers` has signed the certificate, directly or through `chain`. Ignores their validity.
+    """Return whether one of `issuers` has signed the certificate, directly or through `chain`.
 
-    Intermediate CAs count for the usages that they may certify (RFC 5280, 4.2.1.12, nested as in Go). They and the
-    certificate must have been valid at the same time. Return False for a certificate that Go or cryptography does not
-    read.
+    The validity of `issuers` does not matter. Intermediate CAs count for the usages that they may certify (RFC 5280,
+    4.2.1.12, nested as in Go). These CAs and the certificate must have been valid at the same time. Return False for a
+    certificate that Go or cryptography does not read.
     """
     if certificate.refused or certificate in issuers:
         return False
@@ -138,7 +138,7 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
 def successor_denial(
     certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str], basis: Basis, now: datetime
 ) -> Denial | None:
-    """Return why the CA's key does not sign a successor of the certificate, or None if it does."""
+    """Return why the policy denies the renewal of the certificate with the CA's key, or None if it permits that."""
     template = successor(certificate, spec, Terms(now, None, facts), inherits=basis.predecessor is not None)
     made = grant(template, fixed_by(spec, facts), basis)
     return made if isinstance(made, Denial) else None
@@ -162,10 +162,10 @@ def outdone(
     certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance,
     fixed: Fixed,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Return what `certificate` has that a later certificate did not have, and that no entry fixes.
+    """Return the contents of `certificate` that a later certificate did not have, and that its entry does not fix.
 
-    A result that is not empty shows that an old certificate replaced a later one. The other arguments are those of
-    `basis`.
+    A result that is not empty shows that an old certificate replaced a later certificate. The other arguments are those
+    of `basis`.
     """
     found = [each for later in basis(certificate, chain, issuers, provenance).later
              for each in surplus(certificate, later, fixed)]  # fmt: skip
@@ -177,8 +177,9 @@ def outdone(
 def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
     """Return the subject, usages and names of `certificate` that neither the `later` certificate nor the entry has.
 
-    If `later` is None, return those that the entry does not fix. If the entry accepts several subjects, only a part of
-    the subject of `later` is no surplus. For a certificate that Go or cryptography does not read, return that reason.
+    If `later` is None, return those that the entry does not fix. If the entry accepts several subjects, the subject is
+    a surplus unless it is a part of the subject of `later`. For a certificate that Go or cryptography does not read,
+    return the reason for that.
     """
     if certificate.refused:
         return (certificate.refused,)
@@ -258,7 +259,7 @@ def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate 
 
 
 def _as_of_its_key(template: Template, other: Certificate) -> Template:
-    """Return the template without the usages that a key like that of `other` cannot have."""
+    """Return the template without the usages that a key of the same algorithm as that of `other` cannot have."""
     return replace(template, usages=template.usages - unfit_usages(other.key.algorithm))
 
 

@@ -54,7 +54,7 @@ T = TypeVar("T")
 class Template:
     """Contents of a new certificate (RFC 4211, CertTemplate). Times are UTC.
 
-    `usages` and `extended_usages` have Kubernetes names; an extended usage without a name is its dotted OID. `changes`
+    `usages` and `extended_usages` have Kubernetes names. An extended usage without a name is a dotted OID. `changes`
     are the differences from the old certificate, except dates and serial number, as texts.
     """
 
@@ -71,7 +71,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Terms of issuance. `facts` are the node's, and `now` is UTC.
+    """Terms of issuance. `facts` are the facts of the node, and `now` is UTC.
 
     `issuer_end` is the end of the signing CA, if known. `validity` and `key` are defaults for an entry without a value.
     """
@@ -97,9 +97,9 @@ class Terms:
 def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits: bool = True) -> Template:
     """Return the template that replaces `old`: its subject, names and usages, and what the catalogue requires.
 
-    Without `inherits`, the template has only what the entry fixes. It still takes from `old` what the entry leaves
-    open, and `signing.policy` decides about that. Ignores a requirement that no certificate can meet, such as an
-    invalid name. Raises MalformedError for an `old` that cryptography does not read.
+    Without `inherits`, the values that the entry fixes replace those of `old`. Values that the entry leaves open still
+    come from `old`, and `signing.policy` decides about them. Ignores a requirement that no certificate can meet, such
+    as an invalid name. Raises MalformedError for an `old` that cryptography does not read.
     """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key
@@ -182,7 +182,7 @@ def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Term
 def builder(
     template: Template, public_key: CertificatePublicKeyTypes, serial: int, issuer: x509.Certificate | None
 ) -> x509.CertificateBuilder:
-    """Return the certificate, ready to be signed with the key of `issuer`, or with its own key if `issuer` is None."""
+    """Return the certificate, ready for a signature with the key of `issuer`, or with its own key without `issuer`."""
     key_id = x509.SubjectKeyIdentifier.from_public_key(public_key)
     made = x509.CertificateBuilder(
         issuer_name=issuer.subject if issuer else template.subject,
@@ -198,7 +198,7 @@ def builder(
 
 
 def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """Yield the extensions of a request, and whether each is critical, in the order of Go's x509.CreateCertificate."""
+    """Yield the template's extensions, and whether each is critical, in the order of Go's x509.CreateCertificate."""
     given = {field: name in template.usages for field, name in KEY_USAGES.items()}
     yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
     if template.extended_usages:
@@ -258,7 +258,7 @@ def name_of(text: str) -> x509.Name:
 
 
 def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
-    """Return the key usages among `asked` that such a key can have. Only a CA gets the usages of a CA.
+    """Return the key usages among `asked` that a key of this algorithm can have. Only a CA gets the usages of a CA.
 
     Adds digital signature if the certificate `signs`, or if no other usage is left, because the extension needs at
     least one (RFC 5280, 4.2.1.3).

@@ -61,13 +61,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Certificate:
-    """The facts of one certificate (RFC 5280, section 4). Times are UTC. Two are equal exactly if their DER is.
+    """The facts of one certificate (RFC 5280, section 4). Times are UTC. Certificates with equal DER are equal.
 
-    `usages` is None without a keyUsage extension, and `extended_usages` without an extendedKeyUsage: both then restrict
-    nothing. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…" or "URI:…". `is_ca` is None without
-    basicConstraints. `demands_policies` is True if certificate policies may invalidate a path (RFC 5280, 6.1). certmond
-    does not evaluate policies. `objections` are Go's reasons to refuse the certificate: with any of them, no component
-    of Kubernetes reads it. `unread` is the reason for which cryptography does not parse it.
+    `usages` is None without a keyUsage extension, and `extended_usages` without an extendedKeyUsage: all usages are
+    then permitted. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…" or "URI:…". `is_ca` is None
+    without basicConstraints. `demands_policies` is True if certificate policies may invalidate a path (RFC 5280, 6.1).
+    certmond does not evaluate policies. `objections` are the reasons for which Go, and so every component of
+    Kubernetes, refuses the certificate. `unread` is the reason for which cryptography does not parse it.
     """
 
     der: bytes = field(repr=False)
@@ -104,12 +104,12 @@ class Certificate:
 
     @property
     def called(self) -> str:
-        """Return a text for messages."""
+        """The subject and the serial number, for messages."""
         return f"{self.subject} (serial {self.serial:x})"
 
     @property
     def refused(self) -> str | None:
-        """The library that does not read the certificate, and why. A renewal copies nothing from such a certificate."""
+        """The library that refuses the certificate, and why, or None. certmond copies nothing from the certificate."""
         if self.objections:
             return f"Go does not read it ({'; '.join(self.objections)})"
         return f"cryptography does not read it: {self.unread}" if self.unread else None
@@ -187,7 +187,7 @@ def parse_certificate(der: bytes) -> Certificate:
 
 
 Anchor = Certificate | PublicKey
-"""A trust anchor with a successor: a Root CA, or the key that signs service-account tokens."""
+"""A trust anchor that a rotation replaces: a Root CA, or the key that signs service-account tokens."""
 
 
 def to_pem(anchor: Anchor) -> bytes:
@@ -246,14 +246,14 @@ def attributes_of(name: x509.Name) -> frozenset[str]:
 def is_ordinary(der: bytes) -> bool:
     """Return whether a certificate is small enough for the caches, which share values between certificates.
 
-    Without this limit, a file with ever-changing certificates of a megabyte would fill the caches with a thousand of
-    them.
+    Without this limit, a file whose certificate changes again and again could fill the caches with a thousand values of
+    a megabyte.
     """
     return len(der) <= 4096
 
 
 def _common(value: T, ordinary: bool) -> T:
-    """Return an equal value: for an ordinary certificate, the object that is shared with other certificates."""
+    """Return an equal value: for an ordinary certificate, the object that other certificates share."""
     return _shared(value) if ordinary else value
 
 
@@ -285,7 +285,7 @@ _ABSENT = {
 def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tuple[list[list[str]], str, PublicKey]:
     """Return the attributes of the subject, the issuer's name and the key.
 
-    Raises MalformedError for any part that cryptography does not read, including extensions: a renewal copies them.
+    Raises MalformedError for any part that cryptography does not read, including extensions, which a renewal copies.
     Raises LimitError for a key that exceeds a limit.
     """
     check_public_key(fields.key)
@@ -297,5 +297,5 @@ def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tu
         key = plain_key(fields.key) or public_key_of(parsed)
         tuple(parsed.extensions)
     if key.algorithm == "RSA" and key.der != fields.key and RSA_PSS in fields.key[:32]:
-        key = replace(key, algorithm="RSASSA-PSS")  # for Go a separate algorithm, which it cannot use
+        key = replace(key, algorithm="RSASSA-PSS")  # for Go, this is a separate algorithm, which Go cannot use
     return attributes, name, key

@@ -17,13 +17,13 @@ def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
         refused = "; ".join(certificate.objections)
         yield Fault(
             Reason.MALFORMED,
-            f"{where}: no component of Kubernetes reads this certificate: Go refuses it ({refused})",
-            "issue it again, or put it back from a backup",
+            f"{where}: Go refuses this certificate, and so does every component of Kubernetes ({refused})",
+            "issue it again, or restore it from a backup",
         )
     elif certificate.unread:
         yield Fault(
             Reason.NONCONFORMING,
             f"{where}: Kubernetes reads this certificate, but its encoding breaks RFC 5280, and cryptography, with "
             f"which certmond renews, refuses it: {certificate.unread}",
-            "issue it again from a request, as certmond cannot take over what it says",
+            "issue it again from a new certificate request, because certmond cannot copy its contents",
         )

@@ -13,7 +13,7 @@ from cryptography.exceptions import InternalError
 
 from certmond.errors import MalformedError
 
-_PANIC = "PanicException"  # pyo3 creates its module, which cannot be imported
+_PANIC = "PanicException"  # pyo3 creates the module of this class at run time, so it cannot be imported
 _LONGEST = 200  # characters of the library's message
 
 
@@ -21,7 +21,7 @@ class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
     """Run a block, and raise MalformedError with `sentence` for any exception of a library.
 
     The library's message follows only with `quotable`, because it may quote the bytes. KeyboardInterrupt, SystemExit,
-    MemoryError and MalformedError pass through. A class, because the frames of a generator would refer to each other.
+    MemoryError and MalformedError pass through. This is a class, because a generator creates cycles of frames.
     """
 
     def __init__(self, sentence: str, *, quotable: bool = False) -> None:

@@ -1,8 +1,8 @@
 """Name constraints of a CA (RFC 5280, section 4.2.1.10), as Go's crypto/x509 applies them to a certificate's names.
 
-Decides whether a CA may certify given DNS names, IP addresses, email addresses and URIs. It does not permit a name that
-cannot be parsed. A CA with constraints of another kind never gets here, because Go does not handle that critical
-extension. The subtrees are indexed once, so the cost of a name is proportional to its labels.
+Decides whether a CA may certify given DNS names, IP addresses, email addresses and URIs. A CA may not certify a name
+that cannot be parsed. The path search refuses a CA with constraints of another kind, because Go does not handle its
+critical extension. The subtrees are indexed once, so the cost of a name is proportional to its labels.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Subtrees:
                 self._add_domain(subtree.kind, domain)
 
     def _add_domain(self, kind: str, domain: str) -> None:
-        """Add a domain, which includes its subdomains; with a leading dot, only those; empty, every domain."""
+        """Add a domain with its subdomains. A leading dot adds only the subdomains, and "" adds every domain."""
         node = self.domains.setdefault(kind, {})
         for label in _labels(domain.removeprefix(".")):
             node = node.setdefault(label, {})
@@ -102,7 +102,7 @@ class NameConstraints:
     def comparisons(self, certificate: Certificate, most: int) -> int:
         """Return how often Go compares a name of `certificate` with a subtree of its kind in the worst case.
 
-        The number is an upper bound where that does not exceed `most`, and exact above it.
+        The result is an upper bound if this bound does not exceed `most`, and otherwise the exact number.
         """
         names = alternative_names_of(certificate.der)
         subtrees = self.permitted.counts + self.excluded.counts
@@ -113,7 +113,7 @@ class NameConstraints:
 
     def _permits(self, name: str) -> bool:
         kind, _, value = name.partition(":")
-        if kind in {"DNS", "email"}:  # as in Go, also checked without a constraint of this kind
+        if kind in {"DNS", "email"}:  # as in Go, which also checks it if no constraint is of this kind
             _labels(value if kind == "DNS" else _mailbox(value)[1])
         if self.excluded.counts[kind] and self.excluded.hold(kind, value):
             return False
@@ -146,8 +146,8 @@ def _prefix(address: IPv4Address | IPv6Address, length: int) -> int:
 
 
 def _labels(domain: str) -> list[str]:
-    """Return the labels of a domain, last one first. Raises ValueError for an empty label or other characters than `!`
-    to `~`.
+    """Return the labels of a domain, last label first. Raises ValueError for an empty label, and for characters other
+    than `!` to `~`.
     """
     labels = domain.lower().split(".")[::-1] if domain else []
     if not all(labels) or _NOT_IN_A_LABEL.search(domain):

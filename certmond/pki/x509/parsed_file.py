@@ -16,7 +16,7 @@ from certmond.pki.x509.public_key import PublicKey
 def leaf_of(document: Document) -> dict[str, Any]:
     """Return the fields of an observation, with the end-entity certificate first.
 
-    That is the certificate whose private key is in the file, otherwise the first that is not a CA.
+    The end-entity certificate is the one whose private key is in the file, or else the first that is not a CA.
     """
     certificates = document.certificates
     if len(certificates) < 2:
@@ -28,7 +28,7 @@ def leaf_of(document: Document) -> dict[str, Any]:
 
 
 def public_key_in(document: Document, key: PublicKey | None) -> PublicKey | None:
-    """Return the public key in a file. Of several, as during a rotation of service-account keys, prefer the one of
+    """Return the public key in a file. If it has several, as in a rotation of service-account keys, prefer that of
     `key`.
     """
     found = (*document.public_keys, *filter(None, (document.key,)), *(item.key for item in document.certificates))
@@ -46,7 +46,7 @@ def may_hide_key(document: Document) -> bool:
 
 
 def is_broken(document: Document) -> bool:
-    """Return whether a fault already explains why a certificate or key is missing from the file."""
+    """Return whether a fault already reports that a certificate or key is missing in the file."""
     return any(fault.reason is not Reason.TRAILING_DATA for fault in document.faults)
 
 
@@ -65,5 +65,5 @@ def not_pem(document: Document, path: str) -> Iterator[Fault]:
 
 
 def without_missing(faults: Sequence[Fault]) -> tuple[Fault, ...]:
-    """Return the faults of files that exist."""
+    """Return the faults except those of missing files."""
     return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)

@@ -34,14 +34,14 @@ from certmond.pki.x509.pkcs12 import check_iterations
 from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
-"""Limits of PEM blocks in one file, and of private keys among them: no component of Kubernetes uses more. The rest is
-not read.
+"""Limits of PEM blocks in one file, and of private keys among them: no component of Kubernetes uses more. certmond does
+not read further blocks.
 """
 
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
 _KEY_LABELS = frozenset({"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"})
-"""Of keys as Go reads them. Behind others, such as TSS2 PRIVATE KEY, may be a handle of a TPM."""
+"""Labels of the keys that Go reads. A block with another label, as TSS2 PRIVATE KEY, may contain a handle of a TPM."""
 _SEQUENCE = 0x30
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
@@ -63,13 +63,13 @@ class Document:
 
     @property
     def anchors(self) -> tuple[Anchor, ...]:
-        """The possible trust anchors in the file: its certificates, or without any, its bare public keys."""
+        """The possible trust anchors in the file: its certificates, or else its bare public keys."""
         return self.certificates or self.public_keys
 
     @property
     def only_keys(self) -> bool:
-        """Whether the file has a key and no certificate: valid as a key file, and ignored in a directory of
-        certificates.
+        """Whether the file has a key and no certificate. It is then a valid key file, and certmond ignores it in a
+        directory of certificates.
         """
         return not self.certificates and bool(self.key or self.public_keys or self.encrypted_key)
 
@@ -96,7 +96,7 @@ def opened_here(data: bytes, password: bytes | None) -> Opened:
 
 def not_opened(_data: bytes, _password: bytes | None) -> Opened:
     """Refuse an encrypted PKCS#12 file, whose cost is unknown before it is decrypted. Raises LimitError."""
-    raise LimitError("is a PKCS#12 file of which a part is encrypted, and is not opened here; give PEM")
+    raise LimitError("is a PKCS#12 file with an encrypted part, which is not opened here; convert it to PEM")
 
 
 def is_pkcs12(data: bytes) -> bool:
@@ -206,7 +206,7 @@ def _certificate(der: bytes) -> Certificate:
 
 
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
-    """Return one object for equal certificates, shared by all files that embed it. Call `make` for a new one."""
+    """Return one object for equal certificates, which all files share. Call `make` for a new certificate."""
     certificate = _held.get(der)
     if certificate is None:
         certificate = _held[der] = make()
@@ -228,7 +228,7 @@ def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Documen
         key = describe_key(found.public)
     if found.objection is None or key is None:
         return Document(key=key, encrypted_key=key is None)
-    detail = f"{where}: no component of Kubernetes loads this private key: Go refuses it ({found.objection})"
+    detail = f"{where}: Go refuses this private key, and so does every component of Kubernetes ({found.objection})"
     return Document(key=key, faults=(Fault(Reason.KEY_UNUSABLE, detail),))
 
 
@@ -239,13 +239,13 @@ def _private_key(der: bytes) -> PublicKey | None:
         try:
             # The consistency check of an RSA key takes 36 ms; `pki.go.private_key` does the relevant checks of Go.
             return public_key_of(load_der_private_key(der, password=None, unsafe_skip_rsa_key_validation=True))
-        except TypeError:  # cryptography raises it for a missing password
+        except TypeError:  # cryptography's exception for a missing password
             return None
 
 
 def check_private_keys(data: bytes) -> None:
-    """Raise LimitError if a private key in `data`, PEM or DER, exceeds a limit of size, or of iterations where it is
-    encrypted. Ignores other damage.
+    """Raise LimitError if a private key in `data`, PEM or DER, exceeds a limit of size or, if encrypted, of iterations.
+    Ignores other damage.
     """
     if not is_pem(data):
         _check_private_key(lambda: data)
@@ -283,7 +283,7 @@ def _decode_der(data: bytes, path: str) -> Document:
     except LimitError as error:
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
     except MalformedError as error:
-        malformed = str(error)  # the error itself would refer to this frame, and this frame to the error
+        malformed = str(error)  # keep only the text: the error and this frame would refer to each other
     try:
         document = _key_document(data, path)
     except LimitError as error:

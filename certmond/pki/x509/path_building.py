@@ -1,8 +1,8 @@
 """Certification paths, built and verified as Go's crypto/x509 does, which the components of Kubernetes use.
 
-Owns the search for paths from a certificate to a trust anchor. The search ignores time: a path has the period in which
-it is valid, so that a later verdict needs no new verification. The rules are those of Go 1.24's Certificate.Verify
-(crypto/x509/verify.go):
+Owns the search for paths from a certificate to a trust anchor. The search ignores time. Each path has the period in
+which it is valid, so a verdict at another time needs no new verification. The rules are those of Go 1.24's
+Certificate.Verify (crypto/x509/verify.go):
 
 - signature, and name chaining by the issuer's raw subject, never by name alone
 - cA where the version is 3; keyCertSign where the issuer has keyUsage; pathLenConstraint
@@ -13,8 +13,8 @@ As in Go, no rule requires a subjectAltName on clients, an authorityKeyIdentifie
 serial number. A path that demands certificate policies is refused: certmond does not evaluate them, and no PKI of
 Kubernetes has them.
 
-`cryptography.x509.verification` is not used. It verifies at one instant and has one message for every refusal. It
-takes no Ed25519 key of a CA, and most of its rules refuse certificates of kubeadm. docs/decisions/0002 has more.
+certmond does not use `cryptography.x509.verification`. It verifies at one instant and has one message for every
+refusal. It accepts no Ed25519 key of a CA, and it refuses certificates of kubeadm. docs/decisions/0002 has the reasons.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: limits the cost of 
 
 
 class Refusal(StrEnum):
-    """Reason for the refusal of one step of a path. `Rejection` has the certificate that it is about."""
+    """Reason for the refusal of one step of a path. `Rejection` has the certificate to which the reason applies."""
 
-    NO_ISSUER = "no certificate of its issuer's name"
-    BAD_SIGNATURE = "not signed by the certificate of its issuer's name"
+    NO_ISSUER = "no CA certificate has the name of its issuer"
+    BAD_SIGNATURE = "not signed by the CA certificate with the name of its issuer"
     NOT_CA = "the issuer is not a CA"
     CANNOT_SIGN = "the issuer may not sign certificates"
     WEAK_SIGNATURE = "signed with a broken digest"
@@ -104,23 +104,23 @@ _UNTIL = attrgetter("until")
 
 @dataclass(frozen=True, slots=True)
 class PathSearch:
-    """All paths, at any time, and the reasons why other candidates were refused."""
+    """All paths, valid now or not, and the reasons for the refusal of other candidates."""
 
     paths: tuple[Path, ...]
     rejections: tuple[Rejection, ...]
 
     def valid_at(self, now: datetime) -> Path | None:
-        """Return the path that is valid at `now` and ends last."""
+        """Return the path that is valid at `now` and whose validity ends last, or None."""
         return max([path for path in self.paths if path.holds_at(now)], key=_UNTIL, default=None)
 
     @property
     def best(self) -> Path | None:
-        """The path that ends last, valid now or not."""
+        """The path whose validity ends last, valid now or not, or None."""
         return max(self.paths, key=_UNTIL, default=None)
 
 
 class Question(NamedTuple):
-    """The arguments of `find_paths`, and the file."""
+    """The arguments of one call of `find_paths`, and the file of the leaf."""
 
     leaf: Certificate
     anchors: tuple[Certificate, ...]
@@ -187,7 +187,7 @@ class _Search:
         known = dict.fromkeys((*self._anchors, *self._intermediates))
         candidates = [each for each in known if each.subject_der == child.issuer_der]
         keys = {link.key.sha256 for link in chain}
-        if any(each.key.sha256 in keys for each in candidates):  # rare, and the names require parsing
+        if any(each.key.sha256 in keys for each in candidates):  # rare, and the comparison parses the names
             seen = {self._entity(link) for link in chain}
             candidates = [each for each in candidates if not (each.key.sha256 in keys and self._entity(each) in seen)]
         if not candidates:
@@ -208,8 +208,8 @@ class _Search:
                 self._extend((*chain, issuer))
 
     def _refuse(self, chain: tuple[Certificate, ...], issuer: Certificate) -> Rejection | None:
-        """Return why `issuer` cannot follow `chain`. The signature comes first: without it, the other properties are
-        irrelevant.
+        """Return why `issuer` cannot follow `chain`, or None. The check of the signature comes first: without a
+        signature, the other properties are irrelevant.
         """
         child = chain[-1]
         self._checks += 1
@@ -222,8 +222,8 @@ class _Search:
         return Rejection(refusal, issuer) if refusal else None
 
     def _entity(self, certificate: Certificate) -> tuple[str, tuple[bytes, bytes | None]]:
-        """Return key, subject and subjectAltName, byte for byte. Like Go's alreadyInChain, a path has each of them
-        once.
+        """Return key, subject and subjectAltName, byte for byte. As in Go (alreadyInChain), no two certificates of a
+        path have all three in common.
         """
         if certificate not in self._names:
             self._names[certificate] = certificate.subject_der, alternative_names_of(certificate.der)
@@ -250,7 +250,7 @@ def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()
 
 
 def _forbidden(issuer: Certificate, chain: Sequence[Certificate], budget: Budget, *, is_anchor: bool) -> Refusal | None:
-    """Return why `issuer` may not certify the chain below it, apart from the signature."""
+    """Return why `issuer` may not certify the chain below it, without a check of the signature, or None."""
     if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
         return Refusal.NOT_CA
     if issuer.usages and "cert sign" not in issuer.usages:
@@ -266,7 +266,7 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
     if not issuer.constrains_names:
         return None
     constraints = budget.constraints_of(issuer)
-    if constraints is None:  # Go refuses such a CA for any names
+    if constraints is None:  # Go refuses such a CA even for a certificate without names
         return Refusal.UNSUPPORTED
     if sum(constraints.comparisons(link, MAX_COMPARISONS) for link in chain) > MAX_COMPARISONS:
         return Refusal.TOO_MANY_COMPARISONS
@@ -285,7 +285,7 @@ def _unusable(certificate: Certificate) -> Refusal | None:
 
 
 def _distance(child: Certificate, issuer: Certificate) -> int:
-    """Return the rank of an issuer by its key identifier, as in Go's findPotentialParents. Affects only the order."""
+    """Return the rank of an issuer by its key identifier (Go's findPotentialParents). It affects only the order."""
     if child.authority_key_id == issuer.subject_key_id:
         return 0
     return 2 if child.authority_key_id and issuer.subject_key_id else 1
@@ -303,7 +303,7 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 
 def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
-    """Verify with the issuer's key, cached after it is first loaded. Raises for a bad signature."""
+    """Verify a signature with the issuer's key, which is cached after the first use. Raises for a bad signature."""
     signed = signed_part_of(certificate.der)
     # Only the algorithm in the signed part counts; the outer one must be equal (RFC 5280, 4.1.1.2).
     if signed.algorithm != signed.outer_algorithm:
@@ -321,7 +321,7 @@ def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
             key.verify(signed.signature, signed.content)
         case _ if how.key in KEYS:
             return False
-        case _:  # Go does not verify this algorithm; only needed to see whether a root is self-signed
+        case _:  # Go does not verify this algorithm; certmond needs it to detect that a root is self-signed
             load(certificate.der).verify_directly_issued_by(load(issuer.der))
     return True
 

@@ -37,7 +37,7 @@ class Block(NamedTuple):
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the key requires a passphrase, by PKCS#8 or by the headers of RFC 1421."""
+        """Whether the block is a key that requires a passphrase, by PKCS#8 or by the headers of RFC 1421."""
         if self.label == "ENCRYPTED PRIVATE KEY":
             return True
         return b"ENCRYPTED" in self.text and _ENCRYPTED.search(self.text) is not None
@@ -48,7 +48,7 @@ class Block(NamedTuple):
         text, end, _ = self.text[frame:].partition(b"-----END " + self.label.encode("ascii") + b"-----")
         if not end:
             raise MalformedError(f"is cut off: its END {self.label} line is missing")
-        if b":" in text:  # RFC 1421 headers: for Go, each line with a colon, up to the first line without
+        if b":" in text:  # RFC 1421 headers: for Go, all lines up to the first line without a colon
             text = _HEADERS.sub(b"", text, count=1)
         try:
             return base64.b64decode(text.translate(None, BLANK), validate=True)
@@ -56,8 +56,8 @@ class Block(NamedTuple):
             raise MalformedError("is not base64") from None
 
     def key_body(self) -> bytes:
-        """Return the decoded private key. Raises MalformedError without the label, which a reader could mistake for the
-        key.
+        """Return the decoded private key. Raises MalformedError. Its message omits the label, which a reader could
+        mistake for the key.
         """
         try:
             return self.body()
@@ -65,9 +65,7 @@ class Block(NamedTuple):
             raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
 
     def overlooked_in(self, data: bytes) -> str | None:
-        """Return why Go's encoding/pem skips this block of the file `data`, or None. Kubernetes does not see a skipped
-        block.
-        """
+        """Return why Go's encoding/pem skips this block of the file `data`, or None. Kubernetes skips it too."""
         begins_line = data[self.start - 1 : self.start] in {b"", b"\n"}
         if not (begins_line and _OWN_LINES.fullmatch(self.text) and _END_OF_LINE.match(data, self.stop)):
             return "its BEGIN and END are not on separate lines, so Kubernetes ignores it"

@@ -1,7 +1,7 @@
 """Cost of opening a PKCS #12 file (RFC 7292), determined before OpenSSL opens it.
 
-Owns a reader of the BER that OpenSSL accepts (indefinite lengths, lengths of any form). It counts the iterations of the
-MAC, and of each key derivation outside encrypted parts. Depth and number of values are limited.
+Owns a reader of the BER that OpenSSL accepts (indefinite lengths, lengths of any form). The reader counts the
+iterations of the MAC, and of each key derivation outside encrypted parts. It limits the depth and number of values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from certmond.errors import LimitError, MalformedError
 
 MAX_ITERATIONS = 5_000_000
-"""Iterations of HMAC-SHA-256 in a whole file. An iteration of another function counts as several, by its cost."""
+"""Maximum iterations of HMAC-SHA-256 for a file. An iteration of another function counts as several, by its cost."""
 
 _INTEGER, _OCTETS, _OID, _SEQUENCE, _EXPLICIT = 0x02, 0x04, 0x06, 0x30, 0xA0
 _CONSTRUCTED, _HIGH_TAG, _LONG, _INDEFINITE, _END = 0x20, 0x1F, 0x80, 0x80, b"\0\0"
@@ -29,7 +29,7 @@ _DIGEST = 32  # bytes of one run of PBKDF2
 
 @dataclass(slots=True)
 class _Node:
-    """A BER value: its first tag byte, and its content if it is primitive, or else the values in it."""
+    """A BER value: its first tag byte, and its content if it is primitive, or else the inner values."""
 
     tag: int
     content: bytes = b""
@@ -37,7 +37,7 @@ class _Node:
 
 
 def check_iterations(data: bytes) -> bool:
-    """Return whether a part of a PKCS #12 file is encrypted. Such a part may require more iterations than are counted.
+    """Return whether a part of a PKCS #12 file is encrypted. certmond does not count the iterations in such a part.
 
     Raises LimitError if the file, or an encrypted PKCS #8 key, requires more than `MAX_ITERATIONS`. Raises
     MalformedError if OpenSSL could read another structure than this reader.
@@ -134,7 +134,7 @@ def _is_encrypted(node: _Node) -> bool:
 
 
 def _work(node: _Node) -> int:
-    """Return the iterations of a value and all values in it. In each kind of parameters they follow a salt."""
+    """Return the iterations that a value and all inner values require. In the parameters, they follow the salt."""
     here = 0
     for place, value in enumerate(node.values[:-1]):
         follower = node.values[place + 1]

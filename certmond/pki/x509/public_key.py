@@ -30,12 +30,12 @@ class PublicKey:
 
     @property
     def key(self) -> PublicKey:
-        """Return the key itself: as a trust anchor, it verifies signatures with this key."""
+        """The key itself, as `Certificate.key`, because a trust anchor may be a certificate or a bare key."""
         return self
 
     @property
     def called(self) -> str:
-        """Return a text for messages."""
+        """The algorithm and the fingerprint, for messages."""
         return f"the {self} key with the SHA-256 {self.sha256[:16]}…"
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ def plain_key(info: bytes) -> PublicKey | None:
 
 
 def bare_key(info: bytes) -> PublicKey:
-    """Return the key of a certificate that cryptography does not read, with the size if Go supports the key."""
+    """Return the key of a certificate that cryptography does not read. The size is 0 if Go does not support the key."""
     try:
         check_public_key(info)
         if key := public_key_of_info(info):

@@ -1,7 +1,7 @@
 """Budget of the search for certification paths, for all certificates of one file together.
 
-Owns the unit and the limits. Go limits the signatures and comparisons of one search. A file can have hundreds of
-certificates, with keys that its author chose.
+Owns the unit and the limits. Go limits the signatures and comparisons of one search. certmond needs a limit for all
+searches: a file can have hundreds of certificates, with keys that the author of the file chose.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.name_constraints import NameConstraints, constraints_of
 
 MAX_COMPARISONS = 250_000
-"""Comparisons of names with the name constraints of one CA of a path: Go's maxConstraintComparisons."""
+"""Maximum comparisons of names with the name constraints of one CA of a path: Go's maxConstraintComparisons."""
 MAX_NAMES = 50_000
-"""Names that are compared with name constraints, counted once for each CA with constraints."""
+"""Maximum number of names to compare with name constraints. A name counts once for each CA with constraints."""
 MAX_WORK = 10_000
-"""In RSA-2048 signatures, of which OpenSSL verifies one in about 50 microseconds."""
+"""Maximum work in verifications of RSA-2048 signatures. OpenSSL makes one in about 50 microseconds."""
 
 _FAST = {"RSA-2048": 1, "ECDSA-256": 2, "Ed25519": 3}
 _SLOW = 25  # any other curve; OpenSSL's slowest takes a millisecond
-_HASHED = 50_000  # bytes hashed in the same time
+_HASHED = 50_000  # bytes that OpenSSL hashes in the time of one verification
 
 
 def work_of(child: Certificate, issuer: Certificate) -> int:

@@ -61,8 +61,8 @@ PRIVATE = {
         pkcs8(EC, P256, tlv(0x30, integer(1), tlv(0x04, b"\1" + b"\0" * 128))),
     ],
     "is a Diffie-Hellman key": [pkcs8(DH, dsa(64), SMALL), pkcs8(X942, dsa(64), SMALL)],
-    "is an Ed25519 key of 31 bytes, where each has 32": [pkcs8(ED25519, b"", tlv(0x04, b"\1" * 31))],
-    "is an X448 key of 57 bytes, where each has 56": [pkcs8(X448, b"", tlv(0x04, b"\1" * 57))],
+    "is an Ed25519 key of 31 bytes instead of 32": [pkcs8(ED25519, b"", tlv(0x04, b"\1" * 31))],
+    "is an X448 key of 57 bytes instead of 56": [pkcs8(X448, b"", tlv(0x04, b"\1" * 57))],
 }
 PUBLIC = {
     "a public RSA exponent of 65 bits, more than the 64": [

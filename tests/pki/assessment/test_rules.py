@@ -156,7 +156,7 @@ def test_an_expired_intermediate_is_reported_at_its_file() -> None:
     leaf = make_leaf(short)
     found = of_leaf(leaf, short)
     assert found["expired"].message == (
-        "/pki/leaf.crt: the intermediate CN=intermediate expired on 2026-11-23 12:00 UTC; renew it"
+        "/pki/leaf.crt: the intermediate CN=intermediate expired on 2026-11-23 12:00 UTC; renew it: certmond renew leaf"
     )
     early = make_intermediate(ROOT, not_before=NOW + DAY)
     assert "intermediate" in of_leaf(make_leaf(early), early)["not_yet_valid"].message
@@ -240,7 +240,7 @@ def test_a_leaf_that_ends_after_its_ca_has_a_finding() -> None:
 def test_a_foreign_ca_of_the_same_name_is_no_anchor() -> None:
     """`CN=kubernetes` is the name of every cluster's CA: the signature decides, and the sentence explains it."""
     found = of_leaf(make_leaf(make_ca()))["no_path"]
-    assert "not signed by the certificate of its issuer's name" in found.message
+    assert "not signed by the CA certificate with the name of its issuer" in found.message
     assert "to ca:" in found.message
 
 
@@ -249,7 +249,7 @@ def test_the_most_specific_refusal_is_reported() -> None:
     stranger = make_intermediate(ROOT, "middle")
     for middle, fact in (
         (make_intermediate(ROOT, "middle", is_ca=False), "CN=middle (issuer CN=kubernetes): the issuer is not a CA"),
-        (make_intermediate(make_ca("far"), "middle"), "CN=middle (issuer CN=far): no certificate of its issuer's name"),
+        (make_intermediate(make_ca("far"), "middle"), "CN=middle (issuer CN=far): no CA certificate has the name of"),
     ):
         for chain in ((middle, stranger), (stranger, middle)):
             assert fact in of_leaf(make_leaf(middle), *chain)["no_path"].message

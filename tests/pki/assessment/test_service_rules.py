@@ -51,7 +51,7 @@ def test_the_finding_has_the_end_and_the_service_to_restart() -> None:
     (known,) = said(SERVED)
     assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; run: certmond restart web"
     (unknown,) = said(replace(SERVED, service="", ends_at=None))
-    assert unknown.message == "web serves another; find the program that listens there"
+    assert unknown.message == "web serves another; find the program that listens there: ss -ltnp"
 
 
 def test_a_server_that_ends_every_handshake_is_critical() -> None:
@@ -85,8 +85,8 @@ def test_an_endpoint_that_stopped_serving_is_reported() -> None:
     ))  # fmt: skip
     remedy = "see its log, and restore its previous files: certmond archive restore NAME"
     assert list(no_longer_served((before, NOWHERE), (NOWHERE, after))) == [
-        f"etcd at 127.0.0.1:1 served a certificate before, and serves none now: the handshake failed; {remedy}",
-        f"the listener at 127.0.0.1:2 served a certificate before, and serves none now: it was refused; {remedy}",
+        f"etcd at 127.0.0.1:1 no longer serves a certificate: the handshake failed; {remedy}",
+        f"the listener at 127.0.0.1:2 no longer serves a certificate: it was refused; {remedy}",
     ]
     assert list(no_longer_served([before], [before])) == []
 
@@ -102,7 +102,7 @@ def test_a_failed_restart_is_a_finding() -> None:
     (found,) = said(failures=("web did not come up",))
     assert found.reason is Reason.RESTART_FAILED
     assert found.message == (
-        "web did not come up; see its log, install another certificate, or restart it"
+        "web did not come up; see the log of the service, install another certificate, or restart the service"
     )  # fmt: skip
 
 

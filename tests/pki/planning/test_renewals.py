@@ -319,7 +319,7 @@ def test_after_a_failure_it_waits_twice_as_long_each_time_up_to_an_hour(failures
     """A minute after the first one."""
     made = with_attempt(Attempt(NOW, failures, "no such key"))
     until = NOW + wait * MINUTE
-    because = f"it failed {failures} times, last: no such key"
+    because = f"the attempt failed {failures} times, last: no such key"
     assert made.plan(until - TICK) == Plan((), (Held("leaf", "/pki/leaf.crt", because, until),), until)
     assert steps(made.plan(until)) == [("leaf", Cause.DUE)]
 
@@ -386,7 +386,7 @@ def test_a_certificate_that_ends_with_its_ca_is_held(now: datetime) -> None:
     """No later end is possible, before that day or after it."""
     ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + 25 * DAY))
     made = world(leaf(NOW + 25 * DAY), leaf(NOW + 27 * DAY), leaf(NOW + 24 * DAY), ca=ca)
-    because = "a new one cannot outlive its CA, which ends on 2026-12-19 12:00 UTC; rotate the CA"
+    because = "a new certificate cannot outlive its CA, which ends on 2026-12-19 12:00 UTC; rotate the CA"
     told = [Held(name, f"/pki/{name}.crt", because) for name in ("leaf", "leaf-1", "leaf-2")]
     ended = now >= NOW + 25 * DAY
     assert list(made.plan(now).held) == (told if ended else told[:2])
@@ -522,12 +522,12 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
 @pytest.mark.parametrize(
     ("mine", "other", "why"),
     [
-        ({}, {}, "set keep_key on both"),
+        ({}, {}, "set keep_key on both entries"),
         ({"keep_key": True}, {}, None),
         ({"keep_key": True, "key_algorithm": "RSA-2048"}, {}, "it cannot keep its key, so give it a separate key"),
         ({}, {"path": "/pki/leaf.crt"}, None),
         ({}, {"key": "/pki/other.key"}, None),
-        ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set keep_key on both"),
+        ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set keep_key on both entries"),
     ],
 )
 def test_a_shared_key_is_not_replaced(mine: dict[str, Any], other: dict[str, Any], why: str | None) -> None:
@@ -983,7 +983,8 @@ def test_a_rotation_needs_no_later_end_but_a_valid_ca() -> None:
     short = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW + 30 * DAY)
     assert steps(rotated(of=world(LASTING, ca=see(AUTHORITY, short)))) == [("leaf", Cause.ROTATION)]
     ended = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW - HOUR)
-    assert "a new one cannot outlive its CA" in held(rotated(of=world(LASTING, ca=see(AUTHORITY, ended)))).because
+    because = held(rotated(of=world(LASTING, ca=see(AUTHORITY, ended)))).because
+    assert "a new certificate cannot outlive its CA" in because
 
 
 def test_a_certificate_that_cannot_be_issued_again_holds_the_rotation() -> None:

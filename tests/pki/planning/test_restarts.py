@@ -143,7 +143,7 @@ def test_what_is_renewed_now_is_followed_by_its_restarts() -> None:
     policy = Policy(services=known.services)
     steps = plan(judge(known, leaf), policy, {}, Circumstances()).steps
     step = restart(made(leaf, known=known, before=steps))
-    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf is renewed before, and the service does not reload it")
+    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf is renewed first, and the service does not reload it")
     assert step.targets == (Target("leaf", "/leaf.crt", {}),)
     unknown = made(leaf, known=replace(known, live=None), before=steps)
     assert restart(unknown).instance == ""
@@ -194,7 +194,7 @@ def test_a_ca_is_rotated_and_not_activated_on_one_node() -> None:
     for seen, name in ((CA, "ca"), (pair, "sa")):
         known = around(seen)
         of = restarts(assess(Inventory((seen,), {}), NOW, around=known), known, (), TERMS, holds=RestartHolds())
-        assert held(of).because.startswith(f"{name} changed, which all nodes must trust first")
+        assert held(of).because.startswith(f"{name} changed, and all nodes must trust it first")
 
 
 def test_an_anchor_of_a_rotation_is_activated() -> None:
@@ -206,7 +206,7 @@ def test_an_anchor_of_a_rotation_is_activated() -> None:
     other = see(row("etcd-ca", ca=[], authority=True, usages="cert sign"), ROOT)
     known = around(CA, other)
     found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, holds=rotating)
-    assert held(found).because.startswith("etcd-ca changed, which all nodes must trust first")
+    assert held(found).because.startswith("etcd-ca changed, and all nodes must trust it first")
 
 
 def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
@@ -267,7 +267,7 @@ def test_one_broken_file_that_it_needs_suffices() -> None:
 def test_a_derived_file_comes_first() -> None:
     """If it could not be made, the service would read the old one."""
     of = made(LEAF, holds=RestartHolds(unmade={"leaf": "its owner is gone"}))
-    assert held(of).because == "certmond could not write a file that it may read: its owner is gone"
+    assert held(of).because == "certmond could not write a file that the service may read: its owner is gone"
     assert restart(made(LEAF, holds=RestartHolds(unmade={"other": "x"}))).target == "web"
 
 

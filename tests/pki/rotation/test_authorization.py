@@ -102,10 +102,11 @@ EVIL = signed(replace(BEGUN, new=FOREIGN.facts), FOREIGN)
 def test_an_unsigned_record_is_not_followed(told: Rotation, ground: Ground, phase: Phase) -> None:
     """No node without that rotation follows it, in any phase and with any staged CA."""
     why = said(None, at(phase, told), ground, staged=True)
-    assert why.startswith(f"{told.name} is not followed: the key of the CA that it replaces has not signed it")
+    fact = "the key of the CA that it replaces has not signed it"
+    assert why.startswith(f"this node does not follow {told.name}: {fact}")
     assert why.endswith(
-        "; find the writer of the ConfigMap kube-system/certmond-rotation, and delete it if you did not start this "
-        "rotation"
+        "; find out who wrote the ConfigMap kube-system/certmond-rotation, and delete the ConfigMap if you did not "
+        "start this rotation"
     )
 
 
@@ -157,7 +158,7 @@ def test_an_unfit_ca_is_not_followed() -> None:
 def test_a_rotation_keeps_its_identity(changes: dict[str, Any]) -> None:
     """Under its id only the phase, the excluded nodes and the publication change."""
     told = replace(at(Phase.ISSUE), **changes)
-    assert "it has the id of this node's own rotation, and other" in said(at(Phase.TRUST), told, worker(*BOTH))
+    assert "it has the id of this node's own rotation, but other" in said(at(Phase.TRUST), told, worker(*BOTH))
 
 
 def test_the_keys_of_tokens_are_followed_the_same_way() -> None:
@@ -169,7 +170,7 @@ def test_the_keys_of_tokens_are_followed_the_same_way() -> None:
     assert "not signed" in said(None, replace(begun, new=FOREIGN.facts.key), ground)
     assert "the new public key with its key" in said(begun, at(Phase.TRUST, begun), ground)
     unfit = signed(replace(begun, new=make_ca(key="ed25519").facts.key))
-    assert "Kubernetes signs no tokens" in said(None, unfit, ground)
+    assert "Kubernetes cannot sign tokens" in said(None, unfit, ground)
 
 
 def test_an_abort_is_that_of_its_rotation() -> None:
@@ -178,7 +179,7 @@ def test_an_abort_is_that_of_its_rotation() -> None:
     assert "it is not the abort of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
     late = said(at(Phase.DISTRUST), back(Phase.ISSUE), worker(*AFTER))
     assert "and cannot be aborted" in late
-    assert "an abort of no rotation" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())
+    assert "its id does not end in -back" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())
 
 
 def test_a_key_of_an_unsupported_kind_has_signed_nothing() -> None:

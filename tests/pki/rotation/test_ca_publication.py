@@ -90,7 +90,7 @@ def test_an_overlap_that_is_too_short_for_pods_is_reported() -> None:
     assert told is not None
     assert told.startswith("root_ca.overlap is 129 s, and pods may trust a new CA up to 130 s late")
     assert "within 40 s of its restart" in told
-    assert told.endswith("set it to 130s or more")
+    assert told.endswith("set root_ca.overlap to 130s or more")
     ignoring = ClusterSpec(kubeconfig="/x.conf", workloads="ignore")
     assert short_overlap(short, ignoring) == told
     assert short_overlap(short, ClusterSpec(kubeconfig="/x.conf")) is None

@@ -79,7 +79,7 @@ def test_the_key_of_another_trusted_ca() -> None:
     assert judged(reissue(OTHER), [OLD, OTHER]) == Verdict("overlap")
 
 
-UNPARSED = "new.crt: no component of Kubernetes reads this certificate: Go refuses it"
+UNPARSED = "new.crt: Go refuses this certificate, and so does every component of Kubernetes"
 REFUSED = {
     "an intermediate": (make_intermediate(OLD, "sub"),
         f"new.crt: CN=sub is not self-signed (issuer CN=kubernetes); {ROOT_CA_ONLY}"),

@@ -82,7 +82,7 @@ def test_a_node_in_an_abort_is_more_advanced() -> None:
     """This holds for any phase before it, except those from which no abort is possible."""
     back = abort(at(P.ISSUE), NOW)
     assert list(ahead(back, [Member("cp-2", True, says(P.ISSUE))], ())) == []
-    gone_too_far = ["cp-2 has reached distrust before the abort, and no abort is possible from that phase"]
+    gone_too_far = ["cp-2 had reached distrust before the abort, and no abort is possible from this phase"]
     assert list(ahead(back, [Member("cp-2", True, says(P.DISTRUST))], ())) == gone_too_far
     assert list(ahead(back, [Member("cp-2", True, says(P.DONE, rotation="r1-back"))], ())) != []
 

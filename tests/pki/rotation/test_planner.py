@@ -74,7 +74,7 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
         (ground(OLD, signer=signer(STRANGER)), f"{OWN} belongs to neither the old nor the new CA, and"),
         (
             ground(OLD, signer=signer(OLD, key=STRANGER.facts.key, now=SHARED)),
-            f"{OWN_KEY} belongs to neither the old nor the new CA, and the rotation would replace it; rename it",
+            f"{OWN_KEY} belongs to neither the old nor the new CA, and the rotation would replace it; rename {OWN_KEY}",
         ),
         (
             ground(OLD, signer=signer(OLD, key=None)),
@@ -532,9 +532,9 @@ OTHER_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, SH
         (("kube-controller-manager", f"--{SIGNING_FLAGS[0]}", APART[0], f"--{SIGNING_FLAGS[1]}", APART[1]), None),
         (("kube-controller-manager", f"--{SIGNING_FLAGS[0].replace('-', '_')}={APART[0]}", GOOD_FLAGS[1]), None),
         ((*OTHER_FLAGS, *GOOD_FLAGS), None),
-        ((*GOOD_FLAGS, *OTHER_FLAGS), "does not run with the signer of /manifests/kcm.yaml yet"),
-        ((GOOD_FLAGS[0], OTHER_FLAGS[1]), "does not run with the signer of /manifests/kcm.yaml yet"),
-        ((GOOD_FLAGS[1], f"--{SIGNING_FLAGS[0]}"), "does not run with the signer of /manifests/kcm.yaml yet"),
+        ((*GOOD_FLAGS, *OTHER_FLAGS), "does not run with the signing flags of /manifests/kcm.yaml yet"),
+        ((GOOD_FLAGS[0], OTHER_FLAGS[1]), "does not run with the signing flags of /manifests/kcm.yaml yet"),
+        ((GOOD_FLAGS[1], f"--{SIGNING_FLAGS[0]}"), "does not run with the signing flags of /manifests/kcm.yaml yet"),
     ],
 )
 def test_the_controller_manager_has_to_run_with_the_signer_of_its_manifest(

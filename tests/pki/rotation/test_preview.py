@@ -69,7 +69,7 @@ def test_every_phase_is_shown_on_the_node_of_the_one_before() -> None:
         return f"{OWN_KEY} will be the key of {ca}", f"{OWN} will contain {ca}"
 
     anchor = f"{ANCHOR_KEY} will be the key of the new CA", f"{ANCHOR} will contain the new CA and the old CA"
-    trusting = "/admin.conf will trust the same"
+    trusting = "/admin.conf will trust the same CAs"
     seen = node(conf(OLD, issuer=OLD), leaf(OLD))
     assert shown(PLANNED, ground(OLD, signer=signer()), seen) == (
         Preview(P.PREPARE, (), ()),
@@ -134,7 +134,7 @@ def test_a_file_that_a_kubeconfig_refers_to_is_not_written_there() -> None:
     """Its reader restarts in any case. Each file is named once, whatever its contexts."""
     (embedded,) = conf(OLD).embedded
     twice = replace(conf(OLD, issuer=NEW), embedded=(embedded, embedded))
-    assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf will trust the same",)
+    assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf will trust the same CAs",)
     referring = shown(PLANNED, ground(OLD), node(conf(OLD, file=ANCHOR, issuer=NEW)))[2]
     assert (referring.steps[1:], referring.restarts) == ((), ("kubelet", "reader"))
 

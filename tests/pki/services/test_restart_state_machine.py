@@ -200,14 +200,14 @@ def test_a_service_that_is_stopped_during_its_proof_stays_stopped(changes_instan
     """The episode ends at once, without another attempt, and the certificate is not the cause."""
     looks = look(1, seen("2" if changes_instance else "1")), look(2, STOPPED)
     done = ended(after(ACTED, *looks, changes_instance=changes_instance))
-    assert done == (Result.REFUSED, "s was stopped, and not by certmond, which leaves it stopped")
+    assert done == (Result.REFUSED, "s was stopped by another program or user, and certmond leaves it stopped")
 
 
 def test_a_service_that_is_stopped_on_its_old_files_has_failed() -> None:
     """The failure stays, and the service stays stopped."""
-    told = "s did not start with the new files; with the previous files it was stopped, and not by certmond, "
+    told = "s did not start with the new files; with the previous files it was stopped by another program or user, "
     later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
-    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}which leaves it stopped")
+    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}and certmond leaves it stopped")
 
 
 def test_a_service_that_stopped_before_it_ran_again_may_be_an_effect() -> None:
@@ -237,7 +237,7 @@ def test_an_unknown_service_is_not_acted_on() -> None:
 def test_a_service_that_cannot_be_ended_keeps_its_files() -> None:
     """It still runs, so the new files are not the cause. A second instance that stays is another case."""
     assert ended(after(ACTED, look(20, seen("1")))) == (
-        Result.FAILED, "s was requested to restart, and the same process still runs"
+        Result.FAILED, "certmond requested a restart of s, but the same process still runs"
     )  # fmt: skip
     second = after_act(replace(BEGUN, attempt=2, before="2"), NOW)
     assert isinstance(after(second, look(20, seen("2"), ill=[WELL])), PutBack)

@@ -477,7 +477,7 @@ def test_a_self_signed_certificate_has_no_successor_of_the_ca() -> None:
     own = make_ca("node-1@1700000000", is_ca=None, extended_usages=["server auth"], names=["DNS:node-1"], **OLD)
     made = plan(looked(own, None, ca=["self", "ca"]), Policy(), {}, Circumstances(), frozenset({"app"}))
     assert made.steps == ()
-    assert made.held[0].because.startswith("it is self-signed, and no CA signs its successor")
+    assert made.held[0].because.startswith("it is self-signed, and no CA can sign its renewal")
 
 
 def test_a_right_that_a_later_certificate_lost_is_named() -> None:
