@@ -17,7 +17,7 @@ import yaml
 from certmond.pki.assessment.last_attempt import Attempt
 from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
-from tests.builders import DAY
+from tests.builders import DAY, YEAR, make_ca, make_leaf
 from tests.test_renewal import CA, Host, certmond
 from tests.test_repairs import ADMIN, kinds, whole
 
@@ -257,3 +257,123 @@ def test_a_file_that_another_process_repaired_first_is_not_changed(tmp_path: Pat
     (outcome,) = enforcer.executor.execute(made)
     assert (outcome.result, "another process has repaired " in outcome.message) == ("failed", True)
     assert host.at(PATH).read_bytes() == good
+
+
+def unfit_ca(host: Host, why: str) -> None:
+    """Change ca.crt such that a kubeconfig must not trust it."""
+    dates: Any = {"not_before": host.now - YEAR, "not_after": host.now + YEAR}
+    present = host.at(CA["path"]).read_bytes()
+    contents = {
+        "another CA": make_ca(**dates).pem,
+        "expired": make_ca(key=host.ca.key, not_before=host.now - 2 * YEAR, not_after=host.now - DAY).pem,
+        "a leaf": present + make_leaf(host.ca, **dates).pem,
+        "malformed": present + present[:300],
+        "other writers": present,
+        "nothing": b"",
+    }
+    host.put(CA["path"], contents[why], 0o666 if why == "other writers" else 0o644)
+
+
+@pytest.mark.parametrize(
+    ("why", "because"),
+    [
+        ("another CA", "it has not signed the client certificate in this kubeconfig; restore the CA that signed it"),
+        ("expired", "it is not valid now; rotate the CA"),
+        ("a leaf", "that file has a certificate that is not a CA; restore the CA first"),
+        ("malformed", "a part of that file is malformed; restore the CA first"),
+        ("other writers", "; let only root write there"),
+        ("nothing", "the file of its CA, the entry ca, has no certificate; restore the CA"),
+    ],
+)
+def test_an_unfit_ca_is_not_written_into_a_kubeconfig(tmp_path: Path, why: str, because: str) -> None:
+    """Neither the daemon nor a command changes the kubeconfig. The plan and the command name the reason and the remedy,
+    also if certmond has recorded no trust anchor of the node.
+    """
+    host = node(tmp_path, archived=False)
+    unfit_ca(host, why)
+    document = read(host)
+    cut(document["clusters"][0]["cluster"])
+    before = write(host, document)
+    assert host.start_once() == ()
+    assert [each.because for each in host.plan().held if each.target == "admin.conf" and because in each.because]
+    refused = certmond(host, "renew", "admin.conf")
+    assert (refused.returncode, because.partition(";")[0] in refused.stderr) == (3, True), refused.stderr
+    assert host.at(PATH).read_bytes() == before
+
+
+def test_the_server_of_another_cluster_is_not_written(tmp_path: Path) -> None:
+    """A kubeconfig with several clusters gets a server only for a cluster of the same name."""
+    host = node(tmp_path, archived=True)
+    document = read(host)
+    wanted = copy.deepcopy(document)
+    second = copy.deepcopy(document["clusters"][0])
+    second["name"] = "other"
+    del second["cluster"]["server"]
+    document["clusters"].append(second)
+    document["contexts"][0]["context"]["cluster"] = "other"
+    before = write(host, document)
+    assert host.start_once() == ()
+    assert "no file of the node has the address of the API server of cluster 'other'" in host.plan().held[0].because
+    assert host.at(PATH).read_bytes() == before
+    document["contexts"][0]["context"]["cluster"] = wanted["clusters"][0]["name"]
+    del document["clusters"][0]["cluster"]["server"]
+    write(host, document)
+    assert kinds(host.start_once()) == [("restore", "done")]
+    assert read(host)["clusters"][0] == wanted["clusters"][0]
+
+
+def test_a_server_is_not_written_beside_the_ca_of_another_cluster(tmp_path: Path) -> None:
+    """The CA of the cluster shares no certificate with the CA of the node. The plan requests the server."""
+    host = node(tmp_path, archived=False)
+    document = read(host)
+    document["clusters"][0]["cluster"] = {TRUST: base64.b64encode(make_ca().pem).decode()}
+    before = write(host, document)
+    assert host.start_once() == ()
+    (because,) = (each.because for each in host.plan().held if each.target == "admin.conf")
+    assert "cluster 'kubernetes' of " in because
+    assert "has no server, and trusts another CA than this node" in because
+    assert host.at(PATH).read_bytes() == before
+
+
+@pytest.mark.parametrize("server", ["https://lb.example", "http://127.0.0.1:8080"])
+def test_a_kubeconfig_may_have_no_ca_for_an_unknown_server(tmp_path: Path, server: str) -> None:
+    """client-go then verifies the server with the CAs of the system, and a URL with http:// needs no CA."""
+    host = node(tmp_path, archived=False)
+    document = read(host)
+    document["clusters"][0]["cluster"] = {"server": server}
+    before = write(host, document)
+    assert host.start_once() == ()
+    assert host.at(PATH).read_bytes() == before
+    reasons = [each.because for each in host.plan().held]
+    if server.startswith("http://"):
+        assert reasons == []
+    else:
+        assert f"it has no CA data, and certmond does not know that {server} is this cluster" in reasons[0]
+
+
+def test_a_ca_that_client_go_reads_is_kept(tmp_path: Path) -> None:
+    """client-go skips the blocks that it cannot read. A repair of the server keeps the other CAs of the cluster."""
+    host = node(tmp_path, archived=False)
+    document = read(host)
+    cluster = document["clusters"][0]["cluster"]
+    trusted = base64.b64decode(cluster[TRUST])
+    cluster[TRUST] = base64.b64encode(trusted + make_ca().pem + trusted[:300]).decode()
+    before = write(host, document)
+    assert (host.start_once(), host.plan().held) == ((), ())
+    assert host.at(PATH).read_bytes() == before
+    server = cluster.pop("server")
+    write(host, document)
+    assert kinds(host.start_once()) == [("restore", "done")]
+    assert read(host)["clusters"][0]["cluster"] == cluster | {"server": server}
+
+
+def test_a_restore_omits_a_generation_whose_ca_cannot_be_replaced(tmp_path: Path) -> None:
+    """`certmond archive restore` restores an older generation, and names the omitted one with the reason."""
+    host = node(tmp_path, archived=True)
+    wanted = read(host)
+    host.put(PATH, shared(copy.deepcopy(wanted)), 0o600)
+    Archive(host.state).store("admin.conf", {PATH: host.at(PATH)}, host.now, {})
+    host.put(PATH, b"", 0o600)
+    done = certmond(host, "archive", "restore", "admin.conf")
+    assert (done.returncode, "without another change to the file" in done.stdout) == (0, True), done.stderr
+    assert read(host)["clusters"] == wanted["clusters"]

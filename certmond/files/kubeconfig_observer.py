@@ -124,7 +124,9 @@ class KubeconfigObserver:
         is_reported = not document.certificates and (faults or credentials.faults)
         file = cluster.ca.path if cluster.ca and cluster.ca.data is None else None
         others = bool(self._reader.entry(path).writers)
-        return () if is_reported else (Embedded(path, document.certificates, file, cluster.name, others),), faults
+        absent = cluster.ca is None and not credentials.faults
+        embedded = Embedded(path, document.certificates, file, cluster.name, others, absent)
+        return () if is_reported else (embedded,), faults
 
     def _material(
         self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None

@@ -90,10 +90,10 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
         users.append(User(name, certificate, key, next((field for field in _OTHERS if fields.get(field)), "")))
     clusters = []
     for name, fields in _entries(document, "clusters", "cluster", problems):
-        server = as_text(fields.get("server"))
+        server = as_text(fields.get("server")).strip()
         ca = _material(fields, "certificate-authority", directory, f"cluster {name!r}", problems)
         server_name = as_text(fields.get("tls-server-name")) or _host(server)
-        clusters.append(Cluster(name, server, server_name, ca, bool(fields.get("insecure-skip-tls-verify"))))
+        clusters.append(Cluster(name, server, server_name, ca, fields.get("insecure-skip-tls-verify") is True))
     context: Mapping[str, Any] = next(
         (
             fields

@@ -112,6 +112,15 @@ def embeds_ca(data: bytes) -> bool:
         return False
 
 
+def current_server(data: bytes) -> str:
+    """Return the server of the cluster of a kubeconfig's current context, or "" without one."""
+    try:
+        document = load_mapping(data)
+        return as_text(_current_cluster(document, "").fields.get(_SERVER)).strip()
+    except (MalformedError, WriteError):
+        return ""
+
+
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
     """Return the kubeconfig `data` in which the current user has the credentials of the current user of `source`.
 
@@ -148,10 +157,11 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
 
 
 def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
-    """Return the kubeconfig `data` with `trust`, and with the URL `server` if the current cluster has no server.
+    """Return the kubeconfig `data` with `trust` if the current cluster embeds no readable CA.
 
-    The cluster keeps its CA if it refers to a CA file or skips the verification. Raises WriteError if the current
-    context would still have no server with a usable CA, or if the edit would change other content.
+    `server` is the URL for a cluster without one. A reference to a CA file stays, and so does embedded data that
+    contains a certificate, because client-go skips the other blocks. Raises WriteError if the current context would
+    still have no server with a usable CA, or if the edit would change other content.
     """
     document = _loaded(data, path)
     no_cluster = f"certmond adds no cluster to {path}; add the cluster to the file"
@@ -160,12 +170,16 @@ def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: s
     except WriteError:
         raise WriteError(no_cluster) from None
     new_values: dict[Position, bytes | str] = {}
+    embedded = frozenset(decode(decoded(cluster.fields.get(_TRUST)) or b"", "").certificates)
     refers = bool(cluster.fields.get("certificate-authority")) and not cluster.fields.get(_TRUST)
-    if not refers and not cluster.fields.get("insecure-skip-tls-verify"):
+    if not refers and not embedded and cluster.fields.get("insecure-skip-tls-verify") is not True:
         if not trust:
             raise WriteError(f"the file of the CA that {path} embeds has no certificate; restore the CA first")
         new_values[*cluster.position, _TRUST] = _pem(trust)
-    if not as_text(cluster.fields.get(_SERVER)):
+    if not as_text(cluster.fields.get(_SERVER)).strip():
+        if embedded and embedded.isdisjoint(trust):
+            fact = printable(f"cluster {cluster.name!r} of {path} has no server, and trusts another CA than this node")
+            raise WriteError(f"{fact}; write the URL of its API server into the file as `server`")
         if not server:
             fact = printable(f"no file of the node has the address of the API server of cluster {cluster.name!r}")
             raise WriteError(f"{fact}; write its URL into {path} as `server`")

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.config.model import Config
+from certmond.errors import WriteError
 from certmond.formats.kubeconfig_credentials import broken_cluster, parse_credentials
 from certmond.formats.kubeconfig_edit import embeds_ca, with_trust
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.signing.policy import fixed_by, is_issued, surplus
 from certmond.pki.x509.certificate import Certificate
-from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.parsing import Document, decode
+from certmond.pki.x509.path_building import find_paths
 from certmond.renewal.archived_pair import Verdict, Worth, as_put_back, verdict
 from certmond.renewal.key_pair import KeyPair, Read, Unpaired, entry_pair
 from certmond.renewal.replace import archive_name
@@ -116,18 +118,40 @@ class Generations:
         fixed = location.spec and location.spec.subject and location.spec.embedded_ca
         return broken_cluster(parse_credentials(content, location.path)) if fixed else ""
 
-    def embedded_ca(self, spec: CertificateSpec) -> tuple[Certificate, ...]:
-        """Return the present certificates of the CA that the kubeconfig of an entry must embed."""
+    def embedded_ca(self, spec: CertificateSpec, chain: Sequence[Certificate] = ()) -> tuple[Certificate, ...]:
+        """Return the present certificates of the CA that the kubeconfig of an entry must embed. () if it has none.
+
+        Raises WriteError if a kubeconfig must not trust them. `chain` is the client certificate with its intermediates:
+        a CA that signs it must have signed it.
+        """
         if spec.embedded_ca is None:
             return ()
-        authority = self._specs[spec.embedded_ca]
-        return decode(self._files.read(authority.path) or b"", authority.path).certificates
+        path = self._specs[spec.embedded_ca].path
+        document = decode(self._files.read(path) or b"", path)
+        if document.certificates and (why := self._ca_objection(spec, document, chain)):
+            raise WriteError(f"certmond does not write the CA in {path} into {spec.path}: {why}")
+        return document.certificates
+
+    def _ca_objection(self, spec: CertificateSpec, document: Document, chain: Sequence[Certificate]) -> str | None:
+        """Return why a kubeconfig must not trust the certificates of a CA's file, with the remedy, or None."""
+        found, now = document.certificates, self._clock()
+        if writer := self._files.other_writer(self._specs[spec.embedded_ca or ""].path, None):
+            return f"{writer}; let only root write there"
+        if document.faults:
+            return "a part of that file is malformed; restore the CA first"
+        if any(each.is_ca is False for each in found):
+            return "that file has a certificate that is not a CA; restore the CA first"
+        if not any(each.not_before <= now <= each.not_after for each in found):
+            return "it is not valid now; rotate the CA"
+        if chain and spec.embedded_ca in spec.ca and not find_paths(chain[0], found, chain[1:]).paths:
+            return "it has not signed the client certificate in this kubeconfig; restore the CA that signed it"
+        return None
 
     def with_present_ca(self, location: PairLocation, content: bytes) -> bytes:
         """Return the `content` of a kubeconfig with the present CA, if its entry fixes one and the file embeds a CA.
 
         An old kubeconfig may trust a CA that a rotation has removed. Return other content unchanged. Raises
-        WriteError if the edit would change other content.
+        WriteError if the edit would change other content, and as `embedded_ca` does.
         """
         spec = location.spec
         if spec is None or location.kind is not Kind.KUBECONFIG or spec.embedded_ca is None or not embeds_ca(content):

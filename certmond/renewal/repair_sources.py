@@ -16,7 +16,13 @@ from certmond.config.model import Config
 from certmond.errors import CertmondError, MalformedError
 from certmond.files.write_access import WriterLookup
 from certmond.formats.kubeconfig import parse_kubeconfig
-from certmond.formats.kubeconfig_edit import credentials_obstacle, has_several_entries, with_cluster
+from certmond.formats.kubeconfig_edit import (
+    credentials_obstacle,
+    current_server,
+    embeds_ca,
+    has_several_entries,
+    with_cluster,
+)
 from certmond.formats.manifest import parse_manifest
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.damage import damage, is_cluster_damage, lacks_key, new_template, obstacle
@@ -24,6 +30,7 @@ from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL
+from certmond.pki.findings import printable
 from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.template import Terms
@@ -109,10 +116,11 @@ class SalvageLookup:
             barrier = self._files.exposed(own, spec.owner) or self._symlink_targets.objection(own, spec) or ""
         server, cluster_obstacle = None, ""
         if spec.kind is Kind.KUBECONFIG:
-            server = next(self._servers(seen, inventory, [files for _, files in whole]), None)
+            servers = list(self._servers(seen, inventory, [files for _, files in whole]))
             barrier = barrier or self._credentials_obstacle(seen)
-        if is_cluster_damage(seen):
-            cluster_obstacle = self._cluster_obstacle(seen, generations, server)
+            if is_cluster_damage(seen):
+                servers, cluster_obstacle = self._cluster_sources(seen, generations, servers)
+            server = next(iter(servers), None)
         found = Salvage(
             tuple(good), tuple(archived), attempt.sha256 if attempt else None, barrier, server, None,
             attempt.repairs if attempt else 0, attempt.repaired_at if attempt else None,
@@ -134,6 +142,7 @@ class SalvageLookup:
         """Return whether the generation is good now and, for a kubeconfig with a broken cluster, repairs it."""
         if generations.judged(seen.spec.name, number, files).worth is not Worth.GOOD:
             return False
+        generations.to_restore(seen.spec.name, files)  # raises an error if certmond cannot restore it
         if not is_cluster_damage(seen):
             return True
         if has_several_entries(self._files.read(seen.path, follow_any_link=False) or b""):
@@ -151,15 +160,31 @@ class SalvageLookup:
                 return f"{why}; move the file away, then run: certmond renew {seen.name}"
         return ""
 
-    def _cluster_obstacle(self, seen: Observation, generations: Generations, server: tuple[str, str] | None) -> str:
-        """Return why certmond cannot repair the cluster of a kubeconfig in place, with the remedy, or ""."""
+    def _cluster_sources(
+        self, seen: Observation, generations: Generations, servers: list[tuple[str, str]]
+    ) -> tuple[list[tuple[str, str]], str]:
+        """Return the usable `servers`, and why certmond cannot repair the cluster in place, with the remedy, or ""."""
         try:
             present = self._files.read(seen.path, follow_any_link=False) or b""
-            with_cluster(present, seen.path, generations.embedded_ca(seen.spec), server[1] if server else None)
+            trust = generations.embedded_ca(seen.spec, seen.certificates)
+        except CertmondError as error:
+            return servers, str(error)
+        if not trust:
+            return servers, f"the file of its CA, the entry {seen.spec.embedded_ca}, has no certificate; restore the CA"
+        known = {url.rstrip("/") for _, url in servers}
+        if has_several_entries(present):  # another cluster has another server
+            current = parse_kubeconfig(present, seen.path).current_cluster
+            servers = [each for each in servers if each[0] == current]
+        if not embeds_ca(present) and (server := current_server(present)) and server.rstrip("/") not in known:
+            fact = f"it has no CA data, and certmond does not know that {server} is this cluster"
+            return servers, printable(f"{fact}; if it is, add certificate-authority-data to {seen.path}")
+        try:
+            with_cluster(present, seen.path, trust, servers[0][1] if servers else None)
         except CertmondError as error:
             fact = str(error).partition(";")[0]
-            return f"{fact}; move the file away, then run: certmond renew {seen.name}" if server else str(error)
-        return ""
+            remedy = f"{fact}; move the file away, then run: certmond renew {seen.name}"
+            return servers, remedy if servers else str(error)
+        return servers, ""
 
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
         """Yield generations, newest first, except those with which a service failed. Empty if they are unreadable."""

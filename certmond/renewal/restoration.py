@@ -181,12 +181,15 @@ class Restoration:
         """Write the present CA and the known server into a kubeconfig, which keeps its credentials."""
         name, path = step.target, step.path
         present = self._files.read(path, follow_any_link=False) or b""
-        if not self._generations.broken_cluster(PairLocation(spec.kind, path, path, spec), present):
+        location = PairLocation(spec.kind, path, path, spec)
+        if not self._generations.broken_cluster(location, present):
             raise WriteError(f"another process has repaired {path} since the plan; plan again: certmond plan")
         self._check_writable([path], spec)
         salvage = step.status.presence.salvage
         server = salvage.server[1] if salvage and salvage.server else None
-        content = with_cluster(present, path, self._generations.embedded_ca(spec), server)
+        pair = self._generations.pair(location, lambda _: present)
+        chain = () if isinstance(pair, Unpaired) else pair.chain
+        content = with_cluster(present, path, self._generations.embedded_ca(spec, chain), server)
         changes: list[Change] = [NewFile(path, content, expected=digest(present), at_most=spec.key_mode)]
 
         def verify(written: Mapping[str, bytes]) -> None:
@@ -261,7 +264,7 @@ class Restoration:
         for generation in reversed(ids):
             try:
                 found = self._candidate(name, generation)
-            except MalformedError as error:
+            except (MalformedError, WriteError) as error:
                 skipped.append(f"{generation} is skipped: {error}")
                 continue
             if found.verdict.worth is Worth.GOOD and not found.in_place:

@@ -155,8 +155,11 @@ class PreviousFiles:
                 files = self._generations.to_restore(name, stored)
             except CertmondError:
                 continue  # certmond cannot write the present CA into this kubeconfig
-            differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
-            if differs and status and self._is_good(spec, target, files, status):
+            if not _differs(files, target):
+                if _differs(stored, target):
+                    break  # only its CA differs, so the services failed with these credentials
+                continue
+            if status and self._is_good(spec, target, files, status):
                 return files, generation.when
         raise WriteError(f"the archive has no previous generation of {target.name} that is still valid")
 
@@ -188,3 +191,8 @@ def _is_good(status: CertificateStatus) -> bool:
 def _change(file: ArchivedFile, present: bytes | None) -> NewFile:
     expected = None if present is None else digest(present)
     return NewFile(file.path, file.content, file.mode, file.owner, expected, at_most=file.mode)
+
+
+def _differs(files: Iterable[ArchivedFile], target: Target) -> bool:
+    """Return whether a file has other content than the present file of the target."""
+    return any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)

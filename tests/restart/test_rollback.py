@@ -289,6 +289,20 @@ def test_a_restored_kubeconfig_trusts_the_present_ca(keeper: Keeper, *, replacea
         assert fact in refused(keeper, keeper.target(CONF))
 
 
+def test_older_credentials_are_not_restored_if_only_the_ca_changed(keeper: Keeper) -> None:
+    """The services failed with the newest credentials and a new CA. A restore would change only the certificate."""
+    keeper.keep()
+    keeper.renew(CONF)
+    keeper.keep()
+    before = keeper.node.kubeconfig(FILES[CONF][0])
+    present = base64.b64decode(before["clusters"][0]["cluster"]["certificate-authority-data"])
+    keeper.node.edit_kubeconfig(FILES[CONF][0], certificate_authority_data=present + make_ca().pem)
+    keeper.keep()
+    keeper.node.write(FILES[CONF][0], yaml.safe_dump(before))
+    fact = f"the archive has no previous generation of {CONF} that is still valid"
+    assert fact in refused(keeper, keeper.target(CONF))
+
+
 def test_failed_files_do_not_displace_the_last_working_generation(keeper: Keeper) -> None:
     """certmond restores the last working files after any number of new files that fail in succession."""
     keeper.keep()

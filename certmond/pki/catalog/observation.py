@@ -28,7 +28,8 @@ class Embedded:
 
     `path` is the kubeconfig. `file` is the CA file to which the kubeconfig refers, or None if it embeds the
     certificates. `cluster` is the name of the cluster. `others` is True if a user other than root and the user of
-    certmond can change the kubeconfig, or replace it.
+    certmond can change the kubeconfig, or replace it. `absent` is True if the kubeconfig names no CA for the cluster:
+    client-go then trusts the CAs of the system.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Embedded:
     file: str | None = None
     cluster: str = ""
     others: bool = False
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,8 @@ def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Ci
     if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None
     used = circumstances.in_use if cause is Cause.ASKED else frozenset[str]()
-    names = (name for name in status.seen.spec.ca if name not in used)
+    spec = status.seen.spec  # a kubeconfig also gets the present CA of `embedded_ca`
+    names = (name for name in (*spec.ca, *filter(None, (spec.embedded_ca,))) if name not in used)
     unsure = next(filter(None, map(circumstances.unsure.get, names)), None)
     return Held(*status.seen.identity, unsure) if unsure else None
 

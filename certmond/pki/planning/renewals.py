@@ -192,13 +192,15 @@ class _Planner:
             self._held.append(held)
             return
         made = self._repairs.step(status, requested=asked)
-        if isinstance(made, Restore | Issue) and not asked:
-            about = self._circumstances
-            if isinstance(made, Restore):  # a restored certificate needs no clock, and no CA that all components trust
-                about = replace(about, clock=None, unsure={} if made.generation else about.unsure)
-            made = self._waiting(status, None, Cause.DAMAGED, about) or made
-        elif isinstance(made, Issue) or (isinstance(made, Restore) and made.generation is None):
-            made = unsettled_ca_hold(status, Cause.DAMAGED, self._circumstances) or made
+        about = self._circumstances
+        if isinstance(made, Restore):  # a restored certificate needs no clock, and no CA that all components trust
+            about = replace(about, clock=None)
+            if made.generation:  # a good generation has a path to the present CA
+                unsure = {name: why for name, why in about.unsure.items() if name not in seen.spec.ca}
+                about = replace(about, unsure=unsure)
+        if isinstance(made, Restore | Issue):
+            held = unsettled_ca_hold(status, Cause.DAMAGED, about) if asked else None
+            made = (held if asked else self._waiting(status, None, Cause.DAMAGED, about)) or made
         if made is None:  # its certificate is complete, so that certmond renews it as usual
             self._consider(status, Cause.DAMAGED)
             return

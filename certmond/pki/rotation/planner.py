@@ -122,8 +122,9 @@ def _kubeconfig_changes(
 
 
 def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
+    """Yield the trust of a kubeconfig that differs from the wanted one. A kubeconfig without a CA does not change."""
     for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
-        if frozenset(embedded.certificates) != frozenset(wanted.trust):
+        if not embedded.absent and frozenset(embedded.certificates) != frozenset(wanted.trust):
             yield embedded
 
 

@@ -169,6 +169,24 @@ def test_a_ca_of_unknown_trust_is_not_written_into_a_kubeconfig() -> None:
         assert isinstance(only(node.plan(asked=asked, clock="no clock")), Restore)
 
 
+def test_the_embedded_ca_of_unknown_trust_is_not_written_either() -> None:
+    """A kubeconfig gets the present CA of `embedded_ca` also if another CA signs its certificate. A restored kubeconfig
+    gets it too. If the same CA signs the certificate, the path of a good generation is proof enough.
+    """
+    for ca, held in ((["client-ca"], True), (["ca"], False)):
+        seen = replace(LEADS_NOWHERE, spec=CONF.model_copy(update={"ca": ca}))
+        good = ("000001-x", seen.certificates[0])
+        for broken, salvage in ((seen, Salvage()), (replace(GONE, spec=seen.spec, path=CONF.path), Salvage((good,)))):
+            node = Node(replace(seen, broken_cluster=""), salvage)
+            node.look(broken)
+            node.after(REPAIR_WAIT)
+            is_generation = bool(salvage.good)
+            for asked in (True, False):
+                made = only(node.plan(asked=asked, unsure={"ca": "the CA was replaced"}))
+                expected = Held if held or not is_generation else Restore
+                assert isinstance(made, expected), (ca, is_generation, asked, made)
+
+
 def test_a_cluster_without_a_repair_is_restored_from_the_archive() -> None:
     """Without a generation, certmond holds the repair with the missing fact, which the finding has too. It issues no
     certificate.

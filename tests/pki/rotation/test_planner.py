@@ -274,6 +274,14 @@ def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
     assert list(open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
 
 
+def test_a_kubeconfig_without_a_ca_does_not_change() -> None:
+    """client-go then trusts the CAs of the system. The kubeconfig blocks no phase."""
+    (embedded,) = conf(OLD).embedded
+    seen = judged(replace(conf(), embedded=(replace(embedded, certificates=(), absent=True),)), trust=(OLD, NEW))
+    assert missing_steps(at(P.TRUST), ground(OLD, NEW), seen) == MissingSteps()
+    assert list(open_conditions(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
+
+
 def test_a_kubeconfig_is_written_once_for_all_contexts_of_its_family() -> None:
     """A cluster that trusts another anchor stays."""
     (embedded,) = conf(OLD).embedded
