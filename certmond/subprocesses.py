@@ -95,9 +95,9 @@ def run(
 
 
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a sentence for each command that another user can change, so that certmond does not run it.
+    """Yield a sentence for each command that certmond refuses to run, because another user can change the command.
 
-    The keys of `commands` name the purpose. A missing program is skipped: an operator may install it later.
+    The keys of `commands` name the purpose. Skip a missing program: an operator may install it later.
     """
     for what, command in commands.items():
         with suppress(OSError):

@@ -86,7 +86,7 @@ def test_a_hold_keeps_a_rotation_in_prepare(
     words = ["root-ca", "rotate", "--plan"] + ["--at-once"] * (mode is Mode.REPLACE)
     table = node.hurry(*words)
     told = " ".join(table.out.split())
-    assert "the rotation waits in prepare, before it replaces any key, because of:" in told
+    assert "the rotation waits in prepare, before it replaces any key; holds:" in told
     assert re.search(f"run: {command}", told), told
     (found,) = json.loads(node.hurry(*words, "-o", "json").out)["holds"]
     assert found["reason"] == reason

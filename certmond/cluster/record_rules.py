@@ -42,8 +42,8 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
     """Return the public record of a rotation. Raises RotationError if no record can contain the rotation."""
     if rotation.found:
         raise RotationError(
-            f"this node alone began {rotation.name}, after another CA replaced the file; complete it here, without "
-            "`cluster:` in the configuration"
+            f"this node alone began {rotation.name}, after a user replaced the CA on this node; to complete it here, "
+            "remove `cluster:` from the configuration and restart certmond"
         )
     try:
         return ClusterRecord(

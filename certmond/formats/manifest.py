@@ -54,7 +54,7 @@ class Container:
         return [value for name, value in self.flags if name == flag and value]
 
     def on_host(self, path: str) -> str | None:
-        """Return the path on the host of the container's `path`, or None if the host has no such file."""
+        """Return the path on the host of the container's `path`, or None without a hostPath. Accesses no file."""
         if not path.startswith("/"):
             return None
         path = "/" + posixpath.normpath(path).lstrip("/")

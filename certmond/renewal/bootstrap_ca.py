@@ -97,7 +97,9 @@ def _key(path: str, unread: list[str], problems: list[str], what: str = "the CA'
         key = load_key(read_file(path), path)
         if can_sign(key):
             return key
-        problems.append(f"the private key in {path} is damaged: its signature does not verify; give an intact key")
+        problems.append(
+            f"the private key in {path} is damaged: a signature made with it does not verify; give an intact key"
+        )
     except OSError as error:
         unread.append(f"{path} cannot be read ({error.strerror}); give {what}")
     except KeyUnusableError as error:

@@ -211,7 +211,7 @@ def _content_names(data: bytes) -> frozenset[str]:
 
 
 def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
-    """Return the subject of each user's certificate, or the file to which it refers, or None if it has neither."""
+    """Return, by user, the subject of the embedded certificate, or the path of its file, or None without one."""
 
     def subject(user: User) -> bytes | str | None:
         document = credentials.documents.get((user.name, "certificate"))

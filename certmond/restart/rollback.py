@@ -51,8 +51,8 @@ class PreviousFiles:
     ) -> list[CertificateStatus]:
         """Return the good certificates that services use and that `archive` has not stored in their present state.
 
-        Omit those that `restarting` services use, because a restart must show first that they work. A certificate that
-        is not among `statuses` is archived again when it returns.
+        Omit those that `restarting` services use, because a restart must show first that they work. Forget each
+        certificate that is not among `statuses`: a later call with this certificate returns it again.
         """
         present = {status.seen.identity for status in statuses}
         self._archived = {identity: seen for identity, seen in self._archived.items() if identity in present}

@@ -96,7 +96,9 @@ def test_a_record_that_makes_no_rotation_names_who_wrote_it(changes: dict[str, A
 
 def test_a_rotation_without_a_record_is_an_error() -> None:
     """The error covers a rotation of this node alone, and nodes whose names no Node can have."""
-    with pytest.raises(RotationError, match=r"^this node alone began the rotation r-1 of ca, .*; complete it here"):
+    with pytest.raises(
+        RotationError, match=r"^this node alone began the rotation r-1 of ca, .*; to complete it here, "
+    ):
         record_of(replace(ROTATION, found=True), "node-1")
     with pytest.raises(
         RotationError, match=r"r-1 of ca cannot be recorded \(invalid: excluded\); use the names of `kubectl"

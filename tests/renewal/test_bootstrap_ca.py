@@ -143,7 +143,7 @@ def test_a_damaged_key(files: Files) -> None:
     """A key whose numbers do not fit each other is refused before anything depends on it."""
     ca = make_ca(key="rsa")
     assert files.refused(ca.pem, damaged(ca)) == [
-        "the private key in own.key is damaged: its signature does not verify; give an intact key"
+        "the private key in own.key is damaged: a signature made with it does not verify; give an intact key"
     ]
 
 

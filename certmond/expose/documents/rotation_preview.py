@@ -89,7 +89,7 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
         how = f"one first, then batches of {workers['batch']}, each after all earlier workers acknowledged the phase"
         below.append(Text(f"workers in {phases}: {how}"))
     if document["holds"]:
-        below.append(Text(f"the rotation waits in {document['phase']}, before it replaces any key, because of:"))
+        below.append(Text(f"the rotation waits in {document['phase']}, before it replaces any key; holds:"))
         below += [Text(printable(each["message"]), style="yellow") for each in document["holds"]]
     return Group(table, Text(), *below) if below else table
 

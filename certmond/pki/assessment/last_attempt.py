@@ -68,7 +68,7 @@ class Attempt:
         return (self.repaired_at, self.repaired_at + _pause(self.repairs)) if self.repaired_at else None
 
     def repaired(self, before: Attempt | None) -> Attempt:
-        """Return this attempt as a repair: `repairs` is 1, or one more than that of a recent repair in `before`."""
+        """Return this attempt as a repair. `repairs` is 1, or one more than `before.repairs` after a recent repair."""
         in_a_row = before and before.repaired_at and timedelta() <= self.at - before.repaired_at < IN_A_ROW
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 

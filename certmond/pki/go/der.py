@@ -130,7 +130,7 @@ def bits(content: bytes, words: str) -> Bits:
 
 
 def string(tag: int, content: bytes) -> str:
-    """Return the text of an attribute's value (parseASN1String). Raises MalformedError for an unsupported type.
+    """Return the text of an attribute's value (parseASN1String). Raises MalformedError for another type or content.
 
     Go keeps the octets of a T61String unchanged. Here they are Latin-1.
     """

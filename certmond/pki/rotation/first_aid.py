@@ -75,8 +75,9 @@ def untrusted_signer(ground: Ground) -> str | None:
     certificate, key = signer.files
     fact = f"{signer.container} signs with {certificate}, {signer.holds[0].called}, which is not in {ground.path}"
     return (
-        f"{fact}: clients of this node refuse the certificates that it signs; name {signer.shared[0]} and "
-        f"{signer.shared[1]} in {signer.manifest}, and remove {certificate} and {key}"
+        f"{fact}: clients of this node refuse the certificates of this signer; in {signer.manifest}, set "
+        f"--cluster-signing-cert-file to {signer.shared[0]} and --cluster-signing-key-file to {signer.shared[1]}, and "
+        f"remove {certificate} and {key}"
     )
 
 

@@ -136,7 +136,7 @@ class Desired:
 
     @property
     def signing(self) -> Anchor:
-        """The anchor whose private key control-plane nodes have in the anchor's key file."""
+        """The anchor that signs: control-plane nodes have its private key in the key file of the family."""
         return self.trust[0]
 
 

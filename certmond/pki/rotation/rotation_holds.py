@@ -51,7 +51,7 @@ class Hold:
         """The whole hold as a sentence."""
         since = f" since {_second(self.since)}" if self.since else ""
         until = f", until {_second(self.until)} at the latest" if self.until else ""
-        return f"{self.fact}{since}{until}; it depends on {self.depends_on}; run: {self.command}"
+        return f"{self.fact}{since}{until}; the end of this hold depends on {self.depends_on}; run: {self.command}"
 
     def held(self, ground: Ground) -> Held:
         """Return the plan entry that shows this hold for the rotation of the anchor in `ground`."""

@@ -122,5 +122,5 @@ def test_a_hold_blocks_the_phase(phase: Phase) -> None:
     (said,) = open_conditions(at(phase), here, seen, around, held)
     assert said == (
         "held while /upgrade is there since 2026-11-24 11:59:59 UTC, until 2026-11-25 12:00:00 UTC at the latest; "
-        "it depends on an upgrade; run: rm /upgrade"
+        "the end of this hold depends on an upgrade; run: rm /upgrade"
     )
