@@ -548,8 +548,8 @@ def test_a_signer_that_no_client_trusts_is_reported(node: Cluster, how: str) -> 
     said = node.findings()["root_ca_changed"]
     assert said.startswith(f"kube-controller-manager signs with {node.files}/signing-ca.crt, CN=kubernetes")
     assert said.endswith(
-        f"name {node.files}/ca.crt and {node.files}/ca.key in {node.manifest}, and remove {node.files}/signing-ca.crt "
-        f"and {node.files}/signing-ca.key"
+        f"in {node.manifest}, set --cluster-signing-cert-file to {node.files}/ca.crt and --cluster-signing-key-file to "
+        f"{node.files}/ca.key, and remove {node.files}/signing-ca.crt and {node.files}/signing-ca.key"
     )
     node.manifest.write_text(node.manifest.read_text().replace("signing-ca.", "ca."))
     for name in ("signing-ca.crt", "signing-ca.key"):

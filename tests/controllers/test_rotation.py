@@ -589,7 +589,7 @@ def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
 
 
 DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
-    "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, "is neither the old nor the new CA"),
+    "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, ", neither the old nor the new CA"),
     "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the old nor the new CA"),
     "no certificate": ("ca.crt", lambda _: b"", "ca.crt contains no CA"),
     "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "is encrypted, or is not a private key"),

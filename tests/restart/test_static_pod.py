@@ -436,6 +436,6 @@ def test_a_failure_to_open_the_process_is_reported(
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", full)
-        with pytest.raises(RestartError, match=r"cannot be opened \(Too many open files\); see the limits"):
+        with pytest.raises(RestartError, match=r"cannot be opened \(Too many open files\); raise LimitNOFILE="):
             stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
         assert not ended(pods)
