@@ -744,7 +744,7 @@ def _no_key() -> Unfit:
 def _encrypted() -> Unfit:
     made = root_ca()
     locked = made.key_as(PrivateFormat.PKCS8, b"secret")
-    return made.pem, locked, "ca.key is encrypted, or is not a private key"
+    return made.pem, locked, "ca.key cannot be read as a key"
 
 
 def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
@@ -898,7 +898,7 @@ def _of_three(node: RotatingNode) -> None:
 
 
 HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
-    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; install the key of the CA there without"),
+    "an encrypted key": (_with_a_passphrase, "ca.key is encrypted, or is not a private key; decrypt it: openssl pkey -in "),
     "a CA elsewhere": (_elsewhere, "no other signer issues .*web.crt.*; rotate a CA with an external key by"),
     "other members": (_of_three, "etcd has 3 members, so .*; configure `cluster:` on every node"),
 }  # fmt: skip
