@@ -246,7 +246,8 @@ def _poll_signers(
     while waiting := {_identity(each): each for each in outcomes if each.result == "waiting"}:
         for each in waiting.values():
             reason, _, remedy = each.message.partition("; ")
-            progress.wait(f"{each.step.target}: {reason}", remedy, until=end, since=begun)
+            command = remedy.removeprefix("run: ")
+            progress.wait(f"{each.step.target}: {reason}", command, until=end, since=begun)
         if datetime.now(UTC) >= end:
             break
         handover.pause(min(end, *again.values()), enforcer.interest)

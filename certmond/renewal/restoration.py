@@ -264,7 +264,7 @@ class Restoration:
         for generation in reversed(ids):
             try:
                 found = self._candidate(name, generation)
-            except (MalformedError, WriteError) as error:
+            except (MalformedError, RefusedError) as error:
                 skipped.append(f"{generation} is skipped: {error}")
                 continue
             if found.verdict.worth is Worth.GOOD and not found.in_place:
@@ -286,11 +286,15 @@ class Restoration:
     def _candidate(self, name: str, generation: str) -> _Candidate:
         """Return a generation with its verdict.
 
-        Raises MalformedError if it is damaged, WriteError if certmond never restores it.
+        Raises MalformedError if it is damaged, RefusedError if certmond cannot write the present CA into it, and
+        WriteError if certmond never restores it.
         """
-        files = self._load(name, generation)
-        if self._is_by_hand(name, files):
+        if self._is_by_hand(name, self._archive.load(name, generation)):
             raise WriteError(_never(name))
+        try:
+            files = self._load(name, generation)
+        except WriteError as error:
+            raise RefusedError(str(error)) from error
         in_place = all(self._files.read(file.path) == file.content for file in files)
         described = self._archive.generation(name, generation)
         return _Candidate(described, files, self._generations.judged(name, generation, files), in_place)

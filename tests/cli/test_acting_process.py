@@ -71,12 +71,15 @@ def test_a_hold_offers_the_one_command_that_ends_it(
     held = Hold(HoldReason.FILE, "held while /hold is there", "who keeps it", "rm /hold", NOW - HOUR, NOW + HOUR)
     handover.show_rotation_wait(noted(tmp_path, replace(ROTATION, **fields)), held.sentence, 1)
     (line,) = capsys.readouterr().out.splitlines()
-    fact = "held while /hold is there, until 2026-11-24 13:00:00 UTC at the latest; it depends on who keeps it"
+    end = "the end of this hold depends on who keeps it"
+    fact = f"held while /hold is there, until 2026-11-24 13:00:00 UTC at the latest; {end}"
     assert line == f"waiting: [trust] {fact} (and 1 more) (since 2026-11-24 11:00:00 UTC; to end it: rm /hold)"
     without = replace(held, since=None, until=None)
     handover.show_rotation_wait(ROTATION, without.sentence)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith("; it depends on who keeps it (since 2026-11-24 12:00:00 UTC; to end it: rm /hold)")
+    assert line.endswith(
+        "; the end of this hold depends on who keeps it (since 2026-11-24 12:00:00 UTC; to end it: rm /hold)"
+    )
 
 
 def test_a_restart_without_a_rotation_offers_the_archive_if_it_is_unhealthy(

@@ -121,7 +121,7 @@ def test_another_holder_is_waited_for(api: ApiServer, clock: Clock) -> None:
     """
     theirs, ours = lease(api, Clock(), "node-2"), lease(api, clock)
     theirs.take()
-    said = r"node-2 holds the Lease kube-system/certmond-restart since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; .* it"
+    said = r"node-2 holds the Lease kube-system/certmond-restart since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; .* its release"
     assert re.fullmatch(said, ours.take() or "")
     clock.now += 59
     theirs.take()
@@ -426,7 +426,8 @@ def test_leases_of_two_names_are_independent(api: ApiServer, clock: Clock) -> No
 def test_a_missing_namespace_is_named(api: ApiServer, clock: Clock) -> None:
     """Without its namespace a Lease cannot be created, and the error names it."""
     with pytest.raises(
-        RefusedError, match="the cluster has no namespace ops; create it, or configure another one for the Lease"
+        RefusedError,
+        match="the cluster has no namespace ops; create the namespace, or configure another namespace for the Lease",
     ):
         lease(api, clock, namespace="ops").take()
 
