@@ -133,7 +133,7 @@ def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> 
     assert processes(scratch) == []
     [kept] = scratch.iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
-    assert f"{kept} remains; no cluster trusts" in ended.stdout
+    assert f"{kept} remains; no cluster trusts" in " ".join(ended.stdout.split())
     commands = dict(re.findall(r"^  (\S[^:]+): +(.+)$", ended.stdout, re.MULTILINE))
     command = shlex.split(commands["check the node again"])
     looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NEAR)

@@ -420,13 +420,13 @@ def test_a_change_between_plan_and_signature_stops_the_signature(tmp_path: Path)
 
 
 def test_only_one_function_grants_a_signature() -> None:
-    """Only `signing_policy` makes a Grant, and each request for a certificate has one."""
+    """Only `pki.signing.policy` makes a Grant, and each request for a certificate has one."""
     makers = set()
     for path in (Path(__file__).parent.parent / "certmond").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Grant":
                 makers.add(path.name)
-    assert makers == {"signing_policy.py"}
+    assert makers == {"policy.py"}
     assert Request.__dataclass_fields__["grant"].default is MISSING
 
 

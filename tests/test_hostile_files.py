@@ -35,7 +35,7 @@ HOSTILE = {
     ),
 }
 WORST = {
-    "rsa-16384.pem": "the work of more than 10,000 signatures of RSA-2048",
+    "rsa-16384.pem": "the work of more than 10,000 RSA-2048 signatures",
     "chain.pem": "has more possible issuers than Go tries",
     "names-1.pem": "more than 50,000 names",
     "names-3.pem": "more than 250,000 comparisons",

@@ -251,7 +251,7 @@ def test_a_step_that_fails_keeps_no_other_waiting(tmp_path: Path, monkeypatch: p
     host.entries["apiserver"] |= {"signer": "site"}
     helper.answers(2, "no")
     made, enforcer = hand(host)
-    monkeypatch.setattr(enforcer.executor, "_remember_failure", lambda *_: None)
+    monkeypatch.setattr(enforcer.executor, "_record_failure", lambda *_: None)
     assert [step.target for step in host.plan().steps] == ["apiserver", "etcd-server", "admin.conf"]
     for _ in range(2):
         made.make_plan(*enforcer.see())

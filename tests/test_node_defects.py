@@ -361,7 +361,7 @@ ROTATIONS: dict[str, Told] = {
         "`root_ca.on_change` is alarm",
     ),
     "another CA with its key, which is rotated": (
-        put_ca(), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "; certmond rotates it now"
+        put_ca(), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "; certmond rotates to the new CA now"
     ),
     "another CA with the key of a third": (
         put_ca(other_key()), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "is not the private key of"
