@@ -138,7 +138,7 @@ def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> 
     command = shlex.split(commands["check the node again"])
     looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NEAR)
     assert re.search(r"^apiserver .* ok *$", looked.stdout, re.MULTILINE)
-    subprocess.run(shlex.split(commands["remove it"]), check=True)
+    subprocess.run(shlex.split(commands["remove the directory"]), check=True)
     assert list(scratch.iterdir()) == []
 
 

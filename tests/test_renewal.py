@@ -776,7 +776,7 @@ def test_a_key_that_another_process_has_just_written_stays(tmp_path: Path) -> No
     theirs = make_server(host.ca, "kube-apiserver")
     host.put(ENTRIES["apiserver"]["key"], theirs.key_pem, 0o600)
     [outcome] = host.enforcer().executor.execute(plan)
-    assert outcome.message.startswith("/etc/kubernetes/pki/apiserver.key was changed by another process")
+    assert outcome.message.startswith("another process has changed /etc/kubernetes/pki/apiserver.key since the plan")
     host.put(ENTRIES["apiserver"]["path"], theirs.pem)
     assert host.start() == []
     assert host.unwell() == []
@@ -794,7 +794,7 @@ def test_a_renewal_by_another_process_while_the_signer_signs_stays(waiting: tupl
                for field, suffix in (("key", "key"), ("path", "crt"))]  # fmt: skip
     helper.script.write_text(helper.script.read_text() + "\n".join(copying) + "\n")
     [outcome] = host.start()
-    assert "was changed by another process" in outcome.message
+    assert "another process has changed " in outcome.message
     assert host.serials()["apiserver"] == theirs.facts.serial
     assert host.unwell() == []
 

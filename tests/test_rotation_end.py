@@ -352,7 +352,7 @@ def test_an_anchor_that_left_the_configuration_is_reported(plain: Ending) -> Non
         each.update({name: "site-ca" for name in ("name", "ca", "embedded_ca") if each.get(name) == "ca"})
     path.write_text(yaml.safe_dump(document))
     told = node.findings()["rotation_frozen"]
-    assert f"{plain.rotation.name} is in progress, in the phase done, but the configuration has no ca" in told
+    assert f"{plain.rotation.name} is in progress, in the phase done, but the configuration has no entry ca" in told
     assert [node.step() for _ in range(2)] == [None, None]
     assert (node.phase, node.staged) == (Phase.DONE, kept)
     path.write_text(text)
