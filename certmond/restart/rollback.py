@@ -51,7 +51,7 @@ class PreviousFiles:
     ) -> list[CertificateStatus]:
         """Return the good certificates that services use and that `archive` has not stored in their present state.
 
-        Omit those that `restarting` services use, because a restart must show first that they work. Forget each
+        Omit those that `restarting` services use, because a restart must show first that they work. Drop each
         certificate that is not among `statuses`: a later call with this certificate returns it again.
         """
         present = {status.seen.identity for status in statuses}
