@@ -85,7 +85,7 @@ class Abuse:
             while not self.stop.is_set():
                 for number, _ in ended.poll(0):
                     held.pop(number).close()
-                for _ in range(min(100, connections - len(held))):
+                for _ in range(connections - len(held)):
                     client = socket.socket()
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # leaves no TIME_WAIT
                     client.setblocking(False)
