@@ -112,15 +112,6 @@ def embeds_ca(data: bytes) -> bool:
         return False
 
 
-def current_server(data: bytes) -> str:
-    """Return the server of the cluster of a kubeconfig's current context, or "" without one."""
-    try:
-        document = load_mapping(data)
-        return as_text(_current_cluster(document, "").fields.get(_SERVER)).strip()
-    except (MalformedError, WriteError):
-        return ""
-
-
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
     """Return the kubeconfig `data` in which the current user has the credentials of the current user of `source`.
 

@@ -18,7 +18,6 @@ from certmond.files.write_access import WriterLookup
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.formats.kubeconfig_edit import (
     credentials_obstacle,
-    current_server,
     embeds_ca,
     has_several_entries,
     with_cluster,
@@ -166,6 +165,7 @@ class SalvageLookup:
         """Return the usable `servers`, and why certmond cannot repair the cluster in place, with the remedy, or ""."""
         try:
             present = self._files.read(seen.path, follow_any_link=False) or b""
+            config = parse_kubeconfig(present, seen.path)
             trust = generations.embedded_ca(seen.spec, seen.certificates)
         except CertmondError as error:
             return servers, str(error)
@@ -173,11 +173,12 @@ class SalvageLookup:
             return servers, f"the file of its CA, the entry {seen.spec.embedded_ca}, has no certificate; restore the CA"
         known = {url.rstrip("/") for _, url in servers}
         if has_several_entries(present):  # another cluster has another server
-            current = parse_kubeconfig(present, seen.path).current_cluster
-            servers = [each for each in servers if each[0] == current]
-        if not embeds_ca(present) and (server := current_server(present)) and server.rstrip("/") not in known:
-            fact = f"it has no CA data, and certmond does not know that {server} is this cluster"
-            return servers, printable(f"{fact}; if it is, add certificate-authority-data to {seen.path}")
+            servers = [each for each in servers if each[0] == config.current_cluster]
+        named = [each for each in config.clusters if config.current_cluster in {None, each.name}]
+        if named and named[0].server and not embeds_ca(present) and named[0].server.rstrip("/") not in known:
+            fact = f"cluster {named[0].name!r} has no CA data, and no other file of the node names its server"
+            remedy = f"add its certificate-authority-data to {seen.path}, unless it uses a public CA"
+            return servers, printable(f"{fact} {named[0].server}; {remedy}")
         try:
             with_cluster(present, seen.path, trust, servers[0][1] if servers else None)
         except CertmondError as error:

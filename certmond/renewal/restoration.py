@@ -150,7 +150,7 @@ class Restoration:
         spec, name = step.status.seen.spec, step.target
         if step.generation is None:
             return self._repair_cluster(step, spec, writer)
-        files = self._load(name, step.generation)
+        files = self._generations.to_restore(name, self._archive.load(name, step.generation))
         found = self._generations.judged(name, step.generation, files)
         location = self._generations.location(name, files)
         if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or location.spec != spec:
@@ -216,10 +216,6 @@ class Restoration:
         if not (present and has_several_entries(present)):
             return file.content
         return self._generations.with_present_ca(location, with_credentials_of(present, file.content, file.path))
-
-    def _load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation as certmond restores them."""
-        return self._generations.to_restore(name, self._archive.load(name, generation))
 
     def _archive_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
         replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}
@@ -289,10 +285,11 @@ class Restoration:
         Raises MalformedError if it is damaged, RefusedError if certmond cannot write the present CA into it, and
         WriteError if certmond never restores it.
         """
-        if self._is_by_hand(name, self._archive.load(name, generation)):
+        files = self._archive.load(name, generation)
+        if self._is_by_hand(name, files):
             raise WriteError(_never(name))
         try:
-            files = self._load(name, generation)
+            files = self._generations.to_restore(name, files)
         except WriteError as error:
             raise RefusedError(str(error)) from error
         in_place = all(self._files.read(file.path) == file.content for file in files)

@@ -1098,7 +1098,7 @@ def test_no_default_route(host: Host) -> None:
                f"--state-dir={host.state}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     if "unshare" in done.stderr:
-        pytest.skip("no network namespace can be made here")
+        pytest.skip("this machine cannot create a network namespace")
     assert done.returncode == 3
     assert "set `init: {advertise_address: …}` in the configuration" in done.stderr
 

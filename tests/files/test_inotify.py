@@ -640,7 +640,7 @@ def play(eyes: Eyes, tree: str, steps: list[int]) -> None:
 def apart(scene: Callable[[Path], None], home: Path, *wrapper: str) -> None:
     """Run a scene in a separate process, in the namespaces that the wrapper creates."""
     if wrapper and (refusal := subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False).stderr):
-        pytest.skip(f"namespaces are not to be had here: {refusal.strip()}")
+        pytest.skip(f"this machine cannot create namespaces: {refusal.strip()}")
     result = subprocess.run(
         [*wrapper, sys.executable, "-W", "error", __file__, scene.__name__, str(home)],
         # Not measured: a scene that gives up its rights could not write its coverage.

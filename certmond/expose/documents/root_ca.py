@@ -156,7 +156,7 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
         faults = any(each["fault"] for each in document["staged"])
         yield from () if faults else (Text("no rotation is under way"),)  # unknown if a staged file has a fault
     elif not rotation["phase"]:
-        remedy = "restore rotation/record.json of the state directory from a backup"
+        remedy = "restore rotation/record.json of the state directory, or remove it if no rotation is in progress"
         yield Text(f"the record of a rotation cannot be read; {remedy}", style=_STYLES["refused"])
     else:
         place = rotation["released"]

@@ -182,7 +182,7 @@ def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: l
         raise _RefusedError(f"the modulus has {modulus.bit_length()} bits, more than {MAX_RSA_BITS}")
     if len(primes) > 2:
         _require_coprime(primes, modulus)
-        return  # Go checks no more of a key with three or more primes, and does not use the primes
+        return  # Go does not use the primes of a key with three or more of them
     p, q = primes
     if not (2 < p < modulus and 2 < q < modulus):
         raise _RefusedError("crypto/rsa: invalid prime")
