@@ -15,7 +15,7 @@ from typing import Any
 from certmond.errors import RuntimeDirError
 from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_entry, header
 from certmond.expose.metrics.incremental_rewrite import Sheet, encoded, replacing
-from certmond.expose.metrics.text import escaped
+from certmond.expose.metrics.label_values import escaped
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.findings import Finding, Severity
