@@ -1075,7 +1075,7 @@ def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     done = certmond(host, "renew", "ca", "apiserver", "etcd-server")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "certmond: ca cannot be renewed: it is a CA, and a CA is rotated: certmond root-ca rotate",
+        "certmond: ca cannot be renewed: it is a CA; rotate it: certmond root-ca rotate",
         "etcd-server cannot be renewed: its entry has `signer: none`",
     ]
     assert host.serials() == before

@@ -120,7 +120,7 @@ def _renew(case: Case) -> str:
     if case.spec.renewed_by:
         return f"it is renewed by {case.spec.renewed_by}"
     # `certmond renew` refuses a CA.
-    return "rotate it" if case.spec.authority else f"renew it: certmond renew {case.spec.name}"
+    return case.spec.ca_remedy if case.spec.authority else f"renew it: certmond renew {case.spec.name}"
 
 
 def _day(instant: datetime) -> str:

@@ -63,6 +63,8 @@ class KeyAlgorithm(StrEnum):
     ED25519 = "Ed25519"
 
 
+ROOT_CAS = ("ca", "etcd-ca", "front-proxy-ca")
+"""Names of the profile's entries whose CA certmond can rotate."""
 T = TypeVar("T")
 
 
@@ -192,6 +194,13 @@ class CertificateSpec(Model):
     def is_trust(self) -> bool:
         """Whether several nodes must have the same file: a trust anchor, or the keys of service-account tokens."""
         return self.authority or self.kind is Kind.KEY_PAIR
+
+    @property
+    def ca_remedy(self) -> str:
+        """Return the action that replaces this CA, with the command if certmond can rotate it."""
+        if self.name not in ROOT_CAS:
+            return "replace it with the tool that issued it, then each certificate below it"
+        return "rotate it: certmond root-ca rotate" + ("" if self.name == ROOT_CAS[0] else f" --family {self.name}")
 
     @property
     def conditional(self) -> bool:

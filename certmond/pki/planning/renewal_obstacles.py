@@ -24,7 +24,7 @@ def renewal_obstacle(
     if spec.renewed_by:
         return f"certmond does not renew it; it is renewed by {spec.renewed_by}"
     if spec.authority:
-        return "it is a CA, and a CA is rotated: certmond root-ca rotate"
+        return f"it is a CA; {spec.ca_remedy}"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
         return "it has no separate entry in the catalogue"
     if signer == NO_SIGNER:

@@ -177,7 +177,7 @@ def test_an_expired_anchor_is_reported_once_at_its_entry() -> None:
 def test_a_ca_that_ends_is_to_be_rotated(left: timedelta) -> None:
     """The remedy of a CA that has ended, or is about to, is a rotation: `certmond renew` refuses one."""
     (told,) = judge(see(AUTHORITY, make_ca(not_after=NOW + left)))["ca"].findings
-    assert told.message.endswith("; rotate it")
+    assert told.message.endswith("; rotate it: certmond root-ca rotate")
 
 
 def test_an_expired_further_ca_of_a_bundle_is_a_leftover() -> None:

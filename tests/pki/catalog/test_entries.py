@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from certmond.pki.catalog.entries import DEFAULT_EXCLUDE, CertificateSpec, Kind, ServiceSpec, anchors_first
+from certmond.cli.root_ca import FAMILIES, TOKEN_KEYS
+from certmond.pki.catalog.entries import (
+    DEFAULT_EXCLUDE,
+    ROOT_CAS,
+    CertificateSpec,
+    Kind,
+    ServiceSpec,
+    anchors_first,
+)
 from certmond.pki.catalog.field_types import FACTS, Instant, expand, format_duration, parse_duration, subject_attributes
 
 BASE = {"name": "x", "path": "/x.crt"}
@@ -197,6 +205,21 @@ def test_a_key_pair_has_a_key_and_a_glob_has_none_beside_it() -> None:
     assert not row(key="/x.key").is_glob
     # With the path itself at fault, the key is not blamed for it.
     assert "must be absent" not in refused(path="relative/*.pem", key="/x.key")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("ca", "rotate it: certmond root-ca rotate"),
+        ("etcd-ca", "rotate it: certmond root-ca rotate --family etcd-ca"),
+        ("front-proxy-ca", "rotate it: certmond root-ca rotate --family front-proxy-ca"),
+        ("own-ca", "replace it with the tool that issued it, then each certificate below it"),
+    ],
+)
+def test_the_remedy_of_a_ca_has_the_command_for_its_family(name: str, remedy: str) -> None:
+    """`root-ca rotate` without a family rotates `ca`, so the command for another CA names its family."""
+    assert CertificateSpec(name=name, path="/ca.crt", authority=True).ca_remedy == remedy
+    assert (*ROOT_CAS, TOKEN_KEYS) == FAMILIES
 
 
 def test_an_entry_is_conditional_if_other_files_decide() -> None:

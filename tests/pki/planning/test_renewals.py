@@ -463,7 +463,7 @@ STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
     ("seen", "ca", "signers", "why"),
     [
         (GOOD, CA, {}, None),
-        (replace(CA, spec=AUTHORITY, name="leaf"), CA, {}, "it is a CA, and a CA is rotated: certmond root-ca rotate"),
+        (replace(CA, spec=AUTHORITY, name="leaf"), CA, {}, "it is a CA; rotate it: certmond root-ca rotate"),
         (replace(GOOD, name="leaf#2"), CA, {}, "it has no separate entry in the catalogue"),
         (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "it has no separate entry in the catalogue"),
         (see(row(signer="none"), leaf(NOW + DAY)), CA, {}, "its entry has `signer: none`"),
