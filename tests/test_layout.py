@@ -67,7 +67,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/controllers/test_rotation.py": (
         "carries rotations out, by the daemon and by `root-ca rotate`",
-        ["cli/root_ca_rotate", "cli/rotation_run", "controllers/coordinator_protocol"],
+        ["cli/root_ca_rotate", "controllers/coordinator_protocol"],
     ),
     "tests/controllers/test_rotation_state.py": (
         "reads the state of rotations, with the findings about it",

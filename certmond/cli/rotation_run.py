@@ -63,7 +63,7 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
             if enforcer.rotation_state.broken:
                 raise RotationError(enforcer.rotation_state.broken)
             if before and before.aborted is not aborting:
-                click.echo(f"{before.name} was aborted: the old {before.noun} is in use, not the new one", err=True)
+                click.echo(other_end(before), err=True)
                 return FAILED
             click.echo("done")
             return 0
@@ -91,6 +91,13 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
         if result.waits or result.until is not None or result.message is None:
             settled = result.waits and enforcer.rotating.settled
             handover.pause(result.until, enforcer.interest, at_most=_LONGEST if settled else pause)
+
+
+def other_end(rotation: Rotation) -> str:
+    """Return the message for a rotation that another process aborted, or for one that ended before its abort began."""
+    if rotation.aborted:
+        return f"{rotation.name} was aborted: the old {rotation.noun} is in use, not the new one"
+    return f"{rotation.name} is complete: the new {rotation.noun} is in use, not the old {rotation.noun}"
 
 
 def _one_step(
