@@ -46,7 +46,7 @@ TEXTLINT = $(BIN)/node .venv/lib/prose/node_modules/textlint/bin/textlint.js --i
 	--rules-base-directory $(CURDIR)/.venv/lib/prose/node_modules --format unix
 prose: packages-run .venv/prose ## words that docs/style.md excludes, in documentation and in Python
 	$(TEXTLINT) --config docs/prose/documentation.json '*.md' 'docs/**/*.md'
-	$(TEXTLINT) --config docs/prose/python.json $$(grep -v '^#' docs/prose/modules)
+	$(TEXTLINT) --config docs/prose/python.json '{benchmarks,certmond,config,docs,fuzz,packaging,tests}/**/*.py'
 
 audit: .venv/run ## what is known of the dependencies' vulnerabilities; needs a network, and is no part of `check`
 	$(PYTHON) -m venv build/audit

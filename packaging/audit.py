@@ -1,8 +1,10 @@
-"""What is known of the locked dependencies' vulnerabilities, and what could not be asked.
+"""The known vulnerabilities of the locked dependencies, and the dependencies that could not be queried.
 
-`audit.py [LOCK…]`: asks with pip-audit, which has to be beside the interpreter, about every version in the lock files.
-Exit status 0: all were asked about, and nothing is known; 1: a vulnerability is known; 3: not all could be asked about.
-pip-audit itself says "no known vulnerabilities" where it could ask about none.
+`audit.py [LOCK…]` runs pip-audit on every version in the lock files. pip-audit must be in the interpreter's directory.
+
+Exit status 0: every dependency was queried, and none has a known vulnerability. 1: at least one has a known
+vulnerability. 3: at least one dependency could not be queried, and the others have no known vulnerability. pip-audit
+alone prints "no known vulnerabilities" even if it could query no dependency.
 """
 
 import json
@@ -11,28 +13,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LOCKS = ("requirements-build.txt", "requirements-kubernetes.txt")  # the latter has all of requirements.txt
+LOCKS = ("requirements-build.txt", "requirements-kubernetes.txt")  # the second includes requirements.txt
 _SECONDS = 300
 
 
 def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
-    """Exit status and lines, from pip-audit's JSON."""
+    """Return the exit status and the lines to print for pip-audit's JSON document."""
     asked = [each for each in report["dependencies"] if "vulns" in each]
     skipped = [each["name"] for each in report["dependencies"] if "vulns" not in each]
     lines = []
     for each in asked:
         for known in each["vulns"]:
-            fixed = f"fixed in {', '.join(known['fix_versions'])}" if known["fix_versions"] else "no fix is out"
+            fixed = f"fixed in {', '.join(known['fix_versions'])}" if known["fix_versions"] else "no version fixes it"
             lines.append(f"{each['name']} {each['version']}: {known['id']} ({', '.join(known['aliases'])}); {fixed}")
     if lines:
         return 1, [
             *lines,
-            "`make lock`, with a newer version in pyproject.toml; or say why it does no harm.",
+            "Require a newer version in pyproject.toml and run `make lock`; or document why it has no effect.",
         ]
     if skipped or not asked:
-        what = f"{len(skipped)} of {len(report['dependencies'])}: {', '.join(skipped)}" if skipped else "anything"
-        return 3, [f"Nothing is proven: the index could not be asked about {what}."]
-    return 0, [f"No vulnerability is known of {len(asked)} locked dependencies."]
+        what = f"{len(skipped)} of {len(report['dependencies'])}: {', '.join(skipped)}" if skipped else "any dependency"
+        return 3, [f"The audit is incomplete: pip-audit could not query {what}."]
+    return 0, [f"{len(asked)} locked dependencies have no known vulnerability."]
 
 
 def main(locks: list[str]) -> int:
@@ -42,7 +44,7 @@ def main(locks: list[str]) -> int:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         report = json.loads(asked.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        print(f"Nothing is proven: pip-audit could not ask ({error}); is there a network?")
+        print(f"The audit failed: pip-audit returned no result ({error}); check the network connection")
         return 3
     status, lines = judge(report)
     print("\n".join(lines))

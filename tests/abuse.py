@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle
 
 from tests.http_server import hear
-from tests.web_config_files import PAIR, USERS, House, server_pair
+from tests.web_config_files import PAIR, USERS, WebFiles, server_pair
 
 ORIGINS = ("127.0.0.1", "127.0.0.2")
 """The addresses of the clients: the address of the listener, and another one."""
@@ -35,9 +35,9 @@ CONFIGURATIONS = (
 
 
 class Abuse:
-    def __init__(self, house: House, port: int) -> None:
-        self.house, self.address = house, ("127.0.0.1", port)
-        self.context = house.client()
+    def __init__(self, web_files: WebFiles, port: int) -> None:
+        self.web_files, self.address = web_files, ("127.0.0.1", port)
+        self.context = web_files.client()
         self.answers: dict[str, list[int]] = defaultdict(list)
         self.stop = threading.Event()
         self.most_open = 0
@@ -148,8 +148,8 @@ class Abuse:
     def rewrite(self) -> None:
         """The web configuration and the certificate change all the while, and are wrong half of the time."""
         for text in cycle(CONFIGURATIONS):
-            self.house.write(text.format(hash=USERS.split()[-1]))
-            self.house.put_pair(server_pair(self.house.ca))
+            self.web_files.write(text.format(hash=USERS.split()[-1]))
+            self.web_files.put_pair(server_pair(self.web_files.ca))
             self.answers["rewrite"].append(0)
             if self.stop.wait(0.05):
                 break

@@ -14,7 +14,7 @@ from tests.daemon_harness import DEADLINE
 _POLL = "7"
 """poll(2) in /proc/PID/syscall; its third argument is for how many milliseconds it waits."""
 
-needs_poll = pytest.mark.skipif(platform.machine() != "x86_64", reason="poll(2) has another number here, or is none")
+needs_poll = pytest.mark.skipif(platform.machine() != "x86_64", reason="poll(2) has another number here")
 
 
 def asleep(process: int, milliseconds: int) -> None:

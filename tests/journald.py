@@ -17,7 +17,7 @@ from pathlib import Path
 import certmond
 from tests.conftest import real_part
 
-Told = tuple[str, str, Mapping[str, object]]
+Reported = tuple[str, str, Mapping[str, object]]
 """The kind of an event, its message and its fields."""
 
 _CHILD = """
@@ -27,10 +27,10 @@ receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 receiver.bind("/run/systemd/journal/socket")
 receiver.settimeout(60)
 from certmond.notify.journal import Event, Journal, bound
-journal, (context, told) = Journal("command"), json.load(sys.stdin)
+journal, (context, events) = Journal("command"), json.load(sys.stdin)
 entries = []
 with bound(**context):
-    for kind, message, fields in told:
+    for kind, message, fields in events:
         level = fields.pop("level", "info")
         journal.tell(Event(kind), message, level, **fields)
         entries.append(receiver.recv(1 << 20).decode())
@@ -38,7 +38,7 @@ json.dump([entries, list(journal.recent)], sys.stdout)
 """
 
 
-def received(told: Iterable[Told], **context: object) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def received(reported: Iterable[Reported], **context: object) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Return the entries that journald receives for these events inside `bound(**context)`, and the events of the
     page.
     """
@@ -56,7 +56,7 @@ def received(told: Iterable[Told], **context: object) -> tuple[list[dict[str, st
         _CHILD,
     ]
     done = subprocess.run(
-        command, input=json.dumps([context, list(told)]), capture_output=True, text=True, check=False,
+        command, input=json.dumps([context, list(reported)]), capture_output=True, text=True, check=False,
         cwd=Path(certmond.__file__).parents[1],
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

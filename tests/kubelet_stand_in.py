@@ -5,7 +5,7 @@ container that ends. Its behavior and delays were measured with kubelet v1.24 an
 comes at once, and the next ones are backed off, whatever ended the container. When an API server ends, the holder of a
 leader's lease ends a moment later. Another text in a manifest is another Pod. `factor` scales all of these times. It
 has no images, no namespaces and no probes: a container uses the files of this machine. With `mounts`, a container sees
-of /etc/kubernetes only what its manifest mounts, and of a file that is mounted separately the inode of its own start.
+of /etc/kubernetes only what its manifest mounts, and the inode that a separately mounted file had at the start.
 """
 
 from __future__ import annotations

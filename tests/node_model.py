@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-TOLD = frozenset({"missing", "malformed", "key_missing", "key_mismatch", "no_path", "expired", "not_yet_valid"})
+REPORTED = frozenset({"missing", "malformed", "key_missing", "key_mismatch", "no_path", "expired", "not_yet_valid"})
 """The reasons of this model. It has no opinion about other reasons."""
 
 

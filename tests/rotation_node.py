@@ -181,8 +181,8 @@ class RotatingNode:
 
     def hurry(self, *words: str) -> Said:
         """Run the command in this process with this node's clock, without waiting."""
-        said, told = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patched, redirect_stdout(said), redirect_stderr(told):
+        said, reported = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patched, redirect_stdout(said), redirect_stderr(reported):
             patched.setattr(wait, "_LONGEST", 0.0)
             patched.setattr(root_rotation, "enforcer_for", lambda *_, **__: self.enforcer())
             patched.setattr(sys, "argv", ["certmond", *self.options, *words])
@@ -191,7 +191,7 @@ class RotatingNode:
                 code = 0
             except SystemExit as end:
                 code = int(end.code or 0)
-        return Said(code, said.getvalue(), told.getvalue())
+        return Said(code, said.getvalue(), reported.getvalue())
 
     # The same parts without a process
 

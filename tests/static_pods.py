@@ -55,7 +55,7 @@ static void drain(int signal) {
 int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--fork") && fork() == 0) for (;;) pause();
-        if (!strcmp(argv[i], "--nobody") && setuid(65534)) return 1;
+        if (!strcmp(argv[i], "--drop-root") && setuid(65534)) return 1;
         if (!strncmp(argv[i], "--listening=", 12) && listening(atoi(argv[i] + 12))) return 1;
     }
     signal(SIGTERM, listener >= 0 ? close_listener : argc > 1 && !strcmp(argv[1], "--deaf") ? SIG_IGN : drain);
@@ -69,7 +69,7 @@ int main(int argc, char **argv) {
 def compiled(directory: Path) -> Path:
     """Compile a program that waits, and after SIGTERM drains for the given time.
 
-    With --deaf (first) it ignores SIGTERM, with --fork it has a child, with --nobody it drops root. With
+    With --deaf (first) it ignores SIGTERM, with --fork it has a child, with --drop-root it drops root. With
     --listening=PORT it acts like an API server with open watches: after SIGTERM it closes its listener and continues.
     To run it under a name, copy it to that name: its command line and its file must have the same name.
     """

@@ -20,7 +20,7 @@ from tests.rotation_node import RotatingNode, root_ca
 from tests.test_renewal import Host, now
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+def reported(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """Return the entries that were written."""
     return [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
 
@@ -38,7 +38,7 @@ def test_a_step_names_its_certificate(
     host = Host(tmp_path / "host", now=now())
     assert {outcome.result for outcome in host.start()} == {"done"}
     Journal("json").tell(Event.STOPPED, "the end")
-    *steps, end = told(capsys)
+    *steps, end = reported(capsys)
     assert {(each["certificate"], each["path"]) for each in steps} == {
         (name, entry["path"]) for name, entry in host.entries.items()
     }
@@ -55,7 +55,7 @@ def test_a_restart_names_its_service(
     bench = test_restart.Bench(node, place)
     for seconds in (0, 2, 4, 6, 40):
         bench.step(seconds)
-    entries = told(capsys)
+    entries = reported(capsys)
     assert [each["kind"] for each in entries] == ["step_begun", "step_done"]
     assert {each["service"] for each in entries} == {"hook"}
 
@@ -81,6 +81,6 @@ def test_all_that_a_rotation_does_names_it(
         for _ in range(3):
             acting.make_plan(*enforcer.see())
             acting.execute()
-    entries = told(capsys)
+    entries = reported(capsys)
     assert {"step_begun", "step_done", "library"} <= {each["kind"] for each in entries}
     assert {each["rotation"] for each in entries} == {rotation.id}

@@ -40,7 +40,7 @@ CANNOT_BE_RUN = {
     r"\b(curl|ssh|s_client)\b": "asks another process or host",
     r"^(apt|apt-get|dnf|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
-    r"\bage -r\b": "is an example for a program of your own",
+    r"\bage -r\b": "is an example for your own program",
 }
 """A command that matches is not run, for this reason."""
 ALSO_GOOD = {"check": 2, "plan": 1, "verify": 2, "renew": 1, "list": 3}

@@ -77,8 +77,8 @@ def test_the_request_is_shown_and_its_approval_is_waited_for(asking: Asking) -> 
         assert f" UTC, until {datetime.now(UTC):%Y}-" in line
         assert line.endswith(f"; to end it: kubectl certificate approve {name})\n")
         asking.api.decide("Approved")
-        said, told = command.communicate(timeout=DEADLINE)
-    assert (command.returncode, told) == (0, ""), said
+        said, reported = command.communicate(timeout=DEADLINE)
+    assert (command.returncode, reported) == (0, ""), said
     assert "1 of 1 done" in said
     assert (asking.place / "app.crt").read_bytes() != before
 
@@ -88,20 +88,20 @@ def test_a_request_that_is_denied_ends_the_wait(asking: Asking) -> None:
     with asking.renew("--timeout", "10m") as command:
         asking.waits(command)
         asking.api.decide("Denied", "not now")
-        said, told = command.communicate(timeout=DEADLINE)
+        said, reported = command.communicate(timeout=DEADLINE)
     assert command.returncode == 2, said
     assert (
         f"failed: app: the CertificateSigningRequest {asking.api.only['metadata']['name']} has the condition Denied ("
-        in told
+        in reported
     )
 
 
 def test_an_undecided_request_is_waited_for_until_the_timeout(asking: Asking) -> None:
     """The command exits 1 at the end of `--timeout`. The request stays, and the next command uses it."""
     with asking.renew("--timeout", "1s") as command:
-        _, told = command.communicate(timeout=DEADLINE)
+        _, reported = command.communicate(timeout=DEADLINE)
     assert command.returncode == 1
-    assert told.startswith("waiting: app: the request ")
+    assert reported.startswith("waiting: app: the request ")
     assert asking.api.calls.count("POST /") == 1
     asking.api.decide("Approved")
     with asking.renew() as command:
@@ -142,9 +142,9 @@ def test_a_helper_is_asked_again_at_the_time_that_it_named(helped: Helped) -> No
     """
     helped.says(3600)
     with helped.renew("--timeout", "3s") as command:
-        _, told = command.communicate(timeout=DEADLINE)
+        _, reported = command.communicate(timeout=DEADLINE)
     assert command.returncode == 1
-    assert told.startswith("waiting: app: the helper ")
+    assert reported.startswith("waiting: app: the helper ")
     assert helped.calls() == ["SUBMIT"]
 
 
@@ -170,7 +170,7 @@ def test_a_certificate_of_another_process_ends_the_wait(helped: Helped) -> None:
             (helped.place / "staged").write_bytes(content)
             (helped.place / "staged").chmod(0o600)
             (helped.place / "staged").rename(helped.place / name)
-        said, told = command.communicate(timeout=DEADLINE)
-    assert (command.returncode, told) == (0, ""), said
+        said, reported = command.communicate(timeout=DEADLINE)
+    assert (command.returncode, reported) == (0, ""), said
     assert helped.calls() == ["SUBMIT"]
     assert (helped.place / "app.crt").read_bytes() == made.pem

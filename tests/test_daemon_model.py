@@ -30,7 +30,7 @@ from certmond.notify.journal import Event, Journal
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT, WAIT
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.fuse import Killed, fuse
-from tests.node_model import TOLD, Leaf, ca_of, read
+from tests.node_model import REPORTED, Leaf, ca_of, read
 from tests.test_renewal import CA, ENTRIES, Host, kubeconfig
 
 LEAVES = ("apiserver", "etcd-server", "admin.conf")
@@ -45,7 +45,7 @@ RESTS = 8
 Standing = set[tuple[str, str, str]]
 
 
-class Told(Journal):
+class Reported(Journal):
     """A journal that derives the open findings from raised and cleared events."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Process:
     """
 
     def __init__(self, host: Host, runtime: Path) -> None:
-        self._host, self.journal = host, Told()
+        self._host, self.journal = host, Reported()
         text, hours = yaml.safe_dump(host.document()), count()  # so that no event is omitted for its frequency
         self._daemon = Daemon(
             lambda: parse([Source("test", text)]), root=str(host.root), runtime_dir=runtime, state_dir=host.state,
@@ -146,23 +146,23 @@ class Node(RuleBasedStateMachine):
     def begins(self) -> None:
         self._live(self.process.start)
 
-    @rule(name=NAMES, age=EARLIER, life=st.sampled_from([HOUR, 90 * DAY, YEAR]), ours=st.booleans())
-    def somebody_installs_a_leaf(self, name: str, age: timedelta, life: timedelta, ours: bool) -> None:
-        self._install(name, self.host.ca if ours else make_ca(), self.host.now - age, life)
+    @rule(name=NAMES, age=EARLIER, life=st.sampled_from([HOUR, 90 * DAY, YEAR]), own_side=st.booleans())
+    def operator_installs_a_leaf(self, name: str, age: timedelta, life: timedelta, own_side: bool) -> None:
+        self._install(name, self.host.ca if own_side else make_ca(), self.host.now - age, life)
         self._live(self.process.wake)
 
     @rule(name=NAMES)
-    def somebody_removes_a_leaf(self, name: str) -> None:
+    def operator_removes_a_leaf(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
         self._live(self.process.wake)
 
     @rule(name=NAMES, junk=JUNK)
-    def somebody_breaks_a_leaf(self, name: str, junk: bytes) -> None:
+    def operator_breaks_a_leaf(self, name: str, junk: bytes) -> None:
         self._path(name).write_bytes(junk)
         self._live(self.process.wake)
 
     @rule(name=NAMES)
-    def somebody_moves_a_leaf_away_or_back(self, name: str) -> None:
+    def operator_moves_a_leaf_away_or_back(self, name: str) -> None:
         path, aside = self._path(name), self._path(name).with_name(f"{name}.aside")
         if aside.exists():
             aside.rename(path)
@@ -171,7 +171,7 @@ class Node(RuleBasedStateMachine):
         self._live(self.process.wake)
 
     @rule(name=st.sampled_from(["apiserver", "etcd-server"]), there=st.booleans())
-    def somebody_changes_a_key(self, name: str, there: bool) -> None:
+    def operator_changes_a_key(self, name: str, there: bool) -> None:
         path = self.host.at(ENTRIES[name]["key"])
         path.unlink(missing_ok=True)
         if there:
@@ -184,7 +184,7 @@ class Node(RuleBasedStateMachine):
         self._live(self.process.wake)
 
     @rule()
-    def somebody_replaces_the_ca(self) -> None:
+    def operator_replaces_the_ca(self) -> None:
         self.host.ca = make_ca(not_before=self.host.now - DAY, not_after=self.host.now + 9 * YEAR)
         self.host.put(CA["path"], self.host.ca.pem)
         self.host.put(CA["key"], self.host.ca.key_pem, 0o600)
@@ -238,7 +238,7 @@ class Node(RuleBasedStateMachine):
         """A step of the daemon; whatever it has changed, it may have changed."""
         found, others = before or (self._leaves(), self._others())
         step()
-        assert self._others() == others, "it has changed what is no leaf of its own"
+        assert self._others() == others, "it has changed a file that it did not issue"
         begun, done = self._trail("step_begun", "old_serial"), self._trail("step_done", "new_serial")
         leaves = self._leaves()
         self.last_read |= {name: leaf.certificate for name, leaf in leaves.items() if leaf.certificate}
@@ -248,8 +248,8 @@ class Node(RuleBasedStateMachine):
                 continue
             assert leaf.certificate, f"{name} was replaced by what cannot be read"
             if not (old.certificate and old.key_there and old.key_fits):
-                assert leaf.key_there, f"{name} was damaged, and was put right without its key"
-                assert leaf.key_fits, f"{name} was damaged, and was put right with another key"
+                assert leaf.key_there, f"{name} was damaged, and was restored without its key"
+                assert leaf.key_fits, f"{name} was damaged, and was restored with another key"
                 continue
             assert self._renewable(old), f"{name} was renewed before its time"
             assert self.archive_works, f"{name} was replaced, and what was there is not kept"
@@ -282,8 +282,8 @@ class Node(RuleBasedStateMachine):
             certificate = leaf.certificate or self.last_read.get(name)
             assert ends == ([certificate.not_valid_after_utc.timestamp()] if certificate else [])
             assert status[name]["serial"] == (str(certificate.serial_number) if certificate else None)
-            told = {item["reason"] for item in status[name]["findings"]}
-            assert told & TOLD == leaf.wrong(ca, self.host.now), name
+            reported = {item["reason"] for item in status[name]["findings"]}
+            assert reported & REPORTED == leaf.wrong(ca, self.host.now), name
 
     @invariant()
     def what_can_be_renewed_is(self) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from certmond.demo import processes as running
-from certmond.demo import walkthrough as story
+from certmond.demo import walkthrough as scenario
 from certmond.demo.node import AUTHORITIES, LEAVES, Node
 from certmond.demo.processes import Expected, Running, StageError, entry_of
 from certmond.errors import CertmondError
@@ -86,36 +86,38 @@ def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Pa
     assert list(scratch.iterdir()) == []
     assert processes(scratch) == []
 
-    told = stages(ended.stdout)
-    assert sorted(told) == list(range(1, 10))
-    assert "3 CAs, 11 certificates" in told[1]
-    assert "certmond run --config" in told[2]
-    assert "certmond serve --runtime-dir" in told[2]
-    rows = re.findall(r"^(\S+) +\w{3} \d\d, \d{4} \d\d:\d\d UTC .* ok *$", told[3], re.MULTILINE)
+    reported = stages(ended.stdout)
+    assert sorted(reported) == list(range(1, 10))
+    assert "3 CAs, 11 certificates" in reported[1]
+    assert "certmond run --config" in reported[2]
+    assert "certmond serve --runtime-dir" in reported[2]
+    rows = re.findall(r"^(\S+) +\w{3} \d\d, \d{4} \d\d:\d\d UTC .* ok *$", reported[3], re.MULTILINE)
     assert {*AUTHORITIES, *LEAVES, "kubelet-client", "kubelet-server-self"} == set(rows)
 
     series = "certmond_certificate_not_after_timestamp_seconds"
     before, after = re.findall(
-        rf'^(?:before|after) +{series}{{certificate="apiserver",.*}} (\d+)$', told[4], re.MULTILINE
+        rf'^(?:before|after) +{series}{{certificate="apiserver",.*}} (\d+)$', reported[4], re.MULTILINE
     )
     assert int(after) - int(before) == pytest.approx(100 * 86400, abs=600)
-    serials = re.search(r"serial (\d+) -> (\d+)$", told[4], re.MULTILINE)
+    serials = re.search(r"serial (\d+) -> (\d+)$", reported[4], re.MULTILINE)
     assert serials
     assert serials[1] != serials[2]
-    assert re.search(r"^apiserver, before .* 264d ", told[4], re.MULTILINE)
-    assert re.search(r"^apiserver, after .* 364d ", told[4], re.MULTILINE)
+    assert re.search(r"^apiserver, before .* 264d ", reported[4], re.MULTILINE)
+    assert re.search(r"^apiserver, after .* 364d ", reported[4], re.MULTILINE)
 
-    assert re.search(r"^apiserver-kubelet-client .* 264d .* malformed *$", told[5], re.MULTILINE)
-    assert f"critical {BROKEN}" in told[5]
-    assert re.search(rf'^{series}{{.*"{BROKEN}"}} {before}$', told[5], re.MULTILINE)
-    assert re.search(r"^front-proxy-client .* 3d .* nearing_expiry *$", told[6], re.MULTILINE)
-    assert re.search(r"^critical .*\[nearing_expiry\]$", told[6], re.MULTILINE)
-    assert re.search(r"^apiserver-etcd-client .* differs +key_mismatch *$", told[7], re.MULTILINE)
-    assert re.search(r"^front-proxy-client .* 364d .* ok *$", told[8], re.MULTILINE)
-    trail = re.findall(r"^  step_(\w+) +by daemon: /etc/kubernetes/pki/front-proxy-client\.crt", told[8], re.MULTILINE)
+    assert re.search(r"^apiserver-kubelet-client .* 264d .* malformed *$", reported[5], re.MULTILINE)
+    assert f"critical {BROKEN}" in reported[5]
+    assert re.search(rf'^{series}{{.*"{BROKEN}"}} {before}$', reported[5], re.MULTILINE)
+    assert re.search(r"^front-proxy-client .* 3d .* nearing_expiry *$", reported[6], re.MULTILINE)
+    assert re.search(r"^critical .*\[nearing_expiry\]$", reported[6], re.MULTILINE)
+    assert re.search(r"^apiserver-etcd-client .* differs +key_mismatch *$", reported[7], re.MULTILINE)
+    assert re.search(r"^front-proxy-client .* 364d .* ok *$", reported[8], re.MULTILINE)
+    trail = re.findall(
+        r"^  step_(\w+) +by daemon: /etc/kubernetes/pki/front-proxy-client\.crt", reported[8], re.MULTILINE
+    )
     assert trail == ["planned", "begun", "done"]
-    assert "no findings" in told[9]
-    assert not re.search("critical|warning", told[9])
+    assert "no findings" in reported[9]
+    assert not re.search("critical|warning", reported[9])
     assert len(re.findall(r"^visible in /metrics \d+ ms after the write began$", ended.stdout, re.MULTILINE)) == 5
 
 
@@ -145,11 +147,11 @@ def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_demo_cleans_up(number: signal.Signals, scratch: Path) -> None:
     """Ctrl-C, SIGTERM or a closed terminal ends both processes and removes the directory; the exit code is 130."""
-    ours = signal.signal(number, signal.SIG_DFL)  # under nohup, or in the background, the signal would be ignored
+    own = signal.signal(number, signal.SIG_DFL)  # under nohup, or in the background, the signal would be ignored
     try:
         demo = subprocess.Popen(DEMO, env=environment(scratch), stdout=subprocess.PIPE, text=True)
     finally:
-        signal.signal(number, ours)
+        signal.signal(number, own)
     with demo:
         assert demo.stdout
         seen = iter(demo.stdout)
@@ -203,7 +205,7 @@ def test_a_stage_without_its_result_fails_the_demo(
 ) -> None:
     """If a change does not appear in time, the demo exits 1 with the expected result and the logs of its processes."""
     monkeypatch.setattr(Node, "truncate", lambda self, path: None)
-    assert story.run(keep=False) == 1
+    assert scenario.run(keep=False) == 1
     output = capsys.readouterr().out
     assert "The demo failed: not seen within 0.3 s: /metrics that has apiserver-kubelet-client with serial" in output
     assert "malformed (critical)" in output
@@ -218,7 +220,7 @@ def test_open_findings_are_printed_when_a_stage_fails(
 ) -> None:
     """A demo that fails prints the findings in /metrics."""
     monkeypatch.setattr(Node, "truncate", lambda self, path: self.place(path).unlink())
-    assert story.run(keep=False) == 1
+    assert scenario.run(keep=False) == 1
     assert f'certmond_finding{{certificate="apiserver-kubelet-client",path="{BROKEN}",reason="missing"' in (
         capsys.readouterr().out
     )
@@ -230,8 +232,8 @@ def test_process_that_ends_fails_the_demo_at_once(
     """The demo does not wait for a daemon that has ended: it names it, prints its output, and cleans up."""
     monkeypatch.setattr(running, "PATIENCE", NEAR)
     monkeypatch.setattr(Node, "make", lambda self: self.put({}))
-    monkeypatch.setattr(story, "_options", lambda place, **_: ["--root", f"{place}/nowhere"])
-    assert story.run(keep=False) == 1
+    monkeypatch.setattr(scenario, "_options", lambda place, **_: ["--root", f"{place}/nowhere"])
+    assert scenario.run(keep=False) == 1
     output = capsys.readouterr().out
     assert "The demo failed: the daemon ended by itself, with exit code 3" in output
     assert "nowhere" in output.partition("--- the daemon said:")[2]
@@ -242,7 +244,7 @@ def test_a_missing_temporary_directory_is_reported(monkeypatch: pytest.MonkeyPat
     """If no temporary directory can be made, the demo reports that and how to name another."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with pytest.raises(CertmondError, match=r"cannot create a temporary directory .* name a directory in TMPDIR"):
-        story.run(keep=False)
+        scenario.run(keep=False)
 
 
 def test_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def check(tree: Tree, profile: str, at: datetime = AT) -> tuple[int, dict[str, A
     return done.exit_code, json.loads(done.stdout)
 
 
-def told(document: dict[str, Any]) -> dict[str, set[str]]:
+def reported(document: dict[str, Any]) -> dict[str, set[str]]:
     """Return the reasons of the findings of each entry."""
     found = {entry["name"]: {item["reason"] for item in entry["findings"]} for entry in document["certificates"]}
     return {name: reasons - {"nonpositive_serial"} for name, reasons in found.items()}
@@ -122,7 +122,7 @@ def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     tree.leaf(trap.path, not_before=NOW - YEAR, not_after=NOW - DAY)
     code, document = check(tree, profile)
     assert code == 2
-    assert "expired" in told(document)[trap.entry]
+    assert "expired" in reported(document)[trap.entry]
     (entry,) = (entry for entry in document["certificates"] if entry["name"] == trap.entry)
     (message,) = (item["message"] for item in entry["findings"] if item["reason"] == "expired")
     assert message.endswith(f"renew it: certmond renew {trap.entry}") is (profile not in STARTER)
@@ -137,7 +137,7 @@ def test_a_leaf_of_another_ca_is_a_finding(profile: str, tree: Tree) -> None:
     tree.leaf(trap.path, by=twin)
     code, document = check(tree, profile)
     assert code == 2
-    assert told(document)[trap.entry] == {"no_path"}
+    assert reported(document)[trap.entry] == {"no_path"}
 
 
 def test_a_missing_name_is_a_finding(profile: str, tree: Tree) -> None:
@@ -147,7 +147,7 @@ def test_a_missing_name_is_a_finding(profile: str, tree: Tree) -> None:
     tree.leaf(trap.path, names=[name for name in wanted["names"] if name != trap.name])
     code, document = check(tree, profile)
     assert code == 1
-    assert told(document)[trap.entry] == {"missing_name"}
+    assert reported(document)[trap.entry] == {"missing_name"}
 
 
 def test_a_missing_usage_is_a_finding(profile: str, tree: Tree) -> None:
@@ -156,7 +156,7 @@ def test_a_missing_usage_is_a_finding(profile: str, tree: Tree) -> None:
     tree.leaf(trap.path, extended_usages=["client auth"])
     code, document = check(tree, profile)
     assert code == 2
-    assert "wrong_usage" in told(document)[trap.entry]
+    assert "wrong_usage" in reported(document)[trap.entry]
 
 
 def test_a_truncated_file_is_a_finding(profile: str, tree: Tree) -> None:
@@ -166,7 +166,7 @@ def test_a_truncated_file_is_a_finding(profile: str, tree: Tree) -> None:
     tree.at(trap.path).write_bytes(whole[:-100])
     code, document = check(tree, profile)
     assert code == 2
-    assert "malformed" in told(document)[trap.entry]
+    assert "malformed" in reported(document)[trap.entry]
 
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2"])
@@ -177,7 +177,7 @@ def test_a_chain_in_the_wrong_order_is_a_finding(profile: str, tree: Tree) -> No
     tree.at(trap.path).write_bytes(tree.authorities[ca].pem + tree.issued[trap.path].pem)
     code, document = check(tree, profile)
     assert code == 2
-    assert told(document)[trap.entry] == {"unexpected_chain"}
+    assert reported(document)[trap.entry] == {"unexpected_chain"}
 
 
 def test_a_key_that_others_can_read_is_a_finding(profile: str, tree: Tree) -> None:
@@ -186,7 +186,7 @@ def test_a_key_that_others_can_read_is_a_finding(profile: str, tree: Tree) -> No
     tree.at(trap.path.replace(".crt", ".key")).chmod(0o664)
     code, document = check(tree, profile)
     assert code == 2
-    assert told(document)[trap.entry] == {"too_open"}
+    assert reported(document)[trap.entry] == {"too_open"}
 
 
 @pytest.mark.parametrize("profile", sorted(STARTER))
@@ -206,7 +206,7 @@ def test_a_certificate_of_another_component_is_not_renewed(profile: str, tree: T
     assert "start" in str(spec.renewed_by)
     code, findings = check(tree, profile, at)
     assert code == 1
-    assert told(findings)[trap.entry] == {"nearing_expiry"}
+    assert reported(findings)[trap.entry] == {"nearing_expiry"}
     refused = run(tree, f"renew {trap.entry}", "--profile", profile, "--dry-run", at=None)
     assert refused.exit_code != 0
     assert str(spec.renewed_by) in str(refused.exception)
@@ -245,8 +245,8 @@ def test_another_ca_in_its_place_begins_no_rotation(profile: str, tree: Tree) ->
     done = run(tree, "plan", "--config", str(tree.at("/config.yaml")), "-o", "json")
     assert json.loads(done.stdout)["steps"] == []
     _, document = check(tree, profile)
-    assert "no_path" in {reason for reasons in told(document).values() for reason in reasons}
-    assert "root_ca_changed" not in {reason for reasons in told(document).values() for reason in reasons}
+    assert "no_path" in {reason for reasons in reported(document).values() for reason in reasons}
+    assert "root_ca_changed" not in {reason for reasons in reported(document).values() for reason in reasons}
 
 
 @pytest.mark.parametrize(
@@ -337,8 +337,8 @@ def test_another_served_certificate_is_reported_in_observe_mode(profile: str, tr
     live = Live(later, {}, {endpoint: Served(older.der, "TLSv1.3", later)})
     assessment = assess(store.observe(), later, around=replace(found, live=live))
     (status,) = (each for each in assessment.statuses if each.seen.name == trap.entry)
-    (told,) = (each for each in status.findings if each.reason == "served_differs")
-    assert told.message.endswith(f"restart {service}")
+    (reported,) = (each for each in status.findings if each.reason == "served_differs")
+    assert reported.message.endswith(f"restart {service}")
     assert service in {each.name for each in config.services}
 
 
@@ -485,7 +485,7 @@ def test_a_kubeconfig_that_trusts_another_ca_is_a_finding(profile: str, tree: Tr
     tree.write(path, yaml.safe_dump(text), 0o600)
     code, document = check(tree, profile)
     assert code == 2
-    assert told(document)[f"{profile}.yaml"] == {"embedded_ca_differs"}
+    assert reported(document)[f"{profile}.yaml"] == {"embedded_ca_differs"}
 
 
 def test_a_kubelet_of_k0s_that_no_longer_rotates_is_a_finding(tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_a_kubelet_of_k0s_that_no_longer_rotates_is_a_finding(tmp_path: Path) ->
     current.chmod(0o600)
     code, document = check(tree, "k0s")
     assert code == 1
-    assert told(document)["kubelet-client"] == {"not_a_symlink"}
+    assert reported(document)["kubelet-client"] == {"not_a_symlink"}
 
 
 def test_kinds_are_those_of_the_files() -> None:

@@ -104,7 +104,7 @@ def test_no_descriptors_left(waiting: Host, limit: int) -> None:
         usual = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (limit, usual[1]))
         waiting.at(HOLD).unlink()
-        daemon.until(lambda: "Too many open files" in daemon.log.read_text(), "told")
+        daemon.until(lambda: "Too many open files" in daemon.log.read_text(), "reported")
         assert "Traceback" not in daemon.log.read_text()
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, usual)
         daemon.until(lambda: at_rest(daemon, waiting), "at rest", within=120)  # a minute, before it tries again
@@ -120,7 +120,7 @@ def test_no_watches_left(host: Host, limit: str) -> None:
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         unavailable("no user namespace can be made here")
     with enforcing(host, before=alone) as daemon:
-        daemon.until(lambda: "watch_degraded" in daemon.log.read_text(), "told")
+        daemon.until(lambda: "watch_degraded" in daemon.log.read_text(), "reported")
         daemon.until(lambda: at_rest(daemon, host), "renewed")
         host.at(KEY).chmod(0o644)
         daemon.until(lambda: "too_open" in daemon.reasons("apiserver"), "seen", within=90)
@@ -143,7 +143,7 @@ def test_the_runtime_directory_is_lost(waiting: Host) -> None:
         lose(daemon.runtime)
         waiting.at(HOLD).unlink()
         daemon.until(lambda: before.items().isdisjoint(waiting.serials().items()), "renewed")
-        daemon.until(lambda: "publish_failed" in daemon.log.read_text(), "told")
+        daemon.until(lambda: "publish_failed" in daemon.log.read_text(), "reported")
         daemon.runtime.mkdir()
         os.utime(waiting.at(CRT))
         daemon.until(lambda: at_rest(daemon, waiting), "published")
@@ -254,10 +254,10 @@ def test_whatever_the_year(tmp_path: Path, year: int) -> None:
     assessment = host.look()
     ends = [each.certificate.not_after for each in assessment.certificates if each.certificate]
     assert all(end > host.now for end in ends)
-    told = re.findall(
+    reported = re.findall(
         r"^certmond_certificate_not_after_timestamp_seconds\S+ (\S+)$", Renderer().metrics(assessment), re.MULTILINE
     )
-    assert sorted(map(float, told)) == sorted(end.timestamp() for end in ends)
+    assert sorted(map(float, reported)) == sorted(end.timestamp() for end in ends)
 
 
 def test_a_certificate_without_an_end(host: Host) -> None:

@@ -84,7 +84,7 @@ def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -
     first ones. Then a summary counts what was omitted, and both get the current state.
     """
     host = Host(tmp_path / "host", "apiserver", now=now())
-    (log := tmp_path / "told").touch()
+    (log := tmp_path / "events").touch()
     program = tmp_path / "hook"
     program.write_text(f'#!/bin/sh\nread -r line\necho "$line" >>{log}\n')
     program.chmod(0o755)
@@ -104,7 +104,7 @@ def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -
         state_dir=host.state, journal=journal, monotonic=clock,
     )  # fmt: skip
 
-    def told() -> Counter[str]:
+    def reported() -> Counter[str]:
         return Counter(json.loads(line)["certificate"] for line in log.read_text().splitlines())
 
     def put(content: bytes | None, broken: bool) -> None:
@@ -112,7 +112,8 @@ def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -
             host.put(f"/leaves/{name}.crt", leaves[name] if content is None else content)
         seen = all if broken else lambda flags: not any(flags)
         published.until(
-            lambda: seen(["malformed" in published.reasons().get(name, set()) for name in NAMES]), f"{broken} is seen"
+            lambda: seen(["malformed" in published.reasons().get(name, set()) for name in NAMES]),
+            f"{broken} is reported",
         )
 
     def script() -> None:
@@ -124,12 +125,12 @@ def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -
         for name in NAMES:
             raised, cleared = (journal.counts[event, name] for event in (Event.FINDING_RAISED, Event.FINDING_CLEARED))
             assert EACH.burst <= raised + cleared <= 2 * EACH.burst
-            assert told()[name] <= RUNS.burst
+            assert reported()[name] <= RUNS.burst
         assert journal.summaries == []
         clock.seconds += 61
-        host.put("/leaves/leaf-0.crt", b"broken once more")
+        host.put("/leaves/leaf-0.crt", b"broken again")
         journal.until(lambda: journal.summaries, "the summary")
-        published.until(lambda: all(last(name) == "raised" for name in NAMES), "the hook has what is so by then")
+        published.until(lambda: all(last(name) == "raised" for name in NAMES), "the hook has the current state")
 
     def last(name: str) -> str | None:
         events = [json.loads(line) for line in log.read_text().splitlines()]

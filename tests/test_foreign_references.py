@@ -101,11 +101,11 @@ def test_the_daemon_renders_the_same_for_any_reference(watched: tuple[Node, list
         name_everywhere(node, "/home/user/first")
         with running(node.root, work, *options) as daemon:
             node.path(f"{HOME}/x.conf").unlink()
-            daemon.until(partial(has_gone, daemon), "the entry is gone")
+            daemon.until(partial(has_gone, daemon), "the entry is removed")
             name_everywhere(node, target)
             raised = partial(says, daemon, f"{target} is named in /home/user/x.conf")
-            told = daemon.until(raised, f"{target} is reported")
+            reported = daemon.until(raised, f"{target} is reported")
             lines = [line for line in daemon.metrics().splitlines() if "/home/user/x.conf" in line]
-            texts = (json.dumps(daemon.entry("users")), "\n".join(lines), told)
+            texts = (json.dumps(daemon.entry("users")), "\n".join(lines), reported)
             seen.add(tuple(cleared(text, target) for text in texts))
     assert len(seen) == 1

@@ -84,7 +84,7 @@ class ForgedNode(RotatingNode):
         document["certificates"] += self.entries
         path.write_text(yaml.safe_dump(document))
 
-    def forget(self, names: set[str]) -> None:
+    def reset(self, names: set[str]) -> None:
         """Remove entries from the configuration."""
         self.entries = [entry for entry in self.entries if entry["name"] not in names]
         self.configure()
@@ -141,7 +141,7 @@ def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> No
     for name in unsigned:
         assert f"{node.certificates[name]} is still signed by the old CA (the CA's key does not sign it" in waits
     assert "shared" not in waits
-    node.forget(unsigned)
+    node.reset(unsigned)
     node.walk()
     assert node.unwell(new) == []
     assert node.forged == before

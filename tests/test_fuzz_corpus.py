@@ -8,7 +8,7 @@ from fuzz.corpus import inputs
 from fuzz.sameness import around, differences
 from fuzz.targets import TARGETS
 
-BEFORE = b"# ours\nusers: [{name: a, key: QQ==, n: 1, self: &x [.nan, *x]}]  # and this\n"
+BEFORE = b"# local\nusers: [{name: a, key: QQ==, n: 1, self: &x [.nan, *x]}]  # and this\n"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -37,7 +37,7 @@ def test_a_difference_has_its_place(old: bytes, new: bytes, places: list[tuple[o
     assert [each.place for each in differences(BEFORE, BEFORE.replace(old, new))] == places
 
 
-@pytest.mark.parametrize(("old", "new", "same"), [(b"QQ==", b"Qg==", True), (b"# ours", b"# yours", False)])
+@pytest.mark.parametrize(("old", "new", "same"), [(b"QQ==", b"Qg==", True), (b"# local", b"# other", False)])
 def test_a_difference_around_the_values_is_found(old: bytes, new: bytes, same: bool) -> None:
     """A comment is no value, but must not change either."""
     places = [("users", 0, "key")]

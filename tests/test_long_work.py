@@ -154,9 +154,9 @@ def test_damage_is_published_while_a_signer_waits(tmp_path: Path) -> None:
             daemon.until(gate.reached, "in the middle of a step")
             assert daemon.reasons("etcd-server") == {"missing"}
             host.put(ENTRIES["etcd-server"]["path"], b"damaged")
-            daemon.until(lambda: "malformed" in daemon.reasons("etcd-server"), "the damage is seen")
+            daemon.until(lambda: "malformed" in daemon.reasons("etcd-server"), "the daemon reports the damage")
             host.install("etcd-server")
-            daemon.until(lambda: "malformed" not in daemon.reasons("etcd-server"), "what came is seen")
+            daemon.until(lambda: "malformed" not in daemon.reasons("etcd-server"), "the daemon reports the new file")
             assert gate.asked.read_text().count("\n") == 1
             assert renewed(daemon, "etcd-server") == 0
             gate.open()

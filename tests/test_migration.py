@@ -27,9 +27,9 @@ def test_the_commands_for_a_starlingx_node_run_on_one(tmp_path: Path) -> None:
     """Each command that reads, and each dry run, works with the profile that the page proposes."""
     tree = MAKERS["starlingx"](tmp_path)
     commands = [command for block in blocks(PAGES["starlingx"]) if block.is_commands for command in block.commands()]
-    ours = [words for command in commands for words in calls(command) if words[0] in LOOKS or "--dry-run" in words]
-    assert len(ours) > 4
-    for words in ours:
+    own = [words for command in commands for words in calls(command) if words[0] in LOOKS or "--dry-run" in words]
+    assert len(own) > 4
+    for words in own:
         done = CliRunner().invoke(cli, [*words, "--root", str(tree.root), "--profile", "starlingx"])
         assert done.exit_code in {0, 1}, (words, done.output, done.exception)
 

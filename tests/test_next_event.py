@@ -104,15 +104,15 @@ def test_the_daemon_names_the_same_next_event(home: Path) -> None:
 
     options = ("--config", str(home / "config.yaml"), "--state-dir", str(home / "state"))
     with running(home / "node", home, *options) as daemon:
-        told = json.loads(said("status", "--runtime-dir", daemon.runtime, "-o", "json"))
+        reported = json.loads(said("status", "--runtime-dir", daemon.runtime, "-o", "json"))
         table = said("status", "--runtime-dir", daemon.runtime)
         shown = page((daemon.runtime / "status.json").read_bytes(), None, None, "tag")
         log = daemon.log.read_text()
     foreseen = json.loads(said("forecast", *options, "--root", home / "node", "-o", "json"))
     event = first_of(foreseen)
-    assert told["next_event"] == foreseen["next_event"] == event
+    assert reported["next_event"] == foreseen["next_event"] == event
     assert event["target"] == "sooner"
-    latest = next(entry["renew_at"] for entry in told["certificates"] if entry["name"] == "sooner")
+    latest = next(entry["renew_at"] for entry in reported["certificates"] if entry["name"] == "sooner")
     at = datetime.fromisoformat(event["at"])
     assert at.date() < datetime.fromisoformat(latest).date()
     assert f"next due: sooner on {at:%Y-%m-%d %H:%M} UTC" in table.splitlines()

@@ -204,7 +204,7 @@ MUTATIONS: dict[str, tuple[Mutation, str, str]] = {
     "a loop of symlinks": (link("apiserver.crt"), "apiserver", "unreadable"),
     "600 MB": (huge, "apiserver", "unreadable"),
     "certificate removed": (remove(f"{API}.crt"), "apiserver", "missing"),
-    "a symlink that leads nowhere": (link("/nowhere/apiserver.crt"), "apiserver", "missing"),
+    "a symlink without a target": (link("/nowhere/apiserver.crt"), "apiserver", "missing"),
     "scheduler.conf removed": (remove(f"{CONF}/scheduler.conf"), "scheduler.conf", "missing"),
     "admin.conf removed": (remove(f"{CONF}/admin.conf"), "admin.conf", "missing"),
     "kubelet's PEM removed": (remove(KUBELET_PEM), "kubelet-client", "missing"),
@@ -254,9 +254,9 @@ MUTATIONS: dict[str, tuple[Mutation, str, str]] = {
     "leaf of a CA of the same name": (stranger_ca_for_leaf, "apiserver", "no_path"),
     "leaf of another CA": (reissue(API, ca=ETCD_CA), "apiserver", "no_path"),
     "leaf with an unknown critical extension": (reissue(API, extra=unknown_extension()), "apiserver", "no_path"),
-    "kubeconfig's leaf of a stranger": (embed("controller-manager.conf", signer=other_key()),
+    "kubeconfig's leaf of an unrelated CA": (embed("controller-manager.conf", signer=other_key()),
                                         "controller-manager.conf", "no_path"),
-    "wrong subject": (reissue(FRONT, ca=FRONT_CA, subject="CN=somebody"), "front-proxy-client", "wrong_subject"),
+    "wrong subject": (reissue(FRONT, ca=FRONT_CA, subject="CN=another"), "front-proxy-client", "wrong_subject"),
     "a group too many": (embed("scheduler.conf", subject="CN=system:kube-scheduler,O=system:masters"),
                          "scheduler.conf", "wrong_subject"),
     "kubelet PEM of another node": (
@@ -350,9 +350,9 @@ def record_damaged(node: Node) -> None:
     node.write("state/rotation/record.json", b"{")
 
 
-Told = tuple[Mutation, dict[str, Any], str, Severity, str]
+Reported = tuple[Mutation, dict[str, Any], str, Severity, str]
 
-ROTATIONS: dict[str, Told] = {
+ROTATIONS: dict[str, Reported] = {
     "another CA with its key, in observe mode": (
         put_ca(), {}, "root_ca_changed", Severity.CRITICAL, "or set `mode: enforce`"
     ),
@@ -411,7 +411,7 @@ def test_each_fault_raises_its_reason_and_no_other(tmp_path: Path, mutate: Mutat
 
 
 @pytest.mark.parametrize("row", ROTATIONS.values(), ids=ROTATIONS)
-def test_each_state_of_a_ca_change_has_one_finding_with_its_obstacle(node: Node, row: Told) -> None:
+def test_each_state_of_a_ca_change_has_one_finding_with_its_obstacle(node: Node, row: Reported) -> None:
     """A CA that another user installed, a rotation, and a rotation that is blocked: only the CA has the finding, and
     only one of the three.
     """
@@ -421,7 +421,7 @@ def test_each_state_of_a_ca_change_has_one_finding_with_its_obstacle(node: Node,
         (status.seen.name, item.reason): item
         for status in rotating(node, settings).statuses
         for item in status.findings
-        if item.reason in TOLD_BY_ROTATIONS
+        if item.reason in REASONS_OF_ROTATIONS
     }
     assert found.keys() == {("ca", reason)}
     (item,) = found.values()
@@ -429,7 +429,7 @@ def test_each_state_of_a_ca_change_has_one_finding_with_its_obstacle(node: Node,
     assert said in item.message
 
 
-TOLD_BY_ROTATIONS = {Reason.ROOT_CA_CHANGED, Reason.ROTATION_UNDER_WAY, Reason.ROTATION_FROZEN}
+REASONS_OF_ROTATIONS = {Reason.ROOT_CA_CHANGED, Reason.ROTATION_UNDER_WAY, Reason.ROTATION_FROZEN}
 
 
 def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
@@ -441,8 +441,8 @@ def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
     enforcer = Enforcer(given, root=str(node.root), state_dir=state, audit=audit, clock=lambda: NOW)
     store = Store(given.certificates, str(node.root))
     inventory = store.observe()
-    told = enforcer.rotation_state.update(inventory, store.components(), NOW)
-    return assess(inventory, NOW, around=Surroundings(given.services, findings=told))
+    reported = enforcer.rotation_state.update(inventory, store.components(), NOW)
+    return assess(inventory, NOW, around=Surroundings(given.services, findings=reported))
 
 
 def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) -> None:
@@ -471,8 +471,8 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     # Kubernetes API: tests/cluster/test_conducted_node.py. The origin of a due certificate:
     # tests/pki/signing/test_policy.py.
     running = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED, Reason.CUT_OFF}
-    remembered = {Reason.STILL_DUE, Reason.BREAKS_AGAIN}  # which files alone do not show
-    later = {*running, *remembered, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
+    known_facts = {Reason.STILL_DUE, Reason.BREAKS_AGAIN}  # which files alone do not show
+    later = {*running, *known_facts, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
     assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}
     assert len(MUTATIONS) >= 40

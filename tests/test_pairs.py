@@ -214,12 +214,12 @@ def defective(host: One, request: Request) -> protocol.Issued:
 
 ANSWERS: dict[str, tuple[Callable[[One, Request], protocol.Issued], str, str]] = {
     # the answer, and the outcome with a new key and with the kept key
-    "what was asked for": (lambda host, r: protocol.Issued(signed(host, r, r.key)), "done", "done"),
+    "the requested certificate": (lambda host, r: protocol.Issued(signed(host, r, r.key)), "done", "done"),
     "with its chain": (lambda host, r: protocol.Issued(signed(host, r, r.key) + host.ca.pem), "done", "done"),
     "its CA first": (lambda host, r: protocol.Issued(host.ca.pem + signed(host, r, r.key)), "done", "done"),
     "the same key given": (lambda host, r: protocol.Issued(signed(host, r, r.key), r.key), "done", "done"),
-    "a key of its own": (own_key, "done", "failed"),
-    "a key of its own, not given": (lambda host, r: protocol.Issued(signed(host, r, another(r))), "failed", "failed"),
+    "another key": (own_key, "done", "failed"),
+    "another key, not given": (lambda host, r: protocol.Issued(signed(host, r, another(r))), "failed", "failed"),
     "a key that is not the certificate's": (
         lambda host, r: protocol.Issued(signed(host, r, r.key), another(r)), "failed", "failed",
     ),
@@ -409,9 +409,9 @@ def test_a_helper_that_signs_another_request_changes_nothing(tmp_path: Path, kee
     signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper")]}
     host = One(tmp_path / "host", "pair", keep=keep, signers=[signer])
     host.entries["leaf"]["signer"] = "site"
-    stranger = tmp_path / "stranger.pem"
-    stranger.write_bytes(make_leaf(host.ca, "leaf", not_after=host.now + 90 * DAY).pem)
-    (tmp_path / "helper").write_text(f"#!/bin/sh\ncat {shlex.quote(str(stranger))}\n")
+    unrelated = tmp_path / "unrelated.pem"
+    unrelated.write_bytes(make_leaf(host.ca, "leaf", not_after=host.now + 90 * DAY).pem)
+    (tmp_path / "helper").write_text(f"#!/bin/sh\ncat {shlex.quote(str(unrelated))}\n")
     (tmp_path / "helper").chmod(0o700)
     before = host.contents()
     (outcome,) = host.start_once()

@@ -125,7 +125,7 @@ def test_the_daemon_reports_keys_that_alternate(node: Node, tmp_path: Path) -> N
         writer = threading.Thread(target=alternate)
         writer.start()
         try:
-            daemon.until(lambda: "key_mismatch" in daemon.reasons("apiserver"), "told")
+            daemon.until(lambda: "key_mismatch" in daemon.reasons("apiserver"), "reported")
             for number in range(14):
                 passes = daemon.passes()
                 daemon.until(partial(more, daemon, passes), f"pass {number}")

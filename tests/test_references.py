@@ -79,10 +79,10 @@ def test_every_family_has_its_documented_labels(node: Node) -> None:
     """The labels of each rendered series are those of the table of families, in their order."""
     node.path("etc/kubernetes/pki/apiserver.key").chmod(0o644)
     text = Renderer().metrics(assess(Store(load().certificates, str(node.root)).observe(), NOW))
-    told = {family.name: family.labels for family in (*FAMILIES, COUNT)}
+    reported = {family.name: family.labels for family in (*FAMILIES, COUNT)}
     series = re.findall(r"^(\w+)\{(.*)\} \S+$", text, re.MULTILINE)
-    assert {name for name, _ in series} >= set(told) - {"certmond_certificate_served_matches"}
-    assert all(tuple(re.findall(r'(?:^|,)(\w+)="', labels)) == told[name] for name, labels in series)
+    assert {name for name, _ in series} >= set(reported) - {"certmond_certificate_served_matches"}
+    assert all(tuple(re.findall(r'(?:^|,)(\w+)="', labels)) == reported[name] for name, labels in series)
 
 
 def test_every_verb_is_documented() -> None:

@@ -329,7 +329,7 @@ def accepted_by_openssl(host: Host) -> None:
         assert output("x509", "-in", certificate, "-noout", "-pubkey") == output("pkey", "-in", key, "-pubout")
 
 
-class Story:
+class Scenario:
     """A renewal that is killed repeatedly and then runs to its end, with the problems observed on the way."""
 
     def __init__(self, host: Host, kills: Sequence[int]) -> None:
@@ -387,20 +387,20 @@ def test_killed_again_and_again(quick: Path, seed: int) -> None:
     kills = 0
     while kills < (250 if EVERY_STOP else 80):  # the number of stops is three times that of changes
         plan = [chosen.randrange(last >> turn // 2) for turn in range(chosen.randint(1, 6))]
-        story = Story(next(twins), plan)
-        if story.problems:
-            plan, story = smallest(plan, story, twins)
-            pytest.fail(f"killed at {plan}: {story.problems}")
-        kills += story.kills
+        scenario = Scenario(next(twins), plan)
+        if scenario.problems:
+            plan, scenario = smallest(plan, scenario, twins)
+            pytest.fail(f"killed at {plan}: {scenario.problems}")
+        kills += scenario.kills
 
 
-def smallest(plan: list[int], story: Story, twins: Iterator[Host]) -> tuple[list[int], Story]:
+def smallest(plan: list[int], scenario: Scenario, twins: Iterator[Host]) -> tuple[list[int], Scenario]:
     """The same failure with fewer kills, if it can be had."""
     for number in range(len(plan)):
         shorter = plan[:number] + plan[number + 1 :]
-        if (again := Story(next(twins), shorter)).problems:
+        if (again := Scenario(next(twins), shorter)).problems:
             return smallest(shorter, again, twins)
-    return plan, story
+    return plan, scenario
 
 
 # A signer that waits

@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[str, Damage]] = {
     "noise instead of the key": ("apiserver", written(API["key"], bytes(range(1, 256)) * 6)),
     "cut DER key": ("apiserver", lambda host: written(API["key"], der_key(host)[:80])(host)),
     "key that was kept": ("etcd-server", written(ENTRIES["etcd-server"]["key"], b"")),
-    "kubeconfig that is none": ("admin.conf", written(ADMIN["path"], b"\tno: {yaml")),
+    "malformed kubeconfig": ("admin.conf", written(ADMIN["path"], b"\tno: {yaml")),
     "empty kubeconfig": ("admin.conf", written(ADMIN["path"], b"")),
     "kubeconfig without certificate": ("admin.conf", without_certificate),
     "deleted kubeconfig": ("admin.conf", gone(ADMIN["path"])),
@@ -181,14 +181,14 @@ def test_a_key_of_another_format_is_not_replaced(tmp_path: Path, content: Callab
 def test_several_damages_are_repaired_in_one_pass(tmp_path: Path, archived: bool) -> None:
     """One pass repairs several damaged files, each by its own step."""
     host = whole(tmp_path, archived=archived)
-    for how in ("deleted pair", "key that was kept", "kubeconfig that is none", "cut PEM"):
+    for how in ("deleted pair", "key that was kept", "malformed kubeconfig", "cut PEM"):
         BROKEN[how][1](host)
     assert kinds(host.start_once()) == [("restore" if archived else "issue", "done")] * 4
     host.start()
     assert host.unwell() == []
 
 
-@pytest.mark.parametrize("how", ["cut PEM", "deleted pair", "kubeconfig that is none", "dangling link"])
+@pytest.mark.parametrize("how", ["cut PEM", "deleted pair", "malformed kubeconfig", "dangling link"])
 @pytest.mark.parametrize("archived", [True, False])
 def test_killed_anywhere(quick: Path, how: str, archived: bool) -> None:
     """After a kill before or after any changing system call, a repair is complete after the next start. No key is ever
@@ -306,7 +306,7 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
     assert "admin.example" not in str(done.steps[0].template.names)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("how", ["forgotten", "put back by hand"])
+@pytest.mark.parametrize("how", ["not stored", "restored by hand"])
 def test_a_wider_generation_is_not_restored_without_proof(tmp_path: Path, how: str) -> None:
     """The archive has a certificate with more rights than the lost one, which no command recorded. A right that the
     entry does not fix does not return, whether the ledger is lost or has an archived certificate.
@@ -318,7 +318,7 @@ def test_a_wider_generation_is_not_restored_without_proof(tmp_path: Path, how: s
     host.put(API["path"], wide.pem)
     host.put(API["key"], wide.key_pem, 0o600)
     host.start()
-    if how == "forgotten":
+    if how == "not stored":
         (host.state / "renewals.json").unlink()
     else:
         host.restoration().restore("apiserver", None, dry_run=False)
@@ -671,7 +671,7 @@ def test_renew_repairs_a_damaged_file(tmp_path: Path) -> None:
     assert host.at(CURRENT).is_symlink()
 
 
-@pytest.mark.parametrize("how", ["cut PEM", "deleted link", "deleted certificate", "kubeconfig that is none"])
+@pytest.mark.parametrize("how", ["cut PEM", "deleted link", "deleted certificate", "malformed kubeconfig"])
 def test_the_command_of_the_finding_works(tmp_path: Path, how: str) -> None:
     """`certmond archive restore NAME` restores the files. The kubelet's PEM keeps its link."""
     name, damage = BROKEN[how]
@@ -706,12 +706,12 @@ def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> N
     """
     host = whole(tmp_path / "host", now=now(), archived=True)
     with watching(host) as daemon:
-        for how in ("cut PEM", "deleted pair", "kubeconfig that is none"):
+        for how in ("cut PEM", "deleted pair", "malformed kubeconfig"):
             BROKEN[how][1](host)
         held = daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
         assert all("another program may be writing it now" in each["because"] for each in held)
         assert all(each["until"] for each in held)
-        daemon.until(lambda: clean(daemon, "apiserver", "admin.conf", "kubelet-client"), "healed")
+        daemon.until(lambda: clean(daemon, "apiserver", "admin.conf", "kubelet-client"), "repaired")
     host.now = now()
     assert host.unwell() == []
     assert host.at(CURRENT).is_symlink()

@@ -238,7 +238,7 @@ def test_what_is_reloaded(node: ControlPlane, by: str) -> None:
     with node.daemon() as daemon:
         passes = daemon.passes()
         getattr(node, by)(f"{PKI}/apiserver.key", key)
-        daemon.until(lambda: daemon.passes() > passes, "the key was seen")
+        daemon.until(lambda: daemon.passes() > passes, "a pass ran after the change of the key")
         getattr(node, by)(f"{PKI}/apiserver.crt", certificate)
         daemon.until(lambda: matches(daemon, "apiserver") == {(sha256(certificate), True)}, "it is served")
         settled(daemon)
@@ -263,7 +263,7 @@ def test_decoys(template: Path, tmp_path: Path, crictl: bool) -> None:
 
     with (
         control_plane(template, tmp_path, crictl=crictl, edit=add_sidecar) as node,
-        subprocess.Popen([program, *idle], env=environment, stdout=subprocess.PIPE) as stranger,
+        subprocess.Popen([program, *idle], env=environment, stdout=subprocess.PIPE) as unrelated,
     ):
         try:
             node.pods.apply("another", {"kube-scheduler": [program, *idle]}, environment)
@@ -274,9 +274,9 @@ def test_decoys(template: Path, tmp_path: Path, crictl: bool) -> None:
             assert done.returncode == 0, done.stdout + done.stderr
             (ended,) = node.pods.events(event="ended")
             assert (ended["pod"], ended["container"]) == ("kube-scheduler-node-1", "kube-scheduler")
-            assert stranger.poll() is None
+            assert unrelated.poll() is None
         finally:
-            stranger.kill()
+            unrelated.kill()
 
 
 def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_the_same_cas_in_other_bytes(node: ControlPlane) -> None:
     path = f"{PKI}/etcd/ca.crt"
     own, other = node.at(path).read_bytes(), make_ca("etcd-ca").pem
     with node.daemon() as daemon:
-        daemon.until(lambda: knows(node, path), "the content is remembered")
+        daemon.until(lambda: knows(node, path), "the content is stored")
         node.replace(path, b"# the same\n" + own + own)
         settled(daemon)
         assert "restart_pending" not in daemon.reasons("etcd-ca")
@@ -398,7 +398,7 @@ def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment:
             node.replace(f"{PKI}/apiserver-etcd-client.key", key)
             node.replace(f"{PKI}/apiserver-etcd-client.crt", certificate)
             if moment == "while it drains":
-                daemon.until(lambda: "draining" in node.log(node.starts(name)[0]), "it is asked to end")
+                daemon.until(lambda: "draining" in node.log(node.starts(name)[0]), "it has received SIGTERM")
                 daemon.process.kill()
             elif moment == "in the proof":
                 node.pods.ready(name, attempt=1)

@@ -178,9 +178,9 @@ def wrong(ending: Ending) -> Iterator[str]:
         yield "the CA is not the only one, with its key"
     if now is None:
         if node.staged:
-            yield f"the record is gone, and {node.staged} are left"
+            yield f"the record does not exist, and {node.staged} are left"
         if ending.rotation.id not in ended:
-            yield "the record is gone, and the rotation is not among those that were closed"
+            yield "the record does not exist, and the rotation is not among those that were closed"
     elif not kept and not now.over:
         yield f"what is kept is being destroyed in the phase {now.phase}"
     if (now is None or not kept) and lived_by != (ending.ca.facts,):
@@ -351,8 +351,8 @@ def test_an_anchor_that_left_the_configuration_is_reported(plain: Ending) -> Non
     for each in document["certificates"]:
         each.update({name: "site-ca" for name in ("name", "ca", "embedded_ca") if each.get(name) == "ca"})
     path.write_text(yaml.safe_dump(document))
-    told = node.findings()["rotation_frozen"]
-    assert f"{plain.rotation.name} is in progress, in the phase done, but the configuration has no entry ca" in told
+    reported = node.findings()["rotation_frozen"]
+    assert f"{plain.rotation.name} is in progress, in the phase done, but the configuration has no entry ca" in reported
     assert [node.step() for _ in range(2)] == [None, None]
     assert (node.phase, node.staged) == (Phase.DONE, kept)
     path.write_text(text)

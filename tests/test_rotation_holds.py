@@ -85,9 +85,9 @@ def test_a_hold_keeps_a_rotation_in_prepare(
     node.begin(new, mode) if mode is Mode.REPLACE else node.stage(new)
     words = ["root-ca", "rotate", "--plan"] + ["--at-once"] * (mode is Mode.REPLACE)
     table = node.hurry(*words)
-    told = " ".join(table.out.split())
-    assert "the rotation waits in prepare, before it replaces any key; holds:" in told
-    assert re.search(f"run: {command}", told), told
+    reported = " ".join(table.out.split())
+    assert "the rotation waits in prepare, before it replaces any key; holds:" in reported
+    assert re.search(f"run: {command}", reported), reported
     (found,) = json.loads(node.hurry(*words, "-o", "json").out)["holds"]
     assert found["reason"] == reason
     assert re.fullmatch(command, found["command"])

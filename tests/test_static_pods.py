@@ -65,12 +65,12 @@ def test_a_container_is_in_the_files_of_the_runtime(tmp_path: Path, program: Pat
     """Its pid and its names are there while it runs, and not afterwards."""
     with kubelet(tmp_path, factor=1000) as pods:
         pods.apply("kube-scheduler", {"kube-scheduler": [str(program)]})
-        told = pods.ready("kube-scheduler")
-        directory = Path(pods.settings.tasks, told["id"])
+        reported = pods.ready("kube-scheduler")
+        directory = Path(pods.settings.tasks, reported["id"])
         config = json.loads((directory / "config.json").read_text())
-        assert (directory / "init.pid").read_text() == str(told["pid"])
+        assert (directory / "init.pid").read_text() == str(reported["pid"])
         assert config["annotations"]["io.kubernetes.cri.container-name"] == "kube-scheduler"
-        assert config["annotations"]["io.kubernetes.cri.sandbox-uid"] == told["uid"]
+        assert config["annotations"]["io.kubernetes.cri.sandbox-uid"] == reported["uid"]
         ended(pods, 0)
         pods.event("ended")
         assert not directory.exists()
@@ -86,19 +86,19 @@ def test_crictl_knows_its_flags(tmp_path: Path, program: Path) -> None:
 
     with kubelet(tmp_path, factor=1000) as pods:
         pods.apply("kube-scheduler", {"kube-scheduler": [str(program)]})
-        told = pods.ready("kube-scheduler")
-        for words in (("--limit", "2s", "ps"), ("ps", "--format=json"), ("stop", "--signal", "TERM", told["id"])):
+        reported = pods.ready("kube-scheduler")
+        for words in (("--limit", "2s", "ps"), ("ps", "--format=json"), ("stop", "--signal", "TERM", reported["id"])):
             status, said = crictl(*words)
             assert (status, "flag provided but not defined" in said) == (1, True)
-        for words in (("--timeout", "40", "ps"), ("stop", "--timeout", "30s", told["id"])):
+        for words in (("--timeout", "40", "ps"), ("stop", "--timeout", "30s", reported["id"])):
             status, said = crictl(*words)
             assert (status, "invalid value" in said) == (1, True)
-        assert crictl("ps", "--name", "kube-sched", "-q") == (0, f"{told['id']}\n")
+        assert crictl("ps", "--name", "kube-sched", "-q") == (0, f"{reported['id']}\n")
         assert not pods.events(event="ended")
-        assert crictl("stop", told["id"]) == (0, f"{told['id']}\n")
+        assert crictl("stop", reported["id"]) == (0, f"{reported['id']}\n")
         assert pods.event("ended")["why"] == "stopped through the runtime: SIGKILL"
         assert crictl("ps", "-q") == (0, "")
-        assert crictl("ps", "-a", "--state", "Exited", "-q") == (0, f"{told['id']}\n")
+        assert crictl("ps", "-a", "--state", "Exited", "-q") == (0, f"{reported['id']}\n")
 
 
 def test_a_container_may_be_a_python_of_another_name(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_a_container_may_be_a_python_of_another_name(tmp_path: Path) -> None:
             return issued.der
 
         def seen_and_served(attempt: int) -> tuple[str, bytes | None]:
-            told = pods.ready(name, attempt=attempt)
+            reported = pods.ready(name, attempt=attempt)
             (found,) = running_containers([pod], logs=pods.logs)[pod]
-            assert found.container_id == told["id"]
+            assert found.container_id == reported["id"]
             return found.container_id, served(address)
 
         first = write()

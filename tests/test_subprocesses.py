@@ -48,7 +48,7 @@ def request() -> Request:
 
 
 def sign_by_command(program: Program) -> None:
-    CommandSigner("ours", (str(program.path),), time_limit=MINUTE).sign(request())
+    CommandSigner("own", (str(program.path),), time_limit=MINUTE).sign(request())
 
 
 def sign_by_kubeadm(program: Program) -> None:
@@ -108,7 +108,7 @@ def test_the_check_is_made_at_each_run(tmp_path: Path) -> None:
 
 def test_validation_reports_each_refused_program(tmp_path: Path) -> None:
     """`config validate` exits 3 and names its user. A missing program is no problem."""
-    program = Program(tmp_path, "ours")
+    program = Program(tmp_path, "own")
     command = [str(program.path)]
     given = {
         "profile": "none",

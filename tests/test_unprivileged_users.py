@@ -178,8 +178,8 @@ def read_as(user: int, root: Path, paths: list[str]) -> dict[str, bytes | str]:
     with open(reader, "rb") as stream:
         read = json.load(stream)
     os.waitpid(child, 0)
-    told: dict[str, str] = {"": REFUSED, "directory": "unreadable: … is a directory, not a regular file"}
-    return {path: told.get(read[path], read[path].encode()) for path in paths}
+    reported: dict[str, str] = {"": REFUSED, "directory": "unreadable: … is a directory, not a regular file"}
+    return {path: reported.get(read[path], read[path].encode()) for path in paths}
 
 
 def content_of(path: str) -> str:
@@ -290,7 +290,7 @@ def test_an_export_refuses_a_link_of_another_user(shared: Shared) -> None:
     assert shared.at("/vault/tls.key").read_bytes() == b"secret"
 
 
-@pytest.mark.parametrize("planted", ["hard link", "FIFO", "symlink", "open to him"])
+@pytest.mark.parametrize("planted", ["hard link", "FIFO", "symlink", "open to the user"])
 def test_metrics_are_written_through_a_draft_of_certmond(shared: Shared, planted: str) -> None:
     """Whatever another user puts at the draft of the metrics (the directory of node_exporter often belongs to another
     user), certmond does not wait for it, does not write to it, and does not rename it to the target.

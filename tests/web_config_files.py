@@ -42,7 +42,7 @@ def client_pair(ca: Issued, *names: str, **other: object) -> Issued:
     return make_leaf(ca, "prometheus", **wanted)  # type: ignore[arg-type]
 
 
-class House:
+class WebFiles:
     """A directory with a web configuration and its files, and clients that trust its CA."""
 
     def __init__(self, directory: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_restart_without_a_rotation_offers_the_archive_if_it_is_unhealthy(
     assert ill.endswith("; to end it: certmond archive restore ca)")
 
 
-TURN = "web waits for its turn: the Kubernetes API cannot be reached; it is waited for"
+TURN = "web waits for the restart lock: the Kubernetes API cannot be reached"
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
         ([("step_held", "/web.crt: not so soon"), ("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
         ([("step_held", TURN), ("step_done", "before")], f"waiting: [trust] {TURN} (since "),
         ([("step_done", "web uses the new ca"), ("step_held", TURN)], "waiting: [trust] web is older (since "),
-        ([("step_held", "other waits for its turn: nobody plans it")], "waiting: [trust] web is older (since "),
+        ([("step_held", "other waits: no step plans it")], "waiting: [trust] web is older (since "),
     ],
 )
 def test_the_obstacle_of_a_restart_is_the_reason_of_a_phase(
@@ -123,11 +123,11 @@ def test_the_obstacle_of_a_restart_is_the_reason_of_a_phase(
     reason: another node holds the lock, or the API does not answer.
     """
     rotation = noted(tmp_path, ROTATION)
-    told = [{"at": f"{number}", "event": event, "message": text} for number, (event, text) in enumerate(events)]
+    reported = [{"at": f"{number}", "event": event, "message": text} for number, (event, text) in enumerate(events)]
     activity = {
         "plan": {"steps": [{"step": "restart", "target": "web"}], "held": []},
         "rotation": {"id": "r1", "phase": "trust", "waits": ["web is older"]},
-        "events": told,
+        "events": reported,
     }
     daemon.write_text(json.dumps(activity))
     with Handover(tmp_path, Progress(), Terms()) as handover:

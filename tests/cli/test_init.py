@@ -237,7 +237,7 @@ def extension_is_last(certificate: x509.Certificate, name: str) -> bool:
 def table() -> dict[tuple[str, str], tuple[str, str]]:
     """The differences in docs/init.md: (of, field) -> (kubeadm's, certmond's)."""
     rows = re.findall(r"^\| (CA|leaf) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", DOCS.read_text(), re.MULTILINE)
-    return {(of, field): (theirs, ours) for of, field, theirs, ours in rows}
+    return {(of, field): (theirs, own_side) for of, field, theirs, own_side in rows}
 
 
 SAID = {
@@ -256,13 +256,13 @@ def test_every_certificate_is_as_kubeadm_makes_it(node: Node, like_kubeadm: Host
     """Each field of each certificate equals that of a real kubeadm for the same configuration, except for the
     differences in the table of docs/init.md. Each of those differs.
     """
-    theirs, ours = certificates(node.root), certificates(like_kubeadm.root)
+    theirs, own_side = certificates(node.root), certificates(like_kubeadm.root)
     assert len(theirs) == 14
-    assert theirs.keys() == ours.keys()
+    assert theirs.keys() == own_side.keys()
     differences = set()
     said = table()
     for name in theirs:
-        old, new = fields(node.root, name, theirs[name]), fields(like_kubeadm.root, name, ours[name])
+        old, new = fields(node.root, name, theirs[name]), fields(like_kubeadm.root, name, own_side[name])
         of = "CA" if old["subject"] == old["issuer"] else "leaf"
         assert old.keys() == new.keys()
         for field in (field for field in old if old[field] != new[field]):
@@ -290,10 +290,10 @@ def test_serial_numbers_are_random(like_kubeadm: Host) -> None:
 
 def test_every_key_is_as_kubeadm_makes_it(node: Node, like_kubeadm: Host) -> None:
     """Each key is of the type and in the form that a real kubeadm writes, and belongs to its certificate."""
-    theirs, ours = keys(node.root), keys(like_kubeadm.root)
+    theirs, own_side = keys(node.root), keys(like_kubeadm.root)
     assert len(theirs) == 15
-    assert theirs.keys() == ours.keys()
-    for name, text in ours.items():
+    assert theirs.keys() == own_side.keys()
+    for name, text in own_side.items():
         assert labels(text) == labels(theirs[name]) == ["RSA PRIVATE KEY"]
         key = load_pem_private_key(text, None)
         assert isinstance(key, rsa.RSAPrivateKey)
@@ -302,7 +302,7 @@ def test_every_key_is_as_kubeadm_makes_it(node: Node, like_kubeadm: Host) -> Non
         if beside in (known := certificates(like_kubeadm.root)):
             assert x509.load_pem_x509_certificate(known[beside]).public_key() == key.public_key()
     public = load_pem_public_key(like_kubeadm.at(f"{PKI}/sa.pub").read_bytes())
-    assert public == load_pem_private_key(ours[f"{PKI}/sa.key"], None).public_key()
+    assert public == load_pem_private_key(own_side[f"{PKI}/sa.key"], None).public_key()
 
 
 def labels(text: bytes) -> list[str]:
@@ -583,12 +583,12 @@ def test_kubectl_works_with_it(host: Host) -> None:
         assert done.returncode != 0
         assert "certificate is valid for" in done.stderr
         assert not shown
-        stranger = host.at("stranger.conf")
+        unrelated = host.at("unrelated.conf")
         document = yaml.safe_load(host.at("etc/kubernetes/admin.conf").read_bytes())
         document["users"][0]["user"] = {}
-        stranger.write_text(yaml.safe_dump(document))
+        unrelated.write_text(yaml.safe_dump(document))
         assert subprocess.run(
-            [kubectl, "--kubeconfig", stranger, "get", "--raw", "/version"], capture_output=True, check=False
+            [kubectl, "--kubeconfig", unrelated, "get", "--raw", "/version"], capture_output=True, check=False
         ).returncode
         assert not shown
 
@@ -674,9 +674,9 @@ def test_dry_run_writes_nothing(host: Host) -> None:
     assert list(host.root.iterdir()) == []
     assert not host.state.exists()
     planned = [step["path"] for step in json.loads(done.out)["steps"]]
-    told = re.findall(r"^\[\d+/17\] (\S+): ", host.made().out, re.MULTILINE)
-    assert planned == told
-    assert len(told) == 17
+    reported = re.findall(r"^\[\d+/17\] (\S+): ", host.made().out, re.MULTILINE)
+    assert planned == reported
+    assert len(reported) == 17
 
 
 def test_json_has_the_created_files(host: Host) -> None:
@@ -1055,7 +1055,7 @@ def test_what_kubeadm_does_not_say_certmond_may(host: Host) -> None:
 def test_node_name_and_address_by_default(host: Host) -> None:
     """Without options the node has the host's name in lower case, and the address of the default route."""
     host.at("etc").mkdir()
-    host.at("etc/hostname").write_text("# ours\nNode-A.Example.COM\n")
+    host.at("etc/hostname").write_text("# local\nNode-A.Example.COM\n")
     config = own_config(host, "key_algorithm: ECDSA-P256\ninit: {advertise_address: 0.0.0.0}\n")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -72,13 +72,13 @@ def test_a_healthy_node_is_well(node: Node) -> None:
 def test_it_agrees_with_kubeadm(node: Node) -> None:
     """Every expiry date is the one that `kubeadm certs check-expiration` prints."""
     _, document = check(node.root)
-    ours = {
+    own_side = {
         entry["name"]: datetime.fromisoformat(entry["not_after"]).strftime("%b %d, %Y %H:%M UTC")
         for entry in document["certificates"]
     }
     theirs = kubeadms_view()
     assert len(theirs) == 13
-    assert {name: ours[name] for name in theirs} == theirs
+    assert {name: own_side[name] for name in theirs} == theirs
 
 
 def test_openssl_agrees(node: Node) -> None:
@@ -316,10 +316,10 @@ def test_a_verb_that_reads_needs_no_kubeconfig(node: Node, tmp_path: Path, argum
     node.path("closed").symlink_to("closed")  # which is closed to root, too
     own = tmp_path / "config.yaml"
     own.write_text("cluster: {kubeconfig: /closed/certmond.conf}\n")
-    told = [certmond(*arguments.split(), "--root", node.root, *more) for more in ((), ("--config", own))]
-    assert [done.returncode for done in told] == [told[0].returncode] * 2
-    assert [done.stderr for done in told] == ["", ""]
-    assert told[0].returncode != UNKNOWN
+    reported = [certmond(*arguments.split(), "--root", node.root, *more) for more in ((), ("--config", own))]
+    assert [done.returncode for done in reported] == [reported[0].returncode] * 2
+    assert [done.stderr for done in reported] == ["", ""]
+    assert reported[0].returncode != UNKNOWN
 
 
 def test_a_verb_that_reads_runs_as_any_user(node: Node, tmp_path: Path) -> None:
@@ -444,15 +444,15 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "reported"),
     [("raise ValueError('SEC' + 'RET')", "an unexpected ValueError in"), ("bytearray(1 << 62)", "enough memory")],
 )
-def test_a_defect_of_certmond_is_not_a_warning(mistake: str, told: str) -> None:
+def test_a_defect_of_certmond_is_not_a_warning(mistake: str, reported: str) -> None:
     """An unexpected error and a lack of memory exit 3. The message quotes nothing that could be a key."""
     broken = f"from certmond.cli import main\n@main.cli.command()\ndef broken(): {mistake}\nmain.main()"
     done = subprocess.run([sys.executable, "-c", broken, "broken"], capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert told in done.stderr
+    assert reported in done.stderr
     assert "SECRET" not in done.stderr
 
 

@@ -446,8 +446,8 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
     assert "a rotation is in progress" in done.err
     rotation = host.document("show")["rotation"]
     assert rotation["phase"] == ("trust" if "trust" in record else "")
-    told = "rotation r1 of ca: phase trust" if "trust" in record else "the record of a rotation cannot be read"
-    assert told in host.run("show").out
+    reported = "rotation r1 of ca: phase trust" if "trust" in record else "the record of a rotation cannot be read"
+    assert reported in host.run("show").out
     (host.staging.directory / "record.json").unlink()
     assert host.stage(ca(), "--force").code == 0
     assert host.document("show")["rotation"] is None

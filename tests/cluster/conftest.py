@@ -73,7 +73,7 @@ class Limits:
 
         monkeypatch.setattr("asyncio.timeout", timeout)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._set.clear()
 
     def end(self, position: int = -1) -> None:
@@ -110,7 +110,7 @@ def silence(cluster: ApiServer, limits: Limits) -> Silence:
             limits.end(position)
             cluster.closing.wait(30)
 
-        limits.forget()
+        limits.reset()
         cluster.before = silent
 
     return begin

@@ -42,7 +42,7 @@ class _Hasty(RotatingNode):
         return super().clock() + self.waited
 
 
-class Story:
+class Scenario:
     """The rotation of the node `node` and of a worker in `world`. `problems` has the observed violations."""
 
     def __init__(self, world: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ class Story:
         info(api, world.old.pem)
         hook = {"name": "a.b.c", "clientConfig": {"caBundle": base64.b64encode(world.old.pem).decode()}}
         mark = {"annotations": {"certmond.io/ca-bundle": "ca"}}
-        api.store.add("validatingwebhookconfigurations", "ours", webhooks=[hook], metadata=mark)
+        api.store.add("validatingwebhookconfigurations", "own-hook", webhooks=[hook], metadata=mark)
         daemon_set(world, "web")
         api.store.controllers[:] = [self._control]
         self.problems, self.restarts, self._started = list[str](), 0, list[Callable[[], None]]()
@@ -127,7 +127,7 @@ class Story:
         after = self.world.recorded
         if method != "GET" and before and after != before:
             if after is None:
-                self.problems.append("the record is gone")
+                self.problems.append("the record does not exist")
             elif after.phase != before.phase or after.id != before.id:
                 self.problems += self._wrong(rotation_of(before), rotation_of(after))
         return answer
@@ -152,7 +152,7 @@ class Story:
         """Yield the objects of the cluster that do not trust exactly these CAs."""
         store = self.world.api.store
         known = yaml.safe_load(store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"])
-        hook = store.get("validatingwebhookconfigurations", "ours")["webhooks"][0]["clientConfig"]
+        hook = store.get("validatingwebhookconfigurations", "own-hook")["webhooks"][0]["clientConfig"]
         places = {"cluster-info": known["clusters"][0]["cluster"]["certificate-authority-data"],
                   "the webhook": hook["caBundle"]}  # fmt: skip
         for where, data in places.items():

@@ -305,7 +305,7 @@ def test_the_phase_of_others_is_stored_unless_the_node_decided_meanwhile(world: 
     assert node.record == back
 
 
-def told(node: RotatingNode, *, worker: bool) -> list[dict[str, str]]:
+def reported(node: RotatingNode, *, worker: bool) -> list[dict[str, str]]:
     """Return the findings of the node's CA in some passes, as a worker without the CA's key or as a control plane."""
     if worker:
         (node.files / "ca.key").unlink(missing_ok=True)
@@ -327,7 +327,7 @@ def test_a_forged_record_is_not_followed(world: World, calm: RotatingNode, phase
     """
     world.record(world.rotation(phase))
     before = calm.tree()
-    last = told(calm, worker=worker)[-1]
+    last = reported(calm, worker=worker)[-1]
     assert "the key of the CA that it replaces has not signed it" in last["rotation_frozen"]
     assert calm.record is None
     assert {name: found for name, found in before.items() if name != "ca.key"}.items() <= calm.tree().items()
@@ -342,11 +342,11 @@ def test_a_worker_follows_a_rotation_of_a_control_plane(world: World, calm: Rota
     assert world.recorded.signature
     trust = replace(rotation_of(world.recorded), phase=Phase.TRUST)
     world.record(replace(trust, released=place(NODE)))
-    assert told(calm, worker=True)[-1]["rotation_under_way"].endswith(HELD_BACK)
+    assert reported(calm, worker=True)[-1]["rotation_under_way"].endswith(HELD_BACK)
     assert calm.trust() == (world.old.facts,)
     assert calm.record == replace(trust, released=place(NODE))
     world.record(replace(trust, released=1.0))
-    assert "rotation_frozen" not in told(calm, worker=True)[-1]
+    assert "rotation_frozen" not in reported(calm, worker=True)[-1]
     assert set(calm.trust()) == {world.old.facts, world.new.facts}
 
 
@@ -358,11 +358,11 @@ def test_the_report_of_a_worker_stays_until_its_batch_starts(world: World, calm:
     assert world.recorded
     begun = rotation_of(world.recorded)
     world.record(replace(begun, phase=Phase.DETACH))
-    told(calm, worker=True)
+    reported(calm, worker=True)
     said = annotation(world)
     assert str(said).startswith(f"{begun.id}/detach/")
     world.record(replace(begun, phase=Phase.TRUST))
-    assert told(calm, worker=True)[-1]["rotation_under_way"].endswith(HELD_BACK)
+    assert reported(calm, worker=True)[-1]["rotation_under_way"].endswith(HELD_BACK)
     assert annotation(world) == said
 
 
@@ -385,10 +385,10 @@ def test_a_control_plane_continues_with_the_staged_ca(world: World, calm: Rotati
     calm.copy(tmp_path / "other").begin(world.new)
     assert world.recorded
     world.record(replace(rotation_of(world.recorded), phase=Phase.TRUST))
-    assert "; run: certmond root-ca stage" in told(calm, worker=False)[-1]["rotation_frozen"]
+    assert "; run: certmond root-ca stage" in reported(calm, worker=False)[-1]["rotation_frozen"]
     assert calm.trust() == (world.old.facts,)
     calm.stage(world.new)
-    assert "rotation_frozen" not in told(calm, worker=False)[-1]
+    assert "rotation_frozen" not in reported(calm, worker=False)[-1]
     assert calm.trust() == (world.old.facts, world.new.facts)
 
 
@@ -477,7 +477,7 @@ def test_an_older_record_that_returns_is_not_followed(world: World, node: Rotati
     before = node.tree()
     for older in (replace(forth, phase=phase), replace(abort(forth, node.clock()), phase=phase)):
         world.record(older)
-        assert "rotation_frozen" not in told(node, worker=False)[-1]
+        assert "rotation_frozen" not in reported(node, worker=False)[-1]
         assert (node.record, node.tree()) == (None, before)
         node.stage(world.new)
         stale, said = world.recorded, node.hurry("root-ca", "rotate", "--no-wait")

@@ -56,9 +56,9 @@ def may_act(world: World) -> list[str]:
     for name in WORKERS:
         here = world.node(name, worker=True).conductor
         here.ask()
-        told = here.follow(None, ())
-        assert told
-        found += [name] * (held_back(told, name) is None)
+        reported = here.follow(None, ())
+        assert reported
+        found += [name] * (held_back(reported, name) is None)
     return found
 
 

@@ -126,8 +126,8 @@ def test_a_rotation_without_a_record_is_an_error() -> None:
         pytest.param(ROTATION, None, at(ROTATION, Phase.DONE), "shared", id="the end, for who was away"),
         pytest.param(ROTATION, None, at(ROTATION, Phase.DETACH), "own", id="never an earlier phase"),
         pytest.param(ROTATION, None, replace(ROTATION, excluded=("x",)), "shared", id="who is left out"),
-        pytest.param(ROTATION, None, BACK, "shared", id="the way back"),
-        pytest.param(BACK, None, ROTATION, "own", id="the way back is not left"),
+        pytest.param(ROTATION, None, BACK, "shared", id="an abort"),
+        pytest.param(BACK, None, ROTATION, "own", id="an abort is not replaced"),
         pytest.param(at(ROTATION, Phase.DONE), None, replace(ROTATION, id="r-2"), "own", id="not the next one yet"),
     ],
 )

@@ -20,7 +20,7 @@ from tests.cluster.conftest import Limits
 from tests.cluster.coordinator_world import World
 from tests.cluster.faults import FAULTS, Failing
 from tests.cluster.leaks import leaks
-from tests.cluster.rotation_scenario import Story
+from tests.cluster.rotation_scenario import Scenario
 from tests.cluster.test_csr_signer import facts, request, signer
 from tests.cluster.test_lease import Clock, held, lease
 
@@ -40,37 +40,37 @@ def places(step: int = 1, shifts: int = len(FAULTS)) -> list[Any]:
 
 
 @pytest.fixture
-def story(
+def scenario(
     cluster: ApiServer, access_of: Callable[..., Access], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Story]:
+) -> Iterator[Scenario]:
     for module in ("rotation_checks.signer", "rollout"):
         monkeypatch.setattr(f"certmond.cluster.{module}._POLL_INTERVAL", 0.01)
-    made = Story(World(cluster, access_of), tmp_path / "place", monkeypatch)
+    made = Scenario(World(cluster, access_of), tmp_path / "place", monkeypatch)
     yield made
     assert not leaks(bytes(cluster.received), made.world.old, made.world.new)
 
 
-def failing(story: Story, limits: Limits, place: int, shift: int) -> Failing:
+def failing(scenario: Scenario, limits: Limits, place: int, shift: int) -> Failing:
     """From now on the writes in this place fail, each in another way."""
     ways = [*FAULTS.values()]
     made = Failing(
-        story.world.api, limits, lambda at: ways[(len(made.failed) + shift) % len(ways)] if at == place else None,
-        stage=lambda: story.world.recorded,
+        scenario.world.api, limits, lambda at: ways[(len(made.failed) + shift) % len(ways)] if at == place else None,
+        stage=lambda: scenario.world.recorded,
     )  # fmt: skip
     return made
 
 
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize(("place", "shift"), places())
-def test_any_write_of_a_rotation_may_fail(story: Story, limits: Limits, place: int, shift: int) -> None:
+def test_any_write_of_a_rotation_may_fail(scenario: Scenario, limits: Limits, place: int, shift: int) -> None:
     """Whether or not the write took effect: no phase ends before all nodes have reported it and all its writes are
     made. No workload is restarted twice. At the end node and cluster use only the new CA.
     """
-    writes = failing(story, limits, place, shift)
-    story.command("rotate")
-    for _ in story.passes():
+    writes = failing(scenario, limits, place, shift)
+    scenario.command("rotate")
+    for _ in scenario.passes():
         pass
-    assert story.unwell(story.world.new) == []
+    assert scenario.unwell(scenario.world.new) == []
     assert writes.failed
     assert writes.most <= WRITES
 
@@ -78,15 +78,17 @@ def test_any_write_of_a_rotation_may_fail(story: Story, limits: Limits, place: i
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("phase", [pytest.param(Phase.TRUST, marks=pytest.mark.long), Phase.ISSUE])
 @pytest.mark.parametrize(("place", "shift"), places(step=4, shifts=1))
-def test_any_write_of_the_way_back_may_fail(story: Story, limits: Limits, phase: Phase, place: int, shift: int) -> None:
+def test_any_write_of_the_way_back_may_fail(
+    scenario: Scenario, limits: Limits, phase: Phase, place: int, shift: int
+) -> None:
     """As on the way there: from the word of who leads it back to the old CA alone."""
-    story.command("rotate")
-    next(each for each in story.passes() if each is phase)
-    writes = failing(story, limits, place, shift)
-    story.command("abort")
-    for _ in story.passes():
+    scenario.command("rotate")
+    next(each for each in scenario.passes() if each is phase)
+    writes = failing(scenario, limits, place, shift)
+    scenario.command("abort")
+    for _ in scenario.passes():
         pass
-    assert story.unwell(story.world.old) == []
+    assert scenario.unwell(scenario.world.old) == []
     assert writes.failed or place >= writes.most  # from trust on there are fewer
 
 
@@ -122,13 +124,13 @@ def only(number: int, fault: str, api: ApiServer, limits: Limits) -> Failing:
     return Failing(api, limits, lambda _: FAULTS[fault] if next(numbers) == number else None, stage=object)
 
 
-def tried(ours: ClusterLease) -> None:
+def tried(own: ClusterLease) -> None:
     """What a node does that wants the turn."""
     with suppress(LostError, RefusedError, UnreachableError):
-        if held(ours):
-            ours.keep()
+        if held(own):
+            own.keep()
         else:
-            ours.take()
+            own.take()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -138,7 +140,7 @@ def test_any_write_of_a_request_may_fail(cluster: ApiServer, limits: Limits, wri
     cluster.rbac = None
     number = {"file": 0, "approve": 1}[write]
     writes = only(number, fault, cluster, limits)
-    asked, told, issued = request(), list[Exception](), None
+    asked, reported, issued = request(), list[Exception](), None
     for _ in range(5):
         try:
             issued = signer(cluster, approve=True).sign(asked)
@@ -146,9 +148,9 @@ def test_any_write_of_a_request_may_fail(cluster: ApiServer, limits: Limits, wri
         except WaitingError as error:
             asked = replace(asked, cookie=error.cookie)
         except (RefusedError, UnreachableError) as error:
-            told.append(error)
+            reported.append(error)
     assert issued
     assert facts(issued.pem).subject == asked.template.subject.rfc4514_string()
     assert len(cluster.objects) == 1
-    assert len(told) <= 1
+    assert len(reported) <= 1
     assert writes.failed

@@ -46,9 +46,9 @@ def lease(api: ApiServer, clock: Clock, identity: str = "node-1", seconds: float
     return ClusterLease(lambda: api.kubeconfig, identity=identity, monotonic=clock, **more)
 
 
-def held(ours: ClusterLease) -> bool:
+def held(own: ClusterLease) -> bool:
     """Return whether the Lease is held now. A function prevents narrowing of the property by type checkers."""
-    return ours.held
+    return own.held
 
 
 def verbs(api: ApiServer) -> list[str]:
@@ -103,10 +103,10 @@ def test_a_lease_without_a_duration_has_the_duration_of_this_node() -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(60, 60), (0.3, 1), (1.5, 2)])
 def test_a_missing_lease_is_created_and_held(api: ApiServer, clock: Clock, seconds: float, said: int) -> None:
     """The new Lease has the name of this node, the duration in whole seconds, and both times."""
-    ours = lease(api, clock, seconds=seconds)
-    assert not held(ours)
-    assert ours.take() is None
-    assert held(ours)
+    own = lease(api, clock, seconds=seconds)
+    assert not held(own)
+    assert own.take() is None
+    assert held(own)
     spec, metadata = api.leases.only["spec"], api.leases.only["metadata"]
     assert (metadata["namespace"], metadata["name"]) == ("kube-system", "certmond-restart")
     assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("node-1", said, 0)
@@ -119,19 +119,19 @@ def test_another_holder_is_waited_for(api: ApiServer, clock: Clock) -> None:
     """While another node renews, this node waits and names it. After its duration without a renewal, this node gets the
     Lease.
     """
-    theirs, ours = lease(api, Clock(), "node-2"), lease(api, clock)
+    theirs, own = lease(api, Clock(), "node-2"), lease(api, clock)
     theirs.take()
     said = r"node-2 holds the Lease kube-system/certmond-restart since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; .* its release"
-    assert re.fullmatch(said, ours.take() or "")
+    assert re.fullmatch(said, own.take() or "")
     clock.now += 59
     theirs.take()
-    assert ours.take()
+    assert own.take()
     clock.now += 59
-    assert ours.take()
-    assert not held(ours)
+    assert own.take()
+    assert not held(own)
     clock.now += 1
-    assert ours.take() is None
-    assert held(ours)
+    assert own.take() is None
+    assert held(own)
     spec = api.leases.only["spec"]
     assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("node-1", 1)
     assert spec["acquireTime"] == spec["renewTime"]
@@ -155,21 +155,21 @@ def test_a_restarted_daemon_continues(api: ApiServer, clock: Clock) -> None:
 
 def test_a_lease_is_renewed(api: ApiServer, clock: Clock) -> None:
     """It is renewed when a third of the duration has passed, and no earlier. Its start stays."""
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     first = api.leases.only["spec"]
     clock.now += 19.5
     api.calls.clear()
-    ours.keep()
+    own.keep()
     assert api.calls == []
     clock.now += 0.5
-    ours.keep()
+    own.keep()
     assert verbs(api) == ["PUT"]
     renewed = api.leases.only["spec"]
     assert (renewed["acquireTime"], renewed["leaseTransitions"]) == (first["acquireTime"], 0)
     assert renewed["renewTime"] > first["renewTime"]
     clock.now += 49
-    assert held(ours)
+    assert held(own)
 
 
 def test_the_fence_counts_from_before_the_request(api: ApiServer, clock: Clock) -> None:
@@ -181,12 +181,12 @@ def test_the_fence_counts_from_before_the_request(api: ApiServer, clock: Clock) 
         clock.now += 30 if method == "POST" else 0
 
     api.before = slowly
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     clock.now += 19
-    assert held(ours)
+    assert held(own)
     clock.now += 1
-    assert not held(ours)
+    assert not held(own)
 
 
 def test_a_record_counts_from_its_answer(api: ApiServer, clock: Clock) -> None:
@@ -198,84 +198,84 @@ def test_a_record_counts_from_its_answer(api: ApiServer, clock: Clock) -> None:
         clock.now += next(slow, 0)
 
     api.before = slowly
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     clock.now += 59
-    assert ours.take()
+    assert own.take()
     clock.now += 1
-    assert ours.take() is None
+    assert own.take() is None
 
 
 def test_a_lease_of_another_node_is_lost(api: ApiServer, clock: Clock) -> None:
     """If another node holds it, the renewal fails with its name, and this node no longer holds it, whatever its clock
     shows.
     """
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     api.leases.change(holderIdentity="node-2")
     clock.now += 20
     with pytest.raises(
         LostError,
         match=r"lost the lock: node-2 holds the Lease kube-system/certmond-restart now; certmond takes it again",
     ):
-        ours.keep()
-    assert not held(ours)
+        own.keep()
+    assert not held(own)
     with pytest.raises(LostError, match=r"this node does not hold .*; take it first"):
-        ours.keep()
+        own.keep()
 
 
-@pytest.mark.parametrize("how", ["deleted", "deleted, and said so", "freed"])
+@pytest.mark.parametrize("how", ["deleted", "deleted, with an answer", "freed"])
 def test_a_lease_that_was_freed_by_hand_is_lost(api: ApiServer, clock: Clock, how: str) -> None:
     """A Lease that is deleted or freed while it is held is not created again: another node may have held it."""
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     api.leases.change(holderIdentity="") if how == "freed" else api.leases.objects.clear()
-    api.faults = [Fault(404)] if how == "deleted, and said so" else []  # Kubernetes answers 409: the uid differs
+    api.faults = [Fault(404)] if how == "deleted, with an answer" else []  # Kubernetes answers 409: the uid differs
     clock.now += 20
     with pytest.raises(LostError, match="lost the lock: no node holds the Lease"):
-        ours.keep()
-    assert not held(ours)
-    assert ours.take() is None
+        own.keep()
+    assert not held(own)
+    assert own.take() is None
 
 
 def test_a_lease_that_was_created_again_is_another(api: ApiServer, clock: Clock) -> None:
     """A Lease that another node created after a deletion is not overwritten by the holder of the old one."""
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     api.leases.objects.clear()
     lease(api, clock, "node-2").take()
     clock.now += 20
     with pytest.raises(LostError, match="node-2 holds"):
-        ours.keep()
+        own.keep()
     assert api.leases.only["spec"]["holderIdentity"] == "node-2"
 
 
 def test_a_label_stays_and_keeps_the_lease(api: ApiServer, clock: Clock) -> None:
     """A label on the Lease does not end it, and stays."""
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     api.leases.only["metadata"]["labels"] = {"team": "a"}
     api.leases.change(acquireTime="2026-11-24T12:00:00.000000Z")
     clock.now += 20
-    ours.keep()
+    own.keep()
     assert verbs(api)[2:] == ["PUT", "GET", "PUT"]
     assert api.leases.only["metadata"]["labels"] == {"team": "a"}
     assert api.leases.only["spec"]["acquireTime"] == "2026-11-24T12:00:00.000000Z"
     clock.now += 49
-    assert held(ours)
+    assert held(own)
 
 
 def test_repeated_conflicts_are_tried_later(api: ApiServer, clock: Clock) -> None:
     """A Lease that changes all the time is renewed later, and held until its end."""
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     clock.now += 20
     api.before = lambda method, path: api.leases.change() if method == "PUT" else None
     with pytest.raises(UnreachableError, match="changes too often to be renewed; certmond renews it later"):
-        ours.keep()
-    assert held(ours)
+        own.keep()
+    assert held(own)
     clock.now += 30
-    assert not held(ours)
+    assert not held(own)
 
 
 def test_a_faster_node_is_named(api: ApiServer, clock: Clock) -> None:
@@ -288,24 +288,24 @@ def test_a_faster_node_is_named(api: ApiServer, clock: Clock) -> None:
             rival.take()
 
     api.before = faster
-    ours = lease(api, clock)
-    assert re.search(r"node-2 has just taken the Lease .*certmond-restart; certmond waits for its r", ours.take() or "")
-    assert not held(ours)
+    own = lease(api, clock)
+    assert re.search(r"node-2 has just taken the Lease .*certmond-restart; certmond waits for its r", own.take() or "")
+    assert not held(own)
     rival.give_back()
     calls = iter([lambda: None])
-    assert "node-2 has just taken" in (ours.take() or "")
+    assert "node-2 has just taken" in (own.take() or "")
     rival.give_back()
     api.before = lambda method, path: api.leases.change() if method == "PUT" else None
-    assert re.search("changed before certmond could take it; certmond reads it again", ours.take() or "")
-    assert not held(ours)
+    assert re.search("changed before certmond could take it; certmond reads it again", own.take() or "")
+    assert not held(own)
 
 
 def test_a_lease_that_is_given_back_is_free(api: ApiServer, clock: Clock) -> None:
     """The next node can take it at once, and this node no longer holds it."""
-    ours = lease(api, clock)
-    ours.take()
-    ours.give_back()
-    assert not held(ours)
+    own = lease(api, clock)
+    own.take()
+    own.give_back()
+    assert not held(own)
     spec = api.leases.only["spec"]
     assert (spec["holderIdentity"], spec["leaseDurationSeconds"], spec["leaseTransitions"]) == ("", 1, 0)
     assert lease(api, clock, "node-2").take() is None
@@ -315,27 +315,27 @@ def test_a_lease_that_is_given_back_is_free(api: ApiServer, clock: Clock) -> Non
 @pytest.mark.parametrize("when", ["never taken", "run out", "lost"])
 def test_what_is_not_held_is_not_given_back(api: ApiServer, clock: Clock, when: str) -> None:
     """Without the Lease nothing is given back, and no call is made."""
-    ours = lease(api, clock)
+    own = lease(api, clock)
     if when != "never taken":
-        ours.take()
+        own.take()
         clock.now += 50
     if when == "lost":
         api.leases.change(holderIdentity="node-2")
         with pytest.raises(LostError):
-            ours.keep()
+            own.keep()
     api.calls.clear()
-    ours.give_back()
+    own.give_back()
     assert api.calls == []
 
 
 @pytest.mark.parametrize("fault", [Fault(0), Fault(403), Fault(409), Fault(500)])
 def test_a_failed_return_raises_nothing(api: ApiServer, clock: Clock, fault: Fault) -> None:
     """If the API refuses it, nothing is raised, the Lease is not held, and the next node waits."""
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     api.faults = [fault]
-    ours.give_back()
-    assert not held(ours)
+    own.give_back()
+    assert not held(own)
     assert lease(api, clock, "node-2").take()
 
 
@@ -379,16 +379,16 @@ def test_every_failure_of_the_api_has_its_meaning(
     longer.
     """
     clock = Clock()
-    ours = lease(api, clock)
-    ours.take()
+    own = lease(api, clock)
+    own.take()
     clock.now += 20
     api.faults = [fault]
     with pytest.raises(error, match=reason):
-        ours.take() if act == "take" else ours.keep()
+        own.take() if act == "take" else own.keep()
     clock.now += 29
-    assert held(ours)
+    assert held(own)
     clock.now += 1
-    assert not held(ours)
+    assert not held(own)
 
 
 def test_a_busy_api_is_called_again_after_retry_after(api: ApiServer, clock: Clock) -> None:
@@ -403,13 +403,13 @@ def test_a_busy_api_is_called_again_after_retry_after(api: ApiServer, clock: Clo
 )
 def test_a_missing_right_is_reported_with_the_rule(api: ApiServer, clock: Clock, call: str, doing: str) -> None:
     """A forbidden call (403) is refused with the rule that its role lacks, and the namespace."""
-    ours = lease(api, clock)
+    own = lease(api, clock)
     if doing == "update":
-        ours.take()
+        own.take()
     api.denied = {call}
     rule = "grant this user a role in kube-system with apiGroups [coordination.k8s.io], resources [leases], verbs"
     with pytest.raises(RefusedError, match=re.escape(f"{rule} [get, create, update]")) as raised:
-        ours.take()
+        own.take()
     assert f"kubelet.conf may not {doing} the Lease kube-system/certmond-restart (" in str(raised.value)
 
 

@@ -157,7 +157,7 @@ def test_a_node_that_is_changed_all_the_time_is_annotated_later(
 def test_a_missing_right_to_list_nodes_is_named(access_of: Callable[..., Access]) -> None:
     """The error has the missing right."""
     with pytest.raises(RefusedError, match=r"may not list the Nodes .* resources \[nodes\], verbs \[list\]"):
-        list_nodes(access_of("nobody"))
+        list_nodes(access_of("unprivileged"))
 
 
 # --- The stand-in for Kubernetes --------------------------------------------------------------------------------------

@@ -49,8 +49,8 @@ class Shared(RotatingNode):
     @contextmanager
     def running(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         with (
-            (self.place / "said").open("wb") as said,
-            subprocess.Popen(self.command(*words), stdout=said, stderr=said) as process,
+            (self.place / "output").open("wb") as output,
+            subprocess.Popen(self.command(*words), stdout=output, stderr=output) as process,
         ):
             try:
                 yield process
@@ -60,7 +60,7 @@ class Shared(RotatingNode):
     @property
     def said(self) -> str:
         """Return the output of the command."""
-        return (self.place / "said").read_text()
+        return (self.place / "output").read_text()
 
 
 class Watched:

@@ -18,7 +18,7 @@ from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import Phase
 from tests.builders import NOW, SECOND, Issued, bundle
 from tests.cluster.api_server import ApiServer
-from tests.pki.rotation_node import NEW, OLD, STRANGER, at
+from tests.pki.rotation_node import NEW, OLD, UNRELATED, at
 from tests.rotation_node import RotatingNode, root_ca
 
 TRUST = at(Phase.TRUST)
@@ -49,7 +49,7 @@ def test_the_node_uses_its_own_kubeconfig(cluster: ApiServer, name: str) -> None
     publish(cluster, OLD)
     held = asking(paths).gate(TRUST, Gate(), NOW)
     assert "kube-root-ca.crt of default lacks" in held.waits[0]
-    for authorities in ((OLD, NEW), (OLD, NEW, STRANGER)):
+    for authorities in ((OLD, NEW), (OLD, NEW, UNRELATED)):
         publish(cluster, *authorities)
         found = asking(paths).gate(TRUST, Gate(), NOW)
         assert found.noted
@@ -68,19 +68,19 @@ def test_a_kubeconfig_that_another_user_can_change_is_refused(cluster: ApiServer
     """Such a kubeconfig could name any server, and is not read. The message reports it, and the overlap counts."""
     path = Path(cluster.user("root", "certmond"))
     path.chmod(0o666)
-    told = asking({"admin.conf": str(path)}).gate(TRUST, Gate(), NOW).message
-    assert told.startswith(CANNOT)
-    assert "can be changed by" in told
+    reported = asking({"admin.conf": str(path)}).gate(TRUST, Gate(), NOW).message
+    assert reported.startswith(CANNOT)
+    assert "can be changed by" in reported
     assert cluster.calls == []
 
 
 def test_the_next_kubeconfig_is_tried_after_a_refusal(cluster: ApiServer) -> None:
     """The answer to any kubeconfig counts. If all are refused, the first refusal is reported."""
     publish(cluster, OLD, NEW)
-    nobody, leader = cluster.user("nobody"), cluster.user("root", "certmond")
-    found = asking({"admin.conf": nobody, "controller-manager.conf": leader}).gate(TRUST, Gate(), NOW)
+    unprivileged, leader = cluster.user("unprivileged"), cluster.user("root", "certmond")
+    found = asking({"admin.conf": unprivileged, "controller-manager.conf": leader}).gate(TRUST, Gate(), NOW)
     assert found.noted
-    refused = asking({"admin.conf": nobody}).gate(TRUST, Gate(), NOW)
+    refused = asking({"admin.conf": unprivileged}).gate(TRUST, Gate(), NOW)
     assert not refused.waits
     assert refused.message.startswith(CANNOT)
     assert "may not list the namespaces" in refused.message
@@ -91,8 +91,8 @@ def test_without_the_extra_the_message_has_the_remedy(cluster: ApiServer, monkey
     monkeypatch.delitem(sys.modules, "certmond.cluster.rotation_checks.trust_bundles")
     monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
     paths = {"admin.conf": cluster.user("root", "certmond")}
-    told = asking(paths).gate(TRUST, Gate(), NOW).message
-    assert told == f"{CANNOT}the package lightkube is missing; pip install certmond[kubernetes]"
+    reported = asking(paths).gate(TRUST, Gate(), NOW).message
+    assert reported == f"{CANNOT}the package lightkube is missing; pip install certmond[kubernetes]"
 
 
 def test_the_cluster_is_asked_once_in_a_while(cluster: ApiServer) -> None:
@@ -107,7 +107,7 @@ def test_the_cluster_is_asked_once_in_a_while(cluster: ApiServer) -> None:
     assert counted == [1, 1, 2, 3]
 
 
-@pytest.mark.parametrize("rights", ["leader", "nobody"])
+@pytest.mark.parametrize("rights", ["leader", "unprivileged"])
 def test_a_rotation_waits_for_the_publication_to_pods(cluster: ApiServer, tmp_path: Path, rights: str) -> None:
     """On one node, without `cluster:` and with an overlap of a second, the phase `trust` ends when Pods have both CAs.
     With a user without the right, it ends after the overlap, and the audit log records it.
@@ -116,7 +116,7 @@ def test_a_rotation_waits_for_the_publication_to_pods(cluster: ApiServer, tmp_pa
     with_admin(node, cluster.user("root", *(["certmond"] if rights == "leader" else [])))
     publish(cluster, node.old)
     node.begin(new)
-    if rights == "nobody":
+    if rights == "unprivileged":
         node.walk()
         left = [entry["message"] for entry in node.audit() if "trust is reached, issue begins" in entry["message"]]
         assert len(left) == 1

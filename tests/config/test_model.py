@@ -77,14 +77,14 @@ def test_a_later_file_overrides_a_scalar() -> None:
 
 
 def test_an_entry_of_a_known_name_overrides_only_what_it_gives_and_stays_in_its_place() -> None:
-    ours = """
+    own = """
         certificates:
           - {name: extra, path: /extra.pem}
           - {name: etcd-ca, renew_before: 1y, mode: null}
         services:
           - {name: kubelet, unit: kubelet-wrapper.service}
     """
-    plain, found = parse([]), read(ours, profile="kubeadm")
+    plain, found = parse([]), read(own, profile="kubeadm")
     assert [spec.name for spec in found.certificates] == [*(spec.name for spec in plain.certificates), "extra"]
     before = {spec.name: spec for spec in plain.certificates}
     for spec in found.certificates[:-1]:
@@ -337,7 +337,7 @@ def test_an_entry_that_keeps_its_key_has_no_signer_that_makes_one() -> None:
         - {name: etcd-peer, signer: adm, keep_key: false}
         - {name: apiserver, signer: adm}
         - {name: front-proxy-client, signer: adm, keep_key: true}
-        - {name: apiserver-etcd-client, signer: adm, keep_key: true, renewed_by: somebody else}
+        - {name: apiserver-etcd-client, signer: adm, keep_key: true, renewed_by: another program}
         - {name: etcd-healthcheck-client, signer: site, keep_key: true}
         - {name: scheduler.conf, signer: api, keep_key: true}
     """

@@ -24,7 +24,7 @@ from certmond.pki.services.model import Live, ServiceSeen
 from certmond.pki.x509.parsing import decode
 from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
-from tests.controllers.test_replaced_ca import Clock, daemon, expired, put, rest, told, with_family, with_more
+from tests.controllers.test_replaced_ca import Clock, daemon, expired, put, reported, rest, with_family, with_more
 from tests.rotation_node import RotatingNode, kubeconfig, root_ca, with_manager
 from tests.tracing import distinct, kill_at, record
 
@@ -121,7 +121,7 @@ def test_both_generations_of_clients_are_accepted_again(
         }  # fmt: skip
         rest(made, Cause("step", None))
         assert (node.tree(), node.record, node.phases()) == (after, None, [])
-        (said,) = told(made)
+        (said,) = reported(made)
         assert (
             "certmond has added the old CA behind it, so that components accept clients of both CAs, and begins" in said
         )
@@ -282,7 +282,7 @@ def test_an_expired_old_ca_is_not_trusted_again(quick: Path) -> None:
     is_left_alone(node, NOTHING)
 
 
-def _forgotten(node: Cluster) -> None:
+def _not_stored(node: Cluster) -> None:
     (node.state / "anchors.json").unlink()
 
 
@@ -307,7 +307,7 @@ def _of_others(node: Cluster) -> None:
     (node.files / "ca.crt").chmod(0o666)
 
 
-def _beside_a_stranger(node: Cluster) -> None:
+def _beside_an_unrelated_ca(node: Cluster) -> None:
     node.put("ca.crt", node.read("ca.crt") + root_ca().pem)
 
 
@@ -316,8 +316,8 @@ def _foreign_signer(node: Cluster) -> None:
 
 
 UNFIT = {
-    "not remembered": _forgotten, "another key": _another_key, "no key": _no_key, "weak": _weak, "not yet": _not_yet,
-    "a file of others": _of_others, "a stranger": _beside_a_stranger, "a foreign signer": _foreign_signer,
+    "not stored": _not_stored, "another key": _another_key, "no key": _no_key, "weak": _weak, "not yet": _not_yet,
+    "a file of others": _of_others, "an unrelated CA": _beside_an_unrelated_ca, "a foreign signer": _foreign_signer,
 }  # fmt: skip
 
 
@@ -341,16 +341,16 @@ def test_a_failed_write_is_reported_and_tried_again(node: Cluster) -> None:
     before = node.everything()
     node.settle()
     assert node.everything() == before
-    assert "adds the old CA behind it now (if that fails, see: certmond plan)" in told_of(node)
+    assert "adds the old CA behind it now (if that fails, see: certmond plan)" in message_of(node)
     planned = node.hurry("plan").out
     assert "archive" in planned
     archive.unlink()
     node.settle()
     assert node.is_aided(new)
-    assert "has added the old CA behind it" in told_of(node)
+    assert "has added the old CA behind it" in message_of(node)
 
 
-def told_of(node: Cluster) -> str:
+def message_of(node: Cluster) -> str:
     return node.findings()["root_ca_changed"]
 
 

@@ -65,7 +65,7 @@ def rest(made: Daemon, cause: Cause, until: Callable[[], bool] = lambda: False) 
     raise AssertionError("it does not become idle")
 
 
-def told(made: Daemon) -> list[str]:
+def reported(made: Daemon) -> list[str]:
     """Return the critical findings of the CA in the published assessment."""
     assert made._assessment
     (status,) = (each for each in made._assessment.statuses if each.seen.name == "ca")
@@ -104,7 +104,7 @@ def test_a_ca_of_this_second_is_trusted_with_the_next_pass(
         rest(made, Cause("change", None), lambda: is_whole(node, new))
         assert is_whole(node, new)
         made._pass(Cause("step", None))
-        assert told(made) == []
+        assert reported(made) == []
         assert node.phase is Phase.TRUST
 
 
@@ -123,11 +123,11 @@ def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, betwe
             node.put("ca.key", new.key_pem)
             node.put("ca.crt", new.pem + node.old.pem)
             rest(made, Cause("change", None))
-        assert told(made) == []
+        assert reported(made) == []
         assert (node.embedded(), node.record) == ((node.old.facts,), None)
         put(node, new)
         made._pass(Cause("change", None))
-        (said,) = told(made)
+        (said,) = reported(made)
         assert "has another CA than the certificates of this node" in said
         assert said.endswith("; certmond rotates to the new CA now")
         rest(made, Cause("step", None), lambda: is_whole(node, new))
@@ -161,7 +161,7 @@ def test_a_third_ca_replaces_the_second_one_of_a_rotation(tmp_path: Path, signed
         put(node, third)
         made._pass(Cause("change", None))
         assert "rotation_frozen" not in node.findings()
-        (said,) = told(made)
+        (said,) = reported(made)
         assert re.search("was replaced again, by CN=third.*; certmond rotates to that CA now", said)
         rest(made, Cause("step", None), lambda: {*node.trust()} == trusted == {*node.embedded()})
         assert {*node.trust()} == trusted == {*node.embedded()}
@@ -260,12 +260,12 @@ def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: P
         put(node, new)
         before = node.tree()
         rest(made, Cause("change", None))
-        (said,) = told(made)
+        (said,) = reported(made)
         assert f"; certmond rotates to the new CA at {at:%Y-%m-%d %H:%M:%S} UTC: " in said
         assert said.endswith("; or restore the old CA and its key")
         clock.now = at - SECOND
         rest(made, Cause("look", frozenset()))
-        assert (node.tree(), node.record, len(told(made))) == (before, None, 1)
+        assert (node.tree(), node.record, len(reported(made))) == (before, None, 1)
         assert 0 < made._seconds_to_wait() <= 1
         made._wake.wait(0)
         made._watcher.take_changes()  # the writes above
@@ -287,7 +287,7 @@ def test_an_alarm_names_the_command_that_repairs_the_node(tmp_path: Path) -> Non
             put(node, new)
             before = node.tree()
             rest(made, Cause("change", None))
-            (said,) = told(made)
+            (said,) = reported(made)
             assert "run: certmond root-ca rotate" in said
             assert ("certmond does not act, because" in said) is (new.facts.not_before < at)
             assert (f"certmond does not act before {at:%Y-%m-%d %H:%M:%S} UTC" in said) is (new.facts.not_before == at)
@@ -350,17 +350,17 @@ def test_an_expired_old_ca_is_replaced_at_once(tmp_path: Path) -> None:
     with daemon(node, clock) as made:
         put(node, new)
         made._pass(Cause("change", None))
-        (said,) = told(made)
+        (said,) = reported(made)
         assert "certmond rotates to the new CA now, without an overlap, because the old CA has expired" in said
         made._execute()
         made._pass(Cause("step", None))
-        (said,) = told(made)
+        (said,) = reported(made)
         assert re.search("was replaced by another CA, .* is in the phase issue since", said)
         for _ in range(RESTS):
             made._execute()
             made._pass(Cause("step", None))
         assert node.unwell(new) == []
-        assert told(made) == []
+        assert reported(made) == []
 
 
 def expired(node: RotatingNode, clock: Clock) -> None:

@@ -59,7 +59,7 @@ class Turns(SingleNodeLock):
     def __init__(self) -> None:
         self.because: str | None = None
         self.away = False
-        self.ours = True
+        self.own_side = True
         self.given_back = 0
 
     def take(self) -> str | None:
@@ -73,7 +73,7 @@ class Turns(SingleNodeLock):
 
     @property
     def held(self) -> bool:  # type: ignore[override]  # the protocol's
-        return self.ours
+        return self.own_side
 
     def give_back(self) -> None:
         self.given_back += 1
@@ -181,7 +181,7 @@ def bench(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(node, tmp_path_factory.mktemp("bench"))
 
 
-def told(progress: Progress | None) -> Progress:
+def reported(progress: Progress | None) -> Progress:
     assert progress
     return progress
 
@@ -190,15 +190,15 @@ def test_a_restart_is_recorded_executed_and_proven(bench: Bench) -> None:
     """The record of the act exists before the act. The record after the proof has the contents for which the service
     was restarted.
     """
-    first = told(bench.step())
+    first = reported(bench.step())
     assert (first.service, first.message, first.result) == ("hook", f"{bench.place}/act has run", None)
     ((record, _),) = bench.runs
     assert (record.stage, record.attempt, record.well_before) == (Stage.ACT, 1, (HEALTH,))
-    assert [told(bench.step(seconds)).message for seconds in (2, 4, 6)] == [
+    assert [reported(bench.step(seconds)).message for seconds in (2, 4, 6)] == [
         "is healthy in 1 of 3 checks", "is healthy in 2 of 3 checks", "is healthy in 3 of 3 checks"
     ]  # fmt: skip
-    assert told(bench.step(20)).message == "must stay healthy for some time"
-    done = told(bench.step(40))
+    assert reported(bench.step(20)).message == "must stay healthy for some time"
+    done = reported(bench.step(40))
     assert (done.result, done.message, done.until) == (Result.PROVEN, "hook uses the new front-proxy-client", None)
     assert (bench.past.episode, bench.past.result, bench.past.contents) == (
         None, Result.PROVEN, bench.target().contents
@@ -212,7 +212,7 @@ def test_a_restart_is_recorded_executed_and_proven(bench: Bench) -> None:
 def test_nothing_is_begun_while_files_change(bench: Bench) -> None:
     """certmond waits until no file has changed for three seconds: one restart then covers all files of a writer."""
     bench.age = SECOND
-    first = told(bench.step())
+    first = reported(bench.step())
     assert (first.message, first.result) == ("waits for its files to stop changing", None)
     assert first.until
     assert bench.runs == []
@@ -231,12 +231,12 @@ def test_a_service_that_ended_with_another_is_proven_as_well(bench: Bench) -> No
     bench.pods = {"kube-scheduler": ServiceSeen(running=False)}
     for seconds in (2, 4, 6):
         bench.step(seconds, plan=plan)
-    assert told(bench.step(40, plan=plan)).result is Result.PROVEN
+    assert reported(bench.step(40, plan=plan)).result is Result.PROVEN
     assert bench.turn.given_back == 0
-    waiting = told(bench.step(41, plan=plan))
+    waiting = reported(bench.step(41, plan=plan))
     assert (waiting.service, waiting.message) == ("kube-scheduler", "has no proof yet: kube-scheduler does not run")
     bench.pods = {"kube-scheduler": ServiceSeen(True, "scheduler-2")}
-    ends = [told(bench.step(seconds, plan=plan)).result for seconds in (42, 44, 46, 80)]
+    ends = [reported(bench.step(seconds, plan=plan)).result for seconds in (42, 44, 46, 80)]
     assert ends == [None, None, None, Result.PROVEN]
     assert bench.turn.given_back == 1
     assert len(bench.runs) == 1
@@ -253,10 +253,10 @@ def test_a_failed_restart_is_repeated_and_then_tried_with_the_old_files(bench: B
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
     bad = bench.node.read(CRT[1:])
     bench.step()
-    assert told(bench.step(2, ill="it is ill")).message == "has no proof yet: it is ill"
+    assert reported(bench.step(2, ill="it is ill")).message == "has no proof yet: it is ill"
     bench.step(300, ill="it is ill")
     assert [certificate for _, certificate in bench.runs] == [bad, bad]
-    back = told(bench.step(300, ill="it is ill"))
+    back = reported(bench.step(300, ill="it is ill"))
     assert back.message.startswith(f"certmond restored {CRT} as of ")
     assert (len(bench.runs), bench.node.read(CRT[1:])) == (2, former)
     bench.again()  # and the next process continues
@@ -265,7 +265,7 @@ def test_a_failed_restart_is_repeated_and_then_tried_with_the_old_files(bench: B
     assert bench.runs[-1][0].put_back_at
     for seconds in (2, 4, 6):
         bench.step(seconds)
-    done = told(bench.step(40))
+    done = reported(bench.step(40))
     assert done.result is Result.TAKEN_BACK
     assert bench.past.failure({path: each.sha256 for path, each in bench.contents().items()}) == done.message
     assert ("step_failed", "taken_back") in bench.trail()
@@ -286,7 +286,7 @@ def test_files_are_archived_for_a_rollback_only_after_their_proof(bench: Bench) 
     for seconds in (2, 4, 6):
         bench.step(seconds)
     assert kept() == ()
-    assert told(bench.step(40)).result is Result.PROVEN
+    assert reported(bench.step(40)).result is Result.PROVEN
     assert kept() == ("front-proxy-client",)
 
 
@@ -294,7 +294,7 @@ def test_without_old_files_an_operator_must_act(bench: Bench) -> None:
     """The message has the reason."""
     bench.step()
     bench.step(300, ill="it is ill")
-    done = told(bench.step(300, ill="it is ill"))
+    done = reported(bench.step(300, ill="it is ill"))
     assert done.result is Result.FAILED
     assert done.message == (
         "hook did not become healthy (it is ill), and certmond did not restore the previous files: "
@@ -306,7 +306,7 @@ def test_without_old_files_an_operator_must_act(bench: Bench) -> None:
 def test_a_failed_act_is_judged_by_its_effect(bench: Bench) -> None:
     """The act may have had its effect or not. Its output is not repeated, because it may be secret."""
     (bench.place / "broken").touch()
-    done = told(bench.step())
+    done = reported(bench.step())
     assert (done.result, done.message) == (None, f"{bench.place}/act exited with status 3; run it to see the reason")
     assert bench.past.episode
     assert bench.past.episode.stage is Stage.PROVE
@@ -315,7 +315,7 @@ def test_a_failed_act_is_judged_by_its_effect(bench: Bench) -> None:
 def test_a_failed_act_without_a_visible_effect_is_reported(bench: Bench) -> None:
     """certmond does not repeat it for the same files."""
     (bench.place / "broken").touch()
-    done = told(bench.step(seen=False))
+    done = reported(bench.step(seen=False))
     message = f"hook was not restarted: {bench.place}/act exited with status 3; run it to see the reason"
     assert (done.result, done.message) == (Result.FAILED, message)
     assert bench.past.failure(bench.target().contents) == message
@@ -342,14 +342,14 @@ def test_files_that_change_again_end_the_restart_of_the_old_ones(bench: Bench) -
     bench.step()
     plan = bench.planned()
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
-    done = told(bench.step(2, ill="it is ill", plan=plan))
+    done = reported(bench.step(2, ill="it is ill", plan=plan))
     assert done.result is Result.SUPERSEDED
     assert (bench.past.contents, bench.past.again) == ({}, False)
     bench.step(3)
     assert len(bench.runs) == 2
     plan = bench.planned()
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
-    done = told(bench.step(4, ill="it is ill", plan=plan))
+    done = reported(bench.step(4, ill="it is ill", plan=plan))
     assert (done.result, bench.past.again) == (Result.SUPERSEDED, True)
 
 
@@ -359,7 +359,7 @@ def test_an_act_that_cannot_be_recorded_is_repeated_a_few_times_only(bench: Benc
     results = []
     for acts in range(6):
         History(bench.state).store(Past("hook", replace(begun, acts=acts)))
-        results.append(told(bench.step(1, plan=Plan())).result)
+        results.append(reported(bench.step(1, plan=Plan())).result)
     assert results == [None] * 4 + [Result.FAILED] * 2
 
 
@@ -375,7 +375,7 @@ def test_without_a_record_nothing_is_done(bench: Bench) -> None:
 def test_a_scan_from_before_the_last_restart_shows_nothing(bench: Bench) -> None:
     """It may show the state before that."""
     History(bench.state).store(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
-    first = told(bench.step(-1))
+    first = reported(bench.step(-1))
     assert (first.message, bench.runs) == ("is checked again", [])
 
 
@@ -384,7 +384,7 @@ def test_the_successor_of_a_killed_process_does_not_assume_an_act(bench: Bench) 
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
     History(bench.state).store(Past("hook", begun))
     (bench.place / "broken").touch()
-    progress = told(bench.step(1, plan=Plan()))
+    progress = reported(bench.step(1, plan=Plan()))
     assert progress.result is None
     assert "exited with status 3" in progress.message
     assert bench.past.episode
@@ -393,7 +393,7 @@ def test_the_successor_of_a_killed_process_does_not_assume_an_act(bench: Bench) 
 
 def test_an_old_scan_is_repeated_before_a_restart(bench: Bench) -> None:
     """The service may have been restarted since the scan, so nothing is restarted for it."""
-    assert told(bench.step(-6)).message == "is checked again"
+    assert reported(bench.step(-6)).message == "is checked again"
     assert bench.runs == []
     assert bench.restarting.under_way() is None
 
@@ -401,12 +401,12 @@ def test_an_old_scan_is_repeated_before_a_restart(bench: Bench) -> None:
 def test_nothing_begins_without_the_restart_lock(bench: Bench) -> None:
     """A restart waits for the lock and then begins. The successor of a killed process waits, too."""
     bench.turn.because = "controller-1 holds it"
-    waits = told(bench.step())
+    waits = reported(bench.step())
     assert (waits.message, waits.result) == ("waits for the restart lock: controller-1 holds it", None)
     assert waits.until
     begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
     History(bench.state).store(Past("hook", begun))
-    assert told(bench.step()).message == "waits for the restart lock: controller-1 holds it"
+    assert reported(bench.step()).message == "waits for the restart lock: controller-1 holds it"
     assert bench.runs == []
     bench.turn.because = None
     bench.step()
@@ -415,14 +415,14 @@ def test_nothing_begins_without_the_restart_lock(bench: Bench) -> None:
 
 def test_a_lost_lock_stops_the_first_act_and_no_later_one(bench: Bench) -> None:
     """A partial restart is worse than a late one."""
-    bench.turn.ours = False
-    done = told(bench.step())
+    bench.turn.own_side = False
+    done = reported(bench.step())
     refused = "hook was not restarted: this node lost the restart lock before the restart"
     assert (done.result, done.message) == (Result.REFUSED, refused)
     assert bench.runs == []
-    bench.turn.ours = True
+    bench.turn.own_side = True
     bench.step()
-    bench.turn.ours, bench.turn.because = False, "controller-1 holds it"
+    bench.turn.own_side, bench.turn.because = False, "controller-1 holds it"
     bench.step(300, ill="it is ill")
     assert len(bench.runs) == 2
     assert ("step_held", "") in bench.trail()
@@ -461,18 +461,18 @@ def test_without_the_api_the_configuration_decides(
     if os.geteuid():
         unavailable("root, whose files a node's are")
     bench = Bench(node, tmp_path_factory.mktemp("bench"), without_api=without_api)
-    bench.turn.away, bench.turn.ours = True, False
-    message = told(bench.step()).message
+    bench.turn.away, bench.turn.own_side = True, False
+    message = reported(bench.step()).message
     assert len(bench.runs) == runs
     if not runs:
         assert message == (
             "waits for the restart lock: the API does not answer; certmond waits for the API "
             "(to restart without the lock, set `without_api: go_on`)"
         )  # fmt: skip
-        bench.turn.away, bench.turn.ours = False, True
+        bench.turn.away, bench.turn.own_side = False, True
         bench.step()
         bench.turn.away = True
-    assert told(bench.step(2)).message == "is healthy in 1 of 3 checks"
+    assert reported(bench.step(2)).message == "is healthy in 1 of 3 checks"
 
 
 def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
@@ -487,13 +487,13 @@ def test_the_served_certificate_must_be_the_one_on_disk(bench: Bench) -> None:
         "is healthy in 1 of 3 checks": Served(own, "TLSv1.3", now),
     }
     for seconds, (message, served) in enumerate(said.items(), 2):
-        assert told(bench.step(seconds, served=served)).message == message
+        assert reported(bench.step(seconds, served=served)).message == message
 
 
 def test_a_service_that_left_the_configuration_is_left_alone(bench: Bench) -> None:
     """Its restart ends."""
     History(bench.state).store(Past("gone", Episode("gone", (), "x", datetime.now(UTC))))
-    done = told(bench.step(plan=Plan()))
+    done = reported(bench.step(plan=Plan()))
     assert (done.service, done.result) == ("gone", Result.REFUSED)
     assert bench.restarting.under_way() is None
 
@@ -506,7 +506,7 @@ def test_one_at_a_time(bench: Bench) -> None:
     bench.step()
     other = bench.service.model_copy(update={"name": "other"})
     planned = Plan((Restart(other, (), Cause.ASKED, "is requested"),))
-    assert told(bench.step(2, plan=planned)).service == "hook"
+    assert reported(bench.step(2, plan=planned)).service == "hook"
 
 
 def test_without_a_look_nothing_is_done(bench: Bench) -> None:

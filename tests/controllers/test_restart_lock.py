@@ -133,7 +133,7 @@ def test_no_two_nodes_restart_at_once(nodes: list[Node]) -> None:
                     third.process.send_signal(signal.SIGKILL)
                     third.process.wait()
                     with nodes[2].daemon() as again:
-                        again.until(partial(_more_than, nodes[2], before["node-3"]), "has gone on")
+                        again.until(partial(_more_than, nodes[2], before["node-3"]), "has continued")
                 for node in nodes:
                     proven = partial(_more_than, node, before[node.name])
                     (first if node is nodes[0] else second).until(proven, f"{node.name} is proven")

@@ -93,11 +93,11 @@ def test_a_plan_changes_nothing(quick: Path) -> None:
     before, state = node.tree(), sorted(map(str, node.state.rglob("*")))
     planned = node.certmond("root-ca", "rotate", "--plan")
     assert planned.returncode == 0
-    told = {line.split()[0]: line for line in planned.stdout.splitlines() if not line.startswith(" ")}
-    assert list(told) == ["PHASE", *map(str, Phase)]
-    restarted = {phase for phase in Phase if told[phase].split()[-1] == "web"}
+    reported = {line.split()[0]: line for line in planned.stdout.splitlines() if not line.startswith(" ")}
+    assert list(reported) == ["PHASE", *map(str, Phase)]
+    restarted = {phase for phase in Phase if reported[phase].split()[-1] == "web"}
     assert restarted == {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}
-    assert "ca.key will be the key of the new CA" in told[Phase.ISSUE]
+    assert "ca.key will be the key of the new CA" in reported[Phase.ISSUE]
     assert (node.tree(), sorted(map(str, node.state.rglob("*")))) == (before, state)
     assert (node.record, node.restarts()) == (None, 0)
 
@@ -320,7 +320,7 @@ def test_a_ca_that_was_installed_by_hand_is_rotated(quick: Path, how: str) -> No
     node, new = RotatingNode(quick / "place", hurried=False), root_ca()
     with node.daemon() as daemon:
         before = daemon.passes()
-        PUT[how](node, new, partial(daemon.until, lambda: daemon.passes() > before, "the first half is seen"))
+        PUT[how](node, new, partial(daemon.until, lambda: daemon.passes() > before, "a pass ran after the first half"))
         daemon.until(lambda: len(node.trust()) == 2 or "distrust" in node.phases(), "both are trusted")
         daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
         daemon.until(lambda: not daemon.reasons("ca"), "no finding remains")
@@ -339,7 +339,7 @@ def test_a_missing_or_wrong_key_is_waited_for(quick: Path) -> None:
     node, new = RotatingNode(quick / "place", hurried=False), root_ca()
     with node.daemon() as daemon:
         node.put("ca.crt", new.pem)
-        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "reported")
         node.put("ca.key", root_ca().key_pem)
         before = node.tree()
         for _ in range(3):
@@ -376,7 +376,7 @@ def test_only_an_alarm(quick: Path) -> None:
     with node.daemon() as daemon:
         cat(node, new)
         before = node.tree()
-        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "reported")
         remedy = "`root_ca.on_change` is alarm: restore the old CA and its key, or run: certmond root-ca rotate"
         daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
         passes = daemon.passes()
@@ -435,7 +435,7 @@ def test_observe_mode_changes_nothing(quick: Path) -> None:
     with node.daemon() as daemon:
         cat(node, root_ca())
         before = node.tree()
-        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "reported")
         remedy = "restore the old CA and rotate with `certmond root-ca`, or set `mode: enforce`"
         daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
         passes = daemon.passes()
@@ -472,12 +472,14 @@ def test_the_daemon_reports_a_blocked_rotation(quick: Path) -> None:
         daemon.until(lambda: len(node.trust()) == 2 == len(node.embedded()), "both are trusted")
         good = node.read("ca.crt")
         node.put("ca.crt", good + root_ca().pem)
-        daemon.until(lambda: "rotation_frozen" in daemon.reasons("ca"), "told")
+        daemon.until(lambda: "rotation_frozen" in daemon.reasons("ca"), "reported")
         assert "rotation_under_way" not in daemon.reasons("ca")
         node.put("ca.crt", good)
         daemon.until(lambda: "rotation_under_way" in daemon.reasons("ca"), "under way")
         assert "rotation_frozen" not in daemon.reasons("ca")
-        rotation = daemon.until(lambda: (told := daemon.activity()["rotation"]) and told["until"] and told, "it waits")
+        rotation = daemon.until(
+            lambda: (reported := daemon.activity()["rotation"]) and reported["until"] and reported, "it waits"
+        )
         assert (rotation["family"], rotation["phase"], rotation["aborted"]) == ("ca", "trust", False)
         assert rotation["waits"]
         assert rotation["phases"] == ["prepare", "trust", "issue", "distrust", "attach", "done"]
@@ -589,7 +591,7 @@ def test_an_old_ca_is_not_restored_from_the_archive(quick: Path) -> None:
 
 
 DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
-    "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, ", neither the old nor the new CA"),
+    "an unrelated CA in the bundle": ("ca.crt", lambda old: old + root_ca().pem, ", neither the old nor the new CA"),
     "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the old nor the new CA"),
     "no certificate": ("ca.crt", lambda _: b"", "ca.crt contains no CA"),
     "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "is encrypted, or is not a private key"),
@@ -635,9 +637,9 @@ def test_an_unreadable_record_stops_the_rotation(quick: Path, content: bytes | N
     else:
         path.write_bytes(content)
     before = node.tree()
-    told = node.findings()["rotation_frozen"]
-    assert told.startswith(f"{path} cannot be read (")
-    assert "), so the phase of a rotation is unknown; restore it from a backup" in told
+    reported = node.findings()["rotation_frozen"]
+    assert reported.startswith(f"{path} cannot be read (")
+    assert "), so the phase of a rotation is unknown; restore it from a backup" in reported
     assert [node.step() for _ in range(3)] == [None, None, None]
     for words in (("rotate",), ("abort",), ("stage", "--generate", "--force")):
         refused = node.hurry("root-ca", *words)
@@ -784,10 +786,10 @@ def test_an_unfit_ca_is_not_rotated(quick: Path, what: str) -> None:
     else:
         node.put("ca.key", key)
     before = node.tree()
-    told = node.findings()["root_ca_changed"]
+    reported = node.findings()["root_ca_changed"]
     waits = "certmond rotates to the new CA at .* UTC" if what == "not valid yet" else "certmond changes no file"
-    assert re.search(f"has another CA than the certificates of this node .*{waits}: .*{sentence}", told), told
-    assert re.search("; or restore the old CA( and its key)?$", told)
+    assert re.search(f"has another CA than the certificates of this node .*{waits}: .*{sentence}", reported), reported
+    assert re.search("; or restore the old CA( and its key)?$", reported)
     assert [node.step() for _ in range(3)] == [None, None, None]
     checked = node.hurry("check")
     assert checked.code == 2
@@ -809,9 +811,9 @@ def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> 
     good = node.read("ca.crt"), node.read("ca.key")
     cat(node, root_ca(permitted=["DNS:other.example"]))
     before = node.tree()
-    told = node.findings()["root_ca_changed"]
+    reported = node.findings()["root_ca_changed"]
     assert re.search(
-        "; certmond changes no file: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", told
+        "; certmond changes no file: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", reported
     )
     assert [node.step() for _ in range(3)] == [None, None, None]
     assert (node.tree(), node.record) == (before, None)
@@ -828,8 +830,8 @@ def test_a_found_ca_beside_a_third_one_is_not_rotated(quick: Path) -> None:
     node.put("ca.crt", new.pem + third.pem)
     node.put("ca.key", new.key_pem)
     before = node.tree()
-    told = node.findings()["root_ca_changed"]
-    assert f"{third.facts.sha256[:16]}…), which is neither the old nor the new CA; remove it" in told
+    reported = node.findings()["root_ca_changed"]
+    assert f"{third.facts.sha256[:16]}…), which is neither the old nor the new CA; remove it" in reported
     assert [node.step() for _ in range(3)] == [None, None, None]
     assert (node.tree(), node.record) == (before, None)
 
@@ -934,16 +936,18 @@ def test_a_rotation_without_workload_checks_is_announced(quick: Path) -> None:
     node = RotatingNode(quick / "place")
     node.stage(root_ca())
     planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
-    told = "^note: without `cluster:` in the configuration, .*; restart the Pods .* between the phases trust and issue"
-    assert len(re.findall(told, planned.err, re.MULTILINE)) == 1
+    reported = (
+        "^note: without `cluster:` in the configuration, .*; restart the Pods .* between the phases trust and issue"
+    )
+    assert len(re.findall(reported, planned.err, re.MULTILINE)) == 1
     assert json.loads(planned.out)["family"] == "ca"
     begun = node.hurry("root-ca", "rotate", "--no-wait")
     assert (begun.code, begun.err) == (0, "")
-    assert len(re.findall(told, begun.out, re.MULTILINE)) == 1
+    assert len(re.findall(reported, begun.out, re.MULTILINE)) == 1
     walk_into(node, Phase.TRUST, reached=True)
-    assert re.search(told, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
+    assert re.search(reported, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
     walk_into(node, Phase.ISSUE, reached=False)
-    assert not re.search(told, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
+    assert not re.search(reported, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("words", [("--family", "etcd-ca"), ("--at-once",)], ids=" ".join)
@@ -993,12 +997,12 @@ def test_the_reason_of_a_phase_is_not_reported_for_another_one(quick: Path) -> N
     other.rotating.change(abort(record, node.clock()))
     for _ in range(2):
         assessment, around = enforcer.see()
-        told = [
+        reported = [
             f.message for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_under_way"
         ]
-        assert len(told) == 1
-        assert "is in the phase distrust" in told[0]
-        assert "it waits" not in told[0]
+        assert len(reported) == 1
+        assert "is in the phase distrust" in reported[0]
+        assert "it waits" not in reported[0]
         assert enforcer.rotating.waits == ()
 
 
@@ -1082,7 +1086,7 @@ class Watched:
         trust, key = node.trust(), decode(node.read("ca.key"), "ca.key").key
         whole = bool(trust) and trust[0].key == key
         if not whole and not list((node.state / "transactions").glob("*.commit.json")):
-            yield "ca.crt and ca.key do not belong together, and nothing says how to go on"
+            yield "ca.crt and ca.key do not belong together, and no message names the next command"
         kept = {each.anchor for part in Part if (each := Staging(node.state).read(part)) and each.key}
         kept |= {trust[0]} if whole else set()
         kept |= {each.facts for each in (self._old, self._new) if each.facts.key == key}
@@ -1205,13 +1209,13 @@ def test_a_full_disk_loses_nothing(quick: Path, mount: Callable[..., None], plac
     filler = fill(directory)
     before, kept, rotation = node.tree(), node.staged, node.record
     if place == "state" or phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
-        told = list[str]()
+        reported = list[str]()
         for _ in range(2):
             try:
-                told.append(node.step() or "")
+                reported.append(node.step() or "")
             except WriteError as error:
-                told.append(str(error))
-        assert re.search("free space", told[0]), told
+                reported.append(str(error))
+        assert re.search("free space", reported[0]), reported
         assert (node.tree(), node.record) == (before, rotation)
         assert set(node.staged) >= set(kept)
         assert [path for path in node.files.iterdir() if path.name.startswith(".")] == []
@@ -1249,8 +1253,8 @@ def test_no_output_contains_a_key(quick: Path) -> None:
     keys = node.secrets() | {"new": new.key_pem}
     problems = list[str]()
 
-    def note(name: str, *told: str | bytes) -> None:
-        said[name] = b"".join(each.encode() if isinstance(each, str) else each for each in told)
+    def note(name: str, *reported: str | bytes) -> None:
+        said[name] = b"".join(each.encode() if isinstance(each, str) else each for each in reported)
         keys.update(node.secrets())
         problems.extend(node.readable())
 
@@ -1269,8 +1273,10 @@ def test_no_output_contains_a_key(quick: Path) -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout
             for number, line in enumerate(process.stdout):
-                note(f"rotate {number}", line, Path(f"/proc/{process.pid}/cmdline").read_bytes(),
-                     Path(f"/proc/{process.pid}/environ").read_bytes())  # fmt: skip
+                note(f"rotate {number}", line)
+                with suppress(ProcessLookupError):  # the process may have ended after its last line
+                    note("rotate cmdline", Path(f"/proc/{process.pid}/cmdline").read_bytes())
+                    note("rotate environ", Path(f"/proc/{process.pid}/environ").read_bytes())
                 for name, content in noted():
                     note(name, content)
         assert process.returncode == 0
@@ -1285,7 +1291,16 @@ def test_no_output_contains_a_key(quick: Path) -> None:
     secrets = secret_lines(keys)
     assert len(keys) >= 6
     assert any(line in node.read("ca.key") for line in secrets)  # the search can find them
-    for kind in ("metrics.prom", "status.json", "audit.log", "record.json", "anchors.json", "processes", "last.json"):
+    for kind in (
+        "metrics.prom",
+        "status.json",
+        "audit.log",
+        "record.json",
+        "anchors.json",
+        "processes",
+        "last.json",
+        "environ",
+    ):
         assert any(kind in name for name in said), kind
     assert {
         name for name, text in said.items() if b"PRIVATE KEY" in text or any(line in text for line in secrets)

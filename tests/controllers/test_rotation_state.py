@@ -67,6 +67,6 @@ def test_an_unexpected_error_freezes_the_rotation(enforcer: Enforcer, monkeypatc
         raise ValueError("secret")
 
     monkeypatch.setattr("certmond.controllers.rotation_state.ground_of", fail)
-    told = frozen(enforcer)
-    assert "an unexpected ValueError in test_rotation_state.py:" in told
-    assert "secret" not in told
+    reported = frozen(enforcer)
+    assert "an unexpected ValueError in test_rotation_state.py:" in reported
+    assert "secret" not in reported

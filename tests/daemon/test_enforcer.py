@@ -155,7 +155,7 @@ def test_a_whole_node_is_renewed_when_it_is_due(node: Node, tmp_path: Path) -> N
 
     def script() -> None:
         seen.until(lambda: seen.number('certmond_planned_steps{step="issue"}') == 0, "looked")
-        before.update(seen.until(serials, "told"))
+        before.update(seen.until(serials, "reported"))
         assert not (state / "audit.log").exists()
         clock.instant = datetime(2027, 10, 26, tzinfo=UTC)
         os.utime(node.path("etc/kubernetes/admin.conf"))  # so that it looks at its clock again
@@ -272,7 +272,7 @@ def test_the_end_of_a_hold_is_detected(host: Host) -> None:
     host.put("/run/upgrade", b"")
     del host.entries["kubelet-client"]  # a day before its end it is critical, and does not wait
     with enforcing(host) as daemon:
-        daemon.until(host.audit, "told")
+        daemon.until(host.audit, "reported")
         assert {(entry["event"], entry["target"]) for entry in host.audit()} == {
             ("step_held", name) for name in host.entries
         }
@@ -283,8 +283,8 @@ def test_the_end_of_a_hold_is_detected(host: Host) -> None:
             daemon.until(lambda: daemon.passes() > passes, "looked again")  # noqa: B023 - it is called at once
         host.at("/run/upgrade").unlink()
         daemon.until(lambda: at_rest(daemon, host), "at rest")
-    told = Counter(entry["event"] for entry in host.audit())
-    assert told == dict.fromkeys(("step_held", "step_planned", "step_begun", "step_done"), len(host.entries))
+    reported = Counter(entry["event"] for entry in host.audit())
+    assert reported == dict.fromkeys(("step_held", "step_planned", "step_begun", "step_done"), len(host.entries))
 
 
 # Killed, stopped, beside others
@@ -523,10 +523,10 @@ def test_an_unwritable_state_does_not_stop_observation(host: Host, mount: Any, o
         fact = "Read-only file system): mount its file system writable"
     before = host.serials()
     with enforcing(host) as daemon:
-        daemon.until(lambda: "step_failed" in daemon.log.read_text(), "told")
+        daemon.until(lambda: "step_failed" in daemon.log.read_text(), "reported")
         assert fact in daemon.log.read_text()
         if obstacle == "full":  # the result of a step is reported also if it cannot be recorded
-            daemon.until(lambda: '"result": "failed"' in daemon.log.read_text(), "told")
+            daemon.until(lambda: '"result": "failed"' in daemon.log.read_text(), "reported")
         assert "Traceback" not in daemon.log.read_text()
         host.at(ENTRIES["apiserver"]["key"]).chmod(0o644)
         daemon.until(lambda: "too_open" in daemon.reasons("apiserver"), "observed")
@@ -552,8 +552,8 @@ def test_bundles_follow_replaced_certificates(host: Host) -> None:
         {"name": "front", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/front.pem"},
         {"name": "back", "kind": "pem-bundle", "source": "admin.conf", "path": "/etc/haproxy/back.pem"},
     ]
-    stranger = make_server(make_ca(), "stranger")
-    foreign = stranger.pem + stranger.key_pem
+    unrelated = make_server(make_ca(), "unrelated")
+    foreign = unrelated.pem + unrelated.key_pem
     host.put("/etc/haproxy/back.pem", foreign, 0o600)
     with enforcing(host) as daemon:
         daemon.until(lambda: at_rest(daemon, host), "at rest")
@@ -564,7 +564,7 @@ def test_bundles_follow_replaced_certificates(host: Host) -> None:
         daemon.until(lambda: host.at("/etc/haproxy/front.pem").read_bytes().startswith(theirs.pem), "made again")
         daemon.until(lambda: daemon.number('certmond_planned_steps{step="derive"}') == 0, "at rest")
         host.at("/etc/haproxy/front.pem").unlink()
-        daemon.until(lambda: host.at("/etc/haproxy/front.pem").exists(), "made once more")
+        daemon.until(lambda: host.at("/etc/haproxy/front.pem").exists(), "made again")
     assert host.at("/etc/haproxy/back.pem").read_bytes() == foreign
     held = [entry for entry in host.audit() if entry["target"] == "back"]
     assert [entry["event"] for entry in held] == ["step_held"]
@@ -614,7 +614,7 @@ class Leaks:
         return seen + [name for text, name in self._known.items() if text in content]
 
 
-def told(host: Host, work: Path) -> dict[str, bytes]:
+def reported(host: Host, work: Path) -> dict[str, bytes]:
     """Return everything that certmond wrote except certificates and keys: its state, its metrics, the input of child
     processes.
     """
@@ -690,15 +690,15 @@ def test_no_output_contains_a_key(tmp_path: Path) -> None:
     helper.answers(1, "cookie")
     with enforcing(host, "-v") as daemon:
         daemon.until(lambda: renewed(daemon, "apiserver", "waiting") or renewed(daemon, "kubelet-client"), "renewed")
-        daemon.until(lambda: "step_done" in daemon.log.read_text(), "told")
+        daemon.until(lambda: "step_done" in daemon.log.read_text(), "reported")
         leaks.look_again()
         work = daemon.runtime.parent
         said.append(daemon.log.read_bytes())
         said += [Path(f"/proc/{daemon.process.pid}/{place}").read_bytes() for place in ("cmdline", "environ")]
-        pieces = told(host, work) | told(host, tmp_path)
+        pieces = reported(host, work) | reported(host, tmp_path)
         daemon.stop()
     said.append(daemon.log.read_bytes())
-    pieces |= told(host, tmp_path) | {f"output {number}": text for number, text in enumerate(said)}
+    pieces |= reported(host, tmp_path) | {f"output {number}": text for number, text in enumerate(said)}
     assert {name for name in ("audit.log", "renewals.json") if name in pieces} == {"audit.log", "renewals.json"}
     assert any(name.endswith("description.json") for name in pieces)
     assert any(name.endswith("metrics.prom") for name in pieces)

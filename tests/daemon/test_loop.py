@@ -309,7 +309,7 @@ def test_a_broken_configuration_is_refused_on_reload(node: Node, work: Path) -> 
         config(work, [{"name": "two", "path": "relative", "colour": "red"}])
         daemon.process.send_signal(signal.SIGHUP)
         daemon.until(lambda: daemon.log.read_text().count("reload_refused") == 2, "refused, each problem told")
-        daemon.until(lambda: daemon.number("certmond_config_last_reload_successful") == 0, "metric says so")
+        daemon.until(lambda: daemon.number("certmond_config_last_reload_successful") == 0, "the metric is 0")
         assert healthy(daemon, "one")
         config(work, [{"name": "two", "path": f"/{API}.crt"}])
         daemon.process.send_signal(signal.SIGHUP)
@@ -356,7 +356,7 @@ def test_a_full_runtime_directory_is_reported_once(node: Node, work: Path) -> No
             ballast = daemon.runtime / "ballast"
             fill(ballast)
             node.path(f"{API}.key").chmod(0o644)
-            daemon.until(lambda: "publish_failed" in daemon.log.read_text(), "told")
+            daemon.until(lambda: "publish_failed" in daemon.log.read_text(), "reported")
             ballast.unlink()
             node.path(f"{API}.key").chmod(0o640)
             daemon.until(lambda: daemon.reasons("apiserver") == {"too_open"}, "rendered again")
@@ -377,9 +377,9 @@ def test_no_key_leaves_the_files(node: Node, work: Path) -> None:
         node.write("etc/kubernetes/admin.conf", node.read("etc/kubernetes/admin.conf")[:-700] + b"\n  - {")
         daemon.until(lambda: "malformed" in daemon.reasons("admin.conf"), "malformed")
         daemon.until(lambda: "malformed" in daemon.reasons("apiserver"), "malformed")
-        told = daemon.log.read_text() + daemon.metrics() + json.dumps(daemon.status())
-        assert not [line for line in secrets if line in told]
-        assert "PRIVATE" not in told
+        reported = daemon.log.read_text() + daemon.metrics() + json.dumps(daemon.status())
+        assert not [line for line in secrets if line in reported]
+        assert "PRIVATE" not in reported
 
 
 def test_no_core_file_gets_a_key(node: Node, work: Path) -> None:
@@ -394,7 +394,7 @@ def test_a_hook_runs_once_for_a_finding_across_restarts(node: Node, work: Path) 
     """It runs once for the raised finding, not again after a restart, and once for the cleared one. The metrics count
     it.
     """
-    log, program = work / "told", work / "hook"
+    log, program = work / "events", work / "hook"
     program.write_text(f"#!/bin/sh\ncat >>{log}\n")
     program.chmod(0o755)
     spec: dict[str, object] = {"name": "apiserver", "path": f"/{API}.crt", "key": f"/{API}.key"}
@@ -402,21 +402,21 @@ def test_a_hook_runs_once_for_a_finding_across_restarts(node: Node, work: Path) 
     options += ["--state-dir", str(work / "state")]
     node.path(f"{API}.key").chmod(0o644)
 
-    def told() -> list[tuple[str, str]]:
+    def reported() -> list[tuple[str, str]]:
         documents = [json.loads(line) for line in log.read_text().splitlines()]
         return [(each["event"], each["finding"]["reason"]) for each in documents]
 
     with running(node.root, work, *options) as daemon:
-        daemon.until(lambda: told() == [("raised", "too_open")], "raised")
+        daemon.until(lambda: reported() == [("raised", "too_open")], "raised")
         assert daemon.stop() == 0
     with running(node.root, work, *options) as daemon:
         daemon.until(lambda: 'certmond_hook_runs_total{hook="log",result="told"} 0.0' in daemon.metrics(), "counted")
         node.path(f"{API}.key").chmod(0o600)
-        daemon.until(lambda: told()[1:] == [("cleared", "too_open")], "cleared")
+        daemon.until(lambda: reported()[1:] == [("cleared", "too_open")], "cleared")
         daemon.process.send_signal(signal.SIGHUP)
         daemon.until(lambda: 'certmond_hook_runs_total{hook="log",result="told"} 1.0' in daemon.metrics(), "counted")
         assert daemon.stop() == 0
-    assert len(told()) == 2
+    assert len(reported()) == 2
 
 
 def test_a_configuration_with_a_hook_must_be_closed_to_others(work: Path) -> None:

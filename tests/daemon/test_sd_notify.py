@@ -29,8 +29,8 @@ def test_a_name_cannot_add_a_notification(manager: socket.socket, tell: object) 
     """
     assert callable(tell)
     tell(Notifier(), "1 critical (a\nWATCHDOG=trigger\nMAINPID=1\udcff: malformed)")
-    told = manager.recv(4096).decode().removeprefix("READY=1\n")
-    assert told == r"STATUS=1 critical (a\nWATCHDOG=trigger\nMAINPID=1\udcff: malformed)"
+    reported = manager.recv(4096).decode().removeprefix("READY=1\n")
+    assert reported == r"STATUS=1 critical (a\nWATCHDOG=trigger\nMAINPID=1\udcff: malformed)"
 
 
 def test_a_long_status_is_truncated(manager: socket.socket) -> None:

@@ -12,7 +12,7 @@ from tests.abuse import Abuse, descriptors
 from tests.daemon_harness import running
 from tests.node import PKI, Node
 from tests.serve_process import free_ports, serving
-from tests.web_config_files import PAIR, USERS, House
+from tests.web_config_files import PAIR, USERS, WebFiles
 
 GOOD = "127.0.0.9"
 """The address of a client that has the password and sends no other request."""
@@ -39,13 +39,13 @@ def test_each_change_is_a_pass_and_reaches_authorized_clients(
     and is served to a client at another address. No client is served without the password, and the threads of the
     listener stay within the limit of its unit.
     """
-    for name in ("house", "serve"):
+    for name in ("web", "serve"):
         (tmp_path / name).mkdir()
-    house, (port,), most = House(tmp_path / "house"), free_ports(1), 0
-    house.write(PAIR + USERS)
-    listen = ("--listen", f"127.0.0.1:{port}", "--web-config", str(house.path))
+    web_files, (port,), most = WebFiles(tmp_path / "web"), free_ports(1), 0
+    web_files.write(PAIR + USERS)
+    listen = ("--listen", f"127.0.0.1:{port}", "--web-config", str(web_files.path))
     with descriptors(connections + 1000) as allowed, running(node.root, tmp_path) as daemon:
-        abuse, silent = Abuse(house, port), min(connections, allowed - 500)
+        abuse, silent = Abuse(web_files, port), min(connections, allowed - 500)
 
         def shown(serial: str) -> bool:
             return bool((daemon.entry("apiserver") or {})["serial"] == serial)

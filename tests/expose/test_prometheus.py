@@ -26,7 +26,7 @@ from tests.conftest import real_part
 from tests.daemon_harness import DEADLINE, Running, running
 from tests.http_server import running as listening
 from tests.node import KUBELET_PEM, PKI, Node, pem
-from tests.web_config_files import USERS, VERIFY, House, client_pair, server_pair
+from tests.web_config_files import USERS, VERIFY, WebFiles, client_pair, server_pair
 
 pytestmark = pytest.mark.real("prometheus")
 
@@ -244,10 +244,10 @@ def test_a_foreign_leaf_breaks_the_chain_until_it_is_reissued(stack: Stack) -> N
     stack.until_value(f'{CHAIN_VALID}{{certificate="apiserver"}}', {"apiserver": 1.0})
     stack.until_fires(certificate="apiserver")
     good = node.read(f"{API}.crt")
-    stranger, _ = node.mint(
+    unrelated, _ = node.mint(
         node.certificate(f"{API}.crt"), key=node.key(f"{API}.key"), signer=node.key(f"{PKI}/etcd/ca.key")
     )
-    node.replace(f"{API}.crt", pem(stranger))
+    node.replace(f"{API}.crt", pem(unrelated))
     stack.until_fires(("CertmondChainBroken", "critical"), certificate="apiserver")
     node.replace(f"{API}.crt", good)
     stack.until_fires(certificate="apiserver")
@@ -281,15 +281,15 @@ def test_prometheus_scrapes_as_documented(tmp_path: Path) -> None:
     """With the scrape configuration of docs/web.md Prometheus authenticates by client certificate and password, also
     after the server's certificate is renewed. Without the password it does not.
     """
-    house, port = House(tmp_path), free_port()
+    web_files, port = WebFiles(tmp_path), free_port()
     names = f"{VERIFY}  client_allowed_sans: [prometheus.example.org]\n"
-    own = client_pair(house.clients, "DNS:prometheus.example.org")
-    files = {"certmond-ca.crt": house.ca.pem, "client.crt": own.pem, "client.key": own.key_pem}
+    own = client_pair(web_files.clients, "DNS:prometheus.example.org")
+    files = {"certmond-ca.crt": web_files.ca.pem, "client.crt": own.pem, "client.key": own.key_pem}
     for name, content in {**files, "certmond.password": b"secret\n"}.items():
         (tmp_path / name).write_bytes(content)
     blocks = re.findall(r"```yaml\n(.*?)```", (CONFIG.parent / "docs/web.md").read_text(), re.DOTALL)
     [scrape] = [block for block in blocks if "scrape_configs" in block]
-    with listening(house.runtime, gate=house.gate(names + USERS.replace("alice", "prometheus"))) as server:
+    with listening(web_files.runtime, gate=web_files.gate(names + USERS.replace("alice", "prometheus"))) as server:
         scrape = scrape.replace("/etc/prometheus", str(tmp_path)).replace(
             "192.0.2.10:9964", f"127.0.0.1:{server.address[1]}"
         )
@@ -303,8 +303,8 @@ def test_prometheus_scrapes_as_documented(tmp_path: Path) -> None:
                 return found["health"], found["lastError"]
 
             until("the target", target, ("up", ""), tmp_path / "prometheus.log")
-            house.write(names + USERS.replace("alice", "somebody"))
+            web_files.write(names + USERS.replace("alice", "another"))
             until("the target", target, ("down", "server returned HTTP status 401 Unauthorized"))
-            house.put_pair(server_pair(house.ca, "rsa"))
-            house.write(names + USERS.replace("alice", "prometheus"))
+            web_files.put_pair(server_pair(web_files.ca, "rsa"))
+            web_files.write(names + USERS.replace("alice", "prometheus"))
             until("the target", target, ("up", ""))

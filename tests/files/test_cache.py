@@ -938,7 +938,7 @@ def change(tree: Tree, kind: str, what: Any, content: bytes) -> set[str]:
 # --- another user -----------------------------------------------------------------------------------------------------
 
 
-def as_nobody(act: Callable[[], str]) -> str:
+def unprivileged(act: Callable[[], str]) -> str:
     """Return the result of `act` in a child process without privileges."""
     read, write = os.pipe()
     child = os.fork()
@@ -956,7 +956,7 @@ def as_nobody(act: Callable[[], str]) -> str:
         return pipe.read()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize(
     ("mode", "directory", "detail"), [(0o000, 0o755, "…"), (0o644, 0o000, "…"), (0o644, 0o755, "")]
@@ -969,11 +969,11 @@ def test_what_may_not_be_read_is_unreadable(mode: int, directory: int, detail: s
         tree.write("/etc/a.crt").chmod(mode)
         tree.at("/etc").chmod(directory)
         expected = f"unreadable: {detail} cannot be read (Permission denied)" if detail else ""
-        assert as_nobody(lambda: tree.fault("/etc/a.crt")) == expected
-        assert as_nobody(lambda: str(len(tree.files.listing("/etc")))) == ("0" if directory == 0 else "1")
+        assert unprivileged(lambda: tree.fault("/etc/a.crt")) == expected
+        assert unprivileged(lambda: str(len(tree.files.listing("/etc")))) == ("0" if directory == 0 else "1")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_file_that_becomes_readable_again_is_read() -> None:
     """chmod 000 and back."""
@@ -983,15 +983,15 @@ def test_a_file_that_becomes_readable_again_is_read() -> None:
         path = tree.write("/a.crt")
         os.chown(path, 65534, 65534)
 
-        def story() -> str:
-            told = []
+        def faults() -> str:
+            reported = []
             for mode in (0o600, 0o000, 0o000, 0o600):
                 path.chmod(mode)
                 tree.files.refresh(tree.touched("/a.crt"))
-                told.append(tree.fault("/a.crt").partition(":")[0])
-            return ",".join(told)
+                reported.append(tree.fault("/a.crt").partition(":")[0])
+            return ",".join(reported)
 
-        assert as_nobody(story) == ",unreadable,unreadable,"
+        assert unprivileged(faults) == ",unreadable,unreadable,"
 
 
 # --- writers ----------------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
-def told(seen: Observation) -> list[str]:
+def reported(seen: Observation) -> list[str]:
     return [f"{fault.reason}: {fault.detail}" for fault in seen.faults]
 
 
@@ -231,14 +231,14 @@ def test_a_file_without_a_public_key_is_reported_once(tree: Tree, content: bytes
     """It is the only fault of the file."""
     tree.write("/sa.pub", content)
     tree.write("/sa.key", LEAF.key_pem)
-    assert told(tree.one(row("sa", "/sa.pub", kind="key-pair", key="/sa.key"))) == [f"malformed: {fact}"]
+    assert reported(tree.one(row("sa", "/sa.pub", kind="key-pair", key="/sa.key"))) == [f"malformed: {fact}"]
 
 
 @pytest.mark.parametrize("content", [LEAF.key_pem, LEAF.key_pem + b"# note\n", pem_block("X509 CRL", b"\x30\x00")])
 def test_a_file_without_a_certificate_is_malformed(tree: Tree, content: bytes) -> None:
     """Whatever else it holds."""
     tree.write("/x.crt", content)
-    assert "malformed: /x.crt holds no certificate" in told(tree.one(row()))
+    assert "malformed: /x.crt holds no certificate" in reported(tree.one(row()))
 
 
 # --- chains and bundles -----------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ def test_dangling_references_are_reported(tree: Tree) -> None:
     """The certificate's is a fault, and the key's is a missing key. One file for both is reported once."""
     tree.write("/x.conf", kubeconfig([user("a", client_certificate="/a.crt", client_key="/a.key")]))
     seen = tree.one(CONF)
-    assert (told(seen), seen.key, seen.key_unknown, seen.key_path) == (
+    assert (reported(seen), seen.key, seen.key_unknown, seen.key_path) == (
         ["missing: /a.crt does not exist"],
         None,
         False,
@@ -367,7 +367,7 @@ def test_dangling_references_are_reported(tree: Tree) -> None:
     tree.write("/a.pem", "junk")
     assert len(tree.one(CONF).faults) == 1
     tree.write("/a.pem", LEAF.key_pem)
-    assert told(tree.one(CONF)) == ["malformed: /a.pem holds no certificate"]
+    assert reported(tree.one(CONF)) == ["malformed: /a.pem holds no certificate"]
 
 
 def test_embedded_data_without_a_certificate_is_reported(tree: Tree) -> None:
@@ -375,9 +375,9 @@ def test_embedded_data_without_a_certificate_is_reported(tree: Tree) -> None:
     tree.write("/x.conf", kubeconfig([user("a", client_certificate_data=b64(b"junk")), user("b", LEAF)], (), ("b", "")))
     first, second = tree.look(CONF)
     assert not first.faults
-    assert told(second)[0].startswith("malformed: /x.conf, certificate of 'a' is neither PEM")
+    assert reported(second)[0].startswith("malformed: /x.conf, certificate of 'a' is neither PEM")
     tree.write("/x.conf", kubeconfig([user("a", client_certificate_data=b64(LEAF.key_pem))]))
-    assert told(tree.one(CONF)) == ["malformed: /x.conf, certificate of 'a', holds no certificate"]
+    assert reported(tree.one(CONF)) == ["malformed: /x.conf, certificate of 'a', holds no certificate"]
 
 
 def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
@@ -385,7 +385,7 @@ def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
     tree.write("/x.conf", kubeconfig(["nonsense", user("a", LEAF), user("a", OTHER)], [cluster("c", ROOT)], ("a", "c")))
     seen = tree.one(CONF)
     assert subjects(seen) == ["client"]
-    assert [detail.partition(" of users")[0] for detail in told(seen)] == [
+    assert [detail.partition(" of users")[0] for detail in reported(seen)] == [
         "malformed: /x.conf: entry 1", "malformed: /x.conf: entry 3",
     ]  # fmt: skip
 
@@ -409,7 +409,7 @@ def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
 def test_a_kubeconfig_without_a_certificate_is_one_fault(tree: Tree, content: bytes, fact: str) -> None:
     """Where the row names a subject, so that one has to be there."""
     tree.write("/x.conf", content)
-    assert told(tree.one(row("conf", "/x.conf", kind="kubeconfig", subject="CN=a"))) == [fact]
+    assert reported(tree.one(row("conf", "/x.conf", kind="kubeconfig", subject="CN=a"))) == [fact]
 
 
 def test_a_kubeconfig_may_be_without_a_certificate_where_none_is_demanded(tree: Tree) -> None:
@@ -430,7 +430,7 @@ def test_ca_data_without_an_entry_is_observed_separately(tree: Tree) -> None:
     spec = row("conf", "/x.conf", kind="kubeconfig", ca="ca", subject="CN=client", usages=["client auth"])
     seen = tree.look(spec)
     assert names(seen) == ["conf", "conf#ca:c", "conf#ca:c#2", "conf#ca:d", "conf#ca:f"]
-    assert told(seen[3]) == ["missing: /d.crt does not exist"]
+    assert reported(seen[3]) == ["missing: /d.crt does not exist"]
     assert all((each.spec.subject, each.spec.usages, each.spec.ca) == ((), (), ()) for each in seen[1:])
     tree.write("/x.conf", kubeconfig([user("t", token="t")], [cluster("c", ROOT)]))
     assert names(tree.look(row("conf", "/x.conf", kind="kubeconfig"))) == ["conf#ca:c"]
@@ -511,7 +511,7 @@ def test_a_bad_kubelet_conf_is_reported_at_the_kubelets_certificate(
     if content is not None:
         tree.write("/kubelet.conf", content)
     seen = tree.one(KUBELET)
-    assert (told(seen), seen.certificates, seen.symlink) == ([fact], (LEAF.facts,), False)
+    assert (reported(seen), seen.certificates, seen.symlink) == ([fact], (LEAF.facts,), False)
 
 
 def test_whether_it_is_a_link_matters_for_the_rotating_pem_alone(tree: Tree) -> None:
@@ -527,12 +527,12 @@ def test_whether_it_is_a_link_matters_for_the_rotating_pem_alone(tree: Tree) -> 
 
 def test_a_required_file_is_missing(tree: Tree) -> None:
     """An optional one is not. A dangling link is reported as such, whatever the entry requires."""
-    assert told(tree.one(row())) == ["missing: /x.crt does not exist"]
+    assert reported(tree.one(row())) == ["missing: /x.crt does not exist"]
     for spec in (row(optional=True), row(belongs_with="/none"), row(path="/*.crt", optional=True)):
         assert tree.look(spec) == ()
     tree.link("/x.crt", "/nowhere")
     for spec in (row(), row(optional=True), row(belongs_with="/none"), row(path="/*.crt")):
-        assert told(tree.one(spec)) == ["missing: /x.crt does not exist (it is a symlink to a missing file)"]
+        assert reported(tree.one(spec)) == ["missing: /x.crt does not exist (it is a symlink to a missing file)"]
 
 
 def test_what_is_optional_is_judged_where_it_is(tree: Tree) -> None:
@@ -547,13 +547,13 @@ def test_a_file_may_be_expected_because_another_names_it(tree: Tree) -> None:
     assert tree.look(spec) == ()
     tree.write("/a.yaml", "command: [--cert=/y.crt]")
     tree.write("/b.yaml", "command: [--cert=/x.crt]")
-    assert told(tree.one(spec)) == ["missing: /x.crt does not exist, although /b.yaml uses it"]
+    assert reported(tree.one(spec)) == ["missing: /x.crt does not exist, although /b.yaml uses it"]
 
 
 def test_a_file_is_expected_if_the_file_that_may_name_it_is_unreadable(tree: Tree) -> None:
     """An additional finding is better than an unexplained absence."""
     tree.at("/a.yaml").mkdir()
-    assert told(tree.one(row(mentioned_in="/a.yaml"))) == ["missing: /x.crt does not exist"]
+    assert reported(tree.one(row(mentioned_in="/a.yaml"))) == ["missing: /x.crt does not exist"]
 
 
 def test_a_file_may_be_expected_because_another_is_there(tree: Tree) -> None:
@@ -561,7 +561,7 @@ def test_a_file_may_be_expected_because_another_is_there(tree: Tree) -> None:
     spec = row(belongs_with="/a.yaml")
     assert tree.look(spec) == ()
     tree.at("/a.yaml").mkdir()
-    assert told(tree.one(spec)) == ["missing: /x.crt does not exist"]
+    assert reported(tree.one(spec)) == ["missing: /x.crt does not exist"]
     assert tree.look(spec.model_copy(update={"optional": True})) == ()
 
 
@@ -598,7 +598,7 @@ def test_nothing_is_missing_on_a_worker(node: Node) -> None:
     config = node.path("var/lib/kubelet/config.yaml")
     config.write_text("authentication: {x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}}\n")
     seen = by_name(Store(load(None).certificates, str(node.root)).observe())["ca"]
-    assert told(seen) == [
+    assert reported(seen) == [
         "missing: /etc/kubernetes/pki/ca.crt does not exist, although /var/lib/kubelet/config.yaml uses it"
     ]
 
@@ -700,9 +700,9 @@ def test_a_pattern_without_a_match_is_missing(tree: Tree, pattern: str) -> None:
     tree.write("/c/d/other.crt", LEAF.pem)
     tree.write("/c/lone.pem", LEAF.key_pem)
     store = Store([row(path=pattern)], str(tree.root))
-    (seen,) = store.observe().observations
-    assert (told(seen), seen.path) == ([f"missing: {pattern} matches no certificate"], pattern)
-    assert store.observe().observations[0] is seen
+    (first,) = store.observe().observations
+    assert (reported(first), first.path) == ([f"missing: {pattern} matches no certificate"], pattern)
+    assert store.observe().observations[0] is first
     assert tree.look(row(path=pattern, optional=True)) == ()
     assert tree.look(row(path=pattern, belongs_with="/m.yaml")) == ()
     tree.write("/m.yaml", "")
@@ -723,7 +723,7 @@ def test_a_pattern_has_a_limit_of_files(tree: Tree, monkeypatch: pytest.MonkeyPa
     *looked_at, rest = store.observe().observations
     assert paths(looked_at) == ["/c/0.crt", "/c/1.crt", "/c/2.crt"]
     fact = "/**/*.crt matches more than 3 files, and certmond reads only the first"
-    assert (told(rest), rest.path) == ([f"unreadable: {fact}"], "/**/*.crt")
+    assert (reported(rest), rest.path) == ([f"unreadable: {fact}"], "/**/*.crt")
     assert store.observe().observations[-1] is rest
     for number in (0, 4):
         tree.at(f"/c/{number}.crt").unlink()
@@ -743,7 +743,7 @@ def test_a_pattern_has_a_limit_of_directories(tree: Tree, monkeypatch: pytest.Mo
     *looked_at, rest = store.observe().observations
     assert paths(looked_at) == ["/c/a/x.crt", "/c/b/x.crt"]
     fact = "/c/**/*.crt matches more than 3 directories, and certmond reads only the first"
-    assert (told(rest), rest.path) == ([f"unreadable: {fact}"], "/c/**/*.crt")
+    assert (reported(rest), rest.path) == ([f"unreadable: {fact}"], "/c/**/*.crt")
     assert str(tree.at("/c/c")) not in store.interest
     shutil.rmtree(tree.at("/c/a"))
     assert paths(store.observe().observations) == ["/c/b/x.crt", "/c/c/x.crt"]
@@ -768,7 +768,7 @@ def test_files_come_and_go_from_a_pattern(tree: Tree) -> None:
     for _ in range(2):
         store.observe()
     kept = {each.path for each in reachable(store) if isinstance(each, Observation)}
-    assert kept == {"/c/b/tls.crt"}, "what is gone for good is forgotten"
+    assert kept == {"/c/b/tls.crt"}, "the cache drops a removed file"
 
 
 def test_a_directory_in_the_place_of_a_file_is_descended(tree: Tree) -> None:
@@ -902,11 +902,11 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
     path = tree.write("/x.crt", LEAF.pem)
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
-    somebody = next(each for each in pwd.getpwall() if each.pw_uid and each.pw_gid)
-    name = f"{somebody.pw_name}:{grp.getgrgid(somebody.pw_gid).gr_name}"
+    other_user = next(each for each in pwd.getpwall() if each.pw_uid and each.pw_gid)
+    name = f"{other_user.pw_name}:{grp.getgrgid(other_user.pw_gid).gr_name}"
     for uid, gid, here, there in (
         (0, 0, "root:root", "root:root"),
-        (somebody.pw_uid, somebody.pw_gid, name, f"{somebody.pw_uid}:{somebody.pw_gid}"),
+        (other_user.pw_uid, other_user.pw_gid, name, f"{other_user.pw_uid}:{other_user.pw_gid}"),
         (61234, 61235, "61234:61235", "61234:61235"),
     ):
         os.chown(path, uid, gid)
@@ -918,7 +918,7 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
 # --- failures while reading -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_without_privileges_a_closed_file_is_unreadable() -> None:
     """Certificates are observed, and keys and kubeconfigs are reported as unreadable."""
@@ -933,7 +933,7 @@ def test_without_privileges_a_closed_file_is_unreadable() -> None:
                 os.setuid(65534)
                 seen = Store(load(None).certificates, str(node.root)).observe().observations
                 lines = [
-                    f"{each.name} {len(each.certificates)} {each.key_unknown} {told(each)[0] if each.faults else ''}"
+                    " ".join((each.name, str(len(each.certificates)), str(each.key_unknown), *reported(each)[:1]))
                     for each in seen
                 ]
                 os.write(write, "\n".join(lines).encode())
@@ -1082,4 +1082,4 @@ def test_a_pkcs12_file_in_a_kubeconfig_is_not_opened(tree: Tree) -> None:
     store = pkcs12.serialize_key_and_certificates(b"x", None, LEAF.cert, None, NoEncryption())
     tree.write("/x.conf", kubeconfig([user("u", client_certificate_data=b64(store))]))
     (seen,) = tree.look(row("conf", "/x.conf", kind="kubeconfig"))
-    assert told(seen) == ["malformed: /x.conf, certificate of 'u' is PKCS#12, but client-go reads only PEM"]
+    assert reported(seen) == ["malformed: /x.conf, certificate of 'u' is PKCS#12, but client-go reads only PEM"]

@@ -21,7 +21,7 @@ from certmond.pki.planning.steps import Issue
 from certmond.pki.services.staleness import files_of
 from tests.builders import DAY, NOW, make_ca, make_leaf
 from tests.conftest import unavailable
-from tests.files.test_catalog_observer import cluster, kubeconfig, row, told, user
+from tests.files.test_catalog_observer import cluster, kubeconfig, reported, row, user
 from tests.owned_tree import OTHERS, THEIRS, OwnedTree
 
 ROOT = make_ca()
@@ -82,12 +82,12 @@ def test_a_reference_to_what_its_writer_cannot_read_tells_nothing(node: Node, ta
     node.put("/home/x.conf", node.names(target, target, target), owner=THEIRS)
     path = os.path.normpath(os.path.join("/home", target))
     seen = node.look()
-    assert told(seen) == [SENTENCE.format(path)]
+    assert reported(seen) == [SENTENCE.format(path)]
     assert (seen.certificates, seen.key, seen.key_unknown, seen.embedded) == ((), None, True, ())
     assert (seen.key_path, seen.key_file, seen.certificate_file) == (path, None, "/home/x.conf")
     assert [each.path for each in seen.permissions] == ["/home/x.conf"]
     findings = assess_one(node)
-    assert findings == [(Reason.UNREADABLE, f"{told(seen)[0].removeprefix('unreadable: ')}; {REMEDY}")]
+    assert findings == [(Reason.UNREADABLE, f"{reported(seen)[0].removeprefix('unreadable: ')}; {REMEDY}")]
 
 
 REMEDY = "chown root /home/x.conf, chmod go-w it and its directories, or name the file in a separate entry"
@@ -103,7 +103,7 @@ def test_a_writer_can_refer_to_own_and_public_files(node: Node) -> None:
     node.put("/home/own.key", LEAF.key_pem, 0o600, THEIRS)
     node.put("/home/x.conf", node.names("../public/tls.crt", "own.key"), owner=THEIRS)
     seen = node.look()
-    assert (told(seen), seen.certificates, seen.key) == ([], (LEAF.facts,), LEAF.facts.key)
+    assert (reported(seen), seen.certificates, seen.key) == ([], (LEAF.facts,), LEAF.facts.key)
     assert not seen.renewable
     assert [each.certificates for each in seen.embedded] == [(ROOT.facts,)]
     assert [(each.path, each.mode) for each in seen.permissions] == [("/home/x.conf", 0o600), ("/home/own.key", 0o600)]
@@ -161,12 +161,13 @@ def test_every_writer_has_to_be_able_to_read_the_target(node: Node) -> None:
     node.put("/home/own.crt", LEAF.pem, 0o600, OTHERS)
     node.put("/home/x.conf", node.names("own.crt", "own.crt"), owner=OTHERS)
     assert (
-        "which user 65533 and user 65534 can change, and leads to no file that these users own" in told(node.look())[0]
+        "which user 65533 and user 65534 can change, and leads to no file that these users own"
+        in reported(node.look())[0]
     )
     os.chown(node.at("/home"), 0, 0)
     assert node.look().certificates == (LEAF.facts,)
     node.at("/home").chmod(0o777)
-    assert "which user 65533 and other users can change, and leads to no file that" in told(node.look())[0]
+    assert "which user 65533 and other users can change, and leads to no file that" in reported(node.look())[0]
 
 
 def test_a_chain_of_a_reference_and_a_symlink(node: Node) -> None:
@@ -175,11 +176,11 @@ def test_a_chain_of_a_reference_and_a_symlink(node: Node) -> None:
     """
     node.put("/home/x.conf", node.names("/public/hop", "/public/hop"), owner=THEIRS)
     node.link("/public/hop", "/vault/tls.crt", 0)
-    assert told(node.look()) == [SENTENCE.format("/public/hop")]
+    assert reported(node.look()) == [SENTENCE.format("/public/hop")]
     node.at("/public/hop").unlink()
     node.put("/home/own.crt", LEAF.pem, 0o600, THEIRS)
     node.link("/public/hop", "/home/own.crt", OTHERS)
-    assert told(node.look()) == [SENTENCE.format("/public/hop")]
+    assert reported(node.look()) == [SENTENCE.format("/public/hop")]
     os.lchown(node.at("/public/hop"), 0, 0)
     assert node.look().certificates == (LEAF.facts,)
 
@@ -358,7 +359,7 @@ def test_a_reference_through_a_closed_directory_tells_nothing(node: Node, path: 
     node.link("/vault/out", "/public", 0)
     node.put("/home/x.conf", node.names(path, path), owner=THEIRS)
     store = Store((CONF,), str(node.root))
-    assert told(store.observe().observations[0]) == [SENTENCE.format(path)]
+    assert reported(store.observe().observations[0]) == [SENTENCE.format(path)]
     assert not any(place.endswith("/vault") for place in store.interest)
 
 

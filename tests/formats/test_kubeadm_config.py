@@ -257,8 +257,8 @@ def test_service_networks(subnet: str, first: str) -> None:
 def test_other_versions(version: str) -> None:
     """Another version of the API is reported with the remedy, for each document."""
     text = f"apiVersion: kubeadm.k8s.io/{version}\nkind: InitConfiguration\n"
-    told = "has a version of kubeadm.k8s.io other than v1beta3 and v1beta4; convert it: kubeadm config migrate"
-    assert problems(f"{text}---\n{text}") == [f"document 1: {told}", f"document 2: {told}"]
+    reported = "has a version of kubeadm.k8s.io other than v1beta3 and v1beta4; convert it: kubeadm config migrate"
+    assert problems(f"{text}---\n{text}") == [f"document 1: {reported}", f"document 2: {reported}"]
 
 
 def test_everything_at_once() -> None:
@@ -308,7 +308,7 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("networking: 7", "networking: must be a mapping"),
         ("networking: {serviceSubnet: 10.96.0.0}", "must have at least two addresses"),
@@ -327,11 +327,11 @@ networking: {serviceSubnet: 10.96.0.0/32, dnsDomain: "*"}
         ("certificateValidityPeriod: {a: b}", "must be a duration"),
     ],
 )
-def test_invalid_values_of_the_cluster(text: str, told: str) -> None:
+def test_invalid_values_of_the_cluster(text: str, reported: str) -> None:
     """A value of the wrong type or kind is reported with its place."""
     (problem,) = problems(CLUSTER + text)
     assert problem.startswith("ClusterConfiguration: ")
-    assert told in problem
+    assert reported in problem
 
 
 @pytest.mark.parametrize("address", ["[a]", "{a: b}", "7", "host", "fe80::1%eth0", "192.0.2.0/24"])
@@ -374,9 +374,9 @@ def test_invalid_values_of_a_node_that_joins() -> None:
 def test_workers_are_not_made() -> None:
     """A JoinConfiguration without controlPlane is that of a worker, which has nothing that `init` makes."""
     text = "apiVersion: kubeadm.k8s.io/v1beta3\nkind: JoinConfiguration\n"
-    told = "JoinConfiguration: has no controlPlane, so the node is a worker; `init` is for control-plane nodes"
-    assert problems(text) == [told]
-    assert problems(f"{text}controlPlane: null\n---\n{CLUSTER}") == [told]
+    reported = "JoinConfiguration: has no controlPlane, so the node is a worker; `init` is for control-plane nodes"
+    assert problems(text) == [reported]
+    assert problems(f"{text}controlPlane: null\n---\n{CLUSTER}") == [reported]
     assert parse(f"{text}controlPlane: {{}}\n---\n{CLUSTER}").joins
 
 
@@ -388,7 +388,7 @@ def test_a_node_that_joins_needs_the_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("", "has no InitConfiguration and no ClusterConfiguration of kubeadm.k8s.io"),
         ("---\n---\n", "has no InitConfiguration and no ClusterConfiguration"),
@@ -405,10 +405,10 @@ def test_a_node_that_joins_needs_the_cluster() -> None:
         ("[" * 100_000, "is not YAML; correct it"),
     ],
 )
-def test_other_documents(text: str, told: str) -> None:
+def test_other_documents(text: str, reported: str) -> None:
     """A document that is no kubeadm configuration is reported with its place, and without its content."""
     (problem,) = problems(text)
-    assert told in problem
+    assert reported in problem
 
 
 def test_the_line_of_a_syntax_error() -> None:

@@ -76,7 +76,7 @@ clusters:
     # the CA of 2026
     certificate-authority-data: {b64(CA.pem)}   # embedded
     extensions:
-    - {{name: ours, extension: {{"näme": Zoë, when: 2026-01-01, no: .nan}}}}
+    - {{name: own, extension: {{"näme": Zoë, when: 2026-01-01, no: .nan}}}}
 - name: file
   cluster: {{server: "https://10.0.0.1", certificate-authority: /ca.crt}}
 users:
@@ -268,7 +268,7 @@ def test_the_trust_is_that_of_the_current_context() -> None:
         (b"cluster: prod, user: admin", b"cluster: file, user: admin"),
         (b"cluster: prod, user: admin", b"cluster: gone, user: admin"),
         (b"cluster: prod, user: admin", b"user: admin"),
-        (b"cluster: prod, user: admin", b"cluster: prod, user: nobody"),
+        (b"cluster: prod, user: admin", b"cluster: prod, user: unknown"),
     ],
 )
 def test_a_cluster_that_embeds_no_ca_gets_none(line: bytes, instead: bytes) -> None:
@@ -296,7 +296,7 @@ def test_a_user_that_refers_to_files_is_refused(node: Node) -> None:
         (FULL, NEXT_CA.facts, "no longer embeds the certificate"),
         (FULL.replace(b"user: admin,", b"user: aws,"), None, "user 'aws' in .* has no client-certificate"),
         (FULL.replace(b'"admin@prod"', b"none"), None, "has no current context"),
-        (FULL.replace(b"user: admin,", b"user: nobody,"), None, "has no user 'nobody' for its current context"),
+        (FULL.replace(b"user: admin,", b"user: unknown,"), None, "has no user 'unknown' for its current context"),
         (b"", None, "is not a YAML mapping; correct it"),
         (b"users: {{{{", None, "is not YAML in line 2; correct it"),
         (FULL + b"---\n" + FULL, None, "is not YAML"),

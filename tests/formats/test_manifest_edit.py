@@ -46,7 +46,7 @@ def manifest(*lines: str, name: str = NAME) -> bytes:
     """Return a manifest with these lines below its container, in their written form."""
     below = "\n".join(f"    {line}" for line in lines)
     return f"""\
-# ours, do not touch
+# local, do not touch
 apiVersion: v1
 kind: Pod
 metadata:
@@ -183,7 +183,7 @@ def test_a_quoted_word_may_be_written_with_escapes() -> None:
         (manifest(f"command: [{', '.join(PLAIN)}]") + b"---\nkind: Pod\n", "has several documents"),
         (manifest(f"command: [{', '.join(PLAIN)}]") + b"---\n", "has several documents"),
         (manifest(f"command: [{', '.join(PLAIN)}]").decode().encode("utf-16"), "is not UTF-8"),
-        (manifest(f"command: [{', '.join(PLAIN)}]").replace(b"ours", b"\xff"), "is not UTF-8"),
+        (manifest(f"command: [{', '.join(PLAIN)}]").replace(b"local", b"\xff"), "is not UTF-8"),
         (manifest(f"command: [{', '.join(PLAIN)}"), "is not YAML in line"),
         (b"- a\n", "is not a YAML mapping"),
         (b"[" * 50_000, "is not YAML"),

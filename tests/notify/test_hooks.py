@@ -42,7 +42,7 @@ def known(*notices: Notice) -> dict[Key, Notice]:
     return {each.key: each for each in notices}
 
 
-class Told:
+class HookRecorder:
     """A program that records its input, and the hook that runs it."""
 
     def __init__(self, work: Path) -> None:
@@ -80,206 +80,210 @@ class Told:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Told:
-    return Told(tmp_path)
+def recorder(tmp_path: Path) -> HookRecorder:
+    return HookRecorder(tmp_path)
 
 
 RAISED, CLEARED = ("raised", "a", "warning"), ("cleared", "a", "warning")
 
 
-def test_a_hook_reads_one_document_of_what_was_raised(told: Told) -> None:
+def test_a_hook_reads_one_document_of_what_was_raised(recorder: HookRecorder) -> None:
     """The program gets JSON on standard input: schema, event, node, finding, certificate, path, at, not_after."""
-    with told.running() as hook:
+    with recorder.running() as hook:
         hook.deliver(known(notice()), SETTLED)
-        told.until("told")
-    assert json.loads(told.log.read_text()) == {
+        recorder.until("told")
+    assert json.loads(recorder.log.read_text()) == {
         "schema": 1, "event": "raised", "node": "node-1", "certificate": "a", "path": "/a",
         "finding": {"reason": "too_open", "severity": "warning", "message": "a is bad"},
         "at": "2026-11-24T12:00:00Z", "not_after": "2026-11-25T12:00:00Z",
     }  # fmt: skip
 
 
-def test_a_hook_runs_once_for_raised_and_once_for_cleared(told: Told) -> None:
+def test_a_hook_runs_once_for_raised_and_once_for_cleared(recorder: HookRecorder) -> None:
     """However often a finding is observed, it is raised once and cleared once."""
-    with told.running() as hook:
+    with recorder.running() as hook:
         for found in (known(notice()), known(notice()), known(notice(), notice("b"))):
             hook.deliver(found, SETTLED)
-        told.until("told", "told")
+        recorder.until("told", "told")
         hook.deliver(known(notice("b")), SETTLED)
-        told.until("told")
-    assert told.heard() == [RAISED, ("raised", "b", "warning"), CLEARED]
+        recorder.until("told")
+    assert recorder.heard() == [RAISED, ("raised", "b", "warning"), CLEARED]
 
 
-def test_a_hook_without_a_thread_runs_later(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hook_without_a_thread_runs_later(recorder: HookRecorder, capsys: pytest.CaptureFixture[str]) -> None:
     """If no thread can be started, that is reported once, and nothing is lost: the hook runs when a thread can be
     started.
     """
-    with told.running() as hook:
+    with recorder.running() as hook:
         with no_thread_left():
             hook.deliver(known(notice()), SETTLED)
             hook.deliver(known(notice()), SETTLED)
         hook.deliver(known(notice()), SETTLED)
-        told.until("told")
-    assert told.heard() == [RAISED]
+        recorder.until("told")
+    assert recorder.heard() == [RAISED]
     assert capsys.readouterr().err.count("cannot start a thread") == 1
-    with no_thread_left(), told.running() as hook:
+    with no_thread_left(), recorder.running() as hook:
         hook.deliver(known(notice()), SETTLED)  # and a hook without a thread ends
 
 
-def test_a_restart_of_certmond_sends_nothing_again(told: Told) -> None:
+def test_a_restart_of_certmond_sends_nothing_again(recorder: HookRecorder) -> None:
     """After a start the hook runs only for open findings that it has not received, and for those that ended
     meanwhile.
     """
-    with told.running() as hook:
+    with recorder.running() as hook:
         hook.deliver(known(notice(), notice("b")), SETTLED)
-        told.until("told", "told")
-    with told.running() as hook:
+        recorder.until("told", "told")
+    with recorder.running() as hook:
         hook.deliver(known(notice()), UNSETTLED)  # b may not have been looked for yet
         hook.deliver(known(notice(), notice("c")), SETTLED)
-        told.until("told", "told")
-    assert told.heard()[2:] in (
+        recorder.until("told", "told")
+    assert recorder.heard()[2:] in (
         [("cleared", "b", "warning"), ("raised", "c", "warning")],
         [("raised", "c", "warning"), ("cleared", "b", "warning")],
     )
 
 
-def test_only_the_owner_can_read_the_record(told: Told) -> None:
+def test_only_the_owner_can_read_the_record(recorder: HookRecorder) -> None:
     """The record of a hook is readable only for its owner."""
-    with told.running() as hook:
+    with recorder.running() as hook:
         hook.deliver(known(notice()), SETTLED)
-        told.until("told")
-    memory = told.work / "hooks/hook.json"
+        recorder.until("told")
+    memory = recorder.work / "hooks/hook.json"
     assert stat.S_IMODE(memory.stat().st_mode) == 0o600
     assert stat.S_IMODE(memory.parent.stat().st_mode) == 0o700
 
 
-def test_a_hook_that_fails_is_run_again(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_hook_that_fails_is_run_again(recorder: HookRecorder, capfd: pytest.CaptureFixture[str]) -> None:
     """A failed run is repeated until it succeeds. Each failure is counted and reported with the first line of its
     output.
     """
-    fails = Path(f"{told.log}.fails")
+    fails = Path(f"{recorder.log}.fails")
     fails.touch()
-    with told.running() as hook:
+    with recorder.running() as hook:
         hook.deliver(known(notice()), SETTLED)
-        told.until("failed", "failed")
+        recorder.until("failed", "failed")
         assert hook.waiting == 1
         fails.unlink()
-        while told.results.get(timeout=DEADLINE)[1] != "told":
+        while recorder.results.get(timeout=DEADLINE)[1] != "told":
             pass
-    assert told.heard() == [RAISED]
+    assert recorder.heard() == [RAISED]
     assert f"ended with status 7 (no, {fails} is there) (certmond runs it again in 0.05 s)" in capfd.readouterr().err
 
 
-def test_one_failing_event_does_not_block_others(told: Told) -> None:
+def test_one_failing_event_does_not_block_others(recorder: HookRecorder) -> None:
     """Another event follows before the failed one is repeated."""
-    told.program.write_text('#!/bin/sh\nread -r line\ncase $line in *\'"a"\'*) exit 1 ;; esac\necho "$line" >>"$LOG"\n')
-    with told.running() as hook:
+    recorder.program.write_text(
+        '#!/bin/sh\nread -r line\ncase $line in *\'"a"\'*) exit 1 ;; esac\necho "$line" >>"$LOG"\n'
+    )
+    with recorder.running() as hook:
         hook.deliver(known(notice("a", Severity.CRITICAL), notice("b")), SETTLED)
-        told.until("failed", "told")
-    assert told.heard() == [("raised", "b", "warning")]
+        recorder.until("failed", "told")
+    assert recorder.heard() == [("raised", "b", "warning")]
 
 
-def test_a_finding_that_ended_before_its_run_is_skipped(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_finding_that_ended_before_its_run_is_skipped(
+    recorder: HookRecorder, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A finding that is cleared before the hook ran is never sent. That is counted and reported."""
-    fails = Path(f"{told.log}.fails")
+    fails = Path(f"{recorder.log}.fails")
     fails.touch()
-    with told.running() as hook:
+    with recorder.running() as hook:
         hook.deliver(known(notice()), SETTLED)
-        told.until("failed")
+        recorder.until("failed")
         hook.deliver(known(notice("b")), SETTLED)
         fails.unlink()
-        results = list(iter(lambda: told.results.get(timeout=DEADLINE)[1], "told"))
+        results = list(iter(lambda: recorder.results.get(timeout=DEADLINE)[1], "told"))
     assert results.count("passed_over") == 1
-    assert told.heard() == [("raised", "b", "warning")]
+    assert recorder.heard() == [("raised", "b", "warning")]
     assert "too_open of /a was cleared before hook hook received it" in capfd.readouterr().err
 
 
-def test_a_flood_has_a_limit_and_is_reported(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_flood_has_a_limit_and_is_reported(recorder: HookRecorder, capfd: pytest.CaptureFixture[str]) -> None:
     """At most a limited number of findings is sent, the most severe first. The others follow when some of these are
     cleared.
     """
     bad, good = notice("bad", Severity.CRITICAL), notice("good")
-    with told.running(most=1) as hook:
+    with recorder.running(most=1) as hook:
         hook.deliver(known(good, bad), SETTLED)
-        told.until("told")
+        recorder.until("told")
         hook.deliver(known(good), SETTLED)
-        told.until("told", "told")
-    assert [each[:2] for each in told.heard()] == [("raised", "bad"), ("cleared", "bad"), ("raised", "good")]
+        recorder.until("told", "told")
+    assert [each[:2] for each in recorder.heard()] == [("raised", "bad"), ("cleared", "bad"), ("raised", "good")]
     assert "receives 1 findings, and not 1 less severe ones" in capfd.readouterr().err
 
 
-def test_a_hook_that_hangs_is_killed(told: Told) -> None:
+def test_a_hook_that_hangs_is_killed(recorder: HookRecorder) -> None:
     """A run that exceeds its time limit is killed, and has failed."""
-    hangs = Path(f"{told.log}.hangs")
+    hangs = Path(f"{recorder.log}.hangs")
     hangs.touch()
-    with told.running(time_limit="1s") as hook:
+    with recorder.running(time_limit="1s") as hook:
         hook.deliver(known(notice()), SETTLED)
-        told.until("failed")
+        recorder.until("failed")
         hangs.unlink()
 
 
-def test_a_hanging_program_does_not_block_the_caller(told: Told) -> None:
+def test_a_hanging_program_does_not_block_the_caller(recorder: HookRecorder) -> None:
     """While a program hangs, the caller returns at once. A stop ends the program, and the next start runs it again."""
-    hangs = Path(f"{told.log}.hangs")
+    hangs = Path(f"{recorder.log}.hangs")
     hangs.touch()
-    hook = Hook(told.spec(), told.work, Journal("none"), told.count)
+    hook = Hook(recorder.spec(), recorder.work, Journal("none"), recorder.count)
     hook.deliver(known(notice()), SETTLED)
     hook.deliver(known(notice()), SETTLED)
     hook.stop()
     hook.join(0)
     hangs.unlink()
-    assert told.heard() == []
-    with told.running() as hook:
+    assert recorder.heard() == []
+    with recorder.running() as hook:
         hook.deliver(known(notice()), SETTLED)
-        told.until("told")
-    assert told.heard() == [RAISED]
+        recorder.until("told")
+    assert recorder.heard() == [RAISED]
 
 
-def test_a_program_that_others_can_write_is_not_run(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_program_that_others_can_write_is_not_run(recorder: HookRecorder, capfd: pytest.CaptureFixture[str]) -> None:
     """If another user could have changed the program, the run fails with the remedy."""
-    told.program.chmod(0o757)
-    with told.running() as hook:
+    recorder.program.chmod(0o757)
+    with recorder.running() as hook:
         hook.deliver(known(notice()), SETTLED)
-        told.until("failed")
-    assert told.heard() == []
-    assert f"chmod go-w {told.program}" in capfd.readouterr().err
+        recorder.until("failed")
+    assert recorder.heard() == []
+    assert f"chmod go-w {recorder.program}" in capfd.readouterr().err
 
 
-def test_an_open_finding_is_repeated_on_request(told: Told) -> None:
+def test_an_open_finding_is_repeated_on_request(recorder: HookRecorder) -> None:
     """With `repeat` the same finding is raised again and again while it is open."""
-    with told.running() as hook:
+    with recorder.running() as hook:
         hook.spec = hook.spec.model_copy(update={"repeat": timedelta(milliseconds=50)})
         hook.deliver(known(notice()), SETTLED)
-        told.until("told", "told", "told")
-    assert set(told.heard()) == {RAISED}
+        recorder.until("told", "told", "told")
+    assert set(recorder.heard()) == {RAISED}
 
 
 @pytest.mark.parametrize("written", ["", "[]", '{"a": 1}', "[{}]", '[{"certificate": 1}]', "\x00"])
-def test_an_unreadable_record_counts_as_empty(told: Told, written: str) -> None:
+def test_an_unreadable_record_counts_as_empty(recorder: HookRecorder, written: str) -> None:
     """An event is sent twice rather than never."""
-    (told.work / "hooks").mkdir()
-    (told.work / "hooks/hook.json").write_text(written)
-    with told.running() as hook:
+    (recorder.work / "hooks").mkdir()
+    (recorder.work / "hooks/hook.json").write_text(written)
+    with recorder.running() as hook:
         hook.deliver(known(notice()), SETTLED)
-        told.until("told")
+        recorder.until("told")
 
 
-def test_hooks_follow_a_new_configuration(told: Told) -> None:
+def test_hooks_follow_a_new_configuration(recorder: HookRecorder) -> None:
     """An unchanged hook continues. A changed one continues from the record of its predecessor."""
-    hooks = Hooks(told.work, Journal("none"), told.count)
-    hooks.configure([told.spec(), told.spec(name="other")])
+    hooks = Hooks(recorder.work, Journal("none"), recorder.count)
+    hooks.configure([recorder.spec(), recorder.spec(name="other")])
     other = hooks._hooks["other"]  # the test checks that the thread is the same
     for hook in hooks._hooks.values():
         hook.deliver(known(notice()), SETTLED)
-    told.until("told", "told")
-    hooks.configure([told.spec(environment={"LOG": f"{told.log}2"}), told.spec(name="other")])
+    recorder.until("told", "told")
+    hooks.configure([recorder.spec(environment={"LOG": f"{recorder.log}2"}), recorder.spec(name="other")])
     assert hooks._hooks["other"] is other
     assert hooks.waiting.keys() == {"hook", "other"}
     hooks._hooks["hook"].deliver(known(notice(), notice("b")), SETTLED)
-    told.until("told")
+    recorder.until("told")
     hooks.configure([])
     hooks.close()
-    assert json.loads(Path(f"{told.log}2").read_text())["certificate"] == "b"
+    assert json.loads(Path(f"{recorder.log}2").read_text())["certificate"] == "b"
 
 
 # The rate of runs
@@ -298,26 +302,26 @@ class Hand:
 CRITICAL = notice("a", Severity.CRITICAL)
 
 
-def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(told: Told) -> None:
+def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(recorder: HookRecorder) -> None:
     """However often a finding changes, the hook runs four times for it, and then once a minute for the current state,
     so that it ends with the current one.
     """
     clock, journal = Hand(), Journal("none")
-    with told.running(monotonic=clock, journal=journal) as hook:
+    with recorder.running(monotonic=clock, journal=journal) as hook:
         for _ in range(2):
             hook.deliver(known(notice()), SETTLED)
-            told.until("told")
+            recorder.until("told")
             hook.deliver({}, SETTLED)
-            told.until("told")
+            recorder.until("told")
         for _ in range(5):  # each is waited for: the hook has seen it, and passes it over
             hook.deliver(known(notice()), SETTLED)
             hook.deliver({}, SETTLED)
-            told.until("passed_over")
+            recorder.until("passed_over")
         hook.deliver(known(notice()), SETTLED)
         clock.seconds += 60
         hook.deliver(known(notice()), SETTLED)
-        told.until("told")
-    assert told.heard() == [RAISED, CLEARED, RAISED, CLEARED, RAISED]
+        recorder.until("told")
+    assert recorder.heard() == [RAISED, CLEARED, RAISED, CLEARED, RAISED]
     said = [each for each in journal.recent if "before hook hook received" in each["message"]]
     left_out = [each["message"] for each in said if each["event"] == "left_out"]
     assert left_out == [
@@ -326,44 +330,44 @@ def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(told:
     assert len(said) == 3
 
 
-def test_a_finding_that_is_cleared_for_a_moment_sends_nothing(told: Told) -> None:
+def test_a_finding_that_is_cleared_for_a_moment_sends_nothing(recorder: HookRecorder) -> None:
     """A finding that was sent, and is cleared and raised again before the next run, stays open for the hook. The
     skipped change is counted.
     """
     clock = Hand()
-    with told.running(monotonic=clock) as hook:
+    with recorder.running(monotonic=clock) as hook:
         for found in (known(notice()), {}, known(notice()), {}, known(notice("b"))):
             hook.deliver(found, SETTLED)
-            told.until("told")
+            recorder.until("told")
         hook.deliver(known(notice("b"), notice()), SETTLED)
         clock.seconds += 60
         hook.deliver(known(notice("b"), notice()), SETTLED)
-        told.until("told")
+        recorder.until("told")
         hook.deliver(known(notice("b")), SETTLED)
         hook.deliver(known(notice("b"), notice("c")), SETTLED)
-        told.until("told")  # c; a has to wait
+        recorder.until("told")  # c; a has to wait
         hook.deliver(known(notice("b"), notice("c"), notice()), SETTLED)
-        told.until("passed_over")
-    assert [each[:2] for each in told.heard()][-2:] == [("raised", "a"), ("raised", "c")]
+        recorder.until("passed_over")
+    assert [each[:2] for each in recorder.heard()][-2:] == [("raised", "a"), ("raised", "c")]
 
 
-def test_many_findings_have_a_bounded_rate_and_critical_ones_run_at_once(told: Told) -> None:
+def test_many_findings_have_a_bounded_rate_and_critical_ones_run_at_once(recorder: HookRecorder) -> None:
     """A hook runs at most a hundred times at once, and then twice a second. For a critical finding that has not changed
     repeatedly it still runs at once.
     """
-    told.program.write_text('#!/bin/sh\nread -r line\necho "$line" >>"$LOG"\n')
+    recorder.program.write_text('#!/bin/sh\nread -r line\necho "$line" >>"$LOG"\n')
     clock, many = Hand(), known(*(notice(f"n{number}") for number in range(110)))
-    with told.running(monotonic=clock) as hook:
+    with recorder.running(monotonic=clock) as hook:
         hook.deliver(many, SETTLED)
-        told.until(*["told"] * 100)
+        recorder.until(*["told"] * 100)
         hook.deliver(many | known(CRITICAL), SETTLED)
-        told.until("told")
-        assert told.heard()[-1] == ("raised", "a", "critical")
-        assert told.results.empty()
+        recorder.until("told")
+        assert recorder.heard()[-1] == ("raised", "a", "critical")
+        assert recorder.results.empty()
         clock.seconds += 1
         hook.deliver(many | known(CRITICAL), SETTLED)
-        told.until("told", "told")
+        recorder.until("told", "told")
         clock.seconds += 4
         hook.deliver(many | known(CRITICAL), SETTLED)
-        told.until(*["told"] * 8)
-    assert len(told.heard()) == 111
+        recorder.until(*["told"] * 8)
+    assert len(recorder.heard()) == 111

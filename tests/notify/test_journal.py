@@ -79,8 +79,8 @@ def test_bound_fields_are_of_every_event_inside(capsys: pytest.CaptureFixture[st
         journal.tell(Event.STEP_DONE, "ends")
     journal.tell(Event.STOPPED, "after")
     names = ("certificate", "path", "service")
-    told = [[json.loads(line).get(name) for name in names] for line in capsys.readouterr().err.splitlines()]
-    assert told == [
+    reported = [[json.loads(line).get(name) for name in names] for line in capsys.readouterr().err.splitlines()]
+    assert reported == [
         ["apiserver", "/a.crt", None], ["own", "/b.crt", "kubelet"], ["apiserver", "/a.crt", None], [None, None, None],
     ]  # fmt: skip
 

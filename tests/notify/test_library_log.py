@@ -75,8 +75,8 @@ def test_a_record_that_does_not_format_is_logged() -> None:
     """A record whose arguments do not fit its text is logged as its text."""
     record = logging.LogRecord("x", logging.WARNING, __file__, 1, "%d of", ("two",), None)
     with records() as journal:
-        ours = [each for each in logging.getLogger().handlers if type(each).__module__.startswith("certmond")]
-        for handler in ours:  # pytest has others, which fail
+        own = [each for each in logging.getLogger().handlers if type(each).__module__.startswith("certmond")]
+        for handler in own:  # pytest has others, which fail
             handler.handle(record)
     assert journal.recent[0]["message"] == "%d of"
 

@@ -26,11 +26,11 @@ SKIPPED = {"name": "other", "skip_reason": "Dependency not found on PyPI and cou
 @pytest.mark.parametrize(
     ("dependencies", "status", "said"),
     [
-        ([asked("one"), asked("two")], 0, "No vulnerability is known of 2 locked dependencies."),
+        ([asked("one"), asked("two")], 0, "2 locked dependencies have no known vulnerability."),
         ([asked("one", KNOWN), SKIPPED], 1, "one 2.0: PYSEC-2026-7 (CVE-2026-7); fixed in 2.1"),
-        ([asked("one", KNOWN | {"fix_versions": []})], 1, "one 2.0: PYSEC-2026-7 (CVE-2026-7); no fix is out"),
-        ([asked("one"), SKIPPED], 3, "Nothing is proven: the index could not be asked about 1 of 2: other."),
-        ([], 3, "Nothing is proven: the index could not be asked about anything."),
+        ([asked("one", KNOWN | {"fix_versions": []})], 1, "one 2.0: PYSEC-2026-7 (CVE-2026-7); no version fixes it"),
+        ([asked("one"), SKIPPED], 3, "The audit is incomplete: pip-audit could not query 1 of 2: other."),
+        ([], 3, "The audit is incomplete: pip-audit could not query any dependency."),
     ],
 )
 def test_an_unchecked_dependency_is_not_good(dependencies: list[dict[str, Any]], status: int, said: str) -> None:
@@ -49,4 +49,4 @@ def test_a_failed_audit_exits_3(
     program.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     assert audit.main(["requirements.txt"]) == 3
-    assert "is there a network?" in capsys.readouterr().out
+    assert "check the network connection" in capsys.readouterr().out

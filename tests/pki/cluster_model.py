@@ -30,11 +30,11 @@ PKI = "/etc/kubernetes/pki"
 SHARED, APART = (f"{PKI}/ca.crt", f"{PKI}/ca.key"), (f"{PKI}/signing-ca.crt", f"{PKI}/signing-ca.key")
 
 OLD, NEW = make_ca(not_before=NOW - YEAR), make_ca(not_before=NOW - YEAR)
-AFRESH = reissue(OLD, not_before=NOW - YEAR, not_after=NOW + 20 * YEAR)
+REISSUED = reissue(OLD, not_before=NOW - YEAR, not_after=NOW + 20 * YEAR)
 """OLD with its key, and other dates."""
 BATCH = "2"
 """The number of workers in a batch."""
-ISSUERS = {OLD.facts: OLD, NEW.facts: NEW, AFRESH.facts: AFRESH}
+ISSUERS = {OLD.facts: OLD, NEW.facts: NEW, REISSUED.facts: REISSUED}
 _CA = CertificateSpec(
     name="ca", path=SHARED[0], key=SHARED[1], key_optional=True, authority=True, usages=("cert sign",)
 )

@@ -33,20 +33,18 @@ def clients_accept(cluster: Cluster) -> Iterator[str]:
 
 def signers_are_trusted(cluster: Cluster) -> Iterator[str]:
     """I3: each component trusts a signer before it signs."""
-    everyone = list(cluster.trusting())
+    parties = list(cluster.trusting())
     for node in cluster.nodes:
         for signer in filter(None, {node.signer(), node.trust[0] if node.key else None}):
-            yield from (f"{node.name} signs, and {who} trusts not" for who, trust in everyone if signer not in trust)
+            yield from (f"{node.name} signs, and {who} trusts not" for who, trust in parties if signer not in trust)
 
 
 def signers_verify(cluster: Cluster) -> Iterator[str]:
     """I3 with the same key: a component need not have the new certificate to accept what its key signs."""
-    everyone = list(cluster.trusting())
+    parties = list(cluster.trusting())
     for node in cluster.nodes:
         for signer in filter(None, {node.signer(), node.trust[0] if node.key else None}):
-            yield from (
-                f"{node.name} signs in vain for {who}" for who, trust in everyone if not verifies(signer, trust)
-            )
+            yield from (f"{who} refuses {node.name}" for who, trust in parties if not verifies(signer, trust))
 
 
 def anchor_fits_key(cluster: Cluster) -> Iterator[str]:
@@ -58,9 +56,9 @@ def anchor_fits_key(cluster: Cluster) -> Iterator[str]:
 
 def leaves_are_trusted(cluster: Cluster) -> Iterator[str]:
     """I5: a leaf is issued again only if each component trusts its new issuer, whenever it is read."""
-    everyone = list(cluster.trusting())
+    parties = list(cluster.trusting())
     for issuer in {issuer for node in cluster.nodes for issuer in node.leaves()}:
-        yield from (f"{who} would refuse a new leaf" for who, trust in everyone if not verifies(issuer, trust))
+        yield from (f"{who} would refuse a new leaf" for who, trust in parties if not verifies(issuer, trust))
 
 
 def distrusted_has_no_leaves(cluster: Cluster) -> Iterator[str]:

@@ -14,8 +14,8 @@ from certmond.pki.rotation.phases import Mode, Phase, Rotation
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import NOW, YEAR, Issued, make_ca, make_leaf, reissue
 
-OLD, NEW, STRANGER = (make_ca(not_before=NOW - YEAR) for _ in range(3))
-AFRESH = reissue(OLD, not_before=NOW - YEAR, not_after=NOW + 20 * YEAR)
+OLD, NEW, UNRELATED = (make_ca(not_before=NOW - YEAR) for _ in range(3))
+REISSUED = reissue(OLD, not_before=NOW - YEAR, not_after=NOW + 20 * YEAR)
 """OLD with its key, and other dates."""
 
 ANCHOR, ANCHOR_KEY = "/pki/ca.crt", "/pki/ca.key"

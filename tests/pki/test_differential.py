@@ -71,7 +71,7 @@ class Question:
     """May this certificate be used so, at this time, if those are the anchors and these were sent along?"""
 
     number: int
-    story: str
+    scenario: str
     leaf: bytes
     anchors: tuple[bytes, ...]
     intermediates: tuple[bytes, ...]
@@ -130,7 +130,7 @@ NAMES = [
     "DNS:example.com", "DNS:a.example.com", "DNS:A.Example.Com", "DNS:notexample.com", "DNS:kubernetes",
     "DNS:kubernetes.default.svc.cluster.local", "DNS:node-1", "IP:10.96.0.1", "IP:192.168.0.1", "IP:fd00::1", "IP:::1",
     "email:root@example.com", "email:Root@a.Example.com", "URI:https://a.example.com:6443/x", "URI:spiffe://example.com/ns",
-    "URI:https://10.0.0.1/", "URI:urn:uuid:1", "DNS:example.com.", "DNS:a..example.com", "dirName:somebody",
+    "URI:https://10.0.0.1/", "URI:urn:uuid:1", "DNS:example.com.", "DNS:a..example.com", "dirName:another",
 ]  # fmt: skip
 ANY_FAULT: dict[str, Callable[[Random], Changes]] = {
     "expired": lambda rng: {"not_after": NOW - some_time_ago(rng)},
@@ -143,7 +143,7 @@ ANY_FAULT: dict[str, Callable[[Random], Changes]] = {
         "subject_key_id": None,
         "extra": [("2.5.29.14", True, tlv(0x04, b"12345678"))],
     },
-    "critical names of a strange kind": lambda rng: {"names": ["dirName:somebody"], "names_critical": True},
+    "critical names of a strange kind": lambda rng: {"names": ["dirName:another"], "names_critical": True},
 }
 SIGNED_FAULT: dict[str, Callable[[Random], Changes]] = {
     "bad signature": lambda rng: {"signing_key": new_key("ec")},
@@ -167,7 +167,7 @@ CA_FAULT: dict[str, Callable[[Random], Changes]] = {
         "constraints_critical": rng.random() < 0.7,
     },
     "directory constraints": lambda rng: {
-        rng.choice(["permitted", "excluded"]): ["dirName:somebody"],
+        rng.choice(["permitted", "excluded"]): ["dirName:another"],
         "constraints_critical": rng.random() < 0.3,
     },
     "policies": lambda rng: {"extra": [("2.5.29.36", True, tlv(0x30, tlv(0x80, b"\x00")))]},
@@ -185,7 +185,7 @@ class Draw:
         self.rng = Random(f"{SEED}/{number}")  # noqa: S311 - chance, not secrecy
         self.number = number
         self.usage = self.rng.choices([CLIENT, SERVER, ""], [50, 45, 5])[0]
-        self.story: list[str] = []
+        self.scenario: list[str] = []
         self.made: list[Issued] = []
         self.pending = Counter(
             self.rng.choices(["leaf", "intermediate", "root"], k=self.rng.choices([0, 1, 2], [20, 55, 25])[0])
@@ -194,7 +194,7 @@ class Draw:
     def question(self) -> Question:
         rng = self.rng
         scene = rng.choices(list(SCENES), list(SCENES.values()))[0]
-        self.story.insert(0, scene.__name__)
+        self.scenario.insert(0, scene.__name__)
         leaf, anchors, intermediates = scene(self)
         if rng.random() < 0.4:
             rng.shuffle(anchors)
@@ -202,7 +202,7 @@ class Draw:
             rng.shuffle(intermediates)
         return Question(
             self.number,
-            ", ".join(self.story),
+            ", ".join(self.scenario),
             leaf.der,
             tuple(anchor.der for anchor in anchors),
             tuple(intermediate.der for intermediate in intermediates),
@@ -217,7 +217,7 @@ class Draw:
         facts = _facts(self.rng.choice(self.made).der)
         if facts is None:
             return NOW
-        self.story.append("at a boundary")
+        self.scenario.append("at a boundary")
         return self.rng.choice([facts.not_before, facts.not_after]) + self.rng.choice([-1, 0, 0, 1]) * SECOND
 
     # --- certificates ---
@@ -251,7 +251,7 @@ class Draw:
         while self.pending[role]:
             self.pending[role] -= 1
             name = self.rng.choice(list(faults))
-            self.story.append(f"{role}: {name}")
+            self.scenario.append(f"{role}: {name}")
             changes = changes | faults[name](self.rng)
         return changes
 
@@ -271,7 +271,7 @@ class Draw:
             **self.maybe(0.02, usages=[]),
             **self.maybe(0.06, subject_key_id=None),
             **self.maybe(0.08, authority_key_id=None),
-            **self.maybe(0.03, authority_key_id=b"somebody else's"),
+            **self.maybe(0.03, authority_key_id=b"another key's"),
             **self.maybe(0.30, names=None),
             **self.maybe(0.08, path_length=self.rng.choice([2, 3])),
             **self.maybe(0.06, extended_usages=[SERVER, CLIENT]),
@@ -298,7 +298,7 @@ class Draw:
             **self.maybe(0.06, usages=None),
             **self.maybe(0.04, usages=self.rng.choice([[], ["key encipherment"], ["cert sign"], ["key agreement"]])),
             **self.maybe(0.12, authority_key_id=None),
-            **self.maybe(0.03, authority_key_id=b"somebody else's"),
+            **self.maybe(0.03, authority_key_id=b"another key's"),
             **self.maybe(0.04, serial=0),
             **self.maybe(0.02, version=1),
             **self.maybe(0.06, is_ca=None),
@@ -469,7 +469,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     """Query Go through tests/pki/oracle/main.go."""
     go, place = real_part("go"), tmp_path_factory.mktemp("oracle")
     if is_old(version := version_of(go)):
-        unavailable(f"{version} is older than the one whose rules are asked about, go1.24")
+        unavailable(f"{version} is older than go1.24, whose rules the test compares")
     build(go, place)
     return Oracle(place)
 
@@ -647,9 +647,9 @@ def _one_issuer_tried(question: Question, answer: Answer) -> bool:
     """Return whether another certificate on the path also has the issuer's name, and OpenSSL cannot distinguish
     them.
     """
-    everyone = {*question.anchor_facts, *question.intermediate_facts}
+    parties = {*question.anchor_facts, *question.intermediate_facts}
     return any(
-        len([other for other in everyone if _folded(other.subject) == _folded(child.issuer)]) > 1
+        len([other for other in parties if _folded(other.subject) == _folded(child.issuer)]) > 1
         for child in _path(question)
     )
 
@@ -712,13 +712,13 @@ OPENSSL = (
     Class(
         "anchor that is no root",
         True,
-        "OpenSSL goes on to a self-signed root unless given `-partial_chain`; to Go, whatever is trusted ends a path",
+        "OpenSSL continues to a self-signed root unless given `-partial_chain`; to Go, whatever is trusted ends a path",
         _anchor_is_no_root,
     ),
     Class(
         "key identifier differs",
         True,
-        "OpenSSL takes an authorityKeyIdentifier that fits no issuer for proof that there is none; to Go it is a hint",
+        "OpenSSL takes an authorityKeyIdentifier that fits no issuer for proof of no issuer; to Go it is a hint",
         _key_identifier_differs,
     ),
     Class(
@@ -736,13 +736,13 @@ OPENSSL = (
     Class(
         "keyUsage without a usage",
         True,
-        "a keyUsage with no bit set makes a certificate invalid to OpenSSL; to Go it is as good as none",
+        "a keyUsage with no bit set makes a certificate invalid to OpenSSL; Go treats it as absent",
         _empty_key_usage,
     ),
     Class(
         "self-signed leaf",
         True,
-        "a leaf signed with its own key ends OpenSSL's search; Go goes on to an anchor of the same name and key",
+        "a leaf signed with its own key ends OpenSSL's search; Go continues to an anchor of the same name and key",
         _self_signed_leaf,
     ),
     Class(
@@ -779,7 +779,7 @@ def compare(title: str, classes: Sequence[Class], questions: Sequence[Question],
             counts[name] += 1
         else:
             refusals = [rejection.refusal.name for rejection in question.search.rejections]
-            strange.append(f"{question.number} ({question.story}): certmond {mine} {refusals}, {title} {answer}")
+            strange.append(f"{question.number} ({question.scenario}): certmond {mine} {refusals}, {title} {answer}")
     names = ("both accept", "both refuse", *(known.name for known in classes))
     _tell(f"{title}: {len(questions)} chains", *(f"{counts[name]:6} {name}" for name in names))
     assert not strange, "\n".join(strange)

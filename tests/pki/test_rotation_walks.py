@@ -16,11 +16,11 @@ from certmond.pki.rotation.worker_batches import next_batch
 from certmond.pki.x509.certificate import certificates_of
 from tests.builders import NOW
 from tests.pki import rotation_invariants as invariants
-from tests.pki.cluster_model import AFRESH, NEW, OLD, SHARED, Cluster, verifies
+from tests.pki.cluster_model import NEW, OLD, REISSUED, SHARED, Cluster, verifies
 from tests.pki.rotation_invariants import ALL, AT_ONCE, SAME_KEY, Invariant, violated
 
 PLANNED = Rotation("r1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.PREPARE, NOW, signature="c2lnbmVk")
-DATES_ONLY = replace(PLANNED, mode=Mode.REISSUE, new=AFRESH.facts)
+DATES_ONLY = replace(PLANNED, mode=Mode.REISSUE, new=REISSUED.facts)
 AT_ONE_BLOW = replace(PLANNED, mode=Mode.REPLACE)
 WORKERS = tuple(f"worker-{number}" for number in range(5))
 FOUND = replace(PLANNED, found=True, signature="")

@@ -100,7 +100,7 @@ ROOT = make_ca("root")
 
 
 @pytest.mark.parametrize(
-    ("ca", "told"),
+    ("ca", "reported"),
     [
         (make_intermediate(ROOT, "sub"), f"own.crt: CN=sub is not self-signed (issuer CN=root); {ROOT_CA_ONLY}"),
         (make_ca("leaf", is_ca=False), "own.crt: CN=leaf lacks basicConstraints CA:TRUE"),
@@ -114,10 +114,10 @@ ROOT = make_ca("root")
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_ca_that_kubernetes_cannot_use(files: Files, ca: Issued, told: str) -> None:
+def test_a_ca_that_kubernetes_cannot_use(files: Files, ca: Issued, reported: str) -> None:
     """A CA that would be critical in the cluster is refused with the same words."""
     found = files.refused(ca.pem, ca.key_pem)
-    assert any(problem.startswith(told) for problem in found), found
+    assert any(problem.startswith(reported) for problem in found), found
 
 
 @pytest.mark.parametrize("kind", ["ed448", "dsa"])
@@ -149,10 +149,10 @@ def test_a_damaged_key(files: Files) -> None:
 
 def test_several_certificates(files: Files) -> None:
     """One certificate is given: no chain, no bundle."""
-    told = "own.crt has 2 certificates; give exactly one, the Root CA"
-    assert files.refused(bundle(ROOT, make_ca()), ROOT.key_pem) == [told]
+    reported = "own.crt has 2 certificates; give exactly one, the Root CA"
+    assert files.refused(bundle(ROOT, make_ca()), ROOT.key_pem) == [reported]
     twice = bundle(ROOT, reissue(ROOT))
-    assert files.refused(twice, ROOT.key_pem) == [told]
+    assert files.refused(twice, ROOT.key_pem) == [reported]
 
 
 def test_none(files: Files) -> None:

@@ -234,7 +234,7 @@ def present_of(host: Host) -> Issued:
     return Issued(certificate.public_bytes(Encoding.DER), host.keys[1], certificate.subject, None, None)
 
 
-def remembered(host: Host, sha256: str, ends_at: Any) -> None:
+def known_facts(host: Host, sha256: str, ends_at: Any) -> None:
     identity = ("apiserver", host.entries["apiserver"]["path"])
     Ledger(host.state).store(identity, Attempt(NOW - DAY, sha256=sha256, ends_at=ends_at))
 
@@ -243,14 +243,14 @@ def test_the_last_certificate_of_certmond_is_lost_if_no_generation_has_it(host: 
     """If the present certificate ends before it, or is in the archive itself, the last one was replaced and an older
     one restored.
     """
-    remembered(host, "0" * 64, NOW + YEAR)
+    known_facts(host, "0" * 64, NOW + YEAR)
     assert found(host)["apiserver"].lost
-    remembered(host, "0" * 64, NOW + HOUR)
+    known_facts(host, "0" * 64, NOW + HOUR)
     assert not found(host)["apiserver"].lost  # the present one is newer: another program renewed it
     present = present_of(host)
     archived(host, present)
     assert found(host)["apiserver"].lost
-    remembered(host, present.facts.sha256, NOW + HOUR)
+    known_facts(host, present.facts.sha256, NOW + HOUR)
     assert not found(host)["apiserver"].lost
 
 
@@ -260,7 +260,7 @@ def test_the_last_one_is_later_where_a_generation_has_it(host: Host) -> None:
     present = present_of(host)
     archived(host, present, -2 * DAY)
     archived(host, last)
-    remembered(host, last.facts.sha256, NOW + DAY)
+    known_facts(host, last.facts.sha256, NOW + DAY)
     assert found(host)["apiserver"].later == (last.facts,)
     assert not found(host)["apiserver"].lost
 

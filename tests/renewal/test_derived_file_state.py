@@ -125,8 +125,11 @@ def test_what_was_made_is_current(new: Issued) -> None:
         (OLD.key_pem, "is not a certificate with its key"),
         (NEW.pem, "is not a certificate with its key"),  # it is open to all, perhaps: no key is put into it
         (OLD.pem + OLD.key_pem[:-40], "is not a certificate with its key"),
-        (OLD.pem + OLD.key_pem + b"# ours\n", "is not a certificate with its key"),
-        (NEW.pem + NEW.key_pem + b"# ours\n", "is not a certificate with its key"),  # reported before it is out of date
+        (OLD.pem + OLD.key_pem + b"# own\n", "is not a certificate with its key"),
+        (
+            NEW.pem + NEW.key_pem + b"# own\n",
+            "is not a certificate with its key",
+        ),  # reported before it is out of date
         (OLD.pem + OLD.key_as(PrivateFormat.TraditionalOpenSSL, b"x"), "is not a certificate with its key"),
         (OLD.pem + pem_block("ENCRYPTED PRIVATE KEY", b"0\0"), "has a block ENCRYPTED PRIVATE KEY"),
     ],
@@ -165,7 +168,7 @@ def test_nothing_is_made_from_a_broken_source(source: bytes | None, key: bytes |
 
 def test_what_a_source_holds_beside_its_certificate_does_no_harm() -> None:
     """Text after the last block, and a certificate that is neither a CA's nor the key's."""
-    assert state(BUNDLE, NEW.pem + b"# ours\n", NEW.key_pem, None) == bundled(None)
+    assert state(BUNDLE, NEW.pem + b"# own\n", NEW.key_pem, None) == bundled(None)
     found = bundled(OLD.pem + OTHER.pem + OLD.key_pem, chain=(OTHER,))
     assert isinstance(found, Stale)
     assert decode(found.content, "").certificates == (NEW.facts, OTHER.facts)

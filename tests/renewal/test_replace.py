@@ -22,7 +22,7 @@ from certmond.pki.signing.template import builder
 from certmond.renewal.replace import Renewal, certified_key
 from tests.builders import NOW, YEAR, Issued, make_ca, make_leaf, new_key
 
-OLD, NEW, STRANGER = (make_ca(not_before=NOW - YEAR) for _ in range(3))
+OLD, NEW, UNRELATED = (make_ca(not_before=NOW - YEAR) for _ in range(3))
 HELD = make_leaf(OLD, "leaf", usages=["digital signature"], not_after=NOW + YEAR / 2)
 KEY: Any = new_key()
 
@@ -74,7 +74,7 @@ def test_what_no_anchor_of_the_node_has_signed_is_refused() -> None:
     """In a rotation as at any other time."""
     for made in (step(), step(frozenset({"leaf"}))):
         with pytest.raises(RefusedError, match="leaf has no certification path to ca on this node"):
-            verify(made, STRANGER)
+            verify(made, UNRELATED)
 
 
 def test_what_go_or_cryptography_does_not_read_is_not_installed() -> None:
@@ -129,10 +129,10 @@ def test_a_certificate_is_proven_against_the_key_that_is_in_place() -> None:
 def test_a_pair_of_another_key_than_requested_is_refused() -> None:
     """A matching pair does not suffice: it must be the requested one."""
     made = kept()
-    stranger = Issued(b"", KEY, HELD.subject, None, None)
+    unrelated = Issued(b"", KEY, HELD.subject, None, None)
     with pytest.raises(RefusedError, match=r"is not for the requested key$"):
         Renewal(made, HELD.key, signed_for(made, HELD.key), NOW).verify(  # type: ignore[arg-type]
-            {"/pki/leaf.key": stranger.key_pem, "/pki/leaf.crt": signed_for(made, KEY)}.get
+            {"/pki/leaf.key": unrelated.key_pem, "/pki/leaf.crt": signed_for(made, KEY)}.get
         )
 
 

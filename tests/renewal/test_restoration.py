@@ -18,7 +18,7 @@ from tests.builders import DAY, YEAR, make_ca, make_leaf
 from tests.test_pairs import FORMS, OTHER, PAIR, One, own_key
 from tests.test_renewal import CA, certmond
 
-STRANGER = make_leaf(make_ca(), "stranger")
+UNRELATED = make_leaf(make_ca(), "unrelated")
 
 
 class Kept(One):
@@ -72,7 +72,7 @@ def test_a_torn_pair_that_was_repaired_is_not_restored(tmp_path: Path, form: str
         path = host.real(str(FORMS[form]["key"]).replace("*", "leaf"))
         certificate = path.read_bytes() if path.suffix == ".pem" else b""
         kept = b"".join(re.findall(rb"-----BEGIN CERTIFICATE.*?END CERTIFICATE-----\n", certificate, re.DOTALL))
-        path.write_bytes(STRANGER.key_pem + kept)
+        path.write_bytes(UNRELATED.key_pem + kept)
     torn = host.real(str(FORMS[form]["path"]).replace("*", "leaf")).read_bytes()
     host.now += DAY / 12
     made = host.enforcer().plan(host.look(), frozenset({"leaf"}))
@@ -114,7 +114,7 @@ def test_nothing_is_restored_if_the_present_pair_is_the_only_good_one(host: Kept
     good = host.put_aside()
     assert host.restore() == [f"leaf is identical to {good} already"]
     kept = host.there()
-    host.write(kept[0], STRANGER.key_pem)
+    host.write(kept[0], UNRELATED.key_pem)
     torn = host.put_aside()
     host.write(*kept)
     reason = f"{torn} is skipped: it is broken: /etc/app/leaf.crt does not match the key in /etc/app/leaf.key"
@@ -126,9 +126,9 @@ def test_nothing_is_restored_if_the_present_pair_is_the_only_good_one(host: Kept
 def test_where_none_is_good_nothing_comes_back(host: Kept) -> None:
     """Every generation is named with what is wrong with it."""
     certificate, _ = host.there()
-    host.write(certificate, STRANGER.key_pem)
+    host.write(certificate, UNRELATED.key_pem)
     torn = host.put_aside()
-    host.write(b"junk", STRANGER.key_pem)
+    host.write(b"junk", UNRELATED.key_pem)
     junk = host.put_aside()
     (host.state / "archive/leaf" / junk / "1-leaf.crt").write_bytes(b"other")
     host.at(PAIR["path"]).unlink()
@@ -163,7 +163,7 @@ def test_a_valid_one_precedes_a_newer_expired_one(host: Kept, start: float, end:
     assert host.there() == present
     host.restore()
     assert host.there() == good
-    host.write(good[0], STRANGER.key_pem)
+    host.write(good[0], UNRELATED.key_pem)
     said = host.restore(outdated)
     assert said[-1].startswith(f"{outdated} is outdated: {why}")
     assert host.there() == late
@@ -181,7 +181,7 @@ def test_an_outdated_pair_is_better_than_none(host: Kept) -> None:
     with pytest.raises(RefusedError, match="no good generation of leaf") as raised:
         host.restore()
     assert str(raised.value).count("is skipped: it is outdated") == 2
-    host.write(b"", STRANGER.key_pem)
+    host.write(b"", UNRELATED.key_pem)
     said = host.restore()
     assert host.there() == late
     assert said[-1].startswith(f"{newest} is outdated: its certificate ended on ")
@@ -228,7 +228,7 @@ def test_a_key_with_a_passphrase_is_not_judged(host: Kept) -> None:
 def test_a_generation_of_an_entry_that_has_gone_is_judged_by_its_files(host: Kept) -> None:
     """Without an entry, no CA is known to which it would have to lead."""
     kept, good = host.there(), host.put_aside()
-    host.write(kept[0], STRANGER.key_pem)
+    host.write(kept[0], UNRELATED.key_pem)
     torn = host.put_aside()
     host.write(*host.issue())
     host.entries["elsewhere"] = host.entries.pop("leaf") | {"path": "/etc/else.crt", "key": "/etc/else.key"}
@@ -272,7 +272,7 @@ def test_the_command_shows_the_good_generations(host: Kept) -> None:
     if it restores a good one.
     """
     kept, good = host.there(), host.put_aside()
-    host.write(kept[0], STRANGER.key_pem)
+    host.write(kept[0], UNRELATED.key_pem)
     torn = host.put_aside()
     host.write(*host.issue(end=80))
     listed = certmond(host, "archive", "list", "leaf")

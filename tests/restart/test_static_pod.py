@@ -34,7 +34,7 @@ pytestmark = pytest.mark.real("cgroup")
 APISERVER = Pod(container="kube-apiserver", name="kube-apiserver-node-1", executable="kube-apiserver")
 REPOSITORY = Path(__file__).parents[2]
 SLOW = 1000.0  # a factor with which no container is started again while a test runs
-Told = dict[str, Any]
+Reported = dict[str, Any]
 
 
 def quiet() -> None:
@@ -59,7 +59,7 @@ Client = Callable[[Pods], Crictl | None]
 
 
 @contextmanager
-def apiserver(tmp_path: Path, program: Path, *arguments: str, factor: float = SLOW) -> Iterator[tuple[Pods, Told]]:
+def apiserver(tmp_path: Path, program: Path, *arguments: str, factor: float = SLOW) -> Iterator[tuple[Pods, Reported]]:
     """Run a kubelet with one API server. Yield it with its start event."""
     with kubelet(tmp_path, factor) as pods:
         pods.apply("kube-apiserver", {"kube-apiserver": [str(program), *arguments]})
@@ -93,16 +93,16 @@ def ended(pods: Pods) -> list[tuple[str, str]]:
 
 def test_the_observed_container_is_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
     """It ends by SIGTERM, the message names it, and the kubelet starts the next container of the same Pod."""
-    with apiserver(tmp_path, program, factor=0.1) as (pods, told):
+    with apiserver(tmp_path, program, factor=0.1) as (pods, reported):
         manifests = sorted(os.scandir(pods.settings.manifests), key=lambda entry: entry.name)
         before = [(entry.name, entry.stat().st_mtime_ns, entry.inode()) for entry in manifests]
-        assert instance(pods) == told["id"]
-        done = stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
-        assert f"the container {told['id'][:13]} (kube-apiserver of kube-apiserver-node-1)" in done
+        assert instance(pods) == reported["id"]
+        done = stop(APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        assert f"the container {reported['id'][:13]} (kube-apiserver of kube-apiserver-node-1)" in done
         assert pods.event("ended")["why"].endswith("exit status 0")
         again = pods.event("started", attempt=1)
-        assert (again["container"], again["uid"]) == ("kube-apiserver", told["uid"])
-        pods.until(lambda: instance(pods) == again["id"], "the new one is seen")
+        assert (again["container"], again["uid"]) == ("kube-apiserver", reported["uid"])
+        pods.until(lambda: instance(pods) == again["id"], "the new container runs")
         manifests = sorted(os.scandir(pods.settings.manifests), key=lambda entry: entry.name)
         assert before == [(entry.name, entry.stat().st_mtime_ns, entry.inode()) for entry in manifests]
 
@@ -127,32 +127,34 @@ def test_no_other_process_is_touched(tmp_path: Path, program: Path, crictl: Clie
 
 def test_the_next_container_is_not_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
     """If the kubelet has restarted the container meanwhile, the error reports it, and nothing is stopped."""
-    with apiserver(tmp_path, program, factor=0.01) as (pods, told):
-        os.kill(told["pid"], signal.SIGKILL)
+    with apiserver(tmp_path, program, factor=0.01) as (pods, reported):
+        os.kill(reported["pid"], signal.SIGKILL)
         again = pods.ready("kube-apiserver", attempt=1)
         with pytest.raises(RestartError) as raised:
-            stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
-        assert f"runs as {again['id'][:13]} now, not only as the observed {told['id'][:13]}" in str(raised.value)
+            stop(APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        assert f"runs as {again['id'][:13]} now, not only as the observed {reported['id'][:13]}" in str(raised.value)
         assert "certmond stopped no container" in str(raised.value)
-        assert ended(pods) == [(told["id"], "SIGKILL")]
+        assert ended(pods) == [(reported["id"], "SIGKILL")]
         assert instance(pods) == again["id"]
 
 
 def test_where_none_runs_nothing_is_done(tmp_path: Path, program: Path, crictl: Client) -> None:
     """A container that waits for its next start needs no stop."""
-    with apiserver(tmp_path, program) as (pods, told), decoy(program):
-        os.kill(told["pid"], signal.SIGKILL)
+    with apiserver(tmp_path, program) as (pods, reported), decoy(program):
+        os.kill(reported["pid"], signal.SIGKILL)
         pods.event("ended")
-        done = stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        done = stop(APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
         assert done.startswith("no container kube-apiserver of kube-apiserver-node-1 runs; the kubelet starts it")
 
 
 def test_a_deaf_container_is_killed_after_its_grace(tmp_path: Path, program: Path, crictl: Client) -> None:
     """SIGTERM alone does not end it, and SIGKILL does. The watchdog is notified all the while."""
     calls: list[None] = []
-    with apiserver(tmp_path, program, "--deaf") as (pods, told):
+    with apiserver(tmp_path, program, "--deaf") as (pods, reported):
         client = crictl(pods)
-        done = stop(APISERVER, told["id"], crictl=client, alive=lambda: calls.append(None), grace=1.5, logs=pods.logs)
+        done = stop(
+            APISERVER, reported["id"], crictl=client, alive=lambda: calls.append(None), grace=1.5, logs=pods.logs
+        )
         assert pods.event("ended")["why"].endswith("SIGKILL")
         assert calls
         assert client or done.endswith("was ended by SIGKILL")
@@ -167,8 +169,8 @@ def test_a_container_that_drains_is_waited_for(tmp_path: Path, program: Path, cr
         pods.apply("kube-apiserver", {"kube-apiserver": [str(program)]})
         pods.apply("kube-controller-manager", {"kube-controller-manager": [str(manager)]})
         pods.ready("kube-controller-manager")
-        told = pods.ready("kube-apiserver")
-        stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        reported = pods.ready("kube-apiserver")
+        stop(APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
         assert pods.event("ended", container="kube-apiserver")["why"].endswith("exit status 0")
         assert pods.event("ended", container="kube-controller-manager")["why"] == "leaderelection lost: SIGKILL"
         assert pods.event("started", container="kube-controller-manager", attempt=1)["why"] == "restart after 0.7 s"
@@ -184,10 +186,10 @@ def test_a_server_that_closed_its_listener_is_not_waited_for(tmp_path: Path, pro
     at the end of its grace.
     """
     port = free_port()
-    with apiserver(tmp_path, program, f"--listening={port}") as (pods, told):
+    with apiserver(tmp_path, program, f"--listening={port}") as (pods, reported):
         draining = Draining([Endpoint("127.0.0.1", port)], 0.1)
         terms: Any = {"grace": 4 * DEADLINE, "draining": draining}
-        stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs, **terms)
+        stop(APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs, **terms)
         assert pods.event("ended")["why"].endswith("SIGKILL")
         assert draining.over()
 
@@ -196,7 +198,7 @@ def test_who_still_listens_has_its_whole_grace(tmp_path: Path, program: Path, cr
     """As in its shutdown delay, in which an API server serves on. Where nothing is known to listen, or nothing did
     before SIGTERM, the grace is all that counts.
     """
-    with socket.create_server(("127.0.0.1", 0)) as other, apiserver(tmp_path, program, "--deaf") as (pods, told):
+    with socket.create_server(("127.0.0.1", 0)) as other, apiserver(tmp_path, program, "--deaf") as (pods, reported):
         address = Endpoint("127.0.0.1", other.getsockname()[1])
         turns = list[bool]()
 
@@ -206,7 +208,7 @@ def test_who_still_listens_has_its_whole_grace(tmp_path: Path, program: Path, cr
                 return turns[-1]
 
         stop(
-            APISERVER, told["id"], crictl=crictl(pods), alive=quiet, grace=1.5,
+            APISERVER, reported["id"], crictl=crictl(pods), alive=quiet, grace=1.5,
             draining=Watched([address, Endpoint("127.0.0.1", free_port())], 0.01), logs=pods.logs,
         )  # fmt: skip
         assert pods.event("ended")["why"].endswith("SIGKILL")
@@ -241,57 +243,57 @@ def listed(*identifiers: str) -> str:
 )
 def test_a_client_that_fails_is_not_needed(tmp_path: Path, program: Path, line: str, seconds: float) -> None:
     """If it fails, hangs or answers garbage, the container is stopped without it, and the message reports that."""
-    with apiserver(tmp_path, program) as (pods, told):
-        done = stop(APISERVER, told["id"], crictl=fake(tmp_path, line, seconds), alive=quiet, logs=pods.logs)
-        assert f"PID {told['pid']}, was ended by SIGTERM, without the container runtime: " in done
+    with apiserver(tmp_path, program) as (pods, reported):
+        done = stop(APISERVER, reported["id"], crictl=fake(tmp_path, line, seconds), alive=quiet, logs=pods.logs)
+        assert f"PID {reported['pid']}, was ended by SIGTERM, without the container runtime: " in done
         assert "crictl" in done
         assert pods.event("ended")["why"] == "exit status 0"
 
 
 def test_without_its_client_the_next_container_is_not_stopped_either(tmp_path: Path, program: Path) -> None:
     """A restart that never stopped the observed container does not count as done."""
-    with apiserver(tmp_path, program, factor=0.01) as (pods, told):
-        os.kill(told["pid"], signal.SIGKILL)
+    with apiserver(tmp_path, program, factor=0.01) as (pods, reported):
+        os.kill(reported["pid"], signal.SIGKILL)
         pods.ready("kube-apiserver", attempt=1)
         with pytest.raises(RestartError, match="certmond stopped no container"):
-            stop(APISERVER, told["id"], crictl=fake(tmp_path, "exit 1"), alive=quiet, logs=pods.logs)
+            stop(APISERVER, reported["id"], crictl=fake(tmp_path, "exit 1"), alive=quiet, logs=pods.logs)
         assert len(ended(pods)) == 1
 
 
 def test_a_client_that_stops_nothing_is_not_believed(tmp_path: Path, program: Path) -> None:
     """Where it knows the container and cannot stop it, its process is ended."""
-    with apiserver(tmp_path, program) as (pods, told):
-        line = f'case "$*" in *ps*) {listed(told["id"])} ;; *) exit 1 ;; esac'
-        done = stop(APISERVER, told["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
+    with apiserver(tmp_path, program) as (pods, reported):
+        line = f'case "$*" in *ps*) {listed(reported["id"])} ;; *) exit 1 ;; esac'
+        done = stop(APISERVER, reported["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
         assert "was ended by SIGTERM, without the container runtime: " in done
         assert pods.event("ended")["why"] == "exit status 0"
 
 
 def test_a_client_that_fails_after_the_end_has_done_it(tmp_path: Path, program: Path) -> None:
     """The container that runs by then is the next one, and is left alone."""
-    with apiserver(tmp_path, program, factor=0.01) as (pods, told):
+    with apiserver(tmp_path, program, factor=0.01) as (pods, reported):
         events = pods.settings.events
-        kill = f'kill {told["pid"]}; until grep -q \'"started".*"attempt": 1\' {events}; do :; done; exit 1'
-        line = f'case "$*" in *ps*) {listed(told["id"])} ;; *) {kill} ;; esac'
-        done = stop(APISERVER, told["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
+        kill = f'kill {reported["pid"]}; until grep -q \'"started".*"attempt": 1\' {events}; do :; done; exit 1'
+        line = f'case "$*" in *ps*) {listed(reported["id"])} ;; *) {kill} ;; esac'
+        done = stop(APISERVER, reported["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
         assert "has ended, but the container runtime reported an error" in done
-        assert ended(pods) == [(told["id"], "exit status 0")]
+        assert ended(pods) == [(reported["id"], "exit status 0")]
 
 
 def test_of_two_containers_none_is_stopped(tmp_path: Path, program: Path) -> None:
     """The observed container may be either of them."""
-    with apiserver(tmp_path, program) as (pods, told):
-        both = fake(tmp_path, listed(told["id"], "cd" * 32))
+    with apiserver(tmp_path, program) as (pods, reported):
+        both = fake(tmp_path, listed(reported["id"], "cd" * 32))
         with pytest.raises(RestartError, match="certmond stopped no container"):
-            stop(APISERVER, told["id"], crictl=both, alive=quiet, logs=pods.logs)
+            stop(APISERVER, reported["id"], crictl=both, alive=quiet, logs=pods.logs)
         assert not ended(pods)
 
 
 def test_a_client_of_another_runtime_stops_nothing(tmp_path: Path, program: Path) -> None:
     """Where it knows of no such container and one runs, the two do not speak of the same runtime."""
-    with apiserver(tmp_path, program) as (pods, told):
+    with apiserver(tmp_path, program) as (pods, reported):
         with pytest.raises(RestartError, match="name the endpoint of the kubelet's runtime"):
-            stop(APISERVER, told["id"], crictl=fake(tmp_path, listed()), alive=quiet, logs=pods.logs)
+            stop(APISERVER, reported["id"], crictl=fake(tmp_path, listed()), alive=quiet, logs=pods.logs)
         assert not ended(pods)
 
 
@@ -300,11 +302,11 @@ def test_the_client_of_the_host_is_found_and_used(
 ) -> None:
     """From the endpoint that the kubelet has to the end of the container."""
     monkeypatch.setenv("PATH", str(installed_crictl(tmp_path).parent), prepend=":")
-    with apiserver(tmp_path, program) as (pods, told):
+    with apiserver(tmp_path, program) as (pods, reported):
         found = client(pods.endpoint, str(tmp_path))
-        done = stop(APISERVER, told["id"], crictl=found, alive=quiet, logs=pods.logs)
+        done = stop(APISERVER, reported["id"], crictl=found, alive=quiet, logs=pods.logs)
         assert done.endswith("was stopped by the container runtime")
-        assert ended(pods) == [(told["id"], "stopped through the runtime: exit status 0")]
+        assert ended(pods) == [(reported["id"], "stopped through the runtime: exit status 0")]
 
 
 # --- by a signal ------------------------------------------------------------------------------------------------------
@@ -330,7 +332,7 @@ def test_another_process_with_its_number_is_left_alone(
     tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the container ends after it was found, and another process is given its number before it is opened."""
-    with apiserver(tmp_path, program) as (pods, told):
+    with apiserver(tmp_path, program) as (pods, reported):
         innocent: list[subprocess.Popen[bytes]] = []
         real = os.pidfd_open
 
@@ -344,7 +346,7 @@ def test_another_process_with_its_number_is_left_alone(
         monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", late)
         try:
             with pytest.raises(RestartError, match="because the PID belongs to another process now"):
-                stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+                stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
             assert innocent[0].poll() is None
         finally:
             for process in innocent:
@@ -357,7 +359,7 @@ def test_one_that_ends_by_itself_is_fine(
     tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch, opened: bool
 ) -> None:
     """Whether it ends before its process is opened or after."""
-    with apiserver(tmp_path, program) as (pods, told):
+    with apiserver(tmp_path, program) as (pods, reported):
         real = os.pidfd_open
 
         def late(pid: int) -> int:
@@ -371,26 +373,26 @@ def test_one_that_ends_by_itself_is_fine(
             return real(pid)
 
         monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", late)
-        done = stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
-        assert done.endswith(f"PID {told['pid']}, ended before the stop")
+        done = stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
+        assert done.endswith(f"PID {reported['pid']}, ended before the stop")
 
 
 def test_another_program_of_the_same_name_is_left_alone(tmp_path: Path, program: Path) -> None:
     """A command line may say anything: the file that runs has to have the name as well."""
     other = program.rename(tmp_path / "imposter")
     program.symlink_to(other)
-    with apiserver(tmp_path, program) as (pods, told):
-        assert instance(pods) == told["id"]
+    with apiserver(tmp_path, program) as (pods, reported):
+        assert instance(pods) == reported["id"]
         with pytest.raises(RestartError, match="imposter and not kube-apiserver"):
-            stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+            stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
         assert not ended(pods)
 
 
 def test_a_program_that_was_replaced_is_recognized(tmp_path: Path, program: Path) -> None:
     """Its file is deleted, and the kernel appends that to its name."""
-    with apiserver(tmp_path, program) as (pods, told):
+    with apiserver(tmp_path, program) as (pods, reported):
         program.unlink()
-        assert "SIGTERM" in stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+        assert "SIGTERM" in stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
 
 
 SCRIPT = """
@@ -416,11 +418,11 @@ except RestartError as error:
 )
 def test_without_a_privilege_nothing_is_stopped(tmp_path: Path, program: Path, privilege: str, said: str) -> None:
     """The error has the missing privilege, to read the program of a process or to signal it."""
-    with apiserver(tmp_path, program, "--nobody") as (pods, told):
+    with apiserver(tmp_path, program, "--drop-root") as (pods, reported):
         command = [real_part("setpriv"), "--bounding-set", f"-{privilege}", sys.executable, "-c", SCRIPT]
         pod = (APISERVER.container, APISERVER.name, APISERVER.executable)
         done = subprocess.run(
-            [*command, *pod, told["id"], pods.logs], cwd=REPOSITORY, capture_output=True, text=True, check=True
+            [*command, *pod, reported["id"], pods.logs], cwd=REPOSITORY, capture_output=True, text=True, check=True
         )
         assert said in done.stdout
         assert not ended(pods)
@@ -430,12 +432,12 @@ def test_a_failure_to_open_the_process_is_reported(
     tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process is not signaled by its number instead."""
-    with apiserver(tmp_path, program) as (pods, told):
+    with apiserver(tmp_path, program) as (pods, reported):
 
         def full(pid: int) -> int:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", full)
         with pytest.raises(RestartError, match=r"cannot be opened \(Too many open files\); raise LimitNOFILE="):
-            stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+            stop(APISERVER, reported["id"], crictl=None, alive=quiet, logs=pods.logs)
         assert not ended(pods)

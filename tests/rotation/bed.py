@@ -155,7 +155,7 @@ class Bed:
 
     def _environment(self, node: BedNode, component: str) -> dict[str, str]:
         """Return the environment of a stand-in: its identity and its peers."""
-        everyone, servers = self.nodes, self.control_planes
+        parties, servers = self.nodes, self.control_planes
         return {
             "STAND_IN_NAME": f"{node.name}/{component}",
             "STAND_IN_RECORD": str(self.record.path),
@@ -167,7 +167,7 @@ class Bed:
             "STAND_IN_APISERVERS": ",".join(f"{each.name}/kube-apiserver={each.address}:6443" for each in servers),
             "STAND_IN_EXTENSIONS": ",".join(f"{each.name}/kube-apiserver={each.address}:6443" for each in servers),
             "STAND_IN_TOKEN": str(self._tokens or 0),
-            "STAND_IN_KUBELETS": ",".join(f"{each.name}/kubelet={each.address}:10250" for each in everyone),
+            "STAND_IN_KUBELETS": ",".join(f"{each.name}/kubelet={each.address}:10250" for each in parties),
             "GOGC": "400",
             "GOMAXPROCS": "1",
         }

@@ -95,7 +95,7 @@ def successor(name: str = "kubernetes") -> Issued:
     return make_ca(name, not_before=now - HOUR, not_after=now + 10 * YEAR)
 
 
-def told(bed: Bed, mark: float) -> str:
+def reported(bed: Bed, mark: float) -> str:
     """Return the message of a failure: the start of each phase, the number of connections by direction, and the
     failures.
     """
@@ -207,7 +207,7 @@ class Cluster:
         anchor. Ends the daemons.
         """
         self.bed.settled()
-        assert not self.bed.failures(mark), told(self.bed, mark)
+        assert not self.bed.failures(mark), reported(self.bed, mark)
         assert not leaks(bytes(self.bed.backend.received))
         for each in self.concerned:
             assert self._is_new(each.node)

@@ -178,9 +178,13 @@ class BedNode(ControlPlane):
         log = self.work / "kubelet-unit.log"
         log.unlink(missing_ok=True)
         words = [sys.executable, unit_stand_in.__file__, "kubelet.service", str(self.bus), str(log), *command]
-        with (self.work / "unit.log").open("wb") as said:
+        with (self.work / "unit.log").open("wb") as output:
             process = subprocess.Popen(
-                [*self.inside, *words], stdin=subprocess.PIPE, stdout=said, stderr=said, env=os.environ | environment
+                [*self.inside, *words],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=os.environ | environment,
             )
         try:
             end = time.monotonic() + DEADLINE

@@ -53,7 +53,7 @@ def servers(bed: Bed, family: str) -> Iterator[Ask]:
                 yield Ask(last, f"{node.address}:2380", "etcd/peer", UNKNOWN)
             case "front-proxy-ca":
                 for inside, to in ((last, f"{node.address}:6443"), (node, "127.0.0.1:10257")):
-                    yield Ask(inside, to, "front-proxy-client", UNAUTHORIZED, {"for": "somebody"})
+                    yield Ask(inside, to, "front-proxy-client", UNAUTHORIZED, {"for": "another-user"})
             case _:
                 raise ValueError(family)
     for node in there if family == "ca" else ():

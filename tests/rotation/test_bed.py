@@ -126,7 +126,7 @@ def test_all_at_once(make: Make) -> None:
     script.embed(script.new)
     script.leaves(script.new)
     script.clients(script.new)
-    bed.until(lambda: not bed.failing(bed.settled()) - FROM_MEMORY, "those who read again are well")
+    bed.until(lambda: not bed.failing(bed.settled()) - FROM_MEMORY, "the clients that read again are answered")
     assert bed.failing(bed.settled()) == FROM_MEMORY
     script.recreate()
     assert bed.failing(bed.settled()) == set()

@@ -14,7 +14,7 @@ from tests.builders import Issued
 from tests.cluster.api_server import Fault
 from tests.control_plane import PKI
 from tests.rotation.bed import Bed
-from tests.rotation.cluster import QUICK, WITHIN, Cluster, Daemon, cluster, publish, successor, told
+from tests.rotation.cluster import QUICK, WITHIN, Cluster, Daemon, cluster, publish, reported, successor
 from tests.rotation.phase_script import joins
 from tests.rotation.refusals import API, old_clients
 
@@ -61,7 +61,7 @@ def test_a_replaced_ca(programs: Path, tmp_path: Path) -> None:
             both = bed.settled()
             daemon.running.until(lambda: daemon.over, "comes to its end", within=WITHIN)
             bed.settled()
-        assert not bed.failures(both), told(bed, mark)
+        assert not bed.failures(both), reported(bed, mark)
         assert not old_clients(bed, "ca", old, new)
         assert node.read(f"{PKI}/ca.crt") == new.pem
 

@@ -52,7 +52,7 @@ def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[st
         replace(bed, new)
         daemon.running.until(lambda: len(trusted(bed)) == 2, "both are trusted")
         assert trusted(bed)[0] == new.cert
-        bed.until(lambda: heals(bed), "all clients are answered")
+        bed.until(lambda: recovers(bed), "all clients are answered")
         daemon.running.until(lambda: daemon.over, "the rotation is over", WITHIN)
         assert trusted(bed) == [new.cert]
         mark = bed.settled()
@@ -75,15 +75,15 @@ def test_one_of_several_control_planes_accepts_clients_again(programs: Path, tmp
         daemon.running.until((node.state / "anchors.json").exists, "knows its anchor")
         node.put_pair("ca", other)
         daemon.running.until(lambda: node.read(f"{PKI}/ca.crt") == other.pem + made.old.pem, "both are trusted")
-        bed.until(lambda: heals(bed), "all clients are answered")
+        bed.until(lambda: recovers(bed), "all clients are answered")
         daemon.running.until(lambda: signs(node, other), "its controller-manager signs")
         assert (daemon.reasons(), daemon.phase, daemon.over) == ({"root_ca_changed"}, "", False)
         node.put_pair("ca", made.old)
         own = [node.at(f"{PKI}/signing-ca.{kind}") for kind in ("crt", "key")]
-        daemon.running.until(lambda: not any(each.exists() for each in own), "the other CA is gone", WITHIN)
+        daemon.running.until(lambda: not any(each.exists() for each in own), "the other CA does not exist", WITHIN)
         assert node.read(f"{PKI}/ca.crt") == made.old.pem
         daemon.running.until(lambda: not daemon.reasons(), "no finding remains")
-        bed.until(lambda: heals(bed), "all clients are answered")
+        bed.until(lambda: recovers(bed), "all clients are answered")
         mark = bed.settled()
         made.begin()
         made.ends()
@@ -98,7 +98,7 @@ def signs(node: BedNode, ca: Issued) -> bool:
     return False
 
 
-def heals(bed: Bed) -> bool:
+def recovers(bed: Bed) -> bool:
     """Return whether no connection was refused while each was tried."""
     mark = bed.settled()
     return not bed.failures(mark)

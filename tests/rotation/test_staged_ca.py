@@ -114,7 +114,7 @@ def test_a_key_of_another_is_not_staged(staging: Staging) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "reported"),
     [
         ("new.crt", None, "new.* is incomplete"),
         ("new.family", None, "new.* is incomplete"),
@@ -125,7 +125,7 @@ def test_a_key_of_another_is_not_staged(staging: Staging) -> None:
         ("new.key", SECOND.key_pem, "new.key is not the key of"),
     ],
 )
-def test_an_incomplete_ca_is_reported(staging: Staging, name: str, content: bytes | None, told: str) -> None:
+def test_an_incomplete_ca_is_reported(staging: Staging, name: str, content: bytes | None, reported: str) -> None:
     """A missing, damaged or foreign file is a fault with its name and remedy. Staging again repairs it."""
     put(staging)
     if content is None:
@@ -135,7 +135,7 @@ def test_an_incomplete_ca_is_reported(staging: Staging, name: str, content: byte
     found = staging.read(Part.NEW)
     assert found
     assert found.fault
-    assert told in found.fault
+    assert reported in found.fault
     assert "again" in found.fault
     put(staging, SECOND)
     assert staging.read(Part.NEW) == whole(SECOND)
@@ -158,7 +158,7 @@ def states(staging: Staging, *wholes: StagedCA) -> Iterator[str]:
             yield f"{path.name} is open to others"
     found = staging.read(Part.NEW)
     if found and not found.fault and found not in wholes:
-        yield f"{found} is taken for whole"
+        yield f"{found} is treated as complete"
 
 
 def test_a_draft_alone_is_incomplete(staging: Staging) -> None:

@@ -91,7 +91,7 @@ def test_another_family_has_no_signer(node: Node, family: str) -> None:
 
 def test_an_anchor_that_is_not_in_the_catalogue(node: Node) -> None:
     """It has no state, and neither has an entry that is no anchor."""
-    assert shown(node, "nobody") is None
+    assert shown(node, "absent") is None
     assert shown(node, "apiserver") is None
 
 

@@ -337,14 +337,14 @@ def test_a_real_container_is_found_and_a_restarted_one_is_another(tmp_path: Path
         before = time.time()
         pods.apply("kube-apiserver", {"kube-apiserver": [str(program), "--fork"], "proxy": ["sleep", "infinity"]})
         pods.apply("another", {"kube-apiserver": [str(program)]})
-        told = pods.ready("kube-apiserver", pod="kube-apiserver-node-1")
+        reported = pods.ready("kube-apiserver", pod="kube-apiserver-node-1")
         pods.ready("kube-apiserver", pod="another-node-1")
         (found,) = running_containers([APISERVER], logs=pods.logs)[APISERVER]
-        assert (found.pid, found.container_id, found.pod_uid) == (told["pid"], told["id"], told["uid"])
+        assert (found.pid, found.container_id, found.pod_uid) == (reported["pid"], reported["id"], reported["uid"])
         assert found.command == (str(program), "--fork")
         # A tick is 10 ms, by which the reported start is too early at most.
-        assert before - 0.02 < found.started_at.timestamp() < datetime.fromtimestamp(told["time"], UTC).timestamp()
-        os.kill(told["pid"], 9)
+        assert before - 0.02 < found.started_at.timestamp() < datetime.fromtimestamp(reported["time"], UTC).timestamp()
+        os.kill(reported["pid"], 9)
         again = pods.ready("kube-apiserver", pod="kube-apiserver-node-1", attempt=1)
         (new,) = running_containers([APISERVER], logs=pods.logs)[APISERVER]
         assert (new.container_id, new.pod_uid) == (again["id"], found.pod_uid)

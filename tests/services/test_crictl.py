@@ -254,15 +254,15 @@ def test_one_container_is_named_and_stopped(tmp_path: Path, monkeypatch: pytest.
         for name in ("kube-scheduler", "another"):
             pods.apply(name, {"kube-scheduler": [str(program)]})
         other = pods.ready("kube-scheduler", pod="another-node-1")
-        told = pods.ready("kube-scheduler", pod="kube-scheduler-node-1")
+        reported = pods.ready("kube-scheduler", pod="kube-scheduler-node-1")
         found = client(pods.endpoint, str(tmp_path))
         assert found is not None
-        assert found.running(SCHEDULER, quiet) == [told["id"]]
-        found.stop(told["id"], 20, quiet)
+        assert found.running(SCHEDULER, quiet) == [reported["id"]]
+        found.stop(reported["id"], 20, quiet)
         (ended,) = pods.events(event="ended")
-        assert (ended["id"], ended["why"]) == (told["id"], "stopped through the runtime: exit status 0")
+        assert (ended["id"], ended["why"]) == (reported["id"], "stopped through the runtime: exit status 0")
         assert found.running(SCHEDULER, quiet) == []
         assert found.running(replace(SCHEDULER, name="another-node-1"), quiet) == [other["id"]]
-        found.stop(told["id"], 20, quiet)  # what has ended is stopped
+        found.stop(reported["id"], 20, quiet)  # what has ended is stopped
         with pytest.raises(RestartError, match="code = NotFound"):
             found.stop(OTHER, 20, quiet)

@@ -59,9 +59,9 @@ def test_a_real_control_plane_has_the_files_that_it_reloads(real: Components) ->
     and etcd's CA.
     """
     uses = survey(real, PROFILE, {}).uses
-    told = {name: {path.removeprefix("/etc/kubernetes/"): use.reloads for path, use in each.items()
+    reported = {name: {path.removeprefix("/etc/kubernetes/"): use.reloads for path, use in each.items()
                    if path.startswith("/etc/kubernetes/")} for name, each in uses.items()}  # fmt: skip
-    assert told == {
+    assert reported == {
         "kube-apiserver": {
             "pki/ca.crt": True, "pki/etcd/ca.crt": False, "pki/apiserver-etcd-client.crt": True,
             "pki/apiserver-etcd-client.key": True, "pki/apiserver-kubelet-client.crt": True,
@@ -108,8 +108,10 @@ def test_a_file_that_is_mounted_by_itself_is_never_read_again() -> None:
 )  # fmt: skip
 def test_the_time_that_a_stopping_server_listens(value: str, seconds: float | None) -> None:
     """--shutdown-delay-duration is a duration as Go writes it. An invalid one is ignored."""
-    told = surveyed(pod("kube-apiserver", f"--shutdown-delay-duration={value}"), services=[static("kube-apiserver")])
-    assert {name: each.total_seconds() for name, each in told.delays.items()} == (
+    reported = surveyed(
+        pod("kube-apiserver", f"--shutdown-delay-duration={value}"), services=[static("kube-apiserver")]
+    )
+    assert {name: each.total_seconds() for name, each in reported.delays.items()} == (
         {} if seconds is None else {"kube-apiserver": seconds}
     )
 
@@ -242,9 +244,9 @@ def test_the_kubelet_has_an_address_or_does_not_listen(fields: Any, addresses: t
 
 def test_a_real_pod_has_its_name_and_its_program(real: Components) -> None:
     """As its manifest has them."""
-    told = {service.name: pod_name(service, real) for service in PROFILE if service.kind == "static-pod"}
-    assert told == {name: ("kube-system", name, name) for name in told}
-    assert len(told) == 4
+    reported = {service.name: pod_name(service, real) for service in PROFILE if service.kind == "static-pod"}
+    assert reported == {name: ("kube-system", name, name) for name in reported}
+    assert len(reported) == 4
 
 
 def test_a_pod_without_a_command_runs_what_it_is_called() -> None:

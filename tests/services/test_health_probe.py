@@ -166,8 +166,8 @@ def test_a_server_is_verified_against_its_ca(serve: Serve, files: Files, ca: Iss
 
 def test_a_server_of_another_ca_is_not_well(serve: Serve, files: Files, ca: Issued) -> None:
     """Though it is of the same name. Without a CA to go by, as for what a component makes itself, it is heard."""
-    stranger = server_certificate(make_ca("kubernetes", **ALWAYS))
-    address = f"https://{serve(over_tls(files.context(stranger), status(200))).endpoint}/"
+    unrelated = server_certificate(make_ca("kubernetes", **ALWAYS))
+    address = f"https://{serve(over_tls(files.context(unrelated), status(200))).endpoint}/"
     said = wrong(address, anchors(ca))
     assert said is not None
     assert said.startswith("serves a certificate that its CA does not verify (")

@@ -24,7 +24,7 @@ from tests.conftest import real_part
 UNIT = "some.service"
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = DBusAddress("/org/freedesktop/systemd1", SYSTEMD, f"{SYSTEMD}.Manager")
-OURS, ANOTHER = (f"/org/freedesktop/systemd1/job/{number}" for number in (7, 8))
+OWN_UNITS, ANOTHER = (f"/org/freedesktop/systemd1/job/{number}" for number in (7, 8))
 
 
 # --- No bus worth the name --------------------------------------------------------------------------------------------
@@ -237,8 +237,8 @@ def test_a_job_that_ends_before_it_is_named_is_heard(bus: str) -> None:
     def act(manager: Manager, call: Message) -> None:
         manager.invocation = b"\2" * 16
         manager.removed(ANOTHER, "failed")
-        manager.removed(OURS, "done")
-        manager.reply(call, "o", OURS)
+        manager.removed(OWN_UNITS, "done")
+        manager.reply(call, "o", OWN_UNITS)
 
     with systemd(bus, act) as manager:
         assert restarted(manager) == UnitResult("done", f"{UNIT} was restarted (ActiveState active)")
@@ -250,11 +250,11 @@ def test_only_systemd_can_report_the_end_of_a_job(bus: str) -> None:
 
     def act(manager: Manager, call: Message) -> None:
         with open_dbus_connection(manager.address) as liar:
-            manager.removed(OURS, "done", by=liar)
-            manager.removed(OURS, "done", to=sender(call), by=liar)
+            manager.removed(OWN_UNITS, "done", by=liar)
+            manager.removed(OWN_UNITS, "done", to=sender(call), by=liar)
             Proxy(message_bus, liar).GetId()  # the bus has passed both on
-        manager.reply(call, "o", OURS)
-        manager.removed(OURS, "dependency")
+        manager.reply(call, "o", OWN_UNITS)
+        manager.removed(OWN_UNITS, "dependency")
 
     with systemd(bus, act) as manager:
         result = restarted(manager)
@@ -297,8 +297,8 @@ def test_what_helps_a_restart_is_not_needed_for_it(bus: str) -> None:
 
     def act(manager: Manager, call: Message) -> None:
         manager.invocation = b"\2" * 16
-        manager.reply(call, "o", OURS)
-        manager.removed(OURS, "done")
+        manager.reply(call, "o", OWN_UNITS)
+        manager.removed(OWN_UNITS, "done")
 
     manager = Strict(bus, act)
     try:

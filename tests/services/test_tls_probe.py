@@ -386,7 +386,7 @@ def test_go_that_requires_a_client_certificate_is_probed(
     pair = files.pair(client, "client")
     assert look(endpoint, pair) == served
     server.until("welcome: kube-etcd-healthcheck-client")
-    assert look(endpoint, files.pair(make_leaf(make_ca(), "stranger", **ALWAYS), "stranger")) == served
+    assert look(endpoint, files.pair(make_leaf(make_ca(), "unrelated", **ALWAYS), "unrelated")) == served
     server.until("refused: tls: failed to verify")
     unusable = [
         pair._replace(key="/no/such/file"),
@@ -446,8 +446,8 @@ from datetime import UTC, datetime
 from certmond.services.tls_probe import ClientPair, served_certificates
 from certmond.pki.catalog.endpoint import Endpoint
 
-nobody = Endpoint("127.0.0.1", 1)
-asyncio.run(served_certificates([nobody], datetime.now(UTC), {nobody: ClientPair(*sys.argv[1:])}))
+closed = Endpoint("127.0.0.1", 1)
+asyncio.run(served_certificates([closed], datetime.now(UTC), {closed: ClientPair(*sys.argv[1:])}))
 print("done")
 """
 

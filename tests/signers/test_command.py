@@ -75,7 +75,7 @@ def certificates(pem: bytes) -> list[x509.Certificate]:
 # --- the input of the helper ------------------------------------------------------------------------------------------
 
 
-def told(helper: Ask, asked: Request, profile: str | None = None) -> dict[str, str]:
+def reported(helper: Ask, asked: Request, profile: str | None = None) -> dict[str, str]:
     """Return the environment of the helper, as the helper reports it."""
     command = helper("import json; print(1); print(json.dumps(dict(os.environ))); sys.exit(5)")
     with pytest.raises(WaitingError) as raised:
@@ -86,7 +86,7 @@ def told(helper: Ask, asked: Request, profile: str | None = None) -> dict[str, s
 def test_a_first_request_is_submitted(helper: Ask) -> None:
     """The first time the operation is SUBMIT, with the request in PEM and its parts, names one to a line."""
     asked = request()
-    words = told(helper, asked)
+    words = reported(helper, asked)
     csr = x509.load_pem_x509_csr(words.pop("CERTMONGER_CSR").encode())
     assert csr.is_signature_valid
     assert csr.public_key() == asked.key.public_key()
@@ -103,7 +103,7 @@ def test_a_first_request_is_submitted(helper: Ask) -> None:
 def test_a_waiting_request_is_polled(helper: Ask) -> None:
     """With a cookie the operation is POLL, with the cookie and everything else as before."""
     old = make_leaf(make_ca())
-    words = told(helper, request(cookie="step 2\nof 3", old=old.facts), profile="servers")
+    words = reported(helper, request(cookie="step 2\nof 3", old=old.facts), profile="servers")
     assert words["CERTMONGER_OPERATION"] == "POLL"
     assert words["CERTMONGER_CA_COOKIE"] == "step 2\nof 3"
     assert words["CERTMONGER_CA_PROFILE"] == "servers"
@@ -113,7 +113,7 @@ def test_a_waiting_request_is_polled(helper: Ask) -> None:
 
 def test_an_empty_value_is_not_passed(helper: Ask) -> None:
     """A request without names, old certificate, profile or cookie has no variables for them."""
-    words = told(helper, request(grant=Grant(replace(template(), names=()))))
+    words = reported(helper, request(grant=Grant(replace(template(), names=()))))
     assert {word for word in words if word.startswith("CERTMONGER")} == {
         "CERTMONGER_OPERATION", "CERTMONGER_CSR", "CERTMONGER_REQ_SUBJECT", "CERTMONGER_CA_NICKNAME",
     }  # fmt: skip
@@ -123,7 +123,7 @@ def test_no_variable_of_certmond_is_passed(helper: Ask, monkeypatch: pytest.Monk
     """Beside the contract a helper gets PATH, HOME and LANG, and no variable of certmond's environment."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/secret")
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
-    words = told(helper, request())
+    words = reported(helper, request())
     rest = {word for word in words if not word.startswith("CERTMONGER")} - {"LC_CTYPE"}  # Python's own
     assert rest == {"PATH", "HOME", "LANG"}
 
@@ -133,7 +133,7 @@ def test_a_helper_is_isolated(helper: Ask) -> None:
     inherited, writing = os.pipe()
     os.write(writing, b"not for helpers")
     os.close(writing)
-    ours = os.dup(0)
+    own = os.dup(0)
     os.dup2(inherited, 0)
     os.set_inheritable(inherited, True)
     script = f"""
@@ -147,8 +147,8 @@ def test_a_helper_is_isolated(helper: Ask) -> None:
         with pytest.raises(WaitingError) as raised:
             signer(helper(script)).sign(request())
     finally:
-        os.dup2(ours, 0)
-        os.close(ours)
+        os.dup2(own, 0)
+        os.close(own)
         os.close(inherited)
     assert raised.value.cookie == "True '' False 0o77 /"
 
@@ -318,7 +318,7 @@ def test_no_error_quotes_arguments_or_the_key(helper: Ask) -> None:
     """Arguments may hold a token: they are in no error, and the key is in no word that the helper gets."""
     asked = request()
     secret = key_pem(asked.key).decode().splitlines()[1]
-    assert secret not in str(told(helper, asked))
+    assert secret not in str(reported(helper, asked))
     for script in (answer(b"", 9), answer(b"", 2), "time.sleep(60)", answer(b"x" * (MAX_OUTPUT + 1))):
         with pytest.raises(SigningError) as raised:
             signer(helper(script, "--token=hunter2"), seconds=0.3).sign(asked)

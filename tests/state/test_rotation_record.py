@@ -118,7 +118,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no date": (damaged(since="yesterday"), "read (since Input should be a valid datetime"),
     "a name of two lines": (damaged(id="a\nb"), "read (id String should match pattern"),
     "a directory": (directory, "read (it is not a regular file)"),
-    "a symlink that leads nowhere": (leads_nowhere, "read (Too many levels of symbolic links)"),
+    "a symlink without a target": (leads_nowhere, "read (Too many levels of symbolic links)"),
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_another_trusted_ca_restarts_nothing(consumers: Consumers) -> None:
     """etcd reads the CA that it trusts once. A new one is reported, but all nodes must have it first: no restart."""
     change = consumers.trust(make_ca("another", **ending_in(3650)))
     try:
-        consumers.machine.until(lambda: "restart_pending" in consumers.findings("etcd-ca"), "told")
+        consumers.machine.until(lambda: "restart_pending" in consumers.findings("etcd-ca"), "reported")
         consumers.passes(2)
         assert consumers.instance("etcd-server") == change.instance
         held = [line for line in consumers.trail("etcd", change.at, step=None) if line["event"] == "step_held"]
@@ -135,7 +135,7 @@ def test_a_certificate_that_a_service_refuses_is_rolled_back(consumers: Consumer
         assert ended["result"] == "taken_back", ended
     print(f"fussy: no client was served for {outage(seen):.2f} s")  # noqa: T201 - a figure, with -rP
     assert consumers.on_disk("fussy") == consumers.served("fussy") == before
-    consumers.machine.until(lambda: "restart_failed" in consumers.findings("fussy"), "told")
+    consumers.machine.until(lambda: "restart_failed" in consumers.findings("fussy"), "reported")
     assert consumers.findings("fussy") == {"restart_failed": "critical"}
     assert consumers.metric(taken_back) == 1
     consumers.passes(5)
@@ -166,7 +166,7 @@ def test_a_port_that_stays_in_use_is_left_to_the_operator(consumers: Consumers) 
         change = consumers.rename("pushed", consumers.mint("pushed"))
         ended = consumers.ended("pushed", change.at)
         assert ended["result"] == "failed", ended
-        consumers.machine.until(lambda: "restart_failed" in consumers.findings("pushed"), "told")
+        consumers.machine.until(lambda: "restart_failed" in consumers.findings("pushed"), "reported")
         consumers.passes(3)
         assert consumers.findings("pushed") == {"restart_failed": "critical"}
         assert (consumers.count("pushed", STARTED, change.at), consumers.count("pushed", FAILED, change.at)) == (0, 3)
@@ -253,7 +253,7 @@ def test_a_service_that_is_stopped_during_its_proof_stays_stopped(consumers: Con
     """
     machine = consumers.machine
     change = consumers.rename("app", consumers.mint("app"))
-    machine.until(lambda: consumers.episode("reader").get("instances"), "it was seen to run again")
+    machine.until(lambda: consumers.episode("reader").get("instances"), "it runs again")
     machine.systemctl("stop", UNITS["app"])
     ended = consumers.ended("reader", change.at)
     assert (ended["result"], "was stopped by another program or user" in ended["message"]) == ("refused", True)

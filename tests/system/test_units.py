@@ -21,7 +21,7 @@ from certmond.notify.journal import MESSAGE_IDS, Event
 from certmond.pki.catalog.entries import ServiceSpec
 from tests.node import PKI, Node
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install
-from tests.web_config_files import PAIR, USERS, House, server_pair
+from tests.web_config_files import PAIR, USERS, WebFiles, server_pair
 
 BOTH = DAEMON, WEB = SERVICES
 STATUS = "/run/certmond/status.json"
@@ -147,8 +147,8 @@ def test_a_finding_is_written_once(machine: Machine) -> None:
     }
     entries = machine.entries(DAEMON, RAISED, since=since)
     assert expected  # a CA of kubeadm before 1.27 has serial number 0
-    told = Counter((entry["CERTMOND_REASON"], entry["PRIORITY"], entry["MESSAGE"]) for entry in entries)
-    assert told == Counter(expected)
+    reported = Counter((entry["CERTMOND_REASON"], entry["PRIORITY"], entry["MESSAGE"]) for entry in entries)
+    assert reported == Counter(expected)
     for entry in entries:
         assert entry["CERTMOND_KIND"] == Event.FINDING_RAISED
         assert entry["SYSLOG_IDENTIFIER"] == "certmond"
@@ -160,24 +160,24 @@ def test_a_broken_file_is_written_once_and_so_is_its_repair(machine: Machine, no
     """A file that breaks is one raised finding. After it is restored, it is one cleared finding."""
     since, good = time.time(), node.read(API)
 
-    def told(kind: str) -> list[dict[str, Any]]:
+    def reported(kind: str) -> list[dict[str, Any]]:
         return machine.entries(DAEMON, kind, "CERTMOND_REASON=malformed", since=since)
 
     try:
         node.replace(API, good[:300])
-        machine.until(lambda: told(RAISED), "raised")
+        machine.until(lambda: reported(RAISED), "raised")
         another_pass(machine)
-        (raised,) = told(RAISED)
+        (raised,) = reported(RAISED)
         assert (raised["CERTMOND_CERTIFICATE"], raised["CERTMOND_PATH"]) == ("apiserver", f"/{API}")
         assert raised["PRIORITY"] == PRIORITIES["critical"]
-        assert not told(CLEARED)
+        assert not reported(CLEARED)
     finally:
         node.replace(API, good)
-    machine.until(lambda: told(CLEARED), "cleared")
+    machine.until(lambda: reported(CLEARED), "cleared")
     another_pass(machine)
-    (cleared,) = told(CLEARED)
+    (cleared,) = reported(CLEARED)
     assert cleared["CERTMOND_CERTIFICATE"] == "apiserver"
-    assert told(RAISED) == [raised]
+    assert reported(RAISED) == [raised]
 
 
 def test_a_mount_of_the_host_is_visible_inside(machine: Machine) -> None:
@@ -229,7 +229,7 @@ def test_a_hook_runs_in_the_sandbox_of_the_unit(machine: Machine) -> None:
     """With the shipped unit a hook runs, once over a restart, as certmond, and writes nothing else."""
     program, log = "/usr/lib/certmond-test-hook", "/var/lib/certmond/told"
     machine.path(program).write_text(
-        f'#!/bin/sh\nread -r told\necho >/etc/certmond-was-here && exit 9\necho "$(id -un) $told" >>{log}\n'
+        f'#!/bin/sh\nread -r input\necho >/etc/certmond-was-here && exit 9\necho "$(id -un) $input" >>{log}\n'
     )
     machine.path(program).chmod(0o755)
     machine.path(CONFIG).parent.mkdir(exist_ok=True)
@@ -238,7 +238,7 @@ def test_a_hook_runs_in_the_sandbox_of_the_unit(machine: Machine) -> None:
         f"certificates: [{{name: mine, path: /{API}, mode: 0644}}]\n"
     )
 
-    def told() -> list[tuple[str, str, str]]:
+    def reported() -> list[tuple[str, str, str]]:
         text = machine.path(log).read_text() if machine.path(log).exists() else ""
         lines = [line.split(" ", 1) for line in text.splitlines()]
         documents = [(user, json.loads(document)) for user, document in lines]
@@ -247,10 +247,10 @@ def test_a_hook_runs_in_the_sandbox_of_the_unit(machine: Machine) -> None:
     try:
         machine.path(f"/{API}").chmod(0o666)
         machine.systemctl("restart", DAEMON)
-        machine.until(lambda: told() == [("certmond", "raised", "mine")], "raised")
+        machine.until(lambda: reported() == [("certmond", "raised", "mine")], "raised")
         machine.systemctl("restart", DAEMON)
         machine.path(f"/{API}").chmod(0o644)
-        machine.until(lambda: told()[1:] == [("certmond", "cleared", "mine")], "cleared")
+        machine.until(lambda: reported()[1:] == [("certmond", "cleared", "mine")], "cleared")
         assert not machine.path("/etc/certmond-was-here").exists()
     finally:
         machine.path(f"/{API}").chmod(0o644)
@@ -309,8 +309,8 @@ def test_the_web_unit_with_tls_and_passwords(machine: Machine, tmp_path: Path) -
     """Set up as docs/web.md says, certmond-web reads a key that no other user can, asks for a password, and serves a
     renewed certificate without a restart.
     """
-    house = House(tmp_path)
-    house.write(PAIR + USERS)
+    web_files = WebFiles(tmp_path)
+    web_files.write(PAIR + USERS)
     documented = (Path(__file__).parents[2] / "docs/web.md").read_text()
     commands = re.findall(r"^    ((?:groupadd|install) .*)$", documented, re.MULTILINE)
     drop_in = re.findall(r"```ini\n\[Service\]\n(.*?)```", documented, re.DOTALL)[0].splitlines()
@@ -321,7 +321,7 @@ def test_the_web_unit_with_tls_and_passwords(machine: Machine, tmp_path: Path) -
         (made / name).write_bytes((tmp_path / source).read_bytes())
     machine.run("sh", "-euc", "\n".join(["cd /root/made", *commands]))
     web = machine.path("/etc/certmond/web")
-    (web / "ca.crt").write_bytes(house.ca.pem)
+    (web / "ca.crt").write_bytes(web_files.ca.pem)
     assert (web / "tls.key").stat().st_mode & 0o777 == 0o640
 
     def answer(credentials: str) -> list[str]:
@@ -336,7 +336,7 @@ def test_the_web_unit_with_tls_and_passwords(machine: Machine, tmp_path: Path) -
         first, status = answer("alice:secret")
         assert status == "200"
         assert answer("alice:wrong") == [first, "401"]
-        pair = server_pair(house.ca)
+        pair = server_pair(web_files.ca)
         for name, content in (("tls.crt", pair.pem), ("tls.key", pair.key_pem)):
             beside = web / f"{name}.new"
             beside.write_bytes(content)

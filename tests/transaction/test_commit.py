@@ -227,7 +227,7 @@ def set_attribute(path: Path, name: str, value: bytes) -> None:
         unavailable(f"{name} cannot be set here: {error}")
 
 
-NOBODY = (65534, 65534)
+UNPRIVILEGED = (65534, 65534)
 READABLE_BY_1234 = acl((1, 6, 2**32 - 1), (2, 4, 1234), (4, 0, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 2**32 - 1))
 
 
@@ -238,13 +238,13 @@ def test_attributes_are_kept(host: Host) -> None:
     """
     attributes = {"user.note": b"mine", "security.selinux": b"system_u:object_r:cert_t:s0\0",
                   "system.posix_acl_access": READABLE_BY_1234}  # fmt: skip
-    os.chown(host.at(KEY), *NOBODY)
+    os.chown(host.at(KEY), *UNPRIVILEGED)
     for name, value in attributes.items():
         set_attribute(host.at(KEY), name, value)
     before = host.at(KEY).stat()
     host.commit([host.new(KEY, NEW[KEY], mode=0o777, owner=(1, 1))])
     after = host.at(KEY).stat()
-    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, *NOBODY)
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, *UNPRIVILEGED)
     assert {name: os.getxattr(host.at(KEY), name) for name in os.listxattr(host.at(KEY))} == attributes
 
 
@@ -288,11 +288,11 @@ def test_default_acl_gives_nothing_to_a_replaced_file(host: Host) -> None:
 @pytest.mark.usefixtures("root")
 def test_a_new_file_has_the_requested_mode_and_owner(host: Host) -> None:
     """A new file gets the requested mode and owner. Without them, only root can read it."""
-    told, untold = f"{PKI}/told.crt", f"{PKI}/untold.key"
-    host.commit([NewFile(told, b"crt", 0o644, NOBODY), NewFile(untold, NEW[KEY])])
-    found = [host.at(path).stat() for path in (told, untold)]
+    reported, unreported = f"{PKI}/reported.crt", f"{PKI}/unreported.key"
+    host.commit([NewFile(reported, b"crt", 0o644, UNPRIVILEGED), NewFile(unreported, NEW[KEY])])
+    found = [host.at(path).stat() for path in (reported, unreported)]
     assert [(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) for status in found] == [
-        (0o644, *NOBODY), (0o600, 0, 0),
+        (0o644, *UNPRIVILEGED), (0o600, 0, 0),
     ]  # fmt: skip
 
 
@@ -314,7 +314,7 @@ def test_owner_and_acl_are_those_of_the_checked_file(host: Host, before: str) ->
     """A file that appears at the path while the new one is staged gives it neither owner nor ACL."""
     key, other = host.at(KEY), host.at(KEY).with_name("other")
     other.write_bytes(b"")
-    os.chown(other, *NOBODY)
+    os.chown(other, *UNPRIVILEGED)
     set_attribute(other, "system.posix_acl_access", READABLE_BY_1234)
     if before == "nothing":
         key.unlink()
@@ -1046,13 +1046,13 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
             watch(kill_at(lambda: host.renew(changes), n))  # noqa: B023 - it is called at once
             outcomes = [recovery.outcome for recovery in host.recover()]
             found = host.snapshot()
-            told = notices.read()
+            reported = notices.read()
         assert found in (before, after), f"after {n}: {stops[n]}"
         assert host.records() == []
         assert outcomes in ([], [Outcome.FINISHED if found == after else Outcome.UNDONE])
         assert host.recover() == ()
         manifest_replaced = before[MANIFEST[1:]] != found[MANIFEST[1:]]
-        assert told == [REPLACED] * manifest_replaced, f"the kubelet was told otherwise after {n}: {stops[n]}"
+        assert reported == [REPLACED] * manifest_replaced, f"the kubelet received another report after {n}: {stops[n]}"
         ends[found == after] += 1
         if found == before:
             host.renew(changes)

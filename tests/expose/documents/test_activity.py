@@ -47,6 +47,6 @@ def test_no_more_than_fifty() -> None:
     journal = Journal("none")
     for number in range(RECENT + 7):
         journal.tell(Event.FINDING_RAISED, f"number {number}\n", "warning")
-    told = activity_document(Plan(), None, (), None, journal.recent)["events"]
-    assert len(told) == RECENT == 50
-    assert told[0].items() >= {"event": "finding_raised", "level": "warning", "message": "number 56\\n"}.items()
+    reported = activity_document(Plan(), None, (), None, journal.recent)["events"]
+    assert len(reported) == RECENT == 50
+    assert reported[0].items() >= {"event": "finding_raised", "level": "warning", "message": "number 56\\n"}.items()

@@ -33,11 +33,11 @@ from certmond.expose.http.web_config import SUITES, VERSIONS, RateLimit
 from tests.builders import Issued, bundle, make_ca, make_intermediate
 from tests.conftest import real_part
 from tests.http_server import METRICS, ask, await_connections, hear, put, running, say
-from tests.web_config_files import HASH, LIFE, NOW, PAIR, USERS, VERIFY, House, client_pair, server_pair
+from tests.web_config_files import HASH, LIFE, NOW, PAIR, USERS, VERIFY, WebFiles, client_pair, server_pair
 
 OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
 
-TOLD = METRICS + (
+DISCLOSED = METRICS + (
     b"# HELP certmond_web_config_last_reload_successful 1 if the web configuration on disk is in force, "
     b"0 if it was refused.\n"
     b"# TYPE certmond_web_config_last_reload_successful gauge\ncertmond_web_config_last_reload_successful 1\n"
@@ -45,8 +45,8 @@ TOLD = METRICS + (
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def web_files(tmp_path: Path) -> WebFiles:
+    return WebFiles(tmp_path)
 
 
 def connect(server: Server, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -68,17 +68,17 @@ def fetch(server: Server, context: ssl.SSLContext, request: bytes = get()) -> by
 
 
 def admitted(server: Server, context: ssl.SSLContext) -> bool:
-    return fetch(server, context).endswith(TOLD)
+    return fetch(server, context).endswith(DISCLOSED)
 
 
 class TestTls:
     @pytest.mark.parametrize("version", ["TLS12", "TLS13"])
-    def test_whole_answers(self, house: House, version: str) -> None:
+    def test_whole_answers(self, web_files: WebFiles, version: str) -> None:
         """Every form of an answer arrives whole through TLS, one after the other on one connection."""
         content = os.urandom(3_000_000)
-        put(house.runtime / "metrics.prom", content)
-        with running(house.runtime, gate=house.gate(PAIR)) as server:
-            with connect(server, house.client(version=version)) as client, client.makefile("rb") as stream:
+        put(web_files.runtime / "metrics.prom", content)
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server:
+            with connect(server, web_files.client(version=version)) as client, client.makefile("rb") as stream:
                 for method, coding in itertools.product(("GET", "HEAD"), ("identity", "gzip")):
                     line = f"{method} /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {coding}\r\n\r\n"
                     client.sendall(line.encode())
@@ -86,25 +86,30 @@ class TestTls:
                     size = int(re.findall(rb"Content-Length: (\d+)", head)[0])
                     if method == "GET":
                         body = stream.read(size)
-                        assert (gzip.decompress(body) if coding == "gzip" else body) == content + TOLD[len(METRICS) :]
+                        assert (gzip.decompress(body) if coding == "gzip" else body) == content + DISCLOSED[
+                            len(METRICS) :
+                        ]
             await_connections(server, 0)
 
-    def test_goodbye(self, house: House) -> None:
+    def test_goodbye(self, web_files: WebFiles) -> None:
         """The server closes a connection within TLS, so that an attacker cannot truncate an answer."""
-        with running(house.runtime, gate=house.gate(PAIR)) as server:
-            context = house.client()
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server:
+            context = web_files.client()
             raw = socket.create_connection(server.address)
             with context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
                 client.sendall(get())
-                assert hear(client).endswith(TOLD)
+                assert hear(client).endswith(DISCLOSED)
 
-    def test_answer_under_way(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_answer_under_way(self, web_files: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         """If the server is stopped during an answer, it completes the answer, without a byte in plain text."""
         monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
         content = os.urandom(30_000_000)
-        put(house.runtime / "metrics.prom", content)
-        gate = house.gate(PAIR)
-        with running(house.runtime, patience=1000, gate=gate) as server, connect(server, house.client()) as client:
+        put(web_files.runtime / "metrics.prom", content)
+        gate = web_files.gate(PAIR)
+        with (
+            running(web_files.runtime, patience=1000, gate=gate) as server,
+            connect(server, web_files.client()) as client,
+        ):
             client.sendall(get())
             head = client.recv(1)
             address = server.address
@@ -112,88 +117,90 @@ class TestTls:
             with suppress(ConnectionRefusedError):
                 while True:
                     socket.create_connection(address).close()
-            assert (head + hear(client)).endswith(content + TOLD[len(METRICS) :])
+            assert (head + hear(client)).endswith(content + DISCLOSED[len(METRICS) :])
 
-    def test_large_body(self, house: House) -> None:
+    def test_large_body(self, web_files: WebFiles) -> None:
         """A client that sends a larger body than expected still gets the answer."""
         head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
-        with running(house.runtime, gate=house.gate(PAIR)) as server:
-            assert fetch(server, house.client(), head + bytes(2_000_000)).startswith(b"HTTP/1.1 405 ")
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server:
+            assert fetch(server, web_files.client(), head + bytes(2_000_000)).startswith(b"HTTP/1.1 405 ")
 
-    def test_only_http_1(self, house: House) -> None:
+    def test_only_http_1(self, web_files: WebFiles) -> None:
         """To a client that speaks HTTP/2 as well, HTTP/1.1 is what is agreed on."""
-        context = house.client()
+        context = web_files.client()
         context.set_alpn_protocols(["h2", "http/1.1"])
-        with running(house.runtime, gate=house.gate(PAIR)) as server, connect(server, context) as client:
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server, connect(server, context) as client:
             assert client.selected_alpn_protocol() == "http/1.1"
 
-    def test_plain_http(self, house: House) -> None:
+    def test_plain_http(self, web_files: WebFiles) -> None:
         """A client that speaks plain HTTP gets an explanation, and nothing else."""
-        with running(house.runtime, gate=house.gate(PAIR)) as server:
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server:
             answer = say(server, get())
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert answer.endswith(b"this port requires HTTPS, and received plain HTTP\n")
 
-    def test_without_tls(self, house: House) -> None:
+    def test_without_tls(self, web_files: WebFiles) -> None:
         """Without `tls_server_config` the port is plain, and still requires passwords."""
-        with running(house.runtime, gate=house.gate(USERS)) as server:
+        with running(web_files.runtime, gate=web_files.gate(USERS)) as server:
             assert say(server, get()).startswith(b"HTTP/1.1 401 ")
-            assert say(server, get(password="secret")).endswith(TOLD)
+            assert say(server, get(password="secret")).endswith(DISCLOSED)
 
     @pytest.mark.parametrize(("text", "status"), [(PAIR, b"200"), (USERS, b"200"), ("", b"421")])
-    def test_another_name(self, house: House, text: str, status: bytes) -> None:
+    def test_another_name(self, web_files: WebFiles, text: str, status: bytes) -> None:
         """With TLS or a password, a browser sends no credentials to a page of another name. So the server answers any
         name, also on loopback.
         """
         request = get(password="secret").replace(b"localhost", b"node-1.example.org")
-        with running(house.runtime, gate=house.gate(text)) as server:
-            answer = fetch(server, house.client(), request) if text == PAIR else say(server, request)
+        with running(web_files.runtime, gate=web_files.gate(text)) as server:
+            answer = fetch(server, web_files.client(), request) if text == PAIR else say(server, request)
         assert answer.startswith(b"HTTP/1.1 %s " % status)
 
     @OLD
     @pytest.mark.parametrize(
         ("least", "most"), [pair for pair in itertools.product(VERSIONS, VERSIONS) if pair[0] <= pair[1]]
     )
-    def test_versions(self, house: House, least: str, most: str) -> None:
+    def test_versions(self, web_files: WebFiles, least: str, most: str) -> None:
         """A client of a version from `min_version` to `max_version` comes in, and no other."""
         text = f"{PAIR}  min_version: {least}\n  max_version: {most}\n"
-        with running(house.runtime, gate=house.gate(text)) as server:
-            found = {version: admitted(server, house.client(version=version)) for version in VERSIONS}
+        with running(web_files.runtime, gate=web_files.gate(text)) as server:
+            found = {version: admitted(server, web_files.client(version=version)) for version in VERSIONS}
         assert found == {version: least <= version <= most for version in VERSIONS}
 
-    def test_default_versions(self, house: House) -> None:
+    def test_default_versions(self, web_files: WebFiles) -> None:
         """By default those are 1.2 and 1.3."""
-        with running(house.runtime, gate=house.gate(PAIR)) as server:
-            assert admitted(server, house.client(version="TLS12"))
-            assert admitted(server, house.client(version="TLS13"))
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server:
+            assert admitted(server, web_files.client(version="TLS12"))
+            assert admitted(server, web_files.client(version="TLS13"))
 
     @pytest.mark.parametrize("key", ["ec", "rsa"])
-    def test_cipher_suites(self, house: House, key: str) -> None:
+    def test_cipher_suites(self, web_files: WebFiles, key: str) -> None:
         """A suite that is named is used, and a client that has only another is turned away."""
-        house.put_pair(server_pair(house.ca, key))
+        web_files.put_pair(server_pair(web_files.ca, key))
         text = f"{PAIR}  max_version: TLS12\n  cipher_suites: "
         names = [name for name in SUITES if ("ECDSA" in name) == (key == "ec")]
-        with running(house.runtime, gate=house.gate(f"{text}[{names[0]}]\n")) as server:
+        with running(web_files.runtime, gate=web_files.gate(f"{text}[{names[0]}]\n")) as server:
             for name, other in zip(names, names[1:] + names[:1], strict=True):
-                house.write(f"{text}[{name}]\n")
-                with connect(server, house.client(ciphers="ALL:@SECLEVEL=0")) as client:
+                web_files.write(f"{text}[{name}]\n")
+                with connect(server, web_files.client(ciphers="ALL:@SECLEVEL=0")) as client:
                     assert (client.cipher() or ("",))[0] == SUITES[name]
-                assert not admitted(server, house.client(ciphers=SUITES[other]))
+                assert not admitted(server, web_files.client(ciphers=SUITES[other]))
 
-    def test_suites_of_1_3_alone(self, house: House) -> None:
+    def test_suites_of_1_3_alone(self, web_files: WebFiles) -> None:
         """Where only suites of TLS 1.3 are named, TLS 1.2 finds none; those of 1.3 are always there."""
-        with running(house.runtime, gate=house.gate(PAIR + "  cipher_suites: [TLS_AES_128_GCM_SHA256]\n")) as server:
-            assert not admitted(server, house.client(version="TLS12"))
-            assert admitted(server, house.client(version="TLS13"))
+        with running(
+            web_files.runtime, gate=web_files.gate(PAIR + "  cipher_suites: [TLS_AES_128_GCM_SHA256]\n")
+        ) as server:
+            assert not admitted(server, web_files.client(version="TLS12"))
+            assert admitted(server, web_files.client(version="TLS13"))
 
     @pytest.mark.parametrize("prefer", ["true", "false"])
-    def test_whose_preference(self, house: House, prefer: str) -> None:
+    def test_whose_preference(self, web_files: WebFiles, prefer: str) -> None:
         """The order of the suites is the server's, or the client's where that is not to be preferred."""
         first, second = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"
         text = f"{PAIR}  max_version: TLS12\n  cipher_suites: [{first}, {second}]\n"
-        gate = house.gate(f"{text}  prefer_server_cipher_suites: {prefer}\n")
-        context = house.client(ciphers=f"{SUITES[second]}:{SUITES[first]}")
-        with running(house.runtime, gate=gate) as server, connect(server, context) as client:
+        gate = web_files.gate(f"{text}  prefer_server_cipher_suites: {prefer}\n")
+        context = web_files.client(ciphers=f"{SUITES[second]}:{SUITES[first]}")
+        with running(web_files.runtime, gate=gate) as server, connect(server, context) as client:
             assert (client.cipher() or ("",))[0] == SUITES[first if prefer == "true" else second]
 
     @pytest.mark.parametrize(
@@ -205,56 +212,56 @@ class TestTls:
             ("X25519", "X25519", "secp384r1"),
         ],
     )
-    def test_curve(self, house: House, curve: str, name: str, other: str) -> None:
+    def test_curve(self, web_files: WebFiles, curve: str, name: str, other: str) -> None:
         """A curve that is named is the one that is used; a client without it is turned away."""
         if curve == "X25519" and sys.version_info < (3, 11, 3):
             pytest.skip("this Python's ssl knows no X25519 by name")
-        with running(house.runtime, gate=house.gate(f"{PAIR}  curve_preferences: [{curve}]\n")) as server:
+        with running(web_files.runtime, gate=web_files.gate(f"{PAIR}  curve_preferences: [{curve}]\n")) as server:
             for groups, comes_in in ((name, True), (other, False)):
-                context = house.client()
+                context = web_files.client()
                 context.set_ecdh_curve(groups)
                 assert admitted(server, context) is comes_in
 
-    def test_inline(self, house: House) -> None:
+    def test_inline(self, web_files: WebFiles) -> None:
         """Certificate, key and CA may be inline in the file."""
-        pair = server_pair(house.ca)
-        block = {"cert": pair.pem, "key": pair.key_pem, "client_ca": house.clients.pem}
+        pair = server_pair(web_files.ca)
+        block = {"cert": pair.pem, "key": pair.key_pem, "client_ca": web_files.clients.pem}
         lines = "".join(
             f"  {key}: |\n" + "".join(f"    {line}\n" for line in pem.decode().splitlines())
             for key, pem in block.items()
         )
-        gate = house.gate(f"tls_server_config:\n{lines}  client_auth_type: RequireAndVerifyClientCert\n")
-        with running(house.runtime, gate=gate) as server:
-            assert admitted(server, house.client(client_pair(house.clients)))
-            assert not admitted(server, house.client())
+        gate = web_files.gate(f"tls_server_config:\n{lines}  client_auth_type: RequireAndVerifyClientCert\n")
+        with running(web_files.runtime, gate=gate) as server:
+            assert admitted(server, web_files.client(client_pair(web_files.clients)))
+            assert not admitted(server, web_files.client())
 
     @pytest.mark.real("openssl")
-    def test_openssl(self, house: House, tmp_path: Path) -> None:
+    def test_openssl(self, web_files: WebFiles, tmp_path: Path) -> None:
         """`openssl s_client` proves the chain, and reads the metrics with a client certificate and a password."""
-        (tmp_path / "ca.crt").write_bytes(house.ca.pem)
-        own = client_pair(house.clients)
+        (tmp_path / "ca.crt").write_bytes(web_files.ca.pem)
+        own = client_pair(web_files.clients)
         (tmp_path / "own.pem").write_bytes(own.pem + own.key_pem)
-        with running(house.runtime, gate=house.gate(VERIFY + USERS)) as server:
+        with running(web_files.runtime, gate=web_files.gate(VERIFY + USERS)) as server:
             command = [real_part("openssl"), "s_client", "-connect", f"127.0.0.1:{server.address[1]}", "-quiet",
                        "-verify_return_error", "-CAfile", str(tmp_path / "ca.crt"), "-verify_hostname", "localhost",
                        "-cert", str(tmp_path / "own.pem"), "-ign_eof"]  # fmt: skip
             done = subprocess.run(command, input=get(password="secret"), capture_output=True, check=True)
-        assert done.stdout.endswith(TOLD)
+        assert done.stdout.endswith(DISCLOSED)
 
 
 class TestClientCertificates:
-    KINDS = ("none", "good", "stranger", "expired", "server")
+    KINDS = ("none", "good", "unrelated", "expired", "server")
 
-    def own(self, house: House, kind: str) -> Issued | None:
+    def own(self, web_files: WebFiles, kind: str) -> Issued | None:
         match kind:
             case "good":
-                return client_pair(house.clients)
-            case "stranger":  # the same name, another key
+                return client_pair(web_files.clients)
+            case "unrelated":  # the same name, another key
                 return client_pair(make_ca("clients", **LIFE))
             case "expired":
-                return client_pair(house.clients, not_after=NOW - timedelta(hours=1))
+                return client_pair(web_files.clients, not_after=NOW - timedelta(hours=1))
             case "server":
-                return client_pair(house.clients, extended_usages=["server auth"])
+                return client_pair(web_files.clients, extended_usages=["server auth"])
             case _:
                 return None
 
@@ -268,20 +275,24 @@ class TestClientCertificates:
             ("RequireAndVerifyClientCert", ("good",)),
         ],
     )
-    def test_policies(self, house: House, policy: str, comes_in: tuple[str, ...], version: str) -> None:
+    def test_policies(self, web_files: WebFiles, policy: str, comes_in: tuple[str, ...], version: str) -> None:
         """Each `client_auth_type` admits the same clients as in other servers with that setting."""
         authority = "" if policy == "NoClientCert" else "  client_ca_file: clients.crt\n"
-        with running(house.runtime, gate=house.gate(f"{PAIR}{authority}  client_auth_type: {policy}\n")) as server:
-            found = [kind for kind in self.KINDS if admitted(server, house.client(self.own(house, kind), version))]
+        with running(
+            web_files.runtime, gate=web_files.gate(f"{PAIR}{authority}  client_auth_type: {policy}\n")
+        ) as server:
+            found = [
+                kind for kind in self.KINDS if admitted(server, web_files.client(self.own(web_files, kind), version))
+            ]
         assert tuple(found) == comes_in
 
-    def test_intermediate_as_authority(self, house: House) -> None:
+    def test_intermediate_as_authority(self, web_files: WebFiles) -> None:
         """Whatever CA is listed is trusted, also one that another has signed; several can be listed."""
-        issuer = make_intermediate(house.clients, **LIFE)
-        put(house.directory / "clients.crt", bundle(make_ca("another", **LIFE), issuer))
-        with running(house.runtime, gate=house.gate(VERIFY)) as server:
-            assert admitted(server, house.client(client_pair(issuer)))
-            assert not admitted(server, house.client(client_pair(house.clients)))
+        issuer = make_intermediate(web_files.clients, **LIFE)
+        put(web_files.directory / "clients.crt", bundle(make_ca("another", **LIFE), issuer))
+        with running(web_files.runtime, gate=web_files.gate(VERIFY)) as server:
+            assert admitted(server, web_files.client(client_pair(issuer)))
+            assert not admitted(server, web_files.client(client_pair(web_files.clients)))
 
     @pytest.mark.parametrize(
         ("names", "entry", "comes_in"),
@@ -297,12 +308,14 @@ class TestClientCertificates:
             ([], "prometheus", False),
         ],
     )
-    def test_allowed_names(self, house: House, names: list[str], entry: str, comes_in: bool) -> None:
+    def test_allowed_names(self, web_files: WebFiles, names: list[str], entry: str, comes_in: bool) -> None:
         """One of the client's alternative names must be literally in `client_allowed_sans`. The subject does not
         count.
         """
-        with running(house.runtime, gate=house.gate(f"{VERIFY}  client_allowed_sans: ['{entry}', other]\n")) as server:
-            assert admitted(server, house.client(client_pair(house.clients, *names))) is comes_in
+        with running(
+            web_files.runtime, gate=web_files.gate(f"{VERIFY}  client_allowed_sans: ['{entry}', other]\n")
+        ) as server:
+            assert admitted(server, web_files.client(client_pair(web_files.clients, *names))) is comes_in
 
 
 class TestPasswords:
@@ -322,46 +335,46 @@ class TestPasswords:
             f"Basic {base64.b64encode(HASH.encode()).decode()}",
         ],
     )
-    def test_refused(self, house: House, header: str) -> None:
+    def test_refused(self, web_files: WebFiles, header: str) -> None:
         """Without the right user and password the answer to any path is 401, with the authentication scheme."""
         line = f"Authorization: {header}\r\n" if header else ""
-        with running(house.runtime, gate=house.gate(USERS)) as server:
+        with running(web_files.runtime, gate=web_files.gate(USERS)) as server:
             for path in ("/metrics", "/", "/healthz", "/nothing"):
                 answer = say(server, f"GET {path} HTTP/1.0\r\n{line}\r\n".encode())
                 assert answer.startswith(b"HTTP/1.1 401 ")
                 assert b'\r\nWWW-Authenticate: Basic realm="certmond"' in answer
 
-    def test_forms_of_hashes(self, house: House) -> None:
+    def test_forms_of_hashes(self, web_files: WebFiles) -> None:
         """Hashes of htpasswd ($2y$), of others ($2a$, $2b$), and of different costs are good; names may be any text."""
         texts = {"a": HASH.replace("$2b$", "$2y$"), "b": HASH.replace("$2b$", "$2a$"), "c": HASH, "Jörg": HASH}
         texts["d"] = bcrypt.hashpw(b"secret", bcrypt.gensalt(5)).decode()
-        gate = house.gate("basic_auth_users:\n" + "".join(f"  {name}: {text}\n" for name, text in texts.items()))
-        with running(house.runtime, gate=gate) as server:
+        gate = web_files.gate("basic_auth_users:\n" + "".join(f"  {name}: {text}\n" for name, text in texts.items()))
+        with running(web_files.runtime, gate=gate) as server:
             for name in texts:
-                assert say(server, get(password="secret", user=name)).endswith(TOLD)
+                assert say(server, get(password="secret", user=name)).endswith(DISCLOSED)
                 assert say(server, get(password="Secret", user=name)).startswith(b"HTTP/1.1 401 ")
 
-    def test_long_password(self, house: House) -> None:
+    def test_long_password(self, web_files: WebFiles) -> None:
         """Only the first 72 bytes of a password count, as for the tool that made the hash."""
         text = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
-        with running(house.runtime, gate=house.gate(f"basic_auth_users: {{alice: {text}}}\n")) as server:
-            assert say(server, get(password="x" * 200)).endswith(TOLD)
+        with running(web_files.runtime, gate=web_files.gate(f"basic_auth_users: {{alice: {text}}}\n")) as server:
+            assert say(server, get(password="x" * 200)).endswith(DISCLOSED)
             assert say(server, get(password="x" * 71)).startswith(b"HTTP/1.1 401 ")
 
-    def test_no_secret_is_in_an_answer_or_log(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_no_secret_is_in_an_answer_or_log(self, web_files: WebFiles, caplog: pytest.LogCaptureFixture) -> None:
         """Neither password nor hash is in an answer or in the log."""
         caplog.set_level(logging.DEBUG)
-        with running(house.runtime, gate=house.gate(USERS)) as server:
-            told = say(server, get(password="hunter2")) + say(server, get(password="secret"))
-            house.write(USERS.replace(HASH, HASH[:-1]))
-            told += say(server, get(password="secret"))
+        with running(web_files.runtime, gate=web_files.gate(USERS)) as server:
+            reported = say(server, get(password="hunter2")) + say(server, get(password="secret"))
+            web_files.write(USERS.replace(HASH, HASH[:-1]))
+            reported += say(server, get(password="secret"))
         for secret in (b"hunter2", b"secret", HASH[8:20].encode()):
-            assert secret not in told
+            assert secret not in reported
             assert secret.decode() not in caplog.text
 
 
 class TestHeaders:
-    def test_on_every_answer(self, house: House) -> None:
+    def test_on_every_answer(self, web_files: WebFiles) -> None:
         """The headers that are configured are on every answer, also on refusals; certmond's own give way to them."""
         headers = {
             "Content-Security-Policy": "frame-ancestors https://grafana.example",
@@ -371,25 +384,27 @@ class TestHeaders:
             "X-XSS-Protection": "0",
         }
         lines = "".join(f"    {name}: '{value}'\n" for name, value in headers.items())
-        gate = house.gate(f"http_server_config:\n  http2: true\n  headers:\n{lines}{USERS}")
+        gate = web_files.gate(f"http_server_config:\n  http2: true\n  headers:\n{lines}{USERS}")
         requests = (get("/", "secret"), get(password="secret"), get(), get("/nothing", "secret"), b"?\r\n\r\n")
-        with running(house.runtime, gate=gate) as server:
+        with running(web_files.runtime, gate=gate) as server:
             for request in requests:
                 head = say(server, request).partition(b"\r\n\r\n")[0].decode()
                 for name, value in headers.items():
                     assert re.findall(rf"(?mi)^{name}: (.*?)\r?$", head) == [value]
 
-    def test_blank(self, house: House) -> None:
+    def test_blank(self, web_files: WebFiles) -> None:
         """A blank header is not sent, and takes nothing away."""
-        gate = house.gate("http_server_config:\n  headers:\n    Content-Security-Policy: ''\n    X-XSS-Protection:\n")
-        with running(house.runtime, gate=gate) as server:
+        gate = web_files.gate(
+            "http_server_config:\n  headers:\n    Content-Security-Policy: ''\n    X-XSS-Protection:\n"
+        )
+        with running(web_files.runtime, gate=gate) as server:
             head = say(server, get("/"))
         assert b"X-XSS-Protection" not in head
         assert head.count(b"Content-Security-Policy: default-src 'none'") == 1
 
-    def test_rate(self, house: House) -> None:
+    def test_rate(self, web_files: WebFiles) -> None:
         """Beyond `burst` requests, and one more each interval, the answer is 429."""
-        with running(house.runtime, gate=house.gate("rate_limit: {interval: 1h, burst: 2}\n")) as server:
+        with running(web_files.runtime, gate=web_files.gate("rate_limit: {interval: 1h, burst: 2}\n")) as server:
             assert [say(server, get())[9:12] for _ in range(3)] == [b"200", b"200", b"429"]
 
     def test_rate_comes_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,52 +422,52 @@ class TestHeaders:
 class TestChanges:
     """Files are followed without a restart, and a server never has less than it had."""
 
-    def test_users(self, house: House) -> None:
+    def test_users(self, web_files: WebFiles) -> None:
         """The users are those of the present file, also for a client that was admitted before."""
-        with running(house.runtime, gate=house.gate(USERS)) as server:
-            assert say(server, get(password="secret")).endswith(TOLD)
-            house.write(USERS.replace("alice", "bob"))
+        with running(web_files.runtime, gate=web_files.gate(USERS)) as server:
+            assert say(server, get(password="secret")).endswith(DISCLOSED)
+            web_files.write(USERS.replace("alice", "bob"))
             assert say(server, get(password="secret")).startswith(b"HTTP/1.1 401 ")
-            assert say(server, get(password="secret", user="bob")).endswith(TOLD)
-            house.write("")
-            assert say(server, get()).endswith(TOLD)
+            assert say(server, get(password="secret", user="bob")).endswith(DISCLOSED)
+            web_files.write("")
+            assert say(server, get()).endswith(DISCLOSED)
 
-    def test_certificate(self, house: House) -> None:
+    def test_certificate(self, web_files: WebFiles) -> None:
         """The next connection is served with the certificate that has been put in place."""
-        with running(house.runtime, gate=house.gate(PAIR)) as server:
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server:
             for key in ("ec", "rsa", "ec-p384"):
-                pair = server_pair(house.ca, key)
-                house.put_pair(pair)
-                with connect(server, house.client()) as client:
+                pair = server_pair(web_files.ca, key)
+                web_files.put_pair(pair)
+                with connect(server, web_files.client()) as client:
                     assert client.getpeercert(binary_form=True) == pair.der
 
-    def test_torn_pair(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_torn_pair(self, web_files: WebFiles, caplog: pytest.LogCaptureFixture) -> None:
         """While one half of a pair is new, the old pair is served, and for a moment that is no event."""
-        before, after = server_pair(house.ca), server_pair(house.ca)
-        house.put_pair(before)
-        with running(house.runtime, gate=house.gate(PAIR)) as server:
+        before, after = server_pair(web_files.ca), server_pair(web_files.ca)
+        web_files.put_pair(before)
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server:
 
             def served() -> bytes | None:
-                with connect(server, house.client()) as client:
+                with connect(server, web_files.client()) as client:
                     return client.getpeercert(binary_form=True)
 
-            put(house.directory / "tls.crt", after.pem)
+            put(web_files.directory / "tls.crt", after.pem)
             assert [served(), served()] == [before.der, before.der]
-            put(house.directory / "tls.key", after.key_pem)
+            put(web_files.directory / "tls.key", after.key_pem)
             assert served() == after.der
         assert caplog.records == []
 
     def test_files_that_alternate_are_reported(
-        self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+        self, web_files: WebFiles, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The wait for a writer counts from the first time that the files were unusable, however often they change. A
         new wait begins after two seconds of valid files.
         """
         now = [1000.0]
         monkeypatch.setattr("time.monotonic", lambda: now[0])
-        house.write(USERS)
-        gate = gate_module.Gate(house.path)
-        told = []
+        web_files.write(USERS)
+        gate = gate_module.Gate(web_files.path)
+        reported = []
         for content, seconds in (
             ("x: 1\n", 0.7),
             ("", 0.7),
@@ -462,47 +477,47 @@ class TestChanges:
             ("", 2),
             ("x: 1\n", 0),
         ):
-            house.write(USERS + content)
+            web_files.write(USERS + content)
             gate.policy()
-            told.append(len(caplog.records))
+            reported.append(len(caplog.records))
             now[0] += seconds
             gate.policy()
-        assert told == [0, 0, 0, 1, 2, 2, 2]
+        assert reported == [0, 0, 0, 1, 2, 2, 2]
 
     def test_a_problem_is_reported_once(
-        self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+        self, web_files: WebFiles, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An unusable configuration is reported once in the journal, with all problems, and the last valid one
         stays.
         """
         monkeypatch.setattr(gate_module, "CHANGE_SECONDS", 0)
-        with running(house.runtime, gate=house.gate(USERS)) as server:
-            house.write(f"{USERS}colour: red\nrate_limits: 1\n")
+        with running(web_files.runtime, gate=web_files.gate(USERS)) as server:
+            web_files.write(f"{USERS}colour: red\nrate_limits: 1\n")
             for _ in range(4):
                 assert METRICS in say(server, get(password="secret"))
             [record] = caplog.records
             assert record.levelno == logging.WARNING
-            assert f"{house.path}:3: colour: unknown key" in record.getMessage()
-            assert f"{house.path}:4: rate_limits: unknown key; did you mean rate_limit?" in record.getMessage()
-            house.path.unlink()
+            assert f"{web_files.path}:3: colour: unknown key" in record.getMessage()
+            assert f"{web_files.path}:4: rate_limits: unknown key; did you mean rate_limit?" in record.getMessage()
+            web_files.path.unlink()
             for _ in range(4):
                 assert METRICS in say(server, get(password="secret"))
             assert "cannot be read (No such file or directory)" in caplog.records[1].getMessage()
-            house.write("")
-            assert say(server, get()).endswith(TOLD)
+            web_files.write("")
+            assert say(server, get()).endswith(DISCLOSED)
         assert len(caplog.records) == 2
 
-    def test_a_metric_reports_a_refused_change(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_metric_reports_a_refused_change(self, web_files: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         """While a change is refused, `/metrics` reports it after the daemon's metrics, in each form, with another tag.
         The metric is 1 before, while the change may be incomplete, and again when the file is valid.
         """
         now = [1000.0]
         monkeypatch.setattr("time.monotonic", lambda: now[0])
-        gate, tags = house.gate(""), set()
-        with running(house.runtime, patience=1e6, gate=gate) as server:
+        gate, tags = web_files.gate(""), set()
+        with running(web_files.runtime, patience=1e6, gate=gate) as server:
             for text, later, value in (("", 0, 1), ("a: b\n", 0, 1), ("a: b\n", 3, 0), ("c: d\n", 0, 0), ("", 0, 1)):
-                if text != house.path.read_text():
-                    house.write(text)
+                if text != web_files.path.read_text():
+                    web_files.write(text)
                 now[0] += later
                 ask(server, "/healthz")  # looks at the file
                 response, body = ask(server, "/metrics", Accept_Encoding="identity")
@@ -514,59 +529,59 @@ class TestChanges:
         assert len(tags) == 2
 
     @pytest.mark.parametrize("text", [PAIR, ""])
-    def test_the_metric_of_a_large_rendering(self, house: House, text: str) -> None:
+    def test_the_metric_of_a_large_rendering(self, web_files: WebFiles, text: str) -> None:
         """What the listener adds comes behind whatever the daemon rendered, however long that is."""
         content = os.urandom(3_000_000)
-        put(house.runtime / "metrics.prom", content)
-        with running(house.runtime, gate=house.gate(text)) as server:
-            answer = fetch(server, house.client(), get()) if text else say(server, get())
+        put(web_files.runtime / "metrics.prom", content)
+        with running(web_files.runtime, gate=web_files.gate(text)) as server:
+            answer = fetch(server, web_files.client(), get()) if text else say(server, get())
         head, _, body = answer.partition(b"\r\n\r\n")
         assert body.startswith(content)
         assert body[len(content) :].startswith(b"# HELP certmond_web_config_last_reload_successful ")
         assert b"\r\nContent-Length: %d" % len(body) in head
 
-    def test_renewal_beside_a_mistake(self, house: House) -> None:
+    def test_renewal_beside_a_mistake(self, web_files: WebFiles) -> None:
         """While the file has a mistake, the certificate that it named before is still followed."""
-        with running(house.runtime, gate=house.gate(PAIR)) as server:
-            house.write(PAIR + "  colour: red\n")
+        with running(web_files.runtime, gate=web_files.gate(PAIR)) as server:
+            web_files.write(PAIR + "  colour: red\n")
             for mistake in (
                 "  colour: red\n",
                 "  client_ca_file: gone\n  client_auth_type: RequireAndVerifyClientCert\n",
             ):
-                house.write(PAIR + mistake)
-                pair = server_pair(house.ca)
-                house.put_pair(pair)
-                with connect(server, house.client()) as client:
+                web_files.write(PAIR + mistake)
+                pair = server_pair(web_files.ca)
+                web_files.put_pair(pair)
+                with connect(server, web_files.client()) as client:
                     assert client.getpeercert(binary_form=True) == pair.der
 
-    def test_authority(self, house: House) -> None:
+    def test_authority(self, web_files: WebFiles) -> None:
         """A CA that is no longer listed admits no client: new connections at once, an old one after an answer."""
-        own = client_pair(house.clients)
-        with running(house.runtime, gate=house.gate(VERIFY)) as server:
-            with connect(server, house.client(own)) as client, client.makefile("rb") as stream:
+        own = client_pair(web_files.clients)
+        with running(web_files.runtime, gate=web_files.gate(VERIFY)) as server:
+            with connect(server, web_files.client(own)) as client, client.makefile("rb") as stream:
                 for connection in (b"keep-alive", b"close"):
                     client.sendall(get().replace(b"Connection: close\r\n", b""))
                     head = b"".join(iter(stream.readline, b"\r\n"))
                     assert b"Connection: " + connection in head
-                    assert stream.read(len(TOLD)) == TOLD
-                    put(house.directory / "clients.crt", make_ca("clients", **LIFE).pem)
+                    assert stream.read(len(DISCLOSED)) == DISCLOSED
+                    put(web_files.directory / "clients.crt", make_ca("clients", **LIFE).pem)
                 assert stream.read() == b""
-            assert not admitted(server, house.client(own))
+            assert not admitted(server, web_files.client(own))
 
-    def test_tls_comes_and_goes(self, house: House) -> None:
+    def test_tls_comes_and_goes(self, web_files: WebFiles) -> None:
         """A file that begins to ask for TLS gets it, and one that ceases gets a plain port."""
-        with running(house.runtime, gate=house.gate("")) as server:
-            assert say(server, get()).endswith(TOLD)
-            house.write(PAIR)
-            assert admitted(server, house.client())
-            house.write("")
-            assert say(server, get()).endswith(TOLD)
+        with running(web_files.runtime, gate=web_files.gate("")) as server:
+            assert say(server, get()).endswith(DISCLOSED)
+            web_files.write(PAIR)
+            assert admitted(server, web_files.client())
+            web_files.write("")
+            assert say(server, get()).endswith(DISCLOSED)
 
-    def test_another_password_is_no_change_for_the_certificate(self, house: House) -> None:
+    def test_another_password_is_no_change_for_the_certificate(self, web_files: WebFiles) -> None:
         """A client with the right password is not checked again because the certificate was renewed."""
-        gate = house.gate(PAIR + USERS)
+        gate = web_files.gate(PAIR + USERS)
         before = gate.policy()
-        house.put_pair(server_pair(house.ca))
+        web_files.put_pair(server_pair(web_files.ca))
         assert gate.policy() is not before
         assert gate.policy()._passwords is before._passwords
 
@@ -586,59 +601,59 @@ class TestStart:
             ({"tls.key": bytes(2_000_000)}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with"),
         ],
     )
-    def test_files(self, house: House, files: dict[str, bytes | None], problem: str) -> None:
+    def test_files(self, web_files: WebFiles, files: dict[str, bytes | None], problem: str) -> None:
         """A file that is missing, empty, too large or of another kind is reported with its key, line and path."""
         for name, content in files.items():
-            path = house.directory / name
+            path = web_files.directory / name
             path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(ConfigError, match=problem) as caught:
-            house.gate(VERIFY)
+            web_files.gate(VERIFY)
         assert len(caught.value.problems) == 1
 
-    def test_all_files(self, house: House) -> None:
+    def test_all_files(self, web_files: WebFiles) -> None:
         """Several problems are reported at once."""
         for name in ("tls.crt", "tls.key", "clients.crt"):
-            (house.directory / name).unlink()
+            (web_files.directory / name).unlink()
         with pytest.raises(ConfigError) as caught:
-            house.gate(VERIFY)
+            web_files.gate(VERIFY)
         assert len(caught.value.problems) == 3
 
-    def test_an_unsupported_curve_is_reported(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unsupported_curve_is_reported(self, web_files: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         """A curve that this Python or OpenSSL does not have is reported with its line, like any other problem."""
         monkeypatch.setitem(tls._CURVES, "X25519", "a curve of another time")
         problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519 .*; remove it"
         with pytest.raises(ConfigError, match=problem):
-            house.gate(PAIR + "  curve_preferences: [X25519]\n")
+            web_files.gate(PAIR + "  curve_preferences: [X25519]\n")
 
-    def test_a_key_of_another_certificate_is_reported(self, house: House) -> None:
+    def test_a_key_of_another_certificate_is_reported(self, web_files: WebFiles) -> None:
         """A key that does not belong to the certificate is reported."""
-        put(house.directory / "tls.key", server_pair(house.ca).key_pem)
+        put(web_files.directory / "tls.key", server_pair(web_files.ca).key_pem)
         with pytest.raises(
             ConfigError, match=r"cert_file: is not the certificate of \S+/tls.key; install a certificate with its key"
         ):
-            house.gate(PAIR)
+            web_files.gate(PAIR)
 
     @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
-    def test_encrypted_key(self, house: House, form: PrivateFormat) -> None:
+    def test_encrypted_key(self, web_files: WebFiles, form: PrivateFormat) -> None:
         """An encrypted key is refused without a prompt for its password."""
-        pair = server_pair(house.ca)
-        put(house.directory / "tls.crt", pair.pem)
-        put(house.directory / "tls.key", pair.key_as(form, b"password"))
+        pair = server_pair(web_files.ca)
+        put(web_files.directory / "tls.crt", pair.pem)
+        put(web_files.directory / "tls.key", pair.key_as(form, b"password"))
         with pytest.raises(ConfigError, match=r"tls\.key is encrypted"):
-            house.gate(PAIR)
+            web_files.gate(PAIR)
 
-    def test_pipe_for_a_key(self, house: House) -> None:
+    def test_pipe_for_a_key(self, web_files: WebFiles) -> None:
         """A pipe in the place of a file is not waited for."""
-        (house.directory / "tls.key").unlink()
-        os.mkfifo(house.directory / "tls.key")
+        (web_files.directory / "tls.key").unlink()
+        os.mkfifo(web_files.directory / "tls.key")
         with pytest.raises(ConfigError, match="it is not a regular file"):
-            house.gate(PAIR)
+            web_files.gate(PAIR)
 
-    def test_command(self, house: House) -> None:
+    def test_command(self, web_files: WebFiles) -> None:
         """`certmond serve --web-config` prints all problems, and exits 3."""
-        house.write(PAIR + "  colour: red\nbasic_auth_users: {a: b}\n")
-        command = [sys.executable, "-m", "certmond", "serve", "--runtime-dir", str(house.runtime), "--listen",
-                   "127.0.0.1:0", "--web-config", str(house.path)]  # fmt: skip
+        web_files.write(PAIR + "  colour: red\nbasic_auth_users: {a: b}\n")
+        command = [sys.executable, "-m", "certmond", "serve", "--runtime-dir", str(web_files.runtime), "--listen",
+                   "127.0.0.1:0", "--web-config", str(web_files.path)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (3, "")
         lines = done.stderr.splitlines()
@@ -658,17 +673,17 @@ class TestStart:
         ],
     )
     def test_open_to_others(
-        self, house: House, listen: str, text: str | None, warned: bool, caplog: pytest.LogCaptureFixture
+        self, web_files: WebFiles, listen: str, text: str | None, warned: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A listener on a network without TLS and authentication is allowed, and reported once."""
-        with make_server(house.runtime, listen, None if text is None else house.gate(text)):
+        with make_server(web_files.runtime, listen, None if text is None else web_files.gate(text)):
             pass
         assert [record.levelno for record in caplog.records] == [logging.WARNING] * warned
         assert ("--web-config FILE" in caplog.text) is warned
 
-    def test_what_is_loaded(self, house: House) -> None:
+    def test_what_is_loaded(self, web_files: WebFiles) -> None:
         """OpenSSL, bcrypt and pydantic are loaded only for a web configuration; what handles node keys never is."""
-        house.write(PAIR + USERS)
+        web_files.write(PAIR + USERS)
         code = (
             "import sys, pathlib, certmond.expose.http.server\n"
             "print(sorted({'ssl', 'bcrypt', 'pydantic', 'cryptography'} & set(sys.modules)))\n"
@@ -676,7 +691,7 @@ class TestStart:
             "Gate(pathlib.Path(sys.argv[1]))\n"
             "print(sorted({'ssl', 'bcrypt', 'pydantic', 'cryptography', 'certmond.pki'} & set(sys.modules)))\n"
         )
-        run = subprocess.run([sys.executable, "-c", code, house.path], capture_output=True, text=True, check=True)
+        run = subprocess.run([sys.executable, "-c", code, web_files.path], capture_output=True, text=True, check=True)
         assert run.stdout.splitlines() == ["[]", "['bcrypt', 'pydantic', 'ssl']"]
 
 
@@ -684,14 +699,14 @@ class TestAbuse:
     """Under abuse of the listener, other clients are served, and the limits hold."""
 
     @pytest.fixture
-    def server(self, house: House) -> Iterator[Server]:
-        with running(house.runtime, gate=house.gate(PAIR + USERS)) as server:
+    def server(self, web_files: WebFiles) -> Iterator[Server]:
+        with running(web_files.runtime, gate=web_files.gate(PAIR + USERS)) as server:
             yield server
 
-    def served(self, server: Server, house: House) -> bool:
-        return fetch(server, house.client(), get(password="secret")).endswith(TOLD)
+    def served(self, server: Server, web_files: WebFiles) -> bool:
+        return fetch(server, web_files.client(), get(password="secret")).endswith(DISCLOSED)
 
-    def test_silent_connections(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_silent_connections(self, server: Server, web_files: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         """Thousands of connections say nothing: the limit holds, and who asks is answered, also from their address."""
         clients = []
         try:
@@ -699,20 +714,20 @@ class TestAbuse:
                 clients.append(socket.create_connection(server.address, source_address=("127.0.0.2", 0)))
                 assert len(server.slots.taken) <= 64
                 if number % 500 == 0:
-                    assert self.served(server, house)
+                    assert self.served(server, web_files)
             monkeypatch.setattr(limits, "GRACE_SECONDS", 0)
             answer = b""
             while not answer:  # those that were turned away for it may not have left yet
                 raw = socket.create_connection(server.address, source_address=("127.0.0.2", 0))
-                with raw, suppress(OSError), house.client().wrap_socket(raw, server_hostname="localhost") as client:
+                with raw, suppress(OSError), web_files.client().wrap_socket(raw, server_hostname="localhost") as client:
                     client.sendall(get(password="secret"))
                     answer = hear(client)
-            assert answer.endswith(TOLD)
+            assert answer.endswith(DISCLOSED)
         finally:
             for each in clients:
                 each.close()
 
-    def test_a_handshake_makes_room(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_handshake_makes_room(self, server: Server, web_files: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         """A client that begins a handshake replaces at once a client that has not, also from the same address."""
         monkeypatch.setattr(limits, "GRACE_SECONDS", 1000)
         clients = [socket.create_connection(server.address) for _ in range(limits.SHARE)]
@@ -720,29 +735,29 @@ class TestAbuse:
             for number, client in enumerate(clients):
                 client.sendall(b"\x16")
                 await_connections(server, limits.SHARE, least=number + 1)
-            assert self.served(server, house)
+            assert self.served(server, web_files)
             assert hear(clients[0]) == b""
         finally:
             for each in clients:
                 each.close()
 
-    def test_half_a_handshake(self, house: House) -> None:
+    def test_half_a_handshake(self, web_files: WebFiles) -> None:
         """An unfinished handshake is closed at the end of its time, and delays no other client."""
-        with running(house.runtime, patience=0.5, gate=house.gate(PAIR)) as server:
+        with running(web_files.runtime, patience=0.5, gate=web_files.gate(PAIR)) as server:
             with socket.create_connection(server.address) as client:
                 incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-                talk = house.client().wrap_bio(incoming, outgoing, server_hostname="localhost")
+                talk = web_files.client().wrap_bio(incoming, outgoing, server_hostname="localhost")
                 with pytest.raises(ssl.SSLWantReadError):
                     talk.do_handshake()
                 client.sendall(outgoing.read()[:100])
-                assert admitted(server, house.client())
+                assert admitted(server, web_files.client())
                 assert hear(client) == b""
             await_connections(server, 0)
 
-    def test_slow_request(self, house: House) -> None:
+    def test_slow_request(self, web_files: WebFiles) -> None:
         """A request that arrives byte by byte through TLS is closed at the end of its time."""
-        with running(house.runtime, patience=0.5, gate=house.gate(PAIR)) as server:
-            with connect(server, house.client()) as client:
+        with running(web_files.runtime, patience=0.5, gate=web_files.gate(PAIR)) as server:
+            with connect(server, web_files.client()) as client:
                 client.settimeout(0.02)
                 answer = None
                 while answer is None:
@@ -756,11 +771,14 @@ class TestAbuse:
                 assert answer == b""
             await_connections(server, 0)
 
-    def test_client_that_does_not_read(self, house: House) -> None:
+    def test_client_that_does_not_read(self, web_files: WebFiles) -> None:
         """A client that takes no more of its answer through TLS is cut when its time is up."""
-        put(house.runtime / "metrics.prom", os.urandom(50_000_000))
-        gate = house.gate(PAIR)
-        with running(house.runtime, patience=0.5, gate=gate) as server, connect(server, house.client()) as client:
+        put(web_files.runtime / "metrics.prom", os.urandom(50_000_000))
+        gate = web_files.gate(PAIR)
+        with (
+            running(web_files.runtime, patience=0.5, gate=gate) as server,
+            connect(server, web_files.client()) as client,
+        ):
             client.sendall(get())
             client.recv(1)
             await_connections(server, 0)
@@ -770,14 +788,14 @@ class TestAbuse:
         [b"\0" * 100_000, b"\x16\x03\x01\xff\xff" + b"\1" * 70_000, b"\x80\x2e\x01\x00\x02", b"SSH-2.0-x\r\n" * 9000,
          b"\x15\x03\x01\0\2\2\x28", b"\x16\x03\x01\0\4\1\xff\xff\xff" * 2000],
     )  # fmt: skip
-    def test_noise(self, server: Server, house: House, noise: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    def test_noise(self, server: Server, web_files: WebFiles, noise: bytes, caplog: pytest.LogCaptureFixture) -> None:
         """Bytes that are no TLS end the connection without an event."""
         with socket.create_connection(server.address) as client, suppress(OSError):
             client.sendall(noise)
             client.shutdown(socket.SHUT_WR)
             hear(client)
         await_connections(server, 0)
-        assert self.served(server, house)
+        assert self.served(server, web_files)
         assert caplog.records == []
 
     @pytest.mark.parametrize(
@@ -788,19 +806,19 @@ class TestAbuse:
             (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000, 431),
         ],
     )
-    def test_huge_headers(self, server: Server, house: House, request_bytes: bytes, status: int) -> None:
+    def test_huge_headers(self, server: Server, web_files: WebFiles, request_bytes: bytes, status: int) -> None:
         """A header that is too long gets the error status, as without TLS."""
-        assert fetch(server, house.client(), request_bytes).startswith(b"HTTP/1.1 %d " % status)
-        assert self.served(server, house)
+        assert fetch(server, web_files.client(), request_bytes).startswith(b"HTTP/1.1 %d " % status)
+        assert self.served(server, web_files)
 
-    def test_wrong_passwords(self, server: Server, house: House) -> None:
+    def test_wrong_passwords(self, server: Server, web_files: WebFiles) -> None:
         """While wrong passwords are tried continuously, a client with the right one is admitted."""
         stop = threading.Event()
 
         def guess() -> None:
             while not stop.is_set():
                 raw = socket.create_connection(server.address, source_address=("127.0.0.2", 0))
-                with suppress(OSError), house.client().wrap_socket(raw, server_hostname="localhost") as client:
+                with suppress(OSError), web_files.client().wrap_socket(raw, server_hostname="localhost") as client:
                     client.sendall(get(password="wrong"))
                     answer = hear(client)
                     assert not answer or answer.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 503 "))
@@ -809,7 +827,7 @@ class TestAbuse:
         for each in guessers:
             each.start()
         try:
-            assert all(self.served(server, house) for _ in range(10))
+            assert all(self.served(server, web_files) for _ in range(10))
         finally:
             stop.set()
             for each in guessers:

@@ -778,7 +778,7 @@ class TestListening:
         )
         root = Path(serve.__file__).parents[3]
         run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=root)
-        ours, foreign = run.stdout.splitlines()
+        own, foreign = run.stdout.splitlines()
         modules = {
             "documents": ("durations",),
             "http": ("access_policy", "connection_limits", "health", "routes", "server"),
@@ -786,7 +786,7 @@ class TestListening:
         }
         expose = {f"certmond.expose.{each}" for each in modules}
         expose |= {f"certmond.expose.{package}.{name}" for package, names in modules.items() for name in names}
-        assert {*ours.split()} == {"certmond", "certmond.errors", "certmond.expose"} | expose
+        assert {*own.split()} == {"certmond", "certmond.errors", "certmond.expose"} | expose
         assert set(foreign.split()) <= {"__main__"}
 
 

@@ -13,12 +13,12 @@ from certmond.errors import ConfigError
 from certmond.expose.http.access_control import Gate
 from certmond.expose.http.web_config import CURVES, SUITES, SUITES_13, WebConfig, load, parse
 from tests.conftest import real_part
-from tests.web_config_files import PAIR, USERS, VERIFY, House
+from tests.web_config_files import PAIR, USERS, VERIFY, WebFiles
 
 HASH = "$2b$04$ijAd9uJcYV3NIMbT5lSoke/T4t7miIGURy9ljYBsfTUvT5C1E56Ey"  # of "secret", as cheap as may be
 
 
-def told(text: str | bytes) -> list[str]:
+def reported(text: str | bytes) -> list[str]:
     """Return all problems of a configuration with this text."""
     with pytest.raises(ConfigError) as caught:
         parse("web.yaml", text, Path("/etc/certmond"))
@@ -115,7 +115,7 @@ basic_auth_users:
 rate_limit: {{interval: soon, burst: -1}}
 rate_limits: 1
 """
-    problems = told(text)
+    problems = reported(text)
     wanted = {
         (1, "tls_server_config", "has no key_file"),
         (3, "tls_server_config.min_version", "TLS13 is above TLS12"),
@@ -183,7 +183,7 @@ rate_limits: 1
 )  # fmt: skip
 def test_one_problem(text: str, problem: str) -> None:
     """A single mistake or contradiction is one problem at its place."""
-    problems = told(text)
+    problems = reported(text)
     assert len(problems) == 1, problems
     assert problems[0].startswith(problem)
 
@@ -192,7 +192,9 @@ def test_one_problem(text: str, problem: str) -> None:
 def test_no_secret_is_in_a_message(key: str) -> None:
     """No problem and no repr of a configuration quotes a key or a hash."""
     secret = "-----BEGIN PRIVATE KEY----- MIIsecret"
-    problems = told(f"tls_server_config:\n  {key}: {secret}\n  x: 1\nbasic_auth_users:\n  a: {HASH}x\n  b: {HASH}\n")
+    problems = reported(
+        f"tls_server_config:\n  {key}: {secret}\n  x: 1\nbasic_auth_users:\n  a: {HASH}x\n  b: {HASH}\n"
+    )
     assert "MIIsecret" not in str(problems)
     assert HASH[8:20] not in str(problems)
     source = parse("f", f"tls_server_config: {{cert: c, key: {secret}}}\nbasic_auth_users: {{b: {HASH}}}", Path())
@@ -254,13 +256,13 @@ def test_names_are_those_of_go(tmp_path: Path) -> None:
 )
 def test_promtool_agrees(tmp_path: Path, text: str, good: bool) -> None:
     """`promtool check web-config` accepts what certmond accepts, and certmond refuses what it refuses."""
-    house = House(tmp_path)
-    house.write(text)
-    command = [real_part("promtool"), "check", "web-config", str(house.path)]
+    web_files = WebFiles(tmp_path)
+    web_files.write(text)
+    command = [real_part("promtool"), "check", "web-config", str(web_files.path)]
     theirs = subprocess.run(command, capture_output=True, check=False)
     assert (theirs.returncode == 0) is good, theirs.stderr
     if good:
-        Gate(house.path)
+        Gate(web_files.path)
     else:
         with pytest.raises(ConfigError):
-            Gate(house.path)
+            Gate(web_files.path)

@@ -126,8 +126,10 @@ class TestHostileText:
         """No name of a subject, file, service, message or node makes an element or attribute."""
         used = {"service": "s", "reloads": True, "running": True, "started_at": None}
         served = {"endpoint": "e", "service": "s", "sha256": None, "matches": False, "reason": "r"}
-        told = [finding("critical"), finding("info", message="no remedy")]
-        plain = status(entry("a", used_by=[used], served=[served], findings=told), entry("b", authority="c"), node="n")
+        reported = [finding("critical"), finding("info", message="no remedy")]
+        plain = status(
+            entry("a", used_by=[used], served=[served], findings=reported), entry("b", authority="c"), node="n"
+        )
         good, bad = (shown(every_text(plain, put), every_text(busy(), put), put) for put in ("harmless; text", HOSTILE))
         named = [(tag, sorted(attributes)) for tag, attributes in good.elements]
         assert [(tag, sorted(attributes)) for tag, attributes in bad.elements] == named

@@ -124,15 +124,17 @@ steps = st.tuples(
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[Inventory, datetime]]:
     """Draw passes over a node: some things change from one to the next, most stay, and the clock moves arbitrarily."""
-    choice, now, told = draw(steps)
+    choice, now, reported = draw(steps)
     history = []
     for _ in range(draw(st.integers(2, 6))):
         seen = [WORLD[name][number] for name, number in choice.items()]
-        history.append((Inventory(tuple(each for each in seen if each), told), now))
-        other, now, told = draw(st.tuples(steps, instants, facts).map(lambda drawn: (drawn[0][0], drawn[1], drawn[2])))
+        history.append((Inventory(tuple(each for each in seen if each), reported), now))
+        other, now, reported = draw(
+            st.tuples(steps, instants, facts).map(lambda drawn: (drawn[0][0], drawn[1], drawn[2]))
+        )
         changed = draw(st.sets(st.sampled_from(sorted(WORLD)), max_size=2))
         choice = {name: other[name] if name in changed else number for name, number in choice.items()}
-        told = told if draw(st.booleans()) else history[-1][0].facts
+        reported = reported if draw(st.booleans()) else history[-1][0].facts
     return history
 
 
@@ -146,9 +148,9 @@ def test_the_previous_assessment_changes_no_verdict(history: list[tuple[Inventor
     last: dict[tuple[str, str], Certificate | None] = {}
     for seen, now in history:
         previous = assess(seen, now, previous)
-        afresh = assess(seen, now)
-        assert verdicts(previous) == verdicts(afresh)
-        for one, other in zip(previous.statuses, afresh.statuses, strict=True):
+        recomputed = assess(seen, now)
+        assert verdicts(previous) == verdicts(recomputed)
+        for one, other in zip(previous.statuses, recomputed.statuses, strict=True):
             assert one.changes_at == other.changes_at or one.damage or other.damage
         assert previous.taken_at == now
         last = {each.identity: next(iter(each.certificates), last.get(each.identity)) for each in seen.observations}
@@ -307,9 +309,9 @@ def test_a_recorded_renewal_changes_the_verdict_at_once() -> None:
     seen, at = inventory(CA_GOOD, LEAF_GOOD), MINE.facts.not_after - 10 * DAY
     first = assess(seen, at)
     noted = assess(seen, at, first, renewed={MINE.facts.sha256: at})
-    forgotten = assess(seen, at, noted)
-    reasons = [{item.reason for item in by_name(each)["leaf"].findings} for each in (first, noted, forgotten)]
-    assert [Reason.STILL_DUE in told for told in reasons] == [False, True, False]
+    unstored = assess(seen, at, noted)
+    reasons = [{item.reason for item in by_name(each)["leaf"].findings} for each in (first, noted, unstored)]
+    assert [Reason.STILL_DUE in reported for reported in reasons] == [False, True, False]
 
 
 # --- running and serving processes ------------------------------------------------------------------------------------
@@ -396,10 +398,12 @@ def test_a_ca_file_that_breaks_is_no_trust_anchor() -> None:
 
 def test_a_ca_without_an_entry_is_reported_at_once() -> None:
     """While its entry reports the defect, its leaves have no finding. Without an entry, they do."""
-    told = assess(inventory(see(AUTHORITY, faults=(Fault(Reason.MISSING, "/pki/ca is not there"),)), LEAF_GOOD), NOW)
-    untold = assess(inventory(LEAF_GOOD), NOW, told)
-    again = assess(inventory(CA_GOOD, LEAF_GOOD), NOW, untold)
-    found = [{item.reason for item in by_name(each)["leaf"].findings} for each in (told, untold, again)]
+    reported = assess(
+        inventory(see(AUTHORITY, faults=(Fault(Reason.MISSING, "/pki/ca is not there"),)), LEAF_GOOD), NOW
+    )
+    unreported = assess(inventory(LEAF_GOOD), NOW, reported)
+    again = assess(inventory(CA_GOOD, LEAF_GOOD), NOW, unreported)
+    found = [{item.reason for item in by_name(each)["leaf"].findings} for each in (reported, unreported, again)]
     assert found == [set(), {Reason.NO_PATH}, set()]
 
 

@@ -270,7 +270,7 @@ def test_a_command_repairs_at_once() -> None:
 
 def test_a_request_issues_nothing_by_a_ca_without_full_trust() -> None:
     """A valid generation is restored."""
-    doubt = "not everyone trusts it"
+    doubt = "a component does not trust it"
     node = Node()
     node.look(CUT)
     assert only(node.plan(asked=True, unsure={"ca": doubt})) == Held(*CUT.identity, doubt)
@@ -288,12 +288,12 @@ def test_an_unsynchronized_clock_and_an_upgrade_hold() -> None:
     node.after(REPAIR_WAIT)
     assert isinstance(only(node.plan(hold="an upgrade")), Held)
     assert isinstance(only(node.plan(clock="the clock")), Held)
-    assert isinstance(only(node.plan(unsure={"ca": "not everyone trusts it"})), Held)
+    assert isinstance(only(node.plan(unsure={"ca": "a component does not trust it"})), Held)
     node = Node(salvage=Salvage(good=(("000001-x", GOOD.certificates[0]),)))
     node.look(GONE)
     node.after(REPAIR_WAIT)
     assert isinstance(only(node.plan(hold="an upgrade")), Held)
-    assert isinstance(only(node.plan(clock="the clock", unsure={"ca": "not everyone trusts it"})), Restore)
+    assert isinstance(only(node.plan(clock="the clock", unsure={"ca": "a component does not trust it"})), Restore)
 
 
 def test_a_failed_or_short_lived_repair_has_a_growing_delay() -> None:
@@ -360,7 +360,7 @@ def client(text: str, end: datetime = NOW + 10 * DAY, ca: Issued = ROOT) -> Issu
     return make_leaf(ca, subject, key=KEY, not_before=end - YEAR, not_after=end)
 
 
-@pytest.mark.parametrize("remembered", ["known", "lost", "kept"])
+@pytest.mark.parametrize("known_facts", ["known", "lost", "kept"])
 @pytest.mark.parametrize(
     ("last", "former", "back"),
     [
@@ -373,16 +373,16 @@ def client(text: str, end: datetime = NOW + 10 * DAY, ca: Issued = ROOT) -> Issu
     ],
 )
 def test_of_several_accepted_subjects_only_the_last_or_less_is_restored(
-    remembered: str, last: str, former: str, *, back: bool
+    known_facts: str, last: str, former: str, *, back: bool
 ) -> None:
     """An accepted subject is not restored after another one was in place, unless it is a part of that one. The last one
     is known from the files, or from the record of subjects. A new certificate has the last one.
     """
     spec = row("leaf", subject=[ADMINS, MASTERS, PLAIN], usages=["digital signature", "client auth"])
     old, new = client(former).facts, client(last, NOW + YEAR).facts
-    kept = (old, new) if remembered == "kept" else (old,)
+    kept = (old, new) if known_facts == "kept" else (old,)
     salvage = Salvage((("000001-x", old),), kept, new.sha256, subject=last, seen_subject=last)
-    seen, known = replace(GONE, spec=spec), new if remembered == "known" else None
+    seen, known = replace(GONE, spec=spec), new if known_facts == "known" else None
     found = generation(seen, salvage, FACTS, known=known)
     assert found == (("000001-x", old) if back else None)
     template = new_template(seen, salvage, TERMS, signer="local", authority=CA, known=known)

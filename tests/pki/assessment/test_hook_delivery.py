@@ -27,8 +27,8 @@ def known(*notices: Notice) -> dict[Key, Notice]:
     return {each.key: each for each in notices}
 
 
-def steps(want: Iterable[Notice], told: Iterable[Notice], *, settled: bool = True) -> list[Due]:
-    return list(due(known(*want), known(*told), NOW, settled=settled, at=NOW))
+def steps(want: Iterable[Notice], reported: Iterable[Notice], *, settled: bool = True) -> list[Due]:
+    return list(due(known(*want), known(*reported), NOW, settled=settled, at=NOW))
 
 
 notices = st.builds(
@@ -38,9 +38,9 @@ some = st.lists(notices, unique_by=lambda each: each.subject)
 
 
 @given(some, some)
-def test_a_hook_that_received_all_due_events_has_the_current_state(want: list[Notice], told: list[Notice]) -> None:
+def test_a_hook_that_received_all_due_events_has_the_current_state(want: list[Notice], reported: list[Notice]) -> None:
     """Whatever a hook had received, it has the current findings when no event is due, each event once."""
-    knows, heard = known(*told), list[tuple[str, Key]]()
+    knows, heard = known(*reported), list[tuple[str, Key]]()
     while found := list(due(known(*want), knows, NOW, settled=True, at=NOW)):
         step = found[0]
         heard.append(step.key)
@@ -50,15 +50,15 @@ def test_a_hook_that_received_all_due_events_has_the_current_state(want: list[No
             del knows[step.notice.key]
     assert knows.keys() == known(*want).keys()
     assert len(heard) == len(set(heard))
-    assert {key for event, key in heard if event == "cleared"} == known(*told).keys() - known(*want).keys()
+    assert {key for event, key in heard if event == "cleared"} == known(*reported).keys() - known(*want).keys()
 
 
 @given(some, some)
 def test_a_receiver_that_keeps_subjects_only_ends_with_the_current_state(
-    want: list[Notice], told: list[Notice]
+    want: list[Notice], reported: list[Notice]
 ) -> None:
     """A receiver with one alarm per certificate and reason, whatever the severity, has the current ones at the end."""
-    knows, alarms = known(*told), {each.subject for each in told}
+    knows, alarms = known(*reported), {each.subject for each in reported}
     while found := list(due(known(*want), knows, NOW, settled=True, at=NOW)):
         step = found[-1]  # in the worst order that is allowed
         if step.event == "raised":
@@ -100,13 +100,14 @@ def test_a_cleared_event_has_the_time_of_its_pass() -> None:
 
 def test_an_open_finding_is_repeated_on_request() -> None:
     """With `repeat` an event is due again after that time, also after the clock was set back. Without it, never."""
-    told = known(notice("a", told_at=NOW - HOUR), notice("b", told_at=NOW), notice("later", told_at=NOW + DAY))
+    reported = known(notice("a", told_at=NOW - HOUR), notice("b", told_at=NOW), notice("later", told_at=NOW + DAY))
     assert [
-        each.notice.certificate for each in due(told, told, NOW, settled=True, at=NOW, repeat=timedelta(hours=1))
+        each.notice.certificate
+        for each in due(reported, reported, NOW, settled=True, at=NOW, repeat=timedelta(hours=1))
     ] == ["a", "later"]
-    assert not list(due(told, told, NOW, settled=True, at=NOW))
-    assert not list(due({}, told, NOW, settled=False, at=NOW, repeat=timedelta(hours=1)))
-    assert next_repeat(told, timedelta(hours=1)) == NOW
+    assert not list(due(reported, reported, NOW, settled=True, at=NOW))
+    assert not list(due({}, reported, NOW, settled=False, at=NOW, repeat=timedelta(hours=1)))
+    assert next_repeat(reported, timedelta(hours=1)) == NOW
     assert next_repeat({}, timedelta(hours=1)) is None
 
 

@@ -176,8 +176,8 @@ def test_an_expired_anchor_is_reported_once_at_its_entry() -> None:
 @pytest.mark.parametrize("left", [-DAY, DAY])
 def test_a_ca_that_ends_is_to_be_rotated(left: timedelta) -> None:
     """The remedy of a CA that has ended, or is about to, is a rotation: `certmond renew` refuses one."""
-    (told,) = judge(see(AUTHORITY, make_ca(not_after=NOW + left)))["ca"].findings
-    assert told.message.endswith("; rotate it: certmond root-ca rotate")
+    (reported,) = judge(see(AUTHORITY, make_ca(not_after=NOW + left)))["ca"].findings
+    assert reported.message.endswith("; rotate it: certmond root-ca rotate")
 
 
 def test_an_expired_further_ca_of_a_bundle_is_a_leftover() -> None:
@@ -246,12 +246,12 @@ def test_a_foreign_ca_of_the_same_name_is_no_anchor() -> None:
 
 def test_the_most_specific_refusal_is_reported() -> None:
     """That an intermediate matches nothing is less specific than that a matching one is no CA."""
-    stranger = make_intermediate(ROOT, "middle")
+    unrelated = make_intermediate(ROOT, "middle")
     for middle, fact in (
         (make_intermediate(ROOT, "middle", is_ca=False), "CN=middle (issuer CN=kubernetes): the issuer is not a CA"),
         (make_intermediate(make_ca("far"), "middle"), "CN=middle (issuer CN=far): no CA certificate has the name of"),
     ):
-        for chain in ((middle, stranger), (stranger, middle)):
+        for chain in ((middle, unrelated), (unrelated, middle)):
             assert fact in of_leaf(make_leaf(middle), *chain)["no_path"].message
 
 
@@ -658,10 +658,10 @@ def test_whom_it_belongs_to(wanted: str | None, owner: str, right: bool) -> None
 @pytest.mark.parametrize("reason", [Reason.UNREADABLE, Reason.MISSING, Reason.MALFORMED, Reason.TRAILING_DATA])
 def test_a_fault_of_a_file_is_a_finding_with_a_remedy(reason: Reason) -> None:
     """The remedy is the fault's own, or the usual one of its reason. The finding is beside the other verdicts."""
-    faults = (Fault(reason, "/pki/leaf.crt has a flaw"), Fault(reason, "/pki/leaf.crt has another", "stand on one leg"))
+    faults = (Fault(reason, "/pki/leaf.crt has a flaw"), Fault(reason, "/pki/leaf.crt has another", "certmond fix"))
     verdict = judge(see(AUTHORITY, ROOT), see(row(), make_leaf(ROOT), faults=faults))["leaf"]
     assert [item.message.rpartition("; ")[0] for item in verdict.findings] == [fault.detail for fault in faults]
-    assert verdict.findings[1].message.endswith("; stand on one leg")
+    assert verdict.findings[1].message.endswith("; certmond fix")
     assert verdict.findings[0].severity is (Severity.INFO if reason is Reason.TRAILING_DATA else Severity.CRITICAL)
     assert verdict.chain_valid
 

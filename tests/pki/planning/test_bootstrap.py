@@ -178,7 +178,7 @@ def test_everything_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gone", "told"),
+    ("gone", "reported"),
     [
         (pki("ca.crt", "ca.key"), "ca.crt is missing, and certificates of this CA exist"),
         (pki("ca.crt"), "ca.crt is missing, and certificates of this CA exist"),
@@ -193,11 +193,11 @@ def test_everything_is_there() -> None:
         ),
     ],
 )
-def test_what_forbids_it(gone: list[str], told: str) -> None:
+def test_what_forbids_it(gone: list[str], reported: str) -> None:
     """A file whose counterpart is missing, or that no CA can sign, prevents all steps."""
     made = decide(without(*gone))
     assert made.steps == ()
-    assert any(told in problem for problem in made.problems), made.problems
+    assert any(reported in problem for problem in made.problems), made.problems
 
 
 def test_every_obstacle_is_reported() -> None:
@@ -257,7 +257,7 @@ def test_a_broken_ca() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"not_after": NOW - DAY}, "ca.crt expired on"),
         ({"not_before": NOW + DAY}, "ca.crt is not valid before"),
@@ -265,13 +265,13 @@ def test_a_broken_ca() -> None:
         ({"usages": ["digital signature"]}, "without keyCertSign"),
     ],
 )
-def test_an_authority_that_is_no_good(changes: Mapping[str, object], told: str) -> None:
+def test_an_authority_that_is_no_good(changes: Mapping[str, object], reported: str) -> None:
     """A CA that is there and no good forbids everything."""
     there = frozenset(pki("etcd/ca.crt", "etcd/ca.key"))
     bad = make_ca("etcd-ca", **changes)  # type: ignore[arg-type]
     made = bootstrap(SPECS, Ground(observed(there, {"etcd-ca": bad}), there), INIT, POLICY)
     assert made.steps == ()
-    assert told in made.problems[0]
+    assert reported in made.problems[0]
 
 
 def test_what_is_due_is_kept() -> None:
@@ -482,7 +482,7 @@ def test_a_kubelet_of_another_ca() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reported"),
     [
         ({"advertise_address": "host"}, "must be an IP address"),
         ({"advertise_address": "fe80::1%eth0"}, "must be an IP address"),
@@ -497,9 +497,9 @@ def test_a_kubelet_of_another_ca() -> None:
         ({"bind_port": "0"}, "greater than or equal to 1"),
     ],
 )
-def test_what_no_cluster_is(fields: Mapping[str, object], told: str) -> None:
+def test_what_no_cluster_is(fields: Mapping[str, object], reported: str) -> None:
     """A cluster that cannot be is refused with a sentence."""
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ValidationError, match=reported):
         InitSpec.model_validate(fields)
 
 

@@ -14,7 +14,7 @@ from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, new_key
 from tests.pki.planning.test_renewals import CA, FACTS, KEY, ROOT, row, see
 
-STRANGER = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
+UNRELATED = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
 BESIDE = Circumstances(derived={"copy": ("/etc/copy.pem", "leaf")}, stale={"copy": "/etc/copy.pem is not there"})
 BECAUSE = "its source leaf is not signed by its CA: no current or old CA of its entry has signed it"
 
@@ -29,7 +29,7 @@ def test_nothing_is_made_from_a_certificate_that_its_ca_has_not_signed() -> None
     """A user who can write the source's file could otherwise have its content copied. The plan reports it at the
     derived file by its name and path. After the CA signs the source, the next plan makes the derived file.
     """
-    made = plan(looked(STRANGER, YEAR), Policy(), {}, BESIDE)
+    made = plan(looked(UNRELATED, YEAR), Policy(), {}, BESIDE)
     assert (made.steps, made.held) == ((), (Held("copy", "/etc/copy.pem", BECAUSE),))
     made = plan(looked(ROOT, YEAR), Policy(), {}, BESIDE)
     assert ([each.target for each in made.steps], made.held) == (["copy"], ())
@@ -37,7 +37,7 @@ def test_nothing_is_made_from_a_certificate_that_its_ca_has_not_signed() -> None
 
 def test_a_forecast_reports_the_missing_derived_file_once() -> None:
     """The event is beside those of the source, although the derived file has no certificate that could end."""
-    found = forecast(looked(STRANGER, 40 * DAY), Policy(), NOW + YEAR, BESIDE)
+    found = forecast(looked(UNRELATED, 40 * DAY), Policy(), NOW + YEAR, BESIDE)
     assert [(each.at, each.what, each.detail) for each in found.events if each.target == "copy"] == [
         (NOW, What.HOLD, BECAUSE)
     ]

@@ -42,7 +42,7 @@ def foresee(made: World, length: timedelta = 12 * YEAR, now: datetime = NOW) -> 
     return forecast(made.look(now), made.policy, now + length, made.circumstances)
 
 
-def told(found: Forecast, *kinds: What, about: str | None = None) -> list[tuple[datetime, str]]:
+def reported(found: Forecast, *kinds: What, about: str | None = None) -> list[tuple[datetime, str]]:
     """Return the time and target of each event of these kinds."""
     return [(e.at, e.target) for e in found.events if e.what in kinds and about in {None, e.target}]
 
@@ -102,7 +102,7 @@ def test_a_forecast_is_in_order_within_its_time_and_renews_nothing_twice_within_
     assert instants == sorted(instants)
     assert all(now <= at <= now + 6 * DAY for at in instants)
     last: dict[str, datetime] = {}
-    for at, target in told(found, What.RENEW):
+    for at, target in reported(found, What.RENEW):
         assert at - last.get(target, at - YEAR) >= MIN_INTERVAL
         last[target] = at
     assert found == forecast(made.look(now), made.policy, now + 6 * DAY)
@@ -113,8 +113,8 @@ def test_the_last_instant_is_included() -> None:
     made = world(leaf(NOW + YEAR))
     due = made.plan(NOW).changes_at
     assert due
-    assert told(forecast(made.look(NOW), POLICY, due), What.RENEW) == [(due, "leaf")]
-    assert told(forecast(made.look(NOW), POLICY, due - TICK), What.RENEW) == []
+    assert reported(forecast(made.look(NOW), POLICY, due), What.RENEW) == [(due, "leaf")]
+    assert reported(forecast(made.look(NOW), POLICY, due - TICK), What.RENEW) == []
 
 
 # --- the events -------------------------------------------------------------------------------------------------------
@@ -135,17 +135,17 @@ def test_a_nodes_twelve_years() -> None:
     """
     found = foresee(node())
     assert found.complete
-    renewals = Counter(target for _, target in told(found, What.RENEW))
+    renewals = Counter(target for _, target in reported(found, What.RENEW))
     assert set(renewals) == {f"leaf-{n}" for n in range(10)}
     assert set(renewals.values()) == {10}
     cas = ["ca", "etcd-ca", "front-proxy-ca"]
     for what in (What.CLAMP, What.DUE):
-        assert sorted(target for _, target in told(found, what)) == cas
+        assert sorted(target for _, target in reported(found, what)) == cas
     for what in (What.HOLD, What.EXPIRE):
-        leaves = {target for _, target in told(found, what)} - set(cas)
+        leaves = {target for _, target in reported(found, what)} - set(cas)
         assert leaves == set(renewals)
-    assert {at for at, _ in told(found, What.EXPIRE)} == {NOW + 10 * YEAR + TICK}
-    assert {at for at, _ in told(found, What.CLAMP)} == {max(at for at, _ in told(found, What.RENEW))}
+    assert {at for at, _ in reported(found, What.EXPIRE)} == {NOW + 10 * YEAR + TICK}
+    assert {at for at, _ in reported(found, What.CLAMP)} == {max(at for at, _ in reported(found, What.RENEW))}
     bad = {event.what for event in found.events if event.bad}
     assert bad == {What.CLAMP, What.DUE, What.HOLD, What.EXPIRE}
 
@@ -156,7 +156,7 @@ def test_a_service_is_restarted_once_for_all_its_certificates() -> None:
     (restart,) = [event for event in found.events if event.what is What.RESTART]
     assert restart.target == "apiserver"
     assert restart.detail == "has " + ", ".join(f"leaf-{number}" for number in range(1, 10)) + " in memory"
-    assert restart.at == told(found, What.RENEW)[0][0]
+    assert restart.at == reported(found, What.RENEW)[0][0]
 
 
 def test_the_first_shortened_lifetime_is_reported_once_for_each_ca() -> None:
@@ -166,10 +166,10 @@ def test_the_first_shortened_lifetime_is_reported_once_for_each_ca() -> None:
     cas = ending(NOW + 100 * YEAR, "second"), ending(NOW + 100 * DAY, "idle")
     made = replace(made, seen=(*made.seen, *cas, see(other, leaf(NOW + DAY))))
     found = foresee(made, 90 * DAY)
-    assert told(found, What.CLAMP) == [(NOW, "ca")]
+    assert reported(found, What.CLAMP) == [(NOW, "ca")]
     assert "ends on 2027-03-04" in sentences(found, What.CLAMP)[0]
     short = foresee(replace(made, policy=replace(POLICY, validity=10 * DAY)), 100 * DAY)
-    ((at, target),) = told(short, What.CLAMP)
+    ((at, target),) = reported(short, What.CLAMP)
     assert (target, at > NOW + 90 * DAY) == ("ca", True)
 
 
@@ -222,17 +222,17 @@ def test_an_absent_certificate_has_no_forecast() -> None:
     """A finding reports it today."""
     assert foresee(World((see(row()),))).events == ()
     assert next_event(World((see(row()),)).look(NOW), POLICY) is None
-    remembered = assess(Inventory((CA, see(row()))), NOW, World((CA, see(row(), leaf(NOW + DAY)))).look(NOW))
-    assert forecast(remembered, POLICY, NOW + DAY).events == ()
+    known_facts = assess(Inventory((CA, see(row()))), NOW, World((CA, see(row(), leaf(NOW + DAY)))).look(NOW))
+    assert forecast(known_facts, POLICY, NOW + DAY).events == ()
 
 
 def test_a_certificate_that_waits_beyond_its_end_expires() -> None:
     """Its lifetime is shorter than the hour between two renewals. The expiry is reported once."""
     made = world(leaf(NOW + 90 * SECOND, 90 * SECOND), spec=row(validity="90s"))
     found = foresee(made, 10 * HOUR)
-    renewals = told(found, What.RENEW)
+    renewals = reported(found, What.RENEW)
     assert {later[0] - earlier[0] for earlier, later in pairwise(renewals)} == {MIN_INTERVAL}
-    assert told(found, What.EXPIRE, What.HOLD) == [(renewals[0][0] + 90 * SECOND + TICK, "leaf")]
+    assert reported(found, What.EXPIRE, What.HOLD) == [(renewals[0][0] + 90 * SECOND + TICK, "leaf")]
 
 
 def test_the_number_of_events_has_a_limit() -> None:
@@ -242,7 +242,7 @@ def test_the_number_of_events_has_a_limit() -> None:
     assert not found.complete
     assert MAX_EVENTS <= len(found.events) < MAX_EVENTS + 10
     assert found.until == NOW + 12 * YEAR
-    assert told(found, What.EXPIRE, about="ca") == []
+    assert reported(found, What.EXPIRE, about="ca") == []
     assert found.events[-1].at < NOW + MAX_EVENTS * HOUR
     assert foresee(made, DAY).complete
 
@@ -269,7 +269,7 @@ def test_the_general_renew_before_applies_to_future_certificates() -> None:
     """It also applies to present ones."""
     seen = Inventory((CA, see(row(), leaf(NOW + YEAR))), FACTS)
     found = forecast(assess(seen, NOW, renew_before=60 * DAY), POLICY, NOW + 2 * YEAR)
-    assert [at - NOW for at, _ in told(found, What.RENEW)] == [305 * DAY, 610 * DAY]
+    assert [at - NOW for at, _ in reported(found, What.RENEW)] == [305 * DAY, 610 * DAY]
 
 
 def test_a_pem_in_place_of_the_symlink_is_repaired_once() -> None:
@@ -277,14 +277,14 @@ def test_a_pem_in_place_of_the_symlink_is_repaired_once() -> None:
     made = world(leaf(NOW + YEAR), spec=KUBELET)
     made = replace(made, seen=(CA, replace(made.seen[1], symlink=False)))
     found = foresee(made, YEAR)
-    assert [at - NOW for at, _ in told(found, What.RENEW)] == [timedelta(), 335 * DAY]
+    assert [at - NOW for at, _ in reported(found, What.RENEW)] == [timedelta(), 335 * DAY]
 
 
 def test_derived_files_are_made_when_outdated_and_after_their_source() -> None:
     """A file that is out of date today is made once."""
     around = Circumstances("an upgrade", {"b": "/b is not there"}, {"a": ("/a", "leaf"), "b": ("/b", "leaf")})
     found = foresee(world(leaf(NOW + 31 * DAY), leaf(NOW + 30 * DAY + HOUR), circumstances=around), 2 * DAY)
-    assert told(found, What.DERIVE) == [(NOW, "b"), (NOW + DAY, "a"), (NOW + DAY, "b")]
+    assert reported(found, What.DERIVE) == [(NOW, "b"), (NOW + DAY, "a"), (NOW + DAY, "b")]
     assert sentences(found, What.DERIVE) == ["/b is not there", "leaf is renewed", "leaf is renewed"]
 
 
@@ -294,21 +294,21 @@ def test_certificates_of_one_name_have_their_path() -> None:
     ca = ending(NOW + 20 * DAY)
     files = [replace(see(spec, leaf(NOW + 20 * DAY)), path=f"/pki/{n}.pem") for n in "ab"]
     found = foresee(World((ca, *files)), 30 * DAY)
-    assert len(told(found, What.HOLD, about="leaf")) == len(told(found, What.EXPIRE, about="leaf")) == 2
+    assert len(reported(found, What.HOLD, about="leaf")) == len(reported(found, What.EXPIRE, about="leaf")) == 2
 
 
 def test_a_file_that_is_damaged_today_is_repaired_once() -> None:
     """The dates of a certificate without a predecessor are unknown, so the forecast has no further event for it."""
     found = foresee(World((CA, see(row("other"), leaf(NOW + YEAR)), GONE)))
-    assert told(found, What.RENEW, about="leaf") == [(NOW, "leaf")]
+    assert reported(found, What.RENEW, about="leaf") == [(NOW, "leaf")]
     assert sentences(found, What.RENEW)[0].startswith("/pki/leaf.crt is not there; issue it again")
-    assert len(told(found, What.RENEW, about="other")) > 1
+    assert len(reported(found, What.RENEW, about="other")) > 1
 
 
 def test_a_certificate_of_another_service_has_due_and_end_only() -> None:
     """It has no hold."""
     found = foresee(World((CA, see(row(renewed_by="the start of k3s"), leaf(NOW + 40 * DAY)))), 50 * DAY)
-    assert told(found, *What) == [(NOW + 10 * DAY, "leaf"), (NOW + 40 * DAY + TICK, "leaf")]
+    assert reported(found, *What) == [(NOW + 10 * DAY, "leaf"), (NOW + 40 * DAY + TICK, "leaf")]
 
 
 # --- the next event ---------------------------------------------------------------------------------------------------
@@ -322,16 +322,16 @@ def test_the_next_event_is_the_first_of_the_forecast(made: World, now: datetime)
     """
     made = replace(made, past={}, circumstances=Circumstances())
     found = foresee(made, 60 * DAY, now)
-    if told(found, What.HOLD):
+    if reported(found, What.HOLD):
         return
-    due = told(found, What.RENEW, What.DUE)
+    due = reported(found, What.RENEW, What.DUE)
     following = next_event(made.look(now), made.policy)
     if not due:
         assert following is None or following.at > now + 60 * DAY
         return
     assert following is not None
     assert following.at == due[0][0]
-    assert following[:2] in told(found, following.what)
+    assert following[:2] in reported(found, following.what)
 
 
 @pytest.mark.parametrize("end", [NOW - DAY, NOW + YEAR], ids=["has ended", "rotates"])

@@ -326,8 +326,8 @@ def test_after_a_failure_it_waits_twice_as_long_each_time_up_to_an_hour(failures
 
 def test_an_undecided_signer_is_asked_at_the_time_that_it_named() -> None:
     """The attempt is not earlier, however long ago the last one was."""
-    made = with_attempt(Attempt(NOW - DAY, message="an approver is asked", wait_until=NOW + DAY))
-    assert held(made.plan(NOW)).because == "its signer has not decided yet: an approver is asked"
+    made = with_attempt(Attempt(NOW - DAY, message="an approver decides", wait_until=NOW + DAY))
+    assert held(made.plan(NOW)).because == "its signer has not decided yet: an approver decides"
     assert held(made.plan(NOW)).until == made.plan(NOW).changes_at == NOW + DAY
     assert steps(made.plan(NOW + DAY)) == [("leaf", Cause.DUE)]
 
@@ -377,8 +377,8 @@ def test_renewed_and_still_due_is_a_finding() -> None:
     brief = made.after(made.plan(NOW), NOW, not_before=NOW - YEAR, not_after=NOW + 9 * DAY)
     assert Reason.STILL_DUE not in reasons(brief, NOW + 10 * DAY)
     assert Reason.STILL_DUE not in reasons(replace(brief, past={}))
-    (told,) = [item for item in status_of(brief).findings if item.reason is Reason.STILL_DUE]
-    assert "was renewed on 2026-11-24 12:00 UTC" in told.message
+    (reported,) = [item for item in status_of(brief).findings if item.reason is Reason.STILL_DUE]
+    assert "was renewed on 2026-11-24 12:00 UTC" in reported.message
 
 
 @pytest.mark.parametrize("now", [NOW, NOW + 25 * DAY, NOW + 25 * DAY + TICK, NOW + 40 * DAY])
@@ -387,9 +387,9 @@ def test_a_certificate_that_ends_with_its_ca_is_held(now: datetime) -> None:
     ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + 25 * DAY))
     made = world(leaf(NOW + 25 * DAY), leaf(NOW + 27 * DAY), leaf(NOW + 24 * DAY), ca=ca)
     because = "a new certificate cannot outlive its CA, which ends on 2026-12-19 12:00 UTC; rotate the CA"
-    told = [Held(name, f"/pki/{name}.crt", because) for name in ("leaf", "leaf-1", "leaf-2")]
+    reported = [Held(name, f"/pki/{name}.crt", because) for name in ("leaf", "leaf-1", "leaf-2")]
     ended = now >= NOW + 25 * DAY
-    assert list(made.plan(now).held) == (told if ended else told[:2])
+    assert list(made.plan(now).held) == (reported if ended else reported[:2])
     assert steps(made.plan(now)) == ([] if ended else [("leaf-2", Cause.DUE)])
     assert (Reason.STILL_DUE in reasons(made, now)) is (now <= NOW + 25 * DAY)
 
@@ -456,7 +456,7 @@ def test_an_upgrade_holds_no_expired_certificate() -> None:
 
 GOOD = see(row(), leaf(NOW + DAY))
 LOST = see(row(), faults=(Fault(Reason.MISSING, "/pki/leaf.crt is not there"),), key_path="/pki/leaf.key")
-STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
+UNRELATED = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
         (see(row(ca=[]), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs it"),
         (see(row(ca=["self", "ca"]), leaf(NOW + DAY)), CA, {}, None),
         (GOOD, replace(CA, key=None), {}, "its CA's key /pki/ca.key is not on this node, or is not the key of that CA"),
-        (GOOD, STRANGER, {}, "its CA's key /pki/ca.key is not on this node, or is not the key of that CA"),
+        (GOOD, UNRELATED, {}, "its CA's key /pki/ca.key is not on this node, or is not the key of that CA"),
         (GOOD, replace(CA, key=None, key_path=None), {}, "its CA's key /pki/ca.crt is not on this node"),
         (GOOD, replace(CA, key=None, key_unknown=True), {}, None),
         (see(row(signer="vault"), leaf(NOW + DAY)), replace(CA, key=None), {"vault": "command"}, None),

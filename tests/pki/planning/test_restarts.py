@@ -266,8 +266,8 @@ def test_one_broken_file_that_it_needs_suffices() -> None:
 
 def test_a_derived_file_comes_first() -> None:
     """If it could not be made, the service would read the old one."""
-    of = made(LEAF, holds=RestartHolds(unmade={"leaf": "its owner is gone"}))
-    assert held(of).because == "certmond could not write a file that the service may read: its owner is gone"
+    of = made(LEAF, holds=RestartHolds(unmade={"leaf": "its owner does not exist"}))
+    assert held(of).because == "certmond could not write a file that the service may read: its owner does not exist"
     assert restart(made(LEAF, holds=RestartHolds(unmade={"other": "x"}))).target == "web"
 
 

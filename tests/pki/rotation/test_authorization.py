@@ -45,15 +45,15 @@ def control_plane(*trust: Certificate, key: Issued = OLD) -> Ground:
     return Ground("ca", "/ca.crt", "/ca.key", trust or (OLD.facts,), key.facts.key, False, None)
 
 
-def said(own: Rotation | None, told: Rotation, ground: Ground, staged: bool = False) -> str:
-    return refusal(own, told, ground, staged=staged, now=NOW) or ""
+def said(own: Rotation | None, reported: Rotation, ground: Ground, staged: bool = False) -> str:
+    return refusal(own, reported, ground, staged=staged, now=NOW) or ""
 
 
 BOTH, TURNED, AFTER = (OLD.facts, NEW.facts), (NEW.facts, OLD.facts), (NEW.facts,)
 
 
 @pytest.mark.parametrize(
-    ("own", "told", "ground", "staged"),
+    ("own", "reported", "ground", "staged"),
     [
         (None, BEGUN, worker(), False),
         (None, BEGUN, control_plane(), False),
@@ -73,9 +73,9 @@ BOTH, TURNED, AFTER = (OLD.facts, NEW.facts), (NEW.facts, OLD.facts), (NEW.facts
         (None, back(Phase.TRUST), worker(*BOTH), False),
     ],
 )
-def test_a_signed_record_is_followed(own: Rotation | None, told: Rotation, ground: Ground, staged: bool) -> None:
+def test_a_signed_record_is_followed(own: Rotation | None, reported: Rotation, ground: Ground, staged: bool) -> None:
     """The node follows it in any phase in which it reads it, joins, or reads the abort."""
-    assert said(own, told, ground, staged) == ""
+    assert said(own, reported, ground, staged) == ""
 
 
 @pytest.mark.parametrize("key", ["rsa", "ec", "ed25519"])
@@ -93,17 +93,17 @@ EVIL = signed(replace(BEGUN, new=FOREIGN.facts), FOREIGN)
 @pytest.mark.parametrize("phase", Phase)
 @pytest.mark.parametrize("ground", [worker(), control_plane()], ids=["worker", "control plane"])
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [EVIL, replace(EVIL, signature=""), replace(EVIL, signature=BEGUN.signature), replace(BEGUN, signature="===="),
      replace(BEGUN, mode=Mode.REPLACE), replace(BEGUN, family="etcd-ca"), replace(BEGUN, id="r-2"),
      signed(replace(BEGUN, old=(FOREIGN.facts,), new=NEW.facts), OLD)],
     ids=["by another", "unsigned", "for another", "nonsense", "at once", "family", "again", "of another"],
 )  # fmt: skip
-def test_an_unsigned_record_is_not_followed(told: Rotation, ground: Ground, phase: Phase) -> None:
+def test_an_unsigned_record_is_not_followed(reported: Rotation, ground: Ground, phase: Phase) -> None:
     """No node without that rotation follows it, in any phase and with any staged CA."""
-    why = said(None, at(phase, told), ground, staged=True)
+    why = said(None, at(phase, reported), ground, staged=True)
     fact = "the key of the CA that it replaces has not signed it"
-    assert why.startswith(f"this node does not follow {told.name}: {fact}")
+    assert why.startswith(f"this node does not follow {reported.name}: {fact}")
     assert why.endswith(
         "; find out who wrote the ConfigMap kube-system/certmond-rotation, and delete the ConfigMap if you did not "
         "start this rotation"
@@ -113,11 +113,11 @@ def test_an_unsigned_record_is_not_followed(told: Rotation, ground: Ground, phas
 @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
 def test_a_foreign_ca_that_signs_its_own_record_is_not_followed(phase: Phase) -> None:
     """A node follows no rotation from a CA that it does not trust, with any signature."""
-    told = at(phase, signed(replace(BEGUN, old=(FOREIGN.facts,)), FOREIGN))
+    reported = at(phase, signed(replace(BEGUN, old=(FOREIGN.facts,)), FOREIGN))
     others = at(phase, signed(replace(BEGUN, old=(OLD.facts, FOREIGN.facts)), FOREIGN))
     first = signed(replace(BEGUN, old=(FOREIGN.facts,), new=OLD.facts), FOREIGN)
     turned = replace(first, id="r-1-back", aborted=True, old=(OLD.facts,), new=FOREIGN.facts, phase=phase)
-    for each in (told, others, turned):
+    for each in (reported, others, turned):
         assert "/ca.crt does not contain the CA that has signed it" in said(None, each, worker())
 
 
@@ -157,8 +157,8 @@ def test_an_unfit_ca_is_not_followed() -> None:
 )  # fmt: skip
 def test_a_rotation_keeps_its_identity(changes: dict[str, Any]) -> None:
     """Under its id only the phase, the excluded nodes and the publication change."""
-    told = replace(at(Phase.ISSUE), **changes)
-    assert "it has the id of this node's own rotation, but other" in said(at(Phase.TRUST), told, worker(*BOTH))
+    reported = replace(at(Phase.ISSUE), **changes)
+    assert "it has the id of this node's own rotation, but other" in said(at(Phase.TRUST), reported, worker(*BOTH))
 
 
 def test_the_keys_of_tokens_are_followed_the_same_way() -> None:
@@ -192,7 +192,7 @@ def test_a_key_of_an_unsupported_kind_has_signed_nothing() -> None:
 @pytest.mark.parametrize("own", [None, BEGUN], ids=["first", "known"])
 def test_a_signing_node_continues_only_with_a_staged_key(own: Rotation | None, phase: Phase) -> None:
     """A node with the CA's key leaves prepare only if the new one is staged there, or installed already."""
-    told = at(phase)
-    assert "this control-plane node does not have the new CA with its key" in said(own, told, control_plane())
-    assert said(own, told, control_plane(), staged=True) == ""
-    assert said(own, told, control_plane(*TURNED, key=NEW)) == ""
+    reported = at(phase)
+    assert "this control-plane node does not have the new CA with its key" in said(own, reported, control_plane())
+    assert said(own, reported, control_plane(), staged=True) == ""
+    assert said(own, reported, control_plane(*TURNED, key=NEW)) == ""

@@ -86,12 +86,12 @@ def test_an_overlap_that_is_too_short_for_pods_is_reported() -> None:
     assert LEADS.total_seconds() == 39.4
     assert SYNCED.total_seconds() == 90
     short, enough = RootCaSpec(overlap=timedelta(seconds=129)), RootCaSpec(overlap=timedelta(seconds=130))
-    told = short_overlap(short, ClusterSpec())
-    assert told is not None
-    assert told.startswith("root_ca.overlap is 129 s, and pods may trust a new CA up to 130 s late")
-    assert "within 40 s of its restart" in told
-    assert told.endswith("set root_ca.overlap to 130s or more")
+    reported = short_overlap(short, ClusterSpec())
+    assert reported is not None
+    assert reported.startswith("root_ca.overlap is 129 s, and pods may trust a new CA up to 130 s late")
+    assert "within 40 s of its restart" in reported
+    assert reported.endswith("set root_ca.overlap to 130s or more")
     ignoring = ClusterSpec(kubeconfig="/x.conf", workloads="ignore")
-    assert short_overlap(short, ignoring) == told
+    assert short_overlap(short, ignoring) == reported
     assert short_overlap(short, ClusterSpec(kubeconfig="/x.conf")) is None
     assert short_overlap(enough, ClusterSpec()) is None

@@ -121,20 +121,20 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("ca", "told"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused(ca: Issued, told: str) -> None:
+@pytest.mark.parametrize(("ca", "reported"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(ca: Issued, reported: str) -> None:
     """Each kind of bad candidate is refused, with one sentence, which is its own."""
     (problem,) = judged(ca).problems
-    assert problem.startswith(told)
+    assert problem.startswith(reported)
 
 
-@pytest.mark.parametrize(("ca", "told"), REFUSED.values(), ids=REFUSED)
-def test_a_defect_is_refused_beside_other_cas(ca: Issued, told: str) -> None:
+@pytest.mark.parametrize(("ca", "reported"), REFUSED.values(), ids=REFUSED)
+def test_a_defect_is_refused_beside_other_cas(ca: Issued, reported: str) -> None:
     """It is also refused without a required key, and with another CA beside the present one."""
     found = judge(
         ca.facts, None, [OTHER.facts, OLD.facts], None, NOW, where="new.crt", key_where=None, leaves=LEAVES
     ).problems
-    assert [problem for problem in found if problem.startswith(told)] == list(found)
+    assert [problem for problem in found if problem.startswith(reported)] == list(found)
     assert found
 
 
@@ -150,17 +150,17 @@ def test_an_installed_ca_is_followed_if_kubernetes_can_use_it(what: str) -> None
     """A CA that is installed already, and whose clients are refused until it is followed, has only a warning about
     other programs, and none about its age. A defect for Kubernetes still forbids it.
     """
-    ca, told = REFUSED[what]
+    ca, reported = REFUSED[what]
     verdict = judged(ca, in_place=True)
     if what == "just made":
         assert verdict.problems == ()
-        assert not any(told[:30] in each for each in verdict.warnings)
+        assert not any(reported[:30] in each for each in verdict.warnings)
     elif what in FOLLOWED:
         assert verdict.problems == ()
-        assert any(each.startswith(told) for each in verdict.warnings)
+        assert any(each.startswith(reported) for each in verdict.warnings)
     else:
         assert verdict.problems == judged(ca).problems
-        assert not any(each.startswith(told) for each in verdict.warnings)
+        assert not any(each.startswith(reported) for each in verdict.warnings)
 
 
 def test_the_instant_at_which_a_candidate_becomes_fit() -> None:
@@ -229,13 +229,13 @@ WARNED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("ca", "told"), WARNED.values(), ids=WARNED)
-def test_warnings(ca: Issued, told: str) -> None:
+@pytest.mark.parametrize(("ca", "reported"), WARNED.values(), ids=WARNED)
+def test_warnings(ca: Issued, reported: str) -> None:
     """An accepted defect is a warning, each with one sentence."""
     verdict = judged(ca)
     assert not verdict.problems
     (warning,) = verdict.warnings
-    assert warning.startswith(told)
+    assert warning.startswith(reported)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_the_downtime_has_the_file_that_causes_it() -> None:
     restart. For several restarts, the text has the additional time of a restart that follows soon.
     """
     document = preview_document(PLANNED, FOUND, absences(FOUND, [STORE, API]), None)
-    told = {each["phase"]: each["away"] for each in document["phases"]}
-    assert told == {
+    reported = {each["phase"]: each["away"] for each in document["phases"]}
+    assert reported == {
         "prepare": [],
         "trust": [
             {"service": "store", "seconds": 2, "because": ANCHOR}, {"service": "api", "seconds": 6, "because": ANCHOR},

@@ -22,7 +22,7 @@ from tests.pki.rotation_node import (
     OWN,
     OWN_KEY,
     SHARED,
-    STRANGER,
+    UNRELATED,
     ground,
     signer,
 )
@@ -35,8 +35,8 @@ FOUND = ground(NEW, key=NEW, signer=signer())
 
 def made(*old: Issued, known: tuple[Issued, ...] | None = None, seen: Ground = FOUND) -> Rotation | str:
     change = Change("ca", tuple(each.facts for each in old), NEW.facts, "it is told")
-    remembered = old if known is None else known
-    return aid_of(change, seen, [each.facts for each in remembered], NOW, "aid-1")
+    known_facts = old if known is None else known
+    return aid_of(change, seen, [each.facts for each in known_facts], NOW, "aid-1")
 
 
 def sure(found: Rotation | str | None) -> Rotation:
@@ -52,8 +52,8 @@ def test_it_is_the_first_step_of_a_rotation_to_the_found_ca() -> None:
     """It uses only recorded anchors that are valid."""
     assert (AID.old, AID.new, AID.phase, AID.found) == ((OLD.facts,), NEW.facts, Phase.TRUST, True)
     assert made(EXPIRED, OLD, LATER) == AID
-    assert made(OLD, STRANGER, known=(OLD,)) == AID
-    assert made(OLD, known=(OLD, STRANGER)) == AID
+    assert made(OLD, UNRELATED, known=(OLD,)) == AID
+    assert made(OLD, known=(OLD, UNRELATED)) == AID
 
 
 @pytest.mark.parametrize("old", [EXPIRED, LATER])
@@ -65,7 +65,7 @@ def test_an_invalid_old_ca_gets_no_aid(old: Issued) -> None:
 
 def test_there_is_none_if_its_step_is_impossible() -> None:
     """A controller-manager with foreign files keeps them."""
-    foreign = ground(NEW, key=NEW, signer=signer(STRANGER, now=SHARED))
+    foreign = ground(NEW, key=NEW, signer=signer(UNRELATED, now=SHARED))
     assert OWN in str(made(OLD, seen=foreign))
 
 
@@ -85,7 +85,7 @@ def test_both_are_trusted_and_the_signer_has_a_separate_pair() -> None:
     assert is_reached(AID, done)
 
 
-@pytest.mark.parametrize("seen", [ground(NEW, key=OLD), ground(NEW, key=None), ground(NEW, STRANGER, key=NEW)])
+@pytest.mark.parametrize("seen", [ground(NEW, key=OLD), ground(NEW, key=None), ground(NEW, UNRELATED, key=NEW)])
 def test_no_file_changes_beside_another_key_or_anchor(seen: Ground) -> None:
     """The aid never writes a key of a CA and never removes a foreign one. So it is not reached."""
     assert next_step(AID, seen) is None

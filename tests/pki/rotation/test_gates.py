@@ -13,7 +13,7 @@ from certmond.pki.rotation.gates import Gate, Member, Report, ahead, closed, las
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
 from certmond.pki.services.trust_sets import digest_of
 from tests.builders import HOUR, NOW, SECOND
-from tests.pki.rotation_node import NEW, OLD, STRANGER, at
+from tests.pki.rotation_node import NEW, OLD, UNRELATED, at
 
 P = Phase
 TRUSTED = {
@@ -98,7 +98,7 @@ def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lac
 
 def test_a_node_that_trusts_other_cas_is_not_ready() -> None:
     """Its trust takes precedence over its reported phase."""
-    for trust in ((OLD.facts,), (OLD.facts, NEW.facts, STRANGER.facts), ()):
+    for trust in ((OLD.facts,), (OLD.facts, NEW.facts, UNRELATED.facts), ()):
         said = why(at(P.TRUST), says(P.TRUST, trust=digest_of(trust)))
         assert said == ["cp-2 reports the phase trust, and trusts other CAs"]
     assert why(at(P.PREPARE), says(P.PREPARE, trust="whatever")) == []  # this phase checks no files

@@ -22,7 +22,7 @@ from certmond.pki.rotation.phases import (
     sequence,
 )
 from tests.builders import HOUR, NOW
-from tests.pki.rotation_node import NEW, OLD, PLANNED, STRANGER, at
+from tests.pki.rotation_node import NEW, OLD, PLANNED, UNRELATED, at
 
 P = Phase
 O, N = OLD.facts, NEW.facts  # noqa: E741 - as the plan on paper calls them
@@ -96,7 +96,7 @@ def test_another_family_requires_nothing_of_the_controller_manager(phase: Phase,
 
 def test_a_found_ca_signs_already_and_is_trusted_beside_the_old_one() -> None:
     """The installed key belongs to the new CA, which is therefore first, followed by all earlier ones."""
-    old = (O, STRANGER.facts)
+    old = (O, UNRELATED.facts)
     assert desired(at(P.TRUST, found=True, old=old)) == Desired((N, *old), detached=N)
     assert desired(at(P.TRUST, found=True, old=old, family="etcd-ca")) == Desired((N, *old))
     assert desired(at(P.ISSUE, found=True, old=old)) == Desired((N, *old), detached=N, leaves=N)
@@ -174,7 +174,7 @@ def test_an_abort_is_the_same_machine_with_old_and_new_exchanged(given: Rotation
             )
         ),
         (at(P.TRUST, found=True), "began after a CA was replaced on disk; restore the old certificate"),
-        (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "restore the old certificate and key"),
+        (at(P.ISSUE, found=True, old=(O, UNRELATED.facts)), "restore the old certificate and key"),
     ],
 )  # fmt: skip
 def test_an_impossible_abort_has_its_reason(given: Rotation, said: str) -> None:
@@ -188,9 +188,9 @@ def test_an_impossible_abort_has_its_reason(given: Rotation, said: str) -> None:
     ("given", "said"),
     [
         *((at(phase), None) for phase in P),
-        (at(P.TRUST, found=True, old=(O, STRANGER.facts)), None),
+        (at(P.TRUST, found=True, old=(O, UNRELATED.facts)), None),
         (at(P.TRUST, old=()), "it has no old anchor"),
-        (at(P.TRUST, old=(O, STRANGER.facts)), "it has several old anchors"),
+        (at(P.TRUST, old=(O, UNRELATED.facts)), "it has several old anchors"),
         (at(P.TRUST, new=N.key), "its anchors are certificates and public keys, and all must be of one kind"),
         (at(P.TRUST, mode=Mode.REISSUE), "a rotation of ca in the mode reissue has no phase trust"),
         (at(P.DETACH, family="etcd-ca"), "a rotation of etcd-ca in the mode overlap has no phase detach"),

@@ -21,7 +21,6 @@ from certmond.pki.services.restart_episode import Episode, Past, Result
 from certmond.pki.services.staleness import Surroundings
 from tests.builders import DAY, HOUR, NOW, cross_sign, make_intermediate, make_leaf
 from tests.pki.rotation_node import (
-    AFRESH,
     ANCHOR,
     ANCHOR_KEY,
     APART,
@@ -31,8 +30,9 @@ from tests.pki.rotation_node import (
     OLD,
     OWN,
     OWN_KEY,
+    REISSUED,
     SHARED,
-    STRANGER,
+    UNRELATED,
     anchors,
     at,
     conf,
@@ -66,14 +66,14 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
 @pytest.mark.parametrize(
     ("of", "said"),
     [
-        (ground(OLD, STRANGER), f"{ANCHOR} contains CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), neither"),
+        (ground(OLD, UNRELATED), f"{ANCHOR} contains CN=kubernetes (SHA-256 {UNRELATED.facts.sha256[:16]}…), neither"),
         (ground(), f"{ANCHOR} contains no CA; restore the file"),
-        (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the old nor the new CA; restore"),
+        (ground(OLD, key=UNRELATED), f"{ANCHOR_KEY} is the key of neither the old nor the new CA; restore"),
         (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} is encrypted, or is not a private key; decrypt it"),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
-        (ground(OLD, signer=signer(STRANGER)), f"{OWN} belongs to neither the old nor the new CA, and"),
+        (ground(OLD, signer=signer(UNRELATED)), f"{OWN} belongs to neither the old nor the new CA, and"),
         (
-            ground(OLD, signer=signer(OLD, key=STRANGER.facts.key, now=SHARED)),
+            ground(OLD, signer=signer(OLD, key=UNRELATED.facts.key, now=SHARED)),
             f"{OWN_KEY} belongs to neither the old nor the new CA, and the rotation would replace it; rename {OWN_KEY}",
         ),
         (
@@ -81,7 +81,7 @@ def wants(rotation: Rotation, of: Ground) -> list[FileChange]:
             f"{OWN_KEY} belongs to neither the old nor the new CA, and the rotation would replace it; set the flags",
         ),
     ],
-    ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",
+    ids=["an unrelated CA", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",
          "another signer's files", "another key in its place", "a key there that cannot be read"],
 )  # fmt: skip
 @pytest.mark.parametrize("phase", [P.PREPARE, P.TRUST, P.DONE])
@@ -100,19 +100,19 @@ BACK = at(P.DONE, old=(N,), new=O, aborted=True)
     ("of", "frozen"),
     [
         (ground(OLD, key=None, key_unknown=True), False),
-        (ground(OLD, STRANGER), False),
+        (ground(OLD, UNRELATED), False),
         (ground(OLD, signer=signer(problem="it signs elsewhere")), False),
-        (ground(OLD, NEW, STRANGER), True),
-        (ground(OLD, STRANGER, key=NEW), True),
-        (ground(OLD, STRANGER, signer=signer(NEW)), True),
+        (ground(OLD, NEW, UNRELATED), True),
+        (ground(OLD, UNRELATED, key=NEW), True),
+        (ground(OLD, UNRELATED, signer=signer(NEW)), True),
     ],
-    ids=["an unreadable key", "a stranger", "a signer", "and the CA", "and its key", "and its signer"],
+    ids=["an unreadable key", "an unrelated CA", "a signer", "and the CA", "and its key", "and its signer"],
 )  # fmt: skip
 def test_an_aborted_rotation_ends_whatever_else_exists(of: Ground, frozen: bool) -> None:
     """At its end, an aborted rotation requires nothing of a node whose anchor has no part of the abandoned CA.
     Otherwise a foreign file stops it. Kubeconfigs and leaves of that CA are repaired, and no others.
     """
-    nothing = judged(conf(OLD, STRANGER, issuer=OLD), leaf(OLD))
+    nothing = judged(conf(OLD, UNRELATED, issuer=OLD), leaf(OLD))
     assert (missing_steps(BACK, of, nothing).frozen is not None) is frozen
     if not frozen:
         assert missing_steps(BACK, of, nothing) == MissingSteps()
@@ -131,7 +131,7 @@ def test_an_aborted_rotation_ends_whatever_else_exists(of: Ground, frozen: bool)
         (at(P.PREPARE), ground(OLD, NEW), False),
         (at(P.TRUST), ground(OLD), False),
         (BACK, ground(OLD), True),
-        (BACK, ground(OLD, key=STRANGER), False),
+        (BACK, ground(OLD, key=UNRELATED), False),
     ],
 )
 def test_a_node_is_unchanged_if_all_trust_its_signer(rotation: Rotation, of: Ground, same: bool) -> None:
@@ -219,7 +219,7 @@ def test_each_change_is_described() -> None:
     assert step.detail == f"{MANAGER} will sign with {APART[0]}"
     (step,) = missing_steps(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
     assert step.detail == f"{OWN} will be removed; {OWN_KEY} will be removed"
-    (step,) = missing_steps(at(P.TRUST, found=True, old=(O, STRANGER.facts)), ground(NEW, key=NEW), judged()).steps
+    (step,) = missing_steps(at(P.TRUST, found=True, old=(O, UNRELATED.facts)), ground(NEW, key=NEW), judged()).steps
     assert step.detail == f"{ANCHOR} will contain the new CA and the old CA and the old CA"
     back = at(P.ISSUE, aborted=True, old=(N,), new=O)
     (step,) = missing_steps(back, ground(NEW, OLD, key=NEW), judged()).steps
@@ -230,11 +230,12 @@ def test_each_change_is_described() -> None:
 
 def test_with_the_same_key_only_certificates_are_exchanged() -> None:
     """The key stays, the signer too, and so does every leaf."""
-    rotation = at(P.DISTRUST, mode=Mode.REISSUE, new=AFRESH.facts)
+    rotation = at(P.DISTRUST, mode=Mode.REISSUE, new=REISSUED.facts)
     found = missing_steps(rotation, ground(OLD, signer=signer()), judged(leaf(OLD)))
-    assert [step.wants for step in found.steps] == [(Bundle(ANCHOR, (AFRESH.facts,)),)]
+    assert [step.wants for step in found.steps] == [(Bundle(ANCHOR, (REISSUED.facts,)),)]
     assert (
-        missing_steps(rotation, ground(AFRESH, signer=signer()), judged(leaf(OLD), trust=(AFRESH,))) == MissingSteps()
+        missing_steps(rotation, ground(REISSUED, signer=signer()), judged(leaf(OLD), trust=(REISSUED,)))
+        == MissingSteps()
     )
     at_once = at(P.ISSUE, mode=Mode.REPLACE)
     assert wants(at_once, ground(OLD, signer=signer())) == [KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N,))]
@@ -259,7 +260,7 @@ def test_a_kubeconfig_trusts_the_cas_of_the_anchor_file() -> None:
 
 def test_the_order_of_trust_in_a_kubeconfig_does_not_matter() -> None:
     """It is a set without a missing or a surplus CA."""
-    for trust, steps in (((NEW, OLD), 0), ((OLD, NEW, OLD), 0), ((NEW,), 1), ((OLD, NEW, STRANGER), 1), ((), 1)):
+    for trust, steps in (((NEW, OLD), 0), ((OLD, NEW, OLD), 0), ((NEW,), 1), ((OLD, NEW, UNRELATED), 1), ((), 1)):
         found = missing_steps(at(P.TRUST), ground(OLD, NEW), judged(conf(*trust), trust=(OLD, NEW)))
         assert len(found.steps) == steps
 
@@ -298,8 +299,8 @@ BELOW_OLD, BELOW_NEW = make_intermediate(OLD), make_intermediate(NEW)
 
 def self_signed() -> Observation:
     """The kubelet's own server certificate, which no CA has signed."""
-    served = make_leaf(STRANGER, "kubelet")
-    return see(row("kubelet", ca=["ca", "self"]), served, STRANGER)
+    served = make_leaf(UNRELATED, "kubelet")
+    return see(row("kubelet", ca=["ca", "self"]), served, UNRELATED)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def self_signed() -> Observation:
         (leaf(NEW), False),
         (see(row(), make_leaf(BELOW_NEW), BELOW_NEW), False),
         (see(row(), make_leaf(BELOW_OLD), BELOW_OLD, cross_sign(BELOW_OLD, by=NEW)), False),
-        (leaf(STRANGER), False),
+        (leaf(UNRELATED), False),
         (self_signed(), False),
         (leaf(OLD, ca="etcd-ca"), False),
         (replace(leaf(OLD), name="leaf#2"), False),
@@ -440,9 +441,9 @@ def test_a_service_without_a_probe_has_not_reached_the_phase() -> None:
     assert kept(around(live=None)) == ["certmond has not observed the services of this node yet"]
     before = Live(CHANGED - HOUR, {"web": runs(), "kcm": runs(running=False)})
     assert kept(around(live=before))[:1] == ["certmond has not observed web since /pki/leaf.crt changed"]
-    nobody = Live(CHANGED - HOUR, {"web": runs(running=False), "kcm": runs(running=False)})
-    assert "certmond has not observed kcm, web since /pki/leaf.crt changed" not in kept(around(live=nobody))
-    assert not [said for said in kept(around(live=nobody)) if "looked at" in said]
+    stopped = Live(CHANGED - HOUR, {"web": runs(running=False), "kcm": runs(running=False)})
+    assert "certmond has not observed kcm, web since /pki/leaf.crt changed" not in kept(around(live=stopped))
+    assert not [said for said in kept(around(live=stopped)) if "looked at" in said]
     assert not [said for said in kept(around(live=Live(CHANGED - HOUR))) if "looked at" in said]
 
 
@@ -473,8 +474,8 @@ def test_who_holds_an_older_file_keeps_it() -> None:
     old = around(web=runs(DAY))
     (said,) = kept(old)
     assert said.startswith("web has run since ")
-    held = Plan(held=(Held("web", "/pki/leaf.crt", "it is another node's turn"),))
-    assert kept(old, plan=held) == [f"{said} (it is another node's turn)"]
+    held = Plan(held=(Held("web", "/pki/leaf.crt", "another node has the lock"),))
+    assert kept(old, plan=held) == [f"{said} (another node has the lock)"]
 
 
 def test_a_missing_key_blocks_the_phase() -> None:

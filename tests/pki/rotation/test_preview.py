@@ -18,7 +18,6 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.pki.signing.policy import Basis
 from tests.builders import NOW, Issued
 from tests.pki.rotation_node import (
-    AFRESH,
     ANCHOR,
     ANCHOR_KEY,
     APART,
@@ -28,8 +27,9 @@ from tests.pki.rotation_node import (
     OWN,
     OWN_KEY,
     PLANNED,
+    REISSUED,
     SHARED,
-    STRANGER,
+    UNRELATED,
     at,
     conf,
     ground,
@@ -120,7 +120,7 @@ def test_a_found_ca_is_shown_with_the_refused_leaves() -> None:
 
 def test_other_dates_issue_no_leaf_and_at_once_has_one_phase() -> None:
     """The mode decides."""
-    seen, dates = node(leaf(OLD)), at(P.PREPARE, mode=Mode.REISSUE, new=AFRESH.facts)
+    seen, dates = node(leaf(OLD)), at(P.PREPARE, mode=Mode.REISSUE, new=REISSUED.facts)
     assert [each.steps for each in shown(dates, ground(OLD), seen)] == [(), (f"{ANCHOR} will contain the new CA",), ()]
     (_, at_once, _) = shown(at(P.PREPARE, mode=Mode.REPLACE), ground(OLD), seen)
     assert at_once.restarts == ("kubelet", "reader")
@@ -145,7 +145,7 @@ def test_who_signs_with_the_cas_key_is_restarted_when_it_is_another() -> None:
     assert [each.phase for each in shown(PLANNED, ground(OLD), seen) if each.restarts == ("api",)] == [P.ISSUE]
 
 
-@pytest.mark.parametrize("of", [ground(OLD, STRANGER), ground(OLD, signer=signer(problem="it signs elsewhere"))])
+@pytest.mark.parametrize("of", [ground(OLD, UNRELATED), ground(OLD, signer=signer(problem="it signs elsewhere"))])
 def test_a_blocked_node_is_shown_as_such(of: Ground) -> None:
     """The preview precedes the rotation, and has no phases after the block."""
     (only,) = shown(PLANNED, of, node(leaf(OLD)))

@@ -14,12 +14,12 @@ from certmond.pki.rotation.replaced_ca import Change, changed, has_signed_all, o
 from certmond.pki.x509.certificate import Certificate
 from tests.builders import Issued, make_intermediate, make_leaf
 from tests.pki.rotation_node import (
-    AFRESH,
     ANCHOR,
     CA,
     NEW,
     OLD,
-    STRANGER,
+    REISSUED,
+    UNRELATED,
     anchors,
     at,
     conf,
@@ -35,8 +35,8 @@ def seen(
     *observations: Observation, trust: tuple[Issued, ...] = (NEW,), known: tuple[Issued, ...] = ()
 ) -> Change | None:
     """Return the detected change if `trust` is in the anchor's file."""
-    remembered = tuple(each.facts for each in known)
-    return changed("ca", ground(*trust, key=NEW), remembered, Inventory((*anchors(*trust), *observations)))
+    known_facts = tuple(each.facts for each in known)
+    return changed("ca", ground(*trust, key=NEW), known_facts, Inventory((*anchors(*trust), *observations)))
 
 
 def change(because: str, *old: Issued, new: Issued = NEW) -> Change:
@@ -61,7 +61,7 @@ def test_a_leaf_of_a_recorded_ca_is_evidence() -> None:
 def test_a_leaf_alone_does_not_identify_the_old_ca() -> None:
     """Without a record of the old CA, certmond can neither restore it nor trust it beside the new one."""
     assert seen(leaf(OLD)) is None
-    assert seen(leaf(OLD), known=(STRANGER,)) is None
+    assert seen(leaf(OLD), known=(UNRELATED,)) is None
 
 
 def test_the_old_ca_may_still_be_in_the_bundle() -> None:
@@ -78,15 +78,15 @@ def test_the_old_ca_may_be_known_from_a_kubeconfig_that_trusts_both() -> None:
 
 def test_several_old_cas_are_all_reported() -> None:
     """Each is needed until all its certificates are of the new one. The message has the first evidence."""
-    found = seen(conf(OLD), leaf(STRANGER), known=(STRANGER, OLD))
-    assert found == change("/admin.conf trusts the old CA", OLD, STRANGER)
+    found = seen(conf(OLD), leaf(UNRELATED), known=(UNRELATED, OLD))
+    assert found == change("/admin.conf trusts the old CA", OLD, UNRELATED)
 
 
 def test_a_recorded_old_ca_is_not_replaced_by_a_file() -> None:
     """Otherwise a user who can write a kubeconfig would have another CA trusted."""
-    assert seen(conf(STRANGER), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is signed by the old CA", OLD)
-    assert seen(conf(STRANGER), known=(OLD,)) is None
-    assert seen(leaf(STRANGER), conf(STRANGER), trust=(NEW, STRANGER), known=(OLD,)) is None
+    assert seen(conf(UNRELATED), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is signed by the old CA", OLD)
+    assert seen(conf(UNRELATED), known=(OLD,)) is None
+    assert seen(leaf(UNRELATED), conf(UNRELATED), trust=(NEW, UNRELATED), known=(OLD,)) is None
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,13 @@ def test_both_in_the_bundle_are_no_change_whichever_signs() -> None:
 def test_only_files_of_root_prove_a_ca_that_was_trusted_beside(owner: str, counts: bool) -> None:
     """It was removed and did not sign when it was recorded. A file of another user must not restore its trust."""
     permissions = (Permissions("/admin.conf", 0o600, owner, secret=True),)
-    embeds, signed = replace(conf(STRANGER), permissions=permissions), replace(leaf(STRANGER), permissions=permissions)
+    embeds, signed = (
+        replace(conf(UNRELATED), permissions=permissions),
+        replace(leaf(UNRELATED), permissions=permissions),
+    )
     for observation in (embeds, signed):
-        assert (seen(observation, known=(NEW, STRANGER)) is not None) == counts
-        assert seen(observation, known=(STRANGER, NEW)) is not None
+        assert (seen(observation, known=(NEW, UNRELATED)) is not None) == counts
+        assert seen(observation, known=(UNRELATED, NEW)) is not None
 
 
 def test_without_a_file_of_the_old_ca_there_is_nothing_to_rotate() -> None:
@@ -138,10 +141,10 @@ def test_without_a_file_of_the_old_ca_there_is_nothing_to_rotate() -> None:
 
 def test_a_reissued_ca_is_detected_by_kubeconfigs_only() -> None:
     """Every leaf verifies under either certificate."""
-    assert seen(conf(OLD), leaf(OLD), trust=(AFRESH,), known=(OLD,)) == change(
-        "/admin.conf trusts the old CA", OLD, new=AFRESH
+    assert seen(conf(OLD), leaf(OLD), trust=(REISSUED,), known=(OLD,)) == change(
+        "/admin.conf trusts the old CA", OLD, new=REISSUED
     )
-    assert seen(conf(AFRESH), leaf(OLD), trust=(AFRESH,), known=(OLD,)) is None
+    assert seen(conf(REISSUED), leaf(OLD), trust=(REISSUED,), known=(OLD,)) is None
 
 
 @pytest.mark.parametrize(
@@ -182,14 +185,14 @@ def test_a_third_pair_replaces_the_second(
     signed, or may have done so on another node, is trusted beside it. A second one without certificates needs no trust.
     """
     rotation = at(phase, found=True)
-    found = overtaken(rotation, ground(STRANGER, key=STRANGER, **fields), Inventory(tuple(leaves)))
+    found = overtaken(rotation, ground(UNRELATED, key=UNRELATED, **fields), Inventory(tuple(leaves)))
     assert found is not None
-    assert (found.old, found.new) == (tuple(each.facts for each in trusted), STRANGER.facts)
+    assert (found.old, found.new) == (tuple(each.facts for each in trusted), UNRELATED.facts)
 
 
 def test_a_second_one_that_is_still_in_the_bundle_stays_trusted() -> None:
     """The operator who installed the third one has left it there."""
-    found = overtaken(at(Phase.TRUST, found=True), ground(STRANGER, NEW, key=STRANGER), Inventory(()))
+    found = overtaken(at(Phase.TRUST, found=True), ground(UNRELATED, NEW, key=UNRELATED), Inventory(()))
     assert found is not None
     assert found.old == (OLD.facts, NEW.facts)
 
@@ -197,10 +200,10 @@ def test_a_second_one_that_is_still_in_the_bundle_stays_trusted() -> None:
 @pytest.mark.parametrize(
     ("found", "of"),
     [
-        (False, ground(STRANGER, key=STRANGER)),
-        (True, ground(key=STRANGER)),
-        (True, ground(STRANGER, key=NEW)),
-        (True, ground(NEW, STRANGER, key=STRANGER)),
+        (False, ground(UNRELATED, key=UNRELATED)),
+        (True, ground(key=UNRELATED)),
+        (True, ground(UNRELATED, key=NEW)),
+        (True, ground(NEW, UNRELATED, key=UNRELATED)),
     ],
 )  # fmt: skip
 def test_an_incomplete_pair_replaces_none(found: bool, of: Ground) -> None:
@@ -223,4 +226,4 @@ def test_an_anchor_that_signed_all_leaves_is_in_use(leaves: tuple[Observation, .
 
 def test_a_new_ca_with_the_old_key_signed_the_old_leaves() -> None:
     """Both certificates of the CA have one key, so that a leaf of the old one also has a path to the new one."""
-    assert has_signed_all(change("test", OLD, new=AFRESH), Inventory((*anchors(AFRESH), leaf(OLD))))
+    assert has_signed_all(change("test", OLD, new=REISSUED), Inventory((*anchors(REISSUED), leaf(OLD))))

@@ -205,8 +205,8 @@ def test_a_released_worker_is_not_held_again_in_the_same_phase() -> None:
     """An older record that returns does not hold it, and its other fields count. Another phase holds it."""
     own = shared(released=0.7)
     assert joined(own, shared(released=0.2, excluded=("x",))) == shared(released=0.7, excluded=("x",))
-    for told in (shared(released=0.9), shared(P.ISSUE), abort(own, NOW), replace(own, id="r2", released=0.1)):
-        assert joined(own, told) == told
+    for reported in (shared(released=0.9), shared(P.ISSUE), abort(own, NOW), replace(own, id="r2", released=0.1)):
+        assert joined(own, reported) == reported
 
 
 @given(st.text())

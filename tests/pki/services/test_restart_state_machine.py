@@ -205,9 +205,9 @@ def test_a_service_that_is_stopped_during_its_proof_stays_stopped(changes_instan
 
 def test_a_service_that_is_stopped_on_its_old_files_has_failed() -> None:
     """The failure stays, and the service stays stopped."""
-    told = "s did not start with the new files; with the previous files it was stopped by another program or user, "
+    reported = "s did not start with the new files; with the previous files it was stopped by another program or user, "
     later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
-    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}and certmond leaves it stopped")
+    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{reported}and certmond leaves it stopped")
 
 
 def test_a_service_that_stopped_before_it_ran_again_may_be_an_effect() -> None:
@@ -491,7 +491,7 @@ class Controller:
             self.kills += 1
             raise KilledError
 
-    def remember(self, episode: Episode) -> None:
+    def store(self, episode: Episode) -> None:
         self.point()
         self.record = episode
         self.point()
@@ -510,7 +510,7 @@ class Controller:
     def begin(self, glance: HealthObservation) -> Ended | datetime:
         well = (WELL,) if WELL not in glance.ill else ()
         episode = replace(BEGUN, begun_at=self.world.now, before=glance.service.instance, well_before=well)
-        self.remember(episode)
+        self.store(episode)
         try:
             self.act(episode)
         except ActError:
@@ -518,7 +518,7 @@ class Controller:
         return self.after_act(episode)
 
     def after_act(self, episode: Episode) -> datetime:
-        self.remember(after_act(episode, self.world.now))
+        self.store(after_act(episode, self.world.now))
         return self.world.now + INTERVAL
 
     def step(self, glance: HealthObservation) -> Ended | datetime:
@@ -527,20 +527,20 @@ class Controller:
         move = next_move(self.record, glance, TERMS, changes_instance=not self.world.fate.reload)
         match move:
             case Wait():
-                self.remember(move.episode)
+                self.store(move.episode)
                 return move.until
             case Act():
-                self.remember(move.episode)
+                self.store(move.episode)
                 with suppress(ActError):
                     self.act(move.episode)
                 return self.after_act(move.episode)
             case PutBack():
-                self.remember(move.episode)
+                self.store(move.episode)
                 if self.world.fate.no_former:
                     return Ended(move.episode, Result.FAILED, "")
                 self.world.disk = "former"
                 self.point()
-                self.remember(after_restore(move.episode, self.world.now))
+                self.store(after_restore(move.episode, self.world.now))
                 return self.world.now
             case Ended():
                 return move

@@ -136,8 +136,8 @@ SERVING = Survey({"web": {"/leaf.crt": Use(True, "--a")}}, {AT: ("web", "/leaf.c
 def test_each_endpoint_has_its_served_certificate() -> None:
     """It is the file's certificate, another one, or none with the reason. An endpoint without a probe is omitted."""
     there: dict[Endpoint, Seen] = {AT: served(NEW), BESIDE: Unserved("the connection was refused", NOW)}
-    told = around(SERVING, live(served_there=there)).presence(see()).served
-    assert [(at.endpoint, at.service, at.sha256, at.matches, at.reason) for at in told] == [
+    reported = around(SERVING, live(served_there=there)).presence(see()).served
+    assert [(at.endpoint, at.service, at.sha256, at.matches, at.reason) for at in reported] == [
         (AT, "web", NEW.facts.sha256, True, ""),
         (BESIDE, "", None, None, "the connection was refused"),
     ]

@@ -14,7 +14,7 @@ from certmond.pki.findings import Fault, Reason
 from certmond.pki.services.trust_sets import digest_of, trust_sets
 from tests.builders import Issued, make_ca
 
-OLD, NEW, STRANGER = make_ca("kubernetes"), make_ca("kubernetes"), make_ca("stranger")
+OLD, NEW, UNRELATED = make_ca("kubernetes"), make_ca("kubernetes"), make_ca("unrelated")
 CA = CertificateSpec(name="ca", path="/pki/ca.crt", authority=True)
 SA = CertificateSpec(name="sa", path="/pki/sa.pub", key="/pki/sa.key", kind=Kind.KEY_PAIR)
 LEAF = CertificateSpec(name="leaf", path="/pki/ca.crt", ca=("ca",))
@@ -26,11 +26,11 @@ def of_ca(*issued: Issued, **fields: Any) -> list[Observation]:
     return [replace(row, name=row.name if number == 1 else f"ca#{number}") for number, row in enumerate(rows, 1)]
 
 
-@given(st.permutations([OLD, NEW, STRANGER]), st.lists(st.sampled_from([OLD, NEW, STRANGER]), max_size=3))
+@given(st.permutations([OLD, NEW, UNRELATED]), st.lists(st.sampled_from([OLD, NEW, UNRELATED]), max_size=3))
 def test_a_set_of_anchors_has_one_digest(order: list[Any], again: list[Any]) -> None:
     """The order and duplicates do not matter. Any other set has another digest."""
     same = digest_of(each.facts for each in (*order, *again))
-    assert same == digest_of([OLD.facts, NEW.facts, STRANGER.facts])
+    assert same == digest_of([OLD.facts, NEW.facts, UNRELATED.facts])
     assert same != digest_of([each.facts for each in order[:2]])
 
 

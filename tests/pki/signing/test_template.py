@@ -485,11 +485,11 @@ def test_openssl_accepts_it_in_strict_mode(ca_key: KeyAlgorithm, leaf_key: KeyAl
     at = str(int((NOW + SECOND).timestamp()))
     for purpose in ("sslserver", "sslclient"):
         strict = ["-x509_strict", "-check_ss_sig", "-purpose", purpose, "-attime", at]
-        told = subprocess.run(
+        reported = subprocess.run(
             [openssl, "verify", *strict, "-CAfile", "ca.pem", "leaf.pem"],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert (told.returncode, told.stdout) == (0, "leaf.pem: OK\n"), told.stderr
+        assert (reported.returncode, reported.stdout) == (0, "leaf.pem: OK\n"), reported.stderr
 
 
 def test_its_serial_number_is_the_one_that_is_given() -> None:

@@ -156,7 +156,7 @@ def test_the_text_of_openssl_around_blocks_is_ignored(tmp_path: Path) -> None:
         pytest.param(pem_block("CERTIFICATE", CA.der, width=1), id="a line for each character"),
         pytest.param(CA.pem.replace(b"-----\nM", b"-----\n\n M"), id="blanks and empty lines inside"),
         pytest.param(CA.pem.replace(b"E-----\n", b"E----- \t\n"), id="blanks at the ends of lines"),
-        pytest.param(b"\xef\xbb\xbf\n" + CA.pem, id="a byte order mark on a line of its own"),
+        pytest.param(b"\xef\xbb\xbf\n" + CA.pem, id="a byte order mark on a separate line"),
     ],
 )
 def test_harmless_variations_of_pem(data: bytes) -> None:

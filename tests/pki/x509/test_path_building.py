@@ -253,7 +253,7 @@ PAIRS = [
         Refusal.USAGE,
     ),
     Pair(
-        "anyExtendedKeyUsage stands for every usage",
+        "anyExtendedKeyUsage permits every usage",
         lambda: under(make_ca(), extended_usages=["any"]),
         lambda: under(make_ca(), extended_usages=["email protection"]),
         Refusal.USAGE,
@@ -325,7 +325,7 @@ FORGIVEN = {
         make_server(root := make_ca(), names=None), [root], usages=(SERVER,)
     ),
     "a leaf without an authorityKeyIdentifier": lambda: under(make_ca(), authority_key_id=None),
-    "an authorityKeyIdentifier that fits nothing": lambda: under(make_ca(), authority_key_id=b"stranger"),
+    "an authorityKeyIdentifier that fits nothing": lambda: under(make_ca(), authority_key_id=b"unrelated"),
     "a root as plain `openssl req -x509` makes it": lambda: under(make_ca(usages=None, names=None)),
     "a root with basicConstraints and nothing else": lambda: under(make_ca(**EMPTY_CA)),
     "a root that is signed with SHA-1": lambda: under(make_ca(hash="sha1")),
@@ -362,9 +362,9 @@ def test_every_key_that_kubernetes_can_use_makes_a_path(key: str) -> None:
 
 def test_a_rejection_names_the_child_for_its_signature_and_the_issuer_for_its_rights() -> None:
     """A rejection is beside the certificate that has to change."""
-    root, stranger = make_ca(), make_ca()
+    root, unrelated = make_ca(), make_ca()
     leaf = make_leaf(root)
-    assert search(Scene(leaf, [stranger])).rejections == (Rejection(Refusal.BAD_SIGNATURE, leaf.facts),)
+    assert search(Scene(leaf, [unrelated])).rejections == (Rejection(Refusal.BAD_SIGNATURE, leaf.facts),)
     powerless = make_ca(usages=["crl sign"])
     assert search(under(powerless)).rejections == (Rejection(Refusal.CANNOT_SIGN, powerless.facts),)
 
@@ -470,8 +470,8 @@ def test_signed_by_checks_only_the_name_and_the_signature() -> None:
         leaf = make_leaf(root, hash=digest)
         assert signed_by(root.facts, root.facts)
         assert signed_by(leaf.facts, root.facts)
-        for stranger in (make_ca(), make_ca(key="rsa"), make_ca(key="ed25519"), make_ca("other", key=root.key)):
-            assert not signed_by(leaf.facts, stranger.facts)
+        for unrelated in (make_ca(), make_ca(key="rsa"), make_ca(key="ed25519"), make_ca("other", key=root.key)):
+            assert not signed_by(leaf.facts, unrelated.facts)
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
@@ -530,11 +530,11 @@ class Family(NamedTuple):
 @pytest.fixture(scope="module")
 def family() -> Family:
     old, new = make_ca(not_after=NOW + 3 * DAY), make_ca(not_before=NOW - 2 * DAY)
-    renewed, stranger = reissue(old, not_before=NOW - DAY), make_ca("stranger")
+    renewed, unrelated = reissue(old, not_before=NOW - DAY), make_ca("unrelated")
     bridge, back = cross_sign(new, by=old, not_after=NOW + 2 * DAY), cross_sign(old, by=new, not_before=NOW + DAY)
     issuer = make_intermediate(new, path_length=0, not_after=NOW + 4 * DAY)
     leaves = [make_leaf(old), make_leaf(new, authority_key_id=None), make_leaf(issuer), make_leaf(make_ca()), bridge]
-    return Family(leaves, [old, new, renewed, stranger, bridge, back, issuer])
+    return Family(leaves, [old, new, renewed, unrelated, bridge, back, issuer])
 
 
 @st.composite
@@ -616,9 +616,9 @@ def test_a_key_that_is_for_pss_alone_verifies_nothing() -> None:
     """Go has no algorithm for such a key, and so no CA with one."""
     ca = make_ca(key="rsa")
     (form, *_) = [each for each in key_forms(ca) if oid("1.2.840.113549.1.1.10") in each]
-    told = parse_certificate(with_key(ca, ca, form))
-    assert (told.objections, told.key.algorithm) == ((), "RSASSA-PSS")
-    assert not find_paths(make_leaf(ca).facts, [told]).paths
+    reported = parse_certificate(with_key(ca, ca, form))
+    assert (reported.objections, reported.key.algorithm) == ((), "RSASSA-PSS")
+    assert not find_paths(make_leaf(ca).facts, [reported]).paths
 
 
 def test_a_ca_whose_constraints_are_not_found_certifies_nothing() -> None:
