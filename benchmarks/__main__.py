@@ -35,16 +35,17 @@ _PAGE = """# Benchmarks
 
 *Reference: time and memory of certmond on one machine.*
 
-The daemon and the server run as separate processes. The benchmark measures them from outside. The certificate files
-are in memory. Each row has the median, the minimum, the maximum and the number of samples. On a machine with other
-load, CPU time is more reliable than wall time. `python -m benchmarks compare --help` describes the comparison with
-other exporters on the same files. These decisions have the reasons for size and speed:
+The benchmark runs `certmond run` and `certmond serve` as separate processes, and measures them from a third process.
+The certificate files are in a file system in memory. Each row has the median, the minimum, the maximum and the number
+of samples. If the project has set a limit for a row, the last column has this limit. On a machine with other load, CPU
+time is more reliable than wall time. `python -m benchmarks compare --help` describes how to compare certmond with other
+exporters on the same files. These decisions record the reasons for the memory use and the speed of certmond:
 [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
 [0035](decisions/0035-what-is-alike-is-done-in-a-row.md), [0038](decisions/0038-a-second-process-for-the-first-look.md).
 
-{machine} Written by `{command}`.
+{machine} This command wrote the page: `{command}`.
 
-| what | median | spread (samples) | wanted |
+| measurement | median | minimum … maximum (samples) | limit |
 |---|---|---|---|
 {rows}
 """
@@ -61,19 +62,26 @@ def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
                 # Not more often: requests take CPU time while both processors are busy.
                 cold.append(pair.until(lambda: pair.expiries() == count + 1, every=0.01))
                 spent.append(pair.spent())
-        yield Figure(f"{count} files: cold start to complete /metrics, chains verified", "s", cold, "≤ 1.5 s")
-        yield Figure("  CPU of both processes until then", "s", spent, "")
-        yield Figure("  beside it: a plain loop over load_pem_x509_certificate", "s", loop, "")
+        yield Figure(
+            f"{count} files: time from the start until /metrics is complete and all chains are verified",
+            "s",
+            cold,
+            "≤ 1.5 s",
+        )
+        yield Figure("  CPU time of both processes in this time", "s", spent, "")
+        yield Figure("  for comparison: a loop that calls load_pem_x509_certificate for each file", "s", loop, "")
         with Pair(work / "warm", leaves.root, leaves.config, free_port()) as pair:
             pair.until(lambda: pair.expiries() == count + 1)
             yield from _scrapes(pair)
             seen = [leaves.replace_one(pair, number) for number in range(30 * rounds)]
-            yield Figure("file replaced to visible in /metrics, median", "ms", [1000 * s for s in seen], "")
-            yield Figure("  p99", "ms", [1000 * percentile(seen, 0.99)], "≤ 150 ms")
+            yield Figure(
+                "time from the replacement of a file until /metrics shows it", "ms", [1000 * s for s in seen], ""
+            )
+            yield Figure("  99th percentile of this time", "ms", [1000 * percentile(seen, 0.99)], "≤ 150 ms")
             burst = min(1000, count)
-            yield Figure(f"{burst} files replaced in a burst to all visible", "s",
+            yield Figure(f"time from the replacement of {burst} files at once until /metrics shows all", "s",
                          [leaves.replace_many(pair, burst)], "≤ 1.5 s")  # fmt: skip
-            yield Figure(f"resident memory, both processes, {count}", "MB", [pair.resident()], "≤ 140 MB")
+            yield Figure(f"resident memory of both processes with {count} files", "MB", [pair.resident()], "≤ 140 MB")
             yield from _idle(pair, seconds)
 
 
@@ -84,8 +92,10 @@ def measure_growth() -> Iterator[Figure]:
             leaves = Leaves.make(work / "node", count)
             with Pair(work / "pair", leaves.root, leaves.config, free_port()) as pair:
                 pair.until(lambda: pair.expiries() == count + 1)  # noqa: B023 - called immediately
-                yield Figure(f"{count} files: CPU until complete", "s", [pair.spent()], "linear")
-                yield Figure("  resident memory of both", "MB", [pair.resident()], "linear")
+                yield Figure(
+                    f"{count} files: CPU time from the start until /metrics is complete", "s", [pair.spent()], "linear"
+                )
+                yield Figure("  resident memory of both processes", "MB", [pair.resident()], "linear")
 
 
 def measure_node(seconds: float) -> Iterator[Figure]:
@@ -94,9 +104,9 @@ def measure_node(seconds: float) -> Iterator[Figure]:
         root = kubeadm_node(work / "node")
         with Pair(work / "small", root, None, free_port()) as pair:
             cold = pair.until(lambda: pair.expiries() == 14)
-            yield Figure("kubeadm node: cold start to complete /metrics", "s", [cold], "")
+            yield Figure("kubeadm node: time from the start until /metrics is complete", "s", [cold], "")
             pair.get("/metrics", gzip=True)
-            yield Figure("resident memory, both processes, kubeadm node", "MB", [pair.resident()], "≤ 80 MB")
+            yield Figure("  resident memory of both processes", "MB", [pair.resident()], "≤ 80 MB")
             yield from _idle(pair, seconds)
 
 
@@ -128,13 +138,13 @@ def _scrapes(pair: Pair) -> Iterator[Figure]:
     for name, gzip in (("plain", False), ("gzip", True)):
         pair.scrape(gzip=gzip)
         samples = [1000 * timed(partial(pair.scrape, gzip=gzip)) for _ in range(50)]
-        yield Figure(f"/metrics {name}, p50", "ms", samples, "≤ 10 ms")
+        yield Figure(f"a request of /metrics, {name}", "ms", samples, "≤ 10 ms")
 
 
 def _idle(pair: Pair, seconds: float) -> Iterator[Figure]:
     share, wakeups = pair.idle(seconds)
-    yield Figure("idle, both processes", "% of a core", [100 * share], "< 0.2 %")
-    yield Figure("idle, wake-ups of both", "/s", [wakeups], "≤ 2 /s")
+    yield Figure("CPU use of both processes while idle", "% of a core", [100 * share], "< 0.2 %")
+    yield Figure("wake-ups of both processes while idle", "/s", [wakeups], "≤ 2 /s")
 
 
 def _end(number: int, _: object) -> None:
@@ -169,7 +179,7 @@ def main() -> None:
             for line in profiles(work, options.count):
                 print(line, flush=True)
         return
-    print(f"{_machine()}\n\n| what | median | spread (samples) | wanted |\n|---|---|---|---|")
+    print(f"{_machine()}\n\n| measurement | median | minimum … maximum (samples) | limit |\n|---|---|---|---|")
     parts: dict[str, Callable[[], Iterator[Figure | Count]]] = {
         "due": lambda: measure_due(800),
         "growth": measure_growth,

@@ -1,1 +1,1 @@
-"""certmond watches, proves and renews the certificates that a Kubernetes node uses."""
+"""certmond watches, verifies and renews the certificates that a Kubernetes node uses."""

@@ -1,4 +1,4 @@
-"""`python -m certmond` is `certmond`."""
+"""Entry point of `python -m certmond`, which runs the command `certmond`."""
 
 from certmond.cli.main import main
 

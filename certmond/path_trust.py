@@ -1,8 +1,8 @@
 """Check that only root, or the user that runs certmond, can change the target of a path.
 
-Owns that rule, for programs that certmond runs and for its state directory. The file, and each directory and symlink on
-its path, must belong to root or to that user, and no other user may be able to write them. In a directory with the
-sticky bit, other users can add names, but cannot replace names of another user. Changes nothing.
+certmond checks programs that it runs, and its state directory. The file, and each directory and symlink on its path,
+must belong to root or to the user that runs certmond. No other user may have write permission. A directory with the
+sticky bit is an exception: other users can add names to it, but cannot replace names of another user.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ def exposure(path: str, owners: Container[int] = ()) -> str | None:
 
 
 def distrust(command: Sequence[str]) -> str | None:
-    """Return why another user can change a file that the command runs, as fact and remedy, or None if no user can.
+    """Return why another user can change a file that the command runs, as fact and remedy, or None.
 
-    The first word is an absolute path. The function also checks each argument that is the absolute path of a regular
-    file, because a shell, an interpreter, `env` or `timeout` runs it. Raises OSError if the program cannot be read.
+    The first word is the absolute path of the program. An argument may be a file that a shell, an interpreter, `env` or
+    `timeout` runs. So the function also checks each argument that is the absolute path of a regular file. Raises
+    OSError if the program cannot be read.
     """
     program, *arguments = command
     files = (argument for argument in arguments if argument.startswith("/") and _is_regular(argument))
@@ -54,8 +55,8 @@ def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str |
 def _others(status: os.stat_result) -> int:
     """Return the bits of a mode that permit other users to write.
 
-    For an unprivileged user, write permission of the user's primary group is accepted: many distributions have the
-    umask 0002, with which this group can write each file that the user creates.
+    If certmond runs as an unprivileged user, the primary group of this user may have write permission. Many
+    distributions have the umask 0002, so this group can write each file that the user creates.
     """
     return 0o002 if os.geteuid() != 0 and status.st_gid == os.getegid() else 0o022
 

@@ -1,8 +1,8 @@
 """Removal of key material from texts and values before certmond logs or shows them.
 
-Owns the patterns of key material: PEM blocks of private keys (RFC 7468), whole or cut off at either end, with escaped
-line ends or not. Such a block may also be in base64, as in the `client-key-data` of a kubeconfig. The removal takes a
-time linear in the length of the text, because another user may be the author of the text.
+Key material is a PEM block of a private key (RFC 7468), which may be cut off at either end, and may have escaped line
+ends. Such a block may also be in base64, as in the `client-key-data` of a kubeconfig. The removal takes linear time,
+because another user may be the author of a long text.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _REST = re.compile(r"(?:[A-Za-z0-9+/=]|\r?\n[ \t]*|\\n)*")  # the rest of a base
 
 
 def _encoded(shift: int) -> str:
-    """Return the part of the base64 of `PRIVATE KEY` that does not depend on the bytes around it. The text begins
-    `shift` bytes after a group of three bytes.
+    """Return the part of the base64 of `PRIVATE KEY` that does not depend on the bytes before and after this text.
+
+    The text begins `shift` bytes after the start of a group of three bytes.
     """
     words = b"\0" * shift + b"PRIVATE KEY"
     return b64encode(words)[-(-shift * 8 // 6) : len(words) * 8 // 6].decode()
@@ -33,7 +34,7 @@ _HEADER = re.compile("|".join(_ENCODED))
 
 
 def redacted(text: str) -> str:
-    """Return `text` with `REMOVED` in the place of each private key."""
+    """Return `text` with each private key replaced by the text `REMOVED`."""
     if "PRIVATE KEY" in text:
         text = _without_blocks(text)
     if any(each in text for each in _ENCODED):
@@ -42,7 +43,10 @@ def redacted(text: str) -> str:
 
 
 def redacted_value(value: object) -> object:
-    """Return a value of any type without key material. A value other than a number, text or container becomes text."""
+    """Return a value of any type without key material.
+
+    Numbers, texts and containers keep their kind, and bytes and other values become text.
+    """
     match value:
         case str():
             return redacted(value)
@@ -68,7 +72,7 @@ def _without_blocks(text: str) -> str:
 
 
 def _without_ends(text: str) -> str:
-    """Remove blocks whose beginning was cut off."""
+    """Replace each private key that has no BEGIN line by the text `REMOVED`, and return the result."""
     pieces, at = list[str](), 0
     while end := _END.search(text, at):
         pieces += text[at : end.start()].rstrip(_BODY), REMOVED

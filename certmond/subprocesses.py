@@ -28,7 +28,7 @@ from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
 MAX_OUTPUT = 1 << 20
-"""Maximum bytes of standard output. No certificate with its chain is larger."""
+"""Maximum number of bytes of standard output. No certificate with its chain is larger."""
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _TURN = 0.5  # seconds; `alive` is due every second
@@ -37,7 +37,7 @@ _CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the capacity of a pipe 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The result of a program. A negative status is the signal that ended the program. `said` is the standard error."""
+    """The result of a program. `said` is its standard error. A negative `status` is the signal that ended it."""
 
     status: int
     output: bytes = field(repr=False)
@@ -53,8 +53,8 @@ def run(
 ) -> Ended:
     """Run `command` to its end with `given` on standard input. Call `alive` at least every second.
 
-    Raises UntrustedError if another user can change the program, UnreachableError if it cannot be run or takes too
-    long, and RefusedError if it writes too much.
+    Raises UntrustedError if another user can change the program, and UnreachableError if the program cannot run or
+    takes too long. Raises RefusedError if the program writes too much output.
     """
     program = command[0]
     try:
@@ -97,7 +97,7 @@ def run(
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield a sentence for each command that certmond refuses to run, because another user can change the command.
 
-    The keys of `commands` name the purpose. Skip a missing program: an operator may install it later.
+    The keys of `commands` name the purpose. Skip a missing program, because an operator may install it later.
     """
     for what, command in commands.items():
         with suppress(OSError):
@@ -106,7 +106,7 @@ def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def resolved(program: str) -> str:
-    """Return the absolute path of a program. A name without a slash is searched in PATH. Raises FileNotFoundError."""
+    """Return the absolute path of a program. Search a name without a slash in PATH. Raises FileNotFoundError."""
     if "/" in program:
         return os.path.join("/", program)  # a child starts in /
     if found := shutil.which(program, path=_surroundings()["PATH"]):
@@ -145,7 +145,7 @@ class _Ear:
     def listen(self, seconds: float) -> bool:
         """Read until the child has ended, and return True. Return False after `seconds`.
 
-        The end counts even if other processes hold the child's pipes open.
+        Return True even if other processes hold the child's pipes open.
         """
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
@@ -159,7 +159,7 @@ class _Ear:
         return False
 
     def _take(self, stream: RawIOBase, heard: bytearray) -> None:
-        """Read the available output, but at most the capacity of a pipe: the child may write faster than this reads."""
+        """Read the available output, at most the capacity of a pipe, because the child may write without a pause."""
         for _ in range(_PIPE // _CHUNK + 1):
             chunk: bytes | None = stream.read(_CHUNK)
             if chunk is None:  # no more data for now
@@ -173,6 +173,6 @@ class _Ear:
 
 
 def _surroundings() -> dict[str, str]:
-    """Return the environment of every program, which has no other variables of certmond's environment."""
+    """Return the environment of every program. A program gets no other variables of certmond's environment."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}

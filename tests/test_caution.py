@@ -94,8 +94,8 @@ def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: st
     assert [outcome.result for outcome in host.start()] == ["done"]
     [held] = host.plan().held
     assert held.because == (
-        f"/etc/b.pem does not belong to {owner}, the owner in its entry; chown it, or move it away, and certmond "
-        "creates it again"
+        f"/etc/b.pem does not belong to {owner}, the owner in its entry; run chown {owner} /etc/b.pem, or move the "
+        "file away, and certmond creates it again"
     )
     assert host.at("/etc/b.pem").read_bytes() == b""
     os.chown(host.at("/etc/b.pem"), 0, 0)
@@ -131,7 +131,8 @@ def test_no_key_is_made_in_a_directory_that_another_user_can_write(
     (held,) = made.held
     path = ENTRIES["apiserver"]["path"]
     fact, access = (
-        ("the CA's key does not sign it", "who could take the key of a new certificate") if planted == "file"
+        ("the CA's key does not sign the certificate", "who could take the key of a new certificate")
+        if planted == "file"
         else (f"certmond writes no private key to {path}", "who could read it;")
     )  # fmt: skip
     assert held.because.startswith(f"{fact}: {PKI} ")
@@ -331,7 +332,7 @@ def test_a_key_that_another_entry_reaches_by_another_path_is_not_replaced(tmp_pa
     host.entries["app"] = {"path": "/etc/app.crt", "key": called, "ca": "ca", "usages": ["client auth"]}
     assert host.start() == []
     [held] = host.plan().held
-    assert held.because == f"shares its key {entry['key']} with app; set keep_key on both entries"
+    assert held.because == f"the entry shares its key {entry['key']} with app; set keep_key on both entries"
     assert host.serials() == before | {"app": other.facts.serial}
 
 
@@ -350,7 +351,7 @@ def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_stays_whol
     host.put("/etc/u.conf", yaml.safe_dump(document).encode(), 0o600)
     assert host.start() == []
     assert [held.because for held in host.plan().held] == [
-        f"shares its key {entry['key']} with kc; set keep_key on both entries"
+        f"the entry shares its key {entry['key']} with kc; set keep_key on both entries"
     ]
     del user["client-certificate-data"]
     user["client-certificate"] = entry["path"]

@@ -135,7 +135,7 @@ def test_kept_demo_can_be_inspected_with_the_printed_commands(scratch: Path) -> 
     assert processes(scratch) == []
     [kept] = scratch.iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
-    assert f"{kept} remains; no cluster trusts" in " ".join(ended.stdout.split())
+    assert f"{kept} remains. No cluster trusts" in " ".join(ended.stdout.split())
     commands = dict(re.findall(r"^  (\S[^:]+): +(.+)$", ended.stdout, re.MULTILINE))
     command = shlex.split(commands["check the node again"])
     looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NEAR)
@@ -207,7 +207,7 @@ def test_a_stage_without_its_result_fails_the_demo(
     monkeypatch.setattr(Node, "truncate", lambda self, path: None)
     assert scenario.run(keep=False) == 1
     output = capsys.readouterr().out
-    assert "The demo failed: not seen within 0.3 s: /metrics that has apiserver-kubelet-client with serial" in output
+    assert "The demo failed: the server did not show within 0.3 s: /metrics that has apiserver-kubelet-client" in output
     assert "malformed (critical)" in output
     assert "--- the daemon said:" in output
     assert "certmond watches this node: 16 certificates, all well" in output
@@ -243,7 +243,7 @@ def test_process_that_ends_fails_the_demo_at_once(
 def test_a_missing_temporary_directory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """If no temporary directory can be made, the demo reports that and how to name another."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
-    with pytest.raises(CertmondError, match=r"cannot create a temporary directory .* name a directory in TMPDIR"):
+    with pytest.raises(CertmondError, match=r"cannot create a directory .* set TMPDIR to a writable directory"):
         scenario.run(keep=False)
 
 

@@ -202,7 +202,7 @@ def test_a_certificate_of_another_component_is_not_renewed(profile: str, tree: T
     held = {each["target"]: each["because"] for each in document["held"]}
     trap = TRAPS[profile]
     spec = next(spec for spec in parse((), profile=profile).certificates if spec.name == trap.entry)
-    assert held[trap.entry] == f"certmond does not renew it; it is renewed by {spec.renewed_by}"
+    assert held[trap.entry] == f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
     assert "start" in str(spec.renewed_by)
     code, findings = check(tree, profile, at)
     assert code == 1
@@ -219,7 +219,7 @@ def test_the_forecast_names_the_component_that_renews(profile: str, tree: Tree) 
     trap = TRAPS[profile]
     events = [each for each in json.loads(done.stdout)["events"] if each["target"] == trap.entry]
     assert [each["what"] for each in events] == ["due", "expire"]
-    said = "certmond does not renew it; it is renewed by k"
+    said = "certmond does not renew this certificate; it is renewed by k"
     assert all(said in each["detail"].replace("rke2", "k") for each in events)
     assert not [each for each in json.loads(done.stdout)["events"] if each["what"] in {"renew", "restart"}]
 

@@ -139,7 +139,10 @@ def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> No
     assert node.phase is Phase.ISSUE
     waits = " ".join(waits_of(node))
     for name in unsigned:
-        assert f"{node.certificates[name]} is still signed by the old CA (the CA's key does not sign it" in waits
+        assert (
+            f"{node.certificates[name]} is still signed by the old CA (the CA's key does not sign the certificate"
+            in waits
+        )
     assert "shared" not in waits
     node.reset(unsigned)
     node.walk()

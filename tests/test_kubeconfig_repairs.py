@@ -141,7 +141,7 @@ def test_a_repair_of_the_cluster_does_not_change_the_record_of_renewals(tmp_path
         cut(document["clusters"][0]["cluster"])
         write(host, document)
         assert kinds(host.start_once()) == done
-    assert "it was repaired once" in host.plan().held[0].because
+    assert "the file was repaired once" in host.plan().held[0].because
     after = ledger.attempts()[identity]
     assert (after.repairs, after.repaired_at, after.failures) == (1, host.now, 0)
     expected = (before.sha256, before.subject, before.at) if known else (None, None, host.now)
@@ -277,10 +277,10 @@ def unfit_ca(host: Host, why: str) -> None:
 @pytest.mark.parametrize(
     ("why", "because"),
     [
-        ("another CA", "it has not signed the client certificate in this kubeconfig; restore the CA that signed it"),
-        ("expired", "it is not valid now; rotate the CA"),
-        ("a leaf", "that file has a certificate that is not a CA; restore the CA first"),
-        ("malformed", "a part of that file is malformed; restore the CA first"),
+        ("another CA", "the CA has not signed the client certificate in this kubeconfig; restore the CA that"),
+        ("expired", "the CA is not valid now; rotate the CA"),
+        ("a leaf", "the CA file has a certificate that is not a CA; restore the CA first"),
+        ("malformed", "a part of the CA file is malformed; restore the CA first"),
         ("other writers", "; let only root write there"),
         ("nothing", "the file of its CA, the entry ca, has no certificate; restore the CA"),
     ],

@@ -356,7 +356,7 @@ ROTATIONS: dict[str, Reported] = {
     "another CA with its key, in observe mode": (
         put_ca(), {}, "root_ca_changed", Severity.CRITICAL, "or set `mode: enforce`"
     ),
-    "another CA with its key, where it is only to be told": (
+    "another CA with its key, with only a report": (
         put_ca(), {"mode": "enforce", "root_ca": {"on_change": "alarm"}}, "root_ca_changed", Severity.CRITICAL,
         "`root_ca.on_change` is alarm",
     ),

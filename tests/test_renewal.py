@@ -1075,7 +1075,7 @@ def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     done = certmond(host, "renew", "ca", "apiserver", "etcd-server")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "certmond: ca cannot be renewed: it is a CA; rotate it: certmond root-ca rotate",
+        "certmond: ca cannot be renewed: this certificate is a CA; rotate it: certmond root-ca rotate",
         "etcd-server cannot be renewed: its entry has `signer: none`",
     ]
     assert host.serials() == before
@@ -1099,7 +1099,7 @@ def test_renew_exits_1_if_it_leaves_a_broken_certificate(host: Host) -> None:
     host.put(CA["path"], b"junk")
     done = certmond(host, "renew", "--all")
     assert done.returncode == 1
-    assert "not renewed: apiserver: the file of its CA (entry ca) contains no certificate; first" in done.stdout
+    assert "not renewed: apiserver: the file of the CA (entry ca) contains no certificate; first" in done.stdout
 
 
 def test_renew_continues_after_its_reader_closes_the_pipe(host: Host) -> None:

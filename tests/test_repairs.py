@@ -543,7 +543,7 @@ def test_other_credentials_than_a_certificate_are_the_operators_decision(
     assert certmond(host, "renew", "admin.conf").returncode
     assert host.at(ADMIN["path"]).read_bytes() == before
     (said,) = [item.message for status in host.look().statuses for item in status.findings]
-    assert f"authenticates with {field}; certmond does not replace it" in said
+    assert f"authenticates with {field}; certmond does not replace these credentials" in said
 
 
 def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
@@ -709,7 +709,7 @@ def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> N
         for how in ("cut PEM", "deleted pair", "malformed kubeconfig"):
             BROKEN[how][1](host)
         held = daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
-        assert all("another program may be writing it now" in each["because"] for each in held)
+        assert all("another program may be writing the file now" in each["because"] for each in held)
         assert all(each["until"] for each in held)
         daemon.until(lambda: clean(daemon, "apiserver", "admin.conf", "kubelet-client"), "repaired")
     host.now = now()

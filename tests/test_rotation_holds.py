@@ -86,7 +86,7 @@ def test_a_hold_keeps_a_rotation_in_prepare(
     words = ["root-ca", "rotate", "--plan"] + ["--at-once"] * (mode is Mode.REPLACE)
     table = node.hurry(*words)
     reported = " ".join(table.out.split())
-    assert "the rotation waits in prepare, before it replaces any key; holds:" in reported
+    assert "the rotation waits in prepare and replaces no key, because of these holds:" in reported
     assert re.search(f"run: {command}", reported), reported
     (found,) = json.loads(node.hurry(*words, "-o", "json").out)["holds"]
     assert found["reason"] == reason

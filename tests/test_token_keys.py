@@ -179,7 +179,7 @@ def test_obstacles_of_a_start(place: Place) -> None:
     assert "no new CA is staged for ca" in place.run("rotate", "--plan").err
     good = place.node.read(f"{PKI}/sa.pub")
     place.node.write(f"{PKI}/sa.pub", good + make_ca().public_pem)
-    assert "has other public keys than that of" in place.run("rotate", "--plan", *SA).err
+    assert "has other public keys than the one of" in place.run("rotate", "--plan", *SA).err
     place.node.write(f"{PKI}/sa.pub", good)
     manifest = "etc/kubernetes/manifests/kube-apiserver.yaml"
     text = place.node.read(manifest).decode()
@@ -188,7 +188,7 @@ def test_obstacles_of_a_start(place: Place) -> None:
     config.write_text("{certificates: [{name: sa, path: /etc/kubernetes/pki/sa.pub}]}")
     done = place.run("rotate", "--plan", *SA, "--config", config)
     assert done.code == 2
-    assert "no service here is known to read /etc/kubernetes/pki/sa.pub; see --service-account-key-file" in done.err
+    assert "no known service on this node reads /etc/kubernetes/pki/sa.pub; see --service-account-key-file" in done.err
 
 
 def test_an_unfit_key_that_was_staged_otherwise_is_not_begun(place: Place) -> None:

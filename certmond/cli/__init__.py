@@ -1,1 +1,1 @@
-"""The command line: one module for each group of commands."""
+"""Command line of certmond: a module for each group of commands, and modules that the commands share."""

@@ -1,9 +1,9 @@
-"""Handover of a command's steps to the acting process, the only process that executes steps on this node.
+"""Handover of steps from a command to the acting process, the only process that executes steps on this node.
 
-Owns the choice of that process, such as the daemon, and the output about its work, which a command reads from the
-daemon's records. A command writes an operator's decision itself, under the lock that all writers share. The acting
-process executes restarts, phases and verification. If the acting process ends, the command continues alone. This
-module waits for file events, without polling.
+The acting process is the daemon in enforce mode, or a command. It executes restarts, phases of a rotation, and
+verification. Every command writes the decision of its operator itself, under the lock that all writers share. Then the
+command shows the progress of the acting process, which it reads from the records of the daemon. If the acting process
+ends, the command executes the steps itself. This module waits for file events instead of polling.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_lock import ACTING, COMMAND, WRITING, Holder, NodeLock, holder_of, is_held, writer_of
 
 PATIENCE = timedelta(seconds=30)
-"""How long a command waits for another command that writes."""
+"""Maximum time for which a command waits for another command that writes on this node."""
 
 T = TypeVar("T")
 
 _RESTART_TIMEOUT = 60.0
-"""Seconds that a command waits for a restart that the daemon neither begins nor plans nor holds."""
+"""Seconds for which a command waits for a restart that the daemon has not begun, planned or held."""
 _LOCK_POLL = 30.0
 """Seconds after which the command checks a lock again, because a killed holder of the lock may cause no file event."""
 _SILENT, _HUNG = 30.0, 120.0
-"""Seconds without a heartbeat after which the command reports that the daemon hangs, and after which it gives up."""
+"""Seconds without a heartbeat until a command reports that the daemon hangs, and until the command fails."""
 _SHOWN = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
-"""The daemon's events that a command shows."""
+"""Events of the daemon that a command shows."""
 _SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
-"""The instant in the sentence of a hold (`pki.rotation.rotation_holds`)."""
+"""Pattern of the time at which a hold began, in the message from `pki.rotation.rotation_holds`."""
 
 
 class Handover:
-    """The choice of the acting process for one command and one state directory."""
+    """Coordination of one command with the process that executes steps on this node."""
 
     def __init__(self, state_dir: Path, progress: Progress, terms: Terms) -> None:
         self._state_dir, self._progress, self._terms = state_dir, progress, terms
@@ -65,9 +65,9 @@ class Handover:
 
     @contextmanager
     def acting_lock(self) -> Iterator[bool]:
-        """Yield whether this command acts on the node during the block.
+        """Yield whether this command may execute steps on the node during the block.
 
-        It does not if a daemon in enforce mode or another command acts there. Raises WriteError, StateError.
+        Yield False if a daemon in enforce mode or another command executes steps. Raises WriteError, StateError.
         """
         acts = self._command.take() and self._acting.take()
         try:
@@ -76,10 +76,10 @@ class Handover:
             self._acting.release()
 
     def retry_while_busy(self, act: Callable[[], T]) -> T:
-        """Call `act` and return its result. After a BusyError, wait for the other writer and call it again.
+        """Call `act` and return its result. After a BusyError, wait for the other writer and call `act` again.
 
-        The wait for the process that acts on this node has no limit. The wait for another process ends after `PATIENCE`
-        with BusyError.
+        If the other writer is the acting process of this node, the wait has no limit. If it is another process, raise
+        the BusyError after `PATIENCE`.
         """
         waited: Holder | None = None
         begun = end = datetime.now(UTC)
@@ -105,19 +105,22 @@ class Handover:
                         self._show_silence(report)
 
     def _acts(self, writer: Holder) -> bool:
-        """Return whether `writer` is another process, and the one that acts on this node."""
+        """Return whether `writer` is the acting process of this node, and is not the present process."""
         acting = holder_of(self._state_dir, ACTING)
         return acting is not None and acting.pid == writer.pid != os.getpid()
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
-        """Wait until the instant `until`, or until a file of `interest` or a record in the state directory changes."""
+        """Wait until a file of `interest` or a record in the state directory changes.
+
+        Also return at the instant `until`, or after `at_most` seconds.
+        """
         self._watch({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
 
     def discard_events(self, interest: Interest | None = None) -> None:
         """Discard the file changes up to now, because the caller scans the node next.
 
-        A later change, including one of `interest`, ends a pause.
+        With `interest`, also watch these files and the records of certmond. A later change ends the next pause.
         """
         if interest is not None:
             self._watch({**interest, **records_of(self._state_dir)})
@@ -126,12 +129,13 @@ class Handover:
     # Progress of the acting process
 
     def watch_restarts(self, left: Collection[str], since: datetime) -> tuple[str, str] | None:
-        """Show the progress of the acting process on the services `left`.
+        """Show the progress of the acting process on the restarts of the services `left`.
 
-        Return None when the progress changes, or when the process stops acting.
+        Return None when the progress changes, or when no process acts on the node.
 
-        Return a service and the reason if the process has scanned the node after `since` and holds the restart of the
-        service. Also return them if the process has not begun the restart after `_RESTART_TIMEOUT` seconds.
+        Return a service and a reason if the acting process holds the restart of the service, or has not begun the
+        restart after `_RESTART_TIMEOUT` seconds. Both cases require that this process has scanned the node after
+        `since`, executes no restart, and plans no restart of `left`.
         """
         before, end = self._end_times(left), time.monotonic() + _RESTART_TIMEOUT
         while True:
@@ -159,9 +163,9 @@ class Handover:
             self._events.wait(at_most=min(_SILENT, max(1.0, end - time.monotonic())))
 
     def watch_rotation(self, rotation: Rotation, noted: Rotation | None) -> None:
-        """Show the progress of the acting process on the rotation until it changes, or until the process stops acting.
+        """Show the progress of the acting process on the rotation until the progress changes, or until no process acts.
 
-        `noted` is the rotation in this node's record at the last scan.
+        `noted` is the rotation in the record of this node at the last scan.
         """
         while True:
             report = self._report()
@@ -181,9 +185,10 @@ class Handover:
             self._events.wait(at_most=_SILENT)
 
     def show_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
-        """Show why a phase of the rotation waits, since when, and the command that ends the wait.
+        """Show why the present phase of the rotation waits, the start of the wait, and a command that ends the wait.
 
-        If the phase is held, `reason` contains that command, and possibly the time at which the hold began.
+        If certmond holds the phase, `reason` contains this command, and may contain the start of the hold. Otherwise
+        the command aborts the rotation. `more` is the number of further reasons.
         """
         others, since = f" (and {more} more)" if more > 0 else "", rotation.since
         fact, _, command = reason.partition("; run: ")
@@ -200,9 +205,10 @@ class Handover:
         self._progress.wait(f"{episode.service}: {state}", remedy, until=until, since=episode.begun_at)
 
     def _restore_command(self, episode: Episode) -> str:
-        """Return the command that restores the files with which the service fails.
+        """Return the command that restores the files of a failed restart, or "" if certmond has replaced no file.
 
-        During a rotation, return the command that aborts it. One restored file of the old CA would stop the rotation.
+        During a rotation, return the command that aborts the rotation, or "" in a phase that permits no abort. A
+        restored file of the old CA would stop the rotation.
         """
         if rotation := self._current_rotation():
             return _abort_command(rotation)
@@ -225,23 +231,23 @@ class Handover:
             return None
 
     def _show_silence(self, report: ActivityReport) -> None:
-        """Show that the daemon hangs, and the time at which this command gives up."""
+        """Show that the daemon writes no heartbeat, and the time at which this command fails for that reason."""
         now = datetime.now(UTC)
         since, until = now - timedelta(seconds=report.silent), now + timedelta(seconds=_HUNG - report.silent)
         fact = f"{report.holder} writes no heartbeat"
         self._progress.wait(fact, "systemctl restart certmond", since=since, until=until)
 
     def _silence(self, heartbeat: Mapping[str, Any]) -> float:
-        """Return the seconds since the daemon's last heartbeat, by this process's own clock."""
+        """Return the seconds since this process first read the latest heartbeat of the daemon."""
         beat, now = float(heartbeat.get("alive_at") or 0.0), time.monotonic()
         if beat != self._heartbeat[0]:
             self._heartbeat = beat, now
         return now - self._heartbeat[1]
 
     def _report(self) -> ActivityReport:
-        """Return the report of the acting process. Watch its files first, so that no change is lost.
+        """Return the report of the acting process. Watch the files of the report before reading them.
 
-        Raises BusyError if the daemon hangs.
+        Raises BusyError if the daemon has written no heartbeat for `_HUNG` seconds.
         """
         holder = holder_of(self._state_dir, ACTING) or holder_of(self._state_dir, COMMAND)
         if self._command.is_acquired and holder and holder.pid == os.getpid():
@@ -262,7 +268,7 @@ class Handover:
         return report
 
     def _show_events(self, report: ActivityReport) -> None:
-        """Show the daemon's actions since this command began to watch it."""
+        """Show the events of the daemon since the previous report. Show no event of the first report."""
         found = [(each["at"], each["message"]) for each in report.activity.get("events", ()) if each["event"] in _SHOWN]
         if self._shown_events is not None and report.activity:
             for at, message in reversed(found):
@@ -296,7 +302,7 @@ class Handover:
         self.close()
 
     def close(self) -> None:
-        """Stop watching, and release the command's lock."""
+        """Stop watching files, and release the lock of the command."""
         self._events.close()
         self._command.release()
 

@@ -1,6 +1,6 @@
-"""Documents that the acting process of a node writes below its runtime directory.
+"""Report of the acting process, from the documents that this process writes below its runtime directory.
 
-Owns what a command reads from these documents: the planned restarts, the held steps, the progress of a rotation.
+A command reads from the report the planned restarts, the held steps, and the progress of a rotation.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from certmond.pki.rotation.phases import Rotation
 from certmond.transaction.node_lock import Holder
 
 _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
-"""Events of a step that the process executes."""
+"""Events about a step that the acting process executes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActivityReport:
-    """Documents that the acting process has written. They are empty if the process writes no documents.
+    """Report of the acting process `holder`, or an empty report if this process writes no documents.
 
-    `silent` is the number of seconds since the last heartbeat of the process.
+    `passed_at` is the time of the last pass of the process in seconds since the epoch. `silent` is the number of
+    seconds since the last heartbeat of the process.
     """
 
     holder: Holder | None
@@ -37,12 +38,15 @@ class ActivityReport:
 
     @property
     def held(self) -> Mapping[str, str]:
-        """Return the held steps: target -> reason."""
+        """Return the reason of each held step by the target of the step."""
         return {each["target"]: each["because"] for each in self._plan("held")}
 
     @property
     def obstacle(self) -> str:
-        """Return the message of the event that blocks a planned restart, or "" if a step began after that event."""
+        """Return the message of the latest event that holds a planned restart.
+
+        Return "" if no event holds one, or if the acting process has executed a step since that event.
+        """
         for each in self.activity.get("events", ()):
             if each["event"] in _STEPS:
                 break
@@ -52,7 +56,7 @@ class ActivityReport:
         return ""
 
     def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """Return the published progress of the present phase of the rotation `under_way`, or {}."""
+        """Return the progress of the present phase of the rotation `under_way`, or {} if the report has none."""
         published = self.activity.get("rotation") or {}
         same = (published.get("id"), published.get("phase")) == (under_way.id, under_way.phase.value)
         return published if same else {}

@@ -1,7 +1,7 @@
-"""The commands of the archive: list and restore replaced files.
+"""The commands `archive list` and `archive restore`, which list and restore replaced files.
 
-Owns their options, output and exit codes. `renewal.restoration` judges and restores a generation. `acting_process`
-waits for other writers.
+Owns the options, output and exit codes of both commands. `renewal.restoration` judges and restores a generation.
+`acting_process` waits for other writers.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def archive() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME…]", shell_complete=certificate_names)
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
-    """List the generations in the archive, oldest first, with a verdict on each. Exit: 0 all are intact, 2 one is
-    damaged, 3 the archive has no generation of a NAME, or a later version of certmond wrote one.
+    """List the generations in the archive, oldest first, with a verdict on each. Exit: 0 all generations are intact,
+    2 a generation is damaged, 3 the archive has no generation of a NAME, or certmond refuses to read a generation.
     """
     from certmond.errors import ConfigError, MalformedError, StateError, WriteError
     from certmond.pki.findings import printable
@@ -70,7 +70,10 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 
 
 def _verdict(restoration: Restoration | None, name: str, generation: str) -> Verdict | None:
-    """Return the verdict on a generation, or None if certmond never restores it or cannot read the node's files."""
+    """Return the verdict on a generation. Raises MalformedError, StateError.
+
+    Return None if certmond never restores this generation, or cannot read the configuration or a file of the node.
+    """
     from certmond.errors import StateError, WriteError
 
     try:
@@ -89,7 +92,8 @@ def _verdict(restoration: Restoration | None, name: str, generation: str) -> Ver
 @click.pass_context
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
     """Restore a generation, by default the newest good one that differs from the current files. The archive keeps the
-    current files as a new generation. Exit: 0 done, 2 no good generation, or GENERATION is damaged, 3 unknown.
+    current files as a new generation. Exit: 0 done, 2 no generation is good, or GENERATION is damaged, 3
+    unknown.
     """
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress

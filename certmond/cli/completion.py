@@ -1,7 +1,7 @@
-"""Shell completion: the script for a shell, and the names that certmond completes.
+"""Shell completion: the completion script for each shell, and the names that complete an argument.
 
-Owns which names complete an argument: certificates and services of the configuration in force, reasons and alerts of
-the runbook. If the configuration is unreadable, certmond completes the argument with names of the default profile.
+The names are the certificates and services of the configuration, and the reasons and alerts of the runbook. If the
+configuration has an error, certmond completes the certificates and services of the default profile.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ service_names = _names_of("services")
 
 
 def explained_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the reasons and alerts of the runbook."""
+    """Return the reasons and alerts of the runbook that start with `incomplete`."""
     from certmond.cli.explain import sections
 
     return _fitting(sections(), incomplete)

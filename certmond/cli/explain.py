@@ -1,7 +1,7 @@
-"""The runbook, offline: the meaning of a reason or an alert, the commands to inspect it, and the remedy.
+"""Search for a section of the runbook. The package contains the runbook, so the search needs no network.
 
-Owns the search for a section of runbook.md, which is part of the package. Its headings are exactly the names of the
-reasons and of the alerts.
+A section describes a reason or an alert: the meaning, the commands to inspect the problem, and the remedy. The headings
+of runbook.md are exactly the names of the reasons and of the alerts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from certmond.errors import CertmondError
 
 
 def explain(name: str) -> str:
-    """Return the runbook's section on a reason or an alert. Case, hyphens and underscores in `name` do not matter.
+    """Return the runbook's section on a reason or an alert. Ignore case, spaces, hyphens and underscores in `name`.
 
     Raises CertmondError for a name without a section.
     """
@@ -30,7 +30,7 @@ def explain(name: str) -> str:
 
 @cache
 def sections() -> dict[str, str]:
-    """Return every section of the runbook by its heading, in order."""
+    """Return the sections of the runbook by heading, in the order of the runbook."""
     text = files("certmond").joinpath("runbook.md").read_text(encoding="utf-8")
     _, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     return {part.partition("\n")[0].strip(): f"## {part.strip()}" for part in parts}

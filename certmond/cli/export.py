@@ -1,6 +1,6 @@
 """Export of the node's CA certificates as PEM.
 
-Exports only certificates: all certificates of a file, or none of them. Writes no file.
+Exports either all certificates of a file or none of them, and never a private key. Writes no file.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from certmond.transaction.node_files import NodeFiles
 def trust_bundle(root: str, path: str) -> bytes:
     """Return the certificates in the node's file `path`, each once, in the order of the file.
 
-    Raises MalformedError if a part of the file is unreadable, because a trust bundle must be complete. Also raises
-    WriteError.
+    Raises MalformedError if a part of the file is unreadable, because a trust bundle must be complete. Raises
+    WriteError if certmond cannot read the file.
     """
     document = decode(NodeFiles(root).read(path) or b"", path)
     if document.faults:
-        raise MalformedError("\n".join(f"{fault.detail}; repair the file first" for fault in document.faults))
+        raise MalformedError(
+            "\n".join(f"{fault.detail}; repair the file, then run the command again" for fault in document.faults)
+        )
     return b"".join(map(to_pem, dict.fromkeys(document.certificates)))

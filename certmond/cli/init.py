@@ -1,7 +1,7 @@
 """The command `init`: create the complete PKI of a control-plane node from a kubeadm or certmond configuration.
 
-Owns its options, output and exit codes, and collects its input. `pki.planning.bootstrap` decides what to create, and
-`renewal.bootstrap` creates it.
+Owns the options, output and exit codes of `init`, and reads its input. `pki.planning.bootstrap` plans the files of the
+PKI, and `renewal.bootstrap` creates them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from certmond.renewal.bootstrap_ca import RootCAKeyPair
 
 PATIENCE = 30.0
-"""Seconds that the command waits for another process of certmond that writes on this node."""
+"""Seconds for which the command waits for another process of certmond that writes on this node."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -77,7 +77,7 @@ def init(
         raise ConfigError(problems)
     if not result.steps and not ground.present.statuses:
         raise CertmondError(
-            f"init creates no file of the profile {config.profile!r}, and none exists below {options.root}; "
+            f"init creates no file of the profile {config.profile!r}, and no such file exists below {options.root}; "
             "choose another profile with --profile"
         )
     if dry_run:
@@ -91,7 +91,10 @@ def init(
 
 
 def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
-    """Return certmond's configuration with the values of the kubeadm configuration, and whether this node joins."""
+    """Return the configuration, with the values of the file `kubeadm_config`, and whether this node joins a cluster.
+
+    Without a kubeadm configuration, the node does not join.
+    """
     from certmond.formats.kubeadm_config import parse_kubeadm_config
     from certmond.signers.local_ca import read_file
 
@@ -115,7 +118,7 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
 
 
 def _facts(options: Globals, config: Config) -> dict[str, str]:
-    """Return the facts of the new cluster and of its node."""
+    """Return the facts of the new cluster and of this node."""
     from certmond.pki.planning.bootstrap_steps import facts_of, is_usable_address
 
     given = config.init.advertise_address
@@ -147,7 +150,7 @@ def _maker(options: Globals, node_name: str, given: RootCAKeyPair | None) -> Boo
 def _existing_state(
     options: Globals, config: Config, specs: Sequence[CertificateSpec], facts: dict[str, str], now: datetime
 ) -> Ground:
-    """Return the existing files of the node, assessed with the facts of the new cluster."""
+    """Assess the existing files of the node with the facts of the new cluster, and return the result."""
     from certmond.files.catalog_observer import Store
     from certmond.pki.assessment.assess import assess
     from certmond.pki.planning.bootstrap import Ground
@@ -161,7 +164,10 @@ def _existing_state(
 
 
 def _host_name(root: str) -> str:
-    """Return the host's name in lower case, as kubeadm names a node."""
+    """Return the name of this host in lower case, which kubeadm uses as the name of the node.
+
+    Raises CertmondError if the name is not valid for a node.
+    """
     from certmond.formats.kubeadm_config import is_node_name
     from certmond.transaction.node_files import NodeFiles
 
@@ -169,12 +175,17 @@ def _host_name(root: str) -> str:
     lines = (line.strip() for line in written)  # hostname(5): comments, and one name
     name = next((line for line in lines if line and not line.startswith("#")), "") or socket.gethostname()
     if not is_node_name(name.lower()):
-        raise CertmondError(f"{name!r}, the name of this host, is not valid for a node; set `node_name`")
+        raise CertmondError(
+            f"{name!r}, the name of this host, is not valid for a node; set `node_name` in the configuration"
+        )
     return name.lower()
 
 
 def _address() -> str:
-    """Return the address of the interface with the default route. The kernel selects it without sending a packet."""
+    """Return the address of the interface with the default route, an IPv4 address if possible.
+
+    The kernel selects this address without sending a packet. Raises CertmondError without a default route.
+    """
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -207,7 +218,7 @@ def _execute(maker: Bootstrapper, result: Bootstrap, *, quiet: bool) -> None:
 
 
 def _document(result: Bootstrap, ground: Ground) -> dict[str, Any]:
-    """Return the steps in the format of `plan`."""
+    """Return the steps of `init` as a document in the format of `certmond plan`."""
     from certmond.pki.planning.steps import Cause
     from certmond.renewal.bootstrap import path_of
 

@@ -1,8 +1,8 @@
-"""The command line: commands, options and exit codes. Only this module connects all parts.
+"""The command line: commands, options and exit codes. Only this module imports all parts of certmond.
 
-Exit codes are those of monitoring plugins: 0 no finding, 1 a warning, 2 a critical finding, 3 unknown. Unknown includes
-a broken configuration, a wrong option, and a node without certificates. A command imports its modules when it runs, so
-`serve` does not load cryptography, and `version` is fast.
+The exit codes are those of monitoring plugins: 0 no finding above info, 1 a warning, 2 a critical finding, 3 unknown.
+Unknown includes a broken configuration, a wrong option, and a node without certificates. A command imports its modules
+when it runs. So `serve` does not load cryptography, and `version` is fast.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
 @output_option
 @click.pass_context
 def check(context: click.Context, at: datetime | None, output: str) -> None:
-    """Check the node once, without the daemon. Exit: 0 no finding, 1 a warning, 2 a critical finding, 3 unknown.
+    """Check the node once, without the daemon. Exit: 0 no finding above info, 1 a warning, 2 a critical finding, 3
+    unknown.
 
     If a certificate and its key do not match, another process may still be writing them. Then certmond waits up
     to two seconds and reads both again.
@@ -142,7 +143,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 @runtime_option
 @output_option
 def status(runtime_dir: Path, output: str) -> None:
-    """Print the last assessment of the running daemon. Exit: as `check`, or 3 if no daemon runs."""
+    """Print the last assessment of the running daemon. Exit: the codes of `check`, and 3 if no daemon runs."""
     from certmond.expose.documents.status_table import status_table
     from certmond.expose.http.health import silence
     from certmond.expose.metrics.exposition import read_status
@@ -150,7 +151,7 @@ def status(runtime_dir: Path, output: str) -> None:
     document = read_status(runtime_dir)
     display(document, output, status_table)
     if reason := silence(runtime_dir):
-        raise NotRunningError(f"the assessment is of {document['taken_at']}, but {reason}")
+        raise NotRunningError(f"the assessment is from {document['taken_at']}, but {reason}")
     if not (document["certificates"] or document["findings"]):
         raise CertmondError(
             "the daemon finds no certificate on this node; to find the profile that fits, run: certmond check"
@@ -297,10 +298,10 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """Run the console script. For every error that is not a bug, print one text on stderr and exit with 3.
+    """Run the console script. For an error, print one message on stderr and exit with 3.
 
-    A bug also has exit code 3, because Python's own 1 would be a warning. The output then has the traceback without the
-    text of the exception, because that text may quote a key.
+    A bug also exits with 3, because exit code 1, the default of Python, means a warning. For a bug, also print the
+    traceback, but not the text of the exception, because this text may quote a key.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys are in this memory: no core file may have them
     prepare()
@@ -324,7 +325,7 @@ def main() -> None:
         if not output_fails():
             _print_error(f"cannot read or write a file ({error}); check its permissions")
             sys.exit(UNKNOWN)
-        _print_error(f"cannot write its output ({error})")
+        _print_error(f"cannot write the output ({error}); check the file or program that receives it")
         os._exit(UNKNOWN)  # not sys.exit: the flush of the buffer would fail again
     except MemoryError:
         _print_error(

@@ -32,7 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Serving(NamedTuple):
-    """Address of `serve`, its access-control file (None: no access control), and problems of other settings."""
+    """Configuration of `serve`: its address, its access-control file if any, and the problems of other settings."""
 
     listen: str
     web_config: str | None
@@ -41,7 +41,7 @@ class Serving(NamedTuple):
 
 @dataclass(frozen=True)
 class Globals:
-    """The options that every command accepts, before or after its name."""
+    """Options that every command accepts, before or after the name of the command."""
 
     config: Path | None = None
     root: str = "/"
@@ -51,19 +51,22 @@ class Globals:
 
     @property
     def state_dir(self) -> Path:
-        """Return the directory of certmond's state, by default below `root`, like every file of the node."""
+        """Return the state directory of certmond, by default /var/lib/certmond below `root`."""
         return self.given_state_dir or Path(self.root) / STATE_DIR.relative_to("/")
 
     def load(self, *, acting: bool = False) -> Config:
-        """Return the configuration in force. `acting` means that the command writes on the node. Raises ConfigError."""
+        """Return the effective configuration. `acting` is True for a command that writes on the node.
+
+        Raises ConfigError.
+        """
         from certmond.config.source_files import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
     def serving(self) -> Serving:
-        """Return the configuration of `serve`, despite problems in other settings. Raises CertmondError.
+        """Return the configuration of `serve`, even if other settings have problems. Raises CertmondError.
 
-        A child process reads the configuration and exits. So the process that listens does not load the parser.
+        A child process reads the configuration and exits, so that the process that listens does not load a parser.
         """
         receiving, sending = os.pipe()
         if child := os.fork():
@@ -109,14 +112,14 @@ def _store_option(context: click.Context, parameter: click.Parameter, value: Any
 
 
 def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the completions of --profile."""
+    """Return the names of profiles that start with `incomplete`, for the option --profile."""
     from certmond.config.model import NO_PROFILE, profiles
 
     return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]
 
 
 def global_options(function: F) -> F:
-    """Add the global options to the group and to each command. An option after the command takes precedence."""
+    """Add the global options to a group or a command. An option after the command overrides one before it."""
     options = (
         click.option(
             "--config", type=click.Path(path_type=Path), help="Configuration file [/etc/certmond/config.yaml]"
@@ -196,12 +199,13 @@ def assess_node(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     pause: Callable[[float], None] = time.sleep,
 ) -> Assessment:
-    """Scan files and running services, and return the assessment that the daemon would make at `at`, by default now.
+    """Scan the files and running services of the node, and return their assessment for the time `at`, by default now.
 
-    With `check_api`, also check that a configured Kubernetes API and this node authenticate each other.
+    With `check_api`, also check that a configured Kubernetes API and this node authenticate each other. Skip this check
+    with `at`, with another `root`, or if the caller may not read the state of certmond.
 
-    If a certificate and its key do not match, and changed in the last two seconds, a process may still be writing them.
-    Then wait for the rest of the two seconds by `pause`, and return the result of a second scan. Do not wait with `at`.
+    If a certificate and its key do not match, another process may still be writing them. In the first two seconds after
+    a change, wait by `pause`, and return the assessment of a second scan. Do not wait with `at`.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -242,7 +246,7 @@ def _report_wait(assessment: Assessment) -> None:
 
 
 def _is_state_readable(state_dir: Path) -> bool:
-    """Return whether the caller may read the state of a rotation. A caller without permission cannot know it."""
+    """Return False if the caller has no permission to read the state of a rotation, otherwise True."""
     try:
         (state_dir / "rotation").stat()
     except PermissionError:
@@ -253,7 +257,7 @@ def _is_state_readable(state_dir: Path) -> bool:
 
 
 def display(document: dict[str, Any], output: str, table: Callable[[dict[str, Any], bool], RenderableType]) -> None:
-    """Print a document in the format `output`, or as the table that `table` returns."""
+    """Print a document as JSON or YAML, or as the table that `table` returns, depending on `output`."""
     if output == "json":
         click.echo(json.dumps(document, indent=2))
     elif output == "yaml":

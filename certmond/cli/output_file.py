@@ -1,7 +1,7 @@
-"""Replacement of the output file that the caller names on this host.
+"""Atomic replacement of the file to which a command writes its output.
 
-A reader gets the old content or the new content, never a part. Replaces only regular files. Never replaces a device, a
-pipe, or the target of another user's symlink.
+A process that reads the file gets the complete old content or the complete new content. This module replaces only
+regular files. It never replaces a device, a pipe, or the target of another user's symlink.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PUBLIC = 0o644
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Replace `target` with `content`.
+    """Replace the content of the file `target` with `content`, or create the file.
 
-    An existing file keeps its mode, a new one is world-readable. Raises WriteError.
+    An existing file keeps its mode. A new file is world-readable. Raises WriteError.
     """
     with blaming(str(target)), Directories("/") as directories:
         place = directories.place(directories.resolve(os.path.abspath(target)))

@@ -1,4 +1,4 @@
-"""The commands `plan` and `forecast`, and the functions that all commands that write share.
+"""The commands `plan` and `forecast`, and the functions that they share with commands that change the node.
 
 Owns the options, output and exit codes of the two commands. `daemon.enforcer` makes the plan.
 """
@@ -46,7 +46,7 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
 
 
 def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    """Return the duration in the value of an option."""
+    """Return the value of an option as a duration. Raises BadParameter if it is invalid or exceeds 100 years."""
     from certmond.pki.catalog.field_types import parse_duration
 
     try:
@@ -95,16 +95,16 @@ def _within_the_calendar() -> Iterator[None]:
 
 
 def _at(config: Config, at: datetime | None) -> Config:
-    """Return the configuration, without the check of this host's clock if the user gives a time."""
+    """Return the configuration. If the user gives a time `at`, disable the hold for an unsynchronized clock."""
     if at is None:
         return config
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
 
 
 def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:
-    """Return the planner and executor of a command. Its journal entries name the calling user.
+    """Return the Enforcer, which plans and executes the steps of a command.
 
-    Raises StateError if the state directory is unusable.
+    Journal entries of the Enforcer name the calling user. Raises StateError if the state directory is unusable.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -125,7 +125,10 @@ def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *
 def assess_profile(
     options: Globals, config: Config, enforcer: Enforcer, at: datetime | None = None
 ) -> tuple[Assessment, Surroundings]:
-    """Scan and assess the node. Raises CertmondError if the node has no certificate of the profile."""
+    """Return the assessment of the node and the state of its services.
+
+    Raises CertmondError if the node has no certificate of the profile.
+    """
     from certmond.discovery.distribution import advice
 
     assessment, around = enforcer.see(at)

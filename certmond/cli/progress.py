@@ -1,6 +1,7 @@
-"""Wait of a command: one line of output for each reason, and file events instead of polling.
+"""Wait of a command until a file changes or an instant is reached, and the output line about the wait.
 
-Owns the line, and the events that end a wait: a changed file, or an instant. The caller decides what to wait for.
+The command prints one line for each reason of a wait, and waits for file events instead of polling. The caller decides
+which files and which instant end the wait.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from certmond.pki.findings import printable
 from certmond.redaction import redacted
 
 _LONGEST = 300.0
-"""Maximum seconds of a wait. Then the command scans the node again, as the daemon does at each `resync`."""
+"""Maximum seconds of a wait. After this time the command scans the node again, as the daemon does at each `resync`."""
 _QUIET = 0.05
-"""Seconds within which related changes arrive, and within which a closed file releases its lock."""
+"""Seconds to wait after a file event for related events, and for the release of the lock of a closed file."""
 
 
 STATUS = "certmond status"
@@ -30,9 +31,9 @@ STATUS = "certmond status"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A wait of a command: its reason, its start, its latest end, and the command with which an operator ends it.
+    """Wait of a command: the reason, the start, the latest end, and the command `remedy` that ends the wait.
 
-    If no such command exists, `remedy` is empty. Then the line names the command that `shows` the state.
+    If no command ends the wait, `remedy` is empty. Then the line names `shows`, a command that prints the state.
     """
 
     reason: str
@@ -48,14 +49,17 @@ class Wait:
 
 
 class Progress:
-    """Terminal output of one command. A `quiet` command prints none. Prints a wait when its reason changes."""
+    """Terminal output about the progress of one command. Prints a wait only if its reason is new.
+
+    A `quiet` command prints no progress.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._waiting: tuple[str, datetime] | None = None
 
     def tell(self, line: str) -> None:
-        """Print a line about an event. If the reader has closed the output, print no further line and continue."""
+        """Print a line about an event. If the reader has closed the output, print no further lines, and do not fail."""
         if self._quiet:
             return
         try:
@@ -73,7 +77,10 @@ class Progress:
         since: datetime | None = None,
         shows: str = STATUS,
     ) -> None:
-        """Print the wait if its reason differs from that of the last wait. `since` is its start, by default now."""
+        """Print the wait if `reason` is not the reason of the previous wait.
+
+        `since` is the start of the wait, by default now. `until` is the latest end of the wait.
+        """
         if self._waiting and self._waiting[0] == reason:
             return
         begun = since or datetime.now(UTC)
@@ -82,7 +89,7 @@ class Progress:
 
 
 class Events:
-    """The file changes that a command waits for. Call `watch` before reading the files."""
+    """Watcher of the files whose change ends a wait of a command. Call `watch` before reading the files."""
 
     def __init__(self) -> None:
         self._wake = Wake()
@@ -90,13 +97,13 @@ class Events:
         self._interest: Interest = {}
 
     def watch(self, interest: Interest) -> None:
-        """Watch exactly these names from now on. The next `wait` treats newly watched names as changed."""
+        """Watch exactly the files in `interest` from now on. The next `wait` treats newly watched files as changed."""
         if interest != self._interest or self._watcher.polled:
             self._watcher.set_interest(interest)
             self._interest = dict(interest)
 
     def discard(self) -> None:
-        """Discard the changes up to now, because the caller reads the files now."""
+        """Discard the file changes up to now, because the caller reads the files next."""
         self._wake.wait(0)
         self._watcher.take_changes()
 

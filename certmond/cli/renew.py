@@ -1,6 +1,6 @@
 """The commands `renew` and `restart`, with their progress on the terminal.
 
-Owns their options, output and exit codes. Both commands use the planner, steps, verification and lock of the daemon.
+Owns the options, output and exit codes of both commands. They use the planner, steps, checks and lock of the daemon.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(seconds=8)
 
 
 def _patience(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
-    """Return the duration in the value of an option that may be zero."""
+    """Return the value of an option as a duration. Accept zero as `0s`. Raises BadParameter if it is invalid."""
     return timedelta() if value == "0s" else length(context, parameter, value)
 
 
@@ -178,13 +178,18 @@ def _refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) 
                 f"{service.name} is not a static Pod of this node: no manifest has a container {service.pod}"
             )
         elif service.name in services_now and services_now[service.name].running is False:
-            problems.append(f"{service.name} does not run, and certmond does not start it; start it yourself")
+            problems.append(
+                f"{service.name} does not run, and certmond does not start stopped services; start {service.name} first"
+            )
     if problems:
         raise CertmondError("\n".join(problems))
 
 
 def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
-    """Print entries for the configuration with which certmond would sign the certificates that it refuses now."""
+    """Print configuration entries that permit certmond to sign the certificates `names`, which it refuses to sign now.
+
+    Print nothing for the outputs json and yaml.
+    """
     import yaml
 
     from certmond.pki.signing.policy import entry_that_fixes
@@ -220,7 +225,7 @@ def _existing(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
 
 
 def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
-    """Execute the steps that change files, and print each one."""
+    """Execute the steps of the plan that change files, print each step, and return the outcomes."""
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:
@@ -234,10 +239,10 @@ def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: P
 def _poll_signers(
     enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
 ) -> tuple[Outcome, ...]:
-    """Repeat the requests on which a signer has not decided, until `timeout`. Return the outcomes.
+    """Repeat the requests on which a signer has not decided, for at most `timeout`. Return the outcomes of all steps.
 
-    A signer program sets the time of the next request. The next request to the Kubernetes API follows after a pause.
-    certmond does not repeat the request for a certificate that another process has replaced.
+    A signer program sets the time of the next request. certmond repeats a request to the Kubernetes API after a pause.
+    It does not repeat the request for a certificate that another process has replaced.
     """
     begun = datetime.now(UTC)
     end, pause = begun + timeout, _FIRST_PAUSE
@@ -275,7 +280,10 @@ def _identity(outcome: Outcome) -> tuple[str, str]:
 def _next_requests(
     enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta
 ) -> dict[tuple[str, str], datetime]:
-    """Return the time of the next request for each certificate without a decision, by the certificate's identity."""
+    """Return the time of the next request for each certificate on which a signer has not decided.
+
+    The keys are the names and paths of the certificates.
+    """
     soon = datetime.now(UTC) + pause
     return {
         _identity(each): enforcer.next_request_at(each.step) or soon for each in outcomes if each.result == "waiting"
@@ -283,7 +291,10 @@ def _next_requests(
 
 
 def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | None:
-    """Return the outcome "done" if another process, such as the daemon, has replaced the certificate, else None."""
+    """Return the outcome "done" if another process, such as the daemon, has replaced the certificate.
+
+    Otherwise return None, for example if the file still has the old certificate, or does not match its key.
+    """
     from certmond.pki.planning.steps import Issue
 
     step, status = waiting.step, assessment.by_identity.get(_identity(waiting))
@@ -297,7 +308,7 @@ def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | N
 
 
 def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
-    """Print the steps that failed or wait, and the number of completed steps."""
+    """Print the steps that failed or wait, and the number of completed steps. With `quiet`, print nothing."""
     if quiet:
         return
     for outcome in outcomes:
@@ -308,9 +319,9 @@ def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
 
 
 def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
-    """Return the services with a known state that use no old certificate.
+    """Return the services whose state is known and that use no replaced certificate.
 
-    A service may stop together with another service and restart without certmond.
+    They include services that restarted without certmond, for example together with another service.
     """
     assessment, around = enforcer.see()
     services_now = around.live.services if around.live else {}

@@ -1,9 +1,10 @@
 """The commands that read Root CAs: `root-ca show`, `verify` and `export`, and the assessment of a CA for this node.
 
-The commands also accept the key pair of service-account tokens, which rotates in the same way.
+`root-ca show` also accepts the key pair of service-account tokens, which rotates like a CA.
 
-Owns the group, its options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA. These
-commands change no file of the node, and never print a private key.
+Owns the command group `root-ca`, and the options, output and exit codes of these commands.
+`pki.rotation.ca_validation` has the requirements for a CA. These commands change no file of the node, and never print
+a private key.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from certmond.renewal.bootstrap_ca import CAFiles
 
 TOKEN_KEYS = "sa"  # noqa: S105 - a name
-"""The entry of the profile for the keys of service-account tokens, which has no certificate."""
+"""Name of the profile's entry for the key pair of service-account tokens. This entry has no certificate."""
 FAMILIES = ("ca", "etcd-ca", "front-proxy-ca", TOKEN_KEYS)
-"""Entries of the profile whose CA or key must be the same for all nodes and clients."""
+"""Names of the profile's entries whose CA or key pair certmond can rotate."""
 WARNED, REFUSED = 1, 2
 
 FILE = click.Path(path_type=Path)
@@ -84,7 +85,7 @@ def show(context: click.Context, family: str, output: str) -> None:
 @click.argument("key", type=FILE, metavar="[KEY]", required=False)
 @click.pass_context
 def verify(context: click.Context, family: str, output: str, certificate: Path, key: Path | None) -> None:
-    """Check whether CERT can be the next Root CA of this node. Exit: 0 yes, 1 with warnings, 2 no, 3 unknown."""
+    """Check whether CERT can be the next Root CA of this node. Exit: 0 yes, 1 yes with warnings, 2 no, 3 unknown."""
     from certmond.expose.documents.root_ca import verify_document, verify_table
 
     require_certificate(family, "verify", "To check a key, run: certmond root-ca stage KEY --family sa")
@@ -118,7 +119,10 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 
 def _released(options: Globals) -> float | None:
-    """Return the place (`worker_batches.place`) up to which workers may act, or None in a phase without batches."""
+    """Return the place (`worker_batches.place`) up to which workers may act.
+
+    Return None without a rotation, in a phase without batches, and for an unreadable record.
+    """
     from certmond.errors import MalformedError, RotationError
     from certmond.pki.rotation.worker_batches import in_batches
     from certmond.state.rotation_record import RotationRecord
@@ -131,7 +135,10 @@ def _released(options: Globals) -> float | None:
 
 
 def node_family(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
-    """Return the family `name` of this node. Raises CertmondError if the node has no certificate of the family."""
+    """Return the family `name` of this node, and the time of its assessment.
+
+    Raises CertmondError if the node has no certificate of the family.
+    """
     from certmond.pki.rotation.ca_hierarchy import family_of
 
     assessment = _assessed(options, config)
@@ -139,27 +146,30 @@ def node_family(options: Globals, config: Config, name: str) -> tuple[Family, da
     if found is None:
         raise CertmondError(
             f"there is no certificate of {name} below {options.root}; check --profile and --config, or create the "
-            "first one: certmond init"
+            "PKI: certmond init"
         )
     return found, assessment.taken_at
 
 
 def require_own_rotation(config: Config, name: str) -> None:
-    """Raise CertmondError if a program other than certmond renews the trust anchor `name`."""
+    """Raise CertmondError if the operator or another program, and not certmond, renews the trust anchor `name`."""
     for spec in config.certificates:
         if spec.name == name and spec.renewed_by:
             raise CertmondError(f"certmond does not rotate {name}: it is renewed by {spec.renewed_by}")
 
 
 def node_token_keys(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
-    """Return the keys of service-account tokens on this node. Raises CertmondError if the node has no such keys."""
+    """Return the keys of service-account tokens on this node, and the time of their assessment.
+
+    Raises CertmondError if the node has no public key for these tokens.
+    """
     from certmond.pki.rotation.service_account_keys import keys_of
 
     assessment = _assessed(options, config)
     if (found := keys_of(assessment, name)) is None:
         raise CertmondError(
             f"there is no public key of {name} below {options.root}; check --profile and --config, or create the "
-            "first one: certmond init"
+            "PKI: certmond init"
         )
     return found, assessment.taken_at
 
@@ -173,7 +183,7 @@ def _assessed(options: Globals, config: Config) -> Assessment:
 
 
 def node_anchors(options: Globals, config: Config) -> dict[str, set[Anchor]]:
-    """Return the certificates in the trust anchor files of this node, by the name of the entry."""
+    """Return the trust anchors in the files of this node, by the name of the entry for the file."""
     found: dict[str, set[Anchor]] = {}
     for status in _assessed(options, config).statuses:
         if status.seen.spec.is_trust:
@@ -182,13 +192,13 @@ def node_anchors(options: Globals, config: Config) -> dict[str, set[Anchor]]:
 
 
 def require_certificate(family: str, what: str, remedy: str) -> None:
-    """Raise UsageError if `family` is the key pair of tokens, because the command `what` needs a certificate."""
+    """Raise UsageError if `family` is the key pair of tokens. The command or option `what` needs a certificate."""
     if family == TOKEN_KEYS:
         raise click.UsageError(f"{what} is for Root CAs, and {family} is a key pair without a certificate. {remedy}.")
 
 
 def read_ca_files(certificate: Path, key: Path | None) -> CAFiles:
-    """Return the content of the operator's files. Raises CertmondError if one is unreadable."""
+    """Return the CA in the files that the operator names. Raises CertmondError if a file is unreadable."""
     from certmond.renewal.bootstrap_ca import read_ca_files
 
     return readable(read_ca_files(str(certificate), str(key) if key else None))
@@ -204,7 +214,7 @@ def readable(found: CAFiles) -> CAFiles:
 def verdict_on(
     files: CAFiles, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
 ) -> Verdict:
-    """Return the verdict on the CA, including the problems of its files."""
+    """Return the verdict on the CA in `files` as the next CA of `family`, with the problems of these files."""
     from certmond.pki.rotation.ca_validation import Verdict, judge
     from certmond.pki.x509.public_key import describe_key
 

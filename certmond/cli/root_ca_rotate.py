@@ -1,7 +1,8 @@
 """The commands `root-ca rotate` and `root-ca abort`, with their progress on the terminal.
 
-Owns their options, output and exit codes. If a daemon in enforce mode runs, the commands record the operator's decision
-and show the progress of the daemon. Otherwise they execute the same steps. An interrupted command loses no progress.
+Owns the options, output and exit codes of both commands. If a daemon in enforce mode runs, the commands record the
+operator's decision and show the progress of the daemon. Otherwise the commands execute the same steps themselves. An
+interrupted command loses no progress.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]
 
 
 def _refuse_other_rotation(rotation: Rotation, family: str, *, at_once: bool) -> None:
-    """Exit with 2 if the rotation in progress is not the requested rotation."""
+    """Exit with 2 if the rotation in progress has another family, or another mode than `at_once` requests."""
     if rotation.family != family or (at_once and rotation.mode != "replace"):
         fact = f"{rotation.name} is in progress, in the mode {rotation.mode} and the phase {rotation.phase}"
         remedy = f"complete it first: certmond root-ca rotate --family {rotation.family}{_or_abort(rotation)}"
@@ -170,11 +171,15 @@ def _refuse_endless_rotation(rotation: Rotation, around: Surroundings, verb: str
 
 
 def _print_workload_note(config: Config, rotation: Rotation, *, beside: bool) -> None:
-    """Print what the operator does for workloads if the configuration has no `cluster:`. With `beside`, use stderr."""
+    """Print a note that the operator must restart workloads, if the configuration has no `cluster:`.
+
+    Print the note only in a rotation of `ca` that trusts both CAs, and only before the new CA signs. With `beside`,
+    print the note on stderr.
+    """
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
         fact = "note: without `cluster:` in the configuration, certmond does not check workloads"
-        remedy = "restart the Pods that call the API server between the phases trust and issue (`root_ca.overlap`)"
+        remedy = "restart the Pods that use the API server, between the phases trust and issue (`root_ca.overlap`)"
         click.echo(f"{fact}; {remedy}", err=beside)
 
 
@@ -186,7 +191,11 @@ def _warn(warnings: tuple[str, ...]) -> None:
 def _new_ca_rotation(
     options: Globals, config: Config, assessment: Assessment, family: str, exclude: tuple[str, ...], *, at_once: bool
 ) -> Rotation:
-    """Return a new rotation to the staged CA. Raises CertmondError. Print objections to the CA and exit with 2."""
+    """Return a new rotation from the present CA to the staged CA.
+
+    If the staged CA has problems, print them and exit with 2. Raises CertmondError if no usable CA is staged, or if the
+    node does not have exactly one CA of the family.
+    """
     from certmond.pki.rotation.ca_hierarchy import family_of
     from certmond.pki.rotation.ca_validation import judge
     from certmond.pki.rotation.phases import Mode
@@ -219,7 +228,11 @@ def _new_key_rotation(
     *,
     at_once: bool,
 ) -> Rotation:
-    """Return a new rotation to the staged key of tokens. Raises CertmondError. Print objections and exit with 2."""
+    """Return a new rotation to the staged key that signs service-account tokens.
+
+    If the staged key has problems, print them and exit with 2. Raises CertmondError if no usable key is staged, or if
+    the node trusts another public key than the one of its signing key.
+    """
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.rotation.service_account_keys import keys_of, objections
 
@@ -228,17 +241,19 @@ def _new_key_rotation(
         raise CertmondError(f"there is no public key of {family} below {options.root}; check --profile and --config")
     anchor, key = _staged(options, family, "key")
     if found.trusted != (found.key,):
-        fact = f"{found.spec.path} has other public keys than that of {found.spec.key}"
-        raise CertmondError(f"{fact}, so another change of this file is in progress; leave only that key in it")
+        fact = f"{found.spec.path} has other public keys than the one of {found.spec.key}"
+        raise CertmondError(
+            f"{fact}, so another change of this file is in progress; leave only the public key of {found.spec.key}"
+        )
     missing_key = () if key else (f"the private key is not staged; run: certmond root-ca stage KEY --family {family}",)
     _refuse((*missing_key, *found.unread, *objections(anchor.key, found.trusted, "what is staged")))
     return _new_rotation(family, Mode.REPLACE if at_once else Mode.OVERLAP, found.trusted, anchor, exclude)
 
 
 def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
-    """Return the staged CA or key of `family`, and the public half of the staged private key.
+    """Return the staged CA or public key of `family`, and the public key of the staged private key, if any.
 
-    Raises CertmondError if no CA or key is staged for the family.
+    Raises CertmondError if no CA or key is staged for the family, or if the staged files are damaged.
     """
     from certmond.rotation.staged_ca import Part, Staging
 
@@ -250,7 +265,7 @@ def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey
 
 
 def _refuse(problems: tuple[str, ...]) -> None:
-    """Print the problems, and exit with 2 if there is one."""
+    """Print the problems and exit with 2. Without a problem, do nothing."""
     if problems:
         click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
         sys.exit(REFUSED)
@@ -276,7 +291,7 @@ def _show_plan(
 
 
 def _print_downtime(document: dict[str, Any]) -> None:
-    """Print the unavoidable downtime of a single control plane, before the rotation begins."""
+    """Print the downtime that the rotation causes on a cluster with a single control-plane node."""
     from certmond.expose.documents.rotation_preview import unavoidable
 
     for line in unavoidable(document):

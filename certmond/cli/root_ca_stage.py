@@ -1,8 +1,9 @@
 """The command `root-ca stage`: store a new Root CA, or a new key that signs tokens, for a rotation.
 
-Owns its options, output and exit codes, and refuses to replace the files that a rotation in progress needs. `root_ca`
-judges a CA, as for `verify`. `pki.rotation.service_account_keys` judges a key that signs tokens.
-`rotation.ca_generation` creates a CA, and `rotation.staged_ca` stores it. The files that the node uses do not change.
+Owns the options, output and exit codes of the command. The command changes no file that the node uses. It refuses to
+replace staged files that a rotation in progress needs. `root_ca` judges a CA by the rules of `root-ca verify`.
+`pki.rotation.service_account_keys` judges a key that signs tokens. `rotation.ca_generation` creates a CA, and
+`rotation.staged_ca` stores it.
 """
 
 from __future__ import annotations
@@ -72,10 +73,12 @@ def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str 
 @click.option(
     "--key-algorithm",
     callback=_algorithm,
-    help="Algorithm for --generate: RSA-2048, …, by default that of the current key",
+    help="Algorithm for --generate: RSA-2048, …, by default the algorithm of the current key",
 )
 @click.option(
-    "--validity", callback=_validity, help="Validity of the created CA, such as 10y, by default that of the entry"
+    "--validity",
+    callback=_validity,
+    help="Validity of the created CA, such as 10y, by default the validity in the entry",
 )
 @click.option("--force", is_flag=True, help="Replace the staged CA or key, unless a rotation is in progress")
 @click.pass_context
@@ -98,9 +101,9 @@ def stage(
     if (certificate is not None) + generate + reuse_key != 1:
         raise click.UsageError("Give CERT and KEY, or --generate, or --reuse-key.")
     if key_algorithm and not generate:
-        raise click.UsageError("--key-algorithm is for --generate: any other CA has a key already.")
+        raise click.UsageError("Give --key-algorithm only with --generate: any other CA has a key already.")
     if validity and certificate is not None:
-        raise click.UsageError("--validity is for a created CA: the given CERT has its dates already.")
+        raise click.UsageError("Give --validity only without CERT: the given CERT has its dates already.")
     if family == TOKEN_KEYS:
         if reuse_key or validity:
             asked = "--reuse-key" if reuse_key else "--validity"
@@ -133,7 +136,7 @@ def stage(
 
 
 def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
-    """Stage the private key in the file `given`, or a new private key."""
+    """Stage the private key in the file `given`, or a new private key. If the key has a problem, exit with 2."""
     from certmond.formats.private_key import make_key
     from certmond.pki.catalog.entries import KeyAlgorithm
     from certmond.pki.rotation.service_account_keys import objections
@@ -166,9 +169,9 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
 
 
 def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
-    """Yield a problem if the private key of the new CA is missing or superfluous.
+    """Yield a problem if the private key of the new CA is missing, or if the node must not have this key.
 
-    A node needs the key of the new CA only if it has the key of the current CA.
+    A node needs the private key of the new CA only if the node has the private key of the current CA.
     """
     if family.holds_key and certificate and key is None:
         yield f"this node signs with {family.spec.key}; give the private key of {certificate}, too"
@@ -178,7 +181,7 @@ def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -
 
 
 def _other_families(options: Globals, config: Config, family: str, staged: Certificate | None) -> Iterator[str]:
-    """Yield a problem for each other family whose CA is `staged`, unless that family shares an anchor with `family`."""
+    """Yield a problem for each other family whose CA is `staged`. Skip a family that shares a CA with `family`."""
     from certmond.state.rotation_record import RotationRecord
 
     record = RotationRecord(options.state_dir)
@@ -187,7 +190,7 @@ def _other_families(options: Globals, config: Config, family: str, staged: Certi
         known[name] = {*known.get(name, ()), aid.new}
     for other, anchors in known.items():
         if staged in anchors and anchors.isdisjoint(known.get(family, ())):
-            yield f"the CA is that of {other} on this node; stage another CA, or stage it with --family {other}"
+            yield f"this is the CA of {other} on this node; stage another CA, or stage this CA with --family {other}"
 
 
 def _generated_ca(
@@ -223,7 +226,7 @@ def _generated_ca(
 
 
 def _handover(context: click.Context, config: Config) -> Handover:
-    """Return the handover that waits for another process that writes on this node."""
+    """Return a Handover, which waits while another process writes on this node."""
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
 
@@ -236,9 +239,10 @@ def _handover(context: click.Context, config: Config) -> Handover:
 def _stage_anchor(
     options: Globals, family: str, anchor: Anchor, key: PrivateKey | None, now: datetime, *, force: bool
 ) -> None:
-    """Stage the anchor. If a rotation or a staged CA prevents that, exit with 2.
+    """Stage the CA or public key `anchor` with its private key.
 
-    Raises BusyError while another process writes.
+    Exit with 2 if a rotation in progress needs the staged files, or if another CA or key is staged and `force` is
+    False. Raises BusyError while another process writes.
     """
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Event, Journal
@@ -275,9 +279,9 @@ def _stage_anchor(
 
 
 def _is_successor(options: Globals, family: str, anchor: Anchor) -> bool:
-    """Return whether `anchor` is the new anchor of the rotation in progress.
+    """Return whether `anchor` is the new CA or key of the rotation of `family` in this node's record.
 
-    A node may receive the record of a rotation before an operator stages the new CA on it.
+    A node may receive the record of a rotation before an operator stages the new CA on this node.
     """
     from certmond.errors import MalformedError
     from certmond.state.rotation_record import RotationRecord

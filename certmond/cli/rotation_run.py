@@ -1,7 +1,8 @@
-"""Completion of a rotation by a command, which executes the steps or shows those of the process that acts on this node.
+"""Execution of a rotation by a command, until the rotation is complete.
 
-Owns the intervals of the scans, and the output about a step. The steps, the plan, the verification and the conditions
-of a phase are the same as in the daemon.
+If another process executes the steps on this node, the command shows the progress of that process instead. This module
+owns the intervals of the scans, and the output about a step. The command uses the plan, the steps, the verification and
+the phase conditions of the daemon.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from certmond.pki.rotation.phases import Rotation
 from certmond.pki.services.staleness import Surroundings
 
 _RETRY = timedelta(seconds=1)
-"""Pause between two attempts while another process writes."""
+"""Pause between two attempts to execute a step, while another process writes on this node."""
 _FIRST_PAUSE = 2.0
-"""Seconds until the next scan for changes without a file event, such as a service that becomes healthy.
+"""Seconds until the next scan for a change that causes no file event, such as a service that becomes healthy.
 
 The pause doubles each time, up to `_LONGEST_POLL`.
 """
@@ -35,9 +36,10 @@ _LONGEST_POLL, _LONGEST = 30.0, 300.0
 
 @dataclass(frozen=True, slots=True)
 class _StepResult:
-    """The result of one step: a sentence about the step or, if it `waits`, about the wait, and the end of the wait.
+    """The result of one step of a rotation.
 
-    If it has `failed`, the rotation cannot continue without an operator.
+    `message` describes the step or, if `waits` is True, the reason for the wait. The next scan is at `until`. If
+    `failed` is True, the rotation cannot continue without an operator.
     """
 
     message: str | None = None
@@ -47,10 +49,10 @@ class _StepResult:
 
 
 def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, aborting: bool) -> int:
-    """Execute or show steps until the rotation is complete or, with `aborting`, until it is aborted.
+    """Execute the rotation, or show its progress if another process acts on this node. Return the exit code.
 
-    Show the steps if another process acts on this node. Return the exit code. Raises RotationError if the state of the
-    rotation is unknown.
+    Return 0 when the rotation is complete or, with `aborting`, when its abort is complete. Return `FAILED` if the
+    rotation cannot continue, or has ended with the other result. Raises RotationError if its state is unknown.
     """
     shown: Any = None
     rotation: Rotation | None = None
@@ -96,17 +98,17 @@ def run_rotation(enforcer: Enforcer, handover: Handover, progress: Progress, *, 
 def other_end(rotation: Rotation) -> str:
     """Return the message for a rotation that another process aborted, or for one that ended before its abort began."""
     if rotation.aborted:
-        return f"{rotation.name} was aborted: the old {rotation.noun} is in use, not the new one"
+        return f"{rotation.name} was aborted: the old {rotation.noun} is in use, not the new {rotation.noun}"
     return f"{rotation.name} is complete: the new {rotation.noun} is in use, not the old {rotation.noun}"
 
 
 def _one_step(
     enforcer: Enforcer, progress: Progress, assessment: Assessment, around: Surroundings, printed: set[str]
 ) -> _StepResult:
-    """Execute the next step of the rotation, or a step that the rotation needs first.
+    """Execute the next step of the rotation, or another planned step that must come first.
 
-    A file that certmond cannot write does not block restarts or the decisions of the rotation. `printed` has the lines
-    about steps that the command has printed since the last success.
+    If certmond cannot write a file, it still executes restarts and may begin the next phase. `printed` has the lines
+    that the command has printed about steps since the last step that succeeded.
     """
     write_failure: str | None = None
     try:
@@ -134,7 +136,7 @@ def _one_step(
 
 
 def _write_files(enforcer: Enforcer, progress: Progress, made: Plan, printed: set[str]) -> str | None:
-    """Execute the steps that change files. Return None if a step is done, else the message of the first step."""
+    """Execute the steps that change files. Return the message of the first step, or None if any step succeeded."""
 
     def tell(step: Write) -> None:
         line = f"  {step.target}: {step.detail}"

@@ -1,6 +1,7 @@
 """Preparation of the standard streams, which the parent process may have closed.
 
-Opens each stream before any other file. Escapes characters that the encoding of the output does not have.
+Opens a closed stream on /dev/null before the process opens another file. Escapes characters in the output that the
+encoding of the stream does not have.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import warnings
 
 
 def prepare() -> None:
-    """Open the streams. Call this before the process opens a file, which would get a closed stream's descriptor."""
+    """Open the standard streams that the parent process has closed.
+
+    Call this function before the process opens a file, because the file would get the descriptor of a closed stream.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -37,7 +41,7 @@ def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
 
 
 def output_fails() -> bool:
-    """Flush stdout. Return whether the flush fails, so that the buffer still has unwritten output."""
+    """Flush stdout. Return True if the flush fails. Then the buffer still has unwritten output."""
     try:
         sys.stdout.flush()
     except OSError:

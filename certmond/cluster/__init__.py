@@ -1,1 +1,1 @@
-"""Access to the cluster of this node through the Kubernetes API. Needs the extra `kubernetes`."""
+"""Access to the cluster of this node through the Kubernetes API. Needs `certmond[kubernetes]`."""

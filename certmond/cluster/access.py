@@ -1,7 +1,7 @@
 """Access to the Kubernetes API: credentials, time limit, and a callback during a call.
 
-`client` owns the connection, and the caller owns the requests. This module imports without lightkube. A call then
-raises an error that names the missing package.
+`client` owns the connection, and the caller owns the requests. The import of this module does not need lightkube. If
+lightkube is missing, a call raises an error that names this package.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Access to the Kubernetes API. `kubeconfig` returns a path at each use, and may raise RefusedError.
+    """Access to the Kubernetes API. `kubeconfig` returns the path of a kubeconfig, or raises RefusedError.
 
-    A call of the API, or a page of a listing, takes at most `time_limit`. The call runs `alive` at least every second,
-    and passes the exceptions of `alive` on.
+    A call of the API, or one page of a listing, takes at most `time_limit`. During a call, certmond calls `alive` at
+    least every second. The exceptions of `alive` reach the caller.
     """
 
     kubeconfig: Callable[[], str]
@@ -32,10 +32,10 @@ class Access:
     alive: Callable[[], None]
 
     def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Return the result of `work`, over one connection.
+        """Call `work` with a connection to the API server, and return the result.
 
-        Raises RefusedError if the kubeconfig or lightkube is missing, and the errors of `work`. Raises UnreachableError
-        for a conflict, or a missing object, that `work` does not handle.
+        Raises the errors of `work`. Raises RefusedError if lightkube is missing or the kubeconfig is unusable. Raises
+        UnreachableError if `work` does not handle a conflict or a missing object.
         """
         try:
             # These imports need the extra `kubernetes`.

@@ -1,7 +1,7 @@
 """Check that the Kubernetes API and this node authenticate each other, for a command that only reads.
 
-The coordinator repeats this check in a process that acts. If lightkube is missing, this module still imports, and the
-check has no result.
+In the daemon, the coordinator makes the same check. The import of this module does not need lightkube. If lightkube is
+missing, the check has no result.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from certmond.cluster.access import Access
 from certmond.errors import CertmondError, UnknownServerError, UnknownUserError
 
 _ATTEMPTS = 2
-"""Number of attempts. A single failure proves nothing, because a change of the credentials may be in progress."""
+"""Number of attempts. One failure proves nothing, because a process may have been changing the credentials."""
 
 
 def estranged(access: Access) -> str | None:
-    """Return why the API and this node do not authenticate each other, or None if they do or the result is unknown.
+    """Return the reason for which the API server or this node rejects the other in each of `_ATTEMPTS` attempts.
 
-    Never raises CertmondError.
+    Return None if one attempt succeeds, or if its result is unknown. Never raises CertmondError.
     """
     try:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra

@@ -1,8 +1,8 @@
 """Connection to the Kubernetes API, through lightkube, with the credentials of a kubeconfig.
 
 Owns the connection, the time limit of a call, and the translation of the API's errors. The caller owns the calls and
-the meaning of the answers. No message quotes a kubeconfig. lightkube is an optional dependency, so certmond imports
-this module only if a configuration needs it.
+the meaning of the answers. No message quotes the content of a kubeconfig. lightkube is an optional dependency, so
+certmond imports this module only if the configuration needs the Kubernetes API.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from certmond.pki.findings import printable
 
 FIELD_MANAGER = "certmond"
 PAGE = 250
-"""Objects in one page of a listing. A pod is some ten kilobytes."""
+"""Number of objects in one page of a listing. The object of a pod has about ten kilobytes."""
 _LISTING_FACTOR = 12
 """Time limit of a listing with all its pages, as a multiple of the limit of one call. 30,000 pods have 120 pages."""
 
 _ALIVE_INTERVAL = 0.5  # seconds; half of the interval that `alive` requires
 _NO_ISSUER = {7, 18, 19, 20, 21}
-"""OpenSSL's codes for a certificate that no trusted CA has signed (x509_vfy.h), with or without a CA of that name."""
+"""Error codes of OpenSSL (x509_vfy.h) for a certificate that no trusted CA has signed."""
 
 # Exceptions of lightkube for a kubeconfig, or an answer of the server, that violates its assumptions.
 _MALFORMED_INPUT = (ConfigError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class ConflictError(Exception):
-    """HTTP 409: the name exists, or another client changed the object."""
+    """HTTP 409: an object of this name exists already, or another client changed the object."""
 
 
 class NotFoundError(Exception):
@@ -53,8 +53,8 @@ class NotFoundError(Exception):
 async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Connection]:
     """Yield a connection for the current context of `kubeconfig`.
 
-    Raises RefusedError for an unusable kubeconfig, or one that users other than root and certmond can change. These
-    users would choose which program runs, and which files are read, with certmond's rights.
+    Raises RefusedError if the kubeconfig is unusable, or if users other than root and certmond can change it. Such a
+    user could choose the programs that certmond runs and the files that certmond reads.
     """
     if writers := Files().entry(kubeconfig).writers:
         detail = f"{kubeconfig} can be changed by {named_users(writers)}, so certmond does not use it"
@@ -74,7 +74,10 @@ async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Con
 
 
 def _client(kubeconfig: str, seconds: float) -> AsyncClient | None:
-    """Return a client, or None for an unusable file. Drop the reason, because it may quote a private key."""
+    """Return a client for the kubeconfig, or None if the file is unusable.
+
+    Drop the reason, because the text of the exception may quote a private key.
+    """
     try:
         config = KubeConfig.from_file(kubeconfig).get()
         # Ignore proxies and trust of the environment: the kubeconfig alone decides which server to trust.
@@ -105,11 +108,11 @@ class Connection:
         self._seconds = seconds
 
     async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
-        """Make one call of the API. Repeat the call after the server's Retry-After, until the time limit.
+        """Make one call of the API. If the server asks for a retry, repeat the call until the time limit.
 
         `doing` describes the call in an error message, and `rule` describes how to permit the call by RBAC. `times`
-        multiplies the time limit of a call. Raises RefusedError if the API server refuses, UnreachableError if a later
-        call may succeed, and ConflictError or NotFoundError for the caller.
+        multiplies the time limit of a call. Raises RefusedError if the API server refuses the call, UnreachableError if
+        a later call may succeed. Raises ConflictError and NotFoundError, which the caller handles.
         """
         seconds = self._seconds * times
         try:
@@ -139,9 +142,9 @@ class Connection:
             raise UnreachableError(f"{detail}; check its address") from None
 
     async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
-        """Return all objects of a listing, across its pages.
+        """Return the objects of all pages of a listing. Raises the errors of `call`.
 
-        Raises RefusedError for a kind that the API does not have.
+        Raises RefusedError if the API does not have the kind of object.
         """
 
         async def every() -> list[T]:
@@ -176,7 +179,7 @@ class Connection:
                 )
 
     def _unknown_user(self) -> UnknownUserError:
-        remedy = "renew the credentials in that file"
+        remedy = "renew the credentials in this kubeconfig"
         return UnknownUserError(f"the Kubernetes API rejects the credentials in {self._kubeconfig} (401); {remedy}")
 
 
@@ -186,7 +189,7 @@ def _is_issuer_unknown(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the exception and its causes."""
+    """Yield `error`, its cause or context, the cause of that exception, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,9 +1,9 @@
 """Coordination of a rotation among all nodes of a cluster: one record, one coordinator, and a report of every node.
 
-Owns when certmond reads the cluster, which node coordinates, when the next workers may act, and when a phase begins. A
+This module decides when certmond reads the cluster's record, when the next workers may act, and when a phase begins. A
 phase begins after every node has reported the previous phase (`node_reports`) and the cluster passes its checks
-(`rotation_checks.phase_checks`). A node without an answer from the API keeps its phase. Changes no file of the node.
-No report contains a key.
+(`rotation_checks.phase_checks`). If a node receives no answer from the API, it stays in its phase. This module changes
+no file of the node. No report contains a key.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Lead(Protocol):
 
 
 class ClusterConductor:
-    """The coordinator for the node `node`.
+    """Coordination of a rotation in a cluster, on the node `node`. One node at a time is the coordinator.
 
-    `own` has the credentials of the node itself. Only these credentials may annotate its Node. `clock` returns aware
-    UTC instants, and `monotonic` the seconds of a clock that cannot be set. `boot` is the machine's boot ID.
+    `own` has the credentials of the node itself, which permit it to annotate its Node. `clock` returns UTC instants,
+    and `monotonic` returns the seconds of a clock that cannot be set. `boot` is the machine's boot ID.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class ClusterConductor:
     ) -> Rotation | None:
         """Return the rotation in the cluster's record, or `own` if the record is unknown or outdated.
 
-        A record is outdated if this node has ended its rotation or is in a later phase. Without `own`, a node follows a
-        complete rotation only if it has ended one before, or trusts an old CA of the rotation. Raises RotationError if
-        the record is unreadable or is of another rotation.
+        A record is outdated if this node has ended the recorded rotation, or is in a later phase. If `own` is None and
+        the recorded rotation is complete, return None, unless this node has ended a rotation before (`closed`) or
+        trusts an old CA of it. Raises RotationError if the record is unreadable or is of another rotation.
         """
         self._ended = frozenset(closed)
         if self._record_error:
@@ -127,15 +127,15 @@ class ClusterConductor:
         if (own.new,) == shared.old and own.phase is sequence(own)[-2]:
             return replace(own, phase=Phase.DONE)  # ended on every node: its new CA is the old CA of the next
         raise RotationError(
-            f"this node is in {own.name}, and the cluster in {shared.name}; delete the wrong record: the "
-            f"cluster's by `{DELETE_RECORD}`, this node's in rotation/ of the state directory"
+            f"this node is in {own.name}, and the cluster is in {shared.name}; delete the wrong record: for the "
+            f"cluster's record, run `{DELETE_RECORD}`; this node's record is in rotation/ of the state directory"
         )
 
     def objection(self, components: Components) -> str | None:  # noqa: ARG002 - the answer does not depend on it
         return OF_SEVERAL
 
     def ask(self) -> timedelta:
-        """Read the record if a read is due, and return the time until the next read."""
+        """Read the cluster's record if a read is due, and return the time until the next read."""
         if self._monotonic() >= self._next_read:
             self._read()
             under_way = self._record is not None and self._record.record.phase != Phase.DONE
@@ -147,7 +147,7 @@ class ClusterConductor:
         """Publish the rotation in the cluster's record.
 
         Raises RotationError if the cluster is in another rotation, or if no record can contain `rotation`. Raises
-        OvertakenError if the decision used an outdated record, CertmondError if the API does not write the record.
+        OvertakenError if the record changed after this node read it, CertmondError if the API does not write it.
         """
         self._publish(rotation, noted=False)
 
@@ -169,7 +169,8 @@ class ClusterConductor:
     def bring_back(self, rotation: Rotation) -> None:
         """Restore the cluster's record if it is missing or older than `rotation`.
 
-        Do nothing if the state of the record is unknown. Also raises RotationError if another node is in a later phase.
+        Do nothing if the state of the record is unknown. Raises the errors of `publish`, and RotationError if another
+        node is in a later phase than this node.
         """
         if not self._is_record_outdated(rotation):
             return
@@ -221,7 +222,11 @@ class ClusterConductor:
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
 
     def _follower_wait(self, rotation: Rotation) -> str:
-        """Return why this node waits, if it is not the coordinator."""
+        """Return the reason for which a node without the CA's key waits.
+
+        Presume that the rotation has ended if the record has been missing for `_PRESUMED_ENDED_AFTER` in the last
+        phase.
+        """
         if self._missing_since is None:
             return "the coordinator begins the next phase when all nodes have reached this phase"
         last = sequence(rotation)[-2]  # after it, a node without the CA's key has no step left
@@ -240,9 +245,10 @@ class ClusterConductor:
         return (*waits, *missing) if waits else ()  # the unknown name may be a misspelling of one of them
 
     def _checks_workloads(self, rotation: Rotation) -> bool:
-        """Return whether the phase checks workloads.
+        """Return whether certmond checks the workloads before the end of the present phase.
 
-        Pods that started before the publication of both CAs trust only the old CA.
+        Return True only in the phase trust of the family `ca`, unless the configuration has `workloads: ignore`. Pods
+        that started before the publication of both CAs trust only the old CA.
         """
         return rotation.family == "ca" and rotation.phase is Phase.TRUST and self._spec.workloads != "ignore"
 

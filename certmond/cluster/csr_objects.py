@@ -1,4 +1,4 @@
-"""CertificateSigningRequests of certificates.k8s.io/v1, and this node's Node, in the Kubernetes API.
+"""Calls of the Kubernetes API for CertificateSigningRequests of certificates.k8s.io/v1, and for the Node of this node.
 
 Owns names, uids, resource versions and conflicts. The caller owns the content of a request and the meaning of an
 answer.
@@ -34,14 +34,17 @@ _RULES = {
     "delete": "resources [certificatesigningrequests], verbs [delete]",
     "read the Node": "resources [nodes], verbs [get], in apiGroups ['']",
 }
-"""The rule that a cluster role needs for each call. Its API group is certificates.k8s.io unless the rule names one."""
+"""The RBAC rule that permits each call. The API group is certificates.k8s.io, unless the rule names another group."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A CertificateSigningRequest in the API. `request` and `certificate` are PEM, `conditions` have their messages."""
+    """A CertificateSigningRequest in the API.
+
+    `request` and `certificate` are PEM. `conditions` has the message of each condition by its type.
+    """
 
     name: str
     uid: str
@@ -53,9 +56,9 @@ class Filed:
 
 
 class Requests:
-    """The calls of the API for CertificateSigningRequests.
+    """Calls of the Kubernetes API for CertificateSigningRequests.
 
-    Each call raises RefusedError if the API server forbids the call, UnreachableError if a retry may succeed.
+    Each call raises RefusedError if the API server forbids the call, and UnreachableError if a retry may succeed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -65,7 +68,7 @@ class Requests:
     async def create(
         self, name: str, request: bytes, signer_name: str, usages: tuple[str, ...], expiration_seconds: int
     ) -> Filed | None:
-        """Create a request and return it, or None if the name exists."""
+        """Create a request and return it, or None if a request of this name exists."""
         spec = CertificateSigningRequestSpec(
             request=base64.b64encode(request).decode("ascii"),
             signerName=signer_name,
@@ -79,16 +82,17 @@ class Requests:
             return None
 
     async def read(self, name: str) -> Filed | None:
-        """Return the request of this name, or None."""
+        """Return the request of this name, or None if it does not exist."""
         try:
             return await self._call("read", lambda: self._filed(self._client.get(CertificateSigningRequest, name)))
         except NotFoundError:
             return None
 
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
-        """Approve exactly this request, unless it has a decision. Return the request, or None if it does not exist.
+        """Approve the request `filed`, unless it is approved, denied or failed already.
 
-        A `dry_run` only checks the permission.
+        Return its current state, or None if the request does not exist or was replaced by another request of the same
+        name. With `dry_run`, only check the permission.
         """
         for _ in range(_CONFLICTS):
             try:
@@ -105,7 +109,7 @@ class Requests:
             await self._call("delete", lambda: self._client.delete(CertificateSigningRequest, name))
 
     async def addresses(self, node_name: str) -> frozenset[str]:
-        """Return the IP addresses in the status of the Node `node_name`."""
+        """Return the internal and external IP addresses of the Node `node_name`, or an empty set without this Node."""
         try:
             node = await self._call("read the Node", lambda: self._client.get(Node, node_name))
         except NotFoundError:

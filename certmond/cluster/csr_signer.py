@@ -1,9 +1,9 @@
 """Signing by the cluster through a CertificateSigningRequest of certificates.k8s.io/v1.
 
 Owns the choice of Kubernetes' signer, the content and name of the request, and the rule by which certmond approves a
-request itself. Does not wait for a decision. The caller calls again with the cookie of a pending request. The signer
-reuses a request that this process or an earlier process has filed. The private key never leaves this node. The API
-receives only the request.
+request itself. CsrSigner does not wait for a decision. The caller calls `sign` again with the cookie of the pending
+request. CsrSigner reuses a request that this process or an earlier process has filed. The private key never leaves this
+node. The API receives only the request.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class CsrSigner:
     def sign(self, request: Request) -> Issued:
         """Return the certificate for `request`.
 
-        Raises RefusedError, UnreachableError, or WaitingError while the request is undecided.
+        Raises WaitingError while the cluster has not issued the certificate, RefusedError if the request cannot
+        succeed, and UnreachableError if a retry may succeed.
         """
         try:
             from certmond.cluster.client import run_with_keepalive  # noqa: PLC0415 - needs the extra
@@ -85,7 +86,10 @@ class CsrSigner:
         raise self._waiting(filed, earlier, objection)
 
     async def _find(self, api: Requests, wanted: _Wanted, earlier: _Cookie | None) -> Filed:
-        """Return the API's object for the request: the object of the cookie, a new object, or an existing object."""
+        """Return the API's object for the request: the object of the cookie, a new object, or an existing object.
+
+        Raises RefusedError if an object of this name has other content.
+        """
         filed = await api.read(earlier.name) if earlier else None
         if filed and wanted.is_same(filed):
             return filed
@@ -119,7 +123,7 @@ class CsrSigner:
 
 @dataclass(frozen=True, slots=True)
 class _Cookie:
-    """Name and uid of the filed object, and the number of times that certmond has checked it."""
+    """Name and uid of a filed CertificateSigningRequest, and the number of times that certmond has checked it."""
 
     name: str
     uid: str
@@ -127,7 +131,7 @@ class _Cookie:
 
     @classmethod
     def parse(cls, text: str | None) -> _Cookie | None:
-        """Return the cookie in `text`, or None if certmond did not write it."""
+        """Return the cookie in `text`, or None if `text` does not have the format of a cookie."""
         match (text or "").split(" "):
             case [name, uid, polls] if polls.isdecimal():
                 return cls(name, uid, int(polls))
@@ -164,7 +168,10 @@ class _Wanted:
         )
 
     def is_same(self, filed: Filed) -> bool:
-        """Return whether the API's object has this content. The signature may differ, because ECDSA signatures do."""
+        """Return whether the API's object `filed` requests the same certificate from the same signer.
+
+        Ignore the signature, because each ECDSA signature is different.
+        """
         try:
             content = load_request(filed.request).tbs_certrequest_bytes
         except MalformedError:
@@ -173,7 +180,10 @@ class _Wanted:
 
 
 def _signer_name(name: str, template: Template) -> str:
-    """Return the name of Kubernetes' signer for the template (pkg/controller/certificates/signer/signer.go)."""
+    """Return the name of Kubernetes' signer for the template (pkg/controller/certificates/signer/signer.go).
+
+    Raises RefusedError if Kubernetes has no signer for the template.
+    """
     usage, organizations = template.extended_usages, _values(template.subject, NameOID.ORGANIZATION_NAME)
     common_name = "".join(_values(template.subject, NameOID.COMMON_NAME))
     of_node = common_name.startswith("system:node:") and organizations == ["system:nodes"]
@@ -190,12 +200,12 @@ def _signer_name(name: str, template: Template) -> str:
 async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | None:
     """Return the reason for which certmond does not approve this request, or None if certmond approves it.
 
-    certmond approves a request to one of the kubelet's two signers. The subject must be exactly CN=system:node:<this
-    node>,O=system:nodes. Each DNS name must be this node's name, and each IP address must be in the status of the Node.
-    The request must not have names of another kind.
+    certmond approves only requests to the two signers for kubelet certificates. The subject must be exactly
+    CN=system:node:<this node>,O=system:nodes. Each DNS name must be this node's name. Each IP address must be in the
+    status of the Node. The request must not have names of another kind.
     """
     if wanted.signer_name == API_CLIENT:
-        return f"a person approves requests to {API_CLIENT}"
+        return f"an operator must approve requests to {API_CLIENT}"
     template, node = request.template, request.node_name
     if sorted(each.rfc4514_string() for each in template.subject) != [f"CN=system:node:{node}", "O=system:nodes"]:
         return f"{template.subject.rfc4514_string()} is not the subject of this node"
@@ -230,7 +240,7 @@ def _of_key(filed: Filed, request: Request) -> bytes:
 
 
 def _object_name(request: Request, content: bytes) -> str:
-    """Return a DNS-1123 name that is the same for the same request on the same node."""
+    """Return the name of the API object, a DNS-1123 name. Equal requests of a node have the same name."""
     parts = (request.node_name[:100], request.name, hashlib.sha256(content).hexdigest()[:10])
     plain = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts)
     return "-".join(("certmond", *filter(None, plain)))

@@ -1,8 +1,8 @@
 """A lock among the nodes of a cluster: a Lease of coordination.k8s.io/v1.
 
-Owns the rules of client-go's leader election, applied to the Lease that was read. Also owns the fence: this node
-decides only by its own clock whether it still holds the Lease. certmond never compares a time in the Lease with this
-node's clock, because the clocks of nodes differ. The caller decides what the lock protects.
+The rules are those of client-go's leader election. A node decides only by its own clock whether it still holds the
+Lease. certmond never compares a time in the Lease with this node's clock, because the clocks of nodes differ. The
+caller decides what the lock protects.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _HELD_FOR = 5 / 6  # of the duration: no two nodes hold it, even if their clocks
 _CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 
 RESTART, ROTATION = "certmond-restart", "certmond-rotation"
-"""certmond's Leases: the lock for restarts, and the lock of the coordinator of a rotation."""
+"""Names of certmond's Leases: the lock for restarts, and the lock of the coordinator of a rotation."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A Lease in the API, or a Lease to write. The `version` of a Lease to write is empty if the API has no Lease.
+    """Content of a Lease that certmond has read or will write. `version` is empty if the API has no Lease yet.
 
-    `metadata` comes from the API, and certmond writes it without a change.
+    `metadata` comes from the API. certmond writes `metadata` without a change.
     """
 
     holder: str
@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Answer that another node holds the Lease, since `since` by the clock of that node."""
+    """Result of `decide` if the node `holder` holds the Lease, since `since` by the clock of that node."""
 
     holder: str
     since: datetime | None
@@ -60,11 +60,11 @@ class Waits:
 def decide(
     found: Record | None, identity: str, seconds: int, *, seen: float, now: float, at: datetime
 ) -> Record | Waits:
-    """Return the Lease to write so that `identity` holds it, or the holder to wait for.
+    """Return the Lease that `identity` must write to hold it, or a Waits if another node holds the Lease.
 
-    This node read `found` before `now`, and read a record with the same content first at `seen`, both by its monotonic
-    clock. A Lease of another node is free if it has not changed for its own duration, or for `seconds` if it has no
-    duration. `at` is the time of day, for the operator.
+    This node first read the content `found` at `seen`, and the present time is `now`, both by the monotonic clock. A
+    Lease of another node is free if its content has not changed for its duration. If it has no duration, the duration
+    is `seconds`. certmond writes the time of day `at` to the Lease for the operator.
     """
     if found is None:
         return Record(identity, seconds, acquired=at, renewed=at, transitions=0)
@@ -76,26 +76,29 @@ def decide(
 
 
 class Leases(Protocol):
-    """One Lease in the API. Each call raises RefusedError or UnreachableError if the API does not execute it."""
+    """Calls of the API for one Lease. A call raises RefusedError or UnreachableError if the API does not execute it."""
 
     async def read(self) -> Record | None:
-        """Return the current Lease, or None."""
+        """Return the current Lease, or None if the Lease does not exist."""
 
     async def create(self, record: Record) -> Record | None:
         """Create the Lease and return it, or None if the Lease exists."""
 
     async def replace(self, record: Record) -> Record | None:
-        """Replace the Lease and return it, or None if its version is not `record.version` or it was deleted."""
+        """Replace the Lease and return the new Lease.
+
+        Return None if another client has deleted the Lease or changed it since `record.version`.
+        """
 
 
 class ClusterLease:
-    """A lock held by the Lease `name`: for restarts, or for the coordination of a rotation.
+    """A lock among nodes, by the Lease `name`: for restarts, or for the coordination of a rotation.
 
     `kubeconfig` returns the path of a kubeconfig at each call of the API, and may raise RefusedError. `identity` is the
-    node's name, which must be unique. `duration` is how long other nodes wait for a silent holder. The Lease has the
-    duration in whole seconds, at least one. A call of the API takes at most `time_limit`. The call runs `alive` at
-    least every second, and passes its exceptions on. `monotonic` is a clock in seconds that cannot be set. Only one
-    thread may use the object.
+    node's name, which must be unique. Other nodes wait for `duration` after the last renewal by the holder. The Lease
+    contains this duration in whole seconds, at least one. A call of the API takes at most `time_limit`. During a call,
+    certmond calls `alive` at least every second. The exceptions of `alive` reach the caller. `monotonic` returns the
+    seconds of a clock that cannot be set. Only one thread may use a ClusterLease.
     """
 
     def __init__(
@@ -120,21 +123,22 @@ class ClusterLease:
 
     @property
     def held(self) -> bool:
-        """Return whether no other node can hold the lock yet, by this node's clock. Check this before each act."""
+        """Return whether this node still holds the lock, by its own clock. Check this property before each action."""
         return self._written_record is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
 
     def take(self) -> str | None:
-        """Take or renew the lock. Return None, or the sentence that names its holder.
+        """Take or renew the lock. Return None, or the reason, as a sentence, for which this node does not hold it.
 
-        Raises UnreachableError and RefusedError. After such an error, a lock that this node already held stays held for
-        the rest of its time.
+        Raises UnreachableError and RefusedError. After one of these errors, a node that held the lock before still
+        holds the lock for the rest of its duration.
         """
         return self._run(self._take)
 
     def keep(self) -> None:
         """Renew the lock, if a third of the duration has passed since the last renewal.
 
-        Raises LostError if this node does not hold the lock, UnreachableError and RefusedError if that is unknown.
+        Raises LostError if this node does not hold the lock. Raises UnreachableError and RefusedError if the API does
+        not execute the renewal.
         """
         if self._written_record is None:
             raise LostError(f"this node does not hold {self}; take it first")

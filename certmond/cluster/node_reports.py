@@ -1,8 +1,8 @@
 """Reports of the nodes on their progress in a rotation: this node writes its own report, and reads all others.
 
 Owns when this node writes, repeats and withdraws its report. Also keeps facts about other nodes: which nodes ever had a
-CA's key, which nodes took part in a rotation, and whose kubelet was ready. `nodes` owns the format of a report. Imports
-without lightkube.
+CA's key, which nodes took part in a rotation, and whose kubelet was ready. `nodes` owns the format of a report. The
+import of this module does not need lightkube.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from certmond.cluster.nodes import ClusterNode
 
 _REPEATED_AFTER = 6
-"""Interval of writes of an unchanged report, as a multiple of `poll`. The Node may be a new object without a report."""
+"""Interval at which certmond writes an unchanged report again, as a multiple of `poll`.
+
+The cluster may have replaced the Node by a new object without the report.
+"""
 
 
 class NodeReports:
-    """The reports for one process on the node `node`, whose machine has the boot ID `boot`.
+    """Reader of the reports of all nodes, and writer of the report of the node `node`.
 
-    `own` has the credentials of the node itself. Only these credentials may annotate its Node. `monotonic` returns the
-    seconds of a clock that cannot be set.
+    `own` has the credentials of the node itself, which permit it to annotate its Node. `boot` is the boot ID of the
+    machine. `monotonic` returns the seconds of a clock that cannot be set.
     """
 
     def __init__(
@@ -59,9 +62,9 @@ class NodeReports:
             self._annotate(report.rotation, report)
 
     def withdraw(self, rotation: Rotation) -> None:
-        """Withdraw the report on this phase. The annotation still shows that the node takes part in the rotation.
+        """Withdraw this node's report on the present phase of the rotation, if its Node may have such a report.
 
-        Never raises CertmondError.
+        The annotation still shows that the node takes part in the rotation. Never raises CertmondError.
         """
         report = self._published
         if self._is_published and (report is None or (report.rotation, report.phase) != (rotation.id, rotation.phase)):
@@ -88,11 +91,11 @@ class NodeReports:
         ]  # fmt: skip
 
     def others(self, rotation: Rotation) -> list[Member]:
-        """Return all nodes except this node. Raises RefusedError, UnreachableError."""
+        """Return all nodes of the cluster except this node. Raises RefusedError, UnreachableError."""
         return [each for each in self.members(rotation) if each.name != self._node]
 
     def not_ready(self, names: Collection[str]) -> frozenset[str]:
-        """Return the nodes in `names` that were missing, or not ready, when `members` last listed the nodes."""
+        """Return the nodes in `names` that did not exist, or were not ready, when `members` last listed the nodes."""
         return frozenset(names) - self._ready
 
     def _annotate(self, rotation: str, report: Report | None) -> None:

@@ -1,7 +1,7 @@
-"""The Nodes of the cluster as a rotation needs them, and the report of each node.
+"""The Node objects of the cluster, with the fields that a rotation needs, and the report of each node.
 
-Owns the text of the annotation `certmond.io/rotation`, and its write to this node's Node, which changes no other field.
-A report is a claim of its node, and the caller verifies the claim. Imports lightkube.
+Owns the format of the annotation `certmond.io/rotation`. Writes only this annotation, and only to this node's Node. A
+report is a claim of its node, and the caller verifies the claim. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Acknowledgement:
 
     @classmethod
     def parse(cls, text: str) -> Acknowledgement | None:
-        """Return the report in `text`, or None for any other text."""
+        """Return the report in `text`, or None if `text` is not the value of an annotation."""
         found = _TEXT.fullmatch(text)
         if found is None:
             return None
@@ -65,10 +65,10 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """One Node. `report` is the report of the node, or None if it has no valid report.
+    """One Node of the cluster. `report` is the report of the node, or None without a valid report.
 
     `uid` distinguishes the Node from a later Node of the same name. `boot` is the boot ID of the machine, which changes
-    with each start. It is empty if the kubelet reports no boot ID.
+    with each start. `boot` is empty if the kubelet reports no boot ID.
     """
 
     name: str
@@ -82,7 +82,10 @@ class ClusterNode:
 
     @property
     def started_since(self) -> bool:
-        """Return whether the machine of the node was started, or exchanged, since the report."""
+        """Return whether the boot ID has changed since the report, by a restart or a replacement of the machine.
+
+        Return False if the node has no report, or if a boot ID is unknown.
+        """
         return bool(self.report and self.report.boot and self.boot and self.report.boot != self.boot)
 
 
@@ -103,7 +106,8 @@ def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
 def acknowledge(access: Access, name: str, report: Acknowledgement) -> None:
     """Write `report` to the Node `name`, and change nothing else.
 
-    Raises RefusedError if the Node does not exist or the user may not write it, UnreachableError.
+    Raises RefusedError if the Node does not exist, or if the API server forbids the write. Raises UnreachableError if
+    a retry may succeed.
     """
     text = str(report)
     if Acknowledgement.parse(text) != report:

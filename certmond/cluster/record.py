@@ -1,7 +1,7 @@
 """The public record of a rotation, which every node of the cluster may read, as a value and as JSON.
 
-Owns the schema of the record, and the rule that it never contains a secret. `record_api` stores it. `pki.rotation`
-defines the phases.
+Owns the schema of the record, and the rule that the record never contains a secret. `record_api` stores the record.
+`pki.rotation` defines the phases.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _NEVER, _REFUSED = "PRIVATE KEY", "contains a private key, which must never be i
 
 
 def _public(pem: str) -> str:
-    """Return `pem`, which must contain only certificates or bare public keys.
+    """Return `pem` if it contains only certificates or public keys. Otherwise raise ValueError.
 
-    A rotation of sa.key has no certificates.
+    The record of a rotation of sa.key contains public keys, because sa.key has no certificate.
     """
     found = decode(pem.encode(), "it")
     holds_private = found.key or found.encrypted_key
@@ -40,15 +40,15 @@ _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 
 
 class ClusterRecord(BaseModel):
-    """A rotation: its id, subject and progress. Public data only.
+    """The record of a rotation: its id, CAs and progress. The record contains only public data.
 
     The phase `phase` began at `since`. `old` are the PEMs of the old CAs, and `new` is the PEM of the new CA. For
     service account keys, `old` and `new` are public keys. `excluded` are the nodes for which no other node waits.
-    `coordinator` is the node that wrote the record last. `published` is when the coordinator first found both CAs
-    published to workloads. `signature` is the signature of the old CA over the statement of
+    `coordinator` is the node that wrote the record last. `published` is the time at which the coordinator first found
+    both CAs published to workloads. `signature` is the signature of the old CA over the statement of
     `pki.rotation.authorization`. `released` is the place up to which workers may act in the phase (`worker_batches`).
 
-    certmond ignores fields that a later version has written.
+    certmond ignores fields that a later version of certmond has written.
     """
 
     model_config = ConfigDict(
@@ -83,12 +83,12 @@ class ClusterRecord(BaseModel):
 
     @property
     def old_anchors(self) -> tuple[Anchor, ...]:
-        """Return the anchors of `old`, in their order."""
+        """Return the old CAs or public keys in `old`, in the order of the record."""
         return tuple(each for pem in self.old for each in _read(pem).anchors)
 
     @property
     def new_anchors(self) -> tuple[Anchor, ...]:
-        """Return the anchors of `new`."""
+        """Return the CAs or public keys in `new`. A valid record has exactly one."""
         return _read(self.new).anchors
 
     def text(self) -> str:
@@ -115,7 +115,10 @@ def parse(text: str, where: str) -> ClusterRecord:
 
 
 def _invalid(where: str, detail: str) -> MalformedError:
-    remedy = "find its author; if no rotation is in progress, delete it"
+    remedy = (
+        "find the client that wrote the record; if no rotation is in progress, run: "
+        "kubectl -n kube-system delete configmap certmond-rotation"
+    )
     return MalformedError(f"{where} has an invalid record ({detail}); {remedy}")
 
 

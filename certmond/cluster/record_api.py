@@ -1,7 +1,8 @@
 """Storage of a rotation's record in the Kubernetes API: the ConfigMap kube-system/certmond-rotation.
 
-Reads, creates and replaces the record. A replacement carries the resource version that was read, so a second writer
-gets an error. The caller owns the content, and `record` refuses secrets in it. Imports lightkube.
+Reads, creates and replaces the record. A replacement contains the resource version that certmond has read, so that it
+never overwrites the change of another client. The caller owns the content of the record, and `record` refuses secrets
+in this content. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A record in the API. certmond writes its `metadata` and the `others`, its other keys, without a change."""
+    """A record in the API, with the `metadata` and the `others`, the other keys of the ConfigMap.
+
+    certmond writes `metadata` and `others` without a change.
+    """
 
     record: ClusterRecord
     metadata: Any = field(repr=False, compare=False)
@@ -39,7 +43,7 @@ class Recorded:
 
 
 def read_record(access: Access) -> Recorded | None:
-    """Return the current record, or None.
+    """Return the current record, or None if the ConfigMap does not exist.
 
     Raises MalformedError if the record is invalid, RefusedError, UnreachableError.
     """
@@ -92,14 +96,17 @@ async def _call(connection: Connection, verb: str, call: Callable[[], Awaitable[
     made = await connection.call(f"{verb} {_WHERE}", _RULE, lambda: _versioned(call()))
     data = dict(made.data or {})
     if (text := data.pop(_KEY, None)) is None:
-        raise MalformedError(f"{_WHERE} has no key {_KEY!r}; find its author, then delete it")
+        raise MalformedError(
+            f"{_WHERE} has no key {_KEY!r}; find the client that wrote it, then run: "
+            f"kubectl -n {NAMESPACE} delete configmap {NAME}"
+        )
     return Recorded(parse(text, _WHERE), made.metadata, data)
 
 
 async def _versioned(answer: Awaitable[ConfigMap]) -> ConfigMap:
-    """Return the ConfigMap.
+    """Return the ConfigMap in the answer of the API server.
 
-    Raises ValueError if it has no uid or resource version, because a replacement would then overwrite any version.
+    Raises ValueError if the ConfigMap has no uid or resource version. Its replacement would overwrite any version.
     """
     found = await answer
     if found.metadata is None or not (found.metadata.uid and found.metadata.resourceVersion):

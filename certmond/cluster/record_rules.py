@@ -1,8 +1,9 @@
 """Conversion between a rotation and the cluster's record, and the rules for the replacement of a record.
 
-A record never moves to an earlier phase, or to fewer released workers in the same phase. It never changes to another
-rotation while its own is in progress, nor to a decision from an outdated state. Also owns the rule that decides whether
-a record is behind a node, for example after its deletion. Pure. `record_api` stores the record.
+A node never replaces the record by an earlier phase, or by fewer released workers in the same phase. While the recorded
+rotation is in progress, only its abort can replace it. A decision must be based on the current record. This module also
+decides whether the record is older than the state of a node, for example after a user has deleted the record. The
+functions have no side effects. `record_api` stores the record.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, flaw, for
 from certmond.pki.x509.certificate import to_pem
 
 DELETE_RECORD = "kubectl -n kube-system delete configmap certmond-rotation"
-"""The operator's command to delete a wrong record."""
+"""Command with which an operator deletes a wrong record from the cluster."""
 
 
 def rotation_of(record: ClusterRecord) -> Rotation:
-    """Return the rotation in a record. Raises RotationError if this version does not support it."""
+    """Return the rotation in a record. Raises RotationError if this version of certmond does not support the record."""
     try:
         (new,), old = record.new_anchors, record.old_anchors
         made = Rotation(
@@ -39,7 +40,10 @@ def rotation_of(record: ClusterRecord) -> Rotation:
 
 
 def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
-    """Return the public record of a rotation. Raises RotationError if no record can contain the rotation."""
+    """Return the public record of a rotation.
+
+    Raises RotationError if this node alone began the rotation, or if a value is not valid in a record.
+    """
     if rotation.found:
         raise RotationError(
             f"this node alone began {rotation.name}, after a user replaced the CA on this node; to complete it here, "
@@ -61,11 +65,11 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
 
 
 def is_behind(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
-    """Return whether the record is behind a node that has recorded `own`.
+    """Return whether the cluster's record is missing or older than `own`, the rotation in a node's record.
 
-    A record is behind if it is missing or older than `own`, for example after a restore of etcd. An older record is of
-    the same rotation, of the rotation that `own` aborts, or of a rotation that has ended (`closed`). A phase ends only
-    after every node has reached it, so the latest phase is valid. Raises RotationError.
+    An older record has an earlier phase of the same rotation, or fewer released workers. It can also be of the rotation
+    that `own` aborts, or of a complete rotation that the node has ended (`closed`). A restore of etcd can cause an
+    older record. A phase ends only after every node has reached it, so the latest phase is valid. Raises RotationError.
     """
     if found is None:
         return True
@@ -89,8 +93,8 @@ def admit(
     """Check that `rotation` may replace the record `found`. The caller decided on `rotation` with the record `known`.
 
     `known` is None if the caller has not read the record. `closed` are the ids of the rotations that this node has
-    ended. A rotation that is `noted` was recorded before and is not a new decision. Raises RotationError if `rotation`
-    may not replace the record, OvertakenError if the caller must decide again.
+    ended. With `noted`, the rotation comes from this node's record and is not a new decision. Raises RotationError if
+    `rotation` may not replace the record, OvertakenError if the caller must read the record and decide again.
     """
     if known is not None and found != known:
         raise OvertakenError("another node has changed the cluster's record of the rotation; certmond reads it again")

@@ -1,8 +1,8 @@
-"""Restart of workloads as by `kubectl rollout restart`, in batches, until their pods are replaced.
+"""Restart of workloads in batches, as `kubectl rollout restart` restarts them, until all pods are new.
 
-Owns the annotation of the pod template and the rule for completion, which are those of kubectl. The controllers of the
-cluster replace the pods, within the limits of each workload. `workloads` selects the workloads. certmond does not
-restart a workload again that was restarted since the given instant, and only waits for it. Imports lightkube.
+The annotation of the pod template and the rule for completion are those of kubectl. The controllers of the cluster
+replace the pods, within the limits of each workload. `workloads` selects the workloads. If a workload was restarted
+since the given instant, certmond does not restart it again, and only waits for its new pods. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 class Rollout:
     """One restart of a workload.
 
-    `fact` is a phrase after the workload's name: what the restart waits for, or the reason of a failure or refusal.
+    `fact` is a phrase that follows the workload's name. It describes the result, the wait, or the reason of a failure.
     """
 
     workload: Workload
@@ -58,11 +58,12 @@ def restart_workloads(
     batch: int = 5,
     limit: timedelta = timedelta(minutes=10),
 ) -> tuple[Rollout, ...]:
-    """Restart the workloads, `batch` at a time, except those that were restarted since `since`. `at` is now.
+    """Restart the workloads, `batch` at a time, and return the result of each restart. `at` is the present time.
 
-    Each batch must complete within `limit` before the next batch begins. After a failed or incomplete restart, certmond
-    does not touch the remaining workloads, and returns no Rollout for them. A temporary failure of the API only
-    prolongs the wait. Raises RefusedError, and UnreachableError if a restart could not begin.
+    If a workload was restarted since `since`, only wait for its new pods. Each batch must complete within `limit`
+    before the next batch begins. After a failed or incomplete restart, certmond does not restart the remaining
+    workloads, and returns no Rollout for them. A temporary failure of the API only prolongs the wait. Raises
+    RefusedError, and UnreachableError if a restart could not begin.
     """
 
     async def work(connection: Connection) -> tuple[Rollout, ...]:
@@ -90,7 +91,7 @@ async def _start(connection: Connection, workload: Workload, since: datetime, at
 
 
 async def _wait_for_batch(connection: Connection, begun: list[Rollout], seconds: float) -> list[Rollout]:
-    """Return the rollouts when no rollout is in progress, or after `seconds`."""
+    """Wait until no rollout of the batch is in progress, or for `seconds`. Return the rollouts with their results."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while any(each.outcome is Outcome.UNDER_WAY for each in begun):
@@ -121,7 +122,10 @@ async def _progress(connection: Connection, rollout: Rollout) -> Rollout:
 
 
 def _missing(kind: str, found: Any) -> str:
-    """Return what the rollout waits for by kubectl's rules (polymorphichelpers/rollout_status.go), or ""."""
+    """Return the reason for which the rollout is incomplete, as a phrase that follows the workload's name.
+
+    Return "" for a complete rollout. The rules are those of kubectl (polymorphichelpers/rollout_status.go).
+    """
     status = found.status
     if kind == "DaemonSet":
         wanted = status.desiredNumberScheduled

@@ -1,8 +1,9 @@
 """Workloads with pods that started before the cluster published a CA, and may not trust that CA yet.
 
 Owns the search for pods that receive a service account's token or `kube-root-ca.crt`, and for their owners. A process
-usually reads these files only at its start. So certmond assumes that an older process does not trust the CA. Restarts
-no workload (`rollout` does). Reads no Secret, so it misses a pod whose only token is in a Secret. Imports lightkube.
+usually reads these files only at its start. So certmond assumes that an older process does not trust the CA. This
+module restarts no workload (`rollout` does). It reads no Secret, so it does not find a pod whose only token is in a
+Secret. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Workload(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StaleWorkloads:
-    """Workloads with old pods. certmond can restart the workloads in `restartable`.
+    """Workloads with a pod that may not trust a new CA. certmond can restart the workloads in `restartable`.
 
     `by_hand` has the workloads that an operator must restart, with the reason. `bare` has the pods without an owner.
     """
@@ -50,9 +51,9 @@ class StaleWorkloads:
 
 
 def stale_workloads(access: Access, since: datetime, not_ready: Collection[str] = ()) -> StaleWorkloads:
-    """Return workloads with a pod that has run since before the whole second of `since`.
+    """Return the workloads with a pod that started before `since`, rounded down to a whole second.
 
-    Pods on the nodes `not_ready` do not count.
+    Ignore pods on the nodes `not_ready`, mirror pods, and pods without a token and without the published CA.
 
     Raises RefusedError, UnreachableError.
     """
@@ -62,9 +63,9 @@ def stale_workloads(access: Access, since: datetime, not_ready: Collection[str] 
 def workloads(
     access: Access, since: datetime, limit: timedelta = LIMIT, *, not_ready: Collection[str] = ()
 ) -> CheckResult:
-    """Check that no pod with a token or the published CA runs since before `since`.
+    """Check that each running pod with a token or the published CA started at `since` or later.
 
-    Pods on the nodes `not_ready` do not count: the API lists the pods of such a node until the Node is deleted.
+    Ignore pods on the nodes `not_ready`, because the API lists the pods of such a node until the Node is deleted.
     """
 
     async def work(connection: Connection) -> CheckResult:
@@ -88,7 +89,7 @@ def workloads(
 
 
 def why_not_restarted(kind: str, spec: Any) -> str | None:
-    """Return the reason for which a new pod template would not replace all the pods, or None."""
+    """Return the reason for which a new pod template would not replace all pods, or None if it would."""
     strategy = getattr(spec, "updateStrategy", None)
     if kind == "Deployment" and spec.paused:
         return "is paused"
@@ -156,9 +157,9 @@ def _controller(found: Any) -> OwnerReference | None:
 
 
 def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
-    """Return whether the check covers the pod: it receives a token or the published CA.
+    """Return whether the check covers the pod, because the pod receives a token or the published CA.
 
-    Mirrors of static pods, pods being deleted, and pods on the nodes `not_ready` do not count.
+    Return False for mirrors of static pods, for pods that are being deleted, and for pods on the nodes `not_ready`.
     """
     metadata = pod.metadata
     if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in not_ready:
@@ -167,9 +168,9 @@ def _is_covered(pod: Any, not_ready: Collection[str]) -> bool:
 
 
 def _has_token_or_ca(volume: Any) -> bool:
-    """Return whether the volume has a token or the CA.
+    """Return whether the volume contains a service account's token or the published CA.
 
-    The API server adds a projected volume with both if automounting is enabled.
+    The API server adds a projected volume with the token and the CA to a pod, unless automounting is disabled.
     """
     sources: Iterable[Any] = (volume.projected and volume.projected.sources) or ()
     projected = any(
@@ -179,9 +180,9 @@ def _has_token_or_ca(volume: Any) -> bool:
 
 
 def _start_time(pod: Any) -> datetime:
-    """Return when the oldest running container of the pod started.
+    """Return the start time of the oldest running container of the pod, or of the pod if no container runs.
 
-    A container that the kubelet restarts has read its files again.
+    A container that the kubelet has restarted has read its files again.
     """
     status = pod.status
     running = [

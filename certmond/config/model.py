@@ -1,7 +1,7 @@
-"""Parser of YAML texts, with a frozen Config or all problems as its result, each with file, line, path and remedy.
+"""Parser of the configuration. The result is a frozen Config, or all problems with file, line, path and remedy.
 
 Owns the merge of profile, configuration file and conf.d/, and the rules between entries. `pki.catalog` defines what one
-entry may contain. `source_files` reads the files. Opens only the shipped profiles.
+entry may contain. `source_files` reads the files. This module opens only the shipped profiles.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ DEFAULT_PROFILE = "kubeadm"
 NO_PROFILE = "none"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_ID = "urn:certmond:schema:configuration"
-"""The identifier of the schema: a name rather than an address, so that no editor fetches it."""
+"""Identifier of the schema. It is a name and not an address, so that no editor tries to download the schema."""
 
 
 class Source(NamedTuple):
-    """A YAML text, and the name for it in messages."""
+    """A YAML text, and the name that messages use for the text."""
 
     name: str
     text: str | bytes
@@ -52,7 +52,7 @@ class Source(NamedTuple):
 
 @cache
 def profiles() -> Mapping[str, str]:
-    """Return the shipped profiles: name -> YAML text."""
+    """Return the YAML text of each shipped profile by the name of the profile."""
     shipped = sorted((Path(__file__).parents[1] / "profiles").iterdir())
     return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
 
@@ -108,11 +108,12 @@ class Config(Model):
     )
     certificates: tuple[CertificateSpec, ...] = Field(
         default=(),
-        description="certificates to watch. An entry changes the entry of that name in the profile, or is a new one.",
+        description="certificates to watch. An entry changes the profile's entry of the same name, or adds an entry.",
     )
     services: tuple[ServiceSpec, ...] = Field(
         default=(),
-        description="services that use certificates. An entry changes that of the same name in the profile, or is new.",
+        description="services that use certificates. An entry changes the profile's entry of the same name, or adds "
+        "an entry.",
     )
     signers: tuple[SignerSpec, ...] = Field(default=(), description="signers other than the CA key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that certmond derives from certificates")
@@ -122,7 +123,7 @@ class Config(Model):
     hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that receive the findings")
     renew_before: Duration = Field(
         default=timedelta(days=30),
-        description="a certificate is due this long, or one third of its lifetime, before its end, whichever is later",
+        description="how long before its end a certificate is due, but at most one third of its lifetime",
     )
     validity: Duration = Field(
         default=timedelta(days=365), description="validity of a new certificate, at most until the end of its CA"
@@ -132,8 +133,8 @@ class Config(Model):
     )
     spread: Duration = Field(
         default=timedelta(days=3),
-        description="maximum time by which a node renews a certificate before it is due, and at most one twentieth of "
-        "its lifetime. A hash of the node's name determines the time.",
+        description="a node renews a certificate up to this long before it is due, but at most one twentieth of its "
+        "lifetime before it is due. A hash of the node's name determines the time.",
     )
     hold: HoldSpec = Field(default=HoldSpec(), description="conditions that hold a renewal that is due")
     restart: RestartSpec = Field(default=RestartSpec(), description="time limits and proof of a restart")
@@ -167,12 +168,12 @@ class Config(Model):
 
     @property
     def given_facts(self) -> dict[str, str]:
-        """Return the facts that the configuration sets instead of the node."""
+        """Return the facts that the configuration sets. certmond does not read these facts from the node."""
         return {"node_name": self.node_name} if self.node_name else {}
 
     @property
     def commands(self) -> dict[str, tuple[str, ...]]:
-        """Return the programs that certmond runs, with their arguments, by purpose."""
+        """Return the command of each program that certmond runs, by the purpose of the program."""
         found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}
         found |= {f"service {each.name}": each.command for each in self.services}
         found |= {f"hook {each.name}": each.command for each in self.hooks}
@@ -180,9 +181,9 @@ class Config(Model):
 
     @property
     def acts(self) -> bool:
-        """Return whether certmond changes the node or runs a program.
+        """Return whether certmond changes the node or runs a program with this configuration.
 
-        Then the authors of the configuration have certmond's permissions.
+        If True, a user who can write the configuration has the permissions of certmond.
         """
         return self.mode == "enforce" or bool(self.commands)
 
@@ -197,10 +198,11 @@ def parse(
     unread: Sequence[Problem] = (),
     keys: Container[str] = EVERY_KEY,
 ) -> Config:
-    """Return the profile merged with `sources`, of which a later one takes precedence.
+    """Return the configuration from the profile and `sources`. A later source takes precedence.
 
-    `profile` is the name of the profile, or None for the profile that the sources name. `unread` are the problems of
-    unreadable sources. `parse` ignores known keys outside `keys`. Raises ConfigError with every problem.
+    `profile` is the name of the profile. If it is None, the sources name the profile, and DEFAULT_PROFILE is the
+    default. `unread` are the problems of unreadable sources. `parse` ignores known keys that are not in `keys`. Raises
+    ConfigError with every problem.
     """
     problems = list(unread)
     documents = []
@@ -254,9 +256,9 @@ def schema() -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """Return the effective configuration as YAML, with each given field.
+    """Return the effective configuration as YAML. `parse` returns an equal configuration from this text.
 
-    `parse` returns the same configuration from it.
+    An entry of a list contains only the fields that the profile or a file sets.
     """
     whole = config.model_dump(mode="json")
     for section in SECTIONS:
@@ -279,18 +281,19 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _only(keys: Container[str], document: Node) -> Node:
-    """Return the document without known keys outside `keys`.
+    """Return the document without the known keys that are not in `keys`.
 
-    An unknown key stays, because it may be a misspelling of any key.
+    Keep an unknown key, because it may be a misspelling of a key in `keys`.
     """
     ignored = [key for key in Config.model_fields if key not in keys]
     return replace(document, value={key: node for key, node in document.fields.items() if key not in ignored})
 
 
 def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
-    """Return the last profile that the documents name, as a document that follows the profiles on which it is based.
+    """Return the profile that the last of the documents names, after the profiles on which this profile is based.
 
-    The default profile replaces an unknown profile, so that `parse` can find the other problems.
+    If no document names a profile, or the name is unknown, return the default profile. So `parse` can find the other
+    problems.
     """
     named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
     name = named[-1] if named else DEFAULT_PROFILE
@@ -300,7 +303,7 @@ def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
-    """Merge the documents. A later one takes precedence, and a known key without a value counts as missing."""
+    """Merge the documents. A later document takes precedence. Ignore a known key without a value."""
     joined: dict[str, Node] = {}
     for document in documents:
         for key, node in document.fields.items():
@@ -315,7 +318,10 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
 
 
 def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
-    """Return `earlier` with each later entry merged into the entry of the same name, or appended."""
+    """Return `earlier`, with each of `entries` merged into the earlier entry of the same name, or appended.
+
+    Add a problem to `problems` for each name that `entries` repeats.
+    """
     result = list(earlier)
     number = {entry.name: number for number, entry in enumerate(result) if entry.name}
     lines: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """Messages for the errors that pydantic finds in a configuration, each at its line.
 
-Owns the messages for single values, and suggestions for misspelled keys. `rules` has the rules between values. Has no
-schema: the caller passes the models.
+Owns the messages for single values, and suggestions for misspelled keys. `rules` has the rules between values. This
+module defines no models. The caller passes the models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def problem_of(
 ) -> Problem:
     """Return the problem for an error that pydantic found in `whole`, at its place in `tree`.
 
-    `parts` are the models of the sections: key -> model.
+    `parts` has the model of each section by the key of the section.
     """
     location, given = error["loc"], error["input"]
     match error["type"]:
@@ -56,7 +56,7 @@ def problem_of(
 
 
 def suggestion(word: object, known: Iterable[str], kind: str = "") -> str:
-    """Return a suggestion for an unknown word, or ""."""
+    """Return a clause that suggests the word of `known` most similar to `word`, or "" if no word is similar."""
     from difflib import get_close_matches  # noqa: PLC0415 - not needed for a valid configuration
 
     close = get_close_matches(str(word)[:64], known, n=1)

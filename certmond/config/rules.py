@@ -1,7 +1,7 @@
 """The rules between the entries of a configuration.
 
-Owns references, conflicts of paths, and the order of services. `pki.catalog` defines what one entry may contain. Each
-problem has its place in the file. Reads no file.
+Checks references, conflicts of paths, and the order of services. `pki.catalog` defines what one entry may contain. Each
+problem has its place in the file. This module reads no file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PARTS: Mapping[str, type[Model]] = {
     "cluster": ClusterSpec,
     "init": InitSpec,
 }
-"""Each key of the file whose value has keys: the model of the value, or of each entry in the value."""
+"""Model of each key whose value contains keys. If the value is a list, the model is that of one entry in the list."""
 _REFERENCES = (  # section and field -> the section of the entries that the field names
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
@@ -63,7 +63,10 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NO_SIGNER}}
 
 
 def references(tree: Node) -> Iterator[Problem]:
-    """Yield the problems of references: a missing entry, or an entry in `ca` or `embedded_ca` that is no authority."""
+    """Yield a problem for each reference to a missing entry.
+
+    Also yield a problem for each entry that `ca` or `embedded_ca` names and that is not an authority.
+    """
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
     for section, field, target in _REFERENCES:
@@ -87,7 +90,7 @@ def between_entries(
     signers: Iterable[SignerSpec],
     tree: Node,
 ) -> Iterator[Problem]:
-    """Yield the problems between entries, each of which is valid alone."""
+    """Yield the problems of entries that are valid alone, but conflict with other entries."""
     yield from derived_files(certificates, derived_specs, tree)
     yield from key_conflicts(certificates, signers, tree)
 
@@ -95,7 +98,10 @@ def between_entries(
 def derived_files(
     certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield the problems of derived files: the path of another file, or a source that does not fit the kind."""
+    """Yield the problems of derived files.
+
+    A derived file must not have the path of another file or of a static Pod. Its source must fit its kind.
+    """
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
     for number, derived in enumerate(derived_specs):
@@ -120,7 +126,7 @@ def derived_files(
 def key_conflicts(
     certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Yield the problems of entries with `keep_key`, perhaps from the profile, whose signer creates a new key."""
+    """Yield a problem for each entry that keeps its key (`keep_key`) although its signer creates a new key."""
     kinds = {signer.name: signer.kind for signer in signers}
     for number, spec in enumerate(certificates):
         kind = kinds.get(spec.signer or LOCAL)
@@ -131,7 +137,7 @@ def key_conflicts(
 
 
 def dependency_cycles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
-    """Yield the problems of services that wait for each other, one for each cycle."""
+    """Yield one problem for each cycle of services that must restart after each other."""
     services = tree.fields["services"].items if "services" in tree.fields else []
     waits = {entry.name: dict(entry.texts("after")) for entry in services}
     while True:

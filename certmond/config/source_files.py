@@ -1,6 +1,7 @@
-"""Reader of the configuration: the main file and conf.d/*.yaml, unless other users can write one of them.
+"""Reader of the configuration files: the main file and conf.d/*.yaml.
 
-Owns the order of the files, and the permissions of files and directories. `model` merges and validates their texts.
+Owns the order of the files, and the refusal of files and directories that other users can write. `model` merges and
+validates the texts of the files.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def load(
 
     Later files take precedence.
 
-    A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if
-    certmond acts with the configuration, or if the caller is `acting`. `keys` is as for `parse`. Raises ConfigError.
+    A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if the caller
+    is `acting`, or if the configuration makes certmond change the node or run programs. `parse` ignores known keys that
+    are not in `keys`. Raises ConfigError.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []
@@ -57,7 +59,10 @@ def load(
 
 
 def _regular(file: Path) -> int:
-    """Return a descriptor of `file` for reading. Raises OSError for devices and pipes, which block or never end."""
+    """Return a descriptor of `file` for reading. Raises OSError if `file` is not a regular file.
+
+    The content of a device or pipe may be endless, or its read may block.
+    """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -74,7 +79,10 @@ def _real_directory(file: Path) -> Path:
 
 
 def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
-    """Yield the problems of a file or directory that other users can write. They could choose commands and signers."""
+    """Yield a problem if users other than root and certmond can write the file or directory.
+
+    These users could choose the commands and signers that certmond uses.
+    """
     sticky = (
         stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     )  # certmond refuses a file of another user in it

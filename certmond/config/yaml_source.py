@@ -1,8 +1,9 @@
 """Parser of YAML text. Each value has its file, line and path, so that a problem can name its place.
 
-Owns the supported YAML: mappings without repeated keys, lists, text, booleans and null. It has anchors, aliases and
-merge keys, up to a size that limits memory. Numbers stay text: those of a configuration are modes and durations, which
-mean the same with and without quotes. Any text results in a tree or in problems, never in another error.
+The supported YAML has mappings without repeated keys, lists, text, booleans and null. It also has anchors, aliases and
+merge keys, up to a size that limits memory. Numbers stay text, because the numbers of a configuration are modes and
+durations, which mean the same with and without quotes. For any text, the result is a tree or problems, and never an
+exception.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _AS_TEXT = {"str", "int", "float", "timestamp", "value", "merge"}
 
 
 class Place(NamedTuple):
-    """A place in a configuration. Line 0 is the whole file, an empty path the whole document."""
+    """A place in a configuration. Line 0 means the whole file. An empty path means the whole document."""
 
     file: str
     line: int = 0
@@ -38,7 +39,7 @@ class Place(NamedTuple):
         return f"{place}: {self.path}" if self.path else place
 
     def below(self, key: str | int) -> Place:
-        """Return the place of an item or key of this value, which may be missing."""
+        """Return the place of the item or key `key` in the value at this place. The item or key may be missing."""
         if isinstance(key, int):
             return self._replace(path=f"{self.path}[{key}]")
         name = key if re.fullmatch(r"[\w-]{1,64}", key) else shown(key)
@@ -46,7 +47,7 @@ class Place(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A problem: its place, the fact, and the remedy."""
+    """A problem of a configuration: its place, and a text with the fact and the remedy."""
 
     place: Place
     text: str
@@ -60,41 +61,41 @@ Value: TypeAlias = "str | bool | list[Node] | dict[str, Node] | None"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and its place. The value of a key has the place of the key."""
+    """A YAML value and its place. The value of a key has the place of the key."""
 
     value: Value
     place: Place
 
     @property
     def fields(self) -> dict[str, Node]:
-        """Return the values of a mapping by key; empty for any other value."""
+        """Return the values of a mapping by key, or {} if the value is not a mapping."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
     def items(self) -> list[Node]:
-        """Return the values of a list; empty for any other value."""
+        """Return the values of a list, or [] if the value is not a list."""
         return self.value if isinstance(self.value, list) else []
 
     @property
     def name(self) -> str:
-        """Return the text in the field `name`, which identifies an entry of a list, or empty."""
+        """Return the text in the field `name`, which identifies an entry of a list, or "" without such a text."""
         node = self.fields.get("name")
         return node.value if node and isinstance(node.value, str) else ""
 
     def texts(self, field: str) -> Iterator[tuple[str, Node]]:
-        """Yield the text in a field, or each text of the list there."""
+        """Yield the text in the field `field`, or each text in the list of this field, with its node."""
         node = self.fields.get(field)
         for each in (node.items or [node]) if node else ():
             if isinstance(each.value, str):
                 yield each.value, each
 
     def keys(self, field: str) -> Iterator[tuple[str, Node]]:
-        """Yield each key of the mapping in a field, with its value."""
+        """Yield each key of the mapping in the field `field`, with the value of the key."""
         node = self.fields.get(field)
         yield from node.fields.items() if node else ()
 
     def find(self, location: Iterable[str | int]) -> Place:
-        """Return the place of a location below this node, which may be missing."""
+        """Return the place of `location` below this node. If `location` is missing, return its nearest known place."""
         node = self
         for step in location:
             if isinstance(step, str) and step in node.fields:
@@ -117,13 +118,13 @@ class Node:
 
 
 def shown(text: object) -> str:
-    """Return a text for a message: quoted, on one line, and limited in length."""
+    """Return `text` for a message: in quotes, on one line, and with at most 64 characters."""
     whole = repr(text)
     return whole if len(whole) <= 64 else f"{whole[:60]}…{whole[-1]}"
 
 
 def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
-    """Return the mapping in the document `text`, or None for an unusable document, and every problem."""
+    """Parse the document `text`. Return its mapping, or None if the document is unusable, and every problem."""
     reader = _Reader(file)
     try:
         return reader.document(text), reader.problems
@@ -144,7 +145,7 @@ def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
 
 
 class _UnusableError(Exception):
-    """Problem that makes the rest of the document unusable: (place, sentence)."""
+    """Problem that makes the rest of the document unusable. Its arguments are the place and a sentence."""
 
 
 class _Reader:

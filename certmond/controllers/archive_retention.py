@@ -1,8 +1,8 @@
-"""Retention of the archive: remove generations older than `archive.keep_for`, with their keys.
+"""Retention of the archive: certmond removes generations older than `archive.keep_for`, with their private keys.
 
-Keeps the newest good generation of each certificate for a restore, and the only copy of a private key among damaged
-files (`renewal/damaged_files`). If a later version of certmond wrote a generation of a certificate, removes no
-generation of that certificate. The caller of `apply` holds the lock of the transactions.
+It keeps the newest good generation of each certificate for a restore, and the only copy of a private key among damaged
+files (`renewal/damaged_files`). If a later version of certmond wrote a generation of a certificate, certmond removes no
+generation of this certificate. The caller of `apply` holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Retention:
         self._applied_at: datetime | None = None
 
     def due(self) -> bool:
-        """Return whether the rule has not run in the last hour and the clock is trustworthy."""
+        """Return whether certmond has not applied the rule in the last hour, and the clock causes no hold."""
         recently = self._applied_at and timedelta() <= self._clock() - self._applied_at < _INTERVAL
         return not recently and clock_hold(self._hold) is None
 
@@ -68,9 +68,10 @@ class Retention:
         self._audit.conclude(Event.STEP_DONE, now, message, fields=fields)
 
     def expired(self, name: str, now: datetime) -> tuple[str, ...]:
-        """Return the expired generations of a certificate, oldest first.
+        """Return the generations of a certificate that certmond removes at `now`, oldest first.
 
-        Raises StateError if a later version of certmond wrote a generation of the certificate.
+        Omit the newest good generation, and the only copy of a private key among damaged files. Raises StateError if a
+        later version of certmond wrote a generation of the certificate.
         """
         found = self._archive.ids(name)
         old = tuple(each for each in found if (at := stored_at(each)) and now - at > self._keep_for)
@@ -93,7 +94,7 @@ class Retention:
 def belongs_together(files: Sequence[ArchivedFile]) -> bool:
     """Return whether a certificate or public key in the files matches a private key in the files.
 
-    Return True if the files have no private key.
+    Also return True if the files have no private key.
     """
     documents = [document for file in files for document in _documents(file)]
     keys = {document.key.sha256 for document in documents if document.key}

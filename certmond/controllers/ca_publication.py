@@ -1,7 +1,7 @@
 """Check whether the cluster has published the new CAs to its Pods, for the rotation of a single node.
 
 Owns the choice of the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the answer.
-If the package lightkube is missing, this module still imports and reports the missing package as the answer.
+The import of this module does not need the package lightkube. Without lightkube, the answer names the missing package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from certmond.pki.rotation.phases import Rotation, desired
 from certmond.pki.x509.certificate import certificates_of
 
 _KUBECONFIGS = ("admin.conf", "super-admin.conf", "controller-manager.conf")
-"""Entries whose user may list ConfigMaps in all namespaces, in order of preference.
+"""Names of the kubeconfigs whose users may list ConfigMaps in all namespaces, in order of preference.
 
 The files belong to root. `cluster.client` refuses a file that another user can change.
 """
@@ -29,7 +29,7 @@ _ANSWER, _LIMIT = timedelta(seconds=5), timedelta(seconds=20)
 
 
 class PublicationCheck:
-    """The check of published CAs, for one process and one configuration. `real` resolves the path of a node's file."""
+    """Check of the CAs that the cluster publishes to its Pods. `real` resolves the path of a file of the node."""
 
     def __init__(
         self, config: Config, real: Callable[[str], str], alive: Callable[[], None], monotonic: Callable[[], float]
@@ -41,7 +41,10 @@ class PublicationCheck:
         self._known: tuple[tuple[str, datetime], float, Asked] | None = None
 
     def gate(self, rotation: Rotation, own: Gate, now: datetime) -> Gate:
-        """Return the gate `own` of this node, combined with that of the published CAs. Never raises CertmondError."""
+        """Return the gate `own` of this node, combined with the result of the check. Never raises CertmondError.
+
+        Return `own` if the rotation does not change published CAs, or if the node has no kubeconfig for the check.
+        """
         if not concerns(rotation):
             return own
         if rotation.published is not None:
@@ -51,7 +54,7 @@ class PublicationCheck:
         return gate(rotation, own, self._asked(rotation, paths), now, self._pause)
 
     def _present(self) -> list[str]:
-        """Return the resolved paths of the kubeconfigs that this node has."""
+        """Return the resolved paths of the kubeconfigs for the check that exist on this node."""
         found = list[str]()
         for path in self._paths:
             try:
@@ -63,7 +66,10 @@ class PublicationCheck:
         return found
 
     def _asked(self, rotation: Rotation, paths: Sequence[str]) -> Asked:
-        """Return the answer of the API, at most `poll` old."""
+        """Return the API's answer for the present phase. Send a request if the last answer is older than `poll`.
+
+        If the API server refuses the user of one kubeconfig, send the request with the next kubeconfig.
+        """
         phase, now = (rotation.id, rotation.since), self._monotonic()
         if (
             self._known is None

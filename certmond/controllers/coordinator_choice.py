@@ -1,6 +1,6 @@
-"""Choice of the coordinator for the rotations of a configuration.
+"""Choice of the coordinator of rotations, by the configuration.
 
-Owns the choice of the credentials for the Kubernetes API. Makes no decision about a rotation.
+Owns the choice of the credentials for the Kubernetes API. This module makes no decision about a rotation.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from certmond.state.boot import boot_id
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 """Default kubeconfig for the Kubernetes API, and the kubeconfig with which a node writes to its Node object."""
 _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
-"""Timeouts of an API request: for a command that only reads, and for a process that acts."""
+"""Timeouts of an API request: for a command that only reads, and for a process that executes steps."""
 
 
 def awake() -> float:
-    """Return seconds that include suspend (CLOCK_BOOTTIME), so that a suspended host does not keep its Lease."""
+    """Return the seconds since boot, including time in suspend (CLOCK_BOOTTIME).
+
+    With this clock, a Lease of a suspended host expires.
+    """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -43,7 +46,8 @@ def coordinator_of(
     """Return the coordinator for the node `node`.
 
     `real` resolves the path of a file of the node, and may raise RefusedError. A process that is not `acting` only
-    reads. Without `cluster:`, certmond sends requests to the API only if it is `acting` and `root` is "/".
+    reads. Without `cluster:` in the configuration, the coordinator sends requests to the API only if the process is
+    `acting` and `root` is "/".
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
@@ -66,7 +70,10 @@ def coordinator_of(
 
 
 def _as_itself(real: Callable[[str], str], otherwise: str) -> str:
-    """Return the kubeconfig for writes to this node's Node object: KUBELET_CONF if it exists, else `otherwise`."""
+    """Return the kubeconfig for writes to this node's Node object.
+
+    Return the resolved path of KUBELET_CONF if this file exists, otherwise the resolved path `otherwise`.
+    """
     with suppress(RefusedError):
         if Path(own := real(KUBELET_CONF)).exists():
             return own

@@ -1,6 +1,6 @@
-"""Protocol of the coordinator, which decides when a phase of a rotation ends, with its single-node implementation.
+"""Interface of the coordinator, which decides when a phase of a rotation ends, and its single-node implementation.
 
-`cluster.coordinator` implements the protocol for several nodes. Changes no file of the node.
+`cluster.coordinator` implements the interface for several nodes. A coordinator changes no file of the node.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from certmond.rotation.phase_timer import PhaseTimer
 
 
 class Coordinator(Protocol):
-    """Coordinator of all nodes that take part in a rotation."""
+    """Interface of the coordinator, which coordinates the nodes that take part in a rotation."""
 
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """Return the rotation that this node continues. Sends no request and does not block.
+        """Return the rotation that this node continues, or None without a rotation. Send no request, and do not block.
 
         `own` is the rotation in the node's record. `closed` has the ids of the rotations that the node has ended.
         `trusted` are the trust anchors of the node. Raises RotationError if `own` and the shared record contradict each
@@ -37,15 +37,18 @@ class Coordinator(Protocol):
 
     @property
     def estranged(self) -> str | None:
-        """Return why this node and the cluster no longer accept each other, or None if they do."""
+        """Return the reason for which this node and the API do not authenticate each other, or None if they do."""
         ...
 
     def ask(self) -> timedelta | None:
-        """Read the decisions of other nodes, unless a recent request has. Return the time until the next request."""
+        """Read the decisions of other nodes if a request is due.
+
+        Return the time until the next request, or None if this coordinator reads no decisions.
+        """
         ...
 
     def objection(self, components: Components) -> str | None:
-        """Return why certmond must not begin a rotation by itself on this node, or None."""
+        """Return the reason for which certmond must not begin a rotation by itself, or None if it may."""
         ...
 
     def publish(self, rotation: Rotation) -> None:
@@ -53,14 +56,14 @@ class Coordinator(Protocol):
         ...
 
     def bring_back(self, rotation: Rotation) -> None:
-        """Restore the shared record from this control-plane node if it is missing or outdated.
+        """Restore a missing or outdated shared record from the record of this control-plane node.
 
         Raises CertmondError.
         """
         ...
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        """Report that this node has reached the phase, and return whether the phase may end.
+        """Report that this node has reached the phase. Return a Gate with the conditions for the end of the phase.
 
         Never raises CertmondError.
         """
@@ -80,10 +83,10 @@ class Coordinator(Protocol):
 
 
 class SingleNode:
-    """Coordinator of a single-node cluster: a phase reached here is reached everywhere.
+    """Coordinator for a rotation of a single node, which does not wait for reports of other nodes.
 
     A command that only reads also uses this coordinator on a node of a larger cluster. Then `strange` checks whether
-    this node and the cluster accept each other. `publication` checks which CAs the cluster has published to Pods.
+    this node and the API authenticate each other. `publication` checks which CAs the cluster has published to Pods.
     """
 
     def __init__(
@@ -125,11 +128,11 @@ class SingleNode:
         return None
 
     def unsettled(self, rotation: Rotation) -> None:
-        """Start the timer of the phase. There is no shared report to withdraw."""
+        """Start the timer of the phase. A single node has published no report."""
         self._timer.first_seen(rotation, self._clock())
 
     def end(self) -> None:
-        """Do nothing: there is no shared record."""
+        """Do nothing, because a single node has no shared record."""
 
     def objection(self, components: Components) -> str | None:
         if self._of_several:
@@ -137,14 +140,16 @@ class SingleNode:
         members = _members(components)
         if members > 1:
             fact = f"etcd has {members} members, so this is not the only control-plane node"
-            return f"{fact}, and without `cluster:` in the configuration certmond cannot read the state of the others"
+            return (
+                f"{fact}, and without `cluster:` in the configuration certmond cannot read the state of the other nodes"
+            )
         return None
 
     def publish(self, rotation: Rotation) -> None:
-        """Do nothing: there is no shared record."""
+        """Do nothing, because a single node has no shared record."""
 
     def bring_back(self, rotation: Rotation) -> None:
-        """Do nothing: there is no shared record."""
+        """Do nothing, because a single node has no shared record."""
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
@@ -155,6 +160,9 @@ class SingleNode:
 
 
 def _members(components: Components) -> int:
-    """Return the number of etcd members in `--initial-cluster` of etcd's manifest (kubeadm's phases/etcd/local.go)."""
+    """Return the number of etcd members in `--initial-cluster` of etcd's manifest, or 0 without a manifest of etcd.
+
+    kubeadm writes this flag (phases/etcd/local.go).
+    """
     flags = (pod.flags.get("etcd", {}) for pod in components.pods)
     return max((len(found.get("initial-cluster", "").split(",")) for found in flags), default=0)

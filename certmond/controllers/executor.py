@@ -1,7 +1,7 @@
-"""Execution of a plan, with a record of the beginning and the result of each step in the audit trail.
+"""Execution of a plan. The audit log records the beginning and the result of each step.
 
 Owns the order within one step: key, signer, verification, archive, replacement, ledger. The plan decides the steps, and
-`transaction` replaces the files. A failed step leaves the old files in place and does not stop the next step.
+`transaction` replaces the files. A failed step leaves the files of the node unchanged, and the next step follows.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from certmond.transaction.commit import Recovery, Transactions, Writer
 from certmond.transaction.node_files import NodeFiles
 
 _NO_CERTIFICATE = ""
-"""The SHA-256 in the record of a request that replaces no certificate."""
+"""Value instead of a SHA-256 in the record of a pending request that replaces no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a step: "done", "failed" or "waiting". `issued` is the installed certificate."""
+    """The result of a step: "done", "failed" or "waiting". `issued` is the certificate that the step has installed."""
 
     step: Write
     result: str
@@ -100,15 +100,15 @@ class Executor:
         self._step_files = StepFiles(config.certificates, self._files, Staging(state_dir), self._archive)
 
     def interrupted(self) -> frozenset[str]:
-        """Return the journals of transactions that are in progress or incomplete."""
+        """Return the names of the journal files of transactions that are in progress or incomplete."""
         with suppress(OSError):
             return frozenset(name for name in os.listdir(self._records) if name.endswith(".json"))
         return frozenset()
 
     def recover(self, patience: float = 0) -> tuple[Recovery, ...]:
-        """Complete or undo the transactions of a killed process, and record each recovery.
+        """Complete or undo the transactions of a killed process. Record and return each recovery.
 
-        Raises BusyError while another process writes.
+        Raises BusyError if another process still writes after `patience` seconds.
         """
         with self._transactions.lock(patience) as writer:
             return self._recover(writer)
@@ -121,7 +121,7 @@ class Executor:
 
     @contextmanager
     def writing(self, patience: float = 0) -> Iterator[Writer]:
-        """Take the lock of all writers, and recover after a killed process. Raises BusyError, WriteError."""
+        """Hold the lock of all writers, and first recover incomplete transactions. Raises BusyError, WriteError."""
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
             yield writer
@@ -133,9 +133,10 @@ class Executor:
         tell: Callable[[Write], None] = lambda _: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> tuple[Outcome, ...]:
-        """Execute the steps of the plan in order, except restarts, which need a new scan of the node.
+        """Execute the steps of the plan in order, except restarts, and return their outcomes.
 
-        `tell` receives each step before the step begins. No step begins after `stopping` returns true.
+        A restart needs a new scan of the node. `tell` receives each step before the step begins. No step begins after
+        `stopping` returns True.
 
         Raises BusyError while another process writes, WriteError if the state directory is unusable.
         """
@@ -161,10 +162,10 @@ class Executor:
         return found
 
     def _waiting(self) -> Iterator[Identity]:
-        """Yield the certificates with a valid pending request. The file still has the certificate that it replaces.
+        """Yield each certificate with a pending request, if the file still has the certificate that it replaces.
 
-        Remove the other requests from the ledger. Another program has renewed their certificates, or a process that was
-        killed before it recorded the renewal.
+        Remove the other requests from the ledger, because their files have other certificates. Another program has
+        renewed these certificates, or a process of certmond was killed before it recorded the renewal.
         """
         for identity, attempt in self._ledger.attempts().items():
             if attempt.cookie is not None:
@@ -178,7 +179,10 @@ class Executor:
                             self._ledger.remove(identity)
 
     def _installed(self, name: str, path: str) -> frozenset[str]:
-        """Return the SHA-256 of each certificate in a file. Empty if the file is unreadable or has no entry."""
+        """Return the SHA-256 of each certificate in the file `path`.
+
+        Return an empty set if the file is unreadable, or if the catalogue has no entry `name`.
+        """
         try:
             content = self._files.read(path)
             found = certificates_in(content or b"", path, self._kinds[name])
@@ -270,7 +274,7 @@ class Executor:
         return Outcome(step, "done", message, issued)
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
-        """Restore a certificate. Record the attempt first, so that a kill after the restore loses no record."""
+        """Restore a certificate, or repair a kubeconfig. Record a restore before it begins."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
         if step.generation is None:  # the step changes the kubeconfig in place; its certificate stays
             done = self._restoration.repair(step, writer)
@@ -290,7 +294,7 @@ class Executor:
         return present_key(step, self._files) if step.keep_key else make_key(step.template.key)
 
     def _archive_old(self, step: Issue) -> Iterator[Generation]:
-        """Archive the files before their replacement. Yield the generation of damaged files."""
+        """Archive the files that `step` will replace. If the files are damaged, yield their generation."""
         files = {
             path: self._transactions.real(path)
             for path in archived(step.status.seen)

@@ -23,7 +23,10 @@ _TIMEX_SIZE = 208  # bytes of struct timex on every architecture of Linux; a lar
 
 
 def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold | None:
-    """Return the first hold of an operator or of an upgrade, or None."""
+    """Return the hold by the configured file or, if this file does not exist, by the configured program.
+
+    Return None if neither causes a hold.
+    """
     if hold.file and (since := NodeFiles(root).modified_at(hold.file)):
         owner = "the user or program that created the file, such as an upgrade of Kubernetes"
         return Hold(HoldReason.FILE, f"held while {hold.file} exists", owner, f"rm {hold.file}", since)
@@ -38,7 +41,10 @@ def operator_hold(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold 
 
 
 def clock_hold(hold: HoldSpec) -> Hold | None:
-    """Return a hold if the clock of this host is not synchronized, unless the configuration skips the check."""
+    """Return a hold if the clock of this host is not synchronized, otherwise None.
+
+    Return None also if the configuration disables the check.
+    """
     if hold.unsynchronised_clock and not clock_is_synchronised():
         fact = "held until the clock of this host is synchronized (timedatectl shows it)"
         return Hold(HoldReason.CLOCK, fact, "the NTP client of this host", "timedatectl set-ntp true")
@@ -46,7 +52,10 @@ def clock_hold(hold: HoldSpec) -> Hold | None:
 
 
 class HostHolds:
-    """The checks for a hold by an operator or upgrade, and for a hold by the clock. `monotonic` returns seconds."""
+    """The checks for a hold by an operator or upgrade, and for a hold by the clock.
+
+    `monotonic` returns the seconds of a clock that cannot be set.
+    """
 
     def __init__(self, config: Config, root: str, alive: Callable[[], None], monotonic: Callable[[], float]) -> None:
         self._hold, self._root, self._alive, self._monotonic = config.hold, root, alive, monotonic
@@ -54,20 +63,23 @@ class HostHolds:
         self._result: tuple[float, Hold | None, Hold | None] | None = None
 
     def now(self) -> tuple[Hold | None, Hold | None]:
-        """Check the host now. Return the hold of an operator or upgrade, and that of the clock. May run a program."""
+        """Check the host now. Return the hold by an operator or upgrade, and the hold by the clock.
+
+        The check runs the configured program, unless the configured file exists.
+        """
         result = operator_hold(self._hold, self._root, self._alive), clock_hold(self._hold)
         self._result = (self._monotonic(), *result)
         return result
 
     def recent(self) -> tuple[Hold | None, Hold | None]:
-        """Return the result of the last check if it is at most `poll` old, else check now."""
+        """Return the result of the last check if the result is at most `poll` old. Otherwise check the host now."""
         if self._result is None or not 0 <= self._monotonic() - self._result[0] < self._pause:
             return self.now()
         return self._result[1:]
 
 
 def clock_is_synchronised() -> bool:
-    """Return whether the kernel reports a synchronized clock (adjtimex(2)). True if the call fails."""
+    """Return whether the kernel reports a synchronized clock (adjtimex(2)). Return True if the call fails."""
     buffer = ctypes.create_string_buffer(_TIMEX_SIZE * 2)
     return int(ctypes.CDLL(None, use_errno=True).adjtimex(buffer)) != _TIME_ERROR
 

@@ -1,7 +1,7 @@
 """Detection of a trust anchor that a user has replaced, and the rotation to the new trust anchor.
 
-Owns the finding on the change, the parameters of the rotation, and the reasons against a rotation on this node. Writes
-no file. `controllers.rotation` begins the rotation.
+Owns the finding on the change, the parameters of the rotation, and the reasons against a rotation on this node. This
+module writes no file. `controllers.rotation` begins the rotation.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ class CAChanges:
     def update(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
         """Store the current state of the node, and discard the changes that the last scan has found.
 
-        `objection` is the reason for which certmond begins no rotation by itself on this node, or None.
+        `objection` is the reason for which certmond must not begin a rotation by itself, or None if it may.
         """
         self._inventory, self._grounds, self._objection = inventory, dict(grounds), objection
         self.reset()
 
     def reset(self) -> None:
-        """Discard all changes. The caller does so while a rotation is in progress or the state is unknown."""
+        """Discard all changes, for example because a rotation is in progress."""
         self._change, self._unchanged, self.changes = None, frozenset(), {}
 
     @property
     def objection(self) -> str | None:
-        """Return the reason for which certmond begins no rotation by itself on this node, or None."""
+        """Return the reason for which certmond must not begin a rotation by itself, or None if it may."""
         return self._objection
 
     def findings(
         self, known: Mapping[str, Sequence[Anchor]], aids: Mapping[str, Rotation], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings on changes, by the name of the entry.
+        """Return the findings on changed trust anchors, by the name of the entry.
 
-        `known` are the accepted trust anchors of the node, and `aids` its first aid, both by family.
+        `known` has the accepted trust anchors of the node, and `aids` has the first aid of the node, both by family.
         """
         found, unchanged = dict[str, tuple[Finding, ...]](), set[str]()
         for family, ground in self._grounds.items():
@@ -80,7 +80,10 @@ class CAChanges:
     def findings_beside(
         self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
     ) -> dict[str, tuple[Finding, ...]]:
-        """Return the findings on changes of other families, which certmond follows after the end of `rotation`."""
+        """Return the findings on changed trust anchors, by family, except for the family of `rotation`.
+
+        certmond acts on these changes after the end of `rotation`.
+        """
         found = dict[str, tuple[Finding, ...]]()
         others = {family: ground for family, ground in self._grounds.items() if family != rotation.family}
         for family, ground in others.items():
@@ -118,9 +121,10 @@ class CAChanges:
         return replace(verdict, problems=(*unusable, *_unknown_anchors(change, ground), *verdict.problems))
 
     def rotation(self, now: datetime, *, at_once: bool) -> Rotation | None:
-        """Return a new rotation to the changed trust anchor, without a record of it.
+        """Return a new rotation to the trust anchor that a user has installed. The caller records the rotation.
 
-        Return None without a change, if the trust anchor is unfit, or if certmond begins no rotation by itself here.
+        Return None if no trust anchor has changed, or if the new trust anchor has a problem. Also return None if
+        certmond must not begin a rotation by itself on this node.
         """
         if self._change is None or self._objection or self._change[1].problems:
             return None
@@ -128,9 +132,10 @@ class CAChanges:
         return self._new_rotation(change, verdict, now, at_once=at_once)
 
     def next_rotation(self, rotation: Rotation, now: datetime) -> Rotation | None:
-        """Return a new rotation, without a record, to a third trust anchor that a user has installed during `rotation`.
+        """Return a new rotation to a third trust anchor that a user has installed during `rotation`.
 
-        Return None without a third trust anchor, if it is unfit, or if certmond begins no rotation by itself here.
+        The caller records the new rotation. Return None without a third trust anchor, or if it has a problem. Also
+        return None if certmond must not begin a rotation by itself on this node.
         """
         ground, wanted = self._grounds[rotation.family], self._config.root_ca.on_change
         if self._config.mode != "enforce" or wanted == "alarm" or self._objection:
@@ -148,7 +153,7 @@ class CAChanges:
         return None if self.refusal(made) else made
 
     def refusal(self, rotation: Rotation) -> str | None:
-        """Return why `rotation` may not begin on this node, with a remedy, or None."""
+        """Return the reason, with a remedy, for which `rotation` must not begin on this node, or None if it may."""
         ground = self._grounds.get(rotation.family)
         if ground is None:
             return None
@@ -161,7 +166,7 @@ class CAChanges:
         return obstacle(rotation, ground)
 
     def _unsigned(self, family: str) -> Iterator[str]:
-        """Yield the paths of the leaves that need the key of the CA on this node."""
+        """Yield the paths of the leaves of the family that only the key of the CA on this node can sign."""
         cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
         for seen in self._inventory.observations:
             own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
@@ -169,7 +174,7 @@ class CAChanges:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """Return the leaves that the trust anchor must sign, and when a certificate issued now would end."""
+        """Return the leaves that the trust anchor must sign, and the end of a certificate that certmond issues now."""
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
@@ -211,21 +216,21 @@ class CAChanges:
 
 
 def staging_commands(family: str) -> str:
-    """Return the commands that rotate to the CA of a user. The operator restores the old CA and its key first."""
+    """Return a clause with the commands that rotate to another CA, after the operator has restored the old CA."""
     option = "" if family == SIGNER_FAMILY else f" --family {family}"
     staged = f"`certmond root-ca stage{option} CERT KEY` on every control-plane node"
-    return f"run {staged}, then `certmond root-ca rotate{option}` on one"
+    return f"run {staged}, then `certmond root-ca rotate{option}` on one of these nodes"
 
 
 def fact_of(change: Change, ground: Ground) -> str:
-    """Return the fact that a user has replaced the CA, as a clause."""
+    """Return a clause that states how the CA in the file differs from the CA of the node's certificates."""
     return f"{ground.path} has another CA than the certificates of this node ({change.because})"
 
 
 def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
-    """Return the mode of the rotation.
+    """Return the mode of the rotation. If each old CA has expired, replace an overlap by the mode `replace`.
 
-    An overlap with an expired CA has no effect, because clients refuse the certificates of that CA.
+    An overlap with an expired CA has no effect, because clients refuse the certificates of this CA.
     """
     expired = all(each.not_after < now for each in change.old)
     if len(change.old) > 1 and verdict.mode == "reissue":
@@ -246,7 +251,10 @@ def _unusable(ground: Ground) -> Iterator[str]:
 
 
 def _unknown_anchors(change: Change, ground: Ground) -> Iterator[str]:
-    """Yield a problem for each anchor in the file that is neither old nor new, because no rotation could complete."""
+    """Yield a problem for each trust anchor in the file that is neither an old CA nor the new CA.
+
+    With such a trust anchor, no rotation can complete.
+    """
     for each in ground.trust:
         if each not in {change.new, *change.old}:
             fact = f"{ground.path} has {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the old nor"

@@ -1,8 +1,9 @@
-"""Execution of restarts, one step of one episode at a time.
+"""Execution of restarts, one step at a time. An episode is one restart of a service, including its proof.
 
-Records the beginning and the end of each step, so that any process can continue the episode. Connects the pure state
-machine (`pki.services.restart_state_machine`) with the history, `restart.act` and the rollback. Does not block, and
-returns the time of the next step. The plan decides which services restart. `restart_lock` decides which node may.
+certmond records the beginning and the end of each step, so that another process can continue the episode. This module
+connects the state machine (`pki.services.restart_state_machine`) with the history, `restart.act` and the rollback. It
+does not block, and returns the time of the next step. The plan decides which services restart. `restart_lock` decides
+which node may restart services.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ from certmond.services.usage_state import SurroundingsObserver
 from certmond.transaction.commit import Writer
 
 _FRESH = timedelta(seconds=5)
-"""Maximum age of the observation on which a restart begins."""
+"""Maximum age of the observation of the node when a restart begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The result of a step: a service, a phrase that follows its name, and when to check the service again.
+    """The result of a step: a service, a phrase that follows its name, and the time `until` of the next step.
 
     `result` is the result of the episode, or None while the episode continues.
     """
@@ -60,7 +61,7 @@ class Progress:
 
 
 class RestartController:
-    """Executes the restarts of plans, for one configuration and one node."""
+    """Executor of the restarts in a plan, for one configuration and one node."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class RestartController:
         return frozenset(name for name, past in self.past().items() if past.episode)
 
     def under_way(self) -> Episode | None:
-        """Return the restart in progress, of this or another process, or None."""
+        """Return the restart in progress, of this or another process, or None if no restart is in progress."""
         return next((past.episode for past in self.past().values() if past.episode), None)
 
     def step(
@@ -106,9 +107,9 @@ class RestartController:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Continue the restart in progress, else begin the first restart of `plan`. Return None without a restart.
+        """Continue the restart in progress, or begin the first restart of `plan`. Return None without a restart.
 
-        With `hands_over`, only record the restart, for execution by the process that acts on this node.
+        With `hands_over`, only record the first restart of `plan`, so that the acting process executes it.
 
         Raises BusyError while another process writes, WriteError if the state directory is unusable.
         """
@@ -162,7 +163,7 @@ class _RestartStep:
     restarter: Restarter
 
     def begin(self, step: Restart, plan: Plan, *, hands_over: bool) -> Progress:
-        """Begin the planned restart, or return what it waits for."""
+        """Begin the planned restart, or return the reason for which it waits. With `hands_over`, only record it."""
         name = step.service.name
         past = self.owner.past().get(name)
         since = past.ended_at if past and past.ended_at and past.ended_at <= self._now() else None
@@ -197,11 +198,15 @@ class _RestartStep:
         """Advance a restart in progress by one step."""
         service = self.owner._services.get(episode.service)
         if service is None:
-            return self._end(Ended(episode, Result.REFUSED, f"the configuration has no service {episode.service}"))
+            return self._end(
+                Ended(episode, Result.REFUSED, f"the configuration has no service {episode.service}; check its state")
+            )
         if lost := self.owner.lock.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
         if self.observed.files_changed_again(episode):
-            message = f"{episode.service}: its files have changed again during the restart; certmond plans another one"
+            message = (
+                f"{episode.service}: its files have changed again during the restart; certmond plans another restart"
+            )
             return self._end(Ended(episode, Result.SUPERSEDED, message))
         move = next_move(
             episode, self.observed.health(service), self.owner._terms,
@@ -219,7 +224,10 @@ class _RestartStep:
                 return self._end(move)
 
     def _act(self, episode: Episode) -> Progress:
-        """Restart the service for the first time. A RestartError ends the episode, and the service is unchanged."""
+        """Restart the service for the first time. If the restart is impossible, end the episode.
+
+        The restart is impossible after a RestartError, or if this node has lost the restart lock.
+        """
         name, episode = episode.service, before_act(episode)
         self._record(episode)
         if not self.owner.lock.may_begin():
@@ -234,7 +242,7 @@ class _RestartStep:
         return self._await_proof(episode, message)
 
     def _after_failed_act(self, episode: Episode, error: TriedError) -> Progress:
-        """Continue the episode if a probe can show whether the service restarted, else end the episode as failed."""
+        """Continue the episode if a probe can show whether the service restarted. Otherwise end it as failed."""
         name = episode.service
         served = any(service == name for service, _ in self.observed.around.survey.serving.values())
         if served or self.observed.around.survey.health.get(name):
@@ -269,7 +277,7 @@ class _RestartStep:
         return Progress(episode.service, message, self._now() + INTERVAL)
 
     def _roll_back(self, episode: Episode) -> Progress:
-        """Restore the previous files of the service."""
+        """Restore the previous files of a service that did not become healthy. If that fails, end the episode."""
         self._record(episode)
         fact = f"{episode.service} did not become healthy ({episode.trouble})"
         try:
@@ -306,9 +314,9 @@ class _RestartStep:
         return Progress(name, ended.message, None, ended.result)
 
     def _begin_bystanders(self, episode: Episode) -> bool:
-        """Begin an episode for each service that stopped together with this one, to verify the start of that service.
+        """Begin an episode for each service that stopped together with the service of `episode`.
 
-        Return whether a restart is in progress.
+        Such an episode verifies that the other service starts again. Return whether a restart is in progress.
         """
         known, found = self.owner.past(), False
         for bystander in episode.bystanders:

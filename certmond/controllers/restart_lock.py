@@ -1,7 +1,7 @@
 """The lock that lets one control-plane node at a time restart services.
 
 Owns when a restart takes, renews and releases the lock, and the behavior while the API does not answer. The Lease
-(`cluster.lease`) decides which node holds the lock. A single node always holds it, and a worker holds it after a delay.
+(`cluster.lease`) decides which node holds the lock. A single node needs no Lease. A worker uses a delay instead.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ class RestartLock(Protocol):
     """A lock for restarts among control-plane nodes."""
 
     def take(self) -> str | None:
-        """Take the lock. Return None, or why this node does not hold it. Raises UnreachableError, RefusedError."""
+        """Take the lock. Return None, or the reason for which this node does not hold the lock.
+
+        Raises UnreachableError, RefusedError.
+        """
         ...
 
     def keep(self) -> None:
-        """Renew the lock. Raises LostError if another node holds it, UnreachableError, RefusedError."""
+        """Renew the lock. Raises LostError if this node no longer holds the lock, UnreachableError, RefusedError."""
         ...
 
     @property
@@ -38,7 +41,7 @@ class RestartLock(Protocol):
 
 
 class SingleNodeLock:
-    """The lock of a single node, which always holds it."""
+    """Lock for a single node. The node always holds this lock."""
 
     held = True
 
@@ -53,10 +56,11 @@ class SingleNodeLock:
 
 
 class WorkerDelay:
-    """The delay of a worker, which spreads the restarts of many workers without an API request.
+    """Delay of a worker instead of a lock. It spreads the restarts of many workers without an API request.
 
-    The delay begins with the first `take`. It is a part of `spread` that depends on the name of the node. A worker
-    whose batch is released (`called`) does not wait. `monotonic` returns seconds of a monotonic clock.
+    The delay begins with the first `take`. The length of the delay is a part of `spread` that depends on the name of
+    the node. A worker whose batch is released (`called`) does not wait. `monotonic` returns the seconds of a monotonic
+    clock.
     """
 
     held = True
@@ -89,7 +93,7 @@ class WorkerDelay:
 
 
 class RestartLockSession:
-    """The lock during a restart. The node takes it before the restart, renews it, and releases it at the end."""
+    """Use of the lock in a restart: take the lock before the restart, renew it, and release it at the end."""
 
     def __init__(self, lock: RestartLock, config: Config) -> None:
         self._lock, self._config = lock, config
@@ -98,9 +102,10 @@ class RestartLockSession:
         self._lost: str | None = None
 
     def wait_for_others(self, *, asked: bool = False) -> str | None:
-        """Take the lock. Return why this node must wait, or None if it holds the lock.
+        """Take the lock. Return the reason for which this node must wait, or None if the restart may begin.
 
-        A worker does not wait if the operator `asked` for the restart.
+        The restart may begin if this node holds the lock, or if `without_api: go_on` permits a restart without the
+        lock. A worker does not wait if the operator `asked` for the restart.
         """
         if asked and isinstance(self._lock, WorkerDelay):
             return None
@@ -123,10 +128,10 @@ class RestartLockSession:
         return self._lock.held or not self._fenced
 
     def keep(self) -> str | None:
-        """Renew the lock during a restart. If this node has lost the lock, return the reason, but only if it is new.
+        """Renew the lock during a restart, or take it again. If this node has lost the lock, return the reason once.
 
-        The restart continues without the lock, because an incomplete restart is worse for all nodes. A restart of the
-        API server also prevents the renewal of the lock.
+        Otherwise return None. The restart continues without the lock, because an incomplete restart is worse for all
+        nodes. A restart of the API server also prevents the renewal of the lock.
         """
         now = time.monotonic()
         if not self._lock.held and now < self._next_request_at:

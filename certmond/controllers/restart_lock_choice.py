@@ -16,8 +16,8 @@ from certmond.transaction.node_files import NodeFiles
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 """Manifest that only a control-plane node has.
 
-Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease. With this file, the API
-refuses the Lease to the kubelet's kubeconfig, and the node reports the refusal.
+If a node uses the kubelet's kubeconfig and has no such file, it is a worker, which takes no Lease. A control-plane node
+requests a Lease. The API refuses this Lease to the kubelet's kubeconfig, and the node reports the refusal.
 """
 
 
@@ -33,8 +33,8 @@ def restart_lock_of(
 ) -> RestartLock:
     """Return the lock for the restarts of the node `node`.
 
-    `real` resolves the path of a file of the node. With `scattered`, a worker delays its restarts until its batch is
-    released (`called`).
+    `real` resolves the path of a file of the node. With `scattered`, a worker delays its restarts by a part of the
+    configured `spread`, or until its batch is released (`called`).
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:

@@ -1,6 +1,6 @@
-"""Evidence for the begin, the continuation or the end of a restart, from one observation of the node.
+"""Facts about a restart from one observation of the node: whether it can begin, and whether the service is healthy.
 
-Reads no file, changes no file, and does not block.
+This module reads and changes no file, and does not block.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from certmond.pki.services.staleness import ServedAt, Surroundings
 from certmond.services.file_usage import KUBELET
 
 _REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
-"""Required time without a change of the files before a restart, and the maximum wait for such a time.
+"""Time without a change of a file that a restart requires, and the maximum wait for this condition.
 
-A process that writes several files pauses for a shorter time between them.
+A process that writes several files pauses for a shorter time between two files.
 """
 
 
@@ -38,9 +38,10 @@ class RestartObservation:
         return tuple(address for address in health if self.live.health.get(address, "not probed") is None)
 
     def files_settle_at(self, now: datetime) -> datetime | None:
-        """Return until when a restart waits because a process may still be writing files, or None.
+        """Return the time until which a restart waits, because a process may still be writing files.
 
-        The wait ends when the first change is a minute old, even if writes continue.
+        Return None if the restart need not wait. The wait ends when the first change is a minute old, even if writes
+        continue.
         """
         stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
         newest = max((content.since for content in self.around.contents.values() if content.since <= now), default=now)
@@ -49,7 +50,10 @@ class RestartObservation:
         return None
 
     def files_changed_again(self, episode: Episode) -> bool:
-        """Return whether the files of a restart have changed since its plan. False after a rollback."""
+        """Return whether the files of a restart have changed since certmond planned the restart.
+
+        Return False if certmond restores the previous files, or has restored them.
+        """
         if episode.stage is Stage.PUT_BACK or episode.put_back_at:
             return False
         now = self.around.contents
@@ -71,7 +75,7 @@ class RestartObservation:
         return HealthObservation(self.live.at, self.service(service.name), unhealthy, unproven)
 
     def kubelet_problem(self, services: Iterable[ServiceSpec]) -> str | None:
-        """Return the problem of the kubelet, or None if it is healthy or not observed."""
+        """Return the problem of the kubelet, or None if the kubelet is healthy or is not in `services`."""
         for service in services:
             if service.unit == KUBELET:
                 problems = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
@@ -87,5 +91,5 @@ def _unproven(at: ServedAt, path: str) -> str:
     if at.matches is False:
         return f"{at.endpoint} serves another certificate than {path}"
     if at.sha256:
-        return f"{path} has no certificate to compare with the one that {at.endpoint} serves"
+        return f"{path} has no certificate to compare with the certificate that {at.endpoint} serves"
     return f"{at.endpoint} serves no certificate: {at.reason}"

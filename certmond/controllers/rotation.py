@@ -1,7 +1,7 @@
-"""Controller of CA rotations on one node: begin a rotation, advance it from phase to phase, and end it.
+"""Controller that begins a CA rotation on one node, advances the rotation from phase to phase, and ends it.
 
-Owns the node's record of the rotation, and the staged files for an abort. `rotation_state` reads the state. `executor`
-writes the files of a phase as steps of the plan. The coordinator decides whether a phase may end. Does not block.
+Owns the rotation record of the node, and removes the staged CAs at the end. `rotation_state` reads the state of the
+rotation. `executor` writes the files of a phase as steps of the plan. The coordinator decides whether a phase may end.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles
 
 _PUBLICATION_ERRORS = (SigningError, OvertakenError, RotationError, MalformedError)
-"""Errors of a publication that did not reach the other nodes."""
+"""Exceptions that a failed publication to the other nodes raises."""
 _CHANGED = "another process has changed the rotation record; certmond reads it again"
-"""Result after which the daemon scans the node again and decides again."""
+"""Message of a method that found another rotation record than expected. The next pass decides again."""
 
 
 class RotationController:
-    """The rotations of one node, for one configuration."""
+    """Controller of the CA rotations of one node, for one configuration."""
 
     def __init__(
         self,
@@ -58,21 +58,21 @@ class RotationController:
         self._waits: tuple[str, ...] = ()
         self._waits_in: tuple[str, Phase] | None = None
         self.until: datetime | None = None
-        """When the rotation may advance without an event."""
+        """Time at which the rotation may advance without an event, or None."""
         self.settled = False
-        """Whether the node has reached the phase, and waits for a fact that no scan of this node shows."""
+        """True if this node has reached the phase of the rotation, and waits for other nodes or for a time."""
 
     def ask(self) -> None:
-        """Read the decisions of the other nodes. A command calls this before it scans the node."""
+        """Read the decisions of the other nodes. Commands call this method before they scan the node."""
         self._coordinator.ask()
 
     @property
     def waits(self) -> tuple[str, ...]:
-        """Return what the phase waits for, as of the last call of `advance`. Empty if another phase has begun since."""
+        """Return the conditions for which the phase waited at the last `advance`, or () if another phase has begun."""
         return self._waits if self._waits_in == self._state.at else ()
 
     def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Advance the rotation as far as possible now. Return a sentence about the change, or None without a change.
+        """Begin, advance or end the rotation, if possible now. Return a sentence about the change, or None.
 
         Raises BusyError, WriteError.
         """
@@ -116,10 +116,10 @@ class RotationController:
         return self._begin_phase(rotation, following(rotation, self._clock()), gate.message)
 
     def give_first_aid(self, around: Surroundings, now: datetime) -> str | None:
-        """Record the first aid for a replaced trust anchor, so that the next plan has the steps of the first aid.
+        """Record which replaced trust anchors need first aid, so that the next plan has the steps of first aid.
 
-        Sends no request, because the API server may refuse this node. Return a sentence if the first aid has changed,
-        else None. Raises BusyError, WriteError.
+        Return a sentence if the record of first aid has changed, or None. Sends no request, because the API server may
+        refuse this node. Raises BusyError, WriteError.
         """
         before, after = self._state.first_aid.recorded, self._state.first_aid.next_records(around, now)
         if after == before:
@@ -128,19 +128,20 @@ class RotationController:
             if self._record.aids() != before:
                 return _CHANGED
             self._record.note_aids(after)
-        return f"certmond recorded first aid for: {', '.join(after) or 'no CA'}"
+        return f"certmond recorded the CAs that need first aid: {', '.join(after) or 'none'}"
 
     def _next_request_at(self) -> datetime | None:
-        """Read the decisions of the other nodes. Return when to read them again, or None if an event announces them.
+        """Read the decisions of the other nodes. Return the time of the next read, or None if no read is necessary.
 
-        If the state of the rotation is unknown, certmond reads again after `poll`, because a change may cause no event.
+        While the state of the rotation is unknown, the next read is at most `poll` later, because a repair of the state
+        may cause no event.
         """
         wait = self._coordinator.ask()
         waits = [each for each in (wait, self._config.poll if self._state.broken else None) if each is not None]
         return self._clock() + min(waits) if waits else None
 
     def _take_over(self, own: Rotation | None, rotation: Rotation) -> str:
-        """Store the rotation of the shared record in the node's record."""
+        """Store the `rotation` of the shared record in the node's record. Return a sentence about the result."""
         with self._executor.writing():
             if self._record.load() != own:
                 return _CHANGED
@@ -151,7 +152,10 @@ class RotationController:
         return message
 
     def _restore_shared_record(self) -> bool:
-        """Restore the shared record if it is missing or older. Return whether the other nodes have the rotation."""
+        """Restore the shared record if it is missing or outdated. Return False if the rotation must wait.
+
+        A node that does not rotate, or does not have the key of the CA, restores no record.
+        """
         rotation, ground = self._state.rotation, self._state.ground
         if rotation is None or ground is None or not ground.holds_key:
             return True  # a node without the CA's key writes no shared record
@@ -164,9 +168,10 @@ class RotationController:
         return True
 
     def start(self, rotation: Rotation) -> None:
-        """Record a rotation that the operator requests or that a replaced CA requires. Raises BusyError, WriteError.
+        """Record and publish a new rotation, which the operator requests or a replaced CA requires.
 
-        Raises RotationError if another rotation is in progress, or if this node cannot complete the new rotation.
+        Raises RotationError if another rotation is in progress, or if this node cannot complete the new rotation. Also
+        raises BusyError, WriteError, and the exceptions of a failed publication.
         """
         if why := self._state.replaced.refusal(rotation):
             raise RotationError(why)
@@ -180,9 +185,10 @@ class RotationController:
         self._audit_step(f"{rotation.name} begins, in the mode {rotation.mode}: {_names(rotation)}", rotation)
 
     def _signed(self, rotation: Rotation) -> Rotation:
-        """Return the rotation, with a signature of the old CA if other nodes follow it.
+        """Return `rotation` with a signature by the key of the old CA, so that other nodes of the cluster accept it.
 
-        Raises RotationError, KeyUnusableError.
+        Return `rotation` unchanged on a single-node cluster, and for a rotation to a CA that a user has installed.
+        Raises RotationError without the key of the old CA, KeyUnusableError if the key is unusable.
         """
         if self._config.cluster.kubeconfig is None or rotation.found:
             return rotation
@@ -191,23 +197,29 @@ class RotationController:
         key = load_key(content, path) if path and content else None
         if key is None or describe_key(key.public_key()) not in {each.key for each in rotation.old}:
             fact = f"{path} is not the key of the old CA" if content else "this node has no key of the old CA"
-            raise RotationError(f"{rotation.name} cannot begin on this node: {fact}; begin it on a control-plane node")
+            raise RotationError(
+                f"{rotation.name} cannot begin on this node: {fact}; begin the rotation on a control-plane node"
+            )
         return replace(rotation, signature=b64encode(sign(key, statement(rotation))).decode("ascii"))
 
     def change(self, rotation: Rotation) -> None:
-        """Record a decision about the rotation in progress: an abort, or the exclusion of nodes."""
+        """Record and publish a decision about the rotation in progress, such as an abort or the exclusion of nodes.
+
+        Raises RotationError if another process has changed the record meanwhile.
+        """
         with self._executor.writing(5):
             if self._record.load() not in {self._state.own, self._state.rotation}:
                 fact = "another process has changed the rotation meanwhile"
-                raise RotationError(f"{fact}; see the state of the rotation and decide again: certmond status")
+                raise RotationError(f"{fact}; check its state before you repeat the command: certmond status")
             self._coordinator.publish(rotation)
             self._record.save(rotation)
         self._audit_step(f"{rotation.name} continues in the phase {rotation.phase}", rotation)
 
     def _save(self, rotation: Rotation, reached: str, message: str) -> str | None:
-        """Record how the rotation continues, and return `message`.
+        """Publish and record the new state of the rotation. Return `message`.
 
-        Return another sentence if the record has changed, and None if the publication to the other nodes failed.
+        If another process has changed the record, write nothing and return a sentence with this fact. If the
+        publication to the other nodes failed, return None. `reached` is the fact that justifies the new state.
         """
         with self._executor.writing():
             if self._record.load() != self._state.own:
@@ -226,17 +238,17 @@ class RotationController:
         return self._save(after, f"{before.phase} is reached", message)
 
     def _end(self, rotation: Rotation, old_ca_files: Sequence[str]) -> str | None:
-        """End the rotation: destroy the staged files, and accept the new trust anchor.
+        """End the rotation: destroy the staged CAs, and accept the new trust anchor. Return a sentence, or None.
 
-        The files `old_ca_files` still have certificates of the old CA, because the rotation did not wait for them. If
-        the key of the new CA is not installed, certmond destroys no key.
+        `old_ca_files` are files that still have a certificate of the old CA, because the rotation does not wait for
+        them. If the staged key of the new CA is not installed, certmond destroys nothing and returns None.
         """
         ground, staged = self._state.ground, [each for each in map(self._staging.read, Part) if each]
         needed = [each for each in staged if each.key_unknown or each.key == rotation.new.key]
         if ground and needed and ground.key != rotation.new.key:
             fact = f"{ground.key_path} is not the key of the installed {rotation.noun}"
             message = ", and ".join((fact, *(each.fault for each in needed if each.fault)))
-            self._waits = (f"{message}; certmond destroys no key",)
+            self._waits = (f"{message}; certmond destroys no key until you restore the key of the new {rotation.noun}",)
             return None
         with self._executor.writing():
             if self._record.load() != self._state.own:
@@ -259,7 +271,7 @@ class RotationController:
         return message
 
     def _begin_replacement(self, now: datetime) -> str | None:
-        """Begin a rotation to a trust anchor that a user has installed with its key. Return a sentence, or None."""
+        """Begin a rotation to a CA that a user has installed with its key. Return a sentence about it, or None."""
         wanted = self._config.root_ca.on_change
         made = self._state.replaced.rotation(now, at_once=wanted == "replace") if wanted != "alarm" else None
         if made is None:

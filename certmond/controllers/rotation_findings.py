@@ -1,6 +1,6 @@
-"""Findings about a rotation in progress on this node, and the trust anchors with which certmond must not sign now.
+"""Findings about a rotation in progress on this node, and the trust anchors with which certmond must not sign.
 
-Reads and writes no file.
+The module reads and writes no file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ EXPLANATION = "see: certmond explain rotation_frozen"
 def findings_of(
     rotation: Rotation, ground: Ground, back: Rotation | None, waits: Sequence[str], inventory: Inventory
 ) -> tuple[dict[str, tuple[Finding, ...]], dict[str, str]]:
-    """Return the findings about `rotation`, and the reason for each trust anchor with which certmond must not sign.
+    """Return the findings about `rotation`, and the trust anchors with which certmond must not sign now.
 
-    Both are by the name of the entry. `back` is the rotation that certmond begins instead, or None. `waits` has the
-    reasons for which the phase waits.
+    Both mappings have the name of the CA's entry as key. The second mapping has the reason as value. `back` is the
+    rotation with which certmond replaces `rotation`, or None. `waits` are the conditions for which the phase waits.
     """
     unsure = dict[str, str]()
     if frozen := freeze_reason(rotation, ground):
@@ -35,11 +35,12 @@ def findings_of(
         return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}, unsure
     if is_abandoned(rotation, ground) and not has_old_state(rotation, ground):
         unsure = {
-            rotation.family: f"{ground.path} and its key are not the pair that the abort of {rotation.name} restores"
+            rotation.family: f"{ground.path} and its key are not the pair that the abort of {rotation.name} restores; "
+            "restore both files"
         }
     if (rotation.found and rotation.phase is Phase.TRUST) or back:
         fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
-        unsure = {rotation.family: f"{fact}; see what it waits for: certmond status"}
+        unsure = {rotation.family: f"{fact}; see what the rotation waits for: certmond status"}
     waiting = f"; it waits: {waits[0]}" if waits else ""
     if len(waits) > 1:
         waiting += f" (and {len(waits) - 1} more)"

@@ -1,7 +1,7 @@
-"""State of the rotation that this node follows: its phase, its findings, and the renewals that it holds.
+"""State of the rotation that this node follows: the phase, the findings, and the CAs with which it must not sign.
 
-Combines one scan of the node, the node's record, and the decisions that the coordinator has read from other nodes. The
-rotation controller, the planner and the commands use it. Writes no file, sends no request, and does not block.
+Combines one scan of the node, the rotation record of the node, and the decisions of other nodes that the coordinator
+has read. The rotation controller, the planner and the commands use this state. Writes no file and sends no request.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ from certmond.transaction.node_files import NodeFiles
 
 @dataclass(frozen=True, slots=True)
 class PhaseProgress:
-    """The progress of this node in its phase: what the node waits for, and `until` if it waits only for a time.
+    """Progress of this node in the present phase of a rotation.
 
+    `waits` has the conditions that the node still waits for. `until` is the time at which the wait ends, or None.
     `begun` is false if the node may not act in the phase yet.
     """
 
@@ -56,13 +57,13 @@ class PhaseProgress:
 
 
 class RotationState:
-    """The state as of the last scan, for the node `node` and one configuration.
+    """State of the rotation on the node named `node`, as of the last `update`.
 
-    `own` is the rotation in the node's record, and `rotation` is the rotation in progress on this node. `back` is the
-    rotation that certmond begins instead if a user has installed the old CA again, or a third CA. `broken` is why the
-    state is unknown, or None. `elsewhere` is true while other nodes rotate a CA that this node does not use. `unsure`
-    has the trust anchors with which certmond must not sign now, because components may not trust them, and the reason.
-    `in_use` names the trust anchors in `unsure` that have signed all leaves of this node.
+    `own` is the rotation in the node's record. `rotation` is the rotation in progress on this node. `back` is a new
+    rotation that replaces `rotation`, because a user has installed the old CA or a third CA. `broken` is the reason for
+    which the state is unknown, or None. `elsewhere` is true while other nodes rotate a CA that this node does not use.
+    `unsure` maps each CA with which certmond must not sign now to the reason. `in_use` names the CAs of `unsure` that
+    have signed all leaves of this node.
     """
 
     def __init__(
@@ -98,15 +99,16 @@ class RotationState:
         self.first_aid.reset()
 
     def check(self) -> None:
-        """Raise StateError if the state directory is unusable."""
+        """Check the state directory. Raises StateError if the directory is unusable."""
         self._record.check()
 
     def update(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str] = ()
     ) -> dict[str, tuple[Finding, ...]]:
-        """Read the state of the node. Return the findings on its trust anchors by the name of the entry.
+        """Read the state of the rotation. Return findings on the node's trust anchors, by the name of the entry.
 
-        `waits` has the reasons for which the phase waited in the last pass.
+        `waits` has the conditions for which the phase waited in the last pass. If the state cannot be read, freeze all
+        CAs that certmond rotates, and return a finding with the reason.
         """
         before = self.at
         self._reset()
@@ -150,7 +152,7 @@ class RotationState:
                     f"{self.own.name} is in progress, in the phase {self.own.phase}, but the configuration has no entry"
                 )
                 raise RotationError(
-                    f"{fact} {self.own.family} that certmond rotates; restore the entry until the rotation ends"
+                    f"{fact} {self.own.family} that certmond rotates; keep the entry until the rotation ends"
                 )
             self.ground = replace(here, signs=bool(staged)) if here else None
             if self.ground is None or not self._uses(self.ground):
@@ -175,15 +177,18 @@ class RotationState:
         return findings
 
     def followed(self) -> Rotation | None:
-        """Return the rotation to follow, from the decisions of other nodes read so far.
+        """Return the rotation that this node follows, or None. Sends no request to read newer decisions of other nodes.
 
-        Raises RotationError if the records contradict each other.
+        Raises RotationError if the node's record and the shared record contradict each other.
         """
         trusted = {anchor for ground in self._grounds.values() for anchor in ground.trust}
         return self._coordinator.follow(self.own, self._record.closed(), trusted)
 
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
-        """Freeze the trust anchors of `families`: certmond takes no step with them, and reports the reason `why`."""
+        """Record `why` as the reason for which the state is unknown. Return a finding with this reason.
+
+        Until the next scan, certmond signs with no CA of `families`, except with unchanged CAs.
+        """
         self.rotation = self.ground = self.back = None
         self.replaced.reset()
         self.broken = why
@@ -193,10 +198,11 @@ class RotationState:
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
     def _is_unchanged(self, family: str, known: Sequence[Anchor]) -> bool:
-        """Return whether the node still has the accepted trust anchor and key, and no rotation has changed them.
+        """Return whether the CA certificate and key of `family` are still those of the accepted CA `known`.
 
-        Each client that trusts the present leaves trusts this anchor, independent of the records. No other node removes
-        the anchor before this node has reported the preceding phase, unless the operator has excluded this node.
+        certmond may sign with an unchanged CA, because each client that trusts the present leaves trusts this CA. The
+        other nodes keep the CA until this node reports that it has reached the phase, or until an operator excludes
+        this node.
         """
         ground, own = self._grounds.get(family), self.own
         if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:
@@ -207,18 +213,18 @@ class RotationState:
         )  # otherwise the key was replaced, and then restored
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
-        """Return why the node does not follow the rotation of the shared record, or None."""
+        """Return why the node refuses the rotation of the shared record, or None if the node follows this rotation."""
         if rotation == self.own:
             return None
         return refusal(self.own, rotation, ground, staged=self._is_staged(rotation), now=now)
 
     def _is_staged(self, rotation: Rotation) -> bool:
-        """Return whether this node has the staged new CA with its key."""
+        """Return whether the new CA of `rotation` is staged on this node, with its private key."""
         staged = (self._staging.read(part) for part in Part)
         return any(each and not each.fault and each.key and each.anchor == rotation.new for each in staged)
 
     def _uses(self, ground: Ground) -> bool:
-        """Return whether the node uses the trust anchor of `ground`, or has used it."""
+        """Return whether the node has the CA of `ground` or its key, or has accepted this CA before."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
     # Properties of the rotation in progress
@@ -235,7 +241,10 @@ class RotationState:
 
     @property
     def signing(self) -> Mapping[str, Certificate]:
-        """Return the CA that signs in the present phase, by its family. Empty without a rotation."""
+        """Return the CA certificate that signs in the present phase, by its family.
+
+        Return {} without a rotation, in a phase without such a CA, and for service-account keys.
+        """
         rotation, wanted = self.rotation, desired(self.rotation) if self.rotation else None
         if rotation is None or wanted is None:
             return {}
@@ -248,7 +257,7 @@ class RotationState:
 
     @property
     def replaced_ca(self) -> ReplacedCA:
-        """Return the CA that a user has replaced and that caused the rotation in progress, or NO_REPLACED_CA."""
+        """Return the CA whose replacement by a user caused the rotation in progress, or NO_REPLACED_CA."""
         rotation = self.rotation
         if rotation is None or not rotation.found:
             return NO_REPLACED_CA
@@ -256,30 +265,42 @@ class RotationState:
 
     @property
     def workers(self) -> Workers | None:
-        """Return the progress of the workers in the phase at the last count, or None if this node counts no workers."""
+        """Return the numbers of workers at the last count.
+
+        Return None without a rotation, or if this node counts no workers.
+        """
         return self._coordinator.workers(self.rotation) if self.rotation else None
 
     @property
     def called(self) -> bool:
-        """Return whether this node is a worker whose batch is released. Such a worker has no further delay."""
+        """Return whether the present phase has batches of workers, and this node may act in it.
+
+        Such a node restarts its services without a random delay.
+        """
         return self.rotation is not None and in_batches(self.rotation) and self._worker_hold(self.rotation) is None
 
     def _worker_hold(self, rotation: Rotation) -> str | None:
-        """Return why a worker waits in the phase, or None.
+        """Return why this worker must not act in the phase yet, or None if this node may act.
 
-        A node with the key of a CA is no worker, independent of the labels of its Node.
+        A node that has the key of the CA does not count as a worker, independent of the labels of its Node object.
         """
         return None if self.ground is None or self.ground.holds_key else held_back(rotation, self._node)
 
     def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-        """Return what `rotation` would do on this node, from its present phase. Raises RotationError."""
+        """Return the steps and restarts of `rotation` on this node, for each phase from the present phase on.
+
+        Raises RotationError if the catalogue has no entry for the CA.
+        """
         ground = self._grounds.get(rotation.family)
         if ground is None:
             raise RotationError(f"the catalogue has no trust anchor {rotation.family}; add it to `certificates`")
         return preview(rotation, ground, assessment, order)
 
     def missing_steps(self, assessment: Assessment) -> MissingSteps:
-        """Return the missing steps of the phase on this node or, without a rotation, those of first aid."""
+        """Return the steps that the present phase still requires on this node.
+
+        Without a rotation, return the steps of first aid. Return no step while this node may not act.
+        """
         if self.rotation is None:
             return MissingSteps(self.first_aid.steps)
         if self.ground is None or self.back or self._worker_hold(self.rotation):
@@ -287,7 +308,7 @@ class RotationState:
         return missing_steps(self.rotation, self.ground, assessment)
 
     def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> PhaseProgress | None:
-        """Return the progress of this node in its phase, or None without a rotation."""
+        """Return the progress of this node in the present phase, or None without a rotation."""
         rotation, ground = self.rotation, self.ground
         if rotation is None or ground is None:
             return None
@@ -301,14 +322,17 @@ class RotationState:
         return PhaseProgress(rotation, waits)
 
     def _first_seen_at(self, rotation: Rotation, now: datetime) -> datetime:
-        """Return when this process first observed the node in this phase, or `now` if the clock was set back since."""
+        """Return when this process first observed the present phase, or `now` if that time is in the future.
+
+        The time is in the future if the clock was set back.
+        """
         phase = rotation.id, rotation.phase
         if self._first_seen is None or self._first_seen[0] != phase or self._first_seen[1] > now:
             self._first_seen = phase, now
         return self._first_seen[1]
 
     def report(self, rotation: Rotation, assessment: Assessment) -> Report:
-        """Return the report of this node that it has reached the phase."""
+        """Return the report with which this node announces that it has reached the phase of `rotation`."""
         ground, known = self.ground, {*rotation.old, rotation.new}
         leaves = [
             each for each in family_statuses(rotation.family, assessment)

@@ -1,7 +1,7 @@
-"""Choice of the signer of a step, by the kind of that signer in the configuration.
+"""Choice of the signer for a renewal step, by the kind of the signer in the configuration.
 
-Owns the creation of signers, and imports the module of a signer only when a step uses the signer. `pki.signing.policy`
-decides which certificates a CA signs.
+Creates the signers, and imports the module of a signer only when a step uses this signer. `pki.signing.policy` decides
+which certificates a CA signs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from certmond.transaction.commit import Transactions
 
 
 class SignerChoice:
-    """The signers of one configuration, on one node. `kubeconfig` is the default of the csr signer."""
+    """Factory of the signers of one configuration. A csr signer without a kubeconfig uses `kubeconfig`."""
 
     def __init__(
         self,
@@ -35,7 +35,10 @@ class SignerChoice:
         self._kubeconfig = kubeconfig
 
     def of(self, step: Issue) -> Signer:
-        """Return the signer of the step. Raises RefusedError if the configuration lacks the signer or its CA."""
+        """Return the signer of the step.
+
+        Raises RefusedError for an unknown kind, or if the catalogue has no key of the CA that the signer needs.
+        """
         spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)
         match spec.kind if spec else LOCAL:
             case "local":
@@ -57,14 +60,19 @@ class SignerChoice:
                 kubeconfig = self._transactions.real(spec.kubeconfig or self._kubeconfig)
                 return CsrSigner(str(kubeconfig), time_limit=spec.time_limit, approve=spec.approve)
             case kind:
-                raise RefusedError(f"{step.target} names the signer {step.signer}, of the unknown kind {kind}")
+                raise RefusedError(
+                    f"{step.target} names the signer {step.signer}, of the unknown kind {kind}; correct `signers`"
+                )
 
     def _local(self, step: Issue, spec: SignerSpec | None) -> Signer:
         certificate, key = self._authority(step)
         return LocalSigner(certificate, key, spec.passphrase if spec else None, clock=self._clock)
 
     def _authority(self, step: Issue) -> tuple[str, str]:
-        """Return the resolved paths of the CA's certificate and key."""
+        """Return the resolved paths of the certificate and the key of the CA that signs for the step.
+
+        Raises RefusedError if the catalogue has no such CA with a key.
+        """
         entries: Mapping[str, tuple[str, str | None]] = {s.name: (s.path, s.key) for s in self._config.certificates}
         path, key = entries.get(step.authority or "", ("", None))
         if not key:

@@ -1,7 +1,6 @@
-"""Records in the state directory through which the processes of a node pass work to each other.
+"""Names of the files in the state directory through which a command hands work to the daemon.
 
-Owns the names of these records, for processes that watch them. `restart.history` and `state.rotation_record` own the
-content.
+The daemon watches these files. `restart.history` and `state.rotation_record` own their content.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from certmond.state.rotation_record import record_path
 
 
 def records_of(state_dir: Path) -> dict[str, frozenset[str] | None]:
-    """Return the names to watch in each directory, as `Watcher.follow` takes them."""
+    """Return the file names to watch, by directory, in the form that `Watcher.set_interest` accepts."""
     real, record = os.path.realpath(state_dir), record_path(state_dir)
     directory = record.parent.name
     return {real: frozenset({NAME, directory}), f"{real}/{directory}": frozenset({record.name})}

@@ -1,1 +1,1 @@
-"""The daemon: its loop, the reconciliation of each pass, and the notifications to systemd."""
+"""The daemon `certmond run`: the loop, the execution of the plan, and the notifications to systemd."""

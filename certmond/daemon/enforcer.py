@@ -1,6 +1,7 @@
-"""Wiring of the components that scan, plan and execute on one node, for the daemon and the command line.
+"""Construction of the components that scan a node, plan steps and execute them, for the daemon and for commands.
 
-Owns no decision: `pki.planning` decides when certmond renews a certificate, and `controllers.executor` renews it.
+The module makes no decision. `pki.planning` decides when certmond renews a certificate, and `controllers.executor`
+renews the certificate.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from certmond.transaction.commit import Transactions
 from certmond.transaction.node_files import NodeFiles
 
 _EVIDENCE = 0.5
-"""Seconds in which one pass collects evidence on the origin of due certificates. The next pass collects the rest."""
+"""Maximum number of seconds in which one pass collects evidence about the origin of due certificates."""
 
 
 def policy_of(config: Config) -> Policy:
@@ -75,16 +76,16 @@ def policy_of(config: Config) -> Policy:
 
 
 def _has_stale_consumers(assessment: Assessment) -> bool:
-    """Return whether a service uses an old certificate."""
+    """Return whether a running service still uses an old version of any certificate."""
     return any(status.presence.stale for status in assessment.statuses)
 
 
 class Enforcer:
     """Planner and executor for one configuration and one node.
 
-    A process that is `acting` executes steps. With `keeps`, it stores since when each file has its content. With
-    `scattered`, as in the daemon, it delays the restarts of a worker. The enforcer calls `alive` often enough for the
-    watchdog of systemd, and `wake` when a check of the running services has ended.
+    With `acting`, the process may execute steps. With `keeps`, it records when the content of each file changed. With
+    `scattered`, as in the daemon, it delays the restarts of a worker by a random time. The enforcer calls `alive` often
+    enough for the watchdog of systemd. It calls `wake` when a check of the running services has ended.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Enforcer:
         self._alive = alive
         self.audit = audit
         self.interest: Interest = {}
-        """The files that the last call of `see` has read, for a process that watches them."""
+        """The directories and names that the last call of `see` read, for a process that watches them."""
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
@@ -147,21 +148,24 @@ class Enforcer:
         )
 
     def renewed(self) -> dict[str, datetime]:
-        """Return when certmond installed each certificate, by its SHA-256."""
+        """Return the time at which certmond installed each certificate, by the SHA-256 of the certificate."""
         return self._ledger.renewed()
 
     def circumstances(self) -> Circumstances:
-        """Return the derived files, and which of them certmond must write again. Omit files of other programs."""
+        """Return the derived files for the planner, with a reason for each file that certmond must write again.
+
+        Omit a file that another program wrote.
+        """
         return circumstances_of(self._config.derived, self._derivations.states())
 
     def see(
         self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
     ) -> tuple[Assessment, Surroundings]:
-        """Scan the whole node, wait for the probes, and assess the result as of `at`, by default as of now.
+        """Scan the whole node, check the running services, and assess the result as of `at`, by default as of now.
 
-        With `everything`, collect evidence on the origin of each certificate, else only of due certificates. Pass
-        `private` only if the caller can read the state directory. With `waits`, a key that does not match its
-        certificate is no finding while another process may still be writing the files.
+        With `everything`, collect evidence about the origin of each certificate, else only of each due certificate.
+        `private` requires access to the state directory. With `waits`, a key that does not match its certificate is no
+        finding while another process may still be writing the files.
         """
         store = Store(self._config.certificates, self._root, self._config.given_facts)
         inventory, now = store.observe(), at or self._clock()
@@ -171,7 +175,7 @@ class Enforcer:
         return self.assess(inventory, now, around, waits=waits), around
 
     def surroundings(self, store: Store, inventory: Inventory) -> Surroundings:
-        """Return the current state of the node except its certificates. Does not block."""
+        """Return the current state of the node, without the inventory of its certificates. Does not block."""
         seen = self.surroundings_observer.around(store, inventory, self.restarting.past())
         return self._with_records(store, inventory, self._clock(), seen, within=_EVIDENCE)
 
@@ -185,9 +189,10 @@ class Enforcer:
         everything: bool = False,
         within: float | None = None,
     ) -> Surroundings:
-        """Return `seen` with the findings on trust anchors, the origin of due certificates and sources for repairs.
+        """Return `seen` with the findings on CAs, evidence about the origin of certificates, and sources for repairs.
 
-        `within` limits the time for new evidence on due certificates, in seconds.
+        With `everything`, collect evidence about each certificate, else only about each due certificate. `within` is
+        the maximum time for this, in seconds.
         """
         findings = self.rotation_state.update(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(
@@ -205,7 +210,10 @@ class Enforcer:
         *,
         waits: bool = True,
     ) -> Assessment:
-        """Return the verdicts on `inventory`. The daemon and every command use this function."""
+        """Return the assessment of `inventory`. The daemon and every command use this method.
+
+        With `waits`, a key that does not match its certificate is no finding while another process may be writing.
+        """
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
             waits=waits, searching=find_in_two_processes,
@@ -219,18 +227,18 @@ class Enforcer:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Advance a restart by one step. `RestartController.step` describes the parameters and the result."""
+        """Advance the restart of a service by one step. `RestartController.step` describes the parameters."""
         return self.restarting.step(plan, assessment, around, self.surroundings_observer, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Record first aid or advance a rotation. Return a sentence about the change, or None without a change."""
+        """Record first aid for a replaced CA, else advance a rotation. Return a sentence about the change, or None."""
         message = self.rotating.give_first_aid(around, assessment.taken_at)
         return message or self.rotating.advance(assessment, around, plan)
 
     def record_good_files(self, assessment: Assessment, around: Surroundings) -> None:
-        """Archive the good files that services use, and record the files of services that have no record yet.
+        """Archive the files with which services run, so that certmond can restore these files later.
 
-        Raises BusyError, WriteError.
+        Also record the present files of each service that has no record. Raises BusyError, WriteError.
         """
         self.restarting.record_new_services(assessment, around)
         if unarchived := self._previous.unarchived(tuple(assessment.certificates), self.restarting.restarted_now()):
@@ -240,10 +248,10 @@ class Enforcer:
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
-        """Return the plan for the assessed state. `pki.planning.renewals.plan` describes `asked`.
+        """Return the plan of enforce mode, or the plan that renews the entries named in `asked`.
 
-        Check the holds of this host only if a certificate is due or a service uses an old certificate. The reason is
-        that a check may run a program.
+        Check for an upgrade and for a wrong clock only if a certificate is due or a service uses an old certificate,
+        because this check may run a program.
         """
         states = self._derivations.states()
         policy, past = policy_of(self._config), self._ledger.attempts()
@@ -278,31 +286,37 @@ class Enforcer:
         )
 
     def next_request_at(self, step: Step) -> datetime | None:
-        """Return when certmond sends the next request to a signer that has not decided, or None for any time."""
+        """Return the earliest time of the next request to a signer that has not decided yet.
+
+        Return None if the step has no pending request, or if the kind of its signer is `csr`.
+        """
         attempt = self._ledger.attempts().get((step.target, step.path))
         of_api = isinstance(step, Issue) and policy_of(self._config).signers.get(step.signer) == "csr"
         return attempt.wait_until if attempt and not of_api else None
 
     def plan_observed(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
-        """Return the plan of observe mode, which depends on the observed state only."""
+        """Return the plan of observe mode, without the holds of this host and without steps of a rotation."""
         made = plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
         return self._with_restarts(made, assessment, around, RestartHolds())
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
-        """Return the restarts of the services `asked` by the operator, independent of the certificates in use."""
+        """Return a plan that restarts the services named in `asked`, whichever certificates these services use."""
         return restarts(assessment, around, (), self.restarting.terms, holds=RestartHolds(), asked=asked)
 
     def _with_restarts(
         self, made: Plan, assessment: Assessment, around: Surroundings | None, holds: RestartHolds
     ) -> Plan:
-        """Return the plan with the restarts after all steps that change files."""
+        """Return the plan `made` with the necessary restarts, after all steps that change files."""
         around = around or Surroundings(self._config.services)
         after = restarts(assessment, around, made.steps, self.restarting.terms, holds=holds)
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
     def rotation_holds(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """Return the holds of the rotation on this node: obstacles in a later phase. Empty if no rotation waits."""
+        """Return the facts for which the present phase must wait, because they would stop a later phase on this node.
+
+        Return () if the rotation does not wait on this node.
+        """
         if not waits_here(rotation):
             return ()
         upgrade, clock = self._host.recent()

@@ -1,6 +1,6 @@
-"""Scans of the node's files, the watch of the paths that a scan reads, and the changes that inotify reports.
+"""Scans of the node's files for the daemon, and collection of the changes that inotify reports.
 
-`files.catalog_observer` reads the files, and `files.inotify` watches the paths.
+`files.catalog_observer` reads the files, and `files.inotify` watches the paths that a scan has read.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from certmond.notify.journal import Event, Journal
 from certmond.pki.catalog.observation import Inventory
 
 QUIET = 0.05
-"""Seconds without a further event after which a change counts as complete."""
+"""Seconds that pass without another event before the daemon treats a change of files as complete."""
 CEILING = 1.0
-"""Seconds after which a pass runs even if events still arrive."""
+"""Maximum number of seconds between the first event and the pass, even if events still arrive."""
 
 
 class FileChanges:
-    """The files that one daemon scans and watches. A change that `watcher` reports sets `wake`."""
+    """Scanner and watcher of the node's files for one daemon. A change that `watcher` reports sets `wake`."""
 
     def __init__(self, watcher: Watcher, wake: Wake, state_dir: Path, journal: Journal) -> None:
         self._watcher, self._wake, self._state_dir, self._journal = watcher, wake, state_dir, journal
         self._degraded = False
 
     def scan(self, store: Store, touched: frozenset[str] | None) -> Inventory:
-        """Read the files at the `touched` paths, or all files if None. `store` has the state of the other files."""
+        """Read the files at the `touched` paths, or all files if None. Return the inventory of the node."""
         inventory = store.observe(touched)
         self._watcher.report_changed(store.unfinished)
         return inventory
 
     def watch(self, store: Store) -> None:
-        """Watch the paths of the last scan and the records of other processes.
+        """Watch the paths of the last scan, and the files through which commands hand work to the daemon.
 
-        The watcher reports newly watched paths as changed, because they may have changed between the scan and this
-        call. If inotify cannot watch all paths, certmond polls, and reports that once.
+        The watcher reports a newly watched path as changed, because the path may have changed between the scan and this
+        call. If inotify cannot watch all paths, log a warning once. The daemon then polls.
         """
         self._watcher.set_interest({**store.interest, **records_of(self._state_dir)})
         degraded = bool(self._watcher.polled)
@@ -50,9 +50,9 @@ class FileChanges:
         self._degraded = degraded
 
     def collect(self, since: float, ends: Callable[[], bool]) -> Changes | None:
-        """Wait until no further event arrives, and return the changes, or None if no path has changed.
+        """Wait until no more events arrive, and return the changes, or None if no watched path has changed.
 
-        The wait ends at the latest `CEILING` seconds after `since`, or when `ends` returns true.
+        Stop waiting `CEILING` seconds after `since` (monotonic clock), or when `ends` returns true.
         """
         while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not ends():
             pass

@@ -1,8 +1,8 @@
-"""The loop of the daemon: wait for a cause, scan, assess, plan, publish, execute.
+"""Loop of the daemon, which waits for an event, scans the node, assesses, plans, publishes and executes.
 
-Owns when a pass runs and the order of its parts. Each pass reads the current state of the node and does not depend on
-earlier events. The loop has no rule about certificates and changes no certificate itself. In observe mode it executes
-no step.
+Decides when a pass runs, and in which order. A pass reads the current state of the node and does not depend on earlier
+events. The loop has no rule about certificates and changes no certificate itself. In observe mode, the loop executes no
+step.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.transaction.node_lock import ACTING, NodeLock
 
 HEARTBEAT_INTERVAL = 10.0
-"""Seconds between heartbeats for `serve`. The service manager's watchdog may require shorter intervals."""
+"""Maximum number of seconds between two heartbeats. The watchdog of systemd may require a shorter interval."""
 
 
 def utc_now() -> datetime:
-    """Return the time of this host's clock, in UTC."""
+    """Return the current time of the system clock, in UTC."""
     return datetime.now(UTC)
 
 
 class Daemon:
     """The daemon of one node.
 
-    `load` reads the configuration. `clock` returns aware UTC instants. `monotonic`, in seconds, limits the rate of
-    reports and hooks.
+    `load` reads the configuration. `clock` returns the time in UTC, with a time zone. `monotonic` returns the seconds
+    that the rate limits of the log and of hooks use.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Daemon:
         self._enforcer, self._reconciler = self._new_controllers()
 
     def stop(self, *_: object) -> None:
-        """Ask the loop to end. Safe in a signal handler."""
+        """Request the end of the loop. A signal handler may call this method."""
         self._stopping = True
         self._wake.set()
 
     def reload(self, *_: object) -> None:
-        """Ask the loop to read its configuration again. Safe in a signal handler."""
+        """Request a reload of the configuration. A signal handler may call this method."""
         self._reloading = True
         self._wake.set()
 
     def run(self) -> int:
-        """Run until `stop`, and return 0. Raises RuntimeDirError if the runtime directory is unusable."""
+        """Run the daemon until `stop`, and return 0. Raises RuntimeDirError if the runtime directory is unavailable."""
         with locked(self._runtime_dir), self._wake:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)
@@ -120,7 +120,7 @@ class Daemon:
         return 0
 
     def _start(self) -> None:
-        """Recover interrupted transactions, make the first pass, and report to the service manager."""
+        """Recover interrupted transactions, make the first pass, notify systemd, and execute the first plan."""
         self._reconciler.recover()
         self._hooks.configure(self._config.hooks)
         with uncollected():
@@ -134,7 +134,7 @@ class Daemon:
     # When a pass runs
 
     def _next_cause(self) -> Cause | None:
-        """Wait for the next cause of a pass. Return None if the daemon stops, or if no pass is due."""
+        """Wait for an event or a deadline. Return the cause of the next pass, or None if no pass is necessary."""
         self._send_heartbeat()
         woken = self._wake.wait(0 if self._reloading or self._scan_again else self._seconds_to_wait())
         if self._stopping:
@@ -152,7 +152,7 @@ class Daemon:
         return self._schedule.due(self._deadlines(), self._clock())
 
     def _seconds_to_wait(self) -> float:
-        """Return the seconds until the loop has work without an event."""
+        """Return the seconds until the next deadline of the loop, at most the interval between heartbeats."""
         left = self._schedule.seconds_left(self._deadlines(), self._clock())
         watchdog = self._notifier.watchdog / 3 or HEARTBEAT_INTERVAL
         return max(0.0, min(left, HEARTBEAT_INTERVAL, watchdog))
@@ -167,7 +167,7 @@ class Daemon:
         )  # fmt: skip
 
     def _change_cause(self, since: float) -> Cause | None:
-        """Wait until no further event arrives. Return a cause with the changed paths, or None without a change."""
+        """Wait until no more events arrive. Return the cause of a pass, or None if the events require no pass."""
         changes = self._file_changes.collect(since, lambda: self._stopping or self._reloading)
         checked, self._services_checked = self._services_checked, False
         if changes is None:
@@ -175,7 +175,7 @@ class Daemon:
         return Cause(changes.cause, None if changes.everything else changes.paths, since)
 
     def _read_configuration(self) -> Cause:
-        """Read the configuration again. If it is invalid, report each problem and keep the old configuration."""
+        """Read the configuration again, or log its problems and keep the old one. Return the cause of the next pass."""
         self._reloading = False
         self._notifier.reloading()
         try:
@@ -215,9 +215,9 @@ class Daemon:
         )  # fmt: skip
 
     def _take_acting_lock(self) -> bool:
-        """Take the node's lock for execution. Return False while a command holds it.
+        """Take the lock that a process needs to execute steps on this node. Return False while a command holds it.
 
-        While the daemon holds the lock, no command begins a step.
+        If the state directory is unusable, return True, so that each step fails with a message about this directory.
         """
         try:
             return self._acting_lock.take(self._runtime_dir)
@@ -227,7 +227,7 @@ class Daemon:
     # The parts of a pass
 
     def _pass(self, cause: Cause) -> None:
-        """Scan the node, assess and plan, then publish and report the result."""
+        """Make one pass: scan and assess the node, plan the steps, then publish and log the result."""
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
             self._schedule.full_scan_begins(started)
@@ -247,7 +247,7 @@ class Daemon:
         self._in_pass = False
 
     def _request_service_check(self, cause: Cause, assessment: Assessment) -> None:
-        """Request a check of the running services if their state may have changed.
+        """Request a check of the running services if `cause` requires one, or if files of the services have changed.
 
         While a service uses an old certificate or refuses clients, also schedule the next check.
         """
@@ -257,14 +257,14 @@ class Daemon:
             self._schedule.check_services_within(self._config.poll.total_seconds())
 
     def _service_check_ended(self) -> None:
-        """Wake the loop. The thread that checks the running services calls this method."""
+        """Wake the loop after a check of the running services. The thread that makes this check calls the method."""
         self._services_checked = True
         self._wake.set()
 
     # Execution
 
     def _execute(self) -> None:
-        """Execute the plan, if the mode and the locks allow it."""
+        """Execute the plan, if the daemon is in enforce mode and no other process holds the lock for execution."""
         again = self._reconciler.execute()
         self._scan_again, self._scanned_during_step = again or self._scanned_during_step, False
         if self._reconciler.service_check_at:
@@ -272,7 +272,7 @@ class Daemon:
             self._schedule.check_services_within(min(max(0.0, wait), HEARTBEAT_INTERVAL))
 
     def _keep_alive(self) -> None:
-        """Send heartbeats while a step takes time, and publish changes of the node."""
+        """Send a heartbeat during a step that takes long, and publish changes of the node."""
         if time.monotonic() - self._heartbeat_at < HEARTBEAT_INTERVAL:
             self._notifier.alive()
         else:
@@ -280,9 +280,9 @@ class Daemon:
         self._scan_during_step()
 
     def _scan_during_step(self) -> None:
-        """Scan changed files while a step is in progress, and publish the result. The next pass plans the next steps.
+        """Scan changed files while a step is in progress, and publish the result. Plan no steps.
 
-        Does nothing during a pass. Runs at most once in `CEILING` seconds, or in twice that time while events arrive.
+        Do nothing during a pass. Scan at most once in `CEILING` seconds, or in twice this time while events arrive.
         """
         quiet, self._event_count = self._event_count == self._watcher.events, self._watcher.events
         before, since = self._assessment, time.monotonic() - self._published_at
@@ -303,9 +303,9 @@ class Daemon:
     def _report(
         self, cause: Cause, assessment: Assessment, surroundings: Surroundings, started: float
     ) -> Assessment | None:
-        """Publish the assessment, and report its changes to the journal and the hooks. Return the previous assessment.
+        """Publish the assessment, log its changes, and run hooks. Return the previous assessment, or None.
 
-        The pass began at `started`, on the monotonic clock.
+        `started` is the start of the pass on the monotonic clock.
         """
         before, self._assessment, self._surroundings = self._assessment, assessment, surroundings
         self._published_at = done = time.monotonic()
@@ -322,7 +322,7 @@ class Daemon:
         return before
 
     def _publish(self, assessment: Assessment) -> None:
-        """Write the metrics and the status."""
+        """Write the metrics and the status document of `assessment` into the runtime directory."""
         state = self._enforcer.rotation_state
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
@@ -336,13 +336,13 @@ class Daemon:
         self._summary = summary(assessment, following)
 
     def _publish_activity(self) -> None:
-        """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
+        """Write the plan, the rotation and recent events into the runtime directory, if they have changed."""
         self._files.write_activity(self._reconciler.plan, self._enforcer.rotation_state, self._enforcer.rotating)
 
     def _send_heartbeat(self) -> None:
-        """Send a heartbeat to the service manager and to `serve`.
+        """Send a heartbeat to systemd and to `certmond serve`.
 
-        The thread of the loop sends it, so a heartbeat proves that the loop runs.
+        Only the thread of the loop calls this method, so a heartbeat proves that the loop runs.
         """
         self._notifier.alive()
         self._change_log.settle(self._monotonic())

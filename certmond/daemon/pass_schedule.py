@@ -1,6 +1,6 @@
-"""Schedule of the loop: when a pass or a check of the running services is due without an event.
+"""Schedule of the daemon's loop: the times at which a pass or a check of the running services is due.
 
-Intervals count on the monotonic clock. The caller passes the system time. Starts no pass.
+Intervals count on the monotonic clock. The caller passes the system time. The module starts no pass.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ _CHECKS_SERVICES = frozenset({"start", "reload", "resync", "step", "retry", "clo
 
 @dataclass(frozen=True)
 class Cause:
-    """The cause of a pass, and its scope: `touched` has the changed paths ("directory/name"), or None for all files.
+    """The cause of a pass, and the files that the pass reads.
 
-    `since` is the time of the first event, on the monotonic clock.
+    `touched` has the changed paths ("directory/name"), or is None for all files. `since` is the time of the first event
+    on the monotonic clock, or None without an event.
     """
 
     name: str
@@ -26,7 +27,7 @@ class Cause:
 
     @property
     def checks_services(self) -> bool:
-        """Return whether a check of the running services follows the pass."""
+        """Return whether the daemon checks the running services after a pass with this cause."""
         return self.name in _CHECKS_SERVICES
 
 
@@ -34,9 +35,9 @@ class Cause:
 class Deadlines:
     """The deadlines after a pass.
 
-    `resync` and `poll` count from the last full scan. `poll` is None if inotify reports every change. `assessed_at` is
-    the time of the last assessment. `retry_at` is on the monotonic clock. At one of the `instants`, a verdict, the plan
-    or the rotation changes without an event.
+    `resync` and `poll` are the intervals from the last full scan to the next. `poll` is None if inotify reports every
+    change. `assessed_at` is the time of the last assessment. `retry_at` is the time of the next attempt to execute the
+    plan, on the monotonic clock. At each of the `instants`, a verdict, the plan or the rotation changes.
     """
 
     resync: timedelta
@@ -47,33 +48,33 @@ class Deadlines:
 
 
 class PassSchedule:
-    """The schedule of one loop."""
+    """Schedule of full scans and of checks of the running services."""
 
     def __init__(self) -> None:
         self._scanned_at = 0.0
         self._service_check_at: float | None = None
 
     def full_scan_begins(self, now: float) -> None:
-        """Record the start of a scan of all files, on the monotonic clock."""
+        """Record `now`, on the monotonic clock, as the start of the last scan of all files."""
         self._scanned_at = now
 
     def check_services_within(self, seconds: float) -> None:
-        """Schedule a check of the running services in `seconds`, or keep an earlier check that is scheduled.
+        """Schedule a check of the running services in `seconds`, unless an earlier check is scheduled already.
 
-        Without this rule, frequent passes, such as those with polling, would always postpone the check.
+        If each pass replaced the scheduled check, frequent passes would postpone the check again and again.
         """
         at = time.monotonic() + seconds
         self._service_check_at = min(self._service_check_at or at, at)
 
     def service_check_begins(self) -> bool:
-        """Return whether the scheduled check of the running services is due, and remove it from the schedule."""
+        """Return whether a scheduled check of the running services is due. Remove a due check from the schedule."""
         if not self._service_check_at or time.monotonic() < self._service_check_at:
             return False
         self._service_check_at = None
         return True
 
     def due(self, deadlines: Deadlines, now: datetime) -> Cause | None:
-        """Return the cause of the pass that is due, or None."""
+        """Return the cause of the pass that is due at the system time `now`, or None if no pass is due."""
         if name := next((name for name, seconds in self._scans(deadlines) if seconds <= 0), None):
             return Cause(name, None)
         if deadlines.assessed_at and now < deadlines.assessed_at:
@@ -83,14 +84,14 @@ class PassSchedule:
         return Cause("deadline", frozenset()) if any(now >= instant for instant in deadlines.instants) else None
 
     def seconds_left(self, deadlines: Deadlines, now: datetime) -> float:
-        """Return the seconds until the first deadline. Negative if the deadline has passed."""
+        """Return the seconds until the first deadline, as a negative number if this deadline has passed."""
         left = [seconds for _, seconds in self._scans(deadlines)]
         left += [at - time.monotonic() for at in (self._service_check_at, deadlines.retry_at) if at]
         left += [(instant - now).total_seconds() for instant in deadlines.instants]
         return min(left)
 
     def _scans(self, deadlines: Deadlines) -> Iterator[tuple[str, float]]:
-        """Yield the cause of each full scan, and the seconds until it is due."""
+        """Yield the name and the remaining seconds of each interval that ends with a full scan: `resync`, `poll`."""
         elapsed = time.monotonic() - self._scanned_at
         yield "resync", deadlines.resync.total_seconds() - elapsed
         if deadlines.poll is not None:

@@ -1,4 +1,4 @@
-"""Exclusion of long-lived objects from Python's garbage collector."""
+"""Context manager that excludes long-lived objects from Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def uncollected() -> Iterator[None]:
     """Exclude the objects that the `with` block creates from garbage collection.
 
-    The collector would otherwise scan the objects of ten thousand certificates in the middle of a pass. Reference
-    counting still frees unused objects, except reference cycles, which a pass does not create.
+    Otherwise the collector would scan the objects of ten thousand certificates in the middle of a pass. Reference
+    counting still frees unused objects. It does not free reference cycles, but a pass creates no cycles.
     """
     gc.disable()
     try:

@@ -1,6 +1,6 @@
-"""Execution of the plan of each pass in enforce mode, with a record of the planned and held steps.
+"""Execution of the plan after each pass of the daemon in enforce mode, with a record of planned and held steps.
 
-Owns the state between passes: the recorded steps, the steps that have begun, and the time of the next attempt.
+Keeps state between passes: the recorded steps, the steps that have begun, and the time of the next attempt.
 `daemon.loop` decides when a pass runs. `daemon.enforcer` makes the plan and executes the steps.
 """
 
@@ -25,33 +25,36 @@ from certmond.pki.services.staleness import Surroundings
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
 """Seconds until the next attempt to execute the plan.
 
-BUSY_INTERVAL applies while another process writes, or after a signer has not decided. The plan sets the time of later
-requests to the signer. FAILURE_INTERVAL applies after a step failed, or while the state directory is unusable.
+BUSY_INTERVAL applies while another process writes, and while a signer has not decided yet. The plan sets the times of
+further requests to this signer. FAILURE_INTERVAL applies after a failed step, or while the state directory is unusable.
 """
 SLICE = 1.0
-"""Seconds of file steps after which the daemon scans the node and publishes the result, before it begins another step.
+"""Seconds for which the daemon executes steps that change files, before it scans the node and publishes the result.
 
 The daemon does not interrupt a step in progress.
 """
 FILE_STEP_TIME = 10.0
-"""Seconds that only file steps run. Restarts and rotations follow after each entry of the plan had a step."""
-HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
-"""Limits for audit records of held steps: per file, in total, and the seconds between two summaries.
+"""Minimum number of seconds for which the daemon executes only steps that change files.
 
-A file gets ten records, then one per minute. A summary counts the omitted records. certmond always records steps that
-begin, end or fail.
+After this time, restarts and rotations follow when each entry of the plan has had a step.
+"""
+HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
+"""Limits for audit records of held steps: for each file, in total, and the seconds between two summaries.
+
+certmond writes ten records for a file, then one per minute. A summary counts the omitted records. certmond always
+records steps that begin, end or fail.
 """
 CHECK_INTERVAL = timedelta(seconds=2)
-"""Pause between two checks of the running services while a rotation waits for them."""
+"""Minimum time between two checks of the running services while a rotation waits."""
 RECOVERY_PATIENCE = 5.0
-"""Seconds that the daemon waits at its start for another process that writes."""
+"""Maximum number of seconds for which the daemon waits at its start until another process has stopped writing."""
 
 
 class Reconciler:
-    """Planner for one configuration. Also executes the plan if `enforcing`.
+    """Planner of the daemon for one configuration, which also executes the plan if `enforcing`.
 
-    `take_lock` takes the lock that lets only one process execute steps. It returns False while a command holds that
-    lock. No step begins after `stopping` returns true.
+    `take_lock` takes the lock that a process needs to execute steps. It returns False while a command holds this lock.
+    No step begins after `stopping` returns true.
     """
 
     def __init__(
@@ -80,12 +83,12 @@ class Reconciler:
         self._no_restart_before = 0.0
         self.plan = Plan()
         self.service_check_at: datetime | None = None
-        """When to check the running services again for a restart or a rotation."""
+        """Time of the next check of the running services for a restart or a rotation, or None."""
         self.retry_at: float | None = None
-        """When to retry the plan, on the monotonic clock, or None."""
+        """Time of the next attempt to execute the plan, on the monotonic clock, or None."""
 
     def recover(self) -> None:
-        """Complete the transactions of a killed process. In observe mode, only report that one is incomplete."""
+        """Complete or undo the transactions of a killed process. In observe mode, log an incomplete transaction."""
         if not self._enforcing:
             try:
                 self._enforcer.rotation_state.check()
@@ -101,9 +104,9 @@ class Reconciler:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
     def make_plan(self, assessment: Assessment, around: Surroundings) -> None:
-        """Plan the steps of this pass. In observe mode, plan from the observed state only.
+        """Plan the steps for `assessment`, and store the result in `plan`.
 
-        Record the present subjects of the certificates first, because the repair of a damaged certificate needs them.
+        First record the subject of each certificate, because a later repair of a damaged certificate needs the subject.
         """
         self._observed = assessment, around
         self._enforcer.salvage.record_subjects(assessment)
@@ -111,7 +114,10 @@ class Reconciler:
         self.plan = planned(assessment, around=around)
 
     def record_plan(self, assessment: Assessment) -> None:
-        """Record the steps that are newly planned or held, except holds that end within `REPAIR_WAIT`."""
+        """Write an audit record for each newly planned or held step, except holds that end within `REPAIR_WAIT`.
+
+        Do nothing in observe mode. A rate limit applies to the records of held steps.
+        """
         if not self._enforcing:
             return
         now = self._monotonic()
@@ -139,7 +145,7 @@ class Reconciler:
         self._recorded, self._unrecorded = frozenset(current) - late, frozenset(late)
 
     def execute(self) -> bool:
-        """Execute the plan. Return whether the daemon must scan the node again immediately."""
+        """Execute steps of the plan in enforce mode. Return whether the daemon must scan the node again immediately."""
         rotation = self._enforcer.rotation_state.rotation
         with bound(**({"rotation": rotation.id} if rotation else {})):
             return self._execute()
@@ -187,10 +193,10 @@ class Reconciler:
             return False
 
     def _slice(self) -> bool:
-        """Execute file steps for `SLICE` seconds, at least one, alternating between entries.
+        """Execute steps that change files for `SLICE` seconds, at least one step. Alternate between the entries.
 
-        Return whether all file steps of the plan have begun. A longer plan runs as a round of slices, each with the
-        plan of its pass. A failed step is still in the plan, and waits until all other steps have begun.
+        Return whether all these steps of the plan have begun. Otherwise the next slice continues after another pass,
+        with the plan of that pass. A failed step runs again only after all other steps of the plan have begun.
         """
         left = round_robin(
             (step for step in self.plan.writes if _identity(step) not in self._begun),
@@ -211,7 +217,10 @@ class Reconciler:
         return len(new) == len(left)
 
     def _file_steps_are_over(self, begun: Collection[str]) -> bool:
-        """Return whether restarts and rotations are next, because the file steps of a glob pattern may never end."""
+        """Return whether restarts and rotations are next, although the plan still has steps that change files.
+
+        Otherwise an entry with a path pattern could delay restarts and rotations without end.
+        """
         if begun or self._monotonic() < self._stepping_since + FILE_STEP_TIME:
             return False
         return all(step.target in self._stepped for step in self.plan.writes)
@@ -220,7 +229,7 @@ class Reconciler:
         self._stepped, self._stepping_since = set(), self._monotonic()
 
     def _end_of_round(self) -> set[str]:
-        """End the round of slices. Return the results of its steps, and set the time of the next attempt."""
+        """End a sequence of slices. Return the results of its steps, and set the time of the next attempt."""
         results, self._results, self._begun = self._results, set(), set()
         if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
@@ -229,9 +238,10 @@ class Reconciler:
         return results
 
     def _rotate_without_file_steps(self) -> bool:
-        """Advance the rotation even if no file step has succeeded, because an operator may have aborted the rotation.
+        """Advance the rotation although no step that changes files has succeeded.
 
-        Return whether the daemon must scan the node again immediately.
+        Otherwise the daemon would not follow an abort of the rotation. Return whether the daemon must scan the node
+        again immediately.
         """
         again = self._rotate()
         if self.retry_at:
@@ -240,7 +250,7 @@ class Reconciler:
         return again
 
     def _restart(self) -> bool:
-        """Advance a restart by one step, after all files of the service are written.
+        """Begin or continue a restart whose service has all new files. Log a defect, and try again later.
 
         Return whether the daemon must scan the node again immediately.
         """
@@ -264,7 +274,7 @@ class Reconciler:
         return progress.until is None
 
     def _rotate(self) -> bool:
-        """Advance a rotation. Return whether the daemon must scan the node again immediately."""
+        """Advance a rotation or first aid. Return whether the daemon must scan the node again immediately."""
         if self._observed is None:
             return False
         rotating = self._enforcer.rotating
@@ -284,5 +294,5 @@ class Reconciler:
 
 
 def _identity(step: Write) -> tuple[type, str, str]:
-    """Return the kind, target and path of a step, which identify it in each plan."""
+    """Return the kind, target and path of a step, which identify the step in the plans of several passes."""
     return type(step), step.target, step.path

@@ -1,6 +1,6 @@
-"""Files of the runtime directory, which `certmond serve` reads: metrics, status, activity, heartbeat.
+"""Writer of the files that `certmond serve` reads in the runtime directory: metrics, status, activity, heartbeat.
 
-Owns when the activity is written, and the report of a failed write. `expose` renders the content.
+The module writes the activity only after a change, and logs a failed write. `expose` renders the content.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from certmond.pki.planning.steps import Plan
 
 
 class RuntimeFiles:
-    """The files in the runtime directory. Reports a failed write once. The next pass repeats the write."""
+    """Writer of the files in the runtime directory. It logs a failed write once. The next pass repeats the write."""
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self._directory, self._journal = directory, journal
@@ -35,7 +35,7 @@ class RuntimeFiles:
         self._activity: object = None
 
     def write_assessment(self, config: Config, assessment: Assessment, own: str, following: NextEvent | None) -> None:
-        """Write the metrics and the status. `own` is the text of the daemon's own metrics."""
+        """Write the metrics and the status document of `assessment`. `own` is the text of the daemon's own metrics."""
         own += self._compatible.text(assessment) if config.compatibility else ""
         with self._writing(METRICS) as path:
             self._renderer.write_metrics(path, assessment, own)
@@ -43,7 +43,7 @@ class RuntimeFiles:
             self._renderer.write_status(path, assessment, config.mode, following)
 
     def write_activity(self, plan: Plan, state: RotationState, controller: RotationController) -> None:
-        """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
+        """Write the plan, the rotation and recent events, if one of them has changed since the last write."""
         rotation = state.rotation, controller.waits, controller.until
         current = (plan, rotation, state.workers, self._journal.logged)
         if current != self._activity:
@@ -52,11 +52,11 @@ class RuntimeFiles:
             self._activity = None if ACTIVITY in self._unwritten else current
 
     def write_heartbeat(self, passed_at: float | None, resync: timedelta) -> None:
-        """Write the heartbeat. `passed_at` is the time of the last pass, in seconds since the epoch, or None."""
+        """Write the heartbeat. `passed_at` is the Unix time of the last pass, or None before the first pass."""
         self._write(HEARTBEAT, heartbeat(time.time(), passed_at, resync.total_seconds(), passed_at is not None))
 
     def remove_heartbeat(self) -> None:
-        """Remove the heartbeat, so that `serve` reports a stopped daemon. Never raises."""
+        """Remove the heartbeat file, so that `serve` reports a stopped daemon. Ignore all errors of the file system."""
         with suppress(OSError):  # the directory may be deleted or read-only by now
             (self._directory / HEARTBEAT).unlink()
 
@@ -66,7 +66,7 @@ class RuntimeFiles:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """Yield the path of a runtime file. Report a failed write, but no further one until all files are written."""
+        """Yield the path of a runtime file. Log a failed write, unless another failed write is not repeated yet."""
         try:
             yield self._directory / name
         except RuntimeDirError as error:

@@ -1,4 +1,4 @@
-"""The lock of a runtime directory, which admits one daemon."""
+"""Lock of a runtime directory, so that only one daemon can use the directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from certmond.errors import RuntimeDirError
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of `directory`.
+    """Create `directory` if it is missing, and hold its lock during the `with` block.
 
     Raises RuntimeDirError if another daemon holds the lock or the directory is unusable.
     """
@@ -21,14 +21,14 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        message = f"{directory} cannot be used as runtime directory ({error.strerror}); give another with --runtime-dir"
+        message = f"{directory} cannot be used as runtime directory ({error.strerror}); set another with --runtime-dir"
         raise RuntimeDirError(message) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RuntimeDirError(f"another certmond already runs with {directory}; stop it first") from error
+        raise RuntimeDirError(f"another certmond daemon uses {directory}; stop this daemon first") from error
     except OSError as error:
-        message = f"{directory} cannot be locked ({error.strerror}); give another with --runtime-dir"
+        message = f"{directory} cannot be locked ({error.strerror}); set another directory with --runtime-dir"
         raise RuntimeDirError(message) from error
     else:
         yield

@@ -1,7 +1,7 @@
-"""Notifications to the service manager (sd_notify(3)): ready, reloading, stopping, watchdog and status.
+"""Notifications to systemd (sd_notify(3)): ready, reloading, stopping, watchdog and status.
 
-Outside systemd the daemon sends no notification. It ignores a failed notification. A status is one line, because a line
-break would start another assignment, and users choose the names of certificates.
+Outside systemd, the daemon sends no notification. The daemon ignores a failed notification. A status has no line break,
+because a line break would start another assignment. A user can put a line break into the name of a certificate.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _MOST = 500  # characters of a status: `systemctl status` shows one line, and me
 
 
 class Notifier:
-    """Sender of notifications to the service manager, if a service manager started this process."""
+    """Sender of notifications to systemd. It sends nothing if systemd did not start this process."""
 
     def __init__(self) -> None:
         self._wanted = "NOTIFY_SOCKET" in os.environ
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
-        """Seconds within which the service manager expects `alive`, or 0 if the watchdog is off."""
+        """Maximum number of seconds between two calls of `alive`, or 0 if the watchdog of systemd is off."""
 
     def ready(self, status: str) -> None:
         self._tell(f"READY=1\nSTATUS={printable(status)[:_MOST]}")

@@ -1,6 +1,6 @@
-"""The wake-up of the daemon's loop by events, signals and deadlines.
+"""Flag with which threads and signal handlers wake the loop of the daemon.
 
-Owns an eventfd: `threading.Event` could deadlock when a signal handler interrupts the waiting thread.
+The flag is an eventfd, because `threading.Event` can deadlock when a signal handler interrupts the waiting thread.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Wake:
-    """A flag that any thread or signal handler sets and one thread awaits. The next wait detects an earlier set."""
+    """Flag that any thread or signal handler sets, and for which one thread waits. It stays set until the next wait."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -19,11 +19,11 @@ class Wake:
         self._poll.register(self._descriptor, select.POLLIN)
 
     def set(self) -> None:
-        """Wake the waiting thread, now or at its next wait. Safe in a signal handler."""
+        """Wake the waiting thread, or end its next wait immediately. A signal handler may call this method."""
         os.eventfd_write(self._descriptor, 1)
 
     def wait(self, seconds: float) -> bool:
-        """Return whether a thread or signal handler set the flag within `seconds`, and clear the flag."""
+        """Wait at most `seconds` for the flag. Return whether the flag was set, and clear it."""
         if not self._poll.poll(max(0, seconds) * 1000):
             return False
         os.eventfd_read(self._descriptor)

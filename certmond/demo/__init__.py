@@ -1,4 +1,4 @@
-"""`certmond demo`: a temporary node with the daemon and the server. The demo shows their output after each change."""
+"""The command `certmond demo`, which runs the daemon and the HTTP server on a temporary node."""
 
 from certmond.demo.walkthrough import run
 

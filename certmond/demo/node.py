@@ -1,7 +1,7 @@
-"""The files of a control-plane node for the demo, as kubeadm and the kubelet create them.
+"""Files of a control-plane node for the demo, with the content that kubeadm and the kubelet create.
 
-Owns kubeadm's paths, subjects, usages, names, modes and flags. Does not import certmond's catalogue, so the demo
-compares the catalogue with kubeadm. Keys are ECDSA P-256, for speed. No cluster trusts these certificates.
+Defines kubeadm's paths, subjects, usages, names, modes and flags independently of certmond's catalogue. So the demo
+also checks that the catalogue agrees with kubeadm. Keys are ECDSA P-256, for speed. No cluster trusts the certificates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KUBERNETES, KUBELET = "/etc/kubernetes", "/var/lib/kubelet"
 DAY = timedelta(days=1)
 CA_LIFE, LEAF_LIFE = 3650 * DAY, 365 * DAY
 CA_AGE, LEAF_AGE = 400 * DAY, 100 * DAY
-"""The age of the node's installation, and of the last renewal of its leaves."""
+"""The age of the CAs and the age of the leaves when the demo starts."""
 
 _SERVER, _CLIENT = (ExtendedKeyUsageOID.SERVER_AUTH,), (ExtendedKeyUsageOID.CLIENT_AUTH,)
 _SERVICE = ("DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc")
@@ -45,11 +45,11 @@ class File(NamedTuple):
 
 
 Files = Mapping[str, File]
-"""Files by their path on the node. `Node.put` writes the files one after the other, in this order."""
+"""Files by their path on the node. `Node.put` writes the files in the order of the mapping."""
 
 
 class Renewal(NamedTuple):
-    """The files of a renewal, and the serial number that identifies it."""
+    """The files of a new certificate with its key, and the serial number of the certificate."""
 
     files: Files
     serial: str
@@ -59,7 +59,8 @@ class Renewal(NamedTuple):
 class Row:
     """One row of kubeadm's table of certificates.
 
-    `path` is the path of a kubeconfig, or of a key pair without the extension, below /etc/kubernetes.
+    `path` is the path of a kubeconfig below /etc/kubernetes, or the path of a certificate and its key without the
+    extension.
     """
 
     path: str
@@ -141,7 +142,7 @@ class _Issued:
 
 
 class Node:
-    """The root directory of a node. All paths are paths on the node, such as /etc/kubernetes/pki/ca.crt."""
+    """The node of the demo. Its methods take paths on the node, such as /etc/kubernetes/pki/ca.crt."""
 
     def __init__(self, root: Path, now: datetime) -> None:
         self._root = root
@@ -149,7 +150,7 @@ class Node:
         self._authorities: dict[str, _Issued] = {}
 
     def make(self) -> None:
-        """Create the CAs, their leaves, and the files that configure the components."""
+        """Create the CAs, their leaves, the service-account key, and the configuration files of the components."""
         for name, row in AUTHORITIES.items():
             self._authorities[name] = _issue(row, None, self._now - CA_AGE, CA_LIFE)
             self.put(_pair(f"{KUBERNETES}/{row.path}", self._authorities[name]))
@@ -161,7 +162,10 @@ class Node:
         self._make_kubelet()
 
     def issue(self, name: str, age: timedelta = timedelta(minutes=5)) -> Renewal:
-        """Return a new certificate with a new key, valid for a year that began `age` ago. Writes no file."""
+        """Return a new certificate for the entry `name`, with a new key. Its validity of one year began `age` ago.
+
+        Write no file.
+        """
         row = LEAVES[name]
         issued = _issue(row, self._authorities[row.ca], self._now - age, LEAF_LIFE)
         path = f"{KUBERNETES}/{row.path}"
@@ -171,11 +175,11 @@ class Node:
         return Renewal({path: File(self._kubeconfig(row.common_name, user))}, issued.serial)
 
     def other_key(self, name: str) -> Files:
-        """Return a private key that matches no certificate, at the path of the key of `name`."""
+        """Return a private key that matches no certificate, for the path of the key of the entry `name`."""
         return {f"{KUBERNETES}/{LEAVES[name].path}.key": File(_key_pem(ec.generate_private_key(ec.SECP256R1())))}
 
     def put(self, files: Files) -> None:
-        """Write each file to a temporary file and rename it, so that a reader gets the old or the new file."""
+        """Replace each file by a rename, so that a reader gets either the old or the new file."""
         for path, file in files.items():
             target = self.place(path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -186,15 +190,15 @@ class Node:
             staged.replace(target)
 
     def truncate(self, path: str) -> None:
-        """Truncate a file to its first half, as a process does that rewrites the file on a full disk."""
+        """Truncate a file to its first half, like an interrupted write on a full disk."""
         os.truncate(self.place(path), self.place(path).stat().st_size // 2)
 
     def place(self, path: str) -> Path:
-        """Return the real path of a path on the node."""
+        """Return the path on this host that corresponds to `path` on the node of the demo."""
         return self._root / path.lstrip("/")
 
     def _make_kubelet(self) -> None:
-        """Create the kubelet's rotating PEM behind a symlink, its kubelet.conf, and its self-signed serving pair."""
+        """Create the client certificate, the serving certificate and the configuration files of the kubelet."""
         start = self._now - LEAF_AGE
         client = _issue(_KUBELET_CLIENT, self._authorities["ca"], start, LEAF_LIFE)
         current, dated = (f"{KUBELET}/pki/kubelet-client-{which}.pem" for which in ("current", f"{start:%F-%H-%M-%S}"))
@@ -229,7 +233,7 @@ class Node:
 
 
 def _issue(row: Row, issuer: _Issued | None, start: datetime, life: timedelta) -> _Issued:
-    """Return a certificate signed by `issuer` or, without an issuer, a Root CA."""
+    """Return a certificate that `issuer` signs, or a self-signed Root CA without `issuer`."""
     key = ec.generate_private_key(ec.SECP256R1())
     organization = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, row.organization)] if row.organization else []
     subject = x509.Name([*organization, x509.NameAttribute(NameOID.COMMON_NAME, row.common_name)])
@@ -286,7 +290,7 @@ def _pod(name: str, flags: str) -> bytes:
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the key in SEC1 format, as kubeadm and the kubelet write it."""
+    """Return the key in SEC1 format, which kubeadm and the kubelet write."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
 
 

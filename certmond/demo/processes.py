@@ -1,6 +1,7 @@
-"""The daemon and the server of the demo, run as an operator runs them. The demo reads only the output of the server.
+"""Processes of the demo: the daemon and the HTTP server, started with the commands that an operator uses.
 
-Owns the two processes, the HTTP requests, and the waits, which poll until a deadline.
+Owns the two processes and the HTTP requests to the server. Polls the server until it shows an expected change, or until
+a deadline.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 from certmond.errors import CertmondError
 
 PATIENCE = 10.0
-"""Seconds within which a change must be visible."""
+"""Maximum number of seconds from a change until the server shows it."""
 INTERVAL = 0.01
 STOP_SECONDS = 5.0
 
@@ -34,12 +35,12 @@ T = TypeVar("T")
 
 
 class StageError(CertmondError):
-    """A stage of the demo did not show the expected result."""
+    """Error that reports that a stage of the demo did not show the expected result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The expected state of one certificate: its serial number, and its findings with their severities."""
+    """Expected state of one certificate: the serial number, and each finding with its severity."""
 
     name: str
     serial: str
@@ -61,9 +62,10 @@ class Expected:
 
 
 class Running:
-    """The processes by name, and the loopback address on which the server listens.
+    """The running processes of the demo, and the loopback address on which the server listens.
 
-    Each wait checks `interrupted`. So no signal can stop the demo between the start of a process and its registration.
+    After a signal, `interrupted` returns true, and the next call of `wait` raises KeyboardInterrupt. So a signal cannot
+    stop the demo between the start of a process and its registration in this object.
     """
 
     def __init__(self, place: Path, interrupted: Callable[[], bool] = bool) -> None:
@@ -77,7 +79,10 @@ class Running:
         self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Run `certmond` with these arguments, in a separate session, because the demo itself handles Ctrl-C."""
+        """Start `certmond` with `arguments` as the process `name`, with a log file for its output.
+
+        The process gets a separate session, so that Ctrl-C in the terminal reaches only the demo.
+        """
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
         with self._log(name).open("wb") as log:
             self._programs[name] = subprocess.Popen(
@@ -86,11 +91,11 @@ class Running:
             )  # fmt: skip
 
     def reload(self, name: str) -> None:
-        """Make a process reload its configuration."""
+        """Send SIGHUP to the process `name`, so that it reads its configuration again."""
         self._programs[name].send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
-        """Stop every process. The logs of the processes stay."""
+        """Stop every process, and kill a process that does not end in time. Keep the log files."""
         for program in self._programs.values():
             program.terminate()
         for program in self._programs.values():
@@ -102,24 +107,30 @@ class Running:
         self._port.close()
 
     def logs(self) -> Iterator[str]:
-        """Yield the output of each process."""
+        """Yield the output of each process, under a line with the name of the process."""
         for name in self._programs:
             text = self._log(name).read_text(errors="replace").rstrip()
             yield f"--- the {name} said:\n{text or '(nothing)'}"
 
     def metrics(self) -> str:
-        """Return the content of /metrics, or "" without an answer of the server."""
+        """Return the content of /metrics, or "" if the server does not answer with status 200."""
         return self._get("/metrics") or ""
 
     def end_of(self, name: str) -> str:
-        """Return the line of /metrics with a certificate's end. Raises StageError if the line is missing."""
+        """Return the line of /metrics that has the expiry of the certificate `name`.
+
+        Raises StageError if the line is missing.
+        """
         found = re.search(rf'^{_END}\{{certificate="{re.escape(name)}",.*', self.metrics(), re.MULTILINE)
         if not found:
             raise StageError(f"/metrics has no {_END} for {name}")
         return found[0]
 
     def document(self, good: Callable[[Document], bool] = bool) -> Document:
-        """Return the content of /api/v1/status when `good` accepts it. The daemon writes it right after the metrics."""
+        """Wait until `good` accepts the document of /api/v1/status, and return this document.
+
+        The daemon writes the document after the metrics. Raises StageError after the deadline.
+        """
 
         def look() -> Document | None:
             document: Document = json.loads(self._get("/api/v1/status") or "{}")
@@ -128,7 +139,7 @@ class Running:
         return self.wait("/api/v1/status that agrees with /metrics", look)
 
     def wait_all_well(self) -> Document:
-        """Wait until no finding is above the severity info, and return the status document without such a finding."""
+        """Wait until the server reports no warning and no critical finding. Return the status document."""
 
         def look() -> bool:
             text = self.metrics()
@@ -138,9 +149,9 @@ class Running:
         return self.document(lambda document: not any(item["severity"] != "info" for item in _findings(document)))
 
     def wait(self, what: str, look: Callable[[], T | None]) -> T:
-        """Call `look` until it returns a true result, and return that result.
+        """Call `look` until it returns a true result, and return this result. `what` describes the expected state.
 
-        Raises StageError after the deadline or the end of a process, KeyboardInterrupt after a signal.
+        Raises StageError after the deadline and after the end of a process, KeyboardInterrupt after a signal.
         """
         deadline = time.monotonic() + PATIENCE
         while not (found := look()):
@@ -151,12 +162,12 @@ class Running:
                     raise StageError(f"the {name} ended by itself, with exit code {program.returncode}")
             if time.monotonic() > deadline:
                 stand = re.findall(r"^certmond_finding\{.*", self.metrics(), re.MULTILINE)
-                raise StageError("\n".join((f"not seen within {PATIENCE:g} s: {what}", *stand)))
+                raise StageError("\n".join((f"the server did not show within {PATIENCE:g} s: {what}", *stand)))
             time.sleep(INTERVAL)
         return found
 
     def _get(self, path: str) -> str | None:
-        """Return the body of the server's answer, or None without an answer or for a status other than 200."""
+        """Return the body of the server's answer, or None if the server does not answer with status 200."""
         connection = HTTPConnection(self.address, timeout=PATIENCE)
         try:
             connection.request("GET", path)
@@ -172,7 +183,7 @@ class Running:
 
 
 def entry_of(document: Document, name: str) -> Document:
-    """Return the status document's entry for one certificate. Raises StageError if the entry is missing."""
+    """Return the entry of the certificate `name` in a status document. Raises StageError if the entry is missing."""
     entry: Document | None = next((entry for entry in document["certificates"] if entry["name"] == name), None)
     if entry is None:
         raise StageError(f"/api/v1/status has no entry {name}")

@@ -1,7 +1,7 @@
-"""The stages of the demo, which renew, break and repair certificates. Each stage shows the report of the daemon.
+"""Stages of `certmond demo`, which renew, break and repair certificates, and show what the daemon reports.
 
-Owns the directory of the demo, the order of the stages and the output. Writes nothing outside that directory, and
-connects only to the loopback address.
+Owns the temporary directory, the order of the stages and the output. The demo writes nothing outside the temporary
+directory, and connects only to the loopback address.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from certmond.errors import CertmondError
 from certmond.expose.documents.status_table import status_table
 
 WIDTH = 400
-"""Width of the output, more than that of any line. A narrow terminal wraps lines, and truncates no column."""
+"""Width of the output in columns. Each line is shorter, so a narrow terminal wraps lines and truncates no column."""
 
 
 def run(keep: bool) -> int:
-    """Run the demo. Return 0, or 1 if a stage failed, or 130 if a signal interrupted the demo.
+    """Run the demo. Return 0 for success, 1 if a stage failed, or 130 if a signal interrupted the demo.
 
-    Raises CertmondError if the demo cannot create its directory.
+    With `keep`, do not remove the directory of the demo. Raises CertmondError if this directory cannot be created.
     """
     console = Console(soft_wrap=True, width=WIDTH, highlight=False)
     code = 0
@@ -46,7 +46,7 @@ def run(keep: bool) -> int:
         try:
             place = Path(tempfile.mkdtemp(prefix="certmond-demo-")).resolve()
         except OSError as error:
-            raise CertmondError(f"cannot create a temporary directory ({error}); name a directory in TMPDIR") from error
+            raise CertmondError(f"cannot create a directory ({error}); set TMPDIR to a writable directory") from error
         running = Running(place, interrupted.is_set)
         try:
             Demo(place, running, console).play()
@@ -61,15 +61,15 @@ def run(keep: bool) -> int:
             if not keep:
                 shutil.rmtree(place)
     if keep:
-        console.print(Text(f"\nDaemon and server are stopped. {place} remains; no cluster trusts the keys in it."))
+        console.print(Text(f"\nThe daemon and the server have stopped. {place} remains. No cluster trusts its keys."))
         console.print(Text("\n".join(_advice(place))))
     else:
-        console.print(Text(f"\nDaemon and server are stopped, {place} is removed."))
+        console.print(Text(f"\nThe daemon and the server have stopped. certmond has removed {place}."))
     return code
 
 
 class Demo:
-    """The stages of the demo, in their order."""
+    """The demo in the directory `place`: methods that run its stages, and their output."""
 
     def __init__(self, place: Path, running: Running, console: Console) -> None:
         self._place = place
@@ -81,7 +81,7 @@ class Demo:
         self._settings: dict[str, Any] = {}
 
     def play(self) -> None:
-        """Run all stages. Raises StageError if a stage does not show the expected result."""
+        """Run all stages in order. Raises StageError if a stage does not show the expected result."""
         began = time.monotonic()
         self._make()
         self._start()
@@ -93,7 +93,7 @@ class Demo:
         self._repair("apiserver-kubelet-client", "apiserver-etcd-client")
         least, most = (f"{1000 * wait:.0f}" for wait in (min(self._waits), max(self._waits)))
         self._say(
-            f"\n{len(self._waits)} changes, each visible in /metrics {least} to {most} ms after the write began. "
+            f"\n/metrics showed each of the {len(self._waits)} changes {least} to {most} ms after the write began. "
             f"The demo took {time.monotonic() - began:.1f} s."
         )
 
@@ -109,8 +109,8 @@ class Demo:
         self._settings = {"profile": "kubeadm", "poll": "1s", "hold": hold, "certificates": entries}
         self._configure("observe")
         self._say(
-            f"{NODE}, below {self._place}/node: {len(AUTHORITIES)} CAs, {len(LEAVES)} certificates from these CAs, "
-            f"and two certificates of the kubelet, created in {time.monotonic() - began:.2f} s"
+            f"{NODE}, below {self._place}/node, has {len(AUTHORITIES)} CAs, {len(LEAVES)} certificates from these CAs, "
+            f"and two certificates of the kubelet. The demo created them in {time.monotonic() - began:.2f} s."
         )
 
     def _start(self) -> None:
@@ -124,7 +124,7 @@ class Demo:
         self._show(status_table(document))
 
     def _renew(self, name: str) -> None:
-        self._heading(f"{name} is renewed: first its key, then its certificate, each by rename")
+        self._heading(f"A renewal of {name} replaces the key, and then the certificate")
         before, end = entry_of(self._running.document(), name), self._running.end_of(name)
         renewal = self._node.issue(name)
         document = self._change(lambda: self._node.put(renewal.files), Expected(name, renewal.serial))
@@ -139,11 +139,11 @@ class Demo:
         entry = entry_of(self._running.document(), name)
         expected = Expected(name, entry["serial"], (("malformed", "critical"),))
         self._show_one(self._change(lambda: self._node.truncate(entry["path"]), expected), name)
-        self._say("The metric of its end keeps the date of the last valid certificate, so the alert does not resolve.")
+        self._say("The expiry metric keeps the date of the last valid certificate, so the alert does not resolve.")
         self._say(self._running.end_of(name))
 
     def _let_age(self, name: str) -> None:
-        self._heading(f"{name} nears its end: 3 of its 365 days remain")
+        self._heading(f"{name} expires soon: 3 of its 365 days remain")
         renewal = self._node.issue(name, age=362 * DAY - timedelta(hours=1))
         expected = Expected(name, renewal.serial, (("nearing_expiry", "critical"),))
         self._show_one(self._change(lambda: self._node.put(renewal.files), expected), name)
@@ -156,7 +156,7 @@ class Demo:
         self._show_one(self._change(lambda: self._node.put(key), expected), name)
 
     def _enforce(self, name: str) -> None:
-        self._heading("The daemon changes to enforce mode: it renews the certificate that is due")
+        self._heading("The daemon changes to enforce mode, and renews the certificate that is due")
         before = entry_of(self._running.document(), name)
         began = time.monotonic()
         self._configure("enforce")
@@ -194,7 +194,10 @@ class Demo:
         self._show(status_table(document))
 
     def _change(self, change: Callable[[], None], *expected: Expected) -> Document:
-        """Make a change, wait until /metrics shows it, and print the time. Return the status document that shows it."""
+        """Call `change`, and wait until /metrics shows the `expected` certificates. Print how long this took.
+
+        Return the status document that also shows the expected certificates.
+        """
 
         def look() -> bool:
             text = self._running.metrics()
@@ -226,7 +229,7 @@ class Demo:
 
 
 def _options(place: Path, *, rendering: bool = True) -> list[str]:
-    """Return the options of a command for the node of the demo."""
+    """Return the command-line options that select the node of the demo. `rendering` adds --runtime-dir."""
     options = ["--config", f"{place}/config.yaml", "--root", f"{place}/node", "--state-dir", f"{place}/state"]
     return [*options, "--runtime-dir", f"{place}/run"] if rendering else options
 
@@ -236,7 +239,7 @@ def _serve(place: Path) -> list[str]:
 
 
 def _advice(place: Path) -> Iterator[str]:
-    """Yield commands for the directory that the demo has kept, each with its purpose."""
+    """Yield one line for each command that an operator can run in the directory of the demo."""
     certmond = ["certmond"] if shutil.which("certmond") else [sys.executable, "-m", "certmond"]
     for purpose, command in (
         ("check the node again", [*certmond, "check", *_options(place, rendering=False)]),
@@ -249,7 +252,10 @@ def _advice(place: Path) -> Iterator[str]:
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """Yield an event that is set by Ctrl-C, SIGTERM or a closed terminal. They do not interrupt the current stage."""
+    """Yield an event. In the `with` block, SIGINT, SIGTERM and SIGHUP set this event and do not end the process.
+
+    A signal that this process ignores keeps its action.
+    """
     event = Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():

@@ -1,1 +1,1 @@
-"""Discovery of an installation: its distribution, and a configuration for it."""
+"""Discovery of the Kubernetes distribution of a node, and of a configuration that fits the node."""

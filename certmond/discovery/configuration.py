@@ -1,7 +1,8 @@
-"""Discovery of the configuration that fits a node, from the flags of its components, with a comment on each difference.
+"""Discovery of a configuration that fits a node, from the flags of the node's components.
 
-Owns the table of the flags that name files of the catalogue. It uses the paths in the flags. `certmond check` assesses
-the files. Reads only through `Files`. The result is a valid configuration, whatever the node's files contain.
+Owns the table of the flags that name files of the catalogue. A comment explains each difference from the profile.
+Reads files only through `Files`. The result is a valid configuration, even if files of the node are invalid. `certmond
+check` assesses the files.
 """
 
 from __future__ import annotations
@@ -61,14 +62,20 @@ _REPEATED = ("tls-sni-cert-key", "service-account-key-file")  # the last occurre
 
 
 class _Source(NamedTuple):
-    """A file with flags, or equivalent fields, of a component. `prefix` precedes the names of the flags in comments."""
+    """A file that contains flags or equivalent fields of a component.
+
+    In comments of the configuration, `prefix` precedes the name of a flag.
+    """
 
     file: str
     prefix: str
     component: Container
 
     def on_host(self, path: str) -> str:
-        """Return the path on the host of the component's `path`, or "" without one that an entry can contain."""
+        """Return the path on the host that corresponds to `path` in the component.
+
+        Return "" if no such path exists, or if an entry of the catalogue cannot contain the path.
+        """
         return "" if re.search(r"[\x00*?[]|.{4096}", path, re.DOTALL) else self.component.on_host(path) or ""
 
 
@@ -76,7 +83,10 @@ _Claim = tuple[_Source, str, dict[str, tuple[str, str]]]  # …, flag, field of 
 
 
 def discover(config: Config, root: str) -> str:
-    """Return the configuration that fits the node below `root`: YAML with the profile, differences and comments."""
+    """Return a configuration for the node below `root`, as YAML with comments.
+
+    The configuration names the profile of `config`, and has an entry for each difference from this profile.
+    """
     return _Discovery(config, root).text()
 
 
@@ -133,11 +143,11 @@ class _Discovery:
         return next((source.on_host(each) for source, flag in pairs for each in source.component.values(flag)), "")
 
     def _noted(self, path: str, content: Any) -> Any:
-        """Return the `content` of the file at `path`. If the file exists and its content is unusable, add a note."""
+        """Return `content`, the parsed content of the file at `path`. Add a note if the file exists but is unusable."""
         if self._is_there(path) and not content:
             fault = self._files.entry(path).fault
             self._notes.append(
-                f"{fault.detail if fault else f'{path} is broken'}: this configuration has no file that {path} names"
+                f"{fault.detail if fault else f'{path} is broken'}: this configuration omits files that {path} names"
             )
         return content
 
@@ -148,7 +158,10 @@ class _Discovery:
             yield _Source(_KUBELET_CONFIG, f"{_KUBELET_CONFIG} ", kubelet_fields(fields, _KUBELET_CONFIG))
 
     def _conf_sources(self) -> Iterator[_Source]:
-        """Yield the files to which the kubelet's kubeconfig refers, or the kubeconfig if it embeds the credentials."""
+        """Yield the paths of the CA, the client certificate and the client key in the kubelet's kubeconfig.
+
+        If the kubeconfig embeds the client certificate, the path is that of the kubeconfig.
+        """
         if config := self._files.value(self._conf, _parse_kubeconfig):
             users = [user for user in config.users if user.name == config.current_user]
             flags = [("certificate-authority", cluster.ca.path or "") for cluster in config.clusters if cluster.ca]
@@ -180,7 +193,10 @@ class _Discovery:
                         )
 
     def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
-        """Apply the claims on one file, which flags name, to the entry `name`. Yield the claims on other files."""
+        """Set the paths of the entry `name` to those that flags name. Yield the claims that need a separate entry.
+
+        A claim is a flag with the paths that it names. The path of the profile takes precedence over other paths.
+        """
         spec, paths = self._profile.get(name), [fields["path"][0] for *_, fields in claims]
         own = spec.path if spec and spec.path in paths else next(iter(paths), "")
         changes: dict[str, tuple[str, str]] = {}
@@ -207,9 +223,10 @@ class _Discovery:
             written.update(new)
 
     def _is_absent(self, name: str) -> bool:
-        """Return whether the entry's file is not on the node, and no flag names the file.
+        """Return whether the file of the entry `name` does not exist and no file of the node mentions it.
 
-        Make the file of such an entry optional. A file that a flag names is required, in any directory.
+        Also change the entry: its file becomes required if a flag names it. Without a flag, a file that does not exist
+        becomes optional.
         """
         named, is_there = self._named.get(name), self._is_there(self._specs[name].path)
         why = f"kubelet's staticPodPath {self._manifests}, kubeconfig {self._conf}"
@@ -222,7 +239,7 @@ class _Discovery:
         if spec.kubeconfig and (named or is_there):
             self._change(name, f"kubelet's kubeconfig: the profile has {spec.kubeconfig}", kubeconfig=self._conf)
         if named and (spec.optional or not (mentioned or beside)):
-            self._change(name, f"{named} expects it", optional=False, belongs_with=(*spec.belongs_with, named))
+            self._change(name, f"{named} requires this file", optional=False, belongs_with=(*spec.belongs_with, named))
         elif (beside or not spec.conditional) and not (named or mentioned or is_there):
             self._change(name, "not expected: the file is not on this node, and no flag names it", optional=True)
         return not (named or mentioned or is_there)
@@ -232,7 +249,10 @@ class _Discovery:
         return self._conf if place == _KUBELET_CONF else place if place in files else next(iter(files), place)
 
     def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
-        """Add an entry for a file without an entry, except for service-account keys, which do not expire."""
+        """Add an entry for the file that `flag` names, unless the file has an entry already.
+
+        Add no entry for service-account keys, because they do not expire.
+        """
         given = {field: value for field, (value, _) in fields.items()}
         if entry == "sa" or any(given["path"] in {it.path, it.key, it.kubeconfig} for it in self._specs.values()):
             return
@@ -247,7 +267,7 @@ class _Discovery:
         elif signers := self._signers(given["path"]):
             new["ca"] = signers[0]
         self._specs[name] = CertificateSpec.model_validate(new)
-        self._entries[name] = [f"{source.prefix}{flag}: the profile has no entry for it"], new
+        self._entries[name] = [f"{source.prefix}{flag}: the profile has no entry for this file"], new
 
     def _signers(self, path: str) -> list[str]:
         leaf = self._document(path).certificates

@@ -1,7 +1,7 @@
-"""Detection of a node's Kubernetes distribution, which selects the profile, by files that only this distribution has.
+"""Detection of a node's Kubernetes distribution by the files that exist on the node, to select the profile.
 
-Owns the table of those files. `distributions` returns all candidates. Reads no content: only the existence of a file
-counts.
+Owns the table of the files that only one distribution has. `distributions` returns all candidates. Reads no content of
+a file.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ NAMES = {
     "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "starlingx": "StarlingX", "kubeadm": "kubeadm",
     "etcd": "a separate etcd cluster",
 }  # fmt: skip
-"""Names of the distributions in messages."""
+"""Names of the distributions in messages, by profile."""
 
 
 class Distribution(NamedTuple):
-    """A profile that fits the node, and the file by which certmond detected it."""
+    """A profile that fits the node, and the file (`marker`) by which certmond detected the distribution."""
 
     profile: str
     marker: str
@@ -41,7 +41,7 @@ class Distribution(NamedTuple):
 
 
 def distributions(root: str) -> tuple[Distribution, ...]:
-    """Return the candidates below `root`: one if the distribution is certain, several if it is uncertain, or ()."""
+    """Return the distributions whose files exist below `root`: none, one, or several if the files are ambiguous."""
     files = Files(root)
     marks = {name: _first(files, paths) for name, paths in _MARKERS.items()}
     found = {name: mark for name, mark in marks.items() if mark}
@@ -50,7 +50,7 @@ def distributions(root: str) -> tuple[Distribution, ...]:
 
 
 def advice(root: str, profile: str) -> str:
-    """Return the remedy if the node below `root` has no certificate of `profile`."""
+    """Return the remedy for a node without a certificate of `profile`. It names the profiles that fit, if any."""
     others = [each for each in distributions(root) if each.profile != profile]
     if not others:
         return (

@@ -1,1 +1,1 @@
-"""Output for operators and programs: documents, metrics, the page, and the HTTP server."""
+"""Output for operators and programs: JSON documents, tables, metrics, the HTML page, and the HTTP server."""

@@ -1,1 +1,1 @@
-"""Reads of the node's files: path resolution, consistent reads, cache, patterns, inotify."""
+"""Access to the node's files: path resolution, consistent reads, a cache, path patterns, and inotify watches."""

@@ -1,10 +1,10 @@
-"""Cache of parsed files of the node. It reads each file consistently, and again only after a change.
+"""Cache of parsed files of the node, which reads a file again only after a change.
 
-Owns the lookup from a path of the catalogue to bytes, below a root directory that also bounds absolute symlinks. It
-reads only regular files of at most MAX_SIZE. It stats a file again only after its directory reported a change, and
-parses it again only if its bytes differ. It stores parsed values and digests, never bytes, which may be a private key.
-If other users can change a file that names a path, the path has a separate entry with only what these users can read.
-Never writes, never judges.
+Resolves each path below a root directory, which absolute symlinks cannot leave. The cache reads only regular files of
+at most MAX_SIZE. It calls stat for a file again only after `refresh` has dropped the entry of the file, and parses the
+file again only if its bytes differ. It stores parsed values and digests, but no bytes, because these may be a private
+key. If other users can change the file that names a path, the path has a separate entry. That entry has only content
+that these users can read. The module writes no file.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ from certmond.files.scan_process import in_two_processes
 
 _BATCH_BYTES = 1 << 18  # bytes of files that are read before the parser runs
 _MAX_PAUSES = 20
-"""Maximum number of pauses in one pass. In a pause, another process completes a write. Without the maximum, a user who
-touches many files again and again would stop the pass.
+"""Maximum number of pauses in one pass, in which certmond waits until another process has completed a write.
+
+Without this limit, a user who touches many files again and again would stop the pass.
 """
 
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
-"""(content, path for messages) -> value. Never raises: the value contains the errors of the content."""
+"""Function that parses the content of a file. The second argument is the path for messages.
+
+A parser raises no exception, because the value that it returns contains the errors of the content.
+"""
 
 
 class Files:
-    """The files of a node below the root directory `root` ("/" for this node). For one thread only."""
+    """Cache of the files below the root directory `root` ("/" for this node). Only one thread may use the cache."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
@@ -48,16 +52,16 @@ class Files:
         self._by_lookup: dict[str, EntryKey | set[EntryKey]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
         self.dropped: frozenset[Entry] | None = None
-        """The entries that the last `refresh` dropped, or None if it dropped all entries."""
+        """The entries that the last call of `refresh` dropped, or None if the call dropped all entries."""
         self._pauses = PauseBudget(_MAX_PAUSES)
         self.unfinished = set[str]()
-        """The lookups of files that the next pass must read again, because this pass had no pauses left."""
+        """The lookups of files that the next pass must read again, because this pass may not pause any longer."""
 
     def refresh(self, touched: frozenset[str] | None) -> None:
-        """Drop the entries of the `touched` lookups ("directory/name"), or all (None), because they may have changed.
+        """Drop the entries of the `touched` lookups ("directory/name"), or all entries if `touched` is None.
 
-        `entry` compares a dropped entry with its file, and reuses the entry if the file has not changed. The next
-        `refresh` removes a dropped entry that no caller has requested.
+        The files of these entries may have changed. The method `entry` reuses a dropped entry if its file has not
+        changed. The next call of `refresh` removes each dropped entry that no caller has requested.
         """
         self.dropped, self._pauses, self.unfinished = None, PauseBudget(_MAX_PAUSES), set()
         if self._previous or self._previous_listings:
@@ -83,7 +87,10 @@ class Files:
             self.dropped = frozenset(self._previous.values())
 
     def _drop_lookups(self, entry: Entry) -> None:
-        """Drop the old lookups. Otherwise a user who retargets a symlink repeatedly grows this index without bound."""
+        """Remove the lookups of a dropped entry from the index.
+
+        Otherwise a user who changes the target of a symlink again and again would grow the index without bound.
+        """
         for lookup in entry.lookups:
             others = self._by_lookup.get(lookup)
             if isinstance(others, set):
@@ -92,7 +99,7 @@ class Files:
                 del self._by_lookup[lookup]
 
     def _is_changed_listing(self, directory: str, name: str) -> bool:
-        """Return whether a name was added to or removed from a listed directory. A replaced file changes no listing."""
+        """Return whether `name` was added to, or removed from, a directory with a stored listing."""
         names = self._listings.get(directory)
         if names is None:
             return False
@@ -100,9 +107,10 @@ class Files:
         return (names[at : at + 1] == (name,)) != os.path.lexists(f"{directory}/{name}")
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
-        """Return the entry of `path`, after a new stat if the file may have changed.
+        """Return the entry of `path`. Call stat again if the file may have changed.
 
-        If other users can change the file that names `path` (`referrer`), the entry has only what they can read.
+        `referrer` is the file that names `path`, or None for a path of the catalogue. If other users can change the
+        referrer, the entry has only content that these users can read.
         """
         key = entry_key(path, referrer)
         entry = self._entries.get(key)
@@ -124,7 +132,7 @@ class Files:
         return entry
 
     def value(self, path: str, parse: Parser[T], referrer: Referrer | None = None) -> T | None:
-        """Return the parsed content of `path`, or None if the entry has a fault."""
+        """Return the content of `path` as parsed by `parse`, or None if the file is missing or unusable."""
         entry = self.entry(path, referrer)
         if entry.fault is None and parse not in entry.values:
             self._parse_entries((entry,), parse)
@@ -132,9 +140,9 @@ class Files:
         return found
 
     def parsed(self, paths: Sequence[str], parse: Parser[Any]) -> Iterator[Iterable[str]]:
-        """Parse each of `paths`, so that `value` returns the result, and yield the finished paths part by part.
+        """Parse the files at `paths`, so that `value` returns the results. Yield the parsed paths in several parts.
 
-        A forked worker parses a part of many paths. So the values of `parse` must be facts without a private key.
+        For many paths, a forked worker parses a part of the files. So `parse` must return no private key.
         """
         known = [path for path in paths if path in self._entries or path in self._previous]
         new = [*dict.fromkeys(path for path in paths if path not in self._entries and path not in self._previous)]
@@ -151,10 +159,10 @@ class Files:
         return paths
 
     def _parse_entries(self, entries: Iterable[Entry], parse: Parser[Any]) -> None:
-        """Read several entries, then parse them, and repeat this until all are parsed.
+        """Read the files of several entries, then parse them. Repeat this until all entries are parsed.
 
-        Alternating read and parse for each of ten thousand files takes a fifth longer, because kernel and parser evict
-        each other from the processor's caches.
+        To read and parse ten thousand files one by one would take a fifth longer, because the kernel and the parser
+        evict each other from the caches of the processor.
         """
         read, size = list[tuple[Entry, bytes]](), 0
         for entry in entries:
@@ -167,7 +175,7 @@ class Files:
         _parse(read, parse)
 
     def _store_results(self, paths: Iterable[str], results: Iterable[Any], parse: Parser[Any]) -> Iterable[str]:
-        """Store the entries and values that the worker returned for these paths."""
+        """Store the entries and parsed values that the forked worker returned for `paths`. Return `paths`."""
         self._interest = None
         for path, (rest, values) in zip(paths, results, strict=True):
             if path in self._entries:  # this process has read the file meanwhile
@@ -179,9 +187,9 @@ class Files:
         return paths
 
     def listing(self, directory: str) -> tuple[str, ...]:
-        """Return the sorted names in a directory, or () if it cannot be read. Add all its names to `interest`.
+        """Return the sorted names in a directory, or () if the directory cannot be read.
 
-        Return the same object until the names change.
+        Return the same object until the names change. Add a readable directory, with all its names, to `interest`.
         """
         resolved = self._directories.readable_directory(directory)
         if resolved.fault is not None:
@@ -199,7 +207,7 @@ class Files:
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
-        """Return the ctime of a directory, which each added or removed name changes. None if it cannot be read."""
+        """Return the time of the last added or removed name in a directory (ctime), or None if it cannot be read."""
         resolved = self._directories.readable_directory(directory)
         with suppress(OSError):
             return instant_of(os.lstat(resolved.real or "/").st_ctime_ns) if resolved.fault is None else None
@@ -207,7 +215,7 @@ class Files:
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return every directory in which a lookup took place, with the names, or None for all names."""
+        """Return each directory that certmond must watch, with the names to watch. None means all names."""
         # This excludes entries that no caller has requested again after a change.
         if self._interest is None or self._directories.has_new or self._previous or self._previous_listings:
             names: dict[str, set[str]] = {}
@@ -225,7 +233,10 @@ class Files:
         return {lookup for some in self._directories.lookups() for lookup in some} | {self._root or "/"}
 
     def _stat_entry(self, path: str, known: Entry | None, referrer: Referrer | None) -> Entry:
-        """Stat `path`. Return `known` if nothing changed. Reuse its values if only the metadata changed."""
+        """Call stat for `path`, and return a new entry, or the previous entry `known` if nothing has changed.
+
+        If only the metadata has changed, the new entry has the parsed values of `known`.
+        """
         resolved = self._directories.resolve_path(path, referrer)
         entry = Entry(
             path, fault=resolved.fault, is_link=resolved.is_link, lookups=resolved.lookups, writers=resolved.writers
@@ -252,9 +263,9 @@ class Files:
         return known if same else entry
 
     def _withhold(self, entry: Entry, resolved: ResolvedPath) -> None:
-        """Remove from the entry everything except the refusal, because the referrer's writers cannot read the file.
+        """Remove all facts from the entry except the refusal, because the writers of its referrer cannot read the file.
 
-        certmond continues to watch the first part of the path: the directories that those users can read.
+        Keep the lookups in directories that these users can read, so that certmond still watches these directories.
         """
         entry.fault = resolved.restriction and refusal(entry.path, resolved.restriction)
         entry.real, entry.is_link, entry.state, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
@@ -262,7 +273,10 @@ class Files:
         entry.lookups = tuple(takewhile(lambda each: is_readable(resolved.other_users, each), resolved.lookups))
 
     def _reuse_values(self, entry: Entry, known: Entry, real: str) -> None:
-        """Read the content, and reuse the values if the bytes are equal. A touch without new bytes is not a change."""
+        """Read the content of the file at `real`. Reuse the parsed values of `known` if the bytes are equal.
+
+        Otherwise parse the new content. Set the fault of the entry if the file cannot be read.
+        """
         omitted = self._pauses.omitted
         try:
             content = content_at(real, entry.inode, self._pauses)
@@ -279,7 +293,7 @@ class Files:
             entry.values = {parse: parse(content, entry.path) for parse in known.values}
 
     def _read(self, entry: Entry) -> bytes | None:
-        """Return the content, or None after setting the fault of the entry."""
+        """Return the content of the file. If the file cannot be read, set the fault of the entry and return None."""
         content = self._read_direct(entry)
         if content is None:
             resolved = self._directories.resolve_path(entry.path, entry.referrer)
@@ -293,7 +307,7 @@ class Files:
         return content
 
     def _read_direct(self, entry: Entry) -> bytes | None:
-        """Return the content if the path has no symlink, or None. After None, the caller resolves the path again."""
+        """Return the content of a path without symlinks, or None if the caller must resolve the path again."""
         if entry.real == entry.path:
             with suppress(OSError):
                 return content_at(f"{self._root}{entry.path}", entry.inode)
@@ -310,5 +324,5 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 
 
 def _comparable(entry: Entry) -> tuple[object, ...]:
-    """Return the fields that distinguish two entries of a path, without their content."""
+    """Return the fields that differ between two entries of a path after a change of the path or of the metadata."""
     return entry.lookups, entry.state, entry.fault, entry.writers, entry.restriction, entry.foreign

@@ -1,6 +1,6 @@
-"""The entry of one path in the cache: the resolved path, the metadata, and the parsed values of its content.
+"""Cache entry of one path, with the resolved path, the metadata of the file, and the parsed values of its content.
 
-Sets the fault of a path that leads to anything except a regular file of at most MAX_SIZE. Reads nothing.
+An entry has a fault if the path does not lead to a regular file of at most MAX_SIZE. The module reads no file.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _FILE_TYPES = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOC
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 EntryKey = str | tuple[str, Referrer]
-"""The key of an entry: a path, and the file that names it if other users can change that file."""
+"""The key of an entry: a path, or a path with its referrer if other users can change the referrer."""
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
     """Cached facts about one path. The cache returns the same object until the file changes.
 
-    `real` is the path below the root without symlinks, or None if it does not exist. With `settled`, every later change
-    of the file changes `state`. `writers` are the other users that can change the file. `restriction` is the reason for
-    which the entry has only what other users can read. `referrer` is the file that names the path. With `foreign`,
-    other users control a part of the path, and one of them does not own the file.
+    `real` is the path below the root without symlinks, or None if the file does not exist. If `settled`, every later
+    change of the file changes `state`. `writers` are the other users who can change the file. `restriction` is the
+    reason for which certmond reads the path only if other users can read it, or None. `referrer` is the file that names
+    the path. If `foreign`, other users control a part of the path, and at least one of them does not own the file.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Entry:
 
     @property
     def entry_key(self) -> EntryKey:
-        """Return the key of this entry."""
+        """Return the key under which the cache stores this entry."""
         return entry_key(self.path, self.referrer)
 
     @property
@@ -64,9 +64,9 @@ class Entry:
 
     @property
     def own_file(self) -> str | None:
-        """Return the file that belongs to the entry, or None if it does not exist.
+        """Return the path of the file to which the entry leads, or None if the file does not exist.
 
-        If another user links to a file that this user does not own, return the path of the symlink.
+        If another user made a symlink to a file that this user does not own, return the path of the symlink.
         """
         return self.path if self.real and self.foreign else self.real
 
@@ -76,16 +76,16 @@ class Entry:
 
     @property
     def inode(self) -> tuple[int, ...] | None:
-        """Return the device and inode that the opened file must have, or None if any file at the path is allowed."""
+        """Return the device and the inode number that an opened file must have, or None if every file is allowed."""
         return self.state[:2] if self.state and self.restriction else None
 
     @property
     def changed_at(self) -> datetime | None:
-        """Return the time of the last change of content or inode (ctime), or None if stat failed."""
+        """Return the time of the last change of the content or the inode (ctime), or None if stat failed."""
         return instant_of(self.state[4]) if self.state else None
 
     def store_status(self, status: os.stat_result) -> None:
-        """Store the metadata of the file. Set the fault if it is not a regular file of at most MAX_SIZE."""
+        """Store the metadata `status`. Set the fault if the file is not a regular file of at most MAX_SIZE."""
         self.mode, self.uid, self.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
         self.state = state_of(status)
         self.settled = status.st_ctime_ns < time.time_ns() - TICK
@@ -98,7 +98,10 @@ class Entry:
 
 
 def entry_key(path: str, referrer: Referrer | None) -> EntryKey:
-    """Return the key of an entry: only the path if no other user can change the referrer."""
+    """Return the cache key of a path that `referrer` names.
+
+    The key is the path alone if `path` has no referrer, or if no other user can change the referrer.
+    """
     return (path, referrer) if referrer and referrer.writers else path
 
 
@@ -107,15 +110,15 @@ _SENT_FIELDS = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "sta
 
 
 def instant_of(nanoseconds: int) -> datetime:
-    """Return the time of a file's time stamp, in UTC."""
+    """Return the UTC time of a file time stamp, which is in nanoseconds since 1970."""
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 
 def latest_change(*entries: Entry) -> datetime | None:
-    """Return the latest change of any of these files, or None if stat failed for all."""
+    """Return the time of the latest change (ctime) of these files, or None if stat failed for all files."""
     return max(filter(None, (entry.changed_at for entry in entries)), default=None)
 
 
 def packed_entry(entry: Entry) -> tuple[object, list[object]]:
-    """Return the fields and values of an entry, for a process that already knows its path and its parser."""
+    """Return the fields and the parsed values of an entry, for a process that has its path and its parser."""
     return _SENT_FIELDS(entry), [*entry.values.values()]

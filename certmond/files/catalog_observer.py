@@ -1,8 +1,8 @@
-"""Observation of the node's certificates: catalogue and files -> Inventory.
+"""Observation of the node's certificates, which produces an inventory from the catalogue and the files of the node.
 
-Owns the mapping of an entry of the catalogue (files, keys, patterns) to the content of the files. Returns the same
-`Observation` object until one of its files changes, so that later stages can skip it. Judges nothing: an error of a
-file is a Fault in its observation.
+Reads the files that each entry of the catalogue names. Returns the same `Observation` object until one of its files
+changes, so that later stages can skip unchanged observations. The module evaluates no certificate. An unusable file has
+a `Fault` in its observation.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kube
 
 _NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
-"""The cache entries of some files, and the observations that certmond made from these files."""
+"""Cache entries of files, and the observations that certmond made from these files."""
 _NOT_BUILT: _Built = (), ()
 
 
 class Store:
-    """The files of the entries `specs` on the node below `root`.
+    """Observer of the files that the catalogue entries `specs` name, on the node below `root`.
 
-    `facts` override the facts from the node's files. `also` are more paths to watch for changes.
+    `facts` override the facts that the observer reads from files of the node. `also` are more paths to watch.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Store:
         self._kubeconfigs = KubeconfigObserver(self._reader)
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
-        """Return the inventory, after a new read of all files (None) or of the files of the `touched` lookups."""
+        """Return the inventory of the node. Read the files of the `touched` lookups again, or all files if None."""
         self._files.refresh(touched)
         observations: list[Observation] = []
         for number, spec in enumerate(self._specs):
@@ -86,7 +86,7 @@ class Store:
         return Inventory(tuple(observations), self._facts())
 
     def components(self) -> Components:
-        """Return the configuration of the static Pods and the kubelet. Callers call it after `observe`."""
+        """Return the configuration of the static Pods and the kubelet, as of the last call of `observe`."""
         config = self._reader.manifest(_KUBELET_CONFIG)
         directory = as_text(config.fields.get("staticPodPath")) if config else ""
         directory = directory.rstrip("/") or f"{_KUBERNETES}/manifests"
@@ -96,11 +96,11 @@ class Store:
         return Components(tuple(pod for pod in pods if pod), config, self._reader.manifest(_KUBELET_FLAGS))
 
     def has(self, path: str) -> bool:
-        """Return whether a file exists. Callers call it after `observe`."""
+        """Return whether the file at `path` existed at the last call of `observe`."""
         return not self._files.entry(path).missing
 
     def states(self, paths: Iterable[str]) -> Iterator[tuple[str, str, int]]:
-        """Yield path, SHA-256 and ctime (nanoseconds) of each of `paths` whose content is in the cache."""
+        """Yield the path, the SHA-256 and the ctime in nanoseconds of each file in `paths` that certmond has read."""
         for path in paths:
             entry = self._files.entry(path)
             if entry.fault is None and entry.digest and entry.state:
@@ -108,16 +108,16 @@ class Store:
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """Return the lookups that the next pass must read again: files that other processes may be writing."""
+        """Return the lookups of files that the next pass must read again, because a write may be in progress."""
         return frozenset(self._files.unfinished)
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Return the directories to watch, with the names to watch in each (None: all)."""
+        """Return the names to watch, by directory. None means all names in the directory."""
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
-        """Return the paths of an entry, and the limit that its pattern exceeds ("" if it exceeds none)."""
+        """Return the paths of an entry, and a phrase about the limit that its pattern exceeds, or ""."""
         if not spec.is_glob:
             return (spec.path,), ""
         known = self._expansions.get(number)
@@ -126,7 +126,7 @@ class Store:
         return known.paths, known.excess
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
-        """Return the observations of each path. Paths whose files have not changed keep their observations."""
+        """Return the observations of each path of an entry. Reuse those of `before` for unchanged files."""
         dropped = self._files.dropped
         is_current = self._current if dropped is None else dropped.isdisjoint
         built = {
@@ -227,9 +227,10 @@ class Store:
 
 
 def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
-    """Return `seen`, or the previous objects if they are equal, so that later stages skip them.
+    """Return the cache entries `used` with the observations `seen`, or with the equal observations of `before`.
 
-    Observations with faults count as equal only if their files have not changed since the previous pass.
+    Later stages skip observations that are the same objects. Observations with faults count as equal only if their
+    files have not changed since the previous pass.
     """
     same = (
         before
@@ -242,7 +243,7 @@ def _reused(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Bui
 
 
 def _too_many(spec: CertificateSpec, excess: str) -> Fault:
-    fact = f"{spec.path} {excess}, and certmond reads only the first"
+    fact = f"{spec.path} {excess}, and certmond ignores the others"
     return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or `exclude` names")
 
 

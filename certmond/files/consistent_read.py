@@ -1,7 +1,7 @@
 """Consistent reads of a regular file that another process may be writing.
 
-Owns the read, and the values that distinguish two states of a file. It resolves no path, caches nothing, and parses no
-content.
+Also defines the values that distinguish two states of a file. The module resolves no path, caches no content, and
+parses no content.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from io import BufferedReader
 from certmond.files.path_resolution import open_without_symlinks
 
 MAX_SIZE = 1 << 20
-"""Maximum size of a file in bytes. The certificate files of Kubernetes components are smaller."""
+"""Maximum size in bytes of a file that certmond reads. The files of Kubernetes components are smaller."""
 TICK = 20_000_000
-"""Nanoseconds. Two changes within one tick of the kernel's clock can have the same time stamps."""
+"""Nanoseconds within which two changes of a file can have the same time stamp."""
 
 _WRITER_PAUSE = 0.005  # seconds in which the scheduler resumes a preempted writer
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
-    """Return the content of an open regular file. Raises OSError, with EFBIG if it has more than `most` bytes.
+    """Return the content of an open regular file. Raises OSError with EFBIG if the file has more than `most` bytes.
 
-    Allocates memory for the content only. A buffer of `most` bytes for each read would fragment the heap.
+    Allocate memory only for the content, because a buffer of `most` bytes for each read would fragment the heap.
     """
     size = os.fstat(file.fileno()).st_size
     content = file.read(min(size, most) + 1)
@@ -38,13 +38,13 @@ def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
 
 
 class PauseBudget:
-    """Maximum number of pauses in one pass. `omitted` counts the pauses that this maximum did not permit."""
+    """Limit for the pauses in one pass. `omitted` is the number of pauses that the limit did not permit."""
 
     def __init__(self, pauses: int) -> None:
         self._pauses, self.omitted = pauses, 0
 
     def spend(self) -> bool:
-        """Count a pause, and return whether the caller may pause."""
+        """Return whether the caller may pause. Count the permitted or omitted pause."""
         if not self._pauses:
             self.omitted += 1
             return False
@@ -53,11 +53,11 @@ class PauseBudget:
 
 
 def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBudget | None = None) -> bytes:
-    """Return the content that a regular file had at one instant.
+    """Return the content that the regular file at `real` had at one instant.
 
-    `inode` is the (device, inode) that the file must have. Raises OSError, also if the file changes during each attempt
-    or was replaced. If `pauses` does not permit a pause, a preempted writer may be in the middle of a write. Then the
-    caller must read the file again later.
+    `inode` is the device and the inode number that the file must have, or None. Raises OSError, also if another process
+    replaced the file or changes it during each of three attempts. If `pauses` permits no pause, a write may still be in
+    progress, so the caller must read the file again later.
     """
     descriptor = open_without_symlinks(real, _OPEN)
     try:
@@ -88,5 +88,8 @@ def content_at(real: str, inode: tuple[int, ...] | None = None, pauses: PauseBud
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return the values that identify the state of a file. A chmod, or a rewrite that restores mtime, changes ctime."""
+    """Return the values of stat that identify the state of a file.
+
+    They include ctime, because a chmod or a write that restores mtime also changes ctime.
+    """
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)

@@ -1,7 +1,7 @@
-"""Cache of resolved directories of the node, and the resolution of paths below them.
+"""Cache of the resolved directories of the node, and resolution of paths below these directories.
 
-Owns the directories of the cached files. For a path that another user controls, it uses only the cached directory of
-the file that names the path. Reads no content.
+For a path that another user controls, the module uses only the cached directory of the file that names the path. The
+module reads no content of a file.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from certmond.pki.findings import Fault, Reason
 
 
 class DirectoryCache:
-    """Directories below `root` ("" for the root directory of this node). Each is resolved once until `clear`."""
+    """Cache of resolved directories below `root` ("" for the root directory of this node)."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._directories: dict[str, ResolvedPath] = {}
         self.has_new = False
-        """True after a directory was added. The owner of this cache resets it to False."""
+        """True after the cache has resolved a new directory. The user of the cache resets this value to False."""
 
     def clear(self) -> None:
         self._directories.clear()
 
     def lookups(self) -> Iterator[tuple[str, ...]]:
-        """Yield the "directory/name" lookups of each cached directory."""
+        """Return an iterator of the lookups ("directory/name") that resolved each cached directory."""
         return (resolved.lookups for resolved in self._directories.values())
 
     def directory(self, path: str) -> ResolvedPath:
-        """Return the resolved directory `path`, with a fault if it does not exist."""
+        """Return the resolved directory `path`. The result has a fault if the directory does not exist."""
         resolved = self._directories.get(path)
         if resolved is None:
             resolved = self._directories[path] = resolve(path, root_start(self._root), root=self._root, name=path)
@@ -48,11 +48,17 @@ class DirectoryCache:
         return resolved
 
     def readable_directory(self, path: str) -> ResolvedPath:
-        """Return the resolved directory `path`, with a fault if other users control the path and cannot read it."""
+        """Return the resolved directory `path`.
+
+        The result has a fault if the directory does not exist, or if other users control the path and cannot read it.
+        """
         return self._if_readable(self.directory(path), path)
 
     def resolve_path(self, path: str, referrer: Referrer | None) -> ResolvedPath:
-        """Return the resolved `path`. `referrer` is the file that names `path`, or None for a configured path."""
+        """Return the resolved `path`. The result has a fault if the path does not exist or must not be read.
+
+        `referrer` is the file that names `path`, or None for a path of the configuration.
+        """
         if referrer and referrer.writers:  # cache no directory of this path, because another user controls it
             home = referrer.path.rpartition("/")[0]
             if path.startswith(f"{home}/") and (resolved := self.directory(home)).fault is None:
@@ -67,7 +73,7 @@ class DirectoryCache:
         return self._if_readable(resolve(name, resolved, root=self._root, name=path), path)
 
     def _if_readable(self, resolved: ResolvedPath, path: str) -> ResolvedPath:
-        """Return the resolved path, with a fault if other users control a part of it and cannot read the file."""
+        """Return `resolved`. Add a fault if other users control a part of `path` and cannot read the file."""
         if resolved.fault is not None or resolved.restriction is None:
             return resolved
         with suppress(OSError):
@@ -77,7 +83,7 @@ class DirectoryCache:
         return replace(resolved, fault=refusal(path, resolved.restriction))
 
     def is_directory_readable(self, other_users: frozenset[int], lookup: str) -> bool:
-        """Return whether each of `other_users` can read the directory of `lookup`."""
+        """Return whether each of `other_users` can read the directory of `lookup` ("directory/name")."""
         directory = lookup.rpartition("/")[0]
         with suppress(OSError):
             return is_readable_by(other_users, directory, os.lstat(directory or "/"), root=self._root)
@@ -85,7 +91,7 @@ class DirectoryCache:
 
 
 def _fault_below(resolved: ResolvedPath, path: str) -> Fault | None:
-    """Return the fault of `path`, whose directory has a fault."""
+    """Return the fault of the path `path` in the directory `resolved`, which has a fault."""
     if resolved.restriction:
         return refusal(path, resolved.restriction)
     if resolved.fault is None or resolved.fault.reason is Reason.MISSING:

@@ -1,7 +1,7 @@
-"""Parsed files of the node for the observation of its certificates, with a record of the files behind each observation.
+"""Reader of the node's files for the observation of certificates, which records the files that it has read.
 
-Owns the choice of the parser for an entry of the catalogue, and the decision whether the node should have a file.
-Judges nothing: an error of a file is a Fault in its document.
+Chooses the parser for an entry of the catalogue, and decides whether the node should have a file. The module evaluates
+no certificate. An unusable file has a `Fault` in its document.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from certmond.pki.x509.parsing import Document
 
 
 class DocumentReader:
-    """Reads and parses files through `files`, and records their cache entries in `used`.
+    """Reader that parses files through the cache `files`, and records the used cache entries in `used`.
 
-    With `own_root`, the files are below the root directory of this host, so that the user names of this host apply.
+    If `own_root`, the files are those of this host, so the reader reports owners with the user names of this host.
     """
 
     def __init__(self, files: Files, *, own_root: bool) -> None:
@@ -46,7 +46,7 @@ class DocumentReader:
         return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
 
     def parser(self, spec: CertificateSpec) -> Parser[Any]:
-        """Return the parser for the files of an entry."""
+        """Return the parser for the files of a catalogue entry, which uses the password of the entry if it has one."""
         if spec.kind is Kind.KUBECONFIG:
             return parse_credentials
         password = self._password(spec.password_file) if spec.password_file else None
@@ -75,7 +75,10 @@ class DocumentReader:
         return entry
 
     def is_expected(self, spec: CertificateSpec) -> bool:
-        """Return whether the node should have the file of the entry: always, or because another file requires it."""
+        """Return whether an entry is required on this node. An optional entry is not required.
+
+        A conditional entry is required if another file of the node requires it, or if such a file is unreadable.
+        """
         if spec.optional or not spec.conditional:
             return not spec.optional
         mentioned = (self.manifest(path) for path in spec.mentioned_in)
@@ -87,7 +90,7 @@ class DocumentReader:
         )
 
     def is_wanted(self, spec: CertificateSpec) -> bool:
-        """Return whether the node should have the file of an entry, for `Observation.wanted`."""
+        """Return the value of `Observation.wanted`: False if the file of a conditional entry is not required here."""
         return spec.optional or spec.is_glob or self.is_expected(spec)
 
     def missing_fault(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
@@ -97,12 +100,15 @@ class DocumentReader:
         return Fault(Reason.MISSING, f"{path} does not exist{dangling}{because}")
 
     def changed_at(self, *entries: Entry) -> datetime | None:
-        """Return the latest change of any of these files. For a missing file, the change of its directory counts."""
+        """Return the time of the latest change of these files, or None if it is unknown for all files.
+
+        The time for a missing file is that of the last change of its directory.
+        """
         removals = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
         return max(filter(None, (latest_change(*entries), *removals)), default=None)
 
     def permissions(self, secret: Mapping[str, bool], referrer: Referrer | None = None) -> Iterator[Permissions]:
-        """Yield the permissions of the files in `secret`, which maps a path to whether the file has a private key."""
+        """Yield the permissions of each readable file in `secret`, which maps a path to whether the file has a key."""
         for path, is_secret in secret.items():
             entry = self.entry(path, referrer)
             if entry.fault is None:
@@ -110,7 +116,10 @@ class DocumentReader:
 
 
 def bundle_observations(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
-    """Yield one observation for each certificate of a bundle. The first one has the faults and the key of the file."""
+    """Yield an observation for each distinct certificate of a bundle.
+
+    The first observation also has the key and the faults of the file, even if the bundle has no certificate.
+    """
     distinct = tuple(dict.fromkeys(certificates))
     yield replace(whole, certificates=distinct[:1])
     for number, certificate in enumerate(distinct[1:], start=2):

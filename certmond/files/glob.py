@@ -1,4 +1,4 @@
-"""Expansion of a path pattern of the catalogue: `*`, `?`, `[…]`, and `**` for any number of directories."""
+"""Expansion of a path pattern of the catalogue, with `*`, `?`, `[…]`, and `**` for any number of directories."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 
 MAX_FILES = 100_000
-"""Maximum number of files for one pattern. A user who can write in the directory can create any number of files."""
+"""Maximum number of files for one pattern, because a user who can write in the directory can create any number."""
 MAX_DIRECTORIES = 10_000
-"""Maximum number of directories for one pattern. Each needs an inotify watch, of which a user has a limited number."""
+"""Maximum number of directories for one pattern, because each directory needs one of the limited inotify watches."""
 _MAX_DEPTH = 16  # levels of directories that `**` descends
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """The matching paths in order, without duplicates.
+    """Result of the expansion of a pattern: the matching paths in order, without duplicates.
 
-    `excess` describes the limit that the pattern exceeds, or is "". `listings` and `entries` are the directories and
-    entries that the expansion has read.
+    `excess` is a phrase about the limit that the pattern exceeds, or "". `listings` has the names in each directory
+    that the expansion has read. `entries` are the cache entries that it has read.
     """
 
     paths: tuple[str, ...]
@@ -31,13 +31,16 @@ class Expansion:
     entries: tuple[Entry, ...]
 
     def is_current(self, files: Files) -> bool:
-        """Return whether the pattern still matches the same paths, because `files` still returns the same objects."""
+        """Return whether the directories and files that the expansion read are unchanged in the cache `files`."""
         listed = all(files.listing(directory) is names for directory, names in self.listings.items())
         return listed and all(files.entry(entry.path) is entry for entry in self.entries)
 
 
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
-    """Return the paths that match the pattern, without the names in `exclude`. `**` follows no symlink."""
+    """Return the paths that match the pattern. Skip names that match a pattern in `exclude`.
+
+    `**` follows no symlink and descends a limited number of directories.
+    """
     walk = _Walk(files, exclude)
     found = dict[str, None]()
     for path in walk.paths("", pattern.strip("/").split("/"), 0):

@@ -1,29 +1,29 @@
-"""Watches of directories with inotify, which wake the daemon when a name of interest changes.
+"""Watches of directories with inotify, which wake the daemon when a watched name changes.
 
-Owns the inotify instance, and the watch of each directory. Collects the changes until the next `take_changes`. Opens no
-certificate and reads no clock. An event names the path to read again, and not its content. One thread calls
-`set_interest`, `take_changes` and `close`.
+Owns the inotify instance and the watch of each directory, and collects changes until the next `take_changes`. An event
+names a path that certmond must read again, and the module reads no content. Only one thread may call `set_interest`,
+`take_changes` and `close`.
 
-*Directories, not files*: a renewal replaces a file by a rename, and a watch of the old file does not see the new one. A
-watch of the directory also sees a name that does not exist yet.
+*Directories*: The module watches directories instead of files, because a renewal replaces a file by a rename. A watch
+of the old file reports no event for the new file. A watch of the directory also reports a name that did not exist.
 
-*`InotifyFD`, not watchdog's `Observer`*: an observer starts a thread for each directory and hides an overflow of the
-kernel's queue. `InotifyFD` is one descriptor and one thread for all directories, and reports an overflow. This module
-handles four cases that `InotifyFD` does not:
+*InotifyFD*: The module uses `InotifyFD` of watchdog, which needs one descriptor and one thread for all directories, and
+reports an overflow of the kernel's queue. The `Observer` of watchdog starts a thread for each directory, and hides an
+overflow. This module handles four cases that `InotifyFD` does not handle:
 
-- on EACCES `InotifyFD` does not raise: it returns the descriptor -1, and keeps the callback under this number;
-- a second callback with the same number on one watch is a RuntimeWarning. A watch belongs to an inode, so two paths can
-  share it (a bind mount; a directory that was moved). This module has one callback for each descriptor;
-- an overflow can lose the event that a watch was removed, so `set_interest` then requests every watch again;
-- an exception in a callback ends its thread, so `set_interest` checks that the thread is alive.
+- After EACCES, `InotifyFD` does not raise. It returns the descriptor -1, and keeps the callback under this number.
+- A second callback with the same number on one watch causes a RuntimeWarning. A watch belongs to an inode, so two paths
+  can share a watch, for example after a bind mount. This module has one callback for each descriptor.
+- An overflow can lose the event of a removed watch. So `set_interest` requests every watch again after an overflow.
+- An exception in a callback ends the thread of `InotifyFD`. So `set_interest` checks that the thread is alive.
 
-`Watcher.polled` has the directories *without complete events*: the kernel has no watches left, or certmond has no
-permission, or other hosts change the file system. A watch, if it is possible, reports only the changes by this host.
+*Polling*: `Watcher.polled` has the directories for which inotify does not report every change. For these directories,
+the kernel has no watches left, certmond has no permission, or other hosts can change the file system.
 
-*No gap*: the caller reads a directory before it requests the watch. So a directory with a new watch, and a new name in
-a watched directory, count as changed.
+*First read*: The caller reads a directory before it requests a watch. So a directory with a new watch counts as
+changed, and also a new name in a watched directory.
 
-*Mounts*: a mount covers a directory without an event in it. The kernel marks /proc/self/mountinfo as "exceptional"
+*Mounts*: A mount on a directory causes no inotify event. The kernel marks /proc/self/mountinfo as "exceptional"
 (POLLPRI) after each change. `Watcher` reports only a change that affects a watched path, so the mounts of Pods do not
 wake the daemon.
 """
@@ -40,7 +40,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEv
 from certmond.files.mount_table import JOIN_TIMEOUT, MountTable, filesystem_type, is_eventless
 
 Interest = Mapping[str, frozenset[str] | None]
-"""A real directory -> the names to watch in it, or None for every name."""
+"""Maps each directory, as a path without symlinks, to the names to watch in the directory, or to None for all names."""
 
 _MASK = Mask(
     InotifyConstants.IN_CREATE
@@ -62,15 +62,15 @@ _MAX_PATHS = 16_384  # with more changed paths, a new read of all files is not m
 @dataclass(frozen=True, slots=True)
 class Changes:
     everything: bool
-    """True if the caller must read all files again: events were lost, a mount changed, or too many paths changed."""
+    """True if the caller must read all files again, because events were lost, a mount or too many paths changed."""
     paths: frozenset[str]
-    """`directory/name` of entries that may have changed, or `directory` for the directory itself."""
+    """The paths that may have changed, as "directory/name", or as "directory" for a directory itself."""
     cause: str
-    """The cause with the largest effect: inotify, overflow or mount."""
+    """The cause of the changes: inotify, overflow or mount. Of several causes, the one with the largest effect."""
 
 
 def affects(point: str, interest: Interest) -> bool:
-    """Return whether a mount at `point` covers or uncovers a watched path, even a single file."""
+    """Return whether a mount or unmount at `point` changes the content of a watched path, even of a single file."""
     parent, name = os.path.split(point)
     names = interest.get(parent, frozenset())
     below = os.path.join(point, "")
@@ -82,7 +82,7 @@ class _Directory:
     path: str
     names: frozenset[str] | None
     identity: tuple[int, int] | None = None
-    """Device and inode just before the request of the watch. `set_interest` detects a watch of another inode."""
+    """Device and inode immediately before the request of the watch, to detect that the path has another inode now."""
     watch: WatchDescriptor | None = None
 
     def entries(self, names: Iterable[str]) -> list[str]:
@@ -91,12 +91,12 @@ class _Directory:
 
 class Watcher:
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`set_interest`, and the threads of inotify and of the mount table, call `wake` for each change.
+        """Create a watcher without watches. It calls `wake` for each change, also from other threads.
 
-        `wake` must be quick and must not raise.
+        `wake` must be quick and must not raise an exception.
         """
         self.events = 0
-        """Number of events that affected a watched name or directory."""
+        """Number of inotify events for a watched name or a watched directory."""
         self.overflows = 0
         self._wake = wake
         self._closed = False
@@ -117,7 +117,7 @@ class Watcher:
 
     @property
     def polled(self) -> frozenset[str]:
-        """Return the directories to poll, because inotify does not report every change in them."""
+        """Return the directories in which inotify does not report every change, so that certmond must poll them."""
         return self._polled
 
     @property
@@ -126,7 +126,7 @@ class Watcher:
             return sum(len(directories) for _, directories in self._watches.values())
 
     def take_changes(self) -> Changes | None:
-        """Return the changes since the last call and reset them. None without a change."""
+        """Return the changes since the last call, or None without a change."""
         with self._lock:
             if self._cause < 0:
                 return None
@@ -135,16 +135,16 @@ class Watcher:
             return changes
 
     def report_changed(self, paths: frozenset[str]) -> None:
-        """Report these paths as changed, so that the next pass reads them again."""
+        """Report `paths` as changed, so that the next pass reads these paths again."""
         if paths:
             self._report(paths)
 
     def set_interest(self, interest: Interest) -> None:
-        """Watch exactly these directories, each as the inode to which its path leads now.
+        """Watch exactly the directories in `interest`, each as the inode to which its path leads now.
 
-        A directory that cannot be watched is not an error. The watch of its parent reports the creation of a
-        missing directory. The caller polls every other unwatched directory. A new directory or name counts as changed,
-        so that the daemon also detects a change between the read and this call.
+        A directory that cannot be watched is no error. The watch of its parent reports when a missing directory is
+        created. The property `polled` has every other directory without a watch. A new directory or name counts as
+        changed, so that the daemon detects a change between its last read and this call.
         """
         if self._closed:
             return
@@ -170,7 +170,7 @@ class Watcher:
         self._polled = frozenset(polled)
 
     def close(self) -> None:
-        """End both threads and close every descriptor. Then no directory is watched and no change reported."""
+        """End the threads of inotify and of the mount table, and close all descriptors. Later calls have no effect."""
         if self._closed:
             return
         self._closed = True
@@ -210,7 +210,7 @@ class Watcher:
     # Internals.
 
     def _mount_table(self) -> MountTable | None:
-        """Return the mount table. None if it cannot be opened: then the daemon polls all directories."""
+        """Return the mount table, or None if it cannot be opened. Without it, the daemon polls all directories."""
         try:
             return MountTable(self._mounts_changed)
         except OSError:
@@ -235,7 +235,10 @@ class Watcher:
         self._wake()
 
     def _live_instance(self) -> InotifyFD | None:
-        """Return the inotify instance, with a live thread, or None while the kernel refuses one."""
+        """Return the inotify instance with a running thread. Create an instance if none exists or its thread has ended.
+
+        Return None if the kernel permits no instance or no thread.
+        """
         if self._inotify is not None and not self._inotify.is_alive():
             self._inotify.stop()  # calls on_watch_deleted for every watch
             self._inotify = None
@@ -249,7 +252,10 @@ class Watcher:
         return self._inotify
 
     def _watch(self, directory: _Directory, inotify: InotifyFD | None, *, exhausted: bool, uncertain: bool) -> int:
-        """Watch a directory, unless it is watched already. Return 0, or the errno of the failure."""
+        """Watch a directory, unless its present inode has a watch. Return 0, or the errno of the failure.
+
+        `exhausted` is true if the kernel has no watches left, and `uncertain` if existing watches may be lost.
+        """
         error_number = 0
         try:
             status = os.stat(directory.path)
@@ -272,7 +278,10 @@ class Watcher:
         return error_number
 
     def _attach(self, inotify: InotifyFD, directory: _Directory, identity: tuple[int, int]) -> bool:
-        """Request the watch from the kernel. Return whether it is new. The lock delays the events of the watch."""
+        """Request the watch of a directory from the kernel. Return whether the watch is new for this directory.
+
+        Raises OSError if the kernel refuses the watch.
+        """
         number = CallbackId(next(self._numbers))
         with self._lock:
             watch = inotify.add_callback(os.fsencode(directory.path), _MASK, self, number)
@@ -289,7 +298,10 @@ class Watcher:
             return True
 
     def _release(self, directory: _Directory) -> bool:
-        """Remove a directory from its watch, and an unused watch from the kernel. The caller holds the lock."""
+        """Remove a directory from its watch, and remove a watch without directories from the kernel.
+
+        Return False if the directory has no watch. The caller holds the lock.
+        """
         watch, directory.watch = directory.watch, None
         if watch is None:
             return False
@@ -303,7 +315,7 @@ class Watcher:
 
 
 class _Inotify(InotifyFD):
-    """InotifyFD that raises OSError, and leaks no descriptor, if its thread cannot start."""
+    """InotifyFD that raises OSError if its thread cannot start, and then closes its descriptors."""
 
     def start(self) -> None:
         self.name = "certmond-inotify"

@@ -1,6 +1,7 @@
-"""Refusal to write a private key to a file that another user can replace.
+"""Check that prevents the write of a private key to a file that another user can replace.
 
-Owns the message and its remedy. `files/write_access` finds the users who can write. Only reads.
+Owns the message of the refusal and its remedy. `files.write_access` finds the users who can write. The module writes no
+file.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from certmond.pki.findings import printable
 
 
 def exposed(root: str, paths: Iterable[str], owner: str | None) -> str | None:
-    """Return the reason not to write a private key to these files, with the remedy, or None.
+    """Return why certmond must not write a private key to `paths`, with the remedy, or None if the write is safe.
 
-    The reason is a user who can replace one of the files: neither root, nor the user of certmond, nor `owner`.
+    The reason is a user who can replace one of the files and who is neither root, nor the user of certmond, nor
+    `owner`.
     """
     lookup = WriterLookup(root)
     for path in paths:

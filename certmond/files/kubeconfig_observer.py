@@ -1,7 +1,7 @@
 """Observation of the certificates and keys that a kubeconfig embeds or names.
 
-Owns the observation of each user and cluster of a kubeconfig, and of kubelet.conf together with the kubelet's PEM.
-Judges nothing: an error of a file is a Fault in its observation.
+Observes each user and cluster of a kubeconfig, and kubelet.conf together with the kubelet's client certificate. The
+module evaluates no certificate. An unusable file has a `Fault` in its observation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class KubeconfigObserver:
         self._reader = reader
 
     def is_wanted(self, seen: Observation) -> bool:
-        """Return whether the node should have the kubelet's PEM. It need not if kubelet.conf names other files."""
+        """Return whether the node should have the file of the kubelet's client certificate in `seen`.
+
+        Return False if kubelet.conf embeds the certificate or names another file.
+        """
         named = self._refers_to(seen, seen.spec.kubeconfig) if seen.spec.kubeconfig else None
         return seen.wanted and named in {None, seen.path}
 
@@ -98,7 +101,10 @@ class KubeconfigObserver:
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
-        """Yield the CA certificates of a kubeconfig whose entry has no `embedded_ca`, because they expire too."""
+        """Yield an observation for each CA certificate of a kubeconfig, because these certificates expire too.
+
+        The caller uses this method only for an entry without `embedded_ca`.
+        """
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=update)
         for cluster in credentials.config.clusters:
@@ -111,7 +117,10 @@ class KubeconfigObserver:
             )
 
     def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
-        """Return the CA certificates that a kubeconfig has for the cluster of its context, and their faults."""
+        """Return the CA certificates for the cluster of the current context of a kubeconfig, and their faults.
+
+        Without such a cluster, use the only cluster, or return no certificate if there are several or no clusters.
+        """
         config = credentials.config
         current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
         if not current and len(config.clusters) != 1:
@@ -131,7 +140,10 @@ class KubeconfigObserver:
     def _material(
         self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None
     ) -> Document:
-        """Return the document that the kubeconfig at `path` embeds or names, if its writers can read the file."""
+        """Return the parsed certificate, key or CA that the kubeconfig at `path` embeds or names.
+
+        If other users can write the kubeconfig but cannot read a named file, the document has only a fault.
+        """
         if material is None:
             return Document()
         if material.path and material.data is None:

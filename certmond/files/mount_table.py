@@ -1,4 +1,4 @@
-"""The mount table of this process (proc_pid_mountinfo(5)), and a thread that waits for a change of it.
+"""Mount table of this process (proc_pid_mountinfo(5)), with a thread that waits for a change of the mounts.
 
 Owns the parser of the table, and the types of file systems on which files can change without an inotify event.
 """
@@ -30,7 +30,7 @@ class Mount(NamedTuple):
 
 
 def parse_mounts(table: bytes) -> tuple[Mount, ...]:
-    """Return the mounts in the lines of a /proc/PID/mountinfo. Skip lines of an unknown form."""
+    """Return the mounts in `table`, the content of a /proc/PID/mountinfo. Skip lines with an unknown format."""
     mounts = []
     for line in table.split(b"\n"):
         head, _, tail = line.partition(b" - ")
@@ -42,7 +42,10 @@ def parse_mounts(table: bytes) -> tuple[Mount, ...]:
 
 
 def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
-    """Return the type of a directory's file system. `types` has the type at each mount point. None if it is unknown."""
+    """Return the type of the file system that contains `directory`, or None if it is unknown.
+
+    `types` has the type of the file system at each mount point.
+    """
     while directory not in types:
         directory, below = os.path.dirname(directory), directory
         if directory == below:
@@ -51,12 +54,15 @@ def filesystem_type(directory: str, types: Mapping[str, str]) -> str | None:
 
 
 def is_eventless(type_name: str | None) -> bool:
-    """Return whether files can change without an inotify event on a file system of this type, or None (unknown)."""
+    """Return whether files on a file system of this type can change without an inotify event.
+
+    Return True if the type is None, which means unknown.
+    """
     return type_name is None or _EVENTLESS.fullmatch(type_name) is not None
 
 
 class MountTable:
-    """The mounts of this process. A thread sleeps until the kernel reports a change, and then reads them again."""
+    """The mounts of this process. A thread reads the mounts again when the kernel reports a change."""
 
     def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
         self._changed = changed
@@ -77,7 +83,10 @@ class MountTable:
             raise OSError(errno.EAGAIN, "cannot start a thread") from error
 
     def types(self) -> dict[str, str]:
-        """Return the type of the file system at each mount point. If mounts are stacked, the uppermost one counts."""
+        """Return the type of the file system at each mount point, or {} if the thread no longer runs.
+
+        For several mounts at one point, return the type of the topmost mount.
+        """
         return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
 
     def _run(self) -> None:

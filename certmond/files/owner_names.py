@@ -1,4 +1,4 @@
-"""Names of file owners in the form of the configuration."""
+"""Names of file owners in the form `user:group`, as in the configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from functools import lru_cache
 
 @lru_cache(maxsize=256)
 def owner_name(uid: int, gid: int, by_name: bool) -> str:
-    """Return `user:group`, with the names of this node if `by_name`. Otherwise only the ID 0 has a name, root."""
+    """Return the owner of a file as `user:group`. With `by_name`, use the user and group names of this host.
+
+    Use the number of an ID without a name. Without `by_name`, use the numbers of all IDs, but `root` for 0.
+    """
     if not by_name:
         return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"
     try:

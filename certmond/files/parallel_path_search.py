@@ -1,6 +1,6 @@
-"""Search of certification paths in two processes, if the node has two processors.
+"""Search for certification paths in two processes, if the node has at least two processors.
 
-The results equal those of `pki.x509.path_building.find_all`.
+The results are the same as those of `pki.x509.path_building.find_all`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from certmond.pki.x509.path_building import PathSearch, Question, find_all
 
 
 def find_in_two_processes(questions: Sequence[Question]) -> Iterator[PathSearch]:
-    """Yield the results of `find_all`, computed on demand."""
+    """Return an iterator of the results of `find_all` for `questions`, in their order."""
     return chain.from_iterable(in_two_processes(questions, find_all, shared=_certificates))
 
 
 def _certificates(questions: Sequence[Question]) -> list[Certificate]:
-    """Return every certificate that a result can contain. Both processes have them."""
+    """Return every certificate that a result for `questions` can contain. Both processes have these certificates."""
     return [each for question in questions for each in (question.leaf, *question.anchors, *question.intermediates)]

@@ -1,10 +1,10 @@
-"""Path resolution that follows symlinks one by one, as Linux does, but never above a root directory.
+"""Path resolution that follows symlinks one by one, like Linux, but never above a root directory.
 
-Owns the names that it looks up, which the daemon watches, and the rule for other users: neither root nor the user of
-certmond. certmond follows a symlink of another user only to files that this user can read, through directories that
-this user can search. The same rule applies to a path in a file that another user can change. certmond opens exactly the
-file that it resolved. Otherwise a user who can write one watched file could read with certmond's rights. Reads no
-content.
+Records the names that it looks up, so that the daemon can watch them. A symlink of another user, who is neither root
+nor the user of certmond, leads only to files that this user can read, through directories that this user can search.
+The same rule applies to a path in a file that another user can change. certmond opens exactly the file that it
+resolved. Otherwise a user who can write one watched file could read other files with certmond's rights. The module
+reads no content of a file.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 _ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 ALL_USERS = -1
-"""Represents all users in a set of user IDs, if the group or others can write."""
+"""Element of a set of user IDs that represents all users. It means that the group or others can write."""
 
 
 class Restriction(NamedTuple):
     """The reason for which certmond follows a path only to files that other users can read, and the remedy.
 
-    No text names the target of the path.
+    Neither text names the target of the path, because other users must not learn whether the target exists.
     """
 
     fact: str
@@ -36,7 +36,7 @@ class Restriction(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Referrer:
-    """A file that names another file, and the other users that can change it."""
+    """A file that names another file. `writers` are the other users who can change the first file."""
 
     path: str
     writers: frozenset[int]
@@ -44,12 +44,13 @@ class Referrer:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPath:
-    """The file to which a path leads (`real`), and every "directory/name" of the resolution (`lookups`).
+    """Result of a path resolution. `real` is the file to which the path leads.
 
-    `status` is the result of lstat, if it was called. `other_users` control a part of the path. Each of them must be
-    able to read `real`, and `restriction` is the reason. `writers` are the other users that can redirect the path.
-    They are the owners of the file, the directories and the symlinks, and `ALL_USERS` if the group or others can write.
-    A directory with the sticky bit does not count, because users can replace only their own files in it.
+    `lookups` has each "directory/name" that the resolution looked up. `status` is the result of lstat for `real`, or
+    None. `other_users` control a part of the path, so each of them must be able to read `real`. `restriction` has the
+    reason. `writers` are the other users who can change the file or its path: the owners of the file, the directories
+    and the symlinks. They include `ALL_USERS` if the group or others can write. Write permission for a directory with
+    the sticky bit does not count, because a user can replace only the user's own files there.
     """
 
     real: str
@@ -63,14 +64,14 @@ class ResolvedPath:
 
 
 def root_start(root: str, referrer: Referrer | None = None) -> ResolvedPath:
-    """Return the root directory as the start of a configured path, or of a path that the file `referrer` names."""
+    """Return the root directory, from which `resolve` follows a configured path or a path in the file `referrer`."""
     if referrer is None or not referrer.writers:
         return ResolvedPath(root, ())
     return ResolvedPath(root, (), other_users=referrer.writers, restriction=_referrer_restriction(referrer))
 
 
 def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath:
-    """Return the `directory` of a referrer with writers as the start of a path that the referrer names."""
+    """Return `directory`, from which `resolve` follows a path in the file `referrer`, which has other writers."""
     other_users = directory.other_users | referrer.writers
     return replace(
         directory, lookups=(), is_link=False, other_users=other_users, restriction=_referrer_restriction(referrer)
@@ -78,12 +79,12 @@ def directory_start(referrer: Referrer, directory: ResolvedPath) -> ResolvedPath
 
 
 def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> ResolvedPath:
-    """Follow `path` and its symlinks from `start`, never above `root`. Faults contain `name` as the path.
+    """Follow `path` and its symlinks from `start`, never above `root`, and return the result. A fault names `name`.
 
-    The result includes `other_users` and `writers` of `start`. If other users control the path, each name is looked up
-    only in a directory that each of them can search (path_resolution(7)). Otherwise a path such as
-    `/closed/name/../../open/file` would disclose whether the name exists. The parents of the directory in which these
-    users take control of the path are not secret.
+    The result includes `other_users` and `writers` of `start`. If other users control the path, certmond looks up a
+    name only in a directory that each of them can search (path_resolution(7)). Otherwise a path such as
+    `/closed/name/../../open/file` would disclose whether `/closed/name` exists. The rule does not apply to the parents
+    of the directory in which these users control the path, because the users know these parents.
     """
     current, other_users, writers, restriction = start.real, start.other_users, start.writers, start.restriction
     trusted, hops = {0, os.geteuid()}, 0
@@ -138,7 +139,10 @@ def resolve(path: str, start: ResolvedPath, *, root: str, name: str) -> Resolved
 
 
 def is_readable_by(other_users: frozenset[int], real: str, status: os.stat_result, *, root: str) -> bool:
-    """Return whether each of `other_users` owns the file at `real`, or all users can read it."""
+    """Return whether each of `other_users` owns the file at `real`, or all users can read the file.
+
+    All users can read a file only if they can also search its directories. `status` is the status of the file.
+    """
     if other_users <= {status.st_uid}:
         return True
     needed = stat.S_IROTH
@@ -151,7 +155,7 @@ def is_readable_by(other_users: frozenset[int], real: str, status: os.stat_resul
 
 
 def open_without_symlinks(real: str, flags: int) -> int:
-    """Open `real` and return the descriptor. Raises OSError if any part of the path is a symlink by now."""
+    """Open `real` and return the descriptor. Raises OSError if any part of the path is a symlink."""
     descriptor = os.open(real, flags | os.O_NOFOLLOW)
     try:
         # The kernel's name of the descriptor proves that no part was a symlink, without opening every directory.
@@ -164,7 +168,7 @@ def open_without_symlinks(real: str, flags: int) -> int:
 
 
 def fault_of(error: OSError, path: str, restriction: Restriction | None = None) -> Fault:
-    """Return the fault of an OSError at `path`, or the `refusal` if the path has a `restriction`."""
+    """Return the fault for an OSError at `path`. If the path has a `restriction`, return the fault of `refusal`."""
     if restriction:
         return refusal(path, restriction)  # the errno would disclose to the other user whether the file exists
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
@@ -175,7 +179,7 @@ def fault_of(error: OSError, path: str, restriction: Restriction | None = None) 
 
 
 def refusal(path: str, restriction: Restriction) -> Fault:
-    """Return the fault of a path that another user controls and that leads to a file this user cannot read."""
+    """Return the fault for a path that another user controls, and that leads to no file that this user can read."""
     return Fault(Reason.UNREADABLE, f"{path} {restriction.fact}", restriction.remedy)
 
 
@@ -188,33 +192,39 @@ def _link_restriction(user: int) -> Restriction:
 
 
 def named_users(writers: frozenset[int]) -> str:
-    """Return these users as a phrase, such as `user 1000 and other users`."""
+    """Return a phrase that names the users `writers`, such as `user 1000 and other users`."""
     who = [f"user {user}" for user in sorted(writers - {ALL_USERS})]
     return " and ".join([*who, "other users"] if ALL_USERS in writers else who)
 
 
 def _referrer_restriction(referrer: Referrer) -> Restriction:
     named = f"is named in {referrer.path}, which {named_users(referrer.writers)} can change"
-    remedy = f"chown root {referrer.path}, chmod go-w it and its directories, or name the file in a separate entry"
+    remedy = f"chown root and chmod go-w {referrer.path} and its directories, or name the file in a separate entry"
     return Restriction(f"{named}, and leads to no file that these users own or that all users can read", remedy)
 
 
 def _can_search(other_users: frozenset[int], directory: str) -> bool:
-    """Return whether each of `other_users` can look up a name in `directory`, as its owner or as any user."""
+    """Return whether each of `other_users` can look up a name in `directory`, as the owner or as any user.
+
+    Return False if `directory` is no directory.
+    """
     status = os.lstat(directory or "/")
     owned = stat.S_IXUSR if other_users <= {status.st_uid} else 0
     return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & (stat.S_IXOTH | owned))
 
 
 def _writers_of(status: os.stat_result) -> frozenset[int]:
-    """Return the other users that can change a file, or the names in a directory."""
+    """Return the users, besides root and the user of certmond, who can change a file or the names in a directory."""
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     all_users = {ALL_USERS} if status.st_mode & _OTHERS_WRITE and not sticky else set[int]()
     return frozenset({status.st_uid, *all_users} - {0, os.geteuid()})
 
 
 def _symlink_at(step: str) -> tuple[str, int] | None:
-    """Return the target and the owner of the symlink at `step`, from one descriptor, or None if it is not a symlink."""
+    """Return the target and the owner of the symlink at `step`, or None if the path is no longer a symlink.
+
+    Both facts are from one descriptor, so that they belong to the same symlink.
+    """
     descriptor = open_without_symlinks(step, _ITSELF)
     try:
         status = os.fstat(descriptor)

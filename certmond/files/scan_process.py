@@ -1,12 +1,12 @@
-"""A forked worker that shares the processing of many items, such as the first scan of ten thousand files.
+"""Forked worker that processes a part of many items, such as the files of the first scan of a large node.
 
-Owns the worker from fork to exit, and the distribution: this process takes pieces from the front, the worker from the
-back. This process also does the pieces that the worker does not deliver. So the worker changes only the duration.
+This process takes pieces of the items from the front, and the worker takes pieces from the back. This process also
+processes the pieces for which the worker returns no result. So the worker changes only the duration.
 
-The worker is a fork(2) of this process, with its memory, user and rights. It writes only its results, into a pipe. It
-keeps the standard descriptors and two pipes, and runs no signal handler. It dies with this process, and is the first
-victim of the OOM killer. This process forks only if it has one thread, because locks of other threads would stay locked
-in the worker.
+The worker is a fork(2) of this process, with the same memory, user and rights. It writes only its results, into a pipe.
+It keeps the standard descriptors and two pipes, and runs no signal handler. The kernel kills the worker when this
+process ends, and the OOM killer prefers the worker. This process forks only if it has one thread, because locks of
+other threads would stay locked in the worker.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 MIN_ITEMS = 2_000
-"""Number of items from which a fork saves time. A fork takes a few milliseconds."""
+"""Minimum number of items for a fork. With fewer items, the fork takes longer than it saves."""
 
 _MIN_PIECE = 250  # minimum number of items
 _MAX_PIECES = 4096  # one byte in a pipe for each; the kernel permits every user a pipe of this size
@@ -53,12 +53,12 @@ def in_two_processes(
     decode: Callable[[Sequence[T], Any], R] = _unchanged,
     shared: Callable[[Sequence[T]], Sequence[object]] = _nothing,
 ) -> Iterator[R]:
-    """Yield the results of `work` for `items`, piece by piece and in their order.
+    """Yield the results of `work` for consecutive pieces of `items`, in the order of the items.
 
-    Without a worker there is one piece. The worker takes as many pieces as it can, also while the caller processes one.
-    `encode` turns a result of the worker into facts, and `decode` turns these facts into the result in this process.
-    `shared` lists the objects of a piece that both processes have. `encode` runs only in the worker, and may drop data.
-    Raises what `work` and `decode` raise in this process. This process repeats a piece that fails in the worker.
+    Without a worker, `items` is one piece. The worker continues while the caller processes a result. In the worker,
+    `encode` turns a result into facts without private keys. In this process, `decode` turns these facts into the
+    result. `shared` returns the objects of a piece that both processes have. Raises each exception of `work` and
+    `decode` in this process. This process repeats a piece that fails in the worker.
     """
     if len(items) < MIN_ITEMS or not _can_fork():
         yield work(items)
@@ -93,16 +93,16 @@ def in_two_processes(
 
 
 def _can_fork() -> bool:
-    """Return whether a worker can run: two processors, one thread, and exited children stay zombies until waitpid(2).
+    """Return whether this process has two processors and one thread, and does not ignore SIGCHLD.
 
-    Without zombies, the pid of the worker could be reused.
+    If this process ignored SIGCHLD, the kernel could give the pid of an ended worker to another process.
     """
     reaped = signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
     return len(os.sched_getaffinity(0)) > 1 and threading.active_count() == 1 and reaped
 
 
 class _Worker:
-    """The interface of this process to the worker."""
+    """Interface through which this process claims pieces and reads the results of the worker."""
 
     def __init__(self, tokens: FileIO, result_pipe: FileIO) -> None:
         self._tokens, self._result_pipe = tokens, result_pipe
@@ -111,11 +111,11 @@ class _Worker:
         self._readable = True
 
     def claims_piece(self) -> bool:
-        """Claim the next piece for this process. Return False if no piece is left."""
+        """Claim a piece for this process. Return False if this process and the worker have claimed all pieces."""
         return bool(self._tokens.read(1))
 
     def results(self, timeout: float = 0) -> Iterator[bytes]:
-        """Yield the results since the last call, waiting at most `timeout` seconds for each."""
+        """Yield the encoded results that the worker has sent. Wait at most `timeout` seconds for each result."""
         while self._readable and self._poll.poll(timeout * 1000):
             if result := self._read(int.from_bytes(self._read(_LENGTH_BYTES))):
                 yield result
@@ -123,7 +123,7 @@ class _Worker:
                 self._readable = False
 
     def _read(self, size: int) -> bytes:
-        """Return `size` bytes, or b"" if they do not arrive."""
+        """Return the next `size` bytes of the worker, or b"" if the worker has ended or does not send them in time."""
         data = bytearray()
         while len(data) < size:
             data_part = self._result_pipe.read(size - len(data)) if self._poll.poll(_PIECE_TIMEOUT * 1000) else b""
@@ -135,7 +135,7 @@ class _Worker:
 
 @contextmanager
 def _worker(pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes]) -> Iterator[_Worker]:
-    """Start the worker, and kill it after the block. Raises OSError if it cannot start."""
+    """Start the worker, and kill it after the `with` block. Raises OSError if the worker cannot start."""
     with ExitStack() as stack:
         tokens, token_writer = _pipe(stack)
         result_pipe, result_writer = _pipe(stack)
@@ -159,7 +159,7 @@ def _worker(pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes])
 
 
 def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
-    """Return the read end and the write end of a new pipe."""
+    """Return the read end and the write end of a new pipe, which `stack` closes."""
     read_end, write_end = os.pipe()
     return stack.enter_context(FileIO(read_end)), stack.enter_context(FileIO(write_end, "w"))
 

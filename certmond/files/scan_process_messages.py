@@ -1,8 +1,8 @@
-"""Serialization of facts between this process and its forked worker.
+"""Serialization of the facts that a forked worker sends to this process.
 
-Owns the types of facts that the worker can send. None of them contains a private key. The worker sends an object that
-both processes have as its index in a shared list. This process unpacks only the bytes of its worker, because pickle
-executes code when it unpacks.
+Owns the types of these facts. No fact contains a private key. If both processes have an object, the worker sends the
+index of the object in a shared list. This process unpacks only bytes from its own worker, because pickle can execute
+code while it unpacks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 
 def _certificate(*values: Any) -> Certificate:
-    """Return the equal certificate that is already in memory, or else a new one."""
+    """Return the certificate with these values that is already in memory, or else a new certificate."""
     return held(values[0], lambda: Certificate(*values))
 
 
@@ -30,9 +30,9 @@ _FACTS = (Certificate, PublicKey, Document, Fault, PathSearch, Path, Rejection)
 
 
 def _maker(made: type[Any]) -> Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """Return the reducer of a fact: its constructor and the arguments.
+    """Return a function that returns the constructor and the arguments of an object of the class `made`, for pickle.
 
-    The default reducer of pickle for frozen classes with slots takes five times as long.
+    The default function of pickle for frozen classes with slots takes five times as long.
     """
     names = [each.name for each in fields(made) if each.init]
     make = _certificate if made is Certificate else made
@@ -45,7 +45,10 @@ class _Packer(pickle.Pickler):
 
 
 class _Sharing(_Packer):
-    """Pickler with a shared list. The lookup of a thousand values takes as long as their pickling."""
+    """Pickler that replaces an object of the list `shared` by its index.
+
+    Without a shared list, `_Packer` is faster, because the lookup of an object takes as long as its serialization.
+    """
 
     def __init__(self, buffer: io.BytesIO, shared: Sequence[object]) -> None:
         super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
@@ -65,12 +68,12 @@ class _Unpacker(pickle.Unpickler):
 
 
 def pack(facts: object, shared: Sequence[object] = ()) -> bytes:
-    """Return `facts` as bytes for `unpack`, which requires a list with the same objects in the order of `shared`."""
+    """Return `facts` as bytes for `unpack`, which needs a list with the same objects as `shared`, in the same order."""
     buffer = io.BytesIO()
     (_Sharing(buffer, shared) if shared else _Packer(buffer, pickle.HIGHEST_PROTOCOL)).dump(facts)
     return buffer.getvalue()
 
 
 def unpack(packed: bytes, shared: Sequence[object] = ()) -> Any:
-    """Return the facts that `pack` has packed."""
+    """Return the facts that `pack` has turned into the bytes `packed`."""
     return _Unpacker(io.BytesIO(packed), shared).load()

@@ -1,8 +1,8 @@
-"""Users who can write a file of the node, or replace it with another file.
+"""Search for the users who can change a file of the node, or replace the file by another file.
 
-Owns the check of a path: each directory and symlink of the resolution, and the file itself. root and the user of
-certmond are always permitted. A group with write permission counts as other users, even root's group, unless the entry
-declares it. An access control list counts too. Only reads.
+Checks the file, and each directory and symlink of its path. root and the user of certmond are always permitted. A group
+with write permission counts as another user, even root's group, unless the entry of the catalogue declares the group. A
+user in an access control list counts too. The module writes no file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """Users who can write some files, besides root, the user of certmond, and the declared owner.
+    """Users, besides root, the user of certmond and the declared owner, who can replace or change some files.
 
-    `path` describes a user who can replace a file, and `file` a user who can change a file. Each is "" if no other user
-    can. `owner` is true if the declared owner can replace or change a file, and is neither root nor the user of
-    certmond.
+    `path` is a phrase about a user who can replace a file, and `file` a phrase about a user who can change a file. Each
+    is "" without such a user. `owner` is true if the declared owner can replace or change a file, and is neither root
+    nor the user of certmond.
     """
 
     path: str = ""
@@ -51,7 +51,7 @@ class _Trusted:
         return cls(frozenset(users), frozenset(groups), None if uid in {0, own} else uid, gid)
 
     def other_writer(self, status: os.stat_result, path: str) -> str:
-        """Return a phrase about another user who can write the file at `path`, or "" if only trusted users can."""
+        """Return a phrase about another user who can write the file or directory `path`, or "" without such a user."""
         if status.st_uid not in self.users:
             return f"belongs to user {status.st_uid}"
         if status.st_mode & stat.S_IWOTH:
@@ -63,26 +63,27 @@ class _Trusted:
         return "can be written by the users in its access control list (getfacl)" if _has_acl(path) else ""
 
     def other_owner(self, status: os.stat_result) -> str:
-        """Return a phrase about another user who owns the file with this status, or "" for a trusted owner."""
+        """Return a phrase about the owner of a file if the owner is not a trusted user, else ""."""
         return "" if status.st_uid in self.users else f"contains a file of user {status.st_uid}"
 
     def is_writable_by_owner(self, status: os.stat_result) -> bool:
-        """Return whether the declared owner can write the file."""
+        """Return whether the declared owner, or the declared group, can write the file."""
         by_group = self.owner_group is not None and status.st_gid == self.owner_group and status.st_mode & stat.S_IWGRP
         return bool((self.owner is not None and status.st_uid == self.owner) or by_group)
 
 
 class WriterLookup:
-    """Lookups for one pass over the node below `root`. Each path needs one lstat."""
+    """Search for the writers of files below `root`, during one pass. The search calls lstat once for each path."""
 
     def __init__(self, root: str) -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
         self._statuses: dict[str, os.stat_result | None] = {}
 
     def writers(self, paths: Iterable[str], owner: str | None) -> Writers:
-        """Return the users who can write these files. The entry declares `owner` (`user` or `user:group`) as the owner.
+        """Return the users who can replace or change the files at `paths`.
 
-        If a path does not exist or cannot be read, only its existing part counts.
+        `owner` is the owner that the entry of the catalogue declares, as `user` or `user:group`, or None. If a path
+        does not exist or cannot be read, only its existing part counts.
         """
         trusted = _Trusted.of(owner)
         path_writers = file_writers = ""
@@ -103,7 +104,10 @@ class WriterLookup:
         return Writers(printable(path_writers), printable(file_writers), owner_writes)
 
     def _steps(self, path: str) -> Iterator[tuple[str, os.stat_result, os.stat_result | None]]:
-        """Yield each lookup for `path`, symlinks included: (path, status of its directory, its status or None)."""
+        """Yield each lookup of the resolution of `path`, with its symlinks.
+
+        A lookup is a path, the status of the directory of this path, and the status of the path or None.
+        """
         current, hops = "", 0
         pending = _parts(path)
         while pending:
@@ -139,7 +143,7 @@ class WriterLookup:
 
 
 def _parts(path: str) -> list[str]:
-    """Return the components of a path in reverse order."""
+    """Return the components of a path in reverse order, without empty components and `.`."""
     return [part for part in reversed(path.split("/")) if part not in {"", "."}]
 
 
@@ -165,7 +169,10 @@ def _group_id(group: str) -> int | None:
 
 
 def _private_group(uid: int) -> int | None:
-    """Return the private group of a user (useradd(8), USERGROUPS_ENAB), or None if it has other members."""
+    """Return the private group of a user (useradd(8), USERGROUPS_ENAB).
+
+    Return None if the user is unknown, or if the group has another name or another member.
+    """
     try:
         user = pwd.getpwuid(uid)
         group = grp.getgrgid(user.pw_gid)
@@ -176,7 +183,7 @@ def _private_group(uid: int) -> int | None:
 
 
 def _has_acl(path: str) -> bool:
-    """Return whether the file has an access control list, or whether that is unknown."""
+    """Return whether the file has an access control list. Also return True if that is unknown."""
     try:
         return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
     except OSError as error:

@@ -1,1 +1,1 @@
-"""File formats of Kubernetes: kubeconfig, manifest, kubelet PEM, kubeadm configuration, private key, PKCS#12."""
+"""Parsers for files of a Kubernetes node, such as kubeconfigs, manifests, private keys and PKCS#12 files."""

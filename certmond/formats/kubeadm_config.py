@@ -1,8 +1,8 @@
-"""A kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) -> the cluster that `certmond init` creates.
+"""Parser of a kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) for `certmond init`.
 
-Owns the field names and defaults of that format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). Ignores
-fields that do not affect certificates. Reports all problems together. The file can contain tokens, so no message quotes
-a value that may be a secret.
+Owns the field names and defaults of the format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). The parser
+ignores fields that do not affect certificates, and reports all problems together. The file can contain tokens, so no
+message quotes a value that may be a secret.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class KubeadmConfig:
-    """The content of the file. A field without a value is unset in `init`, or None.
+    """The values of a kubeadm configuration file.
 
-    certmond's configuration has the value of such a field. With `joins`, the file configures `kubeadm join`.
+    A value that the file does not set is unset in `init`, or is None. certmond then uses the value from its own
+    configuration. `joins` is true if the file is for `kubeadm join`.
     """
 
     init: InitSpec
@@ -65,12 +66,15 @@ class KubeadmConfig:
 
 
 def is_node_name(text: str) -> bool:
-    """Return whether a node can have this name."""
+    """Return whether `text` is a valid name of a Node: at most 253 lower-case letters, digits, `-` and `.`."""
     return bool(_NODE_NAME.fullmatch(text))
 
 
 def parse_kubeadm_config(data: bytes, path: str) -> KubeadmConfig:
-    """Return the configuration in `data`. Raises ConfigError with all problems. `path` is the file in the messages."""
+    """Return the kubeadm configuration in `data`. Raises ConfigError with all problems.
+
+    `path` is the path of the file in these problems.
+    """
     return _Reader(path).read(data)
 
 
@@ -127,7 +131,8 @@ class _Reader:
     def _check_join(self) -> None:
         if self._documents["JoinConfiguration"].get("controlPlane") is None:
             self._add_problem(
-                "JoinConfiguration", "has no controlPlane, so the node is a worker; `init` is for control-plane nodes"
+                "JoinConfiguration",
+                "has no controlPlane, so the node is a worker; use the file of a control-plane node",
             )
         elif "ClusterConfiguration" not in self._documents:
             self._add_problem(
@@ -156,7 +161,10 @@ class _Reader:
             self._documents[kind] = document
 
     def _get(self, kind: str, field_path: str) -> Any:
-        """Return the value at a field path, or None if it is not set. The file of a node that joins has other paths."""
+        """Return the value of a field, or None if the field is empty or not set.
+
+        `kind` and `field_path` are those for `kubeadm init`. A file for `kubeadm join` has other paths for some fields.
+        """
         if kind == "InitConfiguration":
             kind, field_path = self._node_kind(), self._node_field_path(field_path)
         value: Any = self._documents.get(kind, {})
@@ -191,7 +199,7 @@ class _Reader:
         return InitSpec()
 
     def _node_kind(self) -> str:
-        """Return the kind of the document that has the fields of this node."""
+        """Return the kind of the document that configures this node: InitConfiguration or JoinConfiguration."""
         joins = "InitConfiguration" not in self._documents and "JoinConfiguration" in self._documents
         return "JoinConfiguration" if joins else "InitConfiguration"
 
@@ -236,7 +244,10 @@ class _Reader:
 
 
 def _address(value: Any) -> Any:
-    """Return the address, or None for 0.0.0.0 and ::, for which kubeadm chooses one (SetAPIEndpointDynamicDefaults)."""
+    """Return `value`, or None for 0.0.0.0 and ::, because kubeadm then chooses an address of the host.
+
+    See SetAPIEndpointDynamicDefaults in kubeadm.
+    """
     try:
         return None if isinstance(value, str) and ip_address(value).is_unspecified else value
     except ValueError:
@@ -244,7 +255,10 @@ def _address(value: Any) -> Any:
 
 
 def _bracketed(value: Any) -> Any:
-    """Return an IPv6 address in brackets. kubeadm also accepts it without them (util/endpoint.go, ParseHostPort)."""
+    """Return an IPv6 address in brackets, and any other value unchanged.
+
+    kubeadm also accepts an IPv6 address without brackets (util/endpoint.go, ParseHostPort).
+    """
     try:
         return f"[{value}]" if isinstance(value, str) and isinstance(ip_address(value), IPv6Address) else value
     except ValueError:
@@ -252,7 +266,10 @@ def _bracketed(value: Any) -> Any:
 
 
 def _version(value: Any) -> Any:
-    """Return the version of a label such as stable-1.34, or None for a label without a version, such as stable."""
+    """Return the version in a label such as stable-1.34, or None for a label without a minor version, such as stable.
+
+    Return any other value unchanged.
+    """
     label = _LABEL.fullmatch(value) if isinstance(value, str) else None
     if label is None:
         return value

@@ -1,7 +1,7 @@
-"""Parser of a kubeconfig, which returns its users and clusters (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
+"""Parser of kubeconfig files (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
 
-Owns the parsing of the format: every user, every cluster, embedded data and file references. Reads no file. Returns a
-reference as a path. A relative path starts at the kubeconfig's directory, as in client-go.
+Returns every user and every cluster, with the data that the kubeconfig embeds and the paths of the files to which the
+kubeconfig refers. Reads no file. A relative path starts at the directory of the kubeconfig, as in client-go.
 """
 
 from __future__ import annotations
@@ -20,27 +20,30 @@ from certmond.errors import MalformedError
 
 _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 MAX_STRUCTURE = 50_000
-"""Maximum number of separators between the values of a YAML text. PyYAML takes tens of microseconds for each value."""
+"""Maximum number of separators in a YAML text. PyYAML takes tens of microseconds to parse each value."""
 _STRUCTURE = (b"\n", b":", b",", b"[", b"{")
 _OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
-"""Fields for authentication without a certificate (client-go, tools/clientcmd/api/v1/types.go, AuthInfo)."""
+"""Fields of a user that authenticates without a certificate (client-go, tools/clientcmd/api/v1/types.go, AuthInfo)."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """PEM that a kubeconfig embeds (`data`) or to which it refers (`path`). client-go prefers the data."""
+    """A certificate or key of a kubeconfig: the embedded bytes (`data`), or the path of a file (`path`).
+
+    If a kubeconfig has both, client-go uses the embedded bytes.
+    """
 
     data: bytes | None = None
     path: str | None = None
 
     def __repr__(self) -> str:
-        return f"Material({'embedded' if self.data is not None else self.path})"  # it may be a private key
+        return f"Material({'embedded' if self.data is not None else self.path})"  # the bytes may be a private key
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user entry. `other` is the first field with credentials of another kind, as a token or exec plugin, or ""."""
+    """A user of a kubeconfig. `other` is the first field with other credentials ("token", "exec", …), or ""."""
 
     name: str
     certificate: Material | None
@@ -50,9 +53,9 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster entry. `server_name` is the host for which the server's certificate is verified.
+    """A cluster of a kubeconfig. Clients verify that the certificate of the server is valid for `server_name`.
 
-    `skips_verification` is `insecure-skip-tls-verify`: such a cluster needs no CA.
+    If `skips_verification` (`insecure-skip-tls-verify`) is True, clients do not verify the certificate and need no CA.
     """
 
     name: str
@@ -64,7 +67,10 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """The content of a file. `current_user` and `current_cluster` are those of the current context, or None."""
+    """The content of a kubeconfig. `current_user` and `current_cluster` are the names in the current context, or None.
+
+    `problems` are the errors in single users, clusters and contexts.
+    """
 
     users: tuple[User, ...]
     clusters: tuple[Cluster, ...]
@@ -76,7 +82,8 @@ class Kubeconfig:
 def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     """Return the content of the kubeconfig at `path`.
 
-    Raises MalformedError if `data` is not a kubeconfig. An error in one entry is no exception: `problems` has it.
+    Raises MalformedError if `data` is not a kubeconfig. Adds an error in a single user, cluster or context to
+    `problems`, without an exception.
     """
     document = load_mapping(data)
     if "users" not in document and "clusters" not in document:
@@ -107,7 +114,10 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
-    """Return the mapping in a YAML document. Raises MalformedError, which never quotes the text, as it may be a key."""
+    """Return the mapping in a YAML document.
+
+    Raises MalformedError for other content, and never quotes the content, because it may contain a private key.
+    """
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
         raise MalformedError(f"is too large: it has more than {MAX_STRUCTURE:,} lines, keys and items")
     try:
@@ -157,7 +167,10 @@ def _material(
 
 
 def _is_path(text: str) -> bool:
-    """Return whether the text can be a path. PEM cannot: it may be a private key, and certmond publishes paths."""
+    """Return whether the text can be a path. A text that is empty, or contains a NUL or PEM, is not a path.
+
+    certmond publishes paths, and PEM may be a private key.
+    """
     return bool(text) and not any(part in text for part in ("\x00", "-----BEGIN", _PEM_IN_BASE64))
 
 
@@ -169,5 +182,8 @@ def _host(server: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Return the text of a YAML string, or "" for another type. With aliases, the text of a list can be unbounded."""
+    """Return `value` if it is a YAML string, otherwise "".
+
+    Does not convert a list or mapping to text, because YAML aliases can make the text unbounded.
+    """
     return value if isinstance(value, str) else ""

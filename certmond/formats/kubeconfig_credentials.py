@@ -1,6 +1,6 @@
-"""Public facts of a kubeconfig. certmond parses the embedded PEM and drops the bytes.
+"""Parser of the public contents of a kubeconfig. The parser reads the embedded PEM and then drops the bytes.
 
-Ensures that no part of a private key stays in memory after certmond has parsed a kubeconfig. Reads no file.
+No part of a private key stays in memory after certmond has parsed a kubeconfig. Reads no file.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from certmond.pki.x509.parsed_file import not_pem
 from certmond.pki.x509.parsing import Document, decode, is_pkcs12
 
 MAX_KEYS = 256
-"""Maximum number of private keys that certmond parses in one kubeconfig. The public half of each takes milliseconds."""
+"""Maximum number of private keys that certmond parses in one kubeconfig. Each key takes milliseconds."""
 _NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A kubeconfig with parsed PEM (`documents`: owner and field -> content), without the bytes."""
+    """A kubeconfig without the bytes of its PEM, and the parsed PEM.
+
+    `documents` maps the name of a user or cluster and the field ("certificate", "key", "ca") to the parsed PEM.
+    """
 
     config: Kubeconfig = _NO_KUBECONFIG
     documents: Mapping[tuple[str, str], Document] = field(default_factory=dict)
@@ -29,7 +32,7 @@ class Credentials:
 
 
 def parse_credentials(data: bytes, path: str) -> Credentials:
-    """Return the users and clusters of the kubeconfig `data`, with the errors in it as faults. Never raises."""
+    """Return the users and clusters of the kubeconfig `data`. Errors are `faults` of the result. Never raises."""
     try:
         config = parse_kubeconfig(data, path)
     except MalformedError as error:
@@ -54,26 +57,27 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
     )
     faults = [Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems]
     if skipped:
-        fault = Fault(Reason.MALFORMED, f"{path} has more than {MAX_KEYS} private keys; the others are not read")
+        fault = Fault(Reason.MALFORMED, f"{path} has more than {MAX_KEYS} private keys; certmond reads no further key")
         faults.append(fault)
         documents |= {(name, "key"): Document(faults=(fault,)) for name in skipped}
     return Credentials(bare, documents, tuple(faults))
 
 
 def own_user(config: Kubeconfig) -> User | None:
-    """Return the user to whom the subject of an entry applies, or None if this user has no certificate.
+    """Return the user whose certificate must have the subject of the entry.
 
-    The subject applies to the user of the current context, or to the only user if the file has no current context.
+    This is the user of the current context, or the only user if the file has no current context. Return None if this
+    user is missing or has no certificate.
     """
     name = config.current_user or (config.users[0].name if len(config.users) == 1 else None)
     return next((user for user in config.users if user.certificate and user.name == name), None)
 
 
 def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *, embeds: bool) -> list[Fault]:
-    """Return the fault for a missing certificate or server in a kubeconfig whose entry has a subject, or [].
+    """Return a list with the fault for a missing certificate or server in a kubeconfig, or [].
 
-    The fault is the missing certificate of the current user, or else a missing server if the entry names a CA to embed
-    (`embeds`). `others` are the users with other credentials.
+    The kubeconfig needs a certificate of the current user. If the entry names a CA to embed (`embeds`), the kubeconfig
+    also needs a server. `others` are the users with other credentials, such as a token.
     """
     config = credentials.config
     if own_user(config) is None:
@@ -81,13 +85,16 @@ def missing_parts(path: str, credentials: Credentials, others: Sequence[User], *
     if not embeds or _has_server(config):
         return []
     fact = printable(f"{path}: {broken_cluster(credentials)}")
-    return [Fault(Reason.MALFORMED, fact, "add what is missing to the file, or move the file away and issue it again")]
+    return [
+        Fault(Reason.MALFORMED, fact, "add the missing value to the file, or move the file away and issue it again")
+    ]
 
 
 def broken_cluster(credentials: Credentials) -> str:
-    """Return why the current context has no server with a usable CA, as a clause, or "" if it has one.
+    """Return why the current context has no server with a usable CA, as a clause, or "" if it has such a server.
 
-    The reason is a missing cluster or server, or a missing or malformed embedded CA.
+    The reason is a missing cluster or server, or a missing or malformed embedded CA. A cluster that skips verification
+    or uses http needs no CA. If the kubeconfig has several clusters and no current context, certmond checks no CA.
     """
     config = credentials.config
     clusters = _current_clusters(config)
@@ -105,7 +112,7 @@ def broken_cluster(credentials: Credentials) -> str:
 
 
 def _current_clusters(config: Kubeconfig) -> list[Cluster]:
-    """Return the cluster of the current context, or all clusters if no current context names one."""
+    """Return the clusters with the name in the current context, or all clusters if the context names no cluster."""
     return [each for each in config.clusters if config.current_cluster in {None, each.name}]
 
 
@@ -114,7 +121,7 @@ def _has_server(config: Kubeconfig) -> bool:
 
 
 def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) -> Fault:
-    """Return the fault that the user of the current context has no client certificate.
+    """Return the fault for the missing client certificate of the current user.
 
     `others` are the users with other credentials, such as a token. certmond does not replace these credentials.
     """
@@ -125,12 +132,12 @@ def _no_certificate_in(path: str, config: Kubeconfig, others: Sequence[User]) ->
     if not others:
         return Fault(Reason.MISSING, fact, "issue it again")
     instead = printable(f"{fact}: user {others[0].name!r} authenticates with {others[0].other}")
-    remedy = "certmond does not replace it; to issue the certificate again, move the file away"
+    remedy = "certmond does not replace these credentials; to issue the certificate again, move the file away"
     return Fault(Reason.MISSING, instead, remedy)
 
 
 def _document(data: bytes, where: str) -> Document:
-    """Return the parsed content, with a fault if it is not PEM, the only format that client-go reads.
+    """Return the parsed content of `data`. Add a fault if `data` is not PEM, the only format that client-go reads.
 
     certmond does not open embedded PKCS#12, because a kubeconfig may embed hundreds of files.
     """
@@ -141,5 +148,5 @@ def _document(data: bytes, where: str) -> Document:
 
 
 def _without_bytes(material: Material | None) -> Material | None:
-    """Return the material without its bytes. Empty data means that the kubeconfig embeds the material."""
+    """Return embedded material with empty bytes, and other material unchanged."""
     return Material(data=b"") if material and material.data is not None else material

@@ -1,8 +1,7 @@
-"""Edits of a kubeconfig, and a new kubeconfig as kubeadm writes it.
+"""Edits of a kubeconfig, and the content of a new kubeconfig as kubeadm writes it.
 
-Owns the values of a kubeconfig that certmond changes: the base64 of one user's certificate and key, and the CA and the
-server of its clusters. Other content stays byte for byte (`formats/yaml_edit`). Accesses no file. Never quotes the
-text, because it contains a private key.
+certmond changes the certificate and the key of one user, and the CA and the server of clusters. Every other byte stays
+unchanged (`formats.yaml_edit`). Accesses no file. No error quotes a kubeconfig, because it contains a private key.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _SERVER = "server"
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A client certificate and its key, which the kubeconfig embeds."""
+    """The PEM of a client certificate and its key, for a kubeconfig that embeds both."""
 
     certificate_pem: bytes = field(repr=False)
     key_pem: bytes = field(repr=False)
@@ -61,8 +60,8 @@ def with_credentials(
     """Return the kubeconfig `data` with a new certificate and key for the user that embeds `old`.
 
     If `old` is None, change the user of the current context. `trust_pem` replaces the CA of this user's cluster, if the
-    kubeconfig embeds that CA. Raises WriteError if the edit would change other content. `path` is the file in the
-    message.
+    kubeconfig embeds that CA. Raises WriteError if the kubeconfig has no such user with embedded credentials, or if the
+    edit would change other content. Messages name the file `path`.
     """
     document = _loaded(data, path)
     contexts = _contexts(document)
@@ -80,7 +79,8 @@ def with_credentials(
 def has_several_entries(data: bytes) -> bool:
     """Return whether a kubeconfig has entries that a repair must preserve.
 
-    It has such entries with more than one user, cluster or context, or if its user is not that of the current context.
+    These are further users, clusters or contexts, or a user that the current context does not name. Return False for
+    a malformed file.
     """
     try:
         document = load_mapping(data)
@@ -94,7 +94,7 @@ def has_several_entries(data: bytes) -> bool:
 
 
 def credentials_obstacle(data: bytes, path: str) -> str | None:
-    """Return why `with_credentials` cannot replace the credentials of the current user, or None."""
+    """Return why `with_credentials` cannot replace the credentials of the current user, or None without an obstacle."""
     try:
         document = _loaded(data, path)
         _user(document, _contexts(document), path, None)
@@ -104,7 +104,10 @@ def credentials_obstacle(data: bytes, path: str) -> str | None:
 
 
 def embeds_ca(data: bytes) -> bool:
-    """Return whether a kubeconfig embeds the CA of the cluster of its current context."""
+    """Return whether the cluster of the current context, or the only cluster, embeds a CA.
+
+    Return False for a malformed file, and without such a cluster.
+    """
     try:
         document = load_mapping(data)
         return bool(_current_cluster(document, "").fields.get(_TRUST))
@@ -115,7 +118,8 @@ def embeds_ca(data: bytes) -> bool:
 def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
     """Return the kubeconfig `data` in which the current user has the credentials of the current user of `source`.
 
-    Raises WriteError as `with_credentials` does.
+    `source` is an archived kubeconfig. Raises MalformedError if `source` is not a kubeconfig. Raises WriteError if
+    `source` embeds no credentials of its current user, or if `with_credentials` raises WriteError.
     """
     config = parse_kubeconfig(source, path)
     user = next((user for user in config.users if user.name == config.current_user), None)
@@ -132,7 +136,8 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
     """Return the kubeconfig `data` with `trust` as the embedded CA of the cluster of its current context.
 
     In every other cluster that embeds one of `anchors`, `trust` replaces the anchors, and other CAs stay.
-    Raises WriteError if the edit would change other content. `path` is the file in the message.
+    Raises WriteError if the current cluster embeds no CA, or if the edit would change other content. Messages name the
+    file `path`.
     """
     document = _loaded(data, path)
     cluster = _current_cluster(document, path)
@@ -148,11 +153,11 @@ def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Co
 
 
 def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: str | None) -> bytes:
-    """Return the kubeconfig `data` with `trust` if the current cluster embeds no readable CA.
+    """Return the kubeconfig `data`. If its current cluster lacks a CA or a server, add `trust` or the URL `server`.
 
-    `server` is the URL for a cluster without one. A reference to a CA file stays, and so does embedded data that
-    contains a certificate, because client-go skips the other blocks. Raises WriteError if the current context would
-    still have no server with a usable CA, or if the edit would change other content.
+    Embedded data without a certificate counts as a missing CA. A reference to a CA file stays unchanged. Raises
+    WriteError if the current context would still have no server with a usable CA, or if the edit would change other
+    content.
     """
     document = _loaded(data, path)
     no_cluster = f"certmond adds no cluster to {path}; add the cluster to the file"
@@ -182,12 +187,12 @@ def with_cluster(data: bytes, path: str, trust: Sequence[Certificate], server: s
 
 
 def _current_cluster(document: Mapping[str, Any], path: str) -> Entry:
-    """Return the cluster of the current context, or the only cluster. Raises WriteError without one."""
+    """Return the cluster of the current context, or the only cluster. Raises WriteError if neither exists."""
     clusters = list(entries(document, "clusters", "cluster"))
     names = [context.fields.get("cluster") for context in _contexts(document) if _is_current(document, context)]
     chosen = [entry for entry in clusters if entry.name in names] or (clusters if len(clusters) == 1 else [])
     if not chosen:
-        raise WriteError(f"{path} has no current context with a cluster; set it with `kubectl config use-context`")
+        raise WriteError(f"{path} has no current context with a cluster; set one: kubectl config use-context NAME")
     return chosen[0]
 
 
@@ -199,11 +204,11 @@ def _loaded(data: bytes, path: str) -> Mapping[str, Any]:
     try:
         return load_mapping(data)
     except MalformedError as error:
-        raise WriteError(f"{path} {error}; correct it, or issue it again") from None
+        raise WriteError(f"{path} {error}; correct the file, or issue it again") from None
 
 
 def _contexts(document: Mapping[str, Any]) -> list[Entry]:
-    """Return the contexts, the current one first."""
+    """Return the contexts, with the current context first."""
     return sorted(entries(document, "contexts", "context"), key=lambda entry: not _is_current(document, entry))
 
 
@@ -235,7 +240,7 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
 
 
 def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[Entry]:
-    """Yield the valid entries of the list `plural`, whose fields are in `singular`."""
+    """Yield the valid entries of the list `plural` ("users"), each with the fields in its key `singular` ("user")."""
     entries = document.get(plural)
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         fields = entry.get(singular) if isinstance(entry, Mapping) else None
@@ -244,19 +249,22 @@ def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator
 
 
 def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Certificate | None) -> Entry:
-    """Return the user whose credentials change, which embeds both a certificate and a key. Raises WriteError."""
+    """Return the user whose credentials `with_credentials` replaces.
+
+    Raises WriteError if this user does not exist, or does not embed both a certificate and a key.
+    """
     is_current = bool(contexts) and _is_current(document, contexts[0])
     current = is_current and as_text(contexts[0].fields.get("user"))
     users = sorted(entries(document, "users", "user"), key=lambda entry: entry.name != current)
     if old is None:
         users = [entry for entry in users if entry.name == current]
-        problem = f"{path} has no current context with a user; set it with `kubectl config use-context`"
+        problem = f"{path} has no current context with a user; set one: kubectl config use-context NAME"
         if current:
-            problem = f"{path} has no user {current!r} for its current context; add it, or move the file away"
+            problem = f"{path} has no user {current!r} for its current context; add this user, or move the file away"
     else:
         users_with_file = [entry for entry in users if entry.name == current and not entry.fields.get(_CERTIFICATE)]
         users = [entry for entry in users if _embeds(entry, old)] or users_with_file
-        problem = f"{path} no longer embeds the certificate to renew; compare it with: certmond status"
+        problem = f"{path} no longer embeds the certificate to renew; see the present certificate: certmond status"
     if not users:
         raise WriteError(problem)
     for field_name in (_CERTIFICATE, _KEY):
@@ -275,6 +283,6 @@ def _embeds(entry: Entry, certificate: Certificate) -> bool:
 
 
 def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> Entry | None:
-    """Return the cluster of the user: that of the current context, or else of the first context with the user."""
+    """Return the cluster in the first of `contexts` that names `user`, or None. The current context comes first."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)

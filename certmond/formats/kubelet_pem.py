@@ -1,7 +1,7 @@
-"""PEM files that the kubelet rotates: the name and content of the next dated file, to which …-current.pem links.
+"""Names and content of the PEM files that the kubelet rotates.
 
-Owns the interface with the kubelet: names and content (client-go, util/certificate/certificate_store.go). Accesses no
-file.
+The symlink …-current.pem points to the newest dated file (client-go, util/certificate/certificate_store.go). Accesses
+no file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def dated(path: str, when: datetime) -> str:
 
 
 def successor(path: str, when: datetime, taken: Container[str]) -> str:
-    """Return the dated file of `when`, or of the first second after it whose name is not `taken` in the directory.
+    """Return the path of the dated file for `when`, or for the first later second whose file name is not in `taken`.
 
-    certmond never overwrites an older file, because a rollback needs it.
+    certmond never overwrites an older file, because a rollback needs that file.
     """
     while posixpath.basename(found := dated(path, when)) in taken:
         when += timedelta(seconds=1)
@@ -38,5 +38,8 @@ def successor(path: str, when: datetime, taken: Container[str]) -> str:
 
 
 def content(certificate_pem: bytes, key_pem: bytes) -> bytes:
-    """Return the certificate with its chain, then the key: the order that the kubelet writes and HAProxy reads."""
+    """Return the content of a PEM file: first the certificate with its chain, then the key.
+
+    The kubelet writes this order, and HAProxy reads it.
+    """
     return b"".join(part.rstrip() + b"\n" for part in (certificate_pem, key_pem))

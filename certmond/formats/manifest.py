@@ -1,7 +1,7 @@
-"""Static Pod manifests and the kubelet's configuration, and the facts of the node in them.
+"""Parser of static Pod manifests and of the kubelet's configuration, and of the facts of the node in these files.
 
-Owns the parsing of manifests, and the values of the catalogue's `${…}`. Makes no findings. An unreadable file has no
-facts, and certmond skips requirements that depend on such facts.
+The facts are the values of variables in the catalogue, such as `${node_name}`. Makes no findings. The facts of a file
+that cannot be parsed are unknown, and certmond skips a requirement with an unknown fact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ISSUER_PREFIX = "kubernetes.default.svc."
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A small text file of the node. For a static Pod, `flags` maps the name of a container to its flags."""
+    """A static Pod manifest, or another small text file. `flags` maps the name of each container to its flags."""
 
     text: str
     flags: Mapping[str, Mapping[str, str]]
@@ -43,7 +43,10 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container of a static Pod: its flags with repetitions, and its mounts (container path -> host path)."""
+    """A container of a static Pod. `flags` contains each repetition of a flag.
+
+    `mounts` maps a path in the container to a path on the host, or to None if the volume is not a valid hostPath.
+    """
 
     name: str
     flags: tuple[tuple[str, str], ...]
@@ -54,7 +57,10 @@ class Container:
         return [value for name, value in self.flags if name == flag and value]
 
     def on_host(self, path: str) -> str | None:
-        """Return the path on the host of the container's `path`, or None without a hostPath. Accesses no file."""
+        """Return the path on the host for `path` in the container. Accesses no file.
+
+        Return None for a relative path or a mount without a hostPath. Return a path outside all mounts unchanged.
+        """
         if not path.startswith("/"):
             return None
         path = "/" + posixpath.normpath(path).lstrip("/")
@@ -64,7 +70,7 @@ class Container:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Return a static Pod's manifest with its flags, or another text without flags. Never raises."""
+    """Return the manifest `data` with the flags of its containers. Text that is not YAML has no flags. Never raises."""
     text = data.decode("utf-8", "replace")
     try:
         document = load_mapping(data)
@@ -74,7 +80,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
-    """Yield the containers of the Pod whose manifest has `fields`. Skip invalid parts."""
+    """Yield the containers of a Pod from `fields`, the parsed manifest. Skip invalid parts."""
     spec = fields.get("spec")
     hosts = {as_text(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
     for container in _mappings(spec, "containers"):
@@ -92,12 +98,15 @@ def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
 
 
 def kubelet_environment(text: str) -> Container:
-    """Return the kubelet as a container, with the flags in an environment file of its unit."""
+    """Return the kubelet as a `Container` with the flags in `text`, an environment file of the kubelet's unit."""
     return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^\s*#.*|^\s*\w+=|[\"']", " ", text).split())), {})
 
 
 def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
-    """Return the kubelet as a container with its configuration as flags: texts, resolved as paths, and true values."""
+    """Return the kubelet as a `Container` whose flags are the fields of its configuration file `path`.
+
+    Each text is resolved as a path relative to that file. A Boolean field becomes a flag only if its value is true.
+    """
     authentication = fields.get("authentication")
     x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
     given = {**(x509 if isinstance(x509, Mapping) else {}), **fields}.items()
@@ -108,7 +117,7 @@ def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
 
 
 def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) of `--name=value` and `--name value`. A flag without a value is "true" (spf13/pflag)."""
+    """Yield (name, value) for each `--name=value` or `--name value`. A flag without a value is "true" (spf13/pflag)."""
     for word, following in pairwise([*words, "--"]):
         if word.startswith("--"):
             name, given, value = word[2:].partition("=")
@@ -125,7 +134,7 @@ def node_facts(
     kubelet_flags: Manifest | None,
     hostname: str,
 ) -> dict[str, str]:
-    """Return those of node_name, advertise_address, service_ip, dns_domain and control_plane_name that are known."""
+    """Return the known facts of the node: node_name, advertise_address, service_ip, dns_domain, control_plane_name."""
     flags = apiserver.flags.get("kube-apiserver", {}) if apiserver else {}
     names = etcd.flags.get("etcd", {}) if etcd else {}
     kubelet = dict(kubelet_environment(kubelet_flags.text).flags) if kubelet_flags else {}
@@ -149,7 +158,10 @@ def _node_user(kubeconfig: Kubeconfig | None) -> str | None:
 
 
 def _first_address(ranges: str) -> str | None:
-    """Return the API server's service IP, the first address of the first range (kubeadm, GetAPIServerVirtualIP)."""
+    """Return the service IP of the API server, as kubeadm chooses it (GetAPIServerVirtualIP).
+
+    This is the first host address of the first range in `ranges`. Return None for an invalid range.
+    """
     try:
         return str(ip_network(ranges.partition(",")[0], strict=False)[1])
     except (ValueError, IndexError):
@@ -167,7 +179,10 @@ def _dns_domain(issuer: str, kubelet_config: Manifest | None) -> str | None:
 
 
 def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
-    """Return the name that clients use for the API server, as "DNS:…" or "IP:…", or None."""
+    """Return the name that clients use for the API server, as "DNS:…" or "IP:…".
+
+    Return None if the current cluster is unknown, and for localhost or a loopback address.
+    """
     if kubeconfig is None:
         return None
     cluster = next((item for item in kubeconfig.clusters if item.name == kubeconfig.current_cluster), None)

@@ -1,8 +1,8 @@
-"""Edits of a static Pod manifest's text: other values for some flags of one container.
+"""Edit of a static Pod manifest that sets new values for flags of one container.
 
-Owns the only edit of a manifest that certmond makes, for --cluster-signing-cert-file and similar flags. The edit
-changes only the words of these flags. A parse of the result proves that the other text stays byte for byte. Accesses no
-file. If a caller writes the result, the kubelet restarts the Pod.
+certmond makes no other edit of a manifest. It edits --cluster-signing-cert-file and similar flags. Every other byte
+stays unchanged. certmond parses the result to prove this. Accesses no file. After a caller has written the result, the
+kubelet restarts the Pod.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ _BLOCKS = frozenset("|>")
 
 
 _Position = tuple[str | int, ...]
-"""The position of a word in a document: keys and indexes, starting at the root."""
+"""The position of a word in a document: the keys and list indexes from the root to the word."""
 
 
 class _Word(NamedTuple):
-    """A word of the container's command line."""
+    """A word of a container's command line, and its position in the manifest."""
 
     text: str
     position: _Position
 
 
 def flag_values_in(data: bytes, path: str, container: str, flags: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the values of each flag (named without dashes) of the container in order, () if it is not set.
+    """Return the values of each of `flags` (names without dashes), in order, or () for a flag that is not set.
 
-    The last value takes effect. Raises WriteError if the values cannot be parsed. `path` is the file in the message.
+    If a flag has several values, the component uses the last one. Raises WriteError if the manifest cannot be parsed,
+    or does not have exactly one such container. Messages name the file `path`.
     """
     found = _container(_document(data, path), path, container)
     return {flag: tuple(value for name, value in found.flags if name == flag) for flag in flags}
@@ -44,8 +45,8 @@ def flag_values_in(data: bytes, path: str, container: str, flags: Iterable[str])
 def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str]) -> bytes:
     """Return the manifest `data` with a new value for each occurrence of each flag (named without dashes).
 
-    A value that is already set leaves its bytes unchanged. Raises WriteError if the edit would change other content.
-    `path` is the file in the message.
+    A flag that already has the new value keeps its text. Raises WriteError if a flag is not set, or if the edit would
+    change other content. Messages name the file `path`.
     """
     document = _document(data, path)
     _container(document, path, container)
@@ -73,21 +74,21 @@ def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str])
 
 
 def _document(data: bytes, path: str) -> Mapping[str, Any]:
-    """Return the only document of the manifest. Raises WriteError for several documents, and for YAML anchors."""
+    """Return the parsed manifest. Raises WriteError for malformed YAML, several documents, and YAML anchors."""
     documents, shared = 0, False
     try:
         for event in yaml.parse(data.decode("utf-8"), Loader=_Loader):
             documents += isinstance(event, yaml.DocumentStartEvent)
             shared |= isinstance(event, yaml.NodeEvent) and event.anchor is not None
     except UnicodeDecodeError:
-        raise WriteError(f"{path} is not UTF-8; convert it to this encoding") from None
+        raise WriteError(f"{path} is not UTF-8; convert the file to UTF-8") from None
     except yaml.YAMLError:
         pass  # the loader below reports the line
     if documents > 1:
         raise WriteError(f"{path} has several documents; remove those that the kubelet does not run")
     if shared:
         raise WriteError(
-            f"{path} has YAML anchors, which share one text between values; replace each alias by its text"
+            f"{path} has YAML anchors, which share one text between values; replace each alias with its text"
         )
     try:
         return load_mapping(data)
@@ -100,12 +101,12 @@ def _container(document: Mapping[str, Any], path: str, name: str) -> Container:
     if not found:
         raise WriteError(f"{path} has no container {name!r}; correct the path, or the name of the container")
     if len(found) > 1:
-        raise WriteError(f"{path} has more than one container {name!r}; remove the others")
+        raise WriteError(f"{path} has more than one container {name!r}; keep only one of them")
     return found[0]
 
 
 def _words(document: Mapping[str, Any], container: str) -> Iterator[_Word]:
-    """Yield the words of the command line from which `containers` parses the flags."""
+    """Yield the words of the container's command line: the items of `command`, and then the items of `args`."""
     for number, fields in enumerate(document["spec"]["containers"]):
         if isinstance(fields, Mapping) and as_text(fields.get("name")) == container:
             for field in ("command", "args"):
@@ -116,7 +117,10 @@ def _words(document: Mapping[str, Any], container: str) -> Iterator[_Word]:
 
 
 def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
-    """Return the words that the new values change. Raises ValueError with the problem and the remedy."""
+    """Return the new words that set `flag` to `value`, by position. Omit words that already have the value.
+
+    Raises ValueError, with the problem and the remedy, if the flag is not set or its text is unsupported.
+    """
     edits, is_set = dict[_Position, str](), False
     for number, word in enumerate(words):
         name, assigned, old = word.text.partition("=")
@@ -139,8 +143,11 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Position, str]:
 
 
 def _with_edits(text: str, edits: Mapping[_Position, str]) -> str:
-    """Return the text with the new words. Raises ValueError if an old word is not a plain or quoted scalar."""
-    # The loader in Python: its marks count characters.
+    """Return the manifest `text` with the words in `edits`, by position.
+
+    Raises ValueError if a word that the edit replaces is not a plain or quoted scalar.
+    """
+    # Use the loader in Python, because its marks count characters.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = [(_node(root, position), word) for position, word in edits.items()]
     for node, word in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
@@ -171,7 +178,7 @@ def _is_proven(
     flags: Mapping[str, str],
     edits: Mapping[_Position, str],
 ) -> bool:
-    """Return whether `after` differs from `before` only in the new words, and the container has the new flags."""
+    """Return whether `after` differs from `before` only in the new words, and each flag has only its new value."""
     expected = copy.deepcopy(dict(before))
     for position, word in edits.items():
         within: Any = expected

@@ -1,8 +1,8 @@
-"""Decryption of PKCS#12 files with an encrypted part, in a separate process with a limit of CPU time.
+"""Decryption of PKCS#12 files with an encrypted part, in a separate process with limited CPU time.
 
-Owns that process. The author of a file chooses the cost of the decryption, and certmond cannot interrupt OpenSSL. In
-the daemon's process, the decryption could block the daemon. The process receives the password on standard input, a file
-in memory.
+The author of a file chooses the cost of the decryption, and certmond cannot interrupt OpenSSL. In the daemon's process,
+the decryption could block the daemon. The separate process reads the password from its standard input, a file in
+memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.pki.x509.parsing import Document, Opened, decode
 from certmond.subprocesses import run
 
 CPU_SECONDS = 1
-"""Maximum CPU time in seconds. The start of Python takes a tenth of it."""
+"""Maximum CPU time of the process, in seconds. The start of Python takes a tenth of this time."""
 _TIMEOUT = timedelta(seconds=10)  # longer than the CPU time, for a busy host
 _EXIT_NOT_OPENED = 3
 _PROGRAM = f"""
@@ -40,12 +40,15 @@ print(*(b64encode(each or b"").decode() for each in (key, *found)), sep="\\n")
 
 
 def decode_isolated(data: bytes, path: str, password: bytes | None = None) -> Document:
-    """Return `decode` of the file. A separate process opens a PKCS#12 file with an encrypted part."""
+    """Return the parsed content of the file `path`. A separate process opens PKCS#12 with an encrypted part."""
     return decode(data, path, password, open_isolated)
 
 
 def open_isolated(data: bytes, password: bytes | None) -> Opened:
-    """Open a PKCS#12 file in a separate process. Raises MalformedError if it fails, LimitError if it takes too long."""
+    """Return the certificates and the public key of a PKCS#12 file, which a separate process opens.
+
+    Raises MalformedError if the password does not open the file, and LimitError if the process takes too long.
+    """
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     command = (sys.executable, "-P", "-s", "-c", _PROGRAM)
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,6 +1,6 @@
-"""Private keys in the encodings of kubeadm and the kubelet: generation, loading, signatures.
+"""Private keys: generation, loading, signatures, and the encodings that kubeadm and the kubelet write.
 
-Owns the encodings of a key. Never caches a key, and no message quotes a key. `pki.x509.public_key` has the public half.
+certmond caches no private key, and no message quotes a key. `pki.x509.public_key` parses public keys.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRIAL = b"certmond"
 
 
 def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
-    """Return a new key, which OpenSSL generates from random numbers of the kernel."""
+    """Return a new key of this algorithm. OpenSSL generates the key from random numbers of the kernel."""
     match algorithm:
         case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
             return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))
@@ -41,9 +41,10 @@ def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
 
 
 def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> PrivateKey:
-    """Return the private key in PEM or DER. `where` is its file in messages. `passphrase` decrypts an encrypted key.
+    """Return the private key in `data`, which is PEM or DER. Messages name the file `where`.
 
-    Raises KeyUnusableError, which never quotes the key.
+    `passphrase` decrypts an encrypted key.
+    Raises KeyUnusableError for an unusable, encrypted or unsupported key. The error never quotes the key.
     """
     load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
     key: PrivateKeyTypes | None
@@ -71,7 +72,10 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
 
 
 def sign(key: PrivateKey, data: bytes) -> bytes:
-    """Return the signature of `data`, with SHA-256 unless the algorithm has a digest. Raises KeyUnusableError."""
+    """Return the signature of `data`. RSA and ECDSA keys sign a SHA-256 digest.
+
+    Raises KeyUnusableError if the key does not sign.
+    """
     try:
         with guarded("does not sign"):
             match key:
@@ -86,7 +90,10 @@ def sign(key: PrivateKey, data: bytes) -> bytes:
 
 
 def can_sign(key: PrivateKey) -> bool:
-    """Return whether a signature of the key verifies. A key with inconsistent numbers loads, but fails this check."""
+    """Return whether the key makes a valid signature.
+
+    `load_key` accepts a key with inconsistent numbers, but such a key does not make a valid signature.
+    """
     try:
         with guarded("does not verify"):
             match key:
@@ -105,7 +112,7 @@ def can_sign(key: PrivateKey) -> bool:
 def key_pem(key: PrivateKey) -> bytes:
     """Return the key as PKCS#1 or SEC1 PEM, as client-go writes it (keyutil, MarshalPrivateKeyToPEM).
 
-    Return an Ed25519 key as PKCS#8, its only form. Raises MalformedError.
+    Return an Ed25519 key as PKCS#8, its only encoding. Raises MalformedError if OpenSSL cannot encode the key.
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL
@@ -114,5 +121,5 @@ def key_pem(key: PrivateKey) -> bytes:
 
 
 def public_pem(key: PrivateKey) -> bytes:
-    """Return the public half in PEM, as in `sa.pub`."""
+    """Return the public key in PEM, as in the file `sa.pub`."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,7 +1,7 @@
 """Edits of a YAML text: replacement of values, and insertion of missing values.
 
-Owns the edit. Comments, order, quotes and other content stay byte for byte, which a parse of the result proves.
-Accesses no file, and never quotes the text, because it may contain a private key.
+Comments, order, quotes and all other content stay unchanged. certmond parses the result to prove this. Accesses no
+file. No error quotes the text, because the text may contain a private key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from certmond.errors import WriteError
 from certmond.formats.kubeconfig import as_text, load_mapping
 
 Position = tuple[str | int, ...]
-"""Position of a value in a document: keys and list indexes, outermost first."""
+"""Position of a value in a document: the keys and list indexes from the root to the value."""
 
 # The text before a value: anchor and tag, then a quote, or the header of a block scalar with its first indentation.
 _HEAD = re.compile(r"""(?:[&!]\S*\s+)*(?:["']|[|>][^\n]*\n\s*|)""")
@@ -28,10 +28,11 @@ _TAIL = "\"' \t\r\n"
 def with_values(
     data: bytes, document: Mapping[str, Any], new_values: Mapping[Position, bytes | str], what: str
 ) -> bytes:
-    """Return the text with the values of `new_values`, after proving that nothing else changes.
+    """Return the YAML text `data` with the values `new_values`, without any other change.
 
-    Bytes are written as base64, and text as it is. `document` is the parsed `data` and has the mappings of all
-    positions. Raises WriteError, which names `what`.
+    Writes bytes as base64, and text unchanged. `document` is the parsed `data`, and must contain the mapping to which
+    each value belongs. Raises WriteError if the edit would change other content. The error describes the values as
+    `what`.
     """
     # Equal values keep their text, so that an up-to-date file does not change.
     edits = {
@@ -56,7 +57,10 @@ def encoded(content: bytes) -> str:
 
 
 def decoded(value: Any) -> bytes | None:
-    """Return the decoded base64, which may have line breaks, or None if it is not base64."""
+    """Return the bytes of a base64 text, which may have line breaks, or None if the text is not base64.
+
+    Return b"" if `value` is not a text.
+    """
     try:
         return base64.b64decode("".join(as_text(value).split()), validate=True)
     except ValueError:
@@ -68,8 +72,8 @@ def _equals(value: Any, content: bytes | str) -> bool:
 
 
 def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
-    """Return the text with other values at some positions. Raises ValueError if an old value is not a scalar."""
-    # The loader in Python: its marks count characters, a BOM included.
+    """Return the text with the values `edits`. Raises ValueError if the value to replace is not a scalar."""
+    # Use the loader in Python, because its marks count characters, including a BOM.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     replacements = [_edit(text, root, position, content) for position, content in edits.items()]
     for start, stop, new in sorted(replacements, key=lambda edit: -edit[0]):
@@ -78,7 +82,7 @@ def _with_edits(text: str, edits: Mapping[Position, bytes | str]) -> str:
 
 
 def _edit(text: str, root: Any, position: Position, content: bytes | str) -> tuple[int, int, str]:
-    """Return the start and the end of the text to replace, and the new text."""
+    """Return the edit that sets the value at `position`: the start and the end of the old text, and the new text."""
     *outer, key = position
     new = content if isinstance(content, str) else encoded(content)
     mapping = _node(root, outer)
@@ -95,7 +99,7 @@ def _edit(text: str, root: Any, position: Position, content: bytes | str) -> tup
 
 
 def _insertion(text: str, mapping: Any, key: str, new: str) -> tuple[int, int, str]:
-    """Return the edit that inserts a key before the first key of a mapping, in block or flow style like the mapping."""
+    """Return the edit that inserts a key before the first key of a mapping, in the style of the mapping."""
     if mapping.flow_style:
         start = text.index("{", mapping.start_mark.index) + 1
         return start, start, f"{json.dumps(key)}: {json.dumps(new)}, "
@@ -113,7 +117,7 @@ def _node(node: Any, position: list[str | int]) -> Any:
 
 
 def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: Mapping[Position, bytes | str]) -> bool:
-    """Return whether `after` has the new values, and otherwise equals `before`, including types and order."""
+    """Return whether `after` has the new values, and otherwise equals `before` with the same types and order."""
     if not all(_equals(_value(after, position), content) for position, content in new_values.items()):
         return False
     # Compare as text: this is fast with aliases, distinguishes 1 from true, and treats .nan as equal to .nan.
@@ -122,9 +126,9 @@ def _is_proven(before: Mapping[str, Any], after: Mapping[str, Any], new_values: 
 
 
 def _without(document: Any, positions: list[Position]) -> Any:
-    """Return a copy without the values at `positions`.
+    """Return a copy of the document without the values at `positions`.
 
-    The function copies every level above a value, so other places that share the level by an alias keep the value.
+    Copies each mapping above a value, so that another position with the same mapping (a YAML alias) keeps the value.
     """
     for position in positions:
         document = _without_one(document, position)

@@ -1,1 +1,1 @@
-"""What certmond reports: the journal, the audit log, the change log, and hooks."""
+"""Reports of certmond: the journal, the audit log, the change log, and hooks."""

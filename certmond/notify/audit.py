@@ -1,7 +1,8 @@
-"""The audit trail: every planned, started, completed or failed step, in the journal and in a separate log.
+"""The audit trail records every planned, started, completed or failed step in the journal and in a separate log.
 
-Owns `<state directory>/audit.log`: one JSON object per line, append-only, on the disk before the step continues. An
-entry has the step, its cause, the old and new serial number, and the actor. No entry has a key or a file's content.
+Owns `<state directory>/audit.log`, an append-only file with one JSON object per line. certmond writes each line to the
+disk before it continues the step. An entry has the step, its cause, the old and new serial number, and the actor. No
+entry has a key or a file's content.
 """
 
 from __future__ import annotations
@@ -49,11 +50,14 @@ class Audit:
     def note(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """Write an entry to audit.log, then to the journal. After a WriteError the caller must not execute the step."""
+        """Write an entry to audit.log, and then to the journal.
+
+        Raises WriteError if audit.log cannot be written. The caller must then not execute the step.
+        """
         self.note_all([Note(event, message, fields)], at, level)
 
     def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:
-        """Write several entries of one instant with one write to the disk. Raises WriteError."""
+        """Write several entries with the time `at` to audit.log at once, and then to the journal. Raises WriteError."""
         self._log(notes, at)
         for note in notes:
             self._tell(note.event, note.message, level, note.fields)
@@ -61,7 +65,7 @@ class Audit:
     def conclude(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """Write an entry about a completed step. If the log cannot be written, write the error to the journal."""
+        """Write an entry about a completed step. If audit.log cannot be written, log the error to the journal."""
         try:
             self._log([Note(event, message, fields)], at)
         except WriteError as error:
@@ -85,7 +89,10 @@ def _given(fields: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def caller() -> str:
-    """Return the user who ran this command: the login user, which the kernel reports, and the effective user."""
+    """Return the name of the effective user, or "LOGIN as EFFECTIVE" if the user logged in under another name.
+
+    The login name is that of the kernel's login UID, or else SUDO_USER.
+    """
     name = _user(os.geteuid())
     with suppress(OSError, ValueError):
         login = int(Path("/proc/self/loginuid").read_text("ascii"))

@@ -1,8 +1,8 @@
 """Log of the changes between passes: certificates replaced and removed, findings raised and cleared.
 
-Owns the limit on these entries: a budget for each certificate, and one for all certificates. certmond counts a change
-beyond the budget, and a summary reports the count. When the budget permits it, certmond logs the current state. It
-always logs a critical finding of a certificate that has not changed often.
+Each certificate has a budget of entries, and all certificates together have another budget. certmond does not log a
+change beyond a budget, but counts the change for a summary. When the budget permits an entry, certmond logs the current
+state. A reserve admits critical findings of certificates that have not changed often.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.steps import Identity
 
 EACH = Budget(burst=10, every=60)
-"""Budget of one certificate: the changes of a renewal, its restart and an error, then one change per minute."""
+"""Budget of one certificate: enough changes for a renewal, a restart and an error, and then one change per minute."""
 OVERALL = Budget(burst=1000, every=2)
-"""Budget of all certificates: the renewal of a large node, then 30 changes per minute, at most 20 MB per day."""
+"""Budget of all certificates: enough changes for all renewals of a large node, and then 30 changes per minute.
+
+The log grows by at most 20 MB per day.
+"""
 RESERVE = Budget(burst=10_000, every=1)
 """Budget for additional critical findings, such as those of 10,000 certificates of a broken CA.
 
-journald accepts this number from one unit in 30 s (RateLimitBurst=, journald.conf(5)).
+journald accepts 10,000 entries of one unit in 30 s (RateLimitBurst=, journald.conf(5)).
 """
 INTERVAL = 60.0
 """Seconds between two summaries of omitted changes."""
@@ -34,7 +37,7 @@ _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of the log. `raises` is the severity of a raised finding, else None."""
+    """One entry of the change log. `raises` is the severity of a raised finding, or None for another change."""
 
     event: Event
     message: str
@@ -45,16 +48,19 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """The logged and the present state of a certificate. A state is None if the certificate did not exist in it."""
+    """A certificate with deferred changes: its last logged state and its present state.
+
+    A state is None if the certificate was missing.
+    """
 
     written: CertificateStatus | None
     present: CertificateStatus | None
 
 
 class ChangeLog:
-    """Compares assessments for `journal`. `count` is called with the number of omitted changes.
+    """Writer of the changes between assessments to `journal`. Calls `count` with the number of omitted changes.
 
-    Instants are seconds of a monotonic clock.
+    `now` is a time in seconds of a monotonic clock.
     """
 
     def __init__(self, journal: Journal, count: Callable[[int], None] = lambda _: None) -> None:
@@ -64,7 +70,7 @@ class ChangeLog:
         self._settle_at = 0.0
 
     def compare(self, before: Assessment | None, after: Assessment, now: float) -> None:
-        """Write the changes from one assessment to the next."""
+        """Write the changes from the assessment `before` to the assessment `after`."""
         known = before.by_identity if before else {}
         for status in after.statuses:
             previous = known.get(status.seen.identity)
@@ -76,22 +82,22 @@ class ChangeLog:
         self.settle(now)
 
     def settle(self, now: float) -> None:
-        """Write the deferred changes that the budget now permits, and the summary if it is due."""
+        """Write the deferred changes that the budget now permits. Write the summary if the summary is due."""
         if self._owed and now >= self._settle_at:
             self._settle_at = now + _SETTLE_INTERVAL
             for identity, owed in list(self._owed.items()):
                 self._write(identity, owed.present, owed.present, now)
         if report := self._omissions.reported(now):
             changes, certificates = report
-            many = f"{changes} further changes of {certificates} certificates in the last minute were not logged"
+            many = f"certmond did not log {changes} further changes of {certificates} certificates in the last minute"
             self._journal.tell(Event.LEFT_OUT, f"{many}; see: certmond status", "warning", count=changes)
 
     def _write(
         self, identity: Identity, before: CertificateStatus | None, after: CertificateStatus | None, now: float
     ) -> None:
-        """Write the changes from the logged state to `after`, or defer them.
+        """Write the changes from the logged state to `after` if the budget permits, and otherwise defer the changes.
 
-        Count the changes since `before` that are not written.
+        Count the changes since `before` that are deferred.
         """
         owed = self._owed.pop(identity, None)
         written = owed.written if owed else before
@@ -114,13 +120,13 @@ class ChangeLog:
 
 
 def changes(before: CertificateStatus | None, after: CertificateStatus | None) -> Iterator[Change]:
-    """Yield the changes from one state of a certificate to another. None represents a missing certificate."""
+    """Yield the changes between two states of a certificate. None represents a missing certificate."""
     if after is not None:
         yield from _replaced(before, after)
         yield from _findings(before, after)
     elif before is not None:
         path, held = before.seen.path, before.certificate
-        gone = f"no longer holds {held.subject} (serial {held.serial:x})" if held else "no longer exists"
+        gone = f"no longer contains {held.subject} (serial {held.serial:x})" if held else "no longer exists"
         message = f"{path} {gone}"
         yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
         for item in before.findings:

@@ -1,6 +1,7 @@
 """The JSON document that a hook reads on its standard input.
 
-Owns its fields, which are stable like those of `certmond status --json`. `hook_worker` decides when a hook receives it.
+The fields are a released interface, like those of `certmond status --json`. `hook_worker` decides when a hook receives
+a document.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ SCHEMA = 1
 
 
 def document(step: Due, node: str) -> bytes:
-    """Return the document for one run, on one line."""
+    """Return the JSON document for one run of a hook, on one line. `node` is the name of the node."""
     notice = step.notice
     whole = {
         "schema": SCHEMA, "event": step.event, "node": node,

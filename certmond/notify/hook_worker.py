@@ -1,11 +1,11 @@
 """One hook: its thread, the runs of its program, and the record of the findings that the program has received.
 
-Owns the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit. `pki.assessment.hook_delivery`
-decides which runs are due, after each pass.
+Owns the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit. After each pass,
+`pki.assessment.hook_delivery` decides which runs are due.
 
-Each run gets one document on standard input, without a shell, and ends before the next run. A hook runs exactly once
-for each event, and again if certmond is killed before it has stored the result. A hook receives a flapping finding in
-its latest state.
+certmond runs the program without a shell, with one document on standard input, and does not start two runs at once. It
+runs the program once for each event, and again if certmond is killed before it has stored the result. If a finding is
+raised and cleared repeatedly, the hook receives only the latest state.
 """
 
 from __future__ import annotations
@@ -31,32 +31,38 @@ from certmond.subprocesses import first_line, run
 from certmond.transaction.temp_file import make_directory
 
 MOST = 1000
-"""Maximum number of open findings of one hook. The others wait until some of these are cleared."""
+"""Maximum number of open findings that one hook receives. Further findings wait until some of these are cleared."""
 FIRST_PAUSE, LAST_PAUSE = 5.0, 300.0
-"""Seconds between a failed run and the next run: the first pause, which doubles each time, and the longest."""
+"""Seconds between a failed run and the next run: the first and the longest pause. Each failure doubles the pause."""
 EACH = Budget(burst=4, every=60)
-"""Budget of runs for one reason of one certificate: raised, cleared, raised more severely, cleared.
+"""Budget of runs for one reason of one certificate: four runs at once, and then one run per minute.
 
-After these, certmond runs the hook once per minute.
+Four runs can report that a finding is raised, cleared, raised with a higher severity, and cleared again.
 """
 OVERALL = Budget(burst=100, every=0.5)
-"""Budget of all runs: a hundred, then two per second, so that a thousand findings take eight minutes."""
+"""Budget of all runs: 100 runs at once, and then two runs per second. A thousand findings take eight minutes."""
 RESERVE = Budget(burst=MOST, every=1)
-"""Budget of additional runs for raised critical findings that do not flap."""
+"""Budget of additional runs for critical findings that have not been raised and cleared repeatedly."""
 LOG_EACH, LOG_OVERALL = Budget(burst=2, every=60), Budget(burst=50, every=2)
 """Budgets of journal entries about skipped findings: for one reason of one certificate, and for all findings."""
 INTERVAL = 60.0
-"""Seconds between two summaries of omitted entries."""
+"""Seconds between two summaries of omitted journal entries."""
 _SAVE_INTERVAL = 1.0  # seconds between two writes of the record; after a kill, certmond repeats the unstored runs
 _RECORD = TypeAdapter(list[Notice])
 
 Count = Callable[[str, str], None]
-"""Called with the name of a hook and the result of a run: `told`, `failed`, or `passed_over` without a run."""
+"""Function that counts the results of a hook. The arguments are the name of the hook, and the result.
+
+A run succeeds (`told`) or fails (`failed`). If a hook does not receive an event, the result is `passed_over`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """Facts about a pass. With `settled`, certmond has observed the services, so a missing finding is cleared."""
+    """The node and the time of a pass. `settled` is True if certmond has observed the services.
+
+    A finding that is absent in a pass counts as cleared only if the pass is `settled`.
+    """
 
     node: str
     at: datetime
@@ -66,8 +72,8 @@ class PassResult:
 class Hook:
     """One hook, and its thread. `pauses` are the first and the longest pause after a failure, in seconds.
 
-    The thread waits for the end of the thread of `after`, the hook that this one replaces. `monotonic` is the clock of
-    the rate limit, in seconds.
+    If this hook replaces the hook `after`, its thread first waits until the thread of `after` has ended. `monotonic` is
+    the clock of the rate limit, in seconds.
     """
 
     def __init__(
@@ -107,7 +113,7 @@ class Hook:
         self._thread_failure_logged = False
 
     def deliver(self, found: dict[Key, Notice], pass_result: PassResult) -> None:
-        """Pass the present findings to the thread, which the first call starts. Returns at once."""
+        """Give the findings of a pass to the thread of the hook. The first call starts the thread. Never blocks."""
         with self._lock:
             self._delivered = found, pass_result
             self._findings_since |= found
@@ -129,12 +135,12 @@ class Hook:
             self._thread = thread
 
     def stop(self) -> None:
-        """Start no more runs."""
+        """Start no more runs. A run that has started continues."""
         self._stopping.set()
         self._woken.set()
 
     def join(self, patience: float) -> None:
-        """Wait for the end of the thread. Kill the program of the hook after `patience` seconds."""
+        """Wait until the thread has ended. After `patience` seconds, kill the program that the thread runs."""
         if self._thread is None:
             return
         self._thread.join(patience)
@@ -160,9 +166,9 @@ class Hook:
         self._save()
 
     def _loads_record(self) -> bool:
-        """Load the record of earlier runs. Return False if it cannot be read: then the hook must not run.
+        """Load the record of earlier runs. Return whether the hook may run.
 
-        A damaged record counts as empty.
+        Return False if the record cannot be read. A damaged record counts as empty.
         """
         try:
             self._received = {notice.key: notice for notice in self._record.load() or ()}
@@ -174,7 +180,7 @@ class Hook:
         return True
 
     def _take_findings(self) -> None:
-        """Take the delivered findings. Log findings that were raised and cleared since the last call."""
+        """Take the delivered findings. Log the findings that were cleared before the hook received them."""
         self._woken.clear()
         with self._lock:
             delivered, findings_since, self._findings_since = self._delivered, self._findings_since, {}
@@ -194,8 +200,8 @@ class Hook:
         self._wanted = selected_findings(found, self._received, before, self._most)
         excess = len(found) - len(self._wanted)
         if excess and not self._excess:
-            summary = f"hook {self.spec.name} receives {len(self._wanted)} findings, and not {excess} less severe ones"
-            self._journal.tell(Event.HOOK_FAILED, f"{summary}, until some are cleared", "warning", hook=self.spec.name)
+            summary = f"hook {self.spec.name} receives {len(self._wanted)} findings; {excess} less severe findings wait"
+            self._journal.tell(Event.HOOK_FAILED, f"{summary} until some are cleared", "warning", hook=self.spec.name)
         self._excess = excess
         steps = {step.key for step in self._due()}
         for event, key in self._rate_limited - steps:
@@ -220,9 +226,10 @@ class Hook:
         )
 
     def _next(self) -> Due | None:
-        """Return the due run with the fewest failures. Of several, return one for a finding that does not flap.
+        """Return the due run with the fewest failures, or None.
 
-        Return None if no run is due, in the pause after a failure, and while the budget is exhausted.
+        Of several such runs, the first one for a finding with at least half of its budget left has precedence. Return
+        None if no run is due, in the pause after a failure, and while the budget is exhausted.
         """
         steps, now = self._due(), self._monotonic()
         self.waiting = len(steps) + self._excess
@@ -238,7 +245,7 @@ class Hook:
         return min(admitted, key=lambda step: (self._failures.get(step.key, 0), not calm(step.notice.subject, now)))
 
     def _wait_seconds(self) -> float | None:
-        """Return the seconds until the next action without a new pass, or None without such an action."""
+        """Return the seconds until the thread must act without a new pass, or None if it must only wait for a pass."""
         if self._stopping.is_set():
             return 0
         now, pauses = self._monotonic(), list[float]()
@@ -292,12 +299,12 @@ class Hook:
         self._journal.tell(Event.HOOK_FAILED, message, "warning", **fields)
 
     def _report(self) -> None:
-        """Write the summary of omitted entries, if it is due."""
+        """Write the summary of omitted journal entries if the summary is due."""
         if report := self._omissions.reported(self._monotonic()):
             summary = f"{report[0]} changes of {report[1]} findings ended before hook {self.spec.name} received them"
             self._journal.tell(
-                Event.LEFT_OUT, f"{summary}, and were not logged; see: certmond status", "warning", hook=self.spec.name,
-                count=report[0],
+                Event.LEFT_OUT, f"{summary}, and certmond did not log them; see: certmond status", "warning",
+                hook=self.spec.name, count=report[0],
             )  # fmt: skip
 
     def _save(self) -> None:

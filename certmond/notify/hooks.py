@@ -1,7 +1,7 @@
 """Programs of the operator that certmond runs when a finding is raised and when it is cleared.
 
-Owns the set of hooks of a configuration, with one thread for each hook, so that no pass waits. `hook_worker` runs one
-hook.
+Owns the hooks of a configuration. Each hook has a separate thread, so a pass does not wait for a program. `hook_worker`
+runs one hook.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from certmond.pki.assessment.hook_delivery import open_findings
 from certmond.pki.catalog.settings import HookSpec
 
 GRACE = 5.0
-"""Seconds for a running program when certmond stops. Then certmond kills it, and repeats the run at the next start."""
+"""Seconds that a running program has to end when certmond stops. After this time, certmond kills the program.
+
+certmond repeats the run after its next start.
+"""
 
 
 class Hooks:
-    """All hooks of a configuration, which `configure` can replace. Only `close` waits for a program."""
+    """All hooks of a configuration. `configure` can replace them. Only `close` waits for a running program."""
 
     def __init__(
         self, state_dir: Path, journal: Journal, count: Count, monotonic: Callable[[], float] = time.monotonic
@@ -31,7 +34,7 @@ class Hooks:
         self._leaving: dict[str, Hook] = {}
 
     def configure(self, specs: Iterable[HookSpec]) -> None:
-        """Replace the hooks by those of `specs`. Unchanged hooks continue."""
+        """Replace the present hooks with the hooks in `specs`. Hooks with an unchanged configuration continue."""
         by_name = {spec.name: spec for spec in specs}
         for name, hook in list(self._hooks.items()):
             if by_name.get(name) != hook.spec:
@@ -46,7 +49,7 @@ class Hooks:
                 )  # fmt: skip
 
     def deliver(self, assessment: Assessment, *, settled: bool) -> None:
-        """Pass the open findings of a pass to each hook."""
+        """Give each hook the open findings of the assessment that have at least the severity the hook requires."""
         result = PassResult(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
         for hook in self._hooks.values():
             hook.deliver(open_findings(assessment, hook.spec.at_least), result)
@@ -57,7 +60,7 @@ class Hooks:
         return {name: hook.waiting for name, hook in self._hooks.items()}
 
     def close(self) -> None:
-        """Stop all hooks. Running programs have GRACE seconds to end."""
+        """Stop all hooks, and wait until their threads have ended. Kill programs that still run after GRACE seconds."""
         every = [*self._hooks.values(), *self._leaving.values()]
         for hook in every:
             hook.stop()

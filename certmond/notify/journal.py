@@ -1,7 +1,7 @@
-"""The log of both processes and of the commands. One call logs one event, for the renderer and for the page.
+"""Log of `certmond run`, `certmond serve` and the commands. Each call logs one event. The page shows the latest events.
 
-Owns the kinds of events with their MESSAGE_IDs, the pipeline of processors for each event, and the fields that `bound`
-adds to all events of a block. An entry reports an event, not a lasting state. No entry has a key or a file's content.
+Owns the kinds of events with their MESSAGE_IDs, and the pipeline of processors for each event. `bound` adds fields to
+all events of a block. An entry reports an event, not a lasting state. No entry has a key or a file's content.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 
 
 class Event(StrEnum):
-    """The kinds of events. Each has a constant MESSAGE_ID: `journalctl MESSAGE_ID=…` finds the events of one kind."""
+    """The kinds of events. Each kind has a constant MESSAGE_ID, so `journalctl MESSAGE_ID=…` finds its events."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -104,10 +104,11 @@ A field of the event itself takes precedence. The names are `certificate`, `path
 
 
 class Journal:
-    """Logs events. `style` is "journal", "plain", "json", "message", "none", "auto", "serve" or "command".
+    """Writer of events to the log. `style` is "journal", "plain", "json", "message" or "none", or selects one of these.
 
-    "auto" is the journal under systemd, else plain. "serve" is the journal under systemd, else only the message.
-    "command" is for a command that reports to its caller: the journal if this host has one, else none.
+    "auto" selects "journal" under systemd, otherwise "plain". "serve" selects "journal" under systemd, otherwise
+    "message". "command" is for a command that reports to its caller, and selects "journal" if journald runs on this
+    host, otherwise "none".
     """
 
     def __init__(self, style: str = "auto", verbose: bool = False) -> None:
@@ -116,7 +117,7 @@ class Journal:
         if style == "command":
             style = "journal" if os.path.exists(_SOCKET) else "none"
         self.recent: deque[dict[str, str]] = deque(maxlen=RECENT)
-        """The last entries, the newest first, in plain types: the events of the page."""
+        """The last entries, newest first, as plain values. The page shows these entries."""
         self.logged = 0
         self._verbose = verbose
         renderer = _RENDERERS[style]()
@@ -134,7 +135,7 @@ class Journal:
         self._log(event, message, level, fields)
 
     def detail(self, event: Event, message: str, **fields: object) -> None:
-        """Log a detail of the daemon's work, with `--verbose` only. The page does not show it."""
+        """Log a detail of the daemon's work if `--verbose` is set. The page does not show the detail."""
         if self._verbose:
             self._log(event, message, "debug", fields)
 
@@ -154,7 +155,7 @@ class Journal:
 
 
 class _EventLogger(BoundLoggerBase):
-    """A logger of structlog that gets the level as an argument."""
+    """A structlog logger with one method, whose first argument is the level."""
 
     def log(self, level: str, message: str, fields: Mapping[str, object]) -> None:
         self._proxy_to_logger(level, message, **fields)
@@ -163,7 +164,7 @@ class _EventLogger(BoundLoggerBase):
 def _stderr_is_of_journald() -> bool:
     """Return whether journald reads the standard error of this process (JOURNAL_STREAM, systemd.exec(5)).
 
-    The variable is not sufficient, because a terminal may inherit it from a service.
+    The presence of JOURNAL_STREAM is not sufficient, because a terminal may inherit this variable from a service.
     """
     with suppress(OSError):
         found = os.fstat(2)
@@ -188,9 +189,9 @@ def _add_timestamp(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 
 
 def _shown(text: str) -> str:
-    """Return the text on one line, without the middle of a long text, because the remedy is at its end.
+    """Return the text on one line. Omit the middle of a long text, because a message ends with the remedy.
 
-    A name in a kubeconfig may have half a megabyte, and the page keeps fifty entries.
+    A name in a kubeconfig may be half a megabyte long, and the page keeps 50 entries.
     """
     shown = printable(text)
     if len(shown) <= LONGEST:

@@ -1,7 +1,7 @@
-"""Destinations and formats of log entries: journald, the console, JSON lines, messages only, none.
+"""Renderers of log entries for journald and for a console, as JSON lines, as messages only, and without output.
 
-Each renderer is the last processor of the pipeline and the logger that writes its result (structlog). An event arrives
-with its message (`event`), `level`, `timestamp`, `message_id`, and fields without key material.
+A renderer has the last structlog processor of the pipeline, and the logger that writes the result. The processor gets
+an event with its message (`event`), `level`, `timestamp`, `message_id`, and fields without key material.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Renderer(NamedTuple):
 
 
 class JournaldLogger:
-    """Sends entries to journald through systemd-python, or writes the message to stderr if journald does not answer."""
+    """Logger that sends entries to journald through systemd-python, or to stderr if journald does not answer."""
 
     def msg(self, message: str, **fields: object) -> None:
         import systemd.journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
@@ -37,7 +37,7 @@ class JournaldLogger:
 
 
 class StderrLogger:
-    """Writes each line immediately to the current standard error of the process."""
+    """Logger that writes each line immediately to the current standard error of the process."""
 
     def msg(self, line: str) -> None:
         sys.stderr.write(f"{line}\n")
@@ -47,7 +47,7 @@ class StderrLogger:
 
 
 class NoLogger:
-    """Writes nothing. The other processors of the pipeline still process the event."""
+    """Logger that writes nothing. The other processors of the pipeline still process the event."""
 
     def msg(self, message: str) -> None: ...
 
@@ -55,36 +55,36 @@ class NoLogger:
 
 
 def journald() -> Renderer:
-    """Return the renderer of the systemd journal: MESSAGE_ID, PRIORITY, and each field as CERTMOND_…."""
+    """Return the renderer for the systemd journal, with MESSAGE_ID, PRIORITY and a CERTMOND_… for each event field."""
     return Renderer(_journal_entry, JournaldLogger())
 
 
 def console() -> Renderer:
-    """Return the renderer of lines for an operator, in colors on a terminal."""
+    """Return the renderer that writes readable lines to standard error. On a terminal, the lines have colors."""
     import structlog.dev  # noqa: PLC0415 - 3.5 MB with rich, which only a terminal needs
 
     return Renderer(_line(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)), StderrLogger())
 
 
 def json_lines() -> Renderer:
-    """Return the renderer of lines for a program, one JSON object per line."""
+    """Return the renderer that writes one JSON object per line to standard error."""
     import structlog.processors  # noqa: PLC0415 - as in `console`
 
     return Renderer(_line(structlog.processors.JSONRenderer()), StderrLogger())
 
 
 def sentences() -> Renderer:
-    """Return the renderer that writes only the message."""
+    """Return the renderer that writes only the message of each event to standard error."""
     return Renderer(lambda _logger, _method, event: str(event["event"]), StderrLogger())
 
 
 def nowhere() -> Renderer:
-    """Return the renderer that writes nothing, for a caller that reports to its user itself."""
+    """Return the renderer that writes nothing, for a command that prints its result itself."""
     return Renderer(lambda _logger, _method, event: str(event["event"]), NoLogger())
 
 
 def _line(render: Processor) -> Processor:
-    """Return the processor for a line without the MESSAGE_ID, which is a field of journald."""
+    """Return a processor that renders an event without its MESSAGE_ID, which only journald uses."""
     return lambda logger, method, event: render(logger, method, _without(event, {"message_id"}))
 
 

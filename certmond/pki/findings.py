@@ -1,7 +1,8 @@
-"""Vocabulary of findings: reasons, severities, and messages.
+"""Findings, with their reasons, severities and messages.
 
-A `Reason` is the log key, the metric label, the JSON field, the alert and the anchor in the runbook. Names are a
-contract: new ones may be added, and none changes its meaning. `assessment.rules` decides.
+The log, the metrics, the JSON, the alerts and the runbook use the same name for a `Reason`. These names are a released
+interface. A new version may add a name, but does not change the meaning of a name. `assessment.rules` decides which
+findings a certificate has.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0, 1 or 2: the exit code of a monitoring plugin."""
+        """The severity as a number: 0, 1 or 2. This is also the exit code of a monitoring plugin."""
         return _RANKS[self]
 
 
@@ -29,12 +30,12 @@ _RANKS = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 
 
 class Remedy(Enum):
-    """What clears a finding."""
+    """The action that clears a finding."""
 
     OPERATOR = auto()
-    """The operator, or the end of the condition: a renewal does not clear it."""
+    """An action of the operator, or the end of the condition. A renewal does not clear the finding."""
     RENEWAL = auto()
-    """A renewal of the certificate. For a CA, a rotation."""
+    """A renewal of the certificate, or a rotation if the certificate is a CA."""
     REPAIR = auto()
     """A repair of the damaged files from the archive, or a renewal."""
 
@@ -48,16 +49,16 @@ class Blocks(Flag):
     USE = auto()
     """If the finding is critical, certmond restarts no service in order to use the certificate."""
     START = auto()
-    """If the finding is critical, certmond restarts no service that reads the file: the service would not start."""
+    """If the finding is critical, certmond restarts no service that reads the file. The service would not start."""
     NEW_CA = auto()
-    """certmond accepts no certificate with the finding, of any severity, as a new Root CA."""
+    """certmond does not accept a certificate with the finding, of any severity, as a new Root CA."""
 
 
 class Reason(StrEnum):
     """Kind of a finding. The value is its public name, and the heading of its section in `runbook.md`.
 
-    A member states its usual severity, what clears it and what it blocks. There are no defaults: this module does not
-    import if a member lacks one of them.
+    A member has its usual severity, the action that clears the finding, and the actions that it blocks. All three are
+    required.
     """
 
     severity: Severity
@@ -65,7 +66,7 @@ class Reason(StrEnum):
     blocks: Blocks
 
     def __new__(cls, value: str, severity: Severity, remedy: Remedy, blocks: Blocks) -> Self:
-        """Return the member with its classification."""
+        """Return the member with its severity, its remedy, and the actions that it blocks."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.severity, member.remedy, member.blocks = severity, remedy, blocks
@@ -123,27 +124,28 @@ class Reason(StrEnum):
 
     @property
     def blocks_issuing(self) -> bool:
-        """Whether `certmond init` issues nothing while a file has this finding and the finding is critical."""
+        """Whether `certmond init` issues no certificate while a file has this finding with the severity critical."""
         return Blocks.ISSUING in self.blocks
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, with escapes for characters that control or confuse a terminal. Names of files, users
-    and certificates may contain them.
+    """Return `text` on one line, with escapes for characters that control or confuse a terminal.
+
+    Names of files, users and certificates may contain such characters.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem. `message` is one sentence: the file, the fact, the remedy."""
+    """One problem. `message` is one sentence with the file, the fact and the remedy."""
 
     reason: Reason
     severity: Severity
     message: str
 
     def capped(self, most: Severity | None) -> Finding:
-        """Return the finding with at most the severity `most`."""
+        """Return the finding with at most the severity `most`. If `most` is None, the severity does not change."""
         return replace(self, severity=most) if most and self.severity.rank > most.rank else self
 
 
@@ -151,7 +153,7 @@ class Finding:
 class Fault:
     """A fault that certmond detects when it reads a file, before any assessment.
 
-    `detail` names the file and the fact. `remedy` is None for the usual remedy of the reason.
+    `detail` names the file and the fact. If `remedy` is None, the finding has the usual remedy of its reason.
     """
 
     reason: Reason
@@ -160,5 +162,5 @@ class Fault:
 
 
 def highest_severity(findings: Iterable[Finding]) -> Severity | None:
-    """Return the highest severity among `findings`, or None."""
+    """Return the highest severity of `findings`, or None without findings."""
     return max((item.severity for item in findings), key=lambda severity: severity.rank, default=None)

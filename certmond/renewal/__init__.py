@@ -1,1 +1,1 @@
-"""The renewal of files: new certificate and key, derived files, repairs from the archive."""
+"""Execution of renewals: certmond writes new certificates and keys, derived files, and repairs from the archive."""

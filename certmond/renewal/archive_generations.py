@@ -1,7 +1,7 @@
-"""Verdicts on generations of the archive, against the current state of the node.
+"""Verdicts on the generations of the archive: whether certmond may restore them in the current state of the node.
 
-Owns the paths of the files of a generation, and the rule that a restore grants no right that a later certificate lacks.
-`archived_pair` evaluates the pair itself. Writes no file.
+A restore must not grant a right that a later certificate lacks. `archived_pair` checks the certificate and the key of a
+generation. This module writes no file.
 """
 
 from __future__ import annotations
@@ -31,25 +31,28 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 @dataclass(frozen=True, slots=True)
 class PairLocation:
-    """The paths of the certificate and the key of a generation on the node."""
+    """Paths on the node to which certmond would restore the certificate and the key of a generation."""
 
     kind: Kind
     path: str
     key_path: str
     spec: CertificateSpec | None
     references: bool = False
-    """Whether certmond reads the files to which a kubeconfig refers. True if no other user has chosen them."""
+    """Whether certmond reads the files to which a kubeconfig refers. True if no other user could choose these files."""
 
 
 class Generations:
-    """The archive's generations for one configuration, on one node."""
+    """Reader of the generations in the archive of one node, for one configuration."""
 
     def __init__(self, config: Config, archive: Archive, files: NodeFiles, clock: Callable[[], datetime]) -> None:
         self._specs, self._facts = {spec.name: spec for spec in config.certificates}, config.given_facts
         self._archive, self._files, self._clock = archive, files, clock
 
     def judged(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> Verdict:
-        """Return the verdict on a generation as if its `files` replaced the current files of the node."""
+        """Return the verdict on a generation, as if its `files` had replaced the current files of the node.
+
+        `name` is the name of the entry in the archive.
+        """
         location = self.location(name, files)
         if location.spec and location.spec.password_file:
             return Verdict(Worth.UNJUDGED, f"{location.path} needs a password")
@@ -65,10 +68,10 @@ class Generations:
     def _wider(
         self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
     ) -> Verdict | None:
-        """Return the verdict `wider` if a later certificate has fewer rights, else None.
+        """Return the verdict `wider` if a later certificate has fewer rights than `leaf`, otherwise None.
 
-        Later certificates are the installed certificate, those that certmond archived after the first copy of `leaf`,
-        and those that were issued later or end later.
+        The installed certificate is later. An archived certificate is later if certmond archived it after the first
+        copy of `leaf`, or if it starts or expires later than `leaf`, or has the same dates as `leaf`.
         """
         fixed = fixed_by(spec, self._facts)
         for pair, younger in self._others(name, generation, leaf):
@@ -85,9 +88,9 @@ class Generations:
         return None
 
     def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield the pair of each generation of a name, and the installed pair.
+        """Yield the installed pair and the pair of each complete generation of `name`, each with a flag.
 
-        The flag is true if the pair is younger than the first generation with the certificate `leaf`.
+        The flag is True for the installed pair, and for a pair that is younger than the first generation with `leaf`.
         """
         found = list[tuple[KeyPair | Unpaired, datetime]]()
         first = self._archive.generation(name, generation).when
@@ -100,9 +103,9 @@ class Generations:
         yield from ((pair, when > first) for pair, when in found)
 
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """Return whether the current files are a pair, and a kubeconfig names a server and its CA.
+        """Return whether the current files contain a certificate with its key, or a key that needs a passphrase.
 
-        True also if their key needs a passphrase.
+        A kubeconfig must also name a server and its CA, if its entry fixes a subject and a CA.
         """
         location = self.location(name, files)
         pair = self.pair(location, self._files.read)
@@ -114,15 +117,19 @@ class Generations:
 
     @staticmethod
     def broken_cluster(location: PairLocation, content: bytes) -> str:
-        """Return a clause about the broken cluster of a kubeconfig, or "". Its entry must fix a subject and a CA."""
+        """Return a text about the broken cluster in the kubeconfig `content`, or "" if the cluster is complete.
+
+        Return "" also if the entry does not fix a subject and a CA, because certmond then does not check the cluster.
+        """
         fixed = location.spec and location.spec.subject and location.spec.embedded_ca
         return broken_cluster(parse_credentials(content, location.path)) if fixed else ""
 
     def embedded_ca(self, spec: CertificateSpec, chain: Sequence[Certificate] = ()) -> tuple[Certificate, ...]:
-        """Return the present certificates of the CA that the kubeconfig of an entry must embed. () if it has none.
+        """Return the present certificates of the CA that the kubeconfig of an entry must embed.
 
-        Raises WriteError if a kubeconfig must not trust them. `chain` is the client certificate with its intermediates:
-        a CA that signs it must have signed it.
+        Return () if the entry embeds no CA, or if the CA's file has no certificate. `chain` is the client certificate
+        with its intermediates. Raise WriteError if a kubeconfig must not trust the CA, or if the entry also names this
+        CA in `ca`, and the CA has not signed `chain`.
         """
         if spec.embedded_ca is None:
             return ()
@@ -133,25 +140,28 @@ class Generations:
         return document.certificates
 
     def _ca_objection(self, spec: CertificateSpec, document: Document, chain: Sequence[Certificate]) -> str | None:
-        """Return why a kubeconfig must not trust the certificates of a CA's file, with the remedy, or None."""
+        """Return why a kubeconfig must not trust the certificates in `document`, with the remedy, or None if it may.
+
+        `document` is the file of the CA that the entry `spec` embeds.
+        """
         found, now = document.certificates, self._clock()
         if writer := self._files.other_writer(self._specs[spec.embedded_ca or ""].path, None):
             return f"{writer}; let only root write there"
         if document.faults:
-            return "a part of that file is malformed; restore the CA first"
+            return "a part of the CA file is malformed; restore the CA first"
         if any(each.is_ca is False for each in found):
-            return "that file has a certificate that is not a CA; restore the CA first"
+            return "the CA file has a certificate that is not a CA; restore the CA first"
         if not any(each.not_before <= now <= each.not_after for each in found):
-            return "it is not valid now; rotate the CA"
+            return "the CA is not valid now; rotate the CA"
         if chain and spec.embedded_ca in spec.ca and not find_paths(chain[0], found, chain[1:]).paths:
-            return "it has not signed the client certificate in this kubeconfig; restore the CA that signed it"
+            return "the CA has not signed the client certificate in this kubeconfig; restore the CA that signed it"
         return None
 
     def with_present_ca(self, location: PairLocation, content: bytes) -> bytes:
-        """Return the `content` of a kubeconfig with the present CA, if its entry fixes one and the file embeds a CA.
+        """Return the `content` of a kubeconfig with the present CA instead of a CA that a rotation may have removed.
 
-        An old kubeconfig may trust a CA that a rotation has removed. Return other content unchanged. Raises
-        WriteError if the edit would change other content, and as `embedded_ca` does.
+        Return `content` unchanged if it is no kubeconfig, if it embeds no CA, or if the entry fixes no CA. Raise
+        WriteError if the kubeconfig must not trust the present CA, or if the edit would change other content.
         """
         spec = location.spec
         if spec is None or location.kind is not Kind.KUBECONFIG or spec.embedded_ca is None or not embeds_ca(content):
@@ -160,7 +170,7 @@ class Generations:
         return with_trust(content, location.path, trust) if trust else content
 
     def to_restore(self, name: str, files: Sequence[ArchivedFile]) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation as certmond restores them: a kubeconfig with the present CA."""
+        """Return the files of a generation as certmond restores them. A kubeconfig among them gets the present CA."""
         location = self.location(name, files)
         return tuple(replace(file, content=self.with_present_ca(location, file.content)) for file in files)
 
@@ -172,7 +182,10 @@ class Generations:
         )
 
     def location(self, name: str, files: Sequence[ArchivedFile]) -> PairLocation:
-        """Return the paths of certificate and key: those of the entry, or else those in `files`, the key first."""
+        """Return the paths of the certificate and the key of a generation.
+
+        They are those of the entry `name`. Without this entry, they are the last path and the first path in `files`.
+        """
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
             if path := next((each for each in paths if archive_name(pattern, each) == name), None):
@@ -188,7 +201,10 @@ class Generations:
         return PairLocation(spec.kind, path, key_path, spec, references=trusted)
 
     def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
-        """Return the current CAs of an entry, or None if they cannot be determined."""
+        """Return the current CA certificates of an entry, for a certificate with the chain `own`.
+
+        Return None if `spec` is None or names no CA, or if certmond cannot read the file of a CA.
+        """
         if spec is None or not spec.ca:
             return None
         found = list[Certificate]()
@@ -205,10 +221,10 @@ class Generations:
 
 
 def _is_later(other: Certificate, leaf: Certificate) -> bool:
-    """Return whether `other` was issued later or ends later than `leaf`. True if both dates are the same.
+    """Return whether `other` starts later or expires later than `leaf`, or has the same dates.
 
-    A certificate of kubeadm begins with its CA (pkiutil, NewSignedCert), and certmond may let it end with the CA. Equal
-    dates therefore do not show the order.
+    Equal dates do not show which certificate is later. A certificate of kubeadm starts at the same time as its CA
+    (pkiutil, NewSignedCert), and certmond may issue a certificate that ends with its CA.
     """
     dates = (other.not_before, other.not_after), (leaf.not_before, leaf.not_after)
     return dates[0] == dates[1] or other.not_before > leaf.not_before or other.not_after > leaf.not_after

@@ -1,6 +1,6 @@
-"""Verdict on a generation of the archive as a replacement of the current files: its pair, its path and its dates.
+"""Evaluation of archived files: whether their certificate and key match and are valid now.
 
-The daemon and `certmond archive` share this verdict. Reads and writes no file.
+The daemon and `certmond archive` use the same rules. This module reads and writes no file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from certmond.transaction.commit import NewFile
 
 
 class Worth(StrEnum):
-    """The verdicts on a pair of certificate and key.
+    """Verdict on an archived certificate and its key.
 
-    `good`: the pair is valid now. `outdated`: the pair is not valid now. `wider`: a later certificate lacks the
-    subject, a usage or a name of the pair. `unjudged`: the key needs a passphrase. `broken`: certificate and key do not
-    match, or certmond cannot parse one of them.
+    `good`: the certificate is valid now. `outdated`: the certificate is not valid now. `wider`: certmond later
+    installed a certificate that lacks the subject, a usage or a name of this certificate. `unjudged`: the key needs a
+    passphrase. `broken`: the certificate and the key do not match, or certmond cannot parse one of them.
     """
 
     GOOD = "good"
@@ -34,14 +34,14 @@ class Worth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on a generation. `why` is a clause with the reason, unless the verdict is `good`."""
+    """Verdict on a generation. `why` is a clause with the reason, or "" if the verdict is `good`."""
 
     worth: Worth
     why: str = ""
 
 
 def as_put_back(files: Iterable[ArchivedFile], node: Files) -> Read:
-    """Return a function that reads the node as it would be with these files restored."""
+    """Return a function that reads the files of the node as they would be after a restore of `files`."""
     found = {file.path: file.content for file in files}
     return as_written([NewFile(path, content) for path, content in found.items()], found, node)
 
@@ -49,9 +49,11 @@ def as_put_back(files: Iterable[ArchivedFile], node: Files) -> Read:
 def verdict(
     pair: KeyPair | Unpaired, anchors: Sequence[Certificate] | None, usages: frozenset[str], now: datetime
 ) -> Verdict:
-    """Return the verdict on a pair at `now` (aware, UTC).
+    """Return the verdict on a certificate and its key at `now` (aware, UTC).
 
-    `anchors` are the CAs of which one must anchor its path. If they are None, only the pair's own dates count.
+    An `Unpaired` is `unjudged` if its key needs a passphrase, and otherwise `broken`. A pair is `outdated` if the
+    certificate is not valid at `now`, or has no path to one of the CAs in `anchors`. If `anchors` is None, ignore the
+    path.
     """
     if isinstance(pair, Unpaired):
         return Verdict(Worth.UNJUDGED if pair.encrypted else Worth.BROKEN, pair.message)

@@ -1,7 +1,7 @@
 """Execution of the steps of `certmond init`: each step creates, signs, verifies and writes files.
 
 Owns the first files of a node and their directories. Never overwrites a file: a step fails if another process has
-created one of its files. After a kill, the next run executes the remaining steps.
+created one of its files. After a kill, the next `certmond init` executes the remaining steps.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 class Bootstrapper:
-    """Creates the missing files of the node below `root`. `given` is the key of the operator's Root CA."""
+    """Creator of the missing files of the node below `root`. `given` is the key of the operator's Root CA."""
 
     def __init__(
         self,
@@ -73,21 +73,24 @@ class Bootstrapper:
         self._files = NodeFiles(root)
 
     def unfinished(self) -> bool:
-        """Return whether there is an incomplete transaction, of a killed run or of a process that writes now."""
+        """Return whether the state directory has an incomplete transaction. A killed process has left the transaction,
+        or another process writes now. False if the directory is unreadable.
+        """
         with suppress(OSError):
             return any(map(is_record, os.listdir(self._records)))
         return False
 
     def recover(self, patience: float) -> None:
-        """Complete or undo incomplete transactions. Writes no file if there is no transaction."""
+        """Complete or undo incomplete transactions. Wait at most `patience` seconds for the writers' lock."""
         if self.unfinished():
             with self._transactions.lock(patience) as writer:
                 self._settle(writer)
 
     def objections(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
-        """Yield obstacles to the steps: another user could read a key, or the given CA cannot sign.
+        """Yield a message for each obstacle to the steps.
 
-        Tries the signature in memory, because constraints of the CA may forbid it.
+        The obstacles are: another user could read a key, an installed CA must not sign, or the given CA cannot sign. To
+        test the given CA, sign each certificate in memory, because constraints of the CA may forbid the certificate.
         """
         yield from self._exposed_keys(steps)
         yield from self._replaced_cas(steps)
@@ -108,9 +111,9 @@ class Bootstrapper:
                     yield f"the given CA cannot sign {step.spec.path} ({why}); give another CA"
 
     def _replaced_cas(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
-        """Yield why an installed CA must not sign: it is not in the node's record, or a rotation is in progress.
+        """Yield a message for each installed CA that must not sign.
 
-        During a rotation, only the rotation may sign with the CA.
+        Either a rotation of the CA is in progress, or the CA is not among the CAs that this node used last.
         """
         record = RotationRecord(self._state_dir)
         rotation, aids, anchors = record.load(), record.aids(), record.anchors()
@@ -138,9 +141,10 @@ class Bootstrapper:
     def execute(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
     ) -> None:
-        """Execute all steps in order, up to the first failure. The next run continues there. Raises CertmondError.
+        """Execute the steps in order until one fails. The next run continues with the failed step.
 
-        Raises RefusedError before the first step if another user could read the key of any step.
+        Raises RefusedError before the first step if another user could read the key of any step. Raises CertmondError
+        if a step fails.
         """
         if exposures := list(self._exposed_keys(steps)):
             raise RefusedError("\n".join(exposures))
@@ -159,7 +163,7 @@ class Bootstrapper:
             self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
 
     def _make(self, step: InitStep, writer: Writer) -> str | None:
-        """Create the files of one step. Return the serial number of its certificate, if it has one."""
+        """Create the files of one step. Return the hexadecimal serial number of a new certificate, or None."""
         match step:
             case MakeAuthority():
                 return self._authority(step, writer)
@@ -190,7 +194,7 @@ class Bootstrapper:
         elif step.given is not None and self._given is not None:
             key, certificate = self._given, to_pem(step.given)
         else:
-            raise RefusedError(f"certmond has no key of the given CA {step.spec.path}; give the key")
+            raise RefusedError(f"certmond has no key of the given CA {step.spec.path}; add --root-ca-key")
         made = decode(certificate, step.spec.path).certificates[0]
 
         def verify(read: Read) -> None:
@@ -225,18 +229,19 @@ class Bootstrapper:
         return f"{issued.serial:x}"
 
     def _granted(self, step: IssueFirst) -> Grant:
-        """Return the permission to sign.
+        """Return the permission to sign the certificate of a step.
 
-        Raises RefusedError if the entry does not fix the content, or another user could read the key.
+        Raises RefusedError if the entry does not determine the content of the certificate, or if another user could
+        read the key.
         """
         paths = filter(None, (step.spec.key, step.spec.path))
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
-            raise RefusedError(f"{step.spec.path} is not created: {granted}; correct it and run again: certmond init")
+            raise RefusedError(f"{step.spec.path} is not created: {granted}; correct this, then run: certmond init")
         return granted
 
     def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
-        """Yield the files of the certificate, the key first."""
+        """Yield the changes that write the certificate and its key in the format of the entry, the key first."""
         spec = step.spec
         owner = _owner(spec)
         if step.kubeconfig is not None:
@@ -259,13 +264,15 @@ class Bootstrapper:
         )  # fmt: skip
 
     def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Read], None]) -> None:
-        """Write `changes`. `verify` receives a function that reads the node after these changes."""
+        """Create the missing directories and write `changes`. Before the files are replaced, call `verify` with a
+        function that reads the files as they will be.
+        """
         for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
             self.make_directory(directory)
         writer.commit(changes, verify=lambda written: verify(as_written(changes, written, self._files)))
 
     def make_directory(self, directory: str) -> None:
-        """Create a directory of the node and its missing parents with mode 0755, as kubeadm does."""
+        """Create a directory of the node, and its missing parents, with mode 0755, as kubeadm does."""
         with Directories(self._root) as directories, blaming(directory):
             where = os.path.realpath(self._root).rstrip("/") + directories.resolve(directory)
         missing = []
@@ -291,7 +298,7 @@ def _opened_directory(directory: str) -> Iterator[int]:
 
 
 def path_of(step: InitStep) -> str:
-    """Return the path by which messages name the step."""
+    """Return the path of the file that the step creates. Messages show this path."""
     return step.kubeconfig.path if isinstance(step, WriteKubeconfig) else step.spec.path
 
 
@@ -306,7 +313,9 @@ def _key_path(spec: CertificateSpec) -> str:
 
 
 def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
-    """Prove that the files have the requested certificate with `key`, and that `path` exists. Raises RefusedError."""
+    """Prove that the new files have the requested certificate and `key`. Raises RefusedError, also if `path`, the
+    certification path of this certificate, is None.
+    """
     pair = entry_pair(spec.kind, spec.path, spec.key, read)
     if isinstance(pair, Unpaired) or pair.leaf.key != describe_key(key.public_key()):
         why = f" ({pair.message})" if isinstance(pair, Unpaired) else ""
@@ -318,7 +327,7 @@ def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Templat
 
 
 def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
-    """Prove that the key belongs to the CA or public key of the same entry. Raises RefusedError."""
+    """Raise RefusedError unless the key of an entry matches the CA or the public key of this entry."""
     key_path = _key_path(spec)
     found = anchor_of_key(read(spec.path), read(key_path), spec.path, key_path)
     if isinstance(found, Unpaired):
@@ -326,7 +335,7 @@ def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
 
 
 def _prove_user(path: str, read: Read) -> None:
-    """Prove that the kubeconfig refers to a certificate with its key. Raises RefusedError."""
+    """Raise RefusedError unless the current user of the kubeconfig has a certificate that matches its key."""
     found = kubeconfig_pairs(read(path), path, read)[0]
     if isinstance(found, Unpaired):
-        raise RefusedError(f"{path} would refer to no certificate with its key ({found.message}); check the disk")
+        raise RefusedError(f"{path} would not refer to a certificate with its key ({found.message}); check the disk")

@@ -1,6 +1,6 @@
-"""Root CA of the operator: parsing of its two files on this host, and checks for its use in Kubernetes.
+"""Root CA of the operator: reading of its two files on this host, and checks for its use in Kubernetes.
 
-The rules are those of `pki.rotation.ca_validation`. They permit a weak signature, because no component verifies the
+`pki.rotation.ca_validation` has the rules. These rules permit a weak signature, because no component verifies the
 signature of a trust anchor.
 """
 
@@ -24,7 +24,7 @@ from certmond.signers.local_ca import read_file
 
 @dataclass(frozen=True, slots=True)
 class RootCAKeyPair:
-    """A Root CA that has passed every check, with its key."""
+    """A Root CA with its private key."""
 
     certificate: Certificate
     key: PrivateKey = field(repr=False)
@@ -32,10 +32,10 @@ class RootCAKeyPair:
 
 @dataclass(frozen=True, slots=True)
 class CAFiles:
-    """The content of the files of a CA.
+    """Certificate and key from the files of a CA, with the messages about these files.
 
-    `unread` has a message for each unreadable file, `problems` the errors in the others, and `warnings` the access of
-    other users to the key.
+    `unread` has a message for each unreadable file, and `problems` has the errors in the readable files. `warnings`
+    reports that other users have access to the key.
     """
 
     certificate: Certificate | None
@@ -46,7 +46,7 @@ class CAFiles:
 
 
 def read_authority(certificate_path: str, key_path: str, now: datetime) -> RootCAKeyPair:
-    """Return the CA in these two files of this host. Raises ConfigError with every problem."""
+    """Return the Root CA in two files of this host. Raises ConfigError with every problem."""
     found = read_ca_files(certificate_path, key_path)
     problems = [*found.unread, *found.problems]
     if found.certificate is not None:
@@ -60,7 +60,7 @@ def read_authority(certificate_path: str, key_path: str, now: datetime) -> RootC
 
 
 def read_ca_files(certificate_path: str, key_path: str | None) -> CAFiles:
-    """Return the certificate, and the key if there is a `key_path`. Never raises: errors are part of the result."""
+    """Return the certificate and, with a `key_path`, the key. The result also has the messages about errors."""
     unread, problems = list[str](), list[str]()
     certificate = _certificate(certificate_path, unread, problems)
     key = _key(key_path, unread, problems) if key_path is not None else None
@@ -69,7 +69,9 @@ def read_ca_files(certificate_path: str, key_path: str | None) -> CAFiles:
 
 
 def read_key(path: str) -> CAFiles:
-    """Return a private key without a certificate, such as one that signs tokens. Never raises."""
+    """Return a private key without a certificate, such as the key that signs service-account tokens. The result also
+    has the messages about errors.
+    """
     unread, problems = list[str](), list[str]()
     key = _key(path, unread, problems, "the private key")
     warnings = _open_to_others(path) if key is not None else ()

@@ -1,7 +1,7 @@
-"""Provenance of the certificates that are due: old CAs, users who can write the files, later certificates of certmond.
+"""Evidence for renewals: old CAs, users who can write the files, and certificates that certmond installed later.
 
-Collects this evidence from the node, the state directory and root-owned kubeconfigs. `pki.signing.policy` evaluates it.
-Writes no file.
+Collects this evidence from the node, the state directory and root-owned kubeconfigs. `pki.signing.policy` evaluates the
+evidence. Writes no file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """The evidence about a certificate, with its inputs. certmond collected it at the instant `at`."""
+    """Cached evidence about a certificate, with the inputs and the time (`at`) of its collection."""
 
     seen: Observation
     attempt: Attempt | None
@@ -50,7 +50,7 @@ class _Evidence:
 
 
 class ProvenanceLookup:
-    """The evidence of one node, for one configuration."""
+    """Collector of the evidence about the certificates of one node, for one configuration."""
 
     def __init__(self, config: Config, root: str, state_dir: Path) -> None:
         self._config, self._root = config, root
@@ -70,11 +70,12 @@ class ProvenanceLookup:
         everything: bool = False,
         within: float | None = None,
     ) -> dict[Identity, Provenance]:
-        """Return the provenance of each certificate that certmond may renew at `now` (aware, UTC).
+        """Return the evidence for each certificate that is due at `now` (aware, UTC) and that certmond renews.
 
-        These are the due certificates and those that the CA `family` signed, which a rotation replaces. `everything`
-        adds all others. `within`, in seconds, limits the time for new evidence. The executor collects the remaining
-        evidence. Until the next resync, the result has the evidence of earlier calls for unchanged files.
+        `family` adds the certificates that this CA signed, and `everything` adds all certificates that certmond renews.
+        Skip a certificate if its signer needs the key of a CA and this key is not on the node. With `within`, stop
+        after this number of seconds, and use cached evidence about unchanged files until the next resync. The executor
+        collects missing evidence.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
         due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
@@ -133,16 +134,16 @@ class ProvenanceLookup:
         return same and cached.at <= now < cached.at + self._config.resync
 
     def renewals(self) -> Renewals:
-        """Return the recorded renewals."""
+        """Return the renewals that the state directory records."""
         return Renewals(self._ledger.attempts())
 
     def of(
         self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals | None = None
     ) -> Provenance:
-        """Return the present provenance of one certificate that the CA `ca` signs.
+        """Return current evidence about one certificate, whose renewal the CA `ca` signs.
 
-        It includes the old CAs and the later certificates of `known`. Raises WriteError if certmond cannot read the
-        archive.
+        The result includes the old CAs and the later certificates of `known`, the earlier evidence. Raises WriteError
+        if certmond cannot read the archive.
         """
         former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
         made = self._provenance(
@@ -152,7 +153,7 @@ class ProvenanceLookup:
         return replace(made, later=(*made.later, *known.later)) if known else made
 
     def _due_at(self, seen: Observation) -> datetime | None:
-        """Return the time from which certmond may renew the certificate, or None if it does not renew it."""
+        """Return the time from which certmond may renew the certificate, or None if certmond never renews it."""
         spec = seen.spec
         if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
             return None
@@ -171,7 +172,7 @@ class ProvenanceLookup:
         self, seen: Observation, ca: str | None, access: WriterLookup, renewals: Renewals, *,
         former: Iterable[Certificate], beside: Iterable[Certificate], signed: bool,
     ) -> Provenance:  # fmt: skip
-        """Return the provenance. Check the possession of the key only if a known CA has `signed` the certificate."""
+        """Return the evidence about a certificate. Check its key only if a known CA has `signed` the certificate."""
         owner, key = seen.spec.owner, [seen.key_path] if seen.key_path else []
         writers = access.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")
@@ -191,8 +192,8 @@ class ProvenanceLookup:
     def _is_possessed(self, seen: Observation) -> bool:
         """Return whether the private key in the files of the certificate matches the certificate.
 
-        The target of another user's symlink, or of a reference in a kubeconfig, does not count, because root can read
-        more files than that user.
+        Ignore a key to which a symlink of another user or a reference in a kubeconfig leads. Root can read more files
+        than that user.
         """
         if not seen.key_matches:
             return False
@@ -204,14 +205,18 @@ class ProvenanceLookup:
         return isinstance(pair, KeyPair) and pair.leaf == seen.certificates[0]
 
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
-        """Return the old CAs of an entry, from the record of rotations, the archive and root-owned kubeconfigs."""
+        """Return the old CAs of an entry, from the record of rotations and the archive. If the record has no CA of the
+        entry, add the CAs that root-owned kubeconfigs in `inventory` embed.
+        """
         accepted = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
         archived = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
         embedded = self._embedded(name, inventory) if inventory and not accepted else ()
         return tuple(dict.fromkeys((*accepted, *archived, *embedded)))
 
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
-        """Return the CAs that all root-owned kubeconfigs of the entry embed. One file may be of another cluster."""
+        """Return the CAs that every root-owned kubeconfig of the entry embeds. One kubeconfig may be for another
+        cluster, so its CAs alone do not count.
+        """
         access, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
         for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):
             for embedded in (each for each in seen.embedded if each.file is None and each.certificates):
@@ -223,9 +228,10 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the certificates that certmond installed after the present one, and whether one of them is lost.
+        """Return the archived certificates that are later than the present certificate, and whether one is lost.
 
-        A lost certificate is neither in the archive nor in another file (`beside`).
+        A certificate is later if it ends after the present certificate, or if certmond has recorded it as a later
+        certificate. A recorded certificate is lost if it is neither in the archive nor in the other files (`beside`).
         """
         present, archived = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):
@@ -235,14 +241,16 @@ class ProvenanceLookup:
         return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*archived, *beside)}
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
-        """Return the archived files of an entry, or [] without access. Raises WriteError on other errors."""
+        """Return the files of each archived generation of an entry, or [] without permission to read the archive.
+        Raises WriteError on other errors.
+        """
         with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
             return [files for _, files in self._archive.complete_generations(name)]
         return []
 
 
 def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[Certificate]:
-    """Yield the end entity of each archived file, or every certificate of a bundle."""
+    """Yield the first certificate of each archived file, or every certificate of a bundle. Skip malformed files."""
     for file in files:
         with suppress(CertmondError):
             found = certificates_in(file.content, file.path, kind)

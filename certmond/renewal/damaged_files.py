@@ -1,7 +1,8 @@
 """Archive of damaged files that certmond has replaced, separate from the generations of valid files.
 
-Owns the retention of damaged files. A generation with the only copy of a private key stays longer than the others, and
-longer than `archive.keep_for`. A user may have written the key of a CA into the wrong file by mistake.
+Owns the retention of damaged files. certmond keeps a generation with the only copy of a private key longer than the
+other generations, also beyond `archive.keep_for`. A user may have written the key of a CA into the wrong file by
+mistake.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from certmond.state.archive import Archive, ArchivedFile, Generation
 from certmond.transaction.dirfd import digest
 
 _MOST, _LARGEST = 100, 128 * 1024
-"""Maximum number of generations of one name, and maximum size in bytes of a generation that stays for its key. Repeated
-damage must not fill the disk, and the daemon must not read for minutes.
+"""Maximum number of generations of one name, and maximum size in bytes of a generation that stays for its key.
+Repeated damage must not fill the disk, and the daemon must not read for minutes.
 """
 
 
 class DamagedFiles:
-    """The damaged files of the entries `specs` on one node. The archive keeps at least `keep` generations of each."""
+    """Archive of the damaged files of the entries `specs`. It keeps at least `keep` generations of each entry."""
 
     def __init__(self, state_dir: Path, keep: int, specs: Sequence[CertificateSpec], files: View) -> None:
         self._archive, self._keep = Archive(state_dir, _MOST), keep
         self._only_copies = OnlyCopies(self._archive, specs, files)
 
     def keep(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Archive the damaged `files` of the entry `name`: each path of the node, with its resolved path.
+        """Archive the damaged `files` of the entry `name`, and return the new generation.
 
-        Raises WriteError. The caller holds the lock.
+        `files` maps each path of the node to its resolved path. The caller holds the writers' lock. Raises WriteError.
         """
         damaged = damaged_name(name)
         stored = self._archive.store(damaged, files, when, description)
@@ -43,7 +44,7 @@ class DamagedFiles:
 
 
 class OnlyCopies:
-    """The private keys whose only copy is in an archive, on a node with the entries `specs`."""
+    """Search for private keys whose only copy is in the archive, on a node with the entries `specs`."""
 
     def __init__(self, archive: Archive, specs: Sequence[CertificateSpec], files: View) -> None:
         self._archive, self._files = archive, files
@@ -51,10 +52,11 @@ class OnlyCopies:
                                           for path in (each.path, each.key) if path))  # fmt: skip
 
     def removable(self, damaged: str, generations: Sequence[str]) -> list[str]:
-        """Return those of the `generations` of the name `damaged` whose private keys have another copy, oldest first.
+        """Return the `generations` of the name `damaged` that certmond may remove, oldest first.
 
-        The other copy is in another generation or on the node. If several of the generations have the same key, the
-        newest one stays. Reads each file once. Raises StateError if a later certmond wrote a generation.
+        A generation stays if it has the only copy of a private key, and at most `_LARGEST` bytes. Copies in other
+        generations and in files of the entries count. If several of the generations have the same key, the newest one
+        stays. Reads each file once. Raises StateError if a later version of certmond wrote a generation.
         """
         if not generations:
             return []
@@ -73,23 +75,23 @@ class OnlyCopies:
         return removable[::-1]
 
     def _load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
-        """Return the files of a generation. Return () if the generation is malformed."""
+        """Return the files of a generation, or () if the generation is malformed."""
         with suppress(MalformedError):
             return self._archive.load(name, generation)
         return ()
 
     def _node_files(self) -> Iterator[str]:
-        """Yield the SHA-256 of each readable file of the entries."""
+        """Yield the SHA-256 digest of each readable file of the entries."""
         for path in self._paths:
             with suppress(CertmondError):
                 yield digest(self._files.read(path) or b"")
 
 
 def archive_clause(generations: Iterable[Generation]) -> str:
-    """Return a clause that names the archived damaged content. "" without generations."""
+    """Return a clause that names the generations of damaged files in the archive, or "" without generations."""
     return "".join(f"; the damaged content is in the archive as {each.name} {each.id}" for each in generations)
 
 
 def _keys(files: Iterable[ArchivedFile]) -> set[str]:
-    """Return the SHA-256 of each file with a private key or a part of one."""
+    """Return the SHA-256 digest of each file that has a private key or a part of a private key."""
     return {digest(file.content) for file in files if is_secret(file.content) or decode(file.content, file.path).key}

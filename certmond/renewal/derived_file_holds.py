@@ -1,4 +1,4 @@
-"""Derived files in a plan: those that are due, and those that are held, with the reason.
+"""Derived files in a plan: the files that certmond must write, and the files that it holds, with the reason.
 
 `renewal.derived_file_state` defines the states. Reads and writes no file.
 """
@@ -17,7 +17,9 @@ from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale,
 
 
 def circumstances_of(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Circumstances:
-    """Return the derived files, and those that certmond must write again. Omit files of other programs."""
+    """Return the derived files for the planner, with a reason for each file that certmond must write. Omit each file
+    that certmond may not replace.
+    """
     paths, stale = {}, {}
     for spec in derived:
         match states[spec.name]:
@@ -41,7 +43,7 @@ def replaced_by(made: Plan) -> frozenset[str]:
 def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: datetime) -> Plan:
     """Return the plan with a hold for each derived file whose last write failed recently.
 
-    A file whose source the plan renews keeps its step.
+    The hold replaces the step until certmond may retry the write. Keep the step if the plan also replaces the source.
     """
     renewed = replaced_by(made)
     steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
@@ -57,7 +59,7 @@ def without_recent_failures(made: Plan, past: Mapping[Identity, Attempt], now: d
 
 
 def unwritten_files(derived: Sequence[DerivedSpec], states: Mapping[str, State]) -> Iterator[Held]:
-    """Yield a hold for each derived file that certmond does not write."""
+    """Yield a hold for each derived file that has an unusable source or that certmond may not replace."""
     for spec in derived:
         state = states[spec.name]
         if isinstance(state, Foreign | Unready):
@@ -65,7 +67,7 @@ def unwritten_files(derived: Sequence[DerivedSpec], states: Mapping[str, State])
 
 
 def hold_reasons_of(derived: Sequence[DerivedSpec], states: Mapping[str, State], made: Plan) -> dict[str, str]:
-    """Return the reason for the hold of each due derived file, by the name of its source."""
+    """Return, by the name of the source, why certmond holds a derived file that is missing or out of date."""
     return {
         spec.source: held.because
         for spec in derived

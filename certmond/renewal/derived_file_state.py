@@ -1,8 +1,8 @@
-"""State of derived files: a bundle of certificate and key, or a copy of a kubeconfig, equal to their source.
+"""State of derived files: bundles of a certificate and its key, and copies of a kubeconfig.
 
-Owns the required content of such a file, whether the present file is out of date, and whether certmond may replace it.
-A file with content that its source lacks belongs to another program: certmond does not change it and reports the
-reason. Reads and writes no file. No message and no repr shows a key.
+Owns the required content of a derived file, and the check whether certmond may replace the present file. A file with
+content that its source lacks belongs to another program. certmond does not change such a file, and reports the reason.
+Reads and writes no file. No message and no repr shows a key.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """State of a file that certmond created and that is out of date."""
+    """State of a file that differs from its source. `content` is the content that certmond must write."""
 
     content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """State of a file that does not exist."""
+    """State of a file that does not exist. `content` is the content that certmond must write."""
 
     content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """State of a file that certmond may not replace."""
+    """State of a file that certmond may not replace. `message` has the reason and the remedy."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unready:
-    """State of a file whose source is missing or broken. certmond does not change the file."""
+    """State of a file whose source is missing or unusable. certmond does not change the file."""
 
     message: str
 
@@ -68,10 +68,10 @@ State = Current | Stale | Absent | Foreign | Unready
 
 
 def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: bytes | None) -> State:
-    """Return the state of the derived file.
+    """Return the state of the derived file, from the content of three files.
 
-    `source` is the content of the source's certificate file or kubeconfig, `key` that of its key file if separate,
-    `present` that of the derived file. Each is None if the file does not exist.
+    `source` is the certificate file or the kubeconfig of the source. `key` is its separate key file, or None if the
+    source has no separate key file. `present` is the derived file. A missing file is None.
     """
     if source is None:
         return Unready(f"{spec.path} is not written: its source {spec.source} does not exist; restore it")
@@ -79,15 +79,16 @@ def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: b
 
 
 def watched(spec: DerivedSpec, source: CertificateSpec) -> tuple[str, ...]:
-    """Return the files on which the state depends."""
+    """Return the paths of the files on which the state of the derived file depends."""
     key = source.key if spec.kind == "pem-bundle" else None
     return (spec.path, source.path, *((key,) if key else ()))
 
 
 def owner_ids(owner: str) -> tuple[int, int]:
-    """Return uid and gid of "user:group", or of a user with its own group. A number needs no name on this host.
+    """Return the uid and the gid of `owner`, which is "user:group" or "user".
 
-    Raises WriteError, which names the missing user or group.
+    Without a group, return the primary group of the user or, for a numeric user, the uid. A number needs no account on
+    this host. Raises WriteError, which names the missing user or group.
     """
     name, _, group = owner.partition(":")
     try:
@@ -110,7 +111,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
     keys = document if key is None else decode(key, where)
     leaf = next((each for each in document.certificates if keys.key and each.key.sha256 == keys.key.sha256), None)
     if leaf is None or _is_broken(document) or _is_broken(keys):
-        return Unready(f"{spec.path} is not written: {spec.source} is no certificate with its key; restore the pair")
+        return Unready(f"{spec.path} is not written: {spec.source} has no certificate with its key; restore the pair")
     chain = (leaf, *(each for each in document.certificates if each != leaf))
     if present is not None and present.strip():
         found = decode(present, spec.path)
@@ -127,7 +128,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
 
 
 def _foreign_content(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
-    """Return why the present bundle is not from an older certificate of this source, or None."""
+    """Return, as a clause, why the file is not an older bundle of this source. Return None for an older bundle."""
     labels = _LABELS.findall(present)
     if not labels:
         return "is not PEM"
@@ -162,7 +163,7 @@ def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
 
 
 def _unfit(own: Credentials) -> str | None:
-    """Return why certmond must not copy this kubeconfig, or None."""
+    """Return, as a clause, why certmond must not copy this kubeconfig. Return None if certmond may copy it."""
     if own.faults or any(map(_is_broken, own.documents.values())):
         return "is broken"
     if not own.config.users:
@@ -176,12 +177,12 @@ def _unfit(own: Credentials) -> str | None:
     materials = [material for user in own.config.users for material in (user.certificate, user.key)]
     materials += [cluster.ca for cluster in own.config.clusters]
     if any(material and material.path and not material.path.startswith("/") for material in materials):
-        return "refers to a file by a relative path, which is another file for a copy"
+        return "refers to a file by a relative path, which a copy in another directory cannot use"
     return None
 
 
 def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> str | None:
-    """Return why the present kubeconfig is not an older copy of the source, or None."""
+    """Return, as a clause, why the kubeconfig is not an older copy of the source. Return None for an older copy."""
     found = parse_credentials(present, spec.path)
     if found.faults or any(map(_is_broken, found.documents.values())):
         return "is not a readable kubeconfig"
@@ -198,7 +199,9 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
 
 
 def _content_names(data: bytes) -> frozenset[str]:
-    """Return the names of all content of a kubeconfig. A replacement would lose names that the source lacks."""
+    """Return the names of the fields, users, clusters and contexts in a kubeconfig, as messages show them. A
+    replacement would lose each name that the source lacks.
+    """
     document = load_mapping(data)
     names = {repr(as_text(key)) for key, value in document.items() if value}
     for plural, singular in (("users", "user"), ("clusters", "cluster"), ("contexts", "context")):
@@ -211,7 +214,7 @@ def _content_names(data: bytes) -> frozenset[str]:
 
 
 def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
-    """Return, by user, the subject of the embedded certificate, or the path of its file, or None without one."""
+    """Return, for each user, the subject of the embedded certificate, the path of a certificate file, or None."""
 
     def subject(user: User) -> bytes | str | None:
         document = credentials.documents.get((user.name, "certificate"))
@@ -238,10 +241,12 @@ def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
 
 
 def _leaf(document: Document) -> Certificate:
-    """Return the first certificate that is not a CA, or else the first certificate. The document must have one."""
+    """Return the first certificate that is not a CA, or else the first one. The document must have a certificate."""
     return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
 
 
 def _is_broken(document: Document) -> bool:
-    """Return whether the content is unusable for a copy. The load of a key reports the errors of the key."""
+    """Return whether the content has an error that prevents a copy. Ignore trailing data. Also ignore errors of a key,
+    because `load_key` reports them.
+    """
     return any(fault.reason not in {Reason.TRAILING_DATA, Reason.KEY_UNUSABLE} for fault in document.faults)

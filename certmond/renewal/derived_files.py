@@ -1,6 +1,6 @@
-"""The derived files of this node: their states, and their replacement by a transaction.
+"""Derived files of this node: reading of their sources, and their replacement by a transaction.
 
-Owns the reading of a derived file's source. `renewal/derived_file_state` defines the content of a derived file.
+`renewal/derived_file_state` defines the content of a derived file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class Derivations:
-    """The derived files of `specs`, with their sources in `certificates`."""
+    """The derived files of `specs`. `certificates` has the entries of their sources."""
 
     def __init__(self, specs: Sequence[DerivedSpec], certificates: Sequence[CertificateSpec], files: NodeFiles) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -27,7 +27,9 @@ class Derivations:
         self._files = files
 
     def states(self) -> dict[str, State]:
-        """Return the state of each derived file. A file whose source cannot be read is `Unready`."""
+        """Return the state of each derived file, by its name. A file with an unreadable source is `Unready`. A file
+        whose path leads to the file of another entry is `Foreign`.
+        """
         taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
         found: dict[str, State] = {}
         for name, spec in self._specs.items():
@@ -39,9 +41,9 @@ class Derivations:
         return found
 
     def make(self, name: str, writer: Writer) -> str:
-        """Make the file equal to its source. Return a sentence about the result.
+        """Write the derived file if it differs from its source. Return a sentence about the result.
 
-        Raises WriteError if the source is not ready, or if certmond may not replace the file.
+        Raises WriteError if the source is missing or unusable, or if certmond may not replace the file.
         """
         spec = self._specs[name]
         found, present = self._state(spec)
@@ -70,15 +72,15 @@ class Derivations:
         if not isinstance(found, Unready) and (why := self._files.exposed([spec.path], spec.owner)):
             return Foreign(why), present
         if others and isinstance(found, Current | Stale):
-            remedy = "chown it, or move it away, and certmond creates it again"
+            remedy = f"run chown {spec.owner} {spec.path}, or move the file away, and certmond creates it again"
             return Foreign(f"{spec.path} does not belong to {spec.owner}, the owner in its entry; {remedy}"), present
         return found, present
 
     def _writable_source(self, spec: DerivedSpec) -> str | None:
-        """Return why certmond does not copy a kubeconfig, or None.
+        """Return why certmond must not copy a kubeconfig that another user can change, or None.
 
-        If a user other than root and the owner of the copy can change the source, that user could choose the server and
-        the programs that the users of the copy trust.
+        Such a user could choose the server and the programs that the users of the copy trust. Root and the owner of the
+        copy may change the source.
         """
         if spec.kind != "kubeconfig":
             return None
@@ -90,7 +92,9 @@ class Derivations:
         return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
 
     def _has_other_owner(self, spec: DerivedSpec) -> bool:
-        """Return whether the owner of the present file, which a replacement would keep, differs from its entry."""
+        """Return whether the present file has another owner than its entry requires. A replacement keeps the present
+        owner. False if the file does not exist, or if the entry sets no owner.
+        """
         present = self._files.owner(spec.path) if spec.owner else None
         if spec.owner is None or present is None:
             return False
@@ -116,7 +120,9 @@ class Derivations:
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
-    """Return certificate and key of the current user of a kubeconfig that embeds them."""
+    """Return the embedded certificate and key of the current user of a kubeconfig. Each is None if the kubeconfig does
+    not embed it. Raises WriteError if the kubeconfig is malformed.
+    """
     try:
         config = parse_kubeconfig(content, path)
     except MalformedError as error:

@@ -1,8 +1,9 @@
-"""Proof that a certificate and a private key match, from the content of their files.
+"""Check that a certificate and a private key match, from the content of their files.
 
-Owns the definition of a pair in each format on a node, as Go's crypto/tls loads it (tls.go, X509KeyPair). The first
-certificate of one file has the public key of the first private key of the other, and that key can sign. certmond makes
-this check before each replacement of a certificate or key. Checks no dates, names or paths, and writes no file.
+Owns the definition of a pair in each format on a node. Go's crypto/tls loads such a pair (tls.go, X509KeyPair). The
+first certificate in one file must have the public key of the first private key in the other file. This key must be able
+to sign. certmond makes this check before each replacement of a certificate or key. Checks no dates, names or
+certification paths, and writes no file.
 """
 
 from __future__ import annotations
@@ -23,38 +24,38 @@ from certmond.pki.x509.public_key import PublicKey, describe_key
 from certmond.transaction.operations import Change, NewLink, Removed
 
 Read = Callable[[str], bytes | None]
-"""Return the content of the file at a path of the node, or None if it does not exist. May raise WriteError."""
+"""Function that returns the content of a file of the node, or None if it does not exist. May raise WriteError."""
 
 
 class Files(Protocol):
     """The current files of the node."""
 
     def read(self, path: str) -> bytes | None:
-        """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read."""
+        """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable."""
         ...
 
     def leads_to(self, path: str) -> str:
-        """Return the path without its symlinks."""
+        """Return the path with all symlinks resolved."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate that matches its key. `chain` has all certificates of the file, with the matching one first."""
+    """A certificate that matches its key. `chain` has all certificates of the file, the matching certificate first."""
 
     chain: tuple[Certificate, ...]
 
     @property
     def leaf(self) -> Certificate:
-        """Return the certificate of the key."""
+        """Return the certificate that matches the key."""
         return self.chain[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """The reason for which certificate and key are no pair, as a clause with the file.
+    """Reason for which a certificate and a key do not match. `message` is a clause that names the file.
 
-    `leaf` is the certificate, if the file has one. With `encrypted`, the key needs a passphrase.
+    `leaf` is the certificate, if the file has one. `encrypted` is true if the key needs a passphrase.
     """
 
     message: str
@@ -63,7 +64,9 @@ class Unpaired:
 
 
 def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: str) -> KeyPair | Unpaired:
-    """Return the pair in the content of two files, or of one file given twice. Messages name the files by the paths."""
+    """Return the pair of a certificate and its key, or why they do not match. `certificate` and `key` are the content
+    of the files `path` and `key_path`, which may be the same file, or None for a missing file.
+    """
     if certificate is None:
         return Unpaired(f"{path} does not exist")
     found = decode(certificate, path)
@@ -81,9 +84,9 @@ def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: 
 
 
 def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: str) -> Anchor | Unpaired:
-    """Return the certificate or public key in the file at `path` that matches the key at `key_path`.
+    """Return the trust anchor in `path` that matches the private key in `key_path`, or the reason if none matches.
 
-    A file has several trust anchors during a rotation of a CA or of the key of service-account tokens.
+    `trust` and `key` are the content of the files. During a rotation, `trust` has several CAs or public keys.
     """
     if trust is None:
         return Unpaired(f"{path} does not exist")
@@ -95,9 +98,11 @@ def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: s
 
 
 def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) -> tuple[KeyPair | Unpaired, ...]:
-    """Return the pairs of client certificate and key of a kubeconfig, with the pair of the current user first.
+    """Return, for each user with a certificate in a kubeconfig, the pair, or why certificate and key do not match.
 
-    `read` reads files to which the kubeconfig refers. Without `read`, only users with embedded credentials count.
+    The current user comes first. `read` reads the files to which the kubeconfig refers. Without `read`, skip users
+    without embedded credentials. If no user remains, or the kubeconfig is unusable, return one `Unpaired` with the
+    reason.
     """
     if data is None:
         return (Unpaired(f"{path} does not exist"),)
@@ -111,7 +116,9 @@ def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) ->
 
 
 def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | None:
-    """Return the key that a kubeconfig embeds for the user of this certificate, or None. Raises KeyUnusableError."""
+    """Return the key that a kubeconfig embeds for the user of this certificate, or None without such a key. Raises
+    KeyUnusableError if the kubeconfig is malformed.
+    """
     try:
         users = parse_kubeconfig(data, path).users
     except MalformedError as error:
@@ -126,13 +133,14 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
 def entry_pair(
     kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False, own: bool = False
 ) -> KeyPair | Unpaired:
-    """Return the pair of an entry: that of the current user of a kubeconfig, else of `path` with `key_path`.
+    """Return the pair of an entry, or the reason for which its certificate and key do not match.
 
-    If the current user of a kubeconfig has no certificate, return the pair of the first other user. With `own`, for an
-    entry that fixes a subject, other users do not count.
+    For a kubeconfig, this is the pair of the current user, or of the first user with a certificate. With `own`, for an
+    entry that fixes a subject, only the current user counts.
 
-    Without `key_path`, the file at `path` has both parts. With `references`, certmond reads the files to which a
-    kubeconfig refers, with certmond's rights. Set it only if no other user can write the kubeconfig.
+    For other kinds, this is the pair of `path` and `key_path`. Without `key_path`, the file at `path` has both parts.
+    With `references`, certmond reads the files to which a kubeconfig refers, with certmond's rights. Set `references`
+    only if no other user can write the kubeconfig.
     """
     if kind is Kind.KUBECONFIG:
         data = read(path)
@@ -166,7 +174,9 @@ def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: F
 
 
 class KeyPairs:
-    """The pairs of certificate and key of configured entries, without patterns, whose pairs have no fixed path."""
+    """The pairs of certificate and key of the entries `specs`. Skip entries without a key, entries with a password, and
+    entries with a pattern, because a pattern has no fixed path.
+    """
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._files = files
@@ -179,8 +189,8 @@ class KeyPairs:
     def mismatches(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
         """Yield a clause for each pair that matches now and would not match after `changes`.
 
-        `read` reads the files as they are after the changes. Another entry may share one of these files, by the same
-        path or by a symlink.
+        `read` reads the files as they are after the changes. Also check other entries that share a changed file, by the
+        same path or by a symlink.
         """
         changed = {change.path for change in changes}
         changed |= {self._files.leads_to(path) for path in changed}
@@ -205,7 +215,7 @@ class KeyPairs:
 
 
 def _key_in(data: bytes | None, path: str) -> PublicKey | Unpaired:
-    """Return the public key of the private key in a file, if that key can sign."""
+    """Return the public key of the private key in a file, or the reason for which certmond cannot use this key."""
     if data is None:
         return Unpaired(f"{path} does not exist")
     try:

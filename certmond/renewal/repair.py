@@ -1,7 +1,7 @@
 """Replacement of damaged files, with the owner and mode of their entry.
 
 Owns the rule that certmond copies no content of a damaged file. The caller passes the new content, and the transaction
-writes it.
+writes the file.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class View(Protocol):
     """The current files of the node."""
 
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
-        """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read.
+        """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable.
 
-        With `follow_any_link` false, follow no symlink of another user. Callers that copy the content set it to false.
+        If `follow_any_link` is false, follow no symlink of another user. Callers that copy the content set it to false.
         """
         ...
 
     def names(self, directory: str) -> frozenset[str]:
-        """Return the names in a directory, or an empty set if it cannot be read."""
+        """Return the names in a directory, or an empty set if the directory is unreadable."""
         ...
 
 
@@ -45,10 +45,10 @@ def placed(
     mode: int | None = None,
     owner: tuple[int, int] | None = None,
 ) -> NewFile:
-    """Return the file of an entry that replaces the present file at `path`.
+    """Return the change that replaces the present file of an entry at `path` with `content`.
 
-    `mode` and `owner` are the previous ones, which apply if the entry does not set them. Raises WriteError if certmond
-    cannot read the present file, or the entry names an unknown user.
+    The entry limits `mode`, the mode of the archived file. The entry's owner takes precedence over `owner`. Raises
+    WriteError if certmond cannot read the present file, or the entry names an unknown user.
     """
     most = spec.key_mode if is_secret(content) else _PUBLIC if spec.mode is None else spec.mode
     whose = owner_ids(spec.owner) if spec.owner else owner
@@ -63,7 +63,7 @@ def linked(
     path: str, content: bytes, spec: CertificateSpec | None, files: View, now: datetime, *,
     owner: tuple[int, int] | None = None,
 ) -> list[Change]:  # fmt: skip
-    """Return a new dated PEM of the kubelet, and the symlink `path` to it, which replaces the present file."""
+    """Return the changes that write a dated PEM file of the kubelet and make `path` a symlink to this file."""
     dated = kubelet_pem.successor(path, now, files.names(posixpath.dirname(path)))
     most, whose = (spec.key_mode, spec.owner) if spec else (0o600, None)
     present = files.read(path)
@@ -74,12 +74,12 @@ def linked(
 
 
 def is_secret(content: bytes) -> bool:
-    """Return whether the content has a private key, or a part of one."""
+    """Return whether the content has a private key or a part of a private key."""
     return any(mark in content for mark in _SECRET)
 
 
 def damaged_name(name: str) -> str:
-    """Return the archive name of an entry's damaged files, which is not the name of its generations."""
+    """Return the archive name of an entry's damaged files. It differs from the archive name of valid files."""
     return f"{name[:54]}{_DAMAGED}"
 
 

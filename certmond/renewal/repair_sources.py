@@ -1,7 +1,7 @@
 """Sources for a repair of damaged entries: the archive, the entry, and facts of the node.
 
 Owns the collection of these sources, and the search for the API server of a kubeconfig. `archive_generations` evaluates
-archived files, and `pki.assessment.damage` decides on the repair. Writes no file.
+archived files, and `pki.assessment.damage` chooses the repair. Writes no file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PORT = "6443"  # the default of kube-apiserver's --secure-port
 
 
 class SalvageLookup:
-    """The damaged entries of one node, for one configuration."""
+    """Collector of the sources for the repair of damaged entries, for one node and one configuration."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, policy: Policy) -> None:
         self._config, self._root, self._state_dir, self._policy = config, root, state_dir, policy
@@ -62,7 +62,9 @@ class SalvageLookup:
         self._subjects.record(assessment)
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
-        """Return the sources of each entry that is damaged at `now` (aware, UTC), and of each CA without its key."""
+        """Return, by identity, the repair sources of each entry that is damaged at `now` (aware, UTC). For a CA whose
+        key is missing, return the archive directory that has the key. Omit the CA if no directory has the key.
+        """
         keyless = (seen for seen in inventory.observations if lacks_key(seen))
         found = {
             each.identity: Salvage(key_directory=where) for each in keyless if (where := self._key_directory(each))
@@ -81,7 +83,7 @@ class SalvageLookup:
         return found
 
     def _key_directory(self, seen: Observation) -> str | None:
-        """Return the directory of the newest damaged files with the private key of the certificate, or None."""
+        """Return an archive directory of damaged files that has the private key of the certificate, or None."""
         key = seen.certificates[0].key
         with suppress(OSError):
             for name in filter(is_damaged_name, self._archive.names()):
@@ -138,7 +140,7 @@ class SalvageLookup:
     def _is_good(
         self, seen: Observation, number: str, files: tuple[ArchivedFile, ...], generations: Generations
     ) -> bool:
-        """Return whether the generation is good now and, for a kubeconfig with a broken cluster, repairs it."""
+        """Return whether the generation is good now and, if the kubeconfig has a broken cluster, repairs it."""
         if generations.judged(seen.spec.name, number, files).worth is not Worth.GOOD:
             return False
         generations.to_restore(seen.spec.name, files)  # raises an error if certmond cannot restore it
@@ -162,7 +164,7 @@ class SalvageLookup:
     def _cluster_sources(
         self, seen: Observation, generations: Generations, servers: list[tuple[str, str]]
     ) -> tuple[list[tuple[str, str]], str]:
-        """Return the usable `servers`, and why certmond cannot repair the cluster in place, with the remedy, or ""."""
+        """Return the usable `servers`, and why certmond cannot repair the cluster in the file, or "" if it can."""
         try:
             present = self._files.read(seen.path, follow_any_link=False) or b""
             config = parse_kubeconfig(present, seen.path)
@@ -188,7 +190,9 @@ class SalvageLookup:
         return servers, ""
 
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
-        """Yield generations, newest first, except those with which a service failed. Empty if they are unreadable."""
+        """Yield the id and the files of each archived generation of an entry, newest first. Skip generations with which
+        a service failed. Stop if the archive is unreadable.
+        """
         with suppress(CertmondError, OSError):
             for described, files in self._archive.complete_generations(name):
                 if described.description.get("detail") != DID_NOT_WORK:
@@ -197,10 +201,10 @@ class SalvageLookup:
     def _servers(
         self, seen: Observation, inventory: Inventory, archived: Sequence[Sequence[ArchivedFile]]
     ) -> Iterator[tuple[str, str]]:
-        """Yield candidates for the cluster and server of a kubeconfig.
+        """Yield candidates for the cluster name and the server of a kubeconfig.
 
-        They are from its archived generations, other root-owned kubeconfigs of the same CA, and the API server's
-        manifest.
+        The sources are its archived generations, other root-owned kubeconfigs of the same CA, and the manifest of the
+        API server.
         """
         for files in archived:
             yield from _of_current(files[-1].content, seen.path)
@@ -219,7 +223,9 @@ class SalvageLookup:
 
     @staticmethod
     def _others(seen: Observation, inventory: Inventory) -> Iterator[str]:
-        """Yield the kubeconfigs of the same CA, first those of the same kind: of a static Pod, or of users."""
+        """Yield the paths of other kubeconfigs of the same CA. Kubeconfigs of static Pods come first if `seen` is for a
+        static Pod. Otherwise, kubeconfigs of users come first.
+        """
         same = [each for each in inventory.observations if each.spec.embedded_ca == seen.spec.embedded_ca is not None]
         for each in sorted(same, key=lambda each: bool(each.spec.mentioned_in) != bool(seen.spec.mentioned_in)):
             if each.path != seen.path and each.spec.kind is Kind.KUBECONFIG and each.certificates:
@@ -229,7 +235,7 @@ class SalvageLookup:
 
 
 def _of_current(content: bytes, path: str) -> Iterator[tuple[str, str]]:
-    """Yield name and server of the cluster of a kubeconfig's current context."""
+    """Yield the name and server of the cluster in the current context. Yield nothing for a malformed kubeconfig."""
     with suppress(MalformedError):
         config = parse_kubeconfig(content, path)
         for cluster in config.clusters:

@@ -1,8 +1,8 @@
-"""The new files of one renewal, from the present files and the signer's answer.
+"""New files of one renewal, made from the present files and the answer of the signer.
 
 Owns the formats of a certificate on a node: two files, one PEM file with certificate and key, a kubeconfig, the
-kubelet's dated PEM with its symlink. Also owns the proof, before any replacement, that the staged files are correct.
-Reads through a `View`, and writes no file.
+kubelet's dated PEM with its symlink. Also checks, before any replacement, that the staged files are correct. Reads
+through a `View`, and writes no file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A renewal in progress: the key of the new certificate, and the PEM from the signer."""
+    """A renewal in progress. `key` is the key of the new certificate, and `pem` is the answer of the signer."""
 
     step: Issue
     key: PrivateKey = field(repr=False)
@@ -44,7 +44,7 @@ class Renewal:
     now: datetime
 
     def changes(self, view: View) -> list[Change]:
-        """Return the changes, the key before the certificate. Raises WriteError if the node differs from the plan."""
+        """Return the file changes, the key first. Raises WriteError if the files differ from the plan."""
         spec, path = self.step.status.seen.spec, self.step.path
         if why := stale_reason(self.step, view):
             raise WriteError(why)
@@ -65,7 +65,7 @@ class Renewal:
         return [self._secret(key_path, key_pem(self.key), view.read(key_path)), certificate]
 
     def _repaired(self, spec: CertificateSpec, view: View) -> list[Change]:
-        """Return the changes of a repair. Copy only a valid chain, and the other users of a kubeconfig."""
+        """Return the changes that replace damaged files. Keep only a valid chain and other users of a kubeconfig."""
         path, key_path = self.step.path, self.step.status.seen.key_path
         present = view.read(path, follow_any_link=False) or b"" if self.step.old else b""
         if spec.kind is Kind.KUBELET:
@@ -81,17 +81,17 @@ class Renewal:
         return [certificate] if self.step.keep_key else [placed(spec, key_path, key_pem(self.key), view), certificate]
 
     def _secret(self, path: str, content: bytes, present: bytes | None) -> NewFile:
-        """Return a file with a key. The entry limits its mode, independent of the previous mode."""
+        """Return the change that writes a file with a key. The entry limits the mode of this file."""
         at_most = self.step.status.seen.spec.key_mode
         return NewFile(path, content, owner=self._owner(present), expected=_expected(present), at_most=at_most)
 
     def _owner(self, present: bytes | None) -> tuple[int, int] | None:
-        """Return the owner of the entry for a file that does not exist yet, else None."""
+        """Return the owner that the entry sets, for a new file. Return None for a file that exists."""
         owner = self.step.status.seen.spec.owner
         return owner_ids(owner) if owner and present is None else None
 
     def verify(self, read: Read) -> None:
-        """Prove that `read` finds the requested certificate with its key in the replaced files of the entry.
+        """Check that the new files have the requested certificate and its key. `read` reads the new files.
 
         Raises RefusedError with every difference.
         """
@@ -99,12 +99,14 @@ class Renewal:
             raise RefusedError(f"the certificate from {self.step.signer} for {self.step.target} {'; '.join(problems)}")
 
     def issued(self) -> Certificate:
-        """Return the certificate that the signer issued for this key. Raises RefusedError."""
+        """Return the new certificate from the signer's answer. Raises RefusedError if the answer has no certificate for
+        the key.
+        """
         found = decode(self.pem, self.step.signer).certificates
         own = describe_key(self.key.public_key())
         leaf = next((each for each in found if each.key == own), None)
         if leaf is None:
-            raise RefusedError(f"{self.step.signer} returned no certificate for the key in the request")
+            raise RefusedError(f"{self.step.signer} returned no certificate for the requested key; correct this signer")
         return leaf
 
     def _kubeconfig(self, present: bytes) -> bytes:
@@ -126,7 +128,7 @@ class Renewal:
         )  # fmt: skip
 
     def _kubelet(self, view: View) -> Iterator[Change]:
-        """Yield a dated file and the symlink to it, as the kubelet does. A regular file becomes a symlink."""
+        """Yield a new dated PEM file and its symlink, as the kubelet does. The symlink also replaces a regular file."""
         path = self.step.path
         dated = kubelet_pem.successor(path, self.now, view.names(posixpath.dirname(path)))
         content = kubelet_pem.content(to_pem(self.issued()), key_pem(self.key))
@@ -134,12 +136,14 @@ class Renewal:
         yield NewLink(path, dated, expected=_expected(view.read(path)))
 
     def _combined(self, present: bytes) -> bytes:
-        """Return key and certificate in the order of the present file, on which its readers may depend."""
+        """Return certificate and key in the order of the present file. Readers of the file may depend on the order."""
         chain, key = self._chain(present), key_pem(self.key)
         return key + chain if 0 <= present.find(b"PRIVATE KEY") < present.find(b"BEGIN CERTIFICATE") else chain + key
 
     def _chain(self, present: bytes) -> bytes:
-        """Return the certificate with the signer's chain, or with the present chain if the issuer is the same."""
+        """Return the new certificate as PEM, with its chain if the entry requires a chain. If the signer returned no
+        chain and the issuer is unchanged, use the present chain.
+        """
         leaf, old = self.issued(), self.step.old
         if not self.step.status.seen.spec.chain:
             return to_pem(leaf)
@@ -194,20 +198,21 @@ class Renewal:
 def certified_key(step: Issue, asked: PrivateKey, given: PrivateKey | None) -> PrivateKey:
     """Return the key of the new certificate: `asked` from the request, or `given` from the signer.
 
-    Raises RefusedError if the entry keeps its key and the signer created another one.
+    Raises RefusedError if the entry keeps its key and the signer created another key.
     """
     if given is None:
         return asked
     if step.keep_key and describe_key(given.public_key()) != describe_key(asked.public_key()):
         fact = f"{step.signer} created a new key for {step.target}, whose entry keeps the present key"
-        raise RefusedError(f"{fact}; set `keep_key: false`, or another signer")
+        raise RefusedError(f"{fact}; set `keep_key: false`, or use another signer")
     return given
 
 
 def present_key(step: Issue, view: View) -> PrivateKey:
-    """Return the key of the certificate that the step replaces.
+    """Return the private key of the certificate that the step replaces.
 
-    Raises KeyUnusableError if its file has another key or no key, WriteError if the file is unreadable.
+    Raises KeyUnusableError if no certificate exists, or if the key file has another key or no key. Raises WriteError if
+    the file is unreadable.
     """
     seen, old = step.status.seen, step.old
     path = seen.key_path or step.path
@@ -223,13 +228,13 @@ def present_key(step: Issue, view: View) -> PrivateKey:
 
 
 def is_one_file(seen: Observation) -> bool:
-    """Return whether one file has certificate and key. Two paths may lead to it."""
+    """Return whether one file has both certificate and key, also if two paths lead to this file."""
     certificate, key = seen.pair
     return key in {None, certificate}
 
 
 def stale_reason(step: Issue, view: View) -> str | None:
-    """Return why the files are no longer those of the plan, or None if they are."""
+    """Return why the present files differ from the files of the plan, or None if they do not differ."""
     seen = step.status.seen
     if step.old is None:
         key_path = None if is_one_file(seen) else seen.key_path
@@ -247,7 +252,7 @@ def stale_reason(step: Issue, view: View) -> str | None:
 
 
 def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
-    """Return the public key of the private key that an entry has in this file, or None."""
+    """Return the public key of the private key that an entry has in this file, or None without a readable key."""
     if step.status.seen.spec.kind is Kind.KUBECONFIG and step.old:
         try:
             content = key_of_user(content, path, step.old) or b""
@@ -257,7 +262,7 @@ def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
 
 
 def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate, ...]:
-    """Return every certificate in a file of this kind."""
+    """Return every certificate in the content of a file, also those that a kubeconfig embeds."""
     if kind is not Kind.KUBECONFIG:
         return decode(content, path).certificates
     documents = parse_credentials(content, path).documents.values()
@@ -265,14 +270,14 @@ def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate,
 
 
 def archived(seen: Observation) -> tuple[str, ...]:
-    """Return the files that certmond archives before it replaces them."""
+    """Return the paths of the files that certmond archives before it replaces the certificate."""
     if seen.key_path is None or seen.spec.kind is Kind.KUBECONFIG or is_one_file(seen):
         return (seen.path,)
     return seen.key_path, seen.path
 
 
 def archive_name(spec: CertificateSpec, path: str) -> str:
-    """Return the archive name: the name of the entry, and for a pattern also a digest of the path."""
+    """Return the archive name of a certificate: the name of its entry and, for a pattern, a digest of the path."""
     return f"{spec.name[:40]}-{digest(os.fsencode(path))[:12]}" if spec.is_glob else spec.name
 
 

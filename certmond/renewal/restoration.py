@@ -1,7 +1,8 @@
-"""Restore of a generation of the archive. The replaced files become a new generation.
+"""Restore of archived files. The replaced files become a new generation of the archive.
 
-Owns the choice of the generation: by default the newest good one that differs from the present files, and never one
-whose certificate and key do not match. `archived_pair` evaluates a generation, and the transaction replaces files.
+Owns the choice of the generation: by default the newest good generation that differs from the present files. certmond
+never restores a certificate and a key that do not match. `archived_pair` evaluates a generation, and the transaction
+replaces files.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from certmond.transaction.operations import Change
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A readable generation with its files and its present verdict."""
+    """A readable generation with its verdict. `in_place` is true if the node already has the same files."""
 
     generation: Generation
     files: tuple[ArchivedFile, ...]
@@ -44,7 +45,7 @@ class _Candidate:
 
 
 class Restoration:
-    """Restores for one configuration and the node below `root`. `writing` acquires the writers' lock."""
+    """Restore of archived files on the node below `root`. `writing` acquires the writers' lock."""
 
     def __init__(
         self,
@@ -71,23 +72,24 @@ class Restoration:
     def verdict(self, name: str, generation: str) -> Verdict | None:
         """Return the present verdict on a generation, or None if certmond never restores it.
 
-        Raises MalformedError if it is damaged, WriteError if certmond cannot read a file of the node.
+        Raises MalformedError if the generation is damaged, WriteError if certmond cannot read a file of the node.
         """
         files = self._archive.load(name, generation)
         return None if self._is_by_hand(name, files) else self._generations.judged(name, generation, files)
 
     def restore(self, name: str, generation: str | None, *, dry_run: bool) -> list[str]:
-        """Restore a generation, by default the newest good one that differs from the present files.
+        """Restore the named generation, or the newest good generation that differs from the present files.
 
-        Return a sentence for each file, and for each skipped generation. Raises RefusedError if no generation, or not
-        the named generation, is good, BusyError while another process writes, and CertmondError.
+        Return a sentence for each file, and for each skipped generation. With `dry_run`, write no file. Raises
+        RefusedError if no generation is good, or if the named generation is not good. Raises BusyError while another
+        process writes, and other CertmondErrors.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
         ids = self._archive.ids(name)
         if not ids or generation not in {None, *ids}:
             archived = ", ".join(ids) or "none"
-            raise WriteError(f"the archive has no such generation of {name}; its generations of {name}: {archived}")
+            raise WriteError(f"the archive has no such generation of {name}; the generations of {name} are: {archived}")
         skipped = list[str]()
         chosen = self._named(name, generation) if generation else self._newest(name, ids, skipped)
         files, when = chosen.files, f"{chosen.generation.when:%Y-%m-%d %H:%M} UTC"
@@ -140,12 +142,12 @@ class Restoration:
             self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {generation} is restored", fields=fields)
 
     def repair(self, step: Restore, writer: Writer) -> str:
-        """Replace an entry's damaged files with a generation, with the owner and mode of the entry. Return a sentence.
+        """Replace the damaged files of an entry with the generation of the step. Return a sentence about the result.
 
-        Without a generation, repair only the cluster of a kubeconfig.
+        The files get the owner and mode of the entry. Without a generation, repair only the cluster of a kubeconfig.
 
         Raises RefusedError if the generation is no longer good. Raises WriteError if another process has repaired the
-        files meanwhile, or another user could read the key.
+        files meanwhile, or if another user could read the key.
         """
         spec, name = step.status.seen.spec, step.target
         if step.generation is None:
@@ -178,7 +180,7 @@ class Restoration:
         return f"{step.path} is restored from {step.generation} of the archive{archive_clause(archived)}"
 
     def _repair_cluster(self, step: Restore, spec: CertificateSpec, writer: Writer) -> str:
-        """Write the present CA and the known server into a kubeconfig, which keeps its credentials."""
+        """Write the present CA and the known server into a kubeconfig. Keep the credentials of the kubeconfig."""
         name, path = step.target, step.path
         present = self._files.read(path, follow_any_link=False) or b""
         location = PairLocation(spec.kind, path, path, spec)
@@ -205,13 +207,13 @@ class Restoration:
         return f"the cluster of {path} is repaired, with the present CA of {spec.embedded_ca}{archive_clause(archived)}"
 
     def _check_writable(self, paths: Sequence[str], spec: CertificateSpec | None) -> None:
-        """Raise WriteError if another user could read a key at one of the paths, or a symlink leads to another file."""
+        """Raise WriteError if another user could read a key at these paths, or if a symlink has a forbidden target."""
         owner = spec.owner if spec else None
         if why := self._files.exposed(paths, owner) or self._symlink_targets.objection(paths, spec):
             raise WriteError(why)
 
     def _content(self, location: PairLocation, file: ArchivedFile) -> bytes:
-        """Return the content to restore: of a kubeconfig with other users, only the credentials of the damaged user."""
+        """Return the content to restore. In a kubeconfig with several users, replace only the damaged credentials."""
         present = self._files.read(file.path, follow_any_link=False) if location.kind is Kind.KUBECONFIG else None
         if not (present and has_several_entries(present)):
             return file.content
@@ -225,7 +227,7 @@ class Restoration:
             yield self._damaged.keep(name, replaced, self._clock(), described)
 
     def _linked(self, file: ArchivedFile, spec: CertificateSpec | None) -> list[Change]:
-        """Return a new dated file and the symlink to it, as the kubelet writes them."""
+        """Return the changes that write a new dated PEM file and the symlink to it, as the kubelet does."""
         return linked(file.path, file.content, spec, self._files, self._clock(), owner=file.owner)
 
     def _verify(
@@ -250,11 +252,11 @@ class Restoration:
         raise RefusedError(f"{fact}; list the good generations: certmond archive list {name}")
 
     def _newest(self, name: str, ids: Sequence[str], skipped: list[str]) -> _Candidate:
-        """Return the newest good generation whose files differ from the node's.
+        """Return the newest good generation that differs from the present files.
 
-        Otherwise return the newest one that the node already has, unless it is broken. If the node has no matching
-        pair, return the newest outdated one. `skipped` collects a sentence for each skipped generation. Raises
-        RefusedError if the archive has no such generation.
+        If no such generation exists, return the newest one that equals the present files, unless its verdict is
+        `broken`. Otherwise, return the newest outdated generation, if the node has no matching pair. `skipped` collects
+        a sentence for each skipped generation. Raises RefusedError if the archive has no such generation.
         """
         candidates = list[_Candidate]()
         for generation in reversed(ids):
@@ -282,8 +284,8 @@ class Restoration:
     def _candidate(self, name: str, generation: str) -> _Candidate:
         """Return a generation with its verdict.
 
-        Raises MalformedError if it is damaged, RefusedError if certmond cannot write the present CA into it, and
-        WriteError if certmond never restores it.
+        Raises MalformedError if the generation is damaged, and WriteError if certmond never restores it. Raises
+        RefusedError if certmond cannot write the present CA into its kubeconfig.
         """
         files = self._archive.load(name, generation)
         if self._is_by_hand(name, files):
@@ -297,9 +299,9 @@ class Restoration:
         return _Candidate(described, files, self._generations.judged(name, generation, files), in_place)
 
     def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """Return whether an operator must restore `name` by hand: a CA, or a key pair without a certificate.
+        """Return whether certmond never restores `name`, because it is a CA or a key pair without a certificate.
 
-        The operator may have removed a CA's key or ended the trust in it.
+        The operator may have removed the key of the CA, or may have ended the trust in the CA.
         """
         return name in self._by_hand or not self._by_hand.isdisjoint(file.path for file in files)
 

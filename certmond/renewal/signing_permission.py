@@ -1,7 +1,7 @@
-"""The permission to sign a step of the plan, from the evidence at the time of the signature.
+"""Permission to sign a certificate of the plan, from the evidence at the time of the signature.
 
 Owns the second collection of the evidence, and the check that the CA is unchanged after the signature.
-`pki.signing.policy` decides. Writes no file.
+`pki.signing.policy` decides on the permission. Writes no file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class SigningPermissions:
-    """Permissions for one configuration and the node below `root`."""
+    """Permissions to sign certificates, for one configuration and the node below `root`."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, files: NodeFiles) -> None:
         self._authorities = {
@@ -31,7 +31,7 @@ class SigningPermissions:
         self._files, self._provenance = files, ProvenanceLookup(config, root, state_dir)
 
     def granted(self, step: Issue) -> Grant:
-        """Return the permission to sign, from the present evidence. Raises RefusedError."""
+        """Return the permission to sign, from the present evidence. Raises RefusedError if the policy denies it."""
         seen = step.status.seen
         if step.old is None:
             paths = [each for each in (step.path, seen.key_path) if each]
@@ -45,15 +45,16 @@ class SigningPermissions:
         return granted
 
     def _basis(self, step: Issue, old: Certificate) -> Basis:
-        """Return the basis of the certificate that replaces `old`, from the present evidence."""
+        """Return the sources for the certificate that replaces `old`, from the present evidence."""
         status, seen = step.status, step.status.seen
         provenance = self._provenance.of(seen, step.authority, status.presence.provenance)
         return basis(old, seen.certificates[1:], status.issuers, provenance)
 
     def check_authorities(self, step: Issue) -> None:
-        """Raise WriteError if the CA on the node has changed during the signature.
+        """Raise WriteError if a CA of the certificate has changed on the node, for example during the signature.
 
-        Skip the check for a CA with a path pattern or a password, because it needs more than a PEM file.
+        Skip the check if a CA has a path pattern or a password, because certmond cannot read such a CA from one PEM
+        file.
         """
         named = [name for name in step.status.seen.spec.ca if name != SELF]
         if not self._authorities.keys() >= set(named):

@@ -1,7 +1,7 @@
-"""Targets of symlinks to which certmond must not write.
+"""Check of the symlinks through which certmond would write.
 
-Owns the rule: a symlink of an entry must not lead to a file of another entry, such as a CA. Outside the directory of
-the entry it must lead to a certificate, a key or a kubeconfig. Reads files and writes none.
+Owns the rule: a symlink of an entry must not lead to a file of another entry, such as a CA. If the symlink leads out of
+the directory of the entry, its target must be a certificate, a key or a kubeconfig. Reads files and writes none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PEM = re.compile(rb"-----BEGIN ((TRUSTED|X509) )?CERTIFICATE-----|-----BEGIN ((
 
 
 class SymlinkTargets:
-    """The targets of the entries `specs`. Omits entries with a pattern, whose paths are unknown."""
+    """Check of symlinks for the entries `specs`. It omits entries with a pattern, whose paths are unknown."""
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._specs, self._files = [spec for spec in specs if not spec.is_glob], files
@@ -29,9 +29,9 @@ class SymlinkTargets:
     def objection(self, paths: Iterable[str], spec: CertificateSpec | None) -> str | None:
         """Return why certmond must not write to one of the `paths` of the entry `spec`, with the remedy.
 
-        None if each path leads to a file that certmond may write. Raises WriteError if a file is unreadable. Two
-        entries may name one file by the same path: `KeyPairs` decides whether their pairs stay complete. Two entries
-        may also have the same pair by different paths, because they share one certificate.
+        Return None if each path leads to a file that certmond may write. Raises WriteError if a file is unreadable. Two
+        entries may have the same path, because `KeyPairs` checks their pairs. Two entries may also have different paths
+        to the same pair of files, because they share one certificate.
         """
         for path in paths:
             real = self._files.leads_to(path)
@@ -52,7 +52,9 @@ class SymlinkTargets:
         return None
 
     def _holder(self, path: str, real: str, spec: CertificateSpec | None) -> str | None:
-        """Return the name of the entry that has the file `real` by another path, in another pair, or None."""
+        """Return the name of another entry whose files include `real`, or None. Ignore an entry with the path `path`.
+        Ignore an entry with the same pair of files, unless this entry is a CA.
+        """
         own = self._real_files(spec) if spec else {real}
         for other in self._specs:
             if path in {other.path, other.key}:
@@ -66,7 +68,7 @@ class SymlinkTargets:
         return {self._files.leads_to(path) for path in (spec.path, spec.key) if path}
 
     def _is_certificate_file(self, path: str) -> bool:
-        """Return whether the file is missing, empty, or has the content of an entry, damaged or valid."""
+        """Return whether the file is missing, empty, or has a certificate, a key or a kubeconfig, even damaged."""
         content = self._files.read(path) or b""
         if not content.strip(b"\0\t\r\n ") or _PEM.search(content):
             return True

@@ -1,1 +1,1 @@
-"""The restart of a service: its act, its history, and the rollback to the previous files."""
+"""Restart of services, the history of restarts, and the rollback to the previous files."""

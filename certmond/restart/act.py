@@ -1,7 +1,8 @@
-"""The act of a restart, by the kind of the service: a unit, a static Pod's container, a command.
+"""Restart of a service: of a systemd unit, of a static Pod's container, or by a command.
 
-Owns the mapping of a kind to its act. Other modules decide when to act, and whether the restart worked. Never edits a
-manifest and never signals a process by name. Starts a stopped service only if certmond has stopped it.
+Owns the action for each kind of service. Other modules decide when certmond restarts a service, and whether the restart
+worked. Never edits a manifest and never signals a process by name. Starts a stopped service only if certmond has
+stopped this service.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from certmond.subprocesses import run
 
 @dataclass(frozen=True, slots=True)
 class Restarter:
-    """Acts on this host. `alive` is called at least every second. `runtime` is the kubelet's container runtime
-    endpoint.
+    """Restarts of services on this host. A restart calls `alive` at least every second. `runtime` is the kubelet's
+    container runtime endpoint.
     """
 
     alive: Callable[[], None] = lambda: None
@@ -34,11 +35,12 @@ class Restarter:
         self, service: ServiceSpec, instance: str, pod: Pod | None, *,
         revive: bool, listens: Collection[Endpoint] = (), delay: timedelta = timedelta(),
     ) -> str:  # fmt: skip
-        """End `instance`, so that a new one starts. Return a sentence about the act.
+        """Restart the service, and return a sentence about the result.
 
-        With `revive`, start a unit even if it does not run, because certmond has stopped it. `listens` are the
-        endpoints of a static Pod, and `delay` is the time for which it listens after SIGTERM. Raises RestartError if
-        certmond did not act, IdleError if the service does not run, and TriedError if a command failed.
+        `instance` is the container to stop if the service is a static Pod. With `revive`, start a unit even if it does
+        not run, because certmond has stopped it. `listens` are the endpoints of a static Pod, which listens for `delay`
+        after SIGTERM. Raises RestartError if certmond did not act, IdleError if a unit does not run, TriedError if a
+        command failed.
         """
         match service.kind:
             case "systemd":

@@ -1,6 +1,6 @@
-"""The history of restarts: the current episode, and the result of the last restart of each service.
+"""History of restarts: for each service, the restart in progress and the result of the last restart.
 
-Owns `<state directory>/restarts.json`. A process writes the file before it restarts a service. Otherwise, after a kill,
+Owns `<state directory>/restarts.json`. certmond writes this file before each restart. Otherwise, if certmond is killed,
 the next process would repeat the restart. A writer holds the lock of the transactions.
 """
 
@@ -17,15 +17,15 @@ NAME = "restarts.json"
 
 
 class History:
-    """The history of the services, by name."""
+    """History of restarts, by the name of the service."""
 
     def __init__(self, state_dir: Path) -> None:
         self._memory = Memory(state_dir, NAME, TypeAdapter(dict[str, Past]))
 
     def all(self) -> dict[str, Past]:
-        """Return the stored history, or {} if the file is missing or cannot be used."""
+        """Return the stored history of each service, or {} if the file is missing or unusable."""
         return self._memory.read() or {}
 
     def store(self, past: Past) -> None:
-        """Store the history of the service. Raises WriteError."""
+        """Store the history of one service. Raises WriteError."""
         self._memory.write({**self.all(), past.service: past})

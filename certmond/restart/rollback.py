@@ -1,4 +1,4 @@
-"""Rollback of files: archive the files that work, and restore them if the files that replace them fail.
+"""Rollback of files: certmond archives working files, and restores them if the new files fail.
 
 Owns the choice of the previous generation: it differs from the present files, is complete, and is still valid. Never
 archives a CA or its key, because the daemon does not roll back a Root CA. A transaction replaces the files.
@@ -31,7 +31,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class PreviousFiles:
-    """The previous files for one configuration and one node."""
+    """Archive and restore of previous files, for one configuration and one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
         self._specs = {spec.name: spec for spec in config.certificates}
@@ -51,8 +51,8 @@ class PreviousFiles:
     ) -> list[CertificateStatus]:
         """Return the good certificates that services use and that `archive` has not stored in their present state.
 
-        Omit those that `restarting` services use, because a restart must show first that they work. Drop each
-        certificate that is not among `statuses`: a later call with this certificate returns it again.
+        Omit a certificate that a service in `restarting` uses, because the restart must first show that the certificate
+        works. If a certificate is missing from `statuses`, a later call with this certificate returns it again.
         """
         present = {status.seen.identity for status in statuses}
         self._archived = {identity: seen for identity, seen in self._archived.items() if identity in present}
@@ -65,10 +65,10 @@ class PreviousFiles:
         ]
 
     def archive(self, statuses: Iterable[CertificateStatus], facts: Mapping[str, str]) -> None:
-        """Archive the files of these certificates. The caller holds the lock. Raises WriteError.
+        """Archive the files of these certificates. The caller holds the writers' lock. Raises WriteError.
 
-        `facts` are those of the node. Does not archive an old certificate that a user has restored and that has more
-        rights than a later certificate.
+        `facts` are the facts of the node. Skip an old certificate that a user has restored and that has more rights
+        than a later certificate.
         """
         renewals = self._provenance.renewals()
         for status in statuses:
@@ -98,10 +98,10 @@ class PreviousFiles:
         return bool(outdone(seen.certificates[0], seen.certificates[1:], status.issuers, provenance, fixed))
 
     def restore(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
-        """Restore the newest previous files of each target. Return a sentence about the result.
+        """Restore the newest valid previous files of each target. Return a sentence for each target.
 
-        `statuses` are the present verdicts, with the trust anchors of the previous certificates. Raises WriteError,
-        without a change, if the archive has no such files, or another process has changed the files meanwhile.
+        `statuses` has the present verdicts, with the trust anchors of the previous certificates. Raises WriteError,
+        without a change, if the archive has no such files, or if another process has changed the present files.
         """
         known = {status.seen.identity: status for status in statuses}
         changes, replaced, messages = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
@@ -166,7 +166,7 @@ class PreviousFiles:
     def _is_good(
         self, spec: CertificateSpec, target: Target, files: Sequence[ArchivedFile], status: CertificateStatus
     ) -> bool:
-        """Return whether the restored files would be a valid certificate with its key under the present CAs."""
+        """Return whether the files have a certificate with its key that would be valid under the present CAs."""
         pair = self._pair(spec, target.path, as_put_back(files, self._files))
         own = pair.chain if isinstance(pair, KeyPair) else ()
         anchors = status.anchors if spec.ca else own
@@ -194,5 +194,5 @@ def _change(file: ArchivedFile, present: bytes | None) -> NewFile:
 
 
 def _differs(files: Iterable[ArchivedFile], target: Target) -> bool:
-    """Return whether a file has other content than the present file of the target."""
+    """Return whether one of the files differs from the target's file at the same path. Ignore unknown paths."""
     return any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)

@@ -1,9 +1,9 @@
-"""Stop of one container of a static Pod, which the kubelet then starts again with the present files.
+"""Stop of one container of a static Pod. The kubelet then starts the container again with the present files.
 
-Stops exactly the observed container: by its id with the client of the container runtime, or else by a pidfd, after a
-check of the process. A name never suffices. Waits until the container has ended or drained (`services.listener_probe`),
-or until its grace period is over. Does not start a container, because the kubelet does. Never changes a manifest: an
-edited or moved manifest is another Pod.
+Stops exactly the observed container. To identify it, certmond passes its id to the container runtime, or else opens a
+pidfd and checks the process. A name never suffices. Waits until the container has ended or drained
+(`services.listener_probe`), or until its grace period is over. Never changes a manifest, because the kubelet treats an
+edited or moved manifest as another Pod.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from certmond.services.crictl import Crictl
 from certmond.services.listener_probe import Draining
 
 _AFTER_KILL = 10.0  # seconds in which a killed process ends, unless the kernel blocks it
-_TURN = 0.5  # seconds; `alive` is due every second, and a wait after the drain is downtime
+_TURN = 0.5  # seconds between two checks; `alive` is due every second, and a wait after the drain is downtime
 
 
 def stop(
@@ -36,10 +36,11 @@ def stop(
     proc: str = "/proc",
     logs: str = "/var/log/pods",
 ) -> str:
-    """Stop the container `instance` of the Pod: SIGTERM, and SIGKILL after `grace` seconds or when `draining` is over.
+    """Stop the container `instance` with SIGTERM, and with SIGKILL after `grace` seconds or when `draining` is over.
 
     Return a sentence about the result. Do nothing if no container of the Pod runs. Raises RestartError, without a
-    signal, if another container of the Pod runs or several run. Also raises it if `instance` cannot be stopped.
+    signal, if another container or several containers of the Pod run. Also raises RestartError if certmond cannot stop
+    `instance`.
     """
 
     def observe() -> list[RunningContainer]:
@@ -69,9 +70,10 @@ def stop(
 def _kill_when_drained(
     pod: Pod, found: Sequence[RunningContainer], draining: Draining | None, alive: Callable[[], None], proc: str
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that certmond calls while the runtime stops the container. It kills the process once drained.
+    """Yield a function to call while the runtime stops the container. The function kills the drained process.
 
-    If certmond cannot open or identify the process, the runtime waits for the whole grace period.
+    If certmond cannot open or identify the process, the function kills no process, and the runtime waits for the whole
+    grace period.
     """
     if draining is None or len(found) != 1:
         yield alive
@@ -98,7 +100,7 @@ def _kill_when_drained(
 
 
 def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[RunningContainer]) -> str:
-    """Return or raise the result if the runtime does not run exactly the observed container."""
+    """Return a sentence if no container of the Pod runs. Raise RestartError if another container runs."""
     if ids:
         raise _not_alone(pod, ids, instance)
     if found:
@@ -136,7 +138,9 @@ def _by_signal(
 
 
 def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
-    """Return why the PID may not be the observed process or may run another program than the Pod, or None."""
+    """Return a clause with the reason for which certmond must not signal this PID, or None. The PID must still be the
+    observed process, and must run the program of the Pod.
+    """
     try:
         program = os.readlink(os.path.join(proc, str(found.pid), "exe"))
     except PermissionError:
@@ -153,7 +157,7 @@ def _mismatch(pod: Pod, found: RunningContainer, proc: str) -> str | None:
 def _end(
     descriptor: int, name: str, grace: float, alive: Callable[[], None], draining: Draining | None
 ) -> str:  # fmt: skip
-    """Send SIGTERM, wait for the grace period or until the process has drained, send SIGKILL, and wait for its end."""
+    """End the process: SIGTERM, then SIGKILL after the grace period or when it has drained. Return a sentence."""
     for sent, seconds, until in ((signal.SIGTERM, grace, draining), (signal.SIGKILL, _AFTER_KILL, None)):
         try:
             signal.pidfd_send_signal(descriptor, sent)
@@ -168,7 +172,7 @@ def _end(
 
 
 def _ends(descriptor: int, seconds: float, alive: Callable[[], None], draining: Draining | None = None) -> bool:
-    """Return whether the process ends within `seconds` and before it has drained."""
+    """Return whether the process ends within `seconds`, before `draining` is over."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     deadline = time.monotonic() + seconds

@@ -1,1 +1,1 @@
-"""The effects of a rotation on this node: files of a step, staged CA, time of a phase."""
+"""Work of a rotation on this node: replacement of files, staging of CAs, duration of phases."""

@@ -1,7 +1,7 @@
 """Generation of the Root CA that replaces the present Root CA: its key and its self-signed certificate.
 
-`pki.rotation.ca_template` defines the content of the certificate. `pki.rotation.ca_validation` checks the new CA like a
-CA of the operator. Writes no file and stores no key.
+`pki.rotation.ca_template` defines the content of the certificate. `pki.rotation.ca_validation` checks the new CA as it
+checks a CA of the operator. Writes no file and stores no key.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from certmond.transaction.dirfd import blaming
 def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> RootCAKeyPair:
     """Return a CA with the name of the present CA and a new key.
 
-    The algorithm is that of the entry, or else that of the present key. Raises RefusedError if cryptography cannot
-    parse the present CA.
+    The entry sets the algorithm of the key. Without this setting, the new key has the algorithm of the present key.
+    Raises RefusedError if cryptography cannot parse the present CA.
     """
     _require_read(present, spec)
     template = following(present, spec, terms)
@@ -50,7 +50,9 @@ def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms:
 
 
 def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey:
-    """Return the key of the CA that signs on this node now. Raises KeyUnusableError, WriteError."""
+    """Return the private key of the present CA. Raises KeyUnusableError if the entry has no key path or the key is
+    unusable, WriteError if its file is unreadable.
+    """
     if spec.key is None:
         raise KeyUnusableError(f"the entry {spec.name} has no `key`; set it")
     real = str(transactions.real(spec.key))

@@ -1,7 +1,8 @@
-"""Duration of a rotation's phase on a monotonic clock, so that a step of the system time does not shorten an overlap.
+"""Duration of a rotation's phase on a monotonic clock, so that a step of the system time does not shorten the phase.
 
-Owns the instant at which this process first observed the phase. Until then the time in the record counts, and from then
-on the elapsed time. `pki.rotation.gates` defines how long a phase must last. Does not block.
+Owns the instant at which this process first observed the phase. certmond computes the time before this instant from the
+record, and the time since then from the monotonic clock. `pki.rotation.gates` defines how long a phase must last. Does
+not block.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.x509.public_key import PublicKey
 
 _DRIFT = timedelta(minutes=1)
-"""A clock that is slewed and not stepped differs by less than half of this time."""
+"""Unit to which certmond rounds a step of the system time. A slewed clock differs by less than half of this unit."""
 
 
 class PhaseTimer:
-    """The timer of one process. `monotonic` returns seconds of a monotonic clock."""
+    """Timer for the phases of rotations in this process. `monotonic` returns seconds of a monotonic clock."""
 
     def __init__(self, spec: RootCaSpec, monotonic: Callable[[], float]) -> None:
         self._spec, self._monotonic = spec, monotonic
         self._first: tuple[tuple[str, Phase, datetime], datetime, float] | None = None
 
     def first_seen(self, rotation: Rotation, now: datetime) -> tuple[datetime, timedelta]:
-        """Return when this process first observed the phase, in system time, and the elapsed time since then."""
+        """Return the system time at which this process first observed the phase, and the time since then."""
         phase = rotation.id, rotation.phase, _counted_from(rotation)
         if self._first is None or self._first[0] != phase:
             self._first = phase, now, self._monotonic()
@@ -35,10 +36,10 @@ class PhaseTimer:
         return at, timedelta(seconds=self._monotonic() - seconds)
 
     def gate(self, rotation: Rotation, now: datetime) -> Gate:
-        """Return the gate that holds the phase for its minimum duration, although all nodes are ready.
+        """Return the gate that holds the phase for its minimum duration, even if all nodes are ready.
 
-        If the time in the record is in the future, the first observation counts instead. In that case a clock was set
-        back, or the clock of the node that stored the record was ahead.
+        If the start of the phase in the record is in the future, use the first observation. In that case a clock was
+        set back, or the clock of the node that stored the record was ahead.
         """
         seen, elapsed = self.first_seen(rotation, now)
         stepped = _DRIFT * round((now - seen - elapsed) / _DRIFT)
@@ -48,6 +49,6 @@ class PhaseTimer:
 
 
 def _counted_from(rotation: Rotation) -> datetime:
-    """Return the time from which a phase counts: for token keys, when all nodes sign with the new key, if known."""
+    """Return the start of the phase or, for token keys, when all API servers had the new key, if that is known."""
     seen = rotation.published if isinstance(rotation.new, PublicKey) else None
     return rotation.since if seen is None else seen

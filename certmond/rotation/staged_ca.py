@@ -1,10 +1,10 @@
 """Staged CAs of a rotation: the new CA that certmond will install, and the old CA that an abort would install again.
 
-Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode 0700. A
-write ends with the certificate, and a removal begins with it, so a part with a certificate is complete. `read`
-reports every other part as incomplete, and a repetition of the interrupted command repairs it. No output has the
-private key, and only `key` loads it. A writer holds the lock of `transaction`. The module reads the rotation's record
-in this directory, and never writes it.
+Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode 0700. The
+files of one CA are a part. certmond writes the certificate of a part last and removes it first, so a part with a
+certificate is complete. `read` reports every other part as incomplete, and a repetition of the interrupted command
+repairs the part. Only the method `key` loads the private key, and no output contains it. A writer holds the lock of
+`transaction`. The module reads the rotation's record in this directory, and never writes the record.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RECORD = "record.json"
 
 
 class Part(StrEnum):
-    """A CA of a rotation."""
+    """The two CAs of a rotation."""
 
     NEW = "new"
     OLD = "old"
@@ -42,10 +42,10 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StagedCA:
-    """The content of a part. With a `fault`, a sentence, it is unusable, and the other fields may be incomplete.
+    """A staged CA. `fault` is a sentence if the files are unusable. Then the other fields may be incomplete.
 
-    `key` is the public key, or None if the key is not on this node. `key_unknown` is true if a key file exists that
-    certmond cannot parse.
+    `key` is the public key, or None if the private key is not on this node. `key_unknown` is true if a key file exists
+    that certmond cannot parse.
     """
 
     part: Part
@@ -58,10 +58,10 @@ class StagedCA:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The rotation in the record. The fields are empty if the record cannot be parsed.
+    """The rotation in the record of this node. The fields are empty if certmond cannot parse the record.
 
-    While a record exists, a rotation is in progress, also in the phase `done`. The end of the rotation destroys the
-    staged files.
+    While a record exists, a rotation is in progress, also in the phase `done`. At the end of the rotation, certmond
+    removes the staged files.
     """
 
     id: str = ""
@@ -70,14 +70,14 @@ class Recorded:
 
 
 class Staging:
-    """The directory `rotation` below `state_dir`."""
+    """The staged CAs in the directory `rotation` below `state_dir`."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self.directory = state_dir / "rotation"
 
     def read(self, part: Part) -> StagedCA | None:
-        """Return the content of a part, or None if it is empty. Errors become the `fault` of the part. Never raises."""
+        """Return a staged CA, or None if it has no files. Errors become the `fault` of the result. Never raises."""
         try:
             with opened_state(self.directory) as directory:
                 found = dict(_contents(directory, part, self.directory))
@@ -90,10 +90,10 @@ class Staging:
         return self._parsed(part, found) if found else None
 
     def key(self, part: Part) -> PrivateKey:
-        """Return the private key.
+        """Return the private key of a staged CA.
 
-        Raises ConfigError if it does not exist, WriteError or KeyUnusableError if it cannot be used, StateError if
-        another user can read or change it.
+        Raises ConfigError if the key file does not exist, and WriteError or KeyUnusableError if it is unusable. Raises
+        StateError if another user can read or change the file.
         """
         where = self.directory / f"{part}.{_KEY}"
         with blaming(str(where), "read"):
@@ -106,10 +106,10 @@ class Staging:
         return load_key(content, str(where))
 
     def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
-        """Replace `part` with this CA or public key, and sync it to the disk.
+        """Stage a CA or a public key as `part`, with its private key if it is given, and sync the files to the disk.
 
-        Raises ConfigError if the key belongs to another certificate, WriteError if the write fails. After a failed
-        write the previous content remains, or an incomplete part that `read` reports.
+        Raises ConfigError if `key` belongs to another certificate, WriteError if the write fails. After a failed write,
+        the previous files remain, or `read` reports an incomplete part.
         """
         contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
                     _CERTIFICATE: to_pem(anchor)}  # fmt: skip
@@ -136,7 +136,7 @@ class Staging:
                     _sync_after(directory, partial(names[kind].settle, content))
 
     def destroy(self, *parts: Part) -> None:
-        """Remove these parts with their drafts, and sync the removal to the disk. Raises WriteError."""
+        """Remove the files and drafts of these parts, and sync the removal to the disk. Raises WriteError."""
         with blaming(str(self.directory)), suppress(FileNotFoundError), opened(self.directory) as directory:
             for part in parts:
                 for kind in (_CERTIFICATE, _KEY, _FAMILY):
@@ -145,9 +145,9 @@ class Staging:
                     _sync_after(directory, partial(remove, names.place))
 
     def recorded(self) -> Recorded | None:
-        """Return the record. None if it is missing, or if the directory is unreadable, an error that `read` reports.
+        """Return the rotation in the record, or None if the record is missing or the directory is unreadable.
 
-        Raises StateError if another user can change it, or a later certmond has written it.
+        Raises StateError if another user can change the record, or if a later version of certmond has written it.
         """
         try:
             with opened_state(self.directory) as directory:
@@ -163,19 +163,20 @@ class Staging:
         keys = decode(found[_KEY] or b"", f"{where}.{_KEY}") if _KEY in found else None
         fault = None
         if found.get(_CERTIFICATE) is None or not family:
-            fault = f"{where}.* is incomplete, because its staging or removal was interrupted; run that command again"
+            fact = f"{where}.* is incomplete, because its staging or removal was interrupted"
+            fault = f"{fact}; run the interrupted command again"
         elif document.faults or len(document.anchors) != 1 or anchor is None:
             fault = f"{where}.{_CERTIFICATE} is damaged; stage the CA again: certmond root-ca stage"
         elif keys is not None and keys.key != anchor.key:
             fact = f"{where}.{_KEY} is not the key of {where}.{_CERTIFICATE}"
-            fault = f"{fact}: the part is incomplete or damaged; stage the CA again"
+            fault = f"{fact}: the part is incomplete or damaged; stage the CA again: certmond root-ca stage"
         key, unknown = (keys.key, keys.key is None) if keys else (None, False)
         return StagedCA(part, printable(family), anchor, key, fault and printable(fault), unknown)
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """One file of a part: its path, and the path of its draft."""
+    """The two names of a file of a part: its final name, and the name of its draft."""
 
     directory: int
     part: Part
@@ -190,7 +191,7 @@ class _Names:
         return Place(self.directory, f".{self.part}.{self.kind}")
 
     def settle(self, content: bytes | None) -> None:
-        """Rename the draft to the path of the file, or remove the file if there is no content."""
+        """Rename the draft to the path of the file, or remove the file if `content` is None."""
         if content is None:
             remove(self.place)
         else:
@@ -198,7 +199,7 @@ class _Names:
 
 
 def _draft(place: Place, content: bytes | None) -> None:
-    """Write the content with mode 0600 under a draft name, and read it back."""
+    """Write the content with mode 0600 to a draft, and read the draft back. Without content, remove the draft."""
     remove(place)
     if content is None:
         return
@@ -214,7 +215,7 @@ def _sync_after(directory: int, act: Callable[[], None]) -> None:
 
 
 def _contents(directory: int, part: Part, where: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the content of a part by kind. If only a draft exists, yield the certificate without content."""
+    """Yield the kind and content of each file of a part. If only drafts exist, yield a certificate without content."""
     all_of_it = [_Names(directory, part, kind) for kind in (_CERTIFICATE, _KEY, _FAMILY)]
     present = [names for names in all_of_it if names.place.status() is not None]
     for names in present:

@@ -1,8 +1,8 @@
-"""Files of one step of a rotation on this node, replaced together.
+"""Replacement of the files of one rotation step on this node, in one transaction.
 
-Owns the content of each file of a `Rotate`, the search for the private key of a CA, and the proof that the result is as
-planned. Before certmond replaces a key, it stores the old key as the staged part `old`, because an abort needs it.
-`pki.rotation.planner` plans the step, and the transaction replaces the files.
+Owns the content of each file of a `Rotate` step, the search for the private key of a CA, and the check of the result.
+Before certmond replaces a key, it stores the old key as the staged part `old`, because an abort needs the old key.
+`pki.rotation.planner` plans the step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class StepFiles:
-    """The files of rotations, for the entries `certificates` of one node."""
+    """Replacement of the files of rotations, for the entries `certificates` of one node."""
 
     def __init__(
         self, certificates: tuple[CertificateSpec, ...], files: NodeFiles, staging: Staging, archive: Archive
@@ -43,7 +43,7 @@ class StepFiles:
         self._files, self._staging, self._archive = files, staging, archive
 
     def replace(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
-        """Execute the step completely or not at all. Return a sentence. Raises CertmondError."""
+        """Execute the step completely or not at all. Return a sentence about the result. Raises CertmondError."""
         self._check(step)
         self._check_writers(step)
         self._store_old_key(step)
@@ -76,7 +76,7 @@ class StepFiles:
                     yield Removed(path, expected)
 
     def _check(self, step: Rotate) -> None:
-        """Raise WriteError if another process has installed another trust anchor or key since the observation."""
+        """Raise WriteError if the node has a trust anchor or a key of the family that the plan does not know."""
         spec = self._anchors.get(step.target)
         if spec is None or not step.known:
             return
@@ -88,14 +88,16 @@ class StepFiles:
                 raise WriteError(f"another process has changed {path} since the plan; plan again: certmond plan")
 
     def _check_writers(self, step: Rotate) -> None:
-        """Raise WriteError if another user could read a written key."""
+        """Raise WriteError if another user could read a key that the step writes."""
         spec = self._anchors.get(step.target)
         keys = [want.path for want in step.wants if isinstance(want, KeyOf)]
         if why := self._files.exposed(keys, spec.owner if spec else None):
             raise WriteError(why)
 
     def _store_old_key(self, step: Rotate) -> None:
-        """Store the key that the step replaces as the staged part `old`, unless a staged part already has it."""
+        """Store the key that the step replaces as the staged part `old`, unless a staged part already has it. Raises
+        WriteError if the key matches no trust anchor, or if `old` has another key.
+        """
         spec = self._anchors.get(step.target)
         if spec is None or spec.key is None or not any(isinstance(w, KeyOf) and w.path == spec.key for w in step.wants):
             return
@@ -121,7 +123,7 @@ class StepFiles:
         self._staging.put(Part.OLD, step.target, own, key)
 
     def _key_of(self, anchor: Anchor, family: str) -> PrivateKey:
-        """Return the private key of a trust anchor from the staged or installed files. Raises KeyUnusableError."""
+        """Return the private key of a trust anchor, staged or installed. Raises KeyUnusableError without this key."""
         for part in Part:
             staged = self._staging.read(part)
             if staged and staged.key == anchor.key:
@@ -136,13 +138,13 @@ class StepFiles:
         raise KeyUnusableError(f"{fact}; stage it: certmond root-ca stage")
 
     def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
-        """Archive the certificates of the CA before their replacement. Omit its key, which the rotation stores."""
+        """Archive the certificates of the CA if the step replaces them. Omit the key, which the rotation stores."""
         spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
 
     def _unpaired(self, step: Rotate, changes: Sequence[Change], read: Read) -> Iterator[str]:
-        """Yield a problem if the key of the CA, or of a separate signer, would match no certificate of its file."""
+        """Yield a clause for each changed pair, of the CA or of a separate signer, whose key matches no certificate."""
         spec, changed = self._anchors.get(step.target), {change.path for change in changes}
         for path, key_path in ((spec.path, spec.key), own_files(spec.path)) if spec else ():
             key = read(key_path) if key_path and not changed.isdisjoint({path, key_path}) else None
@@ -151,7 +153,7 @@ class StepFiles:
                 yield f"certificate and key would not match: {found.message}"
 
     def _problems(self, step: Rotate, written: Mapping[str, bytes]) -> Iterator[str]:
-        """Yield the differences between the new files and the plan."""
+        """Yield a clause for each new file that differs from the plan."""
         for want in step.wants:
             content = written.get(want.path, b"")
             match want:

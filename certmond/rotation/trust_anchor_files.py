@@ -1,7 +1,7 @@
 """State of one trust anchor and its signer on this node (`Ground`), from inventory, manifests and files.
 
-Owns the location of the controller-manager's signer, now and during a rotation. The signer is beside the file of the
-trust anchor, in the directory that the container mounts. Makes no decision and writes no file.
+Owns the paths of the files with which the controller-manager signs, now and during a rotation. These files are in the
+directory of the trust anchor, because the container mounts this directory. Makes no decision and writes no file.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _SPECIFIC = ("kubelet-serving", "kubelet-client", "kube-apiserver-client", "lega
 
 
 def ground_of(family: str, inventory: Inventory, components: Components, files: NodeFiles) -> Ground | None:
-    """Return the trust anchor of `family` on this node, or None if the catalogue has no such entry.
+    """Return the state of the trust anchor `family` on this node, or None if the catalogue has no such entry.
 
-    Raises WriteError.
+    Raises WriteError if a file is unreadable.
     """
     seen = [each for each in inventory.observations if each.spec.name == family and each.spec.is_trust]
     first = next((each for each in seen if each.name == family), None)
@@ -42,13 +42,13 @@ def ground_of(family: str, inventory: Inventory, components: Components, files: 
 
 
 def own_files(path: str) -> tuple[str, str]:
-    """Return the paths of the certificate and key of a separate signer, for a trust anchor at `path`."""
+    """Return the certificate path and the key path of a separate signer, for a trust anchor at `path`."""
     directory = posixpath.dirname(path)
     return posixpath.join(directory, _OWN[0]), posixpath.join(directory, _OWN[1])
 
 
 def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer | None:
-    """Return the controller-manager's signer in this Pod, or None if the Pod has none."""
+    """Return the signer of the controller-manager in this Pod, or None if the Pod has no such signer."""
     container = next((each for each in containers(pod.fields) if each.name == CONTROLLER_MANAGER), None)
     if container is None:
         return None
@@ -71,7 +71,7 @@ def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer
 
 
 def _problems(signer: Signer, container: Container, anchor: tuple[str, str]) -> Iterator[str]:
-    """Yield why certmond cannot move this signer to separate files and back."""
+    """Yield each reason for which certmond cannot move this signer to separate files, with the remedy."""
     for usage in _SPECIFIC:
         if container.values(flag := f"cluster-signing-{usage}-cert-file"):
             yield (

@@ -1,8 +1,9 @@
-"""The process of a static Pod's container, found on the host without the container runtime.
+"""Search for the process of a static Pod's container on the host, without the container runtime.
 
-Owns the lookup from a name to a process. The kubelet's log directory contains a Pod's uids. The cgroup of a process
-contains its Pod and container, and the first command word is the program. Needs no client of the runtime and no
-privilege, only a /proc that shows the processes of other users. Sends no signal, opens no `exe`, judges nothing.
+Owns the lookup from a name to a process. The kubelet's log directory has the uids of a Pod. The cgroup of a process has
+the uid of its Pod and the id of its container. The first word of the command line is the program. Needs no client of
+the runtime and no privilege, only a /proc that shows the processes of other users. Sends no signal, and does not open
+/proc/PID/exe.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _CONTAINER = re.compile(
 class Pod:
     """A container of a static Pod.
 
-    `container` is its name in the manifest. `name` is the manifest's metadata.name, "-" and the node's name, which is
-    the name of the mirror Pod. `executable` is the base name of the container's first command word.
+    `container` is the name of the container in the manifest. `name` is the name of the mirror Pod: the manifest's
+    metadata.name, "-" and the name of the node. `executable` is the base name of the container's first command word.
     """
 
     container: str
@@ -49,8 +50,8 @@ class Pod:
 class RunningContainer:
     """A running container, identified by its main process. `started_at` (UTC) is accurate to about 10 ms.
 
-    `ticks` is the same instant in ticks of the kernel's clock, which a change of the system clock does not affect.
-    `pid` and `ticks` together identify a process until the next boot.
+    `ticks` is the start in ticks of the kernel's clock, which a change of the system clock does not affect. `pid` and
+    `ticks` together identify a process until the next boot.
     """
 
     pid: int
@@ -66,7 +67,7 @@ def running_containers(
 ) -> dict[Pod, list[RunningContainer]]:
     """Return the running containers of each Pod, from one scan of `proc`.
 
-    Raises RestartError if `logs` exists and cannot be read: then certmond cannot know whether the Pod runs.
+    Raises RestartError if `logs` exists and is unreadable, because certmond then does not know whether the Pods run.
     """
     uids = {pod: set[str]() for pod in pods}
     for pod, uid in _uids(pods, logs):
@@ -84,7 +85,7 @@ def running_containers(
 
 
 def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
-    """Return the state of a service from the running containers of its Pod."""
+    """Return the state of a service from the containers of its Pod. Several containers make the state unknown."""
     if not found:
         return ServiceSeen(running=False)
     if len(found) > 1:
@@ -97,7 +98,7 @@ def service_state(found: Sequence[RunningContainer]) -> ServiceSeen:
 
 
 def still_runs(found: RunningContainer, proc: str = "/proc") -> bool:
-    """Return whether the PID is still the process in `found`: same container, same start."""
+    """Return whether the PID still belongs to the process in `found`, with the same container and start."""
     process = _process(found.pid, proc)
     return process is not None and (process.container_id, process.ticks) == (found.container_id, found.ticks)
 
@@ -118,7 +119,7 @@ def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
         return
     except OSError as error:
         detail = f"{logs} cannot be read ({error.strerror}), so certmond cannot identify the containers"
-        raise RestartError(f"{detail}; give certmond read permission") from error
+        raise RestartError(f"{detail}; give certmond read permission for this directory") from error
     directories = [(name, name.split("_")) for name in names]
     for pod in pods:
         for directory, parts in directories:
@@ -128,14 +129,14 @@ def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
 
 
 def _processes(uids: Collection[str], proc: str) -> Iterator[_Process]:
-    """Yield every process in a container of one of these Pods."""
+    """Yield every process in a container of a Pod with one of these uids."""
     for name in os.listdir(proc):
         if name.isascii() and name.isdigit() and (process := _process(int(name), proc)) and process.pod_uid in uids:
             yield process
 
 
 def _process(pid: int, proc: str) -> _Process | None:
-    """Return the process, or None if it is not in a container or has ended."""
+    """Return the process, or None if the process is not in a container or has ended."""
     try:
         group = _container(_read(proc, pid, "cgroup"))
         times = _times(_read(proc, pid, "stat")) if group else None
@@ -145,7 +146,7 @@ def _process(pid: int, proc: str) -> _Process | None:
 
 
 def _container(cgroup: bytes) -> tuple[str, str] | None:
-    """Return (uid, container) from /proc/PID/cgroup (v1 and v2), or None if its hierarchies differ."""
+    """Return (uid, container) from /proc/PID/cgroup (v1 and v2), or None unless it names exactly one container."""
     paths = (line.split(b":", 2)[2] for line in cgroup.split(b"\n") if line.count(b":") >= 2)
     matches = filter(None, map(_CONTAINER.search, paths))
     pods_and_containers = {(_uid_with_hyphens(_text(match["uid"])), _text(match["container"])) for match in matches}
@@ -153,7 +154,7 @@ def _container(cgroup: bytes) -> tuple[str, str] | None:
 
 
 def _times(stat: bytes) -> tuple[int, int] | None:
-    """Return (parent, start in ticks) from /proc/PID/stat, fields 4 and 22. The command name can contain any byte."""
+    """Return (parent, start in ticks) from /proc/PID/stat, fields 4 and 22, or None if the content is malformed."""
     fields = stat.rpartition(b")")[2].split()
     try:
         return int(fields[1]), int(fields[19])
@@ -164,7 +165,7 @@ def _times(stat: bytes) -> tuple[int, int] | None:
 def _main_process(group: Sequence[_Process]) -> _Process:
     """Return a container's main process: the oldest process whose parent is outside the container.
 
-    `crictl exec` adds more processes whose parent is outside.
+    The parent of a process that `crictl exec` starts is also outside, but this process is younger.
     """
     inside = {process.pid for process in group}
     own = [process for process in group if process.parent not in inside]
@@ -186,7 +187,7 @@ def _program(command: Sequence[str]) -> str:
 
 
 def _uid_with_hyphens(uid: str) -> str:
-    """Return a uid with "-", which the name of a systemd slice replaces by "_"."""
+    """Return a uid with hyphens. The name of a systemd slice has underscores in place of these hyphens."""
     return uid.replace("_", "-")
 
 

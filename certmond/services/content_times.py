@@ -1,9 +1,9 @@
-"""The time of the last change of each file's content: `<state directory>/changes.json`.
+"""Cache of the time at which the content of each file changed last: `<state directory>/changes.json`.
 
-Owns this cache, because the time stamps of a file are not sufficient. Users cannot forge ctime, but a chmod or a touch
-changes it. Then the file would appear newer than a process that has read this content. A missing file keeps its entry
-for some time, because moving it away and back changes no content. Without the cache, the ctime counts. Contains
-digests, and no content.
+The time stamps of a file are not sufficient. Users cannot forge the ctime, but a chmod or a touch also changes the
+ctime. Then the file would appear newer than a process that has read the same content. The cache keeps the entry of a
+missing file for some time, because a move away and back does not change the content. Without an entry, the ctime
+counts. The cache has digests, and no content.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Known(BaseModel):
 
 
 class Changes:
-    """The cached contents by path. Without `keeps`, or without write access, it stores nothing for later processes."""
+    """Cache of the changes. Without `keeps`, or without write access, later processes do not get the cache."""
 
     def __init__(self, state_dir: Path, *, keeps: bool) -> None:
         self._keeps = keeps
@@ -42,10 +42,11 @@ class Changes:
         self._known: dict[str, _Known] | None = None
 
     def contents(self, files: Iterable[tuple[str, str, int]], now: datetime) -> dict[str, Content]:
-        """Return the content of `files` (path, SHA-256 of the relevant content, ctime in nanoseconds), by path.
+        """Return, by path, the digest of each file's content and the time of its last change.
 
-        A ctime after `now` counts as `now`: the clock was set back after the change. Otherwise no observation would be
-        later than the change until the clock reaches it.
+        `files` has the path, the SHA-256 of the relevant content and the ctime in nanoseconds. A ctime after `now`
+        counts as `now`, because the clock was set back after the change. Otherwise all observations would appear older
+        than the change.
         """
         known = self._memory.read() or {} if self._known is None else self._known
         found = dict[str, _Known]()

@@ -1,7 +1,7 @@
-"""The client of the container runtime: crictl, from cri-tools.
+"""Client of the container runtime. The client runs crictl from cri-tools.
 
 Owns the command line, the search for crictl and its configuration, and the parser of its output. Selects containers by
-labels, never by a pattern, and stops a container by its full id. The caller decides which container.
+labels, never by a pattern, and stops a container by its full id. The caller chooses the container.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CALL = 10  # seconds for one call to the runtime; the default of crictl is 2
 def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
     """Return the client of the host whose files are below `root`, or None if crictl is not installed.
 
-    `endpoint` is the kubelet's runtime endpoint. It applies if crictl has no configuration file.
+    `endpoint` is the kubelet's runtime endpoint. The client uses the endpoint if crictl has no configuration file.
     """
     program = _program(root)
     if program is None:
@@ -50,9 +50,9 @@ def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
 
 
 class Crictl:
-    """The client. `command` is the program with the arguments for the runtime.
+    """Client of the container runtime. `command` is the program with the arguments for the runtime.
 
-    Each call takes at most `limit`, and `stop` the grace period in addition.
+    Each call takes at most `limit`. A call of `stop` takes at most `limit` and the grace period.
     """
 
     def __init__(self, command: tuple[str, ...], limit: timedelta = _LIMIT) -> None:
@@ -66,9 +66,9 @@ class Crictl:
         return _ids(ended.output, pod)
 
     def stop(self, container_id: str, grace: int, alive: Callable[[], None]) -> None:
-        """Stop a container: SIGTERM, and SIGKILL after `grace` seconds. Return when it has ended.
+        """Stop a container with SIGTERM, and with SIGKILL after `grace` seconds. Return when the container has ended.
 
-        Raises RestartError if the runtime fails or exceeds the time. The container may have ended nevertheless.
+        Raises RestartError if the runtime fails or exceeds the time limit. The container may have ended nevertheless.
         """
         limit = self._limit + timedelta(seconds=grace)
         # The --timeout after `stop` is the grace period. The --timeout before `stop` limits the call that waits.
@@ -92,7 +92,7 @@ class Crictl:
 def _ids(answer: bytes, pod: Pod) -> list[str]:
     """Return the ids of the running containers with the Pod's labels in a ListContainersResponse.
 
-    Raises RestartError if the answer is not such JSON.
+    Raises RestartError if `answer` is not a ListContainersResponse in JSON.
     """
     try:
         containers = json.loads(answer)["containers"]
@@ -103,12 +103,12 @@ def _ids(answer: bytes, pod: Pod) -> list[str]:
         ]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise RestartError(
-            "crictl ps did not return the JSON of its containers; check the version: crictl --version"
+            "crictl ps did not return the JSON list of the containers; check the version: crictl --version"
         ) from error
 
 
 def _labels(pod: Pod) -> dict[str, str]:
-    """Return the labels that the kubelet sets on the container."""
+    """Return the labels that the kubelet sets on the container of the Pod."""
     return {
         "io.kubernetes.container.name": pod.container,
         "io.kubernetes.pod.namespace": pod.namespace,
@@ -124,5 +124,5 @@ def _program(root: str) -> tuple[str, ...] | None:
 
 
 def _existing(paths: tuple[str, ...], root: str, mode: int = os.F_OK) -> str | None:
-    """Return the first existing path, including `root`."""
+    """Return the first of the paths that exists below `root` and permits the access `mode`, or None."""
     return next((path for path in (root.rstrip("/") + each for each in paths) if os.access(path, mode)), None)

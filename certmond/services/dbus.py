@@ -1,8 +1,8 @@
-"""A connection to a D-Bus message bus: sequential calls, and the signals that arrive meanwhile.
+"""Connection to a D-Bus message bus: sequential calls, and the signals that arrive during these calls.
 
-Owns the socket and its deadline: every wait, for a connection, an answer or a signal, ends at `deadline` and calls
-`alive` meanwhile. jeepney implements the protocol only, because its connection sends Hello without a time limit. Does
-not depend on any service of the bus.
+Owns the socket and its deadline. Every wait for a connection, an answer or a signal ends at `deadline`, and calls
+`alive` meanwhile. certmond uses only the protocol implementation of jeepney, because the connection of jeepney sends
+Hello without a time limit. Does not depend on any service of the bus.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_DETAIL = 200  # maximum number of characters to quote from an invalid answe
 class Bus:
     """An open connection, closed at the end of its `with` block.
 
-    A caller can move `deadline`, an instant of time.monotonic(). Every method raises OSError if the bus cannot be
+    A caller can change `deadline`, an instant of time.monotonic(). Every method raises OSError if the bus cannot be
     reached or has not answered before the deadline.
     """
 
@@ -59,7 +59,7 @@ class Bus:
         self._socket.close()
 
     def call(self, to: DBusAddress, method: str, signature: str | None = None, *arguments: object) -> tuple[Any, ...]:
-        """Call a method and return its result. Raises DBusErrorResponse if the peer or the bus refuses."""
+        """Call a method and return its result. Raises DBusErrorResponse if the peer or the bus returns an error."""
         serial = next(self._serials)
         # Without NO_AUTO_START, a bus that has just started queues the message until systemd has connected.
         self._send(new_method_call(to, method, signature, arguments).serialise(serial=serial))
@@ -72,7 +72,7 @@ class Bus:
                 return answer
 
     def signal(self) -> Any:
-        """Return the next signal, first those that arrived during a call."""
+        """Return the next signal. Signals that arrived during a call come first."""
         while not self._signals:
             message = self._receive()
             if message.header.message_type is MessageType.signal:
@@ -119,7 +119,7 @@ class Bus:
 
 @contextmanager
 def _only_os_errors() -> Iterator[None]:
-    """Turn every other exception of the block into an OSError. A peer without D-Bus counts as unreachable."""
+    """Convert every other exception of the block to an OSError, so that a peer without D-Bus counts as unreachable."""
     try:
         yield
     except OSError:

@@ -1,12 +1,11 @@
-"""Endpoints of this node's components and the certificate file of each, from flags and configuration.
+"""Endpoints of the components on this node, with the certificate file of each endpoint, from flags and configuration.
 
-Owns the flags that name a certificate file, which belongs to the catalogue entry with that `path`. A component without
-a certificate file creates a certificate in memory, as kubeadm's controller-manager and scheduler do. Such a component
-has no endpoint here, because certmond has no file to compare. Opens no connection, judges nothing.
+Owns the list of the flags that name a certificate file. A component without such a flag creates a certificate in
+memory, as kubeadm's controller-manager and scheduler do. This module omits such a component, because certmond has no
+file to compare. Opens no connection.
 
-*Addresses of this node*: if a component listens on all addresses, certmond probes the loopback address. It does not
-probe the address that the component advertises or that the kubelet probes. This address may be that of a load balancer
-for several nodes.
+If a component listens on all addresses, certmond probes the loopback address. The address that the component
+advertises, or that the kubelet probes, may belong to a load balancer for several nodes.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 
 
 class _Listener(NamedTuple):
-    """A listener of a component, as its flags describe it. `path` is None if the file is not on this host."""
+    """A listener of a component. `path` is its certificate file, or None if the file is not on this host."""
 
     component: str
     address: str
@@ -39,9 +38,10 @@ class _Listener(NamedTuple):
 
 
 def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> dict[Endpoint, tuple[str, str]]:
-    """Return each endpoint with the listening component and the path of its certificate.
+    """Return each endpoint with its component and the path of its certificate file.
 
-    `outside` are components that do not run in a Pod, with their flags.
+    `outside` are the components that do not run in a Pod, with their flags. Skip Pods without the host's network,
+    invalid values, and listeners without a certificate file.
     """
     listeners = [each for pod in components.pods if _on_host_network(pod.fields) for each in _of_pod(pod.fields)]
     listeners += [each for container in outside for each in _of_container(container)]
@@ -58,7 +58,7 @@ def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> d
 
 
 def _on_host_network(fields: Mapping[str, Any]) -> bool:
-    """Return whether the Pod uses the host's network. Otherwise its address is not in the node's files."""
+    """Return whether the Pod uses the host's network. Otherwise, its address is not in the files of the node."""
     spec = fields.get("spec")
     return isinstance(spec, Mapping) and spec.get("hostNetwork") is True
 
@@ -87,7 +87,9 @@ def _of_component(container: Container) -> Iterator[_Listener]:
 
 
 def _of_etcd(container: Container) -> Iterator[_Listener]:
-    """Yield the first URL for clients and the first for peers. All URLs of one kind share a certificate."""
+    """Yield the listener of the first https URL for clients, and of the first for peers. All URLs of one kind share a
+    certificate.
+    """
     flags = dict(container.flags)
     for urls, certificate in _ETCD:
         for url in [url for url in flags.get(urls, "").split(",") if url.startswith("https://")][:1]:
@@ -98,7 +100,7 @@ def _of_etcd(container: Container) -> Iterator[_Listener]:
 
 
 def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
-    """Return the kubelet's listener, with a configured, signed or self-signed file (cmd/kubelet/app/server.go)."""
+    """Return the kubelet's listener. Its certificate may be configured or self-signed (cmd/kubelet/app/server.go)."""
     flags = dict(kubelet.flags)
     port = fields.get("port")
     address = flags.get("address") or as_text(fields.get("address"))

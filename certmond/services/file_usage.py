@@ -1,9 +1,9 @@
-"""Survey of the services: the files that each uses, its endpoints and its health addresses, from flags and probes.
+"""Survey of the services: the files, endpoints and health addresses of each service, from flags and probes.
 
 Owns the table of files that each Kubernetes component reloads, by flag (staging/src/k8s.io/apiserver, client-go and
-etcd's client/pkg/transport). The profile's `reloads` is for services whose flags are unknown. A container cannot reload
-a file that is mounted as a single file, because the mount keeps the old inode after a rename (mount(2)). Reads no file:
-manifests and command lines are arguments.
+etcd's client/pkg/transport). For services whose flags are unknown, the profile sets `reloads`. A container cannot
+reload a file that is mounted as a single file, because the mount keeps the old inode after a rename (mount(2)). Reads
+no file: manifests and command lines are arguments.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ _RELOADED: Mapping[str, set[str]] = {
         "peer-client-cert-file", "peer-client-key-file",
     },
 }  # fmt: skip
-"""Component -> flags whose files it reloads without a restart. It reads the files of the other flags once."""
+"""Flags of each component whose files the component reloads. It reads the files of other flags only at its start."""
 
 KUBELET = "kubelet.service"
-"""The unit of the kubelet, whose configuration and flags are in the node's files."""
+"""The systemd unit of the kubelet. The configuration and flags of the kubelet are in files of the node."""
 
 _HEALTHZ_PORT = 10248  # pkg/kubelet/apis/config/v1beta1/defaults.go
 
 _DELAY = "shutdown-delay-duration"
-"""Flag with the time for which an API server listens after SIGTERM (genericapiserver.go, RunWithContext)."""
+"""Flag that sets the time for which an API server listens after SIGTERM (genericapiserver.go, RunWithContext)."""
 _GO_DURATION = re.compile(r"(?:[0-9]{1,6}(?:\.[0-9]{0,9})?(?:h|m(?!s)|s|ms))+|0")
 _GO_PART = re.compile(r"([0-9.]+)(h|ms|m|s)")
 _GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def survey(components: Components, services: Sequence[ServiceSpec], commands: Mapping[str, Sequence[str]]) -> Survey:
-    """Return the survey of `services`. `commands` are command lines of running services outside Pods."""
+    """Return the survey of `services`. `commands` has the command lines of the running services outside Pods."""
     pods = {service.name: _pod_of(service, components.pods) for service in services if service.kind == "static-pod"}
     known = {s.name: _container(pod, s.pod or "") for s in services if (pod := pods.get(s.name)) is not None}
     for service in services:
@@ -73,7 +73,7 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
 
 
 def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, str] | None:
-    """Return namespace, name and program of the Pod in its manifest, or None without a manifest."""
+    """Return the namespace, name and program of a service's Pod from its manifest, or None without a manifest."""
     pod = _pod_of(service, components.pods)
     metadata = pod.fields.get("metadata") if pod else None
     if pod is None or not isinstance(metadata, Mapping):
@@ -84,7 +84,7 @@ def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, st
 
 
 def runtime_endpoint(components: Components) -> str | None:
-    """Return the kubelet's container runtime endpoint, or None."""
+    """Return the kubelet's container runtime endpoint, or None if neither its flags nor its configuration set it."""
     flags = components.kubelet_flags.text if components.kubelet_flags else ""
     given = dict(flag_values(flags.replace('"', " ").replace("'", " ").split())).get("container-runtime-endpoint")
     config = components.kubelet_config.fields if components.kubelet_config else {}
@@ -92,7 +92,7 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    """Return the Pod with the container of the service. Prefer a Pod whose own name equals that of the container."""
+    """Return a Pod with the container of the service, or None. Prefer a Pod that has the name of the container."""
     found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
     named = (pod for pod in found if _name(pod) == service.pod)
     return next(named, found[0] if found else None)
@@ -117,7 +117,9 @@ def _words(fields: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _uses(container: Container) -> Iterator[tuple[str, Use]]:
-    """Yield each file that a flag names, by its path on the host. Of two flags, the one without a reload counts."""
+    """Yield the host path of each file that a flag names, and whether the component reloads the file. If several flags
+    name the same file, a flag without a reload takes precedence.
+    """
     found: dict[str, Use] = {}
     for flag, value in container.flags:
         for path in value.partition(":")[0].split(","):
@@ -168,7 +170,7 @@ def _of_kubelet(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _probes(fields: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield the address of the readiness probe, or else of the liveness probe."""
+    """Yield the address of the container's readiness probe, or else of its liveness probe."""
     spec = fields.get("spec")
     listed = spec.get("containers") if isinstance(spec, Mapping) else None
     for container in listed if isinstance(listed, list) else ():

@@ -1,9 +1,10 @@
 """Health probes of services: an HTTP request or a TCP connection to each address.
 
-Owns the request and the meaning of the answer. As for the kubelet (pkg/probe/http), 200 to 399 is healthy. 401 and 403
-are healthy too, because a server that refuses anonymous requests runs. certmond verifies the certificate of an https://
-address against the given CAs, but not its names, because the address is one of this node. Without CAs, as for a
-self-signed certificate in memory, it does not verify the certificate. Follows no redirect, and sends only the path.
+Owns the request and the interpretation of the answer. The status codes 200 to 399 are healthy, as for the kubelet
+(pkg/probe/http). 401 and 403 are also healthy, because a server that refuses anonymous requests runs. certmond verifies
+the certificate of an https:// address against the given CAs. It does not verify the names, because the address is one
+of this node. Without CAs, as for a self-signed certificate in memory, certmond does not verify the certificate. Follows
+no redirect, and sends only the path.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LIMIT = 3.0
-"""Seconds for all addresses together. The probes of kubeadm permit 15 seconds, for a busy component."""
+"""Time limit in seconds for all addresses together. The probes of kubeadm permit 15 seconds, for a busy component."""
 _MAX_LINE = 1 << 12  # maximum number of bytes of the status line
 
 Anchors = str | None
-"""CA certificates in PEM; None to skip the verification."""
+"""CA certificates in PEM, or None to skip the verification."""
 
 
 async def health_problems(addresses: Mapping[str, Anchors], limit: float = LIMIT) -> dict[str, str | None]:
-    """Return the problem of each address as a sentence, or None if it is healthy. Never raises."""
+    """Return the problem of each address as a sentence, or None if the address is healthy. Never raises."""
     deadline = asyncio.get_running_loop().time() + limit
     probes = [_health_problem(address, anchors, deadline) for address, anchors in addresses.items()]
     return dict(zip(addresses, await asyncio.gather(*probes), strict=True))

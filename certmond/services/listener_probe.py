@@ -1,8 +1,8 @@
 """Check whether a terminating server has closed its listeners.
 
 kube-apiserver closes its listener after `--shutdown-delay-duration`, and refuses new connections. Then it waits for
-connections with an open watch, at most its request timeout of 60 s (k8s.io/apiserver, pkg/server/genericapiserver.go,
-RunWithContext; secure_serving.go, RunServer). Ends no process.
+connections with an open watch, but not longer than its request timeout of 60 s (k8s.io/apiserver,
+pkg/server/genericapiserver.go, RunWithContext; secure_serving.go, RunServer). Ends no process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CONNECT = 0.2  # seconds; on this host a listener accepts, and a closed port re
 
 
 class Draining:
-    """Observes the `endpoints` of one process, without those that accept no connection at the start."""
+    """Observer of the `endpoints` of one process. It omits endpoints that refuse connections at its creation."""
 
     def __init__(self, endpoints: Collection[Endpoint], allowance: float) -> None:
         self._open = {(each.address, each.port) for each in endpoints if _accepts(each.address, each.port)}
@@ -38,7 +38,7 @@ class Draining:
 
 
 def _accepts(address: str, port: int) -> bool:
-    """Return whether a connection is not refused. A server that does not answer may still listen."""
+    """Return whether the server may still listen. Only a refused connection proves that it does not."""
     try:
         with socket.create_connection((address, port), _CONNECT):
             return True

@@ -1,7 +1,7 @@
-"""One observation of the services of this node: units, containers, served certificates, health -> `Live`.
+"""Observation of the services of this node (`Live`): units, containers, served certificates and health.
 
-Owns the observation, whose network probes run concurrently, and the daemon's thread for it, so that no pass waits for a
-server. A server that does not answer is a value. Changes nothing.
+Owns the observation, whose network probes run concurrently. The daemon observes in a separate thread, so that no pass
+waits for a server. The result also reports a server that does not answer. Changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_THREAD = "cannot start a thread; raise TasksMax= of the unit, or end other p
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The subjects of an observation: units and Pods by the name of the service, endpoints, health addresses."""
+    """Subjects of an observation: units and Pods by the name of their service, endpoints, and health addresses."""
 
     units: Mapping[str, str] = field(default_factory=dict)
     pods: Mapping[str, Pod] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Question:
 
 
 def observe(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
-    """Return an observation. `limit` is the time for the TLS probes in seconds. `before` is the last observation."""
+    """Observe the subjects of `question`. `limit` is in seconds, for TLS probes. `before` is the last observation."""
     at = datetime.now(UTC)
     by_unit = units.unit_states(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
@@ -88,8 +88,8 @@ def _run_probes(
 def _prepare(question: Question) -> None:
     """Import the probes in the calling thread.
 
-    If two threads import asyncio and asyncio.subprocess at the same time, each gets an incomplete module. Every later
-    import of asyncio in the process fails then. The client of the Kubernetes API imports asyncio.subprocess first.
+    If two threads import asyncio and asyncio.subprocess at the same time, each gets an incomplete module. Then every
+    later import of asyncio in the process fails. The client of the Kubernetes API imports asyncio.subprocess first.
     """
     if question.endpoints or question.health:
         with suppress(OSError, ImportError):  # such as without file descriptors: the observation retries and reports it
@@ -98,7 +98,7 @@ def _prepare(question: Question) -> None:
 
 
 def _with_first_start(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
-    """Return the service with the start time of the first observation. Later computations differ by milliseconds."""
+    """Return the state with the start time that certmond observed first. Later start times differ by milliseconds."""
     known = before.services.get(name) if before else None
     if known and known.instance and known.instance == seen.instance:
         return replace(seen, started_at=known.started_at)
@@ -106,7 +106,9 @@ def _with_first_start(seen: ServiceSeen, name: str, before: Live | None) -> Serv
 
 
 class ObserverThread:
-    """Observes in a separate thread, which calls `wake` after each observation. `wake` must be quick and not raise."""
+    """Thread that observes on request and calls `wake` after each observation. `wake` must return quickly without an
+    error.
+    """
 
     def __init__(self, wake: Callable[[], None], limit: float | None = None) -> None:
         self._wake = wake
@@ -123,9 +125,9 @@ class ObserverThread:
         return self._seen
 
     def ask(self, question: Question) -> None:
-        """Request an observation, which starts after a running observation. Replace a request that still waits.
+        """Request an observation, which starts after a running observation. Replace a request that has not started.
 
-        If the thread cannot start, `seen` reports that.
+        If the thread cannot start, `seen` has the reason.
         """
         _prepare(question)
         with self._changed:

@@ -1,11 +1,12 @@
 """systemd units over D-Bus: their state, and one restart or reload with its result.
 
 Owns the meaning of systemd's properties: whether a unit has processes that may use a certificate, and how the job of
-certmond ended. Never starts a unit that does not run, except with `revive`. The plan decides which unit, and when.
+certmond ended. Never starts a unit that does not run, except with `revive`. The plan decides which unit certmond
+restarts, and when.
 
-*Only running units, checked by systemd*: TryRestartUnit of a unit that has just stopped queues a job without effect,
-and ReloadUnit an invalid job. So no race exists between check and act. The InvocationID, which changes at each start,
-shows whether a job with the result "done" had no effect.
+systemd checks that the unit runs, so no race exists between this check and the restart. For a unit that has just
+stopped, TryRestartUnit queues a job without effect, and ReloadUnit queues an invalid job. The InvocationID, which
+changes at each start, shows whether a job with the result "done" had no effect.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class UnitResult:
 
     "done" is a success. With "not running" or "stopping", the unit was in this state, and the job had no effect. With
     "skipped", systemd stopped the unit, but its conditions prevented the start. With "timeout", the job may still run.
-    The others are job results of systemd: "failed", "canceled", "dependency".
+    Other words are job results of systemd: "failed", "canceled", "dependency".
     """
 
     result: str
@@ -85,8 +86,8 @@ def restart(
 ) -> UnitResult:
     """Restart or reload a running unit. Wait at most `limit` seconds for the end, and call `alive` each second.
 
-    With `revive`, start a unit that does not run, for a caller that has stopped it. Reset an exceeded start limit.
-    Raises RestartError if systemd cannot be reached or refuses the job, which then has no effect.
+    With `revive`, start a unit that does not run, because the caller has stopped it. Reset an exceeded start limit.
+    Raises RestartError if systemd cannot be reached or refuses the job. Then the job has no effect.
     """
     started = time.monotonic()
     requested = queued = False
@@ -138,7 +139,7 @@ def _unit_state(connection: Bus, unit: str) -> ServiceSeen:
 
 
 def _properties(connection: Bus, unit: str) -> _Properties:
-    """Return all properties of a unit of any type, which need not be loaded or exist."""
+    """Return all properties of a unit of any type. The unit may be missing or not loaded."""
     (path,) = connection.call(_MANAGER, "LoadUnit", "s", unit)
     whole = DBusAddress(path, _NAME, "org.freedesktop.DBus.Properties")
     (found,) = connection.call(whole, "GetAll", "s", "")
@@ -146,9 +147,9 @@ def _properties(connection: Bus, unit: str) -> _Properties:
 
 
 def _runs(found: _Properties) -> bool:
-    """Return whether processes may use a certificate, including those of a starting or stopping service.
+    """Return whether the unit has processes that may use a certificate, also while it starts or stops.
 
-    A forking service without a PID file may have no main process. It is then "running" as long as its cgroup has
+    A forking service without a PID file may have no main process. Such a service is "running" as long as its cgroup has
     processes. Only services have the property MainPID.
     """
     return "MainPID" in found and (found["MainPID"] > 0 or found["SubState"] == "running")
@@ -175,7 +176,7 @@ def _command(process: int) -> tuple[str, ...]:
 
 
 def _prepare(connection: Bus, unit: str, before: _Properties, *, reload: bool, revive: bool) -> None:
-    """Prepare the restart. Ignore a refusal of these optional calls."""
+    """Keep the unit loaded during the restart, and reset its start limit. Ignore errors of these optional calls."""
     with suppress(DBusErrorResponse):
         # This reference prevents systemd from unloading the stopped unit, so its InvocationID stays.
         (path,) = connection.call(_MANAGER, "GetUnit", "s", unit)
@@ -187,9 +188,9 @@ def _prepare(connection: Bus, unit: str, before: _Properties, *, reload: bool, r
 
 
 def _outcome(connection: Bus, job: str) -> str:
-    """Return the result of this job. Ignore signals of other processes than systemd.
+    """Wait for the end of this job and return its result. Ignore signals of processes other than systemd.
 
-    Look up the owner of systemd's name for each signal, because it changes with a daemon-reexec.
+    Look up the owner of systemd's name for each signal, because the owner changes with a daemon-reexec.
     """
     while True:
         signal = connection.signal()
@@ -203,7 +204,7 @@ def _outcome(connection: Bus, job: str) -> str:
 
 
 def _checked_result(unit: str, result: str, reload: bool, before: _Properties, after: _Properties) -> UnitResult:
-    """Return the result of a job, checked against the state of the unit."""
+    """Return the result of a job. Compare the states before and after the job to detect a job without effect."""
     see = f"see journalctl -u {unit}"
     state = f"ActiveState {after['ActiveState']}"
     stopping = after["ActiveState"] == "deactivating"  # or another process restarts the unit

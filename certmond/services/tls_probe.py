@@ -2,12 +2,12 @@
 
 Owns the connection, from its first packet to the DER of the leaf. certmond does not trust the server: it verifies no
 certificate, accepts all default ciphers of OpenSSL, and sends no data after the handshake. Opens no key, except that of
-a given client certificate. Judges nothing: an endpoint that does not answer is a value.
+a given client certificate. The result also reports an endpoint that does not answer.
 
-*asyncio*: all endpoints share the time limit concurrently, however many they are. With a pool of eight threads, the
-ninth endpoint would wait.
+All handshakes run concurrently in asyncio, and share one time limit. With a pool of eight threads, the ninth endpoint
+would wait.
 
-*A server that requires a client certificate* presents its own certificate first. In TLS 1.3 the handshake has already
+A server that requires a client certificate presents its own certificate first. In TLS 1.3 the handshake has already
 ended for the client when the server refuses. In TLS 1.2 the handshake fails, and `ssl` returns no certificate of a
 failed handshake. But the server's Certificate message is in clear text, and certmond parses it from the received bytes.
 So certmond needs no key of the node. A client certificate only avoids an entry in the server's log, and certmond
@@ -29,7 +29,7 @@ from typing import NamedTuple
 from certmond.pki.catalog.endpoint import Endpoint, Seen, Served, Unserved
 
 LIMIT = 1.0
-"""Seconds from the first packet to the certificate. The server is on this node or in its network."""
+"""Time limit in seconds for a handshake. The server is on this node or in the network of the node."""
 _MOST = 1 << 18  # maximum number of bytes from a server; OpenSSL accepts no chain above 100 KiB
 _PIECE = 1 << 14
 _CIPHERS = "DEFAULT"  # the default of OpenSSL, with RSA key exchange; Python's default has fewer ciphers
@@ -51,7 +51,9 @@ Pairs = Mapping[Endpoint, ClientPair]
 async def served_certificates(
     endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None, limit: float = LIMIT
 ) -> dict[Endpoint, Seen]:
-    """Return the certificate that each endpoint serves, within `limit` seconds for all. `at` is the caller's time."""
+    """Return the certificate that each endpoint serves, or why certmond received none. All handshakes end within
+    `limit` seconds. `at` is the time of the results.
+    """
     deadline = asyncio.get_running_loop().time() + limit
     handshakes = (_handshake_result(endpoint, at, (pairs or {}).get(endpoint), deadline) for endpoint in endpoints)
     # A failure of one endpoint does not affect the others.
@@ -82,7 +84,7 @@ async def _handshake_result(endpoint: Endpoint, at: datetime, pair: ClientPair |
 async def _complete_handshake(
     connection: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, received: bytearray
 ) -> None:
-    """Complete the handshake. `received` contains the received bytes, also after a failure."""
+    """Complete the handshake. Append the received bytes to `received`, also if the handshake fails."""
     loop = asyncio.get_running_loop()
     while not _advance(tls):
         await loop.sock_sendall(connection, outgoing.read())
@@ -113,7 +115,7 @@ def _context(pair: ClientPair | None) -> ssl.SSLContext:
 
 
 def _advance(tls: ssl.SSLObject) -> bool:
-    """Advance the handshake with the received bytes. Return whether it is complete."""
+    """Advance the handshake with the received bytes. Return whether the handshake is complete."""
     try:
         tls.do_handshake()
     except ssl.SSLWantReadError:
@@ -122,7 +124,7 @@ def _advance(tls: ssl.SSLObject) -> bool:
 
 
 def leaf_in_clear(received: bytes | bytearray) -> bytes | None:
-    """Return the server's certificate from the bytes of a TLS 1.2 server, or None if it is not complete."""
+    """Return the certificate in the first bytes of a TLS 1.2 server, or None if the certificate is incomplete."""
     messages, offset = bytearray(), 0
     while offset < len(received) and received[offset] == _HANDSHAKE:  # record: type, version, length (RFC 5246, 6.2.1)
         start = offset + 5

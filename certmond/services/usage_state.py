@@ -1,7 +1,7 @@
-"""The surroundings of this node's certificates for a pass: files, flags, processes, served certificates.
+"""Collection of the facts about services that a pass needs: files, flags, processes, served certificates.
 
-Owns the subjects of an observation, and the state between passes. Below another root than "/", certmond observes no
-process and uses only files. Judges nothing: `pki.services.staleness` does.
+Owns the selection of what certmond observes, and the state between passes. Below a root other than "/", certmond
+observes no process and uses only files. `pki.services.staleness` evaluates the facts (`Surroundings`).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class SurroundingsObserver:
-    """Observes the surroundings for one configuration.
+    """Collector of the facts about services, for one configuration.
 
-    It observes health only with `acting`, for a process that restarts services. It calls `wake` after each requested
-    observation.
+    Probes the health of services only with `acting`, for a process that restarts services. Calls `wake` after each
+    requested observation.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SurroundingsObserver:
         self.runtime_endpoint: str | None = None
 
     def around(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
-        """Return the present surroundings, with the latest observation of any age."""
+        """Return the present facts about services. The observation of the processes in them may be older."""
         live = self._live = self._observer.seen or self._live
         components = store.components()
         self._services = [each for each in self._config.services if _is_here(each, store)]
@@ -77,17 +77,17 @@ class SurroundingsObserver:
 
     @property
     def has_news(self) -> bool:
-        """Return whether the subjects of the observation or a file have changed since the latest request."""
+        """Return whether a file or the subjects of the observation have changed since the latest request."""
         return self._visible and (self._question, self._contents) != self._requested
 
     def ask(self) -> None:
-        """Request an observation, without waiting for it."""
+        """Request an observation of the services. Do not wait for the result."""
         if self._visible:
             self._requested = self._question, self._contents
             self._observer.ask(self._question)
 
     def view(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
-        """Return the surroundings after an observation. Repeat the observation while it shows new subjects."""
+        """Return the facts about services after an observation. Repeat the observation while new subjects appear."""
         around = self.around(store, inventory, past)
         self._requested = None
         while self.has_news:
@@ -100,7 +100,7 @@ class SurroundingsObserver:
         self._observer.close()
 
     def _with_configured(self, found: Survey) -> Survey:
-        """Return the survey with the configured endpoints, which override those of the flags."""
+        """Return the survey with the configured endpoints, which take precedence over the endpoints from flags."""
         entries = {spec.name: spec.path for spec in self._config.certificates}
         serving = dict(found.serving)
         for service in self._services:
@@ -110,7 +110,7 @@ class SurroundingsObserver:
         return replace(found, serving=serving)
 
     def _prepare(self, components: Components, found: Survey, inventory: Inventory) -> None:
-        """Prepare the subjects of the next observation."""
+        """Select the units, Pods, endpoints and health addresses of the next observation."""
         node = inventory.facts.get("node_name", "")
         pods = {}
         for service in self._services:
@@ -127,7 +127,7 @@ class SurroundingsObserver:
         self._question = Question(units, pods, tuple(found.serving), health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
-        """Return the CAs of the certificate that is served at `address`, or None if they are unknown."""
+        """Return the CAs, as PEM, for the certificate at an https:// address. None for unknown CAs."""
         if not address.startswith("https://"):
             return None
         place = address.removeprefix("https://").partition("/")[0]
@@ -143,7 +143,7 @@ class SurroundingsObserver:
 
 
 def _is_here(service: ServiceSpec, store: Store) -> bool:
-    """Return whether this node has the service, which its files show."""
+    """Return whether the files of this node show that the node has the service."""
     if service.belongs_with and not any(map(store.has, service.belongs_with)):
         return False
     return not any(map(store.has, service.not_with))

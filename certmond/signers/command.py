@@ -1,8 +1,8 @@
 """Signing by a program that follows certmonger's contract for enrollment helpers (certmonger, doc/helpers.txt).
 
-Owns the contract: the environment of the helper, and the meaning of its exit status and output. Every helper for
-certmonger works, and a new helper needs a few lines of shell. Sorts the certificates in the helper's output, with the
-requested one first. The caller verifies them. A helper receives the request and never the private key.
+Owns the contract: the environment of the helper, and the meaning of its exit status and output. certmond supports every
+helper for certmonger. A helper receives the request and never the private key. This module puts the requested
+certificate before the other certificates in the helper's output. The caller verifies the certificates.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_COOKIE = 1 << 16  # bytes; POLL passes the cookie in an environment variabl
 
 
 class CommandSigner:
-    """Signs by running `command`, a helper and its arguments. `name` is the signer's name in the configuration."""
+    """Signer that runs `command`, a helper and its arguments. `name` is the signer's name in the configuration."""
 
     def __init__(
         self, name: str, command: tuple[str, ...], *, time_limit: timedelta, ca_profile: str | None = None
@@ -42,7 +42,9 @@ class CommandSigner:
         self._ca_profile = ca_profile
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate and its chain. Raises RefusedError, UnreachableError or WaitingError."""
+        """Return the certificate and its chain. Raises RefusedError if the helper or its CA refuses the request,
+        UnreachableError if the helper fails, and WaitingError if the CA has not decided yet.
+        """
         ended = run(self._command, self._environment(request), self._time_limit, request.alive)
         helper = f"the helper {self._command[0]} of signer {self._name}"
         message = first_line(ended.output) or first_line(ended.said)
@@ -74,7 +76,7 @@ class CommandSigner:
         return "SUBMIT" if request.cookie is None else "POLL"
 
     def _environment(self, request: Request) -> dict[str, str]:
-        """Return the environment for SUBMIT or POLL, without empty variables, as certmonger does."""
+        """Return the environment of the helper for SUBMIT or POLL. Omit empty variables, as certmonger does."""
         names = request.template.names
         words = {
             "CERTMONGER_OPERATION": self._operation(request),
@@ -92,7 +94,7 @@ class CommandSigner:
 
 
 def _waiting(helper: str, seconds: float, cookie: bytes) -> WaitingError:
-    """Return the error with the cookie, unchanged except for the end of its last line."""
+    """Return the error for a request that waits, with the helper's cookie. Raises RefusedError without a cookie."""
     try:
         text = cookie.decode().rstrip("\r\n")
     except UnicodeDecodeError:
@@ -118,7 +120,9 @@ def _exit_description(ended: Ended) -> str:
 
 
 def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
-    """Return the certificate of the request's key, then the others in their order. Drop other content."""
+    """Return the certificate of the request's key, then the other certificates in their order. Raises RefusedError if
+    the output has no such certificate.
+    """
     found = decode(_as_pem(output), "its output").certificates
     if not found:
         raise RefusedError(f"{helper} wrote no certificate; it must write PEM")
@@ -132,7 +136,7 @@ def _sorted_chain(output: bytes, request: Request, helper: str) -> bytes:
 def _as_pem(output: bytes) -> bytes:
     """Return the certificates in JSON (certmonger, src/submit-e.c: `certificate`, `chain`) or PKCS#7 as PEM.
 
-    Return other output unchanged.
+    Return b"" for malformed JSON or PKCS#7, and any other output unchanged.
     """
     try:
         if output.lstrip().startswith(b"{"):

@@ -1,11 +1,12 @@
 """Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, `kubeadm kubeconfig user` for client credentials.
 
-Owns the input and output of kubeadm, which runs in a private directory, with symlinks to the CA's files and a separate
-configuration. With `--cert-dir` only, kubeadm would read the directory from the cluster, and overwrite the node's real
-files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the directory.
+Owns the input and output of kubeadm. kubeadm runs in a private directory, with symlinks to the CA's files and a
+separate configuration. With only `--cert-dir`, kubeadm would read the directory from the cluster, and overwrite the
+node's real files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the
+private directory.
 
-kubeadm creates the key itself. No message quotes its standard output, because a kubeconfig contains a key. Written
-against kubeadm's source, v1.22 to v1.36. The tests replace kubeadm with a stand-in.
+kubeadm creates the key itself. No message quotes its standard output, because a kubeconfig contains a key. The module
+follows kubeadm's source, v1.22 to v1.36. The tests replace kubeadm with a stand-in.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ _OLDEST, _V1BETA4 = 22, 31  # v1.22 introduced v1beta3, v1.31 v1beta4
 
 
 class KubeadmSigner:
-    """Signs with the CA whose files are at these paths, by running `command`. `directory` belongs to certmond.
+    """Signer that runs kubeadm (`command`) with the CA at these paths. certmond owns the directory `directory`.
 
-    The caller holds the lock of the writers, because `sign` removes files of a crashed run from `directory`.
+    The caller holds the writers' lock, because `sign` removes files of a crashed run from this directory.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class KubeadmSigner:
         self._time_limit = time_limit
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate, and the key that kubeadm created. Raises RefusedError or UnreachableError."""
+        """Return the certificate, and the key that kubeadm created. Raises RefusedError if kubeadm does not issue the
+        certificate, and UnreachableError if kubeadm does not run or does not end.
+        """
         name, organizations = _subject(request)
         if request.name not in _PAIRS and not _is_client(request.template):
             detail = f"kubeadm has no certificate {request.name}, and issues other certificates for clients only"
@@ -105,7 +108,9 @@ class KubeadmSigner:
         return _issued(made, made_key)
 
     def _version(self, alive: Callable[[], None]) -> str:
-        """Return kubeadm's version for its configuration. Without a version, kubeadm queries the Internet."""
+        """Return kubeadm's version, for the configuration. Without a version, kubeadm queries the Internet. Raises
+        RefusedError if the version is too old.
+        """
         message = first_line(self._run(("version", "-o", "short"), alive).output)
         match = _VERSION.fullmatch(message)
         if match is None or int(match[1]) < _OLDEST:
@@ -132,7 +137,7 @@ class KubeadmSigner:
             yield Path(directory)
 
     def _link(self, directory: Path, ca: str) -> None:
-        """Link the CA's files under kubeadm's names. kubeadm only reads them."""
+        """Create symlinks to the CA's files, with the names that kubeadm expects. kubeadm only reads these files."""
         (directory / ca).parent.mkdir(mode=0o700, exist_ok=True)
         os.symlink(self._ca_certificate, directory / f"{ca}.crt")
         os.symlink(self._ca_key, directory / f"{ca}.key")
@@ -157,7 +162,7 @@ class KubeadmSigner:
 
 
 def _is_newer(version: str) -> bool:
-    """Return whether kubeadm supports v1beta4, which configures algorithm and lifetime."""
+    """Return whether kubeadm supports v1beta4, in which a configuration sets algorithm and lifetime."""
     match = _VERSION.fullmatch(version)
     return match is not None and int(match[1]) >= _V1BETA4
 
@@ -167,7 +172,7 @@ def _makes(key: KeyAlgorithm, version: str) -> bool:
 
 
 def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
-    """Return common name and organizations. Raises RefusedError for a certificate that kubeadm cannot issue."""
+    """Return the common name and the organizations. Raises RefusedError for a certificate that kubeadm cannot issue."""
     template = request.template
     names = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
@@ -186,7 +191,7 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
 
 
 def _lifetime(template: Template) -> str:
-    """Return the lifetime as a Go duration."""
+    """Return the lifetime of the requested certificate as a Go duration."""
     return f"{int((template.not_after - template.not_before - BACKDATE).total_seconds())}s"
 
 
@@ -203,7 +208,9 @@ def _output_file(path: Path) -> bytes:
 
 
 def _from_kubeconfig(output: bytes) -> Issued:
-    """Return the credentials of the only user in a kubeconfig. No message quotes it, because it has a private key."""
+    """Return the credentials of the only user in a kubeconfig. Raises RefusedError, which does not quote the
+    kubeconfig.
+    """
     try:
         users = parse_kubeconfig(output, "/").users
     except MalformedError:

@@ -1,7 +1,7 @@
 """Signing with the key of a CA on this node, as in kubeadm and k3s, and signing of a self-signed Root CA.
 
-Owns the steps from the CA's two files to a signature. Each call reads both files, checks them against each other and
-the clock, and drops them. Caches and writes nothing, and no message quotes a key or a passphrase.
+Owns the steps from the CA's two files to a signature. Each signature reads both files, and checks that they match and
+that the CA is valid now. Keeps no copy, writes no file, and quotes no key or passphrase in a message.
 `pki.signing.template` defines the content of a certificate.
 """
 
@@ -33,7 +33,7 @@ _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # does not blo
 
 
 class LocalSigner:
-    """Signs with the CA whose certificate and key are at these real paths, root directory included.
+    """Signer that uses the CA in the files `certificate` and `key`. Both are real paths, including the root directory.
 
     `passphrase` is the name of the systemd credential with the passphrase of the key.
     """
@@ -52,9 +52,9 @@ class LocalSigner:
         self._clock = clock
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate. If an intermediate CA signs, its chain without the root follows.
+        """Return the certificate. If an intermediate CA signs, append the chain without the root.
 
-        Raises RefusedError if the CA may not sign, KeyUnusableError if its key cannot be used.
+        Raises RefusedError if the CA may not sign, KeyUnusableError if the key of the CA is unusable.
         """
         if request.template.is_ca:
             raise RefusedError(f"{request.name} is a CA, which no other CA signs; set `signer: self`")
@@ -87,7 +87,9 @@ class LocalSigner:
             raise KeyUnusableError(f"{error}, or put its passphrase into the credential {self._passphrase}") from None
 
     def _issuer(self, known: tuple[Certificate, ...], key: PrivateKey) -> Certificate:
-        """Return the valid certificate of this key. Of several, as after a reissue, return the one that ends last."""
+        """Return the CA certificate of `key` that may sign now. After a reissue, there may be several: return the one
+        that ends last. Raises RefusedError if no certificate may sign.
+        """
         own = public_key_of(key)
         candidates = sorted((each for each in known if each.key == own), key=lambda each: each.not_after, reverse=True)
         if not candidates:
@@ -101,13 +103,15 @@ class LocalSigner:
 
 
 def self_signed(template: Template, key: PrivateKey) -> bytes:
-    """Return a self-signed certificate, such as that of a Root CA, as PEM."""
+    """Return a self-signed certificate, such as a Root CA, as PEM."""
     certificate_builder = builder(template, key.public_key(), x509.random_serial_number(), None)
     return certificate_builder.sign(key, _digest(key)).public_bytes(Encoding.PEM)
 
 
 def signed(certificate_builder: x509.CertificateBuilder, key: PrivateKey, where: str) -> x509.Certificate:
-    """Sign the certificate with the CA's key in the file `where`. Raises KeyUnusableError if the key cannot sign."""
+    """Return the certificate, signed with the CA's key from the file `where`. Raises KeyUnusableError if the key cannot
+    sign.
+    """
     try:
         with guarded("does not sign"):
             return certificate_builder.sign(key, _digest(key))
@@ -168,7 +172,7 @@ def _below_root(ca: Certificate | None, known: tuple[Certificate, ...]) -> Itera
 
 
 def _digest(key: PrivateKey) -> SHA256 | SHA384 | SHA512 | None:
-    """Return the digest for a signature, as strong as the curve, as in Go's x509.CreateCertificate."""
+    """Return the digest that Go's x509.CreateCertificate uses for a signature with this key, or None for Ed25519."""
     match key:
         case ed25519.Ed25519PrivateKey():
             return None

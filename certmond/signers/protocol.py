@@ -1,4 +1,4 @@
-"""The interface of every signer, and its request. A signer writes no file of the node."""
+"""Interface of all signers, and the request to a signer. A signer writes no file of the node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from certmond.pki.x509.certificate import Certificate, load_request
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The request for one certificate: the granted content, the key to certify, and the certificate that it replaces.
+    """The request for one certificate: the granted content, the key to certify, and the certificate to replace (`old`).
 
     `authority` is the entry of the CA, or None if the configuration names none. A repeated request has the `cookie` of
     the signer's last answer, and the PKCS#10 of the first request (`csr`). The signer calls `alive` at least every
@@ -38,11 +38,11 @@ class Request:
 
     @property
     def template(self) -> Template:
-        """Return the content of the certificate."""
+        """Return the granted content of the certificate."""
         return self.grant.template
 
     def requests_the_same(self, csr: bytes) -> bool:
-        """Return whether an earlier request, as PEM, has the content that is granted now, with any key.
+        """Return whether an earlier request, as PEM, asks for the content that is granted now. The keys may differ.
 
         Raises MalformedError if `csr` is not a request.
         """
@@ -62,15 +62,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """The answer of a signer: PEM, the certificate first, then its chain. `key` is the key that a signer created."""
+    """The answer of a signer. `pem` has the certificate, then its chain. `key` is the key if the signer created it."""
 
     pem: bytes
     key: PrivateKey | None = field(default=None, repr=False)
 
 
 class Signer(Protocol):
-    """A signer. The caller verifies its answer before use, because it does not trust the signer."""
+    """A signer. certmond does not trust a signer, so the caller verifies each answer before its use."""
 
     def sign(self, request: Request) -> Issued:
-        """Return the certificate. Raises RefusedError, UnreachableError, or WaitingError to repeat the request."""
+        """Return the certificate. Raises RefusedError, UnreachableError, or, if the signer waits, WaitingError."""
         ...

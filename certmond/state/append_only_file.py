@@ -1,7 +1,8 @@
 """Append-only files of the state directory, with one record in each line.
 
-Owns the append: mode 0600, no symlink followed, and on the disk when the call returns. `append` first terminates a last
-line that is incomplete after a power failure, so that the next line stays valid.
+Owns the append. The file has mode 0600. `append` follows no symlink, and syncs the file to the disk before it returns.
+After a power failure, the last line may be incomplete. `append` first terminates such a line, so that the next line is
+valid.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def append(state_dir: Path, name: str, lines: Sequence[bytes]) -> None:
-    """Append the lines to the file `name` of the state directory. Raises WriteError, StateError."""
+    """Append the lines to the file `name` of the state directory. Raises WriteError if the write fails, and StateError
+    if another user can change the directory.
+    """
     with blaming(str(state_dir / name)):
         make_directory(state_dir)
         with opened_state(state_dir) as directory:

@@ -1,4 +1,4 @@
-"""Archive of replaced files, byte for byte, from which they can be restored.
+"""Archive of byte-for-byte copies of the files that certmond replaces.
 
 Owns `<state directory>/archive/<certificate>/<generation>/`: directories with mode 0700, files with mode 0600, and a
 description of the files. A generation is complete, or it does not exist. Never writes outside the archive: a restore is
@@ -34,14 +34,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
 _DESCRIPTION = "description.json"
 DID_NOT_WORK = "did not work, and was taken back"
-"""The `detail` in the description of files that a failed restart has rolled back."""
+"""The `detail` in the description of files that certmond rolled back after a failed restart."""
 _SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _STORED = 200  # maximum bytes of the original name in the stored name; with the number it fits NAME_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The files of one replacement. `id` is its name in the archive. `description` has the facts from the caller."""
+    """Description of the archived files of one replacement. `id` is the name of the generation in the archive.
+    `description` has facts from the caller.
+    """
 
     name: str
     id: str
@@ -85,7 +87,7 @@ class _Description(BaseModel):
 
 
 class Archive:
-    """The last `keep` generations of each certificate."""
+    """Archive with the last `keep` generations of each certificate."""
 
     def __init__(self, state_dir: Path, keep: int = 3) -> None:
         self._state_dir = state_dir
@@ -93,7 +95,7 @@ class Archive:
         self._keep = max(keep, 1)
 
     def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Store `files` (path of the node -> real file) on the disk. Raises WriteError.
+        """Store `files` (path of the node -> real file) as a new generation. Return the generation. Raises WriteError.
 
         If the files equal the newest generation, return that generation. So a replacement that fails repeatedly removes
         no older generation.
@@ -128,7 +130,7 @@ class Archive:
         return Generation(name, generation, when, dict(description), tuple(files))
 
     def remove(self, name: str, generations: Sequence[str]) -> None:
-        """Remove these generations, and the drafts of killed processes. Raises StateError, WriteError."""
+        """Remove these generations, and incomplete generations of killed processes. Raises StateError, WriteError."""
         home = self._home(name)
         with blaming(str(home)), opened_state(home) as parent:
             for old in generations:
@@ -137,7 +139,7 @@ class Archive:
             _sweep(home)
 
     def tidy(self) -> None:
-        """Remove the drafts of killed processes, keys included. Raises WriteError.
+        """Remove the incomplete generations of killed processes, with their keys. Raises WriteError.
 
         Skip a directory that another user can change.
         """
@@ -147,7 +149,7 @@ class Archive:
                     self.remove(name, ())
 
     def names(self) -> tuple[str, ...]:
-        """Return every certificate that has a generation."""
+        """Return the name of every certificate that has a generation."""
         return tuple(name for name in _listing(self._directory) if _NAME.fullmatch(name) and self.ids(name))
 
     def ids(self, name: str) -> tuple[str, ...]:
@@ -155,17 +157,18 @@ class Archive:
         return tuple(sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number))
 
     def generation(self, name: str, generation: str) -> Generation:
-        """Return one generation.
+        """Return the description of one generation.
 
-        Raises MalformedError if its description is damaged. Raises StateError if a later version of certmond has
+        Raises MalformedError if the description is damaged. Raises StateError if a later version of certmond has
         written it or another user can change it.
         """
         return self._described(name, generation)[0]
 
     def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
-        """Return the files in the order of `store`.
+        """Return the files of a generation, in the order of `store`.
 
-        Raises MalformedError if the generation does not exist or is damaged, and StateError as `generation` does.
+        Raises MalformedError if the generation does not exist or is damaged. Raises StateError if a later version of
+        certmond has written the generation, or another user can change it.
         """
         if generation not in self.ids(name):
             raise MalformedError(
@@ -181,9 +184,9 @@ class Archive:
                 yield self._described(name, generation)[0], self.load(name, generation)
 
     def _surplus(self, name: str) -> list[str]:
-        """Return the generations in excess of `keep`, except the newest one with which the services worked.
+        """Return the generations in excess of `keep`.
 
-        A rollback restores that generation.
+        Omit the newest generation with which no service failed, because a rollback restores this generation.
         """
         found = self.ids(name)
         worked = next((each for each in reversed(found) if self._worked(name, each)), None)
@@ -223,12 +226,12 @@ class Archive:
 
 
 def _current_file(path: str, real: Path) -> ArchivedFile:
-    """Return a file as it is now. Raises WriteError if it cannot be read."""
+    """Return the present content and metadata of a file. Raises WriteError if the file cannot be read."""
     try:
         with open(open_without_symlinks(str(real), _SOURCE), "rb") as file:
             status, content = os.fstat(file.fileno()), content_of(file)
     except OSError as error:
-        fact = f"cannot be read ({error.strerror or error}), so certmond cannot archive it before it replaces it"
+        fact = f"cannot be read ({error.strerror or error}), so certmond cannot archive it before its replacement"
         raise WriteError(printable(f"{path} {fact}; move it away, or make it readable")) from error
     if not stat.S_ISREG(status.st_mode):
         raise WriteError(printable(f"{path} is not a regular file, so certmond cannot archive it; move it away"))
@@ -262,7 +265,7 @@ def _damaged(where: Path) -> MalformedError:
 
 
 def stored_at(generation: str) -> datetime | None:
-    """Return the time in the id of a generation, at which it was stored, or None if the id has none."""
+    """Return the time at which certmond stored a generation, from its id, or None if the id has no time."""
     try:
         return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
@@ -281,7 +284,7 @@ def _listing(directory: Path) -> list[str]:
 
 
 def _sweep(home: Path) -> None:
-    """Remove the drafts of killed processes."""
+    """Remove the incomplete generations of killed processes."""
     for name in _listing(home):
         if name.startswith(".") and (home / name).is_dir():
             shutil.rmtree(home / name)

@@ -1,6 +1,6 @@
 """The kernel's boot ID (random(4)), which changes at each boot.
 
-A kubelet reports it as `status.nodeInfo.bootID` (google/cadvisor, machine/info.go).
+The kubelet reports this ID as `status.nodeInfo.bootID` (google/cadvisor, machine/info.go).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A small JSON document of the state directory: validated by each read, replaced as a whole.
+"""A small JSON document in the state directory. Each read validates the document, and each write replaces it.
 
-Owns read and write. `read` treats an unusable document as missing, and `load` raises an error. After `write`, the
-document is on the disk with mode 0600. After an error, the old document stays. `write` does not replace a document of a
-later version.
+`read` treats an unusable document as missing, and `load` raises an error. After `write`, the document is on the disk
+with mode 0600. If `write` fails, the old document stays. `write` does not replace a document of a later version of
+certmond.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Memory(Generic[T]):
         self._draft = f".{name}.new"
 
     def read(self) -> T | None:
-        """Return the content, or None if the file is missing or cannot be used."""
+        """Return the content, or None if the file is missing or unusable."""
         with suppress(MalformedError, StateError):
             return self.load()
         return None
@@ -41,8 +41,8 @@ class Memory(Generic[T]):
     def load(self) -> T | None:
         """Return the content, or None if the file is missing.
 
-        Raises MalformedError, without a remedy, if it cannot be used. Raises StateError if another user can change it
-        or a later version of certmond has written it.
+        Raises MalformedError if the file is unusable. The message has no remedy. Raises StateError if another user can
+        change the file or a later version of certmond has written it.
         """
         try:
             return self._adapter.validate_python(self._content())
@@ -58,7 +58,7 @@ class Memory(Generic[T]):
         raise MalformedError(f"{self._state_dir / self._name} cannot be read ({printable(detail)[:200]})")
 
     def write(self, value: T) -> None:
-        """Replace the content with `value`. Raises WriteError, and StateError as `load` does."""
+        """Replace the content with `value`. Raises WriteError if the write fails, and StateError as `load` does."""
         # Use json, because pydantic's serializer refuses a path that is not UTF-8.
         content = json.dumps(versioned(self._adapter.dump_python(value)), indent=1, default=datetime.isoformat).encode()
         with suppress(OSError, ValueError, RecursionError), opened_state(self._state_dir) as directory:
@@ -79,6 +79,6 @@ class Memory(Generic[T]):
             return understood(json.loads(read_state(directory, path)), str(path))
 
     def tidy(self) -> None:
-        """Remove the draft of a killed process."""
+        """Remove the temporary file of a killed process."""
         with suppress(OSError), opened(self._state_dir) as directory:
             remove(Place(directory, self._draft))

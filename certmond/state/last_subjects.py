@@ -1,8 +1,8 @@
 """Record of the last subject of each entry that accepts several subjects: `<state directory>/subjects.json`.
 
-Owns that record. An operator can replace a certificate with one of another accepted subject, and the record of renewals
-has only the certificates that certmond installed. Without this record, a repair uses no subject of the group
-`system:masters` if the entry accepts another subject. Contains subjects, which are public.
+An operator can replace a certificate with a certificate that has another accepted subject. The record of renewals has
+only the certificates that certmond installed. Without the record of subjects, a repair uses no subject of the group
+`system:masters` if the entry accepts another subject. Contains only subjects, which are public.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class LastSubjects:
         self._recorded = dict[str, CertificateStatus]()
 
     def read(self) -> dict[str, str]:
-        """Return the recorded subjects, or {} if the record is unusable."""
+        """Return the recorded subjects by entry, or {} if the record is missing or unusable."""
         return self._file.read() or {}
 
     def record(self, assessment: Assessment) -> None:
-        """Record the subject of each present certificate that its CA signed."""
+        """Record the subject of each present certificate that its CA signed. The next pass repeats a failed write."""
         found = dict[str, str]()
         for identity in self._identities:
             status = assessment.by_identity.get(identity)

@@ -2,7 +2,7 @@
 
 Owns `<state directory>/pending/`, with mode 0700. For each certificate, the directory has the key, the request, and a
 record with the SHA-256 of the certificate to replace. The caller removes these files after the replacement of the
-certificate, or after the signer has refused.
+certificate, or after a refusal by the signer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Pending:
                 os.fsync(directory)
 
     def resume(self, identity: Identity, cookie: str | None) -> _Found:
-        """Return cookie, key and request of a repeated request. All are None without a cookie or if a file is missing.
+        """Return the cookie, key and request to repeat. All are None without a cookie or with an unusable file.
 
         Raises StateError if another user can read or change the key, or change the request.
         """
@@ -73,7 +73,7 @@ class Pending:
     def replaces(self, identity: Identity) -> str | None:
         """Return the SHA-256 of the certificate to replace, or None if the record is missing or damaged.
 
-        Raises StateError if another user can change it, or a later version of certmond has written it.
+        Raises StateError if another user can change the record, or a later version of certmond has written it.
         """
         path = self._directory / f"{_stem(identity)}.for"
         try:
@@ -88,11 +88,11 @@ class Pending:
         return found if isinstance(found, str) else None
 
     def drop(self, identity: Identity) -> None:
-        """Remove the pending request of a certificate, if there is one."""
+        """Remove the pending request of a certificate, if it exists."""
         self._remove(lambda stem: stem == _stem(identity))
 
     def tidy(self, waiting: Iterable[Identity]) -> None:
-        """Remove all requests except those of `waiting`, and the drafts of killed processes."""
+        """Remove all requests except those of `waiting`, and the temporary files of killed processes."""
         stems = {_stem(identity) for identity in waiting}
         self._remove(lambda stem: stem not in stems)
 

@@ -1,8 +1,8 @@
 """The last renewal attempt of each certificate, stored across processes.
 
 Owns `<state directory>/renewals.json`. During many renewals, `renewals.log` has one line for each attempt that is not
-in the document yet. Both are a cache: without them, certmond retries a failure sooner. Prunes attempts of deleted
-files, except the most recent ones and those of the last hour. Contains no key. Times are UTC.
+in the document yet. Both files are a cache: without them, certmond only retries a failed renewal sooner. Prunes
+attempts of deleted files, except the most recent attempts and those of the last hour. Contains no key. Times are UTC.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Entry(BaseModel):
 
 
 class _Line(BaseModel):
-    """A line of the log: an attempt, or with `removed` the removal of the attempt."""
+    """A line of the log: a new attempt, or, if `removed` is true, an attempt that was removed."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -84,7 +84,7 @@ class _Line(BaseModel):
 class Ledger:
     """The attempts by name and path of the certificate. A writer holds the lock of the transactions.
 
-    `exists` returns whether a file exists.
+    `exists` returns whether a file exists at a path.
     """
 
     def __init__(self, state_dir: Path, exists: Callable[[str], bool] = lambda _: True) -> None:
@@ -95,11 +95,11 @@ class Ledger:
         self._written = self._noted = False
 
     def attempts(self) -> dict[Identity, Attempt]:
-        """Return the stored attempts, or {} if neither file can be used."""
+        """Return the stored attempts, or {} if neither file is usable."""
         return self._load() if self._batch is None else dict(self._batch)
 
     def renewed(self) -> dict[str, datetime]:
-        """Return the time at which certmond installed each new, not restored, certificate, by SHA-256."""
+        """Return, by SHA-256, when certmond installed each new certificate. Omit restored certificates."""
         new = (each for each in self.attempts().values() if not each.restored)
         return {each.sha256: each.put_in_place_at for each in new if each.sha256}
 
@@ -128,15 +128,15 @@ class Ledger:
             del self._batch[identity]
 
     def tidy(self) -> None:
-        """Remove the draft of a killed process."""
+        """Remove the temporary file of a killed process."""
         self._memory.tidy()
 
     @contextmanager
     def batch(self) -> Iterator[None]:
         """Store each attempt of the `with` block as a line of the log, and write the document once after the block.
 
-        When `store` returns, the attempt is on the disk. After a kill, `attempts` reads the log, and the next write
-        of the document removes it.
+        When `store` returns, the attempt is on the disk. After a kill, `attempts` reads the log, and the next write of
+        the document removes the log.
         """
         self._batch, self._written, self._noted = self._load(), False, False
         try:
@@ -168,7 +168,9 @@ class Ledger:
         return known
 
     def _pruned(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
-        """Return the attempts without those of deleted files. Prune only after some growth: the check is slow."""
+        """Return the attempts without old attempts of deleted files. The check is slow, so prune only after some
+        growth.
+        """
         if len(attempts) <= self._enough:
             return attempts
         deleted = sorted((each for each in attempts if not self._exists(each[1])), key=lambda each: attempts[each].at)
@@ -185,7 +187,7 @@ class Ledger:
         return remaining
 
     def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
-        """Write the document, and remove the log that it replaces. Raises WriteError, StateError."""
+        """Write the document with all attempts, and remove the log. Raises WriteError, StateError."""
         with _opened_log(self._state_dir) as log:
             for _ in _lines(log, str(self._state_dir / _LOG)):
                 pass  # raises StateError for a line of a later version, so that the log stays
@@ -217,7 +219,7 @@ def _opened_log(state_dir: Path) -> Iterator[int | None]:
 
 
 def _lines(log: int | None, path: str) -> Iterator[_Line]:
-    """Yield the valid lines. Skip an incomplete line. Raises StateError for a line of a later version."""
+    """Yield the valid lines of the log. Skip other lines. Raises StateError for a line of a later version."""
     if log is None:
         return
     with suppress(OSError), open(log, "rb", closefd=False) as file:

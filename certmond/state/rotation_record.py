@@ -1,8 +1,8 @@
 """The record of this node's rotation, and the accepted trust anchors, stored across processes.
 
-Owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`, which contain only public data. A
-record that cannot be read is an error, unlike a cache: a rotation that certmond drops in an intermediate phase would
-cause an outage. A caller that writes holds the lock of the transactions.
+Owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`, which contain only public data. An
+unreadable record is an error, because a rotation that ends in an intermediate phase would cause an outage. A caller
+that writes holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Entry(BaseModel):
 
 
 class RotationRecord:
-    """The rotation of this node, and the anchors that the node has used."""
+    """The rotation of this node, and the trust anchors that the node has used."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir, self._path = state_dir, record_path(state_dir)
@@ -81,7 +81,9 @@ class RotationRecord:
         self._anchors = Memory(state_dir, ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
-        """Return the current rotation, or None. Raises MalformedError if its record cannot be read."""
+        """Return the current rotation, or None if the record is missing or its directory is inaccessible. Raises
+        MalformedError if the record is unusable.
+        """
         try:
             entry = self._memory.load()
         except MalformedError as error:
@@ -96,7 +98,7 @@ class RotationRecord:
         return made
 
     def check(self) -> None:
-        """Raise StateError if another user can change the state directory, or a later version has written in it."""
+        """Raise StateError if another user can change the state directory, or a later certmond has written in it."""
         refuse_unfit(self._state_dir)
 
     def save(self, rotation: Rotation) -> None:
@@ -113,26 +115,26 @@ class RotationRecord:
             os.fsync(directory)
 
     def closed(self) -> frozenset[str]:
-        """Return the ids of closed rotations, from a cache. An aborted rotation also has its id before the abort."""
+        """Return the ids of closed rotations, from a cache. For an aborted rotation, also include its original id."""
         entry = self._last.read()
         return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 
     def anchors(self) -> dict[str, tuple[Anchor, ...]]:
-        """Return the anchors that this node has used, by family, from a cache."""
+        """Return the trust anchors that this node has used, by family, from a cache."""
         return {family: tuple(map(_parsed, texts)) for family, texts in (self._anchors.read() or {}).items()}
 
     def rotated(self, family: str) -> tuple[Anchor, ...]:
-        """Return the anchors of the current and of the last rotation of this family, from a cache."""
+        """Return the trust anchors of the current and of the last rotation of this family, from a cache."""
         entries = (each for each in (self._memory.read(), self._last.read()) if each and each.family == family)
         return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
 
     def aids(self) -> dict[str, Rotation]:
-        """Return the rotations for which this node executes first aid, by family, from a cache."""
+        """Return, by family, the rotations for which this node executes first aid, from a cache."""
         found = {family: _rotation(entry) for family, entry in (self._aids.read() or {}).items()}
         return {family: each for family, each in found.items() if not flaw(each)}
 
     def note_aids(self, aids: Mapping[str, Rotation]) -> None:
-        """Replace the stored first aid by `aids`, on the disk. Raises WriteError."""
+        """Store the rotations for which this node executes first aid, and sync them to the disk. Raises WriteError."""
         if aids:
             self._aids.write({family: _entry(each) for family, each in aids.items()})
             return
@@ -141,7 +143,7 @@ class RotationRecord:
             os.fsync(directory)
 
     def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:
-        """Store the anchors that the node uses now. Raises WriteError."""
+        """Store the trust anchors that the node uses now, by family. Raises WriteError."""
         self._anchors.write({family: tuple(map(_text, found)) for family, found in anchors.items()})
 
 

@@ -1,9 +1,9 @@
 """Transactions that replace several files of the node: after a crash and its recovery, all are old, or all are new.
 
 Owns the order of every write: write the record, stage, verify, decide, then rename or remove. Before the decision, a
-failure leaves the old files untouched and removes the staged files. After the decision, the next process completes
-an interrupted transaction. certmond never overwrites a file that another process has changed meanwhile, and creates no
-directory on the node. In a directory that the kubelet watches, it only replaces a manifest. It does not interpret
+failure leaves the old files untouched and removes the staged files. After the decision, the next process completes an
+interrupted transaction. certmond never overwrites a file that another process has changed meanwhile, and creates no
+directory on the node. In a directory that the kubelet watches, certmond only replaces a manifest. Does not interpret
 certificates.
 """
 
@@ -49,22 +49,23 @@ _POLL = 0.05  # seconds between two attempts to lock
 
 
 class Transactions:
-    """Transactions below `root`. One process at a time can write."""
+    """Transactions below `root`. Only one process at a time can write."""
 
     def __init__(self, root: str, state_dir: Path) -> None:
         self._root = root
         self._state_dir = state_dir
 
     def real(self, path: str) -> Path:
-        """Return the real path of the file that a `NewFile` of this path replaces, root directory included."""
+        """Return the real path of the file that a `NewFile` of this path replaces, including the root directory."""
         with Directories(self._root) as directories, blaming(path, "read"):
             return Path(os.path.realpath(self._root).rstrip("/") + directories.resolve(path))
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[Writer]:
-        """Hold the lock of the writers in the `with` block. Wait for another writer for at most `timeout` seconds.
+        """Hold the writers' lock in the `with` block. Wait at most `timeout` seconds for another writer.
 
-        Raises BusyError, WriteError, and StateError if the state directory is not fit for use.
+        Raises BusyError if another process still holds the lock, StateError if the state directory is unfit for use,
+        and WriteError on other errors.
         """
         records = self._state_dir / "transactions"
         with blaming(str(self._state_dir)):
@@ -101,7 +102,7 @@ class Transactions:
 
 
 class Writer:
-    """The holder of the writers' lock. `Transactions.lock` creates it for a `with` block."""
+    """The holder of the writers' lock. `Transactions.lock` creates the writer for a `with` block."""
 
     def __init__(self, root: str, where: Path, directory: int) -> None:
         self._root = root
@@ -116,10 +117,10 @@ class Writer:
         verify: Callable[[Mapping[str, bytes]], None],
         before_rename: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make all changes, in this order, or none.
+        """Make all changes, in this order, or make none.
 
-        `verify` receives the content of each new file as read back, and raises to refuse it. `before_rename` runs after
-        `verify`, and before the first rename. Raises WriteError.
+        `verify` receives the content of each new file as read back, and raises an error to refuse the changes.
+        `before_rename` runs after `verify`, and before the first rename. Raises WriteError.
         """
         with Directories(self._root) as directories, ExitStack() as files, ExitStack() as uninterrupted:
             record, descriptors = self._plan(changes, directories, files)
@@ -148,7 +149,7 @@ class Writer:
             raise WriteError(result.message)
 
     def recover(self) -> tuple[Recovery, ...]:
-        """Finish or undo the transactions of earlier processes. Callers call it at each start and before a commit."""
+        """Finish or undo the transactions of earlier processes. Callers do this at each start and before a commit."""
         with blaming(str(self._where)):
             return tuple(self._recover(record) for record in list(self._records.left()))
 
@@ -175,7 +176,7 @@ class Writer:
     def _plan(
         self, changes: Sequence[Change], directories: Directories, files: ExitStack
     ) -> tuple[Record, list[int | None]]:
-        """Return the record, and the descriptors of the files to replace, which `files` closes.
+        """Return the record, and the descriptors of the files to replace. `files` closes the descriptors.
 
         Raises one WriteError with every problem.
         """
@@ -236,9 +237,9 @@ class Writer:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Defer signals that end this process until after the `with` block, so that none arrives between two renames.
+    """Defer signals that end this process until after the `with` block, so that no signal interrupts the renames.
 
-    Python runs signal handlers in the main thread only. In another thread this has no effect.
+    Python runs signal handlers only in the main thread. In another thread this function has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,8 @@
 """Names of files that certmond replaces, each with the open descriptor of its directory.
 
 Owns the resolution of a path below the root to an open directory and a last name. After that, no operation uses the
-path, so a user who replaces a symlink cannot redirect a write. Owns also the check whether a name can be replaced, and
-the error messages. Never writes a file.
+path, so a user who replaces a symlink cannot redirect a write. Also owns the check whether certmond can replace a name,
+and the error messages. Never writes a file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _REMEDIES = {
     errno.ENFILE: "find the processes with many open files (lsof), or raise fs.file-max",
     errno.ESTALE: "the server no longer exports its file system: mount it again",
     errno.EIO: "the disk fails: read the kernel's messages (dmesg) before you try again",
-    errno.EFBIG: "files of Kubernetes components are smaller: replace it",
+    errno.EFBIG: "no Kubernetes component has such a large file: replace the file",
 }
 
 
@@ -62,7 +62,7 @@ class Place:
         return replace(self, name=name)
 
     def shares_mount(self, other: Place) -> bool:
-        """Return whether a rename to `other` can succeed. It fails between two mounts of one file system."""
+        """Return whether a rename to `other` can succeed. A rename between two mounts of one file system fails."""
         same_device = os.fstat(self.directory).st_dev == os.fstat(other.directory).st_dev
         return same_device and _mount(self.directory) == _mount(other.directory)
 
@@ -74,9 +74,9 @@ class Place:
             return None
 
     def fingerprint(self) -> str | None:
-        """Return the SHA-256 of a file or the `link_fingerprint` of a symlink.
+        """Return the SHA-256 of a regular file, or the `link_fingerprint` of a symlink.
 
-        Return NO_FILE for another type, and None if the name does not exist.
+        Return NO_FILE for a file of another type, and None if the name does not exist.
         """
         status = self.status()
         if status is None:
@@ -86,7 +86,9 @@ class Place:
         return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
 
     def open_fingerprinted(self) -> tuple[str | None, int | None]:
-        """Return `fingerprint`, and a descriptor of the same file, or None if it is not a regular file."""
+        """Return the fingerprint, and a descriptor of the same file. The descriptor is None unless the name is a
+        regular file.
+        """
         status = self.status()
         if status is None or not stat.S_ISREG(status.st_mode):
             return self.fingerprint(), None
@@ -99,9 +101,9 @@ class Place:
             raise
 
     def open(self) -> int:
-        """Open this regular file for reading and return the descriptor. Raises OSError if it is not a regular file.
+        """Open this regular file for reading and return the descriptor. Raises OSError for a file of another type.
 
-        Opens no other type, because the open of a device or a FIFO has effects.
+        Never opens a file of another type, because the open of a device or a FIFO has effects.
         """
         found = os.open(self.name, _ITSELF, dir_fd=self.directory)
         try:
@@ -115,12 +117,12 @@ class Place:
             os.close(found)
 
     def read(self, most: int = MAX_SIZE) -> bytes:
-        """Return the content of a regular file. Raises OSError, with EFBIG if it has more than `most` bytes."""
+        """Return the content of a regular file. Raises OSError, with EFBIG if the file has more than `most` bytes."""
         with open(self.open(), "rb") as file:
             return content_of(file, most)
 
     def check_replaceable(self) -> None:
-        """Raise the OSError of a rename onto this name, if certmond can predict that it fails."""
+        """Raise the OSError that a rename onto this name would raise, if certmond can predict the error."""
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory, effective_ids=True):
             read_only = os.fstatvfs(self.directory).f_flag & os.ST_RDONLY
             raise (
@@ -161,10 +163,11 @@ class Directories:
             os.close(self._open.popitem()[1])
 
     def resolve(self, path: str, *, follow: bool = True, follow_any_link: bool = False) -> str:
-        """Return `path` without symlinks, never above the root. With `follow`, its last name may be a symlink.
+        """Return `path` without symlinks, never above the root. Without `follow`, do not resolve its last name.
 
-        Raises OSError (ENOLINK) for a symlink that belongs neither to root nor to this user. Its owner could redirect
-        a write with the rights of this process. With `follow_any_link`, for reads only, follow such a symlink.
+        Raises OSError (ENOLINK) for a symlink that belongs neither to root nor to this user. The owner of such a
+        symlink could redirect a write with the rights of this process. With `follow_any_link`, for reads only, follow
+        such a symlink.
         """
         if not can_be_a_path(path):
             raise OSError(errno.EINVAL, "a file cannot have this name")
@@ -201,7 +204,7 @@ class Directories:
                 os.fsync(descriptor)
 
     def _link(self, directory: str, name: str, follow_any_link: bool) -> str | None:
-        """Return the target of a symlink, or None for another file. One descriptor gives both owner and target."""
+        """Return the target of a symlink, or None for another file. Use one descriptor for both owner and target."""
         try:
             within = self._walk(directory, _PASSING)
             try:
@@ -226,7 +229,7 @@ class Directories:
         return self._open[directory]
 
     def _walk(self, directory: str, flags: int) -> int:
-        """Return a descriptor of a directory. Raises OSError if a part of its path is a symlink."""
+        """Return a descriptor of a directory. Raises OSError if a part of the path is a symlink."""
         descriptor = os.open(self._root, flags)
         for part in directory.split("/")[1:]:
             try:
@@ -251,7 +254,7 @@ def digest(content: bytes) -> str:
 
 
 def link_fingerprint(target: str) -> str:
-    """Return the result of `Place.fingerprint` for a symlink. It differs from every SHA-256."""
+    """Return the result of `Place.fingerprint` for a symlink. The result differs from every SHA-256."""
     return f"-> {target}"
 
 
@@ -260,7 +263,7 @@ def is_link_fingerprint(seen: str) -> bool:
 
 
 def sentence(path: str, error: OSError, done: str = "written") -> str:
-    """Return a message with the file, the fact and the remedy."""
+    """Return a message with the file, the failed operation `done`, the fact and the remedy."""
     return f"{path} could not be {done} {reason(error)}"
 
 
@@ -272,7 +275,7 @@ def reason(error: OSError) -> str:
 
 @contextmanager
 def blaming(path: str, done: str = "written") -> Iterator[None]:
-    """Turn an OSError of the block into a WriteError that names `path` and the failed operation."""
+    """Convert an OSError of the block to a WriteError that names `path` and the failed operation."""
     try:
         yield
     except OSError as error:

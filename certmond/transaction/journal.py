@@ -1,8 +1,8 @@
-"""Records of transactions on the disk, from which the next process finishes or undoes them.
+"""Records of transactions on the disk. With a record, the next process finishes or undoes the transaction.
 
-Owns one file for each unfinished transaction, with the paths and the SHA-256 of the new files, never with content. The
-file is written once. Its name has the state (`….intent.json`, `….commit.json`), so that the decision is one rename,
-which needs no space on the disk. Does not read the node's files.
+Owns one file for each unfinished transaction, with the paths and the SHA-256 of the new files, never with content.
+certmond writes the file once. The name of the file has the state (`….intent.json`, `….commit.json`), so that the
+decision is one rename, which needs no space on the disk. Does not read the node's files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME = re.compile(r"([0-9a-f]{16})\.(intent|commit)\.json")
 
 
 class State(StrEnum):
-    """The decision. INTENT: recovery removes every staged file. COMMIT: recovery renames the new files into place."""
+    """State of a transaction. INTENT: recovery removes every staged file. COMMIT: recovery renames the new files."""
 
     INTENT = "intent"
     COMMIT = "commit"
@@ -33,7 +33,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name that a transaction replaces: `path` as the change names it, `real` without symlinks.
+    """One file of a transaction. `path` is the path in the change, and `real` is this path without symlinks.
 
     `old` and `new` are results of `Place.fingerprint`. `new` is None if the transaction removes the file. `staged` is
     the name of the new file until the rename.
@@ -58,9 +58,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A transaction below `root`, a path relative to the records, so that a copy of the tree stays valid.
+    """A transaction. `root` is its root directory, relative to the records, so that a copy of the tree stays valid.
 
-    `root` is None in a record of a version that did not store it.
+    `root` is None in a record of an old version, which did not store it.
     """
 
     id: str
@@ -74,13 +74,13 @@ class Record:
 
 
 class Records:
-    """The records in the directory with this descriptor. Only the holder of the lock uses them."""
+    """The records in the directory with this descriptor. Only the holder of the writers' lock uses them."""
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
 
     def write(self, record: Record) -> None:
-        """Write the record under a draft name, then rename it. So a file with its final name is complete."""
+        """Write the record under a temporary name, then rename it. So a record with its final name is complete."""
         draft = f".{record.id}"
         text = json.dumps(
             {"version": VERSION, "root": record.root, "entries": [asdict(entry) for entry in record.entries]}, indent=1
@@ -90,13 +90,13 @@ class Records:
         self._rename(draft, _name(record))
 
     def decide(self, record: Record) -> Record:
-        """Decide the transaction. After that, recovery finishes it."""
+        """Decide the transaction. From now on, recovery finishes the transaction."""
         decided = replace(record, state=State.COMMIT)
         self._rename(_name(record), _name(decided))
         return decided
 
     def revoke(self, record: Record) -> Record:
-        """Revoke the decision, in any state and also without a record. After that, recovery undoes the transaction."""
+        """Revoke the decision, so that recovery undoes the transaction. Without a decision, rename no record."""
         undecided = replace(record, state=State.INTENT)
         with suppress(FileNotFoundError):
             self._rename(_name(replace(record, state=State.COMMIT)), _name(undecided))
@@ -108,7 +108,7 @@ class Records:
         os.fsync(self._directory)
 
     def left(self) -> Iterator[Record | str]:
-        """Yield every record. Rename a record that cannot be parsed, and yield its new name."""
+        """Yield every record. Rename a record that certmond cannot parse, and yield its new name."""
         for name in sorted(os.listdir(self._directory)):
             if name.startswith("."):  # an incomplete record, whose transaction has staged no file
                 remove(Place(self._directory, name))
@@ -141,8 +141,8 @@ def _name(record: Record) -> str:
 def _record(identity: str, state: State, content: bytes) -> Record:
     """Return the parsed record.
 
-    Raises StateError for the record of a later version of certmond. Raises ValueError for content that a transaction of
-    this identity cannot have written, so that recovery removes only files of certmond.
+    Raises StateError for the record of a later version of certmond. Raises ValueError for content that a transaction
+    with this identity cannot have written, so that recovery removes only files of certmond.
     """
     try:
         document: Any = understood(json.loads(content), f"the record {identity} of a replacement")

@@ -1,6 +1,7 @@
 """Reads of the node's files without a cache, for a caller that then writes.
 
-Owns the resolution below the root directory. `files/cache` serves the files that the daemon watches. Never writes.
+Owns the resolution of paths below the root directory. The daemon reads the files that it watches through `files/cache`.
+Never writes.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ class NodeFiles:
         self._root = root
 
     def exposed(self, paths: Iterable[str], owner: str | None) -> str | None:
-        """Return why another user than `owner` could read a private key in these files, or None."""
+        """Return why a user other than `owner` could read a private key in these files, or None."""
         return exposed(self._root, paths, owner)
 
     def other_writer(self, path: str, owner: str | None) -> str:
         """Return a phrase about another user who can change or replace a file, or "" if only trusted users can.
 
-        root, the user of certmond and `owner` are trusted.
+        The trusted users are root, the user of certmond and `owner`.
         """
         writers = WriterLookup(self._root).writers([path], owner)
         return writers.path or writers.file
 
     def read(self, path: str, *, follow_any_link: bool = True) -> bytes | None:
-        """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read.
+        """Return the content of a file, or None if it does not exist. Raises WriteError if the file is unreadable.
 
         Callers that copy the content set `follow_any_link` to False. Otherwise the owner of a symlink could choose the
         file to copy.
@@ -45,7 +46,7 @@ class NodeFiles:
                 return None
 
     def owner(self, path: str) -> tuple[int, int] | None:
-        """Return uid and gid of a file, or None if it does not exist. Raises WriteError if they cannot be read."""
+        """Return the uid and gid of a file, or None if it does not exist. Raises WriteError on another error."""
         with Directories(self._root) as directories, blaming(path, "read"):
             try:
                 status = directories.place(directories.resolve(path, follow_any_link=True)).status()
@@ -60,11 +61,11 @@ class NodeFiles:
             return bool(status.st_mode & 0o022) or status.st_uid not in {0, os.geteuid()}
 
     def exists(self, path: str) -> bool:
-        """Return whether a file, symlink or directory exists at `path`. False if that cannot be read."""
+        """Return whether a file, symlink or directory exists at `path`. False if certmond cannot read the path."""
         return self.modified_at(path) is not None
 
     def modified_at(self, path: str) -> datetime | None:
-        """Return the mtime of `path` in whole seconds (UTC), or None if it does not exist or cannot be read."""
+        """Return the mtime of `path` in whole seconds (UTC), or None if `path` does not exist or is unreadable."""
         with Directories(self._root) as directories:
             try:
                 status = directories.place(directories.resolve(path, follow_any_link=True)).status()
@@ -73,7 +74,7 @@ class NodeFiles:
             return datetime.fromtimestamp(int(status.st_mtime), UTC) if status else None
 
     def leads_to(self, path: str) -> str:
-        """Return the path without symlinks, or the path itself if it cannot be resolved."""
+        """Return the path with all symlinks resolved, or the path itself if certmond cannot resolve it."""
         with Directories(self._root) as directories:
             try:
                 return directories.resolve(path, follow_any_link=True)
@@ -81,7 +82,7 @@ class NodeFiles:
                 return path
 
     def names(self, directory: str) -> frozenset[str]:
-        """Return the names in a directory, or an empty set if it cannot be read."""
+        """Return the names in a directory, or an empty set if the directory is unreadable."""
         with Directories(self._root) as directories:
             try:
                 real = directories.resolve(directory, follow_any_link=True)

@@ -1,6 +1,6 @@
 """The changes that a transaction can make, and the conflicts that prevent them.
 
-Owns the kinds of changes (a new file, a new symlink, a removed file). Owns also the rule that certmond never makes the
+Owns the kinds of changes: a new file, a new symlink, a removed file. Also owns the rule that certmond never makes the
 kubelet start a Pod: a manifest only replaces a manifest. Never writes, and reads no content.
 """
 
@@ -25,13 +25,13 @@ class NewFile:
     """The new content of a file.
 
     `mode` and `owner` (uid, gid; None: the user of certmond) apply to a new file. An existing file keeps its owner and
-    mode, limited by `at_most`, so that other users cannot read a key. `expected` is the SHA-256 of the content on which
-    the caller has decided, or None if the file did not exist.
+    mode, limited by `at_most`, so that other users cannot read a key. `expected` is the SHA-256 of the content that the
+    caller has read, or None if the file did not exist.
 
     With `new_metadata`, the new file gets neither owner and mode nor attributes from the file that it replaces.
 
     `manifest` marks the manifest of a static Pod, in any directory that the kubelet reads. It replaces an existing
-    manifest. certmond adds no name to its directory, because the kubelet starts a Pod for every file in it.
+    manifest. certmond adds no file to this directory, because the kubelet starts a Pod for every file in the directory.
     """
 
     path: str
@@ -46,7 +46,9 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    """The new target of a symlink. It replaces a symlink, or the file whose content has the SHA-256 `expected`."""
+    """The new target of a symlink. The new symlink replaces a symlink, or a file whose content has the SHA-256
+    `expected`.
+    """
 
     path: str
     target: str
@@ -55,7 +57,7 @@ class NewLink:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A regular file to remove, if its content has the SHA-256 `expected`. certmond keeps no copy."""
+    """A regular file to remove, if its content has the SHA-256 `expected`. certmond keeps no copy of the file."""
 
     path: str
     expected: str
@@ -69,12 +71,12 @@ def is_manifest(change: Change) -> bool:
 
 
 def is_followed(change: Change) -> bool:
-    """Return whether certmond follows a symlink at the last name of the path."""
+    """Return whether certmond writes to the target if the path of the change is a symlink."""
     return isinstance(change, NewFile) and not change.manifest
 
 
 def target_fingerprint(change: Change) -> str | None:
-    """Return the result of `Place.fingerprint` after the change."""
+    """Return the result of `Place.fingerprint` for the path after the change."""
     match change:
         case NewFile():
             return digest(change.content)
@@ -85,10 +87,10 @@ def target_fingerprint(change: Change) -> str | None:
 
 
 def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
-    """Yield the conflicts of the change with the file. `old` is the current result of `Place.fingerprint`."""
+    """Yield a message if the file does not permit the change. `old` is the current result of `Place.fingerprint`."""
     if isinstance(change, NewLink):
         if old not in {None, change.expected} and not is_link_fingerprint(str(old)):
-            yield f"{change.path} is not a symlink, and certmond replaces only a symlink by one; move the file away"
+            yield f"{change.path} is not a symlink, and certmond replaces only symlinks with symlinks; move it away"
     elif old == NO_FILE:
         yield f"{change.path} is not a regular file; move it away"
     elif old is not None and is_link_fingerprint(old):
@@ -100,7 +102,9 @@ def state_conflicts(change: Change, old: str | None) -> Iterator[str]:
 
 
 def static_pod_conflicts(entries: Sequence[Entry], watched: str) -> Iterator[str]:
-    """Yield each file for which the kubelet would start a Pod: below `watched`, or beside a replaced manifest."""
+    """Yield a message for each file from which the kubelet would start a Pod. Such a file is below `watched`, in a
+    directory of static Pods, or in the directory of a replaced manifest.
+    """
     pods = {posixpath.dirname(entry.real) for entry in entries if entry.manifest}
     for entry in entries:
         names = (entry.staging,) if entry.manifest else (entry.path, entry.real)
@@ -111,11 +115,11 @@ def static_pod_conflicts(entries: Sequence[Entry], watched: str) -> Iterator[str
         ):
             staging = f"{posixpath.dirname(entry.staging)}, for the staged file,"
             path = staging if entry.manifest else entry.path
-            yield f"{path} is in a directory of static Pods, to which certmond adds no file; move it"
+            yield f"{path} is in a directory of static Pods, to which certmond adds no file; use another directory"
 
 
 def mount_conflicts(entry: Entry, staged: Place, place: Place) -> Iterator[str]:
-    """Yield a conflict if a rename of the staged file to its final path cannot succeed."""
+    """Yield a message if a rename of the staged file to its final path cannot succeed."""
     if not staged.shares_mount(place):
         above, directory = posixpath.dirname(entry.staging) or "/", posixpath.dirname(entry.real)
         fact = f"{entry.path} could not be replaced atomically ({directory} is another mount than {above})"
@@ -123,7 +127,7 @@ def mount_conflicts(entry: Entry, staged: Place, place: Place) -> Iterator[str]:
 
 
 def space_conflicts(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
-    """Yield a conflict for each file system without space for its part of `wanted` (place, path, bytes)."""
+    """Yield a message for each file system without space for its part of `wanted` (place, path, bytes)."""
     by_device: dict[int, list[tuple[Place, str, int]]] = {}
     for item in wanted:
         by_device.setdefault(os.fstat(item[0].directory).st_dev, []).append(item)

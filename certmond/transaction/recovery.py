@@ -1,8 +1,8 @@
-"""The end of a transaction: rename the new files into place, or remove every staged file.
+"""The end of a transaction: rename the new files to their final paths, or remove every staged file.
 
 Owns both ends, for the process that began the transaction and for a later process after a crash. Both processes run the
-same code, and after a kill at any instruction another process can repeat it. certmond keeps a file that another process
-has changed meanwhile. Stages no file and decides nothing.
+same code. After a kill at any instruction, another process can repeat this code. certmond keeps a file that another
+process has changed meanwhile. Stages no file and decides nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Recovery:
 
 
 def settle(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Finish a decided transaction, of which any part may already be complete."""
+    """Finish a decided transaction. Any part of it may already be complete. Return the result."""
     try:
         steps = [_Step.of(entry, directories) for entry in record.entries]
         ready = [step for step in steps if step.is_ready()]
@@ -73,7 +73,7 @@ def settle(record: Record, records: Records, directories: Directories) -> Recove
 
 
 def undo(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Remove every staged file. Files that were already renamed stay. Raises OSError if that fails now."""
+    """Remove every staged file, and return the result. Files that were already renamed stay. Raises OSError."""
     # First revoke the decision. Otherwise a decided transaction would lose its staged files one by one and be
     # incomplete.
     record = records.revoke(record)
@@ -87,7 +87,7 @@ def pending(record: Record, error: OSError) -> Recovery:
 
 
 def elsewhere(record: Record, root: str) -> Recovery:
-    """Return the result for a transaction below another root directory, whose paths are other files here."""
+    """Return the result for a transaction below another root, because its paths name other files below this root."""
     what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which finishes it"
     return _recovery(Outcome.PENDING, record, what)
 
@@ -107,7 +107,8 @@ def damaged(where: str) -> Recovery:
 def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
     """Keep the old files open until all are replaced.
 
-    A rename that frees a file takes twenty times as long. Between two renames, key and certificate do not match.
+    A rename that also frees the old file takes twenty times as long. Until the last rename, key and certificate do not
+    match.
     """
     with ExitStack() as descriptors:
         for place in places:
@@ -119,7 +120,7 @@ def _open_old_files(places: Iterable[Place]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One file of the transaction, with the places of its staged content and of its final path."""
+    """One file of the transaction, with the places of its staged file and of its final path."""
 
     entry: Entry
     staged: Place
@@ -136,7 +137,7 @@ class _Step:
         }
 
     def is_waiting(self) -> bool:
-        """Return whether the step is certainly not complete yet."""
+        """Return whether the rename or the removal of the file has certainly not happened yet."""
         return (
             self.place.fingerprint() == self.entry.old
             if self.entry.new is None

@@ -1,8 +1,8 @@
 """Checks that the state directory is fit for use: no other user can change it, and no later version has written it.
 
-Owns both rules, and the version of the format of the records. certmond refuses an unfit directory as a whole, and names
-the file, before it reads or writes any record. So an older version loses no record of a later version, and does not
-continue its work. Writes nothing.
+Owns both rules, and the version of the format of the records. Before certmond reads or writes a record, it refuses an
+unfit directory as a whole and names the file. So an older version loses no record of a later version, and does not
+continue the work of the later version. Writes nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from certmond.path_trust import exposed_file, exposure
 from certmond.transaction.dirfd import Place, opened
 
 VERSION = 1
-"""The format of the records that certmond writes, and the latest that it reads. Without a version, a record has 1."""
+"""Latest version of the record format, which certmond writes. A record without a version has version 1."""
 
 _USER = "certmond"
-"""The user of the packaged unit in observe mode (certmond.sysusers). root's commands use its state directory."""
+"""User of the packaged unit in observe mode (certmond.sysusers). Commands of root use its state directory."""
 _DIRECTORIES = ("transactions", "rotation", "pending", "archive", "hooks")
 _RECORDS = ("*.json", "rotation/*.json", "transactions/*.json", "hooks/*.json", "pending/*.for")
 _LINES = ("renewals.log",)
@@ -45,7 +45,7 @@ def versioned(content: Any) -> Any:
 def understood(document: Any, path: str) -> Any:
     """Return the content of a document that was read from `path`.
 
-    Raises StateError if a later version of certmond has written it.
+    Raises StateError if a later version of certmond has written the document.
     """
     number = _number(document)
     if number is not None and number > VERSION:
@@ -56,14 +56,14 @@ def understood(document: Any, path: str) -> Any:
 
 @contextmanager
 def opened_state(path: Path) -> Iterator[int]:
-    """Open a directory of the state. Raises StateError if another user can change it, and OSError."""
+    """Open a directory of the state. Raises StateError if another user can change the directory, and OSError."""
     refuse_exposed(path)
     with opened(path) as directory:
         yield directory
 
 
 def refuse_exposed(path: Path) -> None:
-    """Raise StateError if another user can change the file or directory, or a parent of it. Raises OSError."""
+    """Raise StateError if another user can change the file or directory, or one of its parents. Raises OSError."""
     if why := exposure(str(path), owners=_owners()):
         raise StateError(f"{why}; until then certmond does not use it (another directory: --state-dir)")
 
@@ -71,7 +71,7 @@ def refuse_exposed(path: Path) -> None:
 def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
     """Return the content of a file in a directory of the state.
 
-    Raises StateError if another user can change it, or read it if it is `secret`. Raises OSError.
+    Raises StateError if another user can change the file, or can read a `secret` file. Raises OSError.
     """
     place = Place(directory, path.name)
     status = place.status()
@@ -82,7 +82,7 @@ def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
 
 
 def refuse_unfit(state_dir: Path) -> None:
-    """Raise StateError with the first fact that makes the state directory unfit for use.
+    """Raise StateError with the first reason for which the state directory is unfit for use.
 
     Skip files that do not exist or that this process cannot read, because certmond does not use them either.
     """
@@ -105,8 +105,8 @@ def refuse_unfit(state_dir: Path) -> None:
 def refuse_record(directory: int, path: Path) -> None:
     """Raise StateError if another user can change the record, or a later version of certmond has written it.
 
-    Raises OSError, ValueError or RecursionError if it cannot be read. Parse a large record again only after a change of
-    its status, which a chmod also changes.
+    Raises OSError, ValueError or RecursionError if the record is unreadable. Parse a large record again only after a
+    change of its status. A chmod also changes the status.
     """
     status = Place(directory, path.name).status()
     signature = status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -128,7 +128,7 @@ def _number(document: Any) -> int | None:
 
 
 def _owners() -> frozenset[int]:
-    """Return the users, except root and the user of this process, whose state directory root may use."""
+    """Return the users, except root and the user of this process, whose state directory certmond may use."""
     return _service() if os.geteuid() == 0 else frozenset()
 
 

@@ -1,8 +1,8 @@
 """A staged file in the directory of the file that it will replace: complete, on the disk, and read back.
 
 Owns the write under a temporary name, with mode, owner and extended attributes (ACL, SELinux label) of the old file.
-Before the file is complete, no other user can read it. After that, the users who could read the old file can read it.
-Never changes the old file, never renames.
+Before the file is complete, no other user can read the file. After that, the users who could read the old file can read
+the new file. Never changes or renames the old file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OF_THE_MODE = {0x10, 0x20}  # ACL_MASK and ACL_OTHER, whose rights the mode set
 
 @contextmanager
 def new_file(place: Place, content: bytes) -> Iterator[int]:
-    """Create a file with mode 0600 and this content, and yield its descriptor. It is on the disk after the block."""
+    """Create a file with mode 0600 and this content. Yield its descriptor, and sync the file after the block."""
     descriptor = os.open(place.name, _NEW, 0o600, dir_fd=place.directory)
     try:
         rest = memoryview(content)
@@ -41,10 +41,10 @@ def new_file(place: Place, content: bytes) -> Iterator[int]:
 def stage(
     staged: Place, old: int | None, content: bytes, mode: int, owner: tuple[int, int] | None, *, at_most: int
 ) -> bytes:
-    """Write `content` to `staged` with the attributes of `old`, a descriptor, and its mode limited by `at_most`.
+    """Write `content` to `staged` with the attributes of the file `old`. `at_most` limits the mode of this file.
 
-    If `old` is None, apply `mode` and `owner`. Return the content as read back. `old` is a descriptor, because the name
-    to replace may belong to another file by now.
+    If `old` is None, apply `mode` and `owner`. Return the content as read back. `old` is a descriptor, because another
+    process may have replaced the file at the path.
     """
     with new_file(staged, content) as descriptor:
         if old is None:
@@ -78,7 +78,7 @@ def remove(place: Place) -> None:
 
 
 def _take_over(descriptor: int, old: int) -> int:
-    """Copy owner and extended attributes of `old`. Return its mode, which the caller sets."""
+    """Copy the owner and the extended attributes of `old`. Return the mode of `old`, which the caller sets."""
     status = os.fstat(old)
     os.fchown(descriptor, status.st_uid, status.st_gid)
     wanted, present = _attributes(old), _attributes(descriptor)
@@ -91,7 +91,7 @@ def _take_over(descriptor: int, old: int) -> int:
 
 
 def _closed(acl: bytes) -> bytes:
-    """Return the ACL with only the owner's rights. Setting an ACL sets the mode too, which must be the last step."""
+    """Return the ACL with only the owner's rights, because an ACL also sets the mode, which certmond must set last."""
     entries = list(_ACL_ENTRY.iter_unpack(acl[_ACL_HEADER:]))
     closed = (_ACL_ENTRY.pack(tag, 0 if tag in _OF_THE_MODE else rights, who) for tag, rights, who in entries)
     return acl[:_ACL_HEADER] + b"".join(closed)

@@ -17,26 +17,31 @@ _HEAD = """# Profiles
 
     certmond discover     # the distribution of this node, and a configuration for it
 
-A **profile** lists the certificates of a node of one distribution, in the format of the configuration: each file, its
-requirements, its consumers, and how they take up a new certificate. The default profile is `kubeadm`.
+A **profile** lists the certificates of a node of one distribution, in the format of the configuration. For each
+certificate, the profile has the file, the requirements, the services that use the certificate, and how these services
+load a new certificate. The default profile is `kubeadm`.
 
-`certmond check --profile k3s` checks once with another profile. Set it permanently in `/etc/certmond/config.yaml`:
+`certmond check --profile k3s` checks a node once with the profile `k3s`. To set a profile permanently, add the key
+`profile` to `/etc/certmond/config.yaml`:
 
 ```yaml
 profile: k3s
 ```
 
-Your entries change those of the profile, or add to them ([configuration](configuration.md#how-files-are-joined)).
-Examples are another path, another port, or `renewed_by: null`, so that certmond renews a certificate that the
-distribution would renew. `profile: none` starts with an empty list.
+The entries in your configuration change entries of the profile, or add entries
+([configuration](configuration.md#how-files-are-joined)). For example, an entry may set another path or another port.
+With `renewed_by: null` in an entry, certmond renews a certificate that the distribution would renew otherwise. With
+`profile: none`, certmond uses only your entries.
 
 The tables have these columns:
 
-- **Renewed by**: *certmond* renews in enforce mode, with the key of the CA on this node or with the `signer` of the
-  entry. In observe mode it only reports a due certificate. If the column names another program, certmond never renews
-  the certificate. `check` and `plan` then name that program and the time.
-- **Served at**: certmond connects to these endpoints in both modes, and compares the served certificate with the file.
-  For static Pods of kubeadm, certmond reads the endpoints from their flags, so this column does not list them.
+- **Renewed by**: the program or person that renews the certificate. *certmond* renews a certificate in enforce mode,
+  with the key of the CA on this node or with the `signer` of the entry. In observe mode, certmond only reports that the
+  certificate is due. If the column does not name certmond, certmond never renews the certificate. `certmond check` and
+  `certmond plan` then name the other program and the time.
+- **Served at**: the endpoints at which a service serves a certificate. In both modes, certmond connects to these
+  endpoints and compares the served certificate with the file. For static Pods of kubeadm, certmond reads the endpoints
+  from the flags of the Pod, so this column does not list these endpoints.
 """
 
 
@@ -52,60 +57,67 @@ class About:
 _ABOUT = {
     "kubeadm": About(
         "kubeadm",
-        "For kubeadm v1.24 to v1.36, control plane or worker, stacked or external etcd. kubeadm renews at an upgrade, "
-        "or on command: [migration from kubeadm](migration/kubeadm.md).",
+        "This profile is for nodes of kubeadm v1.24 to v1.36: control planes and workers, with stacked or external "
+        "etcd. kubeadm itself renews certificates at an upgrade or on command "
+        "([migration from kubeadm](migration/kubeadm.md)).",
     ),
     "starlingx": About(
         "StarlingX",
-        "The profile of kubeadm with these differences: etcd runs under the Service Manager and has its files in "
-        "`/etc/etcd`. The API server uses port 16443, as its manifest states. HAProxy uses a bundle that is made from "
-        "`admin.conf`, and platform services read `admin.conf`. Files of kubeadm's own etcd do not exist on such a "
-        "node. The daily `kube-cert-rotation.sh` renews the same certificates: "
-        "[use only one of the two](migration/starlingx.md). certmond restarts services of the Service Manager with "
-        "`sm-restart` after it has renewed their certificates. It does not restart them because of their age, which it "
-        "cannot determine.",
+        "This profile is the profile `kubeadm` with some differences. The Service Manager runs etcd, whose files are "
+        "in `/etc/etcd`. The files that kubeadm creates for etcd do not exist on such a node. The API server uses port "
+        "16443, as its manifest states. HAProxy uses a bundle with the certificate and key of `admin.conf`, and "
+        "platform services read `admin.conf`. The daily script `kube-cert-rotation.sh` renews the same certificates, "
+        "so [use either certmond or the script](migration/starlingx.md).\n\n"
+        "certmond restarts services of the Service Manager with `sm-restart` after it has renewed their certificates. "
+        "certmond cannot determine the age of such a service, so it never restarts the service because of its age.",
         "the platform certificates (REST API and GUI, registry, OpenLDAP), which cert-manager creates and cert-mon "
-        "installs. On a system controller `dccertmon` also reads `admin.conf`: add it beside `cert-mon`.",
+        "installs. On a system controller, the service `dccertmon` also reads `admin.conf`: add this service to your "
+        "configuration ([migration from StarlingX](migration/starlingx.md)).",
     ),
     "k3s": About(
         "k3s",
-        "For a server or agent, with embedded etcd or another datastore. At a start, k3s renews each leaf that is in "
-        "its last 120 days (90 before May 2025). Nodes that restart k3s every quarter need nothing else. On other "
-        "nodes, certmond reports the leaf 30 days before its end. Leaf and CA are in one file. `k3s certificate check` "
-        "prints the dates. After `k3s certificate rotate`, k3s renews all leaves at the next start.",
+        "This profile is for k3s servers and agents, with embedded etcd or another datastore. When k3s starts, it "
+        "renews each leaf that expires within 120 days (90 days in releases before May 2025). If a node restarts k3s "
+        "every quarter, no further action is necessary. Otherwise certmond reports a leaf 30 days before it expires. "
+        "Each file contains a leaf and its CA. `k3s certificate check` prints the dates. After "
+        "`k3s certificate rotate`, k3s renews all leaves at its next start.",
         "the certificate on port 6443, which k3s stores in a Secret. On a server without an API server "
-        "(`--disable-apiserver`), port 6444 forwards to another server: give `k3s` a `serves` without it. certmond "
-        "reports intermediate CAs, because it supports Root CAs only. It also reports the effect of "
-        "`--write-kubeconfig-mode 644`: all users can read the key of the administrator.",
+        "(`--disable-apiserver`), port 6444 forwards to another server. On such a server, set `serves` of the service "
+        "`k3s` without port 6444. certmond reports intermediate CAs, because it supports only Root CAs. If k3s runs "
+        "with `--write-kubeconfig-mode 644`, certmond reports that all users can read the key of the administrator.",
     ),
     "rke2": About(
         "RKE2",
-        "Like k3s, with the components as static Pods. `rke2-server` writes their files and manifests when it starts, "
-        "so certmond restarts `rke2-server` to renew them. It inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
-        "the certificate on port 9345. The remarks on k3s also hold for RKE2.",
+        "This profile is similar to the profile `k3s`, but the components are static Pods. `rke2-server` writes the "
+        "files and manifests of the components when it starts. So certmond restarts `rke2-server` instead of single "
+        "Pods. certmond inspects Pods with `/var/lib/rancher/rke2/bin/crictl`.",
+        "the certificate on port 9345. The remarks about [k3s](#k3s) also apply to RKE2.",
     ),
     "k0s": About(
         "k0s",
-        "For a controller, a worker or both. At each start, k0s renews all leaves of a controller for one year. "
-        "certmond warns of a controller that has run for too long without a restart. The kubelet of a worker renews "
-        "its certificates.",
-        "the certificates on the ports of konnectivity; `etcd/jwt.key`, which has no certificate.",
+        "This profile is for k0s controllers, workers, and nodes with both roles. At each start, k0s renews all leaves "
+        "of a controller for one year. If a controller has run for too long without a restart, certmond reports a "
+        "warning. The kubelet of a worker renews its own certificates.",
+        "the certificates on the ports of konnectivity. It also does not watch `etcd/jwt.key`, which has no "
+        "certificate.",
     ),
     "microk8s": About(
         "MicroK8s",
-        "For a control plane or worker. `server.crt` and `front-proxy-client.crt` are valid for one year, and MicroK8s "
-        "does not renew them. In enforce mode certmond renews them with the key of the CA on the node, and keeps their "
-        "keys, like `microk8s refresh-certs`. All other certificates are valid for ten years. MicroK8s lets the group "
-        "`microk8s` read and write all keys. To have certmond renew `server` and `front-proxy-client`, set "
-        "`owner: root:microk8s` for these two, `ca` and `front-proxy-ca` in your entries.",
-        "the pairs from which the kubeconfigs in `credentials/` were made, which no component reads; "
-        "`serviceaccount.key`, which has no certificate.",
+        "This profile is for control planes and workers. `server.crt` and `front-proxy-client.crt` are valid for one "
+        "year, and MicroK8s does not renew these two certificates. In enforce mode, certmond renews both with the key "
+        "of the CA on the node, and keeps their keys, like `microk8s refresh-certs`. All other certificates are valid "
+        "for ten years. MicroK8s lets the group `microk8s` read and write all keys. So certmond renews `server` and "
+        "`front-proxy-client` only if you set `owner: root:microk8s` in your entries for `server`, "
+        "`front-proxy-client`, `ca` and `front-proxy-ca`.",
+        "the certificates and keys from which MicroK8s made the kubeconfigs in `credentials/`, because no component "
+        "reads these files. It also does not watch `serviceaccount.key`, which has no certificate.",
     ),
     "etcd": About(
         "etcd without Kubernetes",
-        "For a member that systemd runs, with the files of etcdadm. For other files, override `path` and `key`. If the "
-        "command line of etcd has flags, certmond uses the files in these flags. The clients of etcdctl and of the API "
-        "server have the group `system:masters`. To have certmond renew them, name their `subject` in your entries.",
+        "This profile is for a member of etcd that systemd runs, with the files of etcdadm. For other files, set "
+        "`path` and `key` in your entries. If flags on the command line of etcd name files, certmond uses these files. "
+        "The client certificates of etcdctl and of the API server have the group `system:masters`. To let certmond "
+        "renew these two certificates, set their `subject` in your entries.",
     ),
 }
 

@@ -15,7 +15,7 @@ from tests.pki.rotation_node import PLANNED
     ("rotation", "said"),
     [
         (PLANNED, "is complete: the new CA is in use, not the old CA"),
-        (replace(PLANNED, aborted=True), "was aborted: the old CA is in use, not the new one"),
+        (replace(PLANNED, aborted=True), "was aborted: the old CA is in use, not the new CA"),
     ],
 )
 def test_the_ca_in_use_is_named(rotation: Rotation, said: str) -> None:

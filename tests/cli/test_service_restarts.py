@@ -119,8 +119,8 @@ def test_an_endpoint_that_served_a_certificate_before_and_serves_none_now_is_an_
     assert done.exit_code == 2
     assert re.fullmatch(
         rf"failed: web at 127\.0\.0\.1:{served.port} no longer serves a certificate: the handshake "
-        r"failed \([a-z0-9/ ]*internal error\); see its log, and restore its previous files: certmond archive restore "
-        r"NAME\n",
+        r"failed \([a-z0-9/ ]*internal error\); see the log of the service, and restore the previous files: "
+        r"certmond archive restore NAME\n",
         done.stderr,
     )
     assert served.sha256() != served.first

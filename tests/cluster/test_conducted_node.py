@@ -328,7 +328,7 @@ def test_a_forged_record_is_not_followed(world: World, calm: RotatingNode, phase
     world.record(world.rotation(phase))
     before = calm.tree()
     last = reported(calm, worker=worker)[-1]
-    assert "the key of the CA that it replaces has not signed it" in last["rotation_frozen"]
+    assert "the key of the old CA has not signed the rotation" in last["rotation_frozen"]
     assert calm.record is None
     assert {name: found for name, found in before.items() if name != "ca.key"}.items() <= calm.tree().items()
 
@@ -401,7 +401,7 @@ def test_the_progress_of_the_workers_is_shown(world: World, calm: RotatingNode) 
     released, and of those that have reached the phase. A single node and a rotation at once have none.
     """
     calm.stage(world.new)
-    said = "workers in trust, issue, distrust: one first, then batches of 10%, each after all earlier workers"
+    said = "workers in trust, issue, distrust: one worker first, then batches of 10%; each waits until all earlier"
     assert said in calm.hurry("root-ca", "rotate", "--plan").out
     assert "workers" not in calm.hurry("root-ca", "rotate", "--plan", "--at-once").out
     calm.begin(world.new)
@@ -432,7 +432,7 @@ def test_a_node_without_the_key_begins_nothing(world: World, calm: RotatingNode,
     (calm.files / "ca.key").unlink()
     if key is not None:
         calm.put("ca.key", key)
-    with pytest.raises(RotationError, match=r"cannot begin on this node: .*; begin it on a control-plane node$"):
+    with pytest.raises(RotationError, match=r"cannot begin on this node: .*; begin the rotation on a control-plane"):
         calm.begin(world.new)
     assert (world.recorded, calm.record) == (None, None)
 
@@ -443,7 +443,7 @@ def test_a_forged_record_is_reported_to_the_operator(world: World, calm: Rotatin
     calm.stage(world.new)
     for verb in ("abort", "rotate"):
         said = calm.hurry("root-ca", verb, "--no-wait")
-        assert (said.code, ": the key of the CA that it replaces has not signed it" in said.err) == (
+        assert (said.code, ": the key of the old CA has not signed the rotation" in said.err) == (
             3,
             True,
         )

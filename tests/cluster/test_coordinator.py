@@ -203,7 +203,7 @@ def test_two_rotations_at_once_need_an_operator(world: World) -> None:
     node = world.node("node-1")
     world.record(replace(ROTATION, id="r-2"))
     node.conductor.ask()
-    with pytest.raises(RotationError, match="is in the rotation r-1 of ca, and the cluster in the rotation r-2"):
+    with pytest.raises(RotationError, match="is in the rotation r-1 of ca, and the cluster is in the rotation r-2"):
         node.conductor.follow(ROTATION, ())
 
 

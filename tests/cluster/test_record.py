@@ -104,7 +104,7 @@ def test_an_invalid_record_is_an_error(changes: dict[str, Any], said: str) -> No
         parse(json.dumps(json.loads(record().text()) | changes), "the ConfigMap it")
     message = str(raised.value)
     assert message.startswith(f"the ConfigMap it has an invalid record ({said}")
-    assert message.endswith("; find its author; if no rotation is in progress, delete it")
+    assert message.endswith("in progress, run: kubectl -n kube-system delete configmap certmond-rotation")
 
 
 @given(edited(json.loads(record().text())))
@@ -212,7 +212,7 @@ def test_an_answer_without_a_version_is_not_overwritten(cluster: ApiServer, acce
 def test_a_map_without_a_record_is_an_error(cluster: ApiServer, access: Access, data: Any) -> None:
     """The error names the ConfigMap, with the fact and the remedy."""
     cluster.store.add("configmaps", "certmond-rotation", "kube-system", data=data)
-    with pytest.raises(MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; find its author"):
+    with pytest.raises(MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; find the client"):
         read_record(access)
 
 

@@ -127,8 +127,8 @@ def test_both_generations_of_clients_are_accepted_again(
         )
         assert "restore the old CA and its key, and certmond removes the other CA" in said
         assert (
-            "`certmond root-ca stage CERT KEY` on every control-plane node, then `certmond root-ca rotate` on one"
-            in said
+            "`certmond root-ca stage CERT KEY` on every control-plane node, then `certmond root-ca rotate` on one of "
+            "these nodes" in said
         )
     assert node.verifies(node.user(), new, node.old)
     assert [entry["step"] for entry in node.audit() if entry["event"] == "step_done"] == ["rotate"]
@@ -604,7 +604,7 @@ def test_an_alarm_in_a_cluster_names_no_command_that_is_refused(quick: Path) -> 
     assert "and no command rotates to a CA that is already installed here (to rotate a CA of several nodes, run" in said
     assert said.endswith(
         "restore the old CA and its key; to rotate, run `certmond root-ca stage CERT KEY` on every control-plane "
-        "node, then `certmond root-ca rotate` on one"
+        "node, then `certmond root-ca rotate` on one of these nodes"
     )
     put(node, node.old)
     pair = quick / "ca.crt", quick / "ca.key"
@@ -664,14 +664,14 @@ def test_the_ca_of_another_family_is_not_staged(node: Cluster) -> None:
     said = node.findings()["root_ca_changed"]
     assert said.endswith(
         "run `certmond root-ca stage --family other CERT KEY` on every control-plane node, then "
-        "`certmond root-ca rotate --family other` on one"
+        "`certmond root-ca rotate --family other` on one of these nodes"
     )
     pair = node.place / "ca.crt", node.place / "ca.key"
     pair[0].write_bytes(new.pem)
     pair[1].write_bytes(new.key_pem)
     refused = node.hurry("root-ca", "stage", *map(str, pair))
     assert refused.code == 2
-    assert "the CA is that of other on this node; stage another CA, or stage it with --family other" in refused.err
+    assert "this is the CA of other on this node; stage another CA, or stage this CA with --family other" in refused.err
 
 
 # Killed

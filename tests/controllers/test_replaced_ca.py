@@ -181,7 +181,7 @@ def test_the_finding_of_an_unfit_third_ca_has_the_way_out(tmp_path: Path, phase:
     put(node, root_ca(key="rsa-1024"))
     before = node.tree()
     said = node.findings()["rotation_frozen"]
-    assert said.endswith("; restore both the certificate and the key of the old or of the new one")
+    assert said.endswith("; restore both the certificate and the key of the old or of the new CA")
     node.step()
     assert node.tree() == before
     back = node.old if whose == "former" else second
@@ -209,7 +209,7 @@ def test_a_third_ca_is_not_followed_if_no_rotation_may_begin(tmp_path: Path, set
     [
         (root_ca(key="rsa-1024"), False, "; certmond changes no file: .*; or restore the old CA"),
         (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "; certmond changes no file: "),
-        (root_ca(), True, "has not reached the phase issue yet; see what it waits for: certmond status"),
+        (root_ca(), True, "has not reached the phase issue yet; see what the rotation waits for: certmond status"),
         (root_ca(key="rsa-1024"), True, "is frozen: .*; see: certmond explain rotation_frozen"),
     ],
 )

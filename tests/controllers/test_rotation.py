@@ -245,7 +245,7 @@ def test_a_rotation_that_was_aborted_is_not_done(quick: Path) -> None:
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
     done = node.hurry("root-ca", "rotate")
     assert done.code == 2
-    assert done.err.endswith("-back of ca was aborted: the old CA is in use, not the new one\n")
+    assert done.err.endswith("-back of ca was aborted: the old CA is in use, not the new CA\n")
     assert node.unwell(node.old) == []
 
 
@@ -384,7 +384,7 @@ def test_only_an_alarm(quick: Path) -> None:
         daemon.until(lambda: daemon.passes() > passes, "looked again")
         assert (node.tree(), node.phases()) == (before, [])
         cat(node, node.old)
-        daemon.until(lambda: not daemon.reasons("ca"), "told no more")
+        daemon.until(lambda: not daemon.reasons("ca"), "cleared")
     assert node.unwell(node.old) == []
 
 
@@ -813,7 +813,8 @@ def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> 
     before = node.tree()
     reported = node.findings()["root_ca_changed"]
     assert re.search(
-        "; certmond changes no file: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", reported
+        "; certmond changes no file: .* cannot sign .*web.crt .*; give a CA whose constraints allow these certificates",
+        reported,
     )
     assert [node.step() for _ in range(3)] == [None, None, None]
     assert (node.tree(), node.record) == (before, None)
@@ -1052,9 +1053,11 @@ def test_an_unreadable_key_is_not_destroyed(quick: Path) -> None:
         assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
     (said,) = enforcer.rotating.waits
     fault = (
-        f"{kept} is not the key of {kept.with_suffix('.crt')}: the part is incomplete or damaged; stage the CA again"
+        f"{kept} is not the key of {kept.with_suffix('.crt')}: the part is incomplete or damaged; stage the CA again: "
+        "certmond root-ca stage"
     )
-    assert said == f"{node.files}/ca.key is not the key of the installed CA, and {fault}; certmond destroys no key"
+    destroys = "certmond destroys no key until you restore the key of the new CA"
+    assert said == f"{node.files}/ca.key is not the key of the installed CA, and {fault}; {destroys}"
     assert (node.tree(), node.staged, node.phase) == (before, staged, Phase.DONE)
     kept.write_bytes(right)
     node.step()

@@ -308,7 +308,7 @@ def test_a_broken_configuration_is_refused_on_reload(node: Node, work: Path) -> 
     with running(node.root, work, *options) as daemon:
         config(work, [{"name": "two", "path": "relative", "colour": "red"}])
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.until(lambda: daemon.log.read_text().count("reload_refused") == 2, "refused, each problem told")
+        daemon.until(lambda: daemon.log.read_text().count("reload_refused") == 2, "each problem is in the log")
         daemon.until(lambda: daemon.number("certmond_config_last_reload_successful") == 0, "the metric is 0")
         assert healthy(daemon, "one")
         config(work, [{"name": "two", "path": f"/{API}.crt"}])
@@ -342,7 +342,7 @@ def test_an_unsupported_lock_is_not_another_daemon(node: Node, work: Path) -> No
     command = ("-m", "certmond", "--root", str(node.root), "run", "--runtime-dir", str(work / "run"))
     done = subprocess.run([*without, sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert "run cannot be locked (No locks available); give another with --runtime-dir" in done.stderr
+    assert "run cannot be locked (No locks available); set another directory with --runtime-dir" in done.stderr
 
 
 def test_a_full_runtime_directory_is_reported_once(node: Node, work: Path) -> None:

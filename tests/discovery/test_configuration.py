@@ -333,7 +333,7 @@ def test_certificates_by_server_name_are_additions(node: Node) -> None:
     assert additions[f"{name}-2"] == {
         "path": "/etc/sni/2.crt", "key": "/etc/sni/2.key", "ca": "ca", "belongs_with": f"/{API}",
     }  # fmt: skip
-    assert comments(text, name) == ["kube-apiserver.yaml --tls-sni-cert-key: the profile has no entry for it"]
+    assert comments(text, name) == ["kube-apiserver.yaml --tls-sni-cert-key: the profile has no entry for this file"]
     assert not judged(node, text)
     node.path("etc/sni/2.crt").unlink()
     assert judged(node, text) == {(f"{name}-2", Reason.MISSING)}

@@ -722,7 +722,7 @@ def test_a_pattern_has_a_limit_of_files(tree: Tree, monkeypatch: pytest.MonkeyPa
         tree.write(f"/c/{number}.crt", LEAF.pem)
     *looked_at, rest = store.observe().observations
     assert paths(looked_at) == ["/c/0.crt", "/c/1.crt", "/c/2.crt"]
-    fact = "/**/*.crt matches more than 3 files, and certmond reads only the first"
+    fact = "/**/*.crt matches more than 3 files, and certmond ignores the others"
     assert (reported(rest), rest.path) == ([f"unreadable: {fact}"], "/**/*.crt")
     assert store.observe().observations[-1] is rest
     for number in (0, 4):
@@ -742,7 +742,7 @@ def test_a_pattern_has_a_limit_of_directories(tree: Tree, monkeypatch: pytest.Mo
     tree.write("/c/c/x.crt", LEAF.pem)
     *looked_at, rest = store.observe().observations
     assert paths(looked_at) == ["/c/a/x.crt", "/c/b/x.crt"]
-    fact = "/c/**/*.crt matches more than 3 directories, and certmond reads only the first"
+    fact = "/c/**/*.crt matches more than 3 directories, and certmond ignores the others"
     assert (reported(rest), rest.path) == ([f"unreadable: {fact}"], "/c/**/*.crt")
     assert str(tree.at("/c/c")) not in store.interest
     shutil.rmtree(tree.at("/c/a"))
@@ -1073,7 +1073,7 @@ def test_private_keys_beyond_the_limit_are_reported_once_for_each_user(tree: Tre
     seen = tree.look(row("many", "/many.conf", kind="kubeconfig"))
     assert [each.key is None for each in seen] == [False] * 256 + [True] * 2
     assert [each.key_unknown for each in seen[-3:]] == [False, True, True]
-    said = "/many.conf has more than 256 private keys; the others are not read"
+    said = "/many.conf has more than 256 private keys; certmond reads no further key"
     assert [[fault.detail for fault in each.faults] for each in (seen[0], seen[1], seen[-1])] == [[said], [], [said]]
 
 

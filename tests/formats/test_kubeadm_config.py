@@ -374,7 +374,7 @@ def test_invalid_values_of_a_node_that_joins() -> None:
 def test_workers_are_not_made() -> None:
     """A JoinConfiguration without controlPlane is that of a worker, which has nothing that `init` makes."""
     text = "apiVersion: kubeadm.k8s.io/v1beta3\nkind: JoinConfiguration\n"
-    reported = "JoinConfiguration: has no controlPlane, so the node is a worker; `init` is for control-plane nodes"
+    reported = "JoinConfiguration: has no controlPlane, so the node is a worker; use the file of a control-plane node"
     assert problems(text) == [reported]
     assert problems(f"{text}controlPlane: null\n---\n{CLUSTER}") == [reported]
     assert parse(f"{text}controlPlane: {{}}\n---\n{CLUSTER}").joins

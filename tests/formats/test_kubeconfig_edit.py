@@ -155,7 +155,7 @@ STYLES = {
     "literal over lines": ("|\n      ", "", 76),
     "literal, stripped": ("|-\n      ", "", 76),
     "literal, kept": ("|+\n      ", "\n\n", 76),
-    "literal, indentation told": ("|2-\n      ", "", 76),
+    "literal, indentation given": ("|2-\n      ", "", 76),
     "literal with a comment": ("|  # PEM\n      ", "", 76),
     "folded": (">\n      ", "", 76),
     "folded, stripped": (">-\n\n      ", "\n", 76),

@@ -123,7 +123,7 @@ def test_a_certificate_that_flaps_has_its_budget_and_a_summary() -> None:
     walk.rest(INTERVAL)
     assert len(walk.log.changes()) == EACH.burst + 1
     assert walk.log.standing == {("a", "trailing_data")}
-    message = "191 further changes of 1 certificates in the last minute were not logged; see: certmond status"
+    message = "certmond did not log 191 further changes of 1 certificates in the last minute; see: certmond status"
     assert [each for each in walk.log.entries if each[0] is Event.LEFT_OUT] == [
         (Event.LEFT_OUT, message, {"count": 191})
     ]
@@ -167,6 +167,6 @@ def test_a_removed_certificate_of_a_file_is_named() -> None:
     before, empty = assess(Inventory((first, second)), NOW), assess(Inventory((seen("a", "broken"),)), NOW)
     facts = LEAVES[1].facts
     (gone,) = (each for each in changes(before.statuses[1], None) if each.event is Event.CERTIFICATE_GONE)
-    assert gone.message == f"/ca.crt no longer holds {facts.subject} (serial {facts.serial:x})"
+    assert gone.message == f"/ca.crt no longer contains {facts.subject} (serial {facts.serial:x})"
     messages = [each.message for each in changes(empty.statuses[0], None)]
     assert messages[0] == "/a no longer exists"

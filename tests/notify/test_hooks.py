@@ -209,7 +209,7 @@ def test_a_flood_has_a_limit_and_is_reported(recorder: HookRecorder, capfd: pyte
         hook.deliver(known(good), SETTLED)
         recorder.until("told", "told")
     assert [each[:2] for each in recorder.heard()] == [("raised", "bad"), ("cleared", "bad"), ("raised", "good")]
-    assert "receives 1 findings, and not 1 less severe ones" in capfd.readouterr().err
+    assert "receives 1 findings; 1 less severe findings wait" in capfd.readouterr().err
 
 
 def test_a_hook_that_hangs_is_killed(recorder: HookRecorder) -> None:
@@ -325,7 +325,10 @@ def test_a_flapping_finding_runs_a_hook_a_few_times_and_then_once_a_minute(recor
     said = [each for each in journal.recent if "before hook hook received" in each["message"]]
     left_out = [each["message"] for each in said if each["event"] == "left_out"]
     assert left_out == [
-        "3 changes of 1 findings ended before hook hook received them, and were not logged; see: certmond status"
+        (
+            "3 changes of 1 findings ended before hook hook received them, and certmond did not log them; "
+            "see: certmond status"
+        )
     ]
     assert len(said) == 3
 

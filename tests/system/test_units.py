@@ -227,7 +227,7 @@ def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: M
 
 def test_a_hook_runs_in_the_sandbox_of_the_unit(machine: Machine) -> None:
     """With the shipped unit a hook runs, once over a restart, as certmond, and writes nothing else."""
-    program, log = "/usr/lib/certmond-test-hook", "/var/lib/certmond/told"
+    program, log = "/usr/lib/certmond-test-hook", "/var/lib/certmond/events"
     machine.path(program).write_text(
         f'#!/bin/sh\nread -r input\necho >/etc/certmond-was-here && exit 9\necho "$(id -un) $input" >>{log}\n'
     )

@@ -28,10 +28,10 @@ _MOST_NAMES = 10  # names in a sentence, which gives only the number of the othe
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of a check. A check that is `ok` does not block the next phase. A skipped check is ok.
+    """The result of a check. If `ok` is True, the check does not block the next phase. A skipped check is ok.
 
-    `fact` describes the result. If the check was impossible, `failure` distinguishes a refusal from a missing answer,
-    which may arrive later.
+    `fact` describes the result. If certmond could not make the check, `failure` shows whether the API server refused a
+    call or did not answer.
     """
 
     name: str
@@ -66,9 +66,10 @@ def run_check(
 
 
 def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: bool = False) -> str | None:
-    """Return how the certificates in `pem` differ, as a set, from `wanted`: a phrase after the bundle's name, or None.
+    """Return the difference between the bundle `pem` and the certificates `wanted`.
 
-    With `at_least`, the bundle may contain more certificates.
+    The difference is a phrase that follows the name of the bundle. Return None if the bundle contains exactly `wanted`,
+    in any order. With `at_least`, the bundle may contain more certificates.
     """
     found = decode(pem, where)
     if found.faults:
@@ -81,7 +82,7 @@ def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: 
 
 
 def first_names(names: Iterable[str]) -> str:
-    """Return the first ten names in their order, and the number of the others."""
+    """Return a text with the first ten names in the given order, and the number of the remaining names."""
     known = [printable(name) for name in names]
     more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
     return ", ".join(known[:_MOST_NAMES]) + more

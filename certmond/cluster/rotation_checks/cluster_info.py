@@ -1,7 +1,7 @@
 """Check of the ConfigMap kube-public/cluster-info, from which a node that joins with a token reads the CA.
 
-On request, certmond replaces the cluster's CAs in the kubeconfig of the ConfigMap. Other CAs stay.
-kube-controller-manager (bootstrap-signer) signs the kubeconfig again after a change. Imports lightkube.
+With `update`, certmond replaces the old and new CAs of the cluster in the kubeconfig of the ConfigMap, and keeps other
+CAs. kube-controller-manager (bootstrap-signer) signs the kubeconfig again after a change. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def cluster_info(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> CheckResult:
-    """Check that the kubeconfig trusts, of `family_cas` (the old and the new CAs), exactly `wanted`.
+    """Check that the kubeconfig trusts exactly the CAs `wanted` among `family_cas`, the old and the new CAs.
 
-    With `update`, write `wanted` in the given order, before all other CAs. A CA with the same key belongs to
-    `family_cas`. The write changes no other field, and fails if another client has changed the ConfigMap since certmond
-    read it. A missing ConfigMap passes the check.
+    A CA that has the key of one of these CAs also belongs to `family_cas`. With `update`, write `wanted` in the given
+    order, before all other CAs. The write changes no other field, and fails if another client has changed the ConfigMap
+    since certmond read it. A missing ConfigMap passes the check.
     """
     trust = tuple(wanted)
     keys = frozenset(each.key for each in (*family_cas, *trust))
@@ -64,7 +64,10 @@ def cluster_info(
             return CheckResult(NAME, True, f"{_WHERE} has the expected CAs")
         if not update:
             return CheckResult(
-                NAME, False, f"the CA in {_WHERE} {fact}", "certmond updates it during a rotation; or edit it yourself"
+                NAME,
+                False,
+                f"the CA in {_WHERE} {fact}",
+                "certmond updates it during a rotation; or run: kubectl -n kube-public edit configmap cluster-info",
             )
         cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *others)))).decode("ascii")
         patch = {
@@ -100,7 +103,7 @@ async def _call(connection: Connection, verb: str, call: Any) -> Any:
 
 
 def _cluster(text: str) -> tuple[Any, dict[str, Any]]:
-    """Return the document, and the fields of its only cluster. Raises MalformedError."""
+    """Return the kubeconfig in `text` as a document, and the fields of its only cluster. Raises MalformedError."""
     document = load_mapping(text.encode("utf-8"))
     match document:
         case {"clusters": [{"cluster": dict() as cluster}]}:

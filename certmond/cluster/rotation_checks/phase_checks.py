@@ -1,7 +1,7 @@
 """Checks of the cluster that a phase of a rotation requires before it ends: signer, published CAs, workloads.
 
 Owns the selection of the checks, their time limits, and the restarts of workloads. Each check has its own module, and
-the coordinator ends the phase. Imports without lightkube.
+the coordinator ends the phase. The import of this module does not need lightkube.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from certmond.cluster.rotation_checks.signer import SignerCheck
 
 _CHECK_LIMIT = timedelta(seconds=20)
-"""Time limit of a check. The coordinator repeats the check after the node's other work."""
+"""Time limit of a check. After this time, the node continues its other work, and then repeats the check."""
 _LISTING_LIMIT = timedelta(seconds=60)
-"""Time limit of a check that lists many objects: namespaces, definitions of resources, pods."""
+"""Time limit of a check that lists many objects: namespaces, CustomResourceDefinitions, or pods."""
 _BATCH = 5
 """Number of workloads to restart before the node continues its other work."""
 
@@ -37,13 +37,14 @@ class Inspection:
         self._signer_check: SignerCheck | None = None  # needs the extra
 
     def failed_checks(self, rotation: Rotation, now: datetime) -> tuple[str, ...]:
-        """Return a sentence with its remedy for each failed check."""
+        """Run the checks of the present phase. Return a sentence with the remedy for each failed check."""
         return _failures(self._results(rotation, now))
 
     def workloads(self, since: datetime, not_ready: Collection[str], now: datetime) -> tuple[str, ...]:
-        """Return a sentence with its remedy for workloads from before `since`, and for each restart in progress.
+        """Return a sentence with the remedy for workloads with pods that started before `since`, if any.
 
-        Pods on the nodes `not_ready` do not count.
+        Ignore pods on the nodes `not_ready`. If the configuration permits restarts, first restart some of these
+        workloads. Then also return a sentence for each restart that is in progress or has failed.
 
         Raises RefusedError, UnreachableError.
         """
@@ -64,7 +65,7 @@ class Inspection:
         )
 
     def end(self) -> None:
-        """Delete the CertificateSigningRequest of the signer check. Never raises."""
+        """Delete the CertificateSigningRequest of the signer check, if this process has filed one. Never raises."""
         if self._signer_check:
             self._signer_check.withdraw()
 

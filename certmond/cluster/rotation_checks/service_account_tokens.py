@@ -1,7 +1,7 @@
 """Check of a new service account token: the API server accepts it, and the expected key has signed it.
 
-certmond requests a token, has the API server review it, and discards it. No message contains the token. The service
-account needs no permissions. Imports lightkube.
+certmond requests a token, sends it to the API server for a review, and discards it. No message contains the token. The
+service account needs no permissions. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ def tokens(
     signed_by: PublicKey | None = None,
     limit: timedelta = LIMIT,
 ) -> CheckResult:
-    """Check that the API server accepts a new token of the service account, signed with the key `signed_by` if given.
+    """Check that the API server accepts a new token of the service account.
 
-    If the cluster does not have that service account, certmond skips the check, and the result is ok.
+    With `signed_by`, also check that this key has signed the token. If the cluster does not have the service account,
+    certmond skips the check, and the result is ok.
     """
     account = f"{namespace}/{service_account}"
     rule = f"grant this user a role in {namespace} with apiGroups [''], resourceNames [{service_account}],"
@@ -93,7 +94,8 @@ def _verdict(
     if not status.authenticated:
         reason = printable((status.error or "no reason given").replace(token, "it"))[:300]
         remedy = (
-            "check --service-account-key-file of each API server, and restart each one that is older than that file"
+            "check --service-account-key-file of each API server, and restart each API server that started before "
+            "the last change of this file"
         )
         return CheckResult(NAME, False, f"a new token of {account} is rejected ({reason})", remedy)
     user = status.user.username if status.user else None
@@ -118,5 +120,5 @@ def _key_id(token: str) -> str:
 
 
 def _kubernetes_id(key: PublicKey) -> str:
-    """Return the ID of a key in tokens of Kubernetes (pkg/serviceaccount/jwt.go, keyIDFromPublicKey)."""
+    """Return the key ID that Kubernetes writes to tokens for `key` (pkg/serviceaccount/jwt.go, keyIDFromPublicKey)."""
     return base64.urlsafe_b64encode(bytes.fromhex(key.sha256)).decode("ascii").rstrip("=")

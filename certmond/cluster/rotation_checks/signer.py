@@ -1,10 +1,10 @@
 """Check of the cluster's signer and its CA: certmond requests a certificate, verifies it and discards it.
 
-Owns the request of the check. It is for the signer kubernetes.io/kube-apiserver-client and for a user without
-permissions, with a temporary key and the shortest lifetime of the API. While the request waits for approval or for a
-signer, each later check reads the same request again, also in another process. A denied request stays until a user
-deletes it, so that the operator does not have to deny it again. certmond deletes any other request in this check or in
-a later check, or the cluster deletes it within a day. Imports lightkube.
+The request is for the signer kubernetes.io/kube-apiserver-client and for a user without permissions. It has a temporary
+key and the shortest lifetime that the API permits. While the request waits for approval or for a signer, each later
+check reads the same request again, also in another process. certmond does not delete a denied request, so that the
+operator does not have to deny it again. certmond deletes any other request in this check or in a later check. Without a
+later check, the cluster deletes the request within a day. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 NAME = "signing"
 REQUEST = "certmond-canary"
-"""The fixed name of the request, so that a role can permit exactly this request."""
+"""Name of the request. It is fixed, so that a role can permit exactly this request."""
 USER = "certmond:canary"
-"""The common name of the certificate. This user is in no group, and must not be bound to a role."""
+"""Common name of the certificate. The user of this name is in no group. Do not bind a role to this user."""
 
 _SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
 _USAGES = ("digital signature", "client auth")
@@ -52,12 +52,12 @@ _DENIED = (
     f"ask the user who denied the request for the reason; to file it again, run: kubectl delete csr {REQUEST}; the"
     " cluster deletes the request an hour after its creation"
 )
-_CONTROLLER = "check that a kube-controller-manager leads, and its log for errors of certificate signing"
+_CONTROLLER = "check that a kube-controller-manager is the leader, and check its log for errors of certificate signing"
 
 
 @dataclass(slots=True)
 class _PendingRequest:
-    """The request of this check in the API, with its key, and with the CA that is expected to sign it."""
+    """A request of this check in the API, its public key, and the CA `expected` that must sign the certificate."""
 
     expected: Certificate
     key: PublicKey
@@ -75,8 +75,8 @@ class SignerCheck:
     def check(self, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> CheckResult:
         """Check that a certificate that the cluster signs now verifies with the CA `expected` at `now`.
 
-        Takes at most `limit`, and one more call of the API for the deletion. If certmond may not approve its request,
-        the check does not wait, and the next check reads the request again.
+        The check takes at most `limit`, and one more call of the API that deletes the request. If certmond may not
+        approve its request, the check fails without a wait, and the next check reads the request again.
         """
         seconds = limit.total_seconds()
 
@@ -106,14 +106,14 @@ class SignerCheck:
         return run_check(self._access, NAME, work, limit=None)
 
     def withdraw(self) -> None:
-        """Delete the request of this process. Never raises."""
+        """Delete the pending request of this process, if any. Never raises CertmondError."""
         if self._pending is not None:
             self._pending = None
             with suppress(CertmondError):
                 self._access.run(lambda connection: Requests(connection).delete(REQUEST))
 
     async def _request(self, api: Requests, expected: Certificate) -> _PendingRequest:
-        """Return the earlier request for the same CA, or a new request."""
+        """Return the request of an earlier check with the same expected CA, or file a new request."""
         if self._pending and self._pending.expected == expected:
             await self._refresh(api, self._pending)
             return self._pending
@@ -131,7 +131,7 @@ class SignerCheck:
         return self._pending
 
     async def _awaiting_operator(self, api: Requests, expected: Certificate) -> _PendingRequest | None:
-        """Return the request of another process that the operator must approve or has denied.
+        """Return the request of another process if the operator must approve it or has denied it, otherwise None.
 
         certmond does not delete such a request, because the operator would have to decide again.
         """
@@ -148,7 +148,7 @@ class SignerCheck:
         return None
 
     async def _approve(self, api: Requests, pending: _PendingRequest) -> str | None:
-        """Approve the request. Return why certmond may not approve it, or None if the request has a decision."""
+        """Approve the request, unless it has a decision. If the API server forbids the approval, return the reason."""
         try:
             found = await api.approve(pending.filed, *_APPROVAL)
         except RefusedError as error:
@@ -167,7 +167,10 @@ class SignerCheck:
         self._store(pending, await api.read(REQUEST))
 
     def _store(self, pending: _PendingRequest, found: Filed | None) -> None:
-        """Store the API's current state of the request. Raises UnreachableError if it was deleted or replaced."""
+        """Store `found`, the API's current state of the request.
+
+        Raises UnreachableError if another client has deleted or replaced the request.
+        """
         if found is None or found.uid != pending.filed.uid:
             self._pending = None
             raise UnreachableError(f"another client has deleted the request {REQUEST}; certmond files it again")
@@ -175,7 +178,7 @@ class SignerCheck:
 
 
 def _key_of(filed: Filed) -> PublicKey | None:
-    """Return the key of a request with exactly the content of this check, else None."""
+    """Return the public key of `filed` if it has the content of a request of this check, otherwise None."""
     try:
         request = load_request(filed.request)
         with guarded("is not a request that can be used"):
@@ -196,7 +199,7 @@ def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime)
     search = find_paths(issued[0], [expected], issued[1:], ["client auth"])
     if search.valid_at(now) is None:
         by = printable(issued[0].issuer)
-        fact = f"the cluster signs with a CA (named {by}) that is not {expected.sha256[:12]}, or not valid now"
+        fact = f"the cluster signs with a CA (named {by}) that is not {expected.sha256[:12]}, or is not valid now"
         remedy = "check --cluster-signing-cert-file of each kube-controller-manager, then restart it"
         return CheckResult(NAME, False, fact, remedy)
     return CheckResult(NAME, True, f"the cluster signs with {expected.sha256[:12]}")

@@ -1,7 +1,7 @@
 """Check of the CA that the cluster publishes to its workloads for the API server.
 
 Checks the ConfigMap kube-root-ca.crt in every namespace, and on request the Secrets with service account tokens.
-kube-controller-manager writes both. certmond writes neither, and reads no token. Imports lightkube.
+kube-controller-manager writes these objects. certmond does not write them, and uses no token. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ PUBLISHED, SECRETS = "published_trust", "token_secrets"
 
 _CONFIG_MAP, _KEY = "kube-root-ca.crt", "ca.crt"
 _TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105 - a type of Secrets
-_REMEDY = "check that a kube-controller-manager leads, and that it restarted after its --root-ca-file changed"
+_REMEDY = "check that a kube-controller-manager is the leader, and that it restarted after its --root-ca-file changed"
 
 
 def published_trust(
     access: Access, wanted: Iterable[Certificate], limit: timedelta = LIMIT, *, at_least: bool = False
 ) -> CheckResult:
-    """Check that `kube-root-ca.crt` contains exactly `wanted`, as a set, in every namespace that is not being deleted.
+    """Check that `kube-root-ca.crt` contains exactly the CAs `wanted`, in any order, in every namespace.
 
-    With `at_least`, the ConfigMap may contain more CAs.
+    Skip namespaces that are being deleted. With `at_least`, the ConfigMap may contain more CAs.
     """
     trust = tuple(wanted)
 
@@ -64,13 +64,13 @@ def published_trust(
 def token_secrets(
     access: Access, wanted: Iterable[Certificate], *, enabled: bool = False, limit: timedelta = LIMIT
 ) -> CheckResult:
-    """Check that the CA in every Secret with a service account's token is exactly `wanted`, as a set.
+    """Check that every Secret with a service account's token contains exactly the CAs `wanted`, in any order.
 
-    Without `enabled`, certmond skips the check, because it needs the permission to read all Secrets.
+    Without `enabled`, certmond skips the check, because the check needs the permission to read all Secrets.
     """
     trust = tuple(wanted)
     if not enabled:
-        fact = "skipped: the Secrets with service account tokens, because that check must read all Secrets"
+        fact = "skipped: the check of the Secrets with service account tokens needs permission to read all Secrets"
         return CheckResult(
             SECRETS, True, fact, "bind certmond-rotation-secrets (config/rbac.yaml), and set `cluster.token_secrets`"
         )

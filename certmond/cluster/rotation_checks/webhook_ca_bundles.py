@@ -31,7 +31,10 @@ _BUNDLE = "caBundle"
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of objects, read as raw fields, so that fields unknown to certmond stay intact."""
+    """A kind of objects with CA bundles. certmond reads raw fields, so that a write keeps the fields it does not know.
+
+    `place` is the path of the fields around the bundle.
+    """
 
     resource: type[GenericGlobalResource]
     group: str
@@ -54,7 +57,10 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class _OutdatedBundle:
-    """An object with outdated bundles, at the given `pointers` (RFC 6901)."""
+    """An object with outdated CA bundles at the JSON pointers `pointers` (RFC 6901).
+
+    If `owned` is True, the annotation of the object permits certmond to write the bundles.
+    """
 
     kind: _Kind
     name: str
@@ -78,8 +84,9 @@ def ca_bundles(
 ) -> CheckResult:
     """Check that every bundle with one of `family_cas`, the old and the new CAs, has exactly `wanted` of these CAs.
 
-    A CA with the same key belongs to `family_cas`. With `update`, write `wanted` in the given order to the bundles of
-    annotated objects. The write fails if another client has changed the object since certmond read it.
+    A CA that has the key of one of these CAs also belongs to `family_cas`. A bundle of an annotated object must contain
+    only `wanted`. With `update`, write `wanted` in the given order to the bundles of annotated objects. The write fails
+    if another client has changed the object since certmond read it.
     """
     trust = tuple(wanted)
     keys = frozenset(each.key.sha256 for each in (*family_cas, *trust))
@@ -93,7 +100,7 @@ def ca_bundles(
             remedy = (
                 "certmond updates it during a rotation"
                 if owned
-                else f"replace the CA there, or annotate the object: {ANNOTATION}={family}"
+                else f"replace the CA in the bundle, or annotate the object: {ANNOTATION}={family}"
             )
             return CheckResult(
                 NAME, False, f"the CA bundle of {first_names(f'{each} {each.fact}' for each in left)}", remedy
@@ -132,7 +139,7 @@ def _outdated(
 
 
 def _places(value: Any, place: tuple[str, ...], pointer: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the fields around each bundle, with their JSON pointer."""
+    """Yield each mapping at the path `place` below `value`, with its JSON pointer. A star matches each list item."""
     if not place:
         if isinstance(value, Mapping):
             yield pointer, value
@@ -155,7 +162,10 @@ def _fact(bundle: str, owned: bool, keys: frozenset[str], wanted: tuple[Certific
 
 
 async def _updated(connection: Connection, behind: _OutdatedBundle, wanted: tuple[Certificate, ...]) -> bool:
-    """Write the bundle. Return False if another client has changed or deleted the object since certmond read it."""
+    """Write the CAs `wanted` to the outdated bundles of an object, and return True.
+
+    Return False if another client has changed or deleted the object since certmond read it.
+    """
     bundle = base64.b64encode(b"".join(map(to_pem, wanted))).decode("ascii")
     patch = [
         # The resource version limits the change to the object that was read. So each index names the same webhook.

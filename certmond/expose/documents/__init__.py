@@ -1,1 +1,1 @@
-"""The JSON documents, and the tables of the terminal."""
+"""JSON documents for scripts, and tables that commands print from these documents."""

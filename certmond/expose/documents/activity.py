@@ -1,7 +1,6 @@
-"""The daemon's activity as a document: its plan, the rotation in progress, the last events.
+"""The activity document of the daemon, with the plan, the rotation in progress and the last events.
 
-Owns the schema of this document, which is stable (schema 1). Decides nothing. The status document has the observed
-state of the node.
+Owns the schema of this document, which is stable (schema 1). `status` owns the document with the state of the node.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ def activity_document(
     *,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Return the activity document in plain types.
+    """Return the activity document as values that `json` can encode.
 
-    `waits` are the conditions that delay the rotation. `until` is the time at which the rotation continues without an
-    event. `workers` is the progress of the workers, if this node counts them. `events` begins with the newest event.
+    `waits` are the conditions for which the rotation waits. `until` is the time at which the rotation may continue.
+    `workers` has the numbers of workers, if this node counts them. `events` begins with the newest event.
     """
     return {
         "schema": SCHEMA,

@@ -1,6 +1,6 @@
-"""The remaining lifetime of a certificate, as text and as a percentage.
+"""Remaining lifetime of a certificate, as text and as a percentage.
 
-Pure, standard library only.
+The module is pure, and imports the standard library only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ _UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def residual(end: str | None, now: datetime) -> str:
-    """Return the time until `end` in the format of kubeadm, such as 364d. It is negative for an expired certificate."""
+    """Return the time from `now` to `end` in the format of kubeadm, such as 364d.
+
+    Return a negative time, such as -2d, if `end` has passed, and "" if `end` is None.
+    """
     if end is None:
         return ""
     left = (datetime.fromisoformat(end) - now).total_seconds()
@@ -22,14 +25,17 @@ def residual(end: str | None, now: datetime) -> str:
 
 
 class Lifetime(NamedTuple):
-    """The remaining lifetime of a certificate in percent: `left` at present, and `renewal` at the renewal time."""
+    """The remaining lifetime of a certificate in percent.
+
+    `left` is the present value. `renewal` is the value at the renewal time, or None without a renewal time.
+    """
 
     left: float
     renewal: float | None
 
     @classmethod
     def of(cls, entry: dict[str, Any], now: datetime) -> Lifetime | None:
-        """Return the lifetime of a certificate in the status document, or None if its dates are unknown."""
+        """Return the lifetime for an entry of the status document, or None if the dates of the entry are unknown."""
         if entry["not_before"] is None or entry["not_after"] is None:
             return None
         start, end = datetime.fromisoformat(entry["not_before"]), datetime.fromisoformat(entry["not_after"])
@@ -43,7 +49,7 @@ class Lifetime(NamedTuple):
 
     @property
     def due(self) -> bool:
-        """Return whether the renewal time has passed."""
+        """Return whether the renewal time has passed. Return False without a renewal time."""
         return self.renewal is not None and self.left <= self.renewal
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The tables that the terminal shows for a plan document or a forecast document, and a chart. Decides nothing."""
+"""Tables for a plan document and for a forecast document, and a chart of the forecast, for the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLES = {
 
 
 def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a table of the steps, then the held renewals with their reasons."""
+    """Return a table of the steps, then a line for each held step with the reason of the hold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("STEP", "TARGET", "REASON", "DETAIL", "RESTARTS", *(("PATH",) if wide else ())):
         table.add_column(heading, no_wrap=heading != "DETAIL")
@@ -48,7 +48,8 @@ def _next(document: dict[str, Any]) -> str:
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
     """Return a chart with a line for each certificate, then a table of the events.
 
-    Without `wide`, one row combines the targets that have the same event on the same day.
+    Without `wide`, one row has all targets with the same event on the same day. If the forecast has no event, return a
+    sentence about that instead.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("WHEN", "WHAT", "TARGET", "DETAIL"):

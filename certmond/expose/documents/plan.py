@@ -1,7 +1,7 @@
-"""The plan document and the forecast document, for scripts: plain types, times in RFC 3339.
+"""The plan document and the forecast document, for scripts. Times have the format of RFC 3339.
 
-Owns the schemas of both. The schema of the plan is stable (schema 1). Decides nothing. `forecast_table` prints the
-documents.
+Owns the schemas of both documents. The schema of the plan document is stable (schema 1). `forecast_table` renders both
+documents for the terminal.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SCHEMA = 1
 
 
 def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """Return the plan document: its header, the steps in order, and the held renewals."""
+    """Return the plan document, which has the steps in their order and the held steps."""
     return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
 
 
 def plan_entry(plan: Plan) -> dict[str, Any]:
-    """Return the members of the plan document that follow its header, in plain types."""
+    """Return the members `steps`, `held` and `changes_at` of the plan document, as values that `json` can encode."""
     return {
         "steps": [step_entry(step) for step in plan.steps],
         "held": [
@@ -34,7 +34,7 @@ def plan_entry(plan: Plan) -> dict[str, Any]:
 
 
 def step_entry(step: Step) -> dict[str, Any]:
-    """Return one step, in plain types."""
+    """Return one element of `steps` in the plan document."""
     return {
         "step": step_name(step),
         "target": step.target,
@@ -46,7 +46,7 @@ def step_entry(step: Step) -> dict[str, Any]:
 
 
 def step_name(step: Step) -> str:
-    """Return the kind of a step."""
+    """Return the kind of a step: issue, restore, derive, restart or rotate."""
     match step:
         case Issue():
             return "issue"
@@ -61,9 +61,9 @@ def step_name(step: Step) -> str:
 
 
 def forecast_document(forecast: Forecast, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """Return the forecast document. `following` is the next event, which may be after the end of the forecast.
+    """Return the forecast document. `following` is the next event, which may be later than the end of the forecast.
 
-    The events include the renewals of enforce mode, also if `mode` is observe.
+    The events include the renewals that certmond executes only in enforce mode, even if `mode` is observe.
     """
     return {
         "schema": SCHEMA,

@@ -1,7 +1,6 @@
-"""The documents of `root-ca show` and `root-ca verify`, and the tables that print them.
+"""The JSON documents of `certmond root-ca show` and `certmond root-ca verify`, and their tables for the terminal.
 
-Owns the schemas of both documents, which are stable (schema 1). The documents contain only public facts. Decides
-nothing.
+Owns the schemas of both documents, which are stable (schema 1). The documents contain no private key.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _STYLES = {"refused": "bold red", "warning": "yellow", "fit": "green"}
 
 @dataclass(frozen=True, slots=True)
 class StagedFacts:
-    """The public facts about a staged file of a rotation."""
+    """Public facts about a staged CA of a rotation."""
 
     part: str
     family: str
@@ -39,17 +38,17 @@ class StagedFacts:
 
 
 def pin(certificate: Certificate) -> str:
-    """Return the hash of the public key in the form that `kubeadm join --discovery-token-ca-cert-hash` accepts."""
+    """Return the hash of the certificate's public key, for `kubeadm join --discovery-token-ca-cert-hash`."""
     return f"sha256:{certificate.key.sha256}"
 
 
 def show_document(
     family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
-    """Return the document of `root-ca show` about a family and the `staged` files of the node.
+    """Return the document of `certmond root-ca show` about a family and the `staged` CAs of the node.
 
-    It has the present CAs with the leaves that each has signed, or the public keys that verify service-account tokens.
-    `rotation` is the record of the rotation in progress, or None.
+    The document has the present CAs, each with the leaves that it has signed. For the family `sa`, it has the public
+    keys that verify service-account tokens. `rotation` is the record of the rotation in progress, or None.
     """
     return {
         "schema": SCHEMA,
@@ -81,9 +80,10 @@ def show_document(
 def verify_document(
     path: str, family: Family, candidate: Certificate | None, verdict: Verdict, now: datetime
 ) -> dict[str, Any]:
-    """Return the document of `root-ca verify`: the verdict on a candidate, and the leaves of the node that chain to it.
+    """Return the document of `certmond root-ca verify`, which has the verdict on the CA in the file `path`.
 
-    The verdict is `fit`, `warning` or `refused`.
+    The verdict is `fit`, `warning` or `refused`. The document also has the leaves of the node, and whether each chains
+    to the CA `candidate`.
     """
     chained = [leaf.name for leaf in family.signed_by(candidate, now)] if candidate else []
     return {
@@ -107,7 +107,7 @@ def _signed(family: Family | TokenKeys, anchor: Anchor, now: datetime) -> list[s
 
 
 def facts(certificate: Anchor) -> dict[str, Any]:
-    """Return the facts of a CA. For a public key, the facts that only a certificate has are null."""
+    """Return the facts of a CA certificate or a public key. For a public key, facts such as the subject are None."""
     if isinstance(certificate, PublicKey):
         known = {"sha256": certificate.sha256, "key": str(certificate)}
         return dict.fromkeys(("subject", "serial", "sha256", "pin", "key", "not_before", "not_after")) | known
@@ -123,7 +123,7 @@ def facts(certificate: Anchor) -> dict[str, Any]:
 
 
 def show_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return a line for each present or staged CA, then the pins and the leaves that each CA signed."""
+    """Return the table of `certmond root-ca show`: the present and the staged CAs, and the leaves that each signed."""
     table = _table(
         "CA", "SUBJECT", "KEY", "FROM", "UNTIL", "KEY HERE", "SIGNS", *(("SERIAL", "SHA256") if wide else ())
     )
@@ -165,7 +165,7 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """Return the verdict with its reasons, then the leaves."""
+    """Return the output of `certmond root-ca verify`: the verdict, its reasons, and a table of the leaves."""
     said = document["verdict"]
     head = {"refused": "is not fit as a Root CA", "warning": "is fit, with warnings", "fit": "is fit"}[said]
     mode = f" (mode {document['mode']})" if document["mode"] else ""

@@ -1,6 +1,6 @@
-"""A planned rotation, phase by phase, as a document for scripts and as a table.
+"""Preview of a rotation: the changes and restarts of each phase, as a document for scripts and as a table.
 
-Owns the schema and the table. Decides nothing.
+Owns the schema of the document and the layout of the table.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def preview_document(
     batch: str | None,
     holds: Sequence[Hold] = (),
 ) -> dict[str, Any]:
-    """Return the preview document: for each phase its changes on this node, its restarts, and the downtime of services.
+    """Return the preview document, which has the changes, restarts and downtimes on this node for each phase.
 
-    `away` is the downtime of services without another instance. `batch` is the size of a batch of workers, or None
-    without other nodes. The `holds` stop the rotation in its phase, before certmond replaces any key.
+    `away` has the downtimes of services that have no other instance. `batch` is the size of a batch of workers, or None
+    on a single-node cluster. The `holds` are the reasons for which the rotation waits before it replaces a key.
     """
     known = list(away)
     phases = [phase.value for phase in stepwise(rotation)] if batch else []
@@ -77,7 +77,7 @@ def preview_document(
 
 
 def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableType:  # noqa: ARG001 - as in every table
-    """Return the document of `preview_document` as a table."""
+    """Return the preview document as a table, followed by the downtimes, the batches of workers and the holds."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("PHASE", "CHANGES", "RESTARTS"):
         table.add_column(column, overflow="fold")
@@ -86,16 +86,19 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
     below = [Text(line) for line in unavoidable(document)]
     if workers := document["workers"]:
         phases = ", ".join(workers["phases"])
-        how = f"one first, then batches of {workers['batch']}, each after all earlier workers acknowledged the phase"
-        below.append(Text(f"workers in {phases}: {how}"))
+        how = f"one worker first, then batches of {workers['batch']}"
+        below.append(Text(f"workers in {phases}: {how}; each waits until all earlier workers acknowledged the phase"))
     if document["holds"]:
-        below.append(Text(f"the rotation waits in {document['phase']}, before it replaces any key; holds:"))
+        below.append(Text(f"the rotation waits in {document['phase']} and replaces no key, because of these holds:"))
         below += [Text(printable(each["message"]), style="yellow") for each in document["holds"]]
     return Group(table, Text(), *below) if below else table
 
 
 def unavoidable(document: dict[str, Any]) -> Iterator[str]:
-    """Yield the downtime of a single control plane, one line for each service and file."""
+    """Yield lines about services that are unavailable during their restart if the node is the only control plane.
+
+    Yield nothing if the document has no downtime.
+    """
     found = dict[tuple[str, int, str], list[str]]()
     for each in document["phases"]:
         for one in each["away"]:
@@ -106,7 +109,7 @@ def unavoidable(document: dict[str, Any]) -> Iterator[str]:
         yield f"  {service}, about {seconds} s in {', '.join(phases)}: a restart is necessary for {because}"
     restarts = Counter(service for (service, *_), phases in found.items() for _ in phases)
     if any(times > 1 for times in restarts.values()):
-        yield "  a second restart in ten minutes takes about 20 s longer, a third about 45 s (back-off of the kubelet)"
+        yield "  a second restart in ten minutes takes about 20 s longer, a third about 45 s longer (kubelet back-off)"
 
 
 def _time(instant: datetime | None) -> str | None:

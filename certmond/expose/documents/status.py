@@ -1,4 +1,4 @@
-"""The JSON of `check` and `status`, for scripts and the page. Its schema is stable (schema 1)."""
+"""The status document: the JSON output of `certmond check` and `certmond status`. The schema is stable (schema 1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 def status_document(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """Return the status document of an assessment, in plain types."""
+    """Return the status document of an assessment, as values that `json` can encode."""
     return {
         **header(assessment, mode, following),
         "certificates": [certificate_entry(status) for status in assessment.certificates],
@@ -36,14 +36,17 @@ def header(assessment: Assessment, mode: str, following: NextEvent | None) -> di
 
 
 def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
-    """Return the next event in plain types, or None."""
+    """Return the member `next_event` of a document, or None without a next event."""
     if following is None:
         return None
     return {"at": _time(following.at), "what": following.what.value, "target": following.target}
 
 
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
-    """Return one element of `certificates`. If the file is unusable, its facts are of the last valid certificate."""
+    """Return one element of `certificates` in the status document.
+
+    If the file of the certificate is unusable, the element has the facts of the last valid certificate.
+    """
     certificate = status.certificate
     return {
         "name": status.seen.name,
@@ -87,7 +90,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
 
 
 def anchor_entry(status: CertificateStatus) -> dict[str, Any]:
-    """Return one element of `trust_anchors`, with the name of its entry in the catalogue."""
+    """Return one element of `trust_anchors` in the status document. Raises ValueError without a certificate."""
     certificate = status.certificate
     if certificate is None:
         raise ValueError("a trust anchor without a certificate")
@@ -109,5 +112,5 @@ def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 def _time(instant: datetime | None) -> str | None:
-    """Return the time in RFC 3339, UTC, with a fraction of a second only if the time has one."""
+    """Return the UTC time `instant` in the format of RFC 3339, or None if `instant` is None."""
     return instant.isoformat().replace("+00:00", "Z") if instant else None

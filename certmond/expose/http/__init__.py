@@ -1,1 +1,1 @@
-"""The HTTP server, with TLS and basic authentication."""
+"""HTTP server of `certmond serve`, with TLS and basic authentication."""

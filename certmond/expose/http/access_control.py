@@ -1,8 +1,8 @@
-"""Access control of the listener by TLS, client certificates and passwords, from a web configuration.
+"""Access control of the HTTP server by TLS, client certificates and passwords, from a web configuration.
 
-Reads the web configuration and the files that it names. Each connection and each request checks these files for changes
-with stat(2). certmond logs unusable files once, and a metric reports them until the operator repairs them. Until the
-repair, the last good configuration remains in force, also while only one file of a new pair is installed.
+Reads the web configuration and the files that it names. The server checks these files for changes with stat(2) for each
+connection and each request. While a file is unusable, the last good configuration remains in force, for example while
+only one file of a new key pair is installed. certmond logs an unusable file once, and a metric reports it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from certmond.expose.http.web_config import RateLimit, Source, load
 log = logging.getLogger(__name__)
 
 CHANGE_SECONDS = 2.0
-"""Seconds from the detection of unusable files until certmond logs them, because a change of files may be incomplete.
+"""Seconds from the detection of unusable files until certmond logs them.
 
-A new period of this length can begin only after all files were usable for as long.
+During this time, another process may still be writing the files. The time begins again only after all files were usable
+for the same number of seconds.
 """
 Mark = tuple[int, ...] | None
 SUCCESSFUL = "certmond_web_config_last_reload_successful"
@@ -36,9 +37,9 @@ _NOT_TLS = b"this port requires HTTPS, and received plain HTTP\n"
 
 
 class Policy:
-    """A web configuration with its certificates and users. `access_policy.Policy` describes the methods.
+    """The rules of a web configuration, with its certificates and users. `access_policy.Policy` describes the methods.
 
-    Raises ConfigError if the certificates cannot be used.
+    The constructor raises ConfigError if OpenSSL cannot use a certificate, a key or a setting.
     """
 
     def __init__(self, source: Source, former: Policy | None) -> None:
@@ -80,7 +81,7 @@ class Policy:
         return self._passwords.refusal(request, origin)
 
     def dress(self, answer: Answer) -> Answer:
-        """Return the answer with the configured headers. Each replaces a header of certmond with the same name."""
+        """Return the answer with the configured headers, which replace headers of certmond with the same names."""
         own = tuple(each for each in answer.headers if not each.startswith(self._replaced))
         return answer._replace(headers=(*own, *self._headers))
 
@@ -90,9 +91,9 @@ class Policy:
 
 
 class Bucket:
-    """A rate limit: one request in each interval, and up to `burst` requests at once after a pause.
+    """Rate limit that permits one request in each interval, and up to `burst` requests at once after a pause.
 
-    Without an interval, certmond does not limit the requests.
+    Without an interval, all requests are permitted.
     """
 
     def __init__(self, limit: RateLimit) -> None:
@@ -113,7 +114,10 @@ class Bucket:
 
 
 class Gate:
-    """The policy in force, replaced after a change of its files. The constructor raises ConfigError for bad files."""
+    """Holder of the policy in force. It loads a new policy after a change of the files of the web configuration.
+
+    The constructor raises ConfigError if a file is unusable.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
@@ -131,7 +135,10 @@ class Gate:
         return self._latest
 
     def policy(self) -> Policy:
-        """Return the policy in force now. The first caller after a change reads the files while the others wait."""
+        """Return the policy in force now. The first caller after a change reads the files, and other callers wait.
+
+        If the new files are unusable, return the last good policy, and log the problems after CHANGE_SECONDS.
+        """
         with self._lock:
             now = time.monotonic()
             if self._good_since is not None and now >= self._good_since + CHANGE_SECONDS:
@@ -154,9 +161,9 @@ class Gate:
         return f"# HELP {SUCCESSFUL} {MEANING}.\n# TYPE {SUCCESSFUL} gauge\n{SUCCESSFUL} {value}\n".encode()
 
     def _refresh(self) -> None:
-        """Load the current configuration, or else the last good configuration with the current content of its files.
+        """Load the current web configuration, or else the last good one with the current content of its files.
 
-        Raises ConfigError with the problems, also if the last good configuration is in force instead.
+        Raises ConfigError with all problems, even if the last good web configuration is now in force.
         """
         former, problems, sources = self._latest, list[str](), list[Source]()
         self._seen = {self._path: _mark(self._path)}  # read the marks before the content, so that no change is lost
@@ -178,7 +185,7 @@ class Gate:
 
 
 def _mark(path: Path) -> Mark:
-    """Return values that change with the file at the path and with its content, or None if the file does not exist."""
+    """Return values that change when the file or its content changes, or None if stat(2) fails."""
     try:
         found = path.stat()
     except OSError:

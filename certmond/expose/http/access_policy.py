@@ -1,8 +1,8 @@
-"""The interface of access control, and the implementation that admits every client in plain text.
+"""Interface of access control, and an implementation that admits every client without TLS.
 
-`access_control` implements the interface from a web configuration. certmond imports it only if such a configuration
-exists. Without authentication, a request on loopback must be for a name of this host. Imports the standard library
-only, without ssl.
+`access_control` implements the interface from a web configuration. certmond imports that module only if a web
+configuration exists. Without TLS and passwords, a request on loopback must name this host. Imports the standard library
+only, without the module ssl.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from certmond.expose.http.routes import Answer, Request, sentence
 
 HOST = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")  # RFC 3986, 3.2.2 and 3.2.3
 MISDIRECTED = (
-    "the request is for another host: without TLS and passwords, loopback accepts an address, localhost and the name "
-    "of this host; a proxy before `certmond serve` must send one of these as Host (docs/web.md)"
+    "the request is for another host: on loopback without TLS and passwords, certmond accepts only an IP address, "
+    "localhost or the name of this host; configure a proxy to send one of these as Host (docs/web.md)"
 )
 
 
 class Policy(Protocol):
-    """The immutable rules that admit clients. After a change, the server ends the connections with the old rules."""
+    """Immutable rules that admit clients. After a change, the server ends the connections that have old rules."""
 
     encrypts: bool
     asks: bool  # clients must authenticate
 
     def wrap(self, connection: socket.socket) -> socket.socket:
-        """Return the plain or encrypted connection that replaces `connection`. Exchange no bytes."""
+        """Return the plain or encrypted connection that replaces `connection`. Send and receive no bytes."""
 
     def greet(self, connection: socket.socket) -> bool:
-        """Do the handshake, and return whether the client is admitted. Raises OSError if it fails."""
+        """Make the TLS handshake, if any. Return whether the client is admitted. Raises OSError if it fails."""
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer that refuses the request, or None. `origin` is the address to which the limits apply."""
+        """Return the answer that refuses the request, or None to admit it. Limits apply to the address `origin`."""
 
     def dress(self, answer: Answer) -> Answer:
-        """Return the answer with the headers of the policy."""
+        """Return the answer with the additional HTTP headers of the policy."""
 
     def part(self, connection: socket.socket) -> None:
         """Close the connection for writing."""
@@ -46,10 +46,10 @@ class Policy(Protocol):
 class Gate(Protocol):
     @property
     def latest(self) -> Policy:
-        """Return the policy that was in force at the last call of `policy`. Read no file."""
+        """Return the result of the last call of `policy`. Read no file."""
 
     def policy(self) -> Policy:
-        """Return the policy in force now. It reads files, so the loop that accepts connections must not call it."""
+        """Return the policy in force now. The loop that accepts connections must not call it: it may read files."""
 
     def metrics(self) -> bytes:
         """Return the metrics of the access control, in the text format of Prometheus."""
@@ -71,7 +71,7 @@ class OpenPolicy:
         return answer
 
     def part(self, connection: socket.socket) -> None:
-        """Do nothing, because only TLS has a closing handshake."""
+        """Do nothing, because a plain connection has no closing handshake."""
 
 
 class OpenGate:
@@ -86,11 +86,11 @@ class OpenGate:
 
 
 def misdirected(request: Request, policy: Policy) -> Answer | None:
-    """Return the answer that refuses a request for another host on loopback (RFC 9110, 15.5.20), or None.
+    """Return the answer that refuses a loopback request for another host (RFC 9110, 15.5.20), or None to admit it.
 
-    The owner of a web site can resolve the name of the site to the loopback address (DNS rebinding). Then a page of the
-    site can read certmond's answer. An address as Host is safe. With TLS, the name of the site does not match the
-    certificate. With passwords, the browser has no password for the name of the site.
+    This check prevents DNS rebinding: an attacker resolves the name of a web site to the loopback address, so that a
+    page of the site can read certmond's answer. The check is not necessary with TLS, because the name does not match
+    the certificate, or with passwords, because the browser has no password for this name.
     """
     if policy.encrypts or policy.asks or _is_own(request.headers.get("host", "")):
         return None
@@ -98,7 +98,7 @@ def misdirected(request: Request, policy: Policy) -> Answer | None:
 
 
 def _is_own(host: str) -> bool:
-    """Return whether `host` is an address, or a name that only this host uses."""
+    """Return whether the Host header `host` is empty, an IP address, localhost or the name of this host."""
     parts = HOST.fullmatch(host.lower())
     if parts is None:
         return False

@@ -1,8 +1,8 @@
 """Basic authentication (RFC 7617) against bcrypt hashes, resistant to a flood of wrong passwords.
 
-Owns the check of a password, its cache, and the order of checks. One check runs at a time. A client address whose check
-was the last one waits for the checks of other addresses. The checks of a wrong password and of an unknown user take the
-same time. Logs nothing. Stores only a keyed digest of a right password.
+One check of a password runs at a time. The next check is for another client address, if one waits. The check of a wrong
+password takes as long as that of an unknown user. The module stores a keyed digest of each right password, and no other
+form of a password. It logs nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PASSWORD_BYTES = 72  # bcrypt and the programs that create hashes ignore the byt
 
 
 class CheckQueue:
-    """A queue that grants one check at a time. It prefers another address than that of the last check."""
+    """Queue of password checks. It runs one check at a time, and prefers a client other than that of the last check."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -36,9 +36,9 @@ class CheckQueue:
 
     @contextmanager
     def slot(self, origin: str) -> Iterator[bool]:
-        """Yield whether the check may run in the block.
+        """Wait for the other checks, and yield whether the check may run in the `with` block.
 
-        Yield False after `WAIT_SECONDS`, or immediately if WAITING checks of `origin` wait already.
+        Yield False after `WAIT_SECONDS`, or immediately if WAITING checks of the address `origin` wait already.
         """
         ticket = (origin, object())
         with self._changed:
@@ -66,7 +66,7 @@ class CheckQueue:
 
 
 class Passwords:
-    """The users of one configuration, and digests of the right passwords that they have sent."""
+    """The users of a web configuration with their bcrypt hashes, and a cache of right passwords from clients."""
 
     def __init__(self, users: Mapping[str, str]) -> None:
         self._hashes = {name.encode(): text.encode() for name, text in users.items()}
@@ -78,7 +78,7 @@ class Passwords:
         self._queue = CheckQueue()
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """Return the answer that refuses the request, or None. Without users, admit every request."""
+        """Return the answer that refuses the request, or None to admit it. Without users, admit every request."""
         if not self._hashes:
             return None
         credentials = _credentials(request.headers.get("authorization", ""))

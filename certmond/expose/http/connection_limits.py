@@ -1,10 +1,10 @@
-"""Limits of connections: number, share of an address, time, and displacement by new connections.
+"""Limits for the connections of the HTTP server: their number, the share of one address, and their deadlines.
 
-Owns the numbers and the deadlines, and shuts down overdue connections. Reads and writes no payload. One address has at
-most half of the slots. If all slots are in use, a new connection displaces a connection that waits for its client. A
-connection that has sent no request is displaced first, the longest silent one before others. A new connection with a
-request displaces such a connection immediately. Every other displacement needs a silence of `GRACE_SECONDS`. So silent
-connections displace each other, a flood of them costs little, and the server answers clients with a request.
+One address has at most half of the slots. If no slot is free, a new connection displaces a connection whose client is
+silent. A connection without any request is displaced first, beginning with the longest silence. A new connection that
+has sent a request displaces it immediately. Every other displacement requires a silence of `GRACE_SECONDS`. So the
+server still answers requests during a flood of silent connections. The module shuts down overdue connections. It reads
+and writes no payload.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Slots:
         self._leaving = 0
 
     def acquire(self, connection: socket.socket, seconds: float) -> bool:
-        """Acquire a slot for a new connection, which may displace another connection. Return whether it has a slot."""
+        """Acquire a slot for a new connection, and displace another connection if necessary.
+
+        Return False if no slot is available. `seconds` is the time until the deadline of the connection.
+        """
         origin, asks, now = origin_of(connection), brings_request(connection), time.monotonic()
         with self.changed:
             own = [slot for slot in self.taken.values() if slot.origin == origin]
@@ -68,7 +71,10 @@ class Slots:
         return True
 
     def change(self, connection: socket.socket, wrap: Callable[[socket.socket], socket.socket]) -> socket.socket:
-        """Move the slot to the connection that `wrap` returns. Raises ConnectionAbortedError if it has no slot."""
+        """Move the slot of `connection` to the connection that `wrap` returns, and return this connection.
+
+        Raises ConnectionAbortedError if another connection has displaced `connection`.
+        """
         with self.changed:
             if connection not in self.taken:
                 raise ConnectionAbortedError("another connection has displaced this one")
@@ -86,14 +92,17 @@ class Slots:
                 slot.asked = slot.asked or not waiting
 
     def release(self, connection: socket.socket) -> None:
-        """Release the slot, at the end of the connection's thread."""
+        """Release the slot of a connection. The thread of the connection calls this method at its end."""
         with self.changed:
             if self.taken.pop(connection, None) is None:
                 self._leaving -= 1
             self.changed.notify_all()
 
     def shut_down(self, how: int, overdue_at: float = float("inf")) -> None:
-        """Shut down the connections with a deadline up to `overdue_at`. This ends threads that wait for a client."""
+        """Shut down each connection whose deadline is not later than `overdue_at`.
+
+        The thread of such a connection no longer waits for its client. `how` is the argument of shutdown(2).
+        """
         with self.changed:
             for connection, slot in self.taken.items():
                 if slot.deadline <= overdue_at:
@@ -101,7 +110,7 @@ class Slots:
 
 
 def brings_request(connection: socket.socket) -> bool:
-    """Return whether a complete request head, or the beginning of a TLS handshake, has arrived."""
+    """Return whether the client has sent a complete head of a request, or the beginning of a TLS handshake."""
     try:
         head = connection.recv(HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
@@ -115,7 +124,10 @@ def _end(connection: socket.socket, how: int) -> None:
 
 
 def origin_of(connection: socket.socket) -> str:
-    """Return the part of a client's address that it cannot choose: an IPv4 address, or an IPv6 network (/64)."""
+    """Return the IPv4 address of a client, or its IPv6 network (/64), because clients choose the rest of the address.
+
+    Return "" if the client has disconnected or has no address.
+    """
     try:
         host = connection.getpeername()[0]
     except (OSError, IndexError):

@@ -1,6 +1,6 @@
-"""Evaluation of the daemon's heartbeat: whether the loop of the daemon is alive, and whether its output is current.
+"""Evaluation of the daemon's heartbeat: whether the daemon is alive, and whether its output is current.
 
-Reads `heartbeat.json`, which `metrics.exposition` writes. Imports the standard library only.
+The daemon writes the heartbeat to `heartbeat.json` in the runtime directory. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 ALIVE_SECONDS = 30  # the daemon rewrites its heartbeat at least every 10 s
 UNREADABLE = (KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError)
-"""The errors of a read or evaluation of an invalid heartbeat. A time outside the calendar raises OSError."""
+"""Exceptions that the read or the evaluation of an invalid heartbeat can raise."""
 SEE_JOURNAL = "see `journalctl -u certmond`"
 
 
@@ -31,15 +31,18 @@ class Heartbeat(NamedTuple):
 
 
 def not_alive(beat: Heartbeat, now: float) -> str | None:
-    """Return why the daemon's loop does not count as alive, or None. A heartbeat from the future counts as old."""
+    """Return why the daemon does not count as alive, or None if its heartbeat is recent.
+
+    A heartbeat with a time in the future does not count as recent.
+    """
     age = now - beat.alive_at
     if abs(age) < ALIVE_SECONDS:  # in this form, NaN is not alive
         return None
-    return f"the daemon's last heartbeat is {age:.0f} s old; it writes one every 10 s: {SEE_JOURNAL}"
+    return f"the daemon's last heartbeat is {age:.0f} s old, but the daemon writes one every 10 s: {SEE_JOURNAL}"
 
 
 def silence(runtime_dir: Path) -> str | None:
-    """Return why the daemon that writes into `runtime_dir` does not count as alive, or None."""
+    """Return why the daemon does not count as alive, or None if the heartbeat in `runtime_dir` is recent."""
     path = runtime_dir / "heartbeat.json"
     try:
         return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
@@ -48,20 +51,20 @@ def silence(runtime_dir: Path) -> str | None:
 
 
 def not_ready(beat: Heartbeat, now: float) -> str | None:
-    """Return why the daemon's output is not current, or None."""
+    """Return why the daemon's output is not current, or None if its last pass is recent."""
     if beat.pass_at is None or not beat.ready:
         return f"the daemon has not completed its first pass: {SEE_JOURNAL}"
     age, limit = now - beat.pass_at, 2 * beat.resync + 60
     if abs(age) < limit:
         return None
-    return f"the daemon's last pass is {age:.0f} s old, and {limit:.0f} s is the limit: {SEE_JOURNAL}"
+    return f"the daemon's last pass is {age:.0f} s old, but the limit is {limit:.0f} s: {SEE_JOURNAL}"
 
 
 def halted(text: bytes | None, now: float) -> str | None:
-    """Return why the daemon may have missed changes, and since when, or None.
+    """Return a sentence for the page if the daemon has stopped or its output is not current, or None.
 
-    The text names a time instead of an age, so it stays the same. `text` is the heartbeat, or None if its file does
-    not exist.
+    The sentence names a time instead of an age, so that the page does not change every second. `text` is the content of
+    the heartbeat file, or None if this file does not exist.
     """
     if text is None:
         return "The daemon is not running"

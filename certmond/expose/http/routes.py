@@ -1,8 +1,8 @@
-"""Requests and answers of the HTTP server, without sockets and threads.
+"""Parser of HTTP requests, and the answer to each request. The module opens no socket and starts no thread.
 
-Opens only fixed file names, and passes no part of a URL to the file system. Each request opens its file, so its answer
-has one rendering of the file, never a mixture of two. sendfile sends the plain form. The server compresses each
-rendering once, and sends the same gzip form to all clients. Imports the standard library only.
+Opens only fixed file names, and passes no part of a URL to the file system. Each request opens its file, so an answer
+never mixes two versions of the file. sendfile(2) sends the uncompressed form. The server compresses each version of a
+file once, and sends the same gzip form to all clients. Imports the standard library only.
 """
 
 import errno
@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 
 class Rendering(io.FileIO):
-    """An open file of the daemon. Its content does not change when the daemon replaces the file by a rename."""
+    """Open file of the runtime directory. The open content stays the same when the daemon replaces the file."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -64,7 +64,7 @@ class Rendering(io.FileIO):
             offset += sent
 
     def feed(self, connection: socket.socket, offset: int, end: int) -> None:
-        """Send the bytes like `send`, through an encrypted connection."""
+        """Send the bytes from `offset` to `end` through a TLS connection, for which sendfile(2) is not possible."""
         while offset < end:
             part = os.pread(self.fileno(), min(PART_BYTES, end - offset), offset)
             if not part:
@@ -104,7 +104,10 @@ def sentence(status: HTTPStatus, text: str, *headers: str) -> Answer:
 
 
 def read_request(stream: io.BufferedIOBase) -> Request | HTTPStatus | None:
-    """Return the next request of a connection, the status of an invalid request, or None after the last request."""
+    """Return the next request of a connection, or None at the end of the connection.
+
+    Return the HTTP status for an invalid request.
+    """
     lines: list[bytes] = []
     room = HEAD_BYTES
     while line := stream.readline(room + 1):
@@ -138,7 +141,7 @@ def parse_request(first: bytes, *rest: bytes) -> Request | None:
 
 
 def prefers_gzip(accept_encoding: str) -> bool:
-    """Return whether gzip is acceptable and not less preferred than the plain form (RFC 9110, 12.5.3)."""
+    """Return whether the client accepts gzip, and does not prefer the uncompressed form (RFC 9110, 12.5.3)."""
     quality: dict[str, float] = {}
     for item in accept_encoding.lower().split(","):
         coding, semicolon, parameter = item.partition(";")
@@ -150,7 +153,7 @@ def prefers_gzip(accept_encoding: str) -> bool:
 
 
 class Document:
-    """A file that the daemon replaces as a whole. `tail` returns the text that the server appends to it."""
+    """Route for a file that the daemon replaces by a rename. The server appends the text that `tail` returns."""
 
     def __init__(self, path: Path, content_type: str, tail: Callable[[], bytes] = bytes) -> None:
         self.path, self.content_type, self.tail = path, content_type, tail
@@ -158,7 +161,10 @@ class Document:
         self._compressed = ("", b"")  # the tag of a rendering, and its gzip form
 
     def compressed(self) -> tuple[str, bytes]:
-        """Return the gzip form for all clients. The first caller after a change compresses it while the others wait."""
+        """Return the entity tag and the gzip form of the file with its tail.
+
+        The first caller after a change compresses the file, and other callers wait for the result.
+        """
         with self._lock, Rendering(self.path) as file:
             tail = self.tail()
             tag = named(file, tail)
@@ -180,12 +186,12 @@ class Document:
 
 
 def named(file: Rendering, tail: bytes) -> str:
-    """Return the entity tag of a rendering with its tail."""
+    """Return the entity tag of `file` with the appended text `tail`."""
     return f"{file.tag}-{zlib.crc32(tail):x}" if tail else file.tag
 
 
 def conditional(request: Request, tag: str, answer: Answer) -> Answer:
-    """Return the answer with the entity tag `tag`, or 304 if the client has it already."""
+    """Return the answer with the entity tag `tag`, or the status 304 if the client already has this version."""
     known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
     headers = (*answer.headers, f"ETag: {tag}")
     if known.isdisjoint({"*", tag}):
@@ -196,9 +202,10 @@ def conditional(request: Request, tag: str, answer: Answer) -> Answer:
 
 
 class Front:
-    """The page. The server renders it on the first request after a change, and keeps the gzip form for all clients.
+    """Route for the HTML page. The server renders the page on the first request after a change.
 
-    The daemon does not render the page, because only the server can report that the daemon has stopped.
+    The server keeps the gzip form for all clients. The daemon does not render the page, because only the server can
+    report that the daemon has stopped.
     """
 
     def __init__(self, runtime_dir: Path) -> None:
@@ -219,7 +226,7 @@ class Front:
         return conditional(request, f'"{tag}"', Answer(HTTPStatus.OK, HTML, zlib.decompress(packed, GZIP), headers))
 
     def made(self) -> tuple[str, bytes]:
-        """Return the tag and the gzip form of the current page."""
+        """Return the entity tag and the gzip form of the current page. Raises OSError without a status document."""
         with self._lock, ExitStack() as stack:
             beat = None
             with suppress(OSError):
@@ -246,10 +253,10 @@ def unreadable(error: OSError) -> str:
 
 
 class Site:
-    """The fixed set of URL paths, each with the function that answers its requests."""
+    """The fixed set of URL paths, and the function that answers the requests for each path."""
 
     def __init__(self, runtime_dir: Path, metrics: Callable[[], bytes] = bytes) -> None:
-        """`metrics` returns the metrics of the server, which it appends to the metrics of the daemon."""
+        """Create the routes. The server appends the text that `metrics` returns to the metrics of the daemon."""
         self.heartbeat = runtime_dir / "heartbeat.json"
         self.routes: dict[str, Callable[[Request], Answer]] = {
             "/": Front(runtime_dir).answer,

@@ -1,7 +1,8 @@
-"""The HTTP server process: serves the files that the daemon renders into its runtime directory.
+"""HTTP server of `certmond serve`, which serves the files that the daemon writes into the runtime directory.
 
-Owns the sockets, the threads and their time limits. `connection_limits` limits their number, `routes` has the answers,
-and `access_policy` decides access. Reads no key of the node, needs no privilege and imports the standard library only.
+Owns the sockets, and a thread for each connection. `connection_limits` limits the connections, `routes` has the
+answers, and `access_policy` decides which clients have access. The server reads no key of the node and needs no
+privilege. The module imports the standard library only.
 """
 
 import errno
@@ -44,7 +45,7 @@ REMEDIES = {
 
 
 class Server:
-    """A server with one loop, which accepts connections and checks deadlines, and a thread for each connection."""
+    """HTTP server with a loop that accepts connections and checks deadlines, and a thread for each connection."""
 
     patience = 10.0  # seconds for the handshake, for a complete request, and for each chunk of the answer
 
@@ -74,7 +75,7 @@ class Server:
             each.close()
 
     def stop(self) -> None:
-        """End `serve_forever`. A signal handler or another thread may call this method."""
+        """Request the end of `serve_forever`. A signal handler or another thread may call this method."""
         self._stopping = True
         with suppress(OSError):
             self._waker.send(b"\0")
@@ -100,7 +101,10 @@ class Server:
         self.slots.shut_down(socket.SHUT_RDWR)
 
     def _service_actions(self) -> float | None:
-        """Send the watchdog's heartbeat and shut down overdue connections. Return the seconds until the next call."""
+        """Notify the watchdog of systemd, and shut down overdue connections.
+
+        Return the maximum number of seconds until the next call, or None without a limit.
+        """
         now = time.monotonic()
         if self._ping_every and now >= self._ping_at:
             notify("WATCHDOG=1")
@@ -110,7 +114,7 @@ class Server:
         return min(pauses + ([min(1.0, self.patience)] if self.slots.taken else []), default=None)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept a waiting connection. Return False if no connection waits."""
+        """Accept a waiting connection, and start its thread. Return False if no connection could be accepted."""
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
@@ -139,7 +143,7 @@ class Server:
             connection.shutdown(socket.SHUT_WR)
 
     def _converse(self, connection: socket.socket, local: bool) -> None:
-        """Serve a connection from its first request to its end. With `local`, its listener is on loopback."""
+        """Serve a connection until it ends. `local` is true if the listener of the connection is on loopback."""
         try:
             origin, policy = origin_of(connection), self.gate.policy()
             if connection.family != socket.AF_UNIX:
@@ -166,7 +170,7 @@ class Server:
     def _exchange(
         self, connection: socket.socket, stream: io.BufferedIOBase, policy: Policy, origin: str, local: bool
     ) -> bool:
-        """Read one request and answer it. Return whether another request may follow."""
+        """Read one request and answer the request. Return whether the connection stays open for another request."""
         self.slots.extend(connection, self.patience, waiting=True)
         request = read_request(stream)
         if request is None:
@@ -202,7 +206,7 @@ class Server:
 
 
 def notify(state: str) -> None:
-    """Notify systemd, if it started this process."""
+    """Send the notification `state` to systemd (sd_notify(3)), if systemd started this process."""
     if "NOTIFY_SOCKET" in os.environ:
         import systemd.daemon  # noqa: PLC0415  # optional outside systemd
 
@@ -211,7 +215,10 @@ def notify(state: str) -> None:
 
 
 def inherited() -> list[socket.socket]:
-    """Return the sockets of certmond-web.socket, on which systemd listens for this process."""
+    """Return the listening sockets that systemd passed from certmond-web.socket, or [] without socket activation.
+
+    Raises ListenError if systemd passed a socket that does not listen.
+    """
     if "LISTEN_FDS" not in os.environ:
         return []
     import systemd.daemon  # noqa: PLC0415  # optional outside systemd
@@ -247,7 +254,7 @@ def make_server(runtime_dir: Path, listen: str, gate: Gate | None = None) -> Ser
 
 
 def is_open(listener: socket.socket) -> bool:
-    """Return whether other hosts can reach the listener."""
+    """Return whether the listener is on an IP address that is not a loopback address."""
     if listener.family == socket.AF_UNIX:
         return False
     host: str = listener.getsockname()[0]
@@ -255,7 +262,7 @@ def is_open(listener: socket.socket) -> bool:
 
 
 def serve(runtime_dir: Path, listen: str, gate: Gate | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, and return 0."""
+    """Run the HTTP server until SIGTERM or SIGINT, and return 0. Raises ListenError if the port is not available."""
     with make_server(runtime_dir, listen, gate) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())

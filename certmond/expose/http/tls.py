@@ -1,8 +1,8 @@
-"""TLS of the listener: the settings of a web configuration, applied to OpenSSL.
+"""TLS context of the HTTP server, with the settings of a web configuration.
 
-Owns the read of certificates and keys, their TLS context, and the check of a client's names. Reads each file once, and
-passes the bytes to OpenSSL in anonymous memory, which leaves no file. Parses no certificate. Only the context keeps a
-key.
+Reads the certificate and the key, and checks the names in client certificates. The module reads each file once, and
+passes the bytes to OpenSSL in anonymous memory, without a temporary file. It parses no certificate. Only the context
+keeps the private key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _NAMES = {"DNS", "email", "IP Address", "URI"}
 
 
 def make_context(source: Source) -> ssl.SSLContext:
-    """Return the context of the server. Raises ConfigError with every unusable file and the line of its key."""
+    """Return the TLS context of the server for a web configuration.
+
+    Raises ConfigError with all problems. Each problem has the line of the configuration to which it belongs.
+    """
     settings, problems = source.config.tls_server_config, []
     pems = {key: _inline(source, key) for key in ("cert", "key", "client_ca")}
     for key in settings.files:
@@ -52,9 +55,10 @@ def make_context(source: Source) -> ssl.SSLContext:
 
 
 def allowed(connection: ssl.SSLSocket, names: tuple[str, ...]) -> bool:
-    """Return whether `names` has one of the client's subject alternative names, of any kind. True without `names`.
+    """Return whether one subject alternative name of the client's certificate is in `names`, or `names` is empty.
 
-    Addresses have the form of Go: 192.0.2.1, 2001:db8::1.
+    `names` has DNS names, e-mail addresses, URIs and IP addresses. IP addresses have the form of Go, such as
+    2001:db8::1.
     """
     if not names:
         return True
@@ -75,7 +79,7 @@ def _inline(source: Source, key: str) -> bytes:
 
 
 def _key_of(source: Source, name: str) -> str:
-    """Return the key that configures `name`: that of a file, or of an inline value."""
+    """Return the key of the web configuration that sets `name`, such as `cert_file` or `cert` for the name `cert`."""
     return f"{name}_file" if f"{name}_file" in source.config.tls_server_config.files else name
 
 
@@ -132,14 +136,14 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
         try:
             context.set_ecdh_curve(_CURVES[curve])
         except (OSError, ValueError):  # Python 3.11.2 of Debian 12 has no X25519 here
-            fact = f"cannot be {curve} with the Python that certmond runs with"
+            fact = f"cannot be {curve} with the Python version of certmond"
             yield Problem(
-                source.place("curve_preferences"), f"{fact}; remove it: OpenSSL then offers its default curves"
+                source.place("curve_preferences"), f"{fact}; remove the key, so that OpenSSL offers its default curves"
             )
 
 
 class _EncryptedError(Exception):
-    """Error that reports a key for which OpenSSL requested a password."""
+    """Error that reports an encrypted private key, for which OpenSSL requested a password."""
 
 
 def _no_password() -> str:
@@ -148,7 +152,10 @@ def _no_password() -> str:
 
 @contextmanager
 def _memory(pem: bytes) -> Iterator[str]:
-    """Yield a path to `pem` for the block. OpenSSL accepts only paths, and a key must not be on a disk."""
+    """Yield a path in anonymous memory that has the bytes `pem` during the `with` block.
+
+    OpenSSL accepts only paths, and a private key must not be in a file on disk. Raises ValueError for more than 1 MiB.
+    """
     if len(pem) > MAX_BYTES:
         raise ValueError("larger than 1 MiB")
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)

@@ -1,7 +1,7 @@
-"""The web configuration in the format of Prometheus's exporter-toolkit: a frozen WebConfig, or every problem.
+"""Parser of the web configuration, which has the format of Prometheus's exporter-toolkit.
 
-Owns the keys, their values and their combinations. Each problem has its file and line, and none quotes a key or a hash.
-Follows docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each rule of certmond that is
+Checks the keys, their values and their combinations. Each problem has its file and line, and quotes no private key and
+no hash. Follows docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each rule of certmond that is
 stricter. Opens only the given file.
 """
 
@@ -25,7 +25,7 @@ from certmond.errors import ConfigError
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
 CURVES = ("CurveP256", "CurveP384", "CurveP521", "X25519")
 SUITES_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-"""The suites of TLS 1.3. The server always offers them, as in Go, so a configuration cannot choose among them."""
+"""The cipher suites of TLS 1.3. Like Go, the server always offers all of them, whatever the configuration names."""
 SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
@@ -38,7 +38,7 @@ SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
 }
-"""The suites of Go's crypto/tls.CipherSuites up to TLS 1.2, with OpenSSL's names."""
+"""The cipher suites of Go's crypto/tls.CipherSuites up to TLS 1.2, with the names that OpenSSL uses."""
 HEADERS = {
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
@@ -46,9 +46,9 @@ HEADERS = {
     "X-Frame-Options": ("deny", "sameorigin"),
     "X-XSS-Protection": (),
 }
-"""The headers that the configuration may set, with the valid values of some."""
+"""The headers that the configuration may set. Each has its valid values, or () if every value is valid."""
 MOST_COST = 15
-"""Maximum cost of a bcrypt hash. Each step doubles the time of a check: 15 takes about 2 s, and a client has 10 s."""
+"""Maximum cost of a bcrypt hash. A check with the cost 15 takes about 2 s, and each further step doubles this time."""
 
 _HASH = re.compile(r"\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}")
 _SPAN = re.compile(r"0|(?:(?:\d{1,9}(?:\.\d{1,9})?)(?:ns|us|µs|ms|s|m|h))+")
@@ -65,7 +65,7 @@ def _client_auth(value: Any) -> Any:
 
 
 def _span(value: Any) -> Any:
-    """Return the seconds of a duration in Go's format."""
+    """Return the seconds of a duration in Go's format, such as 1m30s. Raises ValueError for another format."""
     if isinstance(value, str) and _SPAN.fullmatch(value):
         return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([a-zµ]+)", value))
     raise ValueError("must be a duration such as 500ms or 1m30s; 0 sets no limit")
@@ -85,7 +85,7 @@ class _Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _nothing_is_not_there(cls, given: Any) -> Any:
-        """Drop known keys without a value."""
+        """Return the mapping without the known keys that have no value, so that their defaults apply."""
         if not isinstance(given, dict):
             return given
         return {key: value for key, value in given.items() if value is not None or key not in cls.model_fields}
@@ -111,7 +111,7 @@ class TlsServerConfig(_Model):
 
     @property
     def files(self) -> dict[str, str]:
-        """Return the path of each file to read, by key."""
+        """Return the path of each configured file, by its key, such as `cert_file`."""
         paths = {key: getattr(self, key) for key in ("cert_file", "key_file", "client_ca_file")}
         return {key: path for key, path in paths.items() if path}
 
@@ -133,7 +133,7 @@ class RateLimit(_Model):
 
 
 class WebConfig(_Model):
-    """The content of a web configuration. `tls_server_config` enables TLS, and `basic_auth_users` enables passwords."""
+    """Content of a web configuration. `tls_server_config` enables TLS, and `basic_auth_users` enables passwords."""
 
     tls_server_config: TlsServerConfig = TlsServerConfig()
     http_server_config: HttpServerConfig = HttpServerConfig()
@@ -154,7 +154,7 @@ _PARTS: dict[str, type[BaseModel]] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A web configuration, its directory, and the line of each value in its file."""
+    """A web configuration, with the directory of its file and the line of each value in this file."""
 
     config: WebConfig
     tree: Node
@@ -173,7 +173,7 @@ class Source:
 
 
 def content(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a regular file, at most one more than `most`. Never blocks on a FIFO or a device."""
+    """Return at most `most` + 1 bytes of a regular file. Raises OSError for any other file, and does not block."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -182,7 +182,7 @@ def content(path: Path, most: int = MAX_BYTES) -> bytes:
 
 
 def load(path: Path) -> Source:
-    """Return the web configuration in `path`. Raises ConfigError with every problem."""
+    """Return the web configuration in the file `path`. Raises ConfigError with all problems."""
     try:
         text = content(path)
     except OSError as error:
@@ -192,9 +192,9 @@ def load(path: Path) -> Source:
 
 
 def parse(name: str, text: str | bytes, directory: Path) -> Source:
-    """Return the web configuration in `text`.
+    """Return the web configuration in `text`. Relative paths in the text are relative to `directory`.
 
-    `name` is the file in each problem. Raises ConfigError with all problems.
+    Raises ConfigError with all problems. `name` is the path of the file in these problems.
     """
     tree, problems = read(name, text)
     if tree is None:
@@ -212,7 +212,7 @@ def parse(name: str, text: str | bytes, directory: Path) -> Source:
 
 
 def _tls(tree: Node) -> Iterator[Problem]:
-    """Yield the invalid combinations in `tls_server_config`."""
+    """Yield a problem for each invalid combination of keys in `tls_server_config`."""
     whole = tree.fields.get("tls_server_config")
     given = {key: node for key, node in (whole.fields if whole else {}).items() if node.value not in (None, "")}
     if whole is None or not given:
@@ -226,7 +226,7 @@ def _tls(tree: Node) -> Iterator[Problem]:
     auth = given.get("client_auth_type")
     policy = auth.value if auth else "NoClientCert"
     if auth and policy in _VERIFYING and not authority:  # Go would admit every client with a certificate of a public CA
-        yield Problem(auth.place, f"{policy} needs client_ca_file, the CAs that verify the clients")
+        yield Problem(auth.place, f"{policy} needs client_ca_file; add a file with the CAs that verify clients")
     if authority and policy == "NoClientCert":
         yield Problem(authority.place, "has no effect without client_auth_type; add it")
     names = given.get("client_allowed_sans")
@@ -267,7 +267,7 @@ def _users(tree: Node) -> Iterator[Problem]:
     for name, node in tree.keys("basic_auth_users"):
         if ":" in name:
             yield Problem(
-                node.place, "has a colon in its name, which separates name and password in basic authentication"
+                node.place, "has a colon in its name, which basic authentication does not permit; choose another name"
             )
         if not isinstance(node.value, str):
             continue

@@ -1,1 +1,1 @@
-"""The metrics in the text format of Prometheus."""
+"""Metrics of the daemon in the text format of Prometheus."""

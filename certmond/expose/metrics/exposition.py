@@ -1,7 +1,7 @@
-"""The files of the runtime directory: metrics and status, rendered from an assessment and written atomically.
+"""Writer of the metrics and the status document from an assessment, and reader of the status document.
 
-Owns the exposition of certificates, and the files in the runtime directory. `incremental_rewrite` copies unchanged
-parts from the previous file, so the daemon neither renders them again nor keeps them in memory.
+Owns the metrics about certificates, and the names of the files in the runtime directory. `incremental_rewrite` copies
+unchanged parts from the previous file. So the daemon neither renders these parts again nor keeps them in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """A family of gauges. `meaning` is its help text. Each series has its labels in the order of `labels`."""
+    """A gauge with its help text (`meaning`) and the names of its labels in the order of the exposition."""
 
     name: str
     meaning: str
@@ -34,7 +34,7 @@ class Family:
 
     @property
     def head(self) -> str:
-        """Return the lines HELP and TYPE, which precede the series."""
+        """Return the lines HELP and TYPE, which precede the series of the gauge."""
         return f"# HELP {self.name} {self.meaning}\n# TYPE {self.name} gauge\n"
 
 
@@ -77,33 +77,33 @@ FAMILIES = (
     TRUST_ANCHOR_NOT_AFTER,
     SERVED_MATCHES,
 )
-"""The gauges about certificates, in their order in the text."""
+"""The gauges about certificates, in the order of the exposition."""
 COUNT = Family("certmond_findings", "Number of open findings", ("severity",))
-"""The gauge of open findings. certmond always exports it, with 0 for a severity without an open finding."""
+"""The number of open findings for each severity. certmond exports 0 for a severity without a finding."""
 
 _Lines = tuple[str, ...]
-"""The lines of one certificate: one text for each gauge of `FAMILIES`, empty for a gauge without a series."""
+"""The lines of one certificate: a text for each gauge of `FAMILIES`, which is empty if the gauge has no series."""
 
 
 class Renderer:
-    """Writer of the two files that contain every certificate: metrics and status."""
+    """Writer of the metrics and of the status document, which both contain every certificate."""
 
     def __init__(self) -> None:
         self._metrics = Sheet(_lines)
         self._status = Sheet(_entry, separator=",")
 
     def metrics(self, assessment: Assessment, own: str = "") -> str:
-        """Return the metrics text (format 0.0.4): gauges of certificates, counts of findings, and `own` unchanged."""
+        """Return the metrics text (format 0.0.4): the gauges about certificates, the numbers of findings, and `own`."""
         lines = [_lines(status) for status in _series(assessment)]
         columns = [head + "".join(each[number] for each in lines) for number, head in enumerate(_HEADS)]
         return "".join(columns) + _tail(assessment, own)
 
     def write_metrics(self, path: Path, assessment: Assessment, own: str = "") -> None:
-        """Write the text of `metrics` into a file. Raises RuntimeDirError."""
+        """Write the text of `metrics` into the file `path`. Raises RuntimeDirError if the file cannot be written."""
         self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
 
     def write_status(self, path: Path, assessment: Assessment, mode: str, following: NextEvent | None) -> None:
-        """Write the JSON of `check` into a file. Raises RuntimeDirError."""
+        """Write the status document into the file `path`. Raises RuntimeDirError if the file cannot be written."""
         head = json.dumps(header(assessment, mode, following))[:-1]
         anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
         loose = json.dumps(
@@ -117,9 +117,9 @@ _HEADS = tuple(family.head for family in FAMILIES)
 
 
 def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
-    """Return one status for each identity (name and path).
+    """Return one status for each combination of name and path.
 
-    Two statuses with one identity would have the same labels, and a repeated series invalidates the exposition.
+    Two statuses with the same name and path would have the same labels, and a repeated series invalidates the metrics.
     """
     return tuple(assessment.by_identity.values())
 
@@ -180,12 +180,12 @@ def _texts(status: CertificateStatus) -> dict[Family, str]:
 
 
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
-    """Return one line for `systemctl status`: the number of certificates, the worst finding, and the next event.
+    """Return one line for `systemctl status`: the number of certificates, the worst findings, and the next event.
 
-    Without certificates, the line names the command that shows why, and does not contain "all well".
+    For a node without certificates, return a line that names `certmond check`.
     """
     if not assessment.statuses:
-        return "no certificate to watch; see the profile: certmond check"
+        return "no certificate on this node; to find the profile, run: certmond check"
     certificates = [status for status in assessment.certificates if status.certificate]
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
     warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
@@ -206,21 +206,24 @@ def _gravest(status: CertificateStatus) -> Finding:
 
 
 def write(directory: Path, name: str, text: str) -> None:
-    """Write `text` into the runtime directory.
+    """Replace the file `name` in the runtime directory by a file with the content `text`.
 
-    A reader sees the old or the new file, never a part. Raises RuntimeDirError.
+    A reader gets the old or the new file, never a part. Raises RuntimeDirError if the file cannot be written.
     """
     with replacing(directory / name) as descriptor, open(descriptor, "wb", closefd=False) as file:
         file.write(encoded(text))
 
 
 def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:
-    """Return the JSON from which `serve` evaluates the daemon's health."""
+    """Return the heartbeat as JSON, from which `certmond serve` reports whether the daemon is alive and ready."""
     return json.dumps({"alive_at": alive_at, "pass_at": pass_at, "resync": resync, "ready": ready})
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """Return the status document that the daemon wrote last. Raises RuntimeDirError."""
+    """Return the last status document of the daemon.
+
+    Raises RuntimeDirError if the document cannot be read or has another schema.
+    """
     path = directory / STATUS
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""Replacement of a file with many rows, of which few change. Unchanged rows are copies from the previous file.
+"""Replacement of a file of many rows, which renders changed rows and copies unchanged rows from the previous file.
 
-Owns the replacement of the file, and the position of each row in the previous file. The previous file stays open, and
-the kernel copies rows from it, so no text stays in memory. If another process has changed the previous file, certmond
-renders every row again.
+The module stores the position of each row, and keeps the previous file open. The kernel copies rows from the previous
+file to the new file, so no text stays in memory. If another process has changed the previous file, certmond renders
+every row again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Generic, NamedTuple, TypeVar
 from certmond.errors import RuntimeDirError
 
 _BUFFER = 1 << 16
-"""Size of the buffer for new text in bytes. Python allocates the buffer for each file, and then frees it.
+"""Size of the buffer for new text, in bytes. Python allocates this buffer for each file, and then frees the buffer.
 
-A larger block would make glibc raise its mmap threshold (M_MMAP_THRESHOLD, 128 KiB, mallopt(3)).
+glibc raises its mmap threshold for a block of 128 KiB or more (M_MMAP_THRESHOLD, mallopt(3)). This buffer is smaller.
 """
 
 R = TypeVar("R")
@@ -30,9 +30,9 @@ R = TypeVar("R")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[int]:
-    """Yield a descriptor for the new content of `path`. A reader sees the old or the new file, never a part.
+    """Yield a descriptor for the new content of the file `path`, and replace the file after the `with` block.
 
-    Raises RuntimeDirError, also for an OSError of the caller's writes.
+    A reader gets the old or the new file, never a part. Raises RuntimeDirError for each OSError in the block.
     """
     staged = path.with_name(f".{path.name}.new")
     try:
@@ -51,21 +51,21 @@ def replacing(path: Path) -> Iterator[int]:
 
 
 class _Column(NamedTuple):
-    """A column in a file: the offset of its first row, and the size of each row, in bytes."""
+    """A column in a file. `start` is the offset of its first row, and `sizes` has the size of each row, in bytes."""
 
     start: int
     sizes: array[int]
 
 
 class _Reading:
-    """The positions of rows in a column. For increasing row numbers, it adds each size only once."""
+    """Calculator of the positions of rows in a column. Calls with increasing row numbers add each size only once."""
 
     def __init__(self, column: _Column) -> None:
         self._column = column
         self._row, self._place = 0, column.start
 
     def stretch(self, row: int, length: int) -> tuple[int, array[int]]:
-        """Return the start of a row, and the sizes of `length` rows from this row on."""
+        """Return the offset of the row with the number `row`, and the sizes of `length` rows from that row on."""
         if row < self._row:
             self._row, self._place = 0, self._column.start
         self._place += sum(self._column.sizes[self._row : row])
@@ -76,8 +76,8 @@ class _Reading:
 class Sheet(Generic[R]):
     """A file of rows and columns. `texts` returns the text of a row for each column.
 
-    A row is unchanged as long as it is the same object. A `separator`, one character, precedes every row except the
-    first.
+    A row counts as unchanged if it is the same object as in the previous call of `write`. The character `separator`
+    precedes every row except the first.
     """
 
     def __init__(self, texts: Callable[[R], Sequence[str]], separator: str = "") -> None:
@@ -88,7 +88,10 @@ class Sheet(Generic[R]):
         self._columns: list[_Column] = []
 
     def write(self, path: Path, rows: Sequence[R], heads: Sequence[str], tail: str) -> None:
-        """Replace `path` with the columns, each after its head, and the tail. Raises RuntimeDirError."""
+        """Replace the file `path`. The new content is each column after its head, and then `tail`.
+
+        Raises RuntimeDirError if the file cannot be written.
+        """
         kept = None
         try:
             with replacing(path) as descriptor:
@@ -108,7 +111,7 @@ class Sheet(Generic[R]):
         self._file, self._rows, self._columns = None, (), []
 
     def _fill(self, descriptor: int, rows: Sequence[R], heads: Sequence[str], tail: str) -> list[_Column]:
-        """Write everything, and return the position of each row in each column."""
+        """Write the heads, the rows and the tail to `descriptor`. Return the positions of the rows in each column."""
         runs, fresh = list(self._runs(rows)), dict[int, list[Sequence[str]]]()
         found: list[_Column] = []
         with open(descriptor, "wb", _BUFFER, closefd=False) as file:
@@ -135,9 +138,10 @@ class Sheet(Generic[R]):
         return found
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
-        """Yield runs of rows: the number of the first row, its number in the previous file, and the length of the run.
+        """Yield the runs of `rows`: the number of the first row, its number in the previous file, and the length.
 
-        The rows of a run follow each other in the previous file, or are all new. New rows have a negative number there.
+        The rows of a run are consecutive in the previous file, or are all new. For new rows, the number in the previous
+        file is negative.
         """
         known: dict[int, int] = {}
         if self._file is not None and _state(self._file) == self._state:
@@ -158,11 +162,11 @@ class Sheet(Generic[R]):
 
 
 def _state(descriptor: int) -> tuple[int, ...]:
-    """Return values that change with each change of the file."""
+    """Return values of fstat(2) that change with each change of the open file."""
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def encoded(text: str) -> bytes:
-    """Return the bytes of a text in a file, with escapes for characters that UTF-8 cannot encode."""
+    """Return `text` in UTF-8, with backslash escapes for characters that UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Label values of Prometheus's text format (0.0.4)."""
+"""Escapes for label values in the text format of Prometheus (0.0.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SPECIAL = re.compile(r'[\\"\n]')
 
 
 def escaped(value: str) -> str:
-    """Return `value` as written between the quotes of a label."""
+    """Return `value` with the escapes that a label value requires, without the quotes."""
     if not value.isascii():  # file names may be any bytes; invalid UTF-8 must not break the scrape
         value = value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value.translate(_ESCAPES) if _SPECIAL.search(value) else value

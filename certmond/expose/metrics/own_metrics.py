@@ -1,4 +1,4 @@
-"""The daemon's metrics about itself, in a separate registry without metrics of libraries."""
+"""Metrics of the daemon about its own work, in a separate registry without the default metrics of prometheus_client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MODES = ("observe", "enforce")
 
 
 class Telemetry:
-    """The metrics of certmond's own work. Their names and meanings are stable."""
+    """The metrics about the work of certmond. Their names and meanings are stable."""
 
     def __init__(self, mode: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -114,16 +114,16 @@ class Telemetry:
             self._mode.labels(name).set(name == mode)
 
     def set_planned(self, steps: Mapping[str, int]) -> None:
-        """Set the number of planned steps of each kind."""
+        """Set the number of planned steps of each kind. A kind that `steps` does not contain gets 0."""
         for name in _STEPS:
             self._planned.labels(name).set(steps.get(name, 0))
 
     def count_hook(self, hook: str, result: str) -> None:
-        """Count a run of a hook that has ended. May be called from any thread."""
+        """Count a completed run of the hook `hook`. Any thread may call this method."""
         self.hook_runs.labels(hook, result).inc()
 
     def set_hooks(self, waiting: Mapping[str, int]) -> None:
-        """Set the hooks of the configuration, each with the number of its pending findings."""
+        """Set the number of findings that each configured hook has not received yet."""
         self._hook_waiting.clear()
         for hook, count in waiting.items():
             self._hook_waiting.labels(hook).set(count)
@@ -131,17 +131,20 @@ class Telemetry:
                 self.hook_runs.labels(hook, result)
 
     def set_phase(self, phase: Phase | None) -> None:
-        """Set the phase of the rotation in progress, or None."""
+        """Set the phase of the rotation in progress. None means that no rotation is in progress."""
         for name in _PHASES:
             self._phase.labels(str(name)).set(name == (phase or "idle"))
 
     def set_workers(self, workers: Workers | None) -> None:
-        """Set the numbers of workers that exist, may act and have acknowledged the phase. None sets 0."""
+        """Set the numbers of workers that take part, may act, and have acknowledged the phase. None sets all to 0."""
         for name in _WORKERS:
             self._workers.labels(name).set(getattr(workers, name) if workers else 0)
 
     def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
-        """Count a pass: its cause, its duration, and the time since the first report of a change, in seconds."""
+        """Count a pass with its cause and its duration in seconds.
+
+        `latency` is the time since the first report of a change in seconds, or None without a change.
+        """
         self.passes.labels(cause).inc()
         self.duration.observe(duration)
         self.last_pass.set_to_current_time()
@@ -149,11 +152,11 @@ class Telemetry:
             self.latency.observe(latency)
 
     def count_watch(self, events: int, overflows: int) -> None:
-        """Count the events and overflows since the last call. The arguments are the totals of the watcher."""
+        """Count the new events and overflows. The arguments are the totals since the start of the daemon."""
         self.watch_events.inc(events - self._events)
         self.watch_overflows.inc(overflows - self._overflows)
         self._events, self._overflows = events, overflows
 
     def text(self) -> str:
-        """Return the exposition of these metrics (Prometheus text format 0.0.4)."""
+        """Return all metrics of the registry in the text format of Prometheus (0.0.4)."""
         return generate_latest(self.registry).decode()

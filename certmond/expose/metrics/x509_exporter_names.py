@@ -1,7 +1,8 @@
-"""Additional metrics with the names of x509-certificate-exporter, for existing rules and dashboards.
+"""Additional metrics with the names of x509-certificate-exporter, for existing alert rules and dashboards.
 
-Owns these names and labels. Versions 3 and 4 of the exporter have them for files and kubeconfigs (internal/collector.go
-and docs/metrics.md). Exports certmond's assessment, and reads no file. Active only if the configuration enables it.
+The names and labels are those of versions 3 and 4 of the exporter for files and kubeconfigs (internal/collector.go and
+docs/metrics.md). The values are from certmond's assessment, and the module reads no file. certmond exports these
+metrics only if the configuration has the key `compatibility`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """One certificate: its labels, which identify it, and a line for each metric."""
+    """The labels that identify one certificate, and a line for each metric."""
 
     labels: str
     not_before: str
@@ -47,7 +48,7 @@ class _Series:
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
-    """The lines of one status, valid until the second `until`, at which a certificate ends."""
+    """The lines for one certificate status. They are valid until a certificate expires, at the Unix time `until`."""
 
     status: CertificateStatus
     file: str
@@ -57,14 +58,14 @@ class _Rendered:
 
 
 class Compatible:
-    """Renderer of the metrics with the names of x509-certificate-exporter. It keeps the lines of each status."""
+    """Renderer of the metrics with the names of x509-certificate-exporter. It keeps the lines of unchanged statuses."""
 
     def __init__(self) -> None:
         self._version = version("certmond")
         self._kept: dict[tuple[str, str], _Rendered] = {}
 
     def text(self, assessment: Assessment) -> str:
-        """Return the exposition text. A certificate in a file appears once, also if several entries name the file."""
+        """Return the metrics text. A certificate in a file appears only once, even if several entries name the file."""
         now, before = int(assessment.taken_at.timestamp()), self._kept
         self._kept = kept = {}
         found: dict[str, _Series] = {}
@@ -97,7 +98,7 @@ class Compatible:
 
 
 def _rendered(status: CertificateStatus, now: int) -> _Rendered:
-    """Return the lines of all certificates in the file of a status, and of the CAs in its kubeconfig."""
+    """Return the lines for all certificates in the file of `status`, and for the CAs that its kubeconfig embeds."""
     seen, series, until = status.seen, list[_Series](), float("inf")
     own = seen.certificates if not status.stale else (status.certificate,) if status.certificate else ()
     holders = [(seen.path, seen.holder, own)]
@@ -136,9 +137,9 @@ def _names(certificate: Certificate) -> str:
 
 
 def _parts(name: str) -> dict[str, str]:
-    """Return the last CN of a name and the first value of each other attribute, as Go does.
+    """Return the attributes of the distinguished name `name`: the last CN, and the first value of each other attribute.
 
-    See crypto/x509/pkix, FillFromRDNSequence.
+    Go makes the same choice (crypto/x509/pkix, FillFromRDNSequence). Return {} if an attribute has no name.
     """
     try:
         attributes = list(x509.Name.from_rfc4514_string(name))

@@ -1,6 +1,7 @@
-"""The page's tree of certificates: each trust anchor with its leaves, and a bar for the lifetime of each.
+"""Sections of the HTML page on certificates and on services.
 
-Owns the markup of the tree, and that of the section on services. Pure, standard library only.
+The section on certificates is a tree of trust anchors and their leaves, with a bar for each remaining lifetime. The
+module is pure, and imports the standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _SERVED = {True: ("ok", "matches"), False: ("critical", "DIFFERS from"), None: (
 
 
 def tree(digest: Digest) -> str:
-    """Return the section with every trust anchor and its leaves."""
+    """Return the section of the page that shows each trust anchor with its leaves."""
     if not digest.total:
         return section("chains", "Certificates", '<p class="empty">No certificates.</p>')
     legend = (
@@ -38,13 +39,13 @@ def _branch(branch: Branch, digest: Digest) -> str:
         head = f'<h3 class="alone">{text(branch.title)} <small>without a separate file</small></h3>'
     leaves = [_row(entry, digest) for entry in branch.leaves]
     if branch.hidden:
-        rest = count(branch.hidden, "certificate")
-        leaves.append(f'<p class="rest">and {rest} more that end later; <code>certmond status</code> lists them</p>')
+        rest = count(branch.hidden, "more certificate")
+        leaves.append(f'<p class="rest">and {rest} with a later expiry; <code>certmond status</code> lists them</p>')
     return head + (items("ul", leaves, "leaves") if leaves else "")
 
 
 def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
-    """Return one line that expands to the certificate's facts."""
+    """Return the line of one certificate. A click on the line shows the facts about the certificate."""
     state, words = _state(entry)
     life = Lifetime.of(entry, digest.taken_at)
     left = residual(entry["not_after"], digest.taken_at)
@@ -65,7 +66,10 @@ def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
 
 
 def _state(entry: dict[str, Any]) -> tuple[str, str]:
-    """Return the worst severity, and the reasons above the severity info, or else all reasons."""
+    """Return the worst severity of a certificate's findings, and the reasons of its warnings and critical findings.
+
+    If all findings have the severity info, return their reasons. Without a finding, both results are "ok".
+    """
     found = entry["findings"]
     severities = {item["severity"] for item in found}
     serious = [item["reason"] for item in found if item["severity"] != "info"]
@@ -74,7 +78,7 @@ def _state(entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def _tone(entry: dict[str, Any], life: Lifetime) -> str:
-    """Return the color of a bar, which depends only on time."""
+    """Return the CSS class of a lifetime bar: `critical`, `due` or `ok`. Only the remaining lifetime affects it."""
     late = any(item["severity"] == "critical" and item["reason"] in _LATE for item in entry["findings"])
     return "critical" if late else "due" if life.due else "ok"
 
@@ -126,7 +130,10 @@ def _served(at: dict[str, Any]) -> str:
 
 
 def services(digest: Digest) -> str:
-    """Return the section on services: for each, its start, the certificates it uses, and whether it serves them."""
+    """Return the section of the page on services.
+
+    The section shows when each service started, and which certificates it uses and serves.
+    """
     if not digest.services:
         return section("services", "Services", '<p class="empty">No service uses a certificate.</p>')
     lines = ("".join(_service(each)) for each in digest.services.values())

@@ -1,6 +1,6 @@
-"""Elements of the page's HTML. Every value from a file, a certificate or a message passes through `text`.
+"""HTML elements of the page. The function `text` escapes every value from a file, a certificate or a message.
 
-Pure, standard library only.
+The module is pure, and imports the standard library only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _NO_FRAGMENT = re.compile(r"[^A-Za-z0-9./-]")
 
 
 def text(value: object) -> str:
-    """Return a value as the text of an element or of a quoted attribute.
+    """Return `value` with escapes, as the text of an HTML element or of a quoted attribute.
 
-    Escape invisible characters, and those that change the direction of text, because users choose subjects and file
+    Also escape characters that are invisible or change the direction of text, because users choose subjects and file
     names.
     """
     plain = str(value)
@@ -28,12 +28,18 @@ def text(value: object) -> str:
 
 
 def identity(entry: dict[str, Any]) -> str:
-    """Return the URL fragment of a certificate's row. It is the same in every rendering, and valid in an attribute."""
+    """Return the URL fragment of a certificate's row, which stays the same in every version of the page.
+
+    The fragment has no character that an HTML attribute must escape.
+    """
     return "c-" + _NO_FRAGMENT.sub(lambda each: f"_{ord(each[0]):x}_", f"{entry['name']}:{entry['path']}")
 
 
 def moment(value: str | None, style: str = "minute") -> str:
-    """Return a time of the documents (RFC 3339, UTC) as markup, with its day, minute or second."""
+    """Return the UTC time `value` (RFC 3339) as a `time` element, or "never" for None.
+
+    `style` is the precision of the text: `day`, `minute` or `second`.
+    """
     if value is None:
         return "never"
     instant = datetime.fromisoformat(value)
@@ -44,22 +50,22 @@ def moment(value: str | None, style: str = "minute") -> str:
 
 
 def mark(state: str) -> str:
-    """Return the symbol of a state, a distinct shape that accompanies the word."""
+    """Return the symbol of a state. Each state has a different shape, so that the color is not the only difference."""
     return f'<span class="mark {text(state)}" aria-hidden="true"></span>'
 
 
 def section(name: str, title: str, *parts: str) -> str:
-    """Return a section of the page with its heading, as a landmark for screen readers."""
+    """Return a section of the page with the heading `title`. Screen readers show the section as a landmark."""
     head = f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
     return "\n".join((head, *parts, "</section>\n"))
 
 
 def items(kind: str, lines: Iterable[str], name: str = "") -> str:
-    """Return a list (`ul` or `ol`) of markup."""
+    """Return an HTML list with one item for each of `lines`. `kind` is `ul` or `ol`, and `name` is a CSS class."""
     named = f' class="{name}"' if name else ""
     return f"<{kind}{named}>\n" + "".join(f"<li>{line}</li>\n" for line in lines) + f"</{kind}>"
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """Return `1 warning`, `2 warnings`, `no warnings`."""
+    """Return a number with its noun in the singular or plural, such as `1 warning`, `2 warnings` or `no warnings`."""
     return f"{number:,} {one}" if number == 1 else f"{number or 'no':{',' if number else ''}} {many or one + 's'}"

@@ -1,8 +1,8 @@
-"""The part of `status.json` that the page shows, read one certificate at a time.
+"""Selection of the findings and certificates that the page shows, from the status document.
 
-Owns the selection: the page counts every finding and shows the worst, then the certificates with a finding, then those
-that end first. Ten thousand certificates are ten megabytes of JSON. Their parsed values are never in memory at the same
-time. Pure: bytes in, a value out. Imports the standard library only.
+The page counts every finding, and shows the most severe. It shows the certificates with findings first, then those that
+expire first. A document with ten thousand certificates has ten megabytes, so the module parses one certificate at a
+time, and keeps only those that the page shows. The module is pure, and imports the standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 ROWS, FINDINGS, NAMES = 2500, 200, 12
-"""The limits of certificates and findings on a page, and of certificates named for one service."""
+"""Maximum numbers of certificates and findings on the page, and of certificates that it names for a service."""
 RANKS = ("critical", "warning", "info")
 
 _DECODER = json.JSONDecoder()
@@ -27,7 +27,7 @@ Entry = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """A finding with its certificate. `entry` is None for a finding without a certificate."""
+    """A finding. `entry` is the certificate to which the finding belongs, or None."""
 
     severity: str
     reason: str
@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 
 class Service:
-    """The observed state of one service, over all certificates that it uses or serves."""
+    """The observed state of one service, with the certificates that the service uses and serves."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -49,9 +49,10 @@ class Service:
 
 
 class Branch:
-    """A trust anchor and its leaves. `head` is the entry of the anchor, or None if it has no separate file.
+    """A trust anchor and its leaves, as a branch of the page's certificate tree.
 
-    `hidden` is the number of leaves beyond the limit of the page.
+    `head` is the status entry of the trust anchor, or None if the anchor has no separate file. `hidden` is the number
+    of leaves that the page does not show.
     """
 
     def __init__(self, sha256: str | None, title: str) -> None:
@@ -62,9 +63,9 @@ class Branch:
 
 
 class Digest:
-    """A status document (schema 1) in the page's order.
+    """Content of the page from a status document (schema 1).
 
-    Raises ValueError, LookupError or TypeError for another document.
+    The constructor raises ValueError, LookupError or TypeError if `document` has another format.
     """
 
     def __init__(self, document: bytes) -> None:
@@ -87,26 +88,29 @@ class Digest:
 
     @property
     def next_event(self) -> Entry | None:
-        """Return the next event of the forecast. None without an event, or if an older daemon wrote the document."""
+        """Return the next event of the forecast, or None without an event.
+
+        The document of an older daemon has no next event.
+        """
         found: Entry | None = self._members.get("next_event")
         return found
 
     @property
     def total(self) -> int:
-        """Return the number of certificates."""
+        """Return the number of certificates in the status document."""
         return self.names.total()
 
     @property
     def worst(self) -> str | None:
-        """Return the severity of the worst finding."""
+        """Return the highest severity of all findings, or None without a finding."""
         return next((rank for rank in RANKS if self.severities[rank]), None)
 
     def shows(self, entry: Entry) -> bool:
-        """Return whether the page has a row for this certificate."""
+        """Return whether the page has a row for the certificate `entry`."""
         return id(entry) in self._shown
 
     def _seen(self, entries: Iterable[Entry]) -> Iterator[tuple[int, Entry]]:
-        """Yield every certificate with its position in the catalogue, and count it."""
+        """Yield each certificate with its position in the document. Also count its findings and its services."""
         for place, entry in enumerate(entries):
             self.names[entry["name"]] += 1
             self._below[entry["trust_anchor"]] += 1
@@ -139,7 +143,10 @@ class Digest:
         return self.services.setdefault(name, Service(name))
 
     def _grown(self, entries: list[Entry]) -> list[Branch]:
-        """Return a branch for each trust anchor in the catalogue's order, and last a branch without an anchor."""
+        """Return a branch for each trust anchor, in the order of the document.
+
+        The last branch has the certificates without a trust anchor, if there are any.
+        """
         branches: dict[str | None, Branch] = {}
         files: dict[tuple[str, str], Branch] = {}
         for anchor in self._members["trust_anchors"]:
@@ -161,7 +168,10 @@ class Digest:
 
 
 def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
-    """Return the sort key: anchors first, then findings by severity, then the certificates that end first."""
+    """Return the key that sorts certificates by urgency.
+
+    Trust anchors are first, then certificates by their worst severity, then certificates by their expiry.
+    """
     entry = placed[1]
     if entry["trust_anchor"] and entry["trust_anchor"] == entry["sha256"]:
         return -1, ""
@@ -170,7 +180,7 @@ def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
 
 
 def _walk(text: str, members: Entry) -> Iterator[Entry]:
-    """Yield the elements of `certificates`, one at a time. Store every other member of the object in `members`."""
+    """Yield the elements of `certificates` in the JSON object `text`, and store each other member in `members`."""
     at = _between(text, text.index("{") + 1)
     while text[at] != "}":
         name, at = _DECODER.raw_decode(text, at)

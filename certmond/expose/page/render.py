@@ -1,8 +1,8 @@
-"""The page at `/`: the daemon's two documents as one self-contained HTML text.
+"""Renderer of the HTML page at `/` from the status document and the activity document of the daemon.
 
-Owns the page's markup, and the policy with which a browser runs only its own script and style. The page works without
-JavaScript: the script only fetches a newer rendering and inserts it. Every value is escaped (`html.text`). Pure: bytes
-in, text out; standard library only, because the HTTP server imports it.
+Also returns the Content-Security-Policy, with which a browser runs only the script and style of the page. The page
+works without JavaScript, because its script only replaces the content by a newer version. `html.text` escapes every
+value. The module is pure. It imports the standard library only, because the HTTP server imports it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from certmond.expose.page.model import RANKS, Digest, Found
 
 STYLE, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 STEPS = 50
-"""The limit of steps of a plan on the page."""
+"""Maximum number of steps of a plan on the page."""
 LINKS = {
     "metrics": "metrics", "status": "api/v1/status", "activity": "api/v1/activity", "health": "healthz",
     "readiness": "readyz",
@@ -49,7 +49,7 @@ VERSION = f"{zlib.crc32(f'{STYLE}{SCRIPT}'.encode()):08x}"
 
 @cache
 def policy() -> str:
-    """Return the Content-Security-Policy, which permits only this script, this style and this origin."""
+    """Return the Content-Security-Policy, which permits only the script, the style and the origin of the page."""
     # Import it late: its library takes five megabytes, which only the page needs.
     from hashlib import sha256  # noqa: PLC0415
 
@@ -61,9 +61,10 @@ def policy() -> str:
 
 
 def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) -> str:
-    """Return the whole page. `halted` is the reason why the page may be outdated. `tag` identifies this rendering.
+    """Return the whole page as HTML.
 
-    Raises ValueError, LookupError or TypeError for a document that is not the daemon's.
+    `halted` is the reason for which the page may be outdated, or None. `tag` identifies this version of the page.
+    Raises ValueError, LookupError or TypeError if a document is not from the daemon.
     """
     digest = Digest(status)
     doing: dict[str, Any] = json.loads(activity) if activity else {"plan": None, "rotation": None, "events": []}
@@ -87,7 +88,7 @@ def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) ->
 
 
 def empty(reason: str) -> str:
-    """Return the page that shows a reason instead of data."""
+    """Return the page without data, which shows the sentence `reason` instead."""
     header = '<header><p class="brand">certmond</p><h1>No data yet</h1></header>'
     body = f'{header}\n<main id="main"><p>{text(reason)}</p></main>'
     return _shell("certmond", "warning", "", body)
@@ -243,7 +244,7 @@ def _events(events: list[dict[str, str]]) -> str:
         return section("events", "Events", '<p class="empty">No events yet.</p>')
     lines = map(_event, events)
     return section(
-        "events", "Events", '<p class="rest">The last fifty events, the newest first; UTC.</p>', items("ol", lines)
+        "events", "Events", '<p class="rest">The last fifty events, newest first, in UTC.</p>', items("ol", lines)
     )
 
 

@@ -1,1 +1,1 @@
-"""DER, and limits of keys."""
+"""Reader of DER values, and limits on the size of keys."""

@@ -1,6 +1,6 @@
 """Reader of DER values (ITU-T X.690).
 
-Owns tags and lengths, without their meaning. Each function accepts any bytes.
+Reads tags and lengths, and does not interpret the content. Each function accepts any bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Value(NamedTuple):
         return self.data[self.start : self.end]
 
     def values(self) -> Iterator[Value]:
-        """Yield the values in a constructed value. Raises MalformedError if the content is not a sequence of values."""
+        """Yield the values inside this constructed value. Raises MalformedError if the content is not DER values."""
         at = self.content_start
         while at < self.end:
             value = read_value(self.data, at, self.end)
@@ -42,9 +42,8 @@ class Value(NamedTuple):
 def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
     """Return the DER value at `at`, which must end at `end` or before.
 
-    Raises MalformedError for a length that is not in the shortest form (X.690, 10.1), and for an indefinite length.
-    Also raises it for a tag number above 30, and for a value that extends beyond `end`. Go's cryptobyte has the same
-    rules.
+    Raises MalformedError for an invalid length, a tag number above 30, and a value that extends beyond `end`. A length
+    is invalid if it is indefinite, or not in the shortest form (X.690, 10.1). Go's cryptobyte has the same rules.
     """
     end = len(data) if end is None else end
     if end - at < 2:
@@ -66,7 +65,10 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
 
 
 def leading_value(data: bytes) -> bytes:
-    """Return the SEQUENCE at the start of `data`. Return `data` if it has no such SEQUENCE or is cut off."""
+    """Return the SEQUENCE at the start of `data`, without the bytes after it.
+
+    Return other data, and data with an incomplete SEQUENCE, unchanged.
+    """
     return data[: _content(data, 0)[1]] if len(data) >= 2 and data[0] == 0x30 else data
 
 

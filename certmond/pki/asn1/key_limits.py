@@ -1,7 +1,7 @@
-"""Limits on the kind and size of the keys that certmond passes to a library. Read from the DER in linear time.
+"""Limits on the kind and size of keys. certmond checks the DER of a key in linear time before a library loads the key.
 
-Owns the limits and their messages. The time that a library needs for a key depends on the numbers of the key: half a
-second for a DSA key of 10,000 bits. All functions also raise MalformedError for bytes that are not DER.
+The time that a library needs for a key depends on the numbers of the key. For example, a DSA key of 10,000 bits takes
+half a second. The functions for DER also raise MalformedError for bytes that are not DER.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from certmond.errors import LimitError, MalformedError
 from certmond.pki.asn1.der import Value, read_value
 
 MAX_RSA_BITS = 16_384
-"""Limit of every number of an RSA key. OpenSSL uses no larger modulus (OPENSSL_RSA_MAX_MODULUS_BITS)."""
+"""Maximum size of each number of an RSA key. OpenSSL has the same limit (OPENSSL_RSA_MAX_MODULUS_BITS)."""
 MAX_RSA_EXPONENT_BITS = 64
-"""Limit of the public exponent, as in OpenSSL for large moduli (OPENSSL_RSA_MAX_PUBEXP_BITS)."""
+"""Maximum size of the public exponent, as in OpenSSL for large moduli (OPENSSL_RSA_MAX_PUBEXP_BITS)."""
 MAX_DSA_BITS, MAX_DSA_ORDER_BITS = 3_072, 256
-"""Limits of the modulus of a DSA key, and of its order and private number (FIPS 186-4, 4.2)."""
+"""Maximum sizes of the modulus of a DSA key, and of its order and private number (FIPS 186-4, 4.2)."""
 MAX_EC_BITS = 1_024
-"""Limit of the private number of a key on an elliptic curve. OpenSSL's largest has 571 bits."""
+"""Maximum size of the private number of an elliptic-curve key. The largest curve of OpenSSL has 571 bits."""
 MAX_SERIAL_BITS = 8_192
-"""Limit of a serial number. RFC 5280, 4.1.2.2, allows 160 bits."""
+"""Maximum size of a serial number. RFC 5280, 4.1.2.2, allows 160 bits."""
 
 _INTEGER, _OCTETS, _SEQUENCE = 0x02, 0x04, 0x30
 _RSA = frozenset(map(bytes.fromhex, ("2a864886f70d010101", "2a864886f70d010107", "2a864886f70d01010a")))
-"""rsaEncryption, id-RSAES-OAEP, id-RSASSA-PSS (RFC 4055)."""
+"""Object identifiers of RSA keys: rsaEncryption, id-RSAES-OAEP, id-RSASSA-PSS (RFC 4055)."""
 _DSA = frozenset(map(bytes.fromhex, ("2a8648ce380401", "2b0e03020c")))
 _DH = frozenset(map(bytes.fromhex, ("2a864886f70d010301", "2a8648ce3e0201")))  # PKCS #3 and X9.42
 _SMALL = 300  # bytes: a shorter public key costs little with any numbers
@@ -40,11 +40,11 @@ _LENGTHS = {
     bytes.fromhex("2b6570"): ("Ed25519", 32),
     bytes.fromhex("2b6571"): ("Ed448", 57),
 }
-"""Kinds of keys with one length, in bytes (RFC 8410)."""
+"""Kinds of keys with a fixed length, and the length in bytes (RFC 8410)."""
 
 
 def check_serial(serial: int) -> None:
-    """Raise LimitError for a serial number that exceeds the limit."""
+    """Raise LimitError if a serial number has more than MAX_SERIAL_BITS bits."""
     if serial.bit_length() > MAX_SERIAL_BITS:
         raise LimitError(_too_large("a serial number", serial.bit_length(), MAX_SERIAL_BITS))
 
@@ -57,7 +57,8 @@ def check_request(der: bytes) -> None:
 def check_public_key(der: bytes) -> None:
     """Raise LimitError if a public key exceeds a limit.
 
-    The key is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSA key alone (RFC 8017, A.1.1).
+    `der` is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSA key alone (RFC 8017, A.1.1). Accepts every key of at
+    most 300 bytes, because such a key takes little time.
     """
     if len(der) <= _SMALL:
         return
@@ -77,8 +78,8 @@ def check_public_key(der: bytes) -> None:
 def check_private_key(der: bytes) -> None:
     """Raise LimitError if a private key exceeds a limit.
 
-    The key is PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1 (RFC 5915), or OpenSSL's form of a DSA key. Does not
-    check an encrypted key.
+    The key is PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1 (RFC 5915), or OpenSSL's form of a DSA key. Accepts
+    every encrypted key.
     """
     fields = _values(read_value(der), 2)
     if fields[0].tag == _SEQUENCE:
@@ -114,7 +115,10 @@ def _check_kind(kind: bytes, key: bytes) -> None:
 
 
 def _check_rsa(numbers: list[Value]) -> None:
-    """Check the numbers. A private key has a version, and then begins like a public key: modulus, public exponent."""
+    """Raise LimitError if a number of an RSA key exceeds a limit.
+
+    `numbers` starts with the modulus and the public exponent or, for a private key, with a version before the modulus.
+    """
     for number in numbers:
         _check_bits("an RSA modulus or exponent", number, MAX_RSA_BITS)
     public = numbers if len(numbers) < _PRIVATE_FIELDS else numbers[1:]
@@ -122,7 +126,10 @@ def _check_rsa(numbers: list[Value]) -> None:
 
 
 def _check_dsa(algorithm: list[Value], large: list[Value], small: list[Value]) -> None:
-    """Check the numbers. The parameters p, q and g follow the algorithm's name (RFC 3279, 2.3.2)."""
+    """Raise LimitError if a number of a DSA key exceeds a limit.
+
+    `algorithm` has p, q and g after its name (RFC 3279, 2.3.2). `small` has numbers with the limit of the order.
+    """
     parameters = _values(algorithm[1], 0) if len(algorithm) > 1 else []
     for number in (*parameters[:1], *parameters[2:], *large):
         _check_bits("a DSA modulus", number, MAX_DSA_BITS)
@@ -141,7 +148,7 @@ def _too_large(what: str, bits: int, most: int) -> str:
 
 
 def _values(value: Value, least: int, most: int = _MOST) -> list[Value]:
-    """Return the first `most` values in `value`. Raises MalformedError for fewer than `least`."""
+    """Return the first `most` values inside `value`. Raises MalformedError if `value` has fewer than `least`."""
     found = [*islice(value.values(), most)]
     if len(found) < least:
         raise MalformedError("the DER value has too few values in it")

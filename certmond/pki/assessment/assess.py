@@ -1,7 +1,7 @@
-"""Assessment of the node's certificates at one instant: each verdict, and the time at which the next verdict changes.
+"""Assessment of the node's certificates: a verdict on each one, and the next time at which a verdict changes.
 
-Combines observations, paths and rules into an `Assessment`. Pure: the time and the previous assessment are arguments.
-The previous assessment supplies the verdicts on unchanged inputs, and the last good certificate of a file that broke.
+Combines observations, paths and rules into an `Assessment`. The functions are pure. The previous assessment is an
+argument that supplies verdicts on unchanged inputs, and the last good certificate of a damaged file.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ _CHANGES_AT = attrgetter("changes_at")  # the lookup is measurable in a loop ove
 
 @dataclass(frozen=True, slots=True)
 class CertificateStatus:
-    """The verdict on one certificate. With `stale`, its file is bad now, and `certificate` is the last good one.
+    """The verdict on one certificate.
 
-    `anchors_reported` is True if all trust anchors are missing and their entries report this. `embeddable` are the
-    certificates that the kubeconfig must trust. `issuers` are the present certificates of the CA that would sign a
-    renewed certificate. `basis` has the sources of the renewed certificate's contents, or None if certmond has not
-    checked the origin of `certificate`. `damage` has the time since which the files contain no complete pair.
+    If `stale` is True, the files have no certificate now, and `certificate` is the last good one. `anchors_reported` is
+    True if all trust anchors are missing and their entries report this. `embeddable` are the certificates that the
+    kubeconfig must trust. `issuers` are the present certificates of the CA that would sign a renewed certificate.
+    `basis` has the sources of the renewed certificate's contents, or None if certmond has not checked the origin of
+    `certificate`. `damage` has the time since which the files contain no complete pair.
     """
 
     seen: Observation
@@ -102,12 +103,12 @@ class Assessment:
 
     @cached_property
     def changes_at(self) -> datetime | None:
-        """The next instant at which a verdict changes with time, or None."""
+        """The next time at which a verdict changes although no file changes, or None."""
         return min(filter(None, map(_CHANGES_AT, self.statuses)), default=None)
 
     @property
     def waits_until(self) -> datetime | None:
-        """The latest time at which the wait for a half-written pair ends, or None without such a pair."""
+        """The latest end of a wait for a program that replaces a certificate and its key, or None without a wait."""
         waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
         return max(filter(None, waits), default=None)
 
@@ -140,13 +141,13 @@ def assess(
     searching: Searching = find_all,
     waits: bool = True,
 ) -> Assessment:
-    """Assess all observations of `inventory` at `now` (aware, UTC).
+    """Return the assessment of all observations of `inventory` at `now` (aware, UTC).
 
-    `previous` saves work and supplies the last good certificate of a file that broke. It changes no other verdict.
-    `renewed` has the time at which certmond installed a certificate, by its SHA-256. `around` has the running services
-    and what they serve, or None if certmond did not observe them. `searching` searches paths, as `find_all` does. With
-    `waits`, certmond reports a mismatch of certificate and key only after `key_mismatch.WAIT`, because a program may
-    replace the two files one after the other.
+    `previous` is the last assessment, with unchanged verdicts, the last good certificate of a damaged file, and the
+    start of each wait. `renewed` maps the SHA-256 of a certificate to the time at which certmond installed the
+    certificate. `around` has the running services and the served certificates, or None if certmond did not observe the
+    services. `searching` searches paths, as `find_all` does. If `waits` is True, certmond reports a mismatch of
+    certificate and key only after `key_mismatch.WAIT`. A program may replace the two files one after the other.
     """
     terms = Terms(inventory.facts, renew_before, catalog_anchors(inventory.observations), renewed or {}, around, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
@@ -171,7 +172,7 @@ def assess(
 def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
     """Return the previous verdicts that are still valid, by the `id` of their observation.
 
-    While the terms are equal, and before `changes_at` of the assessment, only new observations need a check.
+    Return {} without a previous assessment, if its terms differ, or if `now` is not between its time and `changes_at`.
     """
     if previous is None or previous.terms != terms or now < previous.taken_at:
         return {}
@@ -181,7 +182,7 @@ def _valid_verdicts(previous: Assessment | None, terms: Terms, now: datetime) ->
 
 
 class _Unjudged(NamedTuple):
-    """Inputs of a new verdict: the question for the path search, its previous answer if still valid, and others."""
+    """Inputs of a new verdict. `search` is the previous result for `question` if it is still valid, otherwise None."""
 
     seen: Observation
     question: Question
@@ -203,7 +204,10 @@ def _extended(usages: tuple[str, ...]) -> frozenset[str]:
 def _check(
     seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
 ) -> CertificateStatus | _Unjudged:
-    """Return `before` if it is still valid, or a verdict on files without a certificate, or the inputs of a new one."""
+    """Return the previous verdict `before` if it is still valid. Otherwise return the inputs of a new verdict.
+
+    For files without a certificate, return a new verdict.
+    """
     anchors, around = terms.anchors, terms.around
     own = own_anchors(seen, anchors)
     reported = not own and any(name in anchors for name in seen.spec.ca)  # the entries of the anchors report it
@@ -289,9 +293,9 @@ def _inputs_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presen
 def _is_valid(
     before: CertificateStatus, seen: Observation, anchors: Anchors, embeddable: Anchors, now: datetime
 ) -> bool:
-    """Return whether the verdict `before` is still valid: no input has changed, and `changes_at` has not come.
+    """Return whether the verdict `before` is still valid: these inputs are unchanged, and `changes_at` is after `now`.
 
-    A comparison with `is` suffices: the observer returns the same object until a file of the entry changes.
+    A comparison with `is` suffices, because the observer returns the same object until a file of the entry changes.
     """
     return (
         seen is before.seen
@@ -314,7 +318,7 @@ def _absent(
     issuers: Anchors,
     facts: Mapping[str, str],
 ) -> CertificateStatus:
-    """Return the verdict on files without a certificate: their faults, and the dates of the last good certificate."""
+    """Return the verdict on files without a certificate: the findings, and the last good certificate, if known."""
     last = before.certificate if before else None
     findings = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
     findings = about_damage(

@@ -1,7 +1,7 @@
-"""Damaged files of an entry, and their repair: a generation of the archive, or a new certificate.
+"""Damaged files of an entry, and their repair from the archive or with a new certificate.
 
-Decides which entries certmond repairs, which generation it restores, and the contents of a new certificate that has no
-valid predecessor. `pki.planning` decides when certmond repairs. Pure: `Salvage` has the contents of the archive.
+Decides which entries certmond repairs, which generation certmond restores, and what a new certificate contains if the
+previous certificate is lost. `pki.planning` decides when certmond repairs. The functions read no file.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ _MASTERS = "O=system:masters"
 def damage(seen: Observation) -> str | None:
     """Return the damage of an entry's files, as a clause for a message, or None.
 
-    None if the files contain a certificate and its key, and a kubeconfig also names a server and the server's CA. Also
-    None for files that certmond does not repair: trust anchors, patterns, unreadable files, and unwanted files.
+    Undamaged files contain a certificate and its key. An undamaged kubeconfig also names a server and the CA of the
+    server. Return None for files that certmond does not repair, such as trust anchors, files that match a pattern, and
+    files that are unreadable or unwanted.
     """
     spec = seen.spec
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
@@ -42,7 +43,7 @@ def damage(seen: Observation) -> str | None:
 
 
 def _pair_damage(seen: Observation) -> str | None:
-    """Return why the files of an entry do not contain a certificate and its key, or None if they do."""
+    """Return why the files of an entry do not contain a certificate and its key, or None without a known reason."""
     spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason.remedy is Remedy.REPAIR]
     if not seen.certificates:
         return faults[0].detail if faults else None
@@ -54,18 +55,21 @@ def _pair_damage(seen: Observation) -> str | None:
 
 
 def is_cluster_damage(seen: Observation) -> bool:
-    """Return whether only the cluster of a kubeconfig is broken, and its certificate and key are valid."""
+    """Return whether a kubeconfig is damaged only in its cluster, and its certificate and key are a pair."""
     return bool(damage(seen) and seen.certificates) and _pair_damage(seen) is None
 
 
 def lacks_key(seen: Observation) -> bool:
-    """Return whether the files belong to a CA whose private key should be on this node and is missing."""
+    """Return whether the private key of a CA should be on this node but is missing.
+
+    A key that belongs to another certificate counts as missing.
+    """
     wanted = seen.spec.authority and seen.key_path is not None and not (seen.spec.key_optional or seen.key_unknown)
     return wanted and bool(seen.certificates) and not seen.key_matches
 
 
 def is_whole(seen: Observation) -> bool | None:
-    """Return whether the files contain a certificate and its key, or None if certmond cannot determine it."""
+    """Return False for damaged files, True for undamaged files with a certificate, and None for other files."""
     if damage(seen):
         return False
     return True if seen.certificates else None
@@ -81,12 +85,12 @@ def generation(
 ) -> tuple[str, Certificate] | None:
     """Return the newest good generation that certmond may restore without the operator, with its certificate, or None.
 
-    `known` is the last certificate of these files that their CA signed, or None if certmond does not have it. The
-    generation must not exceed the contents of `known`. A stricter rule applies without `known`, and if the certificate
-    that certmond installed last is neither `known` nor in the archive. By this rule, the generation must not exceed the
-    contents that the entry fixes, and must have the subject of the last certificate. If that subject is unknown too,
-    the subject must be one of `_unprivileged`. `under` is the anchor that must have signed the generation, or None for
-    any anchor.
+    `known` is the last certificate of these files that their CA signed, or None if unknown. `under` is the anchor that
+    must have signed the generation, or None for any anchor. The generation must not exceed the contents of `known`.
+    A stricter rule applies if `known` is None, or if the certificate that certmond installed last is lost. This
+    certificate is lost if it is neither `known` nor in the archive. The generation must then not exceed the contents
+    that the entry fixes, nor the subject of the certificate that certmond installed last. If `known` is None, the
+    generation must also not exceed the subject that certmond observed last, or have an `_unprivileged` subject.
     """
     fixed, archived = fixed_by(seen.spec, facts), {each.sha256 for each in salvage.kept}
     lost = salvage.last is not None and salvage.last not in archived and (known is None or known.sha256 != salvage.last)
@@ -115,12 +119,13 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None,
 ) -> Template | str:  # fmt: skip
-    """Return a template with only the contents that the entry fixes, or the obstacle with its remedy.
+    """Return a template with only the contents that the entry fixes. If this is impossible, return why, with a remedy.
 
     `signer` is the kind of the signer. If the entry accepts several subjects, the template gets the subject of `known`,
     or else of the last certificate that certmond observed in these files. If the certificate that certmond installed
-    last had another subject, the template gets the first of the two that is `_unprivileged`. If both subjects are
-    unknown, it gets the unprivileged subject of the newest certificate in the archive that has one.
+    last had another accepted subject, an `_unprivileged` subject of the two takes precedence. If the entry accepts
+    neither subject, the template gets an unprivileged subject: the first one with a certificate in the archive, or else
+    the first one in the entry.
     """
     spec = seen.spec
     if why := obstacle(seen, signer, authority):
@@ -137,7 +142,7 @@ def new_template(
     except ValueError as error:
         return f"its entry has a value that no certificate can contain ({error}); correct the entry"
     granted = grant(template, fixed, Basis(barrier=salvage.barrier))
-    return f"the CA's key does not sign it: {granted}" if isinstance(granted, Denial) else template
+    return f"the CA's key does not sign the certificate: {granted}" if isinstance(granted, Denial) else template
 
 
 def lost_names(
@@ -145,7 +150,7 @@ def lost_names(
 ) -> str:
     """Return the names, joined by commas, that the newest `former` certificate of this CA has and the template lacks.
 
-    Return "" for a client certificate. Only a server loses clients without a name: those that connect to this name.
+    Return "" for a certificate that is only for clients, because clients verify only the names of a server.
     """
     mine = [each for each in former if is_issued(each, (), issuers)]
     newest = max(mine, key=lambda each: each.not_after, default=None)
@@ -162,7 +167,10 @@ def unknown_names(seen: Observation, facts: Mapping[str, str]) -> list[str]:
 
 
 def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, known: Certificate | None) -> str:
-    """Return the command that repairs the files, or the obstacle with its remedy. `known` is as for `generation`."""
+    """Return the command that repairs the files, or the reason why certmond does not repair them, with a remedy.
+
+    `known` has the same meaning as in `generation`.
+    """
     name = seen.spec.name
     if seen.spec.renewed_by:
         return f"certmond does not repair it; it is renewed by {seen.spec.renewed_by}"
@@ -180,7 +188,7 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
     """Return why no signer can sign a new certificate of this entry, as a clause with the remedy, or None."""
     spec = seen.spec
     if spec.renewed_by:
-        return f"certmond does not renew it; it is renewed by {spec.renewed_by}"
+        return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
     if signer == NO_SIGNER:
         return "its entry has `signer: none`; restore the certificate and the key from a backup"
     if signer not in _NEED_CA_KEY:
@@ -188,7 +196,7 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
     if authority is None or not authority.certificates:
         if names := [name for name in spec.ca if name != SELF]:
             return f"the file of its CA, the entry {' or '.join(names)}, has no certificate; restore the CA first"
-        return "no CA of the catalogue signs it; set `ca` or `signer` in its entry"
+        return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if fact := authority.certificates[0].refused:
         return f"its CA {authority.path} is unusable ({fact}); replace that CA"
     if not (authority.key_matches or authority.key_unknown):
@@ -202,12 +210,15 @@ def obstacle(seen: Observation, signer: str, authority: Observation | None) -> s
 
 
 def _has_other_subject(leaf: Certificate, subject: str | None) -> bool:
-    """Return whether `leaf` has an attribute that is missing in `subject`, the subject of the last certificate."""
+    """Return whether `leaf` has an attribute that `subject` lacks. Return False if `subject` is None."""
     return subject is not None and not leaf.attributes <= subject_attributes(subject)
 
 
 def _has_last_subject(leaf: Certificate, last: str | None, accepted: Sequence[str]) -> bool:
-    """Return whether the subject `last` has all attributes of `leaf`. Without `last`, compare with `_unprivileged`."""
+    """Return whether the subject `last` has all attributes of `leaf`.
+
+    If `last` is None, return whether `leaf` has one of the `_unprivileged` subjects.
+    """
     if last is None:
         return has_accepted_subject(leaf, _unprivileged(accepted))
     return not _has_other_subject(leaf, last)

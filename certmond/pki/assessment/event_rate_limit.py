@@ -1,7 +1,7 @@
 """Rate limits of reported events, and the count of omitted events.
 
-Pure: time is an argument, in seconds of a monotonic clock. A `Budget` implements the generic cell rate algorithm (ITU-T
-I.371, Annex A): any window of `w` seconds has at most `burst + w / every` events.
+Times are arguments, in seconds of a monotonic clock. A `Budget` implements the generic cell rate algorithm (ITU-T
+I.371, Annex A). It admits at most `burst + w / every` events in any window of `w` seconds.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A burst of events, and then one event every `every` seconds."""
+    """A limit on the rate of events: `burst` events at once, and then one event every `every` seconds.
+
+    The state of a budget is `used_until`, the result of `after` for the last event.
+    """
 
     burst: int
     every: float
 
     def free_at(self, used_until: float) -> float:
-        """Return the instant from which another event is within the budget."""
+        """Return the earliest time at which the budget admits another event. `used_until` is the present state."""
         return used_until - (self.burst - 1) * self.every
 
     def after(self, used_until: float, now: float) -> float:
-        """Return the new `used_until` after an event at `now`."""
+        """Return the state of the budget after an event at `now`. `used_until` is the state before the event."""
         return max(used_until, now) + self.every
 
 
 class Quota:
-    """A budget for `each` key, and one `overall`.
+    """Budgets of events: one for `each` key, and one for all keys (`overall`).
 
     The `reserve` admits urgent events beyond the overall budget, for keys that have used at most half of their budget.
     """
@@ -39,8 +42,9 @@ class Quota:
         self._overall_used = self._reserve_used = float("-inf")
 
     def free_at(self, key: Hashable, now: float, *, urgent: bool = False) -> float:
-        """Return the earliest instant, not before `now`, at which the budgets admit an event of `key`, if no event
-        occurs until then.
+        """Return the earliest time, not before `now`, at which the budgets admit an event of `key`.
+
+        An event that occurs before this time may delay it.
         """
         own = self._each.free_at(self._used.get(key, float("-inf")))
         overall = self._overall.free_at(self._overall_used)
@@ -49,11 +53,11 @@ class Quota:
         return max(now, own, overall)
 
     def admits(self, key: Hashable, now: float, *, urgent: bool = False) -> bool:
-        """Return whether an event of `key` is within the budgets now."""
+        """Return whether the budgets admit an event of `key` at `now`."""
         return self.free_at(key, now, urgent=urgent) <= now
 
     def take(self, key: Hashable, now: float, *, urgent: bool = False) -> bool:
-        """Count an event of `key` if the budgets admit it. Return whether they do."""
+        """Count an event of `key` if the budgets admit the event. Return whether the function counted it."""
         if not self.admits(key, now, urgent=urgent):
             return False
         if self._overall.free_at(self._overall_used) <= now:
@@ -72,7 +76,7 @@ class Quota:
 
 
 class Omissions:
-    """Omitted events and their keys, reported at most once in `interval` seconds."""
+    """Counter of omitted events and of their keys. A report is due at most once in `interval` seconds."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -81,15 +85,16 @@ class Omissions:
         """The time at which the next report is due, or None without omitted events."""
 
     def add(self, key: Hashable, count: int, now: float) -> None:
-        """Count omitted events of `key`."""
+        """Add `count` omitted events of `key`."""
         if count:
             self._count += count
             self._keys.add(key)
             self.due_at = now + self._interval if self.due_at is None else self.due_at
 
     def reported(self, now: float) -> tuple[int, int] | None:
-        """Return the numbers of omitted events and of their keys if a report is due, and reset them. Otherwise return
-        None.
+        """Return the number of omitted events and the number of their keys, and reset both.
+
+        Return None if no report is due.
         """
         if self.due_at is None or now < self.due_at:
             return None

@@ -1,6 +1,6 @@
-"""Rules for files: faults of reading them, their permissions, and whether two keys are a pair.
+"""Rules for files: read and parse errors, modes and owners, repeated damage, and the service-account key pair.
 
-Owns these rules and their messages, as `rules` does for certificates.
+Owns these rules and their messages. `rules` owns the rules for certificates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def about_files(seen: Observation) -> Iterator[Finding]:
-    """Yield the findings about files: faults of reading them, modes and owners."""
+    """Yield the findings about the files of an entry: read and parse errors, wrong modes, and wrong owners."""
     for fault in seen.faults:
         yield fault_finding(fault)
     for permissions in seen.permissions:
@@ -34,10 +34,10 @@ def about_damage(
     findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime, *,
     facts: Mapping[str, str], known: Certificate | None, issuers: Sequence[Certificate],
 ) -> tuple[Finding, ...]:  # fmt: skip
-    """Return the findings: those about damage with the repair command of this node, and one about repeated damage.
+    """Return the findings. A finding about damage gets the repair command of this node as its remedy.
 
-    If a CA lacks its key and the archive has the key, the finding names the directory of the key. `known` is the last
-    certificate of these files, and `issuers` are the certificates that may have signed it.
+    Adds a finding about repeated damage. If the archive has the missing key of a CA, the finding names the directory.
+    `known` is the last certificate of these files, and `issuers` are the certificates that may have signed `known`.
     """
     if salvage is None:
         return tuple(findings)
@@ -64,7 +64,10 @@ def about_damage(
 
 
 def _with_archived_key(item: Finding, salvage: Salvage) -> Finding:
-    """Return the finding. If a CA has no key, its message names the directory of the archive that has it."""
+    """Return the finding. If the archive has the missing key of a CA, replace the remedy in the message.
+
+    The new remedy is to copy the key from the archive.
+    """
     if salvage.key_directory is None or item.reason not in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}:
         return item
     fact = item.message.partition("; ")[0]
@@ -85,7 +88,10 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
 
 
 def about_key_pair(seen: Observation) -> Iterator[Finding]:
-    """Yield findings about the service-account keys: every API server verifies tokens of every controller manager."""
+    """Yield a finding if the private service-account key is missing, or is not the pair of the public key.
+
+    Every API server must verify the tokens of every controller manager.
+    """
     if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
         return
     if seen.key is None and not seen.key_unknown and not seen.spec.key_optional:

@@ -1,7 +1,7 @@
 """Events for a hook: the difference between the open findings and the findings that the hook has received.
 
-Decides which events a hook receives, as values. Runs no hook, and time is an argument. A hook that has received each
-open finding, and the clearing of each other finding, needs no further event.
+Decides which events a hook receives. Runs no hook. No event is due after the hook has received every open finding, and
+the clearing of every earlier finding.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from certmond.pki.catalog.field_types import Instant
 from certmond.pki.findings import Severity
 
 Key = tuple[str, str, str, str]
-"""Certificate, path, reason, severity: the identity of a finding, as in the journal. A higher severity is a new
-finding.
-"""
+"""Identity of a finding, as in the journal: certificate, path, reason, severity. Another severity is a new finding."""
 Notices = Mapping[Key, "Notice"]
 
 
@@ -26,8 +24,8 @@ Notices = Mapping[Key, "Notice"]
 class Notice:
     """One finding, as a hook receives it.
 
-    `at` is when certmond first observed the finding. `told_at` is when the hook last received it, or None. `reason` is
-    text, because the state of an older version may have a reason that this version does not have.
+    `at` is the time at which certmond first observed the finding. `told_at` is the time at which the hook last received
+    the finding, or None. `reason` is text, because the stored state of another version may have an unknown reason.
     """
 
     certificate: str
@@ -51,7 +49,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One run of a hook, with its event."""
+    """One run of a hook that is due. The run reports that the finding is `raised` or `cleared`."""
 
     event: Literal["raised", "cleared"]
     notice: Notice
@@ -62,7 +60,7 @@ class Due:
 
 
 def open_findings(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
-    """Return the most severe open finding of each subject, if its severity is `at_least` or higher."""
+    """Return the most severe finding of each certificate, path and reason. Omit severities below `at_least`."""
     found: dict[tuple[str, str, str], Notice] = {}
     for status in assessment.statuses:
         end = status.certificate.not_after if status.certificate else None
@@ -79,9 +77,9 @@ def open_findings(assessment: Assessment, at_least: Severity) -> dict[Key, Notic
 
 
 def selected_findings(found: Notices, received: Notices, before: Notices, most: int) -> dict[Key, Notice]:
-    """Return at most `most` findings for the hook: first those that it has received, then the most severe others.
+    """Return the findings in `found` that the hook has received, and the most severe others, up to `most` findings.
 
-    A finding that was selected `before` keeps the time of its first observation.
+    A finding in `before`, the previous selection, keeps the time of its first observation.
     """
     kept = {key: notice for key, notice in found.items() if key in received}
     rest = sorted((notice for key, notice in found.items() if key not in received), key=_most_severe_first)
@@ -94,9 +92,9 @@ def due(
 ) -> Iterator[Due]:
     """Yield the events for the hook in this order: cleared findings, new findings, repeats.
 
-    No finding is cleared before the node is `settled`, so before certmond has observed the services and their
-    endpoints. `at` is the time of a clearing. If the severity of a subject changes, the old finding is cleared before
-    the new one is raised. So a receiver that ignores the severity ends in the right state.
+    `settled` is False until certmond has observed the services and their endpoints. Until then, no finding is cleared.
+    `at` is the time in an event about a cleared finding. If the severity of a problem changes, the old finding is
+    cleared before the new finding is raised, so that a receiver that ignores the severity ends in the right state.
     """
     gone = [notice for key, notice in received.items() if key not in want]
     if settled:
@@ -106,13 +104,13 @@ def due(
     yield from (Due("raised", notice) for notice in sorted(fresh, key=_most_severe_first))
     if repeat:
         for key, notice in received.items():
-            # If the clock was set back, do not wait until it reaches the old time again.
+            # If the clock was set back, do not wait until the clock reaches the old time again.
             if key in want and not (notice.told_at and notice.told_at <= now < notice.told_at + repeat):
                 yield Due("raised", notice)
 
 
 def next_repeat(received: Notices, repeat: timedelta) -> datetime | None:
-    """Return the time of the next repeat, or None."""
+    """Return the time of the next repeat, or None if the hook has received no finding."""
     return min((notice.told_at + repeat for notice in received.values() if notice.told_at), default=None)
 
 

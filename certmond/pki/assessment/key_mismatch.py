@@ -1,10 +1,11 @@
-"""Mismatch of a certificate and its key over time, with the wait for a writer that replaces both files.
+"""Mismatch of a certificate and its key over time, with a wait for a program that replaces both files.
 
 Owns the state of a mismatch between passes, as a value. The wait begins with the first pass that detects the mismatch.
-Changes of the files extend only the wait before a repair. A second wait begins only after the pair has matched for the
-time `wait` without a break. So certmond also reports a pair that matches only from time to time.
-Two conditions use a `Mismatch`. certmond reports a certificate and a key of different pairs after `WAIT`. It repairs
-files without a complete pair after `REPAIR_WAIT`. Other faults of files have no wait.
+Changes of the files extend only the wait before a repair. A new wait begins only after the pair has matched for the
+time `wait` without interruption, so certmond also reports a pair that matches only from time to time.
+
+After `WAIT`, certmond reports a key that belongs to another certificate. After `REPAIR_WAIT`, certmond repairs files
+without a complete pair. certmond reports other faults of files without a wait.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from certmond.pki.assessment.rule_input import Case, finding
 from certmond.pki.findings import Finding, Reason
 
 WAIT = timedelta(seconds=2)
-"""Time that a program may take between the replacement of a certificate and of its key."""
+"""Time that a program may take between the replacement of a certificate and the replacement of its key."""
 REPAIR_WAIT = timedelta(seconds=10)
-"""Time that a program, or an operator at a terminal, may take to write a complete pair. Meanwhile, running services
-have their certificates in memory.
+"""Time that a program, or an operator at a terminal, may take to write a complete pair.
+
+During this time, running services have their certificates in memory.
 """
 
 REPAIR_REST = timedelta(minutes=2)
@@ -29,10 +31,10 @@ REPAIR_REST = timedelta(minutes=2)
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A mismatch of a certificate and its key, and the start `since` of the wait.
+    """A mismatch of a certificate and its key. The wait starts at `since`, and takes the time `wait`.
 
-    `reported` is True after the wait. `matching_since` is None while the pair does not match. `start` is the first
-    observation of the mismatch, or None if that is `since`.
+    `reported` is True after the wait. `matching_since` is None while the pair does not match. `start` is the time of
+    the first observation of the mismatch, or None if this time is `since`.
     """
 
     since: datetime
@@ -43,18 +45,19 @@ class Mismatch:
 
     @property
     def stands(self) -> bool:
-        """Whether the wait is over, and the pair does not match now."""
+        """Whether the wait has ended, and the pair does not match now."""
         return self.reported and self.matching_since is None
 
     @property
     def waits_until(self) -> datetime | None:
-        """The time at which the wait ends, or None if it has ended or the pair matches."""
+        """The time at which the wait ends, or None if the wait has ended or the pair matches."""
         return None if self.reported or self.matching_since else self.since + self.wait
 
     @property
     def changes_at(self) -> datetime | None:
-        """The time at which the reported state changes: the end of the wait, or of the period for which the pair must
-        match.
+        """The time at which the reported state changes, or None if only a change of the files changes the state.
+
+        This is the end of the wait or, if the pair matches again, the end of the time for which the pair must match.
         """
         return self.matching_since + self.wait if self.matching_since else self.waits_until
 
@@ -70,12 +73,12 @@ def mismatch_of(
     wait: timedelta = WAIT,
     rest: timedelta | None = None,
 ) -> Mismatch | None:
-    """Return the mismatch at `now`, or None without one.
+    """Return the mismatch at `now`, or None without a mismatch.
 
-    `matches` is None if the certificate or the key is unreadable. `before` is the mismatch of the previous pass. In the
-    `first` pass, the mismatch began when the files changed (`changed_at`). If that time is unknown or in the future,
-    the mismatch is reported at once. Without `waits`, every mismatch is reported at once. With `rest`, each change of
-    the files begins the wait again, for at most `rest` after the first observation.
+    If `matches` is None, because the certificate or the key is unreadable, a mismatch `before` of the previous pass
+    remains. In the `first` pass, the mismatch began at `changed_at`, the time of the last change of the files. If
+    `changed_at` is unknown or in the future, or if `waits` is False, certmond reports the mismatch without a wait. If
+    `rest` is set, each change of the files restarts the wait, for at most `rest` after the first observation.
     """
     if matches is None:
         return before and replace(before, matching_since=None)
@@ -99,7 +102,10 @@ def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:
 
 
 def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) -> Iterator[Finding]:
-    """Yield the findings. Omit a mismatch during its wait, and add a mismatch that ended less than a wait ago."""
+    """Yield the findings. Omit a key mismatch during its wait.
+
+    After a reported mismatch, add a finding until the pair has matched for the time `wait`.
+    """
     for item in findings:
         if item.reason is not Reason.KEY_MISMATCH or (mismatch and mismatch.reported):
             yield item

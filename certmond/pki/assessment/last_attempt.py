@@ -1,6 +1,6 @@
 """The last attempt to renew or repair a certificate: its outcome, and the earliest time of the next attempt.
 
-Owns the pauses between attempts. `state.renewals` stores them.
+Owns the pauses between attempts. `state.renewals` stores the attempts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 MIN_INTERVAL = timedelta(hours=1)
 """Minimum time between two automatic renewals of a certificate."""
 IN_A_ROW = timedelta(hours=2)
-"""A repair within this time after the previous one is a repeat: the pauses between repeats grow."""
+"""Two repairs within this time count as repairs in a row. The pause grows with each repair in a row."""
 FIRST_RETRY, LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
 LAST_FILE_RETRY = timedelta(minutes=10)
 
@@ -20,11 +20,10 @@ LAST_FILE_RETRY = timedelta(minutes=10)
 class Attempt:
     """The last attempt to renew a certificate: its time, its outcome, and the number of `failures` in a row.
 
-    `sha256` is the certificate that the last successful attempt installed. `ends_at`, `common_name` and `subject` are
-    its end, common name and subject. `issued_at` is the time of the successful attempt if it is an earlier one.
-    `restored` is True if the certificate is from the archive, not from a signer.
-    `repaired_at` is the time of the last repair of damaged files. `repairs` counts repairs in a row, separately from
-    renewals.
+    `sha256` is the digest of the certificate that the last successful attempt installed. `ends_at`, `common_name` and
+    `subject` are the end, the common name and the subject of this certificate. `issued_at` is the time at which
+    certmond installed this certificate, or None if the time is `at`. `restored` is True if the certificate is from the
+    archive. `repaired_at` is the time of the last repair of damaged files. `repairs` is the number of repairs in a row.
     """
 
     at: datetime
@@ -57,18 +56,21 @@ class Attempt:
 
     @property
     def file_retry_at(self) -> datetime:
-        """The earliest time of the next attempt for a file that needs no signature: at most ten minutes after `at`."""
+        """The earliest time of the next attempt for a file that needs no signature. It is within 10 minutes of `at`."""
         return min(self.retry_at, self.at + LAST_FILE_RETRY)
 
     @property
     def repair_pause(self) -> tuple[datetime, datetime] | None:
-        """The start and the end of the pause before the next repair, or None."""
+        """The start and the end of the pause before the next repair, or None without a pause."""
         if self.failures or self.wait_until is not None:
             return self.at, self.retry_at
         return (self.repaired_at, self.repaired_at + _pause(self.repairs)) if self.repaired_at else None
 
     def repaired(self, before: Attempt | None) -> Attempt:
-        """Return this attempt as a repair. `repairs` is 1, or one more than `before.repairs` after a recent repair."""
+        """Return this attempt as a repair, with the number of repairs in a row.
+
+        `before` is the previous attempt, or None.
+        """
         in_a_row = before and before.repaired_at and timedelta() <= self.at - before.repaired_at < IN_A_ROW
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 
@@ -79,7 +81,7 @@ class Attempt:
         )
 
     def after(self, before: Attempt | None) -> Attempt:
-        """Return this attempt, which installed no certificate, with the certificate and repairs of `before`."""
+        """Return this attempt, which installed no certificate, with the certificate and the repairs of `before`."""
         if before is None:
             return self
         kept = replace(self, repaired_at=before.repaired_at, repairs=before.repairs)
@@ -92,5 +94,5 @@ class Attempt:
 
 
 def _pause(times: int) -> timedelta:
-    """Return the pause after `times` failures or repairs in a row: a minute, doubled each time, at most an hour."""
+    """Return the pause after `times` failures or repairs in a row. It is 1, 2, 4, … minutes, and at most an hour."""
     return min(FIRST_RETRY * (1 << min(max(times, 1) - 1, 16)), LAST_RETRY)

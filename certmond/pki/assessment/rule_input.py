@@ -1,4 +1,4 @@
-"""Input of a rule, one certificate with its files and paths, and the finding that a rule yields."""
+"""Input of the rules, which is one certificate with its files and paths, and functions that return a finding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _REMEDIES = {
     Reason.UNREADABLE: "make it readable for root, or replace it with the right file",
     Reason.MISSING: "restore it, or issue it again",
     Reason.MALFORMED: "restore it from a backup, or issue it again",
-    Reason.TRAILING_DATA: "it is harmless, but remove it",
-    Reason.KEY_UNUSABLE: "write it as PEM, or issue the pair again",
+    Reason.TRAILING_DATA: "remove this data, although it is harmless",
+    Reason.KEY_UNUSABLE: "write the key as PEM, or issue the pair again",
 }
-"""Remedies for faults that do not name a remedy."""
+"""Usual remedies, for faults without a specific remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def further_anchor(self) -> bool:
-        """Whether the certificate is a trust anchor in a bundle, but not the first: the others do not depend on it."""
+        """Whether the certificate is a trust anchor in a bundle, but not the first certificate of the bundle."""
         return self.spec.authority and self.seen.name != self.spec.name
 
 
@@ -65,10 +65,13 @@ def finding(reason: Reason, message: str, severity: Severity | None = None) -> F
 
 
 def fault_finding(fault: Fault) -> Finding:
-    """Return the finding for a fault of a file."""
+    """Return the finding for a fault of a file, with the remedy of the fault, or else the usual remedy."""
     return finding(fault.reason, f"{fault.detail}; {fault.remedy or _REMEDIES[fault.reason]}")
 
 
 def has_entry(case: Case, anchor: Certificate) -> bool:
-    """Return whether another entry has the trust anchor. Otherwise the rules check the anchor with this file."""
+    """Return whether a separate entry of the catalogue has the trust anchor of this certificate.
+
+    Otherwise the anchor is in the same file, and the rules check it together with the certificate.
+    """
     return SELF not in (case.spec.ca or (SELF,)) or anchor not in case.seen.certificates

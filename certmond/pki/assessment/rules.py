@@ -1,7 +1,7 @@
 """Rules for the certificates of a Kubernetes node, as a list of checks.
 
-Owns each rule and its message. A check takes one `Case` and yields findings. It does not depend on the verdict on any
-other certificate. Only one entry reports a fault: a leaf has no finding for a fault that the entry of its CA reports.
+Owns each rule and its message. A check takes one `Case` and yields findings. A check does not depend on the verdict on
+another certificate. Only one entry reports a fault: a leaf has no finding for a fault that the entry of its CA reports.
 `validity_rules` has the checks of the dates.
 """
 
@@ -21,13 +21,13 @@ ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
 
 
 def no_path(case: Case) -> Iterator[Finding]:
-    """Report that no certification path ends at the trust anchor, unless another entry reports the reason."""
+    """Report that no certification path ends at a trust anchor, unless another check or entry reports the reason."""
     if case.search.paths or case.anchors_reported:
         return
     if not case.anchors and case.spec.ca != (SELF,):
         absent = " or ".join(case.spec.ca)
         fact = f"{case.where} has no trust anchor: this node has no certificate of {absent}"
-        yield finding(Reason.NO_PATH, f"{fact}; install that CA")
+        yield finding(Reason.NO_PATH, f"{fact}; install the certificate of the CA")
         return
     if any(_reported_elsewhere(case, why) for why in case.search.rejections):
         return
@@ -51,7 +51,7 @@ def ca_not_self_signed(case: Case) -> Iterator[Finding]:
 
 
 def ca_not_ca(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). A version 1 certificate cannot have it."""
+    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). Accept version 1, which has no extensions."""
     if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
         yield finding(
             Reason.CA_NOT_CA,
@@ -61,7 +61,7 @@ def ca_not_ca(case: Case) -> Iterator[Finding]:
 
 
 def ca_cannot_sign(case: Case) -> Iterator[Finding]:
-    """Report a trust anchor with a keyUsage without keyCertSign (RFC 5280, 4.2.1.3). A CA without keyUsage can sign."""
+    """Report a trust anchor whose keyUsage lacks keyCertSign (RFC 5280, 4.2.1.3). A CA without keyUsage can sign."""
     if case.spec.authority and not case.certificate.has_usage("cert sign"):
         yield finding(
             Reason.CA_CANNOT_SIGN,
@@ -81,14 +81,14 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
 
 
 def wrong_usage(case: Case) -> Iterator[Finding]:
-    """Report a usage that the certificate does not permit, although its entry requires the usage."""
+    """Report a usage that the entry requires and the certificate does not permit. Skip trust anchors."""
     missing = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if missing:
         yield finding(Reason.WRONG_USAGE, f"{case.where} does not permit the usage {', '.join(missing)}; reissue it")
 
 
 def missing_name(case: Case) -> Iterator[Finding]:
-    """Report a DNS name or IP address of the server that is missing in the subjectAltName extension."""
+    """Report a DNS name or IP address that the entry requires and the subjectAltName extension lacks."""
     if missing := missing_names(case.spec, case.facts, case.certificate.names):
         yield finding(
             Reason.MISSING_NAME,
@@ -97,7 +97,7 @@ def missing_name(case: Case) -> Iterator[Finding]:
 
 
 def key_missing(case: Case) -> Iterator[Finding]:
-    """Report that the private key of the certificate is missing."""
+    """Report that the private key of the certificate is missing, unless the entry permits this (`key_optional`)."""
     seen = case.seen
     if seen.key_path and seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
         yield finding(
@@ -118,7 +118,7 @@ def key_mismatch(case: Case) -> Iterator[Finding]:
 
 
 def embedded_ca_differs(case: Case) -> Iterator[Finding]:
-    """Report a kubeconfig that trusts other CA certificates than those in the CA file."""
+    """Report a kubeconfig that trusts other CA certificates than the CA file contains."""
     required = frozenset(case.embeddable)
     for embedded in case.seen.embedded if required else ():
         trusted = frozenset(embedded.certificates)
@@ -127,19 +127,19 @@ def embedded_ca_differs(case: Case) -> Iterator[Finding]:
             yield finding(
                 Reason.EMBEDDED_CA_DIFFERS,
                 f"{embedded.path} trusts {differs} the CA certificates of {case.spec.embedded_ca}; "
-                "embed the present CA in it, and restart its readers",
+                "embed the present CA in the kubeconfig, and restart the services that read it",
                 None if trusted & required else Severity.CRITICAL,
             )
 
 
 def not_rotating_pem(case: Case) -> Iterator[Finding]:
-    """Report a kubelet.conf that does not name the rotated PEM: the kubelet would start with stale credentials."""
+    """Report a kubelet.conf that does not refer to the rotated PEM. The kubelet would start with old credentials."""
     if case.spec.kind is Kind.KUBELET and case.seen.refers_to is not None and case.seen.refers_to != case.where:
         instead = case.seen.refers_to or "embedded credentials"
         yield finding(
             Reason.NOT_ROTATING_PEM,
             f"{case.spec.kubeconfig} uses {instead}, not {case.where}; "
-            "set its client-certificate and client-key to that file",
+            "set client-certificate and client-key to this PEM file",
         )
 
 
@@ -149,17 +149,17 @@ def not_a_symlink(case: Case) -> Iterator[Finding]:
         yield finding(
             Reason.NOT_A_SYMLINK,
             f"{case.where} is a regular file, not a symlink to a dated PEM, so the kubelet cannot rotate it; "
-            "rename it to a dated name in the same directory, and link to that name",
+            "rename the file to a dated name in the same directory, and create a symlink to this name",
         )
 
 
 def unexpected_chain(case: Case) -> Iterator[Finding]:
-    """Report further certificates in a file that may have one, and a file that begins with another certificate."""
+    """Report a file that begins with the wrong certificate, or has several certificates although one is permitted."""
     extra = len(case.seen.certificates) - 1
     if extra and not case.seen.leaf_first:
         yield finding(
             Reason.UNEXPECTED_CHAIN,
-            f"{case.where} does not begin with its own certificate, and Go's TLS uses the first one of a file; "
+            f"{case.where} does not begin with its own certificate, and Go's TLS uses the first certificate of a file; "
             "move the end-entity certificate to the start of the file",
             Severity.CRITICAL,
         )
@@ -174,7 +174,7 @@ def weak_key(case: Case) -> Iterator[Finding]:
     """Report a key that is shorter than RSA-2048 or P-256, or of a kind that Kubernetes does not support.
 
     Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize). Go's TLS refuses ECDSA P-224, and every kind except RSA,
-    ECDSA and Ed25519 (crypto/tls, signatureSchemesForCertificate). But Go verifies signatures of a CA on P-224.
+    ECDSA and Ed25519 (crypto/tls, signatureSchemesForCertificate). But Go verifies signatures of a CA with a P-224 key.
     """
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)
@@ -187,9 +187,10 @@ def weak_key(case: Case) -> Iterator[Finding]:
 
 
 def key_unusable(case: Case) -> Iterator[Finding]:
-    """Report a key that Go parses but cannot use: RSA over 8,192 bits, or with an exponent over 2³¹-1.
+    """Report a key that Go parses but cannot use, such as an RSA key with more than 8,192 bits.
 
-    A CA over 8,192 bits is a warning: Go verifies its signatures, but Go's TLS refuses a chain that contains the CA.
+    For a CA with a key over 8,192 bits, the finding is a warning. Go verifies the signatures of the CA, but Go's TLS
+    refuses a chain that contains the CA.
     """
     if why := unusable(case.certificate.key):
         large = case.spec.authority and case.certificate.key.bits > LARGEST_RSA
@@ -202,8 +203,9 @@ def key_unusable(case: Case) -> Iterator[Finding]:
 
 
 def weak_signature(case: Case) -> Iterator[Finding]:
-    """Report a signature with MD5 or SHA-1, which Go refuses. On a trust anchor the finding is info, because Go does
-    not verify that signature.
+    """Report a signature with MD5 or SHA-1, which Go refuses.
+
+    The severity for a trust anchor is info, because Go does not verify the signature of a trust anchor.
     """
     if case.certificate.signature_hash in WEAK_HASHES:
         yield finding(
@@ -251,7 +253,7 @@ POLICY: tuple[Check, ...] = (
 
 
 _OF_THE_ANCHOR = frozenset({Refusal.NOT_CA, Refusal.CANNOT_SIGN, Refusal.UNSUPPORTED, Refusal.UNKNOWN_CRITICAL})
-"""Refusals of a trust anchor that do not depend on the rest of the path."""
+"""Refusals of a trust anchor that do not depend on the other certificates of the path."""
 
 
 def _reported_elsewhere(case: Case, why: Rejection) -> bool:

@@ -1,6 +1,6 @@
-"""Rules for running services: the certificate that a service serves, or has in memory, must be the one on disk.
+"""Rules for running services: a service must serve, and have in memory, the certificate that is in the file.
 
-Owns these rules and their messages, as `rules` does for files. `services.staleness` owns the evidence.
+Owns these rules and their messages. `services.staleness` owns the evidence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from certmond.pki.services.staleness import Presence, Stale
 
 
 def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
-    """Yield the findings about services whose certificate differs from its files."""
+    """Yield the findings about the services that use a certificate: served certificates, and restarts."""
     yield from served_differs(presence, now)
     yield from handshake_refused(presence)
     yield from restart_pending(presence)
@@ -24,14 +24,14 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
 
 
 def turning_points(presence: Presence) -> Iterator[datetime]:
-    """Yield the instants at which a finding becomes more severe with time."""
+    """Yield the times at which the finding about a service with an old certificate becomes critical."""
     for stale in presence.stale:
         if stale.ends_at:
             yield stale.ends_at - CRITICAL_WINDOW
 
 
 def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
-    """Report an endpoint that, after the time for a reload, still serves another certificate than the file contains."""
+    """Report an endpoint that serves another certificate than the file contains, after the time for a reload."""
     for stale in presence.stale:
         if stale.reason is Reason.SERVED_DIFFERS and stale.due:
             soon = stale.ends_at is None or now >= stale.ends_at - CRITICAL_WINDOW
@@ -44,24 +44,26 @@ def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
 
 
 def handshake_refused(presence: Presence) -> Iterator[Finding]:
-    """Report an endpoint of this certificate that ends each handshake without any certificate."""
+    """Report an endpoint that should serve this certificate, but ends each TLS handshake without a certificate."""
     for refusing in presence.refusing:
         if refusing.due:
             at = refusing.at
             fact = f"{at.service or 'the listener'} at {at.endpoint} serves no certificate ({at.reason})"
-            remedy = "see its log, and restore its previous files: certmond archive restore NAME"
-            yield finding(Reason.SERVED_DIFFERS, f"{fact}, not {refusing.path}; {remedy}", Severity.CRITICAL)
+            remedy = "see the log of the service, and restore the previous files: certmond archive restore NAME"
+            yield finding(
+                Reason.SERVED_DIFFERS, f"{fact}, but should serve {refusing.path}; {remedy}", Severity.CRITICAL
+            )
 
 
 def restart_pending(presence: Presence) -> Iterator[Finding]:
-    """Report a process that is older than a file that it does not reload."""
+    """Report a process that started before the last change of a file and does not reload this file."""
     for stale in presence.stale:
         if stale.reason is Reason.RESTART_PENDING and stale.due:
             yield finding(Reason.RESTART_PENDING, f"{stale.detail}; {_remedy(stale)}")
 
 
 def restart_failed(presence: Presence) -> Iterator[Finding]:
-    """Report a service that was restarted for this certificate and failed."""
+    """Report a service that failed when it restarted to load this certificate."""
     for message in presence.failures:
         yield finding(
             Reason.RESTART_FAILED,
@@ -82,4 +84,7 @@ def no_longer_served(before: Iterable[Presence], after: Iterable[Presence]) -> I
     for endpoint in sorted(answered & silent.keys(), key=str):
         at = silent[endpoint]
         fact = f"{at.service or 'the listener'} at {endpoint} no longer serves a certificate"
-        yield f"{fact}: {at.reason}; see its log, and restore its previous files: certmond archive restore NAME"
+        yield (
+            f"{fact}: {at.reason}; see the log of the service, and restore the previous files: "
+            "certmond archive restore NAME"
+        )

@@ -1,6 +1,6 @@
-"""Rule for a due certificate that certmond does not renew, because the CA must not sign its contents again.
+"""Rule for a due certificate that certmond does not renew, because the CA must not sign the same contents again.
 
-Owns the message of that finding. `signing.policy` decides what certmond may sign.
+Owns the message of this finding. `signing.policy` decides what certmond may sign.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from certmond.pki.signing.policy import successor_denial
 
 
 def not_issued_by_ca(case: Case) -> Iterator[Finding]:
-    """Report a due certificate whose contents neither its entry nor a certificate that the CA has signed permits."""
+    """Report a due certificate with contents that neither its entry nor a certificate from the CA permits."""
     if case.basis is None or case.certificate.refused or case.certificate.not_before <= case.now < case.renew_at:
         return  # a certificate that Go or cryptography refuses has a separate finding
     if denial := successor_denial(case.certificate, case.spec, case.facts, case.basis, case.now):

@@ -12,7 +12,7 @@ Anchors = tuple[Certificate, ...]
 
 
 def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """Return the trust anchors of each authority in the catalogue, by its name."""
+    """Return the trust anchors of each authority in the catalogue, by the name of the authority's entry."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
         if seen.spec.authority:
@@ -21,7 +21,10 @@ def catalog_anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 
 
 def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the anchors of an entry: for an authority, its certificate. Without `ca`, they are in the entry's file."""
+    """Return the trust anchors of an entry: for an authority, its own certificate, otherwise the anchors in `ca`.
+
+    Without `ca`, return the self-issued certificates of the entry's file, or else its last certificate.
+    """
     if seen.spec.authority:
         return seen.certificates[:1]
     if not seen.spec.ca:
@@ -35,9 +38,9 @@ def own_anchors(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 
 
 def issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """Return the certificates of the CA that would sign a renewed certificate: the first CA of the entry that has any.
+    """Return the certificates of the CA that would sign a renewed certificate.
 
-    A self-signed certificate in the entry's own file does not count.
+    The first CA in the entry's `ca` that has a certificate on this node signs, except `self`. Return () without one.
     """
     return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 

@@ -1,4 +1,4 @@
-"""Rules for the validity period of a certificate and of the CAs of its path, its renewal point, and the next change."""
+"""Rules for the validity of a certificate and of its CAs, the renewal point, and the next change of the findings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CRITICAL_WINDOW = timedelta(days=7)
 
 
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
-    """Return the renewal point: `renew_before` before the end, at most a third of the lifetime before the end.
+    """Return the renewal point of a certificate: `renew_before` before its end, but at most a third of its lifetime.
 
-    For a certificate of the kubelet the maximum is a tenth. The kubelet renews it after 70 to 90 % of the lifetime, so
-    the certificate is due only if the kubelet has failed to renew it.
+    For a certificate of the kubelet, the maximum is a tenth. The kubelet renews its certificate after 70 to 90 % of the
+    lifetime, so the certificate is due only if this renewal has failed.
     """
     life = certificate.not_after - certificate.not_before
     share = life / 10 if spec.kind is Kind.KUBELET else life / 3
@@ -25,12 +25,12 @@ def renewal_point(certificate: Certificate, spec: CertificateSpec, default: time
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """Return the start of the critical window before the end: 7 days, or a tenth of the lifetime if that is shorter."""
+    """Return the start of the critical window: 7 days before the end, or a tenth of the lifetime if this is less."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 
 def expired(case: Case) -> Iterator[Finding]:
-    """Report the end of the certificate or of a CA of its path (RFC 5280, 4.1.2.5: notAfter is included)."""
+    """Report that the certificate, or a CA of its path, has expired: notAfter is in the past (RFC 5280, 4.1.2.5)."""
     for link in _own_links(case):
         if case.now > link.not_after and case.further_anchor:
             message = f"{case.where}: the old CA {link.called} in the bundle expired on {_day(link.not_after)}"
@@ -46,24 +46,25 @@ def not_yet_valid(case: Case) -> Iterator[Finding]:
             yield finding(
                 Reason.NOT_YET_VALID,
                 f"{_called(case, link)} is not valid before {_day(link.not_before)}; "
-                "check the clock of this host, then that of the issuer",
+                "check the clock of this host, and then the clock of the issuer",
             )
 
 
 def nearing_expiry(case: Case) -> Iterator[Finding]:
-    """Report that the certificate is in its renewal window."""
+    """Report that the certificate is due and has not expired."""
     if case.renew_at <= case.now <= case.certificate.not_after:
         late = case.now >= critical_point(case.certificate)
         remedy = "the kubelet did not rotate it: see its log" if case.spec.kind is Kind.KUBELET else _renew(case)
         yield finding(
             Reason.NEARING_EXPIRY,
-            f"{case.where} expires on {_day(case.certificate.not_after)}, is due since {_day(case.renew_at)}; {remedy}",
+            f"{case.where} expires on {_day(case.certificate.not_after)} and has been due since {_day(case.renew_at)}; "
+            f"{remedy}",
             Severity.CRITICAL if late else None,
         )
 
 
 def still_due(case: Case) -> Iterator[Finding]:
-    """Report a certificate that a renewal leaves due: certmond has just renewed it, or it ends with its CA."""
+    """Report a certificate that stays due after a renewal, because the signer or the CA limits its lifetime."""
     if not case.renew_at <= case.now <= case.certificate.not_after:
         return
     best = case.search.best
@@ -105,7 +106,7 @@ def next_change(case: Case, others: Iterable[datetime | None]) -> datetime | Non
 
 
 def _own_links(case: Case) -> tuple[Certificate, ...]:
-    """Return the certificate and the other certificates of its best path, except an anchor with a separate entry."""
+    """Return the certificate and the CAs of its best path. Omit a trust anchor that has a separate entry."""
     best = case.search.valid_at(case.now) or case.search.best
     if best is None:
         return (case.certificate,)

@@ -1,7 +1,7 @@
-"""Endpoint of a service, and the observed certificate.
+"""Endpoint of a service, and the certificate that a server presents at the endpoint.
 
-Owns the text form of an endpoint, which is also its identity: `192.0.2.10:6443`, `[2001:db8::1]:2379`, and
-`api.example.com@192.0.2.10:6443` with a server name (SNI). Never connects, and makes no findings.
+Owns the text form of an endpoint, which is also its identity: `192.0.2.10:6443`, `[2001:db8::1]:2379`, or
+`api.example.com@192.0.2.10:6443` with a server name (SNI). Opens no connection, and makes no findings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _TEXT = re.compile(r"(?:([^@]+)@)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5}
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address and port to connect to, and the server name (SNI), if any.
+    """The address and the port of a server, and the server name (SNI), if any.
 
-    Equal endpoints compare equal in any notation. Raises MalformedError for an endpoint without a unique address: a
-    host name, an unspecified address ("0.0.0.0", "::"), or an address with a zone. Also raises it for a port out of
-    range, and for an address as `server_name` (RFC 6066, section 3).
+    Different notations of one endpoint compare equal. Raises MalformedError if the port is out of range, or if
+    `server_name` is not a DNS name (RFC 6066, section 3). Also raises MalformedError for an address that is a host
+    name, is unspecified ("0.0.0.0", "::"), or has a zone.
     """
 
     address: str
@@ -37,13 +37,13 @@ class Endpoint:
         object.__setattr__(self, "address", _canonical(self.address))
         object.__setattr__(self, "server_name", name)
         if not 0 < self.port < 1 << 16:
-            raise MalformedError(f"{self.port} is no port")
+            raise MalformedError(f"{self.port} is not a port")
         if name is not None and (not _NAME.fullmatch(name) or name.rpartition(".")[2].isdigit()):
-            raise MalformedError(f"{name!r} is no DNS name")
+            raise MalformedError(f"{name!r} is not a DNS name")
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """Return the endpoint of `text`. Raises MalformedError."""
+        """Return the endpoint with the text form `text`. Raises MalformedError for another text."""
         match = _TEXT.fullmatch(text)
         if not match:
             raise MalformedError(f"{text!r} is not an endpoint such as 192.0.2.10:6443 or [2001:db8::1]:6443")
@@ -57,7 +57,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The certificate that a server presented, without validation: its DER, the TLS version, and the time."""
+    """The certificate that a server presented, as DER and without validation, with the TLS version and the time."""
 
     der: bytes = field(repr=False)
     version: str
@@ -65,7 +65,7 @@ class Served:
 
     @property
     def sha256(self) -> str:
-        """The digest to compare with `Certificate.sha256`."""
+        """The SHA-256 digest of the certificate, to compare with `Certificate.sha256`."""
         return hashlib.sha256(self.der).hexdigest()
 
 
@@ -73,7 +73,8 @@ class Served:
 class Unserved:
     """Result for a server that presented no certificate. `reason` is the cause, as in "the connection was refused".
 
-    With `spoke_tls`, the server accepted the connection and ended the TLS handshake: it has no usable key pair.
+    If `spoke_tls` is True, the server accepted the connection, but ended the TLS handshake. This server has no usable
+    key pair.
     """
 
     reason: str
@@ -88,7 +89,7 @@ def _canonical(text: str) -> str:
     try:
         address = ip_address(text)
     except ValueError:
-        raise MalformedError(f"{text!r} is no IP address") from None
+        raise MalformedError(f"{text!r} is not an IP address") from None
     if address.is_unspecified or "%" in text:
-        raise MalformedError(f"{text} is no address to connect to")
+        raise MalformedError(f"{text} is not the address of a server")
     return address.compressed

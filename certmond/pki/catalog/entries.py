@@ -1,7 +1,8 @@
-"""Catalogue: the certificates that a node should have, and their requirements. A new certificate is a new entry.
+"""Catalogue: the certificates that a node should have, and their requirements.
 
-The profiles in the package and the operator's `certificates:` list have the same schema. Owns the models and the rules
-within them. `config` reads them from YAML and merges profile and operator. Never reads a node.
+The profiles in the package and the operator's `certificates:` list have the same schema. Owns the models of this
+schema, and the rules for a single entry. `config` reads the YAML, and merges the profile with the operator's list.
+Never reads a node.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from certmond.pki.catalog.field_types import (
 from certmond.pki.findings import Severity
 
 SELF = "self"
-"""In `ca`: the self-signed certificate in the file is the trust anchor (the kubelet's default serving certificate)."""
+"""Value of `ca` for a self-signed certificate in the file, such as the default serving certificate of the kubelet."""
 
 DEFAULT_EXCLUDE = (
     ".*", "*.key", "*.csr", "*.pub", "*~", "*.bak", "*.old", "*.orig", "*.tmp", "*.rpmsave", "*.dpkg-*", "expired",
@@ -43,7 +44,7 @@ DEFAULT_EXCLUDE = (
 
 
 class Kind(StrEnum):
-    """Kind of the contents of a file. A `key-pair` has no certificate: it is the service-account keys."""
+    """Kind of the contents of a file. A `key-pair` contains the service-account keys, and no certificate."""
 
     FILE = "file"
     KUBECONFIG = "kubeconfig"
@@ -69,7 +70,7 @@ T = TypeVar("T")
 
 
 class CertificateSpec(Model):
-    """Path and requirements of one certificate. Texts may contain the node's facts, such as `${node_name}`."""
+    """Path and requirements of one certificate. A text may contain facts of the node, such as `${node_name}`."""
 
     name: Name = Field(description="the name of the certificate in reports, metrics and references")
     path: AbsolutePath = Field(
@@ -99,13 +100,15 @@ class CertificateSpec(Model):
     ca: Many[str] = Field(
         default=(),
         description="the entries of the trust anchors: the certificate must have a path to one of them. `self` is a "
-        "self-signed certificate in the same file. It is the default, or else the last certificate of the file.",
+        "self-signed certificate in the same file. By default the trust anchor is `self`, or else the last certificate "
+        "of the file.",
     )
     subject: Many[Subject] = Field(
         default=(),
         description="accepted subjects, such as `CN=kubernetes-admin,O=system:masters`, with attributes in any order. "
         "certmond signs these subjects with the key of the CA, even if the present certificate has another subject. It "
-        "signs a subject with `system:` or `kubeadm:` only if this list has it. `certmond init` issues the first one.",
+        "signs a subject with `system:` or `kubeadm:` only if this list contains that subject. `certmond init` issues "
+        "the first subject of the list.",
     )
     usages: Many[Usage] = Field(
         default=(),
@@ -114,7 +117,8 @@ class CertificateSpec(Model):
     names: Many[AlternativeName] = Field(default=(), description="required subjectAltName entries: `DNS:…` or `IP:…`")
     mode: Mode | None = Field(
         default=None,
-        description="the maximum mode of the file; by default all users may read it and only the owner may write it",
+        description="the maximum mode of the file; by default all users may read the file, and only the owner may "
+        "write the file",
     )
     key_mode: Mode = Field(
         default=0o600,
@@ -122,9 +126,9 @@ class CertificateSpec(Model):
     )
     owner: Owner | None = Field(
         default=None,
-        description="`user` or `user:group` that must own the files, and that may write them besides root. If another "
-        "user can write the files, certmond does not copy their contents into a new certificate. If another user can "
-        "replace the files, certmond does not renew the certificate.",
+        description="`user` or `user:group` that must own the files. Only this owner and root may write the files. If "
+        "another user can write the files, certmond does not copy their contents into a new certificate. If another "
+        "user can replace the files, certmond does not renew the certificate.",
     )
     renew_before: Duration | None = Field(
         default=None,
@@ -136,13 +140,13 @@ class CertificateSpec(Model):
     key_algorithm: KeyAlgorithm | None = Field(
         default=None,
         strict=False,
-        description="the algorithm of a new key; by default that of the old key, otherwise the value of the "
+        description="the algorithm of a new key; by default the algorithm of the old key, or else the value of the "
         "configuration",
     )
     keep_key: bool = Field(
         default=False,
         description="a renewal reuses the key, so that only one file changes (the default for etcd). A signer of kind "
-        "`kubeadm` cannot do that, because it creates the key.",
+        "`kubeadm` cannot reuse the key, because kubeadm creates a new one.",
     )
     signer: Name | None = Field(
         default=None,
@@ -152,14 +156,16 @@ class CertificateSpec(Model):
     renewed_by: Sentence | None = Field(
         default=None,
         description="the component that renews the certificate instead of certmond, and the time of the renewal, in a "
-        "few words. certmond then never renews it. Findings and plans contain this text. `null`: certmond renews it.",
+        "few words. certmond then never renews the certificate. Findings and plans contain this text. `null`: certmond "
+        "renews the certificate.",
     )
     chain: bool = Field(default=True, description="the file may contain more than one certificate")
     kubeconfig: AbsolutePath | None = Field(
         default=None, description="for kind `kubelet`: the kubeconfig that must refer to the PEM file"
     )
     embedded_ca: Name | None = Field(
-        default=None, description="the entry of the CA: the kubeconfig must embed all its certificates and no other"
+        default=None,
+        description="the entry of the CA: the kubeconfig must embed all certificates of this CA, and no others",
     )
     optional: bool = Field(default=False, description="a missing file is not a finding")
     at_most: Severity | None = Field(
@@ -177,8 +183,8 @@ class CertificateSpec(Model):
     )
     exclude: Many[str] = Field(
         default=DEFAULT_EXCLUDE,
-        description="names of files and directories that a glob skips: by default files that are not certificates in "
-        "use",
+        description="names of files and directories that a glob skips. The default has files that are not certificates "
+        "in use.",
     )
     password_file: AbsolutePath | None = Field(
         default=None, description="for PKCS#12: a file with the password in its first line"
@@ -204,7 +210,7 @@ class CertificateSpec(Model):
 
     @property
     def conditional(self) -> bool:
-        """Whether other files of the node decide that the certificate should exist."""
+        """Whether other files of the node determine whether the certificate should exist."""
         return bool(self.mentioned_in or self.belongs_with)
 
     @field_validator("key")
@@ -247,27 +253,26 @@ class ServiceSpec(Model):
     restart_takes: Duration | None = Field(
         default=None,
         description="the measured time from the end of a process until the next process serves. `certmond root-ca "
-        "rotate --plan` uses it to report the downtime of this service on a single control plane.",
+        "rotate --plan` uses this time to report the downtime of the service on a single control plane.",
     )
     means: Literal["restart", "reload"] = Field(
         default="restart",
-        description="for kind `systemd`: the job by which the service reads new files: `restart`, or `reload` if the "
-        "unit supports it",
+        description="for kind `systemd`: the systemd job after which the service uses new files. Choose `reload` only "
+        "if the unit supports this job.",
     )
-    reloads: Many[str] = Field(
-        default=(), description="the certificates that the service reloads: a new one then needs no restart"
-    )
+    reloads: Many[str] = Field(default=(), description="the certificates that the service reloads without a restart")
     serves: Mapping[str, Many[EndpointText]] = Field(
         default={},
-        description="the certificates that the service serves: names of entries, each with one or more of "
-        "`ADDRESS:PORT`, or `NAME@ADDRESS:PORT` with a server name (SNI). certmond makes a TLS handshake there, and "
-        "compares the certificate with the file. By default certmond reads the addresses from the component's flags.",
+        description="the certificates that the service serves: names of entries, each with one or more endpoints. An "
+        "endpoint is `ADDRESS:PORT`, or `NAME@ADDRESS:PORT` with a server name (SNI). certmond makes a TLS handshake "
+        "with each endpoint, and compares the certificate with the file. By default certmond reads the endpoints from "
+        "the component's flags.",
     )
     health: Many[HealthAddress] = Field(
         default=(),
         description="the health endpoints: `http://ADDRESS:PORT/PATH`, `https://…` (200 to 399, 401 and 403 are "
-        "healthy) or `tcp://ADDRESS:PORT` (healthy if it accepts a connection). By default the readiness or liveness "
-        "probe of a static Pod, and the kubelet's `healthzPort`.",
+        "healthy) or `tcp://ADDRESS:PORT` (healthy if it accepts a connection). By default certmond uses the readiness "
+        "or liveness probe of a static Pod, and the kubelet's `healthzPort`.",
     )
     after: Many[str] = Field(
         default=(),
@@ -302,5 +307,5 @@ class ServiceSpec(Model):
 
 
 def anchors_first(specs: Iterable[CertificateSpec]) -> tuple[CertificateSpec, ...]:
-    """Return the entries with every authority before the certificates that it signs, otherwise in the given order."""
+    """Return the entries in the given order, but with all authorities before the other entries."""
     return tuple(sorted(specs, key=lambda spec: not spec.authority))

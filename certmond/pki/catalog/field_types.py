@@ -1,7 +1,7 @@
 """Types of values in the catalogue and the configuration: durations, modes, subjects, names.
 
-Owns their syntax, and the message for an invalid value. Owns the facts of the node that texts may contain, as in
-`${node_name}`.
+Owns the syntax of each type, and the message for an invalid value. Owns the names of the facts that a text may contain,
+such as `${node_name}`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _BATCH = re.compile(r"[1-9][0-9]{0,5}|(?:100|[1-9][0-9]?)%")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
-"""Names of the facts in `${…}`. `control_plane_name` is the name of the API server for clients, as DNS:… or IP:…."""
+"""Names of the facts in `${…}`. `control_plane_name` is DNS:… or IP:… with the name by which clients reach the API."""
 
 
 def parse_duration(value: Any) -> Any:
-    """Return the timedelta of 30d, 12h or 1y6d. Raises ValueError for other values (pydantic then reports it)."""
+    """Return the timedelta of a text such as 30d, 12h or 1y6d. Raises ValueError for another value."""
     if isinstance(value, timedelta):
         return value
     match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
@@ -54,7 +54,7 @@ def parse_duration(value: Any) -> Any:
 
 
 def format_duration(value: timedelta) -> str:
-    """Return the text of a duration as `parse_duration` reads it, without years: 5m, 30d, 1h30m."""
+    """Return the duration as a text for `parse_duration`, such as 5m, 30d or 1h30m. Years become days."""
     rest, parts = value, []
     for unit, letter in zip(_UNITS[1:], "dhms", strict=True):
         count, rest = divmod(rest, unit)
@@ -63,7 +63,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def _parse_mode(value: Any) -> Any:
-    # Always octal, whether written 0600, "0600", 600 or 0o600, as operators expect of a mode.
+    # A mode is always octal, as operators expect, whether the text is 0600, "0600", 600 or 0o600.
     if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
         return int(value[-3:], 8)
     if type(value) is not int:
@@ -130,7 +130,7 @@ def _health_address(text: str) -> str:
 
 
 def _usable(at: datetime) -> datetime:
-    """Return the time in UTC. Raises ValueError within a year of the calendar's ends, because other code adds to it."""
+    """Return the time in UTC. Raises ValueError outside the years 2 to 9998, so that additions do not overflow."""
     if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
         return utc
     raise ValueError("must be a time between the years 2 and 9998")
@@ -204,7 +204,7 @@ Batch = Annotated[
         {"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}
     ),
 ]
-"""Number of workers that change their files at once: a number, or a percentage."""
+"""Number of workers that change their files at once in a rotation, or a percentage of all workers."""
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Subject = Annotated[str, AfterValidator(_subject)]
 Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]
@@ -217,18 +217,18 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
 class Model(BaseModel):
-    """Strict and frozen model: it converts no type, accepts no unknown field, and does not change."""
+    """Base class of the models. A model converts no type, accepts no unknown field, and is immutable."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True)
 
 
 def expand(text: str, facts: Mapping[str, str]) -> str | None:
-    """Return `text` with the node's facts filled in, or None if a fact is unknown. certmond then skips the text."""
+    """Return `text` with the values of the node's facts, or None if a fact in `text` is unknown."""
     if any(variable not in facts for variable in _VARIABLE.findall(text)):
         return None
     return Template(text).safe_substitute(facts)
 
 
 def subject_attributes(text: str) -> frozenset[str]:
-    """Return the attributes of CN=a,O=b, for comparisons that ignore the order (RFC 4514 escapes unchanged)."""
+    """Return the set of attributes of a subject such as CN=a,O=b. The escapes of RFC 4514 stay unchanged."""
     return frozenset(part.strip() for part in re.split(r"(?<!\\)[,+]", text))

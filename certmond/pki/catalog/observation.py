@@ -14,7 +14,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Permissions of a file. `secret` is True with a private key in it; `owner` is "user:group", by name if known."""
+    """Permissions of a file. `secret` is True if the file contains a private key. `owner` is "user:group"."""
 
     path: str
     mode: int
@@ -26,10 +26,10 @@ class Permissions:
 class Embedded:
     """CA certificates that a kubeconfig trusts, for the cluster of one context.
 
-    `path` is the kubeconfig. `file` is the CA file to which the kubeconfig refers, or None if it embeds the
+    `path` is the kubeconfig. `file` is the CA file to which the kubeconfig refers, or None if the kubeconfig embeds the
     certificates. `cluster` is the name of the cluster. `others` is True if a user other than root and the user of
-    certmond can change the kubeconfig, or replace it. `absent` is True if the kubeconfig names no CA for the cluster:
-    client-go then trusts the CAs of the system.
+    certmond can change the kubeconfig, or replace it. `absent` is True if the kubeconfig names no CA for the cluster,
+    so that client-go trusts the CAs of the system.
     """
 
     path: str
@@ -42,22 +42,22 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One certificate of the catalogue as observed, or its absence.
+    """The observed state of one certificate of the catalogue, which may be missing.
 
-    `name` with `path` is unique. `certificates` begins with the assessed one, and then has the rest of the chain in its
-    file. `key` is None without a private key. `key_unknown` is True for a private key whose public half is unknown
-    (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, or "" if it embeds
-    the certificate. `symlink` is None where the kind of the file does not matter. `renewable` is True if certmond can
-    write such a file: PEM, or a kubeconfig with embedded credentials.
+    `name` with `path` is unique. `certificates` are the certificates of the file, with the assessed certificate first.
+    `key` is None without a readable private key. `key_unknown` is True if the public half of a private key is unknown
+    (encrypted, unreadable). `refers_to` is the client certificate file in kubelet.conf, or "" if kubelet.conf embeds
+    the certificate. `symlink` is None for a file that need not be a symlink. `renewable` is True if certmond can write
+    a file of this kind: PEM, or a kubeconfig with embedded credentials.
 
-    `certificate_file` and `key_file` are the files at the end of symlinks or references, or None if unknown. If a user
-    other than root owns a symlink and not its target, they are the path of the symlink, which certmond does not follow.
-    `foreign_key` is True if `key_path` is from a kubeconfig that other users can change: the key is then not a file of
-    this entry. `holder` is the part of a kubeconfig that has the certificate: "user" or "cluster", and the name.
-    `wanted` is False if no other file of the node refers to this file any longer. `broken_cluster` is a clause if the
-    current context of a kubeconfig, whose entry fixes a subject and a CA, has no server with a usable CA, or else "".
-    `changed_at` is the last change (ctime) of the file of the certificate or key, or of the directory of a missing
-    file. A change of only an inode makes no new observation.
+    `certificate_file` and `key_file` are the files at the end of symlinks or references, or None if unknown. certmond
+    does not follow a symlink of a user who is not root and does not own the target. Then the path is that of the
+    symlink. `foreign_key` is True if `key_path` is from a kubeconfig that other users can change, so that the key is
+    not a file of this entry. `holder` is ("user", NAME) or ("cluster", NAME) for a certificate in a kubeconfig,
+    otherwise None. `wanted` is False if no other file of the node refers to this file any longer. `broken_cluster` is
+    the reason why the current context of a kubeconfig has no server with a usable CA, as a clause, or "". For an entry
+    without a subject and a CA, `broken_cluster` is "". `changed_at` is the time of the last change (ctime) of the file
+    of the certificate or key, or of the directory of a missing file. A new inode alone makes no new observation.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Observation:
 
     @property
     def key_matches(self) -> bool | None:
-        """Whether the key belongs to the certificate, or None if one of them is unknown."""
+        """Whether the private key belongs to the certificate, or None if one of the two is missing or unknown."""
         if self.key is None or not self.certificates:
             return None
         return self.key.sha256 == self.certificates[0].key.sha256
@@ -105,13 +105,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Origin of one certificate, as far as the node shows it.
+    """Evidence on this node for the origin of one certificate.
 
-    `former` are old CAs of its entry. `path_writers` is a clause about users who can replace the certificate's file,
-    `file_writers` about users who can change it, and `ca_writers` about users who can change or replace the file of the
-    present CA: without root and the owner of the entry, or "". `owner_writes` is True if the entry's owner is not root
-    and can do either. `possessed` is True if the key in the key file belongs to the certificate. `later` are
-    certificates that certmond installed afterwards in the same file. `lost` is True if the last of them is unknown.
+    `former` are old CAs of the certificate's entry. Three fields are clauses that name users other than root and the
+    owner of the entry, or "". The users in `path_writers` can replace the certificate's file, and those in
+    `file_writers` can change this file. The users in `ca_writers` can change or replace the file of the present CA.
+    `owner_writes` is True if the owner of the entry is not root, and can change or replace the certificate's file.
+    `possessed` is True if the key file contains the key of the certificate. `later` are certificates that certmond
+    installed afterwards in the same file. `lost` is True if the last of these certificates is unknown.
     """
 
     former: tuple[Certificate, ...] = ()
@@ -128,15 +129,15 @@ class Provenance:
 class Salvage:
     """Sources for a repair of an entry's damaged files.
 
-    `good` are the generations of the archive that are good now, newest first: each with its certificate. `kept` are the
+    `good` are the archived generations that are valid now, newest first, each with its certificate. `kept` are the
     certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond installed
-    last, and `subject` is its subject, if the state directory has them. `seen_subject` is the subject that certmond
-    observed last in these files. `barrier` is the reason for which certmond writes no key to these files. `server` is
-    the name and the URL of the API server for a kubeconfig, or None if unknown. `obstacle` is the reason for which no
-    signer can issue a new certificate, with the remedy, or None. `cluster_obstacle` is the reason for which certmond
-    cannot repair only the cluster of a kubeconfig, or "". `repairs` is the number of repairs in a row, and
-    `repaired_at` is the time of the last repair. `key_directory` is the directory of the archive with the private key
-    that a CA lacks, or None.
+    last, and `subject` is the subject of this certificate. Both are None if the state directory lacks them.
+    `seen_subject` is the subject that certmond observed last in these files. `barrier` is the reason for which certmond
+    writes no key to these files, or "". `server` is the name and the URL of the API server for a kubeconfig, or None if
+    unknown. `obstacle` is the reason for which no signer can issue a new certificate, with the remedy, or None.
+    `cluster_obstacle` is the reason for which certmond cannot repair only the cluster of a kubeconfig, or "".
+    `repairs` is the number of repairs in a row, and `repaired_at` is the time of the last repair. `key_directory` is
+    the directory of the archive with the private key that a CA lacks, or None.
     """
 
     good: tuple[tuple[str, Certificate], ...] = ()
@@ -155,7 +156,7 @@ class Salvage:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All observations of one pass. `facts` are the facts of the node: node_name, service_ip, …"""
+    """All observations of one pass. `facts` are the facts of the node, such as node_name and service_ip."""
 
     observations: tuple[Observation, ...]
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,8 @@
-"""Requirements of an entry for a certificate on this node, with the node's facts filled in.
+"""Requirements of an entry for a certificate on this node, with the values of the node's facts.
 
 Owns the comparison of a certificate's subject, usages and names with the requirements. `assessment.rules` reports what
-is missing, and `signing.template` adds it. certmond skips a requirement with an unknown fact.
+a certificate lacks, and `signing.template` adds this to a new certificate. certmond skips a requirement with an unknown
+fact.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def accepted_subjects(spec: CertificateSpec, facts: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the accepted subjects, beginning with the one to issue. Return () if a fact in one of them is unknown."""
+    """Return the accepted subjects of an entry, or () if a subject contains an unknown fact.
+
+    The first one is the subject of a new certificate.
+    """
     texts = tuple(text for text in (expand(subject, facts) for subject in spec.subject) if text)
     return texts if len(texts) == len(spec.subject) else ()
 
 
 def has_accepted_subject(certificate: Certificate, accepted: Iterable[str]) -> bool:
-    """Return whether the subject is accepted. Compares the attributes without their order."""
+    """Return whether `accepted` contains the subject of the certificate, with the attributes in any order."""
     return any(subject_attributes(text) == certificate.attributes for text in accepted)
 
 
 def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str, ...]:
-    """Return the required usages that the certificate lacks. Key encipherment is required for RSA keys only."""
+    """Return the required usages that the certificate lacks. Only an RSA key needs the usage key encipherment."""
     lacking = tuple(usage for usage in spec.usages if not certificate.has_usage(usage))
     if certificate.key.algorithm == "RSA":
         return lacking
@@ -34,7 +38,7 @@ def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str
 
 
 def missing_names(spec: CertificateSpec, facts: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
-    """Return the required names that are not among `names`, each once."""
+    """Return the names that the entry requires and `names` lacks, without duplicates."""
     if not spec.names:
         return ()
     wanted = {_comparable(text): text for text in (expand(name, facts) for name in spec.names) if text}

@@ -1,6 +1,6 @@
-"""Settings of the configuration for issuance: signers, derived files, holds, restarts, rotation, and `certmond init`.
+"""Settings in the configuration: signers, hooks, derived files, holds, restarts, rotation, and `certmond init`.
 
-Owns these models and the rules within them, as `entries` does for certificates and services. Never reads a node.
+Owns the models of these settings. `entries` has the models of certificates and services. Never reads a node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duratio
 from certmond.pki.findings import Severity
 
 LOCAL, NO_SIGNER = "local", "none"
-"""Values of `signer` that need no entry in `signers`: the key of the CA on this node, and no signer."""
+"""Values of `signer` without an entry in `signers`. `local` is the key of the CA on this node. `none` is no signer."""
 OWN_KEY = frozenset({"kubeadm"})
 """Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
 
@@ -32,7 +32,7 @@ def _address(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """Return an address as a certificate can have it: without a zone, which is valid on one host only."""
+    """Return the IP address in canonical form. Raises ValueError for a zone, which is valid on one host only."""
     if "%" in text:
         raise ValueError("must have no zone")
     return str(ip_address(text))
@@ -63,7 +63,7 @@ def _endpoint(text: str) -> str:
 
 
 def split_endpoint(text: str) -> tuple[str, int | None]:
-    """Return host and optional port of HOST, HOST:PORT, [IPv6] or [IPv6]:PORT. Raises ValueError."""
+    """Return the host, and the port or None, of HOST, HOST:PORT, [IPv6] or [IPv6]:PORT. Raises ValueError."""
     match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
     if not match:
         raise ValueError("must be HOST or HOST:PORT, an IPv6 address in brackets")
@@ -88,7 +88,7 @@ def _version(text: str) -> str:
 
 
 class SignerSpec(Model):
-    """A signer of certificates. The required fields depend on its kind."""
+    """A signer of certificates. The `kind` of a signer decides which fields it requires."""
 
     name: Name = Field(
         description="the name that `signer` of a certificate uses. An entry `local` or `none` replaces the built-in "
@@ -134,13 +134,13 @@ class HookSpec(Model):
 
     name: Name = Field(description="the name of the hook in the journal and in metrics")
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
-        description="a list of the absolute path of the program and its arguments, executed without a shell; only "
-        "root, or the user that runs certmond, may have write access to it"
+        description="a list of the absolute path of the program and its arguments, executed without a shell. Only "
+        "root, or the user that runs certmond, may have write access to the program."
     )
     environment: Mapping[str, str] = Field(default={}, description="environment variables for the program")
     time_limit: Duration = Field(
         default=timedelta(seconds=30),
-        description="time limit of one run. After it, certmond ends the program, and runs it again later.",
+        description="time limit of one run. After this time, certmond ends the program, and runs it again later.",
     )
     at_least: Severity = Field(
         default=Severity.WARNING, strict=False, description="the lowest severity of a finding for this hook"
@@ -165,7 +165,7 @@ class DerivedSpec(Model):
     name: Name = Field(description="the name of the derived file in plans and reports")
     kind: Literal["pem-bundle", "kubeconfig"] = Field(
         description="`pem-bundle`: the certificate and then the key in one file, as HAProxy reads it; `kubeconfig`: a "
-        "copy of a kubeconfig. certmond replaces an existing copy only if it has the same CA and user."
+        "copy of a kubeconfig. certmond replaces an existing copy only if this copy has the same CA and user."
     )
     source: Name = Field(description="the entry of `certificates` that is the source of the file")
     path: AbsolutePath = Field(description="the path of the derived file")
@@ -174,7 +174,7 @@ class DerivedSpec(Model):
 
 
 class ArchiveSpec(Model):
-    """Retention of replaced files in the state directory. A single number sets `keep`."""
+    """Retention of replaced files in the state directory. A number instead of a mapping sets `keep`."""
 
     keep: Annotated[Count, Field(ge=1, le=100)] = Field(
         default=3, description="number of previous generations for each certificate, 1 to 100"
@@ -200,8 +200,8 @@ class HoldSpec(Model):
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         default=(),
-        description="the hold is active while this program exits with 0. It is not active after another exit status, "
-        "or without one within 10 s. It is active if another user can change the program.",
+        description="the hold is active while this program exits with 0. It is not active if the program exits with "
+        "another status, or does not exit within 10 s. It is active if another user can change the program.",
     )
     unsynchronised_clock: bool = Field(
         default=True,
@@ -225,8 +225,8 @@ class RestartSpec(Model):
     )
     spacing: Duration = Field(
         default=timedelta(minutes=10),
-        description="minimum time between two restarts of a service: each further restart increases the back-off of "
-        "the kubelet",
+        description="minimum time between two restarts of a service, because the kubelet increases its back-off with "
+        "each restart",
     )
 
 
@@ -244,23 +244,24 @@ class RootCaSpec(Model):
         default=timedelta(minutes=10),
         description="minimum time for which components trust both CAs before the new CA signs, and before certmond "
         "removes the old CA. Some components do not report that they have read the CA again: choose a longer time than "
-        "they need. Below 130 s a Pod may refuse the API server's certificate, and `certmond config validate` warns.",
+        "these components need. Below 130 s a Pod may refuse the API server's certificate, and `certmond config "
+        "validate` warns.",
     )
     token_overlap: Duration = Field(
         default=timedelta(hours=24),
         description="in a rotation of the service-account keys, minimum time for which API servers accept tokens of "
-        "the old key after every control plane signs with the new key. `overlap` applies if it is longer. Choose the "
-        "lifetime of a token, or the time for which a client uses a token without reading it again.",
+        "the old key. The time begins when every control plane signs with the new key. A longer `overlap` has "
+        "precedence. Choose the lifetime of a token, or the time after which a client reads its token again.",
     )
 
 
 class ClusterSpec(Model):
-    """Coordination of nodes: the restart lock of control-plane nodes, a Lease of the Kubernetes API, and batches."""
+    """Coordination of nodes by the restart lock of control-plane nodes (a Lease), and by batches of workers."""
 
     kubeconfig: AbsolutePath | None = Field(
         default=None,
-        description="the kubeconfig for requests to the API, such as `/etc/kubernetes/certmond.conf`. Without it, "
-        "certmond waits for no other node, and rotates on this node only.",
+        description="the kubeconfig for requests to the API, such as `/etc/kubernetes/certmond.conf`. Without a "
+        "kubeconfig, certmond waits for no other node, and rotates on this node only.",
     )
     without_api: Literal["hold", "go_on"] = Field(
         default="hold",
@@ -270,9 +271,9 @@ class ClusterSpec(Model):
     spread: Duration = Field(
         default=timedelta(minutes=2),
         description="the time over which workers spread the restarts of their kubelets, by a delay that depends on the "
-        "name of the node. A worker is a node without an API server whose `kubeconfig` is that of the kubelet. It does "
-        "not use the restart lock. A restart that the operator requests, or that a rotation releases (`batch`), has no "
-        "delay.",
+        "name of the node. A worker is a node without an API server whose `kubeconfig` is that of the kubelet. Workers "
+        "do not use the restart lock. A restart that the operator requests, or that a rotation releases (`batch`), has "
+        "no delay.",
     )
     batch: Batch = Field(
         default="10%",
@@ -302,7 +303,8 @@ class InitSpec(Model):
 
     advertise_address: Annotated[str, AfterValidator(_address)] | None = Field(
         default=None,
-        description="the IP address of this node's API server; by default that of the interface of the default route",
+        description="the IP address of this node's API server; by default the address of the interface with the "
+        "default route",
     )
     bind_port: Annotated[Count, Field(ge=1, le=65535)] = Field(default=6443, description="the port of the API server")
     control_plane_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
@@ -336,12 +338,12 @@ class InitSpec(Model):
         description="the directory that replaces `/etc/kubernetes/pki` in the paths of the catalogue",
     )
     ca_validity: Duration | None = Field(
-        default=None, description="the validity of a new CA; by default that of its entry, 10 years"
+        default=None, description="the validity of a new CA; by default the validity in the entry of the CA, 10 years"
     )
 
 
 def subject_alternative_name(host: str) -> str:
-    """Return a name or an address as "DNS:…" or "IP:…"."""
+    """Return "IP:…" for an IP address, and "DNS:…" for another host."""
     try:
         return f"IP:{ip_address(host)}"
     except ValueError:

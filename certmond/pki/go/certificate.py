@@ -1,7 +1,8 @@
 """Certificates as Go parses them: crypto/x509.ParseCertificate of Go 1.24 (crypto/x509/parser.go), rule by rule.
 
-Owns the fields of a certificate's DER, and the reasons for which Go, and so every component of Kubernetes, refuses it.
-`parse_fields` returns the fields of a refused certificate as well, because certmond reports its dates. Pure.
+Owns the fields of a certificate's DER, and the reasons for which Go refuses a certificate. Every component of
+Kubernetes refuses the same certificates. `parse_fields` also returns the fields of a refused certificate, because
+certmond reports the dates of this certificate. The functions are pure.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from certmond.pki.go.public_key import is_plain_public_key, parse_algorithm, req
 from certmond.pki.go.signature import Signature, signature_of
 
 _KEPT = 512
-"""Parts of a certificate up to this many octets are parsed once for all certificates that contain them."""
+"""Maximum size of a cached part, in octets. certmond parses such a part once for all certificates that contain it."""
 _VERSION, _ISSUER_ID, _SUBJECT_ID, _EXTENSIONS = 0xA0, 0x81, 0x82, 0xA3
 _MOST_OBJECTIONS, _LONGEST_WORDS = 4, 240
-"""Limits of the stored objections, which may quote the certificate."""
+"""Limits of the number and the length of stored objections. An objection may quote the certificate."""
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5]\d)Z")
 
@@ -44,8 +45,8 @@ _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5
 class Fields(NamedTuple):
     """Fields in the DER of a certificate.
 
-    `objections` are Go's messages for each reason to refuse the certificate. Go accepts a certificate without
-    objections. `facts` are fields of `Certificate` from extensions.
+    `objections` has Go's message for each reason to refuse the certificate. Go accepts a certificate without
+    objections. `facts` are the fields of `Certificate` that come from extensions.
     """
 
     version: int
@@ -68,7 +69,7 @@ class _Reading:
         self.data, self.at, self.end = data, at, end
 
     def next(self, tag: int, words: str) -> Value:
-        """Return the next value, which must have this tag. Raises MalformedError(words)."""
+        """Return the next value. Raises MalformedError(words) for another tag, and for a malformed value."""
         data, at = self.data, self.at
         if self.end - at > 1 and data[at] == tag and (size := data[at + 1]) < 0x80 and size <= self.end - at - 2:
             self.at = at + 2 + size
@@ -162,13 +163,13 @@ def _times(encoded: bytes) -> tuple[datetime, datetime]:
 
 
 def _time(day: bytes, hour: bytes) -> datetime:
-    """Return the time of a UTCTime of 13 octets. Raises ValueError for an impossible day."""
+    """Return the time of a UTCTime of 13 octets, in UTC. Raises ValueError for a day that does not exist."""
     century = "20" if day < b"5" else "19"
     return datetime.fromisoformat(f"{century}{day.decode('ascii')}T{hour.decode('ascii')}Z")
 
 
 def _of_key(info: bytes) -> tuple[str, ...]:
-    """Return Go's objections to a SubjectPublicKeyInfo."""
+    """Return Go's objection to a SubjectPublicKeyInfo, or () if Go accepts the key."""
     try:
         require_public_key(info)
     except MalformedError as error:
@@ -177,7 +178,10 @@ def _of_key(info: bytes) -> tuple[str, ...]:
 
 
 def _extensions(fields: _Reading, objections: list[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the facts of the extensions and the unhandled critical ones, and add Go's objections to `objections`."""
+    """Return the facts in the extensions, and the critical extensions that Go does not handle.
+
+    Adds Go's objections to `objections`.
+    """
     facts, unknown, seen = dict[str, Any](), list[str](), set[bytes]()
     try:
         _unique_identifiers(fields, objections)
@@ -209,7 +213,7 @@ def _extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None
 
 @lru_cache(maxsize=1024)
 def _known_extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None]:
-    """Return the extension, the parts of it that Go handles, and Go's objection, if any."""
+    """Return the extension or None, the parts of the extension that Go handles, and Go's objection or None."""
     extension = None
     try:
         extension = parse_extension(read_value(encoded))
@@ -232,7 +236,7 @@ def _unique_identifiers(fields: _Reading, objections: list[str]) -> None:
 
 
 def _outer(outer: _Reading, inner: bytes, objections: list[str]) -> None:
-    """Check the parts after the signed part: the second algorithm identifier, and the signature."""
+    """Check the second algorithm identifier and the signature, and add Go's objections to `objections`."""
     try:
         if outer.next(SEQUENCE, "x509: malformed algorithm identifier").content != inner:
             objections.append("x509: inner and outer signature algorithm identifiers don't match")
@@ -243,7 +247,7 @@ def _outer(outer: _Reading, inner: bytes, objections: list[str]) -> None:
 
 @lru_cache(maxsize=256)
 def _known_signature(encoded: bytes) -> tuple[Signature, str | None]:
-    """Return the signature algorithm of an AlgorithmIdentifier, and Go's objection (parseAI)."""
+    """Return the signature algorithm of an AlgorithmIdentifier, and Go's objection or None (parseAI)."""
     try:
         return signature_of(parse_algorithm(read_value(encoded))), None
     except MalformedError as error:
@@ -268,7 +272,7 @@ class SignedPart(NamedTuple):
 
 
 def signed_part_of(der: bytes) -> SignedPart:
-    """Return the signed part of a certificate, and the signature. Raises MalformedError if the encoding lacks them."""
+    """Return the signed part and the signature of a certificate. Raises MalformedError for a malformed certificate."""
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
     outer = _Reading(der, whole.content_start, whole.end)
     signed = outer.next(SEQUENCE, "x509: malformed tbs certificate")
@@ -285,7 +289,7 @@ def signed_part_of(der: bytes) -> SignedPart:
 def extension_of(der: bytes, oid: bytes) -> bytes | None:
     """Return the content of the first extension with this object identifier, or None.
 
-    Raises MalformedError for encodings that `parse_fields` refuses.
+    Raises MalformedError if the certificate or an earlier extension is malformed.
     """
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
     signed = read(der, whole.content_start, whole.end, SEQUENCE, "x509: malformed tbs certificate")
@@ -300,7 +304,7 @@ def extension_of(der: bytes, oid: bytes) -> bytes | None:
 def alternative_names_of(der: bytes) -> bytes | None:
     """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6).
 
-    Return None without this extension, or if `extension_of` raises an error.
+    Return None if this extension is missing, or if the certificate is malformed.
     """
     try:
         return extension_of(der, SUBJECT_ALTERNATIVE_NAME)

@@ -1,7 +1,7 @@
 """DER values as Go parses them: vendor/golang.org/x/crypto/cryptobyte/asn1.go, of Go 1.24.
 
-Owns the ASN.1 types in certificates. Each function raises MalformedError with the message of Go's parser for that
-field. Pure.
+Owns the ASN.1 types in certificates. The argument `words` is the message of Go's parser for the field. A function
+raises MalformedError(words) for a value that Go refuses. The functions are pure.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _NUMERIC = b"0123456789 "
 
 
 class Bits(NamedTuple):
-    """A BIT STRING: its bytes without the leading octet, and the number of unused bits in the last byte."""
+    """A BIT STRING: its octets after the leading octet, and the number of unused bits in the last octet."""
 
     octets: bytes
     padding: int
 
     @property
     def right_aligned(self) -> bytes:
-        """The bits as a right-aligned number of the same length, as asn1.BitString.RightAlign returns them."""
+        """The octets of the bits, shifted right by the unused bits (asn1.BitString.RightAlign)."""
         if not self.padding:
             return self.octets
         return (int.from_bytes(self.octets) >> self.padding).to_bytes(len(self.octets))
 
     def is_set(self, place: int) -> bool:
-        """Return the bit at `place`, counted from the left. A missing bit is not set."""
+        """Return whether the bit at `place`, counted from the left, is set. Return False for a missing bit."""
         return place < 8 * len(self.octets) - self.padding and bool(self.octets[place // 8] >> (7 - place % 8) & 1)
 
 
 def read(data: bytes, at: int, end: int, tag: int, words: str) -> Value:
-    """Return the value with this tag at `at`. Raises MalformedError(words) if Go's ReadASN1 returns false."""
+    """Return the value at `at` (ReadASN1). Raises MalformedError(words) for another tag, or for malformed DER."""
     try:
         value = read_value(data, at, end)
     except MalformedError:
@@ -54,7 +54,7 @@ def read(data: bytes, at: int, end: int, tag: int, words: str) -> Value:
 
 
 def read_any(data: bytes, at: int, end: int, words: str) -> Value:
-    """Return the value at `at`, with any tag (ReadAnyASN1). Raises MalformedError(words)."""
+    """Return the value at `at`, with any tag (ReadAnyASN1). Raises MalformedError(words) for malformed DER."""
     try:
         return read_value(data, at, end)
     except MalformedError:
@@ -62,24 +62,24 @@ def read_any(data: bytes, at: int, end: int, words: str) -> Value:
 
 
 def only(data: bytes, tag: int, words: str) -> Value:
-    """Return the first value of `data`, with this tag. Raises MalformedError(words)."""
+    """Return the first value of `data`. Raises MalformedError(words) for another tag, or for malformed DER."""
     return read(data, 0, len(data), tag, words)
 
 
 def starts_with(data: bytes, at: int, end: int, tag: int) -> bool:
-    """Return whether the next octet is this tag (PeekASN1Tag)."""
+    """Return whether the octet at `at` is this tag (PeekASN1Tag)."""
     return at < end and data[at] == tag
 
 
 def integer(content: bytes, words: str) -> int:
-    """Return the INTEGER of `content`, of any size. Raises MalformedError(words) if it is not minimally encoded."""
+    """Return the INTEGER of `content`, of any size. Raises MalformedError(words) if the encoding is not minimal."""
     if not content or (len(content) > 1 and (content[0], content[1] >> 7) in {(0, 0), (0xFF, 1)}):
         raise MalformedError(words)
     return int.from_bytes(content, signed=True)
 
 
 def small_integer(content: bytes, words: str) -> int:
-    """Return the INTEGER of `content`, which must fit into 64 bits. Raises MalformedError(words)."""
+    """Return the INTEGER of `content`. Raises MalformedError(words) if `integer` does, or above 64 bits."""
     value = integer(content, words)
     if len(content) > 8:
         raise MalformedError(words)
@@ -87,14 +87,17 @@ def small_integer(content: bytes, words: str) -> int:
 
 
 def boolean(content: bytes, words: str) -> bool:
-    """Return the BOOLEAN of `content`. Raises MalformedError(words)."""
+    """Return the BOOLEAN of `content`. Raises MalformedError(words) if `content` is neither 00 nor FF."""
     if content not in {b"\x00", b"\xff"}:
         raise MalformedError(words)
     return content == b"\xff"
 
 
 def is_object_identifier(content: bytes) -> bool:
-    """Return whether ReadASN1ObjectIdentifier accepts `content`: complete and minimally encoded parts below 2³¹."""
+    """Return whether ReadASN1ObjectIdentifier accepts `content`.
+
+    The parts must be complete, minimally encoded, and below 2³¹.
+    """
     if not content or content[-1] & 0x80:
         return False
     value, length = 0, 0
@@ -108,7 +111,7 @@ def is_object_identifier(content: bytes) -> bool:
 
 
 def dotted(content: bytes) -> str:
-    """Return the text of an object identifier."""
+    """Return the text of an object identifier, such as 2.5.4.3, from its encoded content."""
     parts, value = list[int](), 0
     for octet in content:
         value = value << 7 | octet & 0x7F
@@ -121,7 +124,7 @@ def dotted(content: bytes) -> str:
 
 
 def bits(content: bytes, words: str) -> Bits:
-    """Return the BIT STRING of `content`. Raises MalformedError(words)."""
+    """Return the BIT STRING of `content`. Raises MalformedError(words) for invalid unused bits."""
     padding = content[0] if content else 8
     octets = content[1:]
     if padding > 7 or (padding and not octets) or (padding and octets[-1] & ((1 << padding) - 1)):
@@ -130,9 +133,10 @@ def bits(content: bytes, words: str) -> Bits:
 
 
 def string(tag: int, content: bytes) -> str:
-    """Return the text of an attribute's value (parseASN1String). Raises MalformedError for another type or content.
+    """Return the text of an attribute's value (parseASN1String).
 
-    Go keeps the octets of a T61String unchanged. Here they are Latin-1.
+    Raises MalformedError if Go does not support the type, or refuses the content. Go keeps the octets of a T61String
+    unchanged. This function decodes these octets as Latin-1.
     """
     match tag:
         case 0x0C:
@@ -159,7 +163,7 @@ def string(tag: int, content: bytes) -> str:
 
 
 def is_plain_text(content: bytes) -> bool:
-    """Return whether the octets are the same text in a PrintableString and in a UTF8String."""
+    """Return whether `content` is permitted in a PrintableString. As a UTF8String, such octets are the same text."""
     return not content.translate(None, _PRINTABLE)
 
 
@@ -170,9 +174,9 @@ def _of(content: bytes, permitted: bytes, words: str) -> str:
 
 
 def time(value: Value) -> datetime:
-    """Return the time of a UTCTime or GeneralizedTime (parseTime), UTC. Raises MalformedError.
+    """Return the time of a UTCTime or GeneralizedTime in UTC (parseTime). Raises MalformedError if Go refuses the time.
 
-    Go accepts a UTCTime without seconds and a time with an offset from UTC, both of which RFC 5280 forbids.
+    Like Go, this function accepts a UTCTime without seconds, and an offset from UTC. RFC 5280 forbids both.
     """
     if value.tag == UTC_TIME:
         words, found = "x509: malformed UTCTime", _UTC.fullmatch(value.content)
@@ -197,7 +201,10 @@ def time(value: Value) -> datetime:
 
 
 def _offset(sign: bytes | None, hours: bytes | None, minutes: bytes | None, words: str) -> timedelta:
-    """Return the offset from UTC. An offset of zero must be Z, because Go formats the time again and compares."""
+    """Return the offset from UTC. Raises MalformedError(words) for an offset of zero that is not Z.
+
+    Go formats the parsed time, compares the texts, and refuses such an offset.
+    """
     if sign is None:
         return timedelta()
     offset = timedelta(hours=int(hours or b"0"), minutes=int(minutes or b"0"))

@@ -1,7 +1,7 @@
 """Names of subjects and issuers as Go's crypto/x509 parses them (Go 1.24, crypto/x509/parser.go, parseName).
 
-Owns the reasons for which Go refuses a name, with Go's messages, and the text of a name that cryptography does not
-read. Pure.
+Decides which names Go refuses, with Go's messages. Also returns the text of a name that the library cryptography does
+not parse. The functions are pure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _ESCAPED = frozenset('\\"+,;<>')
 
 
 def is_plain_name(name: bytes) -> bool:
-    """Return whether each attribute is plain text, of a type of X.520, in a separate SET. Go accepts such names."""
+    """Return whether Go accepts a name of the common form: X.520 attributes with plain text, each in a separate SET.
+
+    Return False for another form, which Go may accept as well.
+    """
     at, end = 2, len(name)
     if end != name[1] + 2:
         return False
@@ -59,7 +62,7 @@ class _Attribute(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The text of the attribute, as in RFC 4514. A value that Go refuses is in hexadecimal digits."""
+        """The text of the attribute, as in RFC 4514. If Go refuses the value, the text contains hexadecimal digits."""
         kind = dotted(self.oid) if is_object_identifier(self.oid) else f"#{self.oid[:16].hex()}"
         try:
             value = _escaped(string(self.tag, self.content))
@@ -70,7 +73,7 @@ class _Attribute(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def name_objections(name: bytes) -> tuple[str, ...]:
-    """Return Go's objections to a Name (parseName)."""
+    """Return Go's objection to a Name, or () if Go accepts the name (parseName)."""
     words = "x509: invalid RDNSequence"
     try:
         for attribute in (each for together in _attributes(name) for each in together):
@@ -86,7 +89,7 @@ def name_objections(name: bytes) -> tuple[str, ...]:
 
 
 def _attributes(name: bytes) -> list[list[_Attribute]]:
-    """Return the attributes of a Name. Raises MalformedError for another structure than that of RFC 5280, 4.1.2.4."""
+    """Return the attributes of each SET of a Name (RFC 5280, 4.1.2.4). Raises MalformedError for another structure."""
     words = "x509: invalid RDNSequence"
     whole, found = read(name, 0, len(name), SEQUENCE, words), list[list[_Attribute]]()
     at = whole.content_start
@@ -104,7 +107,10 @@ def _attributes(name: bytes) -> list[list[_Attribute]]:
 
 
 def attribute_texts(name: bytes) -> list[list[str]]:
-    """Return the attributes of a Name as in RFC 4514. For other bytes, return one attribute with the octets."""
+    """Return the texts of the attributes of each SET of a Name, as in RFC 4514.
+
+    If `name` is not a Name, return one text with its octets in hexadecimal digits.
+    """
     try:
         return [[each.text for each in together] for together in _attributes(name)]
     except MalformedError:

@@ -1,8 +1,8 @@
 """Private keys as Go loads them, with crypto/rsa's checks of a private key.
 
-The functions are tls.X509KeyPair, x509.ParsePKCS1PrivateKey, ParsePKCS8PrivateKey and ParseECPrivateKey of Go 1.24.
-Owns the reasons for which Go refuses the DER of a private key, with Go's messages, and the public half of an accepted
-key. No message has a number of the key. Pure.
+The functions follow tls.X509KeyPair, x509.ParsePKCS1PrivateKey, ParsePKCS8PrivateKey and ParseECPrivateKey of Go 1.24.
+For the DER of a private key, they return the public half, or Go's message if Go refuses the key. No message contains a
+number of the key. The functions are pure.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from certmond.pki.go.public_key import (
 _CONSTRUCTED = 0x20
 _MOST_PRIMES = 16
 _LIKELY = re.compile(rb"\x30(?:\x82..|\x81.|.)\x02\x01.(.)", re.DOTALL)
-"""A SEQUENCE that begins with a version, and the tag after the version: 02 in PKCS#1, 30 in PKCS#8, 04 in SEC 1."""
+"""Start of a SEQUENCE with a version, and the tag after the version: 02 in PKCS#1, 30 in PKCS#8, 04 in SEC 1."""
 _WORDS = "asn1: structure error"
 
 
 class _RefusedError(MalformedError):
-    """Error for a structure in the form that a function parses, but with a content that Go refuses."""
+    """Error for a key with the structure that a function parses, but with a content that Go refuses."""
 
 
 class _Rsa(NamedTuple):
@@ -66,14 +66,14 @@ _Parsed = _Rsa | _Point | bytes
 
 
 class Loaded(NamedTuple):
-    """A private key as Go parses it: its numbers, or the reason for which Go refuses it. The numbers are secret."""
+    """The numbers of a private key, which are secret, or the reason for which Go refuses the key."""
 
     parsed: _Parsed | None
     objection: str | None = None
 
     @property
     def public(self) -> PublicKeyTypes:
-        """The public half of the key. Raises MalformedError if the key has none, as for the number 0."""
+        """The public half of the key. Raises MalformedError for a number without a public half, such as 0."""
         try:
             match self.parsed:
                 case _Rsa(modulus, exponent):
@@ -97,10 +97,10 @@ class _Element(NamedTuple):
 
 
 def parse_private_key(der: bytes) -> Loaded:
-    """Return Go's result for the private key in `der`, with any label of its PEM block. Never raises.
+    """Return the private key in `der`, or Go's objection. Does not depend on the label of a PEM block. Never raises.
 
-    Go tries PKCS#1, PKCS#8 and SEC 1 in that order, and its message does not name the cause of the failure. This
-    function returns the message for the form that the key has.
+    Go tries PKCS#1, PKCS#8 and SEC 1 in this order, and Go's message does not name the cause of the failure. The
+    objection that this function returns is the message for the form that the key has.
     """
     objections = list[tuple[int, str]]()
     likely = _LIKELY.match(der)  # no key has two of these forms: the order only saves time
@@ -116,7 +116,7 @@ def parse_private_key(der: bytes) -> Loaded:
 
 
 def _pkcs1(der: bytes) -> _Rsa:
-    """Parse as ParsePKCS1PrivateKey does (RFC 8017, A.1.2)."""
+    """Return the RSA key in PKCS#1 (RFC 8017, A.1.2). Raises MalformedError if ParsePKCS1PrivateKey refuses the key."""
     whole = _element(der, 0, SEQUENCE)
     if whole.end != len(der):
         raise MalformedError("asn1: syntax error: trailing data")
@@ -155,7 +155,7 @@ def _integers(data: bytes, most: int) -> tuple[list[bytes], int]:
 
 
 def _primes(data: bytes, at: int) -> list[int]:
-    """Return the third and later primes, which are optional."""
+    """Return the third and later primes of an RSA key, or [] if the key has only two primes."""
     if at == len(data):
         return []
     several, found, at = _any(data, at), list[int](), 0
@@ -172,7 +172,10 @@ def _primes(data: bytes, at: int) -> list[int]:
 
 
 def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: list[int]) -> None:
-    """Check how the numbers relate, as crypto/rsa's Validate does (crypto/internal/fips140/rsa, checkPrivateKey)."""
+    """Raise MalformedError if the numbers of the key are inconsistent, by the rules of crypto/rsa's Validate.
+
+    The rules are in crypto/internal/fips140/rsa, checkPrivateKey.
+    """
     modulus, exponent = key
     if private >= modulus or modulus < 2:
         raise _RefusedError("crypto/rsa: invalid private exponent")
@@ -213,7 +216,7 @@ def _require_coprime(primes: tuple[int, ...], modulus: int) -> None:
 
 
 def _pkcs8(der: bytes) -> _Parsed:
-    """Parse as ParsePKCS8PrivateKey does (RFC 5208)."""
+    """Return the key in PKCS#8 (RFC 5208). Raises MalformedError if ParsePKCS8PrivateKey refuses the key."""
     whole = _element(der, 0, SEQUENCE)
     version = _element(whole.content, 0, INTEGER)
     small_integer(version.content, "asn1: integer too large")
@@ -249,7 +252,7 @@ def _wrapped(oid: bytes, parameters: bytes, private: bytes) -> _Parsed:
 
 
 def _named(parameters: bytes) -> bytes | None:
-    """Return the object identifier of a curve, or None for other parameters."""
+    """Return the object identifier of the curve in `parameters`, or None for other parameters."""
     try:
         name = _element(parameters, 0, OID).content
     except MalformedError:
@@ -258,7 +261,10 @@ def _named(parameters: bytes) -> bytes | None:
 
 
 def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
-    """Parse as parseECPrivateKey does (RFC 5915), with the curve that PKCS#8 names, if any."""
+    """Return the key in SEC 1 (RFC 5915). `curve` is the curve that PKCS#8 names, if any.
+
+    Raises MalformedError if parseECPrivateKey refuses the key.
+    """
     whole = _element(der, 0, SEQUENCE)
     data = whole.content
     version = _element(data, 0, INTEGER)
@@ -282,7 +288,10 @@ def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
 
 
 def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None, int]:
-    """Return an optional value in an explicit tag, or None for another type, and the position of the next value."""
+    """Return the content of an optional value in an explicit tag, and the position of the next value.
+
+    Return None and `at` if the optional value is missing.
+    """
     if at == len(data):
         return None, at
     outer, content, length = _header(data, at)
@@ -316,7 +325,10 @@ def _any(data: bytes, at: int) -> _Element:
 
 
 def _header(data: bytes, at: int) -> tuple[int, int, int]:
-    """Return the tag, and start and length of the content (parseTagAndLength). Refuses tag numbers above 30."""
+    """Return the tag, and the start and the length of the content (parseTagAndLength).
+
+    Raises MalformedError if Go refuses the header, and for tag numbers above 30.
+    """
     if len(data) - at < 2 or data[at] & 0x1F == 0x1F:
         raise MalformedError("asn1: syntax error: truncated tag or length")
     tag, length, at = data[at], data[at + 1], at + 2

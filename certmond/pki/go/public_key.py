@@ -1,7 +1,7 @@
-"""Public keys as Go parses them (Go 1.24, crypto/x509/parser.go, parsePublicKey) and as its TLS uses them.
+"""Public keys as Go parses them (Go 1.24, crypto/x509/parser.go, parsePublicKey) and as crypto/tls uses them.
 
 Decides which SubjectPublicKeyInfo Go refuses, with Go's messages. Also decides which of the accepted keys Go cannot use
-to verify a signature or to serve TLS. Pure.
+to verify a signature or to serve TLS. The functions are pure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RSA, RSA_PSS, EC = (bytes.fromhex(text) for text in ("2a864886f70d010101", "2a86
 ED25519, X25519, DSA = (bytes.fromhex(text) for text in ("2b6570", "2b656e", "2a8648ce380401"))
 NULL_ENCODED = b"\x05\x00"
 LARGEST_RSA, SMALLEST_RSA, LARGEST_EXPONENT = 8192, 1024, (1 << 31) - 1
-"""Limits of crypto/tls and crypto/rsa: the bits of an RSA key, and its largest public exponent."""
+"""Limits of crypto/tls and crypto/rsa: maximum and minimum bits of an RSA key, and its maximum public exponent."""
 _COMMON_EXPONENT = b"\x02\x03\x01\x00\x01"
 
 
@@ -40,7 +40,7 @@ _NAMES = {RSA: "RSA", EC: "ECDSA", ED25519: "Ed25519", DSA: "DSA", RSA_PSS: "RSA
 
 
 class Algorithm(NamedTuple):
-    """An AlgorithmIdentifier (RFC 5280, 4.1.1.2): the content of its object identifier, and its parameters, encoded."""
+    """An AlgorithmIdentifier (RFC 5280, 4.1.1.2): the content of its object identifier, and its encoded parameters."""
 
     oid: bytes
     parameters: bytes
@@ -67,7 +67,7 @@ class Curve(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Octets of one coordinate."""
+        """The number of octets of one coordinate."""
         return (self.p.bit_length() + 7) // 8
 
     def has(self, point: bytes) -> bool:
@@ -127,7 +127,7 @@ _P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 
 
 def is_plain_public_key(info: bytes) -> bool:
-    """Return whether the SubjectPublicKeyInfo is RSA-2048 with the exponent 65,537, or P-256: Go accepts both."""
+    """Return whether the SubjectPublicKeyInfo is RSA-2048 with the exponent 65,537, or P-256. Go accepts such keys."""
     if info.startswith(_RSA_2048):
         return len(info) == 294 and info[33] >= 0x80 and info.endswith(_COMMON_EXPONENT)
     return info.startswith(_P256) and len(info) == 91 and CURVES[_P256_NAME].has(info[26:])
@@ -136,7 +136,7 @@ def is_plain_public_key(info: bytes) -> bool:
 def require_public_key(info: bytes) -> Algorithm:
     """Return the algorithm of a SubjectPublicKeyInfo. Raises MalformedError with the message of ParseCertificate.
 
-    Does not check a key of an unknown algorithm: Go parses its certificate, but cannot use the key.
+    Accepts a key of an unknown algorithm. Go parses a certificate with such a key, but cannot use the key.
     """
     whole = only(info, SEQUENCE, "x509: malformed spki")
     identifier = read(info, whole.content_start, whole.end, SEQUENCE, "x509: malformed public key algorithm identifier")
@@ -203,7 +203,7 @@ _CHECKS = {RSA: _require_rsa, EC: _require_ec, ED25519: _require_ed25519, DSA: _
 
 
 def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
-    """Return the key of a SubjectPublicKeyInfo that Go accepts, ignoring data after its numbers.
+    """Return the key of a SubjectPublicKeyInfo that Go accepts. Ignores data after the numbers of the key.
 
     Return None for an algorithm that Go's TLS does not use, or that cryptography does not support. Raises
     MalformedError if Go refuses the SubjectPublicKeyInfo.
@@ -223,7 +223,7 @@ def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
 
 
 def unusable(key: Key) -> str | None:
-    """Return why neither crypto/tls nor crypto/x509 can use a key that Go parses, with Go's message, or None."""
+    """Return Go's message if crypto/tls or crypto/rsa refuses to use a key that Go parses, or None."""
     if key.algorithm != "RSA":
         return None
     if key.bits > LARGEST_RSA:
@@ -245,7 +245,7 @@ def _key_bits(info: bytes) -> bytes:
 
 
 def rsa_objection(modulus: int, exponent: int) -> str | None:
-    """Return why crypto/rsa refuses a public key with these numbers (checkPublicKey), or None."""
+    """Return Go's message if crypto/rsa refuses a public key with these numbers (checkPublicKey), or None."""
     if modulus % 2 == 0:
         return "crypto/rsa: public modulus is even"
     if exponent < 2:
@@ -258,7 +258,10 @@ def rsa_objection(modulus: int, exponent: int) -> str | None:
 
 
 def key_name(info: bytes) -> str:
-    """Return the name of the algorithm of a SubjectPublicKeyInfo, or its object identifier."""
+    """Return the name of the algorithm of a SubjectPublicKeyInfo, or else its object identifier.
+
+    Return "unknown" for malformed DER.
+    """
     try:
         whole = only(info, SEQUENCE, "x509: malformed spki")
         algorithm = parse_algorithm(read_any(info, whole.content_start, whole.end, "x509: malformed spki"))

@@ -1,7 +1,7 @@
 """Signature algorithms of certificates, as Go's crypto/x509 identifies them (Go 1.24, getSignatureAlgorithmFromAI).
 
-Owns the mapping from AlgorithmIdentifier to algorithm. Go accepts RSASSA-PSS only with the same hash in all parameters
-and a salt as long as the hash. RFC 4055 permits other combinations. Pure.
+Owns the mapping from an AlgorithmIdentifier to a signature algorithm. Go accepts RSASSA-PSS only if all parameters name
+the same hash, and the salt is as long as the hash. RFC 4055 permits other combinations.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ _ALGORITHMS = {bytes.fromhex(text): signature for text, signature in _PLAIN.item
 
 
 def signature_of(algorithm: Algorithm) -> Signature:
-    """Return the signature algorithm of an AlgorithmIdentifier. Parameters matter only for PSS and Ed25519."""
+    """Return the signature algorithm of an AlgorithmIdentifier. If Go does not support the algorithm, `key` is empty.
+
+    Ignores the parameters, except for PSS and Ed25519.
+    """
     if algorithm.oid == _ED25519 and not algorithm.parameters:
         return Signature("Ed25519", None)
     unknown = Signature("", dotted(algorithm.oid))
@@ -65,7 +68,7 @@ def signature_algorithm_of(encoded: bytes) -> Signature:
 
 
 def _pss(parameters: bytes) -> Signature | None:
-    """Return the algorithm of RSASSA-PSS-params (RFC 4055, 3.1), or None if Go does not support the parameters."""
+    """Return the algorithm with these RSASSA-PSS-params (RFC 4055, 3.1), or None if Go does not support the params."""
     words = "x509: unsupported RSASSA-PSS parameters"
     try:
         whole = read(parameters, 0, len(parameters), SEQUENCE, words)

@@ -1,7 +1,7 @@
-"""Planner of `certmond init`: the steps that create the missing files of a node, or the problems that forbid them.
+"""Planner of `certmond init`: the steps that create the missing files of a node, or the problems that prevent this.
 
-certmond only checks existing files. One problem forbids all steps, and the plan reports all problems together. Pure.
-`bootstrap_steps` owns the contents of each step.
+`certmond init` checks existing files, and changes no existing file. A plan with problems has no steps, and reports all
+problems together. `bootstrap_steps` owns the contents of each step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LAST = "admin.conf"
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """The steps, or all problems that forbid them. `kept` are the entries whose files exist."""
+    """The steps of `certmond init`, or the problems that prevent the steps. `kept` are the entries with files."""
 
     steps: tuple[InitStep, ...] = ()
     problems: tuple[str, ...] = ()
@@ -34,8 +34,8 @@ class Bootstrap:
 class Ground:
     """State of the node: its certificates, assessed with the facts of the cluster, and all existing paths.
 
-    `given` is the validated Root CA of the operator. A node that `joins` must have the files that all control-plane
-    nodes share.
+    `given` is the validated Root CA that the operator gave, or None. If `joins` is True, the node must already have the
+    files that all control-plane nodes share.
     """
 
     present: Assessment
@@ -45,7 +45,7 @@ class Ground:
 
 
 def bootstrap(specs: Sequence[CertificateSpec], ground: Ground, init: InitSpec, policy: Policy) -> Bootstrap:
-    """Return the steps that create `specs` on this node, at the time of its assessment."""
+    """Return the steps that create the missing files of `specs` on this node, or the problems that forbid the steps."""
     return _Bootstrapper(specs, ground, init, policy).run()
 
 
@@ -74,34 +74,39 @@ class _Bootstrapper:
         return Bootstrap(tuple(self._steps), kept=tuple(name for name in self._specs if name in self._present))
 
     def _ordered(self) -> Iterator[CertificateSpec]:
-        """Yield the CAs first. admin.conf is last, because its existence shows that `certmond init` has
-        finished.
-        """
+        """Yield the CAs first, and admin.conf last. If admin.conf exists, `certmond init` has finished."""
         yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
-        """Add a problem if an existing entry is not good, or is another CA than the one that the operator gave."""
+        """Add a problem for each finding that blocks `init`, and for a Root CA other than the one of the operator.
+
+        If the kubeconfig of a kubelet entry is missing, add the step that creates it.
+        """
         passed_over = set() if status.anchors else {Reason.NO_PATH}  # the missing CA already has a problem
         if spec.kubeconfig and spec.kubeconfig not in self._paths:
             passed_over.add(Reason.MISSING)  # a step creates it
         for found in status.findings:
             blocks = found.severity is Severity.CRITICAL and found.reason.blocks_issuing
             if blocks and found.reason not in passed_over:
-                self._problems.append(f"{found.message} (`init` does not replace it: repair it, or move it away)")
+                self._problems.append(f"{found.message} (`init` does not replace the file: repair it, or move it away)")
         if spec.authority and status.certificate:
             self._ends[spec.name] = status.certificate.not_after
             if spec.name == "ca" and self._given and status.certificate != self._given:
                 self._problems.append(
-                    f"{spec.path} is another CA than the given one, and `init` replaces no CA; omit --root-ca-cert"
+                    f"{spec.path} is another CA than --root-ca-cert, and `init` replaces no CA; omit --root-ca-cert"
                 )
         self._refer_to(spec)
 
     def _make(self, spec: CertificateSpec) -> None:
-        """Add the step that creates a missing entry, unless related files exist or must come from another node."""
+        """Add the step that creates a missing file, or the problem that forbids the step.
+
+        A step is forbidden if related files exist, or if the file must come from another node.
+        """
         beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
         if signed := ", ".join(self._signed_by(spec)):
             self._problems.append(
-                f"{spec.path} is missing, and certificates of this CA exist: {signed}; restore it, or move them away"
+                f"{spec.path} is missing, and certificates of this CA exist: {signed}; restore the CA, or move these "
+                "files away"
             )
         elif beside:
             self._problems.append(f"{beside} exists without {spec.path}; restore {spec.path}, or move {beside} away")
@@ -146,9 +151,9 @@ class _Bootstrapper:
             self._steps.append(self._drafts.kubeconfig(spec, spec.kubeconfig, authority))
 
     def _makes_super_admin(self) -> bool:
-        """Return whether to create super-admin.conf: since v1.29, and only if admin.conf does not exist.
+        """Return whether to create super-admin.conf: for Kubernetes v1.29 or later, if admin.conf does not exist.
 
-        If admin.conf exists, an operator may have moved super-admin.conf away. A node that joins gets no
+        If admin.conf exists, an operator may have moved super-admin.conf away. A node that joins the cluster gets no
         super-admin.conf.
         """
         return not self._joins and _LAST not in self._present and self._drafts.current_admins

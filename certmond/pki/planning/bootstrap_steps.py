@@ -1,8 +1,8 @@
 """Steps of `certmond init`, and the contents of each first certificate and kubeconfig.
 
-Owns which entries of the catalogue a control-plane node has. Owns the subjects, names and servers that the kubeadm of
-the cluster's version writes. Pure. `bootstrap` decides which steps are necessary. Sources are files of
-kubernetes/kubernetes, below cmd/kubeadm/app.
+This module selects the entries of the catalogue that a control-plane node needs. The subjects, names and server URLs
+are those that the kubeadm of the cluster's version writes. All functions are pure. `bootstrap` decides which steps are
+necessary. The comments cite files of kubernetes/kubernetes, below cmd/kubeadm/app.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ _OLD_ADMINS = "O=system:masters"
 
 @dataclass(frozen=True, slots=True)
 class MakeAuthority:
-    """A Root CA and its key: new, or `given` by the operator. The caller has the key of a `given` CA."""
+    """Step that installs a Root CA and its key: a new CA from `template`, or the CA `given` by the operator.
+
+    The caller has the key of a `given` CA.
+    """
 
     spec: CertificateSpec
     template: Template | None
@@ -49,7 +52,7 @@ class MakeAuthority:
 
 @dataclass(frozen=True, slots=True)
 class MakeKeyPair:
-    """The key pair that signs service-account tokens."""
+    """Step that creates the key pair for service-account tokens."""
 
     spec: CertificateSpec
     key: KeyAlgorithm
@@ -58,7 +61,7 @@ class MakeKeyPair:
 
 @dataclass(frozen=True, slots=True)
 class NewKubeconfig:
-    """Contents of a new kubeconfig besides credentials and trust."""
+    """Contents of a new kubeconfig, except the credentials and the CA certificates."""
 
     path: str
     cluster: str
@@ -68,9 +71,9 @@ class NewKubeconfig:
 
 @dataclass(frozen=True, slots=True)
 class IssueFirst:
-    """First certificate of an entry, signed by the CA of the entry `authority`.
+    """Step that issues the first certificate of an entry, signed by the CA of the entry `authority`.
 
-    `fixed` is what the entry fixes, with the names that the cluster's configuration adds.
+    `fixed` has the contents that the entry fixes, and the names that the cluster's configuration adds.
     """
 
     spec: CertificateSpec
@@ -83,7 +86,7 @@ class IssueFirst:
 
 @dataclass(frozen=True, slots=True)
 class WriteKubeconfig:
-    """A kubeconfig that refers to the kubelet's rotating PEM."""
+    """Step that writes the kubelet's kubeconfig, which refers to the PEM file that the kubelet rotates."""
 
     spec: CertificateSpec
     kubeconfig: NewKubeconfig
@@ -95,7 +98,10 @@ InitStep = MakeAuthority | MakeKeyPair | IssueFirst | WriteKubeconfig
 
 
 def facts_of(init: InitSpec, node_name: str, address: str) -> dict[str, str]:
-    """Return the facts of the catalogue (`${…}`) from the cluster's configuration."""
+    """Return the facts for the catalogue (such as `${node_name}`), taken from the cluster's configuration.
+
+    `address` is the IP address of this node.
+    """
     host = split_endpoint(init.control_plane_endpoint)[0] if init.control_plane_endpoint else address
     return {
         "node_name": node_name,
@@ -107,7 +113,10 @@ def facts_of(init: InitSpec, node_name: str, address: str) -> dict[str, str]:
 
 
 def relocated(specs: Sequence[CertificateSpec], init: InitSpec) -> tuple[CertificateSpec, ...]:
-    """Return the entries of a control-plane node in this cluster, with paths in its `certificates_dir`."""
+    """Return the entries in `specs` that a control-plane node of this cluster needs.
+
+    Paths below /etc/kubernetes/pki become paths below `certificates_dir` of the cluster.
+    """
 
     def moved(path: str | None) -> str | None:
         if path and path.startswith(f"{_DEFAULT_DIR}/"):
@@ -134,7 +143,7 @@ def _belongs(spec: CertificateSpec) -> bool:
 
 
 class Drafts:
-    """Creates the steps for a cluster, on a node with these facts, at `now`."""
+    """Factory for the steps of `certmond init`, for a node with these facts, at `now`."""
 
     def __init__(self, init: InitSpec, policy: Policy, facts: Mapping[str, str], now: datetime) -> None:
         self._init, self._policy, self._facts, self._now = init, policy, facts, now
@@ -142,7 +151,7 @@ class Drafts:
         self._version = (int(version[1]), int(version[2])) if version else None
 
     def authority(self, spec: CertificateSpec, given: Certificate | None) -> MakeAuthority:
-        """Return the step for a new Root CA, or for the given one."""
+        """Return the step that creates a Root CA. If `given` is not None, return the step that installs `given`."""
         if given is not None:
             detail = f"the given Root CA {given.subject}, until {_day(given.not_after)}"
             return MakeAuthority(spec, None, given, given.not_after, detail)
@@ -154,13 +163,19 @@ class Drafts:
         return MakeAuthority(spec, template, None, template.not_after, detail)
 
     def key_pair(self, spec: CertificateSpec) -> MakeKeyPair:
-        """Return the step for the token keys. Kubernetes signs tokens with RSA or ECDSA (pkg/serviceaccount/jwt.go)."""
+        """Return the step for the key pair of service-account tokens.
+
+        Kubernetes signs tokens only with RSA or ECDSA (pkg/serviceaccount/jwt.go), so Ed25519 becomes RSA-2048.
+        """
         wanted = spec.key_algorithm or self._policy.key
         algorithm = KeyAlgorithm.RSA_2048 if wanted is KeyAlgorithm.ED25519 else wanted
         return MakeKeyPair(spec, algorithm, f"a new key pair, {algorithm.value}")
 
     def certificate(self, spec: CertificateSpec, authority: CertificateSpec, issuer_end: datetime | None) -> IssueFirst:
-        """Return the step for a first certificate. Raises ValueError for an invalid subject or name."""
+        """Return the step that issues the first certificate of `spec`. Raise ValueError for an invalid subject or name.
+
+        `issuer_end` is the end of the CA that signs the certificate.
+        """
         subject = self._subject(spec)
         names = _in_order((*missing_names(spec, self._facts, ()), *self._further_names(spec)))
         terms = Terms(self._now, issuer_end, self._facts, self._policy.validity, self._policy.key)
@@ -173,13 +188,13 @@ class Drafts:
         return IssueFirst(spec, template, fixed, authority, detail, kubeconfig)
 
     def kubeconfig(self, spec: CertificateSpec, path: str, authority: CertificateSpec) -> WriteKubeconfig:
-        """Return the step for the kubeconfig at `path` that refers to this certificate."""
+        """Return the step that writes the kubeconfig at `path`, which refers to the certificate of `spec`."""
         kubeconfig = self._kubeconfig(spec, path)
         return WriteKubeconfig(spec, kubeconfig, authority, f"refers to {spec.path}, server {kubeconfig.server}")
 
     @property
     def current_admins(self) -> bool:
-        """Whether the cluster has the group kubeadm:cluster-admins, and a super-admin. True without a known version."""
+        """Whether kubeadm uses the group kubeadm:cluster-admins and super-admin.conf. True for an unknown version."""
         return self._since(_ADMINS_CHANGED)
 
     def _since(self, version: tuple[int, int]) -> bool:
@@ -192,7 +207,10 @@ class Drafts:
         return NewKubeconfig(path, self._init.cluster_name, self._server(local=local), user)
 
     def _server(self, *, local: bool) -> str:
-        """Return the URL of the API server (util/endpoint.go): at the control-plane endpoint, or on this node."""
+        """Return the URL of the API server on this node, or of the control-plane endpoint (util/endpoint.go).
+
+        The URL has the control-plane endpoint only if the cluster has one and `local` is False.
+        """
         port = self._init.bind_port
         host: str = self._facts["advertise_address"]
         if self._init.control_plane_endpoint and not local:
@@ -201,7 +219,10 @@ class Drafts:
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def _subject(self, spec: CertificateSpec) -> str:
-        """Return the subject that the kubeadm of the cluster's version issues, or the newest without a version."""
+        """Return the subject that the kubeadm of the cluster's version issues.
+
+        For an unknown version, return the subject that the newest kubeadm issues.
+        """
         old = [text for text in spec.subject if _OLD_ADMINS in text]
         text = old[0] if old and not self.current_admins else spec.subject[0]
         return expand(text, self._facts) or text
@@ -216,8 +237,9 @@ class Drafts:
 
 
 def _in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Return DNS names in alphabetical order, then addresses in the given order (util/pkiutil,
-    RemoveDuplicateAltNames).
+    """Return each name once: DNS names in alphabetical order, then addresses in the given order.
+
+    The kubeadm function is RemoveDuplicateAltNames in util/pkiutil.
     """
     distinct = dict.fromkeys(names)
     dns = sorted(name for name in distinct if name.startswith("DNS:"))
@@ -225,7 +247,10 @@ def _in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_usable_address(text: str | None) -> bool:
-    """Return whether `text` is an IP address other than the unspecified address. Raises ValueError for other texts."""
+    """Return whether `text` is an IP address other than the unspecified address (0.0.0.0 or ::).
+
+    Return False for None. Raise ValueError for a text that is not an IP address.
+    """
     return text is not None and not ip_address(text).is_unspecified
 
 

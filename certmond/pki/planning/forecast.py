@@ -1,7 +1,7 @@
 """Simulation of the planner over time: future renewals and restarts, and problems that need an operator.
 
-Executes nothing and has no rules except those of the planner: `renewals.plan` returns the steps of each instant. To
-renew a certificate, the simulation changes only its dates, to those of the step's template.
+The simulation executes no step. It uses the rules of the planner: `renewals.plan` returns the steps of each instant.
+When it simulates the renewal of a certificate, it copies only the dates from the step's template.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from certmond.pki.planning.steps import Derive, Held, Identity, Issue
 from certmond.pki.x509.certificate import Certificate
 
 MAX_EVENTS = 5000
-"""Maximum number of events. Certificates with a lifetime of minutes would fill years with events."""
+"""Maximum number of events in a forecast. Certificates with a lifetime of minutes would cause millions of events."""
 
 
 class What(StrEnum):
-    """Kind of an event."""
+    """Kind of an event in a forecast."""
 
     RENEW = "renew"
     RESTART = "restart"
@@ -40,7 +40,10 @@ class What(StrEnum):
 
 
 class NextEvent(NamedTuple):
-    """First event of a certificate (`target`): certmond renews it, or it becomes due without a renewal."""
+    """The next event of all certificates, with its time, the name of the certificate (`target`) and its kind (`what`).
+
+    `what` is `RENEW` if certmond renews the certificate, or `DUE` if it cannot.
+    """
 
     at: datetime
     target: str
@@ -49,7 +52,7 @@ class NextEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ForecastEvent:
-    """One line of the timeline. `bad` marks a problem that an operator can prevent."""
+    """One line of the forecast. `bad` is True for a problem that an operator can prevent."""
 
     at: datetime
     what: What
@@ -60,7 +63,7 @@ class ForecastEvent:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The timeline from `since` to `until`. It is `complete` if it has fewer than `MAX_EVENTS` events."""
+    """The events from `since` to `until`. `complete` is False if the simulation stopped at `MAX_EVENTS`."""
 
     since: datetime
     until: datetime
@@ -71,14 +74,17 @@ class Forecast:
 def forecast(
     assessment: Assessment, policy: Policy, until: datetime, circumstances: Circumstances | None = None
 ) -> Forecast:
-    """Return the events from the time of `assessment` to `until`, if all steps succeed and no operator acts."""
+    """Return the events from the time of `assessment` to `until`.
+
+    The simulation assumes that all steps succeed, that no operator acts, and that the host holds no step.
+    """
     return _Simulation(assessment, policy, until, circumstances or Circumstances()).run()
 
 
 def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
-    """Return the first `renew` or `due` event of a forecast without past attempts, or None.
+    """Return the first `renew` or `due` event of a forecast without past attempts, or None if it has no such event.
 
-    An instant in the past counts as now.
+    An event whose time has passed gets the time of the assessment.
     """
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
@@ -95,7 +101,10 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
 
 
 def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
-    """Return when certmond renews the certificate if it can, or None without dates."""
+    """Return the earliest time at which certmond could renew the certificate, or None for a status without dates.
+
+    The time is `now` if the certificate is not valid yet, or if its file should be a symlink and is not.
+    """
     at, certificate = renewal_time(status, policy, node), status.certificate
     if at is None or certificate is None:
         return None
@@ -109,7 +118,10 @@ def _due_at(
     at: datetime,
     now: datetime,
 ) -> datetime | None:
-    """Return `at` if certmond can renew the certificate, otherwise when it is due, or None if it just expires."""
+    """Return `at` if certmond can renew the certificate, otherwise its renewal point, or None.
+
+    None means that the file has no valid certificate, or that the kubelet rotates the certificate.
+    """
     certificate = status.certificate
     if renewal_obstacle(status, authorities, policy) is None:
         return at
@@ -119,13 +131,16 @@ def _due_at(
 
 
 def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
-    """Return whether the kubelet renews this certificate itself, through the symlink to its dated file."""
+    """Return whether the kubelet rotates this certificate.
+
+    The kubelet does not rotate an expired certificate, or a certificate whose file should be a symlink and is not.
+    """
     over = status.certificate is not None and status.certificate.expires_at < now
     return status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
 
 
 def _after_repair(status: CertificateStatus) -> CertificateStatus:
-    """Return the status of damaged files after their repair, without dates, because the new certificate is unknown."""
+    """Return the status of damaged files after their repair, without dates, because the forecast cannot know them."""
     return replace(status, seen=replace(status.seen, certificates=(), faults=()), certificate=None, renew_at=None)
 
 
@@ -152,7 +167,7 @@ class _Simulation:
             self._circumstances = replace(self._circumstances, stale={})
             for held in made.held:
                 self._tell_held(now, held)
-            if made.steps:  # planned again at the same instant: a renewed certificate may be due again
+            if made.steps:  # plan this instant again, because a renewed certificate may already be due
                 made = plan(self._assessment, self._policy, self._past, self._circumstances)
             if made.changes_at is None:
                 break
@@ -187,7 +202,7 @@ class _Simulation:
         return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)
 
     def _detail(self, step: Issue) -> str:
-        """Return the detail of the step. Only the first renewal of a certificate shows the changes of the template."""
+        """Return the detail of the step. For the second and later renewals, leave out the changes of the template."""
         if step.identity not in self._past:
             return step.detail
         return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)
@@ -196,9 +211,7 @@ class _Simulation:
         end = step.template.not_after
         for ca in self._assessment.trust_anchors:
             if ca.seen.name == step.authority and ca.certificate and ca.certificate.not_after == end:
-                detail = (
-                    f"ends on {end:%Y-%m-%d}, and shortens the validity of the certificates that it signs; rotate it"
-                )
+                detail = f"the CA ends on {end:%Y-%m-%d}, and so do the certificates that it signs now; rotate the CA"
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
     def _tell_held(self, now: datetime, held: Held) -> None:
@@ -214,14 +227,14 @@ class _Simulation:
             )
 
     def _tell_once(self, event: ForecastEvent, path: str = "") -> None:
-        """Add the first event of its kind for this target."""
+        """Add the event if the forecast has no event of the same kind for this target and this path."""
         key = (event.what, event.target, path)
         if key not in self._told:
             self._told.add(key)
             self._events.append(event)
 
     def _fates(self) -> Iterator[ForecastEvent]:
-        """Yield the events of certificates that certmond does not renew: CAs, and those that it cannot sign."""
+        """Yield the `due` and `expire` events of the certificates that certmond does not renew, such as CAs."""
         since = self._assessment.taken_at
         authorities = {status.seen.name: status for status in self._assessment.trust_anchors}
         for status in self._assessment.certificates:

@@ -1,8 +1,8 @@
-"""Certificates that certmond installed after the present one: from the record of renewals, the archive, and patterns.
+"""Search for certificates that certmond installed after the present certificate of a file.
 
-Owns the rule that decides which of two certificates is the later one. A user may restore an old certificate, in the
-same file or in another file of its pattern. certmond then renews it without rights that the later certificate does not
-have. Pure.
+The sources are the record of renewals, the archive, and the other files of a pattern. A user may restore an old
+certificate, in the same file or in another file of the pattern. When certmond renews the old certificate, the new one
+gets only the rights that the later certificate has. All functions are pure.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def holder_of(certificate: Certificate) -> str | None:
-    """Return the common name as printable text, as in the record of renewals, or None if the subject has none."""
+    """Return the common name as printable text, or None if the subject has no common name.
+
+    The record of renewals contains the same text.
+    """
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 
 class Renewals:
-    """The recorded renewals, by certificate. For the files of one pattern, also by common name."""
+    """Index of the recorded renewals by the file of the certificate, and by common name for the files of a pattern."""
 
     def __init__(self, attempts: Mapping[Identity, Attempt]) -> None:
         self.attempts = attempts
@@ -34,17 +37,20 @@ class Renewals:
                 self._of_holder[name, attempt.common_name].append((path, attempt))
 
     def elsewhere(self, seen: Observation) -> list[Attempt]:
-        """Return the attempts for certificates of the same common name in other files of the same pattern."""
+        """Return the attempts for certificates with the same common name in other files of the same pattern.
+
+        Return an empty list if the path of the entry is not a pattern.
+        """
         if not seen.spec.is_glob:
             return []
         found = self._of_holder.get((seen.name, holder_of(seen.certificates[0]) or ""), ())
         return [each for path, each in found if path != seen.path]
 
     def successors(self, seen: Observation, kept: Sequence[Certificate], *, owner_writes: bool) -> list[Attempt]:
-        """Return the attempts that installed a later certificate than the present one.
+        """Return the attempts that installed a later certificate than the present certificate of the file.
 
-        `kept` are the certificates of this file in the archive. If the entry's owner can write the file, the date of
-        issue and the other files of a pattern also decide.
+        Return an empty list if certmond installed the present certificate. `kept` are the certificates of this file in
+        the archive. If `owner_writes`, also compare the date of issue, and the other files of a pattern.
         """
         present, own = seen.certificates[0], self.attempts.get(seen.identity)
         if own and own.sha256 == present.sha256:
@@ -56,7 +62,7 @@ class Renewals:
 
 
 class Pattern:
-    """The certificates in the files of patterns, by common name. Another file may have the later certificate."""
+    """Index of the certificates in the files of patterns, by entry and common name."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
@@ -70,20 +76,29 @@ class Pattern:
         return found
 
     def beside(self, seen: Observation) -> Sequence[Certificate]:
-        """Return the certificates of the same common name in the files of the same pattern."""
+        """Return the certificates with the same common name in all files of the same pattern.
+
+        Return an empty sequence if the path of the entry is not a pattern.
+        """
         return self._found.get((seen.spec.name, seen.certificates[0].common_name), ()) if seen.spec.is_glob else ()
 
 
 def later_beside(
     present: Certificate, beside: Sequence[Certificate], elsewhere: Sequence[Attempt]
 ) -> tuple[Certificate, ...]:
-    """Return the certificates in `beside` that end later, or that certmond installed after `present` was issued."""
+    """Return the certificates in `beside` that are later than `present`.
+
+    A later certificate expires later, or an attempt in `elsewhere` installed it after notBefore of `present`.
+    """
     followed = {each.sha256 for each in elsewhere if is_older(present, each)}
     return tuple(each for each in beside if each.not_after > present.not_after or each.sha256 in followed)
 
 
 def is_older(present: Certificate, attempt: Attempt) -> bool:
-    """Return whether the attempt installed another certificate, and `present` is older or ends earlier."""
+    """Return whether the attempt installed another certificate than `present`, and `present` is the older one.
+
+    `present` is older if it starts before the time of installation, or expires before the installed certificate.
+    """
     return attempt.sha256 not in {None, present.sha256} and (
         present.not_before < attempt.put_in_place_at or _ends_earlier(present, attempt)
     )

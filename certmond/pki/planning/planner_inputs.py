@@ -1,7 +1,4 @@
-"""Inputs of the planner besides the assessment: configuration, and the state of the host.
-
-Owns these values. Decides nothing.
-"""
+"""Inputs of the planner besides the assessment: the configuration of renewals, and the state of the host."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from certmond.pki.planning.renewal_holds import NO_REPLACED_CA, ReplacedCA
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Configuration of renewals. `signers` has the kind of each signer by its name."""
+    """Configuration of renewals. `signers` maps the name of each signer to its kind."""
 
     validity: timedelta = timedelta(days=365)
     key: KeyAlgorithm = KeyAlgorithm.RSA_2048
@@ -28,10 +25,10 @@ class Policy:
 class Circumstances:
     """State of the host. `hold` (an upgrade) and `clock` (a clock that is not synchronized) are reasons to wait.
 
-    `stale` has the reason for each derived file that certmond must write again, and `derived` the path and source of
-    each. `unsure` has, by name, the reason for each anchor that other components may not trust yet. `in_use` names
-    those of these anchors that signed all leaves of this node. An operator may let them sign more. `replaced_ca` is a
-    CA that was replaced without a rotation, which a rotation repairs now.
+    `derived` has the path and the source of each derived file. `stale` has the reason for each derived file that
+    certmond must write again. `unsure` has the reason for each anchor that other components may not trust yet.
+    `in_use` has the names of the anchors in `unsure` that signed all leaves of this node, and that may sign more if an
+    operator requests it. `replaced_ca` is a CA that was replaced without a rotation, which a rotation now repairs.
     """
 
     hold: str | None = None

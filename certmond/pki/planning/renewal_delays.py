@@ -1,6 +1,6 @@
-"""Delays of a due renewal: a recent attempt, or a reason of the host to wait.
+"""Reasons to delay a due renewal, such as a recent attempt, an upgrade or a failed restart.
 
-Owns these delays. Each ends at an instant, or when an operator removes its cause. `renewals` owns what is due.
+A delay ends at a known time, or when an operator removes the cause. `renewals` decides which certificates are due.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from certmond.pki.planning.steps import Cause, Held
 from certmond.pki.x509.certificate import Certificate
 
 REPAIRS = frozenset({Cause.NOT_A_SYMLINK, Cause.DAMAGED})
-"""Faults of files, which do not depend on dates. The last renewal does not delay their repair."""
+"""Causes that are faults of files. A successful renewal does not delay the repair of such a fault."""
 CAUSE_TEXT = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
@@ -35,7 +35,7 @@ CAUSE_TEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The reason to hold a renewal, or None, and the instants at which the reason may change."""
+    """Result of `delay`: the held renewal with its reason, or None, and the times at which this result may change."""
 
     held: Held | None = None
     instants: tuple[datetime, ...] = ()
@@ -51,15 +51,16 @@ def delay(
     attempt: Attempt | None,
     circumstances: Circumstances,
 ) -> Delay:
-    """Return why certmond does not renew `old` at `now`, and until when.
+    """Return the reason for which certmond does not renew the certificate at `now`, and the end of the delay.
 
-    `old` is None for a certificate without a predecessor. `due` is when this node would renew it.
+    `old` is the present certificate, or None if the new certificate replaces damaged files. `due` is the time at which
+    this node renews the present certificate.
     """
     (name, path), spec, replaced_ca = status.seen.identity, status.seen.spec, circumstances.replaced_ca
     if doubted := unsettled_ca_hold(status, cause, circumstances):
         return Delay(doubted)
     refused = replaced_ca.is_refused(spec, cause)
-    # The service would fail with a new certificate as well. The planner of a rotation has checked this before.
+    # The service would also fail with a new certificate. For Cause.ROTATION, the rotation planner has checked this.
     if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:
         return Delay(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
     instants: tuple[datetime, ...] = ()
@@ -71,7 +72,7 @@ def delay(
         if pause and pause[0] <= now < (until := pause[1]):
             return Delay(Held(name, path, _delay_text(attempt, cause), until), instants)
     hold, clock = circumstances.hold, circumstances.clock
-    if cause is Cause.DAMAGED or old is None:  # the upgrade may be writing the files, and only its end ends the hold
+    if cause is Cause.DAMAGED or old is None:  # an upgrade may be writing the files, so wait until the upgrade ends
         return Delay(Held(name, path, hold or clock or "") if hold or clock else None, instants)
     because, late = HostHold(hold, clock).of(old, spec, cause, now, replaced_ca)
     instants += (late,) if late else ()
@@ -79,11 +80,14 @@ def delay(
 
 
 def unsettled_ca_hold(status: CertificateStatus, cause: Cause, circumstances: Circumstances) -> Held | None:
-    """Return why the CA of the certificate must not sign now, not even for an operator, or None if it may sign."""
+    """Return the hold for a certificate whose CA is not trusted by all components yet, or None if the CA may sign.
+
+    The hold also applies if the operator requests the renewal, except for a CA in `circumstances.in_use`.
+    """
     if circumstances.replaced_ca.is_refused(status.seen.spec, cause):
         return None
     used = circumstances.in_use if cause is Cause.ASKED else frozenset[str]()
-    spec = status.seen.spec  # a kubeconfig also gets the present CA of `embedded_ca`
+    spec = status.seen.spec  # certmond also writes the CA of `embedded_ca` into a kubeconfig
     names = (name for name in (*spec.ca, *filter(None, (spec.embedded_ca,))) if name not in used)
     unsure = next(filter(None, map(circumstances.unsure.get, names)), None)
     return Held(*status.seen.identity, unsure) if unsure else None
@@ -95,27 +99,28 @@ def _pause_after(
     """Return the start and the end of the pause after the last attempt."""
     since, until = attempt.at, attempt.retry_at
     if attempt.restored and not attempt.failures and attempt.wait_until is None:
-        return since, since  # the signer did not issue the present certificate
+        return since, since  # no pause, because the signer did not issue the present certificate
     if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
         until = attempt.put_in_place_at + FIRST_RETRY  # that attempt issued a certificate of the old CA
     if cause is Cause.DUE and old and old.sha256 == attempt.sha256 and due and due <= attempt.put_in_place_at:
-        # It was due from the start: wait two thirds of the time that it then had left, independent of the clock.
+        # The certificate was due when certmond installed it. Wait two thirds of the time that it then had left. The
+        # start is `now`, because the clock may have been set back.
         since, until = now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
     return since, until
 
 
 def _delay_text(attempt: Attempt, cause: Cause) -> str:
     if attempt.wait_until is not None:
-        return f"its signer has not decided yet: {attempt.message}"
+        return f"the signer has not decided yet: {attempt.message}"
     if attempt.failures:
-        return f"the attempt failed {attempt.failures} times, last: {attempt.message}"
+        return f"the attempt failed {attempt.failures} times, the last time with: {attempt.message}"
     if cause in REPAIRS:
         often = "once" if attempt.repairs == 1 else f"{attempt.repairs} times"
-        return f"it was repaired {often}, last on {day(attempt.repaired_at or attempt.at)}, and is damaged again"
+        return f"the file was repaired {often}, last on {day(attempt.repaired_at or attempt.at)}, and is damaged again"
     still = CAUSE_TEXT[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
-    return f"it was renewed on {day(attempt.at)}, and {still}"
+    return f"the certificate was renewed on {day(attempt.at)}, and {still}"
 
 
 def day(instant: datetime) -> str:
-    """Return the instant as in messages, in UTC to the minute."""
+    """Return the instant as text for messages, in UTC and to the minute."""
     return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -1,6 +1,6 @@
-"""Holds that delay a renewal, and the cases to which they do not apply.
+"""Rules for the holds of a renewal because of an upgrade or a wrong clock, and for their exceptions.
 
-Owns the rules. `renewals` decides when a certificate is due. Pure: the state of the host is an argument.
+`renewals` decides when a certificate is due. All functions are pure: the state of the host is an argument.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _OUTSIDE_VALIDITY = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 @dataclass(frozen=True, slots=True)
 class ReplacedCA:
-    """A CA that was replaced on disk without a rotation. A rotation repairs that now. Its phase began at `since`.
+    """A CA that was replaced on disk without a rotation, and that a rotation now repairs.
 
-    `at_once` is True if no component trusts the old CA. Then all components refuse a certificate of the old CA until
-    certmond issues it again.
+    `since` is the start of the rotation's phase. `at_once` is True if no component trusts the old CA. All components
+    then refuse each certificate of the old CA until certmond issues the certificate again.
     """
 
     family: str
@@ -29,15 +29,18 @@ class ReplacedCA:
     at_once: bool
 
     def concerns(self, spec: CertificateSpec) -> bool:
-        """Return whether the entry is the CA, is signed by it or trusts it."""
+        """Return whether the entry is this CA, is signed by this CA, or embeds this CA."""
         return self.family in {spec.name, spec.embedded_ca, *spec.ca}
 
     def is_refused(self, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether all components refuse the certificate now, so that a delay of the renewal does harm."""
+        """Return whether this CA signs the entry's certificate, and all components refuse it because of `cause`."""
         return self.family in spec.ca and (cause in _OUTSIDE_VALIDITY or (cause is Cause.ROTATION and self.at_once))
 
     def discounts(self, tried_at: datetime, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether an attempt does not count for this renewal, because it used the old CA."""
+        """Return whether to ignore an attempt at `tried_at`, because it came before `since` and used the old CA.
+
+        The answer is False unless the renewal for `cause` repairs a certificate of the replaced CA.
+        """
         repairs = self.family in spec.ca and (cause is Cause.ROTATION or self.is_refused(spec, cause))
         return repairs and tried_at < self.since
 
@@ -60,13 +63,13 @@ class HostHold:
         now: datetime,
         replaced_ca: ReplacedCA = NO_REPLACED_CA,
     ) -> tuple[str | None, datetime | None]:
-        """Return why certmond holds the renewal of `old` for that cause at `now`, and until when.
+        """Return why certmond holds the renewal of `old` for `cause` at `now`, and the end of the hold.
 
-        The hold ends at the critical point, from which waiting would do more harm than the renewal.
+        Return (None, None) if certmond does not hold it. A hold of a valid certificate ends at its critical point.
         """
         if replaced_ca.is_refused(spec, cause):
             return None, None
-        if cause in _OUTSIDE_VALIDITY:  # An upgrade cannot do more harm, but the clock itself may be wrong.
+        if cause in _OUTSIDE_VALIDITY:  # The certificate is not valid, so an upgrade does not matter. A clock does.
             return self.clock, None
         clock = None if cause is Cause.ROTATION and replaced_ca.family in spec.ca else self.clock
         because, late = self.hold or clock, critical_point(old)

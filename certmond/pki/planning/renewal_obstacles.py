@@ -1,6 +1,7 @@
-"""Reasons for which certmond cannot renew a certificate: its kind, its files, its signer, the key of its CA.
+"""Reasons for which certmond cannot renew a certificate, each with its remedy, if there is one.
 
-Owns these reasons, each with its remedy. `renewals` decides when certmond renews a certificate.
+The reasons concern the kind of the certificate, its files, its signer, and the key of its CA. `renewals` decides when
+certmond renews a certificate.
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the k
 def renewal_obstacle(
     status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy
 ) -> str | None:
-    """Return why certmond cannot renew this certificate at any time, or None if it can."""
+    """Return why certmond cannot renew the certificate, whatever its dates are, or None if certmond can renew it."""
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
     if spec.renewed_by:
-        return f"certmond does not renew it; it is renewed by {spec.renewed_by}"
+        return f"certmond does not renew this certificate; it is renewed by {spec.renewed_by}"
     if spec.authority:
-        return f"it is a CA; {spec.ca_remedy}"
+        return f"this certificate is a CA; {spec.ca_remedy}"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
-        return "it has no separate entry in the catalogue"
+        return "this certificate has no separate entry in the catalogue"
     if signer == NO_SIGNER:
         return "its entry has `signer: none`"
     if certificate is None or status.stale:
-        return "it has no certificate to renew; first restore it from the archive, or run: certmond init"
+        return "the file has no certificate to renew; first restore it from the archive, or run: certmond init"
     if fact := certificate.refused:
-        return f"{fact}, so certmond cannot copy its contents; move it and its key away, then run: certmond init"
+        return f"{fact}, so certmond cannot copy its contents; move certificate and key away, then run: certmond init"
     if not status.seen.renewable:
-        files = "it refers to files; add an entry of kind file for these files"
-        return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, the only format that certmond writes"
+        files = "the kubeconfig refers to files; add an entry of kind file for these files"
+        return files if spec.kind is Kind.KUBECONFIG else "the file is not PEM, the only format that certmond writes"
     if (
         SELF in spec.ca
         and status.trust_anchor in status.seen.certificates
         and status.trust_anchor not in status.issuers
     ):
-        return "it is self-signed, and no CA can sign its renewal; remove certificate and key, and restart its service"
+        return "the certificate is self-signed, so no CA can renew it; remove it and its key, and restart its service"
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
-        return "its entry names no key file; set `key` in the entry"
+        return "the entry names no key file; set `key` in the entry"
     if policy.signers.get(signer, LOCAL) not in _NEED_CA_KEY:
         return None
     return _signing_obstacle(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
@@ -51,17 +52,20 @@ def renewal_obstacle(
 
 def _signing_obstacle(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
     if authority is None and named:
-        return f"the file of its CA (entry {' or '.join(named)}) contains no certificate; first restore the CA"
+        return f"the file of the CA (entry {' or '.join(named)}) contains no certificate; first restore the CA"
     if authority is None:
-        return "no CA of the catalogue signs it; set `ca` or `signer` in its entry"
+        return "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"
     if authority.certificate and authority.certificate.refused:
-        return f"its CA {authority.seen.path} is unusable ({authority.certificate.refused}); replace that CA"
+        return f"the CA {authority.seen.path} is unusable ({authority.certificate.refused}); replace this CA"
     if not (authority.key_matches or authority.seen.key_unknown):
         key = authority.seen.key_path or authority.seen.path
-        return f"its CA's key {key} is not on this node, or is not the key of that CA"
+        return f"the CA's key {key} is not on this node, or does not match the CA"
     return None
 
 
 def authority_of(status: CertificateStatus, authorities: Mapping[str, CertificateStatus]) -> CertificateStatus | None:
-    """Return the status of the CA that would sign the renewal: the first one that the entry names and the node has."""
+    """Return the status of the first CA in `ca` of the entry that is in `authorities`, or None.
+
+    This CA would sign the renewal.
+    """
     return next((authorities[name] for name in status.seen.spec.ca if name != SELF and name in authorities), None)

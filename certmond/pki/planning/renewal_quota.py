@@ -1,6 +1,6 @@
 """Order of the steps among the entries of the catalogue, and the hourly quota of an entry with a pattern.
 
-A user who can create files in a directory of a pattern chooses how many certificates of its entry are due. Pure.
+The quota protects certmond from a user who creates many files that match the pattern.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ RENEWALS, WINDOW = 1000, timedelta(hours=1)
 
 
 def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
-    """Return the steps in the order of their execution: one of each entry, then the next one of each.
+    """Return the steps in the order of their execution: the first step of each entry, then the second, and so on.
 
-    `begun` has the name of the entry for each step that began earlier in this round.
+    `begun` has the entry's name of each step that has already begun in this round, and that comes before `steps`.
     """
     taken, numbered = Counter(begun), list[tuple[int, Write]]()
     for step in steps:
@@ -29,7 +29,7 @@ def round_robin(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ..
 
 
 class RenewalQuota:
-    """The quota at `now`. `attempts` has the name of the entry and the time of each attempted renewal."""
+    """Hourly quota of renewals. `attempts` has the entry's name and the time of each attempted renewal before `now`."""
 
     def __init__(self, attempts: Iterable[tuple[str, datetime]], now: datetime) -> None:
         self._now = now
@@ -39,7 +39,10 @@ class RenewalQuota:
                 self._used.setdefault(name, []).append(at)
 
     def take(self, name: str) -> datetime | None:
-        """Count a renewal of the entry, and return None. Return the next possible time if its quota is exhausted."""
+        """Count a renewal of the entry `name` and return None.
+
+        If the quota of the entry is exhausted, count nothing and return the time at which the next renewal is allowed.
+        """
         used = self._used.setdefault(name, [])
         if len(used) >= RENEWALS:
             return used[-RENEWALS] + WINDOW

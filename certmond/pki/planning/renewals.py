@@ -1,8 +1,7 @@
-"""Planner of enforce mode: the renewals and repairs that are due, those that are held, and the time of the next change.
+"""Planner of renewals and repairs: it decides when certmond renews a certificate, and when a due renewal is held.
 
-Owns when certmond renews a certificate, and when it holds a due renewal. Decisions are values: `certmond plan` prints
-the same steps that `controllers.executor` executes. Time, past attempts and the state of the host are arguments. The
-same arguments give the same plan, also in a forecast.
+The plan is a value. `certmond plan` prints the same steps that `controllers.executor` executes. The time, past attempts
+and the state of the host are arguments. The same arguments give the same plan, also in a forecast.
 """
 
 from __future__ import annotations
@@ -43,32 +42,31 @@ def plan(
     reissue: Mapping[Identity, Certificate] | None = None,
     signing: Mapping[str, Certificate] | None = None,
 ) -> Plan:
-    """Return the steps for `assessment`, at its time.
+    """Return the plan for the node in `assessment`, at the time of this assessment.
 
-    `asked` names the entries that the operator renews now, independent of dates. If it is None, the plan is that of the
-    daemon. The daemon also renews the certificates in `reissue`, for a rotation of their CA, each under the anchor that
-    `reissue` has for it. `signing` has the anchor that signs in the present phase of a rotation, by the name of its CA.
-    The plan restores no certificate of another anchor.
+    `asked` names the entries that the operator renews now, whatever their dates are. If `asked` is None, the plan is
+    that of the daemon, and also renews each certificate in `reissue`, signed by the given anchor. `signing` maps each
+    CA in rotation to the anchor that signs in the present phase. The plan restores no certificate of another anchor.
     """
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
 
 def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
-    """Return when this node renews the certificate: at its renewal point, or up to `spread` before it.
+    """Return the time at which this node renews the certificate, or None without a renewal point.
 
-    A stable hash of the node's name chooses the time, so that not all nodes renew in the same hour.
+    The time is up to `policy.spread` before the renewal point. A hash of the node's name selects the time.
     """
     certificate, due = status.certificate, status.renew_at
     if certificate is None or due is None:
         return None
     if status.seen.spec.kind is Kind.KUBELET:
-        return due  # the kubelet itself renews earlier
+        return due  # before this time, the kubelet renews its certificate itself
     return due - _spread_offset(certificate.not_after - certificate.not_before, policy.spread, node)
 
 
 @lru_cache(maxsize=256)
 def _spread_offset(life: timedelta, spread: timedelta, node: str) -> timedelta:
-    """Return how long before the renewal point the node renews: a share of the spread, constant for the node."""
+    """Return how long before the renewal point the node `node` renews a certificate with the lifetime `life`."""
     share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
     return min(spread, life / _SPREAD_SHARE) * share
 
@@ -114,7 +112,7 @@ class _Planner:
 
     @cached_property
     def _holders(self) -> dict[str, list[Observation]]:
-        """The observations with a key, by each file that they have as certificate or as key."""
+        """Map of each certificate file and key file to the observations that use it and have a key file."""
         found: dict[str, list[Observation]] = {}
         for each in (status.seen for status in self._assessment.statuses if status.seen.key_path):
             for file in filter(None, {*each.pair}):
@@ -122,9 +120,9 @@ class _Planner:
         return found
 
     def _cause(self, status: CertificateStatus) -> Cause | None:
-        """Return the cause for a renewal of the certificate now, or None.
+        """Return the cause for a renewal of the certificate now, or None if the certificate needs no renewal.
 
-        Return None for a derived file, which a pattern may also match. certmond writes it after its source.
+        Return None also for a derived file that matches a pattern, because certmond writes this file after its source.
         """
         if self._derived and not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
             return None
@@ -165,11 +163,13 @@ class _Planner:
         step = self._issue(status, old, cause, authority, end)
         granted = grant(step.template, fixed_by(status.seen.spec, self._assessment.facts), _basis(status, old))
         if isinstance(granted, Denial):
-            self._hold(status, f"the CA's key does not sign it: {granted}")
+            self._hold(status, f"the CA's key does not sign the certificate: {granted}")
         elif not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key
-            remedy = "it cannot keep its key, so give it a separate key" if kept else "set keep_key on both entries"
-            self._hold(status, f"shares its {shared}; {remedy}")
+            remedy = (
+                "the entry cannot keep its key, so give it a separate key" if kept else "set keep_key on both entries"
+            )
+            self._hold(status, f"the entry shares its {shared}; {remedy}")
         elif held := self._held_back(status, old, cause):
             self._held.append(held)
             self._covered.add(file)
@@ -180,7 +180,10 @@ class _Planner:
             self._covered.add(file)
 
     def _may_repair(self, status: CertificateStatus) -> bool:
-        """Return whether no derived entry or earlier entry has the same files."""
+        """Return whether this plan may repair the files of the entry.
+
+        The plan may not if another step or hold has the files, or if they are derived or not requested.
+        """
         files = {status.seen.path, status.seen.pair[0]}
         asked = self._asked is None or status.seen.name in self._asked
         return asked and self._derived.isdisjoint(files) and self._covered.isdisjoint(files)
@@ -201,7 +204,7 @@ class _Planner:
         if isinstance(made, Restore | Issue):
             held = unsettled_ca_hold(status, Cause.DAMAGED, about) if asked else None
             made = (held if asked else self._waiting(status, None, Cause.DAMAGED, about)) or made
-        if made is None:  # its certificate is complete, so that certmond renews it as usual
+        if made is None:  # the certificate is complete, so certmond renews it as usual
             self._consider(status, Cause.DAMAGED)
             return
         if isinstance(made, Held):
@@ -226,11 +229,11 @@ class _Planner:
         if until is None:
             return None
         self._instants.append(until)
-        fact = f"{RENEWALS} certificates of {status.seen.name} were renewed within an hour, the limit for a pattern"
+        fact = f"{RENEWALS} certificates of {status.seen.name} were renewed within an hour, the maximum for a pattern"
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
-        """Return the file of this pair that another entry shares with another pair: a new key would break that pair."""
+        """Return the file that this pair shares with another pair, or None. A new key would break the other pair."""
         certificate, key = seen.pair
         holders = (each for file in (key, certificate) if file for each in self._holders.get(file, ()))
         for other in (each for each in holders if each.path != seen.path):
@@ -242,9 +245,9 @@ class _Planner:
         return None
 
     def _held_back(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
-        """Return why the renewal waits, or None.
+        """Return the hold of the renewal, or None if the renewal need not wait.
 
-        A renewal that the operator requests waits only for a CA that other components may not trust yet.
+        A renewal that the operator requests waits only if other components may not trust the CA yet.
         """
         if cause is Cause.ASKED:
             return unsettled_ca_hold(status, cause, self._circumstances)
@@ -296,13 +299,16 @@ class _Planner:
         )
 
     def _under(self, status: CertificateStatus, cause: Cause) -> Certificate | None:
-        """Return the anchor that a new certificate must have if not every anchor of its entry is permitted."""
+        """Return the only anchor that may sign the new certificate, or None if each anchor of the entry may sign."""
         if cause is Cause.ROTATION:
             return self._reissue.get(status.seen.identity)
         return next(filter(None, map(self._signing.get, status.seen.spec.ca)), None) if cause in REPAIRS else None
 
     def _services_to_restart(self, status: CertificateStatus) -> Iterator[str]:
-        """Yield the services that do not reload a new certificate, as observed, otherwise as in the catalogue."""
+        """Yield the names of the services that use the certificate and do not reload it.
+
+        If the daemon has observed no consumer of the certificate, use the consumers in the catalogue.
+        """
         spec = status.seen.spec
         known = {each.service: each.reloads for each in status.presence.consumers}
         for service in self._policy.services:
@@ -312,18 +318,21 @@ class _Planner:
                 yield service.name
 
     def _derivations(self) -> Iterator[Derive]:
-        """Yield the steps for derived files that are out of date, and for those whose source has a step."""
+        """Yield the step for each derived file that is out of date, or whose source this plan renews.
+
+        If the plan does not renew the source, and the source is not signed by its CA, add a held step instead.
+        """
         renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():
             if source not in renewed and (why := self._unproven(source)):
-                self._held.append(Held(name, path, f"its source {source} is not signed by its CA: {why}"))
+                self._held.append(Held(name, path, f"the source {source} is not signed by its CA: {why}"))
             elif source in renewed:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, f"{source} is renewed")
             elif self._asked is None and name in self._circumstances.stale:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
 
     def _unproven(self, name: str) -> str | None:
-        """Return why certmond must not copy the file of an entry: no check proves that its CA has signed it."""
+        """Return why certmond must not copy the certificate of the entry `name`, or None if its CA has signed it."""
         found = (status.basis for status in self._assessment.certificates if status.seen.name == name)
         return next(("; ".join(each.reasons) or each.barrier for each in found if each and not each.predecessor), None)
 
@@ -332,8 +341,8 @@ class _Planner:
 
 
 def _basis(status: CertificateStatus, old: Certificate) -> Basis:
-    """Return the sources of the renewed certificate. Before a check of its origin, `old` counts as one.
+    """Return the certificates from which the new certificate gets its contents: those of `status.basis`, or `old`.
 
-    The executor checks the origin in any case.
+    `status.basis` is None before a check of the origin of `old`. The executor checks the origin in any case.
     """
     return status.basis or Basis(old)

@@ -1,7 +1,7 @@
-"""Repair of damaged files as a step: a generation of the archive, otherwise a new certificate, otherwise the obstacle.
+"""Steps that repair damaged files: certmond restores a generation of the archive, or issues a new certificate.
 
-Owns that order, and the cases in which a new certificate would lose names. `assessment.damage` owns which files are
-damaged, and which generation may be restored. `renewals` decides when certmond repairs them.
+If neither is possible, the result is a hold with the obstacle. `assessment.damage` decides which files are damaged, and
+which generation certmond may restore. `renewals` decides when certmond repairs the files.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def write_hold(status: CertificateStatus) -> Held | None:
-    """Return the hold for the time in which another process may still be writing the damaged files, or None."""
+    """Return a hold while another process may still be writing the damaged files, otherwise None."""
     since = status.damage
     if since is None or since.stands:
         return None
-    because = f"{damage(status.seen)}; another program may be writing it now"
+    because = f"{damage(status.seen)}; another program may be writing the file now"
     return Held(*status.seen.identity, because, since.changes_at)
 
 
 class Repairs:
-    """Repairs of the damaged files of one assessment.
+    """Planner of the repairs of the damaged files in one assessment.
 
-    `shared` returns the file that an entry shares with another entry. `restarts` returns the services that do not
-    reload a new certificate.
+    `shared` returns the file that an entry shares with another entry, or None. `restarts` returns the services that use
+    the certificate and do not reload it.
     """
 
     def __init__(
@@ -61,18 +61,21 @@ class Repairs:
         self._signing, self._node, self._shared, self._restarts = signing, node, shared, restarts
 
     def step(self, status: CertificateStatus, *, requested: bool) -> Restore | Issue | Held | None:
-        """Return the step that repairs the files, or the obstacle. Return None if a renewal can repair them.
+        """Return the step that repairs the damaged files, a hold with the obstacle, or None.
 
-        `requested` is True if the operator requests the repair.
+        None means that the certificate is good, so a renewal can repair the files. `requested` is True if the operator
+        requests the repair. The new certificate may then lose names of the old certificate.
         """
         seen, salvage, what = status.seen, status.presence.salvage or Salvage(), damage(status.seen)
         if seen.spec.renewed_by:
-            return self._held(status, f"certmond does not renew it; it is renewed by {seen.spec.renewed_by}")
+            return self._held(
+                status, f"certmond does not renew this certificate; it is renewed by {seen.spec.renewed_by}"
+            )
         if salvage.barrier:
             return self._held(status, salvage.barrier)
         only_cluster = is_cluster_damage(seen)
         if only_cluster and status.certificate and not salvage.cluster_obstacle:
-            detail = f"{what}; repair its cluster with the present CA of {seen.spec.embedded_ca}"
+            detail = f"{what}; repair the cluster with the present CA of {seen.spec.embedded_ca}"
             return Restore(status, None, status.certificate, detail)
         under = next(filter(None, map(self._signing.get, seen.spec.ca)), None)
         known = last_issued(status.certificate, (*status.issuers, *status.anchors))
@@ -91,13 +94,16 @@ class Repairs:
     def _new_certificate(
         self, status: CertificateStatus, salvage: Salvage, under: Certificate | None, *, requested: bool
     ) -> Issue | str:
-        """Return the step for a certificate with only the contents that the entry fixes, or the reason against it."""
+        """Return the step that issues a certificate with only the contents that the entry fixes.
+
+        Return the reason as a text if certmond cannot or must not issue this certificate.
+        """
         seen, facts, authority = status.seen, self._assessment.facts, authority_of(status, self._authorities)
         signer, end = seen.spec.signer or LOCAL, None
         if authority and authority.certificate:
             end = authority.certificate.not_after
             if end <= self._assessment.taken_at:
-                return f"its CA ended on {day(end)}; rotate the CA"
+                return f"the CA expired on {day(end)}; rotate the CA"
         terms = Terms(self._assessment.taken_at, end, facts, self._policy.validity, self._policy.key)
         template = new_template(
             seen, salvage, terms, signer=self._policy.signers.get(signer, signer),
@@ -111,9 +117,9 @@ class Repairs:
         former = [each for each in (status.certificate, *salvage.kept) if each]
         if not requested and (lost := lost_names(seen, template, former, status.issuers)):
             remedy = f"add it to `names`, or renew without it: certmond renew {seen.name}"
-            return f"the last certificate had {lost}, which its entry does not fix; {remedy}"
+            return f"the last certificate had {lost}, which the entry does not fix; {remedy}"
         if shared := self._shared(seen):
-            return f"shares its {shared}; restore the pair from a backup"
+            return f"the entry shares its {shared}; restore the pair from a backup"
         return Issue(
             status=status,
             old=None,

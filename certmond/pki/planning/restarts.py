@@ -1,8 +1,8 @@
-"""Planner of restarts: services with an outdated file in memory, their order, and the restarts that are held.
+"""Planner of restarts: it finds the services with an outdated file in memory, and orders or holds their restarts.
 
-Owns the conditions of a restart. The certificate is good, the order permits the restart, the last restart is not
-recent, and no restart failed with the same files. The daemon executes one restart at a time and then observes the node
-again, because one restart may also have restarted other services.
+A restart requires that the certificate is good, that the last restart is not recent, and that no restart failed with
+the same files. The daemon executes one restart at a time and then observes the node again, because one restart may also
+restart other services.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: 
 
 @dataclass(frozen=True, slots=True)
 class RestartHolds:
-    """Reasons to hold a restart. `hold` is an upgrade. `unmade` has faults of derived files that certmond cannot write.
+    """Reasons to hold a restart. `hold` is the text for an upgrade, or None.
 
-    The keys of `unmade` are the names of their certificates. `rotating` are the trust anchors that a rotation changes.
-    `replaced_ca` is a CA that was replaced without a rotation, which a rotation repairs now.
+    `unmade` has the names of derived certificates that certmond could not write, each with the fault. `rotating` has
+    the names of the trust anchors that a rotation changes. `replaced_ca` is a CA that was replaced without a rotation,
+    and that a rotation now repairs.
     """
 
     hold: str | None = None
@@ -36,7 +37,10 @@ class RestartHolds:
     replaced_ca: ReplacedCA = NO_REPLACED_CA
 
     def is_urgent(self, statuses: Iterable[CertificateStatus]) -> bool:
-        """Return whether all components refuse a service with the old versions of these, so that waiting does harm."""
+        """Return whether a restart for these outdated files must not wait.
+
+        It must not wait if a file depends on a replaced CA, and no component trusts the old CA.
+        """
         return self.replaced_ca.at_once and any(self.replaced_ca.concerns(each.seen.spec) for each in statuses)
 
 
@@ -49,16 +53,19 @@ def restarts(
     holds: RestartHolds,
     asked: frozenset[str] | None = None,
 ) -> Plan:
-    """Return the restarts that follow the steps `before`, in their order, including those for planned renewals.
+    """Return the restarts in their order, and the held restarts. The steps in `before` come before all restarts.
 
-    `asked` names the services that the operator restarts. The plan then has only these services. It does not matter
-    whether their files are outdated, or whether certmond restarted them for the same files before.
+    A service also gets a restart if `before` renews a certificate that the service does not reload. If `asked` is not
+    None, the plan restarts exactly the services in `asked`, even without an outdated file, and holds no restart.
     """
     return _Planner(assessment, around, before, terms, holds=holds, asked=asked).plan()
 
 
 def restart_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
-    """Return each service after those in its `after`, otherwise in the given order. The configuration has no cycle."""
+    """Return the services in the order of their restarts: each service comes after the services in its `after`.
+
+    The order is otherwise the given order. The configuration rejects a cycle.
+    """
     waiting, found = {service.name: service for service in services}, list[ServiceSpec]()
     while waiting:
         ready = next((s for s in waiting.values() if not waiting.keys() & set(s.after)), next(iter(waiting.values())))
@@ -110,11 +117,14 @@ class _Planner:
         else:
             names = ", ".join(dict.fromkeys(step.target for step in renewed))
             news = tuple(Target(step.target, step.path, {}) for step in renewed)
-            why = f"{names} is renewed first, and the service does not reload it"
+            why = f"certmond renews {names} first, and the service does not reload new certificates"
             self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
-        """Yield the outdated certificates that a service has in memory, after the time that a reload takes."""
+        """Yield each outdated certificate in the memory of the service, if the service had enough time to reload it.
+
+        For a certificate that the service may still reload, record the end of this time for `Plan.changes_at`.
+        """
         for status in self._statuses:
             for stale in status.presence.stale:
                 if stale.service == service and stale.due:
@@ -125,7 +135,7 @@ class _Planner:
     def _obstacle(
         self, service: ServiceSpec, found: Sequence[tuple[CertificateStatus, Stale]], targets: Sequence[Target]
     ) -> Held | None:
-        """Return why certmond does not restart the service now, and until when."""
+        """Return the hold of the restart, with its reason and its end, or None if certmond may restart the service."""
         name, path = service.name, found[0][1].path
         past = self._around.past.get(name)
         trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._holds.rotating]
@@ -134,12 +144,12 @@ class _Planner:
             return Held(
                 name,
                 path,
-                f"{anchors} changed, and all nodes must trust it first: this needs a rotation, not a restart",
+                f"{anchors} changed, and all nodes must trust it first: start a rotation, not a restart",
             )
         if unfit := next((why for status, _ in found if (why := _unusable_reason(status))), None):
-            return Held(name, path, f"would restart with an unusable file: {unfit}")
+            return Held(name, path, f"the service would restart with an unusable file: {unfit}")
         if fault := next(self._start_faults(name), None):
-            return Held(name, path, f"would not start again: {fault}")
+            return Held(name, path, f"the service would not start again: {fault}")
         if unmade := next((self._holds.unmade[t.name] for t in targets if t.name in self._holds.unmade), None):
             return Held(name, path, f"certmond could not write a file that the service may read: {unmade}")
         if past and (tried := self._tried(past, targets)):
@@ -149,7 +159,7 @@ class _Planner:
         if self._holds.hold and not late:
             return Held(name, path, self._holds.hold)
         free = past is None or past.result is Result.SEEN or (past.result is Result.SUPERSEDED and not past.again)
-        free = free or (urgent and past is not None and not past.again)  # components refused those files, too
+        free = free or (urgent and past is not None and not past.again)  # components also refused the earlier files
         restarted_at = None if past is None or free else past.ended_at
         until = restarted_at + self._terms.spacing if restarted_at else None
         now = self._around.live.at if self._around.live else None
@@ -160,7 +170,7 @@ class _Planner:
         return None
 
     def _start_faults(self, service: str) -> Iterator[str]:
-        """Yield the faults of files that the service needs to start."""
+        """Yield the faults of the service's files that would prevent its start."""
         for status in self._statuses:
             reads = any(consumer.service == service for consumer in status.presence.consumers)
             for item in status.findings if reads else ():
@@ -168,10 +178,11 @@ class _Planner:
                 if item.severity is Severity.CRITICAL and Blocks.START in item.reason.blocks and not of_a_ca:
                     yield item.message
             if reads and status.key_matches is False and not status.seen.spec.authority:
-                yield f"the key of {status.seen.path} does not match"  # no finding yet: a program may be writing it
+                # The assessment has no finding yet, because a program may be writing the files.
+                yield f"the private key does not match {status.seen.path}"
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
-        """Return why the daemon does not repeat a restart for the same files, or None."""
+        """Return why the daemon does not restart the service again for the same files, or None if it may."""
         contents = {path: content.sha256 for path, content in self._around.contents.items()}
         if failure := past.failure(contents):
             return f"{failure}; install another certificate, or run: certmond restart {past.service}"
@@ -182,7 +193,7 @@ class _Planner:
             or not wanted.items() <= past.contents.items()
         ):
             return None
-        return f"was restarted for the same files without effect; try again: certmond restart {past.service}"
+        return f"a restart for the same files had no effect; try again: certmond restart {past.service}"
 
     def _target(self, status: CertificateStatus) -> Target:
         contents = self._around.contents
@@ -195,12 +206,12 @@ class _Planner:
 
 
 def _unusable_reason(status: CertificateStatus) -> str | None:
-    """Return why this certificate, or this key pair, must not be put into use, or None."""
+    """Return why no service must start with this certificate or key pair, or None if it is usable."""
     seen, keys = status.seen, status.seen.spec.kind is Kind.KEY_PAIR
     if not keys and (status.stale or status.certificate is None):
         return f"{seen.path} contains no certificate"
     if status.key_matches is False:
-        return f"the key of {seen.path} does not match"
+        return f"the private key does not match {seen.path}"
     if not keys and not status.chain_valid:
         return f"{seen.path} has no valid certification path"
     blocking = (

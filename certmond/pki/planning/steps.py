@@ -1,7 +1,7 @@
-"""Steps as values: the closed set of changes to a node, the plan, and held steps.
+"""Types of the plan: each kind of step, and the held step.
 
-Owns the types between the planner and the executor or the output. A new kind of step is a class in the union `Step`,
-and mypy reports every `match` that lacks it. Decides nothing.
+The planner creates these values, and the executor or the output reads them. To add a kind of step, add its class to the
+union `Step`. mypy then reports every `match` that lacks the class.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """Step that issues a new certificate of an entry. It replaces `old`, or damaged files if `old` is None.
+    """Step that issues a new certificate, which replaces `old`, or damaged files if `old` is None.
 
-    For a damaged kubeconfig, `server` has the name of the cluster and the URL of the API server. `restarts` are the
-    consumers that do not reload the certificate. `under` is the required anchor if not every anchor of the entry is
-    permitted.
+    `restarts` are the services that use the certificate and do not reload it. `under` is the only anchor that may sign,
+    or None if each anchor of the entry may sign. For a damaged kubeconfig, `server` has the name of the cluster and the
+    URL of the API server.
     """
 
     status: CertificateStatus
@@ -77,10 +77,10 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Step that replaces an entry's damaged files by a `generation` of the archive, with its `certificate`.
+    """Step that replaces damaged files of an entry with those of a `generation` of the archive.
 
-    Without a generation, the step repairs only the broken cluster of a kubeconfig, with the present CA and the known
-    server. The kubeconfig keeps its credentials, and `certificate` is one of them.
+    `certificate` is the certificate of the generation. If `generation` is None, the step repairs only the cluster of a
+    kubeconfig, with the present CA and the known server. The kubeconfig then keeps its credentials with `certificate`.
     """
 
     status: CertificateStatus
@@ -115,7 +115,10 @@ class Derive:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Step that restarts a service. `instance` is the running instance, and `targets` are the reason."""
+    """Step that restarts a service. `targets` are the outdated or renewed certificates that cause the restart.
+
+    `instance` identifies the running instance of the service. It is empty if certmond did not observe the service.
+    """
 
     service: ServiceSpec
     targets: tuple[Target, ...]
@@ -134,7 +137,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The file `path` contains exactly these anchors, in this order."""
+    """Change after which the file `path` contains exactly the anchors in `anchors`, in this order."""
 
     path: str
     anchors: tuple[Anchor, ...]
@@ -142,7 +145,10 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class KeyOf:
-    """The file `path` contains the private key of this anchor, from the state directory or the node."""
+    """Change after which the file `path` contains the private key of `anchor`.
+
+    certmond reads this key from the state directory or from a file of the node.
+    """
 
     path: str
     anchor: Anchor
@@ -150,9 +156,9 @@ class KeyOf:
 
 @dataclass(frozen=True, slots=True)
 class Trusting:
-    """The kubeconfig `path` embeds these CA certificates for the cluster of its context.
+    """Change after which the kubeconfig `path` embeds `certificates` as the CAs for the cluster of its current context.
 
-    In its other clusters, they replace any certificate in `anchors`.
+    In the other clusters of the kubeconfig, `certificates` replace each certificate that is in `anchors`.
     """
 
     path: str
@@ -162,7 +168,10 @@ class Trusting:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """The static Pod manifest `path` sets these flags, which its `container` already has, to these values."""
+    """Change after which the static Pod manifest `path` sets the flags of `container` to the values in `flags`.
+
+    The container already has these flags.
+    """
 
     path: str
     container: str
@@ -171,7 +180,7 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class AbsentFile:
-    """The file `path` does not exist."""
+    """Change after which the file `path` does not exist."""
 
     path: str
 
@@ -181,9 +190,9 @@ FileChange = Bundle | KeyOf | Trusting | Flags | AbsentFile
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """Step that makes changes of a rotation phase to files that belong together, in one transaction.
+    """Step that makes the changes of a rotation phase to files that belong together, in one transaction.
 
-    `known` are the old and new anchors. The step does not replace another anchor in the files.
+    `wants` are the changes. `known` are the old and the new anchors, and the step replaces no other anchor.
     """
 
     target: str
@@ -201,7 +210,7 @@ Step = Write | Restart
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A held step, with the reason. `until` is the end of the hold, if only time ends it."""
+    """A held step, with the reason. `until` is the end of the hold, or None if the end depends on an event."""
 
     target: str
     path: str
@@ -211,7 +220,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps in their order, the held steps, and the time at which the passage of time next changes them."""
+    """The steps in their order, and the held steps. `changes_at` is the next time at which the plan would change.
+
+    It is None if only an event on the node can change the plan.
+    """
 
     steps: tuple[Step, ...] = ()
     held: tuple[Held, ...] = ()
@@ -219,12 +231,12 @@ class Plan:
 
     @property
     def writes(self) -> tuple[Write, ...]:
-        """The steps that change files. They come before all restarts."""
+        """The steps that change files. certmond executes these steps before all restarts."""
         return tuple(step for step in self.steps if not isinstance(step, Restart))
 
     @property
     def restartable(self) -> Plan:
-        """The plan without restarts of services for which it still writes files."""
+        """The plan without restarts of services whose certificates the same plan renews."""
         waiting = {service for step in self.writes if isinstance(step, Issue) for service in step.restarts}
         steps = (step for step in self.steps if not (isinstance(step, Restart) and step.target in waiting))
         return replace(self, steps=tuple(steps))

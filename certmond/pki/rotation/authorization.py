@@ -1,8 +1,8 @@
 """Authorization of a rotation that another node announces: a node follows only a rotation that the old CA has signed.
 
-Owns the statement that the old CA's key signs when a rotation begins. Owns the checks that a node makes before it
-follows a record. A user who can write the record, but does not have the old CA's key, cannot make a node trust a CA.
-Pure. `formats.private_key.sign` creates the signature.
+This module defines the text that the old CA's key signs when a rotation begins. It also has the checks that a node
+makes before it follows a record. A user who can write the record, but does not have the old CA's key, cannot make a
+node trust a CA. All functions are pure. `formats.private_key.sign` creates the signature.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from certmond.pki.x509.public_key import PublicKey
 
 
 def statement(rotation: Rotation) -> bytes:
-    """Return the text that the key of `old` signs when a rotation begins. An abort does not change it."""
+    """Return the text that the key of the old CA signs when the rotation begins. An abort does not change this text."""
     there = _forth(rotation)
     lines = (
         "certmond rotation", there.id, there.family, there.mode.value,
@@ -37,7 +37,7 @@ def statement(rotation: Rotation) -> bytes:
 
 
 def refusal(own: Rotation | None, announced: Rotation, ground: Ground, *, staged: bool, now: datetime) -> str | None:
-    """Return why this node does not follow the rotation `announced`, as a sentence, or None if it does.
+    """Return why this node does not follow the rotation `announced`, as a sentence, or None if the node follows it.
 
     `own` is the rotation in this node's own record. `staged` is True if an operator has staged the new certificate and
     its key on this node.
@@ -56,7 +56,7 @@ def _objections(
 ) -> Iterator[str]:
     if own is not None and own.id == announced.id:
         if _what(own) != _what(announced):
-            yield "it has the id of this node's own rotation, but other certificates, another mode or another signature"
+            yield "it has the id of the rotation on this node, but another CA, another mode or another signature"
     elif own is not None and not own.over:
         yield from _not_the_way_back(own, announced, now)
     else:
@@ -66,7 +66,7 @@ def _objections(
     in_place = announced.new in ground.trust and ground.key == announced.new.key
     if ground.holds_key and announced.phase is not Phase.PREPARE and not (staged or in_place):
         yield (
-            f"it is in the phase {announced.phase}, and this control-plane node does not have the new "
+            f"the rotation is in the phase {announced.phase}, and this control-plane node does not have the new "
             f"{announced.noun} with its key; run: certmond root-ca stage"
         )
 
@@ -87,27 +87,30 @@ def _not_the_way_back(own: Rotation, announced: Rotation, now: datetime) -> Iter
         yield str(error)
     else:
         if back.id != announced.id or _what(back) != _what(announced):
-            yield f"it is not the abort of {own.name}"
+            yield f"the rotation is not the abort of {own.name}"
 
 
 def _not_continuous(announced: Rotation, ground: Ground) -> Iterator[str]:
-    """Yield the reasons against a rotation that is new to this node."""
+    """Yield the reasons not to follow a rotation that this node does not know yet."""
     there, trust, wanted = _forth(announced), set(ground.trust), desired(announced)
     signers = {each for each in there.old if _has_signed(each, statement(announced), announced.signature)}
-    # A node that joined after the old CA was removed has nothing left to change.
+    # A node that joined after the removal of the old CA needs no change.
     joined = trust == {announced.new} and wanted is not None and set(wanted.trust) == trust
     if announced.aborted and announced.id == there.id:
-        yield "it is aborted, but its id does not end in -back"
+        yield "the rotation is aborted, but its id does not end in -back"
     elif not signers:
-        yield "the key of the CA that it replaces has not signed it"
+        yield "the key of the old CA has not signed the rotation"
     elif announced.phase is Phase.PREPARE and trust != set(announced.old):
-        yield f"its old CA is not the CA in {ground.path}"
+        yield f"the old CA of the rotation is not the CA in {ground.path}"
     elif not signers & trust and not joined:
-        yield f"{ground.path} does not contain the CA that has signed it"
+        yield f"{ground.path} does not contain the CA that has signed the rotation"
 
 
 def _forth(rotation: Rotation) -> Rotation:
-    """Return the rotation with the id and the anchors that it had before an abort."""
+    """Return the rotation with the id and the anchors that it had before its abort.
+
+    Return a rotation that is not aborted unchanged.
+    """
     if not rotation.aborted:
         return rotation
     return replace(rotation, id=forth(rotation.id), old=(rotation.new,), new=rotation.old[0])

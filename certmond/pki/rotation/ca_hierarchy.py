@@ -1,6 +1,6 @@
-"""Family: one trust anchor of the catalogue on this node, its present certificates, and the leaves below it.
+"""Family: one trust anchor of the catalogue on this node, its present certificates, and its leaves.
 
-Owns the rule that a certificate belongs to a CA by its signature, never by a name. Makes no findings.
+A leaf belongs to a CA if this CA has signed it. The names of issuer and subject prove nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.pki.x509.public_key import PublicKey
 class Leaf:
     """A certificate of this node that is not a CA.
 
-    `chain` are the further certificates in its file. `usages` are the usages that its entry requires.
+    `chain` are the other certificates in its file. `usages` and `validity` are those that its entry requires.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A trust anchor and its leaves. `trusted` are the anchor's certificates in the order of the file.
+    """A trust anchor and its leaves. `trusted` are the CA certificates in the order of the file.
 
-    `present` has the same certificates, but first the one whose private key is on this node. `key` is the public half
-    of this private key. It is None with `holds_key` if certmond cannot read the key, for example without a passphrase.
+    `present` has the same certificates, but starts with the certificate whose private key is on this node. `key` is the
+    public key of this private key. If the key file is encrypted or unreadable, `key` is None and `holds_key` is True.
     """
 
     spec: CertificateSpec
@@ -46,7 +46,7 @@ class Family:
     leaves: tuple[Leaf, ...]
 
     def signed_by(self, ca: Certificate, now: datetime) -> tuple[Leaf, ...]:
-        """Return the leaves that have a valid path at `now` if `ca` is the only trust anchor."""
+        """Return the leaves that have a valid certification path at `now` with `ca` as the only trust anchor."""
         return tuple(
             leaf
             for leaf in self.leaves
@@ -54,9 +54,9 @@ class Family:
         )
 
     def leaves_end(self, now: datetime, validity: timedelta) -> datetime:
-        """Return when the leaf with the longest validity would end if its CA signed it at `now`.
+        """Return when the leaf with the longest validity would expire if its CA signed it at `now`.
 
-        `validity` applies to a leaf whose entry has no validity.
+        `validity` is the validity of a leaf whose entry defines none, and of a family without leaves.
         """
         try:
             return now + max((leaf.validity or validity for leaf in self.leaves), default=validity)
@@ -65,7 +65,7 @@ class Family:
 
 
 def family_of(assessment: Assessment, name: str) -> Family | None:
-    """Return the family `name`, or None if the catalogue or this node has no certificate of it."""
+    """Return the family `name`, or None if the catalogue has no such CA, or its file contains no certificate."""
     statuses = [status for status in assessment.statuses if status.seen.spec.name == name]
     trusted = tuple(status.seen.certificates[0] for status in statuses if status.seen.certificates)
     if not trusted or not statuses[0].seen.spec.authority:

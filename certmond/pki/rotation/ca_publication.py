@@ -1,7 +1,7 @@
 """Publication of a new CA to Pods: the state of the kube-root-ca.crt ConfigMaps, and the delays until Pods read them.
 
-Owns the delays, each with its source in Kubernetes, and the gate of a node that rotates alone. For several nodes,
-`cluster.rotation_checks` has further checks. Pure.
+Each delay has its source in Kubernetes. The functions are pure, and serve a node that rotates alone. For a cluster of
+several nodes, `cluster.rotation_checks` has further checks.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation
 
 _BACK = timedelta(seconds=20)
-"""A kubelet checks its manifests within this period, and then starts a kube-controller-manager with a changed manifest
+"""Interval at which a kubelet checks its manifests and restarts each static Pod with a changed manifest
 (fileCheckFrequency, pkg/kubelet/apis/config/v1beta1/defaults.go).
 """
 _LEASE, _RETRY = timedelta(seconds=15), timedelta(seconds=2) * 2.2
-"""The Lease of a leader that ended is valid for LeaseDuration. Another candidate tries to acquire the Lease once per
-RetryPeriod, with jitter (component-base/config/v1alpha1/defaults.go; JitterFactor, client-go/tools/leaderelection).
+"""LeaseDuration, and the longest RetryPeriod. The Lease of a stopped leader remains valid for LeaseDuration.
+Another candidate tries to acquire the Lease once per RetryPeriod, with jitter
+(component-base/config/v1alpha1/defaults.go; JitterFactor, client-go/tools/leaderelection).
 """
 SYNCED = timedelta(minutes=1) * 1.5
-"""A kubelet updates a ConfigMap in a running Pod at the Pod's next sync. The syncs have the interval syncFrequency
-(pkg/kubelet/apis/config/v1beta1/defaults.go), with jitter (workerResyncIntervalJitterFactor 0.5,
-pkg/kubelet/pod_workers.go). By default the kubelet also watches ConfigMaps.
+"""Time within which a kubelet updates a ConfigMap in a running Pod. The kubelet does this when it syncs the Pod, once
+per syncFrequency (pkg/kubelet/apis/config/v1beta1/defaults.go), with jitter (workerResyncIntervalJitterFactor 0.5,
+pkg/kubelet/pod_workers.go). By default, the kubelet also watches ConfigMaps.
 """
 LEADS = _BACK + _LEASE + _RETRY
-"""A kube-controller-manager publishes a CA at most this long after its restart. It must become the leader first."""
+"""Time that kube-controller-manager needs after its restart to become the leader and publish a CA."""
 TAKES = LEADS + SYNCED
 
 
@@ -38,29 +39,28 @@ class Answer(Enum):
 
     PUBLISHED = auto()
     BEHIND = auto()
-    SILENT = auto()  # no answer now; a later request may succeed
-    REFUSED = auto()  # by the API, or this node cannot send the request
+    SILENT = auto()  # the API server does not answer; a later request may succeed
+    REFUSED = auto()  # the API server refuses the request, or this node cannot send it
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Result of the request for the ConfigMaps, and a sentence that describes it."""
+    """Result of the request for the ConfigMaps, and a sentence that describes this result."""
 
     answer: Answer
     fact: str
 
 
 def concerns(rotation: Rotation) -> bool:
-    """Return whether the phase ends only after Pods trust both CAs."""
+    """Return whether the present phase of the rotation ends only after Pods trust both CAs."""
     return rotation.family == SIGNER_FAMILY and rotation.mode is Mode.OVERLAP and rotation.phase is Phase.TRUST
 
 
 def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: timedelta) -> Gate:
-    """Return `held`, the gate of a node that rotates alone, with the state of the publication.
+    """Return the gate `held` with a further condition: the publication of both CAs.
 
-    certmond repeats the request after `pause`. If the API refuses the request, the phase waits only for the overlap,
-    and the gate reports this. An API server that does not answer may be restarting. The phase then waits for it as long
-    as a publication takes (`TAKES`).
+    certmond repeats the request after `pause` until both CAs are published. If the API server refuses the request, or
+    does not answer for the time `TAKES`, the phase waits only for `root_ca.overlap`, and the gate reports this.
     """
     fact = asked.fact
     again = Gate((*held.waits, fact), min(filter(None, (held.until, now + pause))))
@@ -80,7 +80,7 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
-    """Return the gate `held`, which also waits for the kubelets if the CAs of the rotation are published."""
+    """Return the gate `held`. For the time `SYNCED` after the publication of the CAs, add a wait for the kubelets."""
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
         return held
@@ -90,9 +90,9 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
 
 
 def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
-    """Return why the overlap may be too short for Pods, as a sentence with its remedy, or None.
+    """Return why `root_ca.overlap` may be too short for Pods, as a sentence with its remedy, or None.
 
-    Return None also if `cluster` makes the phase wait for Pods.
+    None means that the overlap is long enough, or that the configuration `cluster` makes the phase wait for Pods.
     """
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:

@@ -1,6 +1,6 @@
 """Template of the Root CA that replaces the present Root CA, with a new key or with the same key.
 
-Owns the list of the parts that certmond copies from the present CA. Pure: keys, random numbers and the time are
+Defines which parts certmond copies from the present CA. All functions are pure: keys, random numbers and the time are
 arguments. `ca_validation` decides whether the new CA may replace the present CA.
 """
 
@@ -21,7 +21,10 @@ _DNS_NAME = re.compile(
 
 
 def following(present: Certificate, spec: CertificateSpec, terms: Terms) -> Template:
-    """Return a Root CA as kubeadm creates it, with the present name. Its new key has by default the old algorithm."""
+    """Return the template of a Root CA with a new key, the contents that kubeadm writes, and the present subject.
+
+    The algorithm of the new key is that of the entry, or else that of the present key.
+    """
     key = spec.key_algorithm or algorithm_of(present.key) or terms.key
     name = present.common_name or ""
     names = (f"DNS:{name}",) if _DNS_NAME.fullmatch(name) else ()
@@ -30,9 +33,9 @@ def following(present: Certificate, spec: CertificateSpec, terms: Terms) -> Temp
 
 
 def reissued(present: Certificate, spec: CertificateSpec, terms: Terms, serial: int) -> x509.CertificateBuilder:
-    """Return the present CA with another serial number and other dates, ready to be signed with its own key.
+    """Return the present CA with the serial number `serial` and new dates, ready to be signed with the present key.
 
-    All other parts stay the same, the subject key identifier byte for byte.
+    All other parts stay the same, except the authority key identifier, which contains only the present key identifier.
     """
     parsed = load(present.der)
     start, end = terms.dates(spec)

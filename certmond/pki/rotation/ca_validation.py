@@ -1,8 +1,8 @@
-"""Validation of a new Root CA: whether Kubernetes accepts it, and whether it can replace the present one.
+"""Validation of a new Root CA: whether Kubernetes accepts it, and whether it can replace the present Root CA.
 
-Refuses a CA that would have a critical finding after its installation. Owns the messages that `assessment.rules` does
-not have. A problem stops the rotation, and a warning does not. Pure: this module reads no file. The caller proves
-possession of the private key by its public half.
+certmond refuses a CA that would have a critical finding after its installation. A problem stops the rotation, and a
+warning does not. All functions are pure and read no file. A caller that has the private key of the new CA passes the
+public key.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from certmond.pki.x509.path_building import Refusal, objection
 from certmond.pki.x509.public_key import PublicKey
 
 Mode = Literal["overlap", "reissue"]
-"""How a candidate replaces the present CA: with trust in both for a time, or with the same key and valid leaves."""
+"""How a candidate replaces the present CA. `overlap`: for a time, components trust both CAs. `reissue`: the candidate
+has the same key, so the leaves stay valid.
+"""
 
 _ANY_CA = CertificateSpec(name="ca", path="/ca.crt", key="/ca.key", authority=True, usages=("cert sign",))
 _OF_LEAVES = frozenset({Refusal.NAME_CONSTRAINT, Refusal.USAGE})
-"""Refusals that depend only on the leaves that the CA must sign."""
+"""Refusals that depend on the leaves that the CA must sign, and not on the CA alone."""
 _OF_THE_KEY = frozenset({Reason.WEAK_KEY, Reason.KEY_UNUSABLE})
 _SAME_LIFE = timedelta(days=1)
-"""certmond does not warn if the lifetime of the new CA is shorter by at most this time."""
+"""Largest difference in lifetime for which certmond does not warn that the new CA has a shorter lifetime."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Result of the validation: `problems` forbid the candidate, and `warnings` do not. Each sentence has its remedy.
+    """Result of the validation. `problems` forbid the candidate, and `warnings` do not. Each text contains its remedy.
 
-    `until` is the time from which the candidate is old enough, or None if it is already.
+    `until` is the time from which the candidate is old enough, or None if the candidate is old enough now.
     """
 
     mode: Mode
@@ -59,14 +61,15 @@ def judge(
     leaves: Sequence[Leaf] = (),
     in_place: bool = False,
 ) -> Verdict:
-    """Return whether `candidate` can replace the `present` certificates of its family. The first of these signs now.
+    """Return whether `candidate` can replace the CA certificates in `present`, of which the first one signs now.
 
-    `leaves_end` is when a certificate that is issued now would end. `leaves` are the leaves that the rotation issues
-    again. `where` and `key_where` name the files in messages. With `key_where` None no key is required, as on a worker.
+    `leaves_end` is the time at which a certificate that is issued now would expire. `leaves` are the leaves that the
+    rotation issues again. `where` and `key_where` name the files in messages. If `key_where` is None, no key is
+    required, as on a worker.
 
-    A staged candidate can wait until it has no problems. A candidate that is already installed (`in_place`) cannot,
-    because the API server verifies its clients with it. For such a candidate, a fact is a problem only if it makes the
-    rotation impossible. All other facts are warnings.
+    A staged candidate can wait until it has no problems. `in_place` is True for an installed candidate, which cannot
+    wait, because the API server verifies its clients with this CA. For an installed candidate, a fact is a problem only
+    if it makes the rotation impossible. Other facts are warnings.
     """
     status = _assessed(candidate, key, now, where, key_where)
     advice = (  # about programs other than Kubernetes
@@ -96,14 +99,17 @@ def judge(
 def unfit(
     certificate: Certificate, key: PublicKey | None, now: datetime, *, where: str, key_where: str | None
 ) -> tuple[str, ...]:
-    """Return a sentence for each reason for which no cluster could use this Root CA at `now`."""
+    """Return a sentence for each reason for which no cluster can use the Root CA `certificate` at `now`.
+
+    `where` and `key_where` name the files in messages. If `key_where` is None, no key is required.
+    """
     return tuple(map(printable, _fatal(_assessed(certificate, key, now, where, key_where))))
 
 
 def _assessed(
     certificate: Certificate, key: PublicKey | None, now: datetime, where: str, key_where: str | None
 ) -> CertificateStatus:
-    """Return the assessment of the CA as if it were installed."""
+    """Return the status that the CA would have if it were installed on a node."""
     faults = tuple(encoding_faults(certificate, where))
     seen = Observation(_ANY_CA.name, _ANY_CA, where, (certificate,), key=key, key_path=key_where, faults=faults)
     (status,) = assess(Inventory((seen,)), now).statuses
@@ -131,7 +137,7 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
 
 
 def _is_late(found: Finding) -> bool:
-    """Return whether the finding is that the CA ends so soon that it is critical."""
+    """Return whether the finding is a critical `nearing_expiry`, because the CA expires very soon."""
     return found.reason is Reason.NEARING_EXPIRY and found.severity is Severity.CRITICAL
 
 
@@ -143,7 +149,10 @@ def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[st
 
 
 def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
-    """Yield faults of key identifiers. Skip a certificate that is not a CA, because that is a problem already."""
+    """Yield a sentence for a missing subject key identifier, or for an authority key identifier of another key.
+
+    Yield nothing for a certificate that is not a CA, because `judge` reports this fault.
+    """
     if not candidate.is_ca:
         return
     if candidate.subject_key_id is None:
@@ -155,7 +164,10 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """Yield the problem of a candidate that is the present CA, or has its key with another name or key identifier."""
+    """Yield a sentence if the candidate is a present CA, or has the key of a present CA with other identifiers.
+
+    A CA with the same key must have the same name and the same subject key identifier.
+    """
     if candidate in present:
         yield f"{where} is the present CA (serial {candidate.serial:x}); give a new CA"
         return
@@ -172,9 +184,9 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
 
 
 def _same_identifier(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """Yield the problem of a candidate that has the present subject key identifier, but another key.
+    """Yield a sentence if the candidate has the subject key identifier of a present CA, but another key.
 
-    OpenSSL selects an issuer by name and identifier, and so confuses the two CAs.
+    OpenSSL selects an issuer by its name and identifier, so it confuses two such CAs.
     """
     for other in present:
         if (
@@ -195,7 +207,7 @@ def _constrained(candidate: Certificate, leaves: Sequence[Leaf], where: str) -> 
             refused.setdefault(why, []).append(leaf.path)
     for refusal, paths in refused.items():
         fact = f"{where}: {candidate.subject} cannot sign {', '.join(paths)} ({refusal})"
-        yield f"{fact}; give a CA whose constraints allow that"
+        yield f"{fact}; give a CA whose constraints allow these certificates"
 
 
 def _ends_before_its_leaves(candidate: Certificate, leaves_end: datetime | None, where: str) -> Iterator[str]:
@@ -206,12 +218,14 @@ def _ends_before_its_leaves(candidate: Certificate, leaves_end: datetime | None,
 
 def _shorter_life(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
     if present and _life(candidate) < _life(present[0]) - _SAME_LIFE:
-        fact = f"{where} is valid for {_life(candidate).days} days, the present CA for {_life(present[0]).days}"
+        fact = (
+            f"{where} is valid for {_life(candidate).days} days, and the present CA for {_life(present[0]).days} days"
+        )
         yield f"{fact}; check that you want this, because the next rotation is due earlier"
 
 
 def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:
-    """Yield a warning for serial number 0. Go refuses a negative serial number."""
+    """Yield a warning if the serial number is 0. A negative serial number is a problem, which `judge` reports."""
     if candidate.serial == 0:
         yield f"{where} has the serial number 0, which RFC 5280 forbids; reissue it with another serial number"
 

@@ -1,7 +1,8 @@
 """Expected downtime of services without a replica in each phase of a rotation, for the preview.
 
-Owns the sum of two fields of a service. `drain` is the time for which a process runs after it has closed its listener.
-`restart_takes` is the time until the next process serves. `preview` owns the list of services that restart. Pure.
+The downtime of a service is the sum of two fields. `drain` is the time for which the old process runs after it has
+closed its listener. `restart_takes` is the time until the new process serves. `preview` lists the services that
+restart. All functions are pure.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from certmond.pki.rotation.preview import Preview
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Downtime of `service` in `phase`, of about `length`. It must restart to read the file `because` again."""
+    """Expected downtime of a service in a phase of the rotation. `length` is an estimate.
+
+    The service must restart to read the file `because`.
+    """
 
     phase: Phase
     service: str
@@ -26,7 +30,7 @@ class Absence:
 
 
 def absences(previews: Sequence[Preview], services: Iterable[ServiceSpec]) -> Iterator[Absence]:
-    """Yield the downtime of each planned restart of a service that has `restart_takes`."""
+    """Yield the expected downtime of each planned restart. Skip the services without a value for `restart_takes`."""
     lengths = {each.name: each.restart_takes + (each.drain or timedelta()) for each in services if each.restart_takes}
     for found in previews:
         for name in found.restarts:

@@ -1,7 +1,7 @@
-"""State of one family on a node: the anchor's files, the signer, and why the node could not execute a rotation.
+"""State of one family on a node: the anchor's files, the signer, and the reasons against a rotation on this node.
 
-A node that has neither the old nor the desired state is *frozen*. Another program has changed the same files, and
-certmond changes none of them. Pure.
+A node is *frozen* if another program has changed these files, so that the node has neither the old nor the desired
+state. On a frozen node, certmond changes none of these files. All functions are pure.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from certmond.pki.x509.certificate import Anchor, Certificate
 from certmond.pki.x509.public_key import PublicKey
 
 SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
-"""Flags that select the signer of kube-controller-manager
+"""Flags of kube-controller-manager that set the files of the CA with which it signs
 (cmd/kube-controller-manager/app/options/csrsigningcontroller.go).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """The controller-manager of this node, and the files with which it signs.
+    """The kube-controller-manager of this node, and the certificate and key files with which it signs.
 
-    `now`, `shared` and `apart` are values of its two flags. `now` are the values in its manifest. `shared` name the
-    anchor's files, and `apart` name separate files. `files` are the separate files on the host, and `present` are those
-    of them that exist. `holds` and `key` are their contents. `problem` is why certmond cannot create them.
+    `now`, `shared` and `apart` are values of its two signing flags. The manifest has the values `now`. The values
+    `shared` name the anchor's files, and `apart` name separate files, which are `files` on the host. `present` are the
+    separate files that exist, and `holds` and `key` are their contents. If certmond cannot create the separate files,
+    `problem` is the reason.
     """
 
     manifest: str
@@ -42,10 +43,11 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """State of a family on a node: the anchor's file and key (`key_unknown`: the public half of the key is unknown).
+    """State of a family on a node: `trust` has the anchors in the file `path`, and `key` has the anchor's public key.
 
-    `signs` is True if a key of the family is staged on the node, which must then also have the anchor's key. `left` are
-    separate files of a signer that no manifest uses.
+    `key_unknown` is True if certmond cannot read the anchor's key file. `signs` is True if a key of the family is
+    staged on the node, which must then also have the anchor's key. `left` are separate signer files that no manifest
+    uses.
     """
 
     family: str
@@ -60,25 +62,25 @@ class Ground:
 
     @property
     def holds_key(self) -> bool:
-        """Whether the node has the anchor's key, as control-plane nodes do."""
+        """Whether the node has a file for the anchor's private key. A control-plane node has this file."""
         return self.key is not None or self.key_unknown
 
 
 def freeze_reason(rotation: Rotation, ground: Ground) -> str | None:
-    """Return why the node is frozen, as a sentence, or None."""
+    """Return why the node is frozen, as a sentence with its remedy, or None if the node is not frozen."""
     why = None if is_abandoned(rotation, ground) else obstacle(rotation, ground)
     return f"{rotation.name} is frozen: {why}" if why else None
 
 
 def obstacle(rotation: Rotation, ground: Ground) -> str | None:
-    """Return why this node could not execute the rotation, as a sentence with its remedy, or None."""
+    """Return why this node cannot execute the rotation, as a sentence with its remedy, or None if the node can."""
     return next(_obstacles(rotation, ground), None)
 
 
 def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
-    """Return whether an aborted rotation has ended, and the node's files have no part of the abandoned CA.
+    """Return whether the rotation was aborted and has ended, and the node's files contain no part of the abandoned CA.
 
-    Other faults of these files then do not belong to this rotation, and do not keep the rotation open.
+    Another fault of these files then has no effect on the rotation.
     """
     abandoned, signer = {*rotation.old} - {rotation.new}, ground.signer
     if not (rotation.aborted and rotation.over) or not abandoned.isdisjoint(ground.trust):
@@ -89,7 +91,10 @@ def is_abandoned(rotation: Rotation, ground: Ground) -> bool:
 
 
 def has_old_state(rotation: Rotation, ground: Ground) -> bool:
-    """Return whether the anchor's files have exactly the old state, in which all components trust the signing CA."""
+    """Return whether the anchor's files have the state of the phase `prepare`, or the state after an abort has ended.
+
+    In both states, all components trust the signing CA.
+    """
     before = (
         (rotation.new,) if is_abandoned(rotation, ground) else rotation.old if rotation.phase is Phase.PREPARE else ()
     )
@@ -97,14 +102,14 @@ def has_old_state(rotation: Rotation, ground: Ground) -> bool:
 
 
 def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
-    """Yield the reasons for which the node has neither the old nor the new state."""
+    """Yield a sentence for each file that is missing, or that has neither the old nor the new contents."""
     known = {*rotation.old, rotation.new}
     if not ground.trust:
         yield f"{ground.path} contains no {rotation.noun}; restore the file"
     for anchor in ground.trust:
         if anchor not in known:
             fact = f"{ground.path} contains {_anchor_name(anchor)}, neither the old nor the new {rotation.noun}"
-            pair = "restore both the certificate and the key of the old or of the new one"
+            pair = "restore both the certificate and the key of the old or of the new CA"
             third = rotation.found and anchor == ground.trust[0]
             yield f"{fact}; {pair if third else 'remove it, or restore the file'}"
     if ground.signs and not ground.holds_key:
@@ -122,7 +127,10 @@ def _obstacles(rotation: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
-    """Yield each file of another program at a path of the signer's separate files, which a write would destroy."""
+    """Yield a sentence for each file of another program that has the path of a separate signer file.
+
+    certmond would otherwise replace the other program's file.
+    """
     certificate, key = signer.files
     own = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
     for path in (each for each in signer.present if not own[each]):
@@ -132,6 +140,6 @@ def _foreign_signer_files(signer: Signer, known: set[Anchor]) -> Iterator[str]:
 
 
 def _anchor_name(anchor: Anchor) -> str:
-    """Return a text that distinguishes anchors with the same name."""
+    """Return the name of the anchor with the start of its SHA-256, because several anchors may have the same name."""
     name = anchor.subject if isinstance(anchor, Certificate) else f"the public key {anchor}"
     return f"{name} (SHA-256 {anchor.sha256[:16]}…)"

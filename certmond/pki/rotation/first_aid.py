@@ -1,8 +1,8 @@
-"""First aid for a replaced trust anchor if no rotation may begin: the node also trusts the old anchor.
+"""First aid for a trust anchor that was replaced without a rotation, if no rotation may begin.
 
-Owns the conditions of the first aid, and the contents that it requires in the anchor's files. Owns its end after the
-operator has restored the old certificate and key. On a single node, certmond begins a rotation instead. First aid is
-the first step of such a rotation, and only that step. Pure.
+First aid makes the node also trust the old anchor, like the first step of a rotation. First aid ends after the operator
+has restored the old certificate and key, or has removed the old certificate. On a single node, certmond begins a
+rotation instead. All functions are pure.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetime, identity: str) -> Rotation | str:
-    """Return the rotation whose first step is the first aid, or the reason against it, as a sentence.
+    """Return the rotation whose first step is the first aid. Return a sentence if this node can have no first aid.
 
-    The old anchors are those of `change` that are in the record of this node (`known`) and valid `now`.
+    The old anchors of the rotation are those in `change` that are recorded on this node (`known`) and valid at `now`.
     """
     former = tuple(
         each for each in certificates_of(known) if each in change.old and each.not_before <= now <= each.not_after
@@ -36,11 +36,11 @@ def aid_of(change: Change, ground: Ground, known: Sequence[Anchor], now: datetim
 def advanced(
     aid: Rotation, ground: Ground, *, depends_on_former: bool, settled: bool, now: datetime
 ) -> Rotation | None:
-    """Return the first aid in its next phase, unchanged if it must stay in its phase, or None at its end.
+    """Return the first aid in its next phase, unchanged if it must stay in its phase, or None if it has ended.
 
-    The first aid begins to end after the operator has restored the old key. It also begins to end after the operator
-    has removed the old anchor, if no file on the node depends on that anchor (`depends_on_former`). The signer then
-    uses the anchor's files again. certmond removes the signer's separate files after this change is `settled`.
+    The first aid leaves the phase `trust` after the operator has restored the old key. It also leaves this phase after
+    the operator has removed the old anchor, if no file depends on this anchor (`depends_on_former` is False). The
+    signer then uses the anchor's files again. When this change is `settled`, certmond removes the separate files.
     """
     if aid.phase is not Phase.TRUST:
         return aid if not settled else None if aid.over else following(aid, now)
@@ -52,9 +52,9 @@ def advanced(
 
 
 def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
-    """Return the step that the first aid still needs. Return None if it needs none, or must change no file.
+    """Return the step that first aid still needs, or None if the files are correct, or if first aid has an obstacle.
 
-    First aid never writes the anchor's own key file.
+    First aid never writes the anchor's key file. So the step is also None if this file does not have the signing key.
     """
     wanted = desired(aid)
     if wanted is None or ground.key != wanted.signing.key or obstacle(aid, ground):
@@ -65,9 +65,9 @@ def next_step(aid: Rotation, ground: Ground) -> Rotate | None:
 
 
 def untrusted_signer(ground: Ground) -> str | None:
-    """Return a sentence if the controller-manager signs with a CA that is not in the anchor's file, or None.
+    """Return a sentence with the remedy if kube-controller-manager signs with a CA that this node does not trust.
 
-    None also if the controller-manager signs with the anchor's own files. The sentence contains the remedy.
+    Return None if this CA is in the anchor's file, or if kube-controller-manager signs with the anchor's files.
     """
     signer = ground.signer
     if signer is None or signer.now != signer.apart or not signer.holds or signer.holds[0] in ground.trust:
@@ -82,7 +82,7 @@ def untrusted_signer(ground: Ground) -> str | None:
 
 
 def is_reached(aid: Rotation, ground: Ground) -> bool:
-    """Return whether the anchor's files have the contents that the first aid requires."""
+    """Return whether the files have all contents that the present phase requires, and first aid has no obstacle."""
     wanted = desired(aid)
     as_wanted = wanted is not None and (ground.trust, ground.key) == (wanted.trust, wanted.signing.key)
     return as_wanted and next_step(aid, ground) is None and not obstacle(aid, ground)

@@ -1,7 +1,7 @@
 """Gates between phases: a phase ends only after every node has reported this phase.
 
-Owns the contents of a report, and the checks of the reports. A node without a report keeps the phase open, until the
-node reports or an operator excludes it. Pure. `cluster` transports the reports.
+This module defines the contents of a report, and checks all reports. A node without a report keeps the phase open until
+the node reports, or until an operator excludes the node. All functions are pure. `cluster` transports the reports.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.public_key import PublicKey
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the old {} is distrusted"}
-"""Phases with a minimum duration after all nodes are ready, for components that send no report."""
+"""Phases with a minimum duration, each with a text for messages. Components that send no report need this time."""
 OUTSIDERS = timedelta(hours=1)
-"""How long a verifier of tokens outside of the cluster may cache the public keys: /openid/v1/jwks has `max-age=3600`
-(pkg/routes/openidmetadata.go).
+"""Time for which a verifier of tokens outside the cluster may cache the public keys. The API server answers
+/openid/v1/jwks with `max-age=3600` (pkg/routes/openidmetadata.go).
 """
 
 
@@ -27,9 +27,9 @@ OUTSIDERS = timedelta(hours=1)
 class Report:
     """Report of a node that has reached a phase.
 
-    `trust` is the digest of the anchors that the node observes. `issuer` is the SHA-256 of the anchor of its leaves. It
-    is "" if the node has no leaves, or leaves of several anchors. `signs` is True if the node has the key of a CA. Then
-    `ready` is True if the node has the key of the new CA.
+    `trust` is the digest of the anchors on the node. `issuer` is the SHA-256 of the anchor that has signed all leaves
+    of the node, or "" without leaves or without a common anchor. `signs` is True if the node has the key of a CA. For
+    such a node, `ready` is True if it also has the key of the new CA.
     """
 
     rotation: str
@@ -42,10 +42,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node of the cluster, and its last report, or None.
+    """A node of the cluster, and its last report, or None if the node has sent no report.
 
-    `started_since` is True if the machine was started after the report, or if another machine now has the name.
-    `took_part` is True if the node has reported on the rotation.
+    `started_since` is True if the machine was started after the report, or if another machine now has the node's name.
+    `took_part` is True if the node has reported a phase of the rotation.
     """
 
     name: str
@@ -57,10 +57,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Reasons for which the phase cannot end yet (`waits`), and the time of the next check, if known.
+    """Reasons for which a phase cannot end yet (`waits`), and the time of the next check (`until`), if known.
 
-    A gate without `waits` is open. `noted` is the rotation with new facts that all nodes must read before the phase
-    ends. `message` is what an open gate reports.
+    A gate without `waits` is open: the phase can end. `noted` is the rotation with new facts that all nodes must read
+    before the phase ends. `message` is the text that an open gate reports.
     """
 
     waits: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
                 f"{member.name} is a control-plane node without the new {rotation.noun}'s key; run `certmond root-ca "
-                f"stage` there with the same files, or, if it is a worker with the label of a control plane, "
+                f"stage` on {member.name} with the same files, or, if it is a worker with a control-plane label, "
                 f"`certmond root-ca rotate --exclude {member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
@@ -95,15 +95,19 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:
-    """Return whether the node takes part: for `ca` each node, otherwise control planes and nodes that have reported."""
+    """Return whether the node takes part in the rotation.
+
+    All nodes take part in a rotation of `ca`. In another rotation, all control planes take part, and a worker takes
+    part only if it has reported.
+    """
     return rotation.family == SIGNER_FAMILY or member.control_plane or member.took_part
 
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
-    """Yield a sentence for each node whose report is ahead of `rotation`.
+    """Yield a sentence for each node whose report is ahead of `rotation`, so that the record may be outdated.
 
-    Such a report shows that the record with `rotation` may be outdated. The report has a later phase. Or it has a phase
-    of the aborted rotation that permits no abort. Or it has another rotation, which has not ended here (`closed`).
+    A report is ahead if it has a later phase, or if it has a phase from which the aborted rotation permits no abort. A
+    report is also ahead if it has an unknown rotation. `closed` has the ids of rotations that have ended on this node.
     """
     phases = sequence(rotation)
     for name, report in ((each.name, each.report) for each in members if each.report):
@@ -117,10 +121,10 @@ def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]
 
 
 def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
-    """Return the gate for the minimum duration of a phase whose nodes are all ready.
+    """Return the gate for the minimum duration of a phase that all nodes have reached.
 
-    For a CA, the duration counts from the start of the phase. For token keys, it counts from the time at which all
-    nodes are ready. Until then, a node may sign with the old key, or publish only the old key to external verifiers.
+    For a CA, the duration starts with the phase. For service-account keys, the duration starts when all nodes are
+    ready. Before this time, a node may sign with the old key, or publish only the old key to external verifiers.
     """
     if rotation.mode is not Mode.OVERLAP or rotation.phase not in _HELD:
         return Gate()
@@ -129,7 +133,7 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
         tokens_end = rotation.phase is Phase.ISSUE
         if rotation.published is None:
             accepted = "every API server accepts the tokens of both keys now"
-            signed = "the new key signs all tokens now, and the tokens of the old key must end"
+            signed = "the new key signs all tokens now, and the tokens of the old key must expire"
             return Gate((signed if tokens_end else accepted,), now, replace(rotation, published=now))
         since, least = rotation.published, max(least, spec.token_overlap if tokens_end else OUTSIDERS)
     if now >= (until := since + least):
@@ -139,5 +143,5 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
 
 
 def unknown_exclusions(rotation: Rotation, members: Mapping[str, Member]) -> tuple[str, ...]:
-    """Return the excluded nodes that the cluster does not have, which are probably typing errors."""
+    """Return the names of excluded nodes that the cluster does not have. These names are probably typing errors."""
     return tuple(name for name in rotation.excluded if name not in members)

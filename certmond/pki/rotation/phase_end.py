@@ -1,4 +1,7 @@
-"""Conditions that keep a phase from ending on one node, and the time in which services reload its files. Pure."""
+"""Conditions that keep a phase from ending on one node, and the time by which services must have reloaded its files.
+
+All functions are pure.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ from certmond.pki.services.staleness import Surroundings, files_of
 def open_conditions(
     rotation: Rotation, ground: Ground, assessment: Assessment, around: Surroundings, plan: Plan
 ) -> Iterator[str]:
-    """Yield a sentence for each condition that keeps this node from reaching the phase.
+    """Yield a sentence for each condition that keeps this node from reaching the present phase of the rotation.
 
-    `plan` has the reasons for held steps. `reload_deadline` returns how long services that reload files have time.
+    `plan` has the reasons for held steps. A service that reloads its files has until `reload_deadline`.
     """
     left, held = missing_steps(rotation, ground, assessment), {each.target: each.because for each in plan.held}
     if left.frozen:
@@ -61,10 +64,10 @@ def open_conditions(
 
 
 def unreachable_reason(rotation: Rotation, around: Surroundings) -> str | None:
-    """Return why the node below another root (`--root`) never reaches a phase of the rotation, or None.
+    """Return why a node below another root (`--root`) never reaches a phase of the rotation, or None if it can.
 
-    A phase ends only after no running service has an older file in memory. certmond cannot observe services below
-    another root. The mode `replace` does not wait for services.
+    A phase ends only after no running service has an older file in memory, and certmond cannot observe services below
+    another root. The mode `replace` does not wait for services, so its phases can end.
     """
     if not around.elsewhere or not around.services or rotation.mode is Mode.REPLACE:
         return None
@@ -81,7 +84,7 @@ def _missing_observation(rotation: Rotation, around: Surroundings) -> Iterator[s
 
 
 def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
-    """Yield a sentence for each service whose state is unknown. It may have an older file in memory."""
+    """Yield a sentence for each service whose state is unknown, because it may have an older file in memory."""
     for use in (use for status in statuses for use in status.presence.consumers):
         seen = live.services.get(use.service)
         if seen and seen.running is None and seen.problem and not seen.absent:
@@ -89,10 +92,10 @@ def _unobserved_services(statuses: Sequence[CertificateStatus], live: Live) -> I
 
 
 def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
-    """Return when services must have reloaded the files of the family whose changes certmond records.
+    """Return the time by which services must have reloaded the changed files of the rotation's family.
 
-    Ignores instants in the future, which certmond recorded before the clock was set back. If all instants are in the
-    future, `met` applies: the time at which this process first observed the node in this phase.
+    Count from the last recorded change or the start of the phase, whichever is later. Ignore future times, which are
+    from before the clock was set back. Without any past time, count from `met`, the first observation in this phase.
     """
     paths = {path for status in family_statuses(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]
@@ -103,7 +106,7 @@ def reload_deadline(rotation: Rotation, assessment: Assessment, around: Surround
 
 
 def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
-    """Yield a sentence if the controller-manager does not run, or still runs with other flags than its manifest has."""
+    """Yield a sentence if kube-controller-manager does not run, or if its signing flags differ from its manifest."""
     signer = ground.signer
     if signer is None or around.live is None:
         return
@@ -118,7 +121,10 @@ def signer_differences(ground: Ground, around: Surroundings) -> Iterator[str]:
 
 
 def _flag_value(command: Sequence[str], flag: str) -> str | None:
-    """Return the last value of a flag, as components parse it: `--flag=value` or `--flag value`, `_` for `-`."""
+    """Return the last value of a flag in a command line, or None if the command line does not have this flag.
+
+    The syntax is that of Kubernetes components: `--flag=value` or `--flag value`, with `_` or `-` in the flag's name.
+    """
     found = None
     for word, following in pairwise((*command, "")):
         name, equals, value = word.partition("=")

@@ -1,8 +1,8 @@
 """Phases of the rotation of a trust anchor (RFC 4210, 4.4: root CA key update), and the files of each phase.
 
-Owns the rule *trust before use, use before distrust*, as values: a phase defines the files that a node should have. The
-files of a node show which phase it has reached. `planner` owns the steps, and `gates` the end of a phase. Executes
-nothing.
+The rule is *trust before use, use before distrust*. A phase defines the files that a node should have. The files of a
+node show which phase the node has reached. `planner` returns the steps, and `gates` decides when a phase ends. This
+module executes no step.
 
 These invariants hold in every phase and between any two consecutive phases, for any progress of the nodes (proven by
 `tests/pki/rotation/test_phases.py`):
@@ -11,12 +11,12 @@ These invariants hold in every phase and between any two consecutive phases, for
   I3  All components trust an anchor before it signs.
   I4  The first certificate of the anchor's file belongs to the anchor's key.
   I5  certmond issues a leaf again only after all components trust its new issuer.
-  I6  Components distrust an anchor only after no leaf is left that it has signed.
+  I6  Components distrust an anchor only after no leaf depends on this anchor.
   I7  At the end of the rotation no component trusts the old anchor.
 
-The keys of service-account tokens are an anchor as well: components trust a public key, and tokens depend on that key.
-No component issues a token again. certmond removes the old key after all tokens that it signed have ended.
-  I8  Every API server accepts every token that has not ended.
+A service-account key is also an anchor: components trust the public key, and tokens depend on this key. certmond
+removes the old key after all tokens with a signature of the old key have expired.
+  I8  Every API server accepts every token that has not expired.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ from certmond.pki.catalog.field_types import Instant
 from certmond.pki.x509.certificate import Anchor, Certificate
 
 SIGNER_FAMILY = "ca"
-"""The anchor with which the controller-manager signs."""
+"""Family of the CA with which kube-controller-manager signs."""
 
 
 _BACK = "-back"
 
 
 class Mode(StrEnum):
-    """How the anchor changes: with trust in both for a time, with the same key and other dates, or with an outage."""
+    """How the anchor changes.
+
+    `overlap` keeps trust in both anchors for a time. `reissue` keeps the key. `replace` causes an outage.
+    """
 
     OVERLAP = "overlap"
     REISSUE = "reissue"
@@ -46,7 +49,7 @@ class Mode(StrEnum):
 
 
 class Phase(StrEnum):
-    """Progress of a rotation. Each phase is a state of files that every node must reach."""
+    """Phase of a rotation. Each phase requires a state of the files that every node must reach."""
 
     PREPARE = "prepare"
     DETACH = "detach"
@@ -68,19 +71,21 @@ _MIRRORED = {
     Phase.TRUST: Phase.DISTRUST,
     Phase.ISSUE: Phase.ISSUE,
 }
-"""Phase in which an abort continues, by the phase at the abort. From then on, the old anchor is the new one."""
+"""Phase in which an aborted rotation continues, for each phase in which an operator can abort the rotation. The abort
+exchanges the old and the new anchor.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """One rotation from the anchors `old` to the anchor `new`. It is in `phase` since the time `since` (UTC).
+    """One rotation from the anchors `old` to the anchor `new`. Its present phase began at `since` (UTC).
 
     `found` is True if the new anchor was installed before the rotation began, so that it signs from the start.
-    `aborted` is True after an abort, which exchanges old and new. The rotation does not wait for the nodes in
-    `excluded`. `published` is when certmond first observed the phase everywhere: a CA in all namespaces, or a token key
-    with all API servers. `signature` is the old anchor's signature over the statement of `authorization`, in base64. It
-    is empty for a node that rotates alone. `released` is the place, from 0 to 1, below which workers may act in the
-    phase (`worker_batches`).
+    `aborted` is True after an abort, which exchanges `old` and `new`. The rotation does not wait for the nodes in
+    `excluded`. `published` is the time at which certmond first observed that all namespaces have the CA, or that all
+    API servers have the service-account key. `signature` is the signature of the old anchor over the text of
+    `authorization.statement`, in base64, and empty for a node that rotates alone. `released` is the place, from 0 to 1,
+    below which workers may act in the phase (`worker_batches`).
     """
 
     id: str
@@ -104,7 +109,7 @@ class Rotation:
 
     @property
     def shared(self) -> bool:
-        """Whether other nodes take part, which requires a signature."""
+        """Whether other nodes take part in the rotation, which requires a signature of the old anchor."""
         return bool(self.signature)
 
     @property
@@ -114,7 +119,7 @@ class Rotation:
 
     @property
     def noun(self) -> str:
-        """The kind of the anchor in messages."""
+        """The word for the anchor in messages: "CA" or "public key"."""
         return "CA" if isinstance(self.new, Certificate) else "public key"
 
 
@@ -122,11 +127,11 @@ class Rotation:
 class Desired:
     """Files that a phase requires on every node.
 
-    `trust` are the anchors, in the order of their file. The first belongs to the anchor's key. `detached` is the anchor
-    with which kube-controller-manager signs from separate files, or None if it uses the anchor's files. Separate files
-    are necessary because kube-controller-manager refuses a file with more than one certificate
-    (pkg/controller/certificates/signer/ca_provider.go, setCA). `leaves` is the anchor of all end entities, or None if
-    the phase permits each. With `tidy`, the separate files must not exist.
+    `trust` are the anchors in the order of their file. The first of them belongs to the key file. `detached` is the
+    anchor with which kube-controller-manager signs from separate files, or None if it uses the anchor's files. Separate
+    files are necessary because kube-controller-manager refuses a file with more than one certificate
+    (pkg/controller/certificates/signer/ca_provider.go, setCA). `leaves` is the anchor that must have signed all leaves,
+    or None if the phase permits every anchor. If `tidy` is True, the separate files must not exist.
     """
 
     trust: tuple[Anchor, ...]
@@ -136,7 +141,7 @@ class Desired:
 
     @property
     def signing(self) -> Anchor:
-        """The anchor that signs: control-plane nodes have its private key in the key file of the family."""
+        """The anchor that signs. On control-plane nodes, the key file of the family has its private key."""
         return self.trust[0]
 
 
@@ -151,7 +156,7 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
 
 
 def flaw(rotation: Rotation) -> str | None:
-    """Return why the rotation is impossible, or None. A caller that reads a record must check this."""
+    """Return why no such rotation can exist, or None if the rotation is valid. Readers of a record must check this."""
     if not rotation.old:
         return "it has no old anchor"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:
@@ -164,14 +169,14 @@ def flaw(rotation: Rotation) -> str | None:
 
 
 def following(rotation: Rotation, now: datetime) -> Rotation:
-    """Return the rotation in its next phase, or unchanged if it has ended."""
+    """Return the rotation in its next phase, or the unchanged rotation if it has ended."""
     phases = sequence(rotation)
     later = phases[phases.index(rotation.phase) + 1 :]
     return replace(rotation, phase=later[0], since=now, published=None, released=0.0) if later else rotation
 
 
 def desired(rotation: Rotation) -> Desired | None:
-    """Return the files that the phase requires, or None in `prepare`, which requires no change."""
+    """Return the file contents that the present phase requires, or None for `prepare`, which requires no change."""
     old, new = rotation.old, rotation.new
     signer = rotation.family == SIGNER_FAMILY
     match rotation.phase:
@@ -200,32 +205,38 @@ def desired(rotation: Rotation) -> Desired | None:
 
 
 def begin(rotation: Rotation) -> Rotation:
-    """Return the rotation in its first phase.
+    """Return the rotation in its first phase, which is `prepare` if an operator starts the rotation.
 
-    The first phase of a rotation that the operator starts changes no file. If the new anchor was *found* on disk, only
-    readers of that file trust it, so that `prepare` and `detach` are left out.
+    If the new anchor was found on disk, only the readers of this file trust it. So such a rotation skips `prepare` and
+    `detach`.
     """
     phases = sequence(rotation)
     return replace(rotation, phase=phases[1] if rotation.found else phases[0])
 
 
 def forth(identity: str) -> str:
-    """Return the id that a rotation had before an abort. `identity` is its id before or after the abort."""
+    """Return the id that the rotation had before its abort. `identity` is the id before or after the abort."""
     return identity.removesuffix(_BACK)
 
 
 def may_turn_back(rotation: Rotation) -> bool:
-    """Return whether the phase permits an abort: no component distrusts the old anchor yet."""
+    """Return whether the present phase permits an abort, because all components still trust the old anchor."""
     return rotation.phase in _MIRRORED and not (rotation.mode is Mode.REPLACE and rotation.phase is Phase.ISSUE)
 
 
 def may_be_aborted(rotation: Rotation) -> bool:
-    """Return whether `abort` can return to the old anchor."""
+    """Return whether an operator can abort the rotation.
+
+    The phase must permit an abort. The rotation must not be an abort, or a rotation to an anchor found on disk.
+    """
     return may_turn_back(rotation) and not (rotation.aborted or rotation.found)
 
 
 def abort(rotation: Rotation, now: datetime) -> Rotation:
-    """Return the aborted rotation: the same phases with old and new exchanged. Raises RotationError if impossible."""
+    """Return the aborted rotation, which goes through the same phases with the old and the new anchor exchanged.
+
+    Raise RotationError if the rotation cannot be aborted.
+    """
     if rotation.over:
         raise RotationError(f"{rotation.name} is done, and cannot be aborted")
     if rotation.aborted:

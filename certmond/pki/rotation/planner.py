@@ -1,7 +1,7 @@
-"""Planner of one node in a phase of a rotation: the steps that the node still needs.
+"""Planner of the steps that one node still needs in the present phase of a rotation.
 
-Owns the comparison of an observed node with `phases.desired`. `phase_end` owns the conditions that keep the phase open.
-Pure.
+It compares the observed node with `phases.desired`. `phase_end` has the conditions that keep the phase open. All
+functions are pure.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from certmond.pki.x509.path_building import find_paths
 
 @dataclass(frozen=True, slots=True)
 class MissingSteps:
-    """Steps that a node still needs for its phase: first changes of files, then the certificates to issue again.
+    """Steps that a node still needs in a phase: first the changes of files, then the certificates to issue again.
 
     `unawaited` are the kubeconfigs for which the phase does not wait, because a user other than root can keep certmond
-    from writing them. `frozen` is the reason for which the node is frozen. A frozen node has no steps.
+    from writing them. `frozen` is the reason if the node is frozen. A frozen node has no steps.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -35,7 +35,7 @@ class MissingSteps:
 
 
 def missing_steps(rotation: Rotation, ground: Ground, assessment: Assessment) -> MissingSteps:
-    """Return the steps that this node still needs in the phase of the rotation."""
+    """Return the steps that this node still needs in the present phase of the rotation, or why the node is frozen."""
     wanted = desired(rotation)
     why = freeze_reason(rotation, ground) or (wanted and _service_failure(rotation, ground, assessment))
     if why:
@@ -63,9 +63,9 @@ def _user_writable(assessment: Assessment) -> frozenset[str]:
 
 
 def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
-    """Return why a service failed with the files of the phase, or None. Another write would stop that service again.
+    """Return the first failure of a service to start with the files of the phase, or None.
 
-    An aborted rotation ignores failures from before the abort.
+    certmond must then write no file, because the service would fail again. Ignore failures from before an abort.
     """
     if is_abandoned(rotation, ground):
         return None
@@ -77,7 +77,7 @@ def _service_failure(rotation: Rotation, ground: Ground, assessment: Assessment)
 
 
 def family_statuses(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """Yield the anchor, the certificates that it signs, and the files that trust it."""
+    """Yield the statuses of the anchor `family`, of the certificates that it signs, and of the files that trust it."""
     for status in assessment.statuses:
         spec = status.seen.spec
         if spec.name == family or family in spec.ca or spec.embedded_ca == family:
@@ -85,9 +85,9 @@ def family_statuses(family: str, assessment: Assessment) -> Iterator[Certificate
 
 
 def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[FileChange]:
-    """Yield the changes to the files of the anchor and of the signer, in order.
+    """Yield the changes to the files of the anchor and of kube-controller-manager, in the order of their execution.
 
-    A key comes before its certificate, and a file before the flag that names it.
+    A key comes before its certificate. A file comes before the flag that names this file.
     """
     signer = ground.signer
     if signer and wanted.detached:
@@ -109,7 +109,10 @@ def anchor_changes(wanted: Desired, ground: Ground) -> Iterator[FileChange]:
 def _kubeconfig_changes(
     rotation: Rotation, wanted: Desired, assessment: Assessment, only: frozenset[Certificate] = frozenset()
 ) -> Iterator[Rotate]:
-    """Yield the changes to kubeconfigs, compared as sets of CAs. With `only`, skip those that trust none of these."""
+    """Yield the step for each kubeconfig that does not embed exactly the wanted CAs, in any order.
+
+    With `only`, skip a kubeconfig that trusts none of the certificates in `only`.
+    """
     found = dict[str, str]()
     for status in assessment.statuses:
         for embedded in differing_kubeconfigs(rotation, wanted, status):
@@ -122,16 +125,19 @@ def _kubeconfig_changes(
 
 
 def differing_kubeconfigs(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
-    """Yield the trust of a kubeconfig that differs from the wanted one. A kubeconfig without a CA does not change."""
+    """Yield the clusters of a kubeconfig that do not trust exactly the anchors in `wanted`.
+
+    Skip a cluster without a CA, which needs no change.
+    """
     for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
         if not embedded.absent and frozenset(embedded.certificates) != frozenset(wanted.trust):
             yield embedded
 
 
 def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """Yield the end-entity certificates that the old anchor has signed and the new one has not.
+    """Yield the leaves that an old anchor of the rotation has signed, and the new anchor has not.
 
-    The result does not depend on the anchors that the node trusts.
+    The result does not depend on the anchors that the node trusts now.
     """
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
@@ -147,7 +153,7 @@ def old_ca_leaves(rotation: Rotation, assessment: Assessment) -> Iterator[Certif
 
 
 def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
-    """Return a text that describes these changes."""
+    """Return a text that describes the changes in `wants`, separated by semicolons."""
     texts = list[str]()
     for want in wants:
         match want:
@@ -167,7 +173,7 @@ def describe(rotation: Rotation, wants: tuple[FileChange, ...]) -> str:
 
 
 def anchor_names(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
-    """Return names of the anchors by their role in this rotation, because all may have the same subject."""
+    """Return the anchors as text, such as "the old CA and the new CA", because their subjects may be equal."""
     what = rotation.noun
     former, later = (
         (f"the abandoned {what}", f"the original {what}")

@@ -1,7 +1,7 @@
-"""Preview of a rotation on a node from its first to its last phase.
+"""Preview of the remaining phases of a rotation on one node.
 
-Makes the comparison of `planner` for each phase, on the node as the previous phase would leave it. Does not estimate
-the duration of a phase. Pure.
+For each phase, the preview uses `planner` and the state in which the previous phase would leave the node. It does not
+estimate the duration of a phase. All functions are pure.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from certmond.pki.services.staleness import files_of
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Preview of one phase: a sentence for each change of files, and the services that restart because of the changes.
+    """Preview of one phase: a sentence for each change of a file, and the services that certmond then restarts.
 
-    `because` has, for each service, a changed file that the service does not reload.
+    `because` has one changed file for each of these services. The service does not reload this file.
     """
 
     phase: Phase
@@ -31,9 +31,9 @@ class Preview:
 
 
 def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-    """Return the present and the later phases. The last one has the reason if the node would be frozen in it.
+    """Return the previews of the present and the later phases. `order` has the services in the order of their restarts.
 
-    `order` has the services in the order of their restarts.
+    If the node would be frozen in a phase, the preview of this phase has the reason and is the last preview.
     """
     phases, found = sequence(rotation), list[Preview]()
     trust_before = ground.trust
@@ -53,7 +53,9 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
         if wanted and wanted.leaves and phase is Phase.ISSUE:
             for status in old_ca_leaves(rotation, assessment):
                 if denied := denial(status, assessment):
-                    steps.append(f"{status.seen.path} is not issued again: the CA's key does not sign it: {denied}")
+                    steps.append(
+                        f"{status.seen.path} is not issued again: the CA's key does not sign the certificate: {denied}"
+                    )
                     continue
                 steps.append(f"{status.seen.path} is issued again by the new CA")
                 touched.update(files_of(status.seen))
@@ -68,7 +70,7 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
 
 
 def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
-    """Return the anchor's files that change for their readers: another set of anchors, or another key."""
+    """Return the paths of the anchor's files that the phase changes. A new order of certificates is not a change."""
     found = set[str]()
     if wanted and frozenset(wanted.trust) != frozenset(ground.trust):
         found.add(ground.path)
@@ -78,7 +80,7 @@ def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
 
 
 def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str, str]]:
-    """Yield each service that does not reload a changed file, with one such file."""
+    """Yield each service that uses a file in `touched` and does not reload it, with the path of the first such file."""
     for status in assessment.statuses:
         for each in status.presence.consumers if status.seen.name == status.seen.spec.name else ():
             changed = [path for path in each.files if path in touched]
@@ -87,7 +89,7 @@ def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str,
 
 
 def _after(ground: Ground, wanted: Desired) -> Ground:
-    """Return the node with the files that the phase requires."""
+    """Return the state of the node after all changes that the phase requires."""
     signer = ground.signer
     if signer and wanted.detached:
         signer = replace(

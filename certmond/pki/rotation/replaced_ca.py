@@ -1,7 +1,8 @@
 """Detection of a trust anchor that was replaced on disk without a rotation, and of the old anchor.
 
-Owns the evidence: recorded anchors of the node, anchors in its kubeconfigs, and issuers of its leaves. A name proves
-nothing, because every CA of a cluster has the same name. `ca_validation` validates the new anchor. Pure.
+The evidence is in the recorded anchors of the node, in its kubeconfigs, and in the signatures of its leaves. A name
+proves nothing, because the old and the new CA may have the same name. `ca_validation` validates the new anchor. All
+functions are pure.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from certmond.pki.x509.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.x509.path_building import find_paths
 
 OF_SEVERAL = "to rotate a CA of several nodes, run `certmond root-ca stage` on each of them and `rotate` on one"
-"""Why certmond begins no rotation in a cluster without the operator."""
+"""Message with the next commands: in a cluster, certmond begins no rotation without the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The files of the anchor have `new` instead of `old`, and other files of the node still depend on `old`."""
+    """A replaced anchor: its files have `new` instead of `old`, and other files of the node still depend on `old`."""
 
     family: str
     old: tuple[Certificate, ...]
@@ -31,14 +32,14 @@ class Change:
 
 
 def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inventory) -> Change | None:
-    """Return the replacement of an anchor without a rotation, or None. None also if no file depends on the old anchor.
+    """Return the replacement of an anchor without a rotation. Return None if no file depends on an old anchor.
 
-    `known` are the recorded anchors of the node, first the one that signed. Without a record, a file is evidence only
-    if root alone can write it. Otherwise a user could make the node trust a CA by writing it into a file. The same rule
-    applies to an anchor that was trusted but did not sign.
+    `known` are the recorded anchors of the node. The first of them is the anchor that signed. Without a record, only
+    files that root alone can write are evidence. Otherwise a user could make the node trust a CA by writing it into a
+    file. The same rule applies to a recorded anchor that was trusted but did not sign.
 
-    If the present signing anchor is in the record, the operator rotates by hand. Then only a recorded anchor that the
-    node no longer trusts is an old anchor.
+    If the record contains the present signing anchor, the operator rotates the CA without certmond. An old anchor is
+    then only a recorded anchor that the node no longer trusts.
     """
     trust = certificates_of(ground.trust)
     if not trust:
@@ -71,10 +72,10 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
 
 
 def has_signed_all(change: Change, inventory: Inventory) -> bool:
-    """Return whether every leaf of the node has a path to the present anchor, and the node has a leaf.
+    """Return whether the node has leaves, and the present anchor has signed all of them.
 
-    The node may then still trust the old anchor, but no longer needs it. A new certificate for the old key also
-    satisfies this.
+    The node may still trust the old anchor, but does not need it. A present anchor with the key of the old anchor has
+    also signed the leaves.
     """
     leaves = [
         each for each in filter(_is_own, inventory.observations) if change.family in each.spec.ca and each.certificates
@@ -84,10 +85,10 @@ def has_signed_all(change: Change, inventory: Inventory) -> bool:
 
 
 def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Change | None:
-    """Return the change if a third anchor and its key have replaced the anchor that `rotation` found, or None.
+    """Return the change if a third anchor and its key have replaced the anchor that `rotation` found on disk, or None.
 
-    The anchor that `rotation` found stays trusted only if it may have signed a certificate. If the node has a
-    controller-manager that signs, that anchor may have signed certificates of other nodes.
+    The anchor that `rotation` found is an old anchor of the change only if it may have signed a certificate. On a node
+    with a signing kube-controller-manager, this anchor may have signed certificates of other nodes.
     """
     trust = certificates_of(ground.trust)
     known = certificates_of((rotation.new, *rotation.old))
@@ -105,9 +106,9 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
 
 
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
-    """Return the reverse rotation if an operator has restored the old key, or None.
+    """Return the reverse rotation, to the old anchor, if an operator has restored the old key. Otherwise return None.
 
-    Only the operator then has the key of the anchor that `rotation` has found, so that `rotation` cannot continue.
+    `rotation` cannot continue, because the node no longer has the key of the anchor that `rotation` found on disk.
     """
     if not rotation.found:
         return None
@@ -125,8 +126,8 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
 def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool:
     """Return whether the API server or its clients refuse certificates because of the anchor that `rotation` found.
 
-    The API server uses the anchor's file at once (apiserver/pkg/server/dynamiccertificates), and its clients trust the
-    anchors in the kubeconfigs. Where no component trusts the old anchor, certmond must issue each leaf again.
+    The API server reloads the anchor's file at once (apiserver/pkg/server/dynamiccertificates). Its clients trust the
+    anchors in their kubeconfigs. In the mode `replace`, no component trusts the old anchor in the phase `issue`.
     """
     wanted = desired(rotation) if rotation.found else None
     if wanted is None or rotation.mode is Mode.REISSUE:
@@ -143,19 +144,22 @@ def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool
 
 
 def _is_own(seen: Observation) -> bool:
-    """Return whether the observation is of a separate entry that is not a CA."""
+    """Return whether the observation has its own entry in the catalogue, and this entry is not a CA."""
     return seen.name == seen.spec.name and not seen.spec.authority
 
 
 def _is_of_root(seen: Observation) -> bool:
-    """Return whether only root can have written the observed files."""
+    """Return whether root owns all observed files, and no other user or group can write them."""
     return all(each.owner.partition(":")[0] in {"root", "0"} and not each.mode & 0o022 for each in seen.permissions)
 
 
 def _signers(
     seen: Observation, family: str, accepted: Sequence[Certificate], others: Sequence[Certificate]
 ) -> Iterator[Certificate]:
-    """Yield the `others` that have signed the observed certificate, if none of `accepted` has signed it."""
+    """Yield each anchor in `others` that has signed the observed certificate.
+
+    Yield nothing if an anchor in `accepted` has also signed it.
+    """
     if family not in seen.spec.ca or not seen.certificates or not others:
         return
     leaf, rest = seen.certificates[0], seen.certificates[1:]

@@ -1,7 +1,7 @@
-"""Holds that would stop a rotation after it has begun, detected while it can still wait without a change of files.
+"""Holds that would stop a rotation in a later phase. certmond detects them while the rotation can still safely wait.
 
-Owns the list of holds, the phases in which they apply, and their messages. The state of the host is an argument.
-`planning.renewal_holds` and `planning.restarts` own the holds of leaves and restarts. Pure.
+This module defines the holds, the phases in which they apply, and their messages. The state of the host is an argument.
+`planning.renewal_holds` and `planning.restarts` define the holds of renewals and restarts. All functions are pure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from certmond.pki.services.staleness import Surroundings
 
 
 class HoldReason(StrEnum):
-    """Kind of a hold."""
+    """Reason to hold a rotation."""
 
     FILE = "hold_file"
     COMMAND = "hold_command"
@@ -33,7 +33,7 @@ class HoldReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One hold, which `fact` describes. If time ends the hold, it ends at `until` at the latest.
+    """One hold of a rotation, which `fact` describes. `until` is its latest end, or None if time does not end it.
 
     `depends_on` names the user, program or event that ends the hold earlier. `command` ends the hold, or shows its
     cause.
@@ -48,21 +48,21 @@ class Hold:
 
     @property
     def sentence(self) -> str:
-        """The whole hold as a sentence."""
+        """The hold as a sentence, with its start, its latest end and the next command."""
         since = f" since {_second(self.since)}" if self.since else ""
         until = f", until {_second(self.until)} at the latest" if self.until else ""
         return f"{self.fact}{since}{until}; the end of this hold depends on {self.depends_on}; run: {self.command}"
 
     def held(self, ground: Ground) -> Held:
-        """Return the plan entry that shows this hold for the rotation of the anchor in `ground`."""
+        """Return this hold as a held step of the plan, for the family in `ground`."""
         return Held(ground.family, ground.path, self.sentence, self.until)
 
 
 def waits_here(rotation: Rotation) -> bool:
-    """Return whether the rotation waits in its present phase for the end of a hold that would stop a later phase.
+    """Return whether the rotation must wait in its present phase for the end of every hold.
 
-    In such a phase, the old anchor is still in use, and certmond has replaced no key. A rotation to an anchor that was
-    found on disk does not wait, because the key is already replaced. An aborted rotation does not wait either.
+    The rotation waits only while the old anchor signs and certmond has replaced no key. An aborted rotation does not
+    wait. A rotation to an anchor that was found on disk does not wait, because the key is already replaced.
     """
     if rotation.found or rotation.aborted:
         return False
@@ -80,9 +80,9 @@ def holds(
     upgrade: Hold | None,
     clock: Hold | None,
 ) -> Iterator[Hold]:
-    """Yield the conditions that keep this node from completing the rotation now.
+    """Yield each hold that keeps this node from completing the rotation now.
 
-    These are holds of the host (`upgrade`, `clock`), failed restarts, and failed renewals whose retry is not due.
+    The holds are an upgrade, a clock that may be wrong, failed restarts, and failed renewals whose retry is not due.
     """
     now, statuses = assessment.taken_at, list(family_statuses(rotation.family, assessment))
     leaves = [status for status in statuses if status.certificate and not status.seen.spec.is_trust]
@@ -100,7 +100,9 @@ def holds(
     for status in issued:
         tried = past.get(status.seen.identity)
         if tried and tried.failures and tried.at <= now < tried.retry_at:
-            fact = f"the renewal of {status.seen.name} failed {tried.failures} times, last: {tried.message}"
+            fact = (
+                f"the renewal of {status.seen.name} failed {tried.failures} times, the last time with: {tried.message}"
+            )
             command = f"certmond renew {status.seen.name}"
             yield Hold(HoldReason.RENEWAL_FAILED, fact, "the next attempt", command, tried.at, tried.retry_at)
 

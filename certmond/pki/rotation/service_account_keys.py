@@ -1,6 +1,6 @@
-"""Keys of service-account tokens on this node: their files, their readers, and the validation of a new key.
+"""Keys of service-account tokens on this node: their files, the services that read them, and the checks of a new key.
 
-`ca_validation` validates a Root CA. Pure: this module has no private key.
+All functions are pure and use only public keys. `ca_validation` validates a Root CA.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.x509.public_key import PublicKey
 
 _CURVES = (256, 384, 521)
-"""Sizes of the curves with which Kubernetes signs tokens (pkg/serviceaccount/jwt.go, signerFromECDSAPrivateKey)."""
+"""Sizes in bits of the curves with which Kubernetes can sign tokens (pkg/serviceaccount/jwt.go,
+signerFromECDSAPrivateKey).
+"""
 _LEAST_RSA = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class TokenKeys:
-    """The key pair of one entry. `trusted` are the public keys in the order of their file.
+    """The service-account keys of one entry. `trusted` are the public keys in the order of their file.
 
-    `key` is the public half of the private key on this node. It is None with `holds_key` if certmond cannot read the
-    private key. `unread` has a sentence for each of the two files if certmond knows no service here that reads it.
+    `key` is the public key of the private key on this node. If certmond cannot read the private key, `key` is None and
+    `holds_key` is True. `unread` has a sentence for each of the two files that no known service on this node reads.
     """
 
     spec: CertificateSpec
@@ -33,14 +35,17 @@ class TokenKeys:
 
 
 def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
-    """Return the keys of the entry `name`, or None if the catalogue has no such key pair, or the node no public key."""
+    """Return the keys of the entry `name`.
+
+    Return None if the catalogue has no key pair with this name, or if its file has no public key.
+    """
     for status in assessment.statuses:
         seen = status.seen
         if seen.spec.name == name and seen.spec.kind is Kind.KEY_PAIR and seen.public_keys:
             files = {path for consumer in status.presence.consumers for path in consumer.files}
             flags = {seen.path: "--service-account-key-file", seen.key_path: "--service-account-signing-key-file"}
             unread = tuple(
-                f"no service here is known to read {path}; see {flag} of kube-apiserver, and `consumers` of {name}"
+                f"no known service on this node reads {path}; see {flag} of kube-apiserver, and `consumers` of {name}"
                 for path, flag in flags.items()
                 if path and path not in files
             )
@@ -49,7 +54,7 @@ def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
 
 
 def objections(key: PublicKey, present: Sequence[PublicKey], where: str) -> Iterator[str]:
-    """Yield a sentence for each reason for which `key`, from the file `where`, cannot replace the `present` keys."""
+    """Yield a sentence for each reason for which `key`, which is in the file `where`, cannot replace `present`."""
     match key.algorithm, key.bits:
         case "RSA", bits if bits < _LEAST_RSA:
             yield f"the RSA key in {where} has {bits} bits; give a key of at least {_LEAST_RSA} bits"

@@ -1,6 +1,6 @@
-"""Order of the steps of a rotation's phase in a plan: before the other steps, among them, or held until a retry.
+"""Order of the steps of a rotation's phase in a plan: before the other steps, among the other steps, or held.
 
-A file that certmond could not write does not delay the renewal of a certificate. Pure.
+A step that failed to write a file does not delay the renewal of a certificate. All functions are pure.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from certmond.pki.rotation.planner import MissingSteps
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The `steps` of a phase that certmond tries now, and those that it holds until `changes_at`.
+    """The steps of a phase that certmond tries now (`steps`), and the failed steps with their messages (`held`).
 
-    `first` is True if certmond plans renewals only after it has executed these steps and observed the node again.
+    `changes_at` is the time of the next retry. `first` is True if certmond plans renewals only after it has executed
+    these steps and observed the node again.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -27,7 +28,10 @@ class Pace:
     first: bool = False
 
     def beside(self, made: Plan) -> Plan:
-        """Return a plan with these steps, then those of `made`, without renewals of certificates in the same files."""
+        """Return the plan `made` with the steps of this phase before its own steps.
+
+        Leave out a renewal of a certificate whose file a step of the phase writes.
+        """
         paths = {step.path for step in self.steps}
         rest = (step for step in made.steps if not (isinstance(step, Issue) and step.path in paths))
         instants = filter(None, (made.changes_at, self.changes_at))
@@ -37,10 +41,10 @@ class Pace:
 
 
 def pace(left: MissingSteps, past: Mapping[Identity, Attempt], now: datetime) -> Pace:
-    """Return which steps of a phase certmond tries now, according to the attempts in `past`.
+    """Return which steps of a phase certmond tries at `now`, according to the attempts in `past`.
 
-    certmond tries a failed step again in each plan, among the other steps. If the phase does not wait for the step,
-    certmond tries it again after the pause of a renewal, at most ten minutes.
+    certmond tries a failed step again in each plan. If the phase does not wait for the step, certmond tries the step
+    again after a pause of at most ten minutes.
     """
     steps, held, instants, first = list[Rotate](), list[Held](), list[datetime](), False
     for step in left.steps:

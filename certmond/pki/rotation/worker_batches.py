@@ -1,8 +1,8 @@
-"""Batches of workers in a phase: first one worker, then several at a time, after all workers before them are ready.
+"""Batches of workers in a phase: first one worker, then several workers at a time.
 
-Owns the place of a worker, and the place up to which workers may act. A worker without a report stops the workers
-behind it, so that a fault breaks few kubelets. Control planes come before all workers, and use the restart lock
-(`restart_lock`). Pure. `cluster.coordinator` raises the limit and informs the nodes.
+A batch begins after all workers of earlier batches have reported. A worker without a report stops all later batches, so
+that a fault breaks few kubelets. Control planes act before all workers, and use the restart lock (`restart_lock`). All
+functions are pure. `cluster.coordinator` releases each batch and informs the nodes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from certmond.pki.rotation.gates import Gate, Member, closed
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, forth, sequence
 
 _CHANGING = frozenset({Phase.TRUST, Phase.ISSUE, Phase.DISTRUST})
-"""Phases with changes on a worker. In the other phases, certmond restarts no kubelet, and no worker waits."""
+"""Phases that change files on a worker. In all other phases, certmond restarts no kubelet, so no worker waits."""
 _NAMED = 5
-"""Number of workers of a batch that a message names."""
+"""Maximum number of workers whose names a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,43 +33,49 @@ class Workers:
 
 
 def place(name: str) -> float:
-    """Return the place of a node, from 0 to below 1, computed from its name without a request."""
+    """Return the place of a node in the order of the batches: a hash of its name, at least 0 and less than 1."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
 
 
 def stepwise(rotation: Rotation) -> tuple[Phase, ...]:
-    """Return the phases with batches. The mode `replace` and a CA that workers do not have need no batches."""
+    """Return the phases of the rotation in which workers act in batches.
+
+    The result is empty for the mode `replace`, and for a family other than `ca`, which workers do not have.
+    """
     if rotation.family != SIGNER_FAMILY or rotation.mode is Mode.REPLACE:
         return ()
     return tuple(phase for phase in sequence(rotation) if phase in _CHANGING)
 
 
 def in_batches(rotation: Rotation) -> bool:
-    """Return whether the present phase of the rotation has batches."""
+    """Return whether workers act in batches in the present phase of the rotation."""
     return rotation.shared and rotation.phase in stepwise(rotation)
 
 
 def is_released(rotation: Rotation, name: str) -> bool:
-    """Return whether this worker may act in the phase."""
+    """Return whether the worker `name` may act in the present phase, because its batch has begun or needs none."""
     return not in_batches(rotation) or place(name) < rotation.released
 
 
 def held_back(rotation: Rotation, name: str) -> str | None:
-    """Return why this worker does not act in the phase yet, as a sentence, or None if it may act."""
+    """Return why the worker `name` may not act in the present phase yet, as a sentence, or None if it may act."""
     if is_released(rotation, name):
         return None
     return "the batch of this worker has not begun; list the workers before it on a control plane: certmond status"
 
 
 def joined(own: Rotation, announced: Rotation) -> Rotation:
-    """Return `announced` with the higher `released` of both in the same phase: a released worker stays released."""
+    """Return `announced`, with the `released` of `own` if both are in the same phase and this value is higher.
+
+    So a worker that may act does not lose this permission.
+    """
     if (own.id, own.phase) != (announced.id, announced.phase) or own.released <= announced.released:
         return announced
     return replace(announced, released=own.released)
 
 
 def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
-    """Return the progress of the workers, or None in a phase without batches."""
+    """Return the progress of the workers in the present phase, or None if the phase has no batches."""
     if not in_batches(rotation):
         return None
     found = _waited_for(rotation, members)
@@ -78,9 +84,9 @@ def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
 
 
 def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
-    """Return a sentence for each node that keeps the phase open, or the next workers from acting.
+    """Return a sentence for each node for which the phase or the next batch of workers waits.
 
-    Workers that may not act yet have no sentence.
+    Workers that may not act yet have no sentence. The first sentence also has the progress of the workers.
     """
     members = list(members)
     acting = (each for each in members if not _is_worker(rotation, each) or is_released(rotation, each.name))
@@ -89,10 +95,10 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 
 
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
-    """Return a gate whose rotation releases the next workers, or an open gate if all workers are released.
+    """Return a gate whose rotation releases the next batch, or an open gate if all workers are released.
 
-    The caller has checked that all workers before them are ready. The first batch is one worker. The size of each later
-    batch is `batch`: a number, or a percentage, rounded down to at least one worker.
+    The caller has checked that all workers of earlier batches are ready. The first batch is one worker. `batch` is the
+    size of each later batch: a number, or a percentage, which is rounded down, but to at least one worker.
     """
     found = _waited_for(rotation, members)
     count = workers(rotation, found)
@@ -105,21 +111,21 @@ def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gat
     names, later = [name for _, name in waiting[:size]], [at for at, _ in waiting[size:]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     fact = f"{rotation.phase} is acknowledged by {count.acknowledged} of {count.all} workers"
-    # Up to the next place: a worker that joins with a place before it need not wait.
+    # The limit is the place of the next waiting worker, so that a new worker with a lower place need not wait.
     mark = later[0] if later else 1.0
     return Gate((f"{fact}; next: {', '.join(names[:_NAMED])}{more}",), noted=replace(rotation, released=mark))
 
 
 def _waited_for(rotation: Rotation, members: Iterable[Member]) -> list[Member]:
-    """Return the workers without those that an operator has excluded."""
+    """Return the workers that the operator has not excluded from the rotation."""
     return [each for each in members if _is_worker(rotation, each) and each.name not in rotation.excluded]
 
 
 def _is_worker(rotation: Rotation, member: Member) -> bool:
-    """Return whether the node is a worker, by its label or by its report.
+    """Return whether the node is a worker, according to its label and its report.
 
-    A control plane does not leave `prepare` without the new key. A node that is labeled as a control plane, but does
-    not have the new key, got its label later. It waits for its batch like a worker.
+    A node with the label of a control plane also counts as a worker if it reports that it does not have the new key.
+    Such a node got the label after the phase `prepare`.
     """
     report = member.report
     if not member.control_plane or report is None:

@@ -1,1 +1,1 @@
-"""Running services, and those with an outdated certificate in memory."""
+"""Model of the running services: their restarts, and the services with an outdated certificate in memory."""

@@ -1,7 +1,4 @@
-"""Snapshot of the services of a node and of what each one serves.
-
-Owns the identity of a process: its instance, which changes with each start. Makes no findings.
-"""
+"""Types of an observation of the services on a node: their state, their files, and the certificates that they serve."""
 
 from __future__ import annotations
 
@@ -14,13 +11,13 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen
 
 @dataclass(frozen=True, slots=True)
 class ServiceSeen:
-    """Whether a service runs, since when, and as which instance.
+    """State of one service: whether it runs, its start time, and its instance.
 
     `running` is None if the state is unknown, and `problem` is then the reason. `absent` is True if the service manager
-    has no such service. `instance` is systemd's InvocationID or the ID of a container, and changes with each start. It
-    is "" for a service that does not run or has no ID. `started_at` is by this host's clock (UTC). `failed` is True if
-    the service manager has stopped trying to start the service. `stopped` is True if a user or program requested the
-    stop. `command` is the command line.
+    does not have the service. `instance` is systemd's InvocationID or the ID of a container, which changes with each
+    start. `instance` is "" for a service that does not run or has no ID. `started_at` is in UTC, by the clock of this
+    host. `failed` is True if the service manager no longer tries to start the service. `stopped` is True if a user or
+    program has requested the stop. `command` is the command line.
     """
 
     running: bool | None
@@ -35,9 +32,9 @@ class ServiceSeen:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The SHA-256 of a file's bytes, and since when it has this content, by this host's clock (UTC).
+    """The SHA-256 of a file's bytes, and the time since which the file has them, in UTC by the clock of this host.
 
-    For a file with only trust anchors, `sha256` is the digest of their set (`trust_sets`).
+    For a file that contains only trust anchors, `sha256` is the digest of the set of anchors (`trust_sets`).
     """
 
     sha256: str
@@ -46,7 +43,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Use of a file by a service. `reloads` is True if the service reloads the file. `how` is the flag for it."""
+    """Use of a file by a service. `reloads` is True if the service reloads the file. `how` is the flag for the file."""
 
     reloads: bool
     how: str
@@ -54,10 +51,10 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Files and endpoints of the services, from the node's files and processes, by the service's name.
+    """Files and endpoints of the services, as found in the node's files and processes.
 
-    `uses` has every file that a known command line names. `serving` has the service and the file behind each endpoint.
-    `health` has the addresses that show whether a service is healthy. `delays` has the time for which a service still
+    `uses` has each file that the command line of a service names. `serving` has the service and the file for each
+    endpoint. `health` has the health-check addresses of each service. `delays` has the time for which a service still
     listens after SIGTERM, if its flags set this time.
     """
 
@@ -67,16 +64,16 @@ class Survey:
     delays: Mapping[str, timedelta] = field(default_factory=dict)
 
     def listens(self, service: str) -> tuple[Endpoint, ...]:
-        """Return the endpoints at which the service serves."""
+        """Return the endpoints at which the service `service` serves a certificate."""
         return tuple(endpoint for endpoint, (name, _) in self.serving.items() if name == service)
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One observation of the running services.
+    """One observation of the running services, which began at the time `at` by the clock of this host.
 
-    The observation began `at` (this host's clock). `services` are by name, and `served` is by endpoint. `health` has
-    None for each healthy address, otherwise the fault.
+    `services` has the state of each service by its name. `served` has the TLS result of each endpoint. `health` has the
+    fault of each health-check address, or None for a healthy address.
     """
 
     at: datetime

@@ -1,6 +1,6 @@
-"""One restart of a service as a record: its stage, its reason, its attempts, and its result.
+"""Record of one restart of a service (an episode): its stage, its reason, its attempts, and its result.
 
-Owns the fields that `restart.history` writes to the state directory. `restart_state_machine` decides each change.
+`restart.history` writes these fields to the state directory. `restart_state_machine` decides each change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from certmond.pki.catalog.field_types import Instant
 
 
 class Stage(StrEnum):
-    """Next event of an episode: the act, the proof of the act, or the restore of the previous files."""
+    """Stage of an episode: certmond next restarts the service, proves the restart, or restores the previous files."""
 
     ACT = "act"
     PROVE = "prove"
@@ -22,20 +22,20 @@ class Stage(StrEnum):
 
 
 class Result(StrEnum):
-    """Result of an episode."""
+    """Result of an episode, which is one restart of a service with its proof."""
 
     PROVEN = "proven"
-    UNPROVEN = "unproven"  # restarted, and as unhealthy as before the restart
+    UNPROVEN = "unproven"  # the service was restarted, and is as unhealthy as before the restart
     TAKEN_BACK = "taken_back"
     FAILED = "failed"
-    SEEN = "seen"  # no restart: certmond cannot observe a command's process, and records the files at first sight
-    SUPERSEDED = "superseded"  # its files have changed again, which begins another episode
-    REFUSED = "refused"  # unreachable, not distinguishable from other services, or stopped by another process or user
+    SEEN = "seen"  # no restart: certmond first saw a service of kind command, and recorded its files
+    SUPERSEDED = "superseded"  # the files have changed again, which begins another episode
+    REFUSED = "refused"  # certmond cannot reach or identify the service, or another process or user has stopped it
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A certificate that is the reason for a restart: its entry, its path, and the digests of its files."""
+    """A certificate that causes a restart: the name of its entry, its path, and the SHA-256 of each of its files."""
 
     name: str
     path: str
@@ -44,10 +44,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Bystander:
-    """Another service with outdated files that may end together with the restarted service.
+    """Another service with outdated files that may stop when certmond restarts a service.
 
-    For example, the controller-manager and the scheduler end with the API server. `instance` is its instance before the
-    restart.
+    For example, kube-controller-manager and kube-scheduler stop with the API server. `instance` is the instance of the
+    bystander before the restart.
     """
 
     service: str
@@ -59,13 +59,13 @@ class Bystander:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One restart of one service, recorded before and after each act.
+    """One restart of one service. certmond records the episode before and after each act, which restarts the service.
 
-    `before` is the instance that the latest act ends, and `instances` are the instances observed since that act.
-    `well_before` are the health addresses that were healthy at the start of the episode. `attempt` counts the attempts.
-    The third attempt uses the previous files, which certmond restored at `put_back_at`. `acts` counts the recorded
-    acts. It exceeds the attempts if a process was killed, or could not write the record after an act. `asked` is True
-    if a command requested the restart, not the daemon's plan.
+    `before` is the instance that the latest act ends. `instances` are the instances that certmond observed after this
+    act. `well_before` are the health addresses that were healthy at the start of the episode. `attempt` is the number
+    of the attempt. The third attempt uses the previous files, which certmond restored at `put_back_at`. `acts` counts
+    the recorded acts. It is greater than `attempt` if a process was killed, or could not write the record after an act.
+    `asked` is True if a command, and not the daemon's plan, requested the restart.
     """
 
     service: str
@@ -90,11 +90,11 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """State of a service: the present episode, and the result of the last one.
+    """Restart state of a service: the present episode, if one is in progress, and the result of the last episode.
 
-    `contents` are the digests of the files at the end of the last episode, by path, and `instance` was running then.
-    `again` is True if that episode was superseded so soon after the episode before it that the files may change again
-    and again.
+    `contents` has the SHA-256 of each file at the end of the last episode, and `instance` was the running instance at
+    this time. `again` is True if a new change of the files ended the last episode soon after the episode before, so
+    that the files may change continually.
     """
 
     service: str
@@ -108,12 +108,18 @@ class Past:
     again: bool = False
 
     def has_read(self, path: str, sha256: str, instance: str) -> bool:
-        """Return whether `instance` has read this content of the file, because certmond restarted or reloaded it."""
+        """Return whether `instance` has read the content `sha256` of the file `path`.
+
+        The last restart or reload of the service must have ended with this instance and this content.
+        """
         taken_up = self.result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
         return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
     def failure(self, contents: Mapping[str, str]) -> str | None:
-        """Return the message of the failed last episode while its files are unchanged, or None."""
+        """Return the message of the last episode if this episode failed and its files are unchanged, otherwise None.
+
+        `contents` has the present SHA-256 of each file.
+        """
         if self.result not in {Result.TAKEN_BACK, Result.FAILED, Result.UNPROVEN} or not self.contents:
             return None
         return self.message if all(contents.get(path) == sha for path, sha in self.contents.items()) else None
@@ -121,9 +127,9 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Time limits: a service must be healthy `ready_within` after an act, and stay healthy for `stable`.
+    """Time limits of a restart. A service must be healthy within `ready_within` and stay healthy for `stable`.
 
-    `spacing` is the least time between two restarts of a service.
+    `spacing` is the minimum time between two restarts of a service.
     """
 
     ready_within: timedelta = timedelta(minutes=4)

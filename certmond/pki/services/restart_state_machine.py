@@ -1,13 +1,12 @@
-"""State machine of one restart, from the decision to its proof, as values and one pure function.
+"""State machine of one restart of a service, from the decision to the proof. All functions are pure.
 
-Owns the definition of proof: another instance serves the files on disk, and is healthy three times in a row and for
-some time. Owns the reaction to a failure: a second attempt, then one with the previous files, then a report to the
-operator. The record and the observed node decide every act, so that a new process continues where a killed process
-stopped. Executes nothing.
+A restart is proven if a new instance serves the files on disk, and is healthy three times in a row and for some time.
+After a failure, certmond makes a second attempt, then an attempt with the previous files, then a report to the
+operator. The record and the observed node decide each act, so a new process continues where a killed process stopped.
 
 These invariants hold at every step:
-  - The record of an act is written before the act.
-  - An episode has at most three acts, and one more for each kill of the process. The third act uses the previous files.
+  - certmond writes the record of an act before the act.
+  - An episode has at most three acts, and one more for each kill of certmond. The third act uses the previous files.
   - An episode that has acted and ended does not begin again for the same contents.
 """
 
@@ -21,20 +20,21 @@ from certmond.pki.services.model import ServiceSeen
 from certmond.pki.services.restart_episode import Bystander, Episode, Result, Stage, Terms
 
 HEALTHY_OBSERVATIONS = 3
-"""Number of observations in a row that must show a healthy service."""
+"""Number of consecutive observations that must show a healthy service."""
 _BLIND_ACTS = 3
-"""Number of acts, beyond the attempts, that certmond makes while it cannot write the record of an act."""
+"""Maximum number of acts, in addition to the attempts, that certmond makes if it cannot record the end of an act."""
 BACK_OFF = timedelta(minutes=5)
-"""Longest back-off of the kubelet before it restarts a container that ended often (MaxContainerBackOff)."""
+"""Longest time for which the kubelet delays the restart of a failing container (MaxContainerBackOff)."""
 INTERVAL = timedelta(seconds=1)
-"""Minimum time between two observations that count."""
+"""Minimum time between two observations of a service that count as separate observations."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthObservation:
-    """One observation of the service of an episode, begun `at`.
+    """One observation of a restarted service. The observation began at the time `at`.
 
-    `ill` has a sentence for each unhealthy address, and `unproven` one for each endpoint that does not serve the file.
+    `ill` has a sentence for each unhealthy address. `unproven` has a sentence for each endpoint that does not serve the
+    certificate in the file.
     """
 
     at: datetime
@@ -45,21 +45,24 @@ class HealthObservation:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """End the instance `episode.before`, so that a new one starts."""
+    """Move in which certmond ends the instance `episode.before` of the service, so that a new instance starts."""
 
     episode: Episode
 
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """Restore the files that `episode.targets` replaced. An act then restarts the service with these files."""
+    """Move in which certmond restores the files that the certificates in `episode.targets` replaced.
+
+    The next act restarts the service with the restored files.
+    """
 
     episode: Episode
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Observe again at `until`."""
+    """Move in which certmond waits, and observes the service again at `until`."""
 
     episode: Episode
     until: datetime
@@ -67,7 +70,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The episode has ended."""
+    """Move that ends the episode with `result`. `message` describes this result."""
 
     episode: Episode
     result: Result
@@ -82,14 +85,14 @@ def next_move(
 ) -> Move:
     """Return the next move of the episode after an observation.
 
-    `changes_instance` is True if the act starts a new instance, as a restart does and a reload does not. `starts` is
-    True if the act starts a service that does not run. Only the kubelet starts a static Pod.
+    `changes_instance` is True if the act starts a new instance. A restart does this, and a reload does not. `starts` is
+    True if the act can start a stopped service. Only the kubelet can start a stopped static Pod.
     """
     episode = _without_future(episode, observed.at)
     if episode.stage is Stage.PUT_BACK:
         return PutBack(episode)
     if episode.stage is Stage.ACT and episode.acts >= episode.attempt + _BLIND_ACTS:
-        why = f"{episode.service} was restarted {episode.acts} times, and certmond could not record it"
+        why = f"{episode.service} was restarted {episode.acts} times, and certmond could not record the restarts"
         return Ended(episode, Result.FAILED, why)
     if episode.stage is Stage.ACT:
         return _resumed_act(episode, observed, changes_instance=changes_instance)
@@ -110,12 +113,15 @@ def next_move(
 
 
 def before_act(episode: Episode) -> Episode:
-    """Return the record to write before an act. It differs for each act, so that the caller must write it."""
+    """Return the record that the caller must write before an act. The record counts the act, so it always differs."""
     return replace(episode, stage=Stage.ACT, acts=episode.acts + 1)
 
 
 def _without_future(episode: Episode, now: datetime) -> Episode:
-    """Return the episode with instants in the future, from before the clock was set back, replaced by `now`."""
+    """Return the episode with each recorded time in the future replaced by `now`.
+
+    A time more than five seconds after `now` is in the future, because the clock was set back.
+    """
 
     def at_most(at: datetime | None) -> datetime | None:
         return now if at is not None and at > now + 5 * INTERVAL else at
@@ -127,9 +133,9 @@ def _without_future(episode: Episode, now: datetime) -> Episode:
 
 
 def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
-    """Return the episode of a service that ended with the restarted one, as if certmond had restarted it.
+    """Return an episode for a bystander that has stopped with the restarted service, as if certmond had restarted it.
 
-    None if the bystander has not ended, or its state is unknown.
+    Return None if the same instance of the bystander still runs, or if its state is unknown.
     """
     if seen.running is None or (seen.running and seen.instance == bystander.instance):
         return None
@@ -143,14 +149,17 @@ def bystander_episode(bystander: Bystander, seen: ServiceSeen, at: datetime) -> 
 
 
 def after_act(episode: Episode, at: datetime) -> Episode:
-    """Return the record to write after an act."""
+    """Return the record that the caller must write after the act at the time `at`. The next stage is the proof."""
     return replace(
         episode, stage=Stage.PROVE, acted_at=at, instances=(), good=0, good_since=None, good_at=None, trouble=""
     )
 
 
 def _resumed_act(episode: Episode, observed: HealthObservation, *, changes_instance: bool) -> Move:
-    """Return the recorded act, or a wait if a process executed this act and was killed before it recorded that."""
+    """Return the act, or a wait for the proof if certmond has already executed the act.
+
+    In the second case, certmond was killed after the act and before it wrote the record of the act.
+    """
     instance, failed = observed.service.instance, observed.service.failed
     if episode.put_back_at:  # the instance may have started before the files were restored, and must end
         return Act(replace(episode, before=instance))
@@ -168,7 +177,7 @@ def _with_instance(episode: Episode, seen: ServiceSeen) -> Episode:
 def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance: bool) -> Sequence[str]:
     seen, name = observed.service, episode.service
     if seen.failed:
-        return [f"{name} does not start, and its manager has stopped trying"]
+        return [f"{name} does not start, and its service manager no longer tries to start it"]
     if seen.running is False:
         return [f"{name} does not run"]
     if _is_unobservable(seen, changes_instance=changes_instance):
@@ -182,7 +191,10 @@ def _troubles(episode: Episode, observed: HealthObservation, *, changes_instance
 
 
 def _is_unobservable(seen: ServiceSeen, *, changes_instance: bool) -> bool:
-    """Return whether certmond should know the state of the service, but does not. It never knows that of a command."""
+    """Return whether the state of the service is unknown because of a fault.
+
+    For a service of kind command, the state is always unknown, so only a reported problem is a fault.
+    """
     return seen.running is None and (changes_instance or seen.problem is not None)
 
 
@@ -206,7 +218,10 @@ def _healthy(episode: Episode, now: datetime, terms: Terms) -> Move:
 
 
 def _is_over(episode: Episode, observed: HealthObservation, acted_at: datetime, terms: Terms) -> bool:
-    """Return whether waiting cannot help: its manager gave up, the service ends repeatedly, or its time is over."""
+    """Return whether certmond must stop waiting for a healthy service.
+
+    certmond stops if the service manager has given up, if a third instance has started, or if the time limit is over.
+    """
     service, end = observed.service, acted_at + terms.ready_within
     if episode.put_back_at and service.running is False:
         end += BACK_OFF
@@ -229,7 +244,7 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
         why = f"certmond requested a restart of {name}, but the same process still runs"
         return Ended(episode, Result.FAILED, why)  # not a fault of its files
-    # One more attempt if it can help: a service that ends, or that another program starts, is already tried again.
+    # Try again only if this can help. A service that ends repeatedly, or that another program starts, retries itself.
     if episode.attempt == 1 and not dies and (starts or seen.running is not False):
         return Act(replace(episode, stage=Stage.ACT, attempt=2, before=seen.instance))
     if not episode.targets:  # requested by the operator: no files to restore
@@ -238,12 +253,18 @@ def _after_failure(episode: Episode, observed: HealthObservation, *, changes_ins
 
 
 def after_restore(episode: Episode, at: datetime) -> Episode:
-    """Return the record to write after certmond has restored the previous files. The next act restarts the service."""
+    """Return the record that the caller must write after certmond restored the previous files at the time `at`.
+
+    The next stage is an act, which restarts the service with these files.
+    """
     return replace(episode, stage=Stage.ACT, put_back_at=at)
 
 
 def _stopped_by_others(episode: Episode) -> Ended:
-    """Return the end of the episode: a service that another process or user has stopped stays stopped."""
+    """Return the end of the episode for a service that another process or user has stopped.
+
+    certmond does not start such a service.
+    """
     name, left = episode.service, "was stopped by another program or user, and certmond leaves it stopped"
     if episode.put_back_at:
         fact = f"{name} did not start with the new files; with the previous files it {left}"

@@ -1,8 +1,9 @@
-"""Staleness: services that use a certificate, and those that still have an older certificate in memory.
+"""Search for the services that use a certificate, and for the services that have an older certificate in memory.
 
-Owns two kinds of evidence. *Served*: a handshake showed another certificate than the file has. *Held*: the process is
-older than the file, and does not reload it. A handshake with the right certificate counts more than the age. Without
-evidence, certmond reports no finding. Pure: the time is a part of the observation.
+There are two kinds of evidence. The first is a TLS handshake in which the service serves another certificate than the
+file contains. The second is a process that started before the last change of the file, and does not reload this file. A
+handshake with the correct certificate overrides the second kind. Without evidence, certmond reports no finding. All
+functions are pure.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.x509.certificate import parse_certificate
 
 RELOAD_WITHIN = timedelta(seconds=90)
-"""How long after a change a service that reloads its files may still serve the previous certificate."""
+"""Time after a change of a file in which a service that reloads this file may still serve the previous certificate."""
 
-_SETTLED = timedelta(seconds=2)  # how long after a certificate its key may change
+_SETTLED = timedelta(seconds=2)  # time after a change of a certificate in which its key may change, too
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A service that uses a certificate. `reloads` is True if it reloads a new certificate.
+    """A service that uses a certificate. `reloads` is True if the service reloads a new certificate.
 
-    `files` are the files of the entry that the service reads by its command line, or all of them if unknown.
+    `files` are the files of the entry that the command line of the service names, or all files of the entry if the
+    command line names none.
     """
 
     service: str
@@ -44,7 +46,10 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """Observation of an endpoint. Without a certificate, `sha256` and `matches` are None, and `reason` is the cause."""
+    """Observation of an endpoint: the SHA-256 of the served certificate, and whether the file has this certificate.
+
+    If the endpoint served no certificate, `sha256` and `matches` are None, and `reason` is the cause.
+    """
 
     endpoint: Endpoint
     service: str
@@ -56,10 +61,10 @@ class ServedAt:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A service with an older certificate in memory than the file `path` has since `since`.
+    """A service that has an older certificate in memory than the file `path`, which changed at `since`.
 
-    A restart is `due` after `due_at`, when the time for a reload is over. `ends_at` is the end of the served
-    certificate, if observed.
+    A restart is `due` from `due_at`, when the time for a reload is over. `ends_at` is the end of the certificate that
+    the service serves, or None if certmond did not observe this certificate.
     """
 
     service: str
@@ -74,10 +79,10 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Refusing:
-    """A server that ends every TLS handshake without a certificate, since `path` has its content.
+    """A server that serves no certificate in a TLS handshake after the file `path` has changed.
 
-    `due` is True if the observation began late enough after the change. Otherwise the certificate may have changed, and
-    its key not yet.
+    `due` is True if the observation began late enough after this change. Before this time, the certificate may have
+    changed, and its key not yet.
     """
 
     at: ServedAt
@@ -87,13 +92,13 @@ class Refusing:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """State of a certificate outside of its files: its consumers and endpoints, and services with an older certificate.
+    """State of a certificate outside its files: its consumers and endpoints, and services with an older certificate.
 
-    `judged` is True if an observation began after its files changed. Otherwise an empty `stale` proves nothing.
-    `failures` are the failed restarts for the present files, the latest at `failed_at`. `findings` are findings about a
-    changing trust anchor. `provenance` is the origin of the certificate, or None if not checked. `refusing` are servers
-    without a certificate. `salvage` has the sources of a repair, or None if the files are not damaged or the sources
-    were not checked.
+    `judged` is True if certmond observed the services after the last change of the files. If it is False, an empty
+    `stale` proves nothing. `failures` are the failed restarts for the present files, and `failed_at` is the time of the
+    latest. `findings` are findings about a trust anchor that changes. `provenance` is the origin of the certificate, or
+    None before a check. `refusing` are servers that serve no certificate. `salvage` has the sources for a repair. It is
+    None if the files are not damaged, or if certmond has not checked the sources.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -113,10 +118,10 @@ NOWHERE = Presence()
 
 @dataclass(frozen=True)
 class Surroundings:
-    """State of the node besides its certificates, at the time of a pass.
+    """State of the node at the time of a pass, except its certificates.
 
-    `live` is None before the first observation. It is also None if the node's files are `elsewhere`, below another
-    root, where no service runs.
+    `live` is None before the first observation of the services. `elsewhere` is True if the node's files are below
+    another root, where no service runs. `live` is then also None.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -131,7 +136,10 @@ class Surroundings:
     salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
-        """Return the consumers and endpoints of this certificate. `renewed_at` is when certmond installed it."""
+        """Return the state of this certificate outside its files, such as its consumers and endpoints.
+
+        `renewed_at` is the time at which certmond installed the certificate, or None if certmond did not install it.
+        """
         findings, provenance = self.findings.get(seen.name, ()), self.provenance.get(seen.identity)
         salvage = self.salvage.get(seen.identity)
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
@@ -152,13 +160,13 @@ class Surroundings:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
 
     def failed(self, seen: Observation) -> tuple[Past, ...]:
-        """Return the last failed restarts for this certificate, while their files are unchanged."""
+        """Return the last restart of each service that failed with this certificate, if the files are unchanged."""
         contents = {path: content.sha256 for path, content in self.contents.items()}
         return tuple(past for past in self.past.values() if seen.name in past.targets and past.failure(contents))
 
     @cached_property
     def _paths(self) -> frozenset[str]:
-        """Every file that a service uses or serves."""
+        """The paths of all files that services use or serve."""
         used = {path for paths in self.survey.uses.values() for path in paths}
         return frozenset(used | {path for _, path in self.survey.serving.values()})
 
@@ -173,7 +181,7 @@ class Surroundings:
                 yield Consumer(service.name, reloads, now.running, now.started_at, self._read(service, seen))
 
     def _reloads(self, service: ServiceSpec, seen: Observation, renewed_at: datetime | None) -> bool | None:
-        """Return whether the service reloads all files of this certificate, or None if the service uses none."""
+        """Return whether the service reloads all files of this certificate that it uses, or None if it uses none."""
         known = self.survey.uses.get(service.name)
         spec = seen.spec
         if known is not None and spec.kind is not Kind.KUBELET:
@@ -187,7 +195,10 @@ class Surroundings:
         return spec.name in service.reloads
 
     def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
-        """Return the files of this certificate that the service reads. It may read only one file of a key pair."""
+        """Return the files of this certificate that the command line of the service names.
+
+        Return all files of the certificate for the kubelet, or if the command line names none of them.
+        """
         known, files = self.survey.uses.get(service.name, {}), files_of(seen)
         named = tuple(path for path in files if path in known)
         return named if named and seen.spec.kind is not Kind.KUBELET else files
@@ -238,7 +249,10 @@ class Surroundings:
             yield from self._held(seen, consumer, renewed_at)
 
     def _held(self, seen: Observation, consumer: Consumer, renewed_at: datetime | None) -> Iterator[Stale]:
-        """Yield the first file that changed after the consumer read it, and that the consumer does not reload."""
+        """Yield evidence for the first file that changed after the consumer's start and that it does not reload.
+
+        Yield nothing if the consumer does not run, or if the time of its start is unknown.
+        """
         name = consumer.service
         now, past = self._seen(name), self.past.get(name)
         began = self._last_run(seen.name, past, renewed_at) if name in self._commands else now.started_at
@@ -261,14 +275,14 @@ class Surroundings:
 
     @cached_property
     def _commands(self) -> frozenset[str]:
-        """The services that a command restarts. certmond cannot observe their processes."""
+        """The names of the services of kind command. certmond cannot observe their processes."""
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
-        """Return since when a service that a command restarts has its files: since the last run of the command.
+        """Return the last time at which the command of a service of kind command ran, or None.
 
-        Without a known run, the restart is due only if certmond itself renewed `target`, or restarted the service for
-        it. Return an early time in this case, and otherwise None.
+        If this time is unknown, return the earliest possible time if certmond has renewed `target`, or has restarted
+        the service for `target`. The restart is then due.
         """
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at
@@ -285,14 +299,17 @@ class Surroundings:
 
 
 def files_of(seen: Observation) -> tuple[str, ...]:
-    """Return the files that a new certificate of this entry changes, and those that refer to it."""
+    """Return the paths of the certificate, of its key, and of a kubelet's kubeconfig that refers to them.
+
+    Leave out a key file that certmond must not change.
+    """
     kubeconfig = seen.spec.kubeconfig if seen.spec.kind is Kind.KUBELET else None
     key = None if seen.foreign_key else seen.key_path
     return tuple(dict.fromkeys(path for path in (seen.path, key, kubeconfig) if path))
 
 
 def _is_broken(seen: Observation) -> bool:
-    """Return whether the files have no content that a service could have in memory."""
+    """Return whether the files contain no certificate and no key pair that a service could load."""
     return not seen.certificates and (seen.spec.kind is not Kind.KEY_PAIR or seen.key is None)
 
 

@@ -1,7 +1,7 @@
-"""Digest of the set of trust anchors in a file, which does not change with order, repetition or text.
+"""Digest of the set of trust anchors in a file. It does not depend on their order, on duplicates, or on other text.
 
-A verifier accepts any anchor at the end of a path, so that only the set matters (RFC 5280, section 6.1). Go's
-x509.CertPool and the token keys of kube-apiserver are sets as well. Pure.
+A verifier accepts any of its anchors at the end of a path, so only their set matters (RFC 5280, section 6.1). Go's
+x509.CertPool and the token keys of kube-apiserver are also sets. All functions are pure.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from certmond.pki.x509.certificate import Anchor
 
 
 def digest_of(trust: Iterable[Anchor]) -> str:
-    """Return the SHA-256 of a set of anchors, independent of their order."""
+    """Return the SHA-256 of the set of anchors, which does not depend on their order or on duplicates."""
     return hashlib.sha256("\n".join(sorted({each.sha256 for each in trust})).encode()).hexdigest()
 
 
 def trust_sets(observations: Collection[Observation]) -> dict[str, str]:
-    """Return the digest of the set of anchors in each file that has no other content, by its path.
+    """Return the digest of the set of anchors for the path of each file that contains only trust anchors.
 
-    Leaves out a file with a fault. Leaves out a file that another entry does not describe as trust anchors. Every byte
-    of these files may matter.
+    Leave out a file with a fault, and a file that an entry of another kind also describes. In such a file, a change of
+    any byte may matter.
     """
     anchors = {seen.path: set[Anchor]() for seen in observations if seen.spec.is_trust}
     for seen in (each for each in observations if each.path in anchors):

@@ -1,1 +1,1 @@
-"""Rules for what the key of a CA may sign, and for the contents of new certificates."""
+"""Rules for the certificates that the key of a CA may sign, and for the contents of new certificates."""

@@ -1,9 +1,9 @@
-"""Policy for what the key of a CA may sign. Every path to a signature passes it.
+"""Policy for the certificates that the key of a CA may sign. certmond checks this policy before each signature.
 
-Owns the decision, and the `Grant` without which no signer signs. An entry must fix the subject, each usage and each
-name of a new certificate, or a predecessor must have them. A predecessor is a certificate that the present CA, or an
-old CA known to the node, has signed. The policy permits no other content. Reserved subjects need an entry that names
-them. Pure: `Provenance` has the users that can write a file, and the known CAs.
+No signer signs without a `Grant` of this policy. The entry must fix the subject, each usage and each name of a new
+certificate, or a predecessor must have them. A predecessor is a certificate that the present CA, or an old CA that the
+node knows, has signed. A reserved subject always needs an entry that names it. All functions are pure: `Provenance` has
+the users that can write a file, and the known CAs.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _SIGNS = "digital signature"
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """Sources of a renewed certificate besides its entry.
+    """Sources, in addition to the entry, of the contents of a renewed certificate.
 
     The renewed certificate may have the subject, usages and names of `predecessor`. If `predecessor` is None, `reasons`
-    has why. `later` are newer certificates, and the renewed certificate has no content that one of them lacks. With a
-    `barrier`, the policy denies every certificate.
+    explains this. `later` are newer certificates. The renewed certificate must have no content that one of them lacks.
+    If `barrier` is not empty, the policy denies every certificate for this reason.
     """
 
     predecessor: Certificate | None = None
@@ -55,7 +55,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Parts that an entry fixes, with the node's facts filled in: the accepted subjects, the usages and the names."""
+    """Contents that an entry fixes on a node with known facts: the accepted subjects, the usages and the names."""
 
     subjects: tuple[str, ...] = ()
     usages: tuple[str, ...] = ()
@@ -64,14 +64,17 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Permission to sign exactly this template. Only `grant` creates one."""
+    """Permission to sign a certificate with exactly the contents of `template`. Only `grant` creates permissions."""
 
     template: Template
 
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Reasons to refuse a signature: each part that neither the entry nor a predecessor covers, then other reasons."""
+    """Refusal to sign a certificate, with the reasons.
+
+    `problems` has each part of the contents that neither the entry nor a predecessor has, and then other reasons.
+    """
 
     problems: tuple[str, ...]
 
@@ -80,7 +83,10 @@ class Denial:
 
 
 def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
-    """Return what the entry `spec` fixes on a node with these facts."""
+    """Return the subjects, usages and names that the entry `spec` fixes on a node with these facts.
+
+    Leave out a name that contains an unknown fact.
+    """
     names = (expand(name, facts) for name in spec.names)
     return Fixed(accepted_subjects(spec, facts), spec.usages, tuple(filter(None, names)))
 
@@ -88,10 +94,10 @@ def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
 def basis(
     certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance
 ) -> Basis:
-    """Return the sources from which certmond may renew `certificate`.
+    """Return the sources of the contents with which certmond may renew `certificate`.
 
-    `chain` are the further certificates in its file, and `issuers` are the present certificates of the CA that signs.
-    Validity periods do not count, because a signature does not expire.
+    `chain` are the other certificates in its file, and `issuers` are the present certificates of the CA that signs. It
+    does not matter whether these certificates have expired, because a signature does not expire.
     """
     if provenance.path_writers:
         fact = f"{provenance.path_writers}, who could take the key of a new certificate"
@@ -105,21 +111,23 @@ def basis(
     if certificate.refused:
         reasons.append(certificate.refused)
     elif not is_issued(certificate, chain, known):
-        reasons.append("no current or old CA of its entry has signed it")
+        reasons.append("no current or old CA of the entry has signed the certificate")
     if provenance.owner_writes and not provenance.possessed:
-        reasons.append("its private key is not beside it, and the owner of its entry can install any certificate")
+        reasons.append(
+            "its private key is not beside the certificate, and the owner in its entry can install any certificate"
+        )
     if provenance.lost:
-        reasons.append("it is older than the certificate that certmond installed")
+        reasons.append("the certificate is older than the one that certmond installed")
     later = tuple(each for each in provenance.later if is_issued(each, chain, known))
     return Basis(None if reasons else certificate, tuple(reasons), later)
 
 
 def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
-    """Return whether one of `issuers` has signed the certificate, directly or through `chain`.
+    """Return whether a certificate in `issuers` has signed the certificate, directly or through `chain`.
 
-    The validity of `issuers` does not matter. Intermediate CAs count for the usages that they may certify (RFC 5280,
-    4.2.1.12, nested as in Go). These CAs and the certificate must have been valid at the same time. Return False for a
-    certificate that Go or cryptography does not read.
+    The certificate in `issuers` may have expired. Each intermediate CA must permit the usages of the certificate (RFC
+    5280, 4.2.1.12, nested as in Go), and must have been valid at the same time as the certificate. Return False for an
+    issuer itself, and for a certificate that Go or cryptography does not read.
     """
     if certificate.refused or certificate in issuers:
         return False
@@ -138,14 +146,14 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
 def successor_denial(
     certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str], basis: Basis, now: datetime
 ) -> Denial | None:
-    """Return why the policy denies the renewal of the certificate with the CA's key, or None if it permits that."""
+    """Return why the policy denies the renewal of the certificate, or None if the policy permits the renewal."""
     template = successor(certificate, spec, Terms(now, None, facts), inherits=basis.predecessor is not None)
     made = grant(template, fixed_by(spec, facts), basis)
     return made if isinstance(made, Denial) else None
 
 
 def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
-    """Return the permission to sign `template`, or the reasons for the denial."""
+    """Return the permission to sign `template`, or a denial with its reasons."""
     if basis.barrier:
         return Denial((basis.barrier,))
     problems = list(_uncovered(template, fixed, basis.predecessor))
@@ -162,10 +170,10 @@ def outdone(
     certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance,
     fixed: Fixed,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Return the contents of `certificate` that a later certificate did not have, and that its entry does not fix.
+    """Return the contents of `certificate` that a later certificate does not have, and that the entry does not fix.
 
-    A result that is not empty shows that an old certificate replaced a later certificate. The other arguments are those
-    of `basis`.
+    If the result is not empty, an old certificate has replaced a later certificate. `chain`, `issuers` and `provenance`
+    are the arguments of `basis`.
     """
     found = [each for later in basis(certificate, chain, issuers, provenance).later
              for each in surplus(certificate, later, fixed)]  # fmt: skip
@@ -175,11 +183,10 @@ def outdone(
 
 
 def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
-    """Return the subject, usages and names of `certificate` that neither the `later` certificate nor the entry has.
+    """Return a text for each part of `certificate` that neither `later` nor the entry has: subject, usages and names.
 
-    If `later` is None, return those that the entry does not fix. If the entry accepts several subjects, the subject is
-    a surplus unless it is a part of the subject of `later`. For a certificate that Go or cryptography does not read,
-    return the reason for that.
+    If `later` is None, compare only with the entry. If the entry accepts several subjects, return the subject unless it
+    is a part of the subject of `later`. If Go or cryptography does not read the certificate, return only the reason.
     """
     if certificate.refused:
         return (certificate.refused,)
@@ -198,18 +205,18 @@ def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -
     same = (accepted and (later is None or len(fixed.subjects) == 1)) or (
         later is not None and _is_part(has.subject, load(later.der).subject)
     )
-    fact = "it has another accepted subject," if accepted else "its entry does not fix the subject"
+    fact = "the certificate has another accepted subject," if accepted else "the entry does not fix the subject"
     subject = () if same else (f"{fact} {printable(certificate.subject)}",)
     return (*subject, *_uncovered_usages(has, fixed, later), *_uncovered_names(has, fixed, later))
 
 
 def is_fixed(subject: x509.Name, fixed: Fixed) -> bool:
-    """Return whether the entry names exactly this subject."""
+    """Return whether `subject` is one of the subjects that the entry fixes."""
     return any(_same_subject(subject, each) for each in map(_possible_name, fixed.subjects) if each)
 
 
 def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[str, str | list[str]]:
-    """Return an entry, as in the configuration, that fixes the contents of `certificate`, for the operator to check."""
+    """Return a configuration entry that fixes the contents of `certificate`. The operator must check this entry."""
     usages = [usage for usage in (certificate.usages or ()) if usage in USAGES]
     extended = [usage for usage in (certificate.extended_usages or ()) if usage in USAGES]
     names = sorted(name for name in certificate.names if name.startswith(("DNS:", "IP:")))
@@ -217,21 +224,21 @@ def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[st
 
 
 def is_reserved(subject: x509.Name) -> bool:
-    """Return whether Kubernetes or kubeadm gives this user, or one of these groups, special rights."""
+    """Return whether the subject has the name of a user or group to which Kubernetes or kubeadm gives rights."""
     values = (each.value if isinstance(each.value, str) else each.value.decode("utf-8", "replace") for each in subject)
     return any(value.strip().casefold().startswith(_RESERVED) for value in values)
 
 
 def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
-    """Yield each part of the template that neither the entry nor the predecessor covers."""
+    """Yield a text for each part of the template that neither the entry nor the predecessor has."""
     if template.is_ca:
-        yield "it would be a CA"
+        yield "the certificate would be a CA"
     if not is_fixed(template.subject, fixed):
         subject = printable(template.subject.rfc4514_string()) or "(empty)"
         if is_reserved(template.subject):
-            yield f"the subject {subject} is reserved, and its entry does not name exactly this subject"
+            yield f"the subject {subject} is reserved, and the entry does not name exactly this subject"
         elif predecessor is None or not _same_subject(template.subject, load(predecessor.der).subject):
-            yield f"its entry does not fix the subject {subject}"
+            yield f"the entry does not fix the subject {subject}"
     yield from _uncovered_usages(template, fixed, predecessor)
     yield from _uncovered_names(template, fixed, predecessor)
 
@@ -243,9 +250,9 @@ def _uncovered_usages(template: Template, fixed: Fixed, predecessor: Certificate
     if extended is not None and "any" not in extended:
         lacking |= {*template.extended_usages} - extended - EXTENDED.intersection(fixed.usages)
     if lacking:
-        yield f"its entry does not fix the usage {', '.join(sorted(lacking))}"
+        yield f"the entry does not fix the usage {', '.join(sorted(lacking))}"
     if not template.extended_usages and extended is not None:
-        yield "its entry fixes no extended key usage, and a certificate without one is valid for every use"
+        yield "the entry fixes no extended key usage, and a certificate without one is valid for every use"
 
 
 def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
@@ -253,25 +260,26 @@ def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate 
     if predecessor:
         known |= {*alternative_names(load(predecessor.der))}
     if lacking := [name for name in template.names if name not in known]:
-        yield f"its entry does not fix the name {', '.join(printable(str(each.value)) for each in lacking)}"
+        yield f"the entry does not fix the name {', '.join(printable(str(each.value)) for each in lacking)}"
     if predecessor is None and "server auth" in template.extended_usages and not template.names:
-        yield "its entry fixes no name, and no client accepts a server without one"
+        yield "the entry fixes no name, and no client accepts a server without one"
 
 
 def _as_of_its_key(template: Template, other: Certificate) -> Template:
-    """Return the template without the usages that a key of the same algorithm as that of `other` cannot have."""
+    """Return the template without the usages that the key of `other` cannot have because of its algorithm."""
     return replace(template, usages=template.usages - unfit_usages(other.key.algorithm))
 
 
 def _same_subject(one: x509.Name, other: x509.Name) -> bool:
-    """Return whether the attributes are equal, and the common names in the same order: the last one is the Kubernetes
-    user.
+    """Return whether the names have the same attributes, and their common names are in the same order.
+
+    The order matters because Kubernetes takes the last common name as the user.
     """
     return attributes_of(one) == attributes_of(other) and _common_names(one) == _common_names(other)
 
 
 def _is_part(one: x509.Name, other: x509.Name) -> bool:
-    """Return whether the names have the same user, and `one` has only groups of `other`."""
+    """Return whether the common names are equal, and `other` has every other attribute of `one`, such as a group."""
     return attributes_of(one) <= attributes_of(other) and _common_names(one) == _common_names(other)
 
 

@@ -1,7 +1,7 @@
-"""Templates of new certificates, from the catalogue and the old certificate.
+"""Templates of new certificates: certmond creates them from the catalogue and the old certificate.
 
-Owns the rules of issuance (RFC 5280, sections 4.1 and 4.2, and what kubeadm and the kubelet write). Pure: keys, random
-numbers and the time are arguments. This module signs nothing and reads no key.
+The rules are those of RFC 5280, sections 4.1 and 4.2, and those of kubeadm and the kubelet. All functions are pure:
+keys, random numbers and the time are arguments. This module signs no certificate and reads no private key.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certifica
 from certmond.pki.x509.public_key import PublicKey
 
 BACKDATE = timedelta(minutes=5)
-"""notBefore of a new certificate is this much in the past, for hosts with slow clocks. Kubernetes' own signers do the
-same (pkg/controller/certificates/authority/policies.go).
+"""Time by which notBefore of a new certificate is in the past, because some hosts have slow clocks. The signers of
+Kubernetes use the same time (pkg/controller/certificates/authority/policies.go).
 """
 
 _OIDS = {name: oid for oid, name in EXTENDED_USAGES.items()}
 EXTENDED = frozenset(_OIDS)
-"""The Kubernetes names of the usages in an extendedKeyUsage extension."""
+"""Kubernetes names of all known usages in an extendedKeyUsage extension."""
 _KEY_USAGES = frozenset(KEY_USAGES.values())
 _OF_A_CA = frozenset({"cert sign", "crl sign"})
 _OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # besides digital signature, as in a CA of kubeadm
 _ENCIPHERING = frozenset({"key encipherment", "data encipherment"})
 _UNFIT = {"ECDSA": _ENCIPHERING, "Ed25519": _ENCIPHERING | {"key agreement"}}
-"""Usages that a key cannot have (RFC 8813, section 3; RFC 9295, section 3). An RSA key keeps the usages of the old
-certificate.
+"""Key usages that a key of an algorithm cannot have (RFC 8813, section 3; RFC 9295, section 3). For RSA keys, certmond
+excludes no usage.
 """
 _SIGNS = "digital signature"
 _FIRST = datetime.min.replace(tzinfo=UTC)
@@ -54,8 +54,8 @@ T = TypeVar("T")
 class Template:
     """Contents of a new certificate (RFC 4211, CertTemplate). Times are UTC.
 
-    `usages` and `extended_usages` have Kubernetes names. An extended usage without a name is a dotted OID. `changes`
-    are the differences from the old certificate, except dates and serial number, as texts.
+    `usages` and `extended_usages` have Kubernetes names. An extended usage without such a name is a dotted OID.
+    `changes` has a text for each difference from the old certificate, except the dates and the serial number.
     """
 
     subject: x509.Name
@@ -71,9 +71,10 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Terms of issuance. `facts` are the facts of the node, and `now` is UTC.
+    """Inputs for a new certificate besides its entry. `facts` are the facts of the node, and `now` is the time in UTC.
 
-    `issuer_end` is the end of the signing CA, if known. `validity` and `key` are defaults for an entry without a value.
+    `issuer_end` is the end of the signing CA, or None if unknown. `validity` and `key` apply to an entry without these
+    values.
     """
 
     now: datetime
@@ -83,8 +84,9 @@ class Terms:
     key: KeyAlgorithm = KeyAlgorithm.RSA_2048
 
     def dates(self, spec: CertificateSpec) -> tuple[datetime, datetime]:
-        """Return the validity period: from `BACKDATE` ago, for the entry's validity, at most to the end of the signing
-        CA.
+        """Return the start and the end of the validity period of a new certificate.
+
+        The start is `BACKDATE` before `now`. The end is `now` plus the validity, but at most the end of the signing CA.
         """
         try:
             end = self.now + (spec.validity or self.validity)
@@ -95,11 +97,11 @@ class Terms:
 
 
 def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits: bool = True) -> Template:
-    """Return the template that replaces `old`: its subject, names and usages, and what the catalogue requires.
+    """Return the template of the certificate that replaces `old`, with the contents of `old` and of the entry.
 
-    Without `inherits`, the values that the entry fixes replace those of `old`. Values that the entry leaves open still
-    come from `old`, and `signing.policy` decides about them. Ignores a requirement that no certificate can meet, such
-    as an invalid name. Raises MalformedError for an `old` that cryptography does not read.
+    If `inherits` is False, the values that the entry fixes replace those of `old`. Other values still come from `old`,
+    and `signing.policy` decides about them. Ignore a requirement that no certificate can meet, such as an invalid name.
+    Raise MalformedError if cryptography does not read `old`.
     """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key
@@ -145,7 +147,10 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
 def _left_open(
     spec: CertificateSpec, usages: frozenset[str], extended: tuple[str, ...], names: tuple[x509.GeneralName, ...]
 ) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
-    """Return the usages and names of a certificate without those for which the entry fixes other values."""
+    """Return the key usages, extended usages and names for which the entry `spec` fixes no values.
+
+    A result is empty if the entry fixes its values. The names are also empty for a certificate that is not for servers.
+    """
     fixes_usages = not EXTENDED.isdisjoint(spec.usages)
     return (
         frozenset() if spec.usages else usages,
@@ -160,9 +165,9 @@ def _not_in(usages: Iterable[str], others: Iterable[str]) -> Iterator[str]:
 
 
 def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
-    """Return the first certificate of an entry, with these names (DNS:…, IP:…), or a Root CA as kubeadm creates it.
+    """Return the template of the first certificate of an entry, with these names (DNS:…, IP:…).
 
-    Raises ValueError for an invalid subject or name.
+    If `is_ca`, add the usages of a Root CA of kubeadm. Raise ValueError for an invalid subject or name.
     """
     key = spec.key_algorithm or terms.key
     start, end = terms.dates(spec)
@@ -182,7 +187,10 @@ def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Term
 def builder(
     template: Template, public_key: CertificatePublicKeyTypes, serial: int, issuer: x509.Certificate | None
 ) -> x509.CertificateBuilder:
-    """Return the certificate, ready for a signature with the key of `issuer`, or with its own key without `issuer`."""
+    """Return a builder for the certificate, which the key of `issuer` must then sign.
+
+    If `issuer` is None, the certificate is self-signed, so its own key must sign it.
+    """
     key_id = x509.SubjectKeyIdentifier.from_public_key(public_key)
     made = x509.CertificateBuilder(
         issuer_name=issuer.subject if issuer else template.subject,
@@ -198,7 +206,10 @@ def builder(
 
 
 def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """Yield the template's extensions, and whether each is critical, in the order of Go's x509.CreateCertificate."""
+    """Yield each extension of the template, except the key identifiers, and whether the extension is critical.
+
+    The order is that of Go's x509.CreateCertificate.
+    """
     given = {field: name in template.usages for field, name in KEY_USAGES.items()}
     yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
     if template.extended_usages:
@@ -212,7 +223,7 @@ def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
 def algorithm_of(key: PublicKey) -> KeyAlgorithm | None:
     """Return the algorithm for a new key that replaces `key`, or None if certmond does not create such keys.
 
-    A new RSA key is not shorter than the old one, and has 2048 to 4096 bits.
+    A new RSA key has 2048, 3072 or 4096 bits. It is shorter than `key` only if `key` has more than 4096 bits.
     """
     match key.algorithm, key.bits:
         case "RSA", bits:
@@ -234,7 +245,7 @@ def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """Return the subjectAltName entry for "DNS:…" or "IP:…". Raises ValueError for other texts."""
+    """Return the subjectAltName entry for a text such as "DNS:…" or "IP:…". Raise ValueError for any other text."""
     kind, _, value = text.partition(":")
     match kind:
         case "DNS":
@@ -253,15 +264,18 @@ def _possible(make: Callable[[str], T], text: str) -> T | None:
 
 
 def name_of(text: str) -> x509.Name:
-    """Return the name for an RFC 4514 subject, ignoring spaces around separators. Raises ValueError."""
+    """Return the X.509 name for a subject in the format of RFC 4514. Ignore spaces around separators.
+
+    Raise ValueError for an invalid subject.
+    """
     return x509.Name.from_rfc4514_string("".join(part.strip() for part in re.split(r"(?<!\\)([,+])", text)))
 
 
 def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
-    """Return the key usages among `asked` that a key of this algorithm can have. Only a CA gets the usages of a CA.
+    """Return the key usages in `asked` that a key of this algorithm can have. Only a CA gets the usages of a CA.
 
-    Adds digital signature if the certificate `signs`, or if no other usage is left, because the extension needs at
-    least one (RFC 5280, 4.2.1.3).
+    Add "digital signature" if `signs` is True. Also add it if the result would be empty, because the extension needs at
+    least one usage (RFC 5280, 4.2.1.3).
     """
     unfit = unfit_usages(key.value.partition("-")[0])
     usages = _KEY_USAGES.intersection(asked) - unfit - (frozenset() if is_ca else _OF_A_CA)
@@ -269,7 +283,10 @@ def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, sig
 
 
 def unfit_usages(algorithm: str) -> frozenset[str]:
-    """Return the key usages that a key of this algorithm ("RSA", "ECDSA", "Ed25519") cannot have."""
+    """Return the key usages that a key of this algorithm cannot have.
+
+    `algorithm` is "RSA", "ECDSA" or "Ed25519". The result is empty for "RSA".
+    """
     return _UNFIT.get(algorithm, frozenset())
 
 
@@ -283,7 +300,7 @@ def _oids(parsed: x509.Certificate) -> Iterator[str]:
 
 
 def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    """Return the subjectAltName entries of a certificate, of all kinds."""
+    """Return the subjectAltName entries of all kinds. The result is empty for a certificate without this extension."""
     try:
         return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
@@ -295,7 +312,11 @@ def _dropped_extensions(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentif
 
 
 def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:
-    """Return the issuer's subject key identifier, byte for byte, because OpenSSL compares it (RFC 5280, 4.2.1.1)."""
+    """Return the authority key identifier of a new certificate (RFC 5280, 4.2.1.1).
+
+    OpenSSL compares it with the subject key identifier of the issuer, so copy this identifier byte for byte. For a
+    self-signed certificate, use `own`.
+    """
     if issuer is None:
         return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
     try:

@@ -1,7 +1,7 @@
-"""One X.509 certificate as an immutable value, parsed once.
+"""Parser of one X.509 certificate: it translates DER to an immutable `Certificate`.
 
-Owns the translation from DER to `Certificate`. Makes no findings: a serial number of zero, a SHA-1 signature and a CA
-without CA:TRUE are facts here.
+The parser makes no findings. A serial number of zero, a SHA-1 signature and a CA without CA:TRUE are facts that other
+modules assess.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Certificate:
-    """The facts of one certificate (RFC 5280, section 4). Times are UTC. Certificates with equal DER are equal.
+    """The contents of one certificate (RFC 5280, section 4). Times are UTC. Certificates with equal DER are equal.
 
-    `usages` is None without a keyUsage extension, and `extended_usages` without an extendedKeyUsage: all usages are
-    then permitted. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…" or "URI:…". `is_ca` is None
-    without basicConstraints. `demands_policies` is True if certificate policies may invalidate a path (RFC 5280, 6.1).
-    certmond does not evaluate policies. `objections` are the reasons for which Go, and so every component of
-    Kubernetes, refuses the certificate. `unread` is the reason for which cryptography does not parse it.
+    `usages` and `extended_usages` are None without the extension keyUsage or extendedKeyUsage, which permits all
+    usages. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…" or "URI:…". `is_ca` is None without the
+    extension basicConstraints. `demands_policies` is True if certificate policies, which certmond does not evaluate,
+    may invalidate a path (RFC 5280, 6.1). `objections` are the reasons for which Go, and so every component of
+    Kubernetes, refuses the certificate. `unread` is the reason for which cryptography does not parse the certificate.
     """
 
     der: bytes = field(repr=False)
@@ -104,19 +104,22 @@ class Certificate:
 
     @property
     def called(self) -> str:
-        """The subject and the serial number, for messages."""
+        """The subject and the hexadecimal serial number, for messages."""
         return f"{self.subject} (serial {self.serial:x})"
 
     @property
     def refused(self) -> str | None:
-        """The library that refuses the certificate, and why, or None. certmond copies nothing from the certificate."""
+        """The library that refuses the certificate, with the reason, or None if Go and cryptography read it.
+
+        certmond copies no contents from a refused certificate.
+        """
         if self.objections:
             return f"Go does not read it ({'; '.join(self.objections)})"
         return f"cryptography does not read it: {self.unread}" if self.unread else None
 
     @property
     def common_name(self) -> str | None:
-        """The CN of the subject, or None."""
+        """The common name (CN) of the subject, or None for a subject without a common name."""
         return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
 
     @property
@@ -126,11 +129,14 @@ class Certificate:
 
     @property
     def self_issued(self) -> bool:
-        """Whether subject and issuer are the same name (RFC 5280, section 3.2). Does not check the signature."""
+        """Whether subject and issuer are the same name (RFC 5280, section 3.2), whichever key has signed it."""
         return self.subject_der == self.issuer_der
 
     def has_usage(self, usage: str) -> bool:
-        """Return whether the certificate permits the Kubernetes usage `usage`. An absent extension permits all."""
+        """Return whether the certificate permits `usage`, which is a Kubernetes name such as "server auth".
+
+        A certificate without the extension permits all usages. "any" permits all extended usages.
+        """
         if usage in _KEY_USAGE_NAMES:
             return self.usages is None or usage in self.usages
         return self.extended_usages is None or "any" in self.extended_usages or usage in self.extended_usages
@@ -140,10 +146,10 @@ _KEY_USAGE_NAMES = frozenset(KEY_USAGES.values())
 
 
 def parse_certificate(der: bytes) -> Certificate:
-    """Return the facts of a DER certificate, as Go reads them (`pki.go.certificate`).
+    """Return the contents of a DER certificate, as Go reads them (`pki.go.certificate`).
 
-    `objections` and `unread` have what Go or cryptography refuses. Raises MalformedError for an encoding without
-    readable dates, and LimitError for a serial number or a key that exceeds a limit.
+    If Go or cryptography refuses the certificate, the result has the reason in `objections` or `unread`. Raise
+    MalformedError if the dates are not readable, and LimitError if the serial number or the key exceeds a limit.
     """
     try:
         fields = parse_fields(der)
@@ -187,11 +193,14 @@ def parse_certificate(der: bytes) -> Certificate:
 
 
 Anchor = Certificate | PublicKey
-"""A trust anchor that a rotation replaces: a Root CA, or the key that signs service-account tokens."""
+"""A trust anchor that a rotation replaces: a Root CA, or the public key that verifies service-account tokens."""
 
 
 def to_pem(anchor: Anchor) -> bytes:
-    """Return PEM labeled CERTIFICATE or PUBLIC KEY (RFC 7468). Raises MalformedError for an unusable public key."""
+    """Return the anchor as PEM with the label CERTIFICATE or PUBLIC KEY (RFC 7468).
+
+    Raise MalformedError for a public key that cryptography cannot load.
+    """
     if isinstance(anchor, PublicKey):
         with guarded("is not a usable public key"):
             return load_der_public_key(anchor.der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -201,7 +210,7 @@ def to_pem(anchor: Anchor) -> bytes:
 
 
 def certificates_of(anchors: Iterable[Anchor]) -> tuple[Certificate, ...]:
-    """Return the anchors that are certificates."""
+    """Return the anchors that are certificates, without the public keys."""
     return tuple(each for each in anchors if isinstance(each, Certificate))
 
 
@@ -225,13 +234,16 @@ def _name(name: x509.GeneralName) -> str | None:
 
 
 def load(der: bytes) -> x509.Certificate:
-    """Return cryptography's object for a DER certificate. Raises MalformedError."""
+    """Return the certificate in `der` as an object of cryptography. Raise MalformedError if cryptography refuses it."""
     with guarded("not a certificate", quotable=True):
         return x509.load_der_x509_certificate(der)
 
 
 def load_request(pem: bytes) -> x509.CertificateSigningRequest:
-    """Return cryptography's object for a certificate request in PEM (RFC 2986). Raises MalformedError."""
+    """Return the certificate request in PEM (RFC 2986) as an object of cryptography.
+
+    Raise MalformedError if cryptography refuses the request, and LimitError if its key exceeds a limit.
+    """
     with guarded("not a certificate request", quotable=True):
         request = x509.load_pem_x509_csr(pem)
         check_request(request.public_bytes(Encoding.DER))
@@ -239,12 +251,12 @@ def load_request(pem: bytes) -> x509.CertificateSigningRequest:
 
 
 def attributes_of(name: x509.Name) -> frozenset[str]:
-    """Return the attributes of a name as "CN=…", "O=…", without their order and grouping."""
+    """Return the attributes of a name as texts such as "CN=…" and "O=…". Their order and grouping are lost."""
     return frozenset(attribute.rfc4514_string() for attribute in name)
 
 
 def is_ordinary(der: bytes) -> bool:
-    """Return whether a certificate is small enough for the caches, which share values between certificates.
+    """Return whether the certificate has at most 4096 bytes, so that certmond may keep its values in the caches.
 
     Without this limit, a file whose certificate changes again and again could fill the caches with a thousand values of
     a megabyte.
@@ -253,13 +265,13 @@ def is_ordinary(der: bytes) -> bool:
 
 
 def _common(value: T, ordinary: bool) -> T:
-    """Return an equal value: for an ordinary certificate, the object that other certificates share."""
+    """Return a value equal to `value`. For an ordinary certificate, return the object that other certificates share."""
     return _shared(value) if ordinary else value
 
 
 @lru_cache(maxsize=1024)
 def _shared(value: T) -> T:
-    """Return one object for equal values: ten thousand leaves of one CA share its name and identifier."""
+    """Return the same object for equal values, so that thousands of leaves share the name of their CA."""
     return value
 
 
@@ -271,7 +283,7 @@ class _Issuer:
 
 @lru_cache(maxsize=256)
 def _issuer(issuer: _Issuer) -> str:
-    """Return the name of the issuer, cached for all certificates of that CA."""
+    """Return the issuer's name as RFC 4514 text. The cache saves the parsing of this name for each leaf of a CA."""
     return issuer.certificate.issuer.rfc4514_string()
 
 
@@ -283,10 +295,10 @@ _ABSENT = {
 
 
 def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tuple[list[list[str]], str, PublicKey]:
-    """Return the attributes of the subject, the issuer's name and the key.
+    """Return the attributes of the subject, the name of the issuer, and the key, as cryptography reads them.
 
-    Raises MalformedError for any part that cryptography does not read, including extensions, which a renewal copies.
-    Raises LimitError for a key that exceeds a limit.
+    Raise MalformedError if cryptography does not read a part of the certificate. Parts include the extensions, because
+    a renewal copies them. Raise LimitError for a key that exceeds a limit.
     """
     check_public_key(fields.key)
     # cryptography parses lazily and raises many types of exceptions.

@@ -1,6 +1,6 @@
-"""Faults in the encoding of a certificate that Go refuses, or that only Go reads.
+"""Messages about the encoding of a certificate that Go refuses, or that Go reads and cryptography does not.
 
-Owns the messages. The fields `objections` and `unread` of a certificate have the reasons.
+The fields `objections` and `unread` of a certificate have the reasons.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
-    """Yield the faults of a certificate's encoding. `where` names the file and the block in it."""
+    """Yield the fault in the encoding of the certificate, if it has one. `where` names the file and the PEM block."""
     if certificate.objections:
         refused = "; ".join(certificate.objections)
         yield Fault(
@@ -23,7 +23,7 @@ def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
     elif certificate.unread:
         yield Fault(
             Reason.NONCONFORMING,
-            f"{where}: Kubernetes reads this certificate, but its encoding breaks RFC 5280, and cryptography, with "
-            f"which certmond renews, refuses it: {certificate.unread}",
+            f"{where}: Kubernetes reads this certificate, but its encoding breaks RFC 5280, and the library "
+            f"cryptography, with which certmond renews, refuses it: {certificate.unread}",
             "issue it again from a new certificate request, because certmond cannot copy its contents",
         )

@@ -1,8 +1,7 @@
-"""Guard around library calls on untrusted bytes: each exception becomes a MalformedError with one sentence.
+"""Guard for library calls on untrusted bytes: it replaces each exception of the library by a MalformedError.
 
-Owns the list of these exceptions. For damaged input, cryptography and OpenSSL raise ValueError, TypeError,
-UnsupportedAlgorithm and OverflowError, but also InternalError, RecursionError and pyo3's PanicException, which derives
-directly from BaseException.
+For damaged input, cryptography and OpenSSL raise ValueError, TypeError, UnsupportedAlgorithm and OverflowError. They
+also raise InternalError, RecursionError and pyo3's PanicException, which is derived directly from BaseException.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ _LONGEST = 200  # characters of the library's message
 
 
 class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
-    """Run a block, and raise MalformedError with `sentence` for any exception of a library.
+    """Context manager that replaces each exception of a library by a MalformedError with the text `sentence`.
 
-    The library's message follows only with `quotable`, because it may quote the bytes. KeyboardInterrupt, SystemExit,
-    MemoryError and MalformedError pass through. This is a class, because a generator creates cycles of frames.
+    The library's message may quote the bytes, so it follows only if `quotable` is True. The exceptions
+    KeyboardInterrupt, SystemExit, MemoryError and MalformedError stay unchanged. This is a class, because a generator
+    would create reference cycles of frames.
     """
 
     def __init__(self, sentence: str, *, quotable: bool = False) -> None:
@@ -43,6 +43,9 @@ class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
 
 
 def _message(error: Exception) -> str:
-    """Return the first line of the library's message, or only the type for an InternalError of OpenSSL."""
+    """Return the start of the first line of the library's message.
+
+    Return the name of the exception's type for an InternalError, and for an exception without a message.
+    """
     text = str(error).partition("\n")[0][:_LONGEST]
     return text if text and not isinstance(error, InternalError) else type(error).__name__

@@ -1,8 +1,8 @@
 """Name constraints of a CA (RFC 5280, section 4.2.1.10), as Go's crypto/x509 applies them to a certificate's names.
 
-Decides whether a CA may certify given DNS names, IP addresses, email addresses and URIs. A CA may not certify a name
-that cannot be parsed. The path search refuses a CA with constraints of another kind, because Go does not handle its
-critical extension. The subtrees are indexed once, so the cost of a name is proportional to its labels.
+This module decides whether a CA may certify given DNS names, IP addresses, email addresses and URIs. A CA may not
+certify a name that cannot be parsed. The path search refuses a CA with constraints of another kind, because Go does not
+handle its critical extension. An index of the subtrees makes the cost of a name proportional to its number of labels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _AT_OR_BELOW, _BELOW = "", "."  # end of a domain in the index; neither is a lab
 
 @dataclass(slots=True)
 class _Subtrees:
-    """Subtrees by kind: domains as a tree of labels, mailboxes, and networks by version and prefix length."""
+    """Index of the permitted or excluded subtrees of a CA.
+
+    Domains are in a tree of labels, and networks are sorted by IP version and prefix length.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     domains: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -36,7 +39,7 @@ class _Subtrees:
     networks: dict[tuple[int, int], set[int]] = field(default_factory=dict)
 
     def add(self, subtree: Constraint) -> None:
-        """Add a subtree to the index. Raises ValueError for an invalid domain."""
+        """Add a subtree to the index. Raise ValueError for an invalid domain."""
         match subtree.value:
             case IPv4Network() | IPv6Network() as network:
                 self.counts["IP"] += 1
@@ -58,7 +61,10 @@ class _Subtrees:
         self.counts[kind] += 1
 
     def hold(self, kind: str, value: str) -> bool:
-        """Return whether a subtree contains the name. Raises ValueError for a name that cannot be parsed."""
+        """Return whether a subtree contains the name `value`, which has the kind "DNS", "IP", "email" or "URI".
+
+        Raise ValueError for a name that cannot be parsed.
+        """
         match kind:
             case "IP":
                 address = ip_address(value)
@@ -87,22 +93,25 @@ class _Subtrees:
 
 @dataclass(frozen=True, slots=True)
 class NameConstraints:
-    """The names that one CA may certify."""
+    """The name constraints of one CA: a name must be in a permitted subtree, and not in an excluded subtree.
+
+    A kind of names without a permitted subtree has no restriction except the excluded subtrees.
+    """
 
     permitted: _Subtrees
     excluded: _Subtrees
 
     def permit(self, certificate: Certificate) -> bool:
-        """Return whether every name of `certificate` is in the permitted and outside the excluded subtrees."""
+        """Return whether the CA may certify every name of `certificate`. It may not certify an unparsable name."""
         try:
             return all(self._permits(name) for name in certificate.names)
         except ValueError:
             return False
 
     def comparisons(self, certificate: Certificate, most: int) -> int:
-        """Return how often Go compares a name of `certificate` with a subtree of its kind in the worst case.
+        """Return how many comparisons of names with subtrees Go makes for `certificate` in the worst case.
 
-        The result is an upper bound if this bound does not exceed `most`, and otherwise the exact number.
+        The result is an upper bound if this bound is at most `most`. Otherwise, the result is the exact number.
         """
         names = alternative_names_of(certificate.der)
         subtrees = self.permitted.counts + self.excluded.counts
@@ -121,7 +130,10 @@ class NameConstraints:
 
 
 def constraints_of(issuer: Certificate) -> NameConstraints | None:
-    """Return the constraints of a CA that has some, or None if they cannot be parsed; Go then refuses the CA."""
+    """Return the name constraints of a CA that has this extension.
+
+    Return None if the constraints cannot be parsed. Go then refuses the CA.
+    """
     return _kept(issuer.der) if is_ordinary(issuer.der) else _parsed(issuer.der)
 
 
@@ -146,8 +158,9 @@ def _prefix(address: IPv4Address | IPv6Address, length: int) -> int:
 
 
 def _labels(domain: str) -> list[str]:
-    """Return the labels of a domain, last label first. Raises ValueError for an empty label, and for characters other
-    than `!` to `~`.
+    """Return the labels of a domain in lower case, the last label first.
+
+    Raise ValueError for an empty label, and for a character that is not one of `!` to `~`.
     """
     labels = domain.lower().split(".")[::-1] if domain else []
     if not all(labels) or _NOT_IN_A_LABEL.search(domain):
@@ -166,7 +179,10 @@ def _mailbox(address: str) -> tuple[str, str]:
 
 
 def _host(uri: str) -> str:
-    """Return the host of a URI. Raises ValueError without a host and for an IP address, as RFC 5280 requires."""
+    """Return the host of a URI.
+
+    Raise ValueError if the URI has no host, or if the host is an IP address, as RFC 5280 requires.
+    """
     host = host_in(uri)
     if not host.endswith("]"):
         host = host.partition(":")[0]

@@ -1,6 +1,7 @@
-"""Facts of one parsed file: its end-entity certificate, its key, and the faults that follow from them.
+"""Properties of one parsed file: its end-entity certificate, its key, and the faults of its contents.
 
-Pure: it reads no file and makes no findings. `files.catalog_observer` decides which files belong to an observation.
+All functions are pure: they read no file and make no findings. `files.catalog_observer` decides which files belong to
+an observation.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from certmond.pki.x509.public_key import PublicKey
 
 
 def leaf_of(document: Document) -> dict[str, Any]:
-    """Return the fields of an observation, with the end-entity certificate first.
+    """Return the certificates of a file as fields of an `Observation`, with the end-entity certificate first.
 
-    The end-entity certificate is the one whose private key is in the file, or else the first that is not a CA.
+    The end-entity certificate is the first certificate whose private key is in the file, or else the first certificate
+    that is not a CA, or else the first certificate.
     """
     certificates = document.certificates
     if len(certificates) < 2:
@@ -28,8 +30,10 @@ def leaf_of(document: Document) -> dict[str, Any]:
 
 
 def public_key_in(document: Document, key: PublicKey | None) -> PublicKey | None:
-    """Return the public key in a file. If it has several, as in a rotation of service-account keys, prefer that of
-    `key`.
+    """Return the public key in a file, or None if the file has no key and no certificate.
+
+    If the file has several, as in a rotation of service-account keys, return `key` if it is in the file, or else the
+    first.
     """
     found = (*document.public_keys, *filter(None, (document.key,)), *(item.key for item in document.certificates))
     return next((one for one in found if key and one.sha256 == key.sha256), next(iter(found), None))
@@ -41,29 +45,35 @@ def has_key(document: Document) -> bool:
 
 
 def may_hide_key(document: Document) -> bool:
-    """Return whether the file contains, or may contain, a private key whose public half is unknown."""
+    """Return whether the file contains, or may contain, a private key that certmond cannot read."""
     return document.encrypted_key or any(f.reason in {Reason.UNREADABLE, Reason.MALFORMED} for f in document.faults)
 
 
 def is_broken(document: Document) -> bool:
-    """Return whether a fault already reports that a certificate or key is missing in the file."""
+    """Return whether the file has a fault other than trailing data.
+
+    Such a fault already explains why the file lacks a certificate or a key.
+    """
     return any(fault.reason is not Reason.TRAILING_DATA for fault in document.faults)
 
 
 def encrypted_key_in(document: Document, path: str) -> Iterator[Fault]:
-    """Yield the fault of an encrypted private key."""
+    """Yield a fault if the file contains an encrypted private key. `path` is the path of the file."""
     if document.encrypted_key:
         fact = f"the private key in {path} is encrypted, which no component of Kubernetes can read"
         yield Fault(Reason.UNREADABLE, fact, "store it decrypted, mode 0600")
 
 
 def not_pem(document: Document, path: str) -> Iterator[Fault]:
-    """Yield the fault of certificates that are not PEM. Kubernetes reads key pairs and trust anchors in PEM only."""
+    """Yield a fault if the file contains certificates and is not PEM.
+
+    Kubernetes reads key pairs and trust anchors only in PEM. `path` is the path of the file.
+    """
     if document.certificates and not document.pem:
         fact = f"{path} is not PEM, and tls.LoadX509KeyPair and client-go read certificates in PEM only"
         yield Fault(Reason.MALFORMED, fact, "write it as PEM: openssl x509 -inform DER")
 
 
 def without_missing(faults: Sequence[Fault]) -> tuple[Fault, ...]:
-    """Return the faults except those of missing files."""
+    """Return the faults in `faults` that do not report a missing file."""
     return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)

@@ -1,8 +1,9 @@
 """Parser of certificates and keys in the bytes of a file: PEM, DER and PKCS#12, as common tools write them.
 
-Every readable certificate is parsed: a bad block becomes a Fault with its number and does not hide the others. A
-private key is parsed only for its public half and is dropped at once. Any bytes give a `Document`, never an error. A
-fault quotes no bytes of the file, because the reader of the message may have no permission to read the file.
+The parser reads every readable certificate. A bad PEM block becomes a Fault with the number of the block, and does not
+hide the other blocks. The parser derives the public key from a private key, and then drops the private key. Any bytes
+give a `Document`, never an error. A fault quotes no bytes of the file, because the reader of the message may have no
+permission to read the file.
 """
 
 from __future__ import annotations
@@ -34,24 +35,26 @@ from certmond.pki.x509.pkcs12 import check_iterations
 from certmond.pki.x509.public_key import PublicKey, describe_key, public_key_of
 
 MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
-"""Limits of PEM blocks in one file, and of private keys among them: no component of Kubernetes uses more. certmond does
-not read further blocks.
+"""Maximum numbers of PEM blocks and of private keys that certmond reads in one file. No component of Kubernetes needs
+more.
 """
 
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
 _KEY_LABELS = frozenset({"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"})
-"""Labels of the keys that Go reads. A block with another label, as TSS2 PRIVATE KEY, may contain a handle of a TPM."""
+"""Labels of the private keys that Go reads. A block with another label, such as TSS2 PRIVATE KEY, may contain a
+reference to a key in a TPM.
+"""
 _SEQUENCE = 0x30
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Contents of one file, in their order.
+    """Certificates and keys of one file, in the order of the file.
 
-    `key` is the public half of the (first) private key, and `public_keys` are the bare public keys. `encrypted_key` is
-    True for a key that requires a passphrase, `pem` for a PEM file or a file in no known format.
+    `key` is the public key of the first private key. `public_keys` are the public keys outside certificates.
+    `encrypted_key` is True if a private key requires a passphrase. `pem` is True for PEM, and for an unknown format.
     """
 
     certificates: tuple[Certificate, ...] = ()
@@ -63,30 +66,33 @@ class Document:
 
     @property
     def anchors(self) -> tuple[Anchor, ...]:
-        """The possible trust anchors in the file: its certificates, or else its bare public keys."""
+        """The possible trust anchors in the file: its certificates, or its public keys if it has no certificate."""
         return self.certificates or self.public_keys
 
     @property
     def only_keys(self) -> bool:
-        """Whether the file has a key and no certificate. It is then a valid key file, and certmond ignores it in a
-        directory of certificates.
-        """
+        """Whether the file has a key and no certificate. certmond ignores such a file among certificates."""
         return not self.certificates and bool(self.key or self.public_keys or self.encrypted_key)
 
 
 class Opened(NamedTuple):
-    """Contents of a PKCS#12 file: the DER of its certificates, and of the public half of its key."""
+    """Contents of a PKCS#12 file: its certificates, and the public key of its private key, each in DER."""
 
     certificates: tuple[bytes, ...]
     key: bytes | None
 
 
 Opening = Callable[[bytes, bytes | None], Opened]
-"""Function that opens a PKCS#12 file with a password. Raises MalformedError, and LimitError if that takes too long."""
+"""Type of a function that opens a PKCS#12 file with a password. The function raises MalformedError if the file does not
+open, and LimitError if the decryption takes too long.
+"""
 
 
 def opened_here(data: bytes, password: bytes | None) -> Opened:
-    """Return the contents of a PKCS#12 file, opened in this process without a time limit. Raises MalformedError."""
+    """Open a PKCS#12 file in this process, without a time limit, and return its contents.
+
+    Raise MalformedError if the file does not open with `password`.
+    """
     with guarded("is a PKCS#12 file that the given password does not open"):
         store = pkcs12.load_pkcs12(data, password)  # None also opens a file with an empty password
         found = filter(None, (store.cert, *store.additional_certs))
@@ -95,19 +101,19 @@ def opened_here(data: bytes, password: bytes | None) -> Opened:
 
 
 def not_opened(_data: bytes, _password: bytes | None) -> Opened:
-    """Refuse an encrypted PKCS#12 file, whose cost is unknown before it is decrypted. Raises LimitError."""
-    raise LimitError("is a PKCS#12 file with an encrypted part, which is not opened here; convert it to PEM")
+    """Raise LimitError for a PKCS#12 file with an encrypted part, because the cost of its decryption is unknown."""
+    raise LimitError("is a PKCS#12 file with an encrypted part, which this check does not open; convert it to PEM")
 
 
 def is_pkcs12(data: bytes) -> bool:
-    """Return whether `data` begins as a PKCS#12 file does (RFC 7292, 4)."""
+    """Return whether `data` begins with the first fields of a PKCS#12 file (RFC 7292, 4)."""
     return _PKCS12_START.match(data) is not None
 
 
 def decode(data: bytes, path: str, password: bytes | None = None, opening: Opening = not_opened) -> Document:
-    """Return the certificates and keys in `data`. `path` only names the file in faults.
+    """Return the certificates, keys and faults in the bytes `data` of a file. `path` names the file in the faults.
 
-    `password` is for PKCS#12. `opening` opens PKCS#12 files with an encrypted part.
+    `password` is the password of a PKCS#12 file. `opening` opens a PKCS#12 file with an encrypted part.
     """
     if not data.strip(b"\x00 \t\r\n"):
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is empty"),))
@@ -129,10 +135,10 @@ def _decode_pem(data: bytes, path: str) -> Document:
         if not keys or block not in keys
     ]
     if keys:
-        detail = f"{path} has more than {MAX_PRIVATE_KEYS} private keys; the others are not read"
+        detail = f"{path} has more than {MAX_PRIVATE_KEYS} private keys; certmond does not read the others"
         parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
     if len(blocks) > MAX_BLOCKS:
-        detail = f"{path} has more than {MAX_BLOCKS} PEM blocks; the others are not read"
+        detail = f"{path} has more than {MAX_BLOCKS} PEM blocks; certmond does not read the others"
         parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
     elif rest := data[blocks[-1].stop :].strip(b"\x00" + BLANK):
         detail = f"{path} has {len(rest)} bytes of text after the last PEM block"
@@ -151,7 +157,7 @@ def _joined(parts: Sequence[Document]) -> Document:
 
 
 def _read(block: Block, data: bytes, where: str) -> Document:
-    """Return the contents of one block. `where` names it in faults."""
+    """Return the contents of one PEM block of the file `data`. `where` names the block in faults."""
     try:
         document = _contents(block, where)
     except MalformedError as error:
@@ -168,7 +174,9 @@ def _contents(block: Block, where: str) -> Document:
         document = _certificate_document(head, where)
         if head == der or block.label.startswith("TRUSTED"):  # OpenSSL appends its trust settings
             return document
-        detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, so Go refuses it"
+        detail = (
+            f"{where}: {len(der) - len(head)} bytes after the certificate in its block, so Go refuses the certificate"
+        )
         surplus = Fault(Reason.MALFORMED, detail)
         return replace(document, faults=(*document.faults, surplus))
     if block.is_private_key:
@@ -177,8 +185,8 @@ def _contents(block: Block, where: str) -> Document:
         except MalformedError as error:
             if block.label in _KEY_LABELS or isinstance(error, LimitError):
                 raise
-        fact = f"{where}: only the program that wrote it reads a {block.label}, so its public half is unknown"
-        return Document(faults=(Fault(Reason.UNREADABLE, fact, "certmond does not change it; use that program"),))
+        fact = f"{where}: only the program that wrote this {block.label} can read it, so its public key is unknown"
+        return Document(faults=(Fault(Reason.UNREADABLE, fact, "change this key only with the program that wrote it"),))
     if block.label.endswith("PUBLIC KEY"):
         return Document(public_keys=(_public_key(block.body()),))
     if block.label in _IGNORED_LABELS:
@@ -187,8 +195,9 @@ def _contents(block: Block, where: str) -> Document:
 
 
 def _certificate_document(der: bytes, where: str) -> Document:
-    """Return the certificate in these bytes with the faults of its encoding, or the fault that they are not a
-    certificate.
+    """Return a document with the certificate in `der` and the faults of its encoding.
+
+    If `der` is not a certificate, the document has only this fault. `where` names the bytes in faults.
     """
     try:
         certificate = _certificate(der)
@@ -198,7 +207,7 @@ def _certificate_document(der: bytes, where: str) -> Document:
 
 
 _held = WeakValueDictionary[bytes, Certificate]()
-"""Certificates that are in use. Weak references free the memory of a certificate that no longer exists on the node."""
+"""Parsed certificates by their DER. The references are weak, so certificates that no object uses free their memory."""
 
 
 def _certificate(der: bytes) -> Certificate:
@@ -206,7 +215,10 @@ def _certificate(der: bytes) -> Certificate:
 
 
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
-    """Return one object for equal certificates, which all files share. Call `make` for a new certificate."""
+    """Return the parsed certificate for `der`. All files with this certificate share one object.
+
+    Call `make` to create the object if it does not exist yet.
+    """
     certificate = _held.get(der)
     if certificate is None:
         certificate = _held[der] = make()
@@ -214,8 +226,9 @@ def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
 
 
 def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Document:
-    """Return the public half of a private key, and the fault if Go does not load it. Raises MalformedError for other
-    bytes.
+    """Return a document with the public key of the private key `der`, and with a fault if Go does not load this key.
+
+    Raise MalformedError if `der` is not a private key.
     """
     found = parse_private_key(der)
     if encrypted and found.objection:
@@ -233,7 +246,10 @@ def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Documen
 
 
 def _private_key(der: bytes) -> PublicKey | None:
-    """Return the public half of a private key, or None if reading it requires a passphrase."""
+    """Return the public key of the private key `der`, or None if the private key requires a passphrase.
+
+    Raise MalformedError if cryptography cannot load the private key, and LimitError if it exceeds a limit.
+    """
     check_private_key(der)
     with guarded("is not a usable private key"):
         try:
@@ -244,8 +260,9 @@ def _private_key(der: bytes) -> PublicKey | None:
 
 
 def check_private_keys(data: bytes) -> None:
-    """Raise LimitError if a private key in `data`, PEM or DER, exceeds a limit of size or, if encrypted, of iterations.
-    Ignores other damage.
+    """Raise LimitError if a private key in `data` exceeds the limit of its size, or of its iterations if encrypted.
+
+    `data` is PEM or DER. Ignore all other faults.
     """
     if not is_pem(data):
         _check_private_key(lambda: data)
@@ -297,7 +314,7 @@ def _decode_der(data: bytes, path: str) -> Document:
 
 
 def _is_der(data: bytes) -> bool:
-    """Return whether the data is exactly one DER SEQUENCE, as a certificate and a key are."""
+    """Return whether `data` is exactly one DER SEQUENCE, which is the form of a certificate and of a key."""
     try:
         value = read_value(data)
     except MalformedError:

@@ -1,20 +1,20 @@
-"""Certification paths, built and verified as Go's crypto/x509 does, which the components of Kubernetes use.
+"""Search for certification paths with the rules of Go's crypto/x509, which the components of Kubernetes use.
 
-Owns the search for paths from a certificate to a trust anchor. The search ignores time. Each path has the period in
-which it is valid, so a verdict at another time needs no new verification. The rules are those of Go 1.24's
-Certificate.Verify (crypto/x509/verify.go):
+A path connects a certificate to a trust anchor. The search ignores the time. Each path has the period in which it is
+valid, so a verdict for another time needs no new search. The rules are those of Go 1.24's Certificate.Verify
+(crypto/x509/verify.go):
 
-- signature, and name chaining by the issuer's raw subject, never by name alone
-- cA where the version is 3; keyCertSign where the issuer has keyUsage; pathLenConstraint
-- no SHA-1, MD5 or other algorithm that Go does not support, and no unknown critical extension
-- extended key usages nested from anchor to leaf; name constraints on every certificate below
+- The issuer's key has signed the certificate, and the certificate has the raw subject of the issuer as its issuer.
+- An issuer of version 3 has cA, an issuer with keyUsage has keyCertSign, and the path obeys pathLenConstraint.
+- No algorithm is one that Go does not support, such as SHA-1 or MD5, and no critical extension is unknown.
+- Every certificate of the path permits the extended key usages, and obeys the name constraints of the CAs above it.
 
 As in Go, no rule requires a subjectAltName on clients, an authorityKeyIdentifier, keyUsage on the root, or a positive
-serial number. A path that demands certificate policies is refused: certmond does not evaluate them, and no PKI of
-Kubernetes has them.
+serial number. certmond refuses a path that demands certificate policies, because certmond does not evaluate policies.
+No PKI of Kubernetes has policies.
 
-certmond does not use `cryptography.x509.verification`. It verifies at one instant and has one message for every
-refusal. It accepts no Ed25519 key of a CA, and it refuses certificates of kubeadm. docs/decisions/0002 has the reasons.
+certmond does not use `cryptography.x509.verification`. That verifier has one message for all refusals, accepts no
+Ed25519 key of a CA, and refuses certificates of kubeadm. docs/decisions/0002 has all reasons.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from certmond.pki.x509.search_budget import MAX_COMPARISONS, MAX_NAMES, MAX_WORK
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
 _HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has no separate digest
 KEYS = frozenset({"RSA", "ECDSA", "Ed25519"})
-"""The algorithms of keys with which Go, and so Kubernetes, can verify."""
+"""Algorithms of the keys with which Go, and so Kubernetes, can verify a signature."""
 _MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: limits the cost of a hostile bundle
 
 
 class Refusal(StrEnum):
-    """Reason for the refusal of one step of a path. `Rejection` has the certificate to which the reason applies."""
+    """Reason for which the search refuses a certificate. `Rejection` has the certificate that the text describes."""
 
     NO_ISSUER = "no CA certificate has the name of its issuer"
     BAD_SIGNATURE = "not signed by the CA certificate with the name of its issuer"
@@ -70,7 +70,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One refused step. `certificate` is the issuer if the text of `refusal` names the issuer."""
+    """Refusal of one certificate in the search for paths, with the certificate that the text of `refusal` describes."""
 
     refusal: Refusal
     certificate: Certificate
@@ -81,7 +81,7 @@ _NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A certification path, leaf first, anchor last. It is valid from `since` to `until`, both included."""
+    """A certification path from the leaf to the trust anchor. It is valid from `since` to `until`, both included."""
 
     certificates: tuple[Certificate, ...]
     since: datetime = field(init=False, compare=False)
@@ -104,38 +104,38 @@ _UNTIL = attrgetter("until")
 
 @dataclass(frozen=True, slots=True)
 class PathSearch:
-    """All paths, valid now or not, and the reasons for the refusal of other candidates."""
+    """Result of a search: all paths, also those that are not valid now, and the refusals of other candidates."""
 
     paths: tuple[Path, ...]
     rejections: tuple[Rejection, ...]
 
     def valid_at(self, now: datetime) -> Path | None:
-        """Return the path that is valid at `now` and whose validity ends last, or None."""
+        """Return the path that is valid at `now`, or None. Of several valid paths, return the one that ends last."""
         return max([path for path in self.paths if path.holds_at(now)], key=_UNTIL, default=None)
 
     @property
     def best(self) -> Path | None:
-        """The path whose validity ends last, valid now or not, or None."""
+        """The path that ends last, even if it is not valid now, or None if the search has found no path."""
         return max(self.paths, key=_UNTIL, default=None)
 
 
 class Question(NamedTuple):
-    """The arguments of one call of `find_paths`, and the file of the leaf."""
+    """Arguments of one call of `find_paths`, and the file of the leaf."""
 
     leaf: Certificate
     anchors: tuple[Certificate, ...]
     intermediates: tuple[Certificate, ...]
     usages: frozenset[str]
     file: str = ""
-    """The file of the leaf: all questions about one file share a `Budget`."""
+    """Path of the file with the leaf. All questions about the same file share a `Budget`."""
 
 
 Searching = Callable[[Sequence[Question]], Iterable[PathSearch]]
-"""Function that answers many questions, as `find_all` does."""
+"""Type of a function that returns one result for each question, such as `find_all`."""
 
 
 def find_all(questions: Sequence[Question]) -> Iterable[PathSearch]:
-    """Return the result of `find_paths` for each question."""
+    """Return the result of `find_paths` for each question, in the order of the questions."""
     budgets = defaultdict[str, Budget](Budget)
     return [find_paths(*question[:4], budgets[question.file] if question.file else None) for question in questions]
 
@@ -147,10 +147,11 @@ def find_paths(
     usages: Iterable[str] = (),
     budget: Budget | None = None,
 ) -> PathSearch:
-    """Return all certification paths from `leaf` to one of `anchors` that permit every extended usage in `usages`.
+    """Return all certification paths from `leaf` to a certificate in `anchors`, for the extended usages `usages`.
 
-    A leaf that is an anchor is its own path. `usages` are names of Kubernetes ("server auth", "client auth"). As in Go
-    (VerifyOptions.KeyUsages), the leaf and every CA must have each of them. The search spends `budget`. Never raises.
+    If `leaf` is an anchor, the path is the leaf alone. `usages` are Kubernetes names such as "server auth". As in Go
+    (VerifyOptions.KeyUsages), the leaf and every CA must permit each usage. The search ends when `budget` is spent. It
+    raises no exception.
     """
     return _Search(tuple(anchors), tuple(intermediates), frozenset(usages), budget or Budget()).run(leaf)
 
@@ -208,8 +209,9 @@ class _Search:
                 self._extend((*chain, issuer))
 
     def _refuse(self, chain: tuple[Certificate, ...], issuer: Certificate) -> Rejection | None:
-        """Return why `issuer` cannot follow `chain`, or None. The check of the signature comes first: without a
-        signature, the other properties are irrelevant.
+        """Return why `issuer` cannot be the next certificate after `chain`, or None if it can.
+
+        Check the signature first, because the other properties of an issuer that has signed nothing do not matter.
         """
         child = chain[-1]
         self._checks += 1
@@ -222,8 +224,9 @@ class _Search:
         return Rejection(refusal, issuer) if refusal else None
 
     def _entity(self, certificate: Certificate) -> tuple[str, tuple[bytes, bytes | None]]:
-        """Return key, subject and subjectAltName, byte for byte. As in Go (alreadyInChain), no two certificates of a
-        path have all three in common.
+        """Return the key, the subject and the subjectAltName of a certificate.
+
+        As in Go (alreadyInChain), no two certificates of a path have all three values in common.
         """
         if certificate not in self._names:
             self._names[certificate] = certificate.subject_der, alternative_names_of(certificate.der)
@@ -243,14 +246,14 @@ class _Search:
 
 
 def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()) -> Refusal | None:
-    """Return why the trust anchor `anchor` could not certify the contents of `leaf` if it signed them, or None."""
+    """Return why the trust anchor `anchor` must not sign a certificate like `leaf`, or None if it may."""
     if refusal := _forbidden(anchor, (leaf,), Budget(), is_anchor=True):
         return refusal
     return None if all(map(anchor.has_usage, usages)) else Refusal.USAGE
 
 
 def _forbidden(issuer: Certificate, chain: Sequence[Certificate], budget: Budget, *, is_anchor: bool) -> Refusal | None:
-    """Return why `issuer` may not certify the chain below it, without a check of the signature, or None."""
+    """Return why `issuer` may not certify the certificates in `chain`, or None if it may. Check no signature."""
     if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
         return Refusal.NOT_CA
     if issuer.usages and "cert sign" not in issuer.usages:
@@ -276,7 +279,7 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
 
 
 def _unusable(certificate: Certificate) -> Refusal | None:
-    """Return the reason for which Go refuses the certificate with any issuer, or None."""
+    """Return the reason for which Go refuses the certificate in every path, or None if Go can use it."""
     if certificate.unknown_critical and not certificate.objections:
         return Refusal.UNKNOWN_CRITICAL
     if certificate.objections or certificate.key.algorithm not in KEYS:
@@ -285,14 +288,17 @@ def _unusable(certificate: Certificate) -> Refusal | None:
 
 
 def _distance(child: Certificate, issuer: Certificate) -> int:
-    """Return the rank of an issuer by its key identifier (Go's findPotentialParents). It affects only the order."""
+    """Return the position of a possible issuer in the search, by its key identifier (Go's findPotentialParents)."""
     if child.authority_key_id == issuer.subject_key_id:
         return 0
     return 2 if child.authority_key_id and issuer.subject_key_id else 1
 
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
-    """Return whether the signature verifies with the key of `issuer`, and the names chain. Accepts weak digests."""
+    """Return whether `certificate` names `issuer` as its issuer, and the key of `issuer` has signed it.
+
+    Accept weak digests.
+    """
     if certificate.issuer_der != issuer.subject_der:
         return False
     try:
@@ -303,7 +309,10 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 
 def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
-    """Verify a signature with the issuer's key, which is cached after the first use. Raises for a bad signature."""
+    """Return True if the key of `issuer` has signed `certificate`. Raise an exception for a wrong signature.
+
+    Return False if the key does not fit the signature algorithm, or if the certificate names two algorithms.
+    """
     signed = signed_part_of(certificate.der)
     # Only the algorithm in the signed part counts; the outer one must be equal (RFC 5280, 4.1.1.2).
     if signed.algorithm != signed.outer_algorithm:

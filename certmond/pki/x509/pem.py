@@ -1,6 +1,7 @@
-"""PEM blocks in the bytes of a file (RFC 7468), and which of them Go ignores.
+"""Reader of the PEM blocks in the bytes of a file (RFC 7468). It also finds the blocks that Go ignores.
 
-Owns the frame of a block, its headers and its base64. `parsing` owns the contents. No message quotes bytes of the file.
+This module reads the BEGIN and END lines of a block, its headers and its base64. `parsing` reads the decoded contents.
+No message quotes bytes of the file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 
 
 class Block(NamedTuple):
-    """A PEM block and its position. Without an END line, it extends to the next block."""
+    """A PEM block and its position in the file. A block without an END line extends to the next block."""
 
     label: str
     text: bytes
@@ -32,18 +33,18 @@ class Block(NamedTuple):
 
     @property
     def is_private_key(self) -> bool:
-        """Whether Go treats the block as a private key (tls.X509KeyPair)."""
+        """Whether the label is that of a private key, according to Go (tls.X509KeyPair)."""
         return self.label == "PRIVATE KEY" or self.label.endswith(" PRIVATE KEY")
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the block is a key that requires a passphrase, by PKCS#8 or by the headers of RFC 1421."""
+        """Whether the block is a private key that requires a passphrase, in PKCS#8 or with the headers of RFC 1421."""
         if self.label == "ENCRYPTED PRIVATE KEY":
             return True
         return b"ENCRYPTED" in self.text and _ENCRYPTED.search(self.text) is not None
 
     def body(self) -> bytes:
-        """Return the decoded content, without white space and headers. Raises MalformedError."""
+        """Return the decoded base64 of the block. Raise MalformedError if the block is cut off or not base64."""
         frame = len("-----BEGIN -----") + len(self.label)
         text, end, _ = self.text[frame:].partition(b"-----END " + self.label.encode("ascii") + b"-----")
         if not end:
@@ -56,8 +57,9 @@ class Block(NamedTuple):
             raise MalformedError("is not base64") from None
 
     def key_body(self) -> bytes:
-        """Return the decoded private key. Raises MalformedError. Its message omits the label, which a reader could
-        mistake for the key.
+        """Return the decoded base64 of a private key. Raise MalformedError if the block is cut off or not base64.
+
+        The message omits the label of the block, because a reader could mistake the label for a key.
         """
         try:
             return self.body()
@@ -65,7 +67,7 @@ class Block(NamedTuple):
             raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
 
     def overlooked_in(self, data: bytes) -> str | None:
-        """Return why Go's encoding/pem skips this block of the file `data`, or None. Kubernetes skips it too."""
+        """Return why Kubernetes ignores this block of the file `data`, as Go does, or None if Kubernetes reads it."""
         begins_line = data[self.start - 1 : self.start] in {b"", b"\n"}
         if not (begins_line and _OWN_LINES.fullmatch(self.text) and _END_OF_LINE.match(data, self.stop)):
             return "its BEGIN and END are not on separate lines, so Kubernetes ignores it"
@@ -77,12 +79,12 @@ class Block(NamedTuple):
 
 
 def is_pem(data: bytes) -> bool:
-    """Return whether a PEM block begins in `data`."""
+    """Return whether `data` contains the BEGIN line of a PEM block."""
     return _BEGIN.search(data) is not None
 
 
 def blocks_in(data: bytes) -> Iterator[Block]:
-    """Yield the PEM blocks in `data`, in their order."""
+    """Yield the PEM blocks in `data`, in the order of the file."""
     begin = _BEGIN.search(data)
     while begin:
         following = _BEGIN.search(data, begin.end())

@@ -1,7 +1,8 @@
-"""Cost of opening a PKCS #12 file (RFC 7292), determined before OpenSSL opens it.
+"""Limit for the cost of a PKCS #12 file (RFC 7292). certmond checks this limit before OpenSSL opens the file.
 
-Owns a reader of the BER that OpenSSL accepts (indefinite lengths, lengths of any form). The reader counts the
-iterations of the MAC, and of each key derivation outside encrypted parts. It limits the depth and number of values.
+The module has a reader for the BER that OpenSSL accepts, with indefinite lengths and lengths of any form. The reader
+counts the iterations of the MAC, and of each key derivation outside encrypted parts. It also limits the depth and the
+number of values.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from certmond.errors import LimitError, MalformedError
 
 MAX_ITERATIONS = 5_000_000
-"""Maximum iterations of HMAC-SHA-256 for a file. An iteration of another function counts as several, by its cost."""
+"""Maximum number of iterations of HMAC-SHA-256 for a file. An iteration of a slower function counts as several."""
 
 _INTEGER, _OCTETS, _OID, _SEQUENCE, _EXPLICIT = 0x02, 0x04, 0x06, 0x30, 0xA0
 _CONSTRUCTED, _HIGH_TAG, _LONG, _INDEFINITE, _END = 0x20, 0x1F, 0x80, 0x80, b"\0\0"
@@ -29,7 +30,7 @@ _DIGEST = 32  # bytes of one run of PBKDF2
 
 @dataclass(slots=True)
 class _Node:
-    """A BER value: its first tag byte, and its content if it is primitive, or else the inner values."""
+    """A BER value with its tag byte. A primitive value has `content`, and a constructed value has inner `values`."""
 
     tag: int
     content: bytes = b""
@@ -37,10 +38,10 @@ class _Node:
 
 
 def check_iterations(data: bytes) -> bool:
-    """Return whether a part of a PKCS #12 file is encrypted. certmond does not count the iterations in such a part.
+    """Check the cost of a PKCS #12 file or of an encrypted PKCS #8 key. Return whether a part of it is encrypted.
 
-    Raises LimitError if the file, or an encrypted PKCS #8 key, requires more than `MAX_ITERATIONS`. Raises
-    MalformedError if OpenSSL could read another structure than this reader.
+    The count does not include iterations inside an encrypted part. Raise LimitError for more than `MAX_ITERATIONS`.
+    Raise MalformedError if OpenSSL could read another structure than this reader.
     """
     found = [*_Reader(data).nodes(0, len(data), 0)]
     asked = sum(map(_work, found))
@@ -50,7 +51,9 @@ def check_iterations(data: bytes) -> bool:
 
 
 class _Reader:
-    """Reader of BER, including the BER in the octet strings of a ContentInfo or a bag (RFC 2315, 7; RFC 7292, 4.2)."""
+    """Reader of BER. It also reads the BER inside the octet strings of a ContentInfo or a bag (RFC 2315, 7; RFC 7292,
+    4.2).
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -84,7 +87,7 @@ class _Reader:
         return node, place
 
     def _inside(self, node: _Node, depth: int) -> list[_Node]:
-        """Return the values in an octet string, which BER may split."""
+        """Return the BER values inside an octet string, or none for any other value. BER may split the octet string."""
         if node.tag & ~_CONSTRUCTED != _OCTETS:
             return []
         inner = _Reader(_octets(node))
@@ -94,7 +97,10 @@ class _Reader:
         return found
 
     def _head(self, at: int, end: int) -> tuple[int, int, int | None]:
-        """Return the tag byte, and the start and end of the content; the end is None for an indefinite length."""
+        """Return the tag byte of a value, and the start and the end of its content.
+
+        The end is None for an indefinite length.
+        """
         tag, at = self._tag(at, end)
         if at >= end:
             raise MalformedError("has a value that is cut off")
@@ -111,7 +117,10 @@ class _Reader:
         return tag, at, at + size
 
     def _tag(self, at: int, end: int) -> tuple[int, int]:
-        """Return the tag as one byte, and the next position. OpenSSL also accepts a low number in the high form."""
+        """Return the tag as one byte, and the position after the tag.
+
+        Like OpenSSL, accept a low tag number in the form for high tag numbers.
+        """
         first, number = self._data[at], 0
         at += 1
         if first & _HIGH_TAG != _HIGH_TAG:
@@ -129,12 +138,15 @@ def _octets(node: _Node) -> bytes:
 
 
 def _is_encrypted(node: _Node) -> bool:
-    """Return whether a ContentInfo of the kind EncryptedData is in the value (RFC 2315, 13)."""
+    """Return whether the value contains a ContentInfo of the type EncryptedData (RFC 2315, 13)."""
     return (node.tag, node.content) == (_OID, _ENCRYPTED_DATA) or any(map(_is_encrypted, node.values))
 
 
 def _work(node: _Node) -> int:
-    """Return the iterations that a value and all inner values require. In the parameters, they follow the salt."""
+    """Return the cost in iterations of all key derivations in a value and its inner values.
+
+    The parameters of a key derivation have the salt first, and then the number of iterations.
+    """
     here = 0
     for place, value in enumerate(node.values[:-1]):
         follower = node.values[place + 1]
@@ -144,8 +156,9 @@ def _work(node: _Node) -> int:
 
 
 def _asked(parameters: Sequence[_Node]) -> int:
-    """Return the cost of the parameters after the salt: PBKDF2 (RFC 8018, A.2), scrypt (RFC 7914, 7), or PKCS #12 (RFC
-    7292, 4 and C).
+    """Return the cost in iterations of one key derivation, from its parameters after the salt.
+
+    The algorithm is PBKDF2 (RFC 8018, A.2), scrypt (RFC 7914, 7), or that of PKCS #12 (RFC 7292, 4 and C).
     """
     numbers = [min(int.from_bytes(each.content), _LARGEST) for each in parameters if each.tag == _INTEGER]
     prf = next((each.values[0].content for each in parameters if each.tag == _SEQUENCE and each.values), _DEFAULT_PRF)

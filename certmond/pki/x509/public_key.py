@@ -1,4 +1,4 @@
-"""Public half of a key as an immutable value: algorithm, size and SHA-256. Never holds a private key."""
+"""Public key as an immutable value with its algorithm, size and SHA-256. The value never contains a private key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """Public half of a key. Two keys are equal exactly if `sha256`, of the SubjectPublicKeyInfo, is equal."""
+    """Public key. `sha256` is the SHA-256 of its SubjectPublicKeyInfo. `bits` is 0 if the size is unknown."""
 
     algorithm: str
     bits: int
@@ -30,12 +30,12 @@ class PublicKey:
 
     @property
     def key(self) -> PublicKey:
-        """The key itself, as `Certificate.key`, because a trust anchor may be a certificate or a bare key."""
+        """The key itself. A trust anchor may be a certificate or a public key, and so both have the property `key`."""
         return self
 
     @property
     def called(self) -> str:
-        """The algorithm and the fingerprint, for messages."""
+        """The algorithm and the start of the SHA-256, for messages."""
         return f"the {self} key with the SHA-256 {self.sha256[:16]}…"
 
     def __str__(self) -> str:
@@ -43,13 +43,13 @@ class PublicKey:
 
 
 def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
-    """Return the public key of a certificate or a private key. Raises MalformedError for an unknown algorithm."""
+    """Return the public key of a certificate or a private key. Raise MalformedError if cryptography cannot load it."""
     with guarded("its public key cannot be used"):
         return describe_key(holder.public_key())
 
 
 def describe_key(key: PublicKeyTypes) -> PublicKey:
-    """Return the algorithm, size and fingerprint of a public key."""
+    """Return the public key `key` of cryptography as a `PublicKey`."""
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     match key:
         case rsa.RSAPublicKey():
@@ -64,7 +64,10 @@ def describe_key(key: PublicKeyTypes) -> PublicKey:
 
 
 def plain_key(info: bytes) -> PublicKey | None:
-    """Return an RSA-2048 or P-256 key in its usual encoding, without the library. Return None for any other key."""
+    """Return the key in the SubjectPublicKeyInfo `info` if it is an RSA-2048 or P-256 key in its usual encoding.
+
+    Return None for any other key. The function does not call cryptography, which is slower.
+    """
     if not is_plain_public_key(info):
         return None
     algorithm, bits = ("RSA", 2048) if len(info) == 294 else ("ECDSA", 256)
@@ -72,7 +75,10 @@ def plain_key(info: bytes) -> PublicKey | None:
 
 
 def bare_key(info: bytes) -> PublicKey:
-    """Return the key of a certificate that cryptography does not read. The size is 0 if Go does not support the key."""
+    """Return the key in the SubjectPublicKeyInfo `info` of a certificate that cryptography does not read.
+
+    If Go does not support the key, or the key exceeds a limit, its size is 0.
+    """
     try:
         check_public_key(info)
         if key := public_key_of_info(info):

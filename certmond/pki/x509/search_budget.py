@@ -1,7 +1,7 @@
-"""Budget of the search for certification paths, for all certificates of one file together.
+"""Limits for the search of certification paths, for all certificates of one file together.
 
-Owns the unit and the limits. Go limits the signatures and comparisons of one search. certmond needs a limit for all
-searches: a file can have hundreds of certificates, with keys that the author of the file chose.
+Go limits the signatures and comparisons of one search. certmond needs a limit for all searches of a file, because a
+file can have hundreds of certificates, with keys that the author of the file chose.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.name_constraints import NameConstraints, constraints_of
 
 MAX_COMPARISONS = 250_000
-"""Maximum comparisons of names with the name constraints of one CA of a path: Go's maxConstraintComparisons."""
+"""Maximum number of comparisons of names with the name constraints of one CA (Go's maxConstraintComparisons)."""
 MAX_NAMES = 50_000
-"""Maximum number of names to compare with name constraints. A name counts once for each CA with constraints."""
+"""Maximum number of names that certmond compares with constraints. A name counts once for each CA with constraints."""
 MAX_WORK = 10_000
-"""Maximum work in verifications of RSA-2048 signatures. OpenSSL makes one in about 50 microseconds."""
+"""Maximum number of verifications of RSA-2048 signatures. OpenSSL needs about 50 microseconds for each of them."""
 
 _FAST = {"RSA-2048": 1, "ECDSA-256": 2, "Ed25519": 3}
 _SLOW = 25  # any other curve; OpenSSL's slowest takes a millisecond
@@ -24,7 +24,10 @@ _HASHED = 50_000  # bytes that OpenSSL hashes in the time of one verification
 
 
 def work_of(child: Certificate, issuer: Certificate) -> int:
-    """Return the cost of a verification of the signature of `child` with the key of `issuer`."""
+    """Return the cost of a verification of the signature of `child` with the key of `issuer`.
+
+    The unit is the verification of an RSA-2048 signature.
+    """
     key = issuer.key
     cost = 2 * -(-(key.bits**2) // 2048**2) if key.algorithm == "RSA" else _SLOW
     return _FAST.get(str(key), cost) + len(child.der) // _HASHED
@@ -32,24 +35,27 @@ def work_of(child: Certificate, issuer: Certificate) -> int:
 
 @dataclass(slots=True)
 class Budget:
-    """The remaining budget, and the parsed constraints of the CAs on the path."""
+    """The work and the names that the searches of one file may still use, with a cache of parsed name constraints."""
 
     work: int = MAX_WORK
     names: int = MAX_NAMES
     _constraints: dict[Certificate, NameConstraints | None] = field(default_factory=dict)
 
     def spend_work(self, cost: int) -> bool:
-        """Subtract `cost`, and return whether the budget sufficed."""
+        """Subtract `cost` from the remaining work. Return False if the work was not sufficient."""
         self.work -= cost
         return self.work >= 0
 
     def spend_names(self, count: int) -> bool:
-        """Subtract `count`, and return whether the budget sufficed."""
+        """Subtract `count` from the remaining names. Return False if the names were not sufficient."""
         self.names -= count
         return self.names >= 0
 
     def constraints_of(self, issuer: Certificate) -> NameConstraints | None:
-        """Return the constraints of a CA that has some, or None if they cannot be parsed."""
+        """Return the name constraints of a CA that has this extension, or None if they cannot be parsed.
+
+        Parse the constraints of each CA only once.
+        """
         if issuer not in self._constraints:
             self._constraints[issuer] = constraints_of(issuer)
         return self._constraints[issuer]

@@ -63,7 +63,7 @@ def test_a_bundle_with_the_old_ca_is_reported_until_it_is_current(
     canary = look(access, update=True)
     assert not canary.ok
     assert canary.fact == f"the CA bundle of {made['kind']} it lacks {NEW.facts.sha256[:12]}"
-    assert canary.remedy == "replace the CA there, or annotate the object: certmond.io/ca-bundle=ca"
+    assert canary.remedy == "replace the CA in the bundle, or annotate the object: certmond.io/ca-bundle=ca"
     add(cluster, resource, "right", b64(NEW, STRANGE, OLD))
     cluster.store.remove(resource, "it")
     assert look(access) == CheckResult("ca_bundles", True, "each CA bundle has the expected CAs")

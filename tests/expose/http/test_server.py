@@ -345,7 +345,7 @@ class TestHealth:
             ("/healthz", lambda: beat(alive=float("nan")), "last heartbeat"),
             ("/readyz", lambda: beat(passed=None), "first pass"),
             ("/readyz", lambda: beat(ready=False), "first pass"),
-            ("/readyz", lambda: beat(passed=86400), r"last pass is 864\d\d s old, and 660 s is the limit"),
+            ("/readyz", lambda: beat(passed=86400), r"last pass is 864\d\d s old, but the limit is 660 s"),
             ("/healthz", lambda: b"", "not a heartbeat"),
             ("/readyz", lambda: b"[]", "not a heartbeat"),
             ("/readyz", lambda: b"{}", "not a heartbeat"),

@@ -512,7 +512,7 @@ def test_the_summary_of_an_empty_node_has_a_remedy(node: Node) -> None:
     """Without any certificate, the line does not report a healthy node, but the remedy."""
     shutil.rmtree(node.path("etc"))
     shutil.rmtree(node.path("var"))
-    assert summarised(looked_at(node)) == "no certificate to watch; see the profile: certmond check"
+    assert summarised(looked_at(node)) == "no certificate on this node; to find the profile, run: certmond check"
     assert summarised(judged("x", "/x", LEAF)).startswith("1 certificate, ")
 
 

@@ -208,7 +208,7 @@ class TestTree:
         assert branch.head == ca
         assert [each["name"] for each in branch.leaves] == ["soon", "sooner", "bad"]
         assert (branch.hidden, read.total) == (2, 6)
-        assert "and 2 certificates more that end later" in shown(status(*leaves, ca, trust_anchors=[ca])).text
+        assert "and 2 more certificates with a later expiry" in shown(status(*leaves, ca, trust_anchors=[ca])).text
 
     def test_certificates_of_one_name_show_their_files(self) -> None:
         """Certificates of one entry of the catalogue show their files."""

@@ -145,7 +145,7 @@ def test_a_broken_cluster_is_repaired_after_a_wait_or_by_a_due_renewal() -> None
         assert (step.generation, step.cause) == (None, Cause.DAMAGED)
         assert step.certificate == LEADS_NOWHERE.certificates[0]
     assert node.plan().steps[0].detail == (
-        "/etc/leaf.conf: cluster 'c' has no server; repair its cluster with the present CA of ca"
+        "/etc/leaf.conf: cluster 'c' has no server; repair the cluster with the present CA of ca"
     )
     due = Node(see(CONF, archived(end=NOW + DAY)))
     due.now += HOUR
@@ -530,7 +530,7 @@ def test_an_impossible_repair_has_its_reason_and_remedy() -> None:
     """
     other = see(AUTHORITY, ROOT, key=None)
     for fields, ca, said in (
-        ({"renewed_by": "the distribution at its start"}, CA, "certmond does not renew it"),
+        ({"renewed_by": "the distribution at its start"}, CA, "certmond does not renew this certificate"),
         ({"signer": "none"}, CA, "`signer: none`"),
         ({"subject": []}, CA, "its entry fixes no subject"),
         ({"subject": "CN=${service_ip}"}, CA, "this node has no fact for its subject"),

@@ -62,8 +62,8 @@ def test_a_server_that_ends_every_handshake_is_critical() -> None:
     (found,) = about_services(Presence(refusing=(Refusing(at, "/a", due=True),)), NOW)
     assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, Severity.CRITICAL)
     assert found.message == (
-        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)), not /a; "
-        "see its log, and restore its previous files: certmond archive restore NAME"
+        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)), but should serve /a; "
+        "see the log of the service, and restore the previous files: certmond archive restore NAME"
     )
     assert list(about_services(Presence(refusing=(Refusing(at, "/a", due=False),)), NOW)) == []
     (unknown,) = about_services(Presence(refusing=(Refusing(replace(at, service=""), "/a", due=True),)), NOW)
@@ -83,7 +83,7 @@ def test_an_endpoint_that_stopped_serving_is_reported() -> None:
         ServedAt(one, "etcd", None, None, "the handshake failed"), ServedAt(two, "", None, None, "it was refused"),
         ServedAt(three, "c", None, None, "refused"),
     ))  # fmt: skip
-    remedy = "see its log, and restore its previous files: certmond archive restore NAME"
+    remedy = "see the log of the service, and restore the previous files: certmond archive restore NAME"
     assert list(no_longer_served((before, NOWHERE), (NOWHERE, after))) == [
         f"etcd at 127.0.0.1:1 no longer serves a certificate: the handshake failed; {remedy}",
         f"the listener at 127.0.0.1:2 no longer serves a certificate: it was refused; {remedy}",

@@ -60,16 +60,16 @@ def test_an_endpoint_is_written_in_one_way(text: str, written: str) -> None:
         ("node-1:6443", "is not an endpoint such as"),
         ("192.0.2.10:6443 ", "is not an endpoint such as"),
         ("192.0.2.10:6443\n", "is not an endpoint such as"),
-        ("192.0.2.010:6443", "'192.0.2.010' is no IP address"),
-        ("[1::2::3]:6443", "'1::2::3' is no IP address"),
-        ("0.0.0.0:6443", "0.0.0.0 is no address to connect to"),
-        ("[::]:6443", ":: is no address to connect to"),
-        ("192.0.2.10:0", "0 is no port"),
-        ("192.0.2.10:65536", "65536 is no port"),
-        ("*.example.com@192.0.2.10:6443", "'*.example.com' is no DNS name"),
-        ("192.0.2.11@192.0.2.10:6443", "'192.0.2.11' is no DNS name"),
-        (f"{'a' * 64}@192.0.2.10:6443", "is no DNS name"),
-        (f"{'a.' * 127}a@192.0.2.10:6443", "is no DNS name"),
+        ("192.0.2.010:6443", "'192.0.2.010' is not an IP address"),
+        ("[1::2::3]:6443", "'1::2::3' is not an IP address"),
+        ("0.0.0.0:6443", "0.0.0.0 is not the address of a server"),
+        ("[::]:6443", ":: is not the address of a server"),
+        ("192.0.2.10:0", "0 is not a port"),
+        ("192.0.2.10:65536", "65536 is not a port"),
+        ("*.example.com@192.0.2.10:6443", "'*.example.com' is not a DNS name"),
+        ("192.0.2.11@192.0.2.10:6443", "'192.0.2.11' is not a DNS name"),
+        (f"{'a' * 64}@192.0.2.10:6443", "is not a DNS name"),
+        (f"{'a.' * 127}a@192.0.2.10:6443", "is not a DNS name"),
     ],
 )
 def test_an_address_without_a_possible_connection_is_no_endpoint(text: str, complaint: str) -> None:
@@ -80,7 +80,7 @@ def test_an_address_without_a_possible_connection_is_no_endpoint(text: str, comp
 
 def test_an_address_has_no_zone() -> None:
     """Components of Kubernetes have none."""
-    with pytest.raises(MalformedError, match="no address to connect to"):
+    with pytest.raises(MalformedError, match="not the address of a server"):
         Endpoint("fe80::1%eth0", 6443)
 
 

@@ -265,7 +265,7 @@ def test_a_link_that_is_lost_repeatedly_is_made_at_growing_intervals() -> None:
         pauses.append(waits.changes_at - now)
         now = waits.changes_at
     assert pauses == [*(MINUTE * 2**n for n in range(6)), HOUR, HOUR, HOUR]
-    assert because == f"it was repaired 9 times, last on {now - HOUR:%Y-%m-%d %H:%M} UTC, and is damaged again"
+    assert because == f"the file was repaired 9 times, last on {now - HOUR:%Y-%m-%d %H:%M} UTC, and is damaged again"
     assert Attempt(now + HOUR).repaired(attempt).repairs == 1
     assert Attempt(now - 2 * HOUR).repaired(attempt).repairs == 1  # the clock was set back
 
@@ -298,7 +298,10 @@ def test_a_certificate_that_is_not_yet_valid_waits_after_an_attempt() -> None:
     ahead = {"not_before": NOW + DAY, "not_after": NOW + YEAR}
     made = world(leaf(NOW + 2 * YEAR))
     made = made.after(made.plan(NOW), NOW, **ahead)
-    assert held(made.plan(NOW + HOUR - TICK)).because == "it was renewed on 2026-11-24 12:00 UTC, and is not valid yet"
+    assert (
+        held(made.plan(NOW + HOUR - TICK)).because
+        == "the certificate was renewed on 2026-11-24 12:00 UTC, and is not valid yet"
+    )
     assert held(made.plan(NOW)).until == made.plan(NOW).changes_at == NOW + HOUR
     assert steps(made.plan(NOW + HOUR)) == [("leaf", Cause.NOT_YET_VALID)]
     failed = world(leaf(NOW + 2 * YEAR), past={("leaf", "/pki/leaf.crt"): Attempt(NOW, 3, "no such key")})
@@ -319,7 +322,7 @@ def test_after_a_failure_it_waits_twice_as_long_each_time_up_to_an_hour(failures
     """A minute after the first one."""
     made = with_attempt(Attempt(NOW, failures, "no such key"))
     until = NOW + wait * MINUTE
-    because = f"the attempt failed {failures} times, last: no such key"
+    because = f"the attempt failed {failures} times, the last time with: no such key"
     assert made.plan(until - TICK) == Plan((), (Held("leaf", "/pki/leaf.crt", because, until),), until)
     assert steps(made.plan(until)) == [("leaf", Cause.DUE)]
 
@@ -327,7 +330,7 @@ def test_after_a_failure_it_waits_twice_as_long_each_time_up_to_an_hour(failures
 def test_an_undecided_signer_is_asked_at_the_time_that_it_named() -> None:
     """The attempt is not earlier, however long ago the last one was."""
     made = with_attempt(Attempt(NOW - DAY, message="an approver decides", wait_until=NOW + DAY))
-    assert held(made.plan(NOW)).because == "its signer has not decided yet: an approver decides"
+    assert held(made.plan(NOW)).because == "the signer has not decided yet: an approver decides"
     assert held(made.plan(NOW)).until == made.plan(NOW).changes_at == NOW + DAY
     assert steps(made.plan(NOW + DAY)) == [("leaf", Cause.DUE)]
 
@@ -354,7 +357,7 @@ def test_a_certificate_that_is_issued_due_is_renewed_after_two_thirds_of_its_res
     again = NOW + 6 * DAY
     assert (
         held(brief.plan(NOW + HOUR)).because
-        == "it was renewed on 2026-11-24 12:00 UTC, and is still due: see still_due"
+        == "the certificate was renewed on 2026-11-24 12:00 UTC, and is still due: see still_due"
     )
     for now in (NOW - MINUTE, NOW, again - TICK):  # also if the clock jumps back
         assert held(brief.plan(now)).until == brief.plan(now).changes_at == again
@@ -463,32 +466,37 @@ UNRELATED = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
     ("seen", "ca", "signers", "why"),
     [
         (GOOD, CA, {}, None),
-        (replace(CA, spec=AUTHORITY, name="leaf"), CA, {}, "it is a CA; rotate it: certmond root-ca rotate"),
-        (replace(GOOD, name="leaf#2"), CA, {}, "it has no separate entry in the catalogue"),
-        (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "it has no separate entry in the catalogue"),
+        (
+            replace(CA, spec=AUTHORITY, name="leaf"),
+            CA,
+            {},
+            "this certificate is a CA; rotate it: certmond root-ca rotate",
+        ),
+        (replace(GOOD, name="leaf#2"), CA, {}, "this certificate has no separate entry in the catalogue"),
+        (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "this certificate has no separate entry in the catalogue"),
         (see(row(signer="none"), leaf(NOW + DAY)), CA, {}, "its entry has `signer: none`"),
-        (see(row()), CA, {}, "it has no certificate to renew; first restore it"),
-        (replace(GOOD, renewable=False), CA, {}, "its file is not PEM"),
+        (see(row()), CA, {}, "the file has no certificate to renew; first restore it"),
+        (replace(GOOD, renewable=False), CA, {}, "the file is not PEM"),
         (see(row(), make_leaf(ROOT, path_length=0, not_after=NOW + DAY)), CA, {}, "cryptography does not read it"),
         (see(row(), make_leaf(ROOT, serial=-1, not_after=NOW + DAY)), CA, {}, "Go does not read it (x509: negative"),
-        (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "its CA /pki/ca.crt is unusable"),
-        (GOOD, see(AUTHORITY), {}, "the file of its CA (entry ca) contains no certificate; first restore the CA"),
-        (see(row(kind="kubeconfig"), leaf(NOW + DAY), renewable=False), CA, {}, "it refers to files"),
-        (replace(GOOD, key=None, key_path=None), CA, {}, "its entry names no key file"),
+        (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "the CA /pki/ca.crt is unusable"),
+        (GOOD, see(AUTHORITY), {}, "the file of the CA (entry ca) contains no certificate; first restore the CA"),
+        (see(row(kind="kubeconfig"), leaf(NOW + DAY), renewable=False), CA, {}, "the kubeconfig refers to files"),
+        (replace(GOOD, key=None, key_path=None), CA, {}, "the entry names no key file"),
         (see(KUBELET, leaf(NOW + DAY), key=None, key_path=None), CA, {}, None),
-        (see(row(ca="self"), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs it"),
-        (see(row(ca=[]), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs it"),
+        (see(row(ca="self"), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs this certificate"),
+        (see(row(ca=[]), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs this certificate"),
         (see(row(ca=["self", "ca"]), leaf(NOW + DAY)), CA, {}, None),
-        (GOOD, replace(CA, key=None), {}, "its CA's key /pki/ca.key is not on this node, or is not the key of that CA"),
-        (GOOD, UNRELATED, {}, "its CA's key /pki/ca.key is not on this node, or is not the key of that CA"),
-        (GOOD, replace(CA, key=None, key_path=None), {}, "its CA's key /pki/ca.crt is not on this node"),
+        (GOOD, replace(CA, key=None), {}, "the CA's key /pki/ca.key is not on this node, or does not match the CA"),
+        (GOOD, UNRELATED, {}, "the CA's key /pki/ca.key is not on this node, or does not match the CA"),
+        (GOOD, replace(CA, key=None, key_path=None), {}, "the CA's key /pki/ca.crt is not on this node"),
         (GOOD, replace(CA, key=None, key_unknown=True), {}, None),
         (see(row(signer="vault"), leaf(NOW + DAY)), replace(CA, key=None), {"vault": "command"}, None),
         (see(row(signer="vault", ca=[]), leaf(NOW + DAY)), CA, {"vault": "command"}, None),
         (see(row(signer="api"), leaf(NOW + DAY)), replace(CA, key=None), {"api": "csr"}, None),
-        (see(row(signer="k"), leaf(NOW + DAY)), replace(CA, key=None), {"k": "kubeadm"}, "its CA's key"),
+        (see(row(signer="k"), leaf(NOW + DAY)), replace(CA, key=None), {"k": "kubeadm"}, "the CA's key"),
         (see(row(signer="k"), leaf(NOW + DAY)), CA, {"k": "kubeadm"}, None),
-        (see(row(signer="mine"), leaf(NOW + DAY)), replace(CA, key=None), {"mine": "local"}, "its CA's key"),
+        (see(row(signer="mine"), leaf(NOW + DAY)), replace(CA, key=None), {"mine": "local"}, "the CA's key"),
     ],
 )
 def test_an_impossible_renewal_has_its_reason(
@@ -515,7 +523,7 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
     assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; set `subject` in the entry"
-    assert "it has no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
+    assert "the file has no certificate to renew" in (renewal_obstacle(later.statuses[1], {}, POLICY) or "")
     assert renewal_time(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 
 
@@ -524,7 +532,11 @@ def test_a_file_that_went_bad_has_no_successor() -> None:
     [
         ({}, {}, "set keep_key on both entries"),
         ({"keep_key": True}, {}, None),
-        ({"keep_key": True, "key_algorithm": "RSA-2048"}, {}, "it cannot keep its key, so give it a separate key"),
+        (
+            {"keep_key": True, "key_algorithm": "RSA-2048"},
+            {},
+            "the entry cannot keep its key, so give it a separate key",
+        ),
         ({}, {"path": "/pki/leaf.crt"}, None),
         ({}, {"key": "/pki/other.key"}, None),
         ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set keep_key on both entries"),
@@ -540,7 +552,7 @@ def test_a_shared_key_is_not_replaced(mine: dict[str, Any], other: dict[str, Any
         if why is None:
             assert issue(made).keep_key is bool(mine)
         else:
-            assert held(made).because == f"shares its key /pki/leaf.key with other; {why}"
+            assert held(made).because == f"the entry shares its key /pki/leaf.key with other; {why}"
 
 
 def test_a_reference_to_a_certificate_and_its_key_shares_neither() -> None:
@@ -701,7 +713,7 @@ def test_a_refused_entry_does_not_block_another(asked: frozenset[str] | None) ->
     made = plan(replace(assessment, statuses=statuses), POLICY, {}, Circumstances(), asked)
     assert [step.target for step in made.steps] == ["twin"]
     assert [(each.target, each.because) for each in made.held] == [
-        ("leaf", "the CA's key does not sign it: it is forged")
+        ("leaf", "the CA's key does not sign the certificate: it is forged")
     ]
 
 

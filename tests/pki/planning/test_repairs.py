@@ -51,7 +51,7 @@ def test_an_expired_ca_issues_nothing() -> None:
         else:
             assert isinstance(found, Held)
             assert found.because == (
-                f"/pki/leaf.crt is not there; its CA ended on {end:%Y-%m-%d %H:%M} UTC; rotate the CA"
+                f"/pki/leaf.crt is not there; the CA expired on {end:%Y-%m-%d %H:%M} UTC; rotate the CA"
             )
 
 
@@ -90,7 +90,7 @@ def test_an_unknown_name_waits_for_the_other_damaged_files() -> None:
 @pytest.mark.parametrize(
     ("fields", "ca", "said"),
     [
-        ({"ca": []}, CA, "no CA of the catalogue signs it; set `ca` or `signer` in its entry"),
+        ({"ca": []}, CA, "no CA of the catalogue signs this certificate; set `ca` or `signer` in its entry"),
         ({"ca": ["another"]}, CA, "the file of its CA, the entry another, has no certificate; restore the CA first"),
         ({}, see(AUTHORITY), "the file of its CA, the entry ca, has no certificate; restore the CA first"),
         ({}, see(AUTHORITY, make_ca(serial=-1)), "its CA /pki/ca.crt is unusable ("),
@@ -117,7 +117,7 @@ def test_a_signer_elsewhere_needs_no_ca_on_this_node() -> None:
 def test_a_certificate_of_another_service_is_left_to_it() -> None:
     """The remedy names the service that renews it, and no command."""
     seen = fixing(renewed_by="the start of k3s")
-    assert obstacle(seen, "local", CA) == "certmond does not renew it; it is renewed by the start of k3s"
+    assert obstacle(seen, "local", CA) == "certmond does not renew this certificate; it is renewed by the start of k3s"
     assert remedy(seen, Salvage(), FACTS, known=None) == (
         "certmond does not repair it; it is renewed by the start of k3s"
     )
@@ -152,7 +152,7 @@ def test_a_server_does_not_lose_a_name_that_its_entry_does_not_fix() -> None:
     found = cured(seen, salvage=salvage, asked=None)
     assert isinstance(found, Held)
     assert found.because == (
-        "/pki/leaf.crt is not there; the last certificate had DNS:former, which its entry does not fix; "
+        "/pki/leaf.crt is not there; the last certificate had DNS:former, which the entry does not fix; "
         "add it to `names`, or renew without it: certmond renew leaf"
     )
     assert isinstance(cured(seen, salvage=salvage), Issue)
@@ -164,5 +164,5 @@ def test_a_shared_pair_is_not_replaced_by_half() -> None:
     found = cured(GONE, other)
     assert isinstance(found, Held)
     assert found.because == (
-        "/pki/leaf.crt is not there; shares its key /pki/leaf.key with other; restore the pair from a backup"
+        "/pki/leaf.crt is not there; the entry shares its key /pki/leaf.key with other; restore the pair from a backup"
     )

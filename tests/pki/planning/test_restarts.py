@@ -143,7 +143,10 @@ def test_what_is_renewed_now_is_followed_by_its_restarts() -> None:
     policy = Policy(services=known.services)
     steps = plan(judge(known, leaf), policy, {}, Circumstances()).steps
     step = restart(made(leaf, known=known, before=steps))
-    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf is renewed first, and the service does not reload it")
+    assert (step.cause, step.detail) == (
+        Cause.RENEWED,
+        "certmond renews leaf first, and the service does not reload new certificates",
+    )
     assert step.targets == (Target("leaf", "/leaf.crt", {}),)
     unknown = made(leaf, known=replace(known, live=None), before=steps)
     assert restart(unknown).instance == ""
@@ -214,7 +217,10 @@ def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
     rotating = RestartHolds(rotating=frozenset({"sa"}))
     good = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
     torn = replace(good, public_key=make_leaf(ROOT).facts.key)
-    for pair, because in ((good, ""), (torn, "would restart with an unusable file: /sa.crt is not the public key of")):
+    for pair, because in (
+        (good, ""),
+        (torn, "the service would restart with an unusable file: /sa.crt is not the public key of"),
+    ):
         known = around(pair)
         found = restarts(assess(Inventory((pair,)), NOW, around=known), known, (), TERMS, holds=rotating)
         assert [step.target for step in found.steps] == ([] if because else ["web"])
@@ -225,7 +231,7 @@ def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        (see(row(), GOOD, key=make_leaf(ROOT).facts.key), "the key of /leaf.crt does not match"),
+        (see(row(), GOOD, key=make_leaf(ROOT).facts.key), "the private key does not match /leaf.crt"),
         (see(row(), make_leaf(make_ca(), "leaf")), "/leaf.crt has no valid certification path"),
         (see(row(usages="server auth"), GOOD), "/leaf.crt"),
     ],
@@ -233,7 +239,7 @@ def test_a_key_pair_is_activated_in_its_rotation_if_it_matches() -> None:
 def test_a_service_is_not_restarted_with_a_broken_file(seen: Observation, said: str) -> None:
     """It continues with the files in its memory."""
     because = held(made(seen)).because
-    assert because.startswith("would restart with an unusable file: ")
+    assert because.startswith("the service would restart with an unusable file: ")
     assert said in because
 
 
@@ -244,7 +250,7 @@ def test_a_broken_file_is_not_restarted_on_either() -> None:
     (status,) = [each for each in before.statuses if each.seen is LEAF]
     bad = replace(before, statuses=(replace(status, stale=True),))
     of = restarts(bad, known, (), TERMS, holds=RestartHolds())
-    assert held(of).because == "would restart with an unusable file: /leaf.crt contains no certificate"
+    assert held(of).because == "the service would restart with an unusable file: /leaf.crt contains no certificate"
 
 
 def test_one_broken_file_that_it_needs_suffices() -> None:
@@ -252,10 +258,10 @@ def test_one_broken_file_that_it_needs_suffices() -> None:
     incomplete. A CA's key is not needed.
     """
     junk = see(row("junk"), faults=(Fault(Reason.MALFORMED, "/junk.crt is junk"),))
-    assert held(made(LEAF, junk)).because.startswith("would not start again: /junk.crt is junk")
+    assert held(made(LEAF, junk)).because.startswith("the service would not start again: /junk.crt is junk")
     written = see(row("other"), GOOD, key=make_leaf(ROOT).facts.key, changed_at=NOW)
     of = made(LEAF, written, known=around(LEAF, written, contents=around(LEAF).contents))
-    assert held(of).because == "would not start again: the key of /other.crt does not match"
+    assert held(of).because == "the service would not start again: the private key does not match /other.crt"
     foreign = replace(CA, key=GOOD.facts.key)
     known = around(LEAF, foreign, contents=around(LEAF).contents)
     seen = assess(Inventory((foreign, LEAF), {}), NOW, around=known)
@@ -297,7 +303,7 @@ def test_a_completed_restart_is_not_repeated_for_the_same_contents(result: Resul
         because = held(tried(result)).because
         assert "certmond restart web" in because
         assert because.startswith(
-            "was restarted for the same files" if result is Result.PROVEN else "it was so; install another"
+            "a restart for the same files had no effect" if result is Result.PROVEN else "it was so; install another"
         )
     assert restart(tried(result, contents={**CONTENTS, "/leaf.crt": "former"})).target == "web"
 
@@ -337,4 +343,4 @@ def test_a_file_of_unknown_content_has_no_earlier_attempt() -> None:
     serving = Survey({"web": {"/leaf.crt": Use(False, "--x")}}, {AT: ("web", "/leaf.crt")})
     now = Live(NOW, {"web": ServiceSeen(True, "1", NOW - DAY)}, {AT: Served(OLD.der, "TLSv1.3", NOW)})
     known = around(LEAF, survey=serving, live=now, past={"web": past})
-    assert held(made(LEAF, known=known)).because.startswith("was restarted for the same files")
+    assert held(made(LEAF, known=known)).because.startswith("a restart for the same files had no effect")

@@ -102,7 +102,7 @@ EVIL = signed(replace(BEGUN, new=FOREIGN.facts), FOREIGN)
 def test_an_unsigned_record_is_not_followed(reported: Rotation, ground: Ground, phase: Phase) -> None:
     """No node without that rotation follows it, in any phase and with any staged CA."""
     why = said(None, at(phase, reported), ground, staged=True)
-    fact = "the key of the CA that it replaces has not signed it"
+    fact = "the key of the old CA has not signed the rotation"
     assert why.startswith(f"this node does not follow {reported.name}: {fact}")
     assert why.endswith(
         "; find out who wrote the ConfigMap kube-system/certmond-rotation, and delete the ConfigMap if you did not "
@@ -118,7 +118,7 @@ def test_a_foreign_ca_that_signs_its_own_record_is_not_followed(phase: Phase) ->
     first = signed(replace(BEGUN, old=(FOREIGN.facts,), new=OLD.facts), FOREIGN)
     turned = replace(first, id="r-1-back", aborted=True, old=(OLD.facts,), new=FOREIGN.facts, phase=phase)
     for each in (reported, others, turned):
-        assert "/ca.crt does not contain the CA that has signed it" in said(None, each, worker())
+        assert "/ca.crt does not contain the CA that has signed the rotation" in said(None, each, worker())
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -134,7 +134,7 @@ def test_a_rotation_to_the_present_ca_never_leads_elsewhere(phase: Phase) -> Non
 
 def test_a_beginning_is_from_what_the_node_trusts() -> None:
     """All of it: in the phase prepare nothing has been changed yet."""
-    assert "its old CA is not the CA in /ca.crt" in said(None, BEGUN, worker(*BOTH))
+    assert "the old CA of the rotation is not the CA in /ca.crt" in said(None, BEGUN, worker(*BOTH))
 
 
 def test_an_unfit_ca_is_not_followed() -> None:
@@ -158,7 +158,7 @@ def test_an_unfit_ca_is_not_followed() -> None:
 def test_a_rotation_keeps_its_identity(changes: dict[str, Any]) -> None:
     """Under its id only the phase, the excluded nodes and the publication change."""
     reported = replace(at(Phase.ISSUE), **changes)
-    assert "it has the id of this node's own rotation, but other" in said(at(Phase.TRUST), reported, worker(*BOTH))
+    assert "it has the id of the rotation on this node, but another" in said(at(Phase.TRUST), reported, worker(*BOTH))
 
 
 def test_the_keys_of_tokens_are_followed_the_same_way() -> None:
@@ -176,7 +176,7 @@ def test_the_keys_of_tokens_are_followed_the_same_way() -> None:
 def test_an_abort_is_that_of_its_rotation() -> None:
     """It leads to the CA of the start, and only from phases with an abort."""
     evil = replace(back(Phase.TRUST), new=FOREIGN.facts)
-    assert "it is not the abort of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
+    assert "the rotation is not the abort of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
     late = said(at(Phase.DISTRUST), back(Phase.ISSUE), worker(*AFTER))
     assert "and cannot be aborted" in late
     assert "its id does not end in -back" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())

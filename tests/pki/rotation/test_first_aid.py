@@ -34,7 +34,7 @@ FOUND = ground(NEW, key=NEW, signer=signer())
 
 
 def made(*old: Issued, known: tuple[Issued, ...] | None = None, seen: Ground = FOUND) -> Rotation | str:
-    change = Change("ca", tuple(each.facts for each in old), NEW.facts, "it is told")
+    change = Change("ca", tuple(each.facts for each in old), NEW.facts, "it is reported")
     known_facts = old if known is None else known
     return aid_of(change, seen, [each.facts for each in known_facts], NOW, "aid-1")
 

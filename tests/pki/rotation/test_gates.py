@@ -91,7 +91,9 @@ def test_a_node_in_an_abort_is_more_advanced() -> None:
 def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lack: dict[str, bool]) -> None:
     """The message has the command that stages the key. A worker needs none, and later phases do not check again."""
     (said,) = why(at(P.PREPARE), says(P.PREPARE, **lack))
-    assert said.startswith("cp-2 is a control-plane node without the new CA's key; run `certmond root-ca stage` there")
+    assert said.startswith(
+        "cp-2 is a control-plane node without the new CA's key; run `certmond root-ca stage` on cp-2"
+    )
     assert why(at(P.PREPARE), says(P.PREPARE, **lack), control_plane=False) == []
     assert why(at(P.TRUST), says(P.TRUST, **lack)) == []
 

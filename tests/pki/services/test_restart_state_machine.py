@@ -102,7 +102,10 @@ def test_a_probe_from_before_the_act_proves_nothing() -> None:
     ("bad", "said"),
     [
         (look(3, ServiceSeen(False)), "s does not run"),
-        (look(3, ServiceSeen(False, failed=True)), "s does not start, and its manager has stopped trying"),
+        (
+            look(3, ServiceSeen(False, failed=True)),
+            "s does not start, and its service manager no longer tries to start it",
+        ),
         (look(3, ServiceSeen(None, problem="two of it run")), "certmond cannot observe s: two of it run"),
         (look(3, ServiceSeen(None)), "certmond cannot observe s: its state is unknown"),
         (look(3, seen("1")), "s has not been restarted yet"),

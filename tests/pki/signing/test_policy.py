@@ -88,7 +88,7 @@ def test_an_expired_certificate_of_the_ca_has_a_successor_with_its_subject_usage
 def test_an_old_ca_that_the_node_recorded_counts() -> None:
     """If the CA was replaced, the leaves of the old one have successors of the present one."""
     old = make_leaf(FORMER, "app", **OLD)
-    assert "no current or old CA of its entry has signed it" in denied(decided(old, entry(), basis_of(old)))
+    assert "old CA of the entry has signed the certificate" in denied(decided(old, entry(), basis_of(old)))
     granted(decided(old, entry(), basis_of(old, former=(FORMER.facts,))))
 
 
@@ -137,7 +137,7 @@ def test_a_forged_certificate_has_no_successor(forge: Any) -> None:
     nothing.
     """
     forged = forge()
-    assert "no current or old CA of its entry has signed it" in denied(decided(forged, entry(), basis_of(forged)))
+    assert "old CA of the entry has signed the certificate" in denied(decided(forged, entry(), basis_of(forged)))
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=list(FORGERIES))
@@ -179,7 +179,7 @@ def test_nothing_is_signed_where_others_can_take_the_key() -> None:
 def test_an_owner_who_can_write_the_file_has_to_have_its_key() -> None:
     """Certificates are public: without its key, a certificate of another user in the owner's file is not renewed."""
     old = make_leaf(ROOT, "bob", **OLD)
-    assert "private key is not beside it" in denied(
+    assert "private key is not beside the certificate" in denied(
         decided(old, entry(), basis_of(old, owner_writes=True, has_key=False))
     )
     granted(decided(old, entry(), basis_of(old, owner_writes=True)))
@@ -238,7 +238,7 @@ def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
         ({"extended_usages": ()}, "fixes no extended key usage"),
         ({"names": (general_name("DNS:kubernetes"),)}, "does not fix the name kubernetes"),
         ({"names": (x509.DirectoryName(ADMIN),)}, "does not fix the name"),
-        ({"is_ca": True}, "it would be a CA"),
+        ({"is_ca": True}, "the certificate would be a CA"),
     ],
 )
 def test_any_addition_is_denied(change: Mapping[str, Any], problem: str) -> None:
@@ -431,10 +431,9 @@ def test_an_unsigned_successor_is_a_critical_finding_once_it_is_due() -> None:
     (found,) = [each for each in status.findings if each.reason is Reason.NOT_ISSUED_BY_CA]
     assert found.severity is Severity.CRITICAL
     assert found.message == (
-        "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, and its entry does not name "
-        "exactly this subject; its entry does not fix the usage client auth; no current or old CA of its entry "
-        "has signed "
-        "it; see the contents that certmond would sign: certmond renew app --dry-run"
+        "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, and the entry does not name "
+        "exactly this subject; the entry does not fix the usage client auth; no current or old CA of the entry "
+        "has signed the certificate; see the contents that certmond would sign: certmond renew app --dry-run"
     )
 
 
@@ -451,7 +450,9 @@ def test_the_plan_holds_an_unsigned_certificate_with_the_reason() -> None:
     made = plan(looked(make_leaf(TWIN, "app", **OLD), Provenance()), Policy(), {}, Circumstances())
     assert made.steps == ()
     (held,) = made.held
-    assert held.because.startswith("the CA's key does not sign it: its entry does not fix the subject CN=app")
+    assert held.because.startswith(
+        "the CA's key does not sign the certificate: the entry does not fix the subject CN=app"
+    )
     (step,) = plan(looked(make_leaf(ROOT, "app", **OLD), Provenance()), Policy(), {}, Circumstances()).steps
     assert isinstance(step, Issue)
 
@@ -477,7 +478,7 @@ def test_a_self_signed_certificate_has_no_successor_of_the_ca() -> None:
     own = make_ca("node-1@1700000000", is_ca=None, extended_usages=["server auth"], names=["DNS:node-1"], **OLD)
     made = plan(looked(own, None, ca=["self", "ca"]), Policy(), {}, Circumstances(), frozenset({"app"}))
     assert made.steps == ()
-    assert made.held[0].because.startswith("it is self-signed, and no CA can sign its renewal")
+    assert made.held[0].because.startswith("the certificate is self-signed, so no CA can renew it")
 
 
 def test_a_right_that_a_later_certificate_lost_is_named() -> None:
@@ -486,7 +487,7 @@ def test_a_right_that_a_later_certificate_lost_is_named() -> None:
     """
     old, new = make_leaf(ROOT, "app", names=["DNS:a"]).facts, make_leaf(ROOT, "app").facts
     forged = make_leaf(make_ca(), "app").facts
-    said = ("its entry does not fix the name a",)
+    said = ("the entry does not fix the name a",)
     for provenance, fixed, expected in (
         (Provenance(), Fixed(), ()),
         (Provenance(later=(new, new)), Fixed(), said),

@@ -575,5 +575,5 @@ def test_private_keys_beyond_a_useful_number_are_not_read() -> None:
     document = read(LEAF.key_pem * (MAX_PRIVATE_KEYS + 1) + CA.pem)
     assert document.key == public_key_of(LEAF.key)
     assert holds(document, CA)
-    assert details(document) == f"{PATH} has more than 16 private keys; the others are not read"
+    assert details(document) == f"{PATH} has more than 16 private keys; certmond does not read the others"
     assert not read(LEAF.key_pem * MAX_PRIVATE_KEYS).faults
