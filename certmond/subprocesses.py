@@ -1,9 +1,9 @@
 """Run of a child process with limits on its time and output. The child does not outlive the call.
 
-Owns the child: an argument list without a shell, a new session, standard input, and the end of all processes that the
-child started. The environment of the child is PATH, HOME, LANG and the variables of the caller. Before each run, `run`
-checks that no other user can change the program. The caller interprets the exit status. No message quotes arguments,
-input or output, because they may contain secrets.
+This module owns the child: an argument list without a shell, a new session, standard input, and the end of all
+processes that the child started. The environment of the child is PATH, HOME, LANG and the variables of the caller.
+Before each run, `run` checks that no other user can change the program. The caller interprets the exit status. No
+message quotes arguments, input or output, because they may contain secrets.
 """
 
 from __future__ import annotations

@@ -257,9 +257,7 @@ class Node(RuleBasedStateMachine):
             assert leaf.certificate.subject == old.certificate.subject
             assert (name, f"{old.certificate.serial_number:x}") in begun, f"{name} was replaced, and that was not begun"
             if before is None:  # a killed process may not have recorded its result
-                assert (name, f"{leaf.certificate.serial_number:x}") in done, (
-                    f"{name} was replaced, without a report"
-                )
+                assert (name, f"{leaf.certificate.serial_number:x}") in done, f"{name} was replaced, without a report"
 
     def _renewable(self, leaf: Leaf) -> bool:
         """Return whether the certificate is due or outside its dates."""

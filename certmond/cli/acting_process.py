@@ -245,7 +245,7 @@ class Handover:
         return now - self._heartbeat[1]
 
     def _report(self) -> ActivityReport:
-        """Return the report of the acting process. Watch the files of the report before reading them.
+        """Watch the files of the acting process's report, then read them and return the report.
 
         Raises BusyError if the daemon has written no heartbeat for `_HUNG` seconds.
         """

@@ -1,7 +1,7 @@
 """The commands `archive list` and `archive restore`, which list and restore replaced files.
 
-Owns the options, output and exit codes of both commands. `renewal.restoration` judges and restores a generation.
-`acting_process` waits for other writers.
+This module owns the options, output and exit codes of both commands. `renewal.restoration` judges and restores a
+generation. `acting_process` waits for other writers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Export of the node's CA certificates as PEM.
 
-Exports either all certificates of a file or none of them, and never a private key. Writes no file.
+This module exports either all certificates of a file or none of them, and never a private key. It writes no file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command `init`: create the complete PKI of a control-plane node from a kubeadm or certmond configuration.
 
-Owns the options, output and exit codes of `init`, and reads its input. `pki.planning.bootstrap` plans the files of the
-PKI, and `renewal.bootstrap` creates them.
+This module owns the options, output and exit codes of `init`, and reads its input. `pki.planning.bootstrap` plans the
+files of the PKI, and `renewal.bootstrap` creates them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The commands `plan` and `forecast`, and the functions that they share with commands that change the node.
 
-Owns the options, output and exit codes of the two commands. `daemon.enforcer` makes the plan.
+This module owns the options, output and exit codes of the two commands. `daemon.enforcer` makes the plan.
 """
 
 from __future__ import annotations

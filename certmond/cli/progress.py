@@ -49,7 +49,7 @@ class Wait:
 
 
 class Progress:
-    """Terminal output about the progress of one command. Prints a wait only if its reason is new.
+    """Terminal output about the progress of one command. This class prints a wait only if its reason is new.
 
     A `quiet` command prints no progress.
     """

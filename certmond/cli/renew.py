@@ -1,6 +1,6 @@
 """The commands `renew` and `restart`, with their progress on the terminal.
 
-Owns the options, output and exit codes of both commands. They use the planner, steps, checks and lock of the daemon.
+This module owns the options, output and exit codes. Both commands use the planner, steps and checks of the daemon.
 """
 
 from __future__ import annotations

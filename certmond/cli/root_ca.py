@@ -2,9 +2,9 @@
 
 `root-ca show` also accepts the key pair of service-account tokens, which rotates like a CA.
 
-Owns the command group `root-ca`, and the options, output and exit codes of these commands.
-`pki.rotation.ca_validation` has the requirements for a CA. These commands change no file of the node, and never print
-a private key.
+This module owns the command group `root-ca`, and the options, output and exit codes of these commands.
+`pki.rotation.ca_validation` has the requirements for a CA. These commands change no file of the node, and never print a
+private key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The commands `root-ca rotate` and `root-ca abort`, with their progress on the terminal.
 
-Owns the options, output and exit codes of both commands. If a daemon in enforce mode runs, the commands record the
-operator's decision and show the progress of the daemon. Otherwise the commands execute the same steps themselves. An
-interrupted command loses no progress.
+This module owns the options, output and exit codes of both commands. If a daemon in enforce mode runs, the commands
+record the operator's decision and show the progress of the daemon. Otherwise the commands execute the same steps
+themselves. An interrupted command loses no progress.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The command `root-ca stage`: store a new Root CA, or a new key that signs tokens, for a rotation.
 
-Owns the options, output and exit codes of the command. The command changes no file that the node uses. It refuses to
-replace staged files that a rotation in progress needs. `root_ca` judges a CA by the rules of `root-ca verify`.
-`pki.rotation.service_account_keys` judges a key that signs tokens. `rotation.ca_generation` creates a CA, and
+This module owns the options, output and exit codes of the command. The command changes no file that the node uses. It
+refuses to replace staged files that a rotation in progress needs. `root_ca` judges a CA by the rules of `root-ca
+verify`. `pki.rotation.service_account_keys` judges a key that signs tokens. `rotation.ca_generation` creates a CA, and
 `rotation.staged_ca` stores it.
 """
 

@@ -1,7 +1,7 @@
 """Restarts that an operator requests by a command, and the check that services use the new certificates.
 
-Owns the list of services for which a command waits, and the result of each restart. `acting_process` decides which
-process restarts a service, and `controllers.restart` restarts the service.
+This module owns the list of services for which a command waits, and the result of each restart. `acting_process`
+decides which process restarts a service, and `controllers.restart` restarts the service.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Preparation of the standard streams, which the parent process may have closed.
 
-Opens a closed stream on /dev/null before the process opens another file. Escapes characters in the output that the
-encoding of the stream does not have.
+This module opens a closed stream on /dev/null before the process opens another file. It escapes characters in the
+output that the encoding of the stream does not have.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Connection to the Kubernetes API, through lightkube, with the credentials of a kubeconfig.
 
-Owns the connection, the time limit of a call, and the translation of the API's errors. The caller owns the calls and
-the meaning of the answers. No message quotes the content of a kubeconfig. lightkube is an optional dependency, so
-certmond imports this module only if the configuration needs the Kubernetes API.
+This module owns the connection, the time limit of a call, and the translation of the API's errors. The caller owns the
+calls and the meaning of the answers. No message quotes the content of a kubeconfig. lightkube is an optional
+dependency, so certmond imports this module only if the configuration needs the Kubernetes API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Calls of the Kubernetes API for CertificateSigningRequests of certificates.k8s.io/v1, and for the Node of this node.
 
-Owns names, uids, resource versions and conflicts. The caller owns the content of a request and the meaning of an
-answer.
+This module owns names, uids, resource versions and conflicts. The caller owns the content of a request and the meaning
+of an answer.
 """
 
 from __future__ import annotations

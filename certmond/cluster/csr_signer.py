@@ -1,9 +1,9 @@
 """Signing by the cluster through a CertificateSigningRequest of certificates.k8s.io/v1.
 
-Owns the choice of Kubernetes' signer, the content and name of the request, and the rule by which certmond approves a
-request itself. CsrSigner does not wait for a decision. The caller calls `sign` again with the cookie of the pending
-request. CsrSigner reuses a request that this process or an earlier process has filed. The private key never leaves this
-node. The API receives only the request.
+This module owns the choice of Kubernetes' signer, the content and name of the request, and the rule by which certmond
+approves a request itself. CsrSigner does not wait for a decision. The caller calls `sign` again with the cookie of the
+pending request. CsrSigner reuses a request that this process or an earlier process has filed. The private key never
+leaves this node. The API receives only the request.
 """
 
 from __future__ import annotations

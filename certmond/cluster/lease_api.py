@@ -1,7 +1,7 @@
 """One Lease of coordination.k8s.io/v1 in the Kubernetes API: read, create, and compare-and-swap.
 
-Owns the API's form of a Lease. A replacement contains the uid and the resource version of the Lease that certmond has
-read. So the API server replaces only this version. The caller decides which node holds the Lease.
+This module owns the API's form of a Lease. A replacement contains the uid and the resource version of the Lease that
+certmond has read. So the API server replaces only this version. The caller decides which node holds the Lease.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class LeaseApi:
-    """Calls of the API for the Lease `name` in `namespace`. Implements `certmond.cluster.lease.Leases`."""
+    """Calls of the API for the Lease `name` in `namespace`. This class implements `certmond.cluster.lease.Leases`."""
 
     def __init__(self, connection: Connection, namespace: str, name: str) -> None:
         self._connection = connection

@@ -1,8 +1,8 @@
 """Reports of the nodes on their progress in a rotation: this node writes its own report, and reads all others.
 
-Owns when this node writes, repeats and withdraws its report. Also keeps facts about other nodes: which nodes ever had a
-CA's key, which nodes took part in a rotation, and whose kubelet was ready. `nodes` owns the format of a report. The
-import of this module does not need lightkube.
+This module owns when this node writes, repeats and withdraws its report. Also keeps facts about other nodes: which
+nodes ever had a CA's key, which nodes took part in a rotation, and whose kubelet was ready. `nodes` owns the format of
+a report. The import of this module does not need lightkube.
 """
 
 from __future__ import annotations

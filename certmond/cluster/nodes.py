@@ -1,7 +1,7 @@
 """The Node objects of the cluster, with the fields that a rotation needs, and the report of each node.
 
-Owns the format of the annotation `certmond.io/rotation`. Writes only this annotation, and only to this node's Node. A
-report is a claim of its node, and the caller verifies the claim. Imports lightkube.
+This module owns the format of the annotation `certmond.io/rotation`. It writes only this annotation, and only to this
+node's Node. A report is a claim of its node, and the caller verifies the claim. This module imports lightkube.
 """
 
 from __future__ import annotations

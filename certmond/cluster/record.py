@@ -1,7 +1,7 @@
 """The public record of a rotation, which every node of the cluster may read, as a value and as JSON.
 
-Owns the schema of the record, and the rule that the record never contains a secret. `record_api` stores the record.
-`pki.rotation` defines the phases.
+This module owns the schema of the record, and the rule that the record never contains a secret. `record_api` stores the
+record. `pki.rotation` defines the phases.
 """
 
 from __future__ import annotations

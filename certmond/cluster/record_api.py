@@ -2,7 +2,7 @@
 
 Reads, creates and replaces the record. A replacement contains the resource version that certmond has read, so that it
 never overwrites the change of another client. The caller owns the content of the record, and `record` refuses secrets
-in this content. Imports lightkube.
+in this content. This module imports lightkube.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The annotation of the pod template and the rule for completion are those of kubectl. The controllers of the cluster
 replace the pods, within the limits of each workload. `workloads` selects the workloads. If a workload was restarted
-since the given instant, certmond does not restart it again, and only waits for its new pods. Imports lightkube.
+since the given instant, certmond does not restart it again, and only waits for its new pods. This module imports
+lightkube.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Workloads with pods that started before the cluster published a CA, and may not trust that CA yet.
 
-Owns the search for pods that receive a service account's token or `kube-root-ca.crt`, and for their owners. A process
-usually reads these files only at its start. So certmond assumes that an older process does not trust the CA. This
-module restarts no workload (`rollout` does). It reads no Secret, so it does not find a pod whose only token is in a
-Secret. Imports lightkube.
+This module owns the search for pods that receive a service account's token or `kube-root-ca.crt`, and for their owners.
+A process usually reads these files only at its start. So certmond assumes that an older process does not trust the CA.
+This module restarts no workload (`rollout` does). It reads no Secret, so it does not find a pod whose only token is in
+a Secret. It imports lightkube.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Parser of the configuration. The result is a frozen Config, or all problems with file, line, path and remedy.
 
-Owns the merge of profile, configuration file and conf.d/, and the rules between entries. `pki.catalog` defines what one
-entry may contain. `source_files` reads the files. This module opens only the shipped profiles.
+This module owns the merge of profile, configuration file and conf.d/, and the rules between entries. `pki.catalog`
+defines what one entry may contain. `source_files` reads the files. This module opens only the shipped profiles.
 """
 
 from __future__ import annotations

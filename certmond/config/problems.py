@@ -1,7 +1,7 @@
 """Messages for the errors that pydantic finds in a configuration, each at its line.
 
-Owns the messages for single values, and suggestions for misspelled keys. `rules` has the rules between values. This
-module defines no models. The caller passes the models.
+This module owns the messages for single values, and suggestions for misspelled keys. `rules` has the rules between
+values. This module defines no models. The caller passes the models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The rules between the entries of a configuration.
 
-Checks references, conflicts of paths, and the order of services. `pki.catalog` defines what one entry may contain. Each
-problem has its place in the file. This module reads no file.
+This module checks references, conflicts of paths, and the order of services. `pki.catalog` defines what one entry may
+contain. Each problem has its place in the file. This module reads no file.
 """
 
 from __future__ import annotations

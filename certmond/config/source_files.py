@@ -1,7 +1,7 @@
 """Reader of the configuration files: the main file and conf.d/*.yaml.
 
-Owns the order of the files, and the refusal of files and directories that other users can write. `model` merges and
-validates the texts of the files.
+This module owns the order of the files, and the refusal of files and directories that other users can write. `model`
+merges and validates the texts of the files.
 """
 
 from __future__ import annotations

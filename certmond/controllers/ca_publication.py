@@ -1,7 +1,8 @@
 """Check whether the cluster has published the new CAs to its Pods, for the rotation of a single node.
 
-Owns the choice of the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the answer.
-The import of this module does not need the package lightkube. Without lightkube, the answer names the missing package.
+This module owns the choice of the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates
+the answer. The import of this module does not need the package lightkube. Without lightkube, the answer names the
+missing package.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Choice of the coordinator of rotations, by the configuration.
 
-Owns the choice of the credentials for the Kubernetes API. This module makes no decision about a rotation.
+This module owns the choice of the credentials for the Kubernetes API. This module makes no decision about a rotation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Execution of a plan. The audit log records the beginning and the result of each step.
 
-Owns the order within one step: key, signer, verification, archive, replacement, ledger. The plan decides the steps, and
-`transaction` replaces the files. A failed step leaves the files of the node unchanged, and the next step follows.
+This module owns the order within one step: key, signer, verification, archive, replacement, ledger. The plan decides
+the steps, and `transaction` replaces the files. A failed step leaves the files of the node unchanged, and the next step
+follows.
 """
 
 from __future__ import annotations

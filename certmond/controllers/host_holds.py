@@ -1,6 +1,6 @@
 """Holds of the host: an operator's hold, an upgrade in progress, or a clock that is not synchronized.
 
-Owns the checks on this host. The plan decides which steps a hold delays, and for how long.
+This module owns the checks on this host. The plan decides which steps a hold delays, and for how long.
 """
 
 from __future__ import annotations

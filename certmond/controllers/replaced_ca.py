@@ -1,7 +1,7 @@
 """Detection of a trust anchor that a user has replaced, and the rotation to the new trust anchor.
 
-Owns the finding on the change, the parameters of the rotation, and the reasons against a rotation on this node. This
-module writes no file. `controllers.rotation` begins the rotation.
+This module owns the finding on the change, the parameters of the rotation, and the reasons against a rotation on this
+node. This module writes no file. `controllers.rotation` begins the rotation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The lock that lets one control-plane node at a time restart services.
 
-Owns when a restart takes, renews and releases the lock, and the behavior while the API does not answer. The Lease
-(`cluster.lease`) decides which node holds the lock. A single node needs no Lease. A worker uses a delay instead.
+This module owns when a restart takes, renews and releases the lock, and the behavior while the API does not answer. The
+Lease (`cluster.lease`) decides which node holds the lock. A single node needs no Lease. A worker uses a delay instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Controller that begins a CA rotation on one node, advances the rotation from phase to phase, and ends it.
 
-Owns the rotation record of the node, and removes the staged CAs at the end. `rotation_state` reads the state of the
-rotation. `executor` writes the files of a phase as steps of the plan. The coordinator decides whether a phase may end.
+This module owns the rotation record of the node, and removes the staged CAs at the end. `rotation_state` reads the
+state of the rotation. `executor` writes the files of a phase as steps of the plan. The coordinator decides whether a
+phase may end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """State of the rotation that this node follows: the phase, the findings, and the CAs with which it must not sign.
 
-Combines one scan of the node, the rotation record of the node, and the decisions of other nodes that the coordinator
-has read. The rotation controller, the planner and the commands use this state. Writes no file and sends no request.
+This module combines one scan of the node, the rotation record of the node, and the decisions of other nodes that the
+coordinator has read. The rotation controller, the planner and the commands use this state. This module writes no file
+and sends no request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Choice of the signer for a renewal step, by the kind of the signer in the configuration.
 
-Creates the signers, and imports the module of a signer only when a step uses this signer. `pki.signing.policy` decides
-which certificates a CA signs.
+This module creates the signers, and imports the module of a signer only when a step uses this signer.
+`pki.signing.policy` decides which certificates a CA signs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Loop of the daemon, which waits for an event, scans the node, assesses, plans, publishes and executes.
 
-Decides when a pass runs, and in which order. A pass reads the current state of the node and does not depend on earlier
-events. The loop has no rule about certificates and changes no certificate itself. In observe mode, the loop executes no
-step.
+This module decides when a pass runs, and in which order. A pass reads the current state of the node and does not depend
+on earlier events. The loop has no rule about certificates and changes no certificate itself. In observe mode, the loop
+executes no step.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Execution of the plan after each pass of the daemon in enforce mode, with a record of planned and held steps.
 
-Keeps state between passes: the recorded steps, the steps that have begun, and the time of the next attempt.
+This module keeps state between passes: the recorded steps, the steps that have begun, and the time of the next attempt.
 `daemon.loop` decides when a pass runs. `daemon.enforcer` makes the plan and executes the steps.
 """
 

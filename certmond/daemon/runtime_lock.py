@@ -26,7 +26,7 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RuntimeDirError(f"another certmond daemon uses {directory}; stop this daemon first") from error
+        raise RuntimeDirError(f"another certmond daemon uses {directory}; stop the other daemon first") from error
     except OSError as error:
         message = f"{directory} cannot be locked ({error.strerror}); set another directory with --runtime-dir"
         raise RuntimeDirError(message) from error

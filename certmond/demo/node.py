@@ -1,7 +1,8 @@
 """Files of a control-plane node for the demo, with the content that kubeadm and the kubelet create.
 
-Defines kubeadm's paths, subjects, usages, names, modes and flags independently of certmond's catalogue. So the demo
-also checks that the catalogue agrees with kubeadm. Keys are ECDSA P-256, for speed. No cluster trusts the certificates.
+This module defines kubeadm's paths, subjects, usages, names, modes and flags independently of certmond's catalogue. So
+the demo also checks that the catalogue agrees with kubeadm. Keys are ECDSA P-256, for speed. No cluster trusts the
+certificates.
 """
 
 from __future__ import annotations

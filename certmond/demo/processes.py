@@ -1,7 +1,7 @@
 """Processes of the demo: the daemon and the HTTP server, started with the commands that an operator uses.
 
-Owns the two processes and the HTTP requests to the server. Polls the server until it shows an expected change, or until
-a deadline.
+This module owns the two processes and the HTTP requests to the server. It polls the server until it shows an expected
+change, or until a deadline.
 """
 
 from __future__ import annotations

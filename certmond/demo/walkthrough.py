@@ -1,7 +1,7 @@
 """Stages of `certmond demo`, which renew, break and repair certificates, and show what the daemon reports.
 
-Owns the temporary directory, the order of the stages and the output. The demo writes nothing outside the temporary
-directory, and connects only to the loopback address.
+This module owns the temporary directory, the order of the stages and the output. The demo writes nothing outside the
+temporary directory, and connects only to the loopback address.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Discovery of a configuration that fits a node, from the flags of the node's components.
 
-Owns the table of the flags that name files of the catalogue. A comment explains each difference from the profile.
-Reads files only through `Files`. The result is a valid configuration, even if files of the node are invalid. `certmond
-check` assesses the files.
+This module owns the table of the flags that name files of the catalogue. A comment explains each difference from the
+profile. This module reads files only through `Files`. The result is a valid configuration, even if files of the node
+are invalid. `certmond check` assesses the files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Detection of a node's Kubernetes distribution by the files that exist on the node, to select the profile.
 
-Owns the table of the files that only one distribution has. `distributions` returns all candidates. Reads no content of
-a file.
+This module owns the table of the files that only one distribution has. `distributions` returns all candidates. This
+module reads no content of a file.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Cache of parsed files of the node, which reads a file again only after a change.
 
-Resolves each path below a root directory, which absolute symlinks cannot leave. The cache reads only regular files of
-at most MAX_SIZE. It calls stat for a file again only after `refresh` has dropped the entry of the file, and parses the
-file again only if its bytes differ. It stores parsed values and digests, but no bytes, because these may be a private
-key. If other users can change the file that names a path, the path has a separate entry. That entry has only content
-that these users can read. The module writes no file.
+This module resolves each path below a root directory, which absolute symlinks cannot leave. The cache reads only
+regular files of at most MAX_SIZE. It calls stat for a file again only after `refresh` has dropped the entry of the
+file, and parses the file again only if its bytes differ. It stores parsed values and digests, but no bytes, because
+these may be a private key. If other users can change the file that names a path, the path has a separate entry. That
+entry has only content that these users can read. The module writes no file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Observation of the node's certificates, which produces an inventory from the catalogue and the files of the node.
 
-Reads the files that each entry of the catalogue names. Returns the same `Observation` object until one of its files
-changes, so that later stages can skip unchanged observations. The module evaluates no certificate. An unusable file has
-a `Fault` in its observation.
+This module reads the files that each entry of the catalogue names. It returns the same `Observation` object until one
+of its files changes, so that later stages can skip unchanged observations. The module evaluates no certificate. An
+unusable file has a `Fault` in its observation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reader of the node's files for the observation of certificates, which records the files that it has read.
 
-Chooses the parser for an entry of the catalogue, and decides whether the node should have a file. The module evaluates
-no certificate. An unusable file has a `Fault` in its document.
+This module chooses the parser for an entry of the catalogue, and decides whether the node should have a file. The
+module evaluates no certificate. An unusable file has a `Fault` in its document.
 """
 
 from __future__ import annotations

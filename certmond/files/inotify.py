@@ -1,8 +1,8 @@
 """Watches of directories with inotify, which wake the daemon when a watched name changes.
 
-Owns the inotify instance and the watch of each directory, and collects changes until the next `take_changes`. An event
-names a path that certmond must read again, and the module reads no content. Only one thread may call `set_interest`,
-`take_changes` and `close`.
+This module owns the inotify instance and the watch of each directory, and collects changes until the next
+`take_changes`. An event names a path that certmond must read again, and the module reads no content. Only one thread
+may call `set_interest`, `take_changes` and `close`.
 
 *Directories*: The module watches directories instead of files, because a renewal replaces a file by a rename. A watch
 of the old file reports no event for the new file. A watch of the directory also reports a name that did not exist.

@@ -1,7 +1,7 @@
 """Check that prevents the write of a private key to a file that another user can replace.
 
-Owns the message of the refusal and its remedy. `files.write_access` finds the users who can write. The module writes no
-file.
+This module owns the message of the refusal and its remedy. `files.write_access` finds the users who can write. The
+module writes no file.
 """
 
 from __future__ import annotations

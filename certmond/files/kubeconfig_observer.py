@@ -1,7 +1,7 @@
 """Observation of the certificates and keys that a kubeconfig embeds or names.
 
-Observes each user and cluster of a kubeconfig, and kubelet.conf together with the kubelet's client certificate. The
-module evaluates no certificate. An unusable file has a `Fault` in its observation.
+This module observes each user and cluster of a kubeconfig, and kubelet.conf together with the kubelet's client
+certificate. The module evaluates no certificate. An unusable file has a `Fault` in its observation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Mount table of this process (proc_pid_mountinfo(5)), with a thread that waits for a change of the mounts.
 
-Owns the parser of the table, and the types of file systems on which files can change without an inotify event.
+This module owns the parser of the table, and the types of file systems on which files can change without an inotify
+event.
 """
 
 from __future__ import annotations

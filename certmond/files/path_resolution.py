@@ -1,9 +1,9 @@
 """Path resolution that follows symlinks one by one, like Linux, but never above a root directory.
 
-Records the names that it looks up, so that the daemon can watch them. A symlink of another user, who is neither root
-nor the user of certmond, leads only to files that this user can read, through directories that this user can search.
-The same rule applies to a path in a file that another user can change. certmond opens exactly the file that it
-resolved. Otherwise a user who can write one watched file could read other files with certmond's rights. The module
+This module records the names that it looks up, so that the daemon can watch them. A symlink of another user, who is
+neither root nor the user of certmond, leads only to files that this user can read, through directories that this user
+can search. The same rule applies to a path in a file that another user can change. certmond opens exactly the file that
+it resolved. Otherwise a user who can write one watched file could read other files with certmond's rights. The module
 reads no content of a file.
 """
 

@@ -1,8 +1,8 @@
 """Serialization of the facts that a forked worker sends to this process.
 
-Owns the types of these facts. No fact contains a private key. If both processes have an object, the worker sends the
-index of the object in a shared list. This process unpacks only bytes from its own worker, because pickle can execute
-code while it unpacks.
+This module owns the types of these facts. No fact contains a private key. If both processes have an object, the worker
+sends the index of the object in a shared list. This process unpacks only bytes from its own worker, because pickle can
+execute code while it unpacks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Search for the users who can change a file of the node, or replace the file by another file.
 
-Checks the file, and each directory and symlink of its path. root and the user of certmond are always permitted. A group
-with write permission counts as another user, even root's group, unless the entry of the catalogue declares the group. A
-user in an access control list counts too. The module writes no file.
+This module checks the file, and each directory and symlink of its path. root and the user of certmond are always
+permitted. A group with write permission counts as another user, even root's group, unless the entry of the catalogue
+declares the group. A user in an access control list counts too. The module writes no file.
 """
 
 from __future__ import annotations

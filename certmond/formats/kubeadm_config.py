@@ -1,8 +1,8 @@
 """Parser of a kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) for `certmond init`.
 
-Owns the field names and defaults of the format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). The parser
-ignores fields that do not affect certificates, and reports all problems together. The file can contain tokens, so no
-message quotes a value that may be a secret.
+This module owns the field names and defaults of the format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go,
+defaults.go). The parser ignores fields that do not affect certificates, and reports all problems together. The file can
+contain tokens, so no message quotes a value that may be a secret.
 """
 
 from __future__ import annotations

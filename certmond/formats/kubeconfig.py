@@ -1,7 +1,8 @@
 """Parser of kubeconfig files (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
 
-Returns every user and every cluster, with the data that the kubeconfig embeds and the paths of the files to which the
-kubeconfig refers. Reads no file. A relative path starts at the directory of the kubeconfig, as in client-go.
+This module returns every user and every cluster, with the data that the kubeconfig embeds and the paths of the files to
+which the kubeconfig refers. It reads no file. A relative path starts at the directory of the kubeconfig, as in
+client-go.
 """
 
 from __future__ import annotations

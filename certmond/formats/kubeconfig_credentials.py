@@ -1,6 +1,6 @@
 """Parser of the public contents of a kubeconfig. The parser reads the embedded PEM and then drops the bytes.
 
-No part of a private key stays in memory after certmond has parsed a kubeconfig. Reads no file.
+No part of a private key stays in memory after certmond has parsed a kubeconfig. This module reads no file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Edits of a kubeconfig, and the content of a new kubeconfig as kubeadm writes it.
 
-certmond changes the certificate and the key of one user, and the CA and the server of clusters. Every other byte stays
-unchanged (`formats.yaml_edit`). Accesses no file. No error quotes a kubeconfig, because it contains a private key.
+An edit changes the certificate and the key of one user, and the CA and the server of the given clusters. Every other
+byte stays unchanged (`formats.yaml_edit`). This module accesses no file. No error quotes a kubeconfig, because a
+kubeconfig may contain a private key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Names and content of the PEM files that the kubelet rotates.
 
-The symlink …-current.pem points to the newest dated file (client-go, util/certificate/certificate_store.go). Accesses
-no file.
+The symlink …-current.pem points to the newest dated file (client-go, util/certificate/certificate_store.go). This
+module accesses no file.
 """
 
 from __future__ import annotations

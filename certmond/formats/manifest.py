@@ -1,7 +1,7 @@
 """Parser of static Pod manifests and of the kubelet's configuration, and of the facts of the node in these files.
 
-The facts are the values of variables in the catalogue, such as `${node_name}`. Makes no findings. The facts of a file
-that cannot be parsed are unknown, and certmond skips a requirement with an unknown fact.
+The facts are the values of variables in the catalogue, such as `${node_name}`. This module makes no findings. The facts
+of a file that cannot be parsed are unknown, and certmond skips a requirement with an unknown fact.
 """
 
 from __future__ import annotations

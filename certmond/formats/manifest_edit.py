@@ -1,8 +1,8 @@
 """Edit of a static Pod manifest that sets new values for flags of one container.
 
 certmond makes no other edit of a manifest. It edits --cluster-signing-cert-file and similar flags. Every other byte
-stays unchanged. certmond parses the result to prove this. Accesses no file. After a caller has written the result, the
-kubelet restarts the Pod.
+stays unchanged. certmond parses the result to prove this. This module accesses no file. After a caller has written the
+result, the kubelet restarts the Pod.
 """
 
 from __future__ import annotations

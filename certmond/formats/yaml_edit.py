@@ -1,7 +1,8 @@
 """Edits of a YAML text: replacement of values, and insertion of missing values.
 
-Comments, order, quotes and all other content stay unchanged. certmond parses the result to prove this. Accesses no
-file. No error quotes the text, because the text may contain a private key.
+Comments, order, quotes and all other content stay unchanged. An edit parses its result, and fails if
+any other value has changed. This module accesses no file. No error quotes the text, because the text may contain a
+private key.
 """
 
 from __future__ import annotations

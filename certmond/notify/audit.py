@@ -1,8 +1,8 @@
 """The audit trail records every planned, started, completed or failed step in the journal and in a separate log.
 
-Owns `<state directory>/audit.log`, an append-only file with one JSON object per line. certmond writes each line to the
-disk before it continues the step. An entry has the step, its cause, the old and new serial number, and the actor. No
-entry has a key or a file's content.
+This module owns `<state directory>/audit.log`, an append-only file with one JSON object per line. certmond writes each
+line to the disk before it continues the step. An entry has the step, its cause, the old and new serial number, and the
+actor. No entry has a key or a file's content.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One hook: its thread, the runs of its program, and the record of the findings that the program has received.
 
-Owns the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit. After each pass,
+This module owns the record (`<state directory>/hooks/NAME.json`), the retries, and the rate limit. After each pass,
 `pki.assessment.hook_delivery` decides which runs are due.
 
 certmond runs the program without a shell, with one document on standard input, and does not start two runs at once. It

@@ -1,7 +1,7 @@
 """Programs of the operator that certmond runs when a finding is raised and when it is cleared.
 
-Owns the hooks of a configuration. Each hook has a separate thread, so a pass does not wait for a program. `hook_worker`
-runs one hook.
+This module owns the hooks of a configuration. Each hook has a separate thread, so a pass does not wait for a program.
+`hook_worker` runs one hook.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Log of `certmond run`, `certmond serve` and the commands. Each call logs one event. The page shows the latest events.
 
-Owns the kinds of events with their MESSAGE_IDs, and the pipeline of processors for each event. `bound` adds fields to
-all events of a block. An entry reports an event, not a lasting state. No entry has a key or a file's content.
+This module owns the kinds of events with their MESSAGE_IDs, and the pipeline of processors for each event. `bound` adds
+fields to all events of a block. An entry reports an event, not a lasting state. No entry has a key or a file's content.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The part of structlog that certmond's processes use: bound loggers, context variables and levels.
 
-Owns the import of structlog. The `__init__` of structlog imports all its modules, and also asyncio, rich, pygments and
-attrs. These take 5 MB of memory in the daemon, and 8 MB in `certmond serve` (docs/decisions/0060). This module finds
-structlog without running `__init__`, so an import of `structlog.X` loads only X. The first access to a missing name of
-structlog runs `__init__`, so that other modules of the process get the complete package.
+This module owns the import of structlog. The `__init__` of structlog imports all its modules, and also asyncio, rich,
+pygments and attrs. These take 5 MB of memory in the daemon, and 8 MB in `certmond serve` (docs/decisions/0060). This
+module finds structlog without running `__init__`, so an import of `structlog.X` loads only X. The first access to a
+missing name of structlog runs `__init__`, so that other modules of the process get the complete package.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class Generations:
         """Return the present certificates of the CA that the kubeconfig of an entry must embed.
 
         Return () if the entry embeds no CA, or if the CA's file has no certificate. `chain` is the client certificate
-        with its intermediates. Raise WriteError if a kubeconfig must not trust the CA, or if the entry also names this
+        with its intermediates. Raises WriteError if a kubeconfig must not trust the CA, or if the entry also names this
         CA in `ca`, and the CA has not signed `chain`.
         """
         if spec.embedded_ca is None:

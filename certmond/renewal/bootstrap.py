@@ -1,7 +1,7 @@
 """Execution of the steps of `certmond init`: each step creates, signs, verifies and writes files.
 
-Owns the first files of a node and their directories. Never overwrites a file: a step fails if another process has
-created one of its files. After a kill, the next `certmond init` executes the remaining steps.
+This module owns the first files of a node and their directories. It never overwrites a file: a step fails if another
+process has created one of its files. After a kill, the next `certmond init` executes the remaining steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Evidence for renewals: old CAs, users who can write the files, and certificates that certmond installed later.
 
-Collects this evidence from the node, the state directory and root-owned kubeconfigs. `pki.signing.policy` evaluates the
-evidence. Writes no file.
+This module collects this evidence from the node, the state directory and root-owned kubeconfigs. `pki.signing.policy`
+evaluates the evidence. This module writes no file.
 """
 
 from __future__ import annotations

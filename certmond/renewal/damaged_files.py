@@ -1,8 +1,8 @@
 """Archive of damaged files that certmond has replaced, separate from the generations of valid files.
 
-Owns the retention of damaged files. certmond keeps a generation with the only copy of a private key longer than the
-other generations, also beyond `archive.keep_for`. A user may have written the key of a CA into the wrong file by
-mistake.
+This module owns the retention of damaged files. certmond keeps a generation with the only copy of a private key longer
+than the other generations, also beyond `archive.keep_for`. A user may have written the key of a CA into the wrong file
+by mistake.
 """
 
 from __future__ import annotations

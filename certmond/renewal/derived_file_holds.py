@@ -1,6 +1,6 @@
 """Derived files in a plan: the files that certmond must write, and the files that it holds, with the reason.
 
-`renewal.derived_file_state` defines the states. Reads and writes no file.
+`renewal.derived_file_state` defines the states. This module reads and writes no file.
 """
 
 from __future__ import annotations

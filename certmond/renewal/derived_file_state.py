@@ -1,8 +1,8 @@
 """State of derived files: bundles of a certificate and its key, and copies of a kubeconfig.
 
-Owns the required content of a derived file, and the check whether certmond may replace the present file. A file with
-content that its source lacks belongs to another program. certmond does not change such a file, and reports the reason.
-Reads and writes no file. No message and no repr shows a key.
+This module owns the required content of a derived file, and the check whether certmond may replace the present file. A
+file with content that its source lacks belongs to another program. certmond does not change such a file, and reports
+the reason. This module reads and writes no file. No message and no repr shows a key.
 """
 
 from __future__ import annotations

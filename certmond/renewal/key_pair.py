@@ -1,9 +1,9 @@
 """Check that a certificate and a private key match, from the content of their files.
 
-Owns the definition of a pair in each format on a node. Go's crypto/tls loads such a pair (tls.go, X509KeyPair). The
-first certificate in one file must have the public key of the first private key in the other file. This key must be able
-to sign. certmond makes this check before each replacement of a certificate or key. Checks no dates, names or
-certification paths, and writes no file.
+This module owns the definition of a pair in each format on a node. Go's crypto/tls loads such a pair (tls.go,
+X509KeyPair). The first certificate in one file must have the public key of the first private key in the other file.
+This key must be able to sign. certmond makes this check before each replacement of a certificate or key. This module
+checks no dates, names or certification paths, and writes no file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Replacement of damaged files, with the owner and mode of their entry.
 
-Owns the rule that certmond copies no content of a damaged file. The caller passes the new content, and the transaction
-writes the file.
+This module owns the rule that certmond copies no content of a damaged file. The caller passes the new content, and the
+transaction writes the file.
 """
 
 from __future__ import annotations

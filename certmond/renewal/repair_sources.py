@@ -1,7 +1,8 @@
 """Sources for a repair of damaged entries: the archive, the entry, and facts of the node.
 
-Owns the collection of these sources, and the search for the API server of a kubeconfig. `archive_generations` evaluates
-archived files, and `pki.assessment.damage` chooses the repair. Writes no file.
+This module owns the collection of these sources, and the search for the API server of a kubeconfig.
+`archive_generations` evaluates archived files, and `pki.assessment.damage` chooses the repair. This module writes no
+file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """New files of one renewal, made from the present files and the answer of the signer.
 
-Owns the formats of a certificate on a node: two files, one PEM file with certificate and key, a kubeconfig, the
-kubelet's dated PEM with its symlink. Also checks, before any replacement, that the staged files are correct. Reads
-through a `View`, and writes no file.
+This module owns the formats of a certificate on a node: two files, one PEM file with certificate and key, a kubeconfig,
+the kubelet's dated PEM with its symlink. Also checks, before any replacement, that the staged files are correct. This
+module reads through a `View`, and writes no file.
 """
 
 from __future__ import annotations

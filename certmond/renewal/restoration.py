@@ -1,8 +1,8 @@
 """Restore of archived files. The replaced files become a new generation of the archive.
 
-Owns the choice of the generation: by default the newest good generation that differs from the present files. certmond
-never restores a certificate and a key that do not match. `archived_pair` evaluates a generation, and the transaction
-replaces files.
+This module owns the choice of the generation: by default the newest good generation that differs from the present
+files. certmond never restores a certificate and a key that do not match. `archived_pair` evaluates a generation, and
+the transaction replaces files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Permission to sign a certificate of the plan, from the evidence at the time of the signature.
 
-Owns the second collection of the evidence, and the check that the CA is unchanged after the signature.
-`pki.signing.policy` decides on the permission. Writes no file.
+This module owns the second collection of the evidence, and the check that the CA is unchanged after the signature.
+`pki.signing.policy` decides on the permission. This module writes no file.
 """
 
 from __future__ import annotations

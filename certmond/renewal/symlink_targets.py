@@ -1,7 +1,8 @@
 """Check of the symlinks through which certmond would write.
 
-Owns the rule: a symlink of an entry must not lead to a file of another entry, such as a CA. If the symlink leads out of
-the directory of the entry, its target must be a certificate, a key or a kubeconfig. Reads files and writes none.
+This module owns the rule: a symlink of an entry must not lead to a file of another entry, such as a CA. If the symlink
+leads out of the directory of the entry, its target must be a certificate, a key or a kubeconfig. This module reads
+files and writes none.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Restart of a service: of a systemd unit, of a static Pod's container, or by a command.
 
-Owns the action for each kind of service. Other modules decide when certmond restarts a service, and whether the restart
-worked. Never edits a manifest and never signals a process by name. Starts a stopped service only if certmond has
-stopped this service.
+This module owns the action for each kind of service. Other modules decide when certmond restarts a service, and whether
+the restart worked. This module never edits a manifest and never signals a process by name. It starts a stopped service
+only if certmond has stopped this service.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """History of restarts: for each service, the restart in progress and the result of the last restart.
 
-Owns `<state directory>/restarts.json`. certmond writes this file before each restart. Otherwise, if certmond is killed,
-the next process would repeat the restart. A writer holds the lock of the transactions.
+This module owns `<state directory>/restarts.json`. certmond writes this file before each restart. Otherwise, if
+certmond is killed, the next process would repeat the restart. A writer holds the lock of the transactions.
 """
 
 from __future__ import annotations

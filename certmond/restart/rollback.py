@@ -1,7 +1,8 @@
 """Rollback of files: certmond archives working files, and restores them if the new files fail.
 
-Owns the choice of the previous generation: it differs from the present files, is complete, and is still valid. Never
-archives a CA or its key, because the daemon does not roll back a Root CA. A transaction replaces the files.
+This module owns the choice of the previous generation: it differs from the present files, is complete, and is still
+valid. It never archives a CA or its key, because the daemon does not roll back a Root CA. A transaction replaces the
+files.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Stop of one container of a static Pod. The kubelet then starts the container again with the present files.
 
-Stops exactly the observed container. To identify it, certmond passes its id to the container runtime, or else opens a
-pidfd and checks the process. A name never suffices. Waits until the container has ended or drained
-(`services.listener_probe`), or until its grace period is over. Never changes a manifest, because the kubelet treats an
-edited or moved manifest as another Pod.
+This module stops exactly the observed container. To identify it, certmond passes its id to the container runtime, or
+else opens a pidfd and checks the process. A name never suffices. This module waits until the container has ended or
+drained (`services.listener_probe`), or until its grace period is over. It never changes a manifest, because the kubelet
+treats an edited or moved manifest as another Pod.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _kill_when_drained(
 
 
 def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[RunningContainer]) -> str:
-    """Return a sentence if no container of the Pod runs. Raise RestartError if another container runs."""
+    """Return a sentence if no container of the Pod runs. Raises RestartError if another container runs."""
     if ids:
         raise _not_alone(pod, ids, instance)
     if found:

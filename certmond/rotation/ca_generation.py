@@ -1,7 +1,7 @@
 """Generation of the Root CA that replaces the present Root CA: its key and its self-signed certificate.
 
 `pki.rotation.ca_template` defines the content of the certificate. `pki.rotation.ca_validation` checks the new CA as it
-checks a CA of the operator. Writes no file and stores no key.
+checks a CA of the operator. This module writes no file and stores no key.
 """
 
 from __future__ import annotations

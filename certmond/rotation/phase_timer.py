@@ -1,8 +1,8 @@
 """Duration of a rotation's phase on a monotonic clock, so that a step of the system time does not shorten the phase.
 
-Owns the instant at which this process first observed the phase. certmond computes the time before this instant from the
-record, and the time since then from the monotonic clock. `pki.rotation.gates` defines how long a phase must last. Does
-not block.
+This module owns the instant at which this process first observed the phase. certmond computes the time before this
+instant from the record, and the time since then from the monotonic clock. `pki.rotation.gates` defines how long a phase
+must last. This module does not block.
 """
 
 from __future__ import annotations

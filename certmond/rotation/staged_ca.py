@@ -1,10 +1,10 @@
 """Staged CAs of a rotation: the new CA that certmond will install, and the old CA that an abort would install again.
 
-Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode 0700. The
-files of one CA are a part. certmond writes the certificate of a part last and removes it first, so a part with a
-certificate is complete. `read` reports every other part as incomplete, and a repetition of the interrupted command
-repairs the part. Only the method `key` loads the private key, and no output contains it. A writer holds the lock of
-`transaction`. The module reads the rotation's record in this directory, and never writes the record.
+This module owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode
+0700. The files of one CA are a part. certmond writes the certificate of a part last and removes it first, so a part
+with a certificate is complete. `read` reports every other part as incomplete, and a repetition of the interrupted
+command repairs the part. Only the method `key` loads the private key, and no output contains it. A writer holds the
+lock of `transaction`. The module reads the rotation's record in this directory, and never writes the record.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Replacement of the files of one rotation step on this node, in one transaction.
 
-Owns the content of each file of a `Rotate` step, the search for the private key of a CA, and the check of the result.
-Before certmond replaces a key, it stores the old key as the staged part `old`, because an abort needs the old key.
-`pki.rotation.planner` plans the step.
+This module owns the content of each file of a `Rotate` step, the search for the private key of a CA, and the check of
+the result. Before certmond replaces a key, it stores the old key as the staged part `old`, because an abort needs the
+old key. `pki.rotation.planner` plans the step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """State of one trust anchor and its signer on this node (`Ground`), from inventory, manifests and files.
 
-Owns the paths of the files with which the controller-manager signs, now and during a rotation. These files are in the
-directory of the trust anchor, because the container mounts this directory. Makes no decision and writes no file.
+This module owns the paths of the files with which the controller-manager signs, now and during a rotation. These files
+are in the directory of the trust anchor, because the container mounts this directory. This module makes no decision and
+writes no file.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Search for the process of a static Pod's container on the host, without the container runtime.
 
-Owns the lookup from a name to a process. The kubelet's log directory has the uids of a Pod. The cgroup of a process has
-the uid of its Pod and the id of its container. The first word of the command line is the program. Needs no client of
-the runtime and no privilege, only a /proc that shows the processes of other users. Sends no signal, and does not open
-/proc/PID/exe.
+This module owns the lookup from a name to a process. The kubelet's log directory has the uids of a Pod. The cgroup of a
+process has the uid of its Pod and the id of its container. The first word of the command line is the program. This
+module needs no client of the runtime and no privilege, only a /proc that shows the processes of other users. It sends
+no signal, and does not open /proc/PID/exe.
 """
 
 from __future__ import annotations

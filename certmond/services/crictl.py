@@ -1,7 +1,7 @@
 """Client of the container runtime. The client runs crictl from cri-tools.
 
-Owns the command line, the search for crictl and its configuration, and the parser of its output. Selects containers by
-labels, never by a pattern, and stops a container by its full id. The caller chooses the container.
+This module owns the command line, the search for crictl and its configuration, and the parser of its output. It selects
+containers by labels, never by a pattern, and stops a container by its full id. The caller chooses the container.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Connection to a D-Bus message bus: sequential calls, and the signals that arrive during these calls.
 
-Owns the socket and its deadline. Every wait for a connection, an answer or a signal ends at `deadline`, and calls
-`alive` meanwhile. certmond uses only the protocol implementation of jeepney, because the connection of jeepney sends
-Hello without a time limit. Does not depend on any service of the bus.
+This module owns the socket and its deadline. Every wait for a connection, an answer or a signal ends at `deadline`, and
+calls `alive` meanwhile. certmond uses only the protocol implementation of jeepney, because the connection of jeepney
+sends Hello without a time limit. This module does not depend on any service of the bus.
 """
 
 from __future__ import annotations

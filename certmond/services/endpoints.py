@@ -1,8 +1,8 @@
 """Endpoints of the components on this node, with the certificate file of each endpoint, from flags and configuration.
 
-Owns the list of the flags that name a certificate file. A component without such a flag creates a certificate in
-memory, as kubeadm's controller-manager and scheduler do. This module omits such a component, because certmond has no
-file to compare. Opens no connection.
+This module owns the list of the flags that name a certificate file. A component without such a flag creates a
+certificate in memory, as kubeadm's controller-manager and scheduler do. This module omits such a component, because
+certmond has no file to compare. It opens no connection.
 
 If a component listens on all addresses, certmond probes the loopback address. The address that the component
 advertises, or that the kubelet probes, may belong to a load balancer for several nodes.

@@ -1,9 +1,9 @@
 """Survey of the services: the files, endpoints and health addresses of each service, from flags and probes.
 
-Owns the table of files that each Kubernetes component reloads, by flag (staging/src/k8s.io/apiserver, client-go and
-etcd's client/pkg/transport). For services whose flags are unknown, the profile sets `reloads`. A container cannot
-reload a file that is mounted as a single file, because the mount keeps the old inode after a rename (mount(2)). Reads
-no file: manifests and command lines are arguments.
+This module owns the table of files that each Kubernetes component reloads, by flag (staging/src/k8s.io/apiserver,
+client-go and etcd's client/pkg/transport). For services whose flags are unknown, the profile sets `reloads`. A
+container cannot reload a file that is mounted as a single file, because the mount keeps the old inode after a rename
+(mount(2)). This module reads no file: manifests and command lines are arguments.
 """
 
 from __future__ import annotations

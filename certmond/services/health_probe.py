@@ -1,10 +1,10 @@
 """Health probes of services: an HTTP request or a TCP connection to each address.
 
-Owns the request and the interpretation of the answer. The status codes 200 to 399 are healthy, as for the kubelet
-(pkg/probe/http). 401 and 403 are also healthy, because a server that refuses anonymous requests runs. certmond verifies
-the certificate of an https:// address against the given CAs. It does not verify the names, because the address is one
-of this node. Without CAs, as for a self-signed certificate in memory, certmond does not verify the certificate. Follows
-no redirect, and sends only the path.
+This module owns the request and the interpretation of the answer. The status codes 200 to 399 are healthy, as for the
+kubelet (pkg/probe/http). 401 and 403 are also healthy, because a server that refuses anonymous requests runs. certmond
+verifies the certificate of an https:// address against the given CAs. It does not verify the names, because the address
+is one of this node. Without CAs, as for a self-signed certificate in memory, certmond does not verify the certificate.
+This module follows no redirect, and sends only the path.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 kube-apiserver closes its listener after `--shutdown-delay-duration`, and refuses new connections. Then it waits for
 connections with an open watch, but not longer than its request timeout of 60 s (k8s.io/apiserver,
-pkg/server/genericapiserver.go, RunWithContext; secure_serving.go, RunServer). Ends no process.
+pkg/server/genericapiserver.go, RunWithContext; secure_serving.go, RunServer). This module ends no process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Observation of the services of this node (`Live`): units, containers, served certificates and health.
 
-Owns the observation, whose network probes run concurrently. The daemon observes in a separate thread, so that no pass
-waits for a server. The result also reports a server that does not answer. Changes nothing.
+This module owns the observation, whose network probes run concurrently. The daemon observes in a separate thread, so
+that no pass waits for a server. The result also reports a server that does not answer. Changes nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """systemd units over D-Bus: their state, and one restart or reload with its result.
 
-Owns the meaning of systemd's properties: whether a unit has processes that may use a certificate, and how the job of
-certmond ended. Never starts a unit that does not run, except with `revive`. The plan decides which unit certmond
-restarts, and when.
+This module owns the meaning of systemd's properties: whether a unit has processes that may use a certificate, and how
+the job of certmond ended. It never starts a unit that does not run, except with `revive`. The plan decides which unit
+certmond restarts, and when.
 
 systemd checks that the unit runs, so no race exists between this check and the restart. For a unit that has just
 stopped, TryRestartUnit queues a job without effect, and ReloadUnit queues an invalid job. The InvocationID, which

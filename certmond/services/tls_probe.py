@@ -1,8 +1,8 @@
 """TLS handshake with each endpoint, and the certificate that its server presents.
 
-Owns the connection, from its first packet to the DER of the leaf. certmond does not trust the server: it verifies no
-certificate, accepts all default ciphers of OpenSSL, and sends no data after the handshake. Opens no key, except that of
-a given client certificate. The result also reports an endpoint that does not answer.
+This module owns the connection, from its first packet to the DER of the leaf. certmond does not trust the server: it
+verifies no certificate, accepts all default ciphers of OpenSSL, and sends no data after the handshake. It opens no key,
+except that of a given client certificate. The result also reports an endpoint that does not answer.
 
 All handshakes run concurrently in asyncio, and share one time limit. With a pool of eight threads, the ninth endpoint
 would wait.

@@ -1,7 +1,7 @@
 """Collection of the facts about services that a pass needs: files, flags, processes, served certificates.
 
-Owns the selection of what certmond observes, and the state between passes. Below a root other than "/", certmond
-observes no process and uses only files. `pki.services.staleness` evaluates the facts (`Surroundings`).
+This module owns the selection of what certmond observes, and the state between passes. Below a root other than "/",
+certmond observes no process and uses only files. `pki.services.staleness` evaluates the facts (`Surroundings`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 class SurroundingsObserver:
     """Collector of the facts about services, for one configuration.
 
-    Probes the health of services only with `acting`, for a process that restarts services. Calls `wake` after each
-    requested observation.
+    This class probes the health of services only with `acting`, for a process that restarts services. Calls `wake`
+    after each requested observation.
     """
 
     def __init__(

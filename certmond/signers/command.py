@@ -1,8 +1,8 @@
 """Signing by a program that follows certmonger's contract for enrollment helpers (certmonger, doc/helpers.txt).
 
-Owns the contract: the environment of the helper, and the meaning of its exit status and output. certmond supports every
-helper for certmonger. A helper receives the request and never the private key. This module puts the requested
-certificate before the other certificates in the helper's output. The caller verifies the certificates.
+This module owns the contract: the environment of the helper, and the meaning of its exit status and output. certmond
+supports every helper for certmonger. A helper receives the request and never the private key. This module puts the
+requested certificate before the other certificates in the helper's output. The caller verifies the certificates.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, `kubeadm kubeconfig user` for client credentials.
 
-Owns the input and output of kubeadm. kubeadm runs in a private directory, with symlinks to the CA's files and a
-separate configuration. With only `--cert-dir`, kubeadm would read the directory from the cluster, and overwrite the
-node's real files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the
+This module owns the input and output of kubeadm. kubeadm runs in a private directory, with symlinks to the CA's files
+and a separate configuration. With only `--cert-dir`, kubeadm would read the directory from the cluster, and overwrite
+the node's real files (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the
 private directory.
 
 kubeadm creates the key itself. No message quotes its standard output, because a kubeconfig contains a key. The module

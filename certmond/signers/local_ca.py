@@ -1,8 +1,8 @@
 """Signing with the key of a CA on this node, as in kubeadm and k3s, and signing of a self-signed Root CA.
 
-Owns the steps from the CA's two files to a signature. Each signature reads both files, and checks that they match and
-that the CA is valid now. Keeps no copy, writes no file, and quotes no key or passphrase in a message.
-`pki.signing.template` defines the content of a certificate.
+This module owns the steps from the CA's two files to a signature. Each signature reads both files, and checks that they
+match and that the CA is valid now. This module keeps no copy, writes no file, and quotes no key or passphrase in a
+message. `pki.signing.template` defines the content of a certificate.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Append-only files of the state directory, with one record in each line.
 
-Owns the append. The file has mode 0600. `append` follows no symlink, and syncs the file to the disk before it returns.
-After a power failure, the last line may be incomplete. `append` first terminates such a line, so that the next line is
-valid.
+This module owns the append. The file has mode 0600. `append` follows no symlink, and syncs the file to the disk before
+it returns. After a power failure, the last line may be incomplete. `append` first terminates such a line, so that the
+next line is valid.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Archive of byte-for-byte copies of the files that certmond replaces.
 
-Owns `<state directory>/archive/<certificate>/<generation>/`: directories with mode 0700, files with mode 0600, and a
-description of the files. A generation is complete, or it does not exist. Never writes outside the archive: a restore is
-an ordinary transaction. The caller of `store` holds the lock of the transactions.
+This module owns `<state directory>/archive/<certificate>/<generation>/`: directories with mode 0700, files with mode
+0600, and a description of the files. A generation is complete, or it does not exist. This module never writes outside
+the archive: a restore is an ordinary transaction. The caller of `store` holds the lock of the transactions.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An operator can replace a certificate with a certificate that has another accepted subject. The record of renewals has
 only the certificates that certmond installed. Without the record of subjects, a repair uses no subject of the group
-`system:masters` if the entry accepts another subject. Contains only subjects, which are public.
+`system:masters` if the entry accepts another subject. This module contains only subjects, which are public.
 """
 
 from __future__ import annotations

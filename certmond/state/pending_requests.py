@@ -1,8 +1,8 @@
 """Requests for which a signer has not issued the certificate yet, with their keys.
 
-Owns `<state directory>/pending/`, with mode 0700. For each certificate, the directory has the key, the request, and a
-record with the SHA-256 of the certificate to replace. The caller removes these files after the replacement of the
-certificate, or after a refusal by the signer.
+This module owns `<state directory>/pending/`, with mode 0700. For each certificate, the directory has the key, the
+request, and a record with the SHA-256 of the certificate to replace. The caller removes these files after the
+replacement of the certificate, or after a refusal by the signer.
 """
 
 from __future__ import annotations

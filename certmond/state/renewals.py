@@ -1,8 +1,9 @@
 """The last renewal attempt of each certificate, stored across processes.
 
-Owns `<state directory>/renewals.json`. During many renewals, `renewals.log` has one line for each attempt that is not
-in the document yet. Both files are a cache: without them, certmond only retries a failed renewal sooner. Prunes
-attempts of deleted files, except the most recent attempts and those of the last hour. Contains no key. Times are UTC.
+This module owns `<state directory>/renewals.json`. During many renewals, `renewals.log` has one line for each attempt
+that is not in the document yet. Both files are a cache: without them, certmond only retries a failed renewal sooner.
+This module prunes attempts of deleted files, except the most recent attempts and those of the last hour. It contains no
+key. Times are UTC.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _Text = Annotated[str, AfterValidator(_nameable)]
 
 
 class _Entry(BaseModel):
-    """An attempt in the document. Ignores fields of a later version."""
+    """An attempt in the document. This class ignores fields of a later version."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,8 +1,8 @@
 """The record of this node's rotation, and the accepted trust anchors, stored across processes.
 
-Owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`, which contain only public data. An
-unreadable record is an error, because a rotation that ends in an intermediate phase would cause an outage. A caller
-that writes holds the lock of the transactions.
+This module owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`, which contain only
+public data. An unreadable record is an error, because a rotation that ends in an intermediate phase would cause an
+outage. A caller that writes holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _Pem = Annotated[str, AfterValidator(_anchor)]
 
 
 class _Entry(BaseModel):
-    """The content of the record. Ignores fields of a later version."""
+    """The content of the record. This class ignores fields of a later version."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,10 +1,10 @@
 """Transactions that replace several files of the node: after a crash and its recovery, all are old, or all are new.
 
-Owns the order of every write: write the record, stage, verify, decide, then rename or remove. Before the decision, a
-failure leaves the old files untouched and removes the staged files. After the decision, the next process completes an
-interrupted transaction. certmond never overwrites a file that another process has changed meanwhile, and creates no
-directory on the node. In a directory that the kubelet watches, certmond only replaces a manifest. Does not interpret
-certificates.
+This module owns the order of every write: write the record, stage, verify, decide, then rename or remove. Before the
+decision, a failure leaves the old files untouched and removes the staged files. After the decision, the next process
+completes an interrupted transaction. certmond never overwrites a file that another process has changed meanwhile, and
+creates no directory on the node. In a directory that the kubelet watches, certmond only replaces a manifest. This
+module does not interpret certificates.
 """
 
 from __future__ import annotations

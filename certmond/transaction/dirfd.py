@@ -1,8 +1,8 @@
 """Names of files that certmond replaces, each with the open descriptor of its directory.
 
-Owns the resolution of a path below the root to an open directory and a last name. After that, no operation uses the
-path, so a user who replaces a symlink cannot redirect a write. Also owns the check whether certmond can replace a name,
-and the error messages. Never writes a file.
+This module owns the resolution of a path below the root to an open directory and a last name. After that, no operation
+uses the path, so a user who replaces a symlink cannot redirect a write. Also owns the check whether certmond can
+replace a name, and the error messages. This module never writes a file.
 """
 
 from __future__ import annotations

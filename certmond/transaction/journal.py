@@ -1,8 +1,8 @@
 """Records of transactions on the disk. With a record, the next process finishes or undoes the transaction.
 
-Owns one file for each unfinished transaction, with the paths and the SHA-256 of the new files, never with content.
-certmond writes the file once. The name of the file has the state (`….intent.json`, `….commit.json`), so that the
-decision is one rename, which needs no space on the disk. Does not read the node's files.
+This module owns one file for each unfinished transaction, with the paths and the SHA-256 of the new files, never with
+content. certmond writes the file once. The name of the file has the state (`….intent.json`, `….commit.json`), so that
+the decision is one rename, which needs no space on the disk. This module does not read the node's files.
 """
 
 from __future__ import annotations

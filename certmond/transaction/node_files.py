@@ -1,7 +1,7 @@
 """Reads of the node's files without a cache, for a caller that then writes.
 
-Owns the resolution of paths below the root directory. The daemon reads the files that it watches through `files/cache`.
-Never writes.
+This module owns the resolution of paths below the root directory. The daemon reads the files that it watches through
+`files/cache`. This module never writes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Locks that decide which process of certmond acts on this node: a daemon in enforce mode, or one command at a time.
 
-Owns two advisory locks in the state directory, and the content of a lock file, which names its holder. The kernel
-releases a lock when its holder ends. The daemon holds `ACTING` for its lifetime. A command holds `ACTING` for one step,
-so that a starting daemon acquires the lock after this step. Without a daemon, the acting command holds `COMMAND`.
-`WRITING` is the lock of `transaction.commit`.
+This module owns two advisory locks in the state directory, and the content of a lock file, which names its holder. The
+kernel releases a lock when its holder ends. The daemon holds `ACTING` for its lifetime. A command holds `ACTING` for
+one step, so that a starting daemon acquires the lock after this step. Without a daemon, the acting command holds
+`COMMAND`. `WRITING` is the lock of `transaction.commit`.
 """
 
 from __future__ import annotations

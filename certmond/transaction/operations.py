@@ -1,7 +1,7 @@
 """The changes that a transaction can make, and the conflicts that prevent them.
 
-Owns the kinds of changes: a new file, a new symlink, a removed file. Also owns the rule that certmond never makes the
-kubelet start a Pod: a manifest only replaces a manifest. Never writes, and reads no content.
+This module owns the kinds of changes: a new file, a new symlink, a removed file. Also owns the rule that certmond never
+makes the kubelet start a Pod: a manifest only replaces a manifest. This module never writes, and reads no content.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The end of a transaction: rename the new files to their final paths, or remove every staged file.
 
-Owns both ends, for the process that began the transaction and for a later process after a crash. Both processes run the
-same code. After a kill at any instruction, another process can repeat this code. certmond keeps a file that another
-process has changed meanwhile. Stages no file and decides nothing.
+This module owns both ends, for the process that began the transaction and for a later process after a crash. Both
+processes run the same code. After a kill at any instruction, another process can repeat this code. certmond keeps a
+file that another process has changed meanwhile. This module stages no file and decides nothing.
 """
 
 from __future__ import annotations

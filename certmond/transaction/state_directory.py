@@ -1,8 +1,8 @@
 """Checks that the state directory is fit for use: no other user can change it, and no later version has written it.
 
-Owns both rules, and the version of the format of the records. Before certmond reads or writes a record, it refuses an
-unfit directory as a whole and names the file. So an older version loses no record of a later version, and does not
-continue the work of the later version. Writes nothing.
+This module owns both rules, and the version of the format of the records. Before certmond reads or writes a record, it
+refuses an unfit directory as a whole and names the file. So an older version loses no record of a later version, and
+does not continue the work of the later version. This module writes nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A staged file in the directory of the file that it will replace: complete, on the disk, and read back.
 
-Owns the write under a temporary name, with mode, owner and extended attributes (ACL, SELinux label) of the old file.
-Before the file is complete, no other user can read the file. After that, the users who could read the old file can read
-the new file. Never changes or renames the old file.
+This module owns the write under a temporary name, with mode, owner and extended attributes (ACL, SELinux label) of the
+old file. Before the file is complete, no other user can read the file. After that, the users who could read the old
+file can read the new file. This module never changes or renames the old file.
 """
 
 from __future__ import annotations

@@ -335,7 +335,7 @@ def test_a_token_that_is_not_accepted_is_reported_without_it(cluster: ApiServer,
     """The message has the API server's reason, which quotes the token, without the token."""
     cluster.tokens.known = []
     canary = tokens(access)
-    says(canary, "a new token of kube-system/certmond is rejected ([invalid bearer token it, ")
+    says(canary, "the API server rejects a new token of kube-system/certmond ([invalid bearer token it, ")
     (token,) = cluster.tokens.issued
     assert token not in repr(canary)
 

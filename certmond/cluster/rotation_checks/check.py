@@ -1,7 +1,7 @@
 """Result of a check of the cluster, and the function that runs each check.
 
-Owns the time limit of a check. If the cluster refuses a call or does not answer, the check fails. Each check has its
-own module.
+This module owns the time limit of a check. If the cluster refuses a call or does not answer, the check fails. Each
+check has its own module.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Check of the ConfigMap kube-public/cluster-info, from which a node that joins with a token reads the CA.
 
 With `update`, certmond replaces the old and new CAs of the cluster in the kubeconfig of the ConfigMap, and keeps other
-CAs. kube-controller-manager (bootstrap-signer) signs the kubeconfig again after a change. Imports lightkube.
+CAs. kube-controller-manager (bootstrap-signer) signs the kubeconfig again after a change. This module imports
+lightkube.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checks of the cluster that a phase of a rotation requires before it ends: signer, published CAs, workloads.
 
-Owns the selection of the checks, their time limits, and the restarts of workloads. Each check has its own module, and
-the coordinator ends the phase. The import of this module does not need lightkube.
+This module owns the selection of the checks, their time limits, and the restarts of workloads. Each check has its own
+module, and the coordinator ends the phase. The import of this module does not need lightkube.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BATCH = 5
 
 
 class Inspection:
-    """The checks of the cluster in one process. Keeps an undecided request of the signer check."""
+    """The checks of the cluster in one process. This class keeps an undecided request of the signer check."""
 
     def __init__(self, access: Access, spec: ClusterSpec) -> None:
         self._access, self._spec = access, spec

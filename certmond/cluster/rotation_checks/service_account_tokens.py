@@ -1,7 +1,7 @@
 """Check of a new service account token: the API server accepts it, and the expected key has signed it.
 
 certmond requests a token, sends it to the API server for a review, and discards it. No message contains the token. The
-service account needs no permissions. Imports lightkube.
+service account needs no permissions. This module imports lightkube.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _verdict(
             "check --service-account-key-file of each API server, and restart each API server that started before "
             "the last change of this file"
         )
-        return CheckResult(NAME, False, f"a new token of {account} is rejected ({reason})", remedy)
+        return CheckResult(NAME, False, f"the API server rejects a new token of {account} ({reason})", remedy)
     user = status.user.username if status.user else None
     if user != f"system:serviceaccount:{namespace}:{service_account}":
         fact = f"a new token of {account} authenticates as {printable(user or 'no user')}"

@@ -4,7 +4,7 @@ The request is for the signer kubernetes.io/kube-apiserver-client and for a user
 key and the shortest lifetime that the API permits. While the request waits for approval or for a signer, each later
 check reads the same request again, also in another process. certmond does not delete a denied request, so that the
 operator does not have to deny it again. certmond deletes any other request in this check or in a later check. Without a
-later check, the cluster deletes the request within a day. Imports lightkube.
+later check, the cluster deletes the request within a day. This module imports lightkube.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _PendingRequest:
 
 
 class SignerCheck:
-    """The check of the signer in one process. Keeps an undecided request for the next check."""
+    """The check of the signer in one process. This class keeps an undecided request for the next check."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,7 +1,8 @@
 """Check of the CA that the cluster publishes to its workloads for the API server.
 
-Checks the ConfigMap kube-root-ca.crt in every namespace, and on request the Secrets with service account tokens.
-kube-controller-manager writes these objects. certmond does not write them, and uses no token. Imports lightkube.
+This module checks the ConfigMap kube-root-ca.crt in every namespace, and on request the Secrets with service account
+tokens. kube-controller-manager writes these objects. certmond does not write them, and uses no token. It imports
+lightkube.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The bundles are in webhook configurations, APIServices and the conversion of CustomResourceDefinitions. certmond writes
 only to objects with the annotation `certmond.io/ca-bundle: <family>`, and reports the other objects. It ignores a
-bundle without a CA of the family. Imports lightkube.
+bundle without a CA of the family. This module imports lightkube.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The activity document of the daemon, with the plan, the rotation in progress and the last events.
 
-Owns the schema of this document, which is stable (schema 1). `status` owns the document with the state of the node.
+This module owns the schema of this document, which is stable (schema 1). `status` owns the document with the state of
+the node.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The plan document and the forecast document, for scripts. Times have the format of RFC 3339.
 
-Owns the schemas of both documents. The schema of the plan document is stable (schema 1). `forecast_table` renders both
-documents for the terminal.
+This module owns the schemas of both documents. The schema of the plan document is stable (schema 1). `forecast_table`
+renders both documents for the terminal.
 """
 
 from __future__ import annotations

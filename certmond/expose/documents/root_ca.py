@@ -1,6 +1,6 @@
 """The JSON documents of `certmond root-ca show` and `certmond root-ca verify`, and their tables for the terminal.
 
-Owns the schemas of both documents, which are stable (schema 1). The documents contain no private key.
+This module owns the schemas of both documents, which are stable (schema 1). The documents contain no private key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Preview of a rotation: the changes and restarts of each phase, as a document for scripts and as a table.
 
-Owns the schema of the document and the layout of the table.
+This module owns the schema of the document and the layout of the table.
 """
 
 from __future__ import annotations

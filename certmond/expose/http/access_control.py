@@ -1,8 +1,9 @@
 """Access control of the HTTP server by TLS, client certificates and passwords, from a web configuration.
 
-Reads the web configuration and the files that it names. The server checks these files for changes with stat(2) for each
-connection and each request. While a file is unusable, the last good configuration remains in force, for example while
-only one file of a new key pair is installed. certmond logs an unusable file once, and a metric reports it.
+This module reads the web configuration and the files that it names. The server checks these files for changes with
+stat(2) for each connection and each request. While a file is unusable, the last good configuration remains in force,
+for example while only one file of a new key pair is installed. certmond logs an unusable file once, and a metric
+reports it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Interface of access control, and an implementation that admits every client without TLS.
 
 `access_control` implements the interface from a web configuration. certmond imports that module only if a web
-configuration exists. Without TLS and passwords, a request on loopback must name this host. Imports the standard library
-only, without the module ssl.
+configuration exists. Without TLS and passwords, a request on loopback must name this host. This module imports the
+standard library only, without the module ssl.
 """
 
 from __future__ import annotations

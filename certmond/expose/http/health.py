@@ -1,6 +1,7 @@
 """Evaluation of the daemon's heartbeat: whether the daemon is alive, and whether its output is current.
 
-The daemon writes the heartbeat to `heartbeat.json` in the runtime directory. Imports the standard library only.
+The daemon writes the heartbeat to `heartbeat.json` in the runtime directory. This module imports the standard library
+only.
 """
 
 from __future__ import annotations

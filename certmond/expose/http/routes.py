@@ -1,8 +1,8 @@
 """Parser of HTTP requests, and the answer to each request. The module opens no socket and starts no thread.
 
-Opens only fixed file names, and passes no part of a URL to the file system. Each request opens its file, so an answer
-never mixes two versions of the file. sendfile(2) sends the uncompressed form. The server compresses each version of a
-file once, and sends the same gzip form to all clients. Imports the standard library only.
+This module opens only fixed file names, and passes no part of a URL to the file system. Each request opens its file, so
+an answer never mixes two versions of the file. sendfile(2) sends the uncompressed form. The server compresses each
+version of a file once, and sends the same gzip form to all clients. This module imports the standard library only.
 """
 
 import errno

@@ -1,7 +1,7 @@
 """HTTP server of `certmond serve`, which serves the files that the daemon writes into the runtime directory.
 
-Owns the sockets, and a thread for each connection. `connection_limits` limits the connections, `routes` has the
-answers, and `access_policy` decides which clients have access. The server reads no key of the node and needs no
+This module owns the sockets, and a thread for each connection. `connection_limits` limits the connections, `routes` has
+the answers, and `access_policy` decides which clients have access. The server reads no key of the node and needs no
 privilege. The module imports the standard library only.
 """
 

@@ -1,8 +1,8 @@
 """TLS context of the HTTP server, with the settings of a web configuration.
 
-Reads the certificate and the key, and checks the names in client certificates. The module reads each file once, and
-passes the bytes to OpenSSL in anonymous memory, without a temporary file. It parses no certificate. Only the context
-keeps the private key.
+This module reads the certificate and the key, and checks the names in client certificates. The module reads each file
+once, and passes the bytes to OpenSSL in anonymous memory, without a temporary file. It parses no certificate. Only the
+context keeps the private key.
 """
 
 from __future__ import annotations

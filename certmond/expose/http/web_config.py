@@ -1,8 +1,8 @@
 """Parser of the web configuration, which has the format of Prometheus's exporter-toolkit.
 
-Checks the keys, their values and their combinations. Each problem has its file and line, and quotes no private key and
-no hash. Follows docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks each rule of certmond that is
-stricter. Opens only the given file.
+This module checks the keys, their values and their combinations. Each problem has its file and line, and quotes no
+private key and no hash. This module follows docs/web-configuration.md of prometheus/exporter-toolkit. A comment marks
+each rule of certmond that is stricter. This module opens only the given file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Writer of the metrics and the status document from an assessment, and reader of the status document.
 
-Owns the metrics about certificates, and the names of the files in the runtime directory. `incremental_rewrite` copies
-unchanged parts from the previous file. So the daemon neither renders these parts again nor keeps them in memory.
+This module owns the metrics about certificates, and the names of the files in the runtime directory.
+`incremental_rewrite` copies unchanged parts from the previous file. So the daemon neither renders these parts again nor
+keeps them in memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reader of DER values (ITU-T X.690).
 
-Reads tags and lengths, and does not interpret the content. Each function accepts any bytes.
+This module reads tags and lengths, and does not interpret the content. Each function accepts any bytes.
 """
 
 from __future__ import annotations

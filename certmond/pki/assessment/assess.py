@@ -1,7 +1,7 @@
 """Assessment of the node's certificates: a verdict on each one, and the next time at which a verdict changes.
 
-Combines observations, paths and rules into an `Assessment`. The functions are pure. The previous assessment is an
-argument that supplies verdicts on unchanged inputs, and the last good certificate of a damaged file.
+This module combines observations, paths and rules into an `Assessment`. The functions are pure. The previous assessment
+is an argument that supplies verdicts on unchanged inputs, and the last good certificate of a damaged file.
 """
 
 from __future__ import annotations

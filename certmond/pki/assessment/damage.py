@@ -1,7 +1,7 @@
 """Damaged files of an entry, and their repair from the archive or with a new certificate.
 
-Decides which entries certmond repairs, which generation certmond restores, and what a new certificate contains if the
-previous certificate is lost. `pki.planning` decides when certmond repairs. The functions read no file.
+This module decides which entries certmond repairs, which generation certmond restores, and what a new certificate
+contains if the previous certificate is lost. `pki.planning` decides when certmond repairs. The functions read no file.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def new_template(
         fact = "this node has no fact for its subject" if spec.subject else "its entry fixes no subject"
         return f"{fact}; set `subject` in the entry"
     if spec.kind is Kind.KUBECONFIG and salvage.server is None:
-        return f"no file on this node names its API server; move {seen.path} away, then run: certmond init"
+        return f"no file on this node has the address of the API server; move {seen.path} away, then run: certmond init"
     fixed = fixed_by(spec, terms.facts)
     try:
         template = first(spec, _subject(accepted, salvage, known), fixed.names, terms)

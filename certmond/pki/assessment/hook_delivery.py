@@ -1,7 +1,7 @@
 """Events for a hook: the difference between the open findings and the findings that the hook has received.
 
-Decides which events a hook receives. Runs no hook. No event is due after the hook has received every open finding, and
-the clearing of every earlier finding.
+This module decides which events a hook receives. It runs no hook. No event is due after the hook has received every
+open finding, and the clearing of every earlier finding.
 """
 
 from __future__ import annotations

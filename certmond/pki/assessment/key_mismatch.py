@@ -1,8 +1,8 @@
 """Mismatch of a certificate and its key over time, with a wait for a program that replaces both files.
 
-Owns the state of a mismatch between passes, as a value. The wait begins with the first pass that detects the mismatch.
-Changes of the files extend only the wait before a repair. A new wait begins only after the pair has matched for the
-time `wait` without interruption, so certmond also reports a pair that matches only from time to time.
+This module owns the state of a mismatch between passes, as a value. The wait begins with the first pass that detects
+the mismatch. Changes of the files extend only the wait before a repair. A new wait begins only after the pair has
+matched for the time `wait` without interruption, so certmond also reports a pair that matches only from time to time.
 
 After `WAIT`, certmond reports a key that belongs to another certificate. After `REPAIR_WAIT`, certmond repairs files
 without a complete pair. certmond reports other faults of files without a wait.

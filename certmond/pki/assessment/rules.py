@@ -1,8 +1,8 @@
 """Rules for the certificates of a Kubernetes node, as a list of checks.
 
-Owns each rule and its message. A check takes one `Case` and yields findings. A check does not depend on the verdict on
-another certificate. Only one entry reports a fault: a leaf has no finding for a fault that the entry of its CA reports.
-`validity_rules` has the checks of the dates.
+This module owns each rule and its message. A check takes one `Case` and yields findings. A check does not depend on the
+verdict on another certificate. Only one entry reports a fault: a leaf has no finding for a fault that the entry of its
+CA reports. `validity_rules` has the checks of the dates.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rules for running services: a service must serve, and have in memory, the certificate that is in the file.
 
-Owns these rules and their messages. `services.staleness` owns the evidence.
+This module owns these rules and their messages. `services.staleness` owns the evidence.
 """
 
 from __future__ import annotations

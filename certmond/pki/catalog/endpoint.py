@@ -1,7 +1,7 @@
 """Endpoint of a service, and the certificate that a server presents at the endpoint.
 
-Owns the text form of an endpoint, which is also its identity: `192.0.2.10:6443`, `[2001:db8::1]:2379`, or
-`api.example.com@192.0.2.10:6443` with a server name (SNI). Opens no connection, and makes no findings.
+This module owns the text form of an endpoint, which is also its identity: `192.0.2.10:6443`, `[2001:db8::1]:2379`, or
+`api.example.com@192.0.2.10:6443` with a server name (SNI). It opens no connection, and makes no findings.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Catalogue: the certificates that a node should have, and their requirements.
 
-The profiles in the package and the operator's `certificates:` list have the same schema. Owns the models of this
-schema, and the rules for a single entry. `config` reads the YAML, and merges the profile with the operator's list.
-Never reads a node.
+The profiles in the package and the operator's `certificates:` list have the same schema. This module owns the models of
+this schema, and the rules for a single entry. `config` reads the YAML, and merges the profile with the operator's list.
+This module never reads a node.
 """
 
 from __future__ import annotations

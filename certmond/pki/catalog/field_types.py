@@ -1,7 +1,7 @@
 """Types of values in the catalogue and the configuration: durations, modes, subjects, names.
 
-Owns the syntax of each type, and the message for an invalid value. Owns the names of the facts that a text may contain,
-such as `${node_name}`.
+This module owns the syntax of each type, and the message for an invalid value. It owns the names of the facts that a
+text may contain, such as `${node_name}`.
 """
 
 from __future__ import annotations

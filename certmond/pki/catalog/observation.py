@@ -1,4 +1,4 @@
-"""Observation of the files of one entry at one time, as values. Makes no findings and reads no file."""
+"""Observation of the files of one entry at one time, as values. This module makes no findings and reads no file."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Requirements of an entry for a certificate on this node, with the values of the node's facts.
 
-Owns the comparison of a certificate's subject, usages and names with the requirements. `assessment.rules` reports what
-a certificate lacks, and `signing.template` adds this to a new certificate. certmond skips a requirement with an unknown
-fact.
+This module owns the comparison of a certificate's subject, usages and names with the requirements. `assessment.rules`
+reports what a certificate lacks, and `signing.template` adds this to a new certificate. certmond skips a requirement
+with an unknown fact.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Settings in the configuration: signers, hooks, derived files, holds, restarts, rotation, and `certmond init`.
 
-Owns the models of these settings. `entries` has the models of certificates and services. Never reads a node.
+This module owns the models of these settings, and reads no node. `entries` has the models of certificates and services.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Certificates as Go parses them: crypto/x509.ParseCertificate of Go 1.24 (crypto/x509/parser.go), rule by rule.
 
-Owns the fields of a certificate's DER, and the reasons for which Go refuses a certificate. Every component of
-Kubernetes refuses the same certificates. `parse_fields` also returns the fields of a refused certificate, because
+This module owns the fields of a certificate's DER, and the reasons for which Go refuses a certificate. Every component
+of Kubernetes refuses the same certificates. `parse_fields` also returns the fields of a refused certificate, because
 certmond reports the dates of this certificate. The functions are pure.
 """
 

@@ -1,7 +1,7 @@
 """DER values as Go parses them: vendor/golang.org/x/crypto/cryptobyte/asn1.go, of Go 1.24.
 
-Owns the ASN.1 types in certificates. The argument `words` is the message of Go's parser for the field. A function
-raises MalformedError(words) for a value that Go refuses. The functions are pure.
+This module owns the ASN.1 types in certificates. The argument `words` is the message of Go's parser for the field. A
+function raises MalformedError(words) for a value that Go refuses. The functions are pure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Extensions of a certificate as Go's crypto/x509 parses them (Go 1.24, crypto/x509/parser.go, processExtensions).
 
-Decides which extensions Go refuses, with Go's messages, and which critical extensions Go does not handle. Returns the
-contents that certmond uses as fields of `Certificate`. The functions are pure.
+This module decides which extensions Go refuses, with Go's messages, and which critical extensions Go does not handle.
+It returns the contents that certmond uses as fields of `Certificate`. The functions are pure.
 """
 
 from __future__ import annotations

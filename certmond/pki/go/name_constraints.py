@@ -1,7 +1,7 @@
 """Name constraints as Go's crypto/x509 parses them (Go 1.24, parseNameConstraintsExtension).
 
-Decides which subtrees Go refuses, with Go's messages, and returns the values of accepted subtrees. Also parses
-mailboxes, as parseRFC2821Mailbox of verify.go does. `x509.name_constraints` compares names with the values.
+This module decides which subtrees Go refuses, with Go's messages, and returns the values of accepted subtrees. Also
+parses mailboxes, as parseRFC2821Mailbox of verify.go does. `x509.name_constraints` compares names with the values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Names of subjects and issuers as Go's crypto/x509 parses them (Go 1.24, crypto/x509/parser.go, parseName).
 
-Decides which names Go refuses, with Go's messages. Also returns the text of a name that the library cryptography does
-not parse. The functions are pure.
+This module decides which names Go refuses, with Go's messages. Also returns the text of a name that the library
+cryptography does not parse. The functions are pure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Public keys as Go parses them (Go 1.24, crypto/x509/parser.go, parsePublicKey) and as crypto/tls uses them.
 
-Decides which SubjectPublicKeyInfo Go refuses, with Go's messages. Also decides which of the accepted keys Go cannot use
-to verify a signature or to serve TLS. The functions are pure.
+This module decides which SubjectPublicKeyInfo Go refuses, with Go's messages. Also decides which of the accepted keys
+Go cannot use to verify a signature or to serve TLS. The functions are pure.
 """
 
 from __future__ import annotations

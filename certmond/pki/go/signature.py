@@ -1,7 +1,7 @@
 """Signature algorithms of certificates, as Go's crypto/x509 identifies them (Go 1.24, getSignatureAlgorithmFromAI).
 
-Owns the mapping from an AlgorithmIdentifier to a signature algorithm. Go accepts RSASSA-PSS only if all parameters name
-the same hash, and the salt is as long as the hash. RFC 4055 permits other combinations.
+This module owns the mapping from an AlgorithmIdentifier to a signature algorithm. Go accepts RSASSA-PSS only if all
+parameters name the same hash, and the salt is as long as the hash. RFC 4055 permits other combinations.
 """
 
 from __future__ import annotations

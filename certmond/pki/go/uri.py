@@ -1,6 +1,6 @@
 """URIs in a subjectAltName, as Go's net/url.Parse and crypto/x509 parse them (Go 1.24, net/url/url.go).
 
-Decides whether Go accepts a URI in a certificate. Go refuses a certificate with a URI that Go cannot parse.
+This module decides whether Go accepts a URI in a certificate. Go refuses a certificate with a URI that Go cannot parse.
 """
 
 from __future__ import annotations

@@ -172,9 +172,9 @@ class Drafts:
         return MakeKeyPair(spec, algorithm, f"a new key pair, {algorithm.value}")
 
     def certificate(self, spec: CertificateSpec, authority: CertificateSpec, issuer_end: datetime | None) -> IssueFirst:
-        """Return the step that issues the first certificate of `spec`. Raise ValueError for an invalid subject or name.
+        """Return the step that issues the first certificate of `spec`.
 
-        `issuer_end` is the end of the CA that signs the certificate.
+        `issuer_end` is the end of the CA that signs the certificate. Raises ValueError for an invalid subject or name.
         """
         subject = self._subject(spec)
         names = _in_order((*missing_names(spec, self._facts, ()), *self._further_names(spec)))
@@ -249,7 +249,7 @@ def _in_order(names: Sequence[str]) -> tuple[str, ...]:
 def is_usable_address(text: str | None) -> bool:
     """Return whether `text` is an IP address other than the unspecified address (0.0.0.0 or ::).
 
-    Return False for None. Raise ValueError for a text that is not an IP address.
+    Return False for None. Raises ValueError for a text that is not an IP address.
     """
     return text is not None and not ip_address(text).is_unspecified
 

@@ -33,7 +33,8 @@ def renewal_obstacle(
     if certificate is None or status.stale:
         return "the file has no certificate to renew; first restore it from the archive, or run: certmond init"
     if fact := certificate.refused:
-        return f"{fact}, so certmond cannot copy its contents; move certificate and key away, then run: certmond init"
+        move = "move the certificate and the key away, then run: certmond init"
+        return f"{fact}, so certmond cannot copy its contents into a new certificate; {move}"
     if not status.seen.renewable:
         files = "the kubeconfig refers to files; add an entry of kind file for these files"
         return files if spec.kind is Kind.KUBECONFIG else "the file is not PEM, the only format that certmond writes"

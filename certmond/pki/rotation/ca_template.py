@@ -1,7 +1,7 @@
 """Template of the Root CA that replaces the present Root CA, with a new key or with the same key.
 
-Defines which parts certmond copies from the present CA. All functions are pure: keys, random numbers and the time are
-arguments. `ca_validation` decides whether the new CA may replace the present CA.
+This module defines which parts certmond copies from the present CA. All functions are pure: keys, random numbers and
+the time are arguments. `ca_validation` decides whether the new CA may replace the present CA.
 """
 
 from __future__ import annotations

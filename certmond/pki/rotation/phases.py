@@ -235,7 +235,7 @@ def may_be_aborted(rotation: Rotation) -> bool:
 def abort(rotation: Rotation, now: datetime) -> Rotation:
     """Return the aborted rotation, which goes through the same phases with the old and the new anchor exchanged.
 
-    Raise RotationError if the rotation cannot be aborted.
+    Raises RotationError if the rotation cannot be aborted.
     """
     if rotation.over:
         raise RotationError(f"{rotation.name} is done, and cannot be aborted")

@@ -101,7 +101,7 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
 
     If `inherits` is False, the values that the entry fixes replace those of `old`. Other values still come from `old`,
     and `signing.policy` decides about them. Ignore a requirement that no certificate can meet, such as an invalid name.
-    Raise MalformedError if cryptography does not read `old`.
+    Raises MalformedError if cryptography does not read `old`.
     """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key
@@ -167,7 +167,7 @@ def _not_in(usages: Iterable[str], others: Iterable[str]) -> Iterator[str]:
 def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
     """Return the template of the first certificate of an entry, with these names (DNS:…, IP:…).
 
-    If `is_ca`, add the usages of a Root CA of kubeadm. Raise ValueError for an invalid subject or name.
+    If `is_ca`, add the usages of a Root CA of kubeadm. Raises ValueError for an invalid subject or name.
     """
     key = spec.key_algorithm or terms.key
     start, end = terms.dates(spec)
@@ -245,7 +245,7 @@ def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """Return the subjectAltName entry for a text such as "DNS:…" or "IP:…". Raise ValueError for any other text."""
+    """Return the subjectAltName entry for a text such as "DNS:…" or "IP:…". Raises ValueError for any other text."""
     kind, _, value = text.partition(":")
     match kind:
         case "DNS":
@@ -266,7 +266,7 @@ def _possible(make: Callable[[str], T], text: str) -> T | None:
 def name_of(text: str) -> x509.Name:
     """Return the X.509 name for a subject in the format of RFC 4514. Ignore spaces around separators.
 
-    Raise ValueError for an invalid subject.
+    Raises ValueError for an invalid subject.
     """
     return x509.Name.from_rfc4514_string("".join(part.strip() for part in re.split(r"(?<!\\)([,+])", text)))
 

@@ -148,8 +148,8 @@ _KEY_USAGE_NAMES = frozenset(KEY_USAGES.values())
 def parse_certificate(der: bytes) -> Certificate:
     """Return the contents of a DER certificate, as Go reads them (`pki.go.certificate`).
 
-    If Go or cryptography refuses the certificate, the result has the reason in `objections` or `unread`. Raise
-    MalformedError if the dates are not readable, and LimitError if the serial number or the key exceeds a limit.
+    `objections` of the result has the reason if Go refuses the certificate, and `unread` if cryptography refuses it.
+    Raises MalformedError if the dates are not readable, and LimitError if the serial number or the key exceeds a limit.
     """
     try:
         fields = parse_fields(der)
@@ -199,7 +199,7 @@ Anchor = Certificate | PublicKey
 def to_pem(anchor: Anchor) -> bytes:
     """Return the anchor as PEM with the label CERTIFICATE or PUBLIC KEY (RFC 7468).
 
-    Raise MalformedError for a public key that cryptography cannot load.
+    Raises MalformedError for a public key that cryptography cannot load.
     """
     if isinstance(anchor, PublicKey):
         with guarded("is not a usable public key"):
@@ -234,7 +234,10 @@ def _name(name: x509.GeneralName) -> str | None:
 
 
 def load(der: bytes) -> x509.Certificate:
-    """Return the certificate in `der` as an object of cryptography. Raise MalformedError if cryptography refuses it."""
+    """Return the certificate in `der` as an object of cryptography.
+
+    Raises MalformedError if cryptography refuses the certificate.
+    """
     with guarded("not a certificate", quotable=True):
         return x509.load_der_x509_certificate(der)
 
@@ -242,7 +245,7 @@ def load(der: bytes) -> x509.Certificate:
 def load_request(pem: bytes) -> x509.CertificateSigningRequest:
     """Return the certificate request in PEM (RFC 2986) as an object of cryptography.
 
-    Raise MalformedError if cryptography refuses the request, and LimitError if its key exceeds a limit.
+    Raises MalformedError if cryptography refuses the request, and LimitError if its key exceeds a limit.
     """
     with guarded("not a certificate request", quotable=True):
         request = x509.load_pem_x509_csr(pem)
@@ -297,8 +300,8 @@ _ABSENT = {
 def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tuple[list[list[str]], str, PublicKey]:
     """Return the attributes of the subject, the name of the issuer, and the key, as cryptography reads them.
 
-    Raise MalformedError if cryptography does not read a part of the certificate. Parts include the extensions, because
-    a renewal copies them. Raise LimitError for a key that exceeds a limit.
+    Raises MalformedError if cryptography does not read a part of the certificate. Parts include the extensions, because
+    a renewal copies them. Raises LimitError for a key that exceeds a limit.
     """
     check_public_key(fields.key)
     # cryptography parses lazily and raises many types of exceptions.

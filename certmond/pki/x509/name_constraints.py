@@ -39,7 +39,7 @@ class _Subtrees:
     networks: dict[tuple[int, int], set[int]] = field(default_factory=dict)
 
     def add(self, subtree: Constraint) -> None:
-        """Add a subtree to the index. Raise ValueError for an invalid domain."""
+        """Add a subtree to the index. Raises ValueError for an invalid domain."""
         match subtree.value:
             case IPv4Network() | IPv6Network() as network:
                 self.counts["IP"] += 1
@@ -63,7 +63,7 @@ class _Subtrees:
     def hold(self, kind: str, value: str) -> bool:
         """Return whether a subtree contains the name `value`, which has the kind "DNS", "IP", "email" or "URI".
 
-        Raise ValueError for a name that cannot be parsed.
+        Raises ValueError for a name that cannot be parsed.
         """
         match kind:
             case "IP":
@@ -160,7 +160,7 @@ def _prefix(address: IPv4Address | IPv6Address, length: int) -> int:
 def _labels(domain: str) -> list[str]:
     """Return the labels of a domain in lower case, the last label first.
 
-    Raise ValueError for an empty label, and for a character that is not one of `!` to `~`.
+    Raises ValueError for an empty label, and for a character that is not one of `!` to `~`.
     """
     labels = domain.lower().split(".")[::-1] if domain else []
     if not all(labels) or _NOT_IN_A_LABEL.search(domain):
@@ -181,7 +181,7 @@ def _mailbox(address: str) -> tuple[str, str]:
 def _host(uri: str) -> str:
     """Return the host of a URI.
 
-    Raise ValueError if the URI has no host, or if the host is an IP address, as RFC 5280 requires.
+    Raises ValueError if the URI has no host, or if the host is an IP address, as RFC 5280 requires.
     """
     host = host_in(uri)
     if not host.endswith("]"):

@@ -91,7 +91,7 @@ open, and LimitError if the decryption takes too long.
 def opened_here(data: bytes, password: bytes | None) -> Opened:
     """Open a PKCS#12 file in this process, without a time limit, and return its contents.
 
-    Raise MalformedError if the file does not open with `password`.
+    Raises MalformedError if the file does not open with `password`.
     """
     with guarded("is a PKCS#12 file that the given password does not open"):
         store = pkcs12.load_pkcs12(data, password)  # None also opens a file with an empty password
@@ -228,7 +228,7 @@ def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
 def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Document:
     """Return a document with the public key of the private key `der`, and with a fault if Go does not load this key.
 
-    Raise MalformedError if `der` is not a private key.
+    Raises MalformedError if `der` is not a private key.
     """
     found = parse_private_key(der)
     if encrypted and found.objection:
@@ -248,7 +248,7 @@ def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Documen
 def _private_key(der: bytes) -> PublicKey | None:
     """Return the public key of the private key `der`, or None if the private key requires a passphrase.
 
-    Raise MalformedError if cryptography cannot load the private key, and LimitError if it exceeds a limit.
+    Raises MalformedError if cryptography cannot load the private key, and LimitError if it exceeds a limit.
     """
     check_private_key(der)
     with guarded("is not a usable private key"):

@@ -44,7 +44,7 @@ class Block(NamedTuple):
         return b"ENCRYPTED" in self.text and _ENCRYPTED.search(self.text) is not None
 
     def body(self) -> bytes:
-        """Return the decoded base64 of the block. Raise MalformedError if the block is cut off or not base64."""
+        """Return the decoded base64 of the block. Raises MalformedError if the block is cut off or not base64."""
         frame = len("-----BEGIN -----") + len(self.label)
         text, end, _ = self.text[frame:].partition(b"-----END " + self.label.encode("ascii") + b"-----")
         if not end:
@@ -57,7 +57,7 @@ class Block(NamedTuple):
             raise MalformedError("is not base64") from None
 
     def key_body(self) -> bytes:
-        """Return the decoded base64 of a private key. Raise MalformedError if the block is cut off or not base64.
+        """Return the decoded base64 of a private key. Raises MalformedError if the block is cut off or not base64.
 
         The message omits the label of the block, because a reader could mistake the label for a key.
         """

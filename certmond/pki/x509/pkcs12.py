@@ -40,8 +40,8 @@ class _Node:
 def check_iterations(data: bytes) -> bool:
     """Check the cost of a PKCS #12 file or of an encrypted PKCS #8 key. Return whether a part of it is encrypted.
 
-    The count does not include iterations inside an encrypted part. Raise LimitError for more than `MAX_ITERATIONS`.
-    Raise MalformedError if OpenSSL could read another structure than this reader.
+    The count does not include iterations inside an encrypted part. Raises LimitError for more than `MAX_ITERATIONS`.
+    Raises MalformedError if OpenSSL could read another structure than this reader.
     """
     found = [*_Reader(data).nodes(0, len(data), 0)]
     asked = sum(map(_work, found))

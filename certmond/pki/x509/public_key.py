@@ -43,7 +43,7 @@ class PublicKey:
 
 
 def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
-    """Return the public key of a certificate or a private key. Raise MalformedError if cryptography cannot load it."""
+    """Return the public key of a certificate or a private key. Raises MalformedError if cryptography cannot load it."""
     with guarded("its public key cannot be used"):
         return describe_key(holder.public_key())
 

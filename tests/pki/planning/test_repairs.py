@@ -131,7 +131,10 @@ def test_a_kubeconfig_is_not_created_without_its_server() -> None:
     seen = replace(GONE, spec=spec, path=spec.path, key_path=spec.path)
     salvage = Salvage()
     made = new_template(seen, salvage, TERMS, signer="local", authority=CA)
-    assert made == "no file on this node names its API server; move /etc/leaf.conf away, then run: certmond init"
+    assert (
+        made
+        == "no file on this node has the address of the API server; move /etc/leaf.conf away, then run: certmond init"
+    )
     salvage = Salvage(server=("kubernetes", "https://10.0.0.1:6443"))
     assert isinstance(new_template(seen, salvage, TERMS, signer="local", authority=CA), Template)
 
